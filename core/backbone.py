@@ -1,0 +1,182 @@
+"""The one residual backbone: layers of (norm → mixer) and, where asked, (norm → MLP), in any pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers import Mixer, State, create_mixer
+from longseq.core.mixers.base import check_positive
+
+NORMS: dict[str, Any] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+
+
+class MLP(nn.Module):
+    """Two linear maps with a GELU between: (B, L, D) to (B, L, D).
+
+    Args:
+        d_model: width D.
+        d_hidden: hidden width.
+    """
+
+    def __init__(self, d_model: int, d_hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d_model, d_hidden)
+        self.fc2 = nn.Linear(d_hidden, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps every position on its own."""
+        return self.fc2(nn.functional.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    """x + mixer(norm(x)), then, if it has an MLP, x + mlp(norm(x)).
+
+    Args:
+        mixer: the sequence mixer.
+        mlp_ratio: hidden width of the MLP as a multiple of D; 0 for none.
+        norm: "rms" or "layer".
+        dropout: on both branches.
+    """
+
+    def __init__(self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float) -> None:
+        super().__init__()
+        d_model = mixer.d_model
+        self.norm1 = NORMS[norm](d_model, eps=1e-5)
+        self.mixer = mixer
+        self.mlp = MLP(d_model, int(mlp_ratio * d_model)) if mlp_ratio else None
+        self.norm2 = NORMS[norm](d_model, eps=1e-5) if mlp_ratio else None
+        self.dropout = nn.Dropout(dropout)
+
+    def _channel(self, x: Tensor) -> Tensor:
+        if self.mlp is None or self.norm2 is None:
+            return x
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+    def forward(self, x: Tensor, state: State | None, segment_ids: Tensor | None) -> tuple[Tensor, State]:
+        """As ``Mixer.forward``, with the residual branches."""
+        y, state = self.mixer(self.norm1(x), state, segment_ids)
+        return self._channel(x + self.dropout(y)), state
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """As ``Mixer.step``, with the residual branches."""
+        y_t, state = self.mixer.step(self.norm1(x_t), state)
+        return self._channel(x_t + self.dropout(y_t)), state
+
+
+class Backbone(nn.Module):
+    """A stack of residual layers around sequence mixers, (B, L, D) to (B, L, D), with their three modes.
+
+    Args:
+        d_model: width D.
+        n_layers: number of layers.
+        mixer: a mixer's name, or a pattern of names that is repeated to fill the layers, for example
+            ``["mamba2"] * 7 + ["attention"]``.
+        mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba.
+        norm: "rms" or "layer".
+        dropout: on every residual branch.
+
+    Raises:
+        ConfigError: for unknown names and sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        mixer: str | Sequence[str] = "mamba",
+        mixer_kwargs: Mapping[str, Any] | None = None,
+        mlp_ratio: float = 0.0,
+        norm: Literal["rms", "layer"] = "rms",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive("d_model", d_model)
+        check_positive("n_layers", n_layers)
+        if norm not in NORMS:
+            raise ConfigError(f"no norm named {norm!r}; {did_you_mean(norm, NORMS)}")
+        if mlp_ratio < 0 or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"mlp_ratio must be at least 0 and dropout in [0, 1), got {mlp_ratio} and {dropout}"
+            )
+        pattern = [mixer] if isinstance(mixer, str) else list(mixer)
+        if not pattern:
+            raise ConfigError("the pattern of mixers is empty")
+        kwargs = dict(mixer_kwargs or {})
+        if not isinstance(mixer, str):
+            for name in kwargs:
+                if name not in pattern:
+                    raise ConfigError(
+                        f"mixer_kwargs of a pattern are per mixer: {did_you_mean(name, pattern)}"
+                    )
+        layers = []
+        for i in range(n_layers):
+            name = pattern[i % len(pattern)]
+            own = kwargs if isinstance(mixer, str) else kwargs.get(name, {})
+            layers.append(Layer(create_mixer(name, d_model, **own), mlp_ratio, norm, dropout))
+        self.d_model = d_model
+        self.layers = nn.ModuleList(layers)
+        self.norm_f = NORMS[norm](d_model, eps=1e-5)
+        self._scale_residual_branches()
+
+    def _scale_residual_branches(self) -> None:
+        """Divides the last map of every residual branch by √(number of branches), as GPT-2 does."""
+        branches = sum(2 if layer.mlp is not None else 1 for layer in self._layers())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith(("out_proj.weight", "mlp.fc2.weight")):
+                    parameter.div_(branches**0.5)
+
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
+    def causal(self) -> bool:
+        """Whether every mixer is causal."""
+        return all(layer.mixer.causal for layer in self._layers())
+
+    def forward(
+        self, x: Tensor, states: list[State] | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """Runs a whole sequence or the next chunk of one.
+
+        Args:
+            x: embedded input (B, L, D).
+            states: one state a layer, from the previous chunk; None at the start.
+            segment_ids: see ``Mixer.forward``.
+
+        Returns:
+            The normalised output (B, L, D) and the states after the last position.
+        """
+        carried: list[State] = []
+        for i, layer in enumerate(self._layers()):
+            x, state = layer(x, None if states is None else states[i], segment_ids)
+            carried.append(state)
+        return self.norm_f(x), carried
+
+    def step(self, x_t: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        """Runs one position: x_t (B, D).
+
+        Returns:
+            The normalised output (B, D) and the new states.
+        """
+        carried: list[State] = []
+        for layer, state in zip(self._layers(), states):
+            x_t, state = layer.step(x_t, state)
+            carried.append(state)
+        return self.norm_f(x_t), carried
+
+    def init_states(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> list[State]:
+        """Returns the states of all layers at the start of a sequence; see ``Mixer.init_state``."""
+        return [layer.mixer.init_state(batch, device, dtype) for layer in self._layers()]
+
+    def state_size(self, length: int) -> int:
+        """Returns the number of values that one row carries after ``length`` positions."""
+        return sum(layer.mixer.state_size(length) for layer in self._layers())

@@ -1,0 +1,239 @@
+"""Safe reading and writing of Lightning checkpoints and safetensors; a failure is one line that says why."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    from longseq.core.training.task import BaseTask
+
+_OBJECT = re.compile(
+    r"GLOBAL|Unsupported (?:global|class)|Can only (?:build|create)|Trying to (?:call|instantiate)"
+)
+_PICKLED = (
+    "holds pickled Python objects, which longseq never executes",
+    "re-save it as tensors and plain values where it was made, for example with "
+    "torch.save(model.state_dict(), ...), or as safetensors",
+)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a Lightning checkpoint on the CPU; only tensors and plain values, never code.
+
+    Args:
+        path: file written by ``fit``.
+
+    Returns:
+        The checkpoint, with at least ``state_dict``.
+
+    Raises:
+        DataError: if the file is missing, empty, truncated, not a checkpoint or holds pickled objects.
+    """
+    file = require_file(path, "checkpoint")
+    with file.open("rb") as stream:
+        head = stream.read(10)
+    if not head.startswith((b"PK", b"\x80")):
+        hint = (
+            "load_weights reads safetensors"
+            if file.suffix == ".safetensors"
+            else "give a .ckpt written by fit"
+        )
+        raise DataError("is not a checkpoint", path=file, hint=hint)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _OBJECT.search(str(error)):
+            raise DataError(_PICKLED[0], path=file, hint=_PICKLED[1]) from error
+        raise DataError("is not a checkpoint, or is damaged", path=file) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
+        hint = "use an earlier checkpoint or copy the file again"
+        raise DataError("the checkpoint is truncated or damaged", path=file, hint=hint) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise DataError(
+            "is not a checkpoint: it has no state_dict", path=file, hint="give a .ckpt written by fit"
+        )
+    return content
+
+
+def _first(names: list[str], limit: int = 3) -> str:
+    """Returns the first few names and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Path | None = None) -> None:
+    """Checks that ``state`` has exactly the module's keys and shapes.
+
+    Args:
+        module: that is to take the weights.
+        state: name → tensor.
+        path: file that they came from, for the message.
+
+    Raises:
+        DataError: naming the first few keys that are missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in state and isinstance(own[k], Tensor) and state[k].shape != own[k].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+    problems = [f"{kind}: {_first(names)}" for kind, names in kinds if names]
+    if problems:
+        message = f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
+        raise DataError(message, path=path)
+
+
+def task_class(dotted: object, path: str | Path | None = None) -> type[BaseTask]:
+    """Returns the task class that a checkpoint names.
+
+    Args:
+        dotted: ``_class_path`` of its hyper-parameters.
+        path: the checkpoint, for the message.
+
+    Raises:
+        DataError: unless it is a ``BaseTask`` whose dotted path begins with ``longseq.``.
+    """
+    from longseq.core.training.task import BaseTask
+
+    if not isinstance(dotted, str):
+        raise DataError("does not say which model it is of (no _class_path)", path=path)
+    if not dotted.startswith("longseq."):
+        raise DataError(f"is of {dotted}, and only classes of longseq are imported", path=path)
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
+    if not (inspect.isclass(found) and issubclass(found, BaseTask)):
+        raise DataError(f"is of {dotted}, which is no task of this version of longseq", path=path)
+    return found
+
+
+def load_task(path: str | Path, expected: str | type[BaseTask] | None = None) -> BaseTask:
+    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
+
+    Args:
+        path: a checkpoint written by ``fit``.
+        expected: a domain's name ("genomics") or a task class that it must be of.
+
+    Raises:
+        DataError: if the file is unusable, or of another domain or model.
+    """
+    content = load_checkpoint(path)
+    hyper = dict(content.get("hyper_parameters") or {})
+    dotted = hyper.pop("_class_path", None)
+    if (
+        isinstance(expected, str)
+        and isinstance(dotted, str)
+        and not dotted.startswith(f"longseq.{expected}.")
+    ):
+        domain = dotted.removeprefix("longseq.").split(".")[0]
+        raise DataError(f"is a checkpoint of {domain}, not of {expected}", path=path)
+    cls = task_class(dotted, path)
+    if inspect.isclass(expected) and not issubclass(cls, expected):
+        raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
+    try:
+        task = cls(**hyper)
+    except (TypeError, ConfigError) as error:
+        raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
+    check_state_dict(task, content["state_dict"], path)
+    task.load_state_dict(content["state_dict"], strict=True)
+    return task.eval()
+
+
+def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[str, Any]) -> None:
+    """Writes weights as safetensors, whole or not at all; tied parameters are stored once.
+
+    Args:
+        path: file to write.
+        module: whose ``state_dict`` is stored.
+        hyper_parameters: JSON-able; stored in the file's metadata.
+
+    Raises:
+        ConfigError: if the hyper-parameters are not JSON-able.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        metadata = {"format": "pt", "hyper_parameters": json.dumps(dict(hyper_parameters))}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"hyper-parameters must be JSON-able: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, value in module.state_dict().items():
+        key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and key in seen:
+            aliases[name] = seen[key]
+            continue
+        seen[key] = name
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+    metadata["aliases"] = json.dumps(aliases)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a safetensors file.
+
+    Args:
+        path: file written by ``save_weights``, or any safetensors file.
+
+    Returns:
+        Name → tensor, and the hyper-parameters (empty if the file has none).
+
+    Raises:
+        DataError: if the file is missing, empty, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = require_file(path, "safetensors file")
+    try:
+        with safe_open(file, framework="pt", device="cpu") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        hyper = json.loads(metadata.get("hyper_parameters", "{}"))
+        for name, source in json.loads(metadata.get("aliases", "{}")).items():
+            tensors[name] = tensors[source]
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise DataError("is not a safetensors file, or is truncated or damaged", path=file) from error
+    return tensors, hyper
+
+
+def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
+    """Loads weights into ``module`` from safetensors or from a Lightning checkpoint, keys and shapes checked.
+
+    Args:
+        path: ``.safetensors`` or ``.ckpt``.
+        module: takes the weights in place.
+
+    Returns:
+        The file's hyper-parameters.
+
+    Raises:
+        DataError: if the file is unusable or of another model.
+    """
+    if Path(path).suffix == ".safetensors":
+        state, hyper = read_weights(path)
+    else:
+        content = load_checkpoint(path)
+        state, hyper = content["state_dict"], dict(content.get("hyper_parameters") or {})
+    check_state_dict(module, state, path)
+    module.load_state_dict(state, strict=True)
+    return hyper

@@ -1,0 +1,1 @@
+"""Commands behind ``longseq``: the registry of domains and what runs their tasks."""

@@ -1,0 +1,56 @@
+"""Errors that a user can act on: one line that names the file, the record, what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class LongseqError(Exception):
+    """Base of every error that the command line prints as one line, with exit status 2."""
+
+
+class ConfigError(LongseqError, ValueError):
+    """A wrong hyper-parameter, name or option."""
+
+
+class ArgumentError(LongseqError, ValueError):
+    """A tensor of the wrong shape, dtype or device was passed to an operator."""
+
+
+class BackendError(LongseqError, RuntimeError):
+    """A kernel backend that was asked for by name cannot serve the call."""
+
+
+class DataError(LongseqError, ValueError):
+    """An input file that cannot be used.
+
+    Args:
+        message: what is wrong, in plain words.
+        path: the file.
+        record: the record, line or region in the file.
+        hint: what the user can do next.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | Path | None = None, record: object = None, hint: str | None = None
+    ) -> None:
+        where = str(path) if path is not None else ""
+        if record is not None:
+            where = f"{where}: {record}" if where else str(record)
+        text = f"{where}: {message}" if where else message
+        super().__init__(f"{text} ({hint})" if hint else text)
+        self.path, self.record, self.hint = path, record, hint
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a suggestion for a misspelt name, or the list of known names.
+
+    Args:
+        name: what the user wrote.
+        known: the valid names.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -1,0 +1,61 @@
+"""Outputs that are either whole or absent: written to a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from longseq.core.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` and renames it to ``path`` if the block succeeds.
+
+    Args:
+        path: the final file; missing parent folders are made.
+
+    Raises:
+        DataError: if ``path`` is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise DataError("is a folder, a file name is needed", path=target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes the file private to the user; give it the permissions that open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_file(path: str | Path, what: str = "file") -> Path:
+    """Returns ``path`` if it is a readable, non-empty file.
+
+    Args:
+        path: the file.
+        what: the kind of file, for the message.
+
+    Raises:
+        DataError: if it is missing, a folder, unreadable or empty.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise DataError(f"no such {what}", path=file)
+    if not file.is_file():
+        raise DataError(f"is not a file, a {what} is needed", path=file)
+    if not os.access(file, os.R_OK):
+        raise DataError(f"the {what} is not readable", path=file)
+    if file.stat().st_size == 0:
+        raise DataError(f"the {what} is empty", path=file)
+    return file

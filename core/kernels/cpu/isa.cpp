@@ -1,0 +1,28 @@
+// All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its name.
+#include "causal_conv.h"
+#include "linear_scan.h"
+#include "selective_scan_backward.h"
+
+#define LONGSEQ_STRING2(x) #x
+#define LONGSEQ_STRING(x) LONGSEQ_STRING2(x)
+#define LONGSEQ_JOIN2(a, b) a##b
+#define LONGSEQ_JOIN(a, b) LONGSEQ_JOIN2(a, b)
+
+namespace LONGSEQ_ISA {
+template <class P, void (*F32)(const P&), void (*F64)(const P&)> void by_type(const P& p) {
+  p.compute == kFloat64 ? F64(p) : F32(p);
+}
+}  // namespace LONGSEQ_ISA
+
+namespace longseq {
+using namespace LONGSEQ_ISA;
+extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
+    LONGSEQ_STRING(LONGSEQ_ISA),
+    by_type<SelectiveScan, selective_scan_forward_as<float>, selective_scan_forward_as<double>>,
+    by_type<SelectiveScan, selective_scan_backward_as<float>, selective_scan_backward_as<double>>,
+    by_type<LinearScan, linear_scan_forward_as<float>, linear_scan_forward_as<double>>,
+    by_type<LinearScan, linear_scan_backward_as<float>, linear_scan_backward_as<double>>,
+    by_type<CausalConv, causal_conv_forward_as<float>, causal_conv_forward_as<double>>,
+    by_type<CausalConv, causal_conv_backward_as<float>, causal_conv_backward_as<double>>,
+};
+}  // namespace longseq

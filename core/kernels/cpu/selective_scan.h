@@ -1,0 +1,238 @@
+// Selective scan, forward and backward. Lanes are channels; time is cut into chunks of kChunk steps, the outer loop;
+// tiles of one vector of channels are the inner one. The state before each chunk is saved, and the backward pass
+// recomputes inside the chunk, so nothing of size (B, L, D, N) exists. Equations in core/ops/selective_scan.py.
+#pragma once
+#include <algorithm>
+#include <initializer_list>
+
+#include "rows.h"
+
+namespace LONGSEQ_ISA {
+
+// How the channels are cut: tiles lie inside one group of B and C, blocks of tiles are the units of parallel work.
+// It depends on D and G alone, so that neither the batch nor the thread count changes a result.
+template <class R> struct Blocks {
+  static constexpr int W = kLanes<R>;
+  int64_t channels, padded, tiles, per_block, blocks, N2;
+  explicit Blocks(const SelectiveScan& p)
+      : channels(p.D / p.G),
+        padded((channels + kPad - 1) / kPad * kPad),
+        tiles((channels + W - 1) / W),
+        per_block(std::min(tiles, std::max<int64_t>(2, (p.G * tiles + 15) / 16))),
+        blocks((tiles + per_block - 1) / per_block),
+        N2(p.complex ? 2 * p.N : p.N) {}
+};
+
+// One block of channels of one row: its decays in tile layout, and the chunk's B and C in the compute type.
+template <class R> struct Unit {
+  static constexpr int W = kLanes<R>;
+  const SelectiveScan& p;
+  int64_t b, g, first, count, channels, padded, N2;  // first tile of the group, number of tiles
+  Buffer<R> A, Bc, Cc;
+  Unit(const SelectiveScan& p, const Blocks<R>& k, int64_t index)
+      : p(p), channels(k.channels), padded(k.padded), N2(k.N2) {
+    const int64_t block = index % k.blocks;
+    g = index / k.blocks % p.G;
+    b = index / k.blocks / p.G;
+    first = block * k.per_block;
+    count = std::min(k.tiles - first, k.per_block);
+    A.assign(count * N2 * W, R(0));
+    Bc.resize(kChunk * N2);
+    Cc.resize(kChunk * N2);
+    for (int64_t i = 0; i < count; ++i) gather(static_cast<const R*>(p.A) + g * channels * N2, i, &A[i * N2 * W]);
+  }
+  int lanes(int64_t i) const { return int(std::min<int64_t>(W, channels - (first + i) * W)); }
+  int64_t channel(int64_t i) const { return g * channels + (first + i) * W; }  // the tile's first channel, of D
+  // (D, N2) rows to [N2][W] and back
+  void gather(const R* from, int64_t i, R* to) const {
+    const R* src = from + (first + i) * W * N2;
+    for (int lane = 0; lane < lanes(i); ++lane)
+      for (int64_t n = 0; n < N2; ++n) to[n * W + lane] = src[lane * N2 + n];
+  }
+  void scatter(const R* from, int64_t i, R* to) const {
+    R* dst = to + (first + i) * W * N2;
+    for (int lane = 0; lane < lanes(i); ++lane)
+      for (int64_t n = 0; n < N2; ++n) dst[lane * N2 + n] = from[n * W + lane];
+  }
+  int64_t row_of_channels() const { return b * p.D + g * channels; }
+  R* state_slot(int64_t chunk, int64_t i) const {  // [N2] rows at stride G * padded
+    const int64_t chunks = (p.L + kChunk - 1) / kChunk;
+    return static_cast<R*>(p.states) + ((b * chunks + chunk) * N2) * p.G * padded + g * padded + (first + i) * W;
+  }
+  void read_BC(int64_t t0, int64_t T) {
+    read_rows<R>(p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
+    read_rows<R>(p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
+  }
+  Ahead ahead(int64_t t0) const {
+    Ahead next;
+    if (t0 < 0 || t0 >= p.L) return next;
+    for (const Tensor3* x : {&p.u, &p.delta, &p.z, &p.dy}) next.add(*x, b, t0, channel(0));
+    next.rows = std::min<int64_t>(kChunk, p.L - t0);
+    next.lines = (count * W * int64_t(sizeof(R)) + 63) / 64;
+    return next;
+  }
+  const uint8_t* resets(int64_t t0) const { return p.resets ? p.resets + b * p.L + t0 : nullptr; }
+  R at(const void* vector, int64_t i, int lane) const {
+    return vector ? static_cast<const R*>(vector)[channel(i) + lane] : R(0);
+  }
+  Vec<R> vector_of(const void* vector, int64_t i) const {
+    R out[W] = {};
+    for (int lane = 0; lane < lanes(i); ++lane) out[lane] = at(vector, i, lane);
+    return load(out);
+  }
+};
+
+constexpr double kLog2e = 1.4426950408889634;
+
+// NU states of one tile over one chunk: h = exp(dt A) h + (dt u) B, y += C h.
+template <class R, int NU>
+__attribute__((noinline)) void forward_group(int64_t T, int64_t N, const R* dt, const R* du, const R* A, const R* Bc,
+                                             const R* Cc, R* h_io, R* y, const uint8_t* resets,
+                                             Ahead* ahead) {
+  constexpr int W = kLanes<R>;
+  Vec<R> h[NU];
+#pragma GCC unroll 16
+  for (int j = 0; j < NU; ++j) h[j] = load(h_io + j * W);
+  for (int64_t t = 0; t < T; ++t) {
+    const Vec<R> d = load(dt + t * W), x = load(du + t * W);
+    Vec<R> y0 = load(y + t * W), y1 = {};
+    if (ahead) ahead->fetch();
+    if (resets && resets[t]) {
+#pragma GCC unroll 16
+      for (int j = 0; j < NU; ++j) h[j] = Vec<R>{};
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < NU; ++j) {
+      const Vec<R> a = exp2_product(d, load(A + j * W));
+      h[j] = a * h[j] + x * Bc[t * N + j];
+      if (j & 1) y1 += h[j] * Cc[t * N + j];
+      else y0 += h[j] * Cc[t * N + j];
+    }
+    store(y + t * W, y0 + y1);
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < NU; ++j) store(h_io + j * W, h[j]);
+}
+
+template <class R> inline void complex_decay(Vec<R> d, const R* A, Vec<R>& ar, Vec<R>& ai) {
+  constexpr int W = kLanes<R>;
+  const Vec<R> e = exp2_product(d, load(A));
+  sincos<R>(d * load(A + W), ai, ar);
+  ar *= e;
+  ai *= e;
+}
+
+// One complex state; real and imaginary parts lie in consecutive rows. y += 2 Re(C h).
+template <class R>
+__attribute__((noinline)) void forward_complex(int64_t T, int64_t N2, const R* dt, const R* du, const R* A,
+                                               const R* Bc, const R* Cc, R* h_io, R* y, const uint8_t* resets) {
+  constexpr int W = kLanes<R>;
+  Vec<R> hr = load(h_io), hi = load(h_io + W);
+  for (int64_t t = 0; t < T; ++t) {
+    const Vec<R> x = load(du + t * W);
+    Vec<R> ar, ai;
+    complex_decay<R>(load(dt + t * W), A, ar, ai);
+    if (resets && resets[t]) hr = hi = Vec<R>{};
+    const Vec<R> r = ar * hr - ai * hi + x * Bc[t * N2], i = ar * hi + ai * hr + x * Bc[t * N2 + 1];
+    hr = r;
+    hi = i;
+    store(y + t * W, load(y + t * W) + R(2) * (hr * Cc[t * N2] - hi * Cc[t * N2 + 1]));
+  }
+  store(h_io, hr);
+  store(h_io + W, hi);
+}
+
+template <class R>
+inline void forward_states(const SelectiveScan& p, int64_t T, int64_t N2, const R* dt, const R* du, const R* A,
+                           const R* Bc, const R* Cc, R* h, R* y, const uint8_t* resets, Ahead& ahead) {
+  constexpr int W = kLanes<R>;
+  constexpr int wide = kBytes == 64 ? 16 : 4;  // as many states as there are registers for
+  int64_t n = 0;
+  if (p.complex) {
+    for (; n < N2; n += 2) forward_complex<R>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets);
+    return;
+  }
+  for (; n + wide <= N2; n += wide)
+    forward_group<R, wide>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
+  for (; n + 4 <= N2; n += 4) 
+    forward_group<R, 4>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
+  for (; n < N2; ++n) 
+    forward_group<R, 1>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
+}
+
+// The decays in units of log 2: real parts only (imaginary rows stay angles).
+template <class R> inline void to_log2(Buffer<R>& A, bool complex) {
+  constexpr int W = kLanes<R>;
+  for (size_t row = 0; row < A.size() / W; ++row)
+    if (!complex || row % 2 == 0)
+      for (int i = 0; i < W; ++i) A[row * W + i] *= R(kLog2e);
+}
+
+// Per tile and chunk: dt = softplus(delta + bias), du = dt u; also the inputs that the gates need.
+template <class R> struct Tile {
+  static constexpr int W = kLanes<R>;
+  alignas(64) R dt[kChunk * W], du[kChunk * W], u[kChunk * W], y[kChunk * W], z[kChunk * W], slope[kChunk * W];
+  void read(const Unit<R>& unit, int64_t i, int64_t t0, int64_t T, bool backward) {
+    const SelectiveScan& p = unit.p;
+    const int64_t at = unit.channel(i), n = unit.lanes(i);
+    read_rows<R>(p.u, unit.b, t0, T, at, n, W, u);
+    read_rows<R>(p.delta, unit.b, t0, T, at, n, W, dt);
+    if (p.z) read_rows<R>(p.z, unit.b, t0, T, at, n, W, z);
+    const Vec<R> bias = unit.vector_of(p.delta_bias, i), skip = unit.vector_of(p.skip, i);
+    for (int64_t t = 0; t < T; ++t) {
+      Vec<R> d = load(dt + t * W) + bias;
+      const Vec<R> ut = load(u + t * W);
+      if (p.softplus) {
+        if (backward) store(slope + t * W, sigmoid<R>(d));
+        d = softplus<R>(d);
+      } else if (backward) {
+        store(slope + t * W, splat(R(1)));
+      }
+      store(dt + t * W, d);
+      store(du + t * W, d * ut);
+      store(y + t * W, skip * ut);
+    }
+  }
+};
+
+template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
+  constexpr int W = kLanes<R>;
+  const Blocks<R> k(p);
+  const int64_t chunks = (p.L + kChunk - 1) / kChunk;
+  const bool stream = worth_streaming<R>(p.B * p.L * p.D);
+  parallel(p.B * p.G * k.blocks, p.threads, [&](int64_t index) {
+    Unit<R> unit(p, k, index);
+    to_log2<R>(unit.A, p.complex);
+    const int64_t N2 = k.N2, per = N2 * W;
+    Buffer<R> h(unit.count * per, R(0));
+    Buffer<Tile<R>> scratch(1);
+    Tile<R>& tile = scratch[0];
+    if (p.initial)
+      for (int64_t i = 0; i < unit.count; ++i)
+        unit.gather(static_cast<const R*>(p.initial) + unit.row_of_channels() * N2, i, &h[i * per]);
+    for (int64_t c = 0; c < chunks; ++c) {
+      const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
+      unit.read_BC(t0, T);
+      Ahead ahead = unit.ahead(t0 + kChunk);
+      for (int64_t i = 0; i < unit.count; ++i) {
+        if (p.states)
+          for (int64_t n = 0; n < N2; ++n)
+            std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
+        tile.read(unit, i, t0, T, false);
+        forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
+                          tile.y, unit.resets(t0), ahead);
+        if (p.z)
+          for (int64_t t = 0; t < T; ++t) {
+            const Vec<R> z = load(tile.z + t * W);
+            store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
+          }
+        write_rows<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
+      }
+    }
+    for (int64_t i = 0; i < unit.count; ++i)
+      unit.scatter(&h[i * per], i, static_cast<R*>(p.final_state) + unit.row_of_channels() * N2);
+    end_streaming();
+  });
+}
+
+}  // namespace LONGSEQ_ISA

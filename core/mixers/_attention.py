@@ -1,0 +1,133 @@
+"""What the attention mixers share: projections with grouped heads, rotary positions, places in a pack."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import Mixer, check_divisible, check_positive
+
+
+class AttentionBase(Mixer):
+    """Query, key, value and output projections, named as in the Llama layout.
+
+    Args:
+        d_model: width D.
+        n_heads: number of query heads H.
+        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as query heads.
+        d_head: width of a head P; None for D / H.
+        rope_base: base of the rotary frequencies; None for no position information beside the mask's.
+        bias: whether the query, key and value projections have a bias.
+        dropout: probability of dropping an attention weight in training.
+
+    Raises:
+        ConfigError: if the widths do not divide, or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None,
+        d_head: int | None,
+        rope_base: float | None,
+        bias: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__(d_model)
+        if d_head is None:
+            d_head = check_divisible("d_model", d_model, "n_heads", n_heads)
+        check_positive("d_head", d_head)
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        check_divisible("n_heads", n_heads, "n_kv_heads", n_kv_heads)
+        if rope_base is not None:
+            if d_head % 2:
+                raise ConfigError(f"d_head must be even for rotary positions, got {d_head}")
+            if rope_base <= 1:
+                raise ConfigError(f"rope_base must be above 1, got {rope_base!r}")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, got {dropout!r}")
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
+        self.rope_base, self.dropout = rope_base, dropout
+        self.q_proj = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.k_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
+        self.v_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
+        self.o_proj = nn.Linear(n_heads * d_head, d_model, bias=False)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries (B, L, H, P), keys and values (B, L, H_kv, P) of x (B, L, D)."""
+        shape = (-1, self.d_head)
+        return (
+            self.q_proj(x).unflatten(-1, shape),
+            self.k_proj(x).unflatten(-1, shape),
+            self.v_proj(x).unflatten(-1, shape),
+        )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+        """Returns softmax(q kᵀ / √P) v.
+
+        Args:
+            q: (B, Q, H, P).
+            k: (B, K, H_kv, P).
+            v: (B, K, H_kv, P).
+            mask: bool, true where a query sees a key, broadcastable to (B, H, Q, K).
+            is_causal: whether query t sees keys up to t; Q = K then.
+
+        Returns:
+            (B, Q, H, P).
+        """
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal,
+            enable_gqa=self.n_kv_heads != self.n_heads,
+        )
+        return y.transpose(1, 2)
+
+
+def rotate(x: Tensor, positions: Tensor, base: float | None) -> Tensor:
+    """Turns each pair of features by an angle proportional to the position (RoPE, arXiv 2104.09864, eq. 34).
+
+    Feature p is paired with feature p + P/2 and the pair turns by position · base^(-2p/P), so that the
+    product of a query and a key depends on their distance only.
+
+    Args:
+        x: queries or keys (B, L, H, P), P even.
+        positions: integers (L,) or (B, L).
+        base: of the geometric progression of frequencies; None leaves ``x`` as it is.
+
+    Returns:
+        (B, L, H, P) in the dtype of ``x``.
+    """
+    if base is None:
+        return x
+    # Angles in float64 where there is one: a float32 angle at position 10^6 is wrong in its second decimal.
+    exact = torch.float32 if x.device.type == "mps" else torch.float64
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
+    angles = (positions.to(exact)[..., None] * frequencies).unsqueeze(-2)  # (L, 1, P/2) or (B, L, 1, P/2)
+    working = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = angles.cos().to(working), angles.sin().to(working)
+    first, second = x.to(working).chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+
+
+def positions_in_pack(resets: Tensor | None, seen: Tensor, length: int) -> Tensor:
+    """Returns how many earlier positions of its own sequence each position has, (B, L).
+
+    Args:
+        resets: bool (B, L), true where a new sequence begins, or None.
+        seen: integers (B,), positions of the current sequence seen before this chunk.
+        length: L.
+    """
+    index = torch.arange(length, device=seen.device)
+    continued = seen[:, None] + index
+    if resets is None:
+        return continued
+    begun = torch.where(resets, index, -1).cummax(1).values
+    return torch.where(begun >= 0, index - begun, continued)

@@ -1,0 +1,208 @@
+"""The mixer contract: what every sequence mixer takes, returns and promises; and the registry of names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError, did_you_mean
+
+State = dict[str, Tensor]
+"""A mixer's carried state: named tensors whose first dimension is the batch."""
+
+
+class Mixer(nn.Module, ABC):
+    """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a time.
+
+    The laws that every causal mixer obeys, and that ``tests/core/mixers/test_contract.py`` checks:
+
+    1. ``forward(x) = concat(forward(x[:k]), forward(x[k:], state))`` for every k, gradients included;
+    2. ``forward(x)`` = stepping through x;
+    3. changing ``x[t:]`` leaves ``y[:t]`` as it was;
+    4. a row's output does not depend on its neighbours in the batch;
+    5. packed sequences (``segment_ids``) = the sequences run one by one;
+    6. the gradient reaches the initial state, and the final state is differentiable.
+
+    Attributes:
+        causal: whether position t sees only positions up to t. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
+        finite_state: whether the state's size is independent of how many positions were seen.
+        ssm_parameters: names, relative to the mixer, of parameters that take the learning rate of
+            state-space parameters and no weight decay.
+    """
+
+    causal: ClassVar[bool] = True
+    finite_state: ClassVar[bool] = True
+    ssm_parameters: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = check_positive("d_model", d_model)
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Mixes a whole sequence or the next chunk of one.
+
+        Args:
+            x: input (B, L, D), L ≥ 1.
+            state: what the previous chunk returned; None stands for the start of a sequence.
+            segment_ids: integers (B, L), constant inside a packed sequence; wherever the id changes from one
+                position to the next, the state is reset. Position 0 continues ``state``.
+
+        Returns:
+            The output (B, L, D) and the state after the last position.
+        """
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """Mixes one position.
+
+        Args:
+            x_t: input (B, D).
+            state: from ``init_state``, ``forward`` or the previous ``step``.
+
+        Returns:
+            The output (B, D) and the new state.
+        """
+        y, state = self(x_t.unsqueeze(1), state)
+        return y.squeeze(1), state
+
+    @abstractmethod
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Returns the state at the start of a sequence.
+
+        Args:
+            batch: number of rows.
+            device: where; the parameters' device if None.
+            dtype: of activations kept in the state; the parameters' dtype if None. Recurrent states are at
+                least float32 whatever is asked.
+        """
+
+    def state_size(self, length: int) -> int:
+        """Returns the number of values that one row carries after ``length`` positions.
+
+        Args:
+            length: positions seen.
+        """
+        if not self.finite_state:
+            raise NotImplementedError(f"{type(self).__name__} carries its history and must define state_size")
+        return sum(value[0].numel() for value in self.init_state(1, device="cpu").values())
+
+    def _where(
+        self, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> tuple[torch.device | str, torch.dtype]:
+        """Returns device and dtype with the parameters' own in place of None."""
+        parameter = next(self.parameters())
+        return (parameter.device if device is None else device), (parameter.dtype if dtype is None else dtype)
+
+
+def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which a recurrent state is kept: float64 for float64, else float32."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def segment_resets(segment_ids: Tensor | None) -> Tensor | None:
+    """Returns a bool tensor (B, L), true where a new segment begins; position 0 is never a reset.
+
+    Args:
+        segment_ids: integers (B, L), or None.
+    """
+    if segment_ids is None:
+        return None
+    changed = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return torch.nn.functional.pad(changed, (1, 0), value=False)
+
+
+def check_positive(name: str, value: int) -> int:
+    """Returns ``value`` if it is an integer of at least 1.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def check_divisible(name: str, value: int, by_name: str, by: int) -> int:
+    """Returns ``value // by``.
+
+    Raises:
+        ConfigError: if ``by`` does not divide ``value``.
+    """
+    if value % check_positive(by_name, by) != 0:
+        raise ConfigError(f"{name} ({value}) must be divisible by {by_name} ({by})")
+    return value // by
+
+
+_REGISTRY: dict[str, type[Mixer]] = {}
+M = TypeVar("M", bound=type[Mixer])
+
+
+def register_mixer(name: str) -> Callable[[M], M]:
+    """Class decorator that makes a mixer available to ``create_mixer`` under ``name``.
+
+    Args:
+        name: the paper's usual name in lower snake case.
+    """
+
+    def register(cls: M) -> M:
+        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
+            raise ConfigError(f"a mixer named {name!r} is registered already")
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def _load_all() -> None:
+    package = importlib.import_module("longseq.core.mixers")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"longseq.core.mixers.{module.name}")
+
+
+def list_mixers() -> list[str]:
+    """Returns the names of all mixers, sorted."""
+    _load_all()
+    return sorted(_REGISTRY)
+
+
+def mixer_class(name: str) -> type[Mixer]:
+    """Returns the class registered under ``name``.
+
+    Raises:
+        ConfigError: if there is none, with the nearest name.
+    """
+    if name not in _REGISTRY:
+        _load_all()
+    if name not in _REGISTRY:
+        raise ConfigError(f"no mixer named {name!r}; {did_you_mean(name, _REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
+    """Makes a mixer by name.
+
+    Args:
+        name: one of ``list_mixers()``.
+        d_model: width D.
+        **kwargs: the mixer's own hyper-parameters.
+
+    Raises:
+        ConfigError: for an unknown name or hyper-parameter, with the nearest valid one.
+    """
+    cls = mixer_class(name)
+    accepted = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")]
+    for key in kwargs:
+        if key not in accepted:
+            raise ConfigError(f"mixer {name!r} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
+    return cls(d_model, **kwargs)

@@ -1,0 +1,274 @@
+"""Hyena: gated long convolutions whose filters are a sine network of position, as in HyenaDNA."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer, segment_resets
+from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
+
+
+class _Sine(nn.Module):
+    """``sin(freq · x)`` with a frequency for each channel."""
+
+    freq: Tensor
+
+    def __init__(self, width: int, frequency: float, trained: bool) -> None:
+        super().__init__()
+        freq = torch.full((1, width), float(frequency))
+        if trained:
+            self.freq = nn.Parameter(freq)
+        else:
+            self.register_buffer("freq", freq, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.freq.to(x.dtype) * x)
+
+
+class _PositionalEmbedding(nn.Module):
+    """Tables: z (1, l_max, emb_dim) of time and complex exponentials, t (1, l_max, 1) in [0, 1]."""
+
+    z: Tensor
+    t: Tensor
+
+    def __init__(self, emb_dim: int, l_max: int) -> None:
+        super().__init__()
+        bands = (emb_dim - 1) // 2
+        t = torch.linspace(0, 1, l_max)[None, :, None]
+        angle = 2 * math.pi * torch.linspace(0, l_max - 1, l_max)[None, :, None] / l_max
+        phase = torch.linspace(1e-4, bands - 1, bands)[None, None] * angle
+        self.register_buffer("z", torch.cat([t, torch.cos(phase), -torch.sin(phase)], -1))
+        self.register_buffer("t", t)
+
+
+class _Modulation(nn.Module):
+    """The window ``exp(-t·abs(delta)) + shift``, a decay for each channel."""
+
+    deltas: Tensor
+
+    def __init__(self, width: int, fast: float, slow: float, target: float, shift: float) -> None:
+        super().__init__()
+        deltas = torch.linspace(math.log(target) / slow, math.log(target) / fast, width)
+        self.register_buffer("deltas", deltas[None, None])
+        self.shift = shift
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        return h * (torch.exp(-t * self.deltas.to(h.dtype).abs()) + self.shift)
+
+
+class HyenaFilter(nn.Module):
+    """The implicit filter ``h(t) = window(t)·MLP(z(t))`` with sine activations, and the weight of its skip.
+
+    Args:
+        width: channels of the filter.
+        l_max: length of the table; a filter of length L is its prefix.
+        filter_order: width of the MLP.
+        emb_dim: width of the positional embedding, odd, at least 3.
+        num_inner_mlps: hidden layers after the first.
+        activation_freq: initial frequency of the sines.
+        train_freq: whether the frequencies are trained.
+        fast_decay_pct: part of l_max after which the fastest window has decayed to ``target``.
+        slow_decay_pct: the same for the slowest window.
+        target: what a window decays to.
+        shift: floor of the window.
+
+    Raises:
+        ConfigError: for a wrong size.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        l_max: int,
+        filter_order: int = 64,
+        emb_dim: int = 5,
+        num_inner_mlps: int = 2,
+        activation_freq: float = 10.0,
+        train_freq: bool = True,
+        fast_decay_pct: float = 0.3,
+        slow_decay_pct: float = 1.5,
+        target: float = 1e-2,
+        shift: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.l_max = check_positive("l_max", l_max)
+        check_positive("filter_order", filter_order)
+        if check_positive("emb_dim", emb_dim) % 2 == 0 or emb_dim < 3:
+            raise ConfigError(f"emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
+        if isinstance(num_inner_mlps, bool) or not isinstance(num_inner_mlps, int) or num_inner_mlps < 0:
+            raise ConfigError(f"num_inner_mlps must be an integer of at least 0, got {num_inner_mlps!r}")
+        for name, value in (("fast_decay_pct", fast_decay_pct), ("slow_decay_pct", slow_decay_pct)):
+            if value <= 0:
+                raise ConfigError(f"{name} must be above 0, got {value!r}")
+        if not 0 < target < 1:
+            raise ConfigError(f"target must lie between 0 and 1, got {target!r}")
+        self.bias = nn.Parameter(torch.randn(width))
+        self.pos_emb = _PositionalEmbedding(emb_dim, l_max)
+        sine = _Sine(
+            filter_order, activation_freq, train_freq
+        )  # one module, hence one frequency, for all layers
+        layers: list[nn.Module] = [nn.Linear(emb_dim, filter_order), sine]
+        for _ in range(num_inner_mlps):
+            layers += [nn.Linear(filter_order, filter_order), sine]
+        self.implicit_filter = nn.Sequential(*layers, nn.Linear(filter_order, width, bias=False))
+        self.modulation = _Modulation(width, fast_decay_pct, slow_decay_pct, target, shift)
+        # The filter is trained without weight decay, as published; its depth decides the names.
+        self.ssm_parameters = tuple(
+            f"implicit_filter.{n}" for n, _ in self.implicit_filter.named_parameters()
+        )
+        self._cache: tuple[tuple[object, ...], Tensor] | None = None
+
+    def _compute(self, length: int) -> Tensor:
+        dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
+        with torch.autocast(self.bias.device.type, enabled=False):
+            h, t = self.pos_emb.z[:, :length].to(dtype), self.pos_emb.t[:, :length].to(dtype)
+            for layer in self.implicit_filter:
+                if isinstance(layer, nn.Linear):
+                    bias = None if layer.bias is None else layer.bias.to(dtype)
+                    h = nn.functional.linear(h, layer.weight.to(dtype), bias)
+                else:
+                    h = layer(h)
+            return self.modulation(t, h)[0].T
+
+    def forward(self, length: int) -> Tensor:
+        """Returns the first ``length`` taps (width, length), in float32 or float64.
+
+        Without gradients the filter is kept between calls until a parameter changes, so that stepping does
+        not evaluate the network over all positions again and again.
+
+        Raises:
+            ConfigError: if ``length`` is beyond the table.
+        """
+        if length > self.l_max:
+            raise ConfigError(
+                f"{length} positions (carried history included) are more than l_max = {self.l_max}, "
+                "the length of the filter's table; shorten the sequence or train with a larger l_max"
+            )
+        tensors = [*self.parameters(), *self.buffers()]
+        tracked = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
+        if tracked or torch.compiler.is_compiling() or any(p.is_inference() for p in tensors):
+            return self._compute(length)
+        key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in tensors)
+        if self._cache is None or self._cache[0] != key or self._cache[1].shape[1] < length:
+            # The next power of two: a growing sequence computes it a logarithmic number of times.
+            self._cache = key, self._compute(min(self.l_max, 1 << (length - 1).bit_length()))
+        return self._cache[1][:, :length]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_cache": None}  # a copy has its own tensors, which the key does not name
+
+
+@register_mixer("hyena")
+class Hyena(Mixer):
+    """Hyena operator, arXiv 2302.10866, in HyenaDNA's form, arXiv 2306.15794.
+
+    ``x_0, …, x_{N-1}, v = short_conv(in_proj(u))``; then for n = N-1 … 1: ``v ← h_n * (x_n · v) +
+    bias_n·x_n·v`` with a causal convolution ``*``, and ``y = out_proj(x_0 · v)``. The long convolutions
+    need the whole history: the state carries their inputs, ``(order - 1)·d_model`` values a position.
+
+    Args:
+        d_model: width D.
+        l_max: length of the filters' table; history and chunk together may not be longer.
+        order: number N of projections beside v, at least 2.
+        filter_order: width of the filter's MLP.
+        emb_dim: width of the positional embedding, odd.
+        short_filter_order: taps of the short convolution.
+        num_inner_mlps: hidden layers of the filter's MLP after the first.
+        activation_freq: initial frequency of the sine activations.
+        train_freq: whether it is trained.
+        fast_decay_pct: part of l_max in which the fastest window decays to ``target``.
+        slow_decay_pct: the same for the slowest.
+        target: what a window decays to.
+        shift: floor of the window.
+
+    Raises:
+        ConfigError: for a wrong size, and in ``forward`` for more than l_max positions.
+    """
+
+    finite_state: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        d_model: int,
+        l_max: int = 1024,
+        order: int = 2,
+        filter_order: int = 64,
+        emb_dim: int = 5,
+        short_filter_order: int = 3,
+        num_inner_mlps: int = 2,
+        activation_freq: float = 10.0,
+        train_freq: bool = True,
+        fast_decay_pct: float = 0.3,
+        slow_decay_pct: float = 1.5,
+        target: float = 1e-2,
+        shift: float = 0.05,
+    ) -> None:
+        super().__init__(d_model)
+        if check_positive("order", order) < 2:
+            raise ConfigError(f"order must be at least 2, got {order}")
+        self.order = order
+        self.l_max = check_positive("l_max", l_max)
+        inner = d_model * (order + 1)
+        self.taps = check_positive("short_filter_order", short_filter_order)
+        self.in_proj = nn.Linear(d_model, inner)
+        self.out_proj = nn.Linear(d_model, d_model)
+        self.short_filter = nn.Conv1d(inner, inner, self.taps, padding=self.taps - 1, groups=inner)
+        self.filter_fn = HyenaFilter(
+            d_model * (order - 1),
+            l_max,
+            filter_order,
+            emb_dim,
+            num_inner_mlps,
+            activation_freq,
+            train_freq,
+            fast_decay_pct,
+            slow_decay_pct,
+            target,
+            shift,
+        )
+
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        if state is None:
+            state = self.init_state(x.shape[0], x.device, x.dtype)
+        history = state["conv_history"]
+        u = self.in_proj(x)
+        taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        mixed, recent = causal_conv1d(u, taps, bias, state["conv_state"], segment_resets(segment_ids))
+        *gates, v = mixed.split(self.d_model, -1)
+        kernels = self.filter_fn(history.shape[1] + x.shape[1]).split(self.d_model)
+        skips = self.filter_fn.bias.split(self.d_model)
+        pasts = history.split(self.d_model, -1)
+        inputs: list[Tensor] = []
+        for kernel, skip, past, gate in zip(kernels, skips, pasts, reversed(gates[1:])):
+            inputs.append(v * gate)
+            v = fft_conv(inputs[-1], kernel, skip, past, segment_ids)
+        y = self.out_proj(v * gates[0])
+        after = {
+            "conv_state": recent,
+            "conv_history": carry_history(torch.cat(inputs, -1), history, self.l_max, segment_ids),
+        }
+        return y, after
+
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        device, dtype = self._where(device, dtype)
+        return {
+            "conv_state": torch.zeros(
+                batch, self.taps - 1, self.in_proj.out_features, device=device, dtype=dtype
+            ),
+            "conv_history": torch.zeros(
+                batch, 0, (self.order - 1) * self.d_model, device=device, dtype=dtype
+            ),
+        }
+
+    def state_size(self, length: int) -> int:
+        return (self.taps - 1) * self.in_proj.out_features + (self.order - 1) * self.d_model * length

@@ -1,0 +1,140 @@
+r"""Mamba (Gu & Dao 2023, arXiv 2312.00752): a gated selective state-space layer.
+
+x, z    = split(W_in u)
+x       = silu(causal_conv1d(x))
+Δ, B, C = split(W_x x)
+y       = selective_scan(x, W_Δ Δ, A, B, C, D, z),   A = -exp(A_log)
+out     = W_out y
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers.base import (
+    Mixer,
+    State,
+    check_positive,
+    recurrent_dtype,
+    register_mixer,
+    segment_resets,
+)
+from longseq.core.ops.backends import BACKENDS, Backend
+from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.selective_scan import selective_scan
+
+
+@register_mixer("mamba")
+class Mamba(Mixer):
+    """The Mamba layer, with the parameter names and shapes of the published checkpoints.
+
+    Args:
+        d_model: width D.
+        d_state: states per channel N.
+        d_conv: taps of the short convolution.
+        expand: inner width as a multiple of D.
+        dt_rank: rank of the step-size projection; "auto" is ⌈D/16⌉.
+        dt_min: smallest step size at initialisation.
+        dt_max: largest step size at initialisation.
+        dt_init_floor: step sizes are clamped to at least this at initialisation.
+        bias: whether the input and output projections have biases.
+        conv_bias: whether the convolution has one.
+        backend: of the two operators.
+
+    Raises:
+        ConfigError: for sizes that are not positive, or an unknown backend.
+    """
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("A_log", "D", "dt_proj.bias")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        bias: bool = False,
+        conv_bias: bool = True,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(d_model)
+        self.d_state = check_positive("d_state", d_state)
+        self.d_conv = check_positive("d_conv", d_conv)
+        self.d_inner = check_positive("expand", expand) * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else check_positive("dt_rank", dt_rank)
+        if not 0 < dt_min <= dt_max:
+            raise ConfigError(f"dt_min ({dt_min}) must be positive and at most dt_max ({dt_max})")
+        if backend not in BACKENDS:
+            raise ConfigError(f"no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
+        self.backend: Backend = backend
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self._init_step_sizes(dt_min, dt_max, dt_init_floor)
+
+    def _init_step_sizes(self, dt_min: float, dt_max: float, floor: float) -> None:
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = math.log(dt_min), math.log(dt_max)
+        dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=floor)
+        with torch.no_grad():  # the inverse of softplus, so that softplus(bias) = dt
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """See ``Mixer.forward``."""
+        resets = segment_resets(segment_ids)
+        u, z = self.in_proj(x).split(self.d_inner, dim=-1)
+        u, conv = causal_conv1d(
+            u,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            initial_state=None if state is None else state["conv"],
+            resets=resets,
+            activation="silu",
+            backend=self.backend,
+        )
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        # The bias is added inside the scan, in float32, whatever the activations are.
+        delta = nn.functional.linear(dt, self.dt_proj.weight)
+        y, ssm = selective_scan(
+            u,
+            delta,
+            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            B,
+            C,
+            self.D,
+            z,
+            self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=None if state is None else state["ssm"],
+            resets=resets,
+            backend=self.backend,
+        )
+        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """See ``Mixer.init_state``: "conv" (B, d_conv-1, d_inner), "ssm" (B, d_inner, d_state)."""
+        device, dtype = self._where(device, dtype)
+        return {
+            "conv": torch.zeros(batch, self.d_conv - 1, self.d_inner, device=device, dtype=dtype),
+            "ssm": torch.zeros(
+                batch, self.d_inner, self.d_state, device=device, dtype=recurrent_dtype(dtype)
+            ),
+        }

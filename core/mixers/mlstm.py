@@ -1,0 +1,186 @@
+"""mLSTM: the xLSTM layer with a matrix memory, exponential input gates and a stabiliser."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import group_norm, linear, silu
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import (
+    Mixer,
+    State,
+    check_divisible,
+    check_positive,
+    recurrent_dtype,
+    register_mixer,
+    segment_resets,
+)
+from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.mlstm import mlstm
+
+
+class _HeadwiseLinear(nn.Module):
+    """A block-diagonal linear map (..., W) to (..., W): weight (W/P, P, P), optional bias (W,)."""
+
+    def __init__(self, width: int, block: int, bias: bool, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(std * torch.randn(width // block, block, block))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = x.unflatten(-1, self.weight.shape[:2])
+        y = torch.einsum("...hp,hop->...ho", blocks, self.weight).flatten(-2)
+        return y if self.bias is None else y + self.bias
+
+
+class _HeadNorm(nn.Module):
+    """Normalises each head (B, L, H, V) on its own; the scale is stored less 1, as published."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1).flatten(1)
+        weight = 1.0 + self.weight.to(x.dtype)
+        return group_norm(rows, x.shape[2], weight, eps=1e-5).view(*x.shape[:2], -1)
+
+
+class _Cell(nn.Module):
+    """The gates and the norm of the matrix memory, under the published names."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.igate = nn.Linear(3 * width, n_heads)
+        self.fgate = nn.Linear(3 * width, n_heads)
+        self.outnorm = _HeadNorm(width)
+        # Gates start independent of the input: memories of several lengths, small input gates.
+        nn.init.zeros_(self.igate.weight)
+        nn.init.normal_(self.igate.bias, std=0.1)
+        nn.init.zeros_(self.fgate.weight)
+        with torch.no_grad():
+            self.fgate.bias.copy_(torch.linspace(3.0, 6.0, n_heads))
+
+
+@register_mixer("mlstm")
+class MLSTM(Mixer):
+    """mLSTM layer (arXiv 2405.04517, section 2.3 and figure 11): up-projection, memory, gate, projection.
+
+        x', z = W_up x;   u = SiLU(conv(x'));   q, k, v = W_q u, W_k u, W_v x'   (block-diagonal)
+        ĩ, f̃ = W_i [q, k, v], W_f [q, k, v]
+        h = LayerNorm(mLSTM(q, k, v, ĩ, f̃))        (``longseq.core.ops.mlstm``)
+        y = W_down ((h + s · u) · SiLU(z))
+
+    Parameters are named and shaped as in the published layer.
+
+    Args:
+        d_model: width D.
+        n_heads: number of heads H.
+        proj_factor: the inner width is ``proj_factor · d_model`` ...
+        round_up_to: ... rounded up to a multiple of this.
+        d_conv: width of the causal convolution before queries and keys.
+        qkv_block: width of the blocks of the query, key and value projections.
+        bias: whether the projections have a bias.
+        n_blocks: number of layers in the stack; scales the initial down-projection.
+        chunk_size: positions a chunk of the operator; changes speed only.
+
+    Raises:
+        ConfigError: if ``n_heads`` or ``qkv_block`` does not divide the inner width, or a value is wrong.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        proj_factor: float = 2.0,
+        round_up_to: int = 64,
+        d_conv: int = 4,
+        qkv_block: int = 4,
+        bias: bool = False,
+        n_blocks: int = 1,
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__(d_model)
+        if proj_factor <= 0:
+            raise ConfigError(f"proj_factor must be above 0, got {proj_factor!r}")
+        check_positive("round_up_to", round_up_to)
+        self.d_inner = math.ceil(proj_factor * d_model / round_up_to) * round_up_to
+        self.d_head = check_divisible("inner width", self.d_inner, "n_heads", n_heads)
+        check_divisible("inner width", self.d_inner, "qkv_block", qkv_block)
+        self.n_heads, self.d_conv = n_heads, check_positive("d_conv", d_conv)
+        self.chunk_size = check_positive("chunk_size", chunk_size)
+        std = math.sqrt(2 / (5 * d_model))
+        self.proj_up = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.q_proj = _HeadwiseLinear(self.d_inner, qkv_block, bias, std)
+        self.k_proj = _HeadwiseLinear(self.d_inner, qkv_block, bias, std)
+        self.v_proj = _HeadwiseLinear(self.d_inner, qkv_block, bias, std)
+        self.conv1d = nn.ModuleDict(
+            {"conv": nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner)}
+        )
+        self.mlstm_cell = _Cell(self.d_inner, n_heads)
+        self.learnable_skip = nn.Parameter(torch.ones(self.d_inner))
+        self.proj_down = nn.Linear(self.d_inner, d_model, bias=bias)
+        nn.init.normal_(self.proj_up.weight, std=std)
+        nn.init.normal_(
+            self.proj_down.weight, std=2 / check_positive("n_blocks", n_blocks) / math.sqrt(d_model)
+        )
+        for projection in (self.proj_up, self.proj_down):
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Returns the inputs of the convolution, C (B, H, P, P), n (B, H, P) and m = -inf (B, H)."""
+        device, dtype = self._where(device, dtype)
+        kept = recurrent_dtype(dtype)
+        heads, width = self.n_heads, self.d_head
+        return {
+            "conv": torch.zeros(batch, self.d_conv - 1, self.d_inner, device=device, dtype=dtype),
+            "c": torch.zeros(batch, heads, width, width, device=device, dtype=kept),
+            "n": torch.zeros(batch, heads, width, device=device, dtype=kept),
+            "m": torch.full((batch, heads), -math.inf, device=device, dtype=kept),
+        }
+
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
+        resets = segment_resets(segment_ids)
+        inner, z = self.proj_up(x).chunk(2, -1)
+        conv = cast(nn.Conv1d, self.conv1d["conv"])
+        u, history = causal_conv1d(
+            inner,
+            conv.weight.squeeze(1),
+            conv.bias,
+            None if state is None else state["conv"],
+            resets,
+            activation="silu",
+        )
+        q, k, v = self.q_proj(u), self.k_proj(u), self.v_proj(inner)
+        qkv = torch.cat([q, k, v], -1)
+        heads = (self.n_heads, self.d_head)
+        h, (c, n, m) = mlstm(
+            q.unflatten(-1, heads),
+            k.unflatten(-1, heads),
+            v.unflatten(-1, heads),
+            _gate(qkv, self.mlstm_cell.igate),
+            _gate(qkv, self.mlstm_cell.fgate),
+            None if state is None else (state["c"], state["n"], state["m"]),
+            resets,
+            self.chunk_size,
+        )
+        h = self.mlstm_cell.outnorm(h.to(recurrent_dtype(h.dtype))).to(u.dtype)
+        y = self.proj_down((h + self.learnable_skip.to(u.dtype) * u) * silu(z))
+        return y, {"conv": history, "c": c, "n": n, "m": m}
+
+
+def _gate(qkv: Tensor, gate: nn.Linear) -> Tensor:
+    """Returns the gate before its nonlinearity (B, L, H); the bias, about 5, is added in full precision."""
+    product = linear(qkv, gate.weight)
+    dtype = recurrent_dtype(product.dtype)
+    return product.to(dtype) + gate.bias.to(dtype)

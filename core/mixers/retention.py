@@ -1,0 +1,114 @@
+"""Multi-scale retention (RetNet): linear attention with a fixed decay and a rotation per head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers._attention import rotate
+from longseq.core.mixers._gated_norm import GatedRMSNorm
+from longseq.core.mixers.base import (
+    Mixer,
+    State,
+    check_divisible,
+    check_positive,
+    recurrent_dtype,
+    register_mixer,
+    segment_resets,
+)
+from longseq.core.ops.linear_attention import linear_attention
+
+
+@register_mixer("retention")
+class Retention(Mixer):
+    """Multi-scale retention (arXiv 2307.08621, eq. 3-8).
+
+        o_t = Σ_{s ≤ t} γ^{t-s} (R^t q_t)ᵀ (R^s k_s) v_s / √K,   γ_h = 1 - 2^{-5-h}
+        y = W_o (RMSNorm(o) · SiLU(W_g x)),   normalised head by head
+
+    R turns pairs of channels by fixed angles a position; with the decay γ this is the paper's xPos.
+    Parameters are named and shaped as in flash-linear-attention's layer. Only differences of positions
+    matter, so the state is kept as seen from the next position: it needs no position counter and streams
+    without end.
+
+    Args:
+        d_model: width D.
+        n_heads: number of heads H.
+        expand_k: width of queries and keys over ``d_model``.
+        expand_v: width of values over ``d_model``.
+        rotary_base: base of the frequencies of R.
+        norm_eps: added to the mean square in the norm.
+        chunk_size: positions a chunk of the operator; changes speed only.
+
+    Raises:
+        ConfigError: if ``n_heads`` does not divide the key or value width, or the head's key width is odd.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 8,
+        expand_k: float = 1.0,
+        expand_v: float = 2.0,
+        rotary_base: float = 10000.0,
+        norm_eps: float = 1e-5,
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__(d_model)
+        d_key = check_positive("expand_k · d_model", int(d_model * expand_k))
+        d_value = check_positive("expand_v · d_model", int(d_model * expand_v))
+        self.n_heads = n_heads
+        self.d_key = check_divisible("expand_k · d_model", d_key, "n_heads", n_heads)
+        self.d_value = check_divisible("expand_v · d_model", d_value, "n_heads", n_heads)
+        if self.d_key % 2:
+            raise ConfigError(f"expand_k · d_model / n_heads must be even to be rotated, got {self.d_key}")
+        if rotary_base <= 0:
+            raise ConfigError(f"rotary_base must be above 0, got {rotary_base!r}")
+        self.rotary_base = float(rotary_base)
+        self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.q_proj = nn.Linear(d_model, d_key, bias=False)
+        self.k_proj = nn.Linear(d_model, d_key, bias=False)
+        self.v_proj = nn.Linear(d_model, d_value, bias=False)
+        self.g_proj = nn.Linear(d_model, d_value, bias=False)
+        self.g_norm_swish_gate = GatedRMSNorm(self.d_value, eps=norm_eps)
+        self.o_proj = nn.Linear(d_value, d_model, bias=False)
+
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Returns the matrix state (B, H, K, V), at least float32."""
+        device, dtype = self._where(device, dtype)
+        shape = (batch, self.n_heads, self.d_key, self.d_value)
+        return {"kv": torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype))}
+
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
+        batch, length, _ = x.shape
+        q, k, v, gate = (
+            projection(x).unflatten(-1, (self.n_heads, -1))
+            for projection in (self.q_proj, self.k_proj, self.v_proj, self.g_proj)
+        )
+        dtype = recurrent_dtype(q.dtype)
+        positions = torch.arange(length, device=x.device)
+        heads = torch.arange(self.n_heads, device=x.device, dtype=dtype)
+        log_decay = torch.log1p(-torch.exp2(-5.0 - heads))
+        o, kv = linear_attention(
+            rotate(q.to(dtype), positions, self.rotary_base),
+            rotate(k.to(dtype), positions, self.rotary_base),
+            v,
+            log_decay.expand(batch, length, -1),
+            initial_state=None if state is None else state["kv"],
+            resets=segment_resets(segment_ids),
+            chunk_size=self.chunk_size,
+        )
+        y = self.g_norm_swish_gate(o, gate).flatten(2)
+        return self.o_proj(y), {"kv": self._seen_from(kv, length)}
+
+    def _seen_from(self, kv: Tensor, position: int) -> Tensor:
+        """Turns the keys in the state (B, H, K, V) back by ``position``, which becomes the new origin."""
+        columns = kv.permute(0, 3, 1, 2)  # (B, V, H, K)
+        positions = torch.full((columns.shape[1],), -position, device=kv.device)
+        return rotate(columns, positions, self.rotary_base).permute(0, 2, 3, 1)

@@ -1,0 +1,228 @@
+"""Callbacks, loggers and checkpoint writing that every run of the command line gets."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from longseq.core.checkpoints.safe import load_checkpoint
+from longseq.core.files import atomic_path
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary name beside the target and renames it; reads without executing code.
+
+    Lightning's own writes to the system's temporary folder and *moves*: across file systems a move is a copy,
+    and a process killed in the middle leaves a truncated ``last.ckpt``.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if "://" in str(path):
+            return super().load_checkpoint(path, weights_only=True)
+        return load_checkpoint(path)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, written every few optimiser steps and at the end, never amid accumulation.
+
+    Args:
+        every_n_steps: optimiser steps between writes.
+        dirpath: folder; the logger's if None.
+    """
+
+    def __init__(self, every_n_steps: int, dirpath: str | None = None) -> None:
+        super().__init__(
+            dirpath,
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=every_n_steps,
+        )
+
+    def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
+        # Accumulated gradients are not in a checkpoint: only an optimiser step's end resumes exactly.
+        return trainer.fit_loop._should_accumulate() or super()._should_skip_saving_checkpoint(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def count_positions(batch: Any) -> int:
+    """Returns the number of positions (B·L) of ``input_ids``, or of the first tensor found in a batch.
+
+    Args:
+        batch: a tensor, or dicts and sequences of tensors; (B, L) or (B, L, D).
+    """
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[:2].numel())
+    if isinstance(batch, Mapping):
+        if "input_ids" in batch:
+            return count_positions(batch["input_ids"])
+        batch = list(batch.values())
+    counts = (count_positions(part) for part in batch) if isinstance(batch, (list, tuple)) else ()
+    return next((count for count in counts if count), 0)
+
+
+class Throughput(Callback):
+    """Logs ``train/tokens_per_s``: positions a second since the last log, validation excluded."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds, self._start = 0, 0.0, 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._start = self._start or time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self._tokens += count_positions(batch)
+        self._seconds += now - self._start
+        self._start = now  # from here on: the next batch's loading time counts too
+        is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if is_last or (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            rate = self._tokens * trainer.world_size / max(self._seconds, 1e-9)
+            pl_module.log("train/tokens_per_s", rate, prog_bar=True, batch_size=1)
+            self._tokens, self._seconds = 0, 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = 0.0
+
+
+class LossCurve(Callback):
+    """Draws ``loss_curve.png`` from the CSV logger's metrics when training ends."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+        if not loggers or not trainer.is_global_zero:
+            return
+        loggers[0].save()
+        metrics = Path(loggers[0].log_dir) / "metrics.csv"
+        if metrics.is_file():
+            draw_loss_curve(metrics, metrics.with_name("loss_curve.png"))
+
+
+def draw_loss_curve(metrics: Path, image: Path) -> None:
+    """Draws training and validation loss over steps.
+
+    Args:
+        metrics: the CSV logger's file.
+        image: PNG to write; untouched if no loss was logged.
+    """
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        for name in ("train/loss", "val/loss")
+    }
+    if not any(curves.values()):
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        if points:
+            marker = "o" if name.startswith("val") or len(points) == 1 else None
+            axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=name)
+    axes.set(xlabel="optimiser step", ylabel="loss")
+    axes.legend()
+    with atomic_path(image) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
+
+
+class StepLog(Callback):
+    """A plain progress line on stderr every few seconds, for logs and pipes where a progress bar is noise.
+
+    Args:
+        seconds: between lines.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds, self._last = seconds, 0.0
+
+    def _line(self, trainer: Trainer, force: bool = False) -> None:
+        now = time.monotonic()
+        if not trainer.is_global_zero or (not force and now - self._last < self.seconds):
+            return
+        self._last = now
+        total = trainer.estimated_stepping_batches
+        of = f"/{int(total)}" if total != float("inf") else ""
+        names = ("train/loss", "val/loss", "train/tokens_per_s")
+        logged = {
+            name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
+        }
+        text = "  ".join(f"{name} {value:.4g}" for name, value in logged.items())
+        print(f"step {trainer.global_step}{of}  {text}", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._line(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._line(trainer, force=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._line(trainer, force=True)
+
+
+def progress_bar() -> Callback:
+    """Returns a progress bar on stderr, which leaves stdout to results."""
+    return RichProgressBar(console_kwargs={"stderr": True})
+
+
+def default_callbacks(
+    every_n_steps: int = 200, monitor: str | None = "val/loss", bar: bool | None = None
+) -> list[Callback]:
+    """Returns what every ``fit`` gets: progress, ``last.ckpt`` and ``best.ckpt``, rates, throughput.
+
+    Args:
+        every_n_steps: optimiser steps between writes of ``last.ckpt``.
+        monitor: metric to be minimised by ``best.ckpt``; None keeps only ``last.ckpt``.
+        bar: True for a progress bar, False for plain lines, None for a bar where stderr is a terminal.
+    """
+    bar = sys.stderr.isatty() if bar is None else bar
+    best = ModelCheckpoint(filename="best", monitor=monitor, save_on_train_epoch_end=False)
+    return [
+        progress_bar() if bar else StepLog(),
+        Throughput(),
+        LearningRateMonitor(logging_interval="step"),
+        *([best] if monitor else []),
+        StepCheckpoint(every_n_steps),
+        LossCurve(),
+    ]
+
+
+def default_loggers(folder: str | Path, name: str) -> list[Logger]:
+    """Returns a TensorBoard and a CSV logger that share ``folder/name/version_k``, the next free k.
+
+    Args:
+        folder: for example ``outputs/genomics``.
+        name: of the run.
+    """
+    board = TensorBoardLogger(str(folder), name=name)
+    return [board, CSVLogger(str(folder), name=name, version=board.version)]

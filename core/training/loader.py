@@ -1,0 +1,125 @@
+"""A loader that serves batches by training step, so that a resumed run sees just the batches left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import check_positive
+
+
+class StepDataset(Protocol):
+    """A data set in which ``dataset[n]`` is the whole n-th training batch, a pure function of n."""
+
+    def __getitem__(self, step: int, /) -> Any:
+        """Returns batch ``step``."""
+
+
+class StepLoader:
+    """Yields ``dataset[n], dataset[n + 1], …``, n being the number of batches already trained on.
+
+    The position is read from the trainer's own progress when the first batch of an epoch is asked for, not
+    when the iterator is made: Lightning makes the iterator early (``estimated_stepping_batches`` does so
+    before the checkpoint's progress is restored), and worker processes fetch ahead. So the n-th batch of
+    a run is ``dataset[n]``, resumed or not, whatever the workers, accumulation or ``limit_train_batches``.
+    With gradient accumulation n counts micro-batches. Under DDP each rank gets all the steps: the data set
+    itself takes its rank's share of a batch.
+
+    It has ``state_dict``, which tells Lightning that it can resume in the middle of an epoch.
+
+    Args:
+        dataset: indexed by training step.
+        steps_per_epoch: batches an epoch.
+        trainer: whose progress tells the position; None counts the batches handed out.
+        start_step: the first step if there is no trainer.
+        num_workers: processes that make batches; 0 makes them in this one.
+        pin_memory: copy batches to pinned memory; None does so where CUDA is available.
+        prefetch_factor: batches a worker makes ahead.
+    """
+
+    def __init__(
+        self,
+        dataset: StepDataset,
+        steps_per_epoch: int,
+        trainer: Trainer | None = None,
+        start_step: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        prefetch_factor: int = 2,
+    ) -> None:
+        self.dataset, self.trainer = dataset, trainer
+        self.steps_per_epoch = check_positive("steps_per_epoch", steps_per_epoch)
+        if num_workers < 0 or start_step < 0:
+            raise ConfigError(f"num_workers and start_step must be ≥ 0, got {num_workers} and {start_step}")
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._position = start_step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def _steps(self) -> range:
+        """Returns the steps left of the current epoch."""
+        if self.trainer is None:
+            left = self.steps_per_epoch - self._position % self.steps_per_epoch
+            return range(self._position, self._position + left)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        # `processed` is raised once a trained batch and never reset, unlike `ready` and `completed`, which
+        # differ by one between checkpoints written at the end of a batch and at the end of an epoch.
+        done: int = progress.total.processed  # type: ignore[attr-defined]
+        done_in_epoch = progress.current.ready
+        length = min(self.steps_per_epoch, self.trainer.num_training_batches)
+        return range(done, done + max(1, int(length) - done_in_epoch))
+
+    def __iter__(self) -> Iterator[Any]:
+        steps = self._steps()
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            # A generator of its own: DataLoader would draw its seed from the stream that dropout uses.
+            generator=torch.Generator().manual_seed(steps.start),
+        )
+        for step, batch in zip(steps, loader, strict=True):
+            self._position = step + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the position, for the record: on resuming, the trainer's progress decides."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restores the position where there is no trainer.
+
+        Args:
+            state: from ``state_dict``.
+        """
+        self._position = int(state["position"])
+
+
+def step_dataloader(
+    dataset: StepDataset,
+    start: Trainer | int | None,
+    steps_per_epoch: int,
+    num_workers: int = 0,
+    **kwargs: Any,
+) -> StepLoader:
+    """Makes a ``StepLoader``; what a data module's ``train_dataloader`` returns.
+
+    Args:
+        dataset: indexed by training step.
+        start: the trainer (``self.trainer`` in a data module), or the first step.
+        steps_per_epoch: batches an epoch.
+        num_workers: processes that make batches.
+        **kwargs: more of ``StepLoader``'s arguments.
+    """
+    where = {"start_step": start} if isinstance(start, int) else {"trainer": start}
+    return StepLoader(dataset, steps_per_epoch, num_workers=num_workers, **where, **kwargs)

@@ -1,0 +1,121 @@
+"""Optimiser groups (decay, no decay, state-space) and the learning-rate schedule (warm-up, then cosine)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from longseq.core.errors import ConfigError
+
+
+def _ssm_parameters(module: nn.Module) -> set[int]:
+    """Returns the ids of the parameters that mixers in ``module`` list in ``ssm_parameters``."""
+    found: set[int] = set()
+    for path, child in module.named_modules():
+        names = getattr(child, "ssm_parameters", ())
+        for name in names if isinstance(names, (tuple, list)) else ():
+            owner_path, _, leaf = name.rpartition(".")
+            try:
+                value = getattr(child.get_submodule(owner_path), leaf)
+            except AttributeError as error:
+                raise ConfigError(
+                    f"{type(child).__name__} at {path or 'the root'!r} lists {name!r} in ssm_parameters "
+                    "but has no such parameter"
+                ) from error
+            if value is not None:
+                found.add(id(value))
+    return found
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, weight_decay: float, ssm_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Splits the trainable parameters into at most three optimiser groups, each parameter in exactly one.
+
+    - ``ssm``: what a mixer lists in ``ssm_parameters``: learning rate ``ssm_lr``, no weight decay;
+    - ``no_decay``: norms, embeddings, biases and everything with fewer than two dimensions;
+    - ``decay``: the rest.
+
+    A shared (tied) parameter appears once, and is not decayed if one of its uses says so.
+
+    Args:
+        module: the model.
+        lr: learning rate.
+        weight_decay: of the ``decay`` group.
+        ssm_lr: learning rate of the ``ssm`` group; ``lr`` if None.
+
+    Returns:
+        Groups for a torch optimiser, each with a ``name``; empty groups are left out.
+
+    Raises:
+        ConfigError: if nothing is trainable or a mixer lists a parameter that it does not have.
+    """
+    ssm = _ssm_parameters(module)
+    parameters: dict[int, nn.Parameter] = {}
+    undecayed: set[int] = set()
+    for child in module.modules():
+        no_decay = isinstance(child, (nn.Embedding, nn.EmbeddingBag)) or "Norm" in type(child).__name__
+        for name, parameter in child.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            parameters.setdefault(id(parameter), parameter)
+            if no_decay or parameter.ndim < 2 or name.startswith("bias") or name.endswith("bias"):
+                undecayed.add(id(parameter))
+    if not parameters:
+        raise ConfigError("the model has no trainable parameters")
+    groups: dict[str, dict[str, Any]] = {
+        "decay": {"params": [], "lr": lr, "weight_decay": weight_decay},
+        "no_decay": {"params": [], "lr": lr, "weight_decay": 0.0},
+        "ssm": {"params": [], "lr": lr if ssm_lr is None else ssm_lr, "weight_decay": 0.0},
+    }
+    for key, parameter in parameters.items():
+        name = "ssm" if key in ssm else "no_decay" if key in undecayed else "decay"
+        groups[name]["params"].append(parameter)
+    return [{**group, "name": name} for name, group in groups.items() if group["params"]]
+
+
+def cosine_with_warmup(step: int, warmup: int, total: int, min_ratio: float = 0.0) -> float:
+    """Returns the factor on the learning rate at an optimiser step.
+
+    Rises linearly from 1/warmup to 1 over the first ``warmup`` steps, falls as half a cosine to ``min_ratio``
+    at step ``total``, and stays there.
+
+    Args:
+        step: optimiser step, from 0.
+        warmup: number of warm-up steps; 0 for none.
+        total: number of steps of the whole run.
+        min_ratio: the factor at the end.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return min_ratio + (1.0 - min_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup_cosine_scheduler(
+    optimizer: torch.optim.Optimizer, warmup: int, total: int, min_ratio: float = 0.0
+) -> dict[str, Any]:
+    """Returns Lightning's scheduler entry for ``cosine_with_warmup``, stepped once an optimiser step.
+
+    Args:
+        optimizer: whose groups' learning rates are multiplied.
+        warmup: number of warm-up steps.
+        total: number of steps of the whole run.
+        min_ratio: the factor at the end.
+
+    Raises:
+        ConfigError: for a negative warm-up, fewer than one step, or a ratio outside [0, 1].
+    """
+    if warmup < 0 or total < 1:
+        raise ConfigError(f"warmup_steps must be ≥ 0 and total_steps ≥ 1, got {warmup} and {total}")
+    if not 0.0 <= min_ratio <= 1.0:
+        raise ConfigError(f"min_lr_ratio must lie between 0 and 1, got {min_ratio}")
+
+    def factor(step: int) -> float:
+        return cosine_with_warmup(step, warmup, total, min_ratio)
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}

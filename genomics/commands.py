@@ -1,0 +1,27 @@
+"""What the command line offers for genomics; imports nothing heavy."""
+
+from longseq.core.commands.domain import Command, Domain
+from longseq.genomics import REQUIRES
+
+DOMAIN = Domain(
+    name="genomics",
+    help="DNA language models: train on FASTA or GenBank, score genomes, beside order-k Markov baselines",
+    requires=REQUIRES,
+    task="longseq.core.training.task.BaseTask",
+    data="longseq.core.training.hyper.BaseData",
+    modules=("longseq.genomics.task", "longseq.genomics.data.module"),
+    commands={
+        "predict": Command(
+            "log-likelihood of every base of a genome, to Parquet", "longseq.genomics.predict:run"
+        ),
+        "demo": Command(
+            "train on a packaged genome and compare with the baselines", "longseq.genomics.demo:run"
+        ),
+    },
+    defaults={
+        "model": "longseq.genomics.task.CausalLanguageModel",
+        "data": "longseq.genomics.data.module.GenomeData",
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.gradient_clip_val": 1.0,
+    },
+)

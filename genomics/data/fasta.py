@@ -1,0 +1,342 @@
+"""Random access to a genome in a FASTA file (plain, gzip or bgzip) or a GenBank file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from longseq.core.errors import DataError, did_you_mean
+from longseq.core.files import atomic_path, require_file
+from longseq.genomics.data.tokenizer import NUCLEOTIDE_LETTERS, N, encode, reverse_complement, soft_mask
+
+_GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+# What Bio.bgzf raises on a damaged block; its ValueError and OSError are caught beside these.
+_BGZF_ERRORS = (*_GZIP_ERRORS, RuntimeError, AssertionError, struct.error)
+# The empty block with which every complete bgzip file ends (SAM specification, section 4.1.2).
+_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_CHUNK = 1 << 22
+
+
+def cache_dir() -> Path:
+    """Returns the folder for indexes and unpacked sequences: LONGSEQ_CACHE_DIR or ~/.cache/longseq.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    folder = Path(os.environ.get("LONGSEQ_CACHE_DIR") or Path.home() / ".cache" / "longseq") / "genomics"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot make the cache folder: {error.strerror}", path=folder, hint="set LONGSEQ_CACHE_DIR"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise DataError("the cache folder is not writable", path=folder, hint="set LONGSEQ_CACHE_DIR")
+    return folder
+
+
+def resolve_name(name: str, names: Iterable[str], path: str | Path | None = None) -> str:
+    """Returns the record that a chromosome name means: itself, or chr1 for 1, chrM for MT, and the reverse.
+
+    Args:
+        name: what a user or another file calls it.
+        names: the records of the genome.
+        path: the genome's file, for the error.
+
+    Raises:
+        DataError: if there is none.
+    """
+    known = names if isinstance(names, (dict, set)) else set(names)
+    bare = name.removeprefix("chr")
+    spellings = [name, bare, f"chr{bare}"]
+    if bare in ("M", "MT"):
+        spellings += ["chrM", "MT", "M", "chrMT"]
+    for spelling in spellings:
+        if spelling in known:
+            return spelling
+    # A draft assembly has thousands of contigs: a message that listed them all would hide what is wrong.
+    hint = did_you_mean(name, known)
+    raise DataError(f"no record {name!r}", path=path, hint=hint if len(hint) < 300 else f"{hint[:300]} …")
+
+
+class _Record(NamedTuple):
+    """One line of a .fai index: lengths in bases and in bytes, as samtools faidx defines them."""
+
+    length: int
+    offset: int
+    line_bases: int
+    line_bytes: int
+
+
+class Genome:
+    """A reference sequence that is read by region.
+
+    The index is built once by pyfaidx and kept in the cache folder, never beside the file. A file that is
+    gzip but not bgzip, or GenBank, is unpacked once into the cache folder (keyed on path, size and time of
+    change). Each process opens the file for itself, so that the workers of a DataLoader may share a Genome.
+
+    Args:
+        path: FASTA (.fa, .fasta, .fa.gz …) or GenBank (.gb, .gbk, .gbk.gz).
+
+    Raises:
+        DataError: if the file is missing, empty, truncated or not indexable, has no records, two records of
+            one name, or a record of length 0.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = require_file(path, "genome file")
+        stat = self.path.stat()
+        key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        self._cached = cache_dir() / stem
+        self._sequence_file, self._bgzip = self._prepare()
+        self._index = self._read_index()
+        self._blocks = self._read_blocks() if self._bgzip else None
+        self._validated = False
+        self._handle: tuple[int, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Genome({str(self.path)!r}: {len(self._index)} records, {sum(self.records.values()):,} bp)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": None}
+
+    @property
+    def records(self) -> dict[str, int]:
+        """Length in bases of every record, in the order of the file."""
+        return {name: record.length for name, record in self._index.items()}
+
+    def resolve(self, name: str) -> str:
+        """Returns the record that a chromosome name means (``chr1`` for ``1``, ``chrM`` for ``MT`` …)."""
+        return resolve_name(name, self._index, self.path)
+
+    def fetch(self, name: str, start: int, end: int, strand: str = "+") -> np.ndarray:
+        """Returns the token ids of a region.
+
+        Args:
+            name: chromosome.
+            start: first position, 0-based; positions outside the record are N.
+            end: one past the last position.
+            strand: ``"-"`` gives the reverse complement of the region.
+
+        Returns:
+            uint8 token ids, shape (end - start,).
+
+        Raises:
+            DataError: if there is no such record or region, or a character that is not an IUPAC letter.
+        """
+        return self._fetch(name, start, end, strand)[0]
+
+    def fetch_with_mask(
+        self, name: str, start: int, end: int, strand: str = "+"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns :meth:`fetch`'s ids and where they are soft-masked (lower case), bool of the same shape."""
+        ids, raw, left, name = self._fetch(name, start, end, strand)
+        mask = np.zeros(end - start, bool)
+        mask[left : left + len(raw)] = soft_mask(raw)
+        return ids, mask[::-1].copy() if strand == "-" else mask
+
+    def validate(self) -> None:
+        """Scans every record once for characters that are no nucleotide letters, and for damage.
+
+        Raises:
+            DataError: names the record, the character and its position.
+        """
+        if self._validated:
+            return
+        for name, record in self._index.items():
+            for start in range(0, record.length, _CHUNK):
+                raw = self._read(name, start, min(start + _CHUNK, record.length))
+                if raw.translate(None, NUCLEOTIDE_LETTERS):  # what is left is no nucleotide
+                    encode(raw, path=self.path, record=name, offset=start)
+        self._validated = True
+
+    def checksum(self) -> str:
+        """Returns the SHA-256 of the file as the user gave it, in hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    # ---- reading
+
+    def _fetch(self, name: str, start: int, end: int, strand: str) -> tuple[np.ndarray, bytes, int, str]:
+        name = self.resolve(name)
+        if start > end or strand not in ("+", "-"):
+            raise DataError(
+                f"region {start}-{end} strand {strand!r}: start must not exceed end, strand is + or -",
+                path=self.path,
+                record=name,
+            )
+        first, last = max(start, 0), min(end, self._index[name].length)
+        raw = self._read(name, first, last) if first < last else b""
+        left = first - start if raw else 0
+        ids = np.full(end - start, N, np.uint8)
+        ids[left : left + len(raw)] = encode(raw, path=self.path, record=name, offset=first)
+        return reverse_complement(ids) if strand == "-" else ids, raw, left, name
+
+    def _read(self, name: str, start: int, end: int) -> bytes:
+        record = self._index[name]
+        byte = [record.offset + p // record.line_bases * record.line_bytes + p % record.line_bases
+                for p in (start, end - 1)]  # fmt: skip
+        file = self._open()
+        try:
+            if self._blocks is None:
+                file.seek(byte[0])
+            else:
+                packed, unpacked = self._blocks
+                block = int(np.searchsorted(unpacked, byte[0], side="right")) - 1
+                file.seek(int(packed[block]) << 16 | byte[0] - int(unpacked[block]))
+            raw = file.read(byte[1] + 1 - byte[0]).translate(None, b"\r\n")
+        except (*_BGZF_ERRORS, ValueError, OSError) as error:
+            raise DataError(f"damaged bgzip block: {error}", path=self.path, record=name) from None
+        if len(raw) != end - start:
+            raise DataError(
+                f"{end - start:,} bases expected at {start:,}, {len(raw):,} found",
+                path=self.path,
+                record=name,
+                hint="the file is truncated, damaged, or changed after it was opened",
+            )
+        return raw
+
+    def _open(self) -> BinaryIO:
+        # Keyed on the process: a worker forked with an open handle would share, and move, its file position.
+        if self._handle is None or self._handle[0] != os.getpid():
+            file: Any = open(self._sequence_file, "rb")  # noqa: SIM115 (kept open for the next fetch)
+            if self._bgzip:
+                from Bio import bgzf
+
+                file = bgzf.BgzfReader(fileobj=file, mode="rb")
+            self._handle = (os.getpid(), file)
+        return self._handle[1]
+
+    # ---- opening
+
+    def _prepare(self) -> tuple[Path, bool]:
+        """Returns the file to index and whether it is bgzip; unpacks what pyfaidx cannot index."""
+        with self.path.open("rb") as file:
+            head = file.read(64)
+            file.seek(-min(len(_BGZF_EOF), self.path.stat().st_size), os.SEEK_END)
+            tail = file.read()
+        zipped = head[:2] == b"\x1f\x8b"
+        named_gz = self.path.name.lower().endswith((".gz", ".bgz"))
+        if named_gz and not zipped:
+            raise DataError("is named as a gzip file but is not one", path=self.path, hint="rename it")
+        if zipped:
+            with self._unzip() as file:
+                head = file.read(64)
+        if head.lstrip().startswith(b"LOCUS"):
+            return self._unpack_genbank(), False
+        # A bgzip block carries its length in a gzip extra field named BC.
+        bgzip = zipped and self._is_bgzip()
+        if bgzip and tail != _BGZF_EOF:
+            raise DataError("truncated bgzip file: its end marker is missing", path=self.path)
+        if not zipped or (bgzip and named_gz):
+            return self.path, bgzip
+        target = self._cached.with_suffix(".fa")
+        if not target.exists():
+            with self._unzip() as source, atomic_path(target) as temporary, temporary.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+        return target, False
+
+    def _is_bgzip(self) -> bool:
+        with self.path.open("rb") as file:
+            head = file.read(14)
+        return len(head) == 14 and bool(head[3] & 4) and head[12:14] == b"BC"
+
+    def _unzip(self) -> Any:
+        return _Unzip(self.path)
+
+    def _unpack_genbank(self) -> Path:
+        from longseq.genomics.data.genbank import read_genbank
+
+        target = self._cached.with_suffix(".fa")
+        if not target.exists():
+            records = read_genbank(self.path)
+            with atomic_path(target) as temporary, temporary.open("w") as out:
+                for record in records:
+                    out.write(f">{record.name}\n")
+                    for i in range(0, len(record.sequence), 80):
+                        out.write(record.sequence[i : i + 80] + "\n")
+        return target
+
+    def _read_index(self) -> dict[str, _Record]:
+        target = self._cached.with_suffix(".fai")
+        if not target.exists() or (self._bgzip and not target.with_suffix(".gzi").exists()):
+            self._build_index(target)
+        index = {}
+        for line in target.read_text().splitlines():
+            name, *numbers = line.split("\t")
+            index[name] = _Record(*map(int, numbers))
+        for name, record in index.items():
+            if record.length == 0:
+                raise DataError("the record is empty", path=self.path, record=name)
+        return index
+
+    def _build_index(self, target: Path) -> None:
+        import pyfaidx
+
+        source = str(self._sequence_file)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            fai, gzi = Path(folder) / "fai", Path(folder) / "gzi"
+            try:
+                extra = {"gzi_indexname": str(gzi)} if self._bgzip else {}
+                pyfaidx.Faidx(source, indexname=str(fai), **extra).close()
+            except UnicodeDecodeError:
+                raise DataError("is not a text file, so not FASTA", path=self.path) from None
+            except pyfaidx.FastaIndexingError as error:
+                raise self._index_error(str(error)) from None
+            except (*_BGZF_ERRORS, OSError) as error:
+                raise DataError(f"cannot be indexed: {error}", path=self.path) from None
+            except ValueError as error:
+                if str(error).startswith("Duplicate key"):
+                    name = str(error).split('"')[1]
+                    raise DataError("two records have this name", path=self.path, record=name) from None
+                raise DataError(f"cannot be indexed: {error}", path=self.path) from None
+            if self._bgzip:
+                os.replace(gzi, target.with_suffix(".gzi"))
+            os.replace(fai, target)
+
+    def _index_error(self, message: str) -> DataError:
+        """Returns pyfaidx's complaint with the user's file name and a remedy."""
+        if "Line length" in message:
+            name, _, line = message.partition(">")[2].partition(" at line ")
+            return DataError(
+                f"sequence lines of different lengths near line {line.rstrip('.')}",
+                path=self.path,
+                record=name,
+                hint="rewrap it, for example with: seqtk seq -l 60",
+            )
+        if "Bad sequence name" in message:
+            return DataError(f"a record without a name ({message})", path=self.path)
+        return DataError("no FASTA records: a header line starting with > is needed", path=self.path)
+
+    def _read_blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns where the n bgzip blocks begin in the packed and in the unpacked file, int64, (n,)."""
+        words = np.fromfile(self._cached.with_suffix(".gzi"), "<u8").astype(np.int64)
+        pairs = np.concatenate([[[0, 0]], words[1:].reshape(-1, 2)])  # the format leaves out the first block
+        return pairs[:, 0], pairs[:, 1]
+
+
+class _Unzip:
+    """Opens a gzip file for reading and turns its errors into one DataError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = gzip.open(path, "rb")  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> Any:
+        return self._file
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._file.close()
+        if isinstance(error, _GZIP_ERRORS):
+            raise DataError(f"truncated or damaged gzip file: {error}", path=self._path) from None

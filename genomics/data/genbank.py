@@ -1,0 +1,141 @@
+"""Reads GenBank files: the sequence of every record and its table of genes."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longseq.core.errors import DataError
+from longseq.core.files import require_file
+
+# Features that are products of a gene; a bare `gene` feature is kept only where none of them has its name.
+_PRODUCTS = ("CDS", "tRNA", "rRNA", "ncRNA", "tmRNA", "misc_RNA")
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One gene, or one of the two pieces of a gene that spans the origin of a circular molecule.
+
+    Attributes:
+        name: gene symbol, or locus tag.
+        product: what it codes for, or "".
+        start: first position, 0-based.
+        end: one past the last position.
+        strand: "+", "-" or ".".
+        kind: the feature's key: CDS, tRNA, rRNA …
+        chrom: the record it lies on.
+    """
+
+    name: str
+    product: str
+    start: int
+    end: int
+    strand: str
+    kind: str = "CDS"
+    chrom: str = ""
+
+
+@dataclass(frozen=True)
+class GenBankRecord:
+    """A sequence with its genes.
+
+    Attributes:
+        name: accession, with its version where the file gives one.
+        description: the DEFINITION line.
+        sequence: upper-case letters.
+        circular: whether the molecule is circular.
+        genes: by start.
+    """
+
+    name: str
+    description: str
+    sequence: str
+    circular: bool
+    genes: tuple[Gene, ...]
+
+
+def read_genbank(path: str | Path) -> list[GenBankRecord]:
+    """Returns the records of a GenBank file.
+
+    Args:
+        path: .gb or .gbk, plain or gzip.
+
+    Raises:
+        DataError: if the file is missing, malformed or truncated, or a record has no sequence.
+    """
+    from Bio import BiopythonWarning, SeqIO
+
+    path = require_file(path, "GenBank file")
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if zipped else open
+    try:
+        with opener(path, "rt") as handle, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", BiopythonWarning)
+            parsed = list(SeqIO.parse(handle, "genbank"))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"truncated or damaged gzip file: {error}", path=path) from None
+    except UnicodeDecodeError:
+        raise DataError("is not a text file, so not GenBank", path=path) from None
+    except (ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
+        # Biopython's scanner has no error of its own: a damaged line ends in any of these.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"malformed GenBank file: {reason}", path=path) from None
+    for warning in caught:
+        text = " ".join(str(warning.message).split())
+        # Biopython only warns of a sequence cut short; a genome without its end must not pass for whole.
+        if "Premature end" in text or "Expected sequence length" in text:
+            raise DataError(f"truncated GenBank file: {text}", path=path)
+    if not parsed:
+        raise DataError("no GenBank records", path=path)
+    return [_record(record, path) for record in parsed]
+
+
+def _record(record: Any, path: Path) -> GenBankRecord:
+    from Bio.Seq import UndefinedSequenceError
+
+    try:
+        sequence = str(record.seq).upper()
+    except UndefinedSequenceError:
+        sequence = ""
+    if not sequence:
+        raise DataError(
+            "the record has no sequence",
+            path=path,
+            record=record.id,
+            hint="it must have an ORIGIN section",
+        )
+    circular = record.annotations.get("topology") == "circular"
+    genes = [gene for feature in record.features if feature.type in _PRODUCTS
+             for gene in _genes(feature, record.id, len(sequence), circular)]  # fmt: skip
+    named = {gene.name for gene in genes}
+    for feature in record.features:
+        if feature.type == "gene":
+            pieces = _genes(feature, record.id, len(sequence), circular)
+            genes += [gene for gene in pieces if gene.name not in named]
+    genes.sort(key=lambda gene: (gene.start, gene.end))
+    return GenBankRecord(record.id, record.description, sequence, circular, tuple(genes))
+
+
+def _genes(feature: Any, chrom: str, length: int, circular: bool) -> list[Gene]:
+    def qualifier(*keys: str) -> str:
+        return next((feature.qualifiers[key][0] for key in keys if feature.qualifiers.get(key)), "")
+
+    if feature.location is None:
+        return []
+    name = qualifier("gene", "locus_tag", "protein_id", "product")
+    strand = {1: "+", -1: "-"}.get(feature.location.strand, ".")
+    parts = [(int(part.start), int(part.end)) for part in feature.location.parts]
+    pieces = [parts]
+    if circular and len(parts) > 1 and any(s == 0 for s, _ in parts) and any(e == length for _, e in parts):
+        # join(last..length,1..first) spans the origin: its outer bounds would claim the whole molecule.
+        pieces = [[p for p in parts if p[0] >= length // 2], [p for p in parts if p[0] < length // 2]]
+    return [
+        Gene(name, qualifier("product"), min(s for s, _ in piece), max(e for _, e in piece), strand,
+             feature.type, chrom)
+        for piece in pieces if piece
+    ]  # fmt: skip

@@ -1,0 +1,172 @@
+"""Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longseq.core.checkpoints.safe import load_task
+from longseq.core.errors import ConfigError
+from longseq.core.files import atomic_path
+from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.samples import list_samples, sample_path
+from longseq.genomics.data.splits import Interval
+from longseq.genomics.data.tokenizer import TOKENS, is_base
+from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.task import CausalLanguageModel
+
+
+@dataclass(frozen=True)
+class ScoredChunk:
+    """Consecutive bases of one record.
+
+    Args:
+        chrom: the record.
+        start: 0-based position of the first base.
+        ids: tokens, uint8 (n,).
+        log_likelihood: ln p of every base given all before it, float32 (n,); NaN for the first base of a
+            record or region, which nothing precedes, and for whatever is not A, C, G or T.
+    """
+
+    chrom: str
+    start: int
+    ids: np.ndarray
+    log_likelihood: np.ndarray
+
+
+def stream_log_likelihood(
+    model: DNALanguageModel,
+    genome: Genome,
+    chunk: int = 65536,
+    intervals: Sequence[Interval] | None = None,
+) -> Iterator[ScoredChunk]:
+    """Scores a genome in one pass: the state is carried from chunk to chunk, so the cuts leave no trace.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        genome: the sequence.
+        chunk: bases read at once; memory grows with it, the result does not depend on it.
+        intervals: what to score, each from an empty state; every record as a whole if None.
+    """
+    if chunk < 1:
+        raise ConfigError(f"the chunk must be at least 1 base, got {chunk}")
+    device = next(model.parameters()).device
+    if intervals is None:
+        intervals = [Interval(name, 0, size) for name, size in genome.records.items()]
+    for item in intervals:
+        states, ahead = None, None  # ahead: log-probabilities of the base that comes next (V,)
+        for start in range(item.start, item.end, chunk):
+            ids = genome.fetch(item.chrom, start, min(start + chunk, item.end))
+            tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
+            with torch.inference_mode():
+                logits, states = model(tokens.unsqueeze(0), states)
+                logp = torch.log_softmax(logits[0].float(), -1)
+                first = torch.full_like(logp[:1], float("nan")) if ahead is None else ahead.unsqueeze(0)
+                chosen = torch.cat([first, logp[:-1]]).gather(1, tokens.unsqueeze(1)).squeeze(1)
+                ahead = logp[-1].clone()
+            scores = chosen.float().cpu().numpy()
+            yield ScoredChunk(item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan")))
+
+
+def write_parquet(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
+    """Writes chunks as they come; the file appears under its name when it is whole.
+
+    Columns: ``chrom``, ``position`` (0-based), ``base``, ``log_likelihood`` (ln p; null where there is none).
+
+    Args:
+        chunks: from ``stream_log_likelihood``.
+        path: the file.
+        metadata: written into the file's schema.
+
+    Returns:
+        The number of bases.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    letters = pa.array([str(token) for token in TOKENS])
+    text = pa.dictionary(pa.int32(), pa.string())
+    fields = [("chrom", text), ("position", pa.int64()), ("base", text), ("log_likelihood", pa.float32())]
+    schema = pa.schema(fields, metadata=metadata)
+    bases = 0
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for part in chunks:
+            n = len(part.ids)
+            columns = [
+                pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([part.chrom])),
+                pa.array(np.arange(part.start, part.start + n)),
+                pa.DictionaryArray.from_arrays(pa.array(part.ids.astype(np.int32)), letters),
+                pa.array(part.log_likelihood, mask=np.isnan(part.log_likelihood)),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            bases += n
+    return bases
+
+
+def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iterator[ScoredChunk]:
+    """Passes chunks on and shows how far they are, on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("bases"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task(title, total=total)
+        for part in chunks:
+            yield part
+            progress.advance(bar, len(part.ids))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq genomics predict``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq genomics predict",
+        description="Log-likelihood of every base given all bases before it, as Parquet "
+        "(chrom, position from 0, base, log_likelihood in nats).",
+    )
+    parser.add_argument(
+        "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(list_samples())}"
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
+    parser.add_argument("--out", required=True, help="Parquet file to write")
+    parser.add_argument("--chunk", type=int, default=65536, help="bases read at once (default 65536)")
+    parser.add_argument(
+        "--plot", help="PNG of bits per base along the genome, with the genes of a GenBank file"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    args = parser.parse_args(argv)
+    source = sample_path(args.genome) if args.genome in list_samples() else Path(args.genome)
+    genome = Genome(source)
+    genome.validate()
+    task = load_task(args.ckpt_path, "genomics")
+    if not isinstance(task, CausalLanguageModel):
+        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, a CausalLanguageModel is needed")
+    model = task.model.eval().to(args.device)
+    metadata = {
+        "genome": Path(source).name,
+        "genome_sha256": genome.checksum(),
+        "checkpoint": Path(args.ckpt_path).name,
+        "log_likelihood": "natural logarithm of the probability of the base given all bases before it",
+        "position": "0-based",
+    }
+    total = sum(genome.records.values())
+    chunks = with_progress(stream_log_likelihood(model, genome, args.chunk), total, "scoring")
+    bases = write_parquet(chunks, args.out, metadata)
+    print(f"{args.out}: {bases:,} bases of {len(genome.records)} records")
+    if args.plot:
+        from longseq.genomics.plots import plot_scores
+
+        plot_scores(args.out, args.plot, source)
+        print(args.plot)
+    return 0

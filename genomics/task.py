@@ -1,0 +1,88 @@
+"""Training tasks of genomics: the causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from longseq.core.errors import ConfigError
+from longseq.core.mixers import State
+from longseq.core.training.task import BaseTask
+from longseq.genomics.data.tokenizer import IGNORE_INDEX
+from longseq.genomics.metrics import BitsPerBase, token_nll
+from longseq.genomics.models.language_model import DNALanguageModel
+
+
+class CausalLanguageModel(BaseTask):
+    """Next-base prediction; metrics in bits per base.
+
+    In validation and test the windows of a region follow each other, and the state is carried from one to the
+    next: the figure is that of one pass over the region, whatever the window length.
+
+    Args:
+        d_model: width D.
+        n_layers: number of layers.
+        mixer: a mixer's name or a pattern of names.
+        mixer_kwargs: the mixer's hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        norm: "rms" or "layer".
+        dropout: on residual branches.
+        tie_embeddings: whether the head shares the embedding's weights.
+        lr: peak learning rate.
+        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
+        weight_decay: of matrices.
+        betas: AdamW's decay rates.
+        warmup_steps: optimiser steps of linear warm-up.
+        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
+        min_lr_ratio: final over peak learning rate.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        n_layers: int = 4,
+        mixer: str | list[str] = "mamba",
+        mixer_kwargs: dict[str, Any] | None = None,
+        mlp_ratio: float = 0.0,
+        norm: Literal["rms", "layer"] = "rms",
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+        lr: float = 3e-3,
+        ssm_lr: float | None = None,
+        weight_decay: float = 0.1,
+        betas: Sequence[float] = (0.9, 0.95),
+        warmup_steps: int = 20,
+        total_steps: int | None = None,
+        min_lr_ratio: float = 0.1,
+    ) -> None:
+        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        self.model = DNALanguageModel(
+            d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings
+        )
+        if not self.model.backbone.causal:
+            raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")
+        self._carried: list[State] | None = None
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns bits per base."""
+        return {"bits_per_base": BitsPerBase()}
+
+    def forward(
+        self, input_ids: Tensor, states: list[State] | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """See ``DNALanguageModel.forward``."""
+        return self.model(input_ids, states, segment_ids)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the mean loss in nats per base, and what the metrics need."""
+        follows = "first" in batch and not bool(batch["first"].any())
+        logits, states = self.model(batch["input_ids"], self._carried if follows else None)
+        if "first" in batch:
+            self._carried = states
+        targets = batch["targets"]
+        nll = token_nll(logits, targets)
+        count = int((targets != IGNORE_INDEX).sum())
+        return {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
