@@ -30,7 +30,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "attention": {"n_heads": 2},
     "local_attention": {"n_heads": 2, "window": 16},
 }
-_TEST_SEED = 2**40  # training draws from seeds below, so that no test sequence batch is a training one
+_LEARNED = 0.01  # nats a question, over some twenty steps
+_TEST_SEED = 2**40  # training draws from seeds below, so that no test batch is a training batch
 _TEST_BATCH, _TEST_BATCHES = 64, 4
 
 
@@ -43,8 +44,7 @@ class Settings:
         n_layers: layers of mixer and MLP.
         mlp_ratio: MLP width over d_model.
         tokens: in a step, whatever the length: 2048 are 32 sequences of 64 or 128 of 16.
-        lr: highest learning rate, of state-space parameters at most ``ssm_lr``.
-        ssm_lr: highest learning rate of state-space parameters.
+        lr: highest learning rate.
         weight_decay: of matrices.
         budget: seconds of training for each model; ignored where ``steps`` is given.
         steps: steps of training for each model, for a run that repeats exactly.
@@ -56,8 +56,7 @@ class Settings:
     n_layers: int = 2
     mlp_ratio: float = 2.0
     tokens: int = 2048
-    lr: float = 3e-3
-    ssm_lr: float = 1e-3
+    lr: float = 5e-3
     weight_decay: float = 0.01
     budget: float = 45.0
     steps: int | None = None
@@ -92,40 +91,38 @@ class RecallModel(nn.Module):
         return self.head(self.backbone(self.embedding(tokens))[0])
 
 
-def _joined(task: RecallTask, done: float) -> int:
+def _due(task: RecallTask, done: float) -> int:
     """Returns how many of the training lengths take part when a share ``done`` of the budget is spent."""
     return min(len(task.train_lengths), 1 + int(done * 1.5 * len(task.train_lengths)))
-
-
-def _length(task: RecallTask, step: int, done: float) -> int:
-    return task.train_lengths[step % _joined(task, done)]
 
 
 def train(model: RecallModel, task: RecallTask, settings: Settings) -> Iterator[tuple[float, int]]:
     """Trains on the task's training lengths in turn and yields each step's loss and number of tokens.
 
     The learning rate rises over the first twentieth of the budget and falls as a cosine. Lengths join one by
-    one, the shortest first, until two thirds of the budget: recall is learned suddenly or not at all, and
-    sooner from few keys. Training ends early when all lengths take part and nothing is left to learn.
+    one, the shortest first, each when the ones before it are learned and all by two thirds of the budget:
+    recall is learned suddenly or not at all, and sooner from few keys. Training ends early when nothing is
+    left to learn.
 
     Args:
         model: on its device.
         task: what to train on.
         settings: budget, batch, learning rates and seed.
     """
-    groups = parameter_groups(model, settings.lr, settings.weight_decay, settings.ssm_lr)
-    highest = [group["lr"] for group in groups]
+    groups = parameter_groups(model, settings.lr, settings.weight_decay)
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    start, recent, step = time.perf_counter(), 1.0, 0
+    start, recent, joined, step = time.perf_counter(), 1.0, 0, 0
     while True:
         spent = time.perf_counter() - start
         done = spent / settings.budget if settings.steps is None else step / settings.steps
-        if done >= 1 or (recent < 0.005 and _joined(task, done) == len(task.train_lengths)):
+        if done >= 1 or (recent < _LEARNED and joined == len(task.train_lengths)):
             return
+        if _due(task, done) > joined or recent < _LEARNED:
+            joined, recent = max(_due(task, done), joined + 1), 1.0
         factor = min(1.0, done / 0.05 + 1e-3) * (0.525 + 0.475 * math.cos(math.pi * done))
-        for group, lr in zip(optimiser.param_groups, highest):
-            group["lr"] = lr * factor
-        length = _length(task, step, done)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.lr * factor
+        length = task.train_lengths[step % joined]
         batch = max(1, settings.tokens // length)
         tokens, labels = task.sample(batch, length, settings.seed * 10_000_000 + step)
         asked = labels != IGNORE
@@ -136,7 +133,7 @@ def train(model: RecallModel, task: RecallTask, settings: Settings) -> Iterator[
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
-        recent = 0.98 * recent + 0.02 * loss.item()
+        recent = 0.95 * recent + 0.05 * loss.item()
         yield loss.item(), tokens.numel()
 
 

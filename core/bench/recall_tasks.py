@@ -90,7 +90,7 @@ def _subsets(rng: np.random.Generator, batch: int, among: int, size: int) -> np.
     return rng.random((batch, among)).argsort(1)[:, :size]
 
 
-_COPIED, _COPY_ALPHABET = 8, 14
+_COPIED, _COPY_ALPHABET = 4, 14
 
 
 def _selective_copying(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
@@ -141,7 +141,7 @@ def _associative_recall(rng: np.random.Generator, batch: int, length: int) -> _A
     return tokens, labels
 
 
-_MQ_KEYS = _MQ_VALUES = 128
+_MQ_KEYS = _MQ_VALUES = 32
 _MQ_POWER = 0.01
 
 
@@ -224,8 +224,8 @@ TASKS: dict[str, RecallTask] = {
             "selective_copying",  # arXiv 2312.00752, section 4.1.1
             f"repeat {_COPIED} tokens scattered over filler",
             _FIRST + _COPY_ALPHABET,
-            (64,),
-            (64, 128, 256),
+            (32, 64),
+            (32, 64, 128, 256),
             1 / _COPY_ALPHABET,
             _selective_copying,
         ),
@@ -233,8 +233,8 @@ TASKS: dict[str, RecallTask] = {
             "induction_heads",  # arXiv 2212.14052, section 3.1; 2312.00752, section 4.1.2
             "say what followed the mark the last time",
             _FIRST + _INDUCTION_ALPHABET,
-            (64,),
-            (64, 128, 256),
+            (32,),
+            (32, 64, 128),
             1 / _INDUCTION_ALPHABET,
             _induction_heads,
         ),
@@ -251,8 +251,8 @@ TASKS: dict[str, RecallTask] = {
             "multi_query_recall",  # arXiv 2312.04927, section 4
             "a question for each of L / 4 pairs",
             _FIRST + _MQ_KEYS + _MQ_VALUES,
-            (16, 32, 64, 128),
-            (16, 32, 64, 128, 256),
+            (8, 16, 32, 64),
+            (8, 16, 32, 64, 128),
             1 / _MQ_VALUES,
             _multi_query_recall,
         ),

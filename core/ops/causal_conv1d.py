@@ -84,22 +84,19 @@ def causal_conv1d_reference(
 
 def _final_state(x: Tensor, width: int, initial_state: Tensor | None, resets: Tensor | None) -> Tensor:
     """Returns the last W-1 inputs; those of an earlier segment than the last position's are zero."""
-    batch, length, channels = x.shape
-    keep = min(width - 1, length)
-    tail = x[:, length - keep :]
-    if resets is not None:
-        segment = resets.cumsum(1)
-        same = segment[:, length - keep :] == segment[:, -1:]
-        tail = torch.where(same.unsqueeze(-1), tail, torch.zeros_like(tail))
-    if keep == width - 1:
-        return tail.clone()  # a slice would keep the whole input alive
+    past = width - 1
+    if past == 0:
+        return x[:, :0]
     if initial_state is None:
-        past = x.new_zeros(batch, width - 1 - keep, channels)
+        before = x.new_zeros(x.shape[0], past, x.shape[2])
     else:
-        past = initial_state[:, keep:].to(x.dtype)
-        if resets is not None:
-            past = torch.where(resets.any(1)[:, None, None], torch.zeros_like(past), past)
-    return torch.cat([past, tail], 1)
+        before = initial_state.to(x.dtype)
+    seen = torch.cat([before, x[:, -past:]], 1)[:, -past:]
+    if resets is None:
+        return seen.clone()  # the slice would keep twice its size alive
+    segment = resets.cumsum(1)
+    source = torch.cat([segment.new_zeros(x.shape[0], past), segment[:, -past:]], 1)[:, -past:]
+    return torch.where((source == segment[:, -1:]).unsqueeze(-1), seen, torch.zeros_like(seen))
 
 
 def _check(

@@ -51,18 +51,22 @@ def linear_scan(
         # The kernel takes all complex or all real.
         dtype = torch.promote_types(dtype, torch.complex64)
         a_full, b = a_full.to(dtype), b.to(dtype)
+    elif dtype != _native.compute_dtype(a, b):
+        b = b.to(dtype)  # only the initial state is float64
     if choose(_NAME, backend, {"cpu": cpu_reason(a, b, initial_state)}) == "reference":
         h = linear_scan_reference(a_full, b, initial_state)
     else:
-        flat = None if initial_state is None else initial_state.to(dtype).reshape(b.shape[0], -1)
+        flat = initial_state
+        if flat is not None:
+            flat = flat.to(dtype).flatten(1) if flat.dim() > 1 else flat.to(dtype).unsqueeze(1)
         h = _call(_flatten(a_full), _flatten(b), flat).view(b.shape)
     return h, h[:, -1].clone()
 
 
 def linear_scan_reference(a: Tensor, b: Tensor, initial_state: Tensor | None = None) -> Tensor:
     """The recurrence written out. Arguments as in ``linear_scan`` with a of b's shape; returns all states."""
-    dtype = _native.compute_dtype(a, b)
-    if b.is_complex() or a.is_complex():
+    dtype = _native.compute_dtype(a, b, initial_state)
+    if any(t is not None and t.is_complex() for t in (a, b, initial_state)):
         dtype = torch.promote_types(dtype, torch.complex64)
     h = torch.zeros_like(b[:, 0], dtype=dtype) if initial_state is None else initial_state.to(dtype)
     states = []

@@ -51,7 +51,7 @@ def test_the_budget_bounds_the_time() -> None:
 
 def test_a_short_run_learns() -> None:
     """The shortest that shows the machinery works: far above guessing."""
-    result = measure("attention", get_task("delay"), [64], Settings(steps=100, tokens=1024))
+    result = measure("attention", get_task("delay"), [64], Settings(steps=60, tokens=512))
     assert result.accuracy[64] > 4 * get_task("delay").chance
 
 

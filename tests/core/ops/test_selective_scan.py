@@ -1,4 +1,4 @@
-"""Selective scan: every kernel against the float64 recurrence, forward and every gradient, and its special values."""
+"""Selective scan: every kernel against the float64 recurrence, all gradients, special values, errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Case:
     states: int
     width: int
     groups: int = 1
-    given: str = ""  # of "D", "z", "b" (bias), "s" (softplus), "i" (initial state), "r" (resets), "c" (complex)
+    given: str = (
+        ""  # of "D", "z", "b" (bias), "s" (softplus), "i" (initial state), "r" (resets), "c" (complex)
+    )
     layout: str = "dense"
     realistic: bool = False
     batch: int = 2
@@ -120,7 +122,9 @@ def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return tensors
 
 
-def results(function: object, tensors: dict[str, Tensor], softplus: bool, wide: bool = False) -> dict[str, Tensor]:
+def results(
+    function: object, tensors: dict[str, Tensor], softplus: bool, wide: bool = False
+) -> dict[str, Tensor]:
     """Output, final state, and all gradients of a weighted sum of both."""
 
     def convert(tensor: Tensor) -> Tensor:
@@ -188,7 +192,9 @@ def test_arguments_of_different_dtypes(name: str) -> None:
         actual = results(selective_scan, mixed, True)
         assert actual["d" + name].dtype == other
         for key, error in errors(actual, want).items():
-            assert error <= (torch.finfo(torch.bfloat16).eps if actual[key].dtype == torch.bfloat16 else 1e-5), key
+            assert error <= (
+                torch.finfo(torch.bfloat16).eps if actual[key].dtype == torch.bfloat16 else 1e-5
+            ), key
     assert max(errors(results(selective_scan, tensors, True), expected).values()) <= 1e-5
 
 
@@ -207,7 +213,9 @@ def test_extreme_step_sizes_and_decays(isa: str) -> None:
         assert (state[:, 0] == 0).all() or state[:, 0].abs().max() < 1e-35  # softplus(-200) is nothing
     tensors["delta"] = torch.full((2, 50, 7), 1e30)
     tensors["A"] = torch.full((7, 4), -1e5)
-    y, state = selective_scan(tensors["u"] * 1e-30, tensors["delta"], tensors["A"], tensors["B"], tensors["C"])
+    y, state = selective_scan(
+        tensors["u"] * 1e-30, tensors["delta"], tensors["A"], tensors["B"], tensors["C"]
+    )
     assert y.isfinite().all() and state.isfinite().all()  # the decays are exactly zero
 
 
@@ -318,7 +326,9 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "which"), [(n, i) for n, values in WRONG.items() for i in range(len(values))])
+@pytest.mark.parametrize(
+    ("name", "which"), [(n, i) for n, values in WRONG.items() for i in range(len(values))]
+)
 def test_a_wrong_argument_is_named(name: str, which: int) -> None:
     tensors = make(Case(40, 3, 5, 1, "Dzbsir"))
     with pytest.raises(ArgumentError, match=rf"^selective_scan: (\w+ is complex, so )?{name} "):
