@@ -13,7 +13,9 @@ from longseq.core.errors import ConfigError, LongseqError, did_you_mean
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
     "demo": "a complete small run on packaged data: longseq demo [domain]",
+    "bench": "measurements: longseq bench recall",
 }
+_BENCHMARKS = {"recall": "small models of every mixer on copying, induction and associative recall"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +59,8 @@ def _dispatch(args: list[str]) -> int:
         return int(import_object("longseq.core.doctor:run", ":")(args[1:]))
     if first == "demo":
         return _demo(args[1:])
+    if first == "bench":
+        return _bench(args[1:])
     return _run_domain(first, args[1:])
 
 
@@ -75,6 +79,15 @@ def _run_domain(name: str, args: list[str]) -> int:
         return int(import_object(own.run, ":")(rest) or 0)
     assert command in TASK_COMMANDS
     return int(import_object("longseq.core.commands.lightning_cli:run", ":")(domain, command, rest))
+
+
+def _bench(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        _print_help("longseq bench <name>", _BENCHMARKS, "Measurements that print a table and write figures.")
+        return 0
+    if args[0] not in _BENCHMARKS:
+        raise ConfigError(f"no benchmark named {args[0]!r}; {did_you_mean(args[0], _BENCHMARKS)}")
+    return int(import_object(f"longseq.core.bench.{args[0]}:run", ":")(args[1:]))
 
 
 def _demo(args: list[str]) -> int:

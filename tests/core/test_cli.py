@@ -235,3 +235,9 @@ def test_doctor(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         assert word in out.out
     assert status in (0, 1)
     assert ("do not load" in out.err) == (status == 1)
+
+
+def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 0 and "recall" in capsys.readouterr().out
+    assert main(["bench", "recal"]) == 2
+    assert "did you mean 'recall'?" in capsys.readouterr().err
