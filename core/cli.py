@@ -78,6 +78,8 @@ def _run_domain(name: str, args: list[str]) -> int:
     if own is not None:
         return int(import_object(own.run, ":")(rest) or 0)
     assert command in TASK_COMMANDS
+    if rest in (["-h"], ["--help"]):
+        return int(import_object("longseq.core.commands.task_help:show", ":")(domain, command))
     return int(import_object("longseq.core.commands.lightning_cli:run", ":")(domain, command, rest))
 
 

@@ -59,3 +59,24 @@ def require_file(path: str | Path, what: str = "file") -> Path:
     if file.stat().st_size == 0:
         raise DataError(f"the {what} is empty", path=file)
     return file
+
+
+def cache_dir(part: str) -> Path:
+    """Returns a folder for what can be made again: LONGSEQ_CACHE_DIR or ~/.cache/longseq, and ``part`` in it.
+
+    Args:
+        part: the folder's name, for example "genomics".
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    folder = Path(os.environ.get("LONGSEQ_CACHE_DIR") or Path.home() / ".cache" / "longseq") / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot make the cache folder: {error.strerror}", path=folder, hint="set LONGSEQ_CACHE_DIR"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise DataError("the cache folder is not writable", path=folder, hint="set LONGSEQ_CACHE_DIR")
+    return folder

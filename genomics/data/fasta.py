@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
-from longseq.core.files import atomic_path, require_file
+from longseq.core.files import atomic_path, cache_dir, require_file
 from longseq.genomics.data.tokenizer import NUCLEOTIDE_LETTERS, N, encode, reverse_complement, soft_mask
 
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -25,24 +25,6 @@ _BGZF_ERRORS = (*_GZIP_ERRORS, RuntimeError, AssertionError, struct.error)
 # The empty block with which every complete bgzip file ends (SAM specification, section 4.1.2).
 _BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _CHUNK = 1 << 22
-
-
-def cache_dir() -> Path:
-    """Returns the folder for indexes and unpacked sequences: LONGSEQ_CACHE_DIR or ~/.cache/longseq.
-
-    Raises:
-        DataError: if it cannot be written.
-    """
-    folder = Path(os.environ.get("LONGSEQ_CACHE_DIR") or Path.home() / ".cache" / "longseq") / "genomics"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot make the cache folder: {error.strerror}", path=folder, hint="set LONGSEQ_CACHE_DIR"
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise DataError("the cache folder is not writable", path=folder, hint="set LONGSEQ_CACHE_DIR")
-    return folder
 
 
 def resolve_name(name: str, names: Iterable[str], path: str | Path | None = None) -> str:
@@ -98,7 +80,7 @@ class Genome:
         stat = self.path.stat()
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
         stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        self._cached = cache_dir() / stem
+        self._cached = cache_dir("genomics") / stem
         self._sequence_file, self._bgzip = self._prepare()
         self._index = self._read_index()
         self._blocks = self._read_blocks() if self._bgzip else None

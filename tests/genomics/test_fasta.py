@@ -181,7 +181,7 @@ def test_unwritable_cache(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set LONGSEQ_CACHE_DIR"):
-        fasta.cache_dir()
+        fasta.cache_dir("genomics")
 
 
 def test_pickle_drops_the_handle(tiny):
@@ -197,7 +197,7 @@ def test_workers_read_what_one_process_reads(zipped, tiny):
     if zipped:
         import shutil
 
-        plain = fasta.cache_dir() / "tiny.fa"
+        plain = fasta.cache_dir("genomics") / "tiny.fa"
         shutil.copy(sample_path("tiny"), plain)
         genome = Genome(_bgzip(plain))
     genome.fetch("tiny1", 0, 10)  # an open handle is inherited by the forked workers

@@ -1,6 +1,6 @@
 """Mamba against state-spaces/mamba's own layer on a CPU, live and frozen.
 
-The live test runs where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops is importable;
+The live test runs where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops is there;
 run as a program there, this file writes the frozen numbers.
 """
 
