@@ -1,0 +1,79 @@
+"""Comparing models with baselines: the table, the verdict, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longseq.core.cli import main
+from longseq.timeseries.compare import COLUMNS, Row, summarise, to_frame
+
+
+def test_models_stand_beside_baselines_with_a_verdict(wide_csv: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table.csv"
+    argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6,12"]
+    argv += [
+        "--models",
+        "repeat,seasonal_naive,nlinear_ridge,dlinear_ridge,mixer_forecaster",
+        "--seeds",
+        "0,1",
+    ]
+    argv += ["--out", str(out), "--folder", str(tmp_path / "runs"), "--model.d_model=8", "--model.n_layers=1"]
+    assert main([*argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
+    table = pd.read_csv(out)
+    assert list(table.columns) == list(COLUMNS) and len(table) == 2 * (4 + 2)
+    assert set(table["horizon"]) == {6, 12} and (table["windows"][table["horizon"] == 6] == 115).all()
+    trained = table[table["kind"] == "model"]
+    assert set(trained["seed"]) == {0, 1} and trained["verdict"].str.contains("best baseline").all()
+    assert table[table["kind"] == "baseline"]["seed"].isna().all()
+    assert trained.groupby("horizon")["mse"].nunique().eq(2).all()  # two seeds, two results
+    text = capsys.readouterr().out
+    assert text.count("the best baseline") == 2 and "115 test windows" in text
+
+
+def test_the_same_seed_gives_the_same_result(wide_csv: Path, tmp_path: Path) -> None:
+    tables = []
+    for run in "ab":
+        out = tmp_path / f"{run}.parquet"
+        argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]
+        argv += ["--models", "spacetime", "--out", str(out), "--folder", str(tmp_path / run)]
+        argv += ["--model.d_model=8", "--model.d_state=4", "--trainer.max_steps=3"]
+        assert main([*argv, "--trainer.val_check_interval=3", "--protocol", "rolling"]) == 0
+        tables.append(pd.read_parquet(out))
+    assert tables[0]["mse"][0] == tables[1]["mse"][0] and tables[0]["windows"][0] == 5
+
+
+def test_rows_are_averaged_over_seeds_and_judged_one_by_one() -> None:
+    rows = [Row("repeat", "baseline", 6, None, 1.0, 0.5, 9, 0, 0.1)]
+    rows += [Row("net", "model", 6, seed, mse, 0.4, 9, 10, 5.0) for seed, mse in enumerate((0.9, 1.1))]
+    scores = summarise(rows)
+    assert [score.value for score in scores] == [1.0, pytest.approx(1.0)]
+    assert scores[1].notes["± (seeds)"] == f"{np.std([0.9, 1.1], ddof=1):.4f} (2)"
+    said = to_frame(rows, 48, "ratio")["verdict"]
+    assert said[0] == "" and " beats " in said[1] and "does not beat" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--models", "nlinear"], "did you mean 'nlinear_ridge'"),
+        (["--horizons", "6,x"], "--horizons"),
+        (["--horizons", "6,6"], "distinct"),
+        (["--horizons", "700"], "leave no"),
+        (["--data", "none.csv"], "none.csv"),
+        (["--protocol", "ett"], "needs 14400"),
+        (["--out", "table.txt"], "table.txt"),
+        (["--modle.d_model=8"], "--modle.d_model"),
+        (["--season", "100"], "one season of 100"),
+        (["--series", "s0,s7"], "no series 's7'"),
+        (["--ridge", "-1"], "ridge must be above 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(more, named, wide_csv: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "table.csv"
+    out.write_text("earlier")
+    argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]
+    assert main([*argv, "--out", str(out), *more]) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
+    assert named in line and out.read_text() == "earlier"

@@ -1,0 +1,161 @@
+"""Reading long and wide frames, and what is refused."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.data.frames import Panel, read_panel, write_frame
+
+
+def to_long(wide: pd.DataFrame) -> pd.DataFrame:
+    long = wide.melt("date", var_name="unique_id", value_name="y").rename(columns={"date": "ds"})
+    return long[["unique_id", "ds", "y"]]
+
+
+def test_long_and_wide_csv_and_parquet_are_the_same_panel(make_wide, tmp_path) -> None:
+    wide = make_wide(50, 3)
+    frames = {"wide": wide, "long": to_long(wide)}
+    panels = []
+    for name, frame in frames.items():
+        write_frame(frame, tmp_path / f"{name}.csv")
+        write_frame(frame, tmp_path / f"{name}.parquet")
+        panels += [read_panel(tmp_path / f"{name}{kind}") for kind in (".csv", ".parquet")]
+    (tmp_path / "wide.csv.gz").write_bytes(gzip.compress((tmp_path / "wide.csv").read_bytes()))
+    panels.append(read_panel(tmp_path / "wide.csv.gz"))
+    for panel in panels:
+        assert panel.ids == ("s0", "s1", "s2") and len(panel) == 50 and panel.season() == 24
+        np.testing.assert_allclose(panel.values, wide.iloc[:, 1:].to_numpy(), rtol=1e-12)
+        assert (panel.ds == pd.DatetimeIndex(wide["date"])).all()
+
+
+def test_a_table_without_header_or_times_counts_its_rows(tmp_path) -> None:
+    (tmp_path / "rates.txt").write_text("1.0,2.0\n1.5,2.5\n1.25,2.25\n")
+    panel = read_panel(tmp_path / "rates.txt")
+    assert panel.ids == ("0", "1") and list(panel.ds) == [0, 1, 2] and panel.season() == 1
+    assert list(panel.future(3, 2)) == [3, 4] and list(panel.future(2, 2)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("freq", "season"), [("15min", 96), ("h", 24), ("D", 7), ("W", 52), ("MS", 12), ("QS", 4), ("3h", 8)]
+)
+def test_season_and_future_follow_the_step(freq, season, make_wide, tmp_path) -> None:
+    wide = make_wide(30, 1, freq)
+    write_frame(wide.head(20), tmp_path / "a.csv")
+    panel = read_panel(tmp_path / "a.csv")
+    assert panel.season() == season
+    assert (panel.future(15, 15) == pd.DatetimeIndex(wide["date"].iloc[15:])).all()
+    assert (panel.future(22, 3) == pd.DatetimeIndex(wide["date"].iloc[22:25])).all()
+
+
+def test_missing_values_and_rows_are_refused_or_carried_forward(make_wide, tmp_path) -> None:
+    wide = make_wide(30, 2)
+    wide.loc[5, "s1"] = np.nan
+    path = tmp_path / "gaps.csv"
+    wide.drop(index=[10, 11]).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"gaps\.csv: s0 at 2020-01-01 10:00:00: value missing \(5 of 60"):
+        read_panel(path)
+    panel = read_panel(path, "ffill")
+    assert panel.filled == 5 and len(panel) == 30
+    assert panel.values[5, 1] == pytest.approx(wide["s1"][4])
+    np.testing.assert_allclose(panel.values[10:12, 0], wide["s0"][9])
+    wide.loc[0, "s0"] = np.nan
+    wide.to_csv(path, index=False)
+    with pytest.raises(DataError, match="first value is missing"):
+        read_panel(path, "ffill")
+
+
+def bad(name: str, wide: pd.DataFrame) -> tuple[pd.DataFrame | bytes, str]:
+    """A broken file, and what its message must say."""
+    long = to_long(wide)
+    late = wide.copy()
+    words = wide.astype({"s0": object}).replace({"s0": {wide["s0"][3]: "oops"}})
+    soon = wide.astype({"date": str}).replace({"date": {str(wide["date"][2]): "soon"}})
+    late.loc[7, "date"] = late["date"][6] + pd.Timedelta(minutes=17)
+    cases: dict[str, tuple[pd.DataFrame | bytes, str]] = {
+        "empty": (b"", "is empty"),
+        "header": (b"date,a\n", "no rows"),
+        "binary": (bytes(range(128, 256)) * 9, "cannot be read"),
+        "text": (words, "line 5: 's0' is 'oops'"),
+        "infinite": (wide.replace({"s0": {wide["s0"][3]: np.inf}}), "line 5: 's0' is inf"),
+        "no time": (wide.rename(columns={"date": "when"}), "no time column"),
+        "no series": (wide[["date"]], "no series"),
+        "bad time": (soon, "line 4"),
+        "unsorted": (wide.iloc[[0, 1, 3, 2, 4]], "line 5: the time 2020-01-01 02:00:00 comes after"),
+        "duplicate": (wide.iloc[[0, 1, 1, 2, 3]], "line 4: the time 2020-01-01 01:00:00 is a duplicate"),
+        "irregular": (late, "no multiple"),
+        "long without y": (long.rename(columns={"y": "value"}), "no column 'y'"),
+        "long duplicate": (pd.concat([long, long.tail(1)]), "(s1): the time 2020-01-01 11:00:00 is a dup"),
+        "long without id": (long.replace({"unique_id": {"s1": None}}), "line 14: 'unique_id' is empty"),
+        "too short": (wide.head(2), "at least 3"),
+    }  # fmt: skip
+    return cases[name]
+
+
+BAD = [
+    *("empty", "header", "binary", "text", "infinite", "no time", "no series", "bad time", "unsorted"),
+    *("duplicate", "irregular", "long without y", "long duplicate", "long without id", "too short"),
+]
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_refused_with_file_and_record(case, make_wide, tmp_path) -> None:
+    content, message = bad(case, make_wide(12, 2))
+    path = tmp_path / "bad.csv"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.to_csv(path, index=False)
+    with pytest.raises(DataError) as caught:
+        read_panel(path)
+    assert "bad.csv" in str(caught.value) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_gzip_damaged_parquet_and_other_types(make_wide, tmp_path) -> None:
+    make_wide(300).to_csv(tmp_path / "a.csv", index=False)
+    whole = gzip.compress((tmp_path / "a.csv").read_bytes())
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    cases = {"cut.csv.gz": "truncated", "bad.parquet": "cannot be read", "a.xlsx": "unknown type"}
+    for name, message in {**cases, "none.csv": "no such"}.items():
+        with pytest.raises(DataError, match=message) as caught:
+            read_panel(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_series_are_selected_by_name(wide_csv) -> None:
+    panel = read_panel(wide_csv)
+    assert panel.select(["s1"]).ids == ("s1",)
+    np.testing.assert_array_equal(panel.select(["s1", "s0"]).values, panel.values[:, ::-1])
+    with pytest.raises(ConfigError, match="did you mean 's1'"):
+        panel.select(["s1x"])
+
+
+def test_output_is_csv_or_parquet_and_whole(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"out\.txt"):
+        write_frame(pd.DataFrame({"a": [1]}), tmp_path / "out.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=3, max_size=20),
+    holes=st.sets(st.integers(1, 19)),
+)
+def test_carrying_forward_never_looks_ahead(values, holes, tmp_path_factory) -> None:
+    """Every filled value is the last one before it, and a row's value never depends on later rows."""
+    path = tmp_path_factory.mktemp("fill") / "a.csv"
+    known = [None if i in holes else value for i, value in enumerate(values)]
+    times = pd.date_range("2021", periods=len(values), freq="h")
+    pd.DataFrame({"ds": times, "a": known}).to_csv(path, index=False)
+    panel: Panel = read_panel(path, "ffill")
+    last = 0.0
+    for row, value in enumerate(known):
+        last = last if value is None else value
+        assert panel.values[row, 0] == pytest.approx(last)

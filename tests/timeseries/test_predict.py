@@ -1,0 +1,162 @@
+"""Forecast frames: nothing after the cutoff counts, and nothing but the series and the model does."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.cli import main
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.forecast import forecast_frame
+from longseq.timeseries.task import Autoformer, Forecaster, Informer, MixerForecaster, SpaceTime
+
+L, H = 48, 12
+SMALL = {"context": L, "horizon": H, "d_model": 16}
+TASKS = {
+    "mixer": (MixerForecaster, {**SMALL, "n_layers": 1}),
+    "spacetime": (SpaceTime, {**SMALL, "d_state": 6}),
+    "informer": (Informer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
+    "autoformer": (Autoformer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
+}
+
+
+@pytest.fixture
+def panel(wide_csv: Path) -> Panel:
+    return read_panel(wide_csv)
+
+
+def make(name: str, wide_csv: Path) -> Forecaster:
+    """An untrained task with the scaler that ``fit`` would give it."""
+    cls, arguments = TASKS[name]
+    data = ForecastData(str(wide_csv), "ratio", L, H)
+    train_end = str(data.panel.ds[data.split().train.end - 1])
+    torch.manual_seed(0)
+    return cls(**arguments, scaler={**data.scaler().to_dict(), "train_end": train_end}).eval()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_values_after_the_cutoff_change_nothing(name: str, wide_csv: Path, panel: Panel) -> None:
+    task, cutoffs = make(name, wide_csv), [540, 552]
+    frame = forecast_frame(task, panel, cutoffs, levels=(80,))
+    for row in cutoffs:
+        changed = panel.values.copy()
+        changed[row:] = 1e4 * np.random.default_rng(0).standard_normal(changed[row:].shape)
+        other = Panel(changed, panel.ids, panel.ds, panel.freq, panel.source)
+        cut = Panel(panel.values[:row], panel.ids, panel.ds[:row], panel.freq, panel.source)
+        expected = forecast_frame(task, panel, [row], levels=(80,)).drop(columns="y")
+        for given in (other, cut):
+            actual = forecast_frame(task, given, [row], levels=(80,)).drop(columns="y")
+            pd.testing.assert_frame_equal(actual, expected, check_exact=True)
+        # Several cutoffs at once give what each gives alone (intervals are those of the first).
+        mine = frame[frame["cutoff"] == panel.ds[row - 1]].reset_index(drop=True)
+        column = type(task).__name__
+        np.testing.assert_allclose(mine[column], expected[column], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_batch_size_changes_nothing(name: str, wide_csv: Path, panel: Panel) -> None:
+    task, cutoffs = make(name, wide_csv), list(range(500, 520))
+    column = type(task).__name__
+    frames = [forecast_frame(task, panel, cutoffs, batch_size=size)[column] for size in (1, 7, 64)]
+    for other in frames[1:]:
+        np.testing.assert_allclose(other, frames[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_frame_has_the_usual_columns_and_the_future_times(wide_csv: Path, panel: Panel) -> None:
+    task = make("mixer", wide_csv)
+    frame = forecast_frame(task, panel, levels=(80,))
+    name = "MixerForecaster"
+    keys = ["unique_id", "ds", "cutoff", "y"]
+    assert list(frame.columns) == [*keys, name, f"{name}-lo-80", f"{name}-hi-80", "SeasonalNaive"]
+    assert len(frame) == 2 * H and frame["y"].isna().all() and frame.iloc[:, 4:].notna().all(axis=None)
+    assert (frame["cutoff"] == panel.ds[-1]).all()
+    assert (frame["ds"][:H] == pd.date_range(panel.ds[-1], periods=H + 1, freq="h")[1:]).all()
+    assert frame["SeasonalNaive"][0] == pytest.approx(panel.values[-24, 0], rel=1e-5)
+    known = forecast_frame(task, panel, [len(panel) - H])
+    np.testing.assert_allclose(known["y"][:H], panel.values[-H:, 0])
+
+
+def test_intervals_cover_as_they_say_on_exchangeable_errors(
+    wide_csv: Path, make_wide, tmp_path: Path
+) -> None:
+    make_wide(3000).to_csv(tmp_path / "long.csv", index=False)
+    panel, task = read_panel(tmp_path / "long.csv"), make("mixer", wide_csv)
+    # Take the level away: this task's untrained error would otherwise drift with the trend.
+    flat = Panel(
+        panel.values - 0.002 * np.arange(3000)[:, None], panel.ids, panel.ds, panel.freq, panel.source
+    )
+    frame = forecast_frame(task, flat, list(range(2400, 2900, 5)), levels=(50, 90))
+    for level in (50, 90):
+        inside = frame["y"].between(
+            frame[f"MixerForecaster-lo-{level}"], frame[f"MixerForecaster-hi-{level}"]
+        )
+        assert inside.mean() == pytest.approx(level / 100, abs=0.05)
+    with pytest.raises(DataError, match="an interval of 99% needs 99"):
+        forecast_frame(task, read_panel(wide_csv), [450], levels=(99,))
+    with pytest.raises(ConfigError, match="between 1 and 99"):
+        forecast_frame(task, flat, [2900], levels=(100,))
+
+
+def test_series_unknown_to_the_model_and_wrong_cutoffs(wide_csv: Path, panel: Panel) -> None:
+    other = Panel(panel.values, ("s0", "new"), panel.ds, panel.freq, "new.csv")
+    frame = forecast_frame(make("mixer", wide_csv), other)
+    assert set(frame["unique_id"]) == {"s0", "new"}
+    with pytest.raises(DataError, match=r"new\.csv: has no series 's1'"):
+        forecast_frame(make("informer", wide_csv), other)
+    swapped = panel.select(["s1", "s0"])
+    task = make("informer", wide_csv)
+    pd.testing.assert_frame_equal(forecast_frame(task, swapped), forecast_frame(task, panel))
+    with pytest.raises(ConfigError, match="outside"):
+        forecast_frame(task, panel, [601])
+    with pytest.raises(DataError, match="has 47 rows before the cutoff"):
+        forecast_frame(task, panel, [47])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, wide_csv: Path) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    argv = ["timeseries", "fit", f"--data.path={wide_csv}", "--data.context=48", "--data.horizon=12"]
+    argv += ["--model.context=48", "--model.horizon=12", "--model.d_model=8"]
+    argv += ["--model.n_layers=1", "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--name=r"]
+    assert main([*argv, f"--trainer.default_root_dir={root}"]) == 0
+    return root / "r/version_0/checkpoints/last.ckpt"
+
+
+def test_the_command_writes_both_formats_from_a_checkpoint_alone(
+    checkpoint, wide_csv, tmp_path, capsys
+) -> None:
+    paths = tmp_path / "f.csv", tmp_path / "f.parquet"
+    for out in paths:
+        argv = ["timeseries", "predict", str(wide_csv), "--ckpt_path", str(checkpoint), "--out", str(out)]
+        assert main([*argv, "--cutoffs", "3", "--step", "6", "--level", "80"]) == 0
+    text, binary = pd.read_csv(paths[0], parse_dates=["ds", "cutoff"]), pd.read_parquet(paths[1])
+    assert text["cutoff"].nunique() == 3 and len(text) == 2 * 3 * H
+    pd.testing.assert_frame_equal(text, binary, check_dtype=False, rtol=1e-12)
+    said = capsys.readouterr().out
+    assert "the best baseline, SeasonalNaive" in said and "3 cutoffs" in said
+
+
+def test_bad_input_to_the_command_leaves_earlier_output(
+    checkpoint, wide_csv, make_wide, tmp_path, capsys
+) -> None:
+    out = tmp_path / "f.csv"
+    out.write_text("earlier")
+    make_wide(30).to_csv(tmp_path / "short.csv", index=False)
+    (tmp_path / "bad.csv").write_text("date,s0\n2020-01-01,1\nsoon,2\n")
+    command = ["--ckpt_path", str(checkpoint), "--out", str(out)]
+    for argv, named in (
+        ([str(tmp_path / "short.csv"), *command], "short.csv: has 30 rows before the cutoff"),
+        ([str(tmp_path / "bad.csv"), *command], "bad.csv: line 3"),
+        ([str(tmp_path / "none.csv"), *command], "none.csv"),
+        ([str(wide_csv), *command, "--cutoffs", "99"], "--cutoffs"),
+        ([str(wide_csv), *command[:2], "--out", str(tmp_path / "f.txt")], "f.txt"),
+        ([str(wide_csv), "--ckpt_path", str(wide_csv), *command[2:]], "wide.csv"),
+    ):
+        assert main(["timeseries", "predict", *argv]) == 2
+        (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
+        assert named in line
+        assert out.read_text() == "earlier"

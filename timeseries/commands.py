@@ -1,0 +1,27 @@
+"""What the command line offers for time series; imports nothing heavy."""
+
+from longseq.core.commands.domain import Command, Domain
+from longseq.timeseries import REQUIRES
+
+DOMAIN = Domain(
+    name="timeseries",
+    help="forecasters on CSV or Parquet frames, beside repeat, seasonal naive and ridge baselines",
+    requires=REQUIRES,
+    task="longseq.core.training.task.BaseTask",
+    data="longseq.core.training.hyper.BaseData",
+    modules=("longseq.timeseries.task", "longseq.timeseries.data.module"),
+    commands={
+        "predict": Command(
+            "forecasts of a checkpoint for a frame, to CSV or Parquet", "longseq.timeseries.predict:run"
+        ),
+        "compare": Command(
+            "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
+        ),
+    },
+    defaults={
+        "model": "longseq.timeseries.task.MixerForecaster",
+        "data": "longseq.timeseries.data.module.ForecastData",
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.gradient_clip_val": 1.0,
+    },
+)

@@ -1,0 +1,1 @@
+"""Frames, split protocols, windows and the data module of time series."""

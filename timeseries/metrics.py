@@ -1,0 +1,54 @@
+"""Forecast errors in z-scores, averaged over windows, rows of the horizon and series alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+Kind = Literal["mse", "mae"]
+
+
+def error_sum(forecast: Tensor, target: Tensor, kind: Kind) -> Tensor:
+    """Returns the sum of squared or absolute errors, float64, shape ().
+
+    Args:
+        forecast: (B, h, C).
+        target: (B, h, C).
+        kind: "mse" or "mae".
+    """
+    error = forecast.double() - target.double()
+    return (error.square() if kind == "mse" else error.abs()).sum()
+
+
+class ForecastError(Metric):
+    """Mean squared or absolute error over all batches and processes, in float64.
+
+    Every value counts the same, so the figure does not depend on how the windows fell into batches.
+
+    Args:
+        kind: "mse" or "mae".
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, forecast: Tensor, target: Tensor) -> None:
+        """Adds a batch of forecasts and targets, (B, h, C) each."""
+        self.total += error_sum(forecast.detach(), target, self.kind)
+        self.count += target.numel()
+
+    def compute(self) -> Tensor:
+        """Returns the mean, float64, shape (); NaN before the first window."""
+        return self.total / self.count.to(torch.float64)

@@ -1,0 +1,1 @@
+"""Forecasters as plain torch modules."""

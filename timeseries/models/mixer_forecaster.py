@@ -1,0 +1,116 @@
+"""A channel-independent forecaster around any mixer of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.backbone import Backbone
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import check_positive
+
+Normalise = Literal["revin", "last", "none"]
+_EPS = 1e-5
+
+
+class MixerForecaster(nn.Module):
+    """Context (B, L, C) to forecast (B, h, C); every series goes through the same network on its own.
+
+    1. The context is taken relative to its own level: less its mean and divided by its standard deviation
+       ("revin", reversible instance normalisation without the affine map, https://openreview.net/forum?id=cGDAkQo1C0p),
+       less its last value ("last"), or as it is. The forecast is put back on that level.
+    2. It is cut into patches of ``patch`` rows every ``stride`` rows, the last of which ends at the cutoff;
+       each is embedded by a linear map (with ``patch = stride = 1`` every row is a position).
+    3. The backbone, and a linear map from its last position ("last") or from all positions ("flatten").
+    4. With ``linear_skip`` a linear map from the context to the horizon is added: the network then learns
+       what the best linear baseline leaves.
+
+    Args:
+        context: L.
+        horizon: h.
+        d_model: width D.
+        n_layers: number of layers.
+        mixer: a mixer's name or a pattern of names.
+        mixer_kwargs: the mixer's hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        norm: "rms" or "layer".
+        dropout: on residual branches and before the head.
+        normalise: "revin", "last" or "none".
+        patch: rows of a patch.
+        stride: rows between patches.
+        head: "last" or "flatten".
+        linear_skip: whether the linear map from context to horizon is there.
+
+    Raises:
+        ConfigError: for sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        horizon: int,
+        d_model: int = 64,
+        n_layers: int = 2,
+        mixer: str | list[str] = "mamba",
+        mixer_kwargs: Mapping[str, Any] | None = None,
+        mlp_ratio: float = 2.0,
+        norm: Literal["rms", "layer"] = "rms",
+        dropout: float = 0.1,
+        normalise: Normalise = "revin",
+        patch: int = 16,
+        stride: int = 8,
+        head: Literal["last", "flatten"] = "flatten",
+        linear_skip: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in (("context", context), ("horizon", horizon), ("patch", patch), ("stride", stride)):
+            check_positive(name, value)
+        if patch > context:
+            raise ConfigError(f"patch ({patch}) must not exceed the context ({context})")
+        if normalise not in ("revin", "last", "none") or head not in ("last", "flatten"):
+            raise ConfigError("normalise is revin, last or none, and head is last or flatten")
+        self.context, self.horizon, self.normalise = context, horizon, normalise
+        self.patch, self.stride, self.head_kind = patch, stride, head
+        self.positions = (context - patch) // stride + 1
+        self.embed = nn.Linear(patch, d_model)
+        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(d_model * (self.positions if head == "flatten" else 1), horizon)
+        self.linear_skip = nn.Linear(context, horizon) if linear_skip else None
+        if self.linear_skip is not None:
+            # The average of the context, then corrections of both branches from there.
+            nn.init.constant_(self.linear_skip.weight, 1.0 / context)
+            nn.init.zeros_(self.linear_skip.bias)
+            nn.init.zeros_(self.head.bias)
+            with torch.no_grad():
+                self.head.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps a context (B, L, C) to a forecast (B, h, C)."""
+        batch, length, channels = x.shape
+        if length != self.context:
+            raise ConfigError(f"the model takes a context of {self.context} rows, got {length}")
+        u = x.transpose(1, 2).reshape(batch * channels, length)
+        level, spread = self._level(u)
+        u = (u - level) / spread
+        # The last patch ends at the cutoff; what the stride leaves over falls off at the far end.
+        used = (self.positions - 1) * self.stride + self.patch
+        z, _ = self.backbone(self.embed(u[:, length - used :].unfold(1, self.patch, self.stride)))
+        z = z.flatten(1) if self.head_kind == "flatten" else z[:, -1]
+        y = self.head(self.dropout(z))
+        if self.linear_skip is not None:
+            y = y + self.linear_skip(u)
+        return (y * spread + level).unflatten(0, (batch, channels)).transpose(1, 2)
+
+    def _level(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what is subtracted from the rows (N, L) and what they are divided by, (N, 1) each."""
+        one = torch.ones_like(u[:, :1])
+        if self.normalise == "none":
+            return torch.zeros_like(one), one
+        if self.normalise == "last":
+            return u[:, -1:].detach(), one
+        spread = (u.var(dim=1, keepdim=True, correction=0) + _EPS).sqrt()
+        return u.mean(dim=1, keepdim=True), spread
