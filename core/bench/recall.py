@@ -254,7 +254,8 @@ def run(argv: Sequence[str]) -> int:
             result = measure(mixer, task, lengths or task.test_lengths, settings)
             results.append(result)
             scores = "  ".join(f"{length}: {value:.1%}" for length, value in result.accuracy.items())
-            console.print(f"{task.name}  {mixer}  {scores}  ({result.seconds:.0f} s)", highlight=False)
+            line = f"{task.name}  {mixer}  {scores}  ({result.seconds:.0f} s)"
+            console.print(line, highlight=False, soft_wrap=True)
         files = write(
             results, dataclasses.asdict(settings), options.out
         )  # now: a later task may be interrupted

@@ -81,7 +81,7 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
         ):
             few = result.accuracy.get(min(get_task(task).train_lengths), 0.0)
             lost = score is not None and attention is not None and score < min(few, attention) - 0.05
-            seen.append((f"{mixer}: multi-query recall lost as keys outgrow the state (2312.04927)", lost))
+            seen.append((f"{mixer}: multi-query recall lost as the keys multiply (2312.04927)", lost))
     parity = trained("parity", "slstm")
     if parity is not None:
         longest = max(found["parity", "slstm"].accuracy)

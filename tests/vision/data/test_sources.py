@@ -1,0 +1,129 @@
+"""Opening class folders, zips, IDX files and torchvision's data sets; stratified splits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.vision.data.images import ArrayImages, FileImages, decode
+from longseq.vision.data.sources import FASHION, open_source, split_indices
+
+CIFAR = Path(__file__).parents[4] / "shared/data/vision/cifar10-subset.zip"
+
+
+def test_folder_and_zip_give_the_same_images(make_folder, make_zip) -> None:
+    folder = open_source(str(make_folder(3)), 3)
+    for path in (make_zip(3), make_zip(3, name="one.zip", prefix="data/")):
+        packed = open_source(str(path), 3)
+        assert packed.train.classes == folder.train.classes == ["bright", "dark", "stripes"]
+        for part in ("train", "test"):
+            a, b = getattr(folder, part), getattr(packed, part)
+            assert np.array_equal(a.labels, b.labels) and len(a) == 9
+            assert all(torch.equal(a.image(i), b.image(i)) for i in range(9))
+        assert packed.valid is None
+
+
+def test_parts_go_by_many_names(make_folder) -> None:
+    found = open_source(str(make_folder(2, ("training", "val", "testing"))), 1)
+    assert found.valid is not None and found.test is not None and len(found.valid) == 6
+    assert found.train.image(0).shape == (1, 12, 12)
+
+
+def test_class_folders_alone_are_training_images(make_folder) -> None:
+    found = open_source(str(make_folder(2, ("",))), 3)
+    assert len(found.train) == 6 and found.test is None
+
+
+def test_idx_and_the_packaged_sample(make_idx) -> None:
+    found = open_source(str(make_idx()), 3)
+    assert found.train.image(0).shape == (3, 12, 12) and found.train.classes == ["0", "1", "2"]
+    sample = open_source("fashion_mnist_sample", 1)
+    assert sample.test is not None and (len(sample.train), len(sample.test)) == (5000, 1000)
+    assert sample.train.classes == list(FASHION)
+    assert np.bincount(sample.test.labels).tolist() == [100] * 10
+
+
+def test_torchvision_data_sets(tmp_path, make_idx) -> None:
+    raw = make_idx(name="MNIST").rename(tmp_path / "raw")
+    (tmp_path / "MNIST").mkdir()
+    raw.rename(tmp_path / "MNIST/raw")
+    found = open_source("torchvision:MNIST", 1, str(tmp_path))
+    assert found.test is not None and (len(found.train), len(found.test)) == (30, 9)
+    with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
+        open_source("torchvision:CIFAR11", 3)
+    with pytest.raises(DataError, match=r"data\.download"):
+        open_source("torchvision:CIFAR10", 3, str(tmp_path))
+
+
+def test_bad_sources_are_named(tmp_path, make_folder) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("hello")
+    (tmp_path / "a.txt").write_text("hello")
+    folder = make_folder(1)
+    (folder / "test/other").mkdir()
+    (folder / "test/bright/00.png").rename(folder / "test/other/00.png")
+    one = make_folder(1, ("train",), name="one")
+    for cls in ("dark", "stripes"):
+        (one / f"train/{cls}/00.png").unlink()
+    loose = make_folder(1, ("",), name="loose")
+    (loose / "dark/00.png").rename(loose / "x.png")
+    for path, message in (
+        ("none", "no such folder"),
+        ("empty", "holds no images"),
+        ("text.zip", "is not a zip"),
+        ("a.txt", "neither a folder nor a zip"),
+        ("images", "test/other/00.png: is of class 'other'"),
+        ("one", "holds one class only"),
+        ("loose", "x.png: lies in no class folder"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            open_source(str(tmp_path / path), 3)
+        assert path in str(caught.value)
+
+
+def test_undecodable_images_are_named(make_folder, tmp_path) -> None:
+    folder = make_folder(1)
+    good = (folder / "train/dark/00.png").read_bytes()
+    for content, message in ((b"", "empty"), (b"hello", "known format"), (good[:-30], "truncated")):
+        with pytest.raises(DataError, match=message) as caught:
+            decode(content, 3, "a.zip", "x/y.png")
+        assert "a.zip: x/y.png" in str(caught.value)
+    files = FileImages(folder, ["train/dark/00.png", "train/none.png"], [0, 0], ["a"], 1)
+    assert [index for index, _ in files.check()] == [1]
+
+
+def test_colour_becomes_luminance_and_grey_is_repeated() -> None:
+    colour = np.zeros((1, 2, 2, 3), np.uint8)
+    colour[..., 1] = 100
+    assert ArrayImages(colour, np.zeros(1), ["a"], 1).image(0).unique().tolist() == [59]
+    grey = ArrayImages(colour[..., 1], np.zeros(1), ["a"], 3).image(0)
+    assert grey.shape == (3, 2, 2) and (grey == 100).all()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=200), st.floats(0, 0.4), st.floats(0, 0.4))
+@settings(max_examples=50, deadline=None)
+def test_splits_are_disjoint_whole_and_in_proportion(labels: list[int], a: float, b: float) -> None:
+    y = np.array(labels)
+    parts = split_indices(y, [a, b], 0)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(y)))
+    for part, share in zip(parts, (a, b)):
+        for cls in np.unique(y):
+            assert abs((y[part] == cls).sum() - share * (y == cls).sum()) <= 1
+    again = split_indices(y, [a, b], 0)
+    assert all(np.array_equal(p, q) for p, q in zip(parts, again))
+
+
+def test_splits_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="less than 1"):
+        split_indices(np.zeros(4), [0.5, 0.5], 0)
+
+
+@pytest.mark.skipif(not CIFAR.is_file(), reason="shared/data/vision/cifar10-subset.zip is not there")
+def test_the_cifar_subset_opens() -> None:
+    found = open_source(str(CIFAR), 3)
+    assert found.test is not None and (len(found.train), len(found.test)) == (10_000, 2_000)
+    assert found.train.image(0).shape == (3, 32, 32) and len(found.train.classes) == 10

@@ -1,0 +1,194 @@
+"""Every model by name: sizes, shapes at any resolution, features, determinism, published layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from longseq.core.errors import ArgumentError, ConfigError, DataError
+from longseq.vision import create_model, list_models
+from longseq.vision.models.layers import DropPath, FeatureExtractor, path_rates
+from longseq.vision.models.registry import describe_model
+
+# The published models' parameters, counted in the published code.
+PUBLISHED = {
+    "vim_tiny": 7_148_008,
+    "vim_small": 25_796_584,
+    "vim_base": 97_598_440,
+    "vmamba_tiny": 30_249_064,
+}
+SMALL = ["vim_nano", "vmamba_nano", "vmamba_pico", "vit_nano", "vit_pico", "sequential"]
+
+
+def images(size: tuple[int, int] = (20, 28), batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_models_have_their_exact_size(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
+
+
+def test_the_vits_are_of_their_counterparts_size() -> None:
+    def size(name: str) -> int:
+        return sum(parameter.numel() for parameter in create_model(name).parameters())
+
+    assert abs(size("vit_nano") / size("vmamba_nano") - 1) < 0.06
+    assert abs(size("vit_pico") / size("vmamba_pico") - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_any_resolution_classifies_and_yields_features(name: str) -> None:
+    model = create_model(name, num_classes=7).eval()
+    with torch.no_grad():
+        for size in ((20, 28), (9, 13)):
+            x = images(size)
+            features = model.forward_features(x)
+            logits = model(x)
+            assert logits.shape == (2, 7)
+            assert torch.equal(model.forward_head(features), logits)
+            assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
+    model, x = create_model(name).eval(), images((12, 12), 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_only_gives_maps_of_the_promised_size(name: str) -> None:
+    extractor = create_model(name, features_only=True)
+    assert isinstance(extractor, FeatureExtractor)
+    maps = extractor.eval()(images((16, 24)))
+    assert len(maps) == len(extractor.feature_info)
+    for found, info in zip(maps, extractor.feature_info):
+        assert found.shape == (2, info["channels"], 16 // info["reduction"], 24 // info["reduction"])
+    last = create_model(name, features_only=True, out_indices=(-1,))
+    assert len(last(images((16, 24)))) == 1
+
+
+def test_features_come_in_the_order_asked_for() -> None:
+    torch.manual_seed(0)
+    a = create_model("vim_nano", features_only=True).eval()
+    b = create_model("vim_nano", features_only=True, out_indices=(3, 0)).eval()
+    b.load_state_dict(a.state_dict())
+    maps, swapped = a(images()), b(images())
+    assert torch.equal(maps[3], swapped[0]) and torch.equal(maps[0], swapped[1])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_learns(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name).train()
+    torch.nn.functional.cross_entropy(model(images((32, 32))), torch.tensor([0, 1])).backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+
+
+def test_the_positions_keep_the_class_token_in_the_middle() -> None:
+    model = create_model("vim_nano", img_size=16).eval()  # 4 × 4 patches, the class token at 8
+    with torch.no_grad():
+        model.pos_embed.zero_()
+        model.pos_embed[:, 8] = 5.0
+        for height, width in ((4, 4), (2, 3), (7, 5)):
+            found = model._positions(height, width)
+            assert found.shape == (1, height * width + 1, 128)
+            assert (found[:, height * width // 2] == 5).all() and found.sum() == 5 * 128
+
+
+def test_sequential_runs_any_mixer_and_any_order() -> None:
+    for mixer, order in (("s4d", "snake"), ("mlstm", "spiral"), (["mamba", "attention"], "zigzag")):
+        model = create_model(
+            "sequential", mixer=mixer, d_model=16, n_layers=2, order=order, in_chans=1, num_classes=3
+        )
+        assert model(torch.randn(2, 1, 5, 6)).shape == (2, 3)
+
+
+def test_a_causal_sequence_ends_at_the_last_pixel_of_its_order() -> None:
+    model = create_model("sequential", d_model=16, n_layers=1, order="column_reversed", pool="last").eval()
+    x = images((4, 4), 1)
+    changed = x.clone()
+    changed[..., 0, 0] += 1  # the last pixel
+    with torch.no_grad():
+        first, second = model.forward_features(x), model.forward_features(changed)
+    assert torch.equal(first[:, :-1], second[:, :-1]) and not torch.equal(first[:, -1], second[:, -1])
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'vim_tiny'"):
+        create_model("vim_tinny")
+    with pytest.raises(ConfigError, match="did you mean 'drop_path'"):
+        create_model("vim_nano", drop_paths=0.1)
+    with pytest.raises(ConfigError, match="between -4 and 3"):
+        create_model("vim_nano", features_only=True, out_indices=(4,))
+    with pytest.raises(ConfigError, match="features_only"):
+        create_model("vim_nano", out_indices=(0,))
+    with pytest.raises(ConfigError, match="stem_stride"):
+        create_model("vmamba_nano", stem_stride=3)
+    with pytest.raises(ArgumentError, match="sides of at least 4"):
+        create_model("vim_nano")(torch.zeros(1, 3, 3, 8))
+    with pytest.raises(ArgumentError, match="batch, 3, height"):
+        create_model("vmamba_nano")(torch.zeros(1, 1, 8, 8))
+    assert set(list_models("vim*")) == {"vim_tiny", "vim_small", "vim_base", "vim_nano"}
+    assert all(describe_model(name) for name in list_models())
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    layer = DropPath(0.25)
+    y = layer(torch.ones(4000, 2))
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert y.mean().item() == pytest.approx(1, abs=0.05) and torch.equal(y[:, 0], y[:, 1])
+    assert torch.equal(layer.eval()(y), y)
+    assert path_rates(0.2, 3) == [0.0, 0.1, 0.2] and path_rates(0.2, 1) == [0.0]
+
+
+class TestPublishedFiles:
+    """Checkpoints in the layouts that are published."""
+
+    def test_both_vmamba_layouts_load(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        source, x = create_model("vmamba_nano").eval(), images()
+        other = {}
+        for key, value in source.state_dict().items():
+            if key.endswith(("x_proj_weight", "dt_projs_weight")):
+                key, value = key.replace("_weight", ".weight"), value.flatten(0, 1)
+            elif key.endswith("in_proj.weight"):
+                value = value[:, :, None, None]
+            other[key] = value
+        torch.save({"model": other}, tmp_path / "flat.pth")
+        torch.save({"model_ema": source.state_dict(), "model": {}}, tmp_path / "ema.pth")
+        for name in ("flat.pth", "ema.pth"):
+            loaded = create_model("vmamba_nano", checkpoint=tmp_path / name).eval()
+            with torch.no_grad():
+                assert torch.equal(loaded(x), source(x))
+
+    def test_a_head_of_another_size_is_an_error_and_none_is_fine(self, tmp_path: Path) -> None:
+        torch.save({"model": create_model("vim_nano", depth=1).state_dict()}, tmp_path / "a.pth")
+        with pytest.raises(DataError, match=r"a\.pth.*head\.weight \(10, 128\) instead of \(5, 128\)"):
+            create_model("vim_nano", depth=1, num_classes=5, checkpoint=tmp_path / "a.pth")
+        create_model("vim_nano", depth=1, num_classes=0, checkpoint=tmp_path / "a.pth")
+
+    def test_files_of_other_kinds_are_refused(self, tmp_path: Path) -> None:
+        torch.save({"model": create_model("vit_pico").state_dict()}, tmp_path / "vit.pth")
+        (tmp_path / "text.pth").write_text("hello")
+        torch.save({"model": [1, 2]}, tmp_path / "list.pth")
+        torch.save({"model": {}, "optimizer": Path("x")}, tmp_path / "object.pth")
+        for name, message in (
+            ("vit.pth", "another model"),
+            ("text.pth", "plain weights"),
+            ("list.pth", "no state dict"),
+            ("object.pth", "pickled"),
+            ("none.pth", "no such"),
+        ):
+            with pytest.raises(DataError, match=message) as caught:
+                create_model("vim_nano", checkpoint=tmp_path / name)
+            assert name in str(caught.value)

@@ -1,0 +1,154 @@
+"""The command line of vision: shipped configurations, comparison, demo, and one-line errors for bad input."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longseq.core.cli import main
+from longseq.vision.baselines import PixelRegression
+from longseq.vision.commands import DOMAIN
+
+QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
+SHORT = ["--data.img_size=12", "--data.batch_size=8", "--model.num_classes=3", "--model.img_size=12",
+         "--trainer.max_steps=2", "--trainer.val_check_interval=2"]  # fmt: skip
+SIZES = {
+    "vmamba": {"dims": [8, 16], "depths": [1, 1]},
+    "vim": {"depth": 1, "d_model": 16, "patch_size": 4},
+    "vit": {"n_layers": 1, "d_model": 24, "patch_size": 4},
+    "sequential": {"n_layers": 1, "d_model": 8},
+}
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
+def test_every_shipped_configuration_trains(name: str, workdir: Path, make_zip) -> None:
+    content = yaml.safe_load(DOMAIN.configs()[name].read_text())
+    model, data = content["model"]["init_args"], content["data"]["init_args"]
+    model["model_kwargs"] = {**model.get("model_kwargs", {}), **SIZES[model["model"].split("_")[0]]}
+    model.update(num_classes=3, img_size=12)
+    data.update(source=str(make_zip(6)), img_size=12, batch_size=4, num_workers=0)
+    content["trainer"].update(max_steps=2, max_epochs=-1, val_check_interval=2)
+    Path("small.yaml").write_text(yaml.safe_dump(content))
+    assert main(["vision", "fit", "--config", "small.yaml", *QUICK]) == 0
+
+
+@pytest.fixture
+def checkpoints(workdir: Path, make_zip):
+    """Two short trainings on the same images."""
+    found = []
+    for name, kwargs in (
+        ("vmamba_pico", "{dims: [8], depths: [1]}"),
+        ("vit_pico", "{d_model: 12, n_layers: 1}"),
+    ):
+        argv = ["vision", "fit", f"--data.source={make_zip(10)}", "--data.img_size=12", "--data.batch_size=8"]
+        argv += [f"--model.model={name}", f"--model.model_kwargs={kwargs}", "--model.num_classes=3"]
+        argv += [
+            f"--name={name}",
+            "--model.img_size=12",
+            "--trainer.max_steps=2",
+            "--trainer.val_check_interval=2",
+        ]
+        assert main(argv) == 0
+        found.append(workdir / f"outputs/vision/{name}/version_0/checkpoints/last.ckpt")
+    return found
+
+
+def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, capsys) -> None:
+    capsys.readouterr()
+    assert main(["vision", "compare", "--ckpt_path", *map(str, checkpoints), "--out", "t.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "logistic regression" in out and "the best baseline" in out and "may be chance" in out
+    with Path("t.csv").open() as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"most frequent class", "logistic regression", "vmamba_pico", "vit_pico"}
+    assert float(rows["logistic regression"]["accuracy"]) == 1.0
+    assert {row["test_images"] for row in rows.values()} == {"30"}
+    assert rows["vit_pico"]["kind"] == "model" and int(rows["vit_pico"]["parameters"]) > 0
+
+    (other,) = [make_zip(10, name="other.zip")]
+    argv = [
+        "vision",
+        "fit",
+        f"--data.source={other}",
+        "--data.img_size=12",
+        "--data.batch_size=8",
+        "--name=o",
+    ]
+    argv += [
+        "--model.num_classes=3",
+        "--model.model_kwargs={dims: [8], depths: [1]}",
+        "--trainer.max_steps=1",
+    ]
+    assert main([*argv, "--trainer.val_check_interval=1"]) == 0
+    last = "outputs/vision/o/version_0/checkpoints/last.ckpt"
+    assert main(["vision", "compare", "--ckpt_path", str(checkpoints[0]), last]) == 2
+    assert "their test images differ" in capsys.readouterr().err
+
+
+def test_validate_and_test_need_only_the_checkpoint(checkpoints, capsys) -> None:
+    for command in ("validate", "test"):
+        assert main(["vision", command, "--ckpt_path", str(checkpoints[0])]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+
+
+def test_the_models_are_listed(capsys) -> None:
+    assert main(["vision", "models", "vim_t*"]) == 0
+    assert "7.148 M" in capsys.readouterr().out
+    assert main(["vision", "models", "resnet"]) == 2
+    assert main(["vision", "compare", "--ckpt_path", "none.ckpt"]) == 2
+
+
+def test_the_demo_runs(workdir: Path, capsys, monkeypatch) -> None:
+    quick = partial(PixelRegression, (1e-2,), max_iter=5)
+    monkeypatch.setattr("longseq.vision.compare.PixelRegression", quick)
+    assert main(["vision", "demo", "--max_steps", "2", "--out", "demo"]) == 0
+    out = capsys.readouterr().out
+    folder = Path("demo/demo/version_0")
+    assert "best baseline" in out and all(name in out for name in ("scores.csv", "predictions.csv"))
+    for name in ("scores.csv", "predictions.csv", "predictions.png", "checkpoints/best.ckpt"):
+        assert (folder / name).stat().st_size > 0
+
+
+BAD = {
+    "missing": ("none.zip: no such folder or file", ["--data.source=none.zip"]),
+    "empty": ("empty: holds no images", ["--data.source=empty"]),
+    "not a zip": ("text.zip: is not a zip archive", ["--data.source=text.zip"]),
+    "truncated zip": ("cut.zip", ["--data.source=cut.zip"]),
+    "truncated IDX": ("train-images-idx3-ubyte: the IDX file is truncated", ["--data.source=idx"]),
+    "few": ("fewer than batch_size", ["--data.batch_size=5000"]),
+    "classes": ("has 3 classes", ["--model.num_classes=4"]),
+    "channels": ("data.channels is 1", ["--data.channels=1"]),
+    "model": ("did you mean 'vmamba_pico'", ["--model.model=vmamba_pik"]),
+    "model argument": ("did you mean 'dims'", ["--model.model_kwargs={dim: [8]}"]),
+    "argument": ("did you mean 'img_size'", ["--data.image_size=8"]),
+    "published": ("w.pth", ["--model.checkpoint=w.pth"]),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_bad_input_is_one_line_and_status_2(case, workdir: Path, make_zip, make_idx, capsys) -> None:
+    named, arguments = BAD[case]
+    good = make_zip(4)
+    Path("empty").mkdir()
+    Path("text.zip").write_text("hello")
+    Path("w.pth").write_text("hello")
+    Path("cut.zip").write_bytes(good.read_bytes()[:-200])
+    images = make_idx() / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-5])
+    argv = ["vision", "fit", f"--data.source={good}", "--data.img_size=12", "--data.batch_size=4"]
+    argv += ["--model.num_classes=3", "--trainer.max_steps=1", *QUICK]
+    if case != "model argument":
+        argv.append("--model.model_kwargs={dims: [8], depths: [1]}")
+    assert main([*argv, *arguments]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and named in errors[0], errors

@@ -1,0 +1,107 @@
+"""Prediction from the checkpoint alone, over folders, zips and IDX files; bad images are reported."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.cli import main
+from longseq.core.errors import ConfigError
+from longseq.vision.predict import Prediction, classify, open_images, write_predictions
+from longseq.vision.task import ImageClassifier
+
+CLASSES = ["bright", "dark", "stripes"]
+HOW = {"img_size": 12, "channels": 3, "mean": [0.5], "std": [0.5], "crop_ratio": 1.0}
+
+
+@pytest.fixture
+def task() -> ImageClassifier:
+    torch.manual_seed(0)
+    made = ImageClassifier("vmamba_pico", 3, 3, 12, {"dims": [8], "depths": [1]})
+    made.set_extra_state({"classes": CLASSES, "preprocess": HOW})
+    return made.eval()
+
+
+def test_neither_batches_nor_the_container_change_a_prediction(task, make_folder, make_zip) -> None:
+    folder, packed = open_images(make_folder(4), 3), open_images(make_zip(4), 3)
+    whole = list(classify(task, folder, 64))
+    for images, size in ((folder, 1), (folder, 5), (packed, 64)):
+        for a, b in zip(classify(task, images, size), whole, strict=True):
+            assert a.file == b.file and a.probabilities == pytest.approx(b.probabilities, rel=1e-5)
+    assert all(sum(item.probabilities) == pytest.approx(1) for item in whole)
+
+
+def test_bad_images_keep_their_rows(task, make_folder) -> None:
+    folder = make_folder(2, ("",))
+    (folder / "dark/00.png").write_bytes(b"")
+    (folder / "dark/01.png").write_text("no image")
+    (folder / "notes.txt").write_text("left out by name")
+    found = {item.file: item for item in classify(task, open_images(folder, 3), 4)}
+    assert len(found) == 6
+    assert "empty" in found["dark/00.png"].error and "known format" in found["dark/01.png"].error
+    assert sum(bool(item.probabilities) for item in found.values()) == 4
+
+
+def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
+    rows = [Prediction("a, b.png", [0.2, 0.7, 0.1]), Prediction("c.png", [], "c.png: empty")]
+    write_predictions(tmp_path / "p.csv", rows, CLASSES)
+    write_predictions(tmp_path / "p.parquet", rows, CLASSES)
+    text, table = pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")
+    columns = ["file", "label", "probability", "p_bright", "p_dark", "p_stripes", "error"]
+    assert list(text.columns) == list(table.columns) == columns
+    assert text["label"].tolist()[0] == table["label"].tolist()[0] == "dark"
+    assert text["probability"].iloc[0] == pytest.approx(0.7) and table["p_bright"].iloc[0] == 0.2
+    assert pd.isna(text["label"].iloc[1]) and text["error"].iloc[1] == "c.png: empty"
+    with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
+        write_predictions(tmp_path / "p.txt", rows, CLASSES)
+
+
+@pytest.fixture
+def checkpoint(make_zip, tmp_path: Path) -> Path:
+    argv = ["vision", "fit", f"--data.source={make_zip(8)}", "--data.img_size=12", "--data.batch_size=8"]
+    argv += ["--model.model=vmamba_pico", "--model.model_kwargs={dims: [8], depths: [1]}", "--name=r"]
+    argv += ["--model.num_classes=3", "--model.ema_decay=0.9", f"--trainer.default_root_dir={tmp_path}"]
+    assert main([*argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
+    return tmp_path / "r/version_0/checkpoints/last.ckpt"
+
+
+def test_the_command_line(
+    checkpoint: Path, make_folder, make_idx, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_folder(3, ("",), "new")
+    (folder / "dark/00.png").write_bytes(b"")
+    base = ["vision", "predict", str(folder), "--ckpt_path", str(checkpoint), "--out"]
+    capsys.readouterr()
+    assert main([*base, "p.csv"]) == 0
+    out = capsys.readouterr()
+    assert "9 images, 1 could not be read" in out.out and "dark/00.png: the image is empty" in out.err
+    with Path("p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows][:2] == ["bright/00.png", "bright/01.png"]
+    good = [row for row in rows if not row["error"]]
+    assert len(good) == 8 and {row["label"] for row in good} <= set(CLASSES)
+    assert main([*base, "p.parquet"]) == 0 and len(pd.read_parquet("p.parquet")) == 9
+    one, idx = folder / "bright/00.png", make_idx(5, 2) / "train-images-idx3-ubyte"
+    for source, count in ((one, 1), (idx, 5)):
+        assert main(["vision", "predict", str(source), *base[3:], "q.csv"]) == 0
+        assert len(pd.read_csv("q.csv")) == count
+
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    cases = {"holds no images": [str(bad)], "no such file": ["none"]}
+    for message, source in cases.items():
+        assert main(["vision", "predict", *source, *base[3:], "p.csv"]) == 2
+        assert message in capsys.readouterr().err
+    (bad / "a.png").write_text("no image")
+    assert main(["vision", "predict", str(bad), *base[3:], "p.csv"]) == 2
+    assert "none of its 1 images can be read" in capsys.readouterr().err
+    assert main([*base, "p.txt"]) == 2
+    assert main(["vision", "predict", str(folder), "--ckpt_path", "none.ckpt", "--out", "p.csv"]) == 2
+    with Path("p.csv").open() as file:
+        assert list(csv.DictReader(file)) == rows  # the earlier output is intact
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

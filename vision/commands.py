@@ -1,0 +1,31 @@
+"""What the command line offers for vision; imports nothing heavy."""
+
+from longseq.core.commands.domain import Command, Domain
+from longseq.vision import REQUIRES
+
+DOMAIN = Domain(
+    name="vision",
+    help="image classification: Vim, VMamba and any mixer, beside logistic regression on the pixels",
+    requires=REQUIRES,
+    task="longseq.core.training.task.BaseTask",
+    data="longseq.core.training.hyper.BaseData",
+    modules=("longseq.vision.task", "longseq.vision.data.module"),
+    commands={
+        "predict": Command(
+            "classes and probabilities of the images in a folder, to CSV or Parquet",
+            "longseq.vision.predict:run",
+        ),
+        "compare": Command(
+            "test accuracy of checkpoints beside logistic regression on the pixels",
+            "longseq.vision.compare:run",
+        ),
+        "models": Command("the models by name, with their sizes", "longseq.vision.listing:run"),
+        "demo": Command("train on packaged images and compare with the baseline", "longseq.vision.demo:run"),
+    },
+    defaults={
+        "model": "longseq.vision.task.ImageClassifier",
+        "data": "longseq.vision.data.module.ImageData",
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.gradient_clip_val": 1.0,
+    },
+)

@@ -1,0 +1,180 @@
+"""Opens whatever holds a classified set of images, and splits it: folders, zips, IDX files, torchvision."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+SAMPLES = ("fashion_mnist_sample",)
+_PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid",
+          "test": "test", "testing": "test"}  # fmt: skip
+
+
+@dataclass
+class Source:
+    """The parts of a data set; a part that it does not bring is None.
+
+    Args:
+        train: training images.
+        valid: validation images.
+        test: test images.
+    """
+
+    train: ImageSet
+    valid: ImageSet | None = None
+    test: ImageSet | None = None
+
+
+def sample_path(name: str) -> Path:
+    """Returns the folder of a packaged sample; its source and licence are in ``vision/samples/SOURCE.md``.
+
+    Args:
+        name: one of ``SAMPLES``.
+    """
+    return Path(__file__).resolve().parent.parent / "samples" / name
+
+
+def open_source(source: str, channels: int, root: str | None = None, download: bool = False) -> Source:
+    """Opens a data set by what it is.
+
+    - the name of a packaged sample, ``fashion_mnist_sample``;
+    - a folder or zip with ``train/``, and perhaps ``valid/`` and ``test/``, of a folder for each class;
+    - a folder or zip with a folder for each class;
+    - a folder with IDX files (``train-images-idx3-ubyte.gz``, …);
+    - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts.
+
+    Args:
+        source: path, or ``torchvision:<Name>``.
+        channels: 1 for grey, 3 for colour.
+        root: folder of torchvision's data sets.
+        download: whether torchvision may download.
+
+    Raises:
+        DataError: if there is no such data or it has no images.
+    """
+    if source.startswith("torchvision:"):
+        return _torchvision(source.removeprefix("torchvision:"), channels, root, download)
+    path = sample_path(source) if source in SAMPLES else Path(source)
+    if not path.exists():
+        hint = "give a folder, a zip, or torchvision:<Name>"
+        raise DataError("no such folder or file", path=path, hint=hint)
+    if path.is_dir() and any(find_idx(path, part, kind) for part in PARTS for kind in ("images", "labels")):
+        return _idx(path, channels)
+    if path.is_file() and path.suffix.lower() != ".zip":
+        raise DataError("is neither a folder nor a zip", path=path)
+    return _class_folders(path, channels)
+
+
+def _idx(folder: Path, channels: int) -> Source:
+    pairs = {part: read_idx_pair(folder, part) for part in PARTS}
+    if pairs["train"] is None:
+        raise DataError("has IDX files but none of the training part", path=folder)
+    count = 1 + max(int(pair[1].max()) for pair in pairs.values() if pair is not None)
+    fashion = count == len(FASHION) and "fashion" in str(folder.resolve()).lower()
+    classes = list(FASHION) if fashion else [str(i) for i in range(count)]
+    sets = {part: pair and ArrayImages(*pair, classes, channels) for part, pair in pairs.items()}
+    assert sets["train"]
+    return Source(sets["train"], None, sets["test"] or None)
+
+
+def _class_folders(root: Path, channels: int) -> Source:
+    names = [name for name in list_files(root) if is_image(name)]
+    if not names:
+        raise DataError("holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg")
+    split = [name.split("/") for name in names]
+    while min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1 and split[0][0] not in _PARTS:
+        split = [parts[1:] for parts in split]  # a zip of one folder
+    found: dict[str, list[tuple[str, str]]] = {}
+    tops = {parts[0] for parts in split}
+    parted = tops <= set(_PARTS) and all(len(parts) > 2 for parts in split)
+    for name, parts in zip(names, split):
+        if len(parts) < (3 if parted else 2):
+            raise DataError("lies in no class folder", path=root, record=name)
+        part, cls = (_PARTS[parts[0]], parts[1]) if parted else ("train", parts[0])
+        found.setdefault(part, []).append((name, cls))
+    if "train" not in found:
+        raise DataError("has no train folder", path=root)
+    classes = sorted({cls for _, cls in found["train"]})
+    if len(classes) < 2:
+        raise DataError(f"holds one class only, {classes[0]!r}", path=root)
+    number = {cls: i for i, cls in enumerate(classes)}
+    sets: dict[str, ImageSet] = {}
+    for part, items in found.items():
+        for name, cls in items:
+            if cls not in number:
+                raise DataError(f"is of class {cls!r}, which train does not have", path=root, record=name)
+        labels = [number[cls] for _, cls in items]
+        sets[part] = FileImages(root, [name for name, _ in items], labels, classes, channels)
+    return Source(sets["train"], sets.get("valid"), sets.get("test"))
+
+
+def _torchvision(name: str, channels: int, root: str | None, download: bool) -> Source:
+    import torchvision
+
+    known = [
+        key
+        for key, cls in vars(torchvision.datasets).items()
+        if inspect.isclass(cls) and "train" in inspect.signature(cls).parameters
+    ]
+    if name not in known:
+        raise ConfigError(
+            f"torchvision has no data set {name!r} with a train option; {did_you_mean(name, known)}"
+        )
+    cls = getattr(torchvision.datasets, name)
+    sets = []
+    for train in (True, False):
+        try:
+            data: Any = cls(root or "data", train=train, download=download)
+        except (RuntimeError, OSError) as error:
+            hint = "set data.root to its folder, or data.download to true"
+            raise DataError(
+                f"torchvision cannot open {name}: {error}", path=root or "data", hint=hint
+            ) from error
+        images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
+        classes = [str(text) for text in getattr(data, "classes", range(int(labels.max()) + 1))]
+        sets.append(ArrayImages(images, labels, classes, channels))
+    return Source(sets[0], None, sets[1])
+
+
+def split_indices(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Returns disjoint parts of a labelled set, each with the classes in proportion; the rest comes last.
+
+    Args:
+        labels: class of every item (N,).
+        fractions: share of every part but the last.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: unless the fractions are not negative and leave something.
+    """
+    if min(fractions, default=0) < 0 or sum(fractions) >= 1:
+        raise ConfigError(f"fractions must be at least 0 and sum to less than 1, got {list(fractions)}")
+    generator = np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
+    for cls in np.unique(labels):
+        mine = generator.permutation(np.flatnonzero(labels == cls))
+        cuts = np.rint(np.cumsum(fractions) * len(mine)).astype(int)
+        for part, piece in zip(parts, np.split(mine, cuts)):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)) if part else np.zeros(0, int) for part in parts]

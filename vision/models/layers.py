@@ -1,0 +1,127 @@
+"""Small parts that the image models share: stochastic depth, initialisation, the feature extractor."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.errors import ArgumentError, ConfigError
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch of whole samples.
+
+    Args:
+        p: probability of dropping; the kept samples are divided by 1 - p.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigError(f"the probability of dropping a path must lie in [0, 1), got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, ...)."""
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.p
+        return x * (keep.to(x.dtype) / (1 - self.p))
+
+
+def path_rates(rate: float, depth: int) -> list[float]:
+    """Returns stochastic depth's rate of every layer, rising linearly from 0 to ``rate``."""
+    return [rate * i / max(1, depth - 1) for i in range(depth)]
+
+
+def step_size_bias(shape: tuple[int, ...], low: float = 1e-3, high: float = 0.1) -> Tensor:
+    """Returns biases whose softplus is log-uniform between ``low`` and ``high`` (Mamba's step sizes)."""
+    dt = torch.exp(torch.rand(shape) * math.log(high / low) + math.log(low)).clamp(min=1e-4)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+class ImageModel(nn.Module):
+    """What every image model offers: features, head, and maps at several depths.
+
+    Attributes:
+        num_features: width of the pooled features.
+        channels: width of the map after every stage.
+        reductions: how many pixels a position of that map spans.
+    """
+
+    num_features: int
+    in_chans: int
+    min_size: int
+    channels: list[int]
+    reductions: list[int]
+
+    def check_images(self, x: Tensor) -> None:
+        """Checks a batch of images.
+
+        Raises:
+            ArgumentError: unless x is (B, in_chans, H, W) with sides that the model can take.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) < self.min_size:
+            raise ArgumentError(
+                f"{type(self).__name__}: images must be (batch, {self.in_chans}, height, width), "
+                f"with sides of at least {self.min_size}, got {tuple(x.shape)}"
+            )
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised features of every position, before pooling; images (B, C, H, W)."""
+
+    @abstractmethod
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pools features and, unless ``pre_logits``, maps them to logits (B, classes)."""
+
+    @abstractmethod
+    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Returns the maps (B, C_i, H_i, W_i) after the stages ``indices``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (B, classes) of images (B, C, H, W)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def head(width: int, num_classes: int) -> nn.Module:
+    """Returns the linear classifier, or the identity if there are no classes."""
+    if num_classes < 0:
+        raise ConfigError(f"num_classes must be at least 0, got {num_classes}")
+    if num_classes == 0:
+        return nn.Identity()
+    layer = nn.Linear(width, num_classes)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class FeatureExtractor(nn.Module):
+    """A model cut down to the maps at several depths, for detection and segmentation.
+
+    Args:
+        model: any image model.
+        out_indices: stages whose maps are wanted, from 0; negative ones count from the end.
+
+    Attributes:
+        feature_info: for every map its ``channels`` and ``reduction`` (pixels a position).
+    """
+
+    def __init__(self, model: ImageModel, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        stages = len(model.channels)
+        wanted = list(range(stages)) if out_indices is None else list(out_indices)
+        if not wanted or any(not -stages <= i < stages for i in wanted):
+            raise ConfigError(f"out_indices must lie between {-stages} and {stages - 1}, got {wanted}")
+        self.model, self.out_indices = model, [i % stages for i in wanted]
+        self.feature_info = [
+            {"channels": model.channels[i], "reduction": model.reductions[i]} for i in self.out_indices
+        ]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Returns one map (B, C_i, H_i, W_i) an index, in the order asked for."""
+        return self.model.forward_maps(x, self.out_indices)

@@ -1,0 +1,239 @@
+r"""Vision Mamba (Zhu et al. 2024, arXiv 2401.09417): a bidirectional Mamba over a sequence of patches.
+
+Patches in raster order, a class token in their middle, learned positions, then layers of
+
+r   ← r + h                                 (the residual stream, float32)
+h   = W_out · ½ (→(x) + ←(x)) ⊙ silu(z),    x, z = split(W_in norm(r))
+
+where → is convolution, silu and selective scan, and ← the same with its own weights from the other end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longseq.core.mixers.base import check_positive
+from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.selective_scan import selective_scan
+from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
+
+
+class BidirectionalMamba(nn.Module):
+    """The mixer of Vim: (B, L, D) to (B, L, D); parameter names and shapes of the published checkpoints.
+
+    Args:
+        d_model: width D.
+        d_state: states per channel N.
+        d_conv: taps of the short convolutions.
+        expand: inner width as a multiple of D.
+    """
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = (
+        "A_log", "D", "dt_proj.bias", "A_b_log", "D_b", "dt_proj_b.bias",
+    )  # fmt: skip
+
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+        super().__init__()
+        self.d_inner = check_positive("expand", expand) * check_positive("d_model", d_model)
+        self.d_state = check_positive("d_state", d_state)
+        self.dt_rank = math.ceil(d_model / 16)
+        decays = torch.arange(1, d_state + 1).float().log().repeat(self.d_inner, 1)
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d, self.conv1d_b = (
+            nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner) for _ in range(2)
+        )
+        self.x_proj, self.x_proj_b = (
+            nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False) for _ in range(2)
+        )
+        self.dt_proj, self.dt_proj_b = (nn.Linear(self.dt_rank, self.d_inner) for _ in range(2))
+        self.A_log, self.A_b_log = (nn.Parameter(decays.clone()) for _ in range(2))
+        self.D, self.D_b = (nn.Parameter(torch.ones(self.d_inner)) for _ in range(2))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        for layer in (self.dt_proj, self.dt_proj_b):
+            nn.init.uniform_(layer.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+            with torch.no_grad():
+                layer.bias.copy_(step_size_bias((self.d_inner,)))
+
+    def _scan(
+        self, x: Tensor, conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, skip: Tensor
+    ) -> Tensor:
+        """Returns one direction's output, ungated: (B, L, D_inner)."""
+        u, _ = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu")
+        dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.linear(dt, dt_proj.weight)  # the bias is added inside the scan, in float32
+        decay = -torch.exp(a_log if a_log.dtype == torch.float64 else a_log.float())
+        y, _ = selective_scan(u, delta, decay, B, C, skip, None, dt_proj.bias, delta_softplus=True)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes a whole sequence; every position sees all others."""
+        x, z = self.in_proj(x).split(self.d_inner, dim=-1)
+        there = self._scan(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        back = self._scan(
+            x.flip(1), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b
+        ).flip(1)
+        # Both directions have the same gate, so it is applied once, to their mean.
+        return self.out_proj((there + back) * (0.5 * F.silu(z)))
+
+
+class VimLayer(nn.Module):
+    """Adds to the residual stream, then norm and mixer: the order of Vim's (and Mamba's) blocks.
+
+    Args:
+        d_model: width D.
+        drop_path: rate of stochastic depth on what is added.
+        d_state: states per channel.
+        d_conv: taps of the short convolutions.
+        expand: inner width as a multiple of D.
+    """
+
+    def __init__(self, d_model: int, drop_path: float, d_state: int, d_conv: int, expand: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.mixer = BidirectionalMamba(d_model, d_state, d_conv, expand)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, h: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the mixer's output and the residual stream (float32 or float64), both (B, L, D)."""
+        wide = torch.promote_types(h.dtype, torch.float32)
+        residual = h.to(wide) if residual is None else residual + self.drop_path(h)
+        return self.mixer(self.norm(residual.to(self.norm.weight.dtype))), residual
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches as vectors: (B, C, H, W) to (B, D, H/p, W/p), partial patches left out.
+
+    Args:
+        in_chans: channels C.
+        d_model: width D.
+        patch_size: side p in pixels.
+    """
+
+    def __init__(self, in_chans: int, d_model: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, d_model, patch_size, stride=patch_size)
+        nn.init.normal_(self.proj.weight, std=(in_chans * patch_size**2) ** -0.5)
+        if self.proj.bias is not None:
+            nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return self.proj(x)
+
+
+class Vim(ImageModel):
+    """Vision Mamba with the class token in the middle; published checkpoints load by name.
+
+    Any resolution: the learned positions of the patches are resized bicubically, and the class token, which
+    lies at index M // 2 of the M patches, keeps its own. (The published code takes index 0 for it there.)
+
+    Args:
+        num_classes: classes of the head; 0 for none.
+        in_chans: channels of the images.
+        img_size: side in pixels for which positions are stored.
+        patch_size: side of a patch.
+        d_model: width D.
+        depth: number of layers.
+        d_state: states per channel.
+        d_conv: taps of the short convolutions.
+        expand: inner width as a multiple of D.
+        drop_rate: dropout after the positions are added.
+        drop_path: highest rate of stochastic depth.
+        stages: maps that ``features_only`` offers, after equal parts of the layers.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int = 224,
+        patch_size: int = 16,
+        d_model: int = 192,
+        depth: int = 24,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        drop_rate: float = 0.0,
+        drop_path: float = 0.1,
+        stages: int = 4,
+    ) -> None:
+        super().__init__()
+        check_positive("depth", depth)
+        self.in_chans, self.min_size = check_positive("in_chans", in_chans), patch_size
+        side = check_positive("img_size", img_size) // check_positive("patch_size", patch_size)
+        self.grid, self.num_features = check_positive("img_size // patch_size", side), d_model
+        self.patch_embed = PatchEmbed(in_chans, d_model, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, d_model))
+        self.pos_embed = nn.Parameter(torch.zeros(1, side * side + 1, d_model))
+        self.pos_drop = nn.Dropout(drop_rate)
+        # The published code shifts the rates by one layer: what layer i adds was made by layer i-1.
+        rates = [0.0, *path_rates(drop_path, depth)]
+        self.layers = nn.ModuleList(
+            VimLayer(d_model, rates[i], d_state, d_conv, expand) for i in range(depth)
+        )
+        self.drop_path = DropPath(drop_path)
+        self.norm_f = nn.RMSNorm(d_model, eps=1e-5)
+        self.head = head(d_model, num_classes)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for layer in self.layers:  # as the published code: uniform, divided by √depth
+            weight = layer.get_submodule("mixer.out_proj").weight
+            with torch.no_grad():
+                nn.init.kaiming_uniform_(weight, a=math.sqrt(5)).div_(depth**0.5)
+        stages = min(stages, depth)
+        self._ends = [round((i + 1) * depth / stages) for i in range(stages)]
+        self.channels, self.reductions = [d_model] * stages, [patch_size] * stages
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Returns the positions (1, H·W + 1, D) of a grid, the class token's at H·W // 2."""
+        if (height, width) == (self.grid, self.grid):
+            return self.pos_embed
+        middle = self.grid * self.grid // 2
+        own = self.pos_embed[:, middle : middle + 1]
+        patches = torch.cat([self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]], 1)
+        grid = patches.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True, align_corners=False)
+        patches, middle = grid.flatten(2).transpose(1, 2), height * width // 2
+        return torch.cat([patches[:, :middle], own, patches[:, middle:]], 1)
+
+    def _run(self, x: Tensor, ends: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Returns the normalised tokens (B, M + 1, D), and maps after ``ends`` layers each."""
+        self.check_images(x)
+        patches = self.patch_embed(x)
+        height, width = patches.shape[2:]
+        middle = height * width // 2
+        h = patches.flatten(2).transpose(1, 2)
+        h = torch.cat([h[:, :middle], self.cls_token.expand(len(h), -1, -1), h[:, middle:]], 1)
+        h = self.pos_drop(h + self._positions(height, width))
+        residual, maps = None, []
+        for i, layer in enumerate(self.layers):
+            h, residual = layer(h, residual)
+            if i + 1 in ends:
+                tokens = residual + h
+                tokens = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], 1)
+                maps.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
+        assert residual is not None
+        h = residual + self.drop_path(h)
+        return self.norm_f(h.to(self.norm_f.weight.dtype)), maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised tokens (B, M + 1, D), the class token at index M // 2."""
+        return self._run(x)[0]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Takes the class token and maps it to logits (B, classes)."""
+        pooled = features[:, (features.shape[1] - 1) // 2]
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Returns the residual stream's patches as maps (B, D, H/p, W/p)."""
+        ends = [self._ends[i] for i in indices]
+        maps = dict(zip(sorted(set(ends)), self._run(x, ends)[1]))
+        return [maps[end] for end in ends]

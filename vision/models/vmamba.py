@@ -1,0 +1,262 @@
+r"""VMamba (Liu et al. 2024, arXiv 2401.10166): a four-stage pyramid of 2-D selective scans.
+
+Block:  x ← x + SS2D(norm(x));  x ← x + MLP(norm(x))
+SS2D:   x = silu(conv(W_in x));  y = merge_k selective_scan_k(expand_k(x));  out = W_out norm(y)
+
+over the four directions of the cross-scan. Inside, everything is channels-last, (B, H, W, C), as in the scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longseq.core.backbone import MLP
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import check_positive
+from longseq.core.ops.selective_scan import selective_scan
+from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
+from longseq.vision.models.scan2d import CROSS_SCAN, scan2d
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ExactMLP(MLP):
+    """The core's MLP with the exact GELU that published weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps every position on its own."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SS2D(nn.Module):
+    """The 2-D selective scan: (B, H, W, D) to the same shape, every position seeing the whole map.
+
+    Parameters have the published names and shapes, K = 4 directions first: ``x_proj_weight`` (K, R+2N, D'),
+    ``dt_projs_weight`` (K, D', R), ``A_logs`` (K·D', N), ``Ds`` (K·D').
+
+    Args:
+        d_model: width D.
+        d_state: states per channel N.
+        ratio: inner width D' as a multiple of D.
+        conv_size: side of the depthwise convolution.
+        conv_bias: whether it has a bias.
+        orders: the K scan orders.
+    """
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("A_logs", "Ds", "dt_projs_bias")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 1,
+        ratio: float = 1.0,
+        conv_size: int = 3,
+        conv_bias: bool = False,
+        orders: Sequence[str] = CROSS_SCAN,
+    ) -> None:
+        super().__init__()
+        inner = check_positive("ratio · d_model", int(ratio * d_model))
+        if conv_size % 2 == 0:
+            raise ConfigError(f"conv_size must be odd, got {conv_size}")
+        self.orders, self.d_inner, self.d_state = tuple(orders), inner, check_positive("d_state", d_state)
+        self.dt_rank, lanes = math.ceil(d_model / 16), len(self.orders)
+        self.in_proj = nn.Linear(d_model, inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias)
+        self.x_proj_weight = nn.Parameter(torch.empty(lanes, self.dt_rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(lanes, inner, self.dt_rank))
+        self.dt_projs_bias = nn.Parameter(step_size_bias((lanes, inner)))
+        self.A_logs = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(lanes * inner, 1))
+        self.Ds = nn.Parameter(torch.ones(lanes * inner))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, H, W, D)."""
+        batch, height, width, _ = x.shape
+        lanes, states, length = len(self.orders), self.d_state, height * width
+        x = F.silu(self.conv2d(self.in_proj(x).permute(0, 3, 1, 2)))
+        x = x.permute(0, 2, 3, 1).reshape(batch, length, self.d_inner)
+        scan = scan2d(self.orders, height, width)
+        # A projection of each position commutes with their order: project once for all lanes, then reorder.
+        small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
+        small = scan.reorder(small)
+        dt, B, C = small.split([self.dt_rank, states, states], dim=-1)
+        delta = torch.matmul(
+            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank), self.dt_projs_weight.transpose(1, 2)
+        )  # (K, B·L, D')
+        delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
+        logs = self.A_logs
+        decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
+        y, _ = selective_scan(
+            scan.expand(x).flatten(2), delta, decay, B, C, self.Ds, None, self.dt_projs_bias.flatten(),
+            delta_softplus=True,
+        )  # fmt: skip
+        y = scan.merge(y.unflatten(2, (lanes, -1)))
+        return self.out_proj(self.out_norm(y)).view(batch, height, width, -1)
+
+
+class VSSBlock(nn.Module):
+    """x + SS2D(norm(x)), then x + MLP(norm(x)); (B, H, W, D).
+
+    Args:
+        d_model: width D.
+        drop_path: rate of stochastic depth.
+        mlp_ratio: hidden width of the MLP as a multiple of D.
+        op: the 2-D scan.
+    """
+
+    def __init__(self, d_model: int, drop_path: float, mlp_ratio: float, op: SS2D) -> None:
+        super().__init__()
+        self.norm, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.op = op
+        self.mlp = ExactMLP(d_model, int(mlp_ratio * d_model))
+        self.drop_path = DropPath(drop_path)
+        for layer in (self.mlp.fc1, self.mlp.fc2):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, H, W, D)."""
+        x = x + self.drop_path(self.op(self.norm(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution, and the strided convolution to the next.
+
+    Args:
+        blocks: of this stage.
+        width: channels.
+        out_width: channels of the next stage; None after the last.
+    """
+
+    def __init__(self, blocks: Sequence[VSSBlock], width: int, out_width: int | None) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        # The identity in front is there for the published names: the convolution is number 1, its norm 3.
+        self.downsample = (
+            nn.Identity()
+            if out_width is None
+            else nn.Sequential(
+                nn.Identity(),
+                nn.Conv2d(width, out_width, 3, stride=2, padding=1),
+                nn.Identity(),
+                LayerNorm2d(out_width),
+            )
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the stage's map and the next stage's input; (B, H, W, C)."""
+        x = self.blocks(x)
+        return x, self.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Classifier(nn.Module):
+    """Norm, mean over the map, linear head.
+
+    Args:
+        width: channels.
+        num_classes: 0 for no head.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.head = head(width, num_classes)
+
+
+class VMamba(ImageModel):
+    """VMamba with convolutional stem, at any resolution; published checkpoints ("s1l8") load by name.
+
+    Args:
+        num_classes: classes of the head; 0 for none.
+        in_chans: channels of the images.
+        dims: width of every stage.
+        depths: blocks of every stage.
+        d_state: states per channel.
+        ratio: inner width of the scan as a multiple of the stage's.
+        mlp_ratio: hidden width of the MLPs, likewise.
+        conv_bias: whether the depthwise convolutions have biases.
+        stem_stride: pixels that a position of the first stage spans: 4, or 2 for small images.
+        drop_path: highest rate of stochastic depth.
+        orders: scan orders; four for the published weights.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        dims: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (2, 2, 8, 2),
+        d_state: int = 1,
+        ratio: float = 1.0,
+        mlp_ratio: float = 4.0,
+        conv_bias: bool = False,
+        stem_stride: int = 4,
+        drop_path: float = 0.2,
+        orders: Sequence[str] = CROSS_SCAN,
+    ) -> None:
+        super().__init__()
+        if stem_stride not in (2, 4):
+            raise ConfigError(f"stem_stride must be 2 or 4, got {stem_stride}")
+        if len(dims) != len(depths) or not dims:
+            raise ConfigError(f"dims and depths must be equally long, got {len(dims)} and {len(depths)}")
+        self.in_chans, self.min_size = check_positive("in_chans", in_chans), 1
+        self.num_features, self.channels = dims[-1], list(dims)
+        self.reductions = [stem_stride * 2**i for i in range(len(dims))]
+        self.patch_embed = nn.Sequential(  # the numbers in the published names count identities and the GELU
+            nn.Conv2d(in_chans, dims[0] // 2, 3, stride=2, padding=1),
+            nn.Identity(),
+            LayerNorm2d(dims[0] // 2),
+            nn.Identity(),
+            nn.GELU(),
+            nn.Conv2d(dims[0] // 2, dims[0], 3, stride=stem_stride // 2, padding=1),
+            nn.Identity(),
+            LayerNorm2d(dims[0]),
+        )
+        rates = iter(path_rates(drop_path, sum(depths)))
+        stages = []
+        for width, after, depth in zip(dims, [*dims[1:], None], depths):
+            blocks = [
+                VSSBlock(width, next(rates), mlp_ratio, SS2D(width, d_state, ratio, 3, conv_bias, orders))
+                for _ in range(depth)
+            ]
+            stages.append(Stage(blocks, width, after))
+        self.layers = nn.ModuleList(stages)
+        self.classifier = Classifier(dims[-1], num_classes)
+
+    def _stages(self, x: Tensor) -> list[Tensor]:
+        """Returns the map of every stage, (B, H, W, C)."""
+        self.check_images(x)
+        x, maps = self.patch_embed(x).permute(0, 2, 3, 1), []
+        for stage in self.layers:
+            here, x = stage(x)
+            maps.append(here)
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised map of the last stage, (B, C, H/32, W/32)."""
+        return self.classifier.norm(self._stages(x)[-1]).permute(0, 3, 1, 2)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Takes the mean over the map and maps it to logits (B, classes)."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.classifier.head(pooled)
+
+    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Returns the maps of stages, before their downsampling, (B, C_i, H_i, W_i)."""
+        maps = self._stages(x)
+        return [maps[i].permute(0, 3, 1, 2) for i in indices]

@@ -1,0 +1,54 @@
+"""Pictures of predictions: the images with their classes, and the least certain ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from longseq.core.files import atomic_path
+from longseq.vision.data.images import ImageSet
+from longseq.vision.predict import Prediction
+
+
+def plot_predictions(
+    images: ImageSet,
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    labels: Sequence[int],
+    path: str | Path,
+    columns: int = 8,
+) -> None:
+    """Draws three rows of images in order and three of the surest errors, as PNG.
+
+    Args:
+        images: what was classified.
+        predictions: one an image, all readable.
+        classes: names of the classes.
+        labels: the true class of every image.
+        path: the file.
+        columns: images a row.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    guesses = [max(range(len(classes)), key=lambda i: item.probabilities[i]) for item in predictions]
+    wrong = [i for i, guess in enumerate(guesses) if guess != labels[i]]
+    wrong.sort(key=lambda i: -predictions[i].probabilities[guesses[i]])
+    shown = [*range(min(3 * columns, len(predictions)))], wrong[: 3 * columns]
+    figure = Figure(figsize=(1.3 * columns, 9.5), layout="constrained")
+    titles = ("In order (predicted class)", "The surest errors (predicted, true)")
+    for part, indices, title in zip(figure.subfigures(2, 1), shown, titles):
+        part.suptitle(title)
+        grid = part.subplots(3, columns).ravel()
+        for axes in grid:
+            axes.axis("off")
+        for axes, index in zip(grid, indices):
+            pixels = images.image(index).permute(1, 2, 0).numpy()
+            axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray")
+            right = guesses[index] == labels[index]
+            text = (
+                classes[guesses[index]] if right else f"{classes[guesses[index]]}\n({classes[labels[index]]})"
+            )
+            axes.set_title(text, fontsize=7, color="black" if right else "tab:red")
+    with atomic_path(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))

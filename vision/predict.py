@@ -1,0 +1,183 @@
+"""Classes and probabilities of the images in a folder or zip, to CSV or Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from longseq.core.checkpoints.safe import load_task
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.files import atomic_path
+from longseq.core.mixers.base import check_positive
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+from longseq.vision.data.transforms import evaluation_transform
+from longseq.vision.task import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image, or why there are none.
+
+    Args:
+        file: its path inside the folder or zip.
+        probabilities: of every class; empty if the image could not be read.
+        error: why it could not be read; empty if it could.
+    """
+
+    file: str
+    probabilities: list[float]
+    error: str = ""
+
+
+def open_images(path: str | Path, channels: int) -> ImageSet:
+    """Opens the images to be classified.
+
+    Args:
+        path: a folder or a zip, searched to any depth; one image; or an IDX file of images.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: if there are none.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise DataError("no such file or folder", path=root)
+    if root.is_file() and "idx3-ubyte" in root.name:
+        from longseq.vision.data.idx import read_idx
+
+        array = read_idx(root)
+        return ArrayImages(array, torch.zeros(len(array), dtype=torch.int64).numpy(), [], channels)
+    if root.is_file() and is_image(root.name):
+        root, names = root.parent, [root.name]
+    elif root.is_file() and root.suffix.lower() != ".zip":
+        raise DataError("is neither a folder, a zip nor an image", path=root)
+    else:
+        files = list_files(root)
+        names = [name for name in files if is_image(name)]
+        if len(files) > len(names):
+            print(f"note: {len(files) - len(names)} files of {root} are not images by name", file=sys.stderr)
+    if not names:
+        raise DataError("holds no images", path=root)
+    return FileImages(root, names, [0] * len(names), [], channels)
+
+
+def classify(
+    task: ImageClassifier, images: ImageSet, batch_size: int = 64, device: str = "cpu"
+) -> Iterator[Prediction]:
+    """Yields the prediction for every image, in order; one that cannot be read says why.
+
+    Args:
+        task: in evaluation mode.
+        images: what to classify.
+        batch_size: images at once; the result does not depend on it.
+        device: cpu or cuda.
+    """
+    check_positive("batch_size", batch_size)
+    how = dict(task.preprocess)
+    transform = evaluation_transform(how["img_size"], how["mean"], how["std"], how["crop_ratio"])
+    model = task.best.eval().to(device)
+    for start in range(0, len(images), batch_size):
+        indices = range(start, min(start + batch_size, len(images)))
+        tensors: list[Tensor] = []
+        errors: dict[int, str] = {}
+        for index in indices:
+            try:
+                tensors.append(transform(images.image(index)))
+            except DataError as error:
+                errors[index] = str(error)
+        if tensors:
+            with torch.inference_mode():
+                logits = model(torch.stack(tensors).to(device)).float().cpu()
+            rows = iter(torch.softmax(logits.double(), 1).tolist())
+        for index in indices:
+            error = errors.get(index, "")
+            yield Prediction(images.name(index), [] if error else next(rows), error)
+
+
+def write_predictions(path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
+    """Writes predictions, whole or not at all.
+
+    Columns: ``file``, ``label``, ``probability`` (of that label), ``p_<class>`` for every class, ``error``.
+
+    Args:
+        path: ending in .csv or .parquet.
+        predictions: rows.
+        classes: names of the classes.
+
+    Raises:
+        ConfigError: for another ending.
+    """
+    header = ["file", "label", "probability", *(f"p_{name}" for name in classes), "error"]
+    rows: list[list[str | float | None]] = []
+    for item in predictions:
+        if item.error:
+            rows.append([item.file, None, None, *[None] * len(classes), item.error])
+            continue
+        best = max(range(len(classes)), key=lambda i: item.probabilities[i])
+        rows.append([item.file, classes[best], item.probabilities[best], *item.probabilities, None])
+    suffix = _suffix(path)
+    with atomic_path(path) as temporary:
+        if suffix == ".csv":
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(header)
+                texts = [[f"{v:.6g}" if isinstance(v, float) else v or "" for v in row] for row in rows]
+                writer.writerows(texts)
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            kinds = [pa.string(), pa.string(), *[pa.float64()] * (1 + len(classes)), pa.string()]
+            columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
+            pq.write_table(pa.table(columns, names=header), temporary)
+
+
+def _suffix(path: str | Path) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--out must end in .csv or .parquet, got {path}")
+    return suffix
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq vision predict``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq vision predict",
+        description="Class and probabilities of every image: file, label, probability, p_<class>, error.",
+    )
+    parser.add_argument("images", help="folder or zip (searched to any depth), one image, or an IDX file")
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of an image classifier")
+    parser.add_argument("--out", required=True, help=".csv or .parquet file to write")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    args = parser.parse_args(argv)
+    _suffix(args.out)
+    task = load_task(args.ckpt_path, "vision")
+    if not isinstance(task, ImageClassifier):
+        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed")
+    images = open_images(args.images, task.in_chans)
+    found = list(classify(task, images, args.batch_size, args.device))
+    bad = [item for item in found if item.error]
+    for item in bad[:10]:
+        print(f"note: {item.error}", file=sys.stderr)
+    if len(bad) > 10:
+        print(f"note: and {len(bad) - 10} more", file=sys.stderr)
+    if len(bad) == len(found):
+        raise DataError(f"none of its {len(found)} images can be read", path=args.images)
+    write_predictions(args.out, found, task.classes)
+    labels = Counter(
+        task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]
+        for item in found
+        if not item.error
+    )
+    print(f"{args.out}: {len(found):,} images, {len(bad)} could not be read")
+    print("  " + ", ".join(f"{name} {count:,}" for name, count in labels.most_common(10)))
+    return 0

@@ -1,0 +1,155 @@
+"""Training tasks of vision: image classification."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.task import BaseTask
+from longseq.vision.metrics import CalibrationError, TopK
+from longseq.vision.models.registry import create_model
+
+
+class ImageClassifier(BaseTask):
+    """Classification of images; all evaluation uses the averaged weights, where there are any.
+
+    The names of the classes and the preprocessing travel in the checkpoint: ``predict`` needs nothing else.
+
+    Args:
+        model: one of ``longseq.vision.list_models()``.
+        num_classes: number of classes.
+        in_chans: channels of the images.
+        img_size: side in pixels.
+        model_kwargs: further hyper-parameters of the model.
+        checkpoint: published weights to start from; the head may be of another number of classes.
+        label_smoothing: share of the probability that is spread over all classes.
+        ema_decay: decay of the exponential moving average of the weights a step; 0 for none.
+        lr: peak learning rate.
+        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
+        weight_decay: of matrices.
+        betas: AdamW's decay rates.
+        warmup_steps: optimiser steps of linear warm-up.
+        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
+        min_lr_ratio: final over peak learning rate.
+    """
+
+    def __init__(
+        self,
+        model: str = "vmamba_nano",
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int = 32,
+        model_kwargs: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
+        label_smoothing: float = 0.0,
+        ema_decay: float = 0.0,
+        lr: float = 2e-3,
+        ssm_lr: float | None = None,
+        weight_decay: float = 0.05,
+        betas: Sequence[float] = (0.9, 0.999),
+        warmup_steps: int = 100,
+        total_steps: int | None = None,
+        min_lr_ratio: float = 0.01,
+    ) -> None:
+        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        if not 0 <= ema_decay < 1 or not 0 <= label_smoothing < 1:
+            raise ConfigError(
+                f"ema_decay and label_smoothing must lie in [0, 1), got {ema_decay} and {label_smoothing}"
+            )
+        if num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2, got {num_classes}")
+        common = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
+        self.model = create_model(model, **{**common, **(model_kwargs or {})})
+        self.start_from = checkpoint
+        self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
+        self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
+        self.classes: list[str] = []
+        self.preprocess: dict[str, Any] = {}
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns accuracy, top-5 accuracy and the calibration error."""
+        return {"accuracy": TopK(1), "top5": TopK(5), "calibration_error": CalibrationError()}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what prediction needs besides weights."""
+        return {"classes": self.classes, "preprocess": self.preprocess}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores what ``get_extra_state`` returned."""
+        self.classes, self.preprocess = list(state["classes"]), dict(state["preprocess"])
+
+    @property
+    def best(self) -> nn.Module:
+        """The averaged model, or the model itself if there is none."""
+        return self.model if self.ema is None else self.ema
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (B, classes) of normalised images (B, C, H, W)."""
+        return (self.model if self.training else self.best)(images)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the mean cross-entropy in nats, and what the metrics need."""
+        target, logits = batch["target"], self(batch["image"])
+        smoothing = self.label_smoothing if self.training else 0.0
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        return {"loss": loss, "count": len(logits), "logits": logits, "target": target}
+
+    def setup(self, stage: str) -> None:
+        """Takes the names of the classes from the data, and checks that model and data fit."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or not hasattr(data, "classes"):
+            return
+        if len(data.classes) != self.num_classes:
+            raise ConfigError(
+                f"model.num_classes is {self.num_classes}, but {data.source} has {len(data.classes)} classes"
+            )
+        if data.channels != self.in_chans:
+            raise ConfigError(f"model.in_chans is {self.in_chans}, but data.channels is {data.channels}")
+        self.classes, self.preprocess = list(data.classes), dict(data.preprocess)
+        if stage == "fit" and self.start_from is not None:
+            self._start_from(self.start_from)
+
+    def _start_from(self, path: str) -> None:
+        """Loads published weights, all but a head of another number of classes."""
+        from longseq.vision.models.registry import load_published
+
+        load_published(self.model, path, new_head=True)
+        if self.ema is not None:
+            self.ema.load_state_dict(self.model.state_dict())
+
+    def on_validation_start(self) -> None:
+        self._check_classes()
+
+    def on_test_start(self) -> None:
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Checks after a checkpoint was restored that its classes are the data's, in the same order."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and hasattr(data, "classes") and list(data.classes) != self.classes:
+            raise DataError(
+                f"has the classes {', '.join(data.classes[:4])}…, but the checkpoint was trained on "
+                f"{', '.join(self.classes[:4])}…",
+                path=data.source,
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Averages the weights after an optimiser step."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        if self.ema is None or not stepped:
+            return
+        # Early on the average forgets faster, or it would keep the random start for 1 / (1 - decay) steps.
+        step = self.trainer.global_step
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            averaged, current = (list(one.state_dict().values()) for one in (self.ema, self.model))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
