@@ -37,7 +37,7 @@ def plot_predictions(
     shown = [*range(min(3 * columns, len(predictions)))], wrong[: 3 * columns]
     figure = Figure(figsize=(1.3 * columns, 9.5), layout="constrained")
     titles = ("In order (predicted class)", "The surest errors (predicted, true)")
-    for part, indices, title in zip(figure.subfigures(2, 1), shown, titles):
+    for part, indices, title in zip(figure.subfigures(2, 1, squeeze=False).ravel(), shown, titles):
         part.suptitle(title)
         grid = part.subplots(3, columns).ravel()
         for axes in grid:

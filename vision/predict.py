@@ -98,8 +98,8 @@ def classify(
                 logits = model(torch.stack(tensors).to(device)).float().cpu()
             rows = iter(torch.softmax(logits.double(), 1).tolist())
         for index in indices:
-            error = errors.get(index, "")
-            yield Prediction(images.name(index), [] if error else next(rows), error)
+            why = errors.get(index, "")
+            yield Prediction(images.name(index), [] if why else next(rows), why)
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:

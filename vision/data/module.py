@@ -173,7 +173,7 @@ class ImageData(BaseData):
         self.source, self.channels, self.root, self.download = source, channels, root, download
         self.batch_size = check_positive("batch_size", batch_size)
         self.eval_batch_size = check_positive("eval_batch_size", eval_batch_size)
-        self.preprocess = {
+        self.preprocess: dict[str, Any] = {
             "img_size": img_size,
             "channels": channels,
             "mean": list(mean),

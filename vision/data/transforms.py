@@ -57,8 +57,9 @@ def training_transform(
         size: side in pixels.
         mean: of every channel.
         std: of every channel.
-        augment: "none"; "flip", half of them mirrored, which suits short trainings; "shift" by up to an eighth of the side; "shift_flip", and half of them mirrored;
-            "crop_flip", a random resized crop; "trivial", crop_flip and TrivialAugment (arXiv 2103.10158).
+        augment: "none"; "flip", half of them mirrored, which suits short trainings; "shift" by up to an
+            eighth of the side; "shift_flip", both; "crop_flip", a random resized crop, half of them mirrored;
+            "trivial", crop_flip and TrivialAugment (arXiv 2103.10158).
 
     Raises:
         ConfigError: for an unknown augmentation.

@@ -80,7 +80,7 @@ class PatchSequence(ImageModel):
         patches = self.patch_embed(x)
         grid = (patches.shape[2], patches.shape[3])
         if self.pos_embed is not None:
-            where = self.pos_embed
+            where: Tensor = self.pos_embed
             if grid != (self.grid, self.grid):
                 where = F.interpolate(where, grid, mode="bicubic", antialias=True, align_corners=False)
             patches = patches + where

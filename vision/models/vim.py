@@ -183,10 +183,10 @@ class Vim(ImageModel):
         self.head = head(d_model, num_classes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for layer in self.layers:  # as the published code: uniform, divided by √depth
-            weight = layer.get_submodule("mixer.out_proj").weight
-            with torch.no_grad():
-                nn.init.kaiming_uniform_(weight, a=math.sqrt(5)).div_(depth**0.5)
+        for name, parameter in self.layers.named_parameters():  # as published: uniform, divided by √depth
+            if name.endswith("out_proj.weight"):
+                with torch.no_grad():
+                    nn.init.kaiming_uniform_(parameter, a=math.sqrt(5)).div_(depth**0.5)
         stages = min(stages, depth)
         self._ends = [round((i + 1) * depth / stages) for i in range(stages)]
         self.channels, self.reductions = [d_model] * stages, [patch_size] * stages

@@ -111,7 +111,7 @@ def test_bad_values_are_named(make_zip) -> None:
     path = str(make_zip(2))
     for kwargs, message in (
         ({"channels": 2}, "channels"),
-        ({"augment": "flip"}, "augment"),
+        ({"augment": "flop"}, "augment"),
         ({"std": (0.0,)}, "std"),
         ({"crop_ratio": 1.5}, "crop_ratio"),
         ({"batch_size": 0}, "batch_size"),
