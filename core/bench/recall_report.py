@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +32,8 @@ class Result:
         parameters: number of trainable values in the backbone.
         state: values that the mixers carry for one row after the longest training length.
         steps: steps trained.
-        seconds: of training.
-        tokens_per_second: in training, forward, backward and update.
+        seconds: of training, from the second step on: the first loads and compiles.
+        tokens_per_second: in that time, forward, backward and update.
         loss: mean over the last steps, in nats.
         accuracy: by length, over all questions of the test sequences.
     """
@@ -71,16 +72,11 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
         if score is not None:
             text = "solved: selective" if solves else "not solved: time-invariant"
             seen.append((f"{mixer}: selective copying {text} (2312.00752)", (score >= SOLVED) == solves))
-    attention = trained("multi_query_recall", "attention")
+    attention = found.get(("multi_query_recall", "attention"))
     for (task, mixer), result in found.items():
-        score = trained(task, mixer)
-        if (
-            task == "multi_query_recall"
-            and mixer_class(mixer).finite_state
-            and None not in (attention, score)
-        ):
-            few = result.accuracy.get(min(get_task(task).train_lengths), 0.0)
-            lost = score is not None and attention is not None and score < min(few, attention) - 0.05
+        if task == "multi_query_recall" and mixer_class(mixer).finite_state and attention is not None:
+            few, many = result.accuracy[min(result.accuracy)], result.accuracy[max(result.accuracy)]
+            lost = many < min(few, attention.accuracy[max(attention.accuracy)]) - 0.05
             seen.append((f"{mixer}: multi-query recall lost as the keys multiply (2312.04927)", lost))
     parity = trained("parity", "slstm")
     if parity is not None:
@@ -95,15 +91,24 @@ def show(results: Sequence[Result], console: Console) -> None:
     """Prints one table for each task, and the known orderings."""
     for name in dict.fromkeys(r.task for r in results):
         task, rows = get_task(name), [r for r in results if r.task == name]
-        table = Table(title=f"{name}: {task.about} (guessing: {task.chance:.1%})", title_justify="left")
-        table.add_column("mixer")
+        table = Table(
+            title=f"{name}: {task.about} (guessing: {task.chance:.1%})",
+            title_justify="left",
+            caption="accuracy in %; * longer than any seen in training",
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("mixer", no_wrap=True)
         for length in rows[0].accuracy:
             longer = length > max(task.train_lengths)
-            table.add_column(f"{length}{' (longer)' if longer else ''}", justify="right")
-        for head in ("steps", "tokens/s", "parameters", "state"):
-            table.add_column(head, justify="right")
+            table.add_column(f"{length}{'*' if longer else ''}", justify="right", no_wrap=True)
+        for head in ("steps", "tok/s", "params", "state"):
+            table.add_column(head, justify="right", no_wrap=True)
         for r in rows:
-            cells = [f"[bold]{a:.1%}[/]" if a >= SOLVED else f"{a:.1%}" for a in r.accuracy.values()]
+            cells = [
+                f"[bold]{100 * a:.1f}[/]" if a >= SOLVED else f"{100 * a:.1f}" for a in r.accuracy.values()
+            ]
             numbers = (f"{r.steps:,}", f"{r.tokens_per_second:,.0f}", f"{r.parameters:,}", f"{r.state:,}")
             table.add_row(r.mixer, *cells, *numbers)
         console.print(table)
