@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def decode(content: bytes, channels: int, path: str | Path, record: str | None =
     return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1)
 
 
-class ImageSet:
+class ImageSet(ABC):
     """Images with labels, by number.
 
     Args:
@@ -61,9 +62,9 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def image(self, index: int) -> Tensor:
         """Returns image ``index``, bytes (C, H, W)."""
-        raise NotImplementedError
 
     def name(self, index: int) -> str:
         """Returns a name for messages and results."""
