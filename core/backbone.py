@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,9 +13,13 @@ from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers import Mixer, State, create_mixer
-from longseq.core.mixers.base import check_positive
+from longseq.core.mixers.base import check_positive, mixer_class
 
-NORMS: dict[str, Any] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+NORMS: dict[str, Any] = {
+    "rms": nn.RMSNorm,
+    "layer": nn.LayerNorm,
+    "layer_nobias": partial(nn.LayerNorm, bias=False),
+}
 
 
 class MLP(nn.Module):
@@ -33,22 +40,46 @@ class MLP(nn.Module):
         return self.fc2(nn.functional.gelu(self.fc1(x), approximate="tanh"))
 
 
+class GatedMLP(nn.Module):
+    """GEGLU without biases: W2 (GELU(a) · b) with [a, b] = W1 x (arXiv 2002.05202); (B, L, D) to (B, L, D).
+
+    Args:
+        d_model: width D.
+        d_hidden: hidden width; rounded up to a multiple of 64, as in xLSTM's blocks.
+    """
+
+    def __init__(self, d_model: int, d_hidden: int) -> None:
+        super().__init__()
+        d_hidden = math.ceil(d_hidden / 64) * 64
+        self.fc1 = nn.Linear(d_model, 2 * d_hidden, bias=False)
+        self.fc2 = nn.Linear(d_hidden, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps every position on its own."""
+        gate, value = self.fc1(x).chunk(2, -1)
+        return self.fc2(nn.functional.gelu(gate) * value)
+
+
+MLPS: dict[str, Any] = {"gelu": MLP, "geglu": GatedMLP}
+
+
 class Layer(nn.Module):
     """x + mixer(norm(x)), then, if it has an MLP, x + mlp(norm(x)).
 
     Args:
         mixer: the sequence mixer.
         mlp_ratio: hidden width of the MLP as a multiple of D; 0 for none.
-        norm: "rms" or "layer".
+        norm: "rms", "layer" or "layer_nobias".
         dropout: on both branches.
+        mlp: "gelu" or "geglu".
     """
 
-    def __init__(self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float) -> None:
+    def __init__(self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float, mlp: str = "gelu") -> None:
         super().__init__()
         d_model = mixer.d_model
         self.norm1 = NORMS[norm](d_model, eps=1e-5)
         self.mixer = mixer
-        self.mlp = MLP(d_model, int(mlp_ratio * d_model)) if mlp_ratio else None
+        self.mlp = MLPS[mlp](d_model, int(mlp_ratio * d_model)) if mlp_ratio else None
         self.norm2 = NORMS[norm](d_model, eps=1e-5) if mlp_ratio else None
         self.dropout = nn.Dropout(dropout)
 
@@ -68,6 +99,13 @@ class Layer(nn.Module):
         return self._channel(x_t + self.dropout(y_t)), state
 
 
+def _place(name: str, index: int, n_layers: int) -> dict[str, Any]:
+    """Returns those of ``depth`` and ``n_blocks`` that the mixer's constructor takes."""
+    accepted = inspect.signature(mixer_class(name).__init__).parameters
+    place = {"depth": index / max(n_layers - 1, 1), "n_blocks": n_layers}
+    return {key: value for key, value in place.items() if key in accepted}
+
+
 class Backbone(nn.Module):
     """A stack of residual layers around sequence mixers, (B, L, D) to (B, L, D), with their three modes.
 
@@ -77,9 +115,15 @@ class Backbone(nn.Module):
         mixer: a mixer's name, or a pattern of names that is repeated to fill the layers, for example
             ``["mamba2"] * 7 + ["attention"]``.
         mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba.
-        norm: "rms" or "layer".
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba. A mapping from mixer
+            to ratio gives only some layers an MLP: ``{"slstm": 1.3}`` with ``mlp="geglu"`` and
+            ``norm="layer_nobias"`` makes xLSTM's stack (arXiv 2405.04517, figures 10 and 11).
+        norm: "rms", "layer", or "layer_nobias".
         dropout: on every residual branch.
+        mlp: "gelu", two linear maps with a GELU between, or "geglu", gated and without biases.
+
+    A mixer that takes its place in the stack (``depth``, from 0 to 1) or the stack's height (``n_blocks``)
+    for its initial values gets them, unless ``mixer_kwargs`` says otherwise.
 
     Raises:
         ConfigError: for unknown names and sizes that do not fit.
@@ -91,22 +135,34 @@ class Backbone(nn.Module):
         n_layers: int,
         mixer: str | Sequence[str] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
-        mlp_ratio: float = 0.0,
-        norm: Literal["rms", "layer"] = "rms",
+        mlp_ratio: float | Mapping[str, float] = 0.0,
+        norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
+        mlp: Literal["gelu", "geglu"] = "gelu",
     ) -> None:
         super().__init__()
         check_positive("d_model", d_model)
         check_positive("n_layers", n_layers)
         if norm not in NORMS:
             raise ConfigError(f"no norm named {norm!r}; {did_you_mean(norm, NORMS)}")
-        if mlp_ratio < 0 or not 0 <= dropout < 1:
-            raise ConfigError(
-                f"mlp_ratio must be at least 0 and dropout in [0, 1), got {mlp_ratio} and {dropout}"
-            )
+        if mlp not in MLPS:
+            raise ConfigError(f"no MLP named {mlp!r}; {did_you_mean(mlp, MLPS)}")
         pattern = [mixer] if isinstance(mixer, str) else list(mixer)
         if not pattern:
             raise ConfigError("the pattern of mixers is empty")
+        if isinstance(mlp_ratio, Mapping):
+            for name in mlp_ratio:
+                if name not in pattern:
+                    raise ConfigError(
+                        f"mlp_ratio names a mixer of the pattern: {did_you_mean(name, pattern)}"
+                    )
+            ratios = dict(mlp_ratio)
+        else:
+            ratios = dict.fromkeys(pattern, mlp_ratio)
+        if any(ratio < 0 for ratio in ratios.values()) or not 0 <= dropout < 1:
+            raise ConfigError(
+                f"mlp_ratio must be at least 0 and dropout in [0, 1), got {mlp_ratio} and {dropout}"
+            )
         kwargs = dict(mixer_kwargs or {})
         if not isinstance(mixer, str):
             for name in kwargs:
@@ -117,8 +173,10 @@ class Backbone(nn.Module):
         layers = []
         for i in range(n_layers):
             name = pattern[i % len(pattern)]
-            own = kwargs if isinstance(mixer, str) else kwargs.get(name, {})
-            layers.append(Layer(create_mixer(name, d_model, **own), mlp_ratio, norm, dropout))
+            own = _place(name, i, n_layers) | (kwargs if isinstance(mixer, str) else kwargs.get(name, {}))
+            layers.append(
+                Layer(create_mixer(name, d_model, **own), ratios.get(name, 0.0), norm, dropout, mlp)
+            )
         self.d_model = d_model
         self.layers = nn.ModuleList(layers)
         self.norm_f = NORMS[norm](d_model, eps=1e-5)
@@ -129,7 +187,7 @@ class Backbone(nn.Module):
         branches = sum(2 if layer.mlp is not None else 1 for layer in self._layers())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name.endswith(("out_proj.weight", "mlp.fc2.weight")):
+                if name.endswith((".out_proj.weight", ".o_proj.weight", ".mlp.fc2.weight")):
                     parameter.div_(branches**0.5)
 
     def _layers(self) -> list[Layer]:

@@ -27,10 +27,11 @@ class CausalLanguageModel(BaseTask):
         n_layers: number of layers.
         mixer: a mixer's name or a pattern of names.
         mixer_kwargs: the mixer's hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
-        norm: "rms" or "layer".
+        mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
+        norm: "rms", "layer" or "layer_nobias".
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
+        mlp: "gelu" or "geglu", see ``Backbone``.
         lr: peak learning rate.
         ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
         weight_decay: of matrices.
@@ -46,10 +47,11 @@ class CausalLanguageModel(BaseTask):
         n_layers: int = 4,
         mixer: str | list[str] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
-        mlp_ratio: float = 0.0,
-        norm: Literal["rms", "layer"] = "rms",
+        mlp_ratio: float | dict[str, float] = 0.0,
+        norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
         tie_embeddings: bool = True,
+        mlp: Literal["gelu", "geglu"] = "gelu",
         lr: float = 3e-3,
         ssm_lr: float | None = None,
         weight_decay: float = 0.1,
@@ -60,7 +62,7 @@ class CausalLanguageModel(BaseTask):
     ) -> None:
         super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
         self.model = DNALanguageModel(
-            d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings
+            d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings, mlp=mlp
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")

@@ -24,7 +24,7 @@ from longseq.core.mixers.base import mixer_class
 from longseq.core.training.optim import parameter_groups
 
 DEFAULT_MIXERS = ("attention", "mamba", "h3", "s4d", "slstm")
-DEFAULT_TASKS = ("selective_copying", "induction_heads", "multi_query_recall", "parity")
+DEFAULT_TASKS = ("selective_copying", "induction_heads", "multi_query_recall", "joint_recall", "parity")
 # Sizes that suit a width of 64, where a mixer's defaults are meant for hundreds.
 SIZES: dict[str, dict[str, Any]] = {
     "attention": {"n_heads": 2},

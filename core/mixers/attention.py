@@ -36,7 +36,6 @@ class Attention(AttentionBase):
         ConfigError: if the widths do not divide, or a value is out of range.
     """
 
-    causal: bool = True  # type: ignore[misc]  # of the instance: an option decides
     finite_state = False
 
     def __init__(

@@ -31,13 +31,14 @@ class Mixer(nn.Module, ABC):
     6. the gradient reaches the initial state, and the final state is differentiable.
 
     Attributes:
-        causal: whether position t sees only positions up to t. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
+        causal: whether position t sees only positions up to t; of the class, or of an instance where an
+            option decides. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
         finite_state: whether the state's size is independent of how many positions were seen.
         ssm_parameters: names, relative to the mixer, of parameters that take the learning rate of
             state-space parameters and no weight decay.
     """
 
-    causal: ClassVar[bool] = True
+    causal: bool = True
     finite_state: ClassVar[bool] = True
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class Orchid(Mixer):
             positions.
     """
 
-    causal: ClassVar[bool] = False
+    causal = False
 
     def __init__(
         self,

@@ -21,11 +21,12 @@ class DNALanguageModel(nn.Module):
         n_layers: number of layers.
         mixer: a mixer's name or a pattern of names, see ``Backbone``.
         mixer_kwargs: the mixer's hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
-        norm: "rms" or "layer".
+        mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
+        norm: "rms", "layer" or "layer_nobias".
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         vocab_size: tokens, padding included.
+        mlp: "gelu" or "geglu", see ``Backbone``.
     """
 
     def __init__(
@@ -34,16 +35,17 @@ class DNALanguageModel(nn.Module):
         n_layers: int = 4,
         mixer: str | Sequence[str] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
-        mlp_ratio: float = 0.0,
-        norm: Literal["rms", "layer"] = "rms",
+        mlp_ratio: float | Mapping[str, float] = 0.0,
+        norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         vocab_size: int = PADDED_VOCAB_SIZE,
+        mlp: Literal["gelu", "geglu"] = "gelu",
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, mlp)
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.lm_head.weight = self.embedding.weight

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
 
-from longseq.core.checkpoints.safe import check_state_dict, read_weights
-from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.core.files import require_file
+from longseq.core.checkpoints.layouts import read_state_dict
+from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.errors import ConfigError, did_you_mean
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
 from longseq.vision.models.vim import Vim
@@ -172,29 +171,6 @@ def create_model(
     return model
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    """Returns the state dict in a file; only tensors and plain values are read, never code."""
-    if Path(path).suffix == ".safetensors":
-        return dict(read_weights(path)[0])
-    import pickle
-
-    file = require_file(path, "checkpoint")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        hint = "re-save its state dict alone, with torch.save(content['model'], ...)"
-        raise DataError(
-            "cannot be read as plain weights (damaged, or holds pickled objects)", path=file, hint=hint
-        ) from error
-    for key in ("model_ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError("holds no state dict", path=file)
-    return content
-
-
 def convert_published(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Returns a published state dict under this package's names and shapes.
 
@@ -235,7 +211,7 @@ def load_published(model: nn.Module, path: str | Path, new_head: bool = False) -
     Raises:
         DataError: if the file is unusable or of another model.
     """
-    state, own = convert_published(_read(path), model), model.state_dict()
+    state, own = convert_published(read_state_dict(path), model), model.state_dict()
     if new_head:
         for key in [key for key in own if key.rpartition(".")[0].endswith("head")]:
             if key not in state or state[key].shape != own[key].shape:

@@ -1,0 +1,215 @@
+"""Published language-model layouts: their names and shapes to ours and back, each a short table of rules."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.checkpoints.safe import check_state_dict, read_weights
+from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.files import require_file
+
+Tensors = dict[str, Tensor]
+
+
+def read_state_dict(
+    path: str | Path, inside: Sequence[str] = ("model_ema", "model", "state_dict")
+) -> Tensors:
+    """Reads a file of weights as others publish them: safetensors, or a pickle of plain tensors.
+
+    Args:
+        path: ``.safetensors``, or anything that ``torch.save`` wrote; only tensors and plain values are read.
+        inside: keys under which a training checkpoint keeps its state dict, the first one that is there.
+
+    Returns:
+        Name → tensor.
+
+    Raises:
+        DataError: if the file is missing, damaged, holds pickled objects or no state dict.
+    """
+    if Path(path).suffix == ".safetensors":
+        return dict(read_weights(path)[0])
+    file = require_file(path, "checkpoint")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(
+            "cannot be read as plain weights (damaged, or holds pickled objects)",
+            path=file,
+            hint="re-save its state dict alone, with torch.save(content['state_dict'], ...)",
+        ) from error
+    for key in inside:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError("holds no state dict", path=file)
+    return content
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family of published checkpoints names what ``embedding``, ``backbone`` and ``lm_head`` hold.
+
+    Args:
+        rules: pairs (published, ours) of key beginnings; ``{i}`` stands for a layer's number. The first rule
+            that fits a key counts.
+        prefixes: what may stand in front of every published key; the first one is written.
+        shifted: ends of our keys whose published value is smaller by 1 (norms stored as a difference from 1).
+        tied: whether the head shares the embedding's weights, and may be absent.
+        drop: pattern of published keys that are no weights (masks), left out.
+        repair: brings shapes that depend on the publisher's backend into ours.
+    """
+
+    rules: Sequence[tuple[str, str]]
+    prefixes: Sequence[str] = ("",)
+    shifted: tuple[str, ...] = ()
+    tied: bool = False
+    drop: str = r"(?!)"
+    repair: Callable[[Tensors], Tensors] = dict
+
+    def from_published(self, state: Mapping[str, Tensor]) -> Tensors:
+        """Returns a published state dict under our names; keys that no rule knows keep theirs.
+
+        Args:
+            state: as read from a file.
+        """
+        found: Tensors = {}
+        for key, value in state.items():
+            prefix = max((p for p in self.prefixes if key.startswith(p)), key=len, default="")
+            name = key[len(prefix) :]
+            if re.search(self.drop, name):
+                continue
+            ours = _rename(name, self.rules)
+            found[ours] = value + 1 if ours.endswith(self.shifted) and self.shifted else value
+        if self.tied and "embedding.weight" in found:
+            found.setdefault("lm_head.weight", found["embedding.weight"])
+        return self.repair(found)
+
+    def to_published(self, state: Mapping[str, Tensor]) -> Tensors:
+        """Returns our state dict under the published names.
+
+        Args:
+            state: of a model with ``embedding``, ``backbone`` and ``lm_head``.
+        """
+        swapped = [(mine, theirs) for theirs, mine in self.rules]
+        written: Tensors = {}
+        for key, value in state.items():
+            if self.shifted and key.endswith(self.shifted):
+                value = value - 1
+            written[self.prefixes[0] + _rename(key, swapped)] = value
+        return written
+
+
+def _rename(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    """Applies the first rule whose left side begins the key."""
+    for old, new in rules:
+        pattern = re.escape(old).replace(re.escape("{i}"), r"(\d+)")
+        match = re.match(pattern, key)
+        if match:
+            head = new.replace("{i}", match.group(1)) if match.groups() else new
+            return head + key[match.end() :]
+    return key
+
+
+def _slstm_kernels(state: Tensors) -> Tensors:
+    """Turns recurrent weights of the published CUDA backend, head-major (H, P, 4P), into ours (H, 4P, P)."""
+    for key, kernel in list(state.items()):
+        if key.endswith("slstm_cell._recurrent_kernel_") and kernel.shape[2] == 4 * kernel.shape[1]:
+            heads, width, _ = kernel.shape
+            state[key] = kernel.transpose(1, 2).contiguous()
+            bias = key.replace("_recurrent_kernel_", "_bias_")
+            state[bias] = state[bias].view(heads, 4, width).transpose(0, 1).flatten()
+    return state
+
+
+_LAYERS = "backbone.layers.{i}."
+LAYOUTS: dict[str, Layout] = {
+    "mamba": Layout(
+        rules=(
+            ("backbone.embedding.", "embedding."),
+            ("backbone.embeddings.", "embedding."),  # as Hugging Face's port has it
+            ("backbone.layers.{i}.norm.", _LAYERS + "norm1."),
+        ),
+        tied=True,
+    ),
+    "hyenadna": Layout(
+        rules=(
+            ("hyena.backbone.embeddings.word_embeddings.", "embedding."),
+            ("hyena.backbone.layers.{i}.", _LAYERS),
+            ("hyena.backbone.ln_f.", "backbone.norm_f."),
+        ),
+    ),
+    "xlstm": Layout(
+        rules=(
+            ("token_embedding.", "embedding."),
+            ("xlstm_block_stack.blocks.{i}.xlstm_norm.", _LAYERS + "norm1."),
+            ("xlstm_block_stack.blocks.{i}.xlstm.", _LAYERS + "mixer."),
+            ("xlstm_block_stack.blocks.{i}.ffn_norm.", _LAYERS + "norm2."),
+            ("xlstm_block_stack.blocks.{i}.ffn.proj_up.", _LAYERS + "mlp.fc1."),
+            ("xlstm_block_stack.blocks.{i}.ffn.proj_down.", _LAYERS + "mlp.fc2."),
+            ("xlstm_block_stack.post_blocks_norm.", "backbone.norm_f."),
+        ),
+        prefixes=("", "backbone.", "model.backbone."),
+        shifted=(".norm1.weight", ".norm2.weight", "norm_f.weight"),
+        drop=r"causal_mask$",
+        repair=_slstm_kernels,
+    ),
+}
+
+
+def find_layout(name: str) -> Layout:
+    """Returns a layout by name.
+
+    Raises:
+        ConfigError: if there is none, with the nearest name.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"no published layout named {name!r}; {did_you_mean(name, LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def load_published(module: nn.Module, path: str | Path, layout: str) -> None:
+    """Loads a published checkpoint into a language model, all keys and shapes checked.
+
+    Args:
+        module: has ``embedding``, ``backbone`` and ``lm_head``, with the checkpoint's hyper-parameters.
+        path: the file.
+        layout: "mamba", "hyenadna" or "xlstm".
+
+    Raises:
+        ConfigError: for an unknown layout.
+        DataError: if the file is unusable or of another model.
+    """
+    state = find_layout(layout).from_published(read_state_dict(path))
+    check_state_dict(module, state, path)
+    module.load_state_dict(state, strict=True)
+
+
+def save_published(path: str | Path, module: nn.Module, layout: str) -> None:
+    """Writes a language model under published names, as safetensors.
+
+    Args:
+        path: file to write.
+        module: has ``embedding``, ``backbone`` and ``lm_head``.
+        layout: "mamba", "hyenadna" or "xlstm".
+
+    Raises:
+        ConfigError: for an unknown layout.
+    """
+    from safetensors.torch import save_file
+
+    from longseq.core.files import atomic_path
+
+    tensors = find_layout(layout).to_published(module.state_dict())
+    with atomic_path(path) as temporary:
+        # Clones: safetensors refuses the tied head's shared memory.
+        save_file(
+            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, temporary
+        )
