@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import time
@@ -12,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.results import Score, print_table, verdict
+from longseq.core.report.demo import run_demos, train
+from longseq.core.report.section import Picture, Section
+from longseq.core.results import Score
 from longseq.genomics.baselines import evaluate
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.module import GenomeData
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.plots import plot_scores
 from longseq.genomics.predict import stream_log_likelihood, with_progress, write_parquet
 from longseq.genomics.task import CausalLanguageModel
@@ -26,22 +27,33 @@ SAMPLE = "chlamydia_trachomatis"
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq demo`` (``longseq genomics demo``)."""
-    parser = argparse.ArgumentParser(prog="longseq genomics demo", description=__doc__)
-    parser.add_argument("--out", default="outputs/genomics", help="folder for the results (outputs/genomics)")
-    parser.add_argument("--sample", default=SAMPLE, help=f"packaged sample to train on ({SAMPLE})")
-    parser.add_argument("--max_steps", type=int, help="training steps, instead of the configuration's")
-    args = parser.parse_args(argv)
+    """Runs ``longseq genomics demo``."""
+    return run_demos(argv, [DOMAIN.name])
 
-    print(f"1. Training {CONFIG}.yaml on the packaged genome {args.sample!r}")
-    folder, seconds = _train(args.out, args.sample, args.max_steps)
+
+def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Section:
+    """Trains on a packaged genome, scores the held-out tenth beside Markov models, streams the whole genome.
+
+    Args:
+        out: folder for what is written.
+        max_steps: training steps, in place of the configuration's.
+        sample: packaged sample to train on.
+    """
+    start = time.perf_counter()
+    print(f"1. Training {CONFIG}.yaml on the packaged genome {sample!r}")
+    folder, seconds = train(DOMAIN, CONFIG, out, max_steps, ["--data.fasta", sample])
     checkpoint = folder / "checkpoints" / "best.ckpt"
 
     print("2. Fitting the baselines: Markov models of order 0 to 12 and their mixtures, on the same bases")
-    data = GenomeData(args.sample)
+    data = GenomeData(sample)
     splits, genome = data.splits(), data.genome
     parts = [[genome.fetch(item.chrom, item.start, item.end) for item in part] for part in splits]
     rows = evaluate(*parts)
+    scores = [
+        Score(row["model"], row["bits_per_base"], notes={"perplexity": f"{row['perplexity']:.3f}",
+              "parameters": f"{row['contexts'] * 3:,}"})
+        for row in rows
+    ]  # fmt: skip
 
     print("3. Scoring the held-out tenth")
     task = load_task(checkpoint, "genomics")
@@ -51,47 +63,33 @@ def run(argv: Sequence[str]) -> int:
     held_out = np.concatenate(scored).astype(np.float64)
     bits = -float(np.nanmean(held_out)) / math.log(2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    scores = [
-        Score(row["model"], row["bits_per_base"], notes={"perplexity": f"{row['perplexity']:.3f}",
-              "parameters": f"{row['contexts'] * 3:,}"})
-        for row in rows
-    ]  # fmt: skip
     notes = {"perplexity": f"{2**bits:.3f}", "parameters": f"{parameters:,}"}
     scores.append(Score("mamba (this run)", bits, "model", notes))
-    title = f"Held-out tenth, {int(np.isfinite(held_out).sum()):,} bases"
-    print_table(scores, "bits per base", title)
-    print(verdict(scores, "bits per base", tie=5e-4))
-    print(f"Training: {seconds:.0f} s, {_tokens_per_second(folder):,.0f} tokens/s.\n")
 
     print("4. Streaming the whole genome through the model, in chunks, with a carried state")
-    start = time.perf_counter()
+    begin = time.perf_counter()
     total = sum(genome.records.values())
     table, image = folder / "scores.parquet", folder / "scores.png"
     chunks = with_progress(stream_log_likelihood(model, genome), total, "scoring")
-    bases = write_parquet(chunks, table, {"genome": args.sample, "checkpoint": checkpoint.name})
-    print(f"{bases:,} bases in {time.perf_counter() - start:.0f} s")
-    plot_scores(table, image, sample_path(args.sample), held_out=splits.test)
-    print("\nResults:")
-    for path in (checkpoint, folder / "loss_curve.png", table, image):
-        print(f"  {path}")
-    return 0
-
-
-def _train(out: str, sample: str, max_steps: int | None) -> tuple[Path, float]:
-    """Runs the command ``longseq genomics fit`` and returns its folder and duration in seconds."""
-    from longseq.core.commands.lightning_cli import run as fit
-
-    before = set(Path(out).glob("demo/version_*"))
-    argv = ["--config", CONFIG, "--data.fasta", sample, "--trainer.default_root_dir", out]
-    argv += ["--name", "demo"]
-    if max_steps is not None:
-        interval = max(1, min(100, max_steps // 2))
-        argv += ["--trainer.max_steps", str(max_steps), "--trainer.val_check_interval", str(interval)]
-    start = time.perf_counter()
-    fit(DOMAIN, "fit", argv)
-    seconds = time.perf_counter() - start
-    (made,) = set(Path(out).glob("demo/version_*")) - before
-    return made, seconds
+    bases = write_parquet(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
+    streamed = time.perf_counter() - begin
+    plot_scores(table, image, SAMPLES.path(sample), held_out=splits.test)
+    tested = int(np.isfinite(held_out).sum())
+    caption = "Bits per base along the genome, with its genes: lower is more predictable."
+    return Section(
+        domain=DOMAIN.name,
+        question="How well can the next base of a genome be told from all bases before it?",
+        data=f"{sample}, {total:,} bases, tested on {tested:,} that no model saw; source and licence in "
+        "genomics/samples/SOURCE.md.",
+        scores=scores,
+        metric="bits per base",
+        tie=5e-4,
+        speed=f"Training took {seconds:.0f} s at {_tokens_per_second(folder):,.0f} bases/s; streaming "
+        f"{bases:,} bases took {streamed:.0f} s.",
+        seconds=time.perf_counter() - start,
+        pictures=[Picture(image, caption)],
+        files=[checkpoint, folder / "loss_curve.png", table, image],
+    )
 
 
 def _tokens_per_second(folder: Path) -> float:

@@ -15,7 +15,7 @@ from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError
 from longseq.core.files import atomic_path
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import list_samples, sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
@@ -136,7 +136,7 @@ def run(argv: Sequence[str]) -> int:
         "(chrom, position from 0, base, log_likelihood in nats).",
     )
     parser.add_argument(
-        "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(list_samples())}"
+        "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
     parser.add_argument("--out", required=True, help="Parquet file to write")
@@ -146,7 +146,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
-    source = sample_path(args.genome) if args.genome in list_samples() else Path(args.genome)
+    source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
     task = load_task(args.ckpt_path, "genomics")

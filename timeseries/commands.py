@@ -17,6 +17,10 @@ DOMAIN = Domain(
         "compare": Command(
             "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
         ),
+        "demo": Command(
+            "train on packaged electricity demand and compare with the baselines",
+            "longseq.timeseries.demo:run",
+        ),
     },
     defaults={
         "model": "longseq.timeseries.task.MixerForecaster",

@@ -119,13 +119,24 @@ def report(scores: Sequence[Score], images: int, out: str | None = None) -> None
     print(verdict(scores, "accuracy", lower_is_better=False, tie=tie))
     print(f"Differences below {tie:.4f} may be chance: 95% interval of two accuracies on {images:,} images.")
     if out is not None:
-        with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["model", "kind", "accuracy", "test_images", "parameters"])
-            for score in scores:
-                count = score.notes.get("parameters", "").replace(",", "")
-                writer.writerow([score.model, score.kind, f"{score.value:.6f}", images, count])
+        write_scores(scores, images, out)
         print(out)
+
+
+def write_scores(scores: Sequence[Score], images: int, out: str | Path) -> None:
+    """Writes scores as CSV, whole or not at all.
+
+    Args:
+        scores: of models and baselines.
+        images: in the test set.
+        out: file to write.
+    """
+    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "kind", "accuracy", "test_images", "parameters"])
+        for score in scores:
+            count = score.notes.get("parameters", "").replace(",", "")
+            writer.writerow([score.model, score.kind, f"{score.value:.6f}", images, count])
 
 
 def run(argv: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from longseq.core.training.length_warmup import LengthWarmup
 from longseq.core.training.loader import step_dataloader
 from longseq.genomics.data.bed import read_bed
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import list_samples, sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Splits, split_by_chromosome, split_by_fraction, split_from_bed
 from longseq.genomics.data.windows import EvaluationDataset, StepDataset
 
@@ -75,7 +75,7 @@ class GenomeData(BaseData):
     def genome(self) -> Genome:
         """The opened and validated genome."""
         if self._genome is None:
-            self._genome = Genome(sample_path(self.fasta) if self.fasta in list_samples() else self.fasta)
+            self._genome = Genome(SAMPLES.path(self.fasta) if self.fasta in SAMPLES.names() else self.fasta)
             self._genome.validate()
         return self._genome
 

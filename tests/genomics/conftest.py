@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def one_thread():
 
 @pytest.fixture
 def tiny():
-    return Genome(sample_path("tiny"))
+    return Genome(SAMPLES.path("tiny"))
 
 
 @pytest.fixture

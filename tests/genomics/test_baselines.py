@@ -10,7 +10,7 @@ from longseq.core.errors import ConfigError
 from longseq.genomics import baselines
 from longseq.genomics.baselines import MarkovModel, evaluate
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval, split_by_fraction
 from longseq.genomics.data.tokenizer import decode, encode
 from longseq.genomics.data.windows import EvaluationDataset
@@ -95,7 +95,7 @@ def test_order_zero_reaches_the_entropy():
 
 
 def test_sample_genome():
-    genome = Genome(sample_path("chlamydia_trachomatis"))
+    genome = Genome(SAMPLES.path("chlamydia_trachomatis"))
     splits = split_by_fraction(genome.records)
 
     def read(items):

@@ -9,7 +9,7 @@ import yaml
 
 from longseq.core.cli import main
 from longseq.genomics.commands import DOMAIN
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.batch_size=2"]
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_model_is_refused(workdir: Path, checkpoint: Pat
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"] = {key.replace("mixer", "attention"): v for key, v in content["state_dict"].items()}
     torch.save(content, "other.ckpt")
-    line = predict_error([str(sample_path("tiny")), "--ckpt_path", "other.ckpt"], capsys)
+    line = predict_error([str(SAMPLES.path("tiny")), "--ckpt_path", "other.ckpt"], capsys)
     assert "other.ckpt" in line and "mixer" in line
 
 
@@ -113,7 +113,7 @@ class Harmful:
 def test_a_pickled_object_is_refused_unexecuted(workdir: Path, checkpoint: Path, capsys) -> None:
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "extra": Harmful()}, "pickled.ckpt")
-    line = predict_error([str(sample_path("tiny")), "--ckpt_path", "pickled.ckpt"], capsys)
+    line = predict_error([str(SAMPLES.path("tiny")), "--ckpt_path", "pickled.ckpt"], capsys)
     assert "pickled.ckpt" in line and "never executes" in line
     assert not Path("harm").exists()
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from longseq.core.errors import DataError
 from longseq.genomics.data import fasta
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import decode
 from longseq.genomics.data.windows import StepDataset
@@ -97,10 +97,10 @@ def test_names(write_fasta):
 
 
 def test_checksum_and_samples():
-    line = f"SHA-256: `{Genome(sample_path('tiny')).checksum()}`"
-    assert line in sample_path("tiny").with_name("SOURCE.md").read_text()
-    with pytest.raises(ValueError, match="known: chlamydia_trachomatis, tiny"):
-        sample_path("human")
+    line = f"SHA-256: `{Genome(SAMPLES.path('tiny')).checksum()}`"
+    assert line in SAMPLES.path("tiny").with_name("SOURCE.md").read_text()
+    with pytest.raises(ValueError, match=r"no packaged genomics sample 'human'.*chlamydia_trachomatis"):
+        SAMPLES.path("human")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_workers_read_what_one_process_reads(zipped, tiny):
         import shutil
 
         plain = fasta.cache_dir("genomics") / "tiny.fa"
-        shutil.copy(sample_path("tiny"), plain)
+        shutil.copy(SAMPLES.path("tiny"), plain)
         genome = Genome(_bgzip(plain))
     genome.fetch("tiny1", 0, 10)  # an open handle is inherited by the forked workers
     intervals = [Interval(name, 0, length) for name, length in genome.records.items()]

@@ -7,7 +7,7 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.genbank import read_genbank
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.tokenizer import decode
 
 SMALL = """LOCUS       SMALL                     40 bp    DNA     circular BCT 01-JAN-2000
@@ -58,14 +58,14 @@ def test_genome_reads_genbank(small):
 
 
 def test_packaged_genome():
-    (record,) = read_genbank(sample_path("chlamydia_trachomatis"))
-    genome = Genome(sample_path("chlamydia_trachomatis.gbk.gz"))
+    (record,) = read_genbank(SAMPLES.path("chlamydia_trachomatis"))
+    genome = Genome(SAMPLES.path("chlamydia_trachomatis.gbk.gz"))
     assert genome.records == {"CG0037": 1_042_519} and len(record.sequence) == 1_042_519
     gene = next(g for g in record.genes if g.name == "gatC")
     assert decode(genome.fetch("CG0037", gene.start, gene.end)).startswith("ATG")
     assert sum(g.kind == "CDS" for g in record.genes) == 895
     line = f"SHA-256: `{genome.checksum()}`"
-    assert line in sample_path("tiny").with_name("SOURCE.md").read_text()
+    assert line in SAMPLES.path("tiny").with_name("SOURCE.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Streaming a genome: equal to one pass whatever the chunks, written whole or not at all."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 
 from longseq.core.cli import main
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import sample_path
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
+from longseq.genomics.demo import demo
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.predict import stream_log_likelihood, write_parquet
 
@@ -24,7 +26,7 @@ def model() -> DNALanguageModel:
 
 @pytest.fixture(scope="module")
 def genome() -> Genome:
-    return Genome(sample_path("tiny"))
+    return Genome(SAMPLES.path("tiny"))
 
 
 def collect(model, genome, **kwargs) -> np.ndarray:
@@ -81,11 +83,12 @@ def test_a_failure_leaves_earlier_output_as_it_was(model, genome, tmp_path) -> N
 
 def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "cache"))
-    assert main(["demo", "--out", str(tmp_path / "out"), "--sample", "tiny", "--max_steps", "2"]) == 0
+    monkeypatch.setattr("longseq.genomics.demo.demo", partial(demo, sample="tiny"))
+    assert main(["demo", "genomics", "--out", str(tmp_path / "out"), "--max_steps", "2"]) == 0
     text = capsys.readouterr().out
     assert "uniform" in text and "order-12" in text and "mixture" in text and "mamba (this run)" in text
-    assert "the best baseline" in text and "tokens/s" in text
-    folder = tmp_path / "out/demo/version_0"
+    assert "the best baseline" in text and "bases/s" in text
+    folder = tmp_path / "out/genomics/fit/version_0"
     for name in ("checkpoints/best.ckpt", "loss_curve.png", "scores.parquet", "scores.png", "metrics.csv"):
         assert (folder / name).stat().st_size > 0, name
     scores = tmp_path / "again.parquet"
@@ -93,7 +96,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
     predict = [
         "genomics",
         "predict",
-        str(sample_path("tiny")),
+        str(SAMPLES.path("tiny")),
         "--ckpt_path",
         checkpoint,
         "--out",

@@ -113,7 +113,8 @@ def test_the_demo_runs(workdir: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("longseq.vision.compare.PixelRegression", quick)
     assert main(["vision", "demo", "--max_steps", "2", "--out", "demo"]) == 0
     out = capsys.readouterr().out
-    folder = Path("demo/demo/version_0")
+    folder = Path("demo/vision/fit/version_0")
+    assert 'id="vision"' in Path("demo/index.html").read_text(encoding="utf-8")
     assert "best baseline" in out and all(name in out for name in ("scores.csv", "predictions.csv"))
     for name in ("scores.csv", "predictions.csv", "predictions.png", "checkpoints/best.ckpt"):
         assert (folder / name).stat().st_size > 0

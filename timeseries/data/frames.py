@@ -13,6 +13,7 @@ import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path, require_file
+from longseq.timeseries.data.samples import SAMPLES
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time")
 LONG = ("unique_id", "ds", "y")
@@ -103,13 +104,15 @@ def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
     - ``.txt`` or ``.txt.gz``: comma-separated numbers without header or times; ``ds`` is then 0, 1, 2, …
 
     Args:
-        path: ``.csv``, ``.parquet`` or ``.txt``; ``.gz`` may follow .csv and .txt.
+        path: ``.csv``, ``.parquet`` or ``.txt``; ``.gz`` may follow .csv and .txt; or the name of a packaged
+            sample, ``electricity_demand``.
         missing: what a missing value or row is: an error, or filled with the last value before it.
 
     Raises:
         DataError: naming the file, the record and what is wrong.
     """
-    file = require_file(path, "time-series file")
+    packaged = str(path) in SAMPLES.names() and not Path(path).exists()
+    file = require_file(SAMPLES.path(str(path)) if packaged else path, "time-series file")
     frame, first_line = _read_frame(file)
     if frame.empty:
         raise DataError("has a header but no rows", path=file)

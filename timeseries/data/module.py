@@ -21,7 +21,7 @@ class ForecastData(BaseData):
     """Windows of a long or wide frame: stride 1, no window dropped, the scaler fitted on training rows only.
 
     Args:
-        path: CSV, Parquet or TXT file; see ``read_panel``.
+        path: CSV, Parquet or TXT file, or a packaged sample's name; see ``read_panel``.
         protocol: "ett", "ratio", "rolling", or the path of a YAML file like theirs.
         context: known rows L of a window.
         horizon: predicted rows h.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.samples import Samples
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 
@@ -26,7 +27,7 @@ FASHION = (
     "Bag",
     "Ankle boot",
 )
-SAMPLES = ("fashion_mnist_sample",)
+SAMPLES = Samples("vision", {"fashion_mnist_sample": "fashion_mnist_sample"})
 _PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid",
           "test": "test", "testing": "test"}  # fmt: skip
 
@@ -44,15 +45,6 @@ class Source:
     train: ImageSet
     valid: ImageSet | None = None
     test: ImageSet | None = None
-
-
-def sample_path(name: str) -> Path:
-    """Returns the folder of a packaged sample; its source and licence are in ``vision/samples/SOURCE.md``.
-
-    Args:
-        name: one of ``SAMPLES``.
-    """
-    return Path(__file__).resolve().parent.parent / "samples" / name
 
 
 def open_source(source: str, channels: int, root: str | None = None, download: bool = False) -> Source:
@@ -75,7 +67,7 @@ def open_source(source: str, channels: int, root: str | None = None, download: b
     """
     if source.startswith("torchvision:"):
         return _torchvision(source.removeprefix("torchvision:"), channels, root, download)
-    path = sample_path(source) if source in SAMPLES else Path(source)
+    path = SAMPLES.path(source) if source in SAMPLES.names() else Path(source)
     if not path.exists():
         hint = "give a folder, a zip, or torchvision:<Name>"
         raise DataError("no such folder or file", path=path, hint=hint)

@@ -1,0 +1,53 @@
+"""Pictures of forecasts: what was known, what came, what the model said with its interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from longseq.core.files import atomic_path
+from longseq.timeseries.data.frames import Panel
+from longseq.timeseries.forecast import BASELINE_COLUMN
+
+
+def plot_forecast(
+    panel: Panel, frame: pd.DataFrame, model: str, path: str | Path, level: int | None = None, unit: str = ""
+) -> None:
+    """Draws the forecasts of one series over its last known rows, as PNG.
+
+    Args:
+        panel: the series, its first one is drawn.
+        frame: of ``forecast_frame``, with one or more cutoffs.
+        model: the model's column.
+        path: the file.
+        level: percentage of the interval to shade; None for none.
+        unit: of the values, for the axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    name = panel.ids[0]
+    rows = frame[frame["unique_id"] == name]
+    times = np.asarray(panel.ds)
+    first = max(
+        0, int(np.searchsorted(times, np.asarray(rows["ds"].min()))) - 3 * len(rows["ds"].unique()) // 4
+    )
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(times[first:], panel.values[first:, 0], color="black", lw=1, label="measured")
+    for i, (_, part) in enumerate(rows.groupby("cutoff")):
+        labels = (model, "seasonal naive", f"{level}% interval") if i == 0 else (None, None, None)
+        if level is not None:
+            low, high = part[f"{model}-lo-{level}"], part[f"{model}-hi-{level}"]
+            axes.fill_between(part["ds"], low, high, color="tab:blue", alpha=0.2, lw=0, label=labels[2])
+        axes.plot(part["ds"], part[BASELINE_COLUMN], color="tab:orange", lw=1, ls=":", label=labels[1])
+        axes.plot(part["ds"], part[model], color="tab:blue", lw=1.4, label=labels[0])
+        axes.axvline(part["cutoff"].iloc[0], color="grey", lw=0.6)
+    axes.set_title(name, loc="left")
+    axes.set_ylabel(unit)
+    figure.legend(loc="outside upper right", ncols=4, fontsize=8)
+    figure.autofmt_xdate()
+    with atomic_path(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
