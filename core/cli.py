@@ -13,6 +13,7 @@ from longseq.core.errors import ConfigError, LongseqError, did_you_mean
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
+    "data": "real data sets to download: longseq data [name]",
     "bench": "measurements: longseq bench kernels, models or recall",
 }
 _BENCHMARKS = {
@@ -61,6 +62,8 @@ def _dispatch(args: list[str]) -> int:
         raise ConfigError(f"no option {first!r} before the domain; longseq --help shows the usage")
     if first == "doctor":
         return int(import_object("longseq.core.doctor:run", ":")(args[1:]))
+    if first == "data":
+        return int(import_object("longseq.core.data_sources:run", ":")(args[1:]))
     if first == "demo":
         return _demo(args[1:])
     if first == "bench":

@@ -163,40 +163,44 @@ def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[
     Args:
         path: file to write.
         module: whose ``state_dict`` is stored.
-        hyper_parameters: JSON-able; stored in the file's metadata.
+        hyper_parameters: JSON-able; stored in the file's metadata, as is what modules keep as extra state.
 
     Raises:
-        ConfigError: if the hyper-parameters are not JSON-able.
+        ConfigError: if the hyper-parameters or the extra state are not JSON-able.
     """
     from safetensors.torch import save_file
 
-    try:
-        metadata = {"format": "pt", "hyper_parameters": json.dumps(dict(hyper_parameters))}
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"hyper-parameters must be JSON-able: {error}") from error
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
+    extra: dict[str, Any] = {}
     for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            extra[name] = value  # what a module's get_extra_state returned
+            continue
         key = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
         if value.numel() and key in seen:
             aliases[name] = seen[key]
             continue
         seen[key] = name
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-    metadata["aliases"] = json.dumps(aliases)
+    try:
+        parts = {"hyper_parameters": dict(hyper_parameters), "aliases": aliases, "extra_state": extra}
+        metadata = {"format": "pt", **{key: json.dumps(value) for key, value in parts.items()}}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"hyper-parameters and extra state must be JSON-able: {error}") from error
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a safetensors file.
 
     Args:
         path: file written by ``save_weights``, or any safetensors file.
 
     Returns:
-        Name → tensor, and the hyper-parameters (empty if the file has none).
+        Name → tensor (or a module's extra state), and the hyper-parameters (empty if the file has none).
 
     Raises:
         DataError: if the file is missing, empty, truncated or not safetensors.
@@ -207,8 +211,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(file, framework="pt", device="cpu") as stream:
             metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            tensors: dict[str, Any] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         hyper = json.loads(metadata.get("hyper_parameters", "{}"))
+        tensors |= json.loads(metadata.get("extra_state", "{}"))
         for name, source in json.loads(metadata.get("aliases", "{}")).items():
             tensors[name] = tensors[source]
     except (SafetensorError, ValueError, KeyError, OSError) as error:

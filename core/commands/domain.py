@@ -146,7 +146,7 @@ def load_domain(name: str) -> Domain:
             f"{name} is not part of this version; available: {', '.join(list_domains()) or 'none'}"
         )
     if name not in DOMAINS:
-        known = [*list_domains(), "doctor", "demo", "bench"]
+        known = [*list_domains(), "doctor", "demo", "data", "bench"]
         raise ConfigError(f"no domain or command named {name!r}; {did_you_mean(name, known)}")
     domain = importlib.import_module(f"longseq.{name}.commands").DOMAIN
     assert isinstance(domain, Domain)

@@ -12,18 +12,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from longseq.core.errors import ConfigError
 
 
-def _ssm_parameters(module: nn.Module) -> set[int]:
-    """Returns the ids of the parameters that mixers in ``module`` list in ``ssm_parameters``."""
+def _listed(module: nn.Module, attribute: str) -> set[int]:
+    """Returns the ids of the parameters that modules in ``module`` list by name in an attribute of theirs."""
     found: set[int] = set()
     for path, child in module.named_modules():
-        names = getattr(child, "ssm_parameters", ())
+        names = getattr(child, attribute, ())
         for name in names if isinstance(names, (tuple, list)) else ():
             owner_path, _, leaf = name.rpartition(".")
             try:
                 value = getattr(child.get_submodule(owner_path), leaf)
             except AttributeError as error:
                 raise ConfigError(
-                    f"{type(child).__name__} at {path or 'the root'!r} lists {name!r} in ssm_parameters "
+                    f"{type(child).__name__} at {path or 'the root'!r} lists {name!r} in {attribute} "
                     "but has no such parameter"
                 ) from error
             if value is not None:
@@ -37,7 +37,8 @@ def parameter_groups(
     """Splits the trainable parameters into at most three optimiser groups, each parameter in exactly one.
 
     - ``ssm``: what a mixer lists in ``ssm_parameters``: learning rate ``ssm_lr``, no weight decay;
-    - ``no_decay``: norms, embeddings, biases and everything with fewer than two dimensions;
+    - ``no_decay``: norms, embeddings, biases, everything with fewer than two dimensions, and what a module
+      lists in ``no_decay_parameters`` (learned positions, class tokens);
     - ``decay``: the rest.
 
     A shared (tied) parameter appears once, and is not decayed if one of its uses says so.
@@ -54,9 +55,9 @@ def parameter_groups(
     Raises:
         ConfigError: if nothing is trainable or a mixer lists a parameter that it does not have.
     """
-    ssm = _ssm_parameters(module)
+    ssm = _listed(module, "ssm_parameters")
     parameters: dict[int, nn.Parameter] = {}
-    undecayed: set[int] = set()
+    undecayed = _listed(module, "no_decay_parameters")
     for child in module.modules():
         no_decay = isinstance(child, (nn.Embedding, nn.EmbeddingBag)) or "Norm" in type(child).__name__
         for name, parameter in child.named_parameters(recurse=False):

@@ -149,6 +149,31 @@ def test_safetensors(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+class _Named(nn.Linear):
+    """A module with extra state that is no tensor."""
+
+    labels = ("a", "b")
+
+    def get_extra_state(self) -> dict[str, list[str]]:
+        return {"labels": list(self.labels)}
+
+    def set_extra_state(self, state: dict[str, list[str]]) -> None:
+        self.labels = tuple(state["labels"])
+
+
+def test_safetensors_keep_extra_state(tmp_path: Path) -> None:
+    net, other = nn.Sequential(_Named(2, 2)), nn.Sequential(_Named(2, 2))
+    net[0].labels = ("cat", "dog <b>")
+    save_weights(tmp_path / "x.safetensors", net, {})
+    load_weights(tmp_path / "x.safetensors", other)
+    assert other[0].labels == ("cat", "dog <b>") and torch.equal(other[0].weight, net[0].weight)
+    with pytest.raises(DataError, match=r"unexpected: 0\._extra_state"):
+        load_weights(tmp_path / "x.safetensors", nn.Sequential(nn.Linear(2, 2)))
+    net[0].labels = (object(),)
+    with pytest.raises(ConfigError, match="JSON-able"):
+        save_weights(tmp_path / "x.safetensors", net, {})
+
+
 def test_load_weights_from_a_lightning_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
     task, other = toy.ToyTask(), toy.ToyTask()
     torch.save(_content(task), tmp_path / "x.ckpt")

@@ -41,6 +41,8 @@ class PatchSequence(ImageModel):
         pool: "mean" over all positions, or "last": what a causal mixer knows at the end.
     """
 
+    no_decay_parameters = ("pos_embed",)
+
     def __init__(
         self,
         num_classes: int = 10,

@@ -149,6 +149,8 @@ class Vim(ImageModel):
         stages: maps that ``features_only`` offers, after equal parts of the layers.
     """
 
+    no_decay_parameters = ("cls_token", "pos_embed")
+
     def __init__(
         self,
         num_classes: int = 1000,

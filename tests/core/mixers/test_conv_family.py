@@ -53,6 +53,27 @@ def test_a_long_sequence_in_uneven_chunks(cls: type[Mixer], kwargs: dict[str, An
     assert carried == mixer.state_size(611)
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_long_hyena_without_gradients_runs_in_blocks(
+    order: int, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    mixer = Hyena(8, l_max=700, order=order)
+    x = data(611)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, start = mixer(data(50, seed=3))
+        whole, last = mixer(x, start)
+        monkeypatch.setattr("longseq.core.mixers.hyena._POSITIONS", 100)
+        monkeypatch.setattr("longseq.core.mixers.hyena._CHANNELS", 3)
+        y, state = mixer(x, start)
+    bound = 2e-2 if autocast else 2e-6
+    assert (y - whole).abs().max() <= bound * whole.abs().max()
+    for key, value in last.items():
+        assert state[key].shape == value.shape
+        assert (state[key] - value).abs().max() <= bound * value.abs().max(), key
+
+
 @pytest.mark.parametrize(("cls", "kwargs"), FAMILY)
 def test_parameters_with_their_own_learning_rate_exist(cls: type[Mixer], kwargs: dict[str, Any]) -> None:
     mixer, marked = cls(8, **kwargs), 0

@@ -44,6 +44,9 @@ class _Net(nn.Module):
         self.head = nn.Linear(4, 5)
         self.head.weight = self.embed.weight
         self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+        self.positions = nn.Parameter(torch.zeros(2, 2))
+
+    no_decay_parameters = ("positions",)
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:
@@ -59,6 +62,7 @@ def test_every_parameter_is_in_exactly_one_group() -> None:
         "mix.proj.bias": "no_decay",
         "norm.weight": "no_decay",
         "head.bias": "no_decay",
+        "positions": "no_decay",
     }
     assert sum(len(group["params"]) for group in groups.values()) == len(where)
     assert [groups[n]["weight_decay"] for n in ("decay", "no_decay", "ssm")] == [0.1, 0.0, 0.0]
