@@ -1,0 +1,105 @@
+"""The emulator: starts as pattern scaling, sees only the past, and streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from longseq.core.errors import ConfigError
+from longseq.weather.baselines import PatternScaling
+from longseq.weather.data.module import ScenarioData, TrainingScenarios
+from longseq.weather.models.emulator import FieldEmulator
+from longseq.weather.predict import run_emulator
+from longseq.weather.task import ClimateEmulator, describe
+
+SMALL = {"height": 4, "width": 5, "d_model": 8, "n_layers": 1, "mixer_kwargs": {"d_state": 4}}
+SPANS = {"baseline": "1900-1919", "valid": "1950-1955", "period": "1970-1979", "smooth": 5}
+
+
+def trained(data: ScenarioData, steps: int, **kwargs) -> ClimateEmulator:
+    torch.manual_seed(0)
+    task = ClimateEmulator(**{**SMALL, **kwargs})
+    trainer = Trainer(
+        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(task, data)
+    return task.eval()
+
+
+def test_it_starts_as_pattern_scaling_of_the_training_years(runs) -> None:
+    data = ScenarioData([runs[0]], runs[1], **SPANS)
+    task = trained(data, 1, lr=0.0)
+    run, mask = data.train_runs[0], data.scored(data.train_runs[0], "train")
+    assert mask.sum() == 74 and not mask[50:56].any()
+    expected = (
+        PatternScaling().fit(run.predictors[mask], run.anomalies[mask]).predict(data.test_run.predictors)
+    )
+    assert np.abs(run_emulator(task, data.test_run.predictors) - expected).max() < 1e-4
+
+
+def test_training_changes_the_network_and_not_the_frozen_pattern(runs) -> None:
+    data = ScenarioData([runs[0], runs[0]], None, **{**SPANS, "valid": None})
+    start, task = trained(data, 1, lr=0.0), trained(data, 5, lr=1e-2)
+    assert torch.equal(start.model.weight, task.model.weight)
+    assert not torch.equal(start.model.head.weight, task.model.head.weight)
+    learned = trained(data, 5, lr=1e-2, linear="learned")
+    assert not torch.equal(start.model.weight, learned.model.weight)
+    assert float(trained(data, 1, linear="none").model.weight.abs().sum()) == 0
+
+
+@pytest.mark.parametrize("mixer", ["s5", "mamba"])
+def test_a_year_sees_only_the_past_and_histories_stream(mixer) -> None:
+    torch.manual_seed(0)
+    kwargs = {"d_state": 4}
+    model = FieldEmulator(3, 4, 2, 8, 2, mixer, kwargs, linear="none").eval()
+    x = torch.randn(2, 11, 2)
+    later = x.clone()
+    later[:, 6:] += 1
+    with torch.no_grad():
+        whole, _ = model(x)
+        assert (model(later)[0][:, :6] - whole[:, :6]).abs().max() < 1e-6
+        first, states = model(x[:, :4])
+        second, _ = model(x[:, 4:], states)
+        assert (torch.cat([first, second], 1) - whole).abs().max() < 1e-5
+        assert model(x[:, :1])[0].shape == (2, 1, 3, 4)
+
+
+def test_the_order_of_the_runs_is_a_function_of_the_step() -> None:
+    batches = [{"n": torch.tensor(i)} for i in range(3)]
+    order = [int(TrainingScenarios(batches, 7)[step]["n"]) for step in range(30)]
+    assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3)) and order[:3] * 10 != order
+    halves = [
+        [int(TrainingScenarios(batches, 7, rank, 2)[step]["n"]) for step in range(15)] for rank in (0, 1)
+    ]
+    assert [n for pair in zip(*halves) for n in pair] == order
+
+
+def test_what_travels_with_the_checkpoint_is_of_the_training_years(runs) -> None:
+    data = ScenarioData([runs[0]], runs[1], **SPANS)
+    about, run = describe(data), data.train_runs[0]
+    mask = data.scored(run, "train")
+    assert about["mean"] == pytest.approx(run.predictors[mask].mean(0))
+    assert about["lat"] == run.field.lat.tolist() and about["smooth"] == 5 and about["regional"]
+    with pytest.raises(ConfigError, match="one a training run"):
+        ScenarioData([runs[0]], forcing=["a", "b"])
+    with pytest.raises(ConfigError, match="at least one file"):
+        ScenarioData([])
+    with pytest.raises(ConfigError, match="linear is"):
+        FieldEmulator(2, 2, linear="some")  # type: ignore[arg-type]
+
+
+def test_forcings_in_the_place_of_the_regional_mean(runs, tmp_path, lab) -> None:
+    level = np.clip((lab.YEARS - 1940) / 39, 0, 1)
+    files = []
+    for name, rise in (("high", 3.0), ("low", 1.5)):
+        rows = [f"{year},{rise * value:.6f},{value:.6f}" for year, value in zip(lab.YEARS, level)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["year,co2,ch4", *rows]))
+        files.append(str(tmp_path / f"{name}.csv"))
+    data = ScenarioData([runs[0]], runs[1], forcing=files[:1], test_forcing=files[1], **SPANS)
+    task = trained(data, 2, predictors=2, lr=1e-3)
+    assert data.test_run.predictors.shape == (80, 2) and task.about["names"] == ["co2", "ch4"]
+    guess = run_emulator(task, data.test_run.predictors)
+    assert guess.shape == (80, 4, 5) and np.isfinite(guess).all()

@@ -1,0 +1,37 @@
+"""What the command line offers for weather and climate; imports nothing heavy."""
+
+from longseq.core.commands.domain import Command, Domain
+from longseq.weather import REQUIRES
+
+DOMAIN = Domain(
+    name="weather",
+    help="climate emulators on CF NetCDF and Zarr, beside linear pattern scaling; ConvS5 video models",
+    requires=REQUIRES,
+    task="longseq.core.training.task.BaseTask",
+    data="longseq.core.training.hyper.BaseData",
+    modules=(
+        "longseq.weather.task",
+        "longseq.weather.video",
+        "longseq.weather.data.module",
+        "longseq.weather.data.moving_digits",
+    ),
+    commands={
+        "predict": Command(
+            "fields of a checkpoint for a scenario, to CF NetCDF or Zarr", "longseq.weather.predict:run"
+        ),
+        "compare": Command(
+            "emulators beside linear pattern scaling, with a noise floor", "longseq.weather.compare:run"
+        ),
+        "rollout": Command(
+            "video frames of a checkpoint after a context, beside persistence", "longseq.weather.rollout:run"
+        ),
+        "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.checks:run"),
+        "demo": Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:run"),
+    },
+    defaults={
+        "model": "longseq.weather.task.ClimateEmulator",
+        "data": "longseq.weather.data.module.ScenarioData",
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.gradient_clip_val": 1.0,
+    },
+)

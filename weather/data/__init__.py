@@ -1,0 +1,1 @@
+"""Weather data: CF NetCDF and Zarr in and out, units, calendars, scenarios, moving digits."""

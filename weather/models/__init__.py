@@ -1,0 +1,1 @@
+"""Weather models: the emulator over mixers, and ConvS5."""

@@ -1,0 +1,107 @@
+"""The emulator: a history of predictors to a field a year, through any mixer of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.backbone import Backbone
+from longseq.core.errors import ConfigError
+from longseq.core.mixers import State
+from longseq.core.mixers.base import check_positive
+
+Linear = Literal["lps", "learned", "none"]
+
+
+class FieldEmulator(nn.Module):
+    """Predictors (B, T, K) to fields (B, T, Y, X): year t sees the predictors of years up to t.
+
+        field_t = W x_t + c  +  Patterns · head(backbone(embed(x))_t)
+
+    The first two terms are linear pattern scaling; the rest is what the history adds, spread over ``rank``
+    spatial patterns that are learnt.
+
+    Args:
+        height: rows of the grid Y.
+        width: columns of the grid X.
+        predictors: K.
+        d_model: width D of the backbone.
+        n_layers: layers.
+        mixer: a mixer's name or a pattern of names.
+        mixer_kwargs: the mixer's hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        dropout: on residual branches and before the head.
+        rank: number of spatial patterns of the non-linear part.
+        linear: "lps" keeps W and c as least squares gave them, "learned" trains them, "none" leaves them out.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        predictors: int = 1,
+        d_model: int = 32,
+        n_layers: int = 2,
+        mixer: str | Sequence[str] = "s5",
+        mixer_kwargs: Mapping[str, Any] | None = None,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+        rank: int = 8,
+        linear: Linear = "lps",
+    ) -> None:
+        super().__init__()
+        sizes = {"height": height, "width": width, "predictors": predictors, "rank": rank}
+        for name, value in sizes.items():
+            check_positive(name, value)
+        if linear not in ("lps", "learned", "none"):
+            raise ConfigError(f"linear is lps, learned or none, got {linear!r}")
+        self.height, self.width, self.predictors, self.linear = height, width, predictors, linear
+        self.embed = nn.Linear(predictors, d_model)
+        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, "rms", dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(d_model, rank)
+        self.patterns = nn.Linear(rank, height * width, bias=linear == "none")
+        nn.init.normal_(self.patterns.weight, std=rank**-0.5)
+        if linear != "none":
+            # The network starts as pattern scaling alone.
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        start = {"weight": torch.zeros(height * width, predictors), "bias": torch.zeros(height * width)}
+        for part, zeros in start.items():
+            if linear == "learned":
+                self.register_parameter(part, nn.Parameter(zeros))
+            else:
+                self.register_buffer(part, zeros)
+
+    def set_linear(self, weight: Tensor, bias: Tensor) -> None:
+        """Sets the linear part.
+
+        Args:
+            weight: slopes (Y·X, K).
+            bias: intercepts (Y·X).
+        """
+        with torch.no_grad():
+            self.weight.copy_(weight)
+            self.bias.copy_(bias)
+
+    def forward(self, x: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """Maps a history, or the next part of one.
+
+        Args:
+            x: predictors (B, T, K).
+            states: from the part before; None at the start.
+
+        Returns:
+            Fields (B, T, Y, X) and the states after the last year.
+        """
+        z, states = self.backbone(self.embed(x), states)
+        y = self.patterns(self.head(self.dropout(z)))
+        if self.linear != "none":
+            y = y + nn.functional.linear(x, self.weight, self.bias)
+        return y.unflatten(-1, (self.height, self.width)), states

@@ -1,0 +1,233 @@
+"""``longseq weather predict``: a scenario in, CF NetCDF or Zarr out, from a checkpoint alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longseq.core.checkpoints.safe import load_task
+from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
+from longseq.weather.data.field import Field
+from longseq.weather.data.scenario import (
+    Scenario,
+    inside,
+    make_scenario,
+    parse_span,
+    read_series,
+    running_mean,
+)
+from longseq.weather.data.writer import Variable, check_output, provenance, to_dataset, write_dataset
+from longseq.weather.task import ClimateEmulator
+
+
+def load_emulator(path: str | Path) -> ClimateEmulator:
+    """Returns the emulator in a checkpoint.
+
+    Raises:
+        DataError: if it holds another task, or was not trained.
+    """
+    task = load_task(path, "weather")
+    if not isinstance(task, ClimateEmulator):
+        raise DataError(f"is a checkpoint of {type(task).__name__}, not of ClimateEmulator", path=path)
+    if not task.about:
+        raise DataError("does not say what it was trained on", path=path, hint="train it with fit")
+    return task
+
+
+def run_emulator(task: ClimateEmulator, predictors: np.ndarray) -> np.ndarray:
+    """Returns anomalies float32 (T, Y, X) of predictors (T, K), in the training's units.
+
+    Args:
+        task: in evaluation mode.
+        predictors: the whole history.
+    """
+    device = next(task.parameters()).device
+    with torch.inference_mode():
+        x = torch.from_numpy(np.asarray(predictors, dtype=np.float32))[None].to(device)
+        return task(x)[0].cpu().numpy()
+
+
+def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) -> Scenario:
+    """Returns a run as the emulator was trained to see it: its variable, units, baseline years and smoothing.
+
+    Args:
+        task: the emulator.
+        path: file of the run.
+        forcing: its forcings, for an emulator that was trained on forcings.
+
+    Raises:
+        DataError: if the file lacks something, or lies on another grid.
+    """
+    about = task.about
+    if about["regional"] and forcing is not None:
+        raise ConfigError("--forcing: the checkpoint was trained on the regional mean, not on forcings")
+    if not about["regional"] and forcing is None:
+        raise ConfigError(
+            f"--forcing: the checkpoint was trained on {', '.join(about['names'])}: give their file"
+        )
+    data = read_field(path, None, about["units"])
+    run = make_scenario(data, tuple(about["baseline"]), about["smooth"], forcing)
+    check_grid(task, run.field)
+    return run
+
+
+def check_grid(task: ClimateEmulator, data: Field) -> None:
+    """Checks that a field lies on the grid of the training data.
+
+    Raises:
+        DataError: if not.
+    """
+    lat, lon = np.array(task.about["lat"]), np.array(task.about["lon"])
+    if data.shape != (len(lat), len(lon)) or not (
+        np.allclose(data.lat, lat, atol=1e-4) and np.allclose(data.lon, lon, atol=1e-4)
+    ):
+        text = (
+            f"its grid of {data.shape[0]} × {data.shape[1]} cells from {data.lat[0]:g}°N {data.lon[0]:g}°E "
+            f"is not the checkpoint's of {len(lat)} × {len(lon)} from {lat[0]:g}°N {lon[0]:g}°E"
+        )
+        raise DataError(text, path=data.path, hint="regrid it")
+
+
+def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, command: str) -> Any:
+    """Returns the prediction for one file as a CF data set.
+
+    Args:
+        task: the emulator.
+        args: of the command line.
+        path: a run's file, or a CSV with the columns ``year`` and the predictors.
+        command: for the history.
+    """
+    about = task.about
+    climatology = np.array(about["climatology"])
+    if Path(path).suffix.lower() == ".csv":
+        years, predictors, _ = read_series(path, about["names"])
+        if about["regional"]:
+            predictors = running_mean(predictors, about["smooth"])
+        calendar = "noleap"
+        time = _midyears(years, calendar)
+        inputs = [path]
+    else:
+        run = scenario_of(task, path, args.forcing)
+        years, predictors, calendar = run.years, run.predictors, run.field.calendar
+        time, climatology = run.field.time, run.climatology
+        inputs = [path, *([args.forcing] if args.forcing else [])]
+    anomalies = run_emulator(task, predictors)
+    chosen = np.ones(len(years), dtype=bool)
+    if args.period:
+        chosen = inside(years, parse_span("--period", args.period))
+        if not chosen.any():
+            raise DataError(f"has no year of --period {args.period}", path=path)
+    name, units, attrs = about["variable"], about["units"], dict(about["attrs"])
+    baseline = "-".join(map(str, about["baseline"]))
+    fields = [
+        Variable(name, climatology + anomalies[chosen], units, attrs),
+        Variable(
+            f"{name}_anomaly",
+            anomalies[chosen],
+            units,
+            {"long_name": f"{attrs.get('long_name', name)} relative to {baseline}",
+             **({"standard_name": "air_temperature_anomaly", "units_metadata": "temperature: difference"}
+                if attrs.get("standard_name") == "air_temperature" else {})},
+        ),
+    ]  # fmt: skip
+    mixer = task.hparams["mixer"]
+    model = f"{mixer if isinstance(mixer, str) else '+'.join(mixer)} emulator"
+    about_file = provenance(model, args.ckpt_path, inputs, command)
+    about_file["title"] = f"Emulated {name} for {Path(path).name}"
+    about_file["training_files"] = ", ".join(Path(file).name for file in about["training"])
+    about_file["baseline_years"] = baseline
+    about_file["comment"] = (
+        "Longitudes ascend in [0, 360), latitudes from south to north. A statistical estimate of the forced "
+        "response, not a climate model's output."
+    )
+    return to_dataset(
+        fields, time[chosen], calendar, np.array(about["lat"]), np.array(about["lon"]), about_file
+    )
+
+
+def _midyears(years: np.ndarray, calendar: str) -> np.ndarray:
+    import cftime
+
+    return np.array([cftime.datetime(int(year), 7, 1, calendar=calendar) for year in years], dtype=object)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq weather predict``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq weather predict",
+        description="Predicts the yearly fields of a scenario from its regional mean (or forcings). A folder "
+        "is done file by file: bad files are counted and listed, and the others are predicted.",
+    )
+    parser.add_argument(
+        "input", help=".nc file, Zarr store, CSV (year and predictors), sample name, or folder"
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of an emulator")
+    parser.add_argument("--out", required=True, help=".nc or .zarr to write; for a folder, a folder")
+    parser.add_argument(
+        "--forcing", help="forcings of the scenario, where the checkpoint was trained on them"
+    )
+    parser.add_argument("--period", help="years to write, such as 2080-2099 (all)")
+    parser.add_argument("--map", help="PNG map of the mean anomaly of the written years")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    args = parser.parse_args(argv)
+    command = "longseq weather predict " + " ".join(argv)
+    folder = resolve(args.input)
+    if folder.is_dir() and not is_zarr(folder):
+        return _run_folder(args, folder, command)
+    check_output(args.out)
+    task = load_emulator(args.ckpt_path)
+    task.to(args.device)
+    data = predict_file(task, args, args.input, command)
+    write_dataset(data, args.out)
+    print(f"{args.out}: {data.sizes['time']} years of {task.about['variable']} ({task.about['units']})")
+    if args.map:
+        from longseq.weather.maps import plot_maps
+
+        name = f"{task.about['variable']}_anomaly"
+        title = f"{Path(args.input).name}: mean anomaly {args.period or 'of all years'}"
+        plot_maps(
+            {title: data[name].values.mean(0)}, data.lat.values, data.lon.values, args.map, data[name].units
+        )
+        print(args.map)
+    return 0
+
+
+def _run_folder(args: argparse.Namespace, folder: Path, command: str) -> int:
+    """Predicts every file of a folder; bad ones are listed."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError("holds no .nc files or Zarr stores", path=folder)
+    out = Path(args.out)
+    if out.is_file() or out.suffix.lower() in (".nc", ".zarr"):
+        raise ConfigError(f"--out {out}: a folder is needed, because the input is one")
+    if out.resolve() == folder.resolve():
+        raise ConfigError(f"--out {out}: is the input folder; give another")
+    task = load_emulator(args.ckpt_path)
+    task.to(args.device)
+    errors: list[LongseqError] = []
+    for file in files:
+        try:
+            data = predict_file(task, args, str(file), command)
+        except DataError as error:
+            errors.append(error)
+            continue
+        target = out / f"{file.stem}.nc"
+        write_dataset(data, target)
+        print(f"{target}: {data.sizes['time']} years")
+    if len(errors) == len(files):
+        raise DataError(
+            f"none of its {len(files)} files can be predicted; the first: {errors[0]}", path=folder
+        )
+    if errors:
+        print(f"note: {len(errors)} of {len(files)} files were left out:", file=sys.stderr)
+        for problem in errors:
+            print(f"  {problem}", file=sys.stderr)
+    print(f"{out}: {len(files) - len(errors)} files")
+    return 0

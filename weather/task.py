@@ -1,0 +1,217 @@
+"""The training task of climate emulation: a history of predictors to yearly fields of anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from longseq.core.errors import ConfigError
+from longseq.core.training.task import BaseTask
+from longseq.weather.baselines import PatternScaling
+from longseq.weather.data.module import ScenarioData
+from longseq.weather.data.scenario import REGIONAL, Scenario
+from longseq.weather.metrics import FieldError
+from longseq.weather.models.emulator import FieldEmulator
+
+
+class ClimateEmulator(BaseTask):
+    """Emulates yearly fields from the history of predictors.
+
+    What belongs to the training data (grid, variable, climatology, scales of predictors and fields, years of
+    the baseline, smoothing) travels in the checkpoint: ``predict`` needs nothing else.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        predictors: number of predictors: 1 for the regional mean, or the number of forcings.
+        d_model: width of the backbone.
+        n_layers: its layers.
+        mixer: a mixer's name or a pattern of names.
+        mixer_kwargs: the mixer's hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of ``d_model``; 0 for none.
+        dropout: on residual branches and before the head.
+        rank: spatial patterns of the non-linear part.
+        linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it out.
+        jitter: deviation of noise that is added to the predictors in training, in their own deviations.
+        lr: peak learning rate.
+        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
+        weight_decay: of matrices.
+        betas: AdamW's decay rates.
+        warmup_steps: optimiser steps of linear warm-up.
+        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
+        min_lr_ratio: final over peak learning rate.
+    """
+
+    def __init__(
+        self,
+        height: int = 37,
+        width: int = 49,
+        predictors: int = 1,
+        d_model: int = 32,
+        n_layers: int = 2,
+        mixer: str | list[str] = "s5",
+        mixer_kwargs: dict[str, Any] | None = None,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+        rank: int = 8,
+        linear: Literal["lps", "learned", "none"] = "lps",
+        jitter: float = 0.0,
+        lr: float = 1e-3,
+        ssm_lr: float | None = None,
+        weight_decay: float = 0.1,
+        betas: Sequence[float] = (0.9, 0.95),
+        warmup_steps: int = 20,
+        total_steps: int | None = None,
+        min_lr_ratio: float = 0.1,
+    ) -> None:
+        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        self.model = FieldEmulator(
+            height,
+            width,
+            predictors,
+            d_model,
+            n_layers,
+            mixer,
+            mixer_kwargs,
+            mlp_ratio,
+            dropout,
+            rank,
+            linear,
+        )
+        self.jitter = jitter
+        self.about: dict[str, Any] = {}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what belongs to the training data, for the checkpoint."""
+        return self.about
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores what ``get_extra_state`` returned."""
+        self.about = dict(state)
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns the spatial and the global error, in the field's units."""
+        return {"spatial_rmse": FieldError("spatial"), "global_rmse": FieldError("global")}
+
+    def setup(self, stage: str) -> None:
+        """Checks that data and model fit; at the start of ``fit``, takes scales and pattern from the data.
+
+        Raises:
+            ConfigError: if they do not fit.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ScenarioData):
+            return
+        first = data.train_runs[0]
+        self.check_run(first)
+        if stage == "fit":
+            self.about = describe(data)
+            self._fit_pattern(data)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint["state_dict"].get("_extra_state") or {}
+        going_on = self._trainer is not None and self.trainer.state.fn == "fit"
+        if going_on and any(
+            saved.get(key) != value for key, value in self.about.items() if key != "training"
+        ):
+            raise ConfigError(
+                f"{', '.join(self.about['training'])}: other training data than the checkpoint's; "
+                "--init_from "
+                "starts a new training from its weights"
+            )
+
+    def check_run(self, run: Scenario) -> None:
+        """Checks that a run is of the model's grid and number of predictors.
+
+        Raises:
+            ConfigError: if not, with the options that would fit.
+        """
+        (rows, columns), count = run.weights.shape, len(run.names)
+        model = self.model
+        if (rows, columns) != (model.height, model.width):
+            raise ConfigError(
+                f"{run.field.path}: its grid is {rows} × {columns}, the model's {model.height} × "
+                f"{model.width}: --model.height {rows} --model.width {columns}"
+            )
+        if count != model.predictors:
+            raise ConfigError(
+                f"{run.field.path}: has {count} predictors ({', '.join(run.names)}), the model takes "
+                f"{model.predictors} (--model.predictors {count})"
+            )
+
+    def _fit_pattern(self, data: ScenarioData) -> None:
+        """Sets the linear part by least squares on the training years, in scaled units."""
+        if self.model.linear == "none":
+            return
+        chosen = [data.scored(run, "train") for run in data.train_runs]
+        predictors = np.concatenate([run.predictors[mask] for run, mask in zip(data.train_runs, chosen)])
+        fields = np.concatenate([run.anomalies[mask] for run, mask in zip(data.train_runs, chosen)])
+        scaled = self.scaled(torch.from_numpy(predictors)).numpy()
+        lps = PatternScaling().fit(scaled, fields / self.about["scale"])
+        weight = torch.from_numpy(lps.slopes.reshape(len(lps.slopes), -1).T.copy())
+        self.model.set_linear(weight, torch.from_numpy(lps.intercept.reshape(-1)))
+
+    def scaled(self, predictors: Tensor) -> Tensor:
+        """Returns predictors (…, K) in deviations of the training years."""
+        mean, spread = (predictors.new_tensor(self.about[key]) for key in ("mean", "spread"))
+        return (predictors - mean) / spread
+
+    def forward(self, predictors: Tensor) -> Tensor:
+        """Returns anomalies (B, T, Y, X), in the field's units, of predictors (B, T, K), in theirs."""
+        fields, _ = self.model(self.scaled(predictors))
+        return fields * self.about["scale"]
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the area-weighted mean squared error of the years that count, in scaled units."""
+        x, mask, area = self.scaled(batch["predictors"]), batch["mask"], batch["area"]
+        if self.training and self.jitter:
+            x = x + self.jitter * torch.randn_like(x)
+        fields, _ = self.model(x)
+        scale = self.about["scale"]
+        error = ((fields - batch["target"] / scale).square() * area).sum((-1, -2))
+        count = int(mask.sum())
+        loss = (error * mask).sum() / count
+        return {
+            "loss": loss,
+            "count": count,
+            "prediction": fields.detach() * scale,
+            "target": batch["target"],
+            "mask": mask,
+            "area": area,
+        }
+
+
+def describe(data: ScenarioData) -> dict[str, Any]:
+    """Returns, as plain values, what a prediction needs to know of the training data.
+
+    Args:
+        data: with its training runs.
+    """
+    runs = data.train_runs
+    first = runs[0]
+    masks = [data.scored(run, "train") for run in runs]
+    predictors = np.concatenate([run.predictors[mask] for run, mask in zip(runs, masks)])
+    squares = np.concatenate([run.anomalies[mask].astype(np.float64) ** 2 for run, mask in zip(runs, masks)])
+    spread = predictors.std(0)
+    return {
+        "variable": first.field.name,
+        "units": first.field.units,
+        "attrs": {key: str(value) for key, value in first.field.attrs.items()},
+        "lat": first.field.lat.tolist(),
+        "lon": first.field.lon.tolist(),
+        "baseline": list(first.baseline),
+        "smooth": data.smooth,
+        "names": list(first.names),
+        "regional": tuple(first.names) == (REGIONAL,),
+        "mean": predictors.mean(0).tolist(),
+        "spread": np.where(spread > 0, spread, 1.0).tolist(),
+        "scale": float(np.sqrt((squares.mean(0) * first.weights).sum())) or 1.0,
+        "climatology": first.climatology.tolist(),
+        "training": [str(run.field.path) for run in runs],
+    }
