@@ -1,0 +1,39 @@
+"""What the command line offers for audio; imports nothing heavy."""
+
+from longseq.audio import REQUIRES
+from longseq.core.commands.domain import Command, Domain
+
+DOMAIN = Domain(
+    name="audio",
+    help="real or synthetic song: Mamba over whole songs and SpecTTTra, beside spectral statistics",
+    requires=REQUIRES,
+    task="longseq.core.training.task.BaseTask",
+    data="longseq.core.training.hyper.BaseData",
+    modules=("longseq.audio.task", "longseq.audio.data.module"),
+    commands={
+        "scan": Command(
+            "every file of a folder: probability, verdict and timeline, to CSV, JSONL and HTML",
+            "longseq.audio.scan:run",
+        ),
+        "predict": Command("probabilities of the files in a folder, to CSV", "longseq.audio.predict:run"),
+        "synthesize": Command(
+            "resynthesised versions of songs beside the originals, through one identical chain",
+            "longseq.audio.synthesize:run",
+        ),
+        "compare": Command(
+            "AUC of every synthesis method, one of them held out, beside the baseline's",
+            "longseq.audio.compare:run",
+        ),
+        "export": Command(
+            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.checkpoint:run"
+        ),
+        "models": Command("the models by name, with their sizes", "longseq.audio.listing:run"),
+        "demo": Command("detect resynthesised music on packaged clips", "longseq.audio.demo:run"),
+    },
+    defaults={
+        "model": "longseq.audio.task.SongDetector",
+        "data": "longseq.audio.data.module.SongData",
+        "trainer.check_val_every_n_epoch": None,
+        "trainer.gradient_clip_val": 1.0,
+    },
+)

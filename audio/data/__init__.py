@@ -1,0 +1,1 @@
+"""Reading audio: decoding, resampling, folders of songs, splits by song."""

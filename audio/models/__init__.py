@@ -1,0 +1,1 @@
+"""Models of audio: the Mamba detector and SpecTTTra."""

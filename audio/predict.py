@@ -1,0 +1,84 @@
+"""``longseq audio predict``: probabilities of the files in a folder, from a checkpoint alone, to CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from longseq.audio.checkpoint import load_detector
+from longseq.audio.data.reading import list_audio
+from longseq.audio.scoring import UNREADABLE, FileScore, score_files
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.files import atomic_path
+
+COLUMNS = ("file", "duration_s", "probability", "verdict", "reason")
+
+
+def list_files(root: str | Path) -> tuple[Path, list[Path]]:
+    """Returns the folder that names are relative to, and the audio files in it; says what is left out.
+
+    Args:
+        root: a folder, or one file.
+
+    Raises:
+        DataError: if it holds no files.
+    """
+    files, other = list_audio(root)
+    if other:
+        names = ", ".join(path.name for path in other[:3]) + (", …" if len(other) > 3 else "")
+        print(f"note: {len(other)} files are no audio by name or content: {names}", file=sys.stderr)
+    if not files:
+        raise DataError("holds no audio files", path=root)
+    return (Path(root) if Path(root).is_dir() else Path(root).parent), files
+
+
+def write_scores(path: str | Path, scores: Sequence[FileScore]) -> None:
+    """Writes ``file, duration_s, probability, verdict, reason`` as CSV, whole or not at all.
+
+    Args:
+        path: the file.
+        scores: rows.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for item in scores:
+            probability = "" if item.probability is None else f"{item.probability:.9g}"
+            name = item.file.encode("utf-8", "replace").decode()
+            writer.writerow([name, f"{item.seconds:.3f}", probability, item.verdict, item.reason])
+
+
+def summary(scores: Sequence[FileScore]) -> str:
+    """Returns the counts of verdicts in words."""
+    counts = Counter(item.verdict for item in scores)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq audio predict``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq audio predict", description="Writes file, duration_s, probability, verdict, reason."
+    )
+    parser.add_argument("audio", help="folder (searched to any depth) or file")
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of fit, or safetensors of export")
+    parser.add_argument("--out", required=True, help=".csv file to write")
+    parser.add_argument("--workers", type=int, default=2, help="files at a time (2)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    args = parser.parse_args(argv)
+    if Path(args.out).suffix.lower() != ".csv":
+        raise ConfigError(f"--out must end in .csv, got {args.out}")
+    task = load_detector(args.ckpt_path).to(args.device)
+    folder, files = list_files(args.audio)
+    scores = list(score_files(task, files, folder, args.workers))
+    bad = [item for item in scores if item.verdict == UNREADABLE]
+    for item in bad[:10]:
+        print(f"note: {item.file}: {item.reason}", file=sys.stderr)
+    if len(bad) == len(scores):
+        raise DataError(f"none of its {len(files)} files can be read", path=args.audio)
+    write_scores(args.out, scores)
+    print(f"{args.out}: {len(scores)} files: {summary(scores)}")
+    return 0

@@ -1,0 +1,149 @@
+"""The training task of audio: is a recording real or synthetic?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from longseq.audio.calibration import Calibration, calibrate
+from longseq.audio.metrics import AUC
+from longseq.audio.models.registry import create_model, load_published
+from longseq.core.errors import ConfigError
+from longseq.core.training.task import BaseTask
+
+
+class SongDetector(BaseTask):
+    """Real or synthetic, from audio; calibrated after every validation on the validation songs alone.
+
+    Calibration, the methods that were seen, and the songs of every part travel in the checkpoint.
+
+    Args:
+        model: one of ``longseq.audio.list_models()``.
+        model_kwargs: hyper-parameters of the model.
+        checkpoint: published SpecTTTra weights to start from.
+        label_smoothing: share of the probability that is spread over both classes in training.
+        ranking: weight of the ranking loss of pairs, softplus(logit of the real one - logit of the synthetic
+            one): the pairs are of the same place of the same song, so that only the synthesis differs.
+        equaliser: strength of the random smooth curve over frequency that is added to the features in
+            training, in their standard deviations; 0 for none. Both classes get it: how bright a song is
+            says nothing.
+        lr: peak learning rate.
+        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
+        weight_decay: of matrices.
+        betas: AdamW's decay rates.
+        warmup_steps: optimiser steps of linear warm-up.
+        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
+        min_lr_ratio: final over peak learning rate.
+    """
+
+    def __init__(
+        self,
+        model: str = "mamba",
+        model_kwargs: dict[str, Any] | None = None,
+        checkpoint: str | None = None,
+        label_smoothing: float = 0.02,
+        ranking: float = 1.0,
+        equaliser: float = 0.0,
+        lr: float = 3e-3,
+        ssm_lr: float | None = None,
+        weight_decay: float = 0.05,
+        betas: Sequence[float] = (0.9, 0.98),
+        warmup_steps: int = 30,
+        total_steps: int | None = None,
+        min_lr_ratio: float = 0.02,
+    ) -> None:
+        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        if not 0 <= label_smoothing < 1 or min(equaliser, ranking) < 0:
+            raise ConfigError(
+                f"label_smoothing must lie in [0, 1), ranking and equaliser be at least 0, got "
+                f"{label_smoothing}, {ranking} and {equaliser}"
+            )
+        self.model = create_model(model, **(model_kwargs or {}))
+        self.start_from = checkpoint
+        self.label_smoothing, self.ranking, self.equaliser = label_smoothing, ranking, equaliser
+        self.calibration = Calibration()
+        self.methods: list[str] = []
+        self.songs: dict[str, list[str]] = {}
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns the area under the ROC curve."""
+        return {"auc": AUC()}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what prediction needs besides weights."""
+        return {"calibration": self.calibration.to_dict(), "methods": self.methods, "songs": self.songs}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores what ``get_extra_state`` returned."""
+        self.calibration = Calibration(**state["calibration"])
+        self.methods = list(state["methods"])
+        self.songs = {part: list(names) for part, names in state["songs"].items()}
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Returns the log-odds (B,) that recordings (B, N) are synthetic."""
+        return self.model(audio, self._curve(audio) if self.training and self.equaliser else None)
+
+    def _curve(self, audio: Tensor) -> Tensor:
+        """Draws smooth curves over frequency (B, 1, n_mels): a few cosines of random amplitude."""
+        bands = getattr(self.model, "mel", None) or self.model.ft_extractor.audio2melspec
+        position = torch.linspace(0, 1, bands.n_mels, device=audio.device)
+        waves = torch.arange(1, 7, device=audio.device)
+        basis = torch.cos(torch.pi * waves[:, None] * position)  # (6, n_mels)
+        amplitude = self.equaliser * torch.randn(len(audio), 1, len(waves), device=audio.device)
+        return amplitude / waves.sqrt() @ basis
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the mean cross-entropy in nats, and what the metrics need."""
+        target, logits = batch["target"], self(batch["audio"]).float()
+        smoothing = self.label_smoothing if self.training else 0.0
+        goal = target * (1 - smoothing) + 0.5 * smoothing
+        loss = F.binary_cross_entropy_with_logits(logits, goal)
+        if self.training and self.ranking:
+            # Training batches alternate: real, its synthetic version, real, …
+            loss = loss + self.ranking * F.softplus(logits[::2] - logits[1::2]).mean()
+        if not self.training:
+            self._seen.append((logits.detach().double().cpu(), target.cpu()))
+        return {"loss": loss, "count": len(logits), "logits": logits, "target": target}
+
+    def setup(self, stage: str) -> None:
+        """Takes methods and songs from the data, checks sample rates, and loads the weights to start from."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or not hasattr(data, "methods"):
+            return
+        if data.sample_rate != self.model.sample_rate:
+            raise ConfigError(
+                f"data.sample_rate is {data.sample_rate}, but the model takes {self.model.sample_rate} Hz"
+            )
+        longest = getattr(self.model, "seconds", None)
+        if longest is not None and max(data.clip_seconds, data.eval_seconds) > longest:
+            raise ConfigError(
+                f"data.clip_seconds and data.eval_seconds must be at most {longest:g}, the model's length"
+            )
+        if stage == "fit":
+            self.methods, self.songs = data.methods, data.songs
+            if self.start_from is not None:
+                load_published(self.model, self.start_from)
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrates anew, before the checkpoint of this validation is written; not amid a validate run."""
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking or not self._seen:
+            return
+        logits, targets = (torch.cat(part) for part in zip(*self._seen))
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, (logits, targets))
+            logits, targets = (torch.cat(part) for part in zip(*parts))
+        self.calibration = calibrate(np.asarray(logits), np.asarray(targets))
+
+    def on_test_epoch_start(self) -> None:
+        self._seen = []
