@@ -6,10 +6,11 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard core/kernels/cpu/*)
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test lint types unit bench install clean
+.PHONY: help demo test test-gpu lint types unit bench install clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs)"
+	@echo "make test-gpu  build, check and time the CUDA kernels on this machine's GPU (under 8 minutes)"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
 	@echo "make clean  remove the environment and build products"
 
@@ -45,6 +46,13 @@ types: $(VENV)/.all
 
 unit: $(VENV)/.all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=10
+
+# Needs nothing installed but torch: an environment of ours is taken where there is one, else PYTHON and the folders
+# under typings, which are links to the sources.
+test-gpu:
+	@mkdir -p build
+	@if [ -x $(BIN)/longseq ]; then run=$(BIN)/python; else run="env PYTHONPATH=typings $(PYTHON)"; fi; \
+	  $$run benchmarks/cuda_check.py --json build/cuda_check.json
 
 # The peers must not exchange the torch that is there: it is named beside them, as it is.
 $(VENV)/.bench: $(VENV)/.all benchmarks/requirements.txt

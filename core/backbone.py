@@ -20,6 +20,7 @@ NORMS: dict[str, Any] = {
     "layer": nn.LayerNorm,
     "layer_nobias": partial(nn.LayerNorm, bias=False),
 }
+_POSITIONS = 1 << 16  # without gradients, a longer input goes through an MLP in such blocks
 
 
 class MLP(nn.Module):
@@ -86,7 +87,12 @@ class Layer(nn.Module):
     def _channel(self, x: Tensor) -> Tensor:
         if self.mlp is None or self.norm2 is None:
             return x
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        if torch.is_grad_enabled() or x.ndim < 3 or x.shape[1] <= _POSITIONS:
+            return x + self.dropout(self.mlp(self.norm2(x)))
+        y = torch.empty_like(x)
+        for part, out in zip(x.split(_POSITIONS, 1), y.split(_POSITIONS, 1)):
+            out.copy_(part + self.dropout(self.mlp(self.norm2(part))))
+        return y
 
     def forward(self, x: Tensor, state: State | None, segment_ids: Tensor | None) -> tuple[Tensor, State]:
         """As ``Mixer.forward``, with the residual branches."""
@@ -199,7 +205,11 @@ class Backbone(nn.Module):
         return all(layer.mixer.causal for layer in self._layers())
 
     def forward(
-        self, x: Tensor, states: list[State] | None = None, segment_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
+        keep_states: bool = True,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
@@ -207,14 +217,18 @@ class Backbone(nn.Module):
             x: embedded input (B, L, D).
             states: one state a layer, from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
+            keep_states: whether states are returned; those of long convolutions are as long as the input.
 
         Returns:
-            The normalised output (B, L, D) and the states after the last position.
+            The normalised output (B, L, D) and the states after the last position (none without
+            ``keep_states``).
         """
         carried: list[State] = []
         for i, layer in enumerate(self._layers()):
             x, state = layer(x, None if states is None else states[i], segment_ids)
-            carried.append(state)
+            if keep_states:
+                carried.append(state)
+            del state
         return self.norm_f(x), carried
 
     def step(self, x_t: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:

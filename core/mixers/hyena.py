@@ -13,6 +13,10 @@ from longseq.core.mixers.base import Mixer, State, check_positive, register_mixe
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 
+_CACHED_VALUES = 1 << 24  # a larger filter is kept between calls only where positions come few at a time
+_POSITIONS = 1 << 16  # without gradients, a longer input goes through position-wise maps in such blocks ...
+_CHANNELS = 32  # ... and through the long convolutions so many channels at a time
+
 
 class _Sine(nn.Module):
     """``sin(freq · x)`` with a frequency for each channel."""
@@ -58,8 +62,9 @@ class _Modulation(nn.Module):
         self.register_buffer("deltas", deltas[None, None])
         self.shift = shift
 
-    def forward(self, t: Tensor, h: Tensor) -> Tensor:
-        return h * (torch.exp(-t * self.deltas.to(h.dtype).abs()) + self.shift)
+    def forward(self, t: Tensor, h: Tensor, low: int, high: int) -> Tensor:
+        rates = self.deltas[..., low:high].to(h.dtype).abs().neg()
+        return h * (t * rates).exp_().add_(self.shift)
 
 
 class HyenaFilter(nn.Module):
@@ -124,23 +129,8 @@ class HyenaFilter(nn.Module):
         )
         self._cache: tuple[tuple[object, ...], Tensor] | None = None
 
-    def _compute(self, length: int) -> Tensor:
-        dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
-        with torch.autocast(self.bias.device.type, enabled=False):
-            h, t = self.pos_emb.z[:, :length].to(dtype), self.pos_emb.t[:, :length].to(dtype)
-            for layer in self.implicit_filter:
-                if isinstance(layer, nn.Linear):
-                    bias = None if layer.bias is None else layer.bias.to(dtype)
-                    h = nn.functional.linear(h, layer.weight.to(dtype), bias)
-                else:
-                    h = layer(h)
-            return self.modulation(t, h)[0].T
-
-    def forward(self, length: int) -> Tensor:
-        """Returns the first ``length`` taps (width, length), in float32 or float64.
-
-        Without gradients the filter is kept between calls until a parameter changes, so that stepping does
-        not evaluate the network over all positions again and again.
+    def features(self, length: int) -> Tensor:
+        """Returns what the network's last map takes: (1, length, filter_order), in float32 or float64.
 
         Raises:
             ConfigError: if ``length`` is beyond the table.
@@ -150,14 +140,56 @@ class HyenaFilter(nn.Module):
                 f"{length} positions (carried history included) are more than l_max = {self.l_max}, "
                 "the length of the filter's table; shorten the sequence or train with a larger l_max"
             )
+        dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
+        with torch.autocast(self.bias.device.type, enabled=False):
+            h = self.pos_emb.z[:, :length].to(dtype)
+            for layer in self.implicit_filter[:-1]:
+                if isinstance(layer, nn.Linear):
+                    bias = None if layer.bias is None else layer.bias.to(dtype)
+                    h = nn.functional.linear(h, layer.weight.to(dtype), bias)
+                else:
+                    h = layer(h)
+        return h
+
+    def taps(self, features: Tensor, low: int, high: int) -> Tensor:
+        """Returns the taps of channels ``low`` to ``high``, (high - low, length).
+
+        Args:
+            features: what ``features`` returned.
+            low: first channel.
+            high: the channel after the last.
+        """
+        with torch.autocast(self.bias.device.type, enabled=False):
+            t = self.pos_emb.t[:, : features.shape[1]].to(features.dtype)
+            last = self.implicit_filter[-1]
+            assert isinstance(last, nn.Linear)
+            h = nn.functional.linear(features, last.weight[low:high].to(features.dtype))
+            return self.modulation(t, h, low, high)[0].T
+
+    def forward(self, length: int, stepping: bool = False) -> Tensor:
+        """Returns the first ``length`` taps (width, length), in float32 or float64.
+
+        Without gradients the filter is kept between calls until a parameter changes, so that stepping does
+        not evaluate the network over all positions again and again.
+
+        Args:
+            length: positions.
+            stepping: whether the next call will come after few positions: a filter of any size is kept then.
+
+        Raises:
+            ConfigError: if ``length`` is beyond the table.
+        """
+        width = self.bias.shape[0]
         tensors = [*self.parameters(), *self.buffers()]
         tracked = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
-        if tracked or torch.compiler.is_compiling() or any(p.is_inference() for p in tensors):
-            return self._compute(length)
+        untraceable = torch.compiler.is_compiling() or any(p.is_inference() for p in tensors)
+        if tracked or untraceable or (length * width > _CACHED_VALUES and not stepping):
+            return self.taps(self.features(length), 0, width)
         key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in tensors)
         if self._cache is None or self._cache[0] != key or self._cache[1].shape[1] < length:
             # The next power of two: a growing sequence computes it a logarithmic number of times.
-            self._cache = key, self._compute(min(self.l_max, 1 << (length - 1).bit_length()))
+            longest = max(length, min(self.l_max, 1 << (length - 1).bit_length()))
+            self._cache = key, self.taps(self.features(longest), 0, width)
         return self._cache[1][:, :length]
 
     def __getstate__(self) -> dict[str, object]:
@@ -239,11 +271,12 @@ class Hyena(Mixer):
         if state is None:
             state = self.init_state(x.shape[0], x.device, x.dtype)
         history = state["conv_history"]
-        u = self.in_proj(x)
-        taps, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
-        mixed, recent = causal_conv1d(u, taps, bias, state["conv_state"], segment_resets(segment_ids))
+        if x.shape[1] > _POSITIONS and segment_ids is None and not torch.is_grad_enabled():
+            return self._forward_long(x, state)
+        mixed, recent = self._short_conv(x, state["conv_state"], segment_resets(segment_ids))
         *gates, v = mixed.split(self.d_model, -1)
-        kernels = self.filter_fn(history.shape[1] + x.shape[1]).split(self.d_model)
+        stepping = x.shape[1] <= history.shape[1]
+        kernels = self.filter_fn(history.shape[1] + x.shape[1], stepping).split(self.d_model)
         skips = self.filter_fn.bias.split(self.d_model)
         pasts = history.split(self.d_model, -1)
         inputs: list[Tensor] = []
@@ -256,6 +289,48 @@ class Hyena(Mixer):
             "conv_history": carry_history(torch.cat(inputs, -1), history, self.l_max, segment_ids),
         }
         return y, after
+
+    def _short_conv(self, x: Tensor, past: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        return causal_conv1d(self.in_proj(x), weight, bias, past, resets)
+
+    def _forward_long(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As ``forward``, in the memory of the gates and one convolution's input beside x.
+
+        Position-wise maps go block by block, convolutions and their filters a few channels at a time, and
+        each product replaces its gate.
+        """
+        history, recent = state["conv_history"], state["conv_state"]
+        width, batch, length = self.d_model, x.shape[0], x.shape[1]
+        gates: list[Tensor] = []  # in the order of use; the first holds the first convolution's input
+        for low in range(0, length, _POSITIONS):
+            mixed, recent = self._short_conv(x[:, low : low + _POSITIONS], recent)
+            *outer, last, v = mixed.split(width, -1)
+            if low == 0:
+                gates = [mixed.new_empty(batch, length, width) for _ in range(self.order)]
+            for gate, value in zip(gates, [v * last, *reversed(outer)]):
+                gate[:, low : low + _POSITIONS] = value
+        features = self.filter_fn.features(history.shape[1] + length)
+        inputs = gates[:-1]
+        for n, (v, gate) in enumerate(zip(inputs, gates[1:])):
+            for low in range(n * width, (n + 1) * width, _CHANNELS):
+                high = min(low + _CHANNELS, (n + 1) * width)
+                part = slice(low - n * width, high - n * width)
+                kernel, skip = self.filter_fn.taps(features, low, high), self.filter_fn.bias[low:high]
+                gate[..., part] *= fft_conv(v[..., part], kernel, skip, history[..., low:high])
+        product = gates[-1]
+        after = {
+            "conv_state": recent,
+            "conv_history": carry_history(
+                inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1), history, self.l_max
+            ),
+        }
+        del features, inputs, gates
+        if self.out_proj.weight.dtype != product.dtype:  # under autocast
+            return self.out_proj(product), after
+        for low in range(0, length, _POSITIONS):
+            product[:, low : low + _POSITIONS] = self.out_proj(product[:, low : low + _POSITIONS])
+        return product, after
 
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

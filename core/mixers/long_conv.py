@@ -75,7 +75,7 @@ class LongConvKernel(nn.Module):
         k = self.kernel.to(work_dtype(self.kernel))
         if self.smooth_window > 1:
             k = nn.functional.avg_pool1d(k, self.smooth_window, stride=1, padding=self.smooth_window // 2)
-        k = torch.sign(k) * torch.relu(k.abs() - self.lam)
+        k = nn.functional.softshrink(k, self.lam)
         return nn.functional.dropout(k, self.kernel_dropout, self.training)
 
 

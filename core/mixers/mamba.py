@@ -25,8 +25,9 @@ from longseq.core.mixers.base import (
     segment_resets,
 )
 from longseq.core.ops.backends import BACKENDS, Backend
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.selective_scan import selective_scan
+from longseq.core.ops.state_update import direct, state_update
 
 
 @register_mixer("mamba")
@@ -124,6 +125,24 @@ class Mamba(Mixer):
             initial_state=None if state is None else state["ssm"],
             resets=resets,
             backend=self.backend,
+        )
+        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """See ``Mixer.step``; without gradients the kernels are called directly."""
+        conv, ssm, taps, bias = state["conv"], state["ssm"], self.conv1d.weight, self.conv1d.bias
+        used = (x_t, conv, ssm, taps, bias, self.A_log, self.D, self.dt_proj.bias, self.in_proj.weight)
+        batch = x_t.shape[0]
+        fits = conv.shape == (batch, self.d_conv - 1, self.d_inner)
+        fits = fits and ssm.shape == (batch, self.d_inner, self.d_state)
+        if not fits or self.backend not in ("auto", "cpu") or not direct(*used):
+            return super().step(x_t, state)  # which names what does not fit
+        u, z = self.in_proj(x_t).split(self.d_inner, dim=-1)
+        u, conv = causal_conv1d_step(u, taps.squeeze(1), bias, conv, "silu")
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = nn.functional.linear(dt, self.dt_proj.weight)
+        y, ssm = state_update(
+            ssm, u, delta, self.A_log, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True, log_decay=True
         )
         return self.out_proj(y), {"conv": conv, "ssm": ssm}
 

@@ -19,8 +19,9 @@ from longseq.core.mixers.base import (
     register_mixer,
     segment_resets,
 )
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.ssd import ssd
+from longseq.core.ops.state_update import direct, state_update
 
 
 @register_mixer("mamba2")
@@ -162,8 +163,36 @@ class Mamba2(Mixer):
             dt_limit=self.dt_limit,
         )
         y = y.flatten(2)
+        return self._finish(y, z, mlp_gate, mlp_value), {"conv": conv, "ssm": ssm}
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """See ``Mixer.step``; without gradients the kernels are called directly."""
+        conv, ssm, taps, bias = state["conv"], state["ssm"], self.conv1d.weight, self.conv1d.bias
+        used = (x_t, conv, ssm, taps, bias, self.A_log, self.D, self.dt_bias, self.in_proj.weight)
+        batch = x_t.shape[0]
+        fits = conv.shape == (batch, self.d_conv - 1, self.conv_dim)
+        fits = fits and ssm.shape == (batch, self.nheads, self.headdim, self.d_state)
+        if not fits or not direct(*used):
+            return super().step(x_t, state)  # which names what does not fit
+        d_mlp, maps = self.d_inner - self.d_ssm, self.ngroups * self.d_state
+        mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(
+            [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
+        )
+        mixed, conv = causal_conv1d_step(mixed, taps.squeeze(1), bias, conv, "silu")
+        u, maps_in, maps_out = mixed.split([self.d_ssm, maps, maps], dim=-1)
+        shape = (self.ngroups, self.d_state)
+        y, ssm = state_update(
+            ssm, u, dt, self.A_log, maps_in.unflatten(-1, shape), maps_out.unflatten(-1, shape), self.D,
+            z if self.norm is None else None, self.dt_bias, dt_softplus=True, dt_limit=self.dt_limit,
+            log_decay=True,
+        )  # fmt: skip
+        return self._finish(y, z, mlp_gate, mlp_value), {"conv": conv, "ssm": ssm}
+
+    def _finish(self, y: Tensor, z: Tensor, mlp_gate: Tensor, mlp_value: Tensor) -> Tensor:
+        """Normalises and gates, appends the channels that pass by the state, and projects."""
         if self.norm is not None:
             y = self.norm(y, z)
-        if d_mlp > 0:
+        if self.d_ssm < self.d_inner:
             y = torch.cat([silu(mlp_gate) * mlp_value, y], dim=-1)
-        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+        out: Tensor = self.out_proj(y)
+        return out

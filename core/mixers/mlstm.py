@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -22,6 +23,8 @@ from longseq.core.mixers.base import (
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.mlstm import mlstm
 
+_MERGED_WIDTH = 64
+
 
 class _HeadwiseLinear(nn.Module):
     """A block-diagonal linear map (..., W) to (..., W): weight (W/P, P, P), optional bias (W,)."""
@@ -32,8 +35,18 @@ class _HeadwiseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = x.unflatten(-1, self.weight.shape[:2])
-        y = torch.einsum("...hp,hop->...ho", blocks, self.weight).flatten(-2)
+        count, block, _ = self.weight.shape
+        rows = x.numel() // x.shape[-1]
+        merged = math.gcd(count, max(1, _MERGED_WIDTH // block)) if rows >= _MERGED_WIDTH else 1
+        if merged == 1:
+            y = torch.einsum("...hp,hop->...ho", x.unflatten(-1, (count, block)), self.weight).flatten(-2)
+        else:
+            # Many tiny products take longer than fewer larger ones whose other entries are zero.
+            units = torch.eye(merged, dtype=self.weight.dtype, device=self.weight.device)
+            weight = self.weight.view(-1, merged, 1, block, block) * units[:, :, None, None]
+            weight = weight.transpose(2, 3).reshape(-1, merged * block, merged * block)
+            columns = x.reshape(rows, *weight.shape[:2]).transpose(0, 1)
+            y = torch.bmm(columns, weight.mT).transpose(0, 1).reshape(x.shape)
         return y if self.bias is None else y + self.bias
 
 
@@ -102,7 +115,7 @@ class MLSTM(Mixer):
         qkv_block: int = 4,
         bias: bool = False,
         n_blocks: int = 1,
-        chunk_size: int = 64,
+        chunk_size: int = 128,
     ) -> None:
         super().__init__(d_model)
         if proj_factor <= 0:
@@ -162,14 +175,14 @@ class MLSTM(Mixer):
             activation="silu",
         )
         q, k, v = self.q_proj(u), self.k_proj(u), self.v_proj(inner)
-        qkv = torch.cat([q, k, v], -1)
+        i, f = _gates((q, k, v), self.mlstm_cell.igate, self.mlstm_cell.fgate)
         heads = (self.n_heads, self.d_head)
         h, (c, n, m) = mlstm(
             q.unflatten(-1, heads),
             k.unflatten(-1, heads),
             v.unflatten(-1, heads),
-            _gate(qkv, self.mlstm_cell.igate),
-            _gate(qkv, self.mlstm_cell.fgate),
+            i,
+            f,
             None if state is None else (state["c"], state["n"], state["m"]),
             resets,
             self.chunk_size,
@@ -179,8 +192,14 @@ class MLSTM(Mixer):
         return y, {"conv": history, "c": c, "n": n, "m": m}
 
 
-def _gate(qkv: Tensor, gate: nn.Linear) -> Tensor:
-    """Returns the gate before its nonlinearity (B, L, H); the bias, about 5, is added in full precision."""
-    product = linear(qkv, gate.weight)
-    dtype = recurrent_dtype(product.dtype)
-    return product.to(dtype) + gate.bias.to(dtype)
+def _gates(parts: Sequence[Tensor], *gates: nn.Linear) -> tuple[Tensor, ...]:
+    """Returns gates before their nonlinearity, (B, L, H) each, as maps of the parts side by side.
+
+    The biases, about 5, are added in full precision.
+    """
+    weight = torch.cat([gate.weight for gate in gates]).split([part.shape[-1] for part in parts], -1)
+    products = [linear(part, w) for part, w in zip(parts, weight)]
+    dtype = recurrent_dtype(products[0].dtype)
+    total = torch.stack(products).sum(0, dtype=dtype)
+    bias = torch.cat([gate.bias for gate in gates])
+    return (total + bias.to(dtype)).chunk(len(gates), -1)

@@ -19,6 +19,8 @@ from longseq.core.mixers.base import (
     register_mixer,
     segment_resets,
 )
+from longseq.core.ops.backends import cpu_reason
+from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.lti import lti_scan
 from longseq.core.ops.s4_kernel import Discretisation, as_complex, discretise, wide
 from longseq.core.ops.ssm_init import (
@@ -129,14 +131,24 @@ class S5(Mixer):
         u = x.to(recurrent_dtype(x.dtype))
         a, b = self.system()
         with torch.autocast(u.device.type, enabled=False):
-            entered = _enter(b, u)
-            one = torch.ones_like(a).unsqueeze(1)
-            before = None if state is None else state["ssm"].unsqueeze(-1)
-            states, last = lti_scan(
-                entered, a.unsqueeze(1), one, one, before, segment_resets(segment_ids), self.chunk_size
-            )
+            before = None if state is None else state["ssm"]
+            states, last = self._states(a, _enter(b, u), before, segment_resets(segment_ids))
             y = self._read(states, u)
-        return self._activate(y.to(x.dtype)), {"ssm": last.squeeze(-1)}
+        return self._activate(y.to(x.dtype)), {"ssm": last}
+
+    def _states(
+        self, a: Tensor, entered: Tensor, before: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns all states (B, L, P) and the last one, for inputs B u (B, L, P)."""
+        if (
+            resets is None and cpu_reason(entered) is None
+        ):  # the compiled recurrence beats matrix products there
+            before = None if before is None else before.to(entered.dtype)
+            return linear_scan(a.to(entered.dtype), entered, before)
+        one = torch.ones_like(a).unsqueeze(1)
+        before = None if before is None else before.unsqueeze(-1)
+        states, last = lti_scan(entered, a.unsqueeze(1), one, one, before, resets, self.chunk_size)
+        return states, last.squeeze(-1)
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         u = x_t.to(recurrent_dtype(x_t.dtype))
@@ -156,8 +168,11 @@ class S5(Mixer):
     def _read(self, states: Tensor, u: Tensor) -> Tensor:
         """Returns 2 Re(C x) + D u: one real product."""
         c = self.C.to(u.dtype)
-        both = torch.cat([c[..., 0], -c[..., 1]], dim=1)
-        return 2 * F.linear(torch.cat([states.real, states.imag], dim=-1), both) + u * self.D.to(u.dtype)
+        both = torch.stack([2 * c[..., 0], -2 * c[..., 1]], dim=2).flatten(1)
+        pairs = torch.view_as_real(states).flatten(
+            -2
+        )  # real and imaginary parts as they lie: nothing is copied
+        return F.linear(pairs, both) + u * self.D.to(u.dtype)
 
     def _activate(self, y: Tensor) -> Tensor:
         if self.activation == "none":
@@ -174,9 +189,8 @@ class S5(Mixer):
 
 def _enter(b: Tensor, u: Tensor) -> Tensor:
     """Returns B u, complex (..., P), for real u (..., D): one real product."""
-    both = torch.cat([b.real, b.imag]).to(u.dtype)
-    real, imag = F.linear(u, both).chunk(2, dim=-1)
-    return torch.complex(real.contiguous(), imag.contiguous())
+    both = torch.view_as_real(b).transpose(1, 2).flatten(0, 1).to(u.dtype)
+    return torch.view_as_complex(F.linear(u, both).unflatten(-1, (-1, 2)))
 
 
 def _as_real(x: Tensor) -> Tensor:

@@ -152,3 +152,22 @@ def lower_triangular(diagonal: Tensor, blocks: Iterable[Tensor], fill: float) ->
         bottom = torch.cat([block, matrix[..., 1::2, :, :]], dim=-1)
         matrix = torch.cat([top, bottom], dim=-2)
     return matrix.squeeze(-3)
+
+
+def fold(x: Tensor, groups: int) -> Tensor:
+    """(B, G·R, C, T, V) → (B, G, C, T, R·V): the heads that share a key become one wide matrix product."""
+    return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
+
+
+def unfold(x: Tensor, shared: int) -> Tensor:
+    """(B, G, C, T, R·V) → (B, G·R, C, T, V)."""
+    return x.unflatten(-1, (shared, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+
+
+def pass_states(state: Tensor, local: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Hands the state on; returns the state before each chunk, stacked at dim 2, and the last."""
+    before = []
+    for own, decay in zip(local.unbind(2), total.unbind(2)):
+        before.append(state)
+        state = torch.addcmul(own, decay.expand_as(own), state)
+    return torch.stack(before, 2), state

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.backends import native
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -119,8 +120,8 @@ def rows(tensor: Tensor | None) -> Arg:
 
 def vector(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Returns a parameter dense in the compute dtype (or its complex counterpart)."""
-    if tensor is None:
-        return None
+    if tensor is None or (tensor.dtype == dtype and tensor.is_contiguous() and not tensor.is_neg()):
+        return tensor
     if tensor.is_complex():
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     return tensor.to(dtype).contiguous().resolve_conj()
@@ -129,6 +130,20 @@ def vector(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def pointer(tensor: Tensor | None) -> int:
     """Returns the address of a dense tensor, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def fresh(*tensors: Tensor) -> None:
+    """Has memory that is about to be written for the first time laid out in large pages, where it is large.
+
+    The C library takes and returns blocks beyond 32 MB from and to the system at each call; touching them in
+    small pages costs more than writing them.
+
+    Args:
+        *tensors: newly allocated, nothing written to them yet.
+    """
+    for tensor in tensors:
+        if tensor.nbytes >= 1 << 25:
+            native().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
 
 
 def code(dtype: torch.dtype) -> int:

@@ -54,8 +54,6 @@ def cpu_reason(*tensors: torch.Tensor | None) -> str | None:
 
 
 _NOT_YET = {
-    "cuda": "longseq has no CUDA kernels in this version",
-    "triton": "longseq has no Triton kernels in this version",
     "mamba_ssm": "the mamba_ssm backend is not part of this version",
 }
 
@@ -102,5 +100,9 @@ def describe() -> list[tuple[str, bool, str]]:
         reason = (
             f"{module.isa()} of {', '.join(module.available_isas())}; threads from {module.thread_runtime()}"
         )
+    from longseq.core.kernels import nvrtc
+    from longseq.core.ops import _triton
+
     rows = [("reference", True, "pure torch, any device, slow"), ("cpu", _NATIVE is not None, reason)]
+    rows += [("cuda", *nvrtc.describe()), ("triton", *_triton.describe())]
     return rows + [(name, False, why) for name, why in _NOT_YET.items()]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops import _cuda, _cuda_walks, _native
 from longseq.core.ops.backends import Backend, choose, cpu_reason, native
 
 _NAME = "causal_conv1d"
@@ -45,12 +45,48 @@ def causal_conv1d(
         ArgumentError: naming the argument that does not fit.
     """
     resets = _check(x, weight, bias, initial_state, resets, activation)
-    reasons = {"cpu": cpu_reason(x, weight, bias, initial_state)}
-    if choose(_NAME, backend, reasons) == "reference":
+    tensors = (x, weight, bias, initial_state)
+    chosen = choose(_NAME, backend, {"cpu": cpu_reason(*tensors), "cuda": _cuda.cuda_reason(*tensors)})
+    if chosen == "cuda" and resets is None and _cuda_walks.one_position(x, weight, bias, initial_state):
+        assert initial_state is not None
+        y, after = _cuda_walks.conv_update(x[:, 0], weight, bias, initial_state, activation == "silu")
+        return y.unsqueeze(1), after.to(x.dtype)
+    if chosen == "reference":
         y = causal_conv1d_reference(x, weight, bias, initial_state, resets, activation)
     else:
         y = _call(x, weight, bias, initial_state, resets, activation == "silu")
     return y, _final_state(x, weight.shape[1], initial_state, resets)
+
+
+def causal_conv1d_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, activation: Literal["silu"] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Convolves one position. Only for tensors that are ``longseq.core.ops.state_update.direct``.
+
+    Args:
+        x: input (B, D).
+        weight: kernels (D, W), the newest tap last.
+        bias: (D,).
+        state: the W-1 inputs before x (B, W-1, D).
+        activation: "silu" or None.
+
+    Returns:
+        The output (B, D) in x's dtype, and the last W-1 inputs (B, W-1, D).
+    """
+    dtype = _native.compute_dtype(x, weight)
+    taps, channels = weight.shape[1], x.shape[1]
+    x = x if x.stride(1) == 1 else x.contiguous()
+    weight, bias = (_native.vector(t, dtype) for t in (weight, bias))  # type: ignore[assignment]
+    state = _native.dense(state)
+    y, after = x.new_empty(x.shape), x.new_empty(state.shape)
+    if y.numel():
+        native().causal_conv_update(
+            (x.shape[0], 1, channels, taps), activation == "silu", _native.code(dtype),
+            _native.threads(x.shape[0] * channels * 4), (x.data_ptr(), _native.code(x.dtype), x.stride(0), 0),
+            weight.data_ptr(), _native.pointer(bias), _native.rows(state),
+            (y.data_ptr(), _native.code(y.dtype), channels, 0), _native.rows(after),
+        )  # fmt: skip
+    return y, after
 
 
 def causal_conv1d_reference(
@@ -162,9 +198,25 @@ def _conv(
     silu: bool,
 ) -> Tensor:
     y = x.new_empty(x.shape)
+    _native.fresh(y)
     arguments, alive = _arguments(x, weight, bias, initial_state, resets, silu)
     native().causal_conv_forward(*arguments, _native.rows(y))
     del alive
+    return y
+
+
+@_conv.register_kernel("cuda")
+def _conv_cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    silu: bool,
+) -> Tensor:
+    y = x.new_empty(x.shape)
+    if y.numel():
+        _cuda_walks.conv_forward(y, x, weight, bias, initial_state, resets, silu)
     return y
 
 
@@ -192,6 +244,7 @@ def _conv_backward(
     dtype = _native.compute_dtype(x, weight)
     rows_w = x.new_empty((x.shape[0], *weight.shape), dtype=dtype)
     rows_b = x.new_empty((x.shape[0], x.shape[2]), dtype=dtype)
+    _native.fresh(dx)
     dy = _native.dense(dy)
     native().causal_conv_backward(
         *arguments, _native.rows(dy), _native.rows(dx),
@@ -202,6 +255,22 @@ def _conv_backward(
     if bias is not None:
         dbias.copy_(rows_b.sum(0))
     return outputs
+
+
+@_conv_backward.register_kernel("cuda")
+def _conv_backward_cuda(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None,
+    resets: Tensor | None, silu: bool,
+) -> list[Tensor]:  # fmt: skip
+    outputs = _conv_backward_fake(dy, x, weight, bias, initial_state, resets, silu)
+    if not x.numel():
+        return [t.zero_() for t in outputs]
+    grads = _cuda_walks.conv_backward(dy, x, weight, bias, initial_state, resets, silu)
+    given = (x, weight, bias, initial_state)
+    return [
+        out if argument is None or grad is None else grad.to(argument.dtype)
+        for argument, grad, out in zip(given, grads, outputs)
+    ]
 
 
 @_conv_backward.register_fake

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops._long_conv import long_conv
+from longseq.core.ops.backends import cpu_reason
 
 _BLOCK_VALUES = 1 << 26  # values of one padded spectrum above which channels are processed in blocks
 _SHORT_KERNEL = 8  # a sequence this many times longer than the kernel is cut into overlapping frames
@@ -66,7 +68,9 @@ def fft_conv(
     The history is joined to the input and only the outputs of the new positions are kept (overlap-save), so
     that the FFT may wrap around into what is thrown away: its size is max(H + L, L + taps - 1). A sequence
     much longer than the kernel is cut into overlapping frames, O(L log taps). Packed segments are convolved
-    apart, in groups padded to the next power of two. Computed in float32, or float64 if u or k is.
+    apart, in groups padded to the next power of two. Computed in float32, or float64 if u or k is; on a CPU
+    by compiled kernels that keep nothing but the input and the kernel for the backward, elsewhere by
+    ``torch.fft``.
 
     Args:
         u: input (B, L, D), L ≥ 1.
@@ -84,15 +88,25 @@ def fft_conv(
     """
     _check(u, k, skip, history, segment_ids)
     dtype = work_dtype(u, k)
-    x, taps = u.to(dtype), k.to(dtype)
+    x, taps = u, k.to(dtype)
     if history is not None:
         reach = min(history.shape[1], taps.shape[1] - 1)  # older inputs are out of the kernel's reach
-        x = torch.cat([history[:, history.shape[1] - reach :].to(dtype), x], 1)
-    new = u.shape[1]
-    y = _by_blocks(x, taps, new) if segment_ids is None else _by_segments(x, taps, segment_ids)
-    if skip is not None:
-        y = y + skip.to(dtype) * x[:, -new:]
-    return y.to(u.dtype)
+        x = torch.cat([history[:, history.shape[1] - reach :].to(u.dtype), u], 1) if reach else u
+    direct = None if skip is None else skip.to(dtype)
+    if segment_ids is None:
+        return _convolve_rows(x, taps, direct, u.shape[1]).to(u.dtype)
+    y = _by_segments(x, taps, segment_ids)
+    return (y if direct is None else y + direct * u).to(u.dtype)
+
+
+def _convolve_rows(x: Tensor, k: Tensor, skip: Tensor | None, new: int) -> Tensor:
+    """Convolves x (B, T, D) with k (D, taps) and returns the last ``new`` outputs (B, new, D)."""
+    if new > 1 and cpu_reason(x, k) is None:
+        y: Tensor = long_conv(x, k, skip, new)
+        return y
+    x = x.to(k.dtype)
+    y = _by_blocks(x, k, new)
+    return y if skip is None else y + skip * x[:, -new:]
 
 
 def _by_blocks(x: Tensor, k: Tensor, new: int) -> Tensor:
@@ -168,7 +182,7 @@ def _by_segments(x: Tensor, k: Tensor, segment_ids: Tensor) -> Tensor:
         place = (rows[chosen] * x.shape[1] + starts[chosen]).unsqueeze(1) + offset
         piece = flat[place.clamp(max=flat.shape[0] - 1)]
         piece = torch.where(valid.unsqueeze(-1), piece, 0.0)
-        outputs.append(_by_blocks(piece, k, longest)[valid])
+        outputs.append(_convolve_rows(piece, k, None, longest)[valid])
         places.append(place[valid])
     y = torch.cat(outputs)[torch.cat(places).argsort()]  # the segments tile the pack: back to where they lay
     return y.reshape(batch, before + new, -1)[:, before:]
@@ -204,7 +218,7 @@ def carry_history(
     Returns:
         (B, H', D), H' ≤ limit, oldest first.
     """
-    x = u if history is None else torch.cat([history.to(u.dtype), u], 1)
+    x = u if history is None or not history.shape[1] else torch.cat([history.to(u.dtype), u], 1)
     total = x.shape[1]
     keep = min(total, limit)
     if segment_ids is not None:

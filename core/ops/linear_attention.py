@@ -11,12 +11,18 @@ from longseq.core.ops._chunking import (
     by_blocks,
     check_resets,
     chunk_length,
+    fold,
     from_chunks,
     lower_triangular,
+    pass_states,
     run_blocks,
     span_sums,
     to_chunks,
+    unfold,
 )
+from longseq.core.ops._decay_attention import composed, decay_attention
+from longseq.core.ops._triton import by_triton
+from longseq.core.ops.backends import Backend
 
 _NAME = "linear_attention"
 
@@ -30,6 +36,8 @@ def linear_attention(
     initial_state: Tensor | None = None,
     resets: Tensor | None = None,
     chunk_size: int = 64,
+    *,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Runs S_t = diag(exp g_t) S_{t-1} + k_t v_tᵀ, o_t = scale · S_tᵀ q_t, in chunks.
 
@@ -48,53 +56,84 @@ def linear_attention(
         initial_state: S before position 0, (B, H, K, V); zeros if None.
         resets: bool (B, L), true where the state is cleared before the position is read.
         chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
+        backend: see ``longseq.core.ops._triton.by_triton``.
 
     Returns:
         The output (B, L, H, V) in v's dtype and the final state (B, H, K, V), float32 or float64.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
+        BackendError: if the backend asked for cannot serve the call.
     """
+    if by_triton(_NAME, backend, v, q, k, log_decay, initial_state):
+        return _with_triton(q, k, v, log_decay, scale, initial_state, resets, chunk_size)
     if v.shape[1] == 1:
         return linear_attention_reference(q, k, v, log_decay, scale, initial_state, resets)
-    if by_blocks(v.shape[1]):
+    # With gradients and a key for every head, the products of all chunks at once are quicker.
+    lean = v.shape[2] > q.shape[2] or not torch.is_grad_enabled()
+    lean = lean and v.device.type == "cpu" and (log_decay is None or log_decay.ndim == 3)
+    if by_blocks(v.shape[1]) and not lean:
         return run_blocks(
-            lambda q, k, v, g, r, state: linear_attention(q, k, v, g, scale, state, r, chunk_size),
+            lambda q, k, v, g, r, state: linear_attention(
+                q, k, v, g, scale, state, r, chunk_size, backend="reference"
+            ),
             (q, k, v, log_decay, resets),
             initial_state,
         )
     with torch.autocast(v.device.type, enabled=False):
         q, k, values, g, state = _prepare(q, k, v, log_decay, scale, initial_state, resets)
-        length, groups, shared = v.shape[1], q.shape[2], v.shape[2] // q.shape[2]
-        chunk = chunk_length(chunk_size, length)
-        per_head = g.ndim == 3
-        qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, values))
-        spans = span_sums(to_chunks(g.unsqueeze(-1) if per_head else g, chunk))
-        through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, H or G, C, T, 1 or K)
-        if per_head:
-            blocks = (
-                a[..., 1::2, :, :].exp() * b[..., 0::2, :, :].exp().transpose(-1, -2) for a, b in spans[:-1]
-            )
-            ones = torch.ones_like(spans[0][0])
-            decay = lower_triangular(ones, blocks, 0.0)  # (B, H, C, T, T)
-            scores = (qc @ kc.transpose(-1, -2)).unsqueeze(2) * decay.unflatten(1, (groups, shared))
-            y = scores.flatten(1, 2) @ vc
-            local = kc.transpose(-1, -2) @ _fold(vc * behind, groups)  # (B, G, C, K, R·V)
-            total = through[..., -1, :].unflatten(1, (groups, shared)).permute(0, 1, 3, 4, 2)
-            total = total.repeat_interleave(v.shape[3], dim=-1)  # (B, G, C, 1, R·V)
+        if g.ndim == 3:
+            attend = decay_attention if lean else composed
+            y, last = attend(q, k, values, g, state, chunk_size)
         else:
-            blocks = (_half(qc, a, 1) @ _half(kc, b, 0).transpose(-1, -2) for a, b in spans[:-1])
-            diagonal = (qc * kc).sum(-1)[..., None, None]
-            folded = _fold(vc, groups)
-            y = _unfold(lower_triangular(diagonal, blocks, 0.0) @ folded, shared)
-            local = (kc * behind).transpose(-1, -2) @ folded
-            total = through[..., -1, :].unsqueeze(-1)  # (B, G, C, K, 1)
-        carried, last = _pass_states(_fold(state.unsqueeze(2), groups).squeeze(2), local, total)
-        if per_head:
-            y = y + _unfold(qc @ carried, shared) * through
-        else:
-            y = y + _unfold((qc * through) @ carried, shared)
-        return from_chunks(y, length).to(v.dtype), _unfold(last.unsqueeze(2), shared).squeeze(2)
+            y, last = _decay_per_channel(q, k, values, g, state, chunk_size)
+        return y.to(v.dtype), last
+
+
+def _with_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: float | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """The operator by Triton."""
+    from longseq.core.kernels.triton import gla
+    from longseq.core.kernels.triton import linear_attention as per_head
+
+    _check(q, k, v, log_decay, initial_state, resets)
+    chunk_length(chunk_size, v.shape[1])
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    g = log_decay
+    if resets is not None:
+        g = torch.zeros(v.shape[:3], device=v.device) if g is None else g.float()
+        g = g.masked_fill(resets.reshape(*resets.shape, *[1] * (g.ndim - 2)), -torch.inf)
+    if g is not None and g.ndim == 4:
+        return gla.attend(q, k, v, g, scale, initial_state, chunk_size)
+    return per_head.attend(q, k, v, g, scale, initial_state, chunk_size)
+
+
+def _decay_per_channel(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """The operator for log-decays (B, L, G, K)."""
+    length, groups, shared = v.shape[1], q.shape[2], v.shape[2] // q.shape[2]
+    chunk = chunk_length(chunk_size, length)
+    qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, v))
+    spans = span_sums(to_chunks(g, chunk))
+    through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G, C, T, K)
+    blocks = (_half(qc, a, 1) @ _half(kc, b, 0).transpose(-1, -2) for a, b in spans[:-1])
+    diagonal = (qc * kc).sum(-1)[..., None, None]
+    folded = fold(vc, groups)
+    y = unfold(lower_triangular(diagonal, blocks, 0.0) @ folded, shared)
+    local = (kc * behind).transpose(-1, -2) @ folded
+    total = through[..., -1, :].unsqueeze(-1)  # (B, G, C, K, 1)
+    carried, last = pass_states(fold(state.unsqueeze(2), groups).squeeze(2), local, total)
+    y = y + unfold((qc * through) @ carried, shared)
+    return from_chunks(y, length), unfold(last.unsqueeze(2), shared).squeeze(2)
 
 
 def linear_attention_reference(
@@ -135,16 +174,15 @@ def linear_attention_reference(
         return torch.stack(outputs, 1).to(v.dtype), state
 
 
-def _prepare(
+def _check(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     log_decay: Tensor | None,
-    scale: float | None,
     initial_state: Tensor | None,
     resets: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Checks shapes; returns scaled q, k, v, log-decays (-inf at resets) and the state."""
+) -> None:
+    """Checks shapes and devices."""
     for name, tensor in (("q", q), ("v", v)):
         if tensor.ndim != 4 or tensor.shape[1] < 1:
             raise ArgumentError(
@@ -158,48 +196,47 @@ def _prepare(
         raise ArgumentError(f"{_NAME}: v must have a multiple of the {groups} heads of q, got {heads}")
     named = {"q": q, "k": k, "log_decay": log_decay, "initial_state": initial_state, "resets": resets}
     _native.check_device(_NAME, v, named)
-    dtype = _native.compute_dtype(q, k, v, log_decay, initial_state)
-    if log_decay is None:
-        g = torch.zeros(batch, length, heads, dtype=dtype, device=v.device)
-    elif log_decay.shape in ((batch, length, heads), q.shape):
-        g = log_decay.to(dtype)
-    else:
+    if log_decay is not None and log_decay.shape not in ((batch, length, heads), q.shape):
         raise ArgumentError(
             f"{_NAME}: log_decay must have shape {(batch, length, heads)} = (batch, length, heads) or "
             f"{tuple(q.shape)} = (batch, length, groups, key width), got {tuple(log_decay.shape)}"
         )
     if resets is not None:
         check_resets(_NAME, resets, v)
-        g = g.masked_fill(resets.reshape(batch, length, *[1] * (g.ndim - 2)), -torch.inf)
-    shape = (batch, heads, d_key, d_value)
-    if initial_state is None:
-        state = torch.zeros(shape, dtype=dtype, device=v.device)
-    else:
+    if initial_state is not None:
+        shape = (batch, heads, d_key, d_value)
         _native.check(_NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)")
+
+
+def _prepare(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: float | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Checks shapes; returns scaled q, k, v, log-decays (-inf at resets) and the state."""
+    _check(q, k, v, log_decay, initial_state, resets)
+    batch, length, heads, d_value = v.shape
+    d_key = q.shape[3]
+    dtype = _native.compute_dtype(q, k, v, log_decay, initial_state)
+    if log_decay is None:
+        g = torch.zeros(batch, length, heads, dtype=dtype, device=v.device)
+    else:
+        g = log_decay.to(dtype)
+    if resets is not None:
+        g = g.masked_fill(resets.reshape(batch, length, *[1] * (g.ndim - 2)), -torch.inf)
+    if initial_state is None:
+        state = torch.zeros((batch, heads, d_key, d_value), dtype=dtype, device=v.device)
+    else:
         state = initial_state.to(dtype)
-    return q.to(dtype) * (d_key**-0.5 if scale is None else scale), k.to(dtype), v.to(dtype), g, state
+    scale = d_key**-0.5 if scale is None else scale
+    return q.to(dtype) if scale == 1 else q.to(dtype) * scale, k.to(dtype), v.to(dtype), g, state
 
 
 def _half(x: Tensor, exponent: Tensor, which: int) -> Tensor:
     """Returns the earlier (0) or later (1) block of each pair, (..., T/2h, h, K), decayed to the cut."""
     blocks = x.unflatten(-2, exponent.shape[-3:-1])
     return blocks[..., which::2, :, :] * exponent[..., which::2, :, :].exp()
-
-
-def _fold(x: Tensor, groups: int) -> Tensor:
-    """(B, G·R, C, T, V) → (B, G, C, T, R·V): the heads that share a key become one wide matrix product."""
-    return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
-
-
-def _unfold(x: Tensor, shared: int) -> Tensor:
-    """(B, G, C, T, R·V) → (B, G·R, C, T, V)."""
-    return x.unflatten(-1, (shared, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
-
-
-def _pass_states(state: Tensor, local: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Hands the state on; returns the state before each chunk, stacked at dim 2, and the last."""
-    before = []
-    for own, decay in zip(local.unbind(2), total.unbind(2)):
-        before.append(state)
-        state = torch.addcmul(own, decay.expand_as(own), state)
-    return torch.stack(before, 2), state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops import _cuda, _cuda_walks, _native
 from longseq.core.ops.backends import Backend, choose, cpu_reason, native
 
 _NAME = "linear_scan"
@@ -53,7 +53,8 @@ def linear_scan(
         a_full, b = a_full.to(dtype), b.to(dtype)
     elif dtype != _native.compute_dtype(a, b):
         b = b.to(dtype)  # only the initial state is float64
-    if choose(_NAME, backend, {"cpu": cpu_reason(a, b, initial_state)}) == "reference":
+    reasons = {"cpu": cpu_reason(a, b, initial_state), "cuda": _cuda.cuda_reason(a, b, initial_state)}
+    if choose(_NAME, backend, reasons) == "reference":
         h = linear_scan_reference(a_full, b, initial_state)
     else:
         flat = initial_state
@@ -98,6 +99,14 @@ def _scan(a: Tensor, b: Tensor, initial_state: Tensor | None) -> Tensor:
     return h
 
 
+@_scan.register_kernel("cuda")
+def _scan_cuda(a: Tensor, b: Tensor, initial_state: Tensor | None) -> Tensor:
+    h = _scan_fake(a, b, initial_state)
+    if h.numel():
+        _cuda_walks.linear_forward(h, a, b, initial_state)
+    return h
+
+
 @_scan.register_fake
 def _scan_fake(a: Tensor, b: Tensor, initial_state: Tensor | None) -> Tensor:
     dtype = _native.compute_dtype(a, b)
@@ -119,6 +128,16 @@ def _scan_backward(
             _native.pointer(initial), _native.rows(h), _native.rows(dh), _native.rows(da), _native.rows(db),
             dinitial.data_ptr(),
         )  # fmt: skip
+    return da, db, dinitial
+
+
+@_scan_backward.register_kernel("cuda")
+def _scan_backward_cuda(
+    dh: Tensor, a: Tensor, b: Tensor, initial_state: Tensor | None, h: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dinitial = _scan_backward_fake(dh, a, b, initial_state, h)
+    if h.numel():
+        _cuda_walks.linear_backward(da, db, dinitial, dh, a, initial_state, h)
     return da, db, dinitial
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops import _cuda_scan, _native
 from longseq.core.ops.backends import Backend, choose, cpu_reason, native
 
 _NAME = "selective_scan"
@@ -62,7 +62,8 @@ def selective_scan(
     """
     B, C, resets = _check(u, delta, A, B, C, D, z, delta_bias, initial_state, resets)
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    if choose(_NAME, backend, {"cpu": cpu_reason(*tensors)}) == "reference":
+    reasons = {"cpu": cpu_reason(*tensors), "cuda": _cuda_scan.reason(*tensors, A=A)}
+    if choose(_NAME, backend, reasons) == "reference":
         return selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias,
             delta_softplus=delta_softplus, initial_state=initial_state, resets=resets,
@@ -180,6 +181,8 @@ def _shapes(u: Tensor, A: Tensor, B: Tensor) -> tuple[tuple[int, ...], tuple[int
     chunk, pad = 32, 16
     batch, length, width = u.shape
     groups, states = B.shape[2], A.shape[1]
+    if u.device.type == "cuda":
+        return (batch, width, states), (batch, _cuda_scan.saved_size(length, A))
     padded = groups * ((width // groups + pad - 1) // pad * pad)
     per_channel = 2 * states if A.is_complex() else states
     # In two dimensions: the number of chunks as a size of its own would be 1 or not, and bind torch.export.
@@ -220,6 +223,7 @@ def _scan(
     )
     if u.shape[2] // B.shape[2] % 16:
         states.zero_()  # the kernels leave the padding alone; an operator's outputs must be the same twice
+    _native.fresh(y, states)
     arguments, alive, _ = _arguments(
         u,
         delta,
@@ -237,6 +241,19 @@ def _scan(
     if y.numel():
         native().selective_scan_forward(*arguments, _native.rows(y), final_state.data_ptr())
     del alive
+    return y, final_state, states
+
+
+@_scan.register_kernel("cuda")
+def _scan_cuda(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None, resets: Tensor | None, delta_softplus: bool,
+    save_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus)
+    y, final_state, states = _scan_fake(*arguments, save_states)
+    if y.numel():
+        _cuda_scan.forward(y, final_state, states if save_states else None, *arguments)
     return y, final_state, states
 
 
@@ -269,6 +286,7 @@ def _scan_backward(
     )
     batch, _, width = u.shape
     du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = outputs
+    _native.fresh(du, ddelta, dz)
     # The kernel writes these in its compute dtype, whatever the arguments' dtypes are. It sums over time;
     # the sum over the batch is here, so that a row's part has its own place.
     state_dtype = torch.promote_types(dtype, torch.complex64) if A.is_complex() else dtype
@@ -295,6 +313,28 @@ def _scan_backward(
     if delta_bias is not None:
         dbias.copy_(rows_bias.sum(0))
     return outputs
+
+
+@_scan_backward.register_kernel("cuda")
+def _scan_backward_cuda(
+    dy: Tensor, dfinal: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, initial_state: Tensor | None,
+    resets: Tensor | None, states: Tensor, delta_softplus: bool,
+) -> list[Tensor]:  # fmt: skip
+    outputs = _scan_backward_fake(
+        dy, dfinal, u, delta, A, B, C, D, z, delta_bias, initial_state, resets, states, delta_softplus
+    )
+    if not u.numel():
+        return [t.zero_() for t in outputs]
+    grads = _cuda_scan.backward(
+        dy, dfinal, u, delta, A, B, C, D, z, delta_bias, initial_state, resets, states, delta_softplus
+    )
+    names = ("du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias", "dinitial")
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    return [
+        out if argument is None else grads[name].to(argument.dtype)
+        for name, argument, out in zip(names, given, outputs)
+    ]
 
 
 @_scan_backward.register_fake

@@ -10,8 +10,10 @@ eq. 8-14, stabilised by eq. 15-17):
 m is a running maximum in the logarithm, so that i and f never exceed 1 and one of them is 1: from a fresh
 state (h, c, n, m) = (0, 0, 0, -inf) the normaliser n_t is at least 1, and no division is unsafe.
 
-The recurrence is not linear, so time is walked step by step. What can be batched is: a step is one GEMM over
-heads and rows, the backward walks back with no graph, and dR is one GEMM over the whole of time.
+The recurrence is not linear, so time is walked step by step: on a CPU by a compiled kernel that keeps a
+head's weights in a core's cache, on a CUDA device by one that keeps them in shared memory, elsewhere by
+``_slstm_walk``. The CPU kernel's backward computes the gates again from saved pre-activations and saved
+cells; dR is one GEMM over the whole of time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from longseq.core.ops import _cuda_walks, _native, _slstm_walk
+from longseq.core.ops.backends import choose, native
+
+_MARK = 16  # steps between the cells that the kernels save
 
 
 class SLSTMState(NamedTuple):
@@ -68,13 +75,11 @@ def slstm(
     batch, _, _, heads, width = gates.shape
     dtype = torch.float64 if gates.dtype == torch.float64 else torch.float32
     state = initial_state or SLSTMState.fresh(batch, heads, width, gates.device, dtype)
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (gates, recurrent, *state))
     with torch.autocast(gates.device.type, enabled=False):
-        # Time first and batch inside heads: a step is then a contiguous (H, B, 4P) slab.
-        steps = gates.to(dtype).permute(1, 3, 0, 2, 4).reshape(gates.shape[1], heads, batch, 4 * width)
-        first = torch.stack([part.to(dtype).transpose(0, 1) for part in state])
-        hs, last = _forward(steps, recurrent.to(dtype), first, resets)[:2]
-        y = hs.permute(2, 0, 1, 3).to(gates.dtype)
-        return y, SLSTMState(*(part.transpose(0, 1) for part in last.unbind(0)))
+        first = torch.stack([part.to(dtype) for part in state])
+        hs, last, *_ = _forward(gates.to(dtype), recurrent.to(dtype), first, resets, save)
+        return hs.to(gates.dtype), SLSTMState(*last.unbind(0))
 
 
 def slstm_reference(
@@ -108,53 +113,61 @@ def slstm_reference(
     return torch.stack(outputs, 1).to(gates.dtype), SLSTMState(h, c, n, m)
 
 
-def _steps_with_reset(resets: Tensor | None, length: int) -> list[bool]:
-    return [False] * length if resets is None else resets.any(0).tolist()
-
-
 @torch.library.custom_op("longseq::slstm_forward", mutates_args=())
 def _forward(
-    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None
+    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Walks forward. gates (L, H, B, 4P), recurrent (H, 4P, P), first = (h, c, n, m) (4, H, B, P).
+    """Walks forward. gates (B, L, 4, H, P), recurrent (H, 4P, P), first = (h, c, n, m) (4, B, H, P).
 
-    Returns h (L, H, B, P), the last state (4, H, B, P), and for the backward c and n (2, L, H, B, P) and
-    i, f, tanh z̃, σ(õ), σ(-f̃) (5, L, H, B, P).
+    Returns h (B, L, H, P), the last state (4, B, H, P), and what the backward needs, empty without ``save``:
+    private to the device's kernel.
     """
-    length, heads, batch, width = *gates.shape[:3], recurrent.shape[2]
-    hs = gates.new_empty(length, heads, batch, width)
-    cells = gates.new_empty(2, length, heads, batch, width)
-    acts = gates.new_empty(5, length, heads, batch, width)
-    raw = gates.new_empty(heads, batch, 4 * width)
-    i_raw, f_raw, z_raw, o_raw = raw.unflatten(2, (4, width)).unbind(2)
-    weights = recurrent.transpose(1, 2).contiguous()
-    h, c, n, m = first.unbind(0)
-    for t, any_reset in enumerate(_steps_with_reset(resets, length)):
-        if any_reset and resets is not None:
-            reset = resets[:, t, None]
-            h, c, n = (part.masked_fill(reset, 0) for part in (h, c, n))
-            m = m.masked_fill(reset, -torch.inf)
-        torch.baddbmm(gates[t], h, weights, out=raw)
-        i, f, z, o, leak = (acts[k, t] for k in range(5))
-        kept = F.logsigmoid(f_raw).add_(m)
-        m = torch.maximum(kept, i_raw)
-        torch.exp(torch.sub(i_raw, m), out=i)
-        torch.exp(kept.sub_(m), out=f)
-        torch.tanh(z_raw, out=z)
-        torch.sigmoid(o_raw, out=o)
-        torch.sigmoid(-f_raw, out=leak)
-        c = torch.mul(f, c, out=cells[0, t]).addcmul_(i, z)
-        n = torch.addcmul(i, f, n, out=cells[1, t])
-        h = torch.mul(o, c, out=hs[t]).div_(n)
-    return hs, torch.stack([h, c, n, m]), cells, acts
+    hs, last, saved = _slstm_walk.forward(gates, recurrent, first, resets)
+    return hs, last, saved if save else gates.new_empty(0), gates.new_empty(0)
+
+
+@_forward.register_kernel("cpu")
+def _forward_cpu(
+    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hs, last, raw, marks = _forward_fake(gates, recurrent, first, resets, save)
+    gates, recurrent, first = gates.contiguous(), recurrent.contiguous(), first.contiguous()
+    flags = None if resets is None else resets.to(torch.uint8).contiguous()
+    if hs.numel():
+        _native.fresh(hs, raw)
+        p = _native.pointer
+        native().slstm_forward(
+            hs.shape, _native.code(hs.dtype), _threads(hs), p(recurrent), p(flags), p(raw if save else None),
+            p(marks if save else None), p(gates), p(first), p(hs), p(last),
+        )  # fmt: skip
+    return hs, last, raw, marks
+
+
+@_forward.register_kernel("cuda")
+def _forward_cuda(
+    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if choose("slstm", "auto", {"cuda": _cuda_walks.slstm_reason(gates)}) == "reference":
+        hs, last, saved = _slstm_walk.forward(gates, recurrent, first, resets)
+        return hs, last, saved if save else gates.new_empty(0), gates.new_empty(0)
+    hs, last, saved, marks = _forward_fake(gates, recurrent, first, resets, save)
+    if hs.numel():
+        _cuda_walks.slstm_forward(hs, last, saved if save else None, gates, recurrent, first, resets)
+    return hs, last, saved, marks
 
 
 @_forward.register_fake
-def _(
-    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None
+def _forward_fake(
+    gates: Tensor, recurrent: Tensor, first: Tensor, resets: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    hs = gates.new_empty(*gates.shape[:3], recurrent.shape[2])
-    return hs, torch.empty_like(first), hs.new_empty(2, *hs.shape), hs.new_empty(5, *hs.shape)
+    batch, length, _, heads, width = gates.shape
+    hs, last = gates.new_empty(batch, length, heads, width), gates.new_empty(first.shape)
+    if not save:
+        return hs, last, gates.new_empty(0), gates.new_empty(0)
+    if gates.device.type != "cpu":
+        return hs, last, gates.new_empty(_slstm_walk.saved_shape(gates)), gates.new_empty(0)
+    marks = (length + _MARK - 1) // _MARK
+    return hs, last, gates.new_empty(gates.shape), gates.new_empty(marks * 3, batch, heads, width)
 
 
 @torch.library.custom_op("longseq::slstm_backward", mutates_args=())
@@ -165,82 +178,108 @@ def _backward(
     first: Tensor,
     resets: Tensor | None,
     hs: Tensor,
-    cells: Tensor,
-    acts: Tensor,
+    saved: Tensor,
+    marks: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Walks back. Returns the gradients of gates, recurrent and first, in their shapes.
-
-    The maximum m is differentiated too, whichever of its arguments it is: h does not depend on it, but the
-    final c, n and m do.
-    """
-    length, heads, batch, width = hs.shape
-    i, f, z, o, leak = acts.unbind(0)
-    before = torch.cat([first[:3].unsqueeze(1), torch.stack([hs, *cells])[:, :-1]], 1)  # (3, L, H, B, P)
-    if resets is not None:
-        before = before.masked_fill(resets.t()[None, :, None, :, None], 0)
-    h_before, c_before, n_before = before.unbind(0)
-    # What a step multiplies its gradients by does not depend on them: computed for all of time at once.
-    normaliser = cells[1]
-    h_to_c, h_to_n, h_to_o = o / normaliser, hs / normaliser, hs * (1 - o)
-    c_to_z = i * (1 - z * z)
-    input_won = i >= f
-    grad_gates = hs.new_empty(length, heads, batch, 4 * width)
-    di, df, dz, do = grad_gates.unflatten(3, (4, width)).unbind(3)
-    dh, dc, dn, dm = grad_last.clone().unbind(0)
-    any_reset = _steps_with_reset(resets, length)
-    for t in range(length - 1, -1, -1):
-        dh = dh + grad_hs[t]
-        torch.mul(dh, h_to_o[t], out=do[t])
-        dc = torch.addcmul(dc, dh, h_to_c[t])
-        dn = torch.addcmul(dn, dh, h_to_n[t], value=-1)
-        torch.mul(dc, c_to_z[t], out=dz[t])
-        through_i = torch.addcmul(dn, dc, z[t]).mul_(i[t])
-        through_f = torch.mul(dc, c_before[t]).addcmul_(dn, n_before[t]).mul_(f[t])
-        torch.where(input_won[t], dm - through_f, through_i, out=di[t])
-        dm = torch.where(input_won[t], through_f, dm - through_i)
-        torch.mul(dm, leak[t], out=df[t])
-        dc, dn = dc * f[t], dn * f[t]
-        dh = torch.bmm(grad_gates[t], recurrent)
-        if any_reset[t] and resets is not None:
-            dh, dc, dn, dm = (part.masked_fill(resets[:, t, None], 0) for part in (dh, dc, dn, dm))
-    flat_gates = grad_gates.transpose(0, 1).reshape(heads, length * batch, 4 * width)
-    flat_h = h_before.transpose(0, 1).reshape(heads, length * batch, width)
-    return grad_gates, torch.bmm(flat_gates.transpose(1, 2), flat_h), torch.stack([dh, dc, dn, dm])
+    """Walks back. Returns the gradients of gates, recurrent and first, in their shapes."""
+    return _slstm_walk.backward(grad_hs, grad_last, recurrent, first, resets, hs, saved)
 
 
-@_backward.register_fake
-def _(
+@_backward.register_kernel("cpu")
+def _backward_cpu(
     grad_hs: Tensor,
     grad_last: Tensor,
     recurrent: Tensor,
     first: Tensor,
     resets: Tensor | None,
     hs: Tensor,
-    cells: Tensor,
-    acts: Tensor,
+    saved: Tensor,
+    marks: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gates = hs.new_empty(*hs.shape[:3], 4 * hs.shape[3])
-    return gates, torch.empty_like(recurrent), torch.empty_like(first)
+    outputs = _backward_fake(grad_hs, grad_last, recurrent, first, resets, hs, saved, marks)
+    grad_gates, grad_recurrent, grad_first = outputs
+    if not hs.numel():
+        grad_recurrent.zero_()
+        return outputs
+    recurrent, grad_hs, grad_last = recurrent.contiguous(), grad_hs.contiguous(), grad_last.contiguous()
+    flags = None if resets is None else resets.to(torch.uint8).contiguous()
+    _native.fresh(grad_gates)
+    p = _native.pointer
+    native().slstm_backward(
+        hs.shape, _native.code(hs.dtype), _threads(hs), p(recurrent), p(flags), p(saved), p(marks),
+        p(grad_hs), p(grad_last), p(grad_gates), p(grad_first),
+    )  # fmt: skip
+    before = torch.empty_like(hs)
+    _native.fresh(before)
+    before[:, 0], before[:, 1:] = first[0], hs[:, :-1]
+    if resets is not None:
+        before.masked_fill_(resets[:, :, None, None], 0)
+    width = hs.shape[3]
+    before = before.flatten(0, 1).transpose(0, 1)  # (H, BL, P)
+    for k in range(4):  # a gate's weights at a time: no gradient is copied
+        part = grad_gates[:, :, k].flatten(0, 1).permute(1, 2, 0)
+        torch.bmm(part, before, out=grad_recurrent[:, k * width : (k + 1) * width])
+    return outputs
+
+
+@_backward.register_kernel("cuda")
+def _backward_cuda(
+    grad_hs: Tensor,
+    grad_last: Tensor,
+    recurrent: Tensor,
+    first: Tensor,
+    resets: Tensor | None,
+    hs: Tensor,
+    saved: Tensor,
+    marks: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not hs.numel() or _cuda_walks.slstm_reason(hs) is not None:  # what is saved is the same for both
+        return _slstm_walk.backward(grad_hs, grad_last, recurrent, first, resets, hs, saved)
+    return _cuda_walks.slstm_backward(grad_hs, grad_last, recurrent, first, resets, hs, saved)
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad_hs: Tensor,
+    grad_last: Tensor,
+    recurrent: Tensor,
+    first: Tensor,
+    resets: Tensor | None,
+    hs: Tensor,
+    saved: Tensor,
+    marks: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, heads, width = hs.shape
+    gates = hs.new_empty(batch, length, 4, heads, width)
+    return gates, recurrent.new_empty(recurrent.shape), first.new_empty(first.shape)
+
+
+def _threads(hs: Tensor) -> int:
+    return _native.threads(hs.numel() * 4 * hs.shape[3])
 
 
 def _save(
     ctx: torch.autograd.function.FunctionCtx,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, bool],
     output: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None:
-    _, recurrent, first, resets = inputs
-    hs, _, cells, acts = output
-    ctx.save_for_backward(recurrent, first, resets, hs, cells, acts)  # type: ignore[arg-type]
-    ctx.set_materialize_grads(False)  # or zeros as large as cells and acts are made for nobody
+    _, recurrent, first, resets, save = inputs
+    hs, _, saved, marks = output
+    ctx.save_for_backward(recurrent, first, resets, hs, saved, marks)  # type: ignore[arg-type]
+    ctx.mark_non_differentiable(saved, marks)
+    ctx.set_materialize_grads(False)  # or zeros as large as what was saved are made for nobody
+    ctx.saved = save  # type: ignore[attr-defined]
 
 
 def _differentiate(
     ctx: torch.autograd.function.FunctionCtx, grad_hs: Tensor | None, grad_last: Tensor | None, *_: None
-) -> tuple[Tensor, Tensor, Tensor, None]:
-    recurrent, first, resets, hs, cells, acts = ctx.saved_tensors  # type: ignore[attr-defined]
+) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    if not ctx.saved:  # type: ignore[attr-defined]
+        raise RuntimeError("longseq::slstm_forward was called with save=False but needs a gradient")
+    recurrent, first, resets, hs, saved, marks = ctx.saved_tensors  # type: ignore[attr-defined]
     grad_hs = torch.zeros_like(hs) if grad_hs is None else grad_hs
     grad_last = torch.zeros_like(first) if grad_last is None else grad_last
-    return *_backward(grad_hs, grad_last, recurrent, first, resets, hs, cells, acts), None
+    return *_backward(grad_hs, grad_last, recurrent, first, resets, hs, saved, marks), None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -10,7 +10,9 @@ from torch.nn.functional import silu, softplus
 
 from longseq.core.errors import ArgumentError
 from longseq.core.ops import _native
-from longseq.core.ops._chunking import check_resets
+from longseq.core.ops._chunking import check_resets, chunk_length
+from longseq.core.ops._triton import by_triton
+from longseq.core.ops.backends import Backend
 from longseq.core.ops.linear_attention import linear_attention
 
 _NAME = "ssd"
@@ -30,6 +32,8 @@ def ssd(
     resets: Tensor | None = None,
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, math.inf),
+    *,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Runs h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ, y_t = h_t C_t + D x_t, in chunks.
 
@@ -51,17 +55,26 @@ def ssd(
         resets: bool (B, L), true where the state is cleared before the position is read.
         dt_softplus: whether dt passes through softplus after the bias.
         dt_limit: lower and upper bound of the step size.
+        backend: see ``longseq.core.ops._triton.by_triton``.
 
     Returns:
         The output (B, L, H, P) in x's dtype and the final state (B, H, P, N), float32 or float64.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
+        BackendError: if the backend asked for cannot serve the call.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, resets)
     dtype = _native.compute_dtype(x, dt, A, B, C, initial_states)
+    triton = by_triton(_NAME, backend, x, dt, A, B, C, D, initial_states)
     with torch.autocast(x.device.type, enabled=False):
         step = _step_size(dt.to(dtype), A, dt_bias, dt_softplus, dt_limit)
+        if triton:
+            from longseq.core.kernels.triton.ssd import scan
+
+            chunk_length(chunk_size, x.shape[1])
+            y, last = scan(x, step, A, B, C, D, initial_states, resets, chunk_size)
+            return _skip_and_gate(y, x, None, z), last
         y, last = linear_attention(
             C.to(dtype),
             B.to(dtype),
@@ -71,6 +84,7 @@ def ssd(
             initial_state=None if initial_states is None else initial_states.transpose(-1, -2),
             resets=resets,
             chunk_size=chunk_size,
+            backend="reference",
         )
         return _skip_and_gate(y, x, D, z), last.transpose(-1, -2)
 

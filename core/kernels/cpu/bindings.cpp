@@ -4,6 +4,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -54,6 +58,14 @@ bool select(const std::string& name) {
   return false;
 }
 
+// Asks for large pages under memory that was not touched yet: its first writing then takes hundreds of times fewer faults.
+void advise_huge_pages(int64_t address, int64_t bytes) {
+#if defined(__linux__)
+  const int64_t page = 4096, start = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (end > start) madvise(reinterpret_cast<void*>(start), size_t(end - start), MADV_HUGEPAGE);  // may be refused: no harm
+#endif
+}
+
 // sizes: B, L, D, N, G
 SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool complex, int64_t compute, int threads,
                    const Arg& u, const Arg& delta, int64_t A, const Arg& B, const Arg& C, int64_t skip, const Arg& z,
@@ -67,6 +79,26 @@ SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool comp
   return p;
 }
 
+// sizes: B, L, H, P
+SLSTM cells(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, int64_t recurrent, int64_t resets,
+            int64_t raw, int64_t marks) {
+  SLSTM p{};
+  p.B = sizes[0], p.L = sizes[1], p.H = sizes[2], p.P = sizes[3], p.compute = compute, p.threads = threads;
+  p.recurrent = pointer(recurrent), p.resets = pointer<uint8_t>(resets), p.raw = pointer(raw);
+  p.marks = pointer(marks);
+  return p;
+}
+
+// sizes: B, T, L, D, taps, N, hop; kernel: pointer and strides of channels and taps
+LongConv long_conv(const std::array<int64_t, 7>& sizes, int64_t compute, int threads, const Arg& x,
+                   const std::array<int64_t, 3>& kernel, int64_t skip) {
+  LongConv p{};
+  p.B = sizes[0], p.T = sizes[1], p.L = sizes[2], p.D = sizes[3], p.taps = sizes[4], p.N = sizes[5], p.hop = sizes[6];
+  p.compute = compute, p.threads = threads, p.x = tensor(x), p.skip = pointer(skip);
+  p.kernel = pointer(kernel[0]), p.kernel_d = kernel[1], p.kernel_t = kernel[2];
+  return p;
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -75,6 +107,7 @@ NB_MODULE(_cpu, m) {
   if (!wanted || !select(wanted)) current = available().front();
   m.attr("CHUNK") = kChunk;
   m.attr("PAD") = kPad;
+  m.attr("MARK") = kMark;
 
   m.def("isa", [] { return std::string(current->name); });
   m.def("available_isas", [] {
@@ -85,6 +118,7 @@ NB_MODULE(_cpu, m) {
   m.def("select_isa", [](const std::string& name) {
     if (!select(name)) throw nb::value_error(("instruction set not available on this machine: " + name).c_str());
   });
+  m.def("advise_huge_pages", &advise_huge_pages);
   m.def("thread_runtime", [] { return std::string(thread_runtime()); });
 
   m.def("selective_scan_forward",
@@ -146,5 +180,57 @@ NB_MODULE(_cpu, m) {
     p.dinitial = tensor(dinitial), p.dweight = pointer(dweight), p.dbias = pointer(dbias);
     nb::gil_scoped_release release;
     current->causal_conv_backward(p);
+  });
+  m.def("causal_conv_update", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Arg x,
+                                 int64_t weight, int64_t bias, Arg initial, Arg y, Arg next) {
+    CausalConv p{};
+    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.silu = silu, p.compute = compute;
+    p.threads = threads, p.x = tensor(x), p.weight = pointer(weight), p.bias = pointer(bias);
+    p.initial = tensor(initial), p.y = tensor(y), p.next = tensor(next);
+    nb::gil_scoped_release release;
+    current->causal_conv_update(p);
+  });
+  // sizes: B, D, N, G, width; flags: softplus, log_decay, scalar, skip_per_head
+  m.def("state_update", [](std::array<int64_t, 5> sizes, std::array<bool, 4> flags, double low, double high,
+                           int64_t compute, int threads, Arg x, Arg dt, int64_t A, Arg B, Arg C, int64_t skip, Arg z,
+                           int64_t bias, int64_t state, Arg y, int64_t next) {
+    StateUpdate p{};
+    p.B = sizes[0], p.D = sizes[1], p.N = sizes[2], p.G = sizes[3], p.width = sizes[4];
+    p.softplus = flags[0], p.log_decay = flags[1], p.scalar = flags[2], p.skip_per_head = flags[3];
+    p.low = low, p.high = high, p.compute = compute, p.threads = threads, p.x = tensor(x), p.dt = tensor(dt);
+    p.A = pointer(A), p.Bm = tensor(B), p.Cm = tensor(C), p.skip = pointer(skip), p.z = tensor(z);
+    p.bias = pointer(bias), p.state = pointer(state), p.y = tensor(y), p.next = pointer(next);
+    nb::gil_scoped_release release;
+    current->state_update(p);
+  });
+  m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads, int64_t recurrent,
+                            int64_t resets, int64_t raw, int64_t marks, int64_t gates, int64_t first, int64_t hs,
+                            int64_t last) {
+    SLSTM p = cells(sizes, compute, threads, recurrent, resets, raw, marks);
+    p.gates = pointer(gates), p.first = pointer(first), p.hs = pointer(hs), p.last = pointer(last);
+    nb::gil_scoped_release release;
+    current->slstm_forward(p);
+  });
+  m.def("slstm_backward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads, int64_t recurrent,
+                             int64_t resets, int64_t raw, int64_t marks, int64_t dhs, int64_t dlast, int64_t dgates,
+                             int64_t dfirst) {
+    SLSTM p = cells(sizes, compute, threads, recurrent, resets, raw, marks);
+    p.dhs = pointer(dhs), p.dlast = pointer(dlast), p.dgates = pointer(dgates), p.dfirst = pointer(dfirst);
+    nb::gil_scoped_release release;
+    current->slstm_backward(p);
+  });
+  m.def("long_conv_forward", [](std::array<int64_t, 7> sizes, int64_t compute, int threads, Arg x,
+                                std::array<int64_t, 3> kernel, int64_t skip, Arg y) {
+    LongConv p = long_conv(sizes, compute, threads, x, kernel, skip);
+    p.y = tensor(y);
+    nb::gil_scoped_release release;
+    current->long_conv_forward(p);
+  });
+  m.def("long_conv_backward", [](std::array<int64_t, 7> sizes, int64_t compute, int threads, Arg x,
+                                 std::array<int64_t, 3> kernel, int64_t skip, Arg dy, Arg dx, int64_t dkernel) {
+    LongConv p = long_conv(sizes, compute, threads, x, kernel, skip);
+    p.dy = tensor(dy), p.dx = tensor(dx), p.dkernel = pointer(dkernel);
+    nb::gil_scoped_release release;
+    current->long_conv_backward(p);
   });
 }

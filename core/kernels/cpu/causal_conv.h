@@ -69,6 +69,30 @@ template <class R> void causal_conv_forward_as(const CausalConv& p) {
   });
 }
 
+// One position and no resets: the state moves up by one row.
+template <class R> void causal_conv_update_as(const CausalConv& p) {
+  constexpr int V = kLanes<R>;
+  conv_units<R>(p, [&](int64_t b, int64_t at, int64_t n) {
+    const int64_t past = p.W - 1;
+    R x[32 * V], weight[32 * V], bias[V] = {};
+    std::fill(x, x + past * V, R(0));
+    std::fill(weight, weight + p.W * V, R(0));
+    if (p.initial) read_rows<R>(p.initial, b, 0, past, at, n, V, x);
+    read_rows<R>(p.x, b, 0, 1, at, n, V, x + past * V);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t k = 0; k < p.W; ++k) weight[k * V + i] = static_cast<const R*>(p.weight)[(at + i) * p.W + k];
+      if (p.bias) bias[i] = static_cast<const R*>(p.bias)[at + i];
+    }
+    Vec<R> y = load(bias);
+    for (int64_t k = 0; k < p.W; ++k) y += load(weight + k * V) * load(x + k * V);
+    if (p.silu) y *= sigmoid<R>(y);
+    R out[V];
+    store(out, y);
+    write_rows<R>(p.y, b, 0, 1, at, n, V, out);
+    write_rows<R>(p.next, b, 0, past, at, n, V, x + V);
+  });
+}
+
 template <class R> void causal_conv_backward_as(const CausalConv& p) {
   constexpr int V = kLanes<R>;
   conv_units<R>(p, [&](int64_t b, int64_t at, int64_t n) {

@@ -1,7 +1,10 @@
 // All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its name.
 #include "causal_conv.h"
+#include "fft_conv.h"
 #include "linear_scan.h"
 #include "selective_scan_backward.h"
+#include "slstm.h"
+#include "step.h"
 
 #define LONGSEQ_STRING2(x) #x
 #define LONGSEQ_STRING(x) LONGSEQ_STRING2(x)
@@ -24,5 +27,11 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<LinearScan, linear_scan_backward_as<float>, linear_scan_backward_as<double>>,
     by_type<CausalConv, causal_conv_forward_as<float>, causal_conv_forward_as<double>>,
     by_type<CausalConv, causal_conv_backward_as<float>, causal_conv_backward_as<double>>,
+    by_type<CausalConv, causal_conv_update_as<float>, causal_conv_update_as<double>>,
+    by_type<StateUpdate, state_update_as<float>, state_update_as<double>>,
+    by_type<SLSTM, slstm_forward_as<float>, slstm_forward_as<double>>,
+    by_type<SLSTM, slstm_backward_as<float>, slstm_backward_as<double>>,
+    by_type<LongConv, long_conv_forward_as<float>, long_conv_forward_as<double>>,
+    by_type<LongConv, long_conv_backward_as<float>, long_conv_backward_as<double>>,
 };
 }  // namespace longseq

@@ -58,6 +58,49 @@ struct CausalConv {
   // backward
   Tensor3 dy, dx, dinitial;
   void *dweight, *dbias;                    // (B, D, W), (B, D)
+  // one position: L is 1
+  Tensor3 next;                             // (B, W-1, D)
+};
+
+// The number of steps between the saved cells of the sLSTM.
+constexpr int64_t kMark = 16;
+
+// Everything is dense and of the compute type. States hold h, c, n and m.
+struct SLSTM {
+  int64_t B, L, H, P;
+  int64_t compute;
+  int threads;
+  const void *gates, *recurrent, *first;    // (B, L, 4, H, P), (H, 4P, P), (4, B, H, P)
+  const uint8_t* resets;                    // (B, L) or null
+  void *hs, *last, *raw, *marks;            // (B, L, H, P); as first; as gates, (marks, 3, B, H, P): null or for backward
+  // backward: raw and marks are inputs
+  const void *dhs, *dlast;
+  void *dgates, *dfirst;
+};
+
+// A long convolution y[t] = Σ_j k[j] x[t-j] of the last L of T inputs, in frames of `hop` positions.
+struct LongConv {
+  int64_t B, T, L, D, taps, N, hop;         // 2N values are transformed at a time, at least hop + min(taps, T) - 1
+  int64_t compute;
+  int threads;
+  Tensor3 x, y;                             // (B, T, D), (B, L, D)
+  const void *kernel, *skip;                // (D, taps) with these strides; (D,) or null, added at lag 0
+  int64_t kernel_d, kernel_t;
+  // backward; taps is at most T
+  Tensor3 dy, dx;
+  void* dkernel;                            // with the strides of the kernel
+};
+
+// One position. A head of `width` channels shares its step size; its decay is one number (scalar) or a row of N.
+struct StateUpdate {
+  int64_t B, D, N, G, width;
+  bool softplus, log_decay, scalar, skip_per_head;  // log_decay: A is log(-decay)
+  double low, high;                         // bounds of the step size
+  int64_t compute;
+  int threads;
+  Tensor3 x, dt, z, Bm, Cm, y;              // (B, D), (B, D / width), (B, D), (B, G, N), (B, D): no time, no stride_l
+  const void *A, *skip, *bias, *state;      // (D, N) or (D / width,); (D,) or (D / width,); (D / width,); (B, D, N)
+  void* next;                               // (B, D, N)
 };
 
 struct Kernels {
@@ -68,6 +111,12 @@ struct Kernels {
   void (*linear_scan_backward)(const LinearScan&);
   void (*causal_conv_forward)(const CausalConv&);
   void (*causal_conv_backward)(const CausalConv&);
+  void (*causal_conv_update)(const CausalConv&);
+  void (*state_update)(const StateUpdate&);
+  void (*slstm_forward)(const SLSTM&);
+  void (*slstm_backward)(const SLSTM&);
+  void (*long_conv_forward)(const LongConv&);
+  void (*long_conv_backward)(const LongConv&);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

@@ -39,6 +39,18 @@ template <class R> inline R get(const char* p, int64_t dtype, int64_t i) {
   }
 }
 
+// The first n lanes; the others are zero, or not written.
+template <class R> inline Vec<R> load_lanes(const R* from, int n) {
+  if (n == kLanes<R>) return load(from);
+  R lane[kLanes<R>] = {};
+  for (int i = 0; i < n; ++i) lane[i] = from[i];
+  return load(lane);
+}
+template <class R> inline void store_lanes(R* to, Vec<R> v, int n) {
+  if (n == kLanes<R>) return store(to, v);
+  for (int i = 0; i < n; ++i) to[i] = v[i];
+}
+
 // One full vector of S to R or back. The same type is a plain move; otherwise a fixed-length loop that the compiler
 // turns into vector conversions (restrict: without it, it would store lane by lane and the next load would stall).
 template <class To, class From, int n, class F> inline void convert_lanes(To* __restrict out, const From* __restrict in, F convert) {

@@ -9,18 +9,31 @@
 
 namespace LONGSEQ_ISA {
 
-// How the channels are cut: tiles lie inside one group of B and C, blocks of tiles are the units of parallel work.
-// It depends on D and G alone, so that neither the batch nor the thread count changes a result.
+// How the channels are cut: tiles lie inside one group of B and C, blocks of tiles have one sum of gradients of B and C.
+// It depends on D and G alone, so that neither the batch nor the thread count changes a result. A team of blocks of one
+// row and group is the unit of parallel work and goes through time together, chunk by chunk: a page of memory holds the
+// channels of many blocks, and looking its address up once a block would cost more than the arithmetic.
 template <class R> struct Blocks {
   static constexpr int W = kLanes<R>;
-  int64_t channels, padded, tiles, per_block, blocks, N2;
+  int64_t channels, padded, tiles, per_block, blocks, N2, per_team, teams;
   explicit Blocks(const SelectiveScan& p)
       : channels(p.D / p.G),
         padded((channels + kPad - 1) / kPad * kPad),
         tiles((channels + W - 1) / W),
         per_block(std::min(tiles, std::max<int64_t>(2, (p.G * tiles + 15) / 16))),
         blocks((tiles + per_block - 1) / per_block),
-        N2(p.complex ? 2 * p.N : p.N) {}
+        N2(p.complex ? 2 * p.N : p.N) {
+    const int64_t wanted = (2 * p.threads + p.B * p.G - 1) / (p.B * p.G);  // two a thread, to share the work evenly
+    per_team = p.threads == 1 ? blocks : std::max<int64_t>(1, blocks / wanted);
+    teams = (blocks + per_team - 1) / per_team;
+  }
+  // Calls run(first block, number of blocks) for every team, counting blocks through rows and groups.
+  template <class F> void each_team(const SelectiveScan& p, const F& run) const {
+    parallel(p.B * p.G * teams, p.threads, [&](int64_t index) {
+      const int64_t first = index % teams * per_team;
+      run(index / teams * blocks + first, std::min(per_team, blocks - first));
+    });
+  }
 };
 
 // One block of channels of one row: its decays in tile layout, and the chunk's B and C in the compute type.
@@ -200,37 +213,49 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
   const Blocks<R> k(p);
   const int64_t chunks = (p.L + kChunk - 1) / kChunk;
   const bool stream = worth_streaming<R>(p.B * p.L * p.D);
-  parallel(p.B * p.G * k.blocks, p.threads, [&](int64_t index) {
-    Unit<R> unit(p, k, index);
-    to_log2<R>(unit.A, p.complex);
+  k.each_team(p, [&](int64_t first, int64_t count) {
     const int64_t N2 = k.N2, per = N2 * W;
-    Buffer<R> h(unit.count * per, R(0));
+    std::vector<Unit<R>> units;
+    std::vector<Buffer<R>> states;
+    units.reserve(count);
+    for (int64_t index = first; index < first + count; ++index) {
+      units.emplace_back(p, k, index);
+      Unit<R>& unit = units.back();
+      to_log2<R>(unit.A, p.complex);
+      states.emplace_back(unit.count * per, R(0));
+      if (p.initial)
+        for (int64_t i = 0; i < unit.count; ++i)
+          unit.gather(static_cast<const R*>(p.initial) + unit.row_of_channels() * N2, i, &states.back()[i * per]);
+    }
     Buffer<Tile<R>> scratch(1);
     Tile<R>& tile = scratch[0];
-    if (p.initial)
-      for (int64_t i = 0; i < unit.count; ++i)
-        unit.gather(static_cast<const R*>(p.initial) + unit.row_of_channels() * N2, i, &h[i * per]);
     for (int64_t c = 0; c < chunks; ++c) {
       const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
-      unit.read_BC(t0, T);
-      Ahead ahead = unit.ahead(t0 + kChunk);
-      for (int64_t i = 0; i < unit.count; ++i) {
-        if (p.states)
-          for (int64_t n = 0; n < N2; ++n)
-            std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
-        tile.read(unit, i, t0, T, false);
-        forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
-                          tile.y, unit.resets(t0), ahead);
-        if (p.z)
-          for (int64_t t = 0; t < T; ++t) {
-            const Vec<R> z = load(tile.z + t * W);
-            store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
-          }
-        write_rows<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
+      for (int64_t k0 = 0; k0 < count; ++k0) {
+        Unit<R>& unit = units[k0];
+        Buffer<R>& h = states[k0];
+        unit.read_BC(t0, T);
+        Ahead ahead = k0 + 1 < count ? units[k0 + 1].ahead(t0) : units[0].ahead(t0 + kChunk);
+        for (int64_t i = 0; i < unit.count; ++i) {
+          if (p.states)
+            for (int64_t n = 0; n < N2; ++n)
+              std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
+          tile.read(unit, i, t0, T, false);
+          forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
+                            tile.y, unit.resets(t0), ahead);
+          if (p.z)
+            for (int64_t t = 0; t < T; ++t) {
+              const Vec<R> z = load(tile.z + t * W);
+              store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
+            }
+          write_rows<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
+        }
       }
     }
-    for (int64_t i = 0; i < unit.count; ++i)
-      unit.scatter(&h[i * per], i, static_cast<R*>(p.final_state) + unit.row_of_channels() * N2);
+    for (int64_t k0 = 0; k0 < count; ++k0)
+      for (int64_t i = 0; i < units[k0].count; ++i)
+        units[k0].scatter(&states[k0][i * per], i,
+                          static_cast<R*>(p.final_state) + units[k0].row_of_channels() * N2);
     end_streaming();
   });
 }

@@ -131,25 +131,32 @@ __attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* 
   store(dA + W, load(dA + W) + gai);
 }
 
+// Working memory that the blocks of a team share.
+template <class R> struct BackwardScratch {
+  Buffer<R> sumB, sumC;
+  Buffer<Tile<R>> tile;
+  Buffer<Gradients<R>> gradients;
+  explicit BackwardScratch(const Blocks<R>& k)
+      : sumB(kChunk * k.N2 * kLanes<R>), sumC(kChunk * k.N2 * kLanes<R>), tile(1), gradients(1) {}
+};
+
 template <class R> struct BackwardUnit {
   static constexpr int W = kLanes<R>;
   const SelectiveScan& p;
   const bool stream;
   Unit<R> unit;
-  Buffer<R> A2, sumB, sumC;
-  Buffer<Tile<R>> tile_memory;
-  Buffer<Gradients<R>> gradient_memory;
-  BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index)
-      : p(p), stream(worth_streaming<R>(p.B * p.L * p.D)), unit(p, k, index), A2(unit.A), sumB(kChunk * k.N2 * W), sumC(kChunk * k.N2 * W), tile_memory(1),
-        gradient_memory(1) {
+  Buffer<R> A2, &sumB, &sumC;
+  Tile<R>& x;
+  Gradients<R>& s;
+  BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index, BackwardScratch<R>& scratch)
+      : p(p), stream(worth_streaming<R>(p.B * p.L * p.D)), unit(p, k, index), A2(unit.A), sumB(scratch.sumB),
+        sumC(scratch.sumC), x(scratch.tile[0]), s(scratch.gradients[0]) {
     to_log2<R>(A2, p.complex);
   }
 
   template <int NU>
   void group(int64_t T, int64_t i, int64_t n, int64_t c, R* g, R* dA, const uint8_t* resets, Ahead& ahead) {
     const int64_t N2 = unit.N2, at = (i * N2 + n) * W;
-    Tile<R>& x = tile_memory[0];
-    Gradients<R>& s = gradient_memory[0];
     for (int j = 0; j < NU; ++j)
       std::memcpy(s.h + j * W, unit.state_slot(c, i) + (n + j) * p.G * unit.padded, W * sizeof(R));
     if (p.complex)
@@ -160,17 +167,17 @@ template <class R> struct BackwardUnit {
                             g + at, dA + at, &sumB[n * W], &sumC[n * W], resets, n == 0 ? &ahead : nullptr);
   }
 
-  // Steps t0 … t0 + T of every tile. g, dA: [count][N2][W]; dskip, dbias: [count][W]; partB, partC: rows of N2.
-  void chunk(int64_t c, R* g, R* dA, R* dskip, R* dbias, R* partB, R* partC) {
+  // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one will read. g, dA: [count][N2][W]; dskip, dbias: [count][W]; partB, partC: rows of N2.
+  void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias, R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
     const uint8_t* resets = unit.resets(t0);
-    Tile<R>& x = tile_memory[0];
-    Gradients<R>& s = gradient_memory[0];
     unit.read_BC(t0, T);
-    Ahead ahead = unit.ahead(t0 - kChunk);
     std::fill(sumB.begin(), sumB.end(), R(0));
     std::fill(sumC.begin(), sumC.end(), R(0));
     for (int64_t i = 0; i < unit.count; ++i) {
+      const R* soon = i + 1 < unit.count ? unit.state_slot(c, i + 1) : next_states;
+      if (soon)
+        for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
       x.read(unit, i, t0, T, true);
       read_rows<R>(p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
       std::memset(s.ddt, 0, sizeof s.ddt);
@@ -194,8 +201,6 @@ template <class R> struct BackwardUnit {
   }
 
   void write_tile(int64_t i, int64_t t0, int64_t T, R* dskip, R* dbias) {
-    Tile<R>& x = tile_memory[0];
-    Gradients<R>& s = gradient_memory[0];
     const Vec<R> skip = unit.vector_of(p.skip, i);
     Vec<R> skips = {}, biases = {};
     for (int64_t t = 0; t < T; ++t) {
@@ -233,12 +238,20 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     }
   for (int64_t span = spans - 1; span >= 0; --span) {
     const int64_t c0 = span * per_span, c1 = std::min(chunks, c0 + per_span);
-    parallel(units, p.threads, [&](int64_t index) {
-      BackwardUnit<R> unit(p, k, index);
+    k.each_team(p, [&](int64_t first, int64_t count) {
+      BackwardScratch<R> scratch(k);
+      std::vector<BackwardUnit<R>> team;
+      team.reserve(count);
+      for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);
       for (int64_t c = c1 - 1; c >= c0; --c)
-        unit.chunk(c, &g[index * tiles * per], &dA[index * tiles * per], &dskip[index * tiles * W],
-                   &dbias[index * tiles * W], &partB[index * rows + (c - c0) * kChunk * N2],
-                   &partC[index * rows + (c - c0) * kChunk * N2]);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t next = i + 1 < count ? i + 1 : 0, when = c - (next == 0);  // what follows this block
+          const Ahead ahead = team[next].unit.ahead(when * kChunk);
+          const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
+          const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
+          team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per], &dskip[index * tiles * W],
+                        &dbias[index * tiles * W], &partB[at], &partC[at]);
+        }
       end_streaming();
     });
     const int64_t t0 = c0 * kChunk, T = std::min<int64_t>(p.L, c1 * kChunk) - t0;

@@ -100,16 +100,15 @@ template <class R> inline void sum_rows(int64_t rows, const R* p, R* out) {
   for (; i < rows; ++i) out[i] = sum_lanes(load<R>(p + i * kLanes<R>));
 }
 
-// 2^r for |r| <= 1/2, as 1 + r q(r): exact at 0, so that slow decays keep their time constant.
-inline Vec<float> exp2_poly(Vec<float> r) {
+// (2^r - 1) / r for |r| <= 1/2.
+inline Vec<float> exp2_slope(Vec<float> r) {
   Vec<float> p = splat<float>(1.3264764565974474e-3f);
   p = p * r + 9.671513922512531e-3f;
   p = p * r + 5.550733581185341e-2f;
   p = p * r + 2.4022242426872253e-1f;
-  p = p * r + 6.931470036506653e-1f;
-  return p * r + 1.0f;
+  return p * r + 6.931470036506653e-1f;
 }
-inline Vec<double> exp2_poly(Vec<double> r) {
+inline Vec<double> exp2_slope(Vec<double> r) {
   // Taylor: ln(2)^k / k!, the remainder is below 2e-16 on |r| <= 1/2.
   constexpr double c[] = {2.5678435993488196e-11, 4.4455382718708101e-10, 7.0549116208011209e-09,
                           1.0178086009239699e-07, 1.3215486790144305e-06, 1.5252733804059841e-05,
@@ -117,8 +116,11 @@ inline Vec<double> exp2_poly(Vec<double> r) {
                           5.5504108664821580e-02, 2.4022650695910069e-01, 6.9314718055994529e-01};
   Vec<double> p = splat<double>(c[0]);
   for (int i = 1; i < 12; ++i) p = p * r + c[i];
-  return p * r + 1.0;
+  return p;
 }
+// 2^r for |r| <= 1/2, as 1 + r q(r): exact at 0, so that slow decays keep their time constant.
+inline Vec<float> exp2_poly(Vec<float> r) { return exp2_slope(r) * r + 1.0f; }
+inline Vec<double> exp2_poly(Vec<double> r) { return exp2_slope(r) * r + 1.0; }
 
 // 2^(d*a). The product is not rounded before its fraction is taken.
 #if defined(__AVX512F__)
@@ -156,6 +158,21 @@ template <class V> inline V exp2_product(V d, V a) {
 
 template <class R> inline Vec<R> vexp(Vec<R> x) { return exp2_product(x, splat<R>(R(1.4426950408889634))); }
 template <class R> inline Vec<R> sigmoid(Vec<R> x) { return R(1) / (R(1) + vexp<R>(-x)); }
+
+// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|) = 2^n (1 + r q(r)): e - 1 is summed exactly, so that a tiny x is kept.
+template <class R> inline Vec<R> tanh(Vec<R> x) {
+  typedef Vec<R> V;
+  constexpr R magic = Traits<R>::magic, floor = R(Traits<R>::bias_floor);
+  V ax = x < V{} ? x : -x;
+  V y = ax * R(2.8853900817779268);
+  y = y < floor ? splat(floor) : y;  // NaN compares false and passes through
+  V t = y + magic;
+  V n = t - magic, r = y - n;
+  V scale = bits<V>(bits<IVec<R>>(splat(R(1))) + (bits<IVec<R>>(t) << Traits<R>::mantissa));
+  V less = scale * (r * exp2_slope(r)) + (scale - R(1));
+  V positive = -less / (R(2) + less);
+  return x < V{} ? -positive : positive;
+}
 
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); log1p(y) = 2 atanh(y / (2 + y)) keeps tiny y exact.
 template <class R> inline Vec<R> softplus(Vec<R> x) {

@@ -73,11 +73,13 @@ def test_packed_segments(taps: int, before: int, dtype: torch.dtype) -> None:
     compare(make(40, taps, before, dtype), ids, dtype)
 
 
+@pytest.mark.parametrize("blocks", [1, 1 << 26])
 @pytest.mark.parametrize(("length", "taps", "before"), [(13, 40, 21), (150, 6, 9), (33, 5, 0)])
-def test_channel_blocks_change_nothing(
-    length: int, taps: int, before: int, monkeypatch: pytest.MonkeyPatch
+def test_without_compiled_kernels_and_by_channel_blocks(
+    length: int, taps: int, before: int, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK_VALUES", 1)
+    monkeypatch.setattr(module, "cpu_reason", lambda *_: "absent")
+    monkeypatch.setattr(module, "_BLOCK_VALUES", blocks)
     compare(make(length, taps, before, torch.float64), None, torch.float64)
 
 
@@ -85,6 +87,54 @@ def test_gradients_of_the_gradients() -> None:
     values = make(9, 5, 3, torch.float64)
     assert torch.autograd.gradcheck(lambda *v: fft_conv(*v), tuple(values.values()))
     assert torch.autograd.gradgradcheck(lambda *v: fft_conv(*v), tuple(values.values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 16, 21, 40])
+@pytest.mark.parametrize("by_tap", [False, True])
+def test_any_number_of_channels_and_either_layout_of_the_kernel(
+    width: int, by_tap: bool, dtype: torch.dtype
+) -> None:
+    values = make(70, 45, 6, dtype, width)
+    if by_tap:
+        values["k"] = values["k"].detach().T.contiguous().T.requires_grad_()
+    compare(values, None, dtype)
+
+
+@pytest.mark.parametrize("length", [1200, 2000, 4000, 5000])
+def test_transforms_of_every_radix_in_float32(length: int) -> None:
+    """Lengths whose transforms have factors 2, 3, 5 and 9, and more points than one block of the cache."""
+    values = {key: t.detach() for key, t in make(length, length, 0, torch.float64, 2).items()}
+    exact = torch.fft.irfft(
+        torch.fft.rfft(values["u"].transpose(1, 2), n=2 * length) * torch.fft.rfft(values["k"], n=2 * length)
+    )[..., :length].transpose(1, 2)
+    y = fft_conv(values["u"].float(), values["k"].float())
+    assert (y - exact).abs().max() <= 2e-6 * exact.abs().max()
+
+
+def test_under_transforms_and_compilation() -> None:
+    values = make(30, 12, 4, torch.float64)
+    u, k, skip, history = values.values()
+    rows = torch.stack([u, 2 * u, u.flip(1)])
+
+    def one(u: Tensor, k: Tensor) -> Tensor:
+        return fft_conv(u, k, skip, history)
+
+    expected = torch.stack([one(row, k) for row in rows])
+    torch.testing.assert_close(torch.func.vmap(one, (0, None))(rows, k), expected)
+    kernels = torch.stack([k, k.flip(1), -k])
+    loop = torch.stack([one(u, k) for k in kernels])
+    torch.testing.assert_close(torch.func.vmap(one, (None, 0))(u, kernels), loop)
+    found = torch.func.vmap(torch.func.grad(lambda u, k: one(u, k).square().sum(), 1), (0, None))(rows, k)
+    wanted = torch.stack([torch.autograd.grad(one(row, k).square().sum(), k)[0] for row in rows])
+    torch.testing.assert_close(found, wanted)
+    compiled = torch.compile(fft_conv, fullgraph=True, backend="aot_eager")
+    y = compiled(u, k, skip, history)
+    torch.testing.assert_close(y, one(u, k))
+    torch.testing.assert_close(
+        torch.autograd.grad(y.sin().sum(), (u, k, skip, history)),
+        torch.autograd.grad(one(u, k).sin().sum(), (u, k, skip, history)),
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -144,6 +144,27 @@ def test_gradcheck(decay: str) -> None:
     )
 
 
+def test_transforms_compilation_and_second_derivatives() -> None:
+    tensors = {key: value[:1, :20] for key, value in inputs(20, "head").items()}
+    tensors["initial_state"] = inputs(20, "head")["initial_state"][:1]
+    names = list(tensors)
+
+    def run_it(*values: Tensor) -> Tensor:
+        y, state = linear_attention(**dict(zip(names, values)), chunk_size=4)
+        return y.sin().sum() + state.square().sum()
+
+    values = [value.requires_grad_() for value in tensors.values()]
+    assert torch.autograd.gradgradcheck(run_it, values)
+    wanted = torch.autograd.grad(run_it(*values), values)
+    torch.testing.assert_close(torch.func.grad(run_it, tuple(range(len(values))))(*values), wanted)
+    rows = [torch.stack([value, 2 * value]) for value in values]
+    found = torch.func.vmap(torch.func.grad(run_it, tuple(range(len(values)))))(*rows)
+    for i, value in enumerate(values):
+        torch.testing.assert_close(found[i][0], wanted[i], msg=f"argument {names[i]} {tuple(value.shape)}")
+    compiled = torch.compile(run_it, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(*values), values), wanted)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

@@ -1,16 +1,51 @@
-"""The sLSTM recurrence: the batched walk with its own backward against the equations under autograd."""
+"""The sLSTM recurrence: every kernel and the torch walk against the equations under autograd."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from longseq.core import _cpu
+from longseq.core.ops import _slstm_walk
+from longseq.core.ops import slstm as slstm_file
 from longseq.core.ops.slstm import SLSTMState, slstm, slstm_reference
 
-# The walk and the equations add the same numbers in another order, and the recurrence multiplies roundings
-# by factors of at most one: some tens of roundings, relative to the largest value.
+# The kernels, the walk and the equations add the same numbers in another order, and the recurrence multiplies
+# roundings by factors of at most one: some tens of roundings, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+@pytest.fixture(params=_cpu.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _cpu.isa()
+    _cpu.select_isa(request.param)
+    yield request.param
+    _cpu.select_isa(before)
+
+
+@pytest.fixture
+def walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators of a device without kernels, on the CPU."""
+
+    def forward(*args: Tensor | None) -> tuple[Tensor, ...]:
+        return (*_slstm_walk.forward(*args[:4]), torch.empty(0))  # type: ignore[arg-type]
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):  # type: ignore[no-untyped-def]
+            outputs = forward(*args)
+            slstm_file._save(ctx, (*args[:4], True), outputs)
+            return outputs
+
+        @staticmethod
+        def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+            return slstm_file._differentiate(ctx, *grads)
+
+    monkeypatch.setattr(slstm_file, "_forward", Function.apply)
+    monkeypatch.setattr(slstm_file, "_backward", lambda *args: _slstm_walk.backward(*args[:7]))
 
 
 def problem(
@@ -40,13 +75,10 @@ def close(actual: Tensor, expected: Tensor, what: str) -> None:
     assert error <= bound, f"{what}: {error:.2e} > {bound:.2e}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("batch", "length", "heads", "width"), [(2, 1, 1, 3), (3, 17, 2, 4), (1, 64, 4, 1)])
-@pytest.mark.parametrize("state", [False, True])
-@pytest.mark.parametrize("reset", [False, True])
-def test_walk_equals_equations(
+def compare(
     dtype: torch.dtype, batch: int, length: int, heads: int, width: int, state: bool, reset: bool
 ) -> None:
+    """Compares values and all gradients of ``slstm`` with those of the equations."""
     gates, recurrent, first = problem(batch, length, heads, width, dtype, state)
     resets = torch.rand(batch, length, generator=torch.Generator().manual_seed(5)) < 0.2 if reset else None
     leaves = [gates, recurrent, *(first or ())]
@@ -68,6 +100,83 @@ def test_walk_equals_equations(
         close(actual_gradient, expected_gradient, f"gradient of {name}")
 
 
+# Lengths around the steps between saved cells; widths below, at and above a vector and four vectors.
+SIZES = [(2, 1, 1, 3), (3, 17, 2, 4), (1, 64, 4, 1), (5, 33, 2, 19), (4, 16, 1, 64), (2, 5, 3, 70)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("batch", "length", "heads", "width"), SIZES)
+@pytest.mark.parametrize(("state", "reset"), [(False, False), (True, False), (False, True), (True, True)])
+def test_every_kernel_equals_equations(
+    isa: str, dtype: torch.dtype, batch: int, length: int, heads: int, width: int, state: bool, reset: bool
+) -> None:
+    compare(dtype, batch, length, heads, width, state, reset)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("batch", "length", "heads", "width"), SIZES[:4])
+@pytest.mark.parametrize(("state", "reset"), [(True, True), (False, False)])
+def test_walk_equals_equations(
+    walk: None, dtype: torch.dtype, batch: int, length: int, heads: int, width: int, state: bool, reset: bool
+) -> None:
+    compare(dtype, batch, length, heads, width, state, reset)
+
+
+def run_all(gates: Tensor, recurrent: Tensor, first: SLSTMState, resets: Tensor) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in (gates, recurrent, *first)]
+    y, last = slstm(leaves[0], leaves[1], SLSTMState(*leaves[2:]), resets)
+    loss = y.cos().sum() + sum(part.sin().sum() for part in last)
+    return [y.detach(), *last, *torch.autograd.grad(loss, leaves)]
+
+
+def test_bits_do_not_depend_on_threads_or_neighbours(isa: str) -> None:
+    gates, recurrent, first = problem(7, 40, 2, 50, torch.float32, state=True)
+    assert first is not None
+    resets = torch.rand(7, 40, generator=torch.Generator().manual_seed(5)) < 0.1
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            runs.append(run_all(gates, recurrent, first, resets))
+        one = slice(3, 4)
+        alone = run_all(gates[one], recurrent, SLSTMState(*(part[one] for part in first)), resets[one])
+    finally:
+        torch.set_num_threads(before)
+    for i, value in enumerate(runs[0]):
+        if i == 6:  # the gradient of the recurrent weights is one sum over rows, by the BLAS
+            continue
+        assert all(torch.equal(value, other[i]) for other in runs[1:]), i
+        assert torch.equal(value[one], alone[i]), i
+
+
+def test_nothing_passes_a_reset(isa: str) -> None:
+    gates, recurrent, first = problem(2, 40, 2, 5, torch.float32, state=True)
+    assert first is not None
+    gates = gates.detach()
+    gates[0, 12, 2, 1, 3] = torch.nan
+    resets = torch.zeros(2, 40, dtype=torch.bool)
+    resets[0, [10, 30]] = True
+    y, last, *rest = run_all(gates, recurrent, first, resets)
+    assert y[0, :12].isfinite().all() and y[0, 30:].isfinite().all() and y[1].isfinite().all()
+    assert y[0, 12, 1].isnan().any() and last.isfinite().all()
+    grad = rest[3]
+    assert grad[0, :10].isfinite().all() and grad[0, 30:].isfinite().all() and grad[1].isfinite().all()
+
+
+def test_infinite_and_nan_gates_equal_equations(isa: str) -> None:
+    gates, recurrent, _ = problem(1, 20, 2, 5, torch.float32, state=False)
+    for gate in range(4):
+        for bad in (torch.inf, -torch.inf, torch.nan):
+            wrong = gates.detach().clone()
+            wrong[0, 7, gate, 0, 2] = bad
+            for actual, expected in zip(
+                (slstm(wrong, recurrent)[0], *slstm(wrong, recurrent)[1]),
+                (slstm_reference(wrong, recurrent)[0], *slstm_reference(wrong, recurrent)[1]),
+            ):
+                torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_gradcheck_and_operator_rules() -> None:
     gates, recurrent, first = problem(2, 5, 2, 3, torch.float64, state=True)
     resets = torch.zeros(2, 5, dtype=torch.bool)
@@ -79,12 +188,30 @@ def test_gradcheck_and_operator_rules() -> None:
         return (y, *last)
 
     assert torch.autograd.gradcheck(run, (gates, recurrent, *first))
-    steps = torch.randn(3, 2, 2, 12, requires_grad=True)
+    steps = torch.randn(2, 3, 4, 2, 3, requires_grad=True)
     weights = torch.randn(2, 12, 3, requires_grad=True)
     start = torch.stack(
         [torch.randn(2, 2, 3), torch.randn(2, 2, 3), torch.rand(2, 2, 3) + 1, torch.zeros(2, 2, 3)]
     )
-    torch.library.opcheck(torch.ops.longseq.slstm_forward, (steps, weights, start.requires_grad_(), None))
+    inputs = (steps, weights, start.requires_grad_(), resets[:, :3], True)
+    torch.library.opcheck(torch.ops.longseq.slstm_forward, inputs)
+    with torch.no_grad():
+        hs, last, *saved = torch.ops.longseq.slstm_forward(*inputs)
+        torch.library.opcheck(torch.ops.longseq.slstm_forward, (*inputs[:4], False))
+        backward_inputs = (torch.ones_like(hs), last, weights, start, resets[:, :3], hs, *saved)
+        torch.library.opcheck(torch.ops.longseq.slstm_backward, backward_inputs)
+    y = torch.ops.longseq.slstm_forward(steps, weights, start, None, False)[0]
+    with pytest.raises(RuntimeError, match="save=False"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize(("batch", "heads", "width"), [(0, 2, 3), (2, 2, 0), (2, 0, 3)])
+def test_empty(batch: int, heads: int, width: int) -> None:
+    gates, recurrent, _ = problem(batch, 5, heads, max(width, 1), torch.float32, state=False)
+    gates, recurrent = gates[..., :width], recurrent[:, : 4 * width, :width]
+    y, _ = slstm(gates, recurrent)
+    assert y.shape == (batch, 5, heads, width)
+    assert all((g == 0).all() for g in torch.autograd.grad(y.sum(), [gates, recurrent]))
 
 
 def test_extreme_gates_stay_finite() -> None:

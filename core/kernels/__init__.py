@@ -1,0 +1,1 @@
+"""Kernels of the operators: C++ for CPUs, CUDA C++ compiled at first use, and Triton."""

@@ -1,0 +1,208 @@
+"""Selective scan on CUDA: block shapes, the split of a long sequence, and the kernels' arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longseq.core.kernels import nvrtc
+from longseq.core.ops import _cuda
+
+MAX_STATES = 64
+"""Real numbers of state a channel: 64 real states or 32 complex ones."""
+SAVED = 32
+"""Positions between two saved states."""
+_STRUCT = "ScanParams"
+_FORWARD, _BACKWARD = "selective_scan.cu", "selective_scan_backward.cu"
+
+
+def reason(*tensors: Tensor | None, A: Tensor) -> str | None:
+    """Returns why the kernels cannot take a call, or None if they can.
+
+    Args:
+        *tensors: the call's other arguments.
+        A: decays (D, N).
+    """
+    why = _cuda.cuda_reason(A, *tensors)
+    if why is None and not 0 < _numbers(A) <= MAX_STATES:
+        why = (
+            f"it takes 1 to {MAX_STATES} real or {MAX_STATES // 2} complex states, this call has {A.shape[1]}"
+        )
+    return why
+
+
+def _numbers(A: Tensor) -> int:
+    return A.shape[1] * (2 if A.is_complex() else 1)
+
+
+def saved_size(length: int, A: Tensor) -> int:
+    """Returns how many numbers are saved for a row: (ceil(L / SAVED), N, D), complex ones as two."""
+    return (length + SAVED - 1) // SAVED * _numbers(A) * A.shape[0]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A block's shape and how many there are.
+
+    Args:
+        channels: that a block serves.
+        warps: of a block.
+        tiles: blocks side by side for the channels of a group.
+        chunk: positions a chunk.
+        chunks: of the sequence.
+    """
+
+    channels: int
+    warps: int
+    tiles: int
+    chunk: int
+    chunks: int
+
+
+def plan(u: Tensor, A: Tensor, groups: int) -> Plan:
+    """Returns the grid's shape: wide blocks where they fill the device, narrow ones or a split where not."""
+    batch, length, width = u.shape
+    numbers, per_group = _numbers(A), width // groups
+    # 64 numbers of state leave shared memory for few channels; an odd N has too few gradients at a time to be
+    # shared out to 32 lanes.
+    channels, warps = (32, 4) if numbers <= 32 else (16, 2)
+    if A.shape[1] % 2:
+        channels = 16
+    blocks = batch * groups * math.ceil(per_group / channels)
+    if numbers <= 32 and (per_group <= 8 or blocks < 3 * _cuda.multiprocessors(u.device)):
+        channels = 8
+    tiles = math.ceil(per_group / channels)
+    tile = warps * (32 // channels) * 8
+    chunk, chunks = _cuda.split(length, batch * groups * tiles, tile, u.device)
+    return Plan(channels, warps, tiles, chunk, chunks)
+
+
+class _Call:
+    """One call's tensors in the kernels' layout, its plan, macros and common arguments."""
+
+    def __init__(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        bias: Tensor | None, initial: Tensor | None, resets: Tensor | None, softplus: bool,
+    ) -> None:  # fmt: skip
+        self.device, self.state = u.device, torch.complex64 if A.is_complex() else torch.float32
+        self.batch, self.length, self.width = u.shape
+        self.groups, self.states = B.shape[2], A.shape[1]
+        maps = torch.promote_types(B.dtype, C.dtype)
+        B, C = B.to(maps), C.to(maps)
+        row_tensors = [None if t is None else _cuda.dense(t) for t in (u, delta, B, C, z)]
+        dense = [_cuda.parameter(t) for t in (A, D, bias, initial)]
+        self.alive: list[Tensor | None] = [*row_tensors, *dense, _cuda.flags(resets)]
+        self.plan = plan(u, A, self.groups)
+        self.defines: dict[str, str | int] = {
+            "LONGSEQ_COMPLEX": int(A.is_complex()), "LONGSEQ_STATES": self.states,
+            "LONGSEQ_CHANNELS": self.plan.channels, "LONGSEQ_WARPS": self.plan.warps,
+            "LONGSEQ_SAVED": SAVED, "LONGSEQ_GATED": int(z is not None),
+            "LONGSEQ_U": _cuda.type_of(u), "LONGSEQ_DELTA": _cuda.type_of(delta),
+            "LONGSEQ_MAPS": _cuda.type_of(B), "LONGSEQ_Z": _cuda.type_of(z),
+        }  # fmt: skip
+        self.values = {
+            "batch": self.batch, "length": self.length, "channels": self.width, "groups": self.groups,
+            "tiles": self.plan.tiles, "chunk": self.plan.chunk, "chunks": self.plan.chunks,
+            "softplus": int(softplus),
+            **_cuda.rows(**dict(zip(("u", "delta", "B", "C", "z"), row_tensors))),
+            **_cuda.addresses(**dict(zip(("A", "D", "bias", "initial"), dense)), resets=self.alive[-1]),
+        }  # fmt: skip
+
+    def per_chunk(self, *, dtype: torch.dtype | None = None, states: bool = True) -> Tensor:
+        shape = (self.batch, self.plan.chunks, self.states, self.width)
+        if not states:
+            shape = (self.batch, self.plan.chunks, 1, self.width)
+        return torch.empty(shape, dtype=dtype or self.state, device=self.device)
+
+    def launch(self, source: str, kernel: str, **values: int) -> None:
+        p, backward = self.plan, source == _BACKWARD
+        group = math.gcd(self.states, 2 if backward or self.state.is_complex else 4)
+        defines = {**self.defines, "LONGSEQ_GROUP": group}
+        if not backward:
+            defines["LONGSEQ_GATED"] = 0  # looked at in the backward only
+        arguments = nvrtc.parameters(source, _STRUCT, self.values | values)
+        if kernel.startswith("scan_join"):
+            grid, threads = (math.ceil(self.batch * self.states * self.width / 128),), 128
+        else:
+            grid, threads = (self.batch * self.groups * p.tiles, p.chunks), 32 * p.warps  # type: ignore[assignment]
+        nvrtc.launch(source, kernel, defines, grid, threads, arguments, self.device)
+
+    def summarise(self) -> dict[str, Tensor]:
+        """Runs over the chunks one by one: their final states from zero, sums of dt, and resets."""
+        parts = {
+            "local": self.per_chunk(), "sums": self.per_chunk(dtype=torch.float32, states=False),
+            "shut": torch.empty(self.batch, self.plan.chunks, dtype=torch.uint8, device=self.device),
+        }  # fmt: skip
+        self.launch(_FORWARD, "scan_summary", **_cuda.addresses(**parts))
+        return parts
+
+
+def forward(
+    y: Tensor, final: Tensor, saved: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, bias: Tensor | None, initial: Tensor | None, resets: Tensor | None,
+    softplus: bool,
+) -> None:  # fmt: skip
+    """Fills y, final and saved.
+
+    Args:
+        y: (B, L, D), dense.
+        final: (B, D, N), dense.
+        saved: ``saved_size`` numbers a row; None where no gradient is wanted.
+        u, delta, A, B, C, D, z, bias, initial, resets, softplus: as in ``selective_scan``; B and C are
+            (B, L, G, N).
+    """
+    call = _Call(u, delta, A, B, C, D, z, bias, initial, resets, softplus)
+    starts = None
+    if call.plan.chunks > 1:
+        parts, starts = call.summarise(), call.per_chunk()
+        call.launch(_FORWARD, "scan_join", **_cuda.addresses(starts=starts, **parts))
+    outputs = _cuda.rows(y=y) | _cuda.addresses(final=final, saved=saved, starts=starts)
+    call.launch(_FORWARD, "scan_forward", **outputs)
+
+
+def backward(
+    dy: Tensor, dfinal: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, bias: Tensor | None, initial: Tensor | None, resets: Tensor | None,
+    saved: Tensor, softplus: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Returns gradients by name: du, ddelta, dz in the arguments' dtypes, the others float32 or complex64.
+
+    Arguments as in ``forward``, with what it saved.
+    """
+    call = _Call(u, delta, A, B, C, D, z, bias, initial, resets, softplus)
+    dy, dfinal = _cuda.dense(dy.to(u.dtype)), _cuda.parameter(dfinal)
+    back = None
+    if call.plan.chunks > 1:
+        parts, back, back_local = call.summarise(), call.per_chunk(), call.per_chunk()
+        call.launch(
+            _BACKWARD, "scan_back_summary", **_cuda.rows(dy=dy), **_cuda.addresses(back_local=back_local)
+        )
+        call.launch(
+            _FORWARD, "scan_join_back",
+            **_cuda.addresses(dfinal=dfinal, back=back, back_local=back_local, **parts),
+        )  # fmt: skip
+    maps = (call.plan.tiles, call.batch, call.length, call.groups, call.states)
+    new: dict[str, Any] = {
+        name: torch.empty(t.shape, dtype=t.dtype, device=u.device)
+        for name, t in (("du", u), ("ddelta", delta), ("dz", z))
+        if t is not None
+    }
+    new["dB"], new["dC"] = (torch.empty(maps, dtype=call.state, device=u.device) for _ in range(2))
+    new["dA"] = call.per_chunk()
+    new["dD"], new["dbias"] = (call.per_chunk(dtype=torch.float32, states=False) for _ in range(2))
+    if initial is not None:
+        new["dinitial"] = torch.empty(initial.shape, dtype=call.state, device=u.device)
+    call.launch(
+        _BACKWARD,
+        "scan_backward",
+        **_cuda.rows(dy=dy),
+        **_cuda.addresses(dfinal=dfinal, back=back, saved=saved, **new),
+    )
+    new["dB"], new["dC"] = new["dB"].sum(0), new["dC"].sum(0)
+    new["dA"] = new["dA"].sum((0, 1)).t().contiguous()
+    new["dD"], new["dbias"] = new["dD"].sum((0, 1, 2)), new["dbias"].sum((0, 1, 2))
+    return new

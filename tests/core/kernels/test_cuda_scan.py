@@ -1,0 +1,183 @@
+"""Selective scan in CUDA C++, run by the emulator: against the float64 recurrence, all gradients, races."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from longseq.core.errors import BackendError
+from longseq.core.ops import _cuda, _cuda_scan
+from longseq.core.ops import selective_scan as op
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes; which optional arguments are there ("D", "z", "b", "i", "r"), softplus "s", complex "c"."""
+
+    length: int
+    width: int
+    states: int
+    groups: int = 1
+    given: str = "Dzbsir"
+    batch: int = 2
+    multiprocessors: int = 1
+    chunk: int = 0
+    dtype: torch.dtype = torch.float32
+
+
+CASES = {
+    "narrow": Case(70, 5, 4),
+    "wide": Case(75, 80, 4, groups=2),
+    "split": Case(300, 5, 4, chunk=128),
+    "split without resets": Case(300, 5, 4, given="Dzbsi", chunk=128),
+    "complex, split": Case(140, 3, 2, given="Dzbsirc", chunk=128, batch=1),
+    "odd, bare": Case(33, 20, 3, given="", batch=1),
+    "bf16": Case(40, 6, 4, dtype=torch.bfloat16),
+    "fp16": Case(40, 6, 4, given="zs", dtype=torch.float16),
+    "many states": Case(37, 18, 40, given="si", batch=1),
+    "one position": Case(1, 5, 4),
+}
+
+
+def make(case: Case) -> list[Tensor | None]:
+    g = torch.Generator().manual_seed(case.length)
+
+    def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    rows, kind = (case.batch, case.length, case.width), torch.float32
+    decay = -torch.rand(case.width, case.states, generator=g)
+    if "c" in case.given:
+        decay, kind = torch.complex(decay, 3 * normal(case.width, case.states)), torch.complex64
+    maps = (case.batch, case.length, case.groups, case.states)
+    B, C = (
+        torch.randn(*maps, generator=g, dtype=kind).to(case.dtype if kind == torch.float32 else kind)
+        for _ in range(2)
+    )
+    delta = normal(*rows) - 2 if "s" in case.given else 0.2 * normal(*rows).abs()
+    optional = {
+        "D": normal(case.width), "z": normal(*rows, dtype=case.dtype), "b": 0.1 * normal(case.width),
+        "i": torch.randn(case.batch, case.width, case.states, generator=g, dtype=kind),
+        "r": torch.rand(case.batch, case.length, generator=g) < 0.05,
+    }  # fmt: skip
+    D, z, bias, initial, resets = (value if key in case.given else None for key, value in optional.items())
+    # Time-major memory, as a transposed activation has it.
+    u = normal(case.length, case.batch, case.width, dtype=case.dtype).transpose(0, 1)
+    return [u, delta.to(case.dtype), decay, B, C, D, z, bias, initial, resets]
+
+
+def run(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor) -> dict[str, Tensor]:
+    """The bodies of the custom operators' CUDA kernels."""
+    softplus = "s" in case.given
+    y, final, saved = op._scan_cuda(*tensors, softplus, True)
+    grads = op._scan_backward_cuda(dy, dfinal, *tensors, saved, softplus)
+    named = {f"d{n}": g for n, g, t in zip(NAMES, grads, tensors) if t is not None}
+    return {"y": y, "final": final, **named}
+
+
+def expected(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor) -> dict[str, Tensor]:
+    """The recurrence in float64, differentiated by autograd."""
+
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+    leaves = {n: wide(t).requires_grad_() for n, t in zip(NAMES, tensors) if t is not None}
+    y, final = op.selective_scan_reference(**leaves, delta_softplus="s" in case.given, resets=tensors[-1])
+    grads = torch.autograd.grad([y, final], list(leaves.values()), [wide(dy), wide(dfinal)])
+    return {"y": y.detach(), "final": final.detach(), **{f"d{n}": g for n, g in zip(leaves, grads)}}
+
+
+@pytest.fixture(autouse=True)
+def cuda_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved has the CUDA kernels' shape though the tensors are on a CPU, and starts as NaN."""
+
+    def shapes(u: Tensor, A: Tensor, B: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (u.shape[0], u.shape[2], A.shape[1]), (u.shape[0], _cuda_scan.saved_size(u.shape[1], A))
+
+    monkeypatch.setattr(op, "_shapes", shapes)
+    real = torch.Tensor.new_empty
+
+    def poisoned(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = real(self, *args, **kwargs)
+        return out.fill_(torch.nan) if out.is_floating_point() or out.is_complex() else out
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_the_float64_recurrence(
+    name: str, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name]
+    emulator.multiprocessors = case.multiprocessors
+    if case.chunk:
+        monkeypatch.setattr(
+            _cuda, "split", lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk)
+        )
+    tensors = make(case)
+    g = torch.Generator().manual_seed(1)
+    dy = torch.randn(case.batch, case.length, case.width, generator=g).to(case.dtype)
+    dfinal = torch.randn(case.batch, case.width, case.states, generator=g, dtype=tensors[2].dtype)
+    want = expected(case, tensors, dy, dfinal)
+    runs = []
+    for order in (0, 1, 2) if case.dtype == torch.float32 else (0,):
+        emulator.order = order
+        runs.append(run(case, tensors, dy, dfinal))
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(case.dtype, 1e-5)
+    assert runs[0].keys() == want.keys()
+    for key, exact in want.items():
+        error = (runs[0][key].to(exact.dtype) - exact).abs().max() / exact.abs().max().clamp_min(1e-30)
+        assert error < tolerance, (key, float(error))
+        for again in runs[1:]:  # threads in another order: a missing barrier would show
+            assert torch.equal(runs[0][key], again[key]), key
+    assert ("scan_summary" in emulator.launched) == bool(case.chunk)
+
+
+def test_nan_does_not_pass_a_reset(emulator: Any) -> None:
+    case = Case(70, 5, 4, given="Dzbsir", batch=1)
+    tensors = make(case)
+    u, resets = tensors[0].contiguous(), torch.zeros(1, 70, dtype=torch.bool)
+    resets[0, 37] = True
+    clean = run(case, [u, *tensors[1:9], resets], torch.ones_like(u), torch.ones(1, 5, 4))
+    u[0, 20] = torch.nan
+    dirty = run(case, [u, *tensors[1:9], resets], torch.ones_like(u), torch.ones(1, 5, 4))
+    assert dirty["y"][0, 20:37].isnan().all() and torch.equal(dirty["y"][0, 37:], clean["y"][0, 37:])
+    assert torch.equal(dirty["final"], clean["final"])
+    assert torch.equal(dirty["ddelta"][0, 37:], clean["ddelta"][0, 37:])
+    u[0, 20], u[0, 50] = 0.0, torch.nan
+    assert (
+        run(case, [u, *tensors[1:9], resets], torch.ones_like(u), torch.ones(1, 5, 4))["du"][0, :37]
+        .isfinite()
+        .all()
+    )
+
+
+def test_long_thin_calls_are_split_and_wide_ones_are_not(emulator: Any) -> None:
+    emulator.multiprocessors = 132
+    decay = torch.ones(1536, 16)
+
+    def plan(batch: int, length: int, width: int = 1536, A: Tensor = decay) -> _cuda_scan.Plan:
+        return _cuda_scan.plan(torch.empty(batch, length, width, device="meta"), A, 1)
+
+    full = plan(16, 8192)
+    assert (full.channels, full.chunks) == (32, 1)
+    thin = plan(1, 1 << 20, 64, decay[:64])
+    assert thin.channels == 8 and thin.chunks > 32
+    for p, length in ((full, 8192), (thin, 1 << 20)):
+        assert p.channels >= 4 and p.chunk * (p.chunks - 1) < length <= p.chunk * p.chunks
+    assert plan(1, 1 << 20, 2, decay[:2]).channels == 8
+    assert plan(1, 100, 8, torch.ones(8, 64)).channels == 16
+
+
+def test_calls_that_the_kernels_do_not_take() -> None:
+    x, maps = torch.ones(1, 3, 2), torch.ones(1, 3, 4)
+    with pytest.raises(
+        BackendError, match="'cuda' cannot be used: it runs on CUDA tensors, these are on cpu"
+    ):
+        op.selective_scan(x, x, -torch.ones(2, 4), maps, maps, backend="cuda")

@@ -1,0 +1,264 @@
+"""The CUDA sources through NVRTC, which needs no GPU: resources, the cache, the launch, reasons."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from longseq.core.errors import BackendError
+from longseq.core.kernels import nvrtc
+from longseq.core.ops import _cuda, _cuda_scan, _cuda_walks, backends, linear_scan
+
+needs_nvrtc = pytest.mark.skipif(
+    nvrtc.nvrtc_reason() is not None, reason=f"NVRTC cannot be used here: {nvrtc.nvrtc_reason()}"
+)
+TINY = {
+    "LONGSEQ_COMPLEX": 0,
+    "LONGSEQ_REVERSE": 0,
+    "LONGSEQ_A": "float",
+    "LONGSEQ_B": "float",
+    "LONGSEQ_OUT": "float",
+}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, tuple[Any, ...]], set[str]]:
+    """Launches are written down, as on an H100: kernels by source and macros."""
+    seen: dict[tuple[str, tuple[Any, ...]], set[str]] = {}
+
+    def launch(name: str, kernel: str, defines: Any, *rest: Any, **named: Any) -> None:
+        seen.setdefault((name, tuple(sorted(defines.items()))), set()).add(kernel)
+
+    monkeypatch.setattr(nvrtc, "launch", launch)
+    monkeypatch.setattr(_cuda, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(_cuda_walks, "shared_limit", lambda device: 227 * 1024)
+    return seen
+
+
+def launch_scan(batch: int, width: int, states: int, dtype: torch.dtype, complex_: bool = False) -> None:
+    u = torch.zeros(batch, 1, width, dtype=dtype)
+    A = torch.zeros(width, states, dtype=torch.complex64 if complex_ else torch.float32)
+    maps = torch.zeros(batch, 1, 1, states, dtype=A.dtype if complex_ else dtype)
+    state = torch.zeros(batch, width, states, dtype=A.dtype)
+    vector, saved = torch.zeros(width), torch.zeros(batch, _cuda_scan.saved_size(1, A))
+    arguments = (u, u, A, maps, maps, vector, u, vector, state, None)
+    _cuda_scan.forward(u, state, saved, *arguments, True)
+    _cuda_scan.backward(u, state, *arguments, saved, True)
+
+
+def launch_walks() -> None:
+    x, past = torch.zeros(1, 2, 64, dtype=torch.bfloat16), torch.zeros(1, 3, 64, dtype=torch.bfloat16)
+    _cuda_walks.conv_backward(x, x, torch.zeros(64, 4), None, past, None, True)
+    for dtype in (torch.float32, torch.complex64):
+        h = torch.zeros(1, 2, 64, dtype=dtype)
+        _cuda_walks.linear_backward(h, h, h[:, 0], h, h, None, h)
+    _cuda_walks.linear_forward(h, h, h, None)
+    gates, state, hs = torch.zeros(4, 2, 4, 4, 64), torch.zeros(4, 4, 4, 64), torch.zeros(4, 2, 4, 64)
+    recurrent = torch.zeros(4, 256, 64)
+    _cuda_walks.slstm_forward(hs, state, torch.zeros(7, 2, 4, 4, 64), gates, recurrent, state, None)
+
+
+VARIANTS = {
+    "wide bf16": lambda: launch_scan(16, 1536, 16, torch.bfloat16),
+    "walks": launch_walks,
+    "narrow float": lambda: launch_scan(1, 768, 16, torch.float32),
+    "many states": lambda: launch_scan(16, 1536, 64, torch.bfloat16),
+    "complex": lambda: launch_scan(16, 1536, 8, torch.float32, complex_=True),
+}
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("variant", "architecture"),
+    [("wide bf16", 80), ("wide bf16", 90), ("wide bf16", 100), ("walks", 80), ("walks", 90), ("walks", 100)]
+    + [(name, 90) for name in ("narrow float", "many states", "complex")],
+)
+def test_every_source_compiles_without_spills(variant: str, architecture: int, recorded: Any) -> None:
+    VARIANTS[variant]()
+    for (name, defines), kernels in recorded.items():
+        _, log = nvrtc.compile_cubin(name, dict(defines), architecture)
+        entries = {part.split("'")[1]: part for part in log.split("Compiling entry function ")[1:]}
+        assert kernels <= entries.keys()
+        for kernel, entry in entries.items():
+            found = re.search(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", entry
+            )
+            assert found is not None and set(found.groups()) == {"0"}, (name, kernel, entry)
+
+
+@needs_nvrtc
+def test_a_wrong_source_is_reported_with_the_compilers_message() -> None:
+    with pytest.raises(BackendError, match=r"cannot compile linear_scan.cu for sm_90: .*LONGSEQ_A"):
+        nvrtc.compile_cubin("linear_scan.cu", {"LONGSEQ_COMPLEX": 0, "LONGSEQ_REVERSE": 0}, 90)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
+    """Compilations are written down instead of made; the cache is empty."""
+    calls: list[tuple[Any, ...]] = []
+
+    def compile_cubin(*arguments: Any) -> tuple[bytes, str]:
+        calls.append(arguments)
+        return b"code of " + repr(arguments).encode(), ""
+
+    monkeypatch.setattr(nvrtc, "compile_cubin", compile_cubin)
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+    monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "cache"))
+    return calls
+
+
+def test_cache(compiled: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = nvrtc.cubin("linear_scan.cu", TINY, 90)
+    (file,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert nvrtc.cubin("linear_scan.cu", dict(reversed(TINY.items())), 90) == code and len(compiled) == 1
+    for broken in (b"", file.read_bytes()[:-1], file.read_bytes()[:60] + b"X" + file.read_bytes()[61:]):
+        file.write_bytes(broken)
+        before = len(compiled)
+        assert nvrtc.cubin("linear_scan.cu", TINY, 90) == code and len(compiled) == before + 1
+        assert nvrtc.cubin("linear_scan.cu", TINY, 90) == code and len(compiled) == before + 1
+    before = len(compiled)
+    nvrtc.cubin("linear_scan.cu", TINY, 80)
+    nvrtc.cubin("linear_scan.cu", {**TINY, "LONGSEQ_COMPLEX": 1}, 90)
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 1))
+    nvrtc.cubin("linear_scan.cu", TINY, 90)
+    monkeypatch.setattr(nvrtc, "source", lambda name: "another")
+    nvrtc.cubin("linear_scan.cu", TINY, 90)
+    assert len(compiled) == before + 4
+    assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 5
+
+
+def test_many_may_compile_at_once_and_nowhere_to_keep_it_is_no_error(
+    compiled: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(nvrtc.cubin("linear_scan.cu", TINY, 90)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8 and len(set(results)) == 1
+    assert [f.suffix for f in (tmp_path / "cache" / "kernels").iterdir()] == [".cubin"]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "file"))
+    assert nvrtc.cubin("linear_scan.cu", TINY, 90) == results[0]
+
+
+def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[Any]) -> None:
+    """What the driver is given: the module once, then the grid, the stream and the parameters."""
+    calls: list[Any] = []
+
+    def start(function: Any, *rest: Any) -> tuple[int]:
+        *numbers, stream, pointers, extra = rest
+        (address,) = (ctypes.c_void_p * 1).from_address(pointers)
+        calls.append((function, *numbers, stream, list((ctypes.c_int64 * 20).from_address(address)), extra))
+        return (0,)
+
+    def load(code: bytes) -> tuple[int, str]:
+        calls.append(code)
+        return 0, "module"
+
+    driver = SimpleNamespace(
+        cuCtxGetCurrent=lambda: (0, 7), cuModuleLoadData=load, CUstream=int, cuLaunchKernel=start,
+        cuModuleGetFunction=lambda module, name: (0, name.decode()),
+        cuFuncSetAttribute=lambda *arguments: (calls.append(arguments[1:]), (0,))[1],
+        CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared"),
+    )  # fmt: skip
+    monkeypatch.setattr(nvrtc, "_load", lambda: (None, driver, ""))
+    monkeypatch.setattr(nvrtc, "_MODULES", {})
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    values = nvrtc.parameters("linear_scan.cu", "LinearParams", {"batch": 2, "chunk": 64})
+    names = nvrtc.fields("linear_scan.cu", "LinearParams")
+    for _ in range(2):
+        device = torch.device("cuda:0")
+        nvrtc.launch("linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000)
+    code, attribute, first, second = calls
+    assert code.startswith(b"code of") and attribute == ("shared", 100_000) and first == second
+    assert first[:9] == ("linear_forward", 4, 2, 1, 256, 1, 1, 100_000, 5) and first[-1] == 0
+    assert dict(zip(names, first[9]))["batch"] == 2 and dict(zip(names, first[9]))["chunk"] == 64
+    with pytest.raises(KeyError, match="no field bach"):
+        nvrtc.parameters("linear_scan.cu", "LinearParams", {"bach": 2})
+    driver.cuLaunchKernel = lambda *arguments: (701,)
+    with pytest.raises(BackendError, match="starting linear_forward: 701"):
+        nvrtc.launch("linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A machine with a GPU, as far as reasons go."""
+    machine = SimpleNamespace(capability=(9, 0), driver=13000)
+    driver = SimpleNamespace(cuDriverGetVersion=lambda: (0, machine.driver))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA Test")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: machine.capability)
+    monkeypatch.setattr(nvrtc, "_load", lambda: (SimpleNamespace(), driver, ""))
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 2))
+    monkeypatch.setattr(nvrtc, "architectures", lambda: (80, 90, 100))
+    monkeypatch.setattr(nvrtc, "nvrtc_reason", lambda: None)
+    nvrtc._device_reason.cache_clear()
+    yield machine
+    nvrtc._device_reason.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "reason"),
+    [
+        ((9, 0), 13000, None),
+        ((7, 5), 13000, r"NVIDIA Test \(sm_75\) is older than the sm_80"),
+        ((12, 9), 13000, r"NVRTC 13.2 does not know NVIDIA Test \(sm_129\).*install a newer PyTorch"),
+        (
+            (9, 0),
+            12080,
+            r"driver is too old: it serves CUDA 12.8.*13.2 compiles needs 13.0; update the driver",
+        ),
+    ],
+)
+def test_reasons_with_a_gpu(gpu: SimpleNamespace, capability: Any, driver: int, reason: str | None) -> None:
+    gpu.capability, gpu.driver = capability, driver
+    found = nvrtc.device_reason(0)
+    available, note = nvrtc.describe()
+    if reason is None:
+        assert found is None and available and "NVRTC 13.2" in note
+    else:
+        assert found is not None and re.search(reason, found) and not available and found in note
+
+
+def test_reasons_without_nvrtc(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
+        cached.cache_clear()
+
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc.importlib, "import_module", missing)
+        reason = nvrtc.nvrtc_reason()
+        assert reason is not None and "pip install cuda-bindings nvidia-cuda-nvrtc" in reason
+        row = next(row for row in backends.describe() if row[0] == "cuda")
+        assert not row[1] and "torch finds no CUDA device" in row[2] and "pip install" in row[2]
+    for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
+        cached.cache_clear()
+    assert nvrtc.device_reason(0) is not None
+
+
+def test_reasons_of_tensors() -> None:
+    x = torch.ones(1, 2, 3)
+    assert _cuda.cuda_reason(None, x) == "it runs on CUDA tensors, these are on cpu"
+    with pytest.raises(BackendError, match="linear_scan: backend 'cuda' cannot be used"):
+        linear_scan.linear_scan(x, x, backend="cuda")
