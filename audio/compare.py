@@ -84,13 +84,6 @@ def fit_baseline(data: SongData, mel: MelPower) -> SpectralRegression:
     return SpectralRegression().fit(*rows)
 
 
-def mel_of(task: SongDetector) -> MelPower:
-    """Returns the mel spectrogram that a detector uses."""
-    mel = getattr(task.model, "mel", None) or task.model.ft_extractor.audio2melspec
-    assert isinstance(mel, MelPower)
-    return mel
-
-
 @torch.inference_mode()
 def score_windows(
     task: SongDetector, baseline: SpectralRegression, clips: EvaluationClips, name: str = "mamba"
@@ -104,7 +97,7 @@ def score_windows(
         name: of the model.
     """
     songs, methods, ours, theirs = [], [], [], []
-    mel = mel_of(task)
+    mel = task.mel
     for index in range(len(clips)):
         batch = clips[index]
         for i in batch["recording"].tolist():
@@ -266,7 +259,7 @@ def run(argv: Sequence[str]) -> int:
         raise DataError(f"was trained on {', '.join(sorted(set(holdout) & set(task.methods)))}", path=path)
     check_disjoint(task, data.parts["test"], args.data)
     print(f"Fitting the baseline on the {len(data.songs['train'])} training songs.")
-    baseline = fit_baseline(data, mel_of(task))
+    baseline = fit_baseline(data, task.mel)
     if args.baseline_out:
         baseline.save(args.baseline_out)
     rows, name = [], str(task.hparams["model"])

@@ -45,8 +45,8 @@ def about(task: SongDetector) -> str:
         f"The probability is that of the detector, which learnt to tell recordings from "
         f"versions made by: {known}. "
         "It measures how much a file sounds like those versions and is no proof of how it was made. Other "
-        "generators, neural ones above all, may go unseen, and heavy processing of a real recording may be "
-        "taken for synthesis."
+        "generators, neural ones above all, go unseen, and real recordings of other kinds of music may be "
+        "taken for synthesis; where a recording is plainly of another kind, the verdict is uncertain."
     )
 
 

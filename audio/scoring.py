@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from longseq.audio.calibration import NO_SIGN, SYNTHETIC, UNCERTAIN, Calibration
 from longseq.audio.data.reading import AudioStream
+from longseq.audio.familiarity import SECONDS, profile
 from longseq.audio.models.detector import Segment
 from longseq.audio.task import SongDetector
 from longseq.core.errors import DataError
@@ -62,12 +64,27 @@ def score_file(task: SongDetector, path: str | Path, name: str | None = None) ->
     shown = str(path) if name is None else name
     peak, failure, stream = 0.0, "", None
     segments: list[Segment] = []
+    distances: list[float] = []
+    window = round(SECONDS * task.model.sample_rate)
+    mel = copy.deepcopy(task.mel).cpu()
 
     def chunks(source: AudioStream) -> Iterator[np.ndarray]:
         nonlocal peak
+        rest = np.zeros(0, np.float32)
         for chunk in source:
             peak = max(peak, float(np.abs(chunk).max()))
+            rest = np.concatenate((rest, chunk))
+            while len(rest) >= window:
+                measure(rest[:window])
+                rest = rest[window:]
             yield chunk
+        if not distances and len(rest):
+            measure(rest)
+
+    def measure(audio: np.ndarray) -> None:
+        if task.familiarity is not None:
+            rows = profile(torch.from_numpy(audio)[None], mel)
+            distances.append(float(task.familiarity.distance(rows)[0]))
 
     try:
         stream = AudioStream(path, task.model.sample_rate)
@@ -88,6 +105,13 @@ def score_file(task: SongDetector, path: str | Path, name: str | None = None) ->
     parts = [calibration.probability(segment.logit) for segment in segments]
     verdict = UNCERTAIN if seconds < SHORT else calibration.verdict(probability)
     reason = _reason(calibration, probability, verdict, parts, seconds)
+    distance = float(np.mean(distances)) if distances else 0.0
+    if verdict != UNCERTAIN and task.familiarity is not None and distance > task.familiarity.limit:
+        verdict = UNCERTAIN
+        reason = (
+            f"unlike the music that the detector learnt from (distance {distance:.1f}, limit "
+            f"{task.familiarity.limit:.1f}): {probability:.2f} says little"
+        )
     return FileScore(shown, seconds, probability, verdict, "; ".join([reason, *notes]), segments, parts)
 
 

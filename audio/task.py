@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from longseq.audio.calibration import Calibration, calibrate
+from longseq.audio.data.module import SongData
+from longseq.audio.familiarity import Familiarity, fit_familiarity
+from longseq.audio.features import MelPower
 from longseq.audio.metrics import AUC
 from longseq.audio.models.registry import create_model, load_published
 from longseq.core.errors import ConfigError
@@ -68,6 +72,7 @@ class SongDetector(BaseTask):
         self.start_from = checkpoint
         self.label_smoothing, self.ranking, self.equaliser = label_smoothing, ranking, equaliser
         self.calibration = Calibration()
+        self.familiarity: Familiarity | None = None
         self.methods: list[str] = []
         self.songs: dict[str, list[str]] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -78,13 +83,25 @@ class SongDetector(BaseTask):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what prediction needs besides weights."""
-        return {"calibration": self.calibration.to_dict(), "methods": self.methods, "songs": self.songs}
+        return {
+            "calibration": self.calibration.to_dict(),
+            "familiarity": self.familiarity.to_dict() if self.familiarity else None,
+            "methods": self.methods,
+            "songs": self.songs,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restores what ``get_extra_state`` returned."""
         self.calibration = Calibration(**state["calibration"])
+        known = state["familiarity"]
+        self.familiarity = Familiarity(**known) if known else None
         self.methods = list(state["methods"])
         self.songs = {part: list(names) for part, names in state["songs"].items()}
+
+    @property
+    def mel(self) -> MelPower:
+        """The mel spectrogram that the model uses."""
+        return getattr(self.model, "mel", None) or self.model.ft_extractor.audio2melspec
 
     def forward(self, audio: Tensor) -> Tensor:
         """Returns the log-odds (B,) that recordings (B, N) are synthetic."""
@@ -92,8 +109,7 @@ class SongDetector(BaseTask):
 
     def _curve(self, audio: Tensor) -> Tensor:
         """Draws smooth curves over frequency (B, 1, n_mels): a few cosines of random amplitude."""
-        bands = getattr(self.model, "mel", None) or self.model.ft_extractor.audio2melspec
-        position = torch.linspace(0, 1, bands.n_mels, device=audio.device)
+        position = torch.linspace(0, 1, self.mel.n_mels, device=audio.device)
         waves = torch.arange(1, 7, device=audio.device)
         basis = torch.cos(torch.pi * waves[:, None] * position)  # (6, n_mels)
         amplitude = self.equaliser * torch.randn(len(audio), 1, len(waves), device=audio.device)
@@ -144,6 +160,9 @@ class SongDetector(BaseTask):
             torch.distributed.all_gather_object(parts, (logits, targets))
             logits, targets = (torch.cat(part) for part in zip(*parts))
         self.calibration = calibrate(np.asarray(logits), np.asarray(targets))
+        data = getattr(self.trainer, "datamodule", None)
+        if self.familiarity is None and isinstance(data, SongData):
+            self.familiarity = fit_familiarity(data, copy.deepcopy(self.mel).cpu())
 
     def on_test_epoch_start(self) -> None:
         self._seen = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+
+from longseq.core.ops.gated_norm import gated_rms_norm
 
 
 class GatedRMSNorm(nn.Module):
@@ -32,10 +33,4 @@ class GatedRMSNorm(nn.Module):
         Returns:
             (..., width) in z's dtype.
         """
-        dtype = torch.promote_types(y.dtype, torch.float32)
-        gate = silu(z.to(dtype))
-        value = y.to(dtype) if self.norm_before_gate else y.to(dtype) * gate
-        grouped = value.unflatten(-1, (self.groups, -1))
-        grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)
-        out = grouped.flatten(-2) * self.weight.to(dtype)
-        return (out * gate if self.norm_before_gate else out).to(z.dtype)
+        return gated_rms_norm(y, z, self.weight, self.groups, self.norm_before_gate, self.eps)

@@ -15,6 +15,7 @@ QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--tr
 SIZES = ["--model.context=48", "--data.context=48", "--model.horizon=12", "--data.horizon=12"]
 SMALL = {
     "mixer_forecaster": ["--model.d_model=8", "--model.n_layers=1"],
+    "electricity_demand": ["--model.d_model=8", "--model.n_layers=1"],
     "spacetime": ["--model.d_model=8", "--model.d_state=6"],
     "informer": ["--model.d_model=16", "--model.n_heads=2", "--model.d_ff=16", "--model.label=24",
                  "--model.channels=2"],

@@ -151,8 +151,11 @@ print(run(8192))
 """
     if not sys.platform.startswith("linux"):
         pytest.skip("peak memory is read from /proc")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 40  # one (B, L, D, N) tensor is 64, and autograd would keep several
+    # glibc keeps freed blocks for itself above a threshold that it moves; a fixed one counts what is in use.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert float(done.stdout) < 16  # one (B, L, D, N) tensor is 64, and autograd would keep several
 
 
 def update_inputs(heads: int | None, groups: int) -> dict[str, Tensor]:

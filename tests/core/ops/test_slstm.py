@@ -214,6 +214,10 @@ def test_empty(batch: int, heads: int, width: int) -> None:
     assert all((g == 0).all() for g in torch.autograd.grad(y.sum(), [gates, recurrent]))
 
 
+def test_python_and_kernels_agree_on_the_steps_between_saved_cells() -> None:
+    assert slstm_file._MARK == _cpu.MARK
+
+
 def test_extreme_gates_stay_finite() -> None:
     gates, recurrent, _ = problem(2, 300, 2, 4, torch.float32, state=False)
     y, last = slstm(60 * gates, recurrent)

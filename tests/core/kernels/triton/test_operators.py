@@ -165,13 +165,13 @@ def test_low_precision(decay: str, dtype: torch.dtype, device: str) -> None:
     assert_agree(fast, reference, attention_inputs(9, decay), device, dtype)
 
 
-@pytest.mark.parametrize("length", [1, 19])
-def test_ssd(length: int, device: str) -> None:
-    n = normal(length)
+@pytest.mark.parametrize(("length", "groups"), [(1, 2), (19, 1)])
+def test_ssd(length: int, groups: int, device: str) -> None:
+    n, heads = normal(length), 2 * groups
     tensors = {
-        "x": n(1, length, 4, 3), "dt": n(1, length, 4), "A": -n(4).exp(), "B": n(1, length, 2, 5),
-        "C": n(1, length, 2, 5), "D": n(4), "z": n(1, length, 4, 3), "dt_bias": n(4),
-        "initial_states": n(1, 4, 3, 5),
+        "x": n(1, length, heads, 3), "dt": n(1, length, heads), "A": -n(heads).exp(),
+        "B": n(1, length, groups, 5), "C": n(1, length, groups, 5), "D": n(heads),
+        "z": n(1, length, heads, 3), "dt_bias": n(heads), "initial_states": n(1, heads, 3, 5),
     }  # fmt: skip
     options = {"dt_softplus": True, "resets": some_resets(length, device) if length > 1 else None}
     assert_agree(
@@ -208,13 +208,13 @@ def test_mlstm_gradient_through_the_stabiliser(device: str) -> None:
     fast, reference = (
         memory(f, eps=0.5, **o) for f, o in ((mlstm, {"backend": "triton"}), (mlstm_reference, {}))
     )
-    assert_agree(fast, reference, mlstm_inputs(19, shift=0.0), device)
+    assert_agree(fast, reference, mlstm_inputs(9, shift=0.0), device)
 
 
 def test_mlstm_of_vanishing_gates(device: str) -> None:
     """exp(-m) beyond float32: the output is 0, the state is not."""
     fast = memory(mlstm, chunk_size=16, backend="triton")
-    tensors = mlstm_inputs(19, shift=-95.0)
+    tensors = mlstm_inputs(9, shift=-95.0)
     actual = run(fast, tensors, False, torch.float32, device)
     expected = run(memory(mlstm_reference), tensors, True, torch.float32, device)
     assert all(value.isfinite().all() for value in actual.values())
@@ -237,7 +237,7 @@ def test_arguments_of_any_strides(device: str) -> None:
 
 
 def test_the_same_twice(device: str) -> None:
-    tensors = attention_inputs(19, "head", groups=1)
+    tensors = attention_inputs(7, "head")
     fast = attention(linear_attention, chunk_size=16, backend="triton")
     first, second = (run(fast, tensors, False, torch.float32, device) for _ in range(2))
     for key, value in first.items():
