@@ -19,8 +19,6 @@ from longseq.core.mixers.base import (
     register_mixer,
     segment_resets,
 )
-from longseq.core.ops.backends import cpu_reason
-from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.lti import lti_scan
 from longseq.core.ops.s4_kernel import Discretisation, as_complex, discretise, wide
 from longseq.core.ops.ssm_init import (
@@ -140,11 +138,7 @@ class S5(Mixer):
         self, a: Tensor, entered: Tensor, before: Tensor | None, resets: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Returns all states (B, L, P) and the last one, for inputs B u (B, L, P)."""
-        if (
-            resets is None and cpu_reason(entered) is None
-        ):  # the compiled recurrence beats matrix products there
-            before = None if before is None else before.to(entered.dtype)
-            return linear_scan(a.to(entered.dtype), entered, before)
+        # Not linear_scan: it would round the decay to float32, an error that grows with the memory's length.
         one = torch.ones_like(a).unsqueeze(1)
         before = None if before is None else before.unsqueeze(-1)
         states, last = lti_scan(entered, a.unsqueeze(1), one, one, before, resets, self.chunk_size)

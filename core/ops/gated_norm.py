@@ -1,4 +1,4 @@
-"""Root-mean-square norm with a swish gate, in blocks of rows that stay in the caches, nothing kept but inputs."""
+"""Root-mean-square norm with a swish gate, by blocks of rows that stay in the caches; keeps only inputs."""
 
 from __future__ import annotations
 
