@@ -10,7 +10,7 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs)"
-	@echo "make test-gpu  build, check and time the CUDA kernels on this machine's GPU (under 8 minutes)"
+	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
 	@echo "make clean  remove the environment and build products"
 
@@ -52,7 +52,7 @@ unit: $(VENV)/.all
 test-gpu:
 	@mkdir -p build
 	@if [ -x $(BIN)/longseq ]; then run=$(BIN)/python; else run="env PYTHONPATH=typings $(PYTHON)"; fi; \
-	  $$run benchmarks/cuda_check.py --json build/cuda_check.json
+	  $$run -m benchmarks.gpu --json build/gpu.json
 
 # The peers must not exchange the torch that is there: it is named beside them, as it is.
 $(VENV)/.bench: $(VENV)/.all benchmarks/requirements.txt

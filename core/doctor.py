@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from longseq.core import __version__
 from longseq.core.commands.domain import list_domains, load_domain
 
+_DRIVER = Path("/proc/driver/nvidia/version")
 Row = tuple[str, str, str]
 """Section, item, value."""
 
@@ -62,14 +64,28 @@ def machine_rows() -> list[Row]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         cuda = f"{', '.join(names)} (CUDA {torch.version.cuda})"
-    elif torch.version.cuda is None:
-        cuda = "not available: this torch is built without CUDA"
-    elif not Path("/proc/driver/nvidia/version").exists():
-        cuda = "not available: no NVIDIA driver on this machine"
     else:
-        cuda = "not available: the NVIDIA driver shows no usable device"
+        cuda = f"not available: {_why_no_device(torch.version.cuda)}"
     rows.append(("machine", "CUDA", cuda))
     return rows
+
+
+def _why_no_device(built_for: str | None) -> str:
+    """Returns why torch finds no CUDA device, and what to install.
+
+    Args:
+        built_for: torch's CUDA version, None if it is built without.
+    """
+    if built_for is None:
+        return "this torch is built without CUDA; to use an NVIDIA GPU, install a PyTorch built for CUDA"
+    if not _DRIVER.exists():
+        return "no NVIDIA driver on this machine; to use a GPU, install it"
+    found = re.search(r"\d+\.\d+(\.\d+)?", _DRIVER.read_text(errors="replace"))
+    return (
+        f"this torch, built for CUDA {built_for}, finds no usable device by NVIDIA driver "
+        f"{found[0] if found else 'of unknown version'}: if there is a GPU, update the driver, or install a "
+        "PyTorch built for an older CUDA"
+    )
 
 
 def cpu_kernels() -> tuple[str | None, str]:

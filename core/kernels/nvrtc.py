@@ -7,6 +7,7 @@ renamed, so several processes may start at once; one that does not carry its own
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -255,13 +256,16 @@ def cubin(name: str, defines: Defines, architecture: int) -> bytes:
         file = cache_file(name, defines, architecture)
     except DataError:  # nowhere to keep it: compiled once a process then
         return compile_cubin(name, defines, architecture)[0]
-    if file.is_file():
+    head = len(_MAGIC) + 32
+    try:
         stored = file.read_bytes()
-        head = len(_MAGIC) + 32
-        if stored.startswith(_MAGIC) and hashlib.sha256(stored[head:]).digest() == stored[len(_MAGIC) : head]:
-            return stored[head:]
+    except OSError:  # not there, or not to be read
+        stored = b""
+    if stored.startswith(_MAGIC) and hashlib.sha256(stored[head:]).digest() == stored[len(_MAGIC) : head]:
+        return stored[head:]
     code, _ = compile_cubin(name, defines, architecture)
-    with atomic_path(file) as temporary:
+    # The kernel runs all the same where it cannot be kept: on a full disk, say.
+    with contextlib.suppress(OSError, DataError), atomic_path(file) as temporary:
         temporary.write_bytes(_MAGIC + hashlib.sha256(code).digest() + code)
     return code
 

@@ -11,12 +11,14 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import (
     Mixer,
     State,
+    check_backend,
     check_divisible,
     check_positive,
     recurrent_dtype,
     register_mixer,
     segment_resets,
 )
+from longseq.core.ops.backends import Backend
 from longseq.core.ops.linear_attention import linear_attention
 
 
@@ -39,6 +41,7 @@ class GLA(Mixer):
         gate_logit_normalizer: τ, which keeps the decays near 1.
         norm_eps: added to the mean square in the norm.
         chunk_size: positions a chunk of the operator; changes speed only.
+        backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: if ``n_heads`` does not divide the key or value width or a value is out of range.
@@ -54,6 +57,7 @@ class GLA(Mixer):
         gate_logit_normalizer: float = 16.0,
         norm_eps: float = 1e-5,
         chunk_size: int = 64,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
         d_key = check_positive("expand_k · d_model", int(d_model * expand_k))
@@ -65,6 +69,7 @@ class GLA(Mixer):
             raise ConfigError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer!r}")
         self.gate_logit_normalizer = float(gate_logit_normalizer)
         self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.backend = check_backend(backend)
         rank = check_positive("gate_low_rank_dim", gate_low_rank_dim)
         self.q_proj = nn.Linear(d_model, d_key, bias=False)
         self.k_proj = nn.Linear(d_model, d_key, bias=False)
@@ -99,5 +104,6 @@ class GLA(Mixer):
             initial_state=None if state is None else state["kv"],
             resets=segment_resets(segment_ids),
             chunk_size=self.chunk_size,
+            backend=self.backend,
         )
         return self.o_proj(self.g_norm_swish_gate(o, gate).flatten(2)), {"kv": kv}

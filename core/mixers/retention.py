@@ -11,12 +11,14 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import (
     Mixer,
     State,
+    check_backend,
     check_divisible,
     check_positive,
     recurrent_dtype,
     register_mixer,
     segment_resets,
 )
+from longseq.core.ops.backends import Backend
 from longseq.core.ops.linear_attention import linear_attention
 
 
@@ -40,6 +42,7 @@ class Retention(Mixer):
         rotary_base: base of the frequencies of R.
         norm_eps: added to the mean square in the norm.
         chunk_size: positions a chunk of the operator; changes speed only.
+        backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: if ``n_heads`` does not divide the key or value width, or the head's key width is odd.
@@ -54,6 +57,7 @@ class Retention(Mixer):
         rotary_base: float = 10000.0,
         norm_eps: float = 1e-5,
         chunk_size: int = 64,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
         d_key = check_positive("expand_k · d_model", int(d_model * expand_k))
@@ -67,6 +71,7 @@ class Retention(Mixer):
             raise ConfigError(f"rotary_base must be above 0, got {rotary_base!r}")
         self.rotary_base = float(rotary_base)
         self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.backend = check_backend(backend)
         self.q_proj = nn.Linear(d_model, d_key, bias=False)
         self.k_proj = nn.Linear(d_model, d_key, bias=False)
         self.v_proj = nn.Linear(d_model, d_value, bias=False)
@@ -103,6 +108,7 @@ class Retention(Mixer):
             initial_state=None if state is None else state["kv"],
             resets=segment_resets(segment_ids),
             chunk_size=self.chunk_size,
+            backend=self.backend,
         )
         y = self.g_norm_swish_gate(o, gate).flatten(2)
         return self.o_proj(y), {"kv": self._seen_from(kv, length)}

@@ -16,6 +16,8 @@ MAX_STATES = 64
 """Real numbers of state a channel: 64 real states or 32 complex ones."""
 SAVED = 32
 """Positions between two saved states."""
+PARTIAL_BYTES = 1 << 29
+"""Of the parts of dB and dC, one a block of channels: a backward pass that would need more runs in pieces."""
 _STRUCT = "ScanParams"
 _FORWARD, _BACKWARD = "selective_scan.cu", "selective_scan_backward.cu"
 
@@ -81,6 +83,22 @@ def plan(u: Tensor, A: Tensor, groups: int) -> Plan:
     return Plan(channels, warps, tiles, chunk, chunks)
 
 
+def piece(shape: Plan, batch: int, groups: int, states: int, item: int) -> int:
+    """Returns how many positions of each chunk a launch of the backward pass covers: all, or whole tiles.
+
+    Args:
+        shape: the grid's.
+        batch: rows.
+        groups: of the maps.
+        states: N.
+        item: bytes of a state.
+    """
+    a_position = 2 * item * shape.tiles * batch * shape.chunks * groups * states
+    tile = shape.warps * (32 // shape.channels) * 8
+    fit = PARTIAL_BYTES // a_position // tile * tile
+    return shape.chunk if fit >= shape.chunk else max(fit, tile)
+
+
 class _Call:
     """One call's tensors in the kernels' layout, its plan, macros and common arguments."""
 
@@ -107,7 +125,7 @@ class _Call:
         self.values = {
             "batch": self.batch, "length": self.length, "channels": self.width, "groups": self.groups,
             "tiles": self.plan.tiles, "chunk": self.plan.chunk, "chunks": self.plan.chunks,
-            "softplus": int(softplus),
+            "piece": self.plan.chunk, "softplus": int(softplus),
             **_cuda.rows(**dict(zip(("u", "delta", "B", "C", "z"), row_tensors))),
             **_cuda.addresses(**dict(zip(("A", "D", "bias", "initial"), dense)), resets=self.alive[-1]),
         }  # fmt: skip
@@ -185,24 +203,55 @@ def backward(
             _FORWARD, "scan_join_back",
             **_cuda.addresses(dfinal=dfinal, back=back, back_local=back_local, **parts),
         )  # fmt: skip
-    maps = (call.plan.tiles, call.batch, call.length, call.groups, call.states)
     new: dict[str, Any] = {
         name: torch.empty(t.shape, dtype=t.dtype, device=u.device)
         for name, t in (("du", u), ("ddelta", delta), ("dz", z))
         if t is not None
     }
-    new["dB"], new["dC"] = (torch.empty(maps, dtype=call.state, device=u.device) for _ in range(2))
     new["dA"] = call.per_chunk()
     new["dD"], new["dbias"] = (call.per_chunk(dtype=torch.float32, states=False) for _ in range(2))
     if initial is not None:
         new["dinitial"] = torch.empty(initial.shape, dtype=call.state, device=u.device)
-    call.launch(
-        _BACKWARD,
-        "scan_backward",
-        **_cuda.rows(dy=dy),
-        **_cuda.addresses(dfinal=dfinal, back=back, saved=saved, **new),
-    )
-    new["dB"], new["dC"] = new["dB"].sum(0), new["dC"].sum(0)
+    dB, dC = _backward_pieces(call, dy, dfinal, back, saved, new)
+    new["dB"], new["dC"] = dB[:, : call.length], dC[:, : call.length]
     new["dA"] = new["dA"].sum((0, 1)).t().contiguous()
     new["dD"], new["dbias"] = new["dD"].sum((0, 1, 2)), new["dbias"].sum((0, 1, 2))
     return new
+
+
+def _backward_pieces(
+    call: _Call, dy: Tensor, dfinal: Tensor | None, back: Tensor | None, saved: Tensor, new: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Runs the backward kernel over the pieces of the chunks, the last first.
+
+    Args:
+        call: its plan and arguments.
+        dy: gradient of the output.
+        dfinal: gradient of the final state (B, D, N), or None.
+        back: gradient that enters each chunk from its right (B, chunks, N, D); None for one chunk.
+        saved: what the forward pass saved.
+        new: gradients to be filled, but for B and C.
+
+    Returns:
+        The gradients of B and C, (B, chunks * chunk, G, N): beyond the sequence's end they mean nothing.
+    """
+    p, size = call.plan, call.state.itemsize
+    width = piece(p, call.batch, call.groups, call.states, size)
+    if width < p.chunk and back is None:  # what hands q from one piece to the next
+        back = call.per_chunk()
+        back.zero_() if dfinal is None else back.copy_(dfinal.transpose(1, 2).unsqueeze(1))
+    fixed = _cuda.rows(dy=dy) | _cuda.addresses(dfinal=dfinal, back=back, saved=saved, **new)
+    whole = (call.batch, p.chunks, p.chunk, call.groups, call.states)
+    dB, dC = (torch.empty(whole, dtype=call.state, device=call.device) for _ in range(2))
+    starts = range(0, p.chunk, width)
+    for offset in reversed(starts):
+        length = min(width, p.chunk - offset)
+        shape = (p.tiles, call.batch, p.chunks, length, call.groups, call.states)
+        parts = [torch.empty(shape, dtype=call.state, device=call.device) for _ in range(2)]
+        call.launch(
+            _BACKWARD, "scan_backward", **fixed, **_cuda.addresses(dB=parts[0], dC=parts[1]), piece=length,
+            offset=offset, resume=int(offset != starts[-1]),
+        )  # fmt: skip
+        for total, part in zip((dB, dC), parts):
+            total[:, :, offset : offset + length] = part.sum(0)
+    return dB.flatten(1, 2), dC.flatten(1, 2)

@@ -54,6 +54,22 @@ def describe() -> tuple[bool, str]:
     return reason is None, reason or "SSD, linear attention, GLA and mLSTM; compiled at first use"
 
 
+def lowered(*activations: Tensor) -> tuple[Tensor, ...]:
+    """Returns activations in autocast's dtype where it is on, as the compiled operators' autocast rule does.
+
+    Gates, decays, skips and states are not activations: they stay as they are, and are at least float32 in
+    the kernels.
+
+    Args:
+        *activations: on one device; float64 ones are returned as they are.
+    """
+    device = activations[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return activations
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in activations)
+
+
 @cache
 def _announce(operator: str, reason: str) -> None:
     warnings.warn(f"longseq.{operator} runs torch's own operations: {reason}", UserWarning, stacklevel=4)

@@ -53,11 +53,6 @@ def cpu_reason(*tensors: torch.Tensor | None) -> str | None:
     return None
 
 
-_NOT_YET = {
-    "mamba_ssm": "the mamba_ssm backend is not part of this version",
-}
-
-
 @cache
 def _announce(operator: str, reason: str) -> None:
     warnings.warn(f"longseq.{operator} runs its slow reference: {reason}", UserWarning, stacklevel=4)
@@ -81,7 +76,7 @@ def choose(operator: str, backend: str, reasons: Mapping[str, str | None]) -> st
     if backend == "reference":
         return backend
     if backend != "auto":
-        reason = reasons.get(backend, _NOT_YET.get(backend, "the operator has no such backend"))
+        reason = reasons.get(backend, "the operator has no such backend")
         if backend in reasons and reason is None:
             return backend
         raise BackendError(f"{operator}: backend {backend!r} cannot be used: {reason}")
@@ -101,8 +96,8 @@ def describe() -> list[tuple[str, bool, str]]:
             f"{module.isa()} of {', '.join(module.available_isas())}; threads from {module.thread_runtime()}"
         )
     from longseq.core.kernels import nvrtc
-    from longseq.core.ops import _triton
+    from longseq.core.ops import _mamba_ssm, _triton
 
     rows = [("reference", True, "pure torch, any device, slow"), ("cpu", _NATIVE is not None, reason)]
     rows += [("cuda", *nvrtc.describe()), ("triton", *_triton.describe())]
-    return rows + [(name, False, why) for name, why in _NOT_YET.items()]
+    return [*rows, ("mamba_ssm", *_mamba_ssm.describe())]

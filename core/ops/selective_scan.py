@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _cuda_scan, _native
+from longseq.core.ops import _cuda_scan, _mamba_ssm, _native
 from longseq.core.ops.backends import Backend, choose, cpu_reason, native
 
 _NAME = "selective_scan"
@@ -59,8 +59,13 @@ def selective_scan(
 
     Raises:
         ArgumentError: naming the argument that does not fit.
+        BackendError: if the backend asked for cannot serve the call.
     """
     B, C, resets = _check(u, delta, A, B, C, D, z, delta_bias, initial_state, resets)
+    if backend == "mamba_ssm":
+        return _mamba_ssm.selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus
+        )
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     reasons = {"cpu": cpu_reason(*tensors), "cuda": _cuda_scan.reason(*tensors, A=A)}
     if choose(_NAME, backend, reasons) == "reference":

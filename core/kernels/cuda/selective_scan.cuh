@@ -1,4 +1,4 @@
-// Selective scan: what its forward and backward kernels share. See docs/architecture.md for the plan of attack.
+// Selective scan: what its forward and backward kernels share. See docs/architecture.md, "The CUDA kernels".
 //
 // A block serves kChannels adjacent channels of one row, so that B and C are read once for all of them, and splits
 // a tile of kTile positions over kWarps * kSubs "slots", each of which runs kItems positions as a chain. Chains
@@ -37,14 +37,15 @@ constexpr int kBackwardBlocks = 8 / kWarps;
 static_assert(kStates % kGroup == 0 && kTile % kSaved == 0 && kSaved % kItems == 0, "selective scan: sizes");
 
 // All fields are 64 bits wide: numbers, strides in elements, and addresses (0 for an absent tensor). The host reads
-// their names from here. Dense: A (D, N), D and bias (D), initial and final (B, D, N), resets (B, L),
+// their names from here. A launch covers, of each chunk, the `piece` positions from `offset` on: all of it but in
+// the backward pass. Dense: A (D, N), D and bias (D), initial and final (B, D, N), resets (B, L),
 // starts, local, back and back_local (B, chunks, N, D), sums (B, chunks, D), shut (B, chunks),
 // saved (B, ceil(L / kSaved), N, D), and the partial gradients as their kernels say.
 struct ScanParams {
-  i64 batch, length, channels, groups, tiles, chunk, chunks, softplus;
+  i64 batch, length, channels, groups, tiles, chunk, chunks, piece, offset, softplus;
   i64 u, u_b, u_t, delta, delta_b, delta_t, B, B_b, B_t, C, C_b, C_t, z, z_b, z_t, y, y_b, y_t;
   i64 A, D, bias, initial, resets, final, saved, starts, local, sums, shut;
-  i64 dy, dy_b, dy_t, dfinal, du, ddelta, dz, dB, dC, dA, dD, dbias, dinitial, back, back_local;
+  i64 dy, dy_b, dy_t, dfinal, du, ddelta, dz, dB, dC, dA, dD, dbias, dinitial, back, back_local, resume;
 };
 
 struct alignas(kGroup * sizeof(State)) Pack {
@@ -75,8 +76,9 @@ struct Place {
     active = within < width;
     d = g * width + (active ? within : 0);
     chunk = blockIdx.y;
-    begin = chunk * p.chunk;
-    end = begin + p.chunk < p.length ? begin + p.chunk : p.length;
+    const i64 first = chunk * p.chunk + p.offset, stop = first + p.piece < p.length ? first + p.piece : p.length;
+    begin = first;
+    end = stop < first ? first : stop;  // the last chunk may be shorter than `offset`
   }
 };
 

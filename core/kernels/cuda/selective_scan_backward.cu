@@ -3,8 +3,10 @@
 // q is the gradient that reaches a state from later positions: G_t = q + C_t' dy_t, q becomes conj(a_t) G_t. It is
 // a scan from right to left with the forward's decays, so both directions are joined at once. The gradients of B
 // and C are summed over the block's channels inside each warp, by halving, and written once a block (dB, dC:
-// (tiles, B, L, G, N)); those of A, D and delta_bias once a chunk (dA (B, chunks, N, D), dD and dbias
+// (tiles, B, chunks, piece, G, N)); those of A, D and delta_bias once a chunk (dA (B, chunks, N, D), dD and dbias
 // (B, chunks, D)): the host adds these parts up in a fixed order. No atomics: the same gradients every time.
+// So that the parts of dB and dC stay small at any length, a launch may cover one piece of every chunk, the last
+// piece first; q goes from one launch to the next through `back`, and the sums of the others are added to.
 #include "selective_scan.cuh"
 
 struct BackwardShared {
@@ -31,8 +33,10 @@ DEVICE void load_gradient(const ScanParams& p, const Place& place, int t, float 
   }
 }
 
-// The largest tile start of a chunk.
-DEVICE int last_tile(const Place& place) { return place.begin + (place.end - place.begin - 1) / kTile * kTile; }
+// The largest tile start of a chunk; before its begin where it is empty.
+DEVICE int last_tile(const Place& place) {
+  return place.begin + ((place.end - place.begin + kTile - 1) / kTile - 1) * kTile;
+}
 
 DEVICE i64 chunk_row(const ScanParams& p, const Place& place) {
   return ((place.b * p.chunks + place.chunk) * kStates) * p.channels + place.d;
@@ -139,7 +143,8 @@ KERNEL(scan_backward, ScanParams, kThreads, kBackwardBlocks) {
       else if (p.dfinal) q = at<const State>(p.dfinal)[row * kStates + n];
     }
     s.carry[0][n][place.channel] = q;
-    s.decays[n][place.channel] = zero<State>();
+    s.decays[n][place.channel] =
+        p.resume && place.active ? at<const State>(p.dA)[chunk_row(p, place) + n * p.channels] : zero<State>();
   }
   const float skip = p.D && place.active ? at<const float>(p.D)[place.d] : 0.0f;
   float sum_D = 0.0f, sum_bias = 0.0f;
@@ -274,7 +279,7 @@ KERNEL(scan_backward, ScanParams, kThreads, kBackwardBlocks) {
     }
     __syncthreads();
     fold_decays(s, parity ^ 1, kStates - kGroup);
-    const i64 part = (place.tile * p.batch + place.b) * p.length;
+    const i64 part = ((place.tile * p.batch + place.b) * p.chunks + place.chunk) * p.piece - place.begin;
     for (int k = threadIdx.x; k < kTile * kStates; k += kThreads) {
       const int item = k / kStates, n = k % kStates;
       if (t0 + item >= place.end) break;
@@ -312,11 +317,13 @@ KERNEL(scan_backward, ScanParams, kThreads, kBackwardBlocks) {
   if (!place.active) return;
   if (place.slot == 0) {
     const i64 to = (place.b * p.chunks + place.chunk) * p.channels + place.d;
-    at<float>(p.dD)[to] = sum_D;
-    at<float>(p.dbias)[to] = sum_bias;
+    at<float>(p.dD)[to] = (p.resume ? at<const float>(p.dD)[to] : 0.0f) + sum_D;
+    at<float>(p.dbias)[to] = (p.resume ? at<const float>(p.dbias)[to] : 0.0f) + sum_bias;
   }
   for (int n = place.slot; n < kStates; n += kSlots) {
     at<State>(p.dA)[chunk_row(p, place) + n * p.channels] = s.decays[n][place.channel];
-    if (p.dinitial && place.chunk == 0) at<State>(p.dinitial)[row * kStates + n] = s.carry[tile & 1][n][place.channel];
+    const State q = s.carry[tile & 1][n][place.channel];
+    if (p.offset > 0) at<State>(p.back)[chunk_row(p, place) + n * p.channels] = q;
+    else if (p.dinitial && place.chunk == 0) at<State>(p.dinitial)[row * kStates + n] = q;
   }
 }

@@ -28,6 +28,7 @@ class Case:
     batch: int = 2
     multiprocessors: int = 1
     chunk: int = 0
+    pieces: bool = False
     dtype: torch.dtype = torch.float32
 
 
@@ -36,6 +37,9 @@ CASES = {
     "wide": Case(75, 80, 4, groups=2),
     "split": Case(300, 5, 4, chunk=128),
     "split without resets": Case(300, 5, 4, given="Dzbsi", chunk=128),
+    "pieces": Case(300, 5, 4, pieces=True, batch=1),
+    "pieces, no state": Case(140, 5, 4, groups=5, given="zs", pieces=True),
+    "pieces of a split": Case(600, 3, 2, chunk=256, pieces=True, batch=1),
     "complex, split": Case(140, 3, 2, given="Dzbsirc", chunk=128, batch=1),
     "odd, bare": Case(33, 20, 3, given="", batch=1),
     "bf16": Case(40, 6, 4, dtype=torch.bfloat16),
@@ -120,6 +124,8 @@ def test_agrees_with_the_float64_recurrence(
         monkeypatch.setattr(
             _cuda, "split", lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk)
         )
+    if case.pieces:
+        monkeypatch.setattr(_cuda_scan, "PARTIAL_BYTES", 0)
     tensors = make(case)
     g = torch.Generator().manual_seed(1)
     dy = torch.randn(case.batch, case.length, case.width, generator=g).to(case.dtype)
@@ -137,6 +143,34 @@ def test_agrees_with_the_float64_recurrence(
         for again in runs[1:]:  # threads in another order: a missing barrier would show
             assert torch.equal(runs[0][key], again[key]), key
     assert ("scan_summary" in emulator.launched) == bool(case.chunk)
+    launches = emulator.launched.count("scan_backward") // len(runs)
+    assert launches == (-(-(case.chunk or case.length) // 128) if case.pieces else 1)
+
+
+def test_parts_of_the_gradients_of_the_maps_are_bounded_at_any_length() -> None:
+    """The parts at L = 1M, D = 1536, N = 16 would be 25.8 GB: 192 blocks of eight channels."""
+    shape = _cuda_scan.Plan(channels=8, warps=4, tiles=192, chunk=1 << 20, chunks=1)
+    length = _cuda_scan.piece(shape, 1, 1, 16, 4)
+    assert length % 128 == 0 and 1 << 14 < length < 1 << 16
+    assert 0.9 * _cuda_scan.PARTIAL_BYTES < 2 * 4 * 192 * 16 * length <= _cuda_scan.PARTIAL_BYTES
+    split = _cuda_scan.Plan(channels=8, warps=4, tiles=8, chunk=21504, chunks=49)
+    assert _cuda_scan.piece(split, 1, 1, 16, 4) * 49 * 2 * 4 * 8 * 16 <= _cuda_scan.PARTIAL_BYTES
+    short = _cuda_scan.Plan(channels=32, warps=4, tiles=48, chunk=2000, chunks=1)
+    assert _cuda_scan.piece(short, 64, 1, 16, 4) == 1344 and _cuda_scan.piece(short, 8, 1, 16, 4) == 2000
+    assert _cuda_scan.piece(short, 1 << 20, 1, 16, 4) == 32  # never less than a tile
+
+
+def test_pieces_change_nothing_but_roundings(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["pieces"]
+    tensors, dfinal = make(case), torch.ones(1, 5, 4)
+    dy = torch.linspace(-1, 1, 1500).view(1, 300, 5)
+    whole = run(case, tensors, dy, dfinal)
+    monkeypatch.setattr(_cuda_scan, "PARTIAL_BYTES", 0)
+    for key, value in run(case, tensors, dy, dfinal).items():
+        if key in ("dD", "ddelta_bias"):  # summed in another order
+            torch.testing.assert_close(value, whole[key], rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(value, whole[key]), key
 
 
 def test_nan_does_not_pass_a_reset(emulator: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fnmatch
 import re
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +103,24 @@ def test_a_wrong_source_is_reported_with_the_compilers_message() -> None:
         nvrtc.compile_cubin("linear_scan.cu", {"LONGSEQ_COMPLEX": 0, "LONGSEQ_REVERSE": 0}, 90)
 
 
+def test_a_wheel_carries_every_source() -> None:
+    """Nothing that the packaging leaves out is a CUDA source, or a header that one includes."""
+    root = Path(__file__).parents[3]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    ignored = (root / ".gitignore").read_text().split() if (root / ".gitignore").is_file() else []
+    patterns = [*settings["wheel"]["exclude"], *settings["sdist"]["exclude"], *ignored]
+    assert settings["wheel"]["packages"]["longseq/core"] == "core"
+    files = sorted(nvrtc.SOURCES.iterdir())
+    assert {file.suffix for file in files} == {".cu", ".cuh"}
+    for file in files:
+        parts = Path("core/kernels/cuda") / file.name
+        for pattern in patterns:
+            plain = pattern.strip("/")
+            hit = fnmatch.fnmatch(str(parts), plain) or any(fnmatch.fnmatch(p, plain) for p in parts.parts)
+            assert not hit, (file.name, pattern)
+        assert '#include "' not in nvrtc.source(file.name)  # each is found beside it
+
+
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
     """Compilations are written down instead of made; the cache is empty."""
@@ -153,6 +173,22 @@ def test_many_may_compile_at_once_and_nowhere_to_keep_it_is_no_error(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "file"))
     assert nvrtc.cubin("linear_scan.cu", TINY, 90) == results[0]
+
+
+def test_a_cache_that_cannot_be_used_costs_time_only(
+    compiled: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        raise OSError(28, "No space left on device")
+        yield path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc, "atomic_path", full)
+        code = nvrtc.cubin("linear_scan.cu", TINY, 90)
+    assert code.startswith(b"code of") and not list((tmp_path / "cache" / "kernels").iterdir())
+    nvrtc.cache_file("linear_scan.cu", TINY, 90).mkdir()  # neither to be read nor replaced
+    assert nvrtc.cubin("linear_scan.cu", TINY, 90) == code and len(compiled) == 2
 
 
 def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[Any]) -> None:
@@ -255,6 +291,29 @@ def test_reasons_without_nvrtc(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyP
     for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
         cached.cache_clear()
     assert nvrtc.device_reason(0) is not None
+
+
+def test_reason_of_a_compiler_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bindings load, NVRTC itself does not: what the bindings raise then becomes what to install."""
+
+    def missing() -> Any:
+        raise RuntimeError('Failure finding "libnvrtc.so"')
+
+    monkeypatch.setattr(nvrtc, "_load", lambda: (SimpleNamespace(nvrtcVersion=missing), None, ""))
+    cached = (nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason)
+    for one in cached:
+        one.cache_clear()
+    reason = nvrtc.nvrtc_reason()
+    assert reason is not None and re.search(r"does not load .*libnvrtc.*pip install cuda-bindings", reason)
+    with pytest.raises(BackendError, match="libnvrtc"):
+        nvrtc.compile_cubin("linear_scan.cu", TINY, 90)
+    for one in cached:
+        one.cache_clear()
+
+
+def test_reason_of_another_makers_gpu(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "built for ROCm" in str(nvrtc.device_reason(0))
 
 
 def test_reasons_of_tensors() -> None:

@@ -27,9 +27,10 @@ def in_process(*command: str, interpret: bool) -> str:
     return run.stdout
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="test_operators.py itself runs on the GPU")
-def test_operators_by_the_interpreter() -> None:
-    out = in_process("-m", "pytest", "-p", "no:cacheprovider", "test_operators.py", interpret=True)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tests themselves run on the GPU")
+@pytest.mark.parametrize("file", ["test_operators.py", "test_half_precision.py"])
+def test_operators_by_the_interpreter(file: str) -> None:
+    out = in_process("-m", "pytest", "-p", "no:cacheprovider", file, interpret=True)
     assert " passed" in out and "skipped" not in out, out[-2000:]
 
 
