@@ -182,6 +182,10 @@ CASES: tuple[Case, ...] = (
                 "xlstm chunkwise", peers.xlstm_chunkwise, "mlstm-kernels", modes=_SEQUENCE,
                 note="its layer with mlstm-kernels' native chunkwise kernel",
             ),
+            Side(
+                "xlstm custbw", peers.xlstm_custom_backward, "mlstm-kernels", modes=_SEQUENCE,
+                note="the same with the kernel's own backward (no gradient of the denominator), chunk 256",
+            ),
         ),
         _mlstm_work, modes=_ALL, longest=1 << 16,
     ),

@@ -137,10 +137,10 @@ def xlstm_mlstm(block: Block, shape: Shape, mode: Mode) -> Program:
     return _xlstm_step(layer, block[1]) if mode == "step" else program(layer, layer, block[1], mode)
 
 
-def xlstm_chunkwise(block: Block, shape: Shape, mode: Mode) -> Program:
-    """The same layer with the chunkwise native kernel of mlstm-kernels in place of its own."""
+def _chunkwise(block: Block, shape: Shape, mode: Mode, kernel_name: str, chunk: int) -> Program:
+    """xLSTM's layer with a chunkwise native kernel of mlstm-kernels in place of its own."""
     module = load("xlstm.blocks.mlstm.layer")
-    kernel = load("mlstm_kernels.torch").get_mlstm_kernel("chunkwise--native_autograd")
+    kernel = load("mlstm_kernels.torch").get_mlstm_kernel(f"chunkwise--{kernel_name}")
     configuration = module.mLSTMLayerConfig(embedding_dim=shape.width, num_heads=4, context_length=1)
     layer = _on_our_weights(module.mLSTMLayer(configuration), block[0], shape)
 
@@ -148,10 +148,23 @@ def xlstm_chunkwise(block: Block, shape: Shape, mode: Mode) -> Program:
         queries: Tensor, keys: Tensor, values: Tensor, igate_preact: Tensor, fgate_preact: Tensor, **_: Any
     ) -> Any:
         gates = {"i": igate_preact.squeeze(-1), "f": fgate_preact.squeeze(-1)}
-        return kernel(q=queries, k=keys, v=values, **gates, chunk_size=min(64, shape.length))
+        return kernel(q=queries, k=keys, v=values, **gates, chunk_size=min(chunk, shape.length))
 
     layer.mlstm_cell.backend_fn = chunkwise
     return program(layer, layer, block[1], mode)
+
+
+def xlstm_chunkwise(block: Block, shape: Shape, mode: Mode) -> Program:
+    """xLSTM's layer with the chunkwise native kernel of mlstm-kernels, its derivative by autograd."""
+    return _chunkwise(block, shape, mode, "native_autograd", 64)
+
+
+def xlstm_custom_backward(block: Block, shape: Shape, mode: Mode) -> Program:
+    """The same with the kernel's hand-written backward and larger chunks: its fastest form without a GPU.
+
+    That backward leaves out the gradient of the denominator, which ours does not.
+    """
+    return _chunkwise(block, shape, mode, "native_custbw", 256)
 
 
 def xlstm_slstm(block: Block, shape: Shape, mode: Mode) -> Program:
@@ -219,6 +232,14 @@ def s5_pytorch(block: Block, shape: Shape, mode: Mode) -> Program:
     return program(layer, layer, x, mode)
 
 
+def _plain_glu(sequence: nn.Module, x: Tensor) -> Tensor:
+    """The linear map and its gate in torch's own operators, whatever ours runs."""
+    assert isinstance(sequence, nn.Sequential)
+    linear = sequence[0]
+    assert isinstance(linear, nn.Linear)
+    return F.glu(F.linear(x, linear.weight, linear.bias))
+
+
 def plain_s4d(block: Block, shape: Shape, mode: Mode) -> Program:
     """S4D as its paper's listing: a kernel through a tensor (H, N, L), then FFTs of twice the length."""
     mixer, x = block
@@ -232,8 +253,7 @@ def plain_s4d(block: Block, shape: Shape, mode: Mode) -> Program:
         weights = b * c * (step.exp() - 1) / rates
         taps = 2 * torch.einsum("hn,hnl->hl", weights, torch.exp(step.unsqueeze(-1) * positions)).real
         y = plain_fft_conv(u.transpose(1, 2), taps, mixer.layer.D[0])
-        out: Tensor = mixer.output_linear(F.gelu(y.transpose(1, 2)))
-        return out
+        return _plain_glu(mixer.output_linear, F.gelu(y.transpose(1, 2)))
 
     return program(mixer, call, x, mode)
 
@@ -245,8 +265,7 @@ def plain_long_conv(block: Block, shape: Shape, mode: Mode) -> Program:
 
     def call(u: Tensor) -> Tensor:
         y = plain_fft_conv(u.transpose(1, 2), mixer.kernel()[0], mixer.D[0])
-        out: Tensor = mixer.output_linear(F.gelu(y.transpose(1, 2)))
-        return out
+        return _plain_glu(mixer.output_linear, F.gelu(y.transpose(1, 2)))
 
     return program(mixer, call, x, mode)
 

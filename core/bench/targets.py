@@ -84,7 +84,7 @@ TARGETS: tuple[Target, ...] = (
     _ratios("mamba", "Mamba block, training step, L 1024", "training", 50, "transformers", length=1024),
     _ratios("mamba", "Mamba block, training step", "training", 8, "mambapy"),
     _ratios("mamba2", "Mamba-2 block, training step", "training", 3, "transformers"),
-    _ratios("mlstm", "mLSTM block, training step", "training", 2, "xlstm", "xlstm chunkwise"),
+    _ratios("mlstm", "mLSTM block, training step", "training", 2, "xlstm", "xlstm chunkwise", "xlstm custbw"),
     _ratios("slstm", "sLSTM block, training step", "training", 5, "xlstm"),
     _ratios("slstm", "sLSTM block, training step", "training", 0.7, "nn.LSTM"),
     *_convolutions(),

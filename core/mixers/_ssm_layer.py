@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._linear import LinearGLU
 from longseq.core.mixers.base import Mixer, State, check_positive, recurrent_dtype, segment_resets
 from longseq.core.ops.lti import lti_scan
 from longseq.core.ops.s4_kernel import vandermonde_kernel
@@ -55,7 +56,7 @@ class SSMLayer(Mixer):
         # The published layers keep the linear map as the first item of a sequence.
         self.output_linear = nn.Sequential()
         if output == "glu":
-            self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+            self.output_linear = LinearGLU(d_model, d_model)
         elif output == "linear":
             self.output_linear = nn.Sequential(nn.Linear(d_model, d_model))
 

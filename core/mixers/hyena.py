@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._linear import split_bias
 from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer, segment_resets
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import MAX_WIDTH, causal_conv1d
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
+from longseq.core.ops.gated_conv import gated_conv
 
 _CACHED_VALUES = 1 << 24  # a larger filter is kept between calls only where positions come few at a time
 _POSITIONS = 1 << 16  # without gradients, a longer input goes through position-wise maps in such blocks ...
@@ -269,6 +271,9 @@ class Hyena(Mixer):
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         if state is None:
+            blocks = x.shape[1] > _POSITIONS and not torch.is_grad_enabled()
+            if segment_ids is None and self.order == 2 and self.taps <= MAX_WIDTH and not blocks:
+                return self._forward_whole(x)
             state = self.init_state(x.shape[0], x.device, x.dtype)
         history = state["conv_history"]
         if x.shape[1] > _POSITIONS and segment_ids is None and not torch.is_grad_enabled():
@@ -289,6 +294,23 @@ class Hyena(Mixer):
             "conv_history": carry_history(torch.cat(inputs, -1), history, self.l_max, segment_ids),
         }
         return y, after
+
+    def _forward_whole(self, x: Tensor) -> tuple[Tensor, State]:
+        """As ``forward``, for whole sequences and order 2: all between the projections is one operator."""
+        projected, shift = split_bias(self.in_proj, x)
+        short, kernel = self.short_filter, self.filter_fn(x.shape[1])
+        y, inputs = gated_conv(
+            projected, short.weight.squeeze(1), short.bias, kernel, self.filter_fn.bias, shift
+        )
+        past = self.taps - 1
+        recent = projected[:, max(0, x.shape[1] - past) :] if past else projected[:, :0]
+        recent = recent if shift is None else recent + shift
+        after = {
+            # padded or copied: the slice would keep all of it alive
+            "conv_state": nn.functional.pad(recent, (0, 0, past - recent.shape[1], 0)).clone(),
+            "conv_history": inputs,
+        }
+        return self.out_proj(y), after
 
     def _short_conv(self, x: Tensor, past: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias

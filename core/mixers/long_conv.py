@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers._linear import LinearGLU, mix_gelu
 from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 
@@ -136,7 +137,7 @@ class LongConv(Mixer):
     ) -> tuple[Tensor, State]:
         history = None if state is None else state["conv_history"]
         y = multi_channel_conv(x, self.kernel(), self.D, history, segment_ids)
-        y = self.output_linear(self.dropout(nn.functional.gelu(y)))
+        y = mix_gelu(self.output_linear, self.dropout, y)
         return y, {"conv_history": carry_history(x, history, self.l_max - 1, segment_ids)}
 
     def init_state(
@@ -180,5 +181,5 @@ def output_map(postact: str, width: int, d_model: int) -> nn.Module:
         d_model: of its output.
     """
     if postact == "glu":
-        return nn.Sequential(nn.Linear(width, 2 * d_model), nn.GLU(-1))
+        return LinearGLU(width, d_model)
     return nn.Linear(width, d_model) if postact == "linear" else nn.Identity()

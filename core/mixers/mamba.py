@@ -15,17 +15,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import (
     Mixer,
     State,
+    check_backend,
     check_positive,
+    convolution_backend,
     recurrent_dtype,
     register_mixer,
     segment_resets,
 )
-from longseq.core.ops.backends import BACKENDS, Backend
+from longseq.core.ops.backends import Backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from longseq.core.ops.mamba_step import mamba_step, plain_maps, serves
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.state_update import direct, state_update
 
@@ -45,7 +48,7 @@ class Mamba(Mixer):
         dt_init_floor: step sizes are clamped to at least this at initialisation.
         bias: whether the input and output projections have biases.
         conv_bias: whether the convolution has one.
-        backend: of the two operators.
+        backend: of the scan, and of the convolution where it has that one; see ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: for sizes that are not positive, or an unknown backend.
@@ -74,9 +77,7 @@ class Mamba(Mixer):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else check_positive("dt_rank", dt_rank)
         if not 0 < dt_min <= dt_max:
             raise ConfigError(f"dt_min ({dt_min}) must be positive and at most dt_max ({dt_max})")
-        if backend not in BACKENDS:
-            raise ConfigError(f"no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
-        self.backend: Backend = backend
+        self.backend = check_backend(backend)
 
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)
@@ -107,7 +108,7 @@ class Mamba(Mixer):
             initial_state=None if state is None else state["conv"],
             resets=resets,
             activation="silu",
-            backend=self.backend,
+            backend=convolution_backend(self.backend),
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # The bias is added inside the scan, in float32, whatever the activations are.
@@ -137,6 +138,14 @@ class Mamba(Mixer):
         fits = fits and ssm.shape == (batch, self.d_inner, self.d_state)
         if not fits or self.backend not in ("auto", "cpu") or not direct(*used):
             return super().step(x_t, state)  # which names what does not fit
+        weights = (
+            self.in_proj.weight, self.in_proj.bias, taps, bias, self.x_proj.weight, self.dt_proj.weight,
+            self.dt_proj.bias, self.A_log, self.D, self.out_proj.weight, self.out_proj.bias,
+        )  # fmt: skip
+        maps = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
+        if plain_maps(*maps) and direct(*weights) and serves(ssm, x_t, (conv, *weights)):
+            y, conv, ssm = mamba_step(x_t, conv, ssm, weights)
+            return y, {"conv": conv, "ssm": ssm}
         u, z = self.in_proj(x_t).split(self.d_inner, dim=-1)
         u, conv = causal_conv1d_step(u, taps.squeeze(1), bias, conv, "silu")
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

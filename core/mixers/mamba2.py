@@ -13,12 +13,15 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import (
     Mixer,
     State,
+    check_backend,
     check_divisible,
     check_positive,
+    convolution_backend,
     recurrent_dtype,
     register_mixer,
     segment_resets,
 )
+from longseq.core.ops.backends import Backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.ssd import ssd
 from longseq.core.ops.state_update import direct, state_update
@@ -53,6 +56,8 @@ class Mamba2(Mixer):
         bias: whether the projections have a bias.
         conv_bias: whether the convolution has one.
         chunk_size: positions a chunk of the operator; changes speed only.
+        backend: of the operator, and of the convolution where it has that one; see
+            ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: if ``headdim`` or ``ngroups`` does not divide, or a value is out of range.
@@ -80,6 +85,7 @@ class Mamba2(Mixer):
         bias: bool = False,
         conv_bias: bool = True,
         chunk_size: int = 64,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
         self.d_state, self.d_conv = check_positive("d_state", d_state), check_positive("d_conv", d_conv)
@@ -102,6 +108,7 @@ class Mamba2(Mixer):
         self.headdim, self.ngroups = headdim, ngroups
         self.dt_limit = (float(dt_limit[0]), float(dt_limit[1]))
         self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.backend = check_backend(backend)
         self.conv_dim = self.d_ssm + 2 * ngroups * d_state
 
         # Rows of in_proj: [MLP gate, MLP value, z, x, B, C, dt].
@@ -142,6 +149,7 @@ class Mamba2(Mixer):
             None if state is None else state["conv"],
             resets,
             activation="silu",
+            backend=convolution_backend(self.backend),
         )
         maps = self.ngroups * self.d_state
         u, maps_in, maps_out = mixed.split([self.d_ssm, maps, maps], dim=-1)
@@ -161,6 +169,7 @@ class Mamba2(Mixer):
             resets=resets,
             dt_softplus=True,
             dt_limit=self.dt_limit,
+            backend=self.backend,
         )
         y = y.flatten(2)
         return self._finish(y, z, mlp_gate, mlp_value), {"conv": conv, "ssm": ssm}
@@ -172,7 +181,7 @@ class Mamba2(Mixer):
         batch = x_t.shape[0]
         fits = conv.shape == (batch, self.d_conv - 1, self.conv_dim)
         fits = fits and ssm.shape == (batch, self.nheads, self.headdim, self.d_state)
-        if not fits or not direct(*used):
+        if not fits or self.backend not in ("auto", "cpu") or not direct(*used):
             return super().step(x_t, state)  # which names what does not fit
         d_mlp, maps = self.d_inner - self.d_ssm, self.ngroups * self.d_state
         mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(

@@ -14,13 +14,18 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import (
     Mixer,
     State,
+    check_backend,
     check_divisible,
     check_positive,
+    convolution_backend,
     recurrent_dtype,
     register_mixer,
     segment_resets,
 )
+from longseq.core.ops.backends import Backend
+from longseq.core.ops.block_linear import block_linear, by_kernel, composed
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.gated_norm import gated_layer_norm
 from longseq.core.ops.mlstm import mlstm
 
 _MERGED_WIDTH = 64
@@ -35,32 +40,45 @@ class _HeadwiseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        return _headwise(x, self)[0]
+
+    def by_products(self, x: Tensor) -> Tensor:
+        """The map without its bias by matrix products, for low precision, wide blocks and GPUs."""
         count, block, _ = self.weight.shape
         rows = x.numel() // x.shape[-1]
         merged = math.gcd(count, max(1, _MERGED_WIDTH // block)) if rows >= _MERGED_WIDTH else 1
         if merged == 1:
-            y = torch.einsum("...hp,hop->...ho", x.unflatten(-1, (count, block)), self.weight).flatten(-2)
-        else:
-            # Many tiny products take longer than fewer larger ones whose other entries are zero.
-            units = torch.eye(merged, dtype=self.weight.dtype, device=self.weight.device)
-            weight = self.weight.view(-1, merged, 1, block, block) * units[:, :, None, None]
-            weight = weight.transpose(2, 3).reshape(-1, merged * block, merged * block)
-            columns = x.reshape(rows, *weight.shape[:2]).transpose(0, 1)
-            y = torch.bmm(columns, weight.mT).transpose(0, 1).reshape(x.shape)
-        return y if self.bias is None else y + self.bias
+            return composed(x, self.weight)
+        # Many tiny products take longer than fewer larger ones whose other entries are zero.
+        units = torch.eye(merged, dtype=self.weight.dtype, device=self.weight.device)
+        weight = self.weight.view(-1, merged, 1, block, block) * units[:, :, None, None]
+        weight = weight.transpose(2, 3).reshape(-1, merged * block, merged * block)
+        columns = x.reshape(rows, *weight.shape[:2]).transpose(0, 1)
+        return torch.bmm(columns, weight.mT).transpose(0, 1).reshape(x.shape)
+
+
+def _headwise(x: Tensor, *maps: _HeadwiseLinear) -> list[Tensor]:
+    """Applies maps with blocks of one size to the same input."""
+    weights = [m.weight for m in maps]
+    outputs = block_linear(x, *weights) if by_kernel(x, *weights) else [m.by_products(x) for m in maps]
+    return [y if m.bias is None else y + m.bias for y, m in zip(outputs, maps)]
 
 
 class _HeadNorm(nn.Module):
-    """Normalises each head (B, L, H, V) on its own; the scale is stored less 1, as published."""
+    """Normalises each head of h (B, L, H, V) on its own, adds s · u and gates; the scale is stored less 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1).flatten(1)
-        weight = 1.0 + self.weight.to(x.dtype)
-        return group_norm(rows, x.shape[2], weight, eps=1e-5).view(*x.shape[:2], -1)
+    def forward(self, h: Tensor, u: Tensor, skip: Tensor, z: Tensor) -> Tensor:
+        h = h.to(recurrent_dtype(h.dtype))
+        weight = 1.0 + self.weight.to(h.dtype)
+        if {u.dtype, z.dtype, skip.dtype} == {h.dtype}:
+            return gated_layer_norm(h.flatten(2), z, weight, u, skip, h.shape[2])
+        rows = h.flatten(0, 1).flatten(1)
+        normed = group_norm(rows, h.shape[2], weight, eps=1e-5).view(*h.shape[:2], -1).to(u.dtype)
+        return (normed + skip.to(u.dtype) * u) * silu(z)
 
 
 class _Cell(nn.Module):
@@ -100,6 +118,8 @@ class MLSTM(Mixer):
         bias: whether the projections have a bias.
         n_blocks: number of layers in the stack; scales the initial down-projection.
         chunk_size: positions a chunk of the operator; changes speed only.
+        backend: of the operator, and of the convolution where it has that one; see
+            ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: if ``n_heads`` or ``qkv_block`` does not divide the inner width, or a value is wrong.
@@ -116,6 +136,7 @@ class MLSTM(Mixer):
         bias: bool = False,
         n_blocks: int = 1,
         chunk_size: int = 128,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
         if proj_factor <= 0:
@@ -126,6 +147,7 @@ class MLSTM(Mixer):
         check_divisible("inner width", self.d_inner, "qkv_block", qkv_block)
         self.n_heads, self.d_conv = n_heads, check_positive("d_conv", d_conv)
         self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.backend = check_backend(backend)
         std = math.sqrt(2 / (5 * d_model))
         self.proj_up = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
         self.q_proj = _HeadwiseLinear(self.d_inner, qkv_block, bias, std)
@@ -173,8 +195,9 @@ class MLSTM(Mixer):
             None if state is None else state["conv"],
             resets,
             activation="silu",
+            backend=convolution_backend(self.backend),
         )
-        q, k, v = self.q_proj(u), self.k_proj(u), self.v_proj(inner)
+        (q, k), v = _headwise(u, self.q_proj, self.k_proj), self.v_proj(inner)
         i, f = _gates((q, k, v), self.mlstm_cell.igate, self.mlstm_cell.fgate)
         heads = (self.n_heads, self.d_head)
         h, (c, n, m) = mlstm(
@@ -186,9 +209,9 @@ class MLSTM(Mixer):
             None if state is None else (state["c"], state["n"], state["m"]),
             resets,
             self.chunk_size,
+            backend=self.backend,
         )
-        h = self.mlstm_cell.outnorm(h.to(recurrent_dtype(h.dtype))).to(u.dtype)
-        y = self.proj_down((h + self.learnable_skip.to(u.dtype) * u) * silu(z))
+        y = self.proj_down(self.mlstm_cell.outnorm(h, u, self.learnable_skip, z))
         return y, {"conv": history, "c": c, "n": n, "m": m}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers._linear import mix_gelu
 from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer
 from longseq.core.mixers.long_conv import check_probability, multi_channel_conv, output_map
 from longseq.core.ops.fft_conv import carry_history, work_dtype
@@ -119,7 +120,7 @@ class SGConv(Mixer):
     ) -> tuple[Tensor, State]:
         history = None if state is None else state["conv_history"]
         y = multi_channel_conv(x, self.kernel(), self.D, history, segment_ids)
-        y = self.output_linear(self.dropout(nn.functional.gelu(y)))
+        y = mix_gelu(self.output_linear, self.dropout, y)
         return y, {"conv_history": carry_history(x, history, self.taps - 1, segment_ids)}
 
     def init_state(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.ops import _native
+from longseq.core.ops._chunk_walk import Chunks, Decays, row_blocks
 from longseq.core.ops._chunking import (
     chunk_length,
     fold,
@@ -23,233 +24,169 @@ from longseq.core.ops._chunking import (
 _MARK = 8  # chunks between the states that the backward starts from
 
 
-class DecayMatrices:
-    """The decays of every chunk: between positions, from the chunk's start, to its end, over all of it.
+class _Walk:
+    """Some rows of a batch, chunk after chunk; arguments as in ``composed``."""
 
-    Args:
-        g: log-decays (B, L, H).
-        chunk: T, a power of two.
-    """
-
-    def __init__(self, g: Tensor, chunk: int) -> None:
-        self.spans = [
-            (a.squeeze(-1).exp(), b.squeeze(-1).exp())
-            for a, b in span_sums(to_chunks(g.unsqueeze(-1), chunk))
-        ]
-        through, behind = self.spans[-1]  # (B, H, C, 1, T)
-        self.through = through.squeeze(-2).permute(2, 0, 3, 1).contiguous().unsqueeze(-1)  # (C, B, T, H, 1)
-        self.behind = behind.squeeze(-2).permute(2, 0, 3, 1).contiguous().unsqueeze(-1)
-        self.total = self.through[:, :, -1]  # (C, B, H, 1)
-        batch, heads, self.count = through.shape[:3]
-        self.matrix = torch.eye(chunk, dtype=g.dtype, device=g.device).repeat(batch, heads, 1, 1)
-
-    def fill(self, c: int) -> Tensor:
-        """Returns the (B, H, T, T) decays inside chunk c, in memory that the next call overwrites.
-
-        Entry [t, s] is that of positions s + 1 … t; above the diagonal it is zero.
-        """
-        size = self.matrix.shape[-1]
-        outer = self.matrix.stride()[:2]
-        for level, (through, behind) in enumerate(self.spans[:-1]):
-            half = 1 << level
-            # The blocks in which the later half of each pair of spans meets the earlier one.
-            blocks = self.matrix.as_strided(
-                (*self.matrix.shape[:2], size // (2 * half), half, half),
-                (*outer, 2 * half * (size + 1), size, 1),
-                half * size,
-            )
-            later, earlier = through[:, :, c, 1::2], behind[:, :, c, 0::2]
-            torch.mul(later.unsqueeze(-1), earlier.unsqueeze(-2), out=blocks)
-        return self.matrix
-
-
-class _Chunks:
-    """Cuts (B, L, H, E) tensors into chunks, the heads of a group folded into one wide matrix or apart."""
-
-    def __init__(self, q: Tensor, v: Tensor, chunk: int) -> None:
-        self.batch, self.length, self.heads, self.d_value = v.shape
-        self.groups, self.d_key = q.shape[2:]
-        self.shared, self.size = self.heads // self.groups, chunk
-        self.count = -(-self.length // chunk)
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Fills x up with zeros to whole chunks: they add nothing to the state and do not decay it."""
-        behind = self.count * self.size - self.length
-        return torch.nn.functional.pad(x, (0, 0, 0, 0, 0, behind)) if behind else x
-
-    def at(self, x: Tensor, c: int) -> Tensor:
-        """(B, T, H or G, E) of chunk c."""
-        return x[:, c * self.size : (c + 1) * self.size]
-
-    def keys(self, x: Tensor, c: int) -> Tensor:
-        """(B·G, T, K) of queries or keys."""
-        return self.at(x, c).transpose(1, 2).reshape(-1, self.size, self.d_key)
-
-    def folded(self, x: Tensor) -> Tensor:
-        """(B, T, H, V) → (B·G, T, R·V)."""
-        return (
-            x.unflatten(2, (self.groups, self.shared))
-            .transpose(1, 2)
-            .reshape(self.batch * self.groups, x.shape[1], -1)
-        )
-
-    def unfolded(self, x: Tensor) -> Tensor:
-        """(B·G, T, R·V) → (B, T, H, V), a view unless there are both rows and groups."""
-        x = x.view(self.batch, self.groups, -1, self.shared, self.d_value)
-        return x.transpose(1, 2).reshape(self.batch, -1, self.heads, self.d_value)
-
-    def apart(self, x: Tensor) -> Tensor:
-        """(B, T, H, V) → (B·H, T, V)."""
-        return x.transpose(1, 2).reshape(self.batch * self.heads, -1, self.d_value)
-
-    def by_head(self, x: Tensor) -> Tensor:
-        """(B·G, T, T) → (B, G, 1, T, T) or (B, H, T, T) → (B, G, R, T, T)."""
-        return x.view(self.batch, self.groups, -1, self.size, self.size)
-
-    def state_in(self, state: Tensor) -> Tensor:
-        """(B, H, K, V) → (B·G, K, R·V), always a copy."""
-        x = state.unflatten(1, (self.groups, self.shared)).transpose(2, 3)
-        return x.contiguous().view(self.batch * self.groups, self.d_key, -1).clone()
-
-    def state_out(self, state: Tensor) -> Tensor:
-        """(B·G, K, R·V) → (B, H, K, V)."""
-        x = state.view(self.batch, self.groups, self.d_key, self.shared, self.d_value).transpose(2, 3)
-        return x.flatten(1, 2).contiguous()
-
-    def heads_of(self, state: Tensor) -> Tensor:
-        """(B·G, K, R·V) → (B, G, K, R, V), a view."""
-        return state.view(self.batch, self.groups, self.d_key, self.shared, self.d_value)
-
-    def per_state(self, total: Tensor) -> Tensor:
-        """(B, H, 1) → (B, G, 1, R, 1), to multiply ``heads_of``."""
-        return total.view(self.batch, self.groups, 1, self.shared, 1)
-
-    def advance(
-        self, state: Tensor, keys: Tensor, values: Tensor, decays: DecayMatrices, c: int, out: Tensor
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, step: Tensor | None, skip: Tensor | None, chunk: int
     ) -> None:
-        """Writes the state (B·G, K, R·V) after chunk c to ``out``; values (B, T, H, V)."""
-        torch.mul(self.heads_of(state), self.per_state(decays.total[c]), out=self.heads_of(out))
-        out.baddbmm_(keys.transpose(1, 2), self.folded(values * decays.behind[c]))
+        self.q, self.k, self.v, self.step, self.skip = q, k, v, step, skip
+        self.shape = Chunks(q, v, chunk)
+        self.decays = Decays(self.shape, g)
+        self.scores = v.new_empty((self.shape.batch * self.shape.groups, chunk, chunk))
+        self.weighted = v.new_empty((self.shape.batch, chunk, *v.shape[2:]))
+
+    def values(self, c: int) -> tuple[Tensor, Tensor]:
+        """Returns the values of chunk c (B, T, H, V), and times their steps."""
+        values = self.shape.at(self.v, c)
+        return values, values if self.step is None else values * self.shape.at(self.step, c).unsqueeze(-1)
+
+    def advance(self, state: Tensor, c: int, stepped: Tensor, out: Tensor) -> None:
+        """Writes the state (B·G, K, R·V) after chunk c, that of the last ``Decays.fill``, to ``out``."""
+        shape, decays = self.shape, self.decays
+        torch.mul(shape.heads_of(state), shape.per_state(decays.total), out=shape.heads_of(out))
+        torch.mul(stepped, shape.per_value(decays.behind), out=self.weighted)
+        keys = shape.heads_first(shape.at(self.k, c))
+        out.baddbmm_(keys.transpose(1, 2), shape.folded(self.weighted))
+
+    def forward(self, state: Tensor, marks: Tensor | None, y: Tensor) -> None:
+        """Writes y (B, L, H, V), the marks (B·G, marks, K, R·V) and, in place, the last state."""
+        shape, decays = self.shape, self.decays
+        inside = self.v.new_empty((decays.heads, shape.size, shape.d_value))
+        across = self.v.new_empty((state.shape[0], shape.size, state.shape[2]))
+        for c in range(shape.count):
+            if marks is not None and c % _MARK == 0:
+                marks[:, c // _MARK] = state
+            queries, keys = (shape.heads_first(shape.at(x, c)) for x in (self.q, self.k))
+            values, stepped = self.values(c)
+            torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
+            weights = decays.fill(c, scores=self.scores)
+            torch.bmm(weights, shape.heads_first(stepped), out=inside)
+            out = shape.unfolded(torch.bmm(queries, state, out=across)).mul_(shape.per_value(decays.through))
+            if self.skip is not None:
+                out.addcmul_(values, self.skip)
+            shape.put(y, c, out.add_(shape.heads_last(inside)))
+            self.advance(state, c, stepped, state)
+
+    def backward(
+        self, dy: Tensor, dstate: Tensor, marks: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dg: Tensor,
+        dstep: Tensor, dskip: Tensor,
+    ) -> None:  # fmt: skip
+        """Writes all gradients; that of the last state becomes in place that of the first one."""
+        shape, decays = self.shape, self.decays
+        dgs, slopes = torch.empty_like(decays.g), torch.empty_like(decays.matrix)
+        inside = self.v.new_empty((decays.heads, shape.size, shape.d_value))
+        seen = self.v.new_empty((dstate.shape[0], shape.size, dstate.shape[2]))
+        entered = torch.empty_like(seen)
+        spare = [torch.empty_like(dstate) for _ in range(min(_MARK, shape.count) - 1)]
+        for first in reversed(range(0, shape.count, _MARK)):
+            states = [marks[:, first // _MARK], *spare[: min(_MARK, shape.count - first) - 1]]
+            for c, (state, after) in enumerate(pairwise(states), first):
+                decays.fill(c)
+                self.advance(state, c, self.values(c)[1], after)
+            for c, state in reversed(list(enumerate(states, first))):
+                queries, keys = (shape.heads_first(shape.at(x, c)) for x in (self.q, self.k))
+                values, stepped = self.values(c)
+                out = shape.at(dy, c)
+                dapart = shape.heads_first(out)
+                decays.fill(c)
+                # Across the chunk's borders: what the exponents get, and the first part of all gradients.
+                through, behind = shape.per_value(decays.through), shape.per_value(decays.behind)
+                decayed = shape.folded(out * through)
+                weighted = shape.folded(torch.mul(stepped, behind, out=self.weighted))
+                at_end = shape.unfolded(torch.bmm(keys, dstate, out=entered)).mul_(behind)
+                before = shape.unfolded(torch.bmm(queries, state, out=seen).mul_(decayed))
+                entering, leaving = (
+                    x.sum(-1).transpose(1, 2).reshape(decays.heads, -1) for x in (before, at_end * stepped)
+                )
+                dkeys = torch.bmm(weighted, dstate.transpose(1, 2))
+                shape.heads_of(dstate).mul_(shape.per_state(decays.total))
+                whole = torch.linalg.vecdot(shape.heads_of(dstate), shape.heads_of(state)).sum(2).flatten()
+                # Inside the chunk.
+                torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
+                torch.bmm(dapart, shape.heads_first(stepped).transpose(1, 2), out=slopes)
+                decays.slopes(c, self.scores, slopes, entering, leaving, whole, dgs[c])
+                torch.bmm(decays.matrix.transpose(1, 2), dapart, out=inside)
+                dscores = slopes.view(-1, shape.shared, shape.size, shape.size).sum(1)
+                dkeys.baddbmm_(dscores.transpose(1, 2), queries)
+                dqueries = torch.bmm(decayed, state.transpose(1, 2)).baddbmm_(dscores, keys)
+                shape.put(dk, c, shape.heads_last(dkeys))
+                shape.put(dq, c, shape.heads_last(dqueries))
+                dvalues = at_end.add_(shape.heads_last(inside))
+                if self.step is not None:
+                    shape.put(dstep, c, torch.linalg.vecdot(dvalues, values))
+                    dvalues.mul_(shape.at(self.step, c).unsqueeze(-1))
+                if self.skip is not None:
+                    dskip.add_((out * values).sum(1))
+                    dvalues.addcmul_(out, self.skip)
+                shape.put(dv, c, dvalues)
+                dstate.baddbmm_(queries.transpose(1, 2), decayed)
+        dg.copy_(decays.gradient(dgs))
 
 
 @torch.library.custom_op("longseq::decay_attention", mutates_args=(), device_types="cpu")
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int, marked: bool
-) -> list[Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, step: Tensor | None, skip: Tensor | None,
+    chunk_size: int, marked: bool,
+) -> list[Tensor]:  # fmt: skip
+    y, last, marks = outputs = _attend_fake(q, k, v, g, state, step, skip, chunk_size, marked)
+    _native.fresh(y)
     chunk = chunk_length(chunk_size, v.shape[1])
-    shape = _Chunks(q, v, chunk)
-    decays = DecayMatrices(g, chunk)
-    q, k, v = (shape.pad(x) for x in (q, k, v))
-    y = torch.empty(v.shape, dtype=v.dtype)
-    running = shape.state_in(state)
-    count = -(-shape.count // _MARK) if marked else 0
-    marks = running.new_empty((running.shape[0], count, *running.shape[1:]))
-    weights = torch.empty_like(decays.matrix)
-    inside = v.new_empty((shape.batch * shape.heads, chunk, shape.d_value))
-    across = v.new_empty((shape.batch * shape.groups, chunk, shape.shared * shape.d_value))
-    for c in range(shape.count):
-        if marked and c % _MARK == 0:
-            marks[:, c // _MARK] = running
-        queries, keys, values = shape.keys(q, c), shape.keys(k, c), shape.at(v, c)
-        scores = torch.bmm(queries, keys.transpose(1, 2))
-        torch.mul(shape.by_head(scores), shape.by_head(decays.fill(c)), out=shape.by_head(weights))
-        torch.bmm(weights.flatten(0, 1), shape.apart(values), out=inside)
-        torch.bmm(queries, running, out=across)
-        out = shape.at(y, c)
-        torch.mul(shape.unfolded(across), decays.through[c], out=out)
-        out.add_(inside.view(shape.batch, shape.heads, chunk, -1).transpose(1, 2))
-        shape.advance(running, keys, values, decays, c, running)
-    if y.shape[1] != shape.length:
-        y = y[:, : shape.length].contiguous()
-    return [y, shape.state_out(running), marks]
+    for rows in row_blocks(v.shape[0], state[0].numel()):
+        walk = _Walk(q[rows], k[rows], v[rows], g[rows], None if step is None else step[rows], skip, chunk)
+        running = walk.shape.state_in(state[rows])
+        walk.forward(running, marks[rows].flatten(0, 1) if marked else None, y[rows])
+        last[rows] = walk.shape.state_out(running)
+    return outputs
 
 
 @_attend.register_fake
 def _attend_fake(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int, marked: bool
-) -> list[Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, step: Tensor | None, skip: Tensor | None,
+    chunk_size: int, marked: bool,
+) -> list[Tensor]:  # fmt: skip
     count = -(-v.shape[1] // chunk_length(chunk_size, v.shape[1]))
     batch, _, groups, d_key = q.shape
     width = v.shape[2] // groups * v.shape[3]
-    marks = v.new_empty((batch * groups, -(-count // _MARK) if marked else 0, d_key, width))
+    marks = v.new_empty((batch, groups, -(-count // _MARK) if marked else 0, d_key, width))
     return [v.new_empty(v.shape), v.new_empty(state.shape), marks]
 
 
 @torch.library.custom_op("longseq::decay_attention_backward", mutates_args=(), device_types="cpu")
 def _attend_backward(
-    dy: Tensor, dlast: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, marks: Tensor, chunk_size: int
-) -> list[Tensor]:
+    dy: Tensor, dlast: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, marks: Tensor,
+    step: Tensor | None, skip: Tensor | None, chunk_size: int,
+) -> list[Tensor]:  # fmt: skip
+    outputs = _attend_backward_fake(dy, dlast, q, k, v, g, marks, step, skip, chunk_size)
+    dq, dk, dv, dg, dfirst, dstep, dskip = outputs
+    dskip.zero_()
+    _native.fresh(dq, dk, dv)
     chunk = chunk_length(chunk_size, v.shape[1])
-    shape = _Chunks(q, v, chunk)
-    decays = DecayMatrices(g, chunk)
-    q, k, v, dy = (shape.pad(x) for x in (q, k, v, dy))
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty(v.shape, dtype=v.dtype)
-    dstate = shape.state_in(dlast)
-    # Of every position: what its log-decay gets from spans inside the chunk that cross it (sums of their own
-    # terms: as a difference of sums over ends and beginnings, a strong decay would get the roundings of all);
-    # what spans from the chunk's start to it get, and from it to the chunk's end; and of the whole chunk.
-    crossed, ends, reach, whole = (
-        g.new_empty((shape.count, shape.batch, *rest, shape.heads))
-        for rest in ((chunk,), (chunk,), (chunk,), ())
-    )
-    after = torch.ones(chunk, chunk, dtype=g.dtype).tril()
-    before = torch.ones_like(after).triu(1)
-    weights, slopes = torch.empty_like(decays.matrix), torch.empty_like(decays.matrix)
-    spare = [torch.empty_like(dstate) for _ in range(min(_MARK, shape.count) - 1)]
-    product = torch.empty_like(dstate)
-    for mark in reversed(range(marks.shape[1])):
-        first = mark * _MARK
-        states = [marks[:, mark], *spare[: min(_MARK, shape.count - first) - 1]]
-        for c, (state, out) in enumerate(pairwise(states), first):
-            shape.advance(state, shape.keys(k, c), shape.at(v, c), decays, c, out)
-        for c, state in reversed(list(enumerate(states, first))):
-            queries, keys, values = shape.keys(q, c), shape.keys(k, c), shape.at(v, c)
-            out = shape.at(dy, c)
-            apart, dapart = shape.apart(values), shape.apart(out)
-            scores = torch.bmm(queries, keys.transpose(1, 2))
-            matrix = decays.fill(c)
-            torch.mul(shape.by_head(scores), shape.by_head(matrix), out=shape.by_head(weights))
-            inside = torch.bmm(weights.flatten(0, 1).transpose(1, 2), dapart)
-            torch.bmm(dapart, apart.transpose(1, 2), out=slopes.flatten(0, 1))
-            slopes.mul_(matrix)
-            dscores = shape.by_head(slopes).sum(2).flatten(0, 1)
-            shape.by_head(slopes).mul_(shape.by_head(scores))
-            torch.matmul(slopes, before, out=weights)  # [t, u]: spans from before u
-            crossed[c] = weights.mul_(after).sum(-2).transpose(1, 2)
-            # Across the chunk's borders.
-            decayed = shape.folded(out * decays.through[c])
-            weighted = shape.folded(values * decays.behind[c])
-            entered = shape.unfolded(torch.bmm(keys, dstate)).mul_(decays.behind[c])
-            torch.add(
-                inside.view(shape.batch, shape.heads, chunk, -1).transpose(1, 2), entered, out=shape.at(dv, c)
-            )
-            reach[c] = entered.mul_(values).sum(-1)
-            seen = shape.unfolded(torch.bmm(queries, state).mul_(decayed)).sum(-1)
-            ends[c] = seen
-            dkeys = torch.bmm(dscores.transpose(1, 2), queries).baddbmm_(weighted, dstate.transpose(1, 2))
-            dqueries = torch.bmm(dscores, keys).baddbmm_(decayed, state.transpose(1, 2))
-            shape.at(dk, c).copy_(dkeys.view(shape.batch, shape.groups, chunk, -1).transpose(1, 2))
-            shape.at(dq, c).copy_(dqueries.view(shape.batch, shape.groups, chunk, -1).transpose(1, 2))
-            shape.heads_of(dstate).mul_(shape.per_state(decays.total[c]))
-            torch.mul(dstate, state, out=product)
-            whole[c] = shape.heads_of(product).sum((2, 4)).flatten(1)
-            dstate.baddbmm_(queries.transpose(1, 2), decayed)
-    begins = torch.nn.functional.pad(reach.cumsum(2)[:, :, :-1], (0, 0, 1, 0))
-    dg = ends.flip(2).cumsum(2).flip(2).add_(begins).add_(crossed).add_(whole.unsqueeze(2))
-    dg = dg.transpose(0, 1).flatten(1, 2)
-    return [x[:, : shape.length].contiguous() for x in (dq, dk, dv, dg)] + [shape.state_out(dstate)]
+    for rows in row_blocks(v.shape[0], dlast[0].numel()):
+        walk = _Walk(q[rows], k[rows], v[rows], g[rows], None if step is None else step[rows], skip, chunk)
+        dstate = walk.shape.state_in(dlast[rows])
+        walk.backward(
+            dy[rows], dstate, marks[rows].flatten(0, 1), dq[rows], dk[rows], dv[rows], dg[rows], dstep[rows],
+            dskip[rows],
+        )  # fmt: skip
+        dfirst[rows] = walk.shape.state_out(dstate)
+    return outputs
 
 
 @_attend_backward.register_fake
 def _attend_backward_fake(
-    dy: Tensor, dlast: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, marks: Tensor, chunk_size: int
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (q, k, v, g, dlast)]
+    dy: Tensor, dlast: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, marks: Tensor,
+    step: Tensor | None, skip: Tensor | None, chunk_size: int,
+) -> list[Tensor]:  # fmt: skip
+    dstep = v.new_empty((0,) if step is None else step.shape)
+    dskip = v.new_empty((0,) if skip is None else (v.shape[0], *skip.shape))  # of every row
+    return [*[x.new_empty(x.shape) for x in (q, k, v, g, dlast)], dstep, dskip]
 
 
 def composed(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int,
+    step: Tensor | None = None, skip: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same in operations that have derivatives of any order, all chunks at a time.
 
     Args:
@@ -259,13 +196,16 @@ def composed(
         g: log-decays (B, L, H).
         state: (B, H, K, V).
         chunk_size: positions a chunk.
+        step: (B, L, H) or None: what of the values is attended to.
+        skip: (H, V) or None: what of the values is added to the output.
 
     Returns:
         The output (B, L, H, V) and the final state (B, H, K, V).
     """
     groups, shared = q.shape[2], v.shape[2] // q.shape[2]
     chunk = chunk_length(chunk_size, v.shape[1])
-    qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, v))
+    stepped = v if step is None else v * step.unsqueeze(-1)
+    qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, stepped))
     spans = span_sums(to_chunks(g.unsqueeze(-1), chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, H, C, T, 1)
     blocks = (a[..., 1::2, :, :].exp() * b[..., 0::2, :, :].exp().transpose(-1, -2) for a, b in spans[:-1])
@@ -276,41 +216,50 @@ def composed(
     total = through[..., -1, :].unflatten(1, (groups, shared)).permute(0, 1, 3, 4, 2)
     total = total.repeat_interleave(v.shape[3], dim=-1)  # (B, G, C, 1, R·V)
     carried, last = pass_states(fold(state.unsqueeze(2), groups).squeeze(2), local, total)
-    y = y + unfold(qc @ carried, shared) * through
-    return from_chunks(y, v.shape[1]), unfold(last.unsqueeze(2), shared).squeeze(2)
+    y = from_chunks(y + unfold(qc @ carried, shared) * through, v.shape[1])
+    if skip is not None:
+        y = y + v * skip
+    return y, unfold(last.unsqueeze(2), shared).squeeze(2)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:5], output[2])
-    ctx.chunk_size = inputs[5]
+    ctx.save_for_backward(*inputs[:7], output[2])
+    ctx.chunk_size = inputs[7]
 
 
 def _backward(ctx: Any, grads: Any, *more: Any) -> tuple[Any, ...]:
     dy, dlast = (grads[0], grads[1]) if isinstance(grads, (list, tuple)) else (grads, more[0])
-    q, k, v, g, state, marks = ctx.saved_tensors
+    q, k, v, g, state, step, skip, marks = ctx.saved_tensors
     dy = torch.zeros_like(v) if dy is None else dy
     dlast = torch.zeros_like(state) if dlast is None else dlast
     if torch.is_grad_enabled():
+        there = [x is not None for x in (step, skip)]
 
-        def again(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            return composed(q, k, v, g, state, ctx.chunk_size)
+        def again(*values: Tensor) -> tuple[Tensor, Tensor]:
+            q, k, v, g, state, *others = values
+            rest = iter(others)
+            step, skip = (next(rest) if given else None for given in there)
+            return composed(q, k, v, g, state, ctx.chunk_size, step, skip)
 
-        _, pull, *_ = torch.func.vjp(again, q, k, v, g, state)
-        found = pull((dy, dlast))
+        _, pull, *_ = torch.func.vjp(again, *[x for x in (q, k, v, g, state, step, skip) if x is not None])
+        (*found,) = pull((dy, dlast))
+        dstep = found.pop(5) if there[0] else None
+        dskip = found.pop(5) if there[1] else None
     else:
-        found = _call_backward(dy, dlast, q, k, v, g, marks, ctx.chunk_size)
-    return (*found, None, None)
+        *found, dstep, dskip = _call_backward(dy, dlast, q, k, v, g, marks, step, skip, ctx.chunk_size)
+        dskip = None if skip is None else dskip.sum(0)
+    return (*found, None if step is None else dstep, dskip, None, None)
 
 
 _attend.register_autograd(_backward, setup_context=_setup)
 
 
 def _attend_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call, range(5), info, in_dims, args), (0,) * 3
+    return _native.vmap_fold(_call, range(6), info, in_dims, args), (0,) * 3
 
 
 def _attend_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call_backward, range(7), info, in_dims, args), (0,) * 5
+    return _native.vmap_fold(_call_backward, range(8), info, in_dims, args), (0,) * 7
 
 
 _call_backward = _native.transformable(_attend_backward, _attend_backward_vmap)
@@ -318,8 +267,9 @@ _call = _native.transformable(_attend, _attend_vmap, _setup, _backward)
 
 
 def decay_attention(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor, chunk_size: int,
+    step: Tensor | None = None, skip: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """``composed`` where no intermediate is larger than a chunk's, for CPU tensors; same arguments."""
-    y, last, _ = _call(q, k, v, g, state, chunk_size, torch.is_grad_enabled())
+    y, last, _ = _call(q, k, v, g, state, step, skip, chunk_size, torch.is_grad_enabled())
     return y, last

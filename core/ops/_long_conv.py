@@ -14,8 +14,12 @@ _SHORT_KERNEL = 8  # a sequence this many times longer than the kernel is cut in
 _ODD = (1, 3, 5, 9, 15)  # odd factors of transforms: sizes at most a quarter apart
 
 
-def _field_size(n: int) -> int:
-    """Returns the number N of points whose 2N values hold ``n``."""
+def field_size(n: int) -> int:
+    """Returns the number N of points whose 2N values hold ``n``.
+
+    Args:
+        n: values, at least 1.
+    """
     return min(m << max(0, -(-n // (2 * m)) - 1).bit_length() for m in _ODD)
 
 
@@ -30,14 +34,14 @@ def _arguments(
     reach = min(taps, total) - 1
     hop = span
     if span > _SHORT_KERNEL * taps:
-        points = _field_size(max(4 * taps, 64))
+        points = field_size(max(4 * taps, 64))
         hop = 2 * points - reach
     else:
-        points = _field_size(max(span + reach, taps))
+        points = field_size(max(span + reach, taps))
     arguments = [
-        (batch, total, new, channels, taps, points, hop), _native.code(kernel.dtype),
+        (batch, total, new, channels, points, hop), _native.code(kernel.dtype),
         _native.threads(batch * total * channels), _native.rows(x),
-        (kernel.data_ptr(), kernel.stride(0), kernel.stride(1)), _native.pointer(skip),
+        (kernel.data_ptr(), taps, kernel.stride(0), kernel.stride(1)), _native.pointer(skip),
     ]  # fmt: skip
     return arguments, [x, kernel, skip]
 
@@ -112,7 +116,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, kernel, skip = ctx.saved_tensors
     if torch.is_grad_enabled():
         total = x.shape[1]
-        size = 2 * _field_size(total + max(ctx.new, min(total, kernel.shape[1])) - 1)
+        size = 2 * field_size(total + max(ctx.new, min(total, kernel.shape[1])) - 1)
         dx, dkernel = spectral_gradients(dy, x, kernel, skip, size)
     else:
         dx, dkernel = _call_backward(dy, x, kernel, skip, ctx.new)

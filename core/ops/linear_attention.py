@@ -21,8 +21,8 @@ from longseq.core.ops._chunking import (
     unfold,
 )
 from longseq.core.ops._decay_attention import composed, decay_attention
-from longseq.core.ops._triton import by_triton
-from longseq.core.ops.backends import Backend
+from longseq.core.ops._triton import by_triton, lowered
+from longseq.core.ops.backends import Backend, cpu_reason
 
 _NAME = "linear_attention"
 
@@ -71,7 +71,7 @@ def linear_attention(
         return linear_attention_reference(q, k, v, log_decay, scale, initial_state, resets)
     # With gradients and a key for every head, the products of all chunks at once are quicker.
     lean = v.shape[2] > q.shape[2] or not torch.is_grad_enabled()
-    lean = lean and v.device.type == "cpu" and (log_decay is None or log_decay.ndim == 3)
+    lean = lean and cpu_reason(v) is None and (log_decay is None or log_decay.ndim == 3)
     if by_blocks(v.shape[1]) and not lean:
         return run_blocks(
             lambda q, k, v, g, r, state: linear_attention(
@@ -107,13 +107,15 @@ def _with_triton(
     _check(q, k, v, log_decay, initial_state, resets)
     chunk_length(chunk_size, v.shape[1])
     scale = q.shape[3] ** -0.5 if scale is None else scale
+    q, k, v = lowered(q, k, v)
     g = log_decay
-    if resets is not None:
-        g = torch.zeros(v.shape[:3], device=v.device) if g is None else g.float()
-        g = g.masked_fill(resets.reshape(*resets.shape, *[1] * (g.ndim - 2)), -torch.inf)
-    if g is not None and g.ndim == 4:
-        return gla.attend(q, k, v, g, scale, initial_state, chunk_size)
-    return per_head.attend(q, k, v, g, scale, initial_state, chunk_size)
+    with torch.autocast(v.device.type, enabled=False):
+        if resets is not None:
+            g = torch.zeros(v.shape[:3], device=v.device) if g is None else g.float()
+            g = g.masked_fill(resets.reshape(*resets.shape, *[1] * (g.ndim - 2)), -torch.inf)
+        if g is not None and g.ndim == 4:
+            return gla.attend(q, k, v, g, scale, initial_state, chunk_size)
+        return per_head.attend(q, k, v, g, scale, initial_state, chunk_size)
 
 
 def _decay_per_channel(

@@ -8,26 +8,14 @@ from torch.nn.functional import logsigmoid
 
 from longseq.core.errors import ArgumentError
 from longseq.core.ops import _native
-from longseq.core.ops._chunking import (
-    by_blocks,
-    check_resets,
-    chunk_length,
-    from_chunks,
-    lower_triangular,
-    pass_states,
-    run_blocks,
-    span_sums,
-    to_chunks,
-)
-from longseq.core.ops._triton import by_triton
-from longseq.core.ops.backends import Backend
+from longseq.core.ops._chunking import by_blocks, check_resets, chunk_length, run_blocks
+from longseq.core.ops._mlstm_walk import composed, finite, normalise, walk
+from longseq.core.ops._triton import by_triton, lowered
+from longseq.core.ops.backends import Backend, cpu_reason
 
 _NAME = "mlstm"
 
 MLSTMState = tuple[Tensor, Tensor, Tensor]
-# exp(-m) is a floor under the denominator; beyond this exponent the output is zero to any rounding, while
-# float32 would overflow.
-_MAX_FLOOR_EXPONENT = 60.0
 
 
 def mlstm(
@@ -73,7 +61,8 @@ def mlstm(
         return _with_triton(q, k, v, i, f, initial_state, resets, chunk_size, eps)
     if v.shape[1] == 1:
         return mlstm_reference(q, k, v, i, f, initial_state, resets, eps)
-    if by_blocks(v.shape[1]):
+    on_cpu = cpu_reason(q, k, v, i, f, *(initial_state or ())) is None
+    if by_blocks(v.shape[1]) and not on_cpu:
         return run_blocks(
             lambda q, k, v, i, f, r, state: mlstm(
                 q, k, v, i, f, state, r, chunk_size, eps, backend="reference"
@@ -82,39 +71,10 @@ def mlstm(
             initial_state,
         )
     with torch.autocast(v.device.type, enabled=False):
-        q, k, values, i, log_f, (c, n, m) = _prepare(q, k, v, i, f, initial_state, resets)
-        chunk = chunk_length(chunk_size, v.shape[1])
-        qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, values))
-        ic = to_chunks(i.unsqueeze(-1), chunk, -torch.inf)  # (B, H, C, T, 1)
-        spans = span_sums(to_chunks(log_f.unsqueeze(-1), chunk))
-        through, behind = (x.squeeze(-3) for x in spans[-1])  # (B, H, C, T, 1)
-
-        # The exponents of the state's units at the borders of the chunks: never below any inside the chunk.
-        exponent, total = behind + ic, through[..., -1, :]
-        units = [m.unsqueeze(-1)]
-        for chunk_m, chunk_total in zip(exponent.amax(-2).unbind(2), total.unbind(2)):
-            units.append(torch.maximum(chunk_total + units[-1], chunk_m))
-        borders = torch.stack(units, 2)  # (B, H, C + 1, 1)
-        carried_m, last_m = borders[:, :, :-1], _finite(borders[:, :, 1:])
-        weighted = kc * torch.exp(exponent - last_m.unsqueeze(-2))
-        # n is the memory of a value that is always 1: one more column of C.
-        vc = torch.cat([vc, torch.ones_like(vc[..., :1])], -1)
-        own = weighted.transpose(-1, -2) @ vc  # (B, H, C, K, V + 1)
-        keep = torch.exp(total + carried_m - last_m).unsqueeze(-1)
-        carried, state = pass_states(torch.cat([c, n.unsqueeze(-1)], -1), own, keep)
-
-        blocks = (a[..., 1::2, :, :] + b[..., 0::2, :, :].transpose(-1, -2) for a, b in spans[:-1])
-        zeros = torch.zeros_like(spans[0][0])
-        log_weights = lower_triangular(zeros, blocks, -torch.inf) + ic.transpose(-1, -2)
-        from_state = through + carried_m.unsqueeze(-2)  # (B, H, C, T, 1)
-        row_m = torch.maximum(from_state, log_weights.amax(-1, keepdim=True))
-        unit = _finite(row_m)
-        scores = (qc @ kc.transpose(-1, -2)) * torch.exp(log_weights - unit)
-        queries = (qc * torch.exp(from_state - unit)).flatten(0, 2)
-        y = torch.baddbmm((scores @ vc).flatten(0, 2), queries, carried.flatten(0, 2))
-        h = _normalise(y.view(*row_m.shape[:4], -1), row_m.squeeze(-1), eps)
-        last = (state[..., :-1], state[..., -1], units[-1].squeeze(-1))
-        return from_chunks(h, v.shape[1]).to(v.dtype), last
+        q, k, values, i, log_f, state = _prepare(q, k, v, i, f, initial_state, resets)
+        run = walk if on_cpu else composed
+        h, *last = run(q, k, values, i, log_f, *state, chunk_size, eps)
+        return h.to(v.dtype), (last[0], last[1], last[2])
 
 
 def mlstm_reference(
@@ -147,10 +107,10 @@ def mlstm_reference(
     """
     with torch.autocast(v.device.type, enabled=False):
         q, k, values, i, log_f, (c, n, m) = _prepare(q, k, v, i, f, initial_state, resets)
-        outputs = []
+        k, outputs = k * k.shape[3] ** -0.5, []
         for t in range(v.shape[1]):
             last_m = torch.maximum(log_f[:, t] + m, i[:, t])
-            unit = _finite(last_m)
+            unit = finite(last_m)
             keep, add = torch.exp(log_f[:, t] + m - unit), torch.exp(i[:, t] - unit)
             c = keep[..., None, None] * c + add[..., None, None] * k[:, t].unsqueeze(-1) * values[
                 :, t
@@ -158,7 +118,7 @@ def mlstm_reference(
             n = keep.unsqueeze(-1) * n + add.unsqueeze(-1) * k[:, t]
             m = last_m
             y = (q[:, t].unsqueeze(-2) @ torch.cat([c, n.unsqueeze(-1)], -1)).squeeze(-2)
-            outputs.append(_normalise(y, m, eps))
+            outputs.append(normalise(y, m, eps))
         return torch.stack(outputs, 1).to(v.dtype), (c, n, m)
 
 
@@ -178,6 +138,7 @@ def _with_triton(
 
     _check(q, k, v, i, f, initial_state, resets)
     chunk_length(chunk_size, v.shape[1])
+    q, k, v = lowered(q, k, v)
     with torch.autocast(v.device.type, enabled=False):
         log_f = logsigmoid(f.float())
         if resets is not None:
@@ -223,7 +184,7 @@ def _prepare(
     initial_state: MLSTMState | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, MLSTMState]:
-    """Checks shapes; returns q, scaled k, v, i, log forget gates (-inf at resets) and the state."""
+    """Checks shapes; returns q, k, v, i, log forget gates (-inf at resets) and the state."""
     _check(q, k, v, i, f, initial_state, resets)
     batch, _, heads, d_value = v.shape
     d_key = q.shape[-1]
@@ -241,15 +202,4 @@ def _prepare(
     log_f = logsigmoid(f.to(dtype))
     if resets is not None:
         log_f = log_f.masked_fill(resets.unsqueeze(-1), -torch.inf)
-    return q.to(dtype), k.to(dtype) * d_key**-0.5, v.to(dtype), i.to(dtype), log_f, state
-
-
-def _finite(m: Tensor) -> Tensor:
-    """Returns m with -inf (nothing seen yet) made finite, so that exp(-inf - m) is 0 and not NaN."""
-    return m.clamp_min(-1e30)
-
-
-def _normalise(y: Tensor, m: Tensor, eps: float) -> Tensor:
-    """Returns h (..., V) for y (..., V + 1), whose last column is nᵀq, and the stabiliser m (...)."""
-    floor = torch.exp((-m).clamp_max(_MAX_FLOOR_EXPONENT)).unsqueeze(-1)
-    return y[..., :-1] / (torch.maximum(y[..., -1:].abs(), floor) + eps)
+    return q.to(dtype), k.to(dtype), v.to(dtype), i.to(dtype), log_f, state

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops import _mamba_ssm, _native
 from longseq.core.ops._chunking import check_resets, chunk_length
-from longseq.core.ops._triton import by_triton
-from longseq.core.ops.backends import Backend
+from longseq.core.ops._decay_attention import decay_attention
+from longseq.core.ops._triton import by_triton, lowered
+from longseq.core.ops.backends import Backend, cpu_reason
 from longseq.core.ops.linear_attention import linear_attention
 
 _NAME = "ssd"
@@ -65,8 +66,14 @@ def ssd(
         BackendError: if the backend asked for cannot serve the call.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, resets)
+    if backend == "mamba_ssm":
+        return _mamba_ssm.ssd(
+            x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit
+        )
     dtype = _native.compute_dtype(x, dt, A, B, C, initial_states)
     triton = by_triton(_NAME, backend, x, dt, A, B, C, D, initial_states)
+    if triton:
+        x, B, C = lowered(x, B, C)
     with torch.autocast(x.device.type, enabled=False):
         step = _step_size(dt.to(dtype), A, dt_bias, dt_softplus, dt_limit)
         if triton:
@@ -74,6 +81,9 @@ def ssd(
 
             chunk_length(chunk_size, x.shape[1])
             y, last = scan(x, step, A, B, C, D, initial_states, resets, chunk_size)
+            return _skip_and_gate(y, x, None, z), last
+        if x.shape[1] > 1 and cpu_reason(x, dt, A, B, C, D, initial_states) is None:
+            y, last = _walk(x, step, A, B, C, D, initial_states, resets, chunk_size)
             return _skip_and_gate(y, x, None, z), last
         y, last = linear_attention(
             C.to(dtype),
@@ -87,6 +97,34 @@ def ssd(
             backend="reference",
         )
         return _skip_and_gate(y, x, D, z), last.transpose(-1, -2)
+
+
+def _walk(
+    x: Tensor,
+    step: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_states: Tensor | None,
+    resets: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """The operator on the CPU, with no tensor for x·dt or D·x; the output is in the compute dtype."""
+    dtype = step.dtype
+    g = step * A.to(dtype)
+    if resets is not None:
+        g = g.masked_fill(resets.unsqueeze(-1), -torch.inf)
+    if initial_states is None:
+        state = torch.zeros(x.shape[0], x.shape[2], B.shape[3], x.shape[3], dtype=dtype)
+    else:
+        state = initial_states.to(dtype).transpose(-1, -2)
+    skip = D if D is None or D.ndim == 2 else D.unsqueeze(-1).expand(x.shape[2:])
+    y, last = decay_attention(
+        C.to(dtype), B.to(dtype), x.to(dtype), g, state, chunk_size, step,
+        None if skip is None else skip.to(dtype),
+    )  # fmt: skip
+    return y, last.transpose(-1, -2)
 
 
 def ssd_reference(

@@ -89,13 +89,58 @@ SLSTM cells(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, i
   return p;
 }
 
-// sizes: B, T, L, D, taps, N, hop; kernel: pointer and strides of channels and taps
-LongConv long_conv(const std::array<int64_t, 7>& sizes, int64_t compute, int threads, const Arg& x,
-                   const std::array<int64_t, 3>& kernel, int64_t skip) {
+// kernel: pointer, taps, strides of channels and taps
+LongTaps taps(const std::array<int64_t, 4>& kernel, int64_t skip, int64_t gradient = 0) {
+  return {kernel[1], kernel[2], kernel[3], pointer(kernel[0]), pointer(skip), pointer(gradient)};
+}
+
+// sizes: B, T, L, D, N, hop
+LongConv long_conv(const std::array<int64_t, 6>& sizes, int64_t compute, int threads, const Arg& x) {
   LongConv p{};
-  p.B = sizes[0], p.T = sizes[1], p.L = sizes[2], p.D = sizes[3], p.taps = sizes[4], p.N = sizes[5], p.hop = sizes[6];
-  p.compute = compute, p.threads = threads, p.x = tensor(x), p.skip = pointer(skip);
-  p.kernel = pointer(kernel[0]), p.kernel_d = kernel[1], p.kernel_t = kernel[2];
+  p.B = sizes[0], p.T = sizes[1], p.L = sizes[2], p.D = sizes[3], p.N = sizes[4], p.hop = sizes[5];
+  p.compute = compute, p.threads = threads, p.x = tensor(x);
+  return p;
+}
+
+// sizes: B, L, D, W, N
+GatedConv gated_conv(const std::array<int64_t, 5>& sizes, int64_t compute, int threads, const Arg& x,
+                     const std::array<int64_t, 3>& short_taps) {
+  GatedConv p{};
+  p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.N = sizes[4];
+  p.compute = compute, p.threads = threads, p.x = tensor(x);
+  p.weight = pointer(short_taps[0]), p.bias = pointer(short_taps[1]), p.shift = pointer(short_taps[2]);
+  return p;
+}
+
+// sizes: N, shared, T
+ChunkDecay chunk_decay(const std::array<int64_t, 3>& sizes, int64_t compute, int threads, int64_t i, int64_t scores,
+                       int64_t weights, int64_t sums, int64_t winners) {
+  ChunkDecay p{};
+  p.N = sizes[0], p.shared = sizes[1], p.T = sizes[2], p.compute = compute, p.threads = threads;
+  p.i = pointer(i), p.scores = pointer(scores), p.weights = pointer(weights), p.sums = pointer(sums);
+  p.winners = pointer(winners);
+  return p;
+}
+
+// sizes: rows, W, P, maps
+BlockLinear block_linear(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, const Arg& x,
+                         int64_t weight, const std::vector<Arg>& y) {
+  BlockLinear p{};
+  p.rows = sizes[0], p.W = sizes[1], p.P = sizes[2], p.maps = sizes[3], p.compute = compute, p.threads = threads;
+  p.x = tensor(x), p.weight = pointer(weight);
+  if (y.size() != size_t(p.maps) || p.maps > 3) throw nb::value_error("one to three maps, an output for each");
+  for (size_t i = 0; i < y.size(); ++i) p.y[i] = tensor(y[i]);
+  return p;
+}
+
+// sizes: rows, W, groups; flags: centred, norm_first
+GatedNorm gated_norm(const std::array<int64_t, 3>& sizes, const std::array<bool, 2>& flags, double eps,
+                     int64_t compute, int threads, const Arg& y, const Arg& z, const Arg& u, int64_t weight,
+                     int64_t skip) {
+  GatedNorm p{};
+  p.rows = sizes[0], p.W = sizes[1], p.groups = sizes[2], p.centred = flags[0], p.norm_first = flags[1], p.eps = eps;
+  p.compute = compute, p.threads = threads, p.y = tensor(y), p.z = tensor(z), p.u = tensor(u);
+  p.weight = pointer(weight), p.skip = pointer(skip);
   return p;
 }
 
@@ -203,6 +248,18 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     current->state_update(p);
   });
+  // sizes: B, model, D, N, rank, W; addresses: in the order of MambaStep
+  m.def("mamba_step", [](std::array<int64_t, 6> sizes, int64_t compute, int threads, std::array<int64_t, 17> at) {
+    MambaStep p{};
+    p.B = sizes[0], p.model = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4], p.W = sizes[5];
+    p.compute = compute, p.threads = threads;
+    const void** inputs[] = {&p.x, &p.conv, &p.state, &p.in_proj, &p.in_bias, &p.taps, &p.conv_bias, &p.x_proj, &p.dt_proj,
+                             &p.dt_bias, &p.A_log, &p.skip, &p.out_proj, &p.out_bias};
+    for (int i = 0; i < 14; ++i) *inputs[i] = pointer(at[i]);
+    p.y = pointer(at[14]), p.next_conv = pointer(at[15]), p.next = pointer(at[16]);
+    nb::gil_scoped_release release;
+    current->mamba_step(p);
+  });
   m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads, int64_t recurrent,
                             int64_t resets, int64_t raw, int64_t marks, int64_t gates, int64_t first, int64_t hs,
                             int64_t last) {
@@ -219,18 +276,96 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     current->slstm_backward(p);
   });
-  m.def("long_conv_forward", [](std::array<int64_t, 7> sizes, int64_t compute, int threads, Arg x,
-                                std::array<int64_t, 3> kernel, int64_t skip, Arg y) {
-    LongConv p = long_conv(sizes, compute, threads, x, kernel, skip);
-    p.y = tensor(y);
+  m.def("long_conv_forward", [](std::array<int64_t, 6> sizes, int64_t compute, int threads, Arg x,
+                                std::array<int64_t, 4> kernel, int64_t skip, Arg y) {
+    LongConv p = long_conv(sizes, compute, threads, x);
+    p.kernel = taps(kernel, skip), p.y = tensor(y);
     nb::gil_scoped_release release;
     current->long_conv_forward(p);
   });
-  m.def("long_conv_backward", [](std::array<int64_t, 7> sizes, int64_t compute, int threads, Arg x,
-                                 std::array<int64_t, 3> kernel, int64_t skip, Arg dy, Arg dx, int64_t dkernel) {
-    LongConv p = long_conv(sizes, compute, threads, x, kernel, skip);
-    p.dy = tensor(dy), p.dx = tensor(dx), p.dkernel = pointer(dkernel);
+  m.def("long_conv_backward", [](std::array<int64_t, 6> sizes, int64_t compute, int threads, Arg x,
+                                 std::array<int64_t, 4> kernel, int64_t skip, Arg dy, Arg dx, int64_t dkernel) {
+    LongConv p = long_conv(sizes, compute, threads, x);
+    p.kernel = taps(kernel, skip, dkernel), p.dy = tensor(dy), p.dx = tensor(dx);
     nb::gil_scoped_release release;
     current->long_conv_backward(p);
+  });
+  m.def("gated_conv_forward", [](std::array<int64_t, 5> sizes, int64_t compute, int threads, Arg x,
+                                 std::array<int64_t, 3> short_taps, std::array<int64_t, 4> kernel, int64_t skip, Arg y,
+                                 Arg u) {
+    GatedConv p = gated_conv(sizes, compute, threads, x, short_taps);
+    p.kernel = taps(kernel, skip), p.y = tensor(y), p.u = tensor(u);
+    nb::gil_scoped_release release;
+    current->gated_conv_forward(p);
+  });
+  m.def("gated_conv_backward", [](std::array<int64_t, 5> sizes, int64_t compute, int threads, Arg x,
+                                  std::array<int64_t, 3> short_taps, std::array<int64_t, 4> kernel, int64_t skip,
+                                  Arg dy, Arg du, Arg dx, std::array<int64_t, 3> gradients, int64_t dkernel) {
+    GatedConv p = gated_conv(sizes, compute, threads, x, short_taps);
+    p.kernel = taps(kernel, skip, dkernel), p.dy = tensor(dy), p.du = tensor(du), p.dx = tensor(dx);
+    p.dweight = pointer(gradients[0]), p.dbias = pointer(gradients[1]), p.dshift = pointer(gradients[2]);
+    nb::gil_scoped_release release;
+    current->gated_conv_backward(p);
+  });
+  m.def("glu_forward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x, int64_t bias, int64_t y) {
+    const GLU p{rows, W, compute, threads, pointer(x), pointer(bias), pointer(y), nullptr, nullptr};
+    nb::gil_scoped_release release;
+    current->glu_forward(p);
+  });
+  m.def("glu_backward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x, int64_t bias, int64_t dy,
+                           int64_t dx, int64_t dbias) {
+    const GLU p{rows, W, compute, threads, pointer(x), pointer(bias), pointer(dy), pointer(dx), pointer(dbias)};
+    nb::gil_scoped_release release;
+    current->glu_backward(p);
+  });
+  m.def("decay_weights", [](std::array<int64_t, 3> sizes, int64_t compute, int threads, int64_t i, int64_t scores,
+                            int64_t weights, int64_t sums, int64_t winners, int64_t g, int64_t first, int64_t through,
+                            int64_t behind, int64_t units) {
+    ChunkDecay p = chunk_decay(sizes, compute, threads, i, scores, weights, sums, winners);
+    p.g = pointer(g), p.first = pointer(first), p.through = pointer(through), p.behind = pointer(behind);
+    p.units = pointer(units);
+    nb::gil_scoped_release release;
+    current->decay_weights(p);
+  });
+  m.def("decay_slopes", [](std::array<int64_t, 3> sizes, int64_t compute, int threads, int64_t i, int64_t scores,
+                           int64_t weights, int64_t sums, int64_t winners, int64_t slopes, int64_t entering,
+                           int64_t leaving, int64_t whole, int64_t dunits, int64_t dg, int64_t di, int64_t dfirst) {
+    ChunkDecay p = chunk_decay(sizes, compute, threads, i, scores, weights, sums, winners);
+    p.slopes = pointer(slopes), p.entering = pointer(entering), p.leaving = pointer(leaving);
+    p.whole = pointer(whole), p.dunits = pointer(dunits), p.dg = pointer(dg), p.di = pointer(di);
+    p.dfirst = pointer(dfirst);
+    nb::gil_scoped_release release;
+    current->decay_slopes(p);
+  });
+  m.attr("BLOCK_ROWS") = kBlockRows;
+  m.attr("NORM_ROWS") = kNormRows;
+  m.def("block_linear_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads, Arg x, int64_t weight,
+                                   std::vector<Arg> y) {
+    BlockLinear p = block_linear(sizes, compute, threads, x, weight, y);
+    nb::gil_scoped_release release;
+    current->block_linear_forward(p);
+  });
+  m.def("block_linear_backward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads, Arg x, int64_t weight,
+                                    std::vector<Arg> dy, Arg dx, int64_t dweight) {
+    BlockLinear p = block_linear(sizes, compute, threads, x, weight, dy);
+    p.dx = tensor(dx), p.dweight = pointer(dweight);
+    nb::gil_scoped_release release;
+    current->block_linear_backward(p);
+  });
+  m.def("gated_norm_forward", [](std::array<int64_t, 3> sizes, std::array<bool, 2> flags, double eps, int64_t compute,
+                                 int threads, Arg y, Arg z, Arg u, int64_t weight, int64_t skip, Arg out) {
+    GatedNorm p = gated_norm(sizes, flags, eps, compute, threads, y, z, u, weight, skip);
+    p.out = tensor(out);
+    nb::gil_scoped_release release;
+    current->gated_norm_forward(p);
+  });
+  m.def("gated_norm_backward", [](std::array<int64_t, 3> sizes, std::array<bool, 2> flags, double eps, int64_t compute,
+                                  int threads, Arg y, Arg z, Arg u, int64_t weight, int64_t skip, Arg dout, Arg dy,
+                                  Arg dz, Arg du, int64_t dweight, int64_t dskip) {
+    GatedNorm p = gated_norm(sizes, flags, eps, compute, threads, y, z, u, weight, skip);
+    p.dout = tensor(dout), p.dy = tensor(dy), p.dz = tensor(dz), p.du = tensor(du), p.dweight = pointer(dweight);
+    p.dskip = pointer(dskip);
+    nb::gil_scoped_release release;
+    current->gated_norm_backward(p);
   });
 }

@@ -1,142 +1,186 @@
 // Causal depthwise convolution over time with an initial state, segment resets and a fused SiLU. Lanes are channels.
 #pragma once
-#include <algorithm>
-
-#include "rows.h"
+#include "row_walk.h"
 
 namespace LONGSEQ_ISA {
 
-constexpr int64_t kConvWide = 4;
-
-// One tile of channels of one row: rows t0 - (W - 1) … t0 + T of x, and how far back each position may look.
-template <class R> struct ConvTile {
+// The channels of a unit of work: their taps, and how far back each position may look.
+template <class R> struct ConvSpan {
   static constexpr int V = kLanes<R>;
   const CausalConv& p;
-  int64_t b, at, n, K;              // K taps
-  Buffer<R> x, pre, weight;    // x: [K - 1 + kChunk][V]; weight: [K][V], the newest tap last
-  std::vector<int32_t> reach;       // positions that may be looked back over
+  const Span s;
+  const int64_t K, width;           // taps; channels padded to whole vectors
+  Buffer<R> weight, bias, first;    // [K][width], the newest tap last; [width]; [K - 1][width], what comes before
+  RowsIn<R> x;
+  std::vector<const R*> rows;       // of positions t0 - (K - 1) … t0 + T
+  std::vector<int64_t> reach;       // of the same positions: so many before it may be looked at
   int64_t since = 1 << 30;
-  Vec<R> bias = {};
-  ConvTile(const CausalConv& p, int64_t b, int64_t at, int64_t n)
-      : p(p), b(b), at(at), n(n), K(p.W), x((p.W - 1 + kChunk) * V, R(0)), pre(kChunk * V), weight(p.W * V, R(0)),
-        reach(kChunk) {
-    R first[V] = {};
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < K; ++k) weight[k * V + i] = static_cast<const R*>(p.weight)[(at + i) * K + k];
-      if (p.bias) first[i] = static_cast<const R*>(p.bias)[at + i];
-    }
-    bias = load(first);
-    if (p.initial) read_rows<R>(p.initial, b, 0, K - 1, at, n, V, x.data());
-  }
-  // Reads the chunk and computes the convolution before its activation.
-  void forward(int64_t t0, int64_t T) {
-    read_rows<R>(p.x, b, t0, T, at, n, V, &x[(K - 1) * V]);
-    for (int64_t t = 0; t < T; ++t) {
-      since = p.resets && p.resets[b * p.L + t0 + t] ? 0 : since + 1;
-      reach[t] = int32_t(std::min<int64_t>(K - 1, since));
-      Vec<R> y = bias;
-      for (int64_t o = reach[t]; o >= 0; --o) y += load(&weight[(K - 1 - o) * V]) * load(&x[(K - 1 + t - o) * V]);
-      store(&pre[t * V], y);
-    }
-  }
-  void advance(int64_t T) { std::memmove(x.data(), &x[T * V], (K - 1) * V * sizeof(R)); }
-};
 
-template <class R, class F> inline void conv_units(const CausalConv& p, const F& run) {
-  constexpr int V = kLanes<R>;
-  const int64_t blocks = (p.D + kConvWide * V - 1) / (kConvWide * V);
-  parallel(p.B * blocks, p.threads, [&](int64_t index) {
-    const int64_t b = index / blocks, end = std::min(p.D, (index % blocks + 1) * kConvWide * V);
-    for (int64_t at = index % blocks * kConvWide * V; at < end; at += V) run(b, at, std::min<int64_t>(V, p.D - at));
-  });
-}
+  ConvSpan(const CausalConv& p, const Span& s)
+      : p(p), s(s), K(p.W), width((s.n + V - 1) / V * V), weight(K * width, R(0)), bias(width, R(0)),
+        first(std::max<int64_t>(1, (K - 1) * width), R(0)), x(p.x, s, K - 1), rows(K - 1 + kWalkRows),
+        reach(K - 1 + kWalkRows, K - 1) {
+    for (int64_t i = 0; i < s.n; ++i) {
+      for (int64_t k = 0; k < K; ++k) weight[k * width + i] = static_cast<const R*>(p.weight)[(s.at + i) * K + k];
+      if (p.bias) bias[i] = static_cast<const R*>(p.bias)[s.at + i];
+    }
+    if (p.initial)
+      for (int64_t t = 0; t + 1 < K; ++t) read_rows<R>(p.initial, s.b, t, 1, s.at, s.n, s.n, &first[t * width]);
+  }
+  int lanes(int64_t i) const { return int(std::min<int64_t>(V, s.n - i)); }
+  void step(int64_t t0, int64_t T) {
+    x.step(t0, T);
+    if (t0)
+      for (int64_t t = 0; t < K - 1; ++t) reach[t] = reach[kWalkRows + t];
+    for (int64_t t = -(K - 1); t < T; ++t)
+      rows[K - 1 + t] = t0 + t < 0 ? &first[(K - 1 + t0 + t) * width] : x.row(t0 + t);
+    for (int64_t t = 0; t < T; ++t) {
+      since = p.resets && p.resets[s.b * p.L + t0 + t] ? 0 : since + 1;
+      reach[K - 1 + t] = std::min(K - 1, since);
+    }
+  }
+  // Of position t of the step, channels i …: the sum over taps before its activation. KS: the taps if they are
+  // known, all within reach.
+  template <int KS> Vec<R> sum(int64_t t, int64_t i, int some) const {
+    Vec<R> y = load(&bias[i]);
+    if constexpr (KS > 0) {
+#pragma GCC unroll 4
+      for (int k = 0; k < KS; ++k) y += load(&weight[k * width + i]) * load_lanes(rows[t + k] + i, some);
+    } else {
+      for (int64_t o = reach[K - 1 + t]; o >= 0; --o)
+        y += load(&weight[(K - 1 - o) * width + i]) * load_lanes(rows[K - 1 + t - o] + i, some);
+    }
+    return y;
+  }
+  // Calls run(taps, or 0 where resets lie in the way or they are not 2 to 4) with a compile-time number.
+  template <class F> void with_taps(const F& run) const {
+    if (p.resets) return run(std::integral_constant<int, 0>());
+    switch (K) {
+      case 2: return run(std::integral_constant<int, 2>());
+      case 3: return run(std::integral_constant<int, 3>());
+      case 4: return run(std::integral_constant<int, 4>());
+      default: return run(std::integral_constant<int, 0>());
+    }
+  }
+};
 
 template <class R> void causal_conv_forward_as(const CausalConv& p) {
   constexpr int V = kLanes<R>;
-  conv_units<R>(p, [&](int64_t b, int64_t at, int64_t n) {
-    ConvTile<R> tile(p, b, at, n);
-    for (int64_t t0 = 0; t0 < p.L; t0 += kChunk) {
-      const int64_t T = std::min(kChunk, p.L - t0);
-      tile.forward(t0, T);
-      if (p.silu)
-        for (int64_t t = 0; t < T; ++t) {
-          const Vec<R> y = load(&tile.pre[t * V]);
-          store(&tile.pre[t * V], y * sigmoid<R>(y));
+  const bool stream = worth_streaming<R>(p.B * p.L * p.D);
+  each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
+    ConvSpan<R> span(p, s);
+    RowsOut<R> y(p.y, s);
+    for (int64_t t0 = 0; t0 < p.L; t0 += kWalkRows) {
+      const int64_t T = std::min(kWalkRows, p.L - t0);
+      span.step(t0, T);
+      span.with_taps([&](auto taps) {
+        for (int64_t i = 0; i < s.n; i += V) {
+          const int some = span.lanes(i);
+          for (int64_t t = 0; t < T; ++t) {
+            Vec<R> v = span.template sum<decltype(taps)::value>(t, i, some);
+            if (p.silu) v *= sigmoid<R>(v);
+            put(y.row(t0 + t, t) + i, v, some, stream);
+          }
         }
-      write_rows<R>(p.y, b, t0, T, at, n, V, tile.pre.data());
-      tile.advance(T);
+      });
+      y.done(t0, T);
     }
+    end_streaming();
   });
 }
 
 // One position and no resets: the state moves up by one row.
 template <class R> void causal_conv_update_as(const CausalConv& p) {
   constexpr int V = kLanes<R>;
-  conv_units<R>(p, [&](int64_t b, int64_t at, int64_t n) {
-    const int64_t past = p.W - 1;
-    R x[32 * V], weight[32 * V], bias[V] = {};
-    std::fill(x, x + past * V, R(0));
-    std::fill(weight, weight + p.W * V, R(0));
-    if (p.initial) read_rows<R>(p.initial, b, 0, past, at, n, V, x);
-    read_rows<R>(p.x, b, 0, 1, at, n, V, x + past * V);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < p.W; ++k) weight[k * V + i] = static_cast<const R*>(p.weight)[(at + i) * p.W + k];
-      if (p.bias) bias[i] = static_cast<const R*>(p.bias)[at + i];
+  each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
+    ConvSpan<R> span(p, s);
+    RowsOut<R> y(p.y, s);
+    span.step(0, 1);
+    for (int64_t i = 0; i < s.n; i += V) {
+      const int some = span.lanes(i);
+      Vec<R> v = span.template sum<0>(0, i, some);
+      if (p.silu) v *= sigmoid<R>(v);
+      store_lanes(y.row(0, 0) + i, v, some);
     }
-    Vec<R> y = load(bias);
-    for (int64_t k = 0; k < p.W; ++k) y += load(weight + k * V) * load(x + k * V);
-    if (p.silu) y *= sigmoid<R>(y);
-    R out[V];
-    store(out, y);
-    write_rows<R>(p.y, b, 0, 1, at, n, V, out);
-    write_rows<R>(p.next, b, 0, past, at, n, V, x + V);
+    y.done(0, 1);
+    for (int64_t t = 0; t + 1 < p.W; ++t) write_rows<R>(p.next, s.b, t, 1, s.at, s.n, s.n, span.rows[t + 1]);
   });
 }
 
+// dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): of the K - 1 positions before a step, what it adds comes last.
 template <class R> void causal_conv_backward_as(const CausalConv& p) {
   constexpr int V = kLanes<R>;
-  conv_units<R>(p, [&](int64_t b, int64_t at, int64_t n) {
-    ConvTile<R> tile(p, b, at, n);
-    const int64_t K = p.W;
-    // dx of rows t0 - (K - 1) … t0 + T: a row is final once the K - 1 positions after it were seen.
-    Buffer<R> dx((K - 1 + kChunk) * V, R(0)), dy(kChunk * V), dw(K * V, R(0)), part(K * V);
-    Vec<R> db = {};
-    for (int64_t t0 = 0; t0 < p.L; t0 += kChunk) {
-      const int64_t T = std::min(kChunk, p.L - t0);
-      tile.forward(t0, T);
-      read_rows<R>(p.dy, b, t0, T, at, n, V, dy.data());
-      std::fill(part.begin(), part.end(), R(0));  // summed chunk by chunk: float32 stays accurate over long L
-      Vec<R> db_part = {};
-      for (int64_t t = 0; t < T; ++t) {
-        Vec<R> g = load(&dy[t * V]);
-        if (p.silu) {
-          const Vec<R> y = load(&tile.pre[t * V]), s = sigmoid<R>(y);
-          g *= s * (R(1) + y * (R(1) - s));
+  const bool stream = worth_streaming<R>(p.B * p.L * p.D);
+  each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
+    ConvSpan<R> span(p, s);
+    RowsIn<R> dy(p.dy, s);
+    const int64_t K = p.W, width = span.width;
+    Buffer<R> dw(K * width, R(0)), db(width, R(0)), g((K - 1 + kWalkRows) * width, R(0)), part(K * V), row(width);
+    // Rows before the sequence, the first K - 1, have gradients of their own; the last ones follow after its end.
+    const auto finish = [&](int64_t t, auto value) {  // value(i, lanes): the gradient of position t
+      if (t < 0 && !p.dinitial) return;
+      const bool direct = t >= 0 && holds<R>(p.dx);
+      R* to = direct ? row_at<R>(p.dx, s.b, t, s.at) : row.data();
+      for (int64_t i = 0; i < s.n; i += V) put(to + i, value(i), span.lanes(i), direct && stream);
+      if (!direct) write_rows<R>(t < 0 ? p.dinitial : p.dx, s.b, t < 0 ? K - 1 + t : t, 1, s.at, s.n, s.n, to);
+    };
+    for (int64_t t0 = 0; t0 < p.L; t0 += kWalkRows) {
+      const int64_t T = std::min(kWalkRows, p.L - t0);
+      span.step(t0, T);
+      dy.step(t0, T);
+      span.with_taps([&](auto taps) {
+        constexpr int KS = decltype(taps)::value;
+        for (int64_t i = 0; i < s.n; i += V) {
+          const int some = span.lanes(i);
+          Vec<R> db_part = {};  // summed step by step: float32 stays accurate over long L
+          Vec<R> dw_part[KS > 0 ? KS : 1] = {};
+          if constexpr (KS == 0) std::fill(part.begin(), part.end(), R(0));
+          for (int64_t t = 0; t < T; ++t) {
+            Vec<R> d = load_lanes(dy.row(t0 + t) + i, some);
+            if (p.silu) {
+              const Vec<R> y = span.template sum<KS>(t, i, some), a = sigmoid<R>(y);
+              d *= a * (R(1) + y * (R(1) - a));
+            }
+            store(&g[(K - 1 + t) * width + i], d);
+            db_part += d;
+            if constexpr (KS > 0) {
+#pragma GCC unroll 4
+              for (int k = 0; k < KS; ++k) dw_part[k] += d * load_lanes(span.rows[t + k] + i, some);
+            } else {
+              for (int64_t o = span.reach[K - 1 + t]; o >= 0; --o) {
+                R* w = &part[(K - 1 - o) * V];
+                store(w, load(w) + d * load_lanes(span.rows[K - 1 + t - o] + i, some));
+              }
+            }
+          }
+          store(&db[i], load(&db[i]) + db_part);
+          for (int64_t k = 0; k < K; ++k) {
+            R* w = &dw[k * width + i];
+            if constexpr (KS > 0) store(w, load(w) + dw_part[k]);
+            else store(w, load(w) + load(&part[k * V]));
+          }
         }
-        db_part += g;
-        for (int64_t o = tile.reach[t]; o >= 0; --o) {
-          R* w = &part[(K - 1 - o) * V];
-          R* d = &dx[(K - 1 + t - o) * V];
-          store(w, load(w) + g * load(&tile.x[(K - 1 + t - o) * V]));
-          store(d, load(d) + g * load(&tile.weight[(K - 1 - o) * V]));
-        }
-      }
-      db += db_part;
-      for (int64_t k = 0; k < K; ++k) store(&dw[k * V], load(&dw[k * V]) + load(&part[k * V]));
-      const int64_t before = t0 == 0 ? K - 1 : 0;  // rows that lie before the sequence; K - 1 < kChunk
-      if (before && p.dinitial) write_rows<R>(p.dinitial, b, 0, K - 1, at, n, V, dx.data());
-      const bool last = t0 + T == p.L;
-      const int64_t from = before, to = last ? K - 1 + T : T;
-      if (to > from) write_rows<R>(p.dx, b, t0 - (K - 1) + from, to - from, at, n, V, &dx[from * V]);
-      tile.advance(T);
-      std::memmove(dx.data(), &dx[T * V], (K - 1) * V * sizeof(R));
-      std::fill(dx.begin() + (K - 1) * V, dx.end(), R(0));
+      });
+      // Positions t0 - (K - 1) … t0 + T - (K - 1) have now been seen by all that look at them.
+      const auto emit = [&](int64_t from, int64_t to, int64_t seen) {  // in positions of the step; seen: computed
+        for (int64_t t = from; t < to; ++t)
+          finish(t0 + t, [&](int64_t i) {
+            Vec<R> sum = {};
+            for (int64_t o = 0; o < K && t + o < seen; ++o)
+              if (t + o >= -(K - 1) && span.reach[K - 1 + t + o] >= o && t0 + t + o >= 0)
+                sum += load(&g[(K - 1 + t + o) * width + i]) * load(&span.weight[(K - 1 - o) * width + i]);
+            return sum;
+          });
+      };
+      emit(-(K - 1), T - (K - 1), T);
+      if (t0 + T == p.L) emit(T - (K - 1), T, T);
+      for (int64_t t = 0; t + 1 < K; ++t)
+        std::memmove(&g[t * width], &g[(kWalkRows + t) * width], width * sizeof(R));
     }
-    R lane[V];
-    store(lane, db);
-    for (int64_t i = 0; i < n; ++i) {
-      static_cast<R*>(p.dbias)[b * p.D + at + i] = lane[i];
-      for (int64_t k = 0; k < K; ++k) static_cast<R*>(p.dweight)[(b * p.D + at + i) * K + k] = dw[k * V + i];
+    end_streaming();
+    for (int64_t i = 0; i < s.n; ++i) {
+      static_cast<R*>(p.dbias)[s.b * p.D + s.at + i] = db[i];
+      for (int64_t k = 0; k < K; ++k) static_cast<R*>(p.dweight)[(s.b * p.D + s.at + i) * K + k] = dw[k * width + i];
     }
   });
 }

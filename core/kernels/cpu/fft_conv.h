@@ -32,171 +32,182 @@ template <class R> class FieldMemory {
   R* memory_;
 };
 
-// One group of channels: moves rows between tensors and fields, in which value i < N of a sequence of 2N is the real
-// part of point i and value N + i its imaginary part.
+// One group of channels: moves rows between tensors and buffers of one vector a value.
 template <class R> class FieldMover {
  public:
   static constexpr int V = kLanes<R>;
   static constexpr int64_t kTile = 32;
-  FieldMover(int64_t N, int64_t at, int64_t n, bool stream) : N_(N), at_(at), n_(n), stream_(stream) {}
+  FieldMover(int64_t at, int64_t n, bool stream) : at(at), n(n), stream(stream) {}
+  const int64_t at, n;
+  const bool stream;
 
-  // Values [0, rows) from rows t0 … of x; zeros behind.
-  void read(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, R* field, int64_t place = 0) const {
-    clear(0, place, field);
-    for (int64_t done = 0; done < rows; done += kTile) {
-      const int64_t count = std::min(kTile, rows - done);
-      R tile[kTile * V];
-      ask(x, b, t0 + done + kTile, std::min(kTile, rows - done - kTile));
-      read_rows<R>(x, b, t0 + done, count, at_, n_, V, tile);
-      for (int64_t t = 0; t < count; ++t) store(value(field, place + done + t), load(tile + t * V));
+  // Rows t0 … of x become values [place, place + count) of `size`; zeros before and behind.
+  void read(const Tensor3& x, int64_t b, int64_t t0, int64_t count, R* rows, int64_t place, int64_t size) const {
+    std::fill(rows, rows + place * V, R(0));
+    for (int64_t done = 0; done < count; done += kTile) {
+      ask(x, b, t0 + done + kTile, std::min(kTile, count - done - kTile));
+      read_rows<R>(x, b, t0 + done, std::min(kTile, count - done), at, n, V, rows + (place + done) * V);
     }
-    clear(place + rows, 2 * N_, field);
+    std::fill(rows + (place + count) * V, rows + size * V, R(0));
   }
-  // Values [from, from + rows), scaled, to rows t0 … of y.
-  void write(const Tensor3& y, int64_t b, int64_t t0, int64_t rows, const R* field, int64_t from, R scale) const {
-    for (int64_t done = 0; done < rows; done += kTile) {
-      const int64_t count = std::min(kTile, rows - done);
-      R tile[kTile * V];
-      for (int64_t t = 0; t < count; ++t) store(tile + t * V, load(value(field, from + done + t)) * scale);
-      write_rows<R>(y, b, t0 + done, count, at_, n_, V, tile, stream_);
-    }
+  void write(const Tensor3& y, int64_t b, int64_t t0, int64_t count, const R* rows) const {
+    write_rows<R>(y, b, t0, count, at, n, V, rows, stream);
   }
   // Kernels lie one channel after the other, or one tap after the other.
-  void read_taps(const LongConv& p, R* field) const {
-    const R *k = static_cast<const R*>(p.kernel), *skip = static_cast<const R*>(p.skip);
-    if (p.kernel_d == 1 && n_ == V) {
-      for (int64_t j = 0; j < p.taps; ++j) store(value(field, j), load(k + at_ + j * p.kernel_t));
+  void read_taps(const LongTaps& p, R* rows, int64_t size) const {
+    const R *k = static_cast<const R*>(p.taps), *skip = static_cast<const R*>(p.skip);
+    if (p.stride_d == 1 && n == V) {
+      for (int64_t j = 0; j < p.count; ++j) store(rows + j * V, load(k + at + j * p.stride_t));
     } else {
-      for (int64_t j = 0; j < p.taps; j += kTile) {
-        const int64_t count = std::min(kTile, p.taps - j);
-        R tile[kTile * V] = {};
-        for (int64_t i = 0; i < n_; ++i) {
-          const R* from = k + (at_ + i) * p.kernel_d + j * p.kernel_t;
-          for (int64_t t = 0; t < count; ++t) tile[t * V + i] = from[t * p.kernel_t];
+      if (n < V) std::fill(rows, rows + p.count * V, R(0));
+      for (int64_t j = 0; j < p.count; j += kTile) {
+        const int64_t end = std::min(j + kTile, p.count);
+        for (int64_t i = 0; i < n; ++i) {
+          const R* from = k + (at + i) * p.stride_d;
+          for (int64_t t = j; t < end; ++t) rows[t * V + i] = from[t * p.stride_t];
         }
-        for (int64_t t = 0; t < count; ++t) store(value(field, j + t), load(tile + t * V));
       }
     }
-    clear(p.taps, 2 * N_, field);
+    std::fill(rows + p.count * V, rows + size * V, R(0));
     if (skip)
-      for (int64_t i = 0; i < n_; ++i) field[i] += skip[at_ + i];  // a direct connection is one more weight at lag 0
+      for (int64_t i = 0; i < n; ++i) rows[i] += skip[at + i];  // a direct connection is one more weight at lag 0
   }
-  void write_taps(const LongConv& p, const R* field, R scale) const {
-    R* dk = static_cast<R*>(p.dkernel);
-    if (p.kernel_d == 1 && n_ == V) {
-      for (int64_t j = 0; j < p.taps; ++j) store(dk + at_ + j * p.kernel_t, load(value(field, j)) * scale);
+  void write_taps(const LongTaps& p, const R* rows) const {
+    R* dk = static_cast<R*>(p.gradient);
+    if (p.stride_d == 1 && n == V) {
+      for (int64_t j = 0; j < p.count; ++j) store(dk + at + j * p.stride_t, load(rows + j * V));
       return;
     }
-    for (int64_t j = 0; j < p.taps; j += kTile) {
-      const int64_t count = std::min(kTile, p.taps - j);
-      R tile[kTile * V];
-      for (int64_t t = 0; t < count; ++t) store(tile + t * V, load(value(field, j + t)) * scale);
-      for (int64_t i = 0; i < n_; ++i) {
-        R* to = dk + (at_ + i) * p.kernel_d + j * p.kernel_t;
-        for (int64_t t = 0; t < count; ++t) to[t * p.kernel_t] = tile[t * V + i];
+    for (int64_t j = 0; j < p.count; j += kTile) {
+      const int64_t end = std::min(j + kTile, p.count);
+      for (int64_t i = 0; i < n; ++i) {
+        R* to = dk + (at + i) * p.stride_d;
+        for (int64_t t = j; t < end; ++t) to[t * p.stride_t] = rows[t * V + i];
       }
     }
   }
-
- private:
-  const int64_t N_, at_, n_;
-  const bool stream_;
-
-  // Rows lie too far apart for the hardware to guess the next.
-  void ask(const Tensor3& x, int64_t b, int64_t t0, int64_t rows) const {
-    const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
-    const char* p = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + at_);
-    for (int64_t t = 0; t < rows; ++t) __builtin_prefetch(p + t * size * x.stride_l);
+  const char* address(const Tensor3& x, int64_t b, int64_t t) const {
+    return x.ptr + (x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2) * (b * x.stride_b + t * x.stride_l + at);
   }
-  R* value(R* field, int64_t t) const { return field + (t < N_ ? 2 * t * V : (2 * (t - N_) + 1) * V); }
-  const R* value(const R* field, int64_t t) const { return value(const_cast<R*>(field), t); }
-  void clear(int64_t from, int64_t to, R* field) const {
-    for (int64_t t = from; t < to; ++t) store(value(field, t), Vec<R>{});
+  // Rows lie too far apart for the hardware to guess the next.
+  void ask(const Tensor3& x, int64_t b, int64_t t0, int64_t count) const {
+    const char* p = address(x, b, t0);
+    const int64_t pitch = address(x, b, t0 + 1) - p;
+    for (int64_t t = 0; t < count; ++t) __builtin_prefetch(p + t * pitch);
   }
 };
 
-// a ← a · b, a ← a · conj b, or sum += a · conj b and a ← a · conj c: products of fields.
-template <class R, bool conj> inline void multiply(R* a, const R* b, int64_t N) {
+// Products of parts of spectra: a ← a · b; and for the backward, dk (+)= g · conj x, x ← x · k, g ← g · conj k.
+template <class R> inline void multiply(R* a, const R* b, int64_t N) {
   constexpr int V = kLanes<R>;
   for (int64_t i = 0; i < N; ++i, a += 2 * V, b += 2 * V) {
-    const Vec<R> x = load(a), y = load(a + V), u = load(b), v = conj ? -load(b + V) : load(b + V);
+    const Vec<R> x = load(a), y = load(a + V), u = load(b), v = load(b + V);
     store(a, x * u - y * v);
     store(a + V, x * v + y * u);
   }
 }
-template <class R> inline void correlate(R* sum, R* a, const R* b, const R* c, int64_t N, bool first) {
+// dk may be k itself. Without `forward`, x is left as it was.
+template <class R, bool forward> inline void correlate(R* dk, R* g, R* x, const R* k, int64_t N, bool first) {
   constexpr int V = kLanes<R>;
-  for (int64_t i = 0; i < N; ++i, sum += 2 * V, a += 2 * V, b += 2 * V, c += 2 * V) {
-    const Vec<R> x = load(a), y = load(a + V), u = load(b), v = load(b + V), s = load(c), t = load(c + V);
-    const Vec<R> re = x * u + y * v, im = y * u - x * v;
-    store(sum, first ? re : load(sum) + re);
-    store(sum + V, first ? im : load(sum + V) + im);
-    store(a, x * s + y * t);
-    store(a + V, y * s - x * t);
+  for (int64_t i = 0; i < N; ++i, dk += 2 * V, g += 2 * V, x += 2 * V, k += 2 * V) {
+    const Vec<R> a = load(g), b = load(g + V), u = load(x), v = load(x + V), s = load(k), t = load(k + V);
+    const Vec<R> re = a * u + b * v, im = b * u - a * v;
+    store(g, a * s + b * t);
+    store(g + V, b * s - a * t);
+    if constexpr (forward) {
+      store(x, u * s - v * t);
+      store(x + V, u * t + v * s);
+    }
+    store(dk, first ? re : load(dk) + re);
+    store(dk + V, first ? im : load(dk + V) + im);
   }
 }
 
-template <class R, class F> inline void long_conv_groups(const LongConv& p, int64_t fields, const F& run) {
+// Runs run(transform, mover, memory) for every vector of channels, with working memory for so many points of two vectors.
+template <class R, class F>
+inline void channel_groups(int64_t D, int64_t N, int64_t fields, int threads, bool stream, const F& run) {
   constexpr int V = kLanes<R>;
-  const Negacyclic<R> transform(p.N);
-  const int64_t groups = (p.D + V - 1) / V;
-  const int64_t workers = std::min<int64_t>(std::max(1, p.threads), groups);
+  const Negacyclic<R> transform(N);
+  const int64_t groups = (D + V - 1) / V;
+  const int64_t workers = std::min<int64_t>(std::max(1, threads), groups);
   std::atomic<int64_t> next{0};
-  const bool stream = worth_streaming<R>(p.B * p.T * p.D);
-  parallel(workers, p.threads, [&](int64_t) {
-    const FieldMemory<R> memory(fields, p.N * 2 * V);
-    for (int64_t g; (g = next.fetch_add(1)) < groups;) {
-      const FieldMover<R> mover(p.N, g * V, std::min<int64_t>(V, p.D - g * V), stream);
-      run(transform, mover, memory);
-    }
+  parallel(workers, threads, [&](int64_t) {
+    const FieldMemory<R> memory(fields, N * 2 * V);
+    for (int64_t g; (g = next.fetch_add(1)) < groups;)
+      run(transform, FieldMover<R>(g * V, std::min<int64_t>(V, D - g * V), stream), memory);
     end_streaming();
   });
 }
 
 template <class R> void long_conv_forward_as(const LongConv& p) {
+  constexpr int V = kLanes<R>;
   const R scale = R(1) / R(p.N);
-  const int64_t begin = p.T - p.L, reach = std::min(p.taps, p.T) - 1;
-  long_conv_groups<R>(p, 2, [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
-    R *k = f[0], *x = f[1];
-    mover.read_taps(p, k);
-    transform.forward(k);
+  const int64_t begin = p.T - p.L, reach = std::min(p.kernel.count, p.T) - 1;
+  const bool stream = worth_streaming<R>(p.B * p.T * p.D);
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
+    R *k = f[0], *x = f[1], *rows = f[2];
+    const bool small = p.kernel.count <= p.N;
+    mover.read_taps(p.kernel, rows, small ? p.N : 2 * p.N);
+    transform.enter(rows, small, k);
+    bool first = true;
     for (int64_t b = 0; b < p.B; ++b)
       for (int64_t at = begin; at < p.T; at += p.hop) {
         // Inputs from `low` on; what wraps round falls on places before `at`, which are thrown away.
         const int64_t low = std::max<int64_t>(0, at - reach), end = std::min(at + p.hop, p.T);
-        mover.read(p.x, b, low, end - low, x);
-        transform.forward(x);
-        multiply<R, false>(x, k, p.N);
-        transform.inverse(x);
-        mover.write(p.y, b, at - begin, end - at, x, at - low, scale);
+        const bool half = end - low <= p.N;
+        mover.read(p.x, b, low, end - low, rows, 0, half ? p.N : 2 * p.N);
+        transform.enter(rows, half, x);
+        for (int64_t i = 0; i < transform.parts(); ++i) {
+          if (first) transform.descend(k, i);
+          transform.descend(x, i);
+          multiply(transform.part(x, i), transform.part(k, i), transform.size());
+          transform.ascend(x, i);
+        }
+        first = false;
+        transform.leave(x, half, scale, rows);
+        mover.write(p.y, b, at - begin, end - at, rows + (at - low) * V);
       }
-  });
+  };
+  channel_groups<R>(p.D, p.N, 3, p.threads, stream, run);
 }
 
 template <class R> void long_conv_backward_as(const LongConv& p) {
   const R scale = R(1) / R(p.N);
-  const int64_t begin = p.T - p.L, reach = std::min(p.taps, p.T) - 1;
-  long_conv_groups<R>(p, 4, [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
-    R *k = f[0], *x = f[1], *dy = f[2], *dk = f[3];
-    mover.read_taps(p, k);
-    transform.forward(k);
+  const int64_t begin = p.T - p.L, reach = std::min(p.kernel.count, p.T) - 1;
+  const bool stream = worth_streaming<R>(p.B * p.T * p.D), once = p.B == 1 && p.hop >= p.T;
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
+    R *k = f[0], *x = f[1], *dy = f[2], *rows = f[3], *dk = once ? k : f[4];
+    const bool small = p.kernel.count <= p.N;
+    mover.read_taps(p.kernel, rows, small ? p.N : 2 * p.N);
+    transform.enter(rows, small, k);
     bool first = true;
     for (int64_t b = 0; b < p.B; ++b)
       for (int64_t at = 0; at < p.T; at += p.hop) {
         // The inputs of this frame and every output that they reach; both are placed from `at` on.
         const int64_t end = std::min(at + p.hop, p.T), from = std::max(at, begin), to = std::min(end + reach, p.T);
-        mover.read(p.x, b, at, end - at, x);
-        mover.read(p.dy, b, from - begin, std::max<int64_t>(0, to - from), dy, std::min(from - at, 2 * p.N));
-        transform.forward(x);
-        transform.forward(dy);
-        correlate(dk, dy, x, k, p.N, first);
+        const int64_t count = std::max<int64_t>(0, to - from), place = std::min(from - at, 2 * p.N);
+        const bool few = end - at <= p.N, half = place + count <= p.N;
+        mover.read(p.x, b, at, end - at, rows, 0, few ? p.N : 2 * p.N);
+        transform.enter(rows, few, x);
+        mover.read(p.dy, b, from - begin, count, rows, place, half ? p.N : 2 * p.N);
+        transform.enter(rows, half, dy);
+        for (int64_t i = 0; i < transform.parts(); ++i) {
+          if (first) transform.descend(k, i);
+          transform.descend(x, i);
+          transform.descend(dy, i);
+          correlate<R, false>(transform.part(dk, i), transform.part(dy, i), transform.part(x, i),
+                              transform.part(k, i), transform.size(), first);
+          transform.ascend(dy, i);
+        }
         first = false;
-        transform.inverse(dy);
-        mover.write(p.dx, b, at, end - at, dy, 0, scale);
+        transform.leave(dy, few, scale, rows);
+        mover.write(p.dx, b, at, end - at, rows);
       }
-    transform.inverse(dk);
-    mover.write_taps(p, dk, scale);
-  });
+    for (int64_t i = 0; i < transform.parts(); ++i) transform.ascend(dk, i);
+    transform.leave(dk, small, scale, rows);
+    mover.write_taps(p.kernel, rows);
+  };
+  channel_groups<R>(p.D, p.N, once ? 4 : 5, p.threads, stream, run);
 }
 
 }  // namespace LONGSEQ_ISA

@@ -1,10 +1,14 @@
 // All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its name.
+#include "block_linear.h"
 #include "causal_conv.h"
-#include "fft_conv.h"
+#include "decay.h"
+#include "gated_conv.h"
+#include "glu.h"
+#include "gated_norm.h"
 #include "linear_scan.h"
+#include "mamba_step.h"
 #include "selective_scan_backward.h"
 #include "slstm.h"
-#include "step.h"
 
 #define LONGSEQ_STRING2(x) #x
 #define LONGSEQ_STRING(x) LONGSEQ_STRING2(x)
@@ -29,9 +33,20 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<CausalConv, causal_conv_backward_as<float>, causal_conv_backward_as<double>>,
     by_type<CausalConv, causal_conv_update_as<float>, causal_conv_update_as<double>>,
     by_type<StateUpdate, state_update_as<float>, state_update_as<double>>,
+    by_type<MambaStep, mamba_step_as<float>, mamba_step_as<double>>,
     by_type<SLSTM, slstm_forward_as<float>, slstm_forward_as<double>>,
     by_type<SLSTM, slstm_backward_as<float>, slstm_backward_as<double>>,
     by_type<LongConv, long_conv_forward_as<float>, long_conv_forward_as<double>>,
     by_type<LongConv, long_conv_backward_as<float>, long_conv_backward_as<double>>,
+    by_type<GatedConv, gated_conv_forward_as<float>, gated_conv_forward_as<double>>,
+    by_type<GatedConv, gated_conv_backward_as<float>, gated_conv_backward_as<double>>,
+    by_type<GLU, glu_forward_as<float>, glu_forward_as<double>>,
+    by_type<GLU, glu_backward_as<float>, glu_backward_as<double>>,
+    by_type<ChunkDecay, decay_weights_as<float>, decay_weights_as<double>>,
+    by_type<ChunkDecay, decay_slopes_as<float>, decay_slopes_as<double>>,
+    by_type<BlockLinear, block_linear_forward_as<float>, block_linear_forward_as<double>>,
+    by_type<BlockLinear, block_linear_backward_as<float>, block_linear_backward_as<double>>,
+    by_type<GatedNorm, gated_norm_forward_as<float>, gated_norm_forward_as<double>>,
+    by_type<GatedNorm, gated_norm_backward_as<float>, gated_norm_backward_as<double>>,
 };
 }  // namespace longseq

@@ -78,17 +78,35 @@ struct SLSTM {
   void *dgates, *dfirst;
 };
 
+// The taps of a long convolution, with any strides of channels and taps; `gradient` is laid out as they are.
+struct LongTaps {
+  int64_t count, stride_d, stride_t;
+  const void *taps, *skip;                  // (D, count); (D,) or null, added at lag 0
+  void* gradient;
+};
+
 // A long convolution y[t] = Σ_j k[j] x[t-j] of the last L of T inputs, in frames of `hop` positions.
 struct LongConv {
-  int64_t B, T, L, D, taps, N, hop;         // 2N values are transformed at a time, at least hop + min(taps, T) - 1
+  int64_t B, T, L, D, N, hop;               // 2N values are transformed at a time, at least hop + min(taps, T) - 1
   int64_t compute;
   int threads;
   Tensor3 x, y;                             // (B, T, D), (B, L, D)
-  const void *kernel, *skip;                // (D, taps) with these strides; (D,) or null, added at lag 0
-  int64_t kernel_d, kernel_t;
-  // backward; taps is at most T
+  LongTaps kernel;
+  // backward; there are at most T taps
   Tensor3 dy, dx;
-  void* dkernel;                            // with the strides of the kernel
+};
+
+// Hyena's operator y = s(x₀) ⊙ (k * (s(x₁) ⊙ s(x₂))) of x = [x₀, x₁, x₂], with short convolutions s.
+struct GatedConv {
+  int64_t B, L, D, W, N;                    // W short taps; 2N values are transformed, at least 2L - 1
+  int64_t compute;
+  int threads;
+  Tensor3 x, y, u;                          // (B, L, 3D), (B, L, D), (B, L, D): what the long convolution takes
+  const void *weight, *bias, *shift;        // (3D, W), the newest tap last; (3D,); (3D,), added to x, or null
+  LongTaps kernel;                          // at most L taps
+  // backward
+  Tensor3 dy, du, dx;                       // du may be absent
+  void *dweight, *dbias, *dshift;           // (3D, W), (3D,), (3D,)
 };
 
 // One position. A head of `width` channels shares its step size; its decay is one number (scalar) or a row of N.
@@ -103,6 +121,71 @@ struct StateUpdate {
   void* next;                               // (B, D, N)
 };
 
+// One chunk of T positions of N heads; `shared` consecutive heads have the same scores. Everything is dense.
+struct ChunkDecay {
+  int64_t N, shared, T;
+  int64_t compute;
+  int threads;
+  const void *g, *i, *first, *scores;       // (N, T); (N, T) or null; (N,) or null for 0; (N / shared, T, T) or null
+  void *weights, *through, *behind;         // (N, T, T), (N, T), (N, T)
+  void *units, *winners, *sums;             // with i: (N, T), and int32; (N, T) or null: row sums of the weights
+  // backward: weights are the decays, and become their products with the scores; sums are added to the slopes
+  void* slopes;                             // (N, T, T): of the weights; become those of the scores
+  const void *entering, *leaving, *whole, *dunits;  // (N, T), (N, T), (N,); with i: (N, T)
+  void *dg, *di, *dfirst;                   // (N, T); with i: (N, T), (N,)
+};
+
+// Rows of a unit of work, over which the gradients of weights are summed.
+constexpr int64_t kBlockRows = 256, kNormRows = 128;
+
+// y_m = W_m x of every row, for `maps` block-diagonal matrices with blocks of P channels. No time: rows lie stride_l apart.
+struct BlockLinear {
+  int64_t rows, W, P, maps;
+  int64_t compute;
+  int threads;
+  Tensor3 x, y[3];                          // (rows, W), of the compute type; backward: y is its gradient
+  const void* weight;                       // (maps, W / P, P, P)
+  Tensor3 dx;
+  void* dweight;                            // (rows / kBlockRows, maps, W / P, P, P)
+};
+
+// Rows as above. out = (unit(y) weight + skip u) silu(z), or unit(y silu(z)) weight + skip u.
+struct GatedNorm {
+  int64_t rows, W, groups;
+  bool centred, norm_first;
+  double eps;
+  int64_t compute;
+  int threads;
+  Tensor3 y, z, u, out;                     // (rows, W), of the compute type; u may be absent
+  const void *weight, *skip;                // (W,)
+  Tensor3 dout, dy, dz, du;
+  void *dweight, *dskip;                    // (rows / kNormRows, W)
+};
+
+// One position of a Mamba layer. Everything is dense and of the compute type.
+struct MambaStep {
+  int64_t B, model, D, N, rank, W;
+  int64_t compute;
+  int threads;
+  const void *x, *conv, *state;             // (B, model), (B, W-1, D), (B, D, N)
+  const void *in_proj, *in_bias;            // (2D, model), (2D,) or null
+  const void *taps, *conv_bias;             // (D, W), (D,) or null
+  const void *x_proj, *dt_proj, *dt_bias;   // (rank + 2N, D), (D, rank), (D,)
+  const void *A_log, *skip;                 // log(-decay) (D, N), (D,)
+  const void *out_proj, *out_bias;          // (model, D), (model,) or null
+  void *y, *next_conv, *next;               // as x, conv, state
+};
+
+// The gated linear unit of dense rows of 2W values, with the bias before it.
+struct GLU {
+  int64_t rows, W;
+  int64_t compute;
+  int threads;
+  const void *x, *bias;                     // (rows, 2W), (2W,) or null
+  void* y;                                  // (rows, W); backward: its gradient
+  void *dx, *dbias;                         // (rows, 2W), (rows / kNormRows, 2W)
+};
+
 struct Kernels {
   const char* name;
   void (*selective_scan_forward)(const SelectiveScan&);
@@ -113,10 +196,21 @@ struct Kernels {
   void (*causal_conv_backward)(const CausalConv&);
   void (*causal_conv_update)(const CausalConv&);
   void (*state_update)(const StateUpdate&);
+  void (*mamba_step)(const MambaStep&);
   void (*slstm_forward)(const SLSTM&);
   void (*slstm_backward)(const SLSTM&);
   void (*long_conv_forward)(const LongConv&);
   void (*long_conv_backward)(const LongConv&);
+  void (*gated_conv_forward)(const GatedConv&);
+  void (*gated_conv_backward)(const GatedConv&);
+  void (*glu_forward)(const GLU&);
+  void (*glu_backward)(const GLU&);
+  void (*decay_weights)(const ChunkDecay&);
+  void (*decay_slopes)(const ChunkDecay&);
+  void (*block_linear_forward)(const BlockLinear&);
+  void (*block_linear_backward)(const BlockLinear&);
+  void (*gated_norm_forward)(const GatedNorm&);
+  void (*gated_norm_backward)(const GatedNorm&);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

@@ -42,9 +42,19 @@ template <class R> class Negacyclic {
     }
   }
 
-  void forward(R* x) const { down(x, N, 0, 0); }
-  // N times the inverse of `forward`.
-  void inverse(R* x) const { up(x, N, 0, 0); }
+  // The first step leaves `parts` polynomials of `size` points that have nothing to do with each other any more: a
+  // product goes part by part, so that a part of every factor stays in a near cache from its transform to its inverse.
+  int64_t parts() const { return radices_.empty() ? 1 : radices_[0]; }
+  int64_t size() const { return N / parts(); }
+  R* part(R* x, int64_t i) const { return x + i * size() * kPoint; }
+  // The first step, from 2N values in `rows`; where only `half` of them may differ from zero the others are not read.
+  void enter(const R* rows, bool half, R* x) const { half ? enter_as<true>(rows, x) : enter_as<false>(rows, x); }
+  void descend(R* x, int64_t i) const { down(part(x, i), size(), radices_.empty() ? 0 : 1, i); }
+  // Back again: all parts, then the last step, whose result is N times the values. With `half`, the first N of them.
+  void ascend(R* x, int64_t i) const { up(part(x, i), size(), radices_.empty() ? 0 : 1, i); }
+  void leave(const R* x, bool half, R scale, R* rows) const {
+    half ? leave_as<true>(x, scale, rows) : leave_as<false>(x, scale, rows);
+  }
 
  private:
   typedef Vec<R> Real;
@@ -110,6 +120,63 @@ template <class R> class Negacyclic {
       small<r, true>(a);
       put(p, a[0]);
       for (int k = 1; k < r; ++k) put(p + k * q * kPoint, a[k] * t[k]);
+    }
+  }
+
+  template <int r, bool half> void first(const R* rows, R* x) const {
+    const int64_t q = N / r;
+    const R* w = r > 1 ? tables_[0].data() : nullptr;
+    Complex t[r];
+    for (int k = 1; k < r; ++k) t[k] = twiddle<false>(w + 2 * (k - 1));
+    for (int64_t j = 0; j < q; ++j) {
+      Complex a[r];
+      for (int k = 0; k < r; ++k) {
+        const Real re = load(rows + (j + k * q) * V);
+        if constexpr (half) {
+          a[k] = k ? Complex{re * t[k].re, re * t[k].im} : Complex{re, Real{}};
+        } else {
+          a[k] = {re, load(rows + (N + j + k * q) * V)};
+          if (k) a[k] = a[k] * t[k];
+        }
+      }
+      if constexpr (r > 1) small<r, false>(a);
+      for (int k = 0; k < r; ++k) put(x + (j + k * q) * kPoint, a[k]);
+    }
+  }
+  template <int r, bool half> void last(const R* x, R scale, R* rows) const {
+    const int64_t q = N / r;
+    const R* w = r > 1 ? tables_[0].data() : nullptr;
+    Complex t[r];
+    t[0] = {splat(scale), Real{}};
+    for (int k = 1; k < r; ++k) t[k] = twiddle<true>(w + 2 * (k - 1)) * scale;
+    for (int64_t j = 0; j < q; ++j) {
+      Complex a[r];
+      for (int k = 0; k < r; ++k) a[k] = get(x + (j + k * q) * kPoint);
+      if constexpr (r > 1) small<r, true>(a);
+      for (int k = 0; k < r; ++k) {
+        const int64_t at = j + k * q;
+        store(rows + at * V, k ? a[k].re * t[k].re - a[k].im * t[k].im : a[k].re * t[k].re);
+        if constexpr (!half)
+          store(rows + (N + at) * V, k ? a[k].re * t[k].im + a[k].im * t[k].re : a[k].im * t[k].re);
+      }
+    }
+  }
+  template <bool half> void enter_as(const R* rows, R* x) const {
+    switch (parts()) {
+      case 1: return first<1, half>(rows, x);
+      case 2: return first<2, half>(rows, x);
+      case 3: return first<3, half>(rows, x);
+      case 4: return first<4, half>(rows, x);
+      default: return first<5, half>(rows, x);
+    }
+  }
+  template <bool half> void leave_as(const R* x, R scale, R* rows) const {
+    switch (parts()) {
+      case 1: return last<1, half>(x, scale, rows);
+      case 2: return last<2, half>(x, scale, rows);
+      case 3: return last<3, half>(x, scale, rows);
+      case 4: return last<4, half>(x, scale, rows);
+      default: return last<5, half>(x, scale, rows);
     }
   }
 

@@ -23,7 +23,8 @@ template <class R> struct Blocks {
         per_block(std::min(tiles, std::max<int64_t>(2, (p.G * tiles + 15) / 16))),
         blocks((tiles + per_block - 1) / per_block),
         N2(p.complex ? 2 * p.N : p.N) {
-    const int64_t wanted = (2 * p.threads + p.B * p.G - 1) / (p.B * p.G);  // two a thread, to share the work evenly
+    // No more teams than threads: each of them visits every row, and so every page, of the tensors.
+    const int64_t wanted = (p.threads + p.B * p.G - 1) / (p.B * p.G);
     per_team = p.threads == 1 ? blocks : std::max<int64_t>(1, blocks / wanted);
     teams = (blocks + per_team - 1) / per_team;
   }

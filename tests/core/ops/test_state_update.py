@@ -135,6 +135,42 @@ def test_a_mixers_step_without_gradients_equals_that_with(
             close(fast[key][finite].double(), value[finite].detach().double(), bound)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [1, 3, 4, 7, 9])
+@pytest.mark.parametrize(
+    ("width", "options"),
+    [(7, {}), (33, {"d_state": 5, "bias": True}), (100, {"dt_rank": 3, "conv_bias": False, "d_conv": 1})],
+)
+def test_the_whole_layers_step(
+    isa: str, dtype: torch.dtype, batch: int, width: int, options: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    mixer = create_mixer("mamba", width, **options).to(dtype)
+    x = torch.randn(batch, 6, width, dtype=dtype)
+    with torch.no_grad():
+        expected, last = mixer(x)
+        state, outputs = mixer.init_state(batch), []
+        for t in range(6):
+            y, state = mixer.step(x[:, t].contiguous(), state)
+            outputs.append(y)
+    close(torch.stack(outputs, 1), expected, 4 * TOLERANCE[dtype])
+    for key, value in last.items():
+        close(state[key], value, 4 * TOLERANCE[dtype])
+
+
+def test_a_map_that_is_more_than_a_matrix_is_called() -> None:
+    mixer = create_mixer("mamba", 8)
+    seen: list[str] = []
+    mixer.out_proj.register_forward_hook(lambda *call: seen.append("hook"))  # type: ignore[union-attr, operator]
+    with torch.no_grad():
+        mixer.step(torch.randn(1, 8), mixer.init_state(1))
+    assert seen == ["hook"]
+    frozen = create_mixer("mamba", 8).requires_grad_(False)
+    frozen.out_proj.weight.requires_grad_(True)  # type: ignore[union-attr, operator]
+    y, _ = frozen.step(torch.randn(1, 8), frozen.init_state(1))
+    assert y.requires_grad
+
+
 def test_what_must_see_the_operators_gets_them() -> None:
     plain, leaf = torch.zeros(2), torch.zeros(2, requires_grad=True)
     assert direct(plain, None) and not direct(leaf) and not direct(plain, torch.zeros(2, device="meta"))
