@@ -116,7 +116,8 @@ class HyenaDNAShape(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns the logits of the next token at every position."""
-        logits: Tensor = self.head(self.backbone(self.embedding(tokens))[0])
+        # The states of long convolutions are as long as the input; nothing follows here that would need them.
+        logits: Tensor = self.head(self.backbone(self.embedding(tokens), keep_states=False)[0])
         return logits
 
 
