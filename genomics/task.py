@@ -81,7 +81,8 @@ class CausalLanguageModel(BaseTask):
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""
         follows = "first" in batch and not bool(batch["first"].any())
-        logits, states = self.model(batch["input_ids"], self._carried if follows else None)
+        carried = self._carried if follows else None
+        logits, states = self.model(batch["input_ids"], carried, keep_states="first" in batch)
         if "first" in batch:
             self._carried = states
         targets = batch["targets"]

@@ -49,6 +49,7 @@ def _arguments(
 @torch.library.custom_op("longseq::long_conv", mutates_args=(), device_types="cpu")
 def _conv(x: Tensor, kernel: Tensor, skip: Tensor | None, new: int) -> Tensor:
     y = _conv_fake(x, kernel, skip, new)
+    _native.fresh(y)
     skip = None if skip is None else skip.contiguous()
     arguments, alive = _arguments(x, kernel[:, : x.shape[1]], skip, new, new)
     native().long_conv_forward(*arguments, _native.rows(y))
@@ -73,6 +74,7 @@ def _conv_backward(dy: Tensor, x: Tensor, kernel: Tensor, skip: Tensor | None, n
         taps = torch.empty_like(dkernel)[:, :total].copy_(taps)
     arguments, alive = _arguments(x, taps, skip, new, total)
     dy = _native.dense(dy)
+    _native.fresh(dx)
     native().long_conv_backward(*arguments, _native.rows(dy), _native.rows(dx), dkernel.data_ptr())
     del alive
     return [dx, dkernel]

@@ -112,6 +112,7 @@ def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Tensor, skip: Tensor | None, shift: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     y, u = _conv_fake(x, weight, bias, kernel, skip, shift)
+    _native.fresh(y, u)
     arguments, alive = _arguments(x, weight, bias, kernel[:, : x.shape[1]], skip, shift)
     native().gated_conv_forward(*arguments, _native.rows(y), _native.rows(u))
     del alive

@@ -91,6 +91,7 @@ def _scan(a: Tensor, b: Tensor, initial_state: Tensor | None) -> Tensor:
     h = _scan_fake(a, b, initial_state)
     dtype = _native.compute_dtype(a, b)
     a, b, initial = _native.dense(a), _native.dense(b), _native.vector(initial_state, dtype)
+    _native.fresh(h)
     if h.numel():
         native().linear_scan_forward(
             _sizes(h), h.is_complex(), _native.code(dtype), _native.threads(4 * h.numel()), _native.rows(a),
@@ -122,6 +123,7 @@ def _scan_backward(
     da, db, dinitial = _scan_backward_fake(dh, a, b, initial_state, h)
     dtype = _native.compute_dtype(a, b)
     a, dh, initial = _native.dense(a), _native.dense(dh), _native.vector(initial_state, dtype)
+    _native.fresh(da, db)
     if h.numel():
         native().linear_scan_backward(
             _sizes(h), h.is_complex(), _native.code(dtype), _native.threads(4 * h.numel()), _native.rows(a),

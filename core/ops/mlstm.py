@@ -60,7 +60,7 @@ def mlstm(
     if by_triton(_NAME, backend, v, q, k, i, f, *(initial_state or ())):
         return _with_triton(q, k, v, i, f, initial_state, resets, chunk_size, eps)
     if v.shape[1] == 1:
-        return mlstm_reference(q, k, v, i, f, initial_state, resets, eps)
+        return _one(q, k, v, i, f, initial_state, resets, eps)
     on_cpu = cpu_reason(q, k, v, i, f, *(initial_state or ())) is None
     if by_blocks(v.shape[1]) and not on_cpu:
         return run_blocks(
@@ -75,6 +75,31 @@ def mlstm(
         run = walk if on_cpu else composed
         h, *last = run(q, k, values, i, log_f, *state, chunk_size, eps)
         return h.to(v.dtype), (last[0], last[1], last[2])
+
+
+def _one(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    initial_state: MLSTMState | None,
+    resets: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, MLSTMState]:
+    """One position: what takes time is going over C, which is read and written as seldom as torch can."""
+    with torch.autocast(v.device.type, enabled=False):
+        *inputs, (c, n, m) = _prepare(q, k, v, i, f, initial_state, resets)
+        q, k, values, i, log_f = (x[:, 0] for x in inputs)
+        last_m = torch.maximum(log_f + m, i)
+        unit = finite(last_m)
+        keep, add = torch.exp(log_f + m - unit).unsqueeze(-1), torch.exp(i - unit).unsqueeze(-1)
+        key = add * (k * k.shape[2] ** -0.5)
+        c = torch.addcmul(keep.unsqueeze(-1) * c, key.unsqueeze(-1), values.unsqueeze(-2))
+        n = keep * n + key
+        y = (q.unsqueeze(-2) @ c).squeeze(-2)
+        h = normalise(torch.cat([y, (q * n).sum(-1, keepdim=True)], -1), last_m, eps)
+        return h.unsqueeze(1).to(v.dtype), (c, n, last_m)
 
 
 def mlstm_reference(

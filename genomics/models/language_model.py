@@ -51,7 +51,11 @@ class DNALanguageModel(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def forward(
-        self, input_ids: Tensor, states: list[State] | None = None, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
+        keep_states: bool = True,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
@@ -59,11 +63,13 @@ class DNALanguageModel(nn.Module):
             input_ids: token ids (B, L).
             states: from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
+            keep_states: whether states are returned; those of long convolutions are as long as the input.
 
         Returns:
-            Logits of the next token (B, L, V) and the states after the last position.
+            Logits of the next token (B, L, V) and the states after the last position (none without
+            ``keep_states``).
         """
-        x, states = self.backbone(self.embedding(input_ids), states, segment_ids)
+        x, states = self.backbone(self.embedding(input_ids), states, segment_ids, keep_states)
         return self.lm_head(x), states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:

@@ -98,7 +98,8 @@ class MixerForecaster(nn.Module):
         u = (u - level) / spread
         # The last patch ends at the cutoff; what the stride leaves over falls off at the far end.
         used = (self.positions - 1) * self.stride + self.patch
-        z, _ = self.backbone(self.embed(u[:, length - used :].unfold(1, self.patch, self.stride)))
+        patches = u[:, length - used :].unfold(1, self.patch, self.stride)
+        z, _ = self.backbone(self.embed(patches), keep_states=False)
         z = z.flatten(1) if self.head_kind == "flatten" else z[:, -1]
         y = self.head(self.dropout(z))
         if self.linear_skip is not None:

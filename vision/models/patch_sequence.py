@@ -89,7 +89,7 @@ class PatchSequence(ImageModel):
         tokens = patches.flatten(2).transpose(1, 2)
         if self.order != "raster":
             tokens = tokens[:, torch.from_numpy(scan_order(self.order, *grid)).to(x.device)]
-        return self.backbone(tokens)[0], grid
+        return self.backbone(tokens, keep_states=False)[0], grid
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the normalised tokens in scan order, (B, M, D)."""
