@@ -28,6 +28,7 @@ from longseq.core.errors import ArgumentError
 from longseq.core.ops import _native
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.ssd import ssd
+from longseq.core.ops.state_update import direct, state_update
 
 __all__ = [
     "causal_conv1d_fn",
@@ -237,10 +238,26 @@ def selective_state_update(
     keep = check_indices(name, "state_batch_indices", state_batch_indices, batch)
 
     dtype = _native.compute_dtype(state, x, A)
-    step = step.to(dtype)
     if dt_bias is not None:
         dt_bias = with_heads(dt_bias, 2, 0)
         _native.check(name, "dt_bias", dt_bias, (heads, width), "(heads, channels)")
+    if D is not None:
+        D = with_heads(D, 2, 0)
+        _native.check(name, "D", D, (heads, width), "(heads, channels)")
+    gate = None if z is None else with_heads(z, 3, 1)
+    if gate is not None:
+        _native.check(name, "z", gate, rows.shape, "(batch, heads, channels)")
+    tensors = (slots, rows, step, decay, maps_in, maps_out, D, gate, dt_bias)
+    if keep is None and slots.dtype == dtype and not decay.is_complex() and direct(*tensors):
+        flat = [None if t is None else t.flatten(at) for t, at in ((gate, 1), (D, 0), (dt_bias, 0))]
+        y, new = state_update(
+            slots.flatten(1, 2), rows.flatten(1), step.flatten(1), decay.flatten(0, 1), maps_in, maps_out,
+            flat[1], flat[0], flat[2], dt_softplus,
+        )  # fmt: skip
+        slots.copy_(new.view(slots.shape))
+        return y.view(x.shape)
+    step = step.to(dtype)
+    if dt_bias is not None:
         step = step + dt_bias.to(dtype)
     if dt_softplus:
         step = softplus(step)
@@ -252,12 +269,8 @@ def selective_state_update(
     new = new + (step * value).unsqueeze(-1) * maps_in.unsqueeze(2)
     y = (new * maps_out.unsqueeze(2)).sum(-1)
     if D is not None:
-        D = with_heads(D, 2, 0)
-        _native.check(name, "D", D, (heads, width), "(heads, channels)")
         y = y + value * D.to(dtype)
-    if z is not None:
-        gate = with_heads(z, 3, 1)
-        _native.check(name, "z", gate, rows.shape, "(batch, heads, channels)")
+    if gate is not None:
         y = y * silu(gate.to(dtype))
     put(slots, state_batch_indices, keep, new)
     if keep is not None:
