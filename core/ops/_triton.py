@@ -78,8 +78,9 @@ def _announce(operator: str, reason: str) -> None:
 def by_triton(operator: str, backend: str, *tensors: Tensor | None) -> bool:
     """Returns whether a chunked operator's call goes to its Triton kernels.
 
-    Otherwise torch's own operations, chunk by chunk, serve it: the operator's "reference", and on CPU tensors
-    its "cpu". With "auto", CUDA tensors go to Triton where it can, and the reason is said once where not.
+    Otherwise ``backends.by_cpu`` says whether the CPU kernels serve it or torch's own operations, chunk by
+    chunk, which are its "reference". With "auto", CUDA tensors go to Triton where it can, and the reason is
+    said once where not.
 
     Args:
         operator: name for messages.

@@ -58,6 +58,22 @@ def _announce(operator: str, reason: str) -> None:
     warnings.warn(f"longseq.{operator} runs its slow reference: {reason}", UserWarning, stacklevel=4)
 
 
+def by_cpu(operator: str, backend: str, *tensors: torch.Tensor | None) -> bool:
+    """Returns whether the CPU kernels serve a chunked operator's call, for which no GPU kernel was chosen.
+
+    Args:
+        operator: name for messages.
+        backend: what the caller asked for, already found to be possible.
+        *tensors: the call's arguments; None stands for an absent one.
+    """
+    if backend == "reference":
+        return False
+    reason = cpu_reason(*tensors)
+    if _NATIVE is None and not torch.compiler.is_compiling():
+        _announce(operator, _NATIVE_ERROR)
+    return reason is None
+
+
 def choose(operator: str, backend: str, reasons: Mapping[str, str | None]) -> str:
     """Returns the backend that serves a call.
 

@@ -22,7 +22,7 @@ from longseq.core.ops._chunking import (
 )
 from longseq.core.ops._decay_attention import composed, decay_attention
 from longseq.core.ops._triton import by_triton, lowered
-from longseq.core.ops.backends import Backend, cpu_reason
+from longseq.core.ops.backends import Backend, by_cpu
 
 _NAME = "linear_attention"
 
@@ -71,7 +71,7 @@ def linear_attention(
         return linear_attention_reference(q, k, v, log_decay, scale, initial_state, resets)
     # With gradients and a key for every head, the products of all chunks at once are quicker.
     lean = v.shape[2] > q.shape[2] or not torch.is_grad_enabled()
-    lean = lean and cpu_reason(v) is None and (log_decay is None or log_decay.ndim == 3)
+    lean = lean and (log_decay is None or log_decay.ndim == 3) and by_cpu(_NAME, backend, v)
     if by_blocks(v.shape[1]) and not lean:
         return run_blocks(
             lambda q, k, v, g, r, state: linear_attention(

@@ -11,7 +11,7 @@ from longseq.core.ops import _native
 from longseq.core.ops._chunking import by_blocks, check_resets, chunk_length, run_blocks
 from longseq.core.ops._mlstm_walk import composed, finite, normalise, walk
 from longseq.core.ops._triton import by_triton, lowered
-from longseq.core.ops.backends import Backend, cpu_reason
+from longseq.core.ops.backends import Backend, by_cpu
 
 _NAME = "mlstm"
 
@@ -61,7 +61,7 @@ def mlstm(
         return _with_triton(q, k, v, i, f, initial_state, resets, chunk_size, eps)
     if v.shape[1] == 1:
         return _one(q, k, v, i, f, initial_state, resets, eps)
-    on_cpu = cpu_reason(q, k, v, i, f, *(initial_state or ())) is None
+    on_cpu = by_cpu(_NAME, backend, q, k, v, i, f, *(initial_state or ()))
     if by_blocks(v.shape[1]) and not on_cpu:
         return run_blocks(
             lambda q, k, v, i, f, r, state: mlstm(

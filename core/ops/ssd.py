@@ -13,7 +13,7 @@ from longseq.core.ops import _mamba_ssm, _native
 from longseq.core.ops._chunking import check_resets, chunk_length
 from longseq.core.ops._decay_attention import decay_attention
 from longseq.core.ops._triton import by_triton, lowered
-from longseq.core.ops.backends import Backend, cpu_reason
+from longseq.core.ops.backends import Backend, by_cpu
 from longseq.core.ops.linear_attention import linear_attention
 
 _NAME = "ssd"
@@ -82,7 +82,7 @@ def ssd(
             chunk_length(chunk_size, x.shape[1])
             y, last = scan(x, step, A, B, C, D, initial_states, resets, chunk_size)
             return _skip_and_gate(y, x, None, z), last
-        if x.shape[1] > 1 and cpu_reason(x, dt, A, B, C, D, initial_states) is None:
+        if x.shape[1] > 1 and by_cpu(_NAME, backend, x, dt, A, B, C, D, initial_states):
             y, last = _walk(x, step, A, B, C, D, initial_states, resets, chunk_size)
             return _skip_and_gate(y, x, None, z), last
         y, last = linear_attention(

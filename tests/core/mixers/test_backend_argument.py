@@ -10,6 +10,7 @@ import torch
 from longseq.core.errors import BackendError, ConfigError
 from longseq.core.mixers import create_mixer
 from longseq.core.mixers.base import check_backend, convolution_backend
+from longseq.core.ops import backends
 
 # The main operator of each, and a backend that it does not have, or not for CPU tensors.
 MIXERS = {
@@ -50,6 +51,33 @@ def test_named_backends_agree(name: str) -> None:
         torch.testing.assert_close(y, outputs[backend][:, 2], rtol=1e-4, atol=1e-5)
     assert torch.equal(outputs["auto"], outputs["cpu"])
     torch.testing.assert_close(outputs["cpu"], outputs["reference"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_the_reference_runs_no_kernel_of_the_operator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(*args: object) -> None:
+        raise AssertionError("a kernel was called")
+
+    torch.manual_seed(0)
+    mixers = [create_mixer(name, 16, backend=backend) for backend in ("reference", "cpu")]
+    used = ("decay_weights", "selective_scan_forward")
+    monkeypatch.setattr(backends, "_NATIVE", Blocked(backends.native(), used, kernel))
+    x = torch.ones(1, 9, 16)
+    with torch.no_grad():
+        mixers[0](x)
+        if name != "gla":  # its decay a channel has no CPU kernel
+            with pytest.raises(AssertionError, match="a kernel was called"):
+                mixers[1](x)
+
+
+class Blocked:
+    """The compiled kernels, but for some that are replaced."""
+
+    def __init__(self, module: object, names: tuple[str, ...], kernel: object) -> None:
+        self._module, self._replaced = module, dict.fromkeys(names, kernel)
+
+    def __getattr__(self, name: str) -> object:
+        return self._replaced.get(name) or getattr(self._module, name)
 
 
 @pytest.mark.parametrize("name", MIXERS)
