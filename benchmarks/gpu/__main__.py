@@ -13,23 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from benchmarks.gpu import agreement, chunked, peers, targets, timing, training, walks
-from benchmarks.gpu.agreement import Case, Result
+from benchmarks.gpu import checks, peers, targets, timing
+from benchmarks.gpu.agreement import Result
 from longseq.core.files import atomic_path
 from longseq.core.kernels import nvrtc
 from longseq.core.ops import _triton, backends
 
-# Of --seconds: checks may take up to the first part, training up to the second; timings take what is left.
-CHECKS, TRAINING = 0.5, 0.75
+TRAINING = 0.75
+"""The part of --seconds by which checks and trainings have to be over; timings take what is left."""
 
 
 def options_of(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,6 +44,11 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-times", action="store_true", help="time nothing")
     parser.add_argument("--no-training", action="store_true", help="train nothing")
     parser.add_argument("--seconds", type=float, default=450, help="begin nothing more after this long")
+    parser.add_argument("--seed", type=int, help="of the inputs; fresh ones each time without")
+    parser.add_argument("--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that check")
+    parser.add_argument("--small", action="store_true", help="check small shapes only, in this process")
+    parser.add_argument("--lines", type=Path, help="append a JSON line to this file after every result")
+    parser.add_argument("--shard", help=argparse.SUPPRESS)  # k/n: the k-th of n shares of the checks
     parser.add_argument("--clock", type=float, default=1.755e9, help="multiprocessors' Hz, for the bound")
     options = parser.parse_args(list(argv))
     if options.seconds <= 0 or options.clock <= 0:
@@ -58,21 +64,7 @@ def unavailable() -> str | None:
     return None
 
 
-def check_all(cases: Iterable[Case], device: torch.device, deadline: float) -> list[Result]:
-    """Runs checks and prints a line each; what is not reached before the deadline has not passed."""
-    found = []
-    for case in cases:
-        if time.perf_counter() > deadline:
-            row: Result = {"check": case.name, "ok": False, "why": "out of time"}
-            print(f"  not run: {case.name} (out of time)", flush=True)
-        else:
-            row = agreement.compare(case, device)
-            print(agreement.line(row), flush=True)
-        found.append(row)
-    return found
-
-
-def time_all(device: torch.device, rates: timing.Rates, deadline: float) -> list[Result]:
+def time_all(device: torch.device, rates: timing.Rates, deadline: float, lines: checks.Lines) -> list[Result]:
     """Times what there is to time until the deadline."""
     rates_in_words = (
         f"bounds from {rates.exponentials / 1e12:.2f} Texp/s, {rates.memory / 1e12:.2f} TB/s, "
@@ -84,7 +76,9 @@ def time_all(device: torch.device, rates: timing.Rates, deadline: float) -> list
         if time.perf_counter() > deadline:
             print(f"  out of time: {case.family} B {case.batch} L {case.length} and what follows")
             return found
-        found += timing.time_case(case, rates)
+        for row in timing.time_case(case, rates):
+            lines.write("time", row)
+            found.append(row)
         del case
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -106,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     if reason is not None:
         print(reason, file=sys.stderr)
         return 2
-    seed = torch.seed() % (1 << 31)
+    seed = torch.seed() % (1 << 31) if options.seed is None else options.seed
     torch.manual_seed(seed)
     return run(options, torch.device("cuda"), begin, seed)
 
@@ -128,14 +122,22 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
     print(f"{name}, torch {torch.__version__}, NVRTC {nvrtc.version()}, seed {seed}")
     for backend, there, why in backends.describe():
         print(f"  {backend}: {'available' if there else 'no'} ({why})")
-    found = check_all(chain(walks.cases(), chunked.cases()), device, begin + CHECKS * options.seconds)
-    print(f"built and checked in {time.perf_counter() - begin:.0f} s")
-    trained: list[Result] = []
-    if not options.no_training:
-        trained = training.train_all(device, begin + TRAINING * options.seconds)
+    lines = checks.Lines(options.lines)
+    deadline = begin + TRAINING * options.seconds
+    if options.shard or options.small:
+        shard, shards = (int(x) for x in (options.shard or "0/1").split("/"))
+        todo = checks.small if options.small else checks.cases
+        train = not (options.no_training or options.small)
+        found, trained = checks.share(shard, shards, todo, device, deadline, train, lines)
+        return summary(found, trained, time.perf_counter() - begin)
+    with TemporaryDirectory() as folder:
+        same = ["--seconds", str(options.seconds), "--seed", str(seed)]
+        same += ["--no-training"] if options.no_training else []
+        found, trained = checks.share_out(options.jobs, same, options.lines or Path(folder) / "lines")
+    print(f"built, checked and trained in {time.perf_counter() - begin:.0f} s", flush=True)
     timed, judged = [], []
     if not options.no_times:
-        timed = time_all(device, timing.measure_rates(options.clock), begin + options.seconds)
+        timed = time_all(device, timing.measure_rates(options.clock), begin + options.seconds, lines)
         judged = targets.verdicts(timed)
         print("targets:")
         for row in judged:

@@ -26,7 +26,8 @@ class Case:
         name: of the operator and what is special about the call.
         fast: the kernel; takes ``tensors`` by name and returns outputs.
         exact: the reference, alike.
-        tensors: arguments on the CPU; what is floating-point or complex is differentiated.
+        tensors: arguments on the CPU, or a function that makes them; what is floating-point or complex is
+            differentiated.
         tolerance: of the error.
         low: names of arguments that are rounded to ``dtype`` first.
         dtype: of those.
@@ -37,7 +38,7 @@ class Case:
     name: str
     fast: Callable[..., Any]
     exact: Callable[..., Any]
-    tensors: Tensors
+    tensors: Tensors | Callable[[], Tensors]
     tolerance: float
     low: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
@@ -95,9 +96,8 @@ def run(function: Callable[..., Any], tensors: Tensors, place: Callable[[Tensor]
 
 def compare(case: Case, device: torch.device) -> Result:
     """Runs a case three times on the device, free memory full of NaN, and once in float64 on the CPU."""
-    tensors = {
-        key: t if t is None or key not in case.low else t.to(case.dtype) for key, t in case.tensors.items()
-    }
+    made = case.tensors() if callable(case.tensors) else case.tensors
+    tensors = {key: t if t is None or key not in case.low else t.to(case.dtype) for key, t in made.items()}
     exact = run(case.exact, tensors, lambda t: wide(t.cpu()))
     allowed = torch.backends.cuda.matmul.fp32_precision
     if case.tf32:

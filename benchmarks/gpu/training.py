@@ -45,8 +45,9 @@ def train(name: str, device: torch.device, steps: int, width: int, length: int) 
 
 
 def train_all(
-    device: torch.device, deadline: float, steps: int = STEPS, width: int = 128, length: int = 256
-) -> list[Result]:
+    device: torch.device, deadline: float, steps: int = STEPS, width: int = 128, length: int = 256,
+    names: list[str] | None = None,
+) -> list[Result]:  # fmt: skip
     """Trains every registered mixer and prints a line each.
 
     Args:
@@ -55,13 +56,17 @@ def train_all(
         steps: of each.
         width: d_model.
         length: positions.
+        names: of mixers; all where not given.
     """
     found = []
-    for name in list_mixers():
+    for name in list_mixers() if names is None else names:
         if time.perf_counter() > deadline:
             row: Result = {"mixer": name, "steps": 0, "ok": False, "why": "out of time"}
         else:
-            row = train(name, device, steps, width, length)
+            try:
+                row = train(name, device, steps, width, length)
+            except Exception as error:  # noqa: BLE001 - the other mixers go on, and this one has not passed
+                row = {"mixer": name, "steps": 0, "ok": False, "why": f"{type(error).__name__}: {error}"}
         print(line(row), flush=True)
         found.append(row)
     return found

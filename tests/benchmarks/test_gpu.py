@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # the benchmarks are no part of the installed package
 
 from benchmarks.gpu import __main__ as script  # noqa: E402
-from benchmarks.gpu import agreement, peers, targets, timing, training, walks  # noqa: E402
+from benchmarks.gpu import agreement, checks, lengths, peers, targets, timing, training, walks  # noqa: E402
 from longseq.core.mixers import list_mixers  # noqa: E402
 from longseq.core.ops import _cuda_scan, linear_attention, selective_scan  # noqa: E402
 
@@ -78,11 +79,11 @@ def test_a_wrong_kernel_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     unfilled = good(fast=lambda x: (2 * x, torch.nan * x[:3]), exact=lambda x: (2 * x, 0 * x[:3]))
     noisy = good(1.0, fast=lambda x: (2 * x + 0.01 * torch.randn_like(x),))
     late = time.perf_counter() - 1
-    found = script.check_all([good(), off, unfilled, noisy], CPU, late + 1e6)
+    found = checks.check_all([good(), off, unfilled, noisy], CPU, late + 1e6)
     assert [row["ok"] for row in found] == [True, False, False, False]
     assert found[2]["error"] == float("inf") and not found[3]["same"]
     assert agreement.compare(good(1.0, fast=noisy.fast, repeatable=False), CPU)["ok"]
-    (unreached,) = script.check_all([good()], CPU, late)
+    (unreached,) = checks.check_all([good()], CPU, late)
     out = capsys.readouterr().out
     assert out.count("BAD") == 3 and "repeated runs differ" in out and "not run: double (out of time)" in out
     assert script.summary([*found, unreached], [], 1.0) == 1 and script.summary(found[:1], [], 1.0) == 0
@@ -118,6 +119,38 @@ def test_chunked_cases_by_the_interpreter() -> None:
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("  ok  ") == 4 and "BAD" not in run.stdout, run.stdout
     assert run.stdout.count("timed ") == 4 and run.stdout.count(" True") == 4, run.stdout
+
+
+def test_lengths_reach_a_million() -> None:
+    """Every operator at each length; what is short runs on the CPU's kernels against float64 by the same."""
+    for length in (1, 66):
+        for case in lengths.scans(length):
+            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], case.name
+        for case in lengths.chunks(length, torch.float32):
+            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], case.name
+    names = [case.name for case in lengths.cases()]
+    assert len(names) == len(set(names)) and sum("L 1048576 " in f"{name} " for name in names) == 10
+    assert max(lengths.LENGTHS) == 1 << 20 and min(lengths.LENGTHS) == 1
+
+
+def test_shares_end_with_their_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Processes that write lines; one that dies counts as a check that has not passed."""
+    program = """
+import json, sys
+from pathlib import Path
+shard, file = sys.argv[3].removeprefix("--shard="), sys.argv[4].removeprefix("--lines=")
+with Path(file).open("a") as out:
+    out.write(json.dumps({"kind": "check", "check": shard, "ok": True}) + chr(10))
+sys.exit(0 if shard == "0/2" else 9)
+"""
+    fake = tmp_path / "python"
+    (tmp_path / "share.py").write_text(program)
+    fake.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "share.py"} "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    found, trained = checks.share_out(2, ["--seconds", "9"], tmp_path / "lines")
+    assert sorted(row["check"] for row in found) == ["0/2", "1/2", "share 1 of 2"] and trained == []
+    assert [row["ok"] for row in found if row["check"].startswith("share")] == [False]
 
 
 def test_training_reaches_every_mixer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,15 +295,26 @@ def test_the_whole_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From options to the written file, with small parts in place of those that need a GPU."""
-    monkeypatch.setattr(script.walks, "cases", lambda: iter([good()]))
-    monkeypatch.setattr(script.chunked, "cases", lambda: iter([good()]))
-    monkeypatch.setattr(script.training, "list_mixers", lambda: ["mamba"])
-    monkeypatch.setattr(script.training.train_all, "__defaults__", (1, 16, 8))
+    lines = tmp_path / "lines.jsonl"
+    monkeypatch.setattr(checks, "cases", lambda: iter([good(), good()]))
+    monkeypatch.setattr(checks, "list_mixers", lambda: ["mamba"])
+    monkeypatch.setattr(training.train_all, "__defaults__", (1, 16, 8, None))
     monkeypatch.setattr(script.timing, "measure_rates", lambda clock: RATES)
     monkeypatch.setattr(script.timing.time_case, "__defaults__", (lambda call: (call(), 1e-3)[1],))
     monkeypatch.setattr(script.peers, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
     file = tmp_path / "out" / "gpu.json"
+    # A process's share: the first of two, with every second check and mixer.
+    share = ["--shard", "0/2", "--lines", str(lines)]
+    assert script.run(script.options_of(share), CPU, time.perf_counter(), 7) == 0
+    assert [json.loads(x)["kind"] for x in lines.read_text().splitlines()] == ["check", "training"]
+    # The whole, with the shares' processes replaced by one in this process.
+
+    def share_out(jobs: int, options: list[str], lines: Path) -> tuple[list[Any], list[Any]]:
+        train = "--no-training" not in options
+        return checks.share(0, 1, checks.cases, CPU, time.perf_counter() + 1e6, train, checks.Lines(lines))
+
+    monkeypatch.setattr(checks, "share_out", share_out)
     options = script.options_of(["--json", str(file)])
     assert script.run(options, CPU, time.perf_counter(), 7) == 0
     content = json.loads(file.read_text())
@@ -279,6 +323,8 @@ def test_the_whole_run(
     out = capsys.readouterr().out
     assert "2 of 2 checks passed, 1 of 1 mixers" in out and out.count("not measured") == 5
     # No time left for anything: said, and not passed.
-    options = script.options_of(["--seconds", "0.001", "--no-training"])
+    options = script.options_of(["--seconds", "0.001", "--no-training", "--shard", "0/1"])
     assert script.run(options, CPU, time.perf_counter() - 1, 7) == 1
+    options = script.options_of(["--seconds", "0.001", "--no-training"])
+    assert script.run(options, CPU, time.perf_counter() - 1, 7) == 0  # shares have clocks of their own
     assert "out of time: ssd B 1 L 9 and what follows" in capsys.readouterr().out
