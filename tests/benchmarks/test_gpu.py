@@ -271,7 +271,7 @@ def test_the_whole_run(
     monkeypatch.setattr(script.peers, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
     file = tmp_path / "out" / "gpu.json"
-    options = script.options_of(["--json", str(file)])
+    options = script.options_of(["--json", str(file), "--seconds", "1e9"])
     assert script.run(options, CPU, time.perf_counter(), 7) == 0
     content = json.loads(file.read_text())
     assert content["device"] == "a CPU" and content["seed"] == 7 and len(content["checks"]) == 2
