@@ -1,17 +1,21 @@
 # longseq: `make demo` for a newcomer, `make test` for a contributor. Both set up .venv on first use.
 PYTHON ?= python3
-VENV := .venv
+# make test TORCH=2.11.0: another version of torch, in an environment of its own
+TORCH ?=
+VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard core/kernels/cpu/*)
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH),torch==$(TORCH)) --editable
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels/cpu/*)
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit bench install clean
+.PHONY: help demo test test-gpu lint types unit bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
-	@echo "make test   lint, types and all tests (the first run also installs)"
+	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
+	@echo "make update install the newest release of everything and write constraints.txt from it"
 	@echo "make clean  remove the environment and build products"
 
 $(BIN)/python:
@@ -22,15 +26,25 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python $(SOURCES)
 	@echo "Installing longseq with PyTorch into $(VENV): about 5.5 GB, a few minutes, once."
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(INSTALL) '.[all]'
 	@touch $@
 
 $(VENV)/.all: $(BIN)/python $(SOURCES)
 	@echo "Installing longseq with every extra into $(VENV): about 5.5 GB, a few minutes, once."
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(INSTALL) '.[all,dev]'
 	@touch $@ $(VENV)/.demo
 
 install: $(VENV)/.all
+
+# What an index serves changes every day: the bounds are what the tests have passed with. torch brings its own CUDA
+# and Triton packages, at exactly one version, so they need no bound.
+update: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev]'
+	{ echo "# The newest release of every package with which the tests have passed; written by make update."; \
+	  $(BIN)/python -m pip list --format=freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sed 's/+.*//; s/==/<=/' | \
+	  grep -Ev '^(nvidia|cuda|triton|pip|setuptools|longseq)\b' | sort; } > constraints.tmp && mv constraints.tmp constraints.txt
+	@touch $(VENV)/.all $(VENV)/.demo
+	@echo "constraints.txt is written; keep it if make test passes."
 
 demo: $(VENV)/.demo
 	$(BIN)/longseq demo
@@ -65,4 +79,4 @@ bench: $(VENV)/.bench
 	$(BIN)/longseq bench models $(BENCH)
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build .pytest_cache .mypy_cache .ruff_cache .hypothesis

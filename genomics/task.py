@@ -25,7 +25,7 @@ class CausalLanguageModel(BaseTask):
     Args:
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
         norm: "rms", "layer" or "layer_nobias".
@@ -45,7 +45,7 @@ class CausalLanguageModel(BaseTask):
         self,
         d_model: int = 128,
         n_layers: int = 4,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float | dict[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",

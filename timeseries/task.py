@@ -121,7 +121,7 @@ class MixerForecaster(Forecaster):
         horizon: predicted rows h.
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         norm: "rms" or "layer".
@@ -147,7 +147,7 @@ class MixerForecaster(Forecaster):
         horizon: int = 96,
         d_model: int = 64,
         n_layers: int = 2,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         norm: Literal["rms", "layer"] = "rms",

@@ -31,7 +31,7 @@ class ClimateEmulator(BaseTask):
         predictors: number of predictors: 1 for the regional mean, or the number of forcings.
         d_model: width of the backbone.
         n_layers: its layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of ``d_model``; 0 for none.
         dropout: on residual branches and before the head.
@@ -54,7 +54,7 @@ class ClimateEmulator(BaseTask):
         predictors: int = 1,
         d_model: int = 32,
         n_layers: int = 2,
-        mixer: str | list[str] = "s5",
+        mixer: str | list[Any] = "s5",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,

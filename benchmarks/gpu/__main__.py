@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import checks, peers, targets, timing
+from benchmarks.gpu import checks, peers, resources, targets, timing
 from benchmarks.gpu.agreement import Result
 from longseq.core.files import atomic_path
 from longseq.core.kernels import nvrtc
@@ -142,9 +142,14 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
         print("targets:")
         for row in judged:
             print(targets.line(row))
+    used = []
+    if device.type == "cuda" and time.perf_counter() < begin + options.seconds:
+        major, minor = torch.cuda.get_device_capability(device)
+        used = resources.report([10 * major + minor])
     seconds = time.perf_counter() - begin
     if options.json:
         content = {**about, "seconds": seconds, "checks": found, "training": trained, "times": timed}
+        content["resources"] = used
         write(options.json, {**content, "targets": judged})
     return summary(found, trained, seconds)
 

@@ -10,11 +10,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from longseq.core.kernels import nvrtc
 from longseq.core.ops.backends import choose, cpu_reason
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Once, at import: torch.compile does not trace it.
-_INSTALLED = importlib.util.find_spec("triton") is not None
+_INSTALLED = importlib.util.find_spec("triton") is not None and not nvrtc.simulated("no-triton")
 _OLDEST = (8, 0)
 
 

@@ -305,7 +305,7 @@ def test_the_whole_run(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
     file = tmp_path / "out" / "gpu.json"
     # A process's share: the first of two, with every second check and mixer.
-    share = ["--shard", "0/2", "--lines", str(lines)]
+    share = ["--shard", "0/2", "--lines", str(lines), "--seconds", "1e9"]
     assert script.run(script.options_of(share), CPU, time.perf_counter(), 7) == 0
     assert [json.loads(x)["kind"] for x in lines.read_text().splitlines()] == ["check", "training"]
     # The whole, with the shares' processes replaced by one in this process.
@@ -315,7 +315,7 @@ def test_the_whole_run(
         return checks.share(0, 1, checks.cases, CPU, time.perf_counter() + 1e6, train, checks.Lines(lines))
 
     monkeypatch.setattr(checks, "share_out", share_out)
-    options = script.options_of(["--json", str(file)])
+    options = script.options_of(["--json", str(file), "--seconds", "1e9"])
     assert script.run(options, CPU, time.perf_counter(), 7) == 0
     content = json.loads(file.read_text())
     assert content["device"] == "a CPU" and content["seed"] == 7 and len(content["checks"]) == 2

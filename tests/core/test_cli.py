@@ -6,7 +6,6 @@ import dataclasses
 import runpy
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -62,16 +61,16 @@ def _error(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 2) -> s
 )
 def test_light_commands_do_not_import_torch(argv: list[str]) -> None:
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from longseq.core.cli import main\n"
         "from longseq.core.commands.domain import Domain, register_domain\n"
         "register_domain(Domain('toy', 'toys', task='longseq.core.training.task.BaseTask'))\n"
         f"main({argv!r})\n"
-        "assert not {'torch', 'lightning', 'numpy', 'jsonargparse'} & set(sys.modules)\n"
-        "print(time.perf_counter() - start)"
+        "heavy = {'torch', 'lightning', 'numpy', 'jsonargparse', 'matplotlib'}\n"
+        "print('imported:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout.splitlines()[-1]) < 0.3
+    assert done.stdout.splitlines()[-1] == "imported: []"
 
 
 def test_help_lists_what_is_there(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,10 +226,8 @@ def test_one_line_of_a_worker_error() -> None:
 
 
 def test_doctor(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    start = time.perf_counter()
     status = main(["doctor"])
     out = capsys.readouterr()
-    assert time.perf_counter() - start < 10
     for word in ("torch", "CPU", "CUDA", "threads", "memory", "toy"):
         assert word in out.out
     assert status in (0, 1)

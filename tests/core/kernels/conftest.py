@@ -52,7 +52,7 @@ class Emulator:
             "-fPIC",
         ]
         command += ["-w", *[f"-D{key}={value}" for key, value in defines], str(code), "-o", str(library)]
-        subprocess.run(command, check=True, timeout=300)
+        subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 
     def launch(

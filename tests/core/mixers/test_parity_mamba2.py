@@ -27,7 +27,8 @@ needs_checkout = pytest.mark.skipif(
     CHECKOUT is None, reason="LONGSEQ_UPSTREAM_MAMBA names no checkout of state-spaces/mamba"
 )
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed (pip install transformers)",
 )
 # Sums of some hundred terms in another order; upstream's layers compute in float32 whatever they are given.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
