@@ -1,7 +1,7 @@
 """What the command line offers for audio; imports nothing heavy."""
 
 from longseq.audio import REQUIRES
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 
 DOMAIN = Domain(
     name="audio",
@@ -9,6 +9,7 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    models="longseq.audio.models.registry",
     modules=("longseq.audio.task", "longseq.audio.data.module"),
     commands={
         "scan": Command(
@@ -25,9 +26,8 @@ DOMAIN = Domain(
             "longseq.audio.compare:run",
         ),
         "export": Command(
-            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.checkpoint:run"
+            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
         ),
-        "models": Command("the models by name, with their sizes", "longseq.audio.listing:run"),
         "demo": Command("detect resynthesised music on packaged clips", "longseq.audio.demo:run"),
     },
     defaults={

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from longseq.audio.baselines import SpectralRegression, spectral_statistics
-from longseq.audio.checkpoint import load_detector
 from longseq.audio.commands import DOMAIN
 from longseq.audio.data.folder import Recording, list_recordings
 from longseq.audio.data.module import EvaluationClips, SongData, SongReader, list_bad
+from longseq.audio.export import load_detector
 from longseq.audio.features import MelPower
 from longseq.audio.metrics import auc, auc_draws
 from longseq.audio.task import SongDetector
@@ -199,7 +199,7 @@ def train(source: str, holdout: Sequence[str], config: str, root: str, max_steps
         root: output folder.
         max_steps: instead of the configuration's.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     before = set(Path(root).glob("compare/version_*"))
     argv = ["--config", config, "--data.source", source, f"--data.holdout={list(holdout)}"]

@@ -10,21 +10,21 @@ import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.checkpoint import PACKAGED, load_detector
 from longseq.audio.commands import DOMAIN
 from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_rows
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.export import PACKAGED, load_detector
 from longseq.audio.plots import plot_versions
 from longseq.audio.scan import run as scan
 from longseq.audio.scoring import score_file
 from longseq.audio.synthesis import METHODS
 from longseq.audio.synthesize import make_versions
-from longseq.core.report.demo import run_demos
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.samples import Samples
+from longseq.core.shell.demo import run_demos
 
 SAMPLES = Samples("audio", {"songs": "songs"})
 PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")

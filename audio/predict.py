@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.audio.checkpoint import load_detector
 from longseq.audio.data.reading import list_audio
+from longseq.audio.export import load_detector
 from longseq.audio.scoring import UNREADABLE, FileScore, score_files
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path

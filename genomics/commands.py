@@ -1,6 +1,6 @@
 """What the command line offers for genomics; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.genomics import REQUIRES
 
 DOMAIN = Domain(

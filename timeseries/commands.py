@@ -1,6 +1,6 @@
 """What the command line offers for time series; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.timeseries import REQUIRES
 
 DOMAIN = Domain(

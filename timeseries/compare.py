@@ -103,7 +103,7 @@ def score_model(config: str, data: ForecastData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     start = time.perf_counter()
     name = f"{Path(config).stem}_h{data.horizon}_seed{seed}"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
+from longseq.core.shell.demo import run_demos, train
 from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.compare import evaluate

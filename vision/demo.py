@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
+from longseq.core.shell.demo import run_demos, train
 from longseq.vision.commands import DOMAIN
 from longseq.vision.compare import baseline_scores, data_of, model_score, tie_width, write_scores
 from longseq.vision.data.idx import find_idx

@@ -130,7 +130,7 @@ def train_model(config: str, data: ScenarioData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     name = f"{Path(config).stem}_seed{seed}"
     before = set(Path(folder).glob(f"{name}/version_*"))

@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from longseq.audio.calibration import Calibration
-from longseq.audio.checkpoint import export, load_detector
 from longseq.audio.data.reading import AudioStream
+from longseq.audio.export import export, load_detector
 from longseq.audio.scoring import score_file
 from longseq.audio.task import SongDetector
-from longseq.core.cli import main
 from longseq.core.errors import DataError
+from longseq.core.shell.cli import main
 
 RATE = 16000
 TINY = {"d_model": 16, "n_layers": 1, "channels": 2}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval

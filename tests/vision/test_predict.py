@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from longseq.core.cli import main
 from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
 from longseq.vision.predict import Prediction, classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
 

@@ -12,7 +12,7 @@ import xarray as xr
 import yaml
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import COLUMNS
 
