@@ -13,11 +13,9 @@ from longseq.core.results import Score
 from longseq.core.shell.cli import main
 from longseq.core.shell.demo import run_demos
 
-from ..report.test_page import section
-
 
 @pytest.fixture
-def domains(monkeypatch):
+def domains(monkeypatch, section):
     """Two domains with demos, of which the second needs a package that nobody has."""
     made = []
     for name, requires in (("toys", ()), ("games", ("no_such_package_at_all",))):
@@ -56,7 +54,7 @@ def test_wrong_use_is_one_line(domains, tmp_path: Path, capsys) -> None:
     assert domains == [] and list(tmp_path.iterdir()) == []
 
 
-def test_scores_of_a_section_have_a_verdict(domains, tmp_path: Path) -> None:
+def test_scores_of_a_section_have_a_verdict(domains, section, tmp_path: Path) -> None:
     assert run_demos(["--out", str(tmp_path)], ["toys"]) == 0
     made = section(tmp_path, 0.4)
     assert made.verdict.startswith("mamba beats the best baseline") and isinstance(made.scores[0], Score)
