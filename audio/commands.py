@@ -9,7 +9,8 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
-    models="longseq.audio.models.registry",
+    models="longseq.audio.models.registry.MODELS",
+    demo=Command("detect resynthesised music on packaged clips", "longseq.audio.demo:demo"),
     modules=("longseq.audio.task", "longseq.audio.data.module"),
     commands={
         "scan": Command(
@@ -28,7 +29,6 @@ DOMAIN = Domain(
         "export": Command(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
         ),
-        "demo": Command("detect resynthesised music on packaged clips", "longseq.audio.demo:run"),
     },
     defaults={
         "model": "longseq.audio.task.SongDetector",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.commands import DOMAIN
 from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_rows
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
@@ -24,7 +22,6 @@ from longseq.audio.synthesize import make_versions
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.samples import Samples
-from longseq.core.shell.demo import run_demos
 
 SAMPLES = Samples("audio", {"songs": "songs"})
 PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")
@@ -97,8 +94,3 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
         lower_is_better=False,
         tie=max((row.interval[n][1] - row.interval[n][0]) / 2 for row in rows for n in row.interval),
     )
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq audio demo``."""
-    return run_demos(argv, [DOMAIN.name])

@@ -48,8 +48,10 @@ class Domain:
         requires: modules that must be importable, from the optional dependencies ``longseq[name]``.
         task: dotted path of the base class of its tasks; None if it has no fit, validate, test and predict.
         data: dotted path of the base class of its data modules.
-        models: dotted path of the registry that ``models`` lists; None if it has none.
+        models: dotted path of the ``Registry`` of presets that ``models`` lists; None if it has none.
         modules: modules to import before parsing, so that ``--model ClassName`` finds its classes.
+        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes and
+            ``max_steps``, and returns a ``core.report.Section``.
         commands: further commands; one named like a task command takes its place.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
     """
@@ -60,6 +62,7 @@ class Domain:
     task: str | None = None
     data: str | None = None
     models: str | None = None
+    demo: Command | None = None
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -67,8 +70,11 @@ class Domain:
     def all_commands(self) -> dict[str, str]:
         """Returns every command's name and help line."""
         own = {name: command.help for name, command in self.commands.items()}
-        models = {"models": "the models by name, with their sizes"} if self.models else {}
-        return {**(TASK_COMMANDS if self.task else {}), **own, **models}
+        if self.models:
+            own["models"] = "the models by name, with their sizes"
+        if self.demo:
+            own["demo"] = self.demo.help
+        return {**(TASK_COMMANDS if self.task else {}), **own}
 
     def check_requirements(self) -> None:
         """Checks that what the domain needs is installed.

@@ -9,13 +9,11 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    demo=Command("train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(
             "log-likelihood of every base of a genome, to Parquet", "longseq.genomics.predict:run"
-        ),
-        "demo": Command(
-            "train on a packaged genome and compare with the baselines", "longseq.genomics.demo:run"
         ),
     },
     defaults={

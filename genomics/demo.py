@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from longseq.core.checkpoints.safe import load_task
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
-from longseq.core.shell.demo import run_demos, train
+from longseq.core.shell.demo import train
 from longseq.genomics.baselines import evaluate
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.module import GenomeData
@@ -24,11 +23,6 @@ from longseq.genomics.task import CausalLanguageModel
 
 CONFIG = "mamba_tiny"
 SAMPLE = "chlamydia_trachomatis"
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq genomics demo``."""
-    return run_demos(argv, [DOMAIN.name])
 
 
 def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Section:

@@ -9,7 +9,8 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
-    models="longseq.vision.models.registry",
+    models="longseq.vision.models.registry.MODELS",
+    demo=Command("train on packaged images and compare with the baseline", "longseq.vision.demo:demo"),
     modules=("longseq.vision.task", "longseq.vision.data.module"),
     commands={
         "predict": Command(
@@ -20,7 +21,6 @@ DOMAIN = Domain(
             "test accuracy of checkpoints beside logistic regression on the pixels",
             "longseq.vision.compare:run",
         ),
-        "demo": Command("train on packaged images and compare with the baseline", "longseq.vision.demo:run"),
     },
     defaults={
         "model": "longseq.vision.task.ImageClassifier",

@@ -9,6 +9,7 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    demo=Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:demo"),
     modules=(
         "longseq.weather.task",
         "longseq.weather.video.task",
@@ -27,7 +28,6 @@ DOMAIN = Domain(
             "longseq.weather.video.rollout:run",
         ),
         "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"),
-        "demo": Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:run"),
     },
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",

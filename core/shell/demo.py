@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from longseq.core import __version__
-from longseq.core.domain import Domain, MissingRequirement, list_domains, load_domain
+from longseq.core.domain import Domain, MissingRequirement, import_object, list_domains, load_domain
 from longseq.core.errors import ConfigError
 from longseq.core.report.page import write_page
 from longseq.core.results import print_table
@@ -22,42 +21,42 @@ if TYPE_CHECKING:
     from longseq.core.report.section import Section
 
 
-def run_demos(argv: Sequence[str], names: Sequence[str] | None = None) -> int:
+def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> int:
     """Runs demos and writes ``index.html``, and a folder for each domain, into ``--out``.
 
     Args:
         argv: options.
-        names: of domains; those of this version that have a demo if None.
+        domains: whose; those of this version that have a demo if None.
 
     Raises:
         ConfigError: if no domain has a demo.
         MissingRequirement: if one domain was asked for and its optional dependencies are missing.
     """
-    what = f"longseq {names[0]} demo" if names is not None and len(names) == 1 else "longseq demo"
+    what = f"longseq {domains[0].name} demo" if domains is not None and len(domains) == 1 else "longseq demo"
     parser = argparse.ArgumentParser(prog=what, description="Trains small models on packaged real data.")
     parser.add_argument("--out", default="outputs/demo", help="folder for the report (outputs/demo)")
     parser.add_argument("--max_steps", type=int, help="training steps, in place of the demos' own")
     args = parser.parse_args(list(argv))
     if args.max_steps is not None and args.max_steps < 1:
         raise ConfigError(f"--max_steps must be at least 1, got {args.max_steps}")
-    chosen = [name for name in list_domains() if "demo" in load_domain(name).commands]
-    if names is not None:
-        chosen = list(names)
+    if domains is None:
+        domains = [load_domain(name) for name in list_domains()]
+    chosen = [domain for domain in domains if domain.demo is not None]
     if not chosen:
         raise ConfigError("no domain of this version has a demo")
     out, start = Path(args.out), time.perf_counter()
     sections: list[Section] = []
-    for number, name in enumerate(chosen, start=1):
-        print(f"\n=== {name} ({number} of {len(chosen)}) ===", flush=True)
+    for number, domain in enumerate(chosen, start=1):
+        print(f"\n=== {domain.name} ({number} of {len(chosen)}) ===", flush=True)
         try:
-            load_domain(name).check_requirements()
+            domain.check_requirements()
         except MissingRequirement as missing:
             if len(chosen) == 1:
                 raise
             print(f"left out: {missing}")
             continue
-        demo = importlib.import_module(f"longseq.{name}.demo").demo
-        section = demo(out / name, max_steps=args.max_steps)
+        assert domain.demo is not None
+        section = import_object(domain.demo.run, ":")(out / domain.name, max_steps=args.max_steps)
         sections.append(section)
         print_table(section.scores, section.metric, section.question, section.lower_is_better)
         print(section.verdict)

@@ -15,7 +15,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     """Runs ``longseq <domain> models``.
 
     Args:
-        domain: whose ``models`` names the module with ``create_model``, ``describe_model``, ``list_models``.
+        domain: whose.
         argv: arguments.
 
     Raises:
@@ -25,13 +25,12 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"longseq {domain.name} models", description="Lists the models.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example 'vim*'")
     args = parser.parse_args(argv)
-    names = models.list_models(args.pattern)
+    names = models.names(args.pattern)
     if not names:
-        hint = did_you_mean(args.pattern, models.list_models())
-        raise ConfigError(f"no model matches {args.pattern!r}; {hint}")
-    width = max(map(len, models.list_models()))
+        raise ConfigError(f"no model matches {args.pattern!r}; {did_you_mean(args.pattern, models)}")
+    width = max(map(len, models))
     for name in names:
         with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in models.create_model(name).parameters())
-        print(f"{name:<{width}} {count / 1e6:8.3f} M  {models.describe_model(name)}")
+            count = sum(parameter.numel() for parameter in models[name].create(name).parameters())
+        print(f"{name:<{width}} {count / 1e6:8.3f} M  {models[name].help}")
     return 0

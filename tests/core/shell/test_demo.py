@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from longseq.core.domain import Command, Domain, register_domain, unregister_domain
+from longseq.core.domain import Command, Domain, load_domain, register_domain, unregister_domain
 from longseq.core.results import Score
 from longseq.core.shell.cli import main
 from longseq.core.shell.demo import run_demos
@@ -28,8 +28,8 @@ def domains(monkeypatch, section):
         module.demo = demo  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"longseq.{name}", ModuleType(f"longseq.{name}"))
         monkeypatch.setitem(sys.modules, f"longseq.{name}.demo", module)
-        commands = {"demo": Command("a demo", f"longseq.{name}.demo:run")}
-        register_domain(Domain(name, "help", requires=requires, commands=commands))
+        shown = Command("a demo", f"longseq.{name}.demo:demo")
+        register_domain(Domain(name, "help", requires=requires, demo=shown))
     monkeypatch.setattr("longseq.core.shell.demo.list_domains", lambda: ["toys", "games"])
     yield made
     unregister_domain("toys")
@@ -55,6 +55,6 @@ def test_wrong_use_is_one_line(domains, tmp_path: Path, capsys) -> None:
 
 
 def test_scores_of_a_section_have_a_verdict(domains, section, tmp_path: Path) -> None:
-    assert run_demos(["--out", str(tmp_path)], ["toys"]) == 0
+    assert run_demos(["--out", str(tmp_path)], [load_domain("toys")]) == 0
     made = section(tmp_path, 0.4)
     assert made.verdict.startswith("mamba beats the best baseline") and isinstance(made.scores[0], Score)
