@@ -17,7 +17,9 @@ DOMAIN = Domain(
             "every file of a folder: probability, verdict and timeline, to CSV, JSONL and HTML",
             "longseq.audio.scan:run",
         ),
-        "predict": Command("probabilities of the files in a folder, to CSV", "longseq.audio.predict:run"),
+        "predict": Command(
+            "probabilities of the files in a folder, to CSV, TSV or Parquet", "longseq.audio.predict:run"
+        ),
         "synthesize": Command(
             "resynthesised versions of songs beside the originals, through one identical chain",
             "longseq.audio.synthesize:run",

@@ -9,7 +9,7 @@ import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_rows
+from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_table
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
@@ -53,7 +53,7 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     rows = rows_of(scored, "packaged clips", task.methods)
     print_rows(rows)
     table = out / "scores_by_method.csv"
-    write_rows(table, rows)
+    write_table(table, rows)
 
     print("3. Scanning the files as `longseq audio scan` does")
     begin = time.perf_counter()

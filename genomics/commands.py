@@ -13,7 +13,7 @@ DOMAIN = Domain(
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(
-            "log-likelihood of every base of a genome, to Parquet", "longseq.genomics.predict:run"
+            "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
         ),
     },
     defaults={

@@ -18,7 +18,7 @@ from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.plots import plot_scores
-from longseq.genomics.predict import stream_log_likelihood, with_progress, write_parquet
+from longseq.genomics.predict import stream_log_likelihood, with_progress, write_scores
 from longseq.genomics.task import CausalLanguageModel
 
 CONFIG = "mamba_tiny"
@@ -65,7 +65,7 @@ def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Secti
     total = sum(genome.records.values())
     table, image = folder / "scores.parquet", folder / "scores.png"
     chunks = with_progress(stream_log_likelihood(model, genome), total, "scoring")
-    bases = write_parquet(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
+    bases = write_scores(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
     streamed = time.perf_counter() - begin
     plot_scores(table, image, SAMPLES.path(sample), held_out=splits.test)
     tested = int(np.isfinite(held_out).sum())

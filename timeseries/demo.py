@@ -9,10 +9,10 @@ from longseq.core.checkpoints.safe import load_task
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.shell.demo import train
+from longseq.core.tables import write_frame
 from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.compare import evaluate
-from longseq.timeseries.data.frames import write_frame
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
 from longseq.timeseries.plots import plot_forecast

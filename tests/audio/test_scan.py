@@ -133,7 +133,7 @@ def test_predict_writes_a_table_and_keeps_earlier_output(
     bad.write_bytes(b"nothing")
     cases = [
         ([*base, str(out)], "none of its 1 files can be read"),
-        ([*base, str(tmp_path / "p.txt")], "--out must end in .csv"),
+        ([*base, str(tmp_path / "p.txt")], "a table must end in .csv"),
         ([*base[:4], str(bad), "--out", str(out)], "is not a safetensors file"),
         ([*base[:2], str(tmp_path / "none"), *base[3:], str(out)], "no such file or folder"),
     ]

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from longseq.core.figures import new_figure, save_png
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 
@@ -22,9 +21,9 @@ def section(odd):
 
     def make(folder: Path, model: float, lower: bool = True, domain: str = "toys") -> Section:
         folder.mkdir(parents=True, exist_ok=True)
-        figure = Figure(figsize=(2, 1))
+        figure = new_figure(2, 1)
         figure.add_subplot().plot([0, 1])
-        FigureCanvasAgg(figure).print_png(str(folder / "a.png"))
+        save_png(figure, folder / "a.png")
         return Section(
             domain=domain,
             question=f"Which toy? {odd}",

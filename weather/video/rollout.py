@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import sys
 import time
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from longseq.core.checkpoints.safe import load_checkpoint, load_task
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
 from longseq.core.results import Score, print_table, verdict
+from longseq.core.tables import check_table, write_rows
 from longseq.weather.video.moving_digits import MovingDigits
 from longseq.weather.video.task import VideoForecaster
 
@@ -95,10 +95,7 @@ def plot_rollout(result: Rollout, image: str | Path) -> None:
         result: with kept frames.
         image: PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    figure = new_figure(10, 5.5)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.2])[:, 0]
     axes = upper.subplots(2, len(result.frames), squeeze=False)
     for column, (number, pair) in enumerate(result.frames.items()):
@@ -115,8 +112,7 @@ def plot_rollout(result: Rollout, image: str | Path) -> None:
         chart.plot(np.arange(1, len(values) + 1), values, label=key)
     chart.set(xlabel="frames after the context", ylabel="mean squared error", ylim=(0, None))
     chart.legend()
-    with atomic_path(image) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, image)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -131,8 +127,7 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.frames < 1 or args.videos < 1:
         raise ConfigError(f"--frames and --videos must be at least 1, got {args.frames} and {args.videos}")
-    if Path(args.out).suffix.lower() != ".csv":
-        raise ConfigError(f"--out {args.out}: a .csv file is needed")
+    check_table(args.out)
     task, data = load_forecaster(args.ckpt_path)
     if args.source:
         data = MovingDigits(
@@ -170,9 +165,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def write_errors(path: str | Path, result: Rollout) -> None:
-    """Writes the error of every frame as CSV."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", *(key.replace(" ", "_") for key in result.errors)])
-        for index, row in enumerate(zip(*result.errors.values()), 1):
-            writer.writerow([index, *(f"{value:.6f}" for value in row)])
+    """Writes the error of every frame."""
+    columns = {"frame": "d", **{key.replace(" ", "_"): ".6f" for key in result.errors}}
+    rows = [[index, *map(float, row)] for index, row in enumerate(zip(*result.errors.values()), 1)]
+    write_rows(path, columns, rows)
