@@ -71,12 +71,12 @@ docs: $(VENV)/.all
 test-gpu:
 	@mkdir -p build
 	@if [ -x $(BIN)/longseq ]; then run=$(BIN)/python; else run="env PYTHONPATH=typings $(PYTHON)"; fi; \
-	  $$run -m benchmarks.gpu --json build/gpu.json
+	  $$run -m longseq.bench.gpu --json build/gpu.json
 
 # The peers must not exchange the torch that is there: it is named beside them, as it is.
-$(VENV)/.bench: $(VENV)/.all benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.all bench/requirements.txt
 	torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))') && \
-	  $(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt "torch==$$torch"
+	  $(BIN)/python -m pip install --quiet -r bench/requirements.txt "torch==$$torch"
 	@touch $@
 
 bench: $(VENV)/.bench

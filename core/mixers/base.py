@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.ops.backends import BACKENDS, Backend
+from longseq.core.registry import Registry
 
 State = dict[str, Tensor]
 """A mixer's carried state: named tensors whose first dimension is the batch."""
@@ -167,7 +168,7 @@ def convolution_backend(backend: Backend) -> Backend:
     return "auto" if backend in ("triton", "mamba_ssm") else backend
 
 
-_REGISTRY: dict[str, type[Mixer]] = {}
+MIXERS: Registry[type[Mixer]] = Registry("mixer")
 M = TypeVar("M", bound=type[Mixer])
 
 
@@ -177,14 +178,7 @@ def register_mixer(name: str) -> Callable[[M], M]:
     Args:
         name: the paper's usual name in lower snake case.
     """
-
-    def register(cls: M) -> M:
-        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ConfigError(f"a mixer named {name!r} is registered already")
-        _REGISTRY[name] = cls
-        return cls
-
-    return register
+    return MIXERS.register(name)
 
 
 def _load_all() -> None:
@@ -196,7 +190,7 @@ def _load_all() -> None:
 def list_mixers() -> list[str]:
     """Returns the names of all mixers, sorted."""
     _load_all()
-    return sorted(_REGISTRY)
+    return MIXERS.names()
 
 
 def mixer_class(name: str) -> type[Mixer]:
@@ -205,11 +199,9 @@ def mixer_class(name: str) -> type[Mixer]:
     Raises:
         ConfigError: if there is none, with the nearest name.
     """
-    if name not in _REGISTRY:
+    if name not in MIXERS:
         _load_all()
-    if name not in _REGISTRY:
-        raise ConfigError(f"no mixer named {name!r}; {did_you_mean(name, _REGISTRY)}")
-    return _REGISTRY[name]
+    return MIXERS[name]
 
 
 def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
