@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from longseq.core import plugins
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.ops.backends import BACKENDS, Backend
 
@@ -187,6 +188,11 @@ def register_mixer(name: str) -> Callable[[M], M]:
     return register
 
 
+def is_registered(cls: type) -> bool:
+    """Returns whether a class is registered as a mixer."""
+    return cls in _REGISTRY.values()
+
+
 def _load_all() -> None:
     package = importlib.import_module("longseq.core.mixers")
     for module in pkgutil.iter_modules(package.__path__):
@@ -208,7 +214,11 @@ def mixer_class(name: str) -> type[Mixer]:
     if name not in _REGISTRY:
         _load_all()
     if name not in _REGISTRY:
-        raise ConfigError(f"no mixer named {name!r}; {did_you_mean(name, _REGISTRY)}")
+        plugins.load_installed()
+    if name not in _REGISTRY:
+        near = did_you_mean(name, _REGISTRY)
+        own = "; one of your own needs --import its_module" if near.startswith("known") else ""
+        raise ConfigError(f"no mixer named {name!r}; {near}{own}")
     return _REGISTRY[name]
 
 

@@ -56,7 +56,7 @@ def run_demos(argv: Sequence[str], names: Sequence[str] | None = None) -> int:
                 raise
             print(f"left out: {missing}")
             continue
-        demo = importlib.import_module(f"longseq.{name}.demo").demo
+        demo = importlib.import_module(f"{load_domain(name).home}.demo").demo
         section = demo(out / name, max_steps=args.max_steps)
         sections.append(section)
         print_table(section.scores, section.metric, section.question, section.lower_is_better)
