@@ -41,9 +41,9 @@ def delta_rule(
 
     D_t = diag(exp g_t). What a chunk writes, U, solves (I + diag(β) A) U = diag(β) (V - F S_0), with A the
     strictly lower triangle of the decayed k_t·k_j and F the keys decayed from the chunk's start: the WY form
-    of a product of generalised Householder matrices. All else is linear attention over U. Every exponent is a sum of log-decays over a real span, so that nothing overflows
-    for log-decays ≤ 0; nothing is divided by a cumulative decay. The recurrence is stable for β |k|² ≤ 2:
-    keys are meant to have norm 1.
+    of a product of generalised Householder matrices. All else is linear attention over U. Every exponent is a
+    sum of log-decays over a real span, so that nothing overflows for log-decays ≤ 0; nothing is divided by a
+    cumulative decay. The recurrence is stable for β |k|² ≤ 2: keys are meant to have norm 1.
 
     See arXiv 2406.06484, eq. 8-11 (DeltaNet, no decay), arXiv 2412.06464, eq. 10 (Gated DeltaNet, per head),
     and arXiv 2510.26692, eq. 1 (KDA, per key channel).
