@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import agreement, chunked, peers, targets, timing, training, walks
+from benchmarks.gpu import agreement, chunked, delta, peers, targets, timing, training, walks
 from benchmarks.gpu.agreement import Case, Result
 from longseq.core.files import atomic_path
 from longseq.core.kernels import nvrtc
@@ -80,7 +80,7 @@ def time_all(device: torch.device, rates: timing.Rates, deadline: float) -> list
     )
     print(rates_in_words, flush=True)
     found: list[Result] = []
-    for case in peers.cases(device):
+    for case in chain(delta.cases(device), peers.cases(device)):
         if time.perf_counter() > deadline:
             print(f"  out of time: {case.family} B {case.batch} L {case.length} and what follows")
             return found
@@ -128,7 +128,9 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
     print(f"{name}, torch {torch.__version__}, NVRTC {nvrtc.version()}, seed {seed}")
     for backend, there, why in backends.describe():
         print(f"  {backend}: {'available' if there else 'no'} ({why})")
-    found = check_all(chain(walks.cases(), chunked.cases()), device, begin + CHECKS * options.seconds)
+    found = check_all(
+        chain(walks.cases(), chunked.cases(), delta.checks()), device, begin + CHECKS * options.seconds
+    )
     print(f"built and checked in {time.perf_counter() - begin:.0f} s")
     trained: list[Result] = []
     if not options.no_training:

@@ -25,6 +25,7 @@ class Target:
     peer: str | None
 
 
+DELTA = ("delta rule", "gated delta rule", "kda")
 FLA = ("gla", "simple gla", "retention")
 TARGETS = (
     Target(
@@ -37,6 +38,7 @@ TARGETS = (
     ),
     Target("SSD: as fast as mamba-ssm's", 1.0, lambda row: row["family"] == "ssd", "mamba-ssm"),
     Target("GLA, simple GLA, retention: as fast as fla's", 1.0, lambda row: row["family"] in FLA, "fla"),
+    Target("delta rule, gated, KDA: as fast as fla's", 1.0, lambda row: row["family"] in DELTA, "fla"),
     Target(
         "selective scan: 60 % of the bound at L ≥ 8k", 60.0,
         lambda row: row["family"] == "scan" and row["length"] >= 8192, None,
