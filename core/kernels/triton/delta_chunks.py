@@ -203,14 +203,15 @@ def invert_chunks(
 
 @triton.jit
 def write_forms(
-    k, v, beta, log_decay, inverse, w, u, through, behind, totals, length, chunks, heads,
+    k, v, beta, log_decay, inverse, w, u, running, minor, through, behind, totals, length, chunks, heads,
     sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
     SHARE: tl.constexpr, CHANNEL: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes W = M diag(β) F (B, H, C, T, K) and M diag(β) V (B, H, C, T, V): U is the latter - W S_0.
 
-    With a decay per head also the factors from the chunk's start and to its end, and over it.
+    With a decay per head also its running sums in two parts, and the factors from the chunk's start, to its
+    end, and over it.
     """
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
@@ -234,6 +235,8 @@ def write_forms(
     if log_decay is not None and not CHANNEL:
         coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
         entering = tl.exp(coarse + fine)
+        tl.store(running + at * T + offs_t, coarse)
+        tl.store(minor + at * T + offs_t, fine)
         tl.store(through + at * T + offs_t, entering)
         tl.store(behind + at * T + offs_t, tl.exp((all_coarse - coarse) + (all_fine - fine)))
         tl.store(totals + at, tl.exp(all_coarse + all_fine))

@@ -15,6 +15,54 @@ from longseq.core.kernels.triton.delta_chunks import load_rows
 
 
 @triton.jit
+def read_gradients(
+    q, k, do, log_decay, scores, out, scale, length, chunks, heads,
+    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
+    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes the part of U's gradient that comes from the chunk's own outputs (B, H, C, T, V).
+
+    The scores are computed, or given (B, G, C, T, T).
+    """
+    at = tl.program_id(0).to(tl.int64)
+    chunk = at % chunks
+    h = (at // chunks) % heads
+    b = at // chunks // heads
+    offs_t = tl.arange(0, T)
+    start = chunk * T
+    valid = start + offs_t < length
+    if scores is not None:
+        group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
+        matrix = tl.load(scores + group * T * T + offs_t[None, :] * T + offs_t[:, None]).to(tl.float32)
+    else:
+        q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
+        k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
+        matrix = tl.full((T, T), 0.0, dtype=tl.float32)
+        for first in range(0, K, BK):
+            offs_k = first + tl.arange(0, BK)
+            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
+            matrix = tl.dot(k_tile, tl.trans(q_tile), acc=matrix, input_precision=PRECISION)
+        seen = offs_t[:, None] <= offs_t[None, :]
+        matrix = tl.where(seen, matrix * scale, 0.0)
+        if log_decay is not None:
+            gates = (b * length + start) * heads + h
+            coarse, fine, _, _ = decay_sums(log_decay, gates, heads, offs_t, valid, T)
+            span = (coarse[None, :] - coarse[:, None]) + (fine[None, :] - fine[:, None])
+            matrix = matrix * tl.exp(tl.where(seen, span, float("-inf")))
+    low = matrix.to(DOT)
+    do += b * sd_b + start * sd_t + h * sd_h
+    for first in range(0, V, BV):
+        offs_v = first + tl.arange(0, BV)
+        mask = valid[:, None] & (offs_v < V)[None, :]
+        tile = tl.load(do + offs_t[:, None] * sd_t + offs_v[None, :], mask=mask, other=0.0)
+        own = tl.dot(low, tile.to(DOT), input_precision=PRECISION)
+        to = out + at * T * V + offs_t[:, None] * V + offs_v[None, :]
+        tl.store(to, own.to(out.dtype.element_ty), mask=(offs_v < V)[None, :])
+
+
+@triton.jit
 def pair_gradients(
     q, k, v, do, beta, log_decay, met, inverse, written, dwritten, dv, dread, dmet, dbeta, dlog_decay,
     scale, length, chunks, heads,
