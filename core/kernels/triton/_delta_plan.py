@@ -1,4 +1,4 @@
-"""Host side of the delta rule's kernels: buffers, grids and the order of launches, forwards and backwards."""
+"""Host side of the delta rule's kernels: buffers, grids, the order of launches, and the walks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from longseq.core.kernels.triton import (
     delta_channels,
     delta_chunks,
-    delta_gradients,
     delta_walks,
     gla_chunks,
 )
@@ -200,16 +199,16 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
 
 
 def _shared_memory(tensor: Tensor) -> int:
-    """Returns the bytes of shared memory that a program may use where a tensor is."""
+    """Returns the bytes of shared memory that a program may use and leave as much for a second one."""
     if not tensor.is_cuda:
         return _LEAST_SHARED
     # An attribute that older versions of torch do not have.
     about = torch.cuda.get_device_properties(tensor.device)
-    return int(getattr(about, "shared_memory_per_block_optin", _LEAST_SHARED))
+    return max(_LEAST_SHARED, getattr(about, "shared_memory_per_multiprocessor", 0) // 2 - 1024)
 
 
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """How a walk is cut up: columns of the state a program, segments of the sequence, chunks a segment."""
 
     block: int
@@ -217,7 +216,7 @@ class _Steps:
     per: int
 
 
-def _steps(call: Call) -> _Steps:
+def steps_of(call: Call) -> Steps:
     """Returns how the walks of a call are cut up: each takes as long as a segment's steps, one by one."""
     plan = call.plan
     block = min(32 // call.wide, padded(plan.value))
@@ -226,10 +225,10 @@ def _steps(call: Call) -> _Steps:
     if padded(plan.key) <= 128 and programs > 0:  # a transition fits the shared memory
         segments = max(1, min(_PROGRAMS // programs, plan.chunks // _SEGMENT))
     per = -(-plan.chunks // segments)
-    return _Steps(block, -(-plan.chunks // per), per)
+    return Steps(block, -(-plan.chunks // per), per)
 
 
-def _walk(call: Call, kernel: Any, tiles: int, steps: _Steps, *args: Any, **meta: Any) -> None:
+def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: Any) -> None:
     """Runs ``delta_walks.walk`` or ``walk_back``.
 
     Args:
@@ -254,14 +253,14 @@ def _walk(call: Call, kernel: Any, tiles: int, steps: _Steps, *args: Any, **meta
     )  # fmt: skip
 
 
-def _walk_on(
-    call: Call, forms: Forms, steps: _Steps, first: Tensor | None, last: Tensor, *,
+def walk_on(
+    call: Call, forms: Forms, steps: Steps, first: Tensor | None, last: Tensor, *,
     keep: tuple[Tensor, Tensor] | None = None, out: Tensor | None = None, unit: bool = False,
 ) -> None:  # fmt: skip
     """Runs ``delta_walks.walk``: writes the states before the chunks and U where ``keep`` is given."""
     states, written = (None, None) if keep is None else keep
     own = {"UNIT": unit} | ({"V": call.plan.key} if unit else {})
-    _walk(
+    walk(
         call, delta_walks.walk, 2 if out is None else 3, steps,
         forms.far_q, forms.far_k, forms.w, None if unit else forms.own, first, *forms.decays, forms.totals,
         forms.read, states, written, out, last, call.scale, *call.sizes, steps.segments, steps.per,
@@ -269,8 +268,8 @@ def _walk_on(
     )  # fmt: skip
 
 
-def _join(
-    call: Call, steps: _Steps, transitions: Tensor, own: Tensor, first: Tensor | None, backward: bool
+def join(
+    call: Call, steps: Steps, transitions: Tensor, own: Tensor, first: Tensor | None, backward: bool
 ) -> Tensor:
     """Returns the state before each segment, or the gradient of that behind it."""
     plan = call.plan
@@ -283,30 +282,30 @@ def _join(
     return joined
 
 
-def _firsts(
-    call: Call, forms: Forms, steps: _Steps, initial: Tensor | None
+def firsts_of(
+    call: Call, forms: Forms, steps: Steps, initial: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Returns the state before each segment, and the transitions of the segments where there are several."""
     if steps.segments == 1:
         return initial, None
     transitions, own = call.state(steps.segments, call.plan.key), call.state(steps.segments)
-    _walk_on(call, forms, steps, None, transitions, unit=True)
-    _walk_on(call, forms, steps, None, own)
-    return _join(call, steps, transitions, own, initial, False), transitions
+    walk_on(call, forms, steps, None, transitions, unit=True)
+    walk_on(call, forms, steps, None, own)
+    return join(call, steps, transitions, own, initial, False), transitions
 
 
 def outputs(call: Call, forms: Forms, initial: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the output (B, L, H, V) and the final state (B, H, K, V)."""
     plan = call.plan
     out = call.v.new_empty(call.v.shape)
-    steps = _steps(call)
-    firsts, _ = _firsts(call, forms, steps, initial)
+    steps = steps_of(call)
+    firsts, _ = firsts_of(call, forms, steps, initial)
     last = call.state(steps.segments)
     if call.fused:
-        _walk_on(call, forms, steps, firsts, last, out=out)
+        walk_on(call, forms, steps, firsts, last, out=out)
         return out, last[:, :, -1].contiguous()
     states, written = call.new(plan.key, plan.value), call.new(CHUNK, plan.value)
-    _walk_on(call, forms, steps, firsts, last, keep=(states, written))
+    walk_on(call, forms, steps, firsts, last, keep=(states, written))
     # (B, H, C, T, V) seen as (B, L, H, V), the length a multiple of the chunk.
     values = written.flatten(2, 3).transpose(1, 2)
     if call.channel:
@@ -314,100 +313,3 @@ def outputs(call: Call, forms: Forms, initial: Tensor | None) -> tuple[Tensor, T
     else:
         apply(plan, Gates(call.log_decay), call.scale, (call.q, call.k, values), states, out)
     return out, last[:, :, -1].contiguous()
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Gradients of a call: of q, k, v, beta, log-decay, and of the state handed in."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    beta: Tensor
-    log_decay: Tensor | None
-    state: Tensor
-
-
-def gradients(
-    call: Call, forms: Forms, do: Tensor, initial: Tensor | None, dlast: Tensor | None
-) -> Gradients:
-    """Returns all gradients of a call; states are computed again, once.
-
-    Args:
-        call: the call.
-        forms: what there is of every chunk by itself.
-        do: gradient of the output, the last dimension dense.
-        initial: state handed in.
-        dlast: gradient of that handed out.
-    """
-    plan, q, k, v, g = call.plan, call.q, call.k, call.v, call.log_decay
-    steps = _steps(call)
-    firsts, transitions = _firsts(call, forms, steps, initial)
-    states, written = call.new(plan.key, plan.value), call.new(CHUNK, plan.value)
-    _walk_on(call, forms, steps, firsts, call.state(steps.segments), keep=(states, written))
-
-    du = None
-    if not call.fused:
-        du = torch.empty_like(written)
-        call.launch(
-            delta_gradients.read_gradients, call.programs,
-            q, k, do, g, forms.read, du, call.scale, *call.sizes, *strides(q), *strides(k), *strides(do),
-            **call.widths(), num_warps=4 * call.wide, num_stages=2 // call.wide,
-        )  # fmt: skip
-    dstates, dwritten = torch.empty_like(states), torch.empty_like(written)
-
-    def walk_back(last: Tensor | None, first: Tensor, keep: bool) -> None:
-        kept = (dstates, dwritten) if keep else (None, None)
-        _walk(
-            call, delta_walks.walk_back, 3, steps,
-            forms.far_q, forms.far_k, forms.w, do, last, du, *forms.decays, forms.totals, forms.read, *kept,
-            first, call.scale, *call.sizes, steps.segments, steps.per, *strides(forms.far_q),
-            *strides(forms.far_k), *strides(do),
-        )  # fmt: skip
-
-    dfirst = call.state(steps.segments)
-    lasts = dlast
-    if transitions is not None:
-        walk_back(None, dfirst, False)
-        lasts = _join(call, steps, transitions, dfirst, dlast, True)
-    walk_back(lasts, dfirst, True)
-
-    dv = torch.empty_like(v, memory_format=torch.contiguous_format)
-    dread, dmet = (call.new(CHUNK, CHUNK) for _ in range(2))
-    dbeta_near, dlog_near = (call.new(CHUNK, full=True) for _ in range(2))
-    call.launch(
-        delta_gradients.pair_gradients, call.programs,
-        q, k, v, do, call.beta, g, forms.met, forms.inverse, written, dwritten, dv, dread, dmet,
-        dbeta_near, dlog_near, call.scale, *call.sizes, *strides(q), *strides(k), *strides(v), *strides(do),
-        **call.widths(64 // call.wide), num_warps=8, num_stages=1,
-    )  # fmt: skip
-    near: list[Tensor | None] = [None, None, None]
-    if call.channel:
-        if plan.shared > 1:
-            shared = (plan.groups, plan.shared)
-            dread, dmet = (x.unflatten(1, shared).sum(2, dtype=torch.float32) for x in (dread, dmet))
-        near = [q.new_empty(q.shape, dtype=torch.float32) for _ in range(3)]
-        call.launch(
-            delta_channels.channel_products_backward,
-            plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
-            q, k, g, dread, dmet, *near, plan.length, plan.chunks, plan.groups, *strides(q), *strides(k),
-            K=plan.key, T=CHUNK, BK=padded(plan.key), num_warps=4 if plan.key <= 64 else 8, num_stages=1,
-        )  # fmt: skip
-    per_head = (plan.batch, plan.length, plan.heads, plan.key)
-    joined = plan.shared > 1  # then what the heads of a group come to is summed in float32
-    dq, dk = (x.new_empty(per_head, dtype=torch.float32 if joined else x.dtype) for x in (q, k))
-    dbeta = torch.empty_like(call.beta)
-    dlog = None if g is None else g.new_empty(per_head if call.channel else g.shape)
-    _, _, through, behind = forms.decays
-    call.launch(
-        delta_gradients.finish_gradients, call.programs,
-        q, k, do, call.beta, g, through, behind, forms.totals, written, dwritten, states, dstates, dread,
-        dmet, dbeta_near, dlog_near, *near, dq, dk, dbeta, dlog, call.scale, *call.sizes,
-        *strides(q), *strides(k), *strides(do), CHANNEL=call.channel, **call.widths(64 // call.wide),
-        num_warps=8, num_stages=1,
-    )  # fmt: skip
-    if joined:
-        dq, dk = (x.unflatten(2, (plan.groups, -1)).sum(3).to(y.dtype) for x, y in ((dq, q), (dk, k)))
-        if call.channel and dlog is not None:
-            dlog = dlog.unflatten(2, (plan.groups, -1)).sum(3)
-    return Gradients(dq, dk, dv, dbeta, dlog, dfirst[:, :, 0])

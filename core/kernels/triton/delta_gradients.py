@@ -63,18 +63,14 @@ def read_gradients(
 
 
 @triton.jit
-def pair_gradients(
-    q, k, v, do, beta, log_decay, met, inverse, written, dwritten, dv, dread, dmet, dbeta, dlog_decay,
-    scale, length, chunks, heads,
+def chunk_gradients(
+    q, k, v, do, beta, coarse, fine, through, behind, totals, inverse, written, dwritten, states, dstates,
+    dq, dk, dv, dbeta, dlog_decay, scale, length, chunks, heads,
     sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sd_b, sd_t, sd_h,
     SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes dV, the gradients of the products q kᵀ and k kᵀ (B, H, C, T, T), and Z over ``dwritten``.
-
-    Also the parts of dβ and of the log-decays' gradient that come from inside the chunk (B, H, C, T). With
-    ``met``, A (B, G, C, T, T), the decays are per channel, and the gradients are those of decayed products.
-    """
+    """Writes dV, dβ, dq and dk (B, L, H, K) and the log-decays' gradient, with no decay or one per head."""
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
     h = (at // chunks) % heads
@@ -83,106 +79,58 @@ def pair_gradients(
     start = chunk * T
     valid = start + offs_t < length
     gates = (b * length + start) * heads + h
-    square = offs_t[:, None] * T + offs_t[None, :]
+    seen = offs_t[:, None] >= offs_t[None, :]
+    before = offs_t[:, None] > offs_t[None, :]
     factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
-    back = tl.trans(tl.load(inverse + at * T * T + square)).to(DOT)
+    back = tl.trans(tl.load(inverse + at * T * T + offs_t[:, None] * T + offs_t[None, :])).to(DOT)
+    q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
+    k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
     v += b * sv_b + start * sv_t + h * sv_h
     do += b * sd_b + start * sd_t + h * sd_h
     dv += ((b * length + start) * heads + h) * V
-    z_u = tl.full((T, T), 0.0, dtype=tl.float32)
-    do_u = tl.full((T, T), 0.0, dtype=tl.float32)
+    met = tl.full((T, T), 0.0, dtype=tl.float32)
+    pairs = tl.full((T, T), 0.0, dtype=tl.float32)
     own = tl.full((T,), 0.0, dtype=tl.float32)
-    for first in range(0, V, BV):
-        offs_v = first + tl.arange(0, BV)
+    for second in range(0, V, BV):
+        offs_v = second + tl.arange(0, BV)
         mask_v = offs_v < V
         values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
         du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
         z = tl.dot(back, du, input_precision=PRECISION)
-        low = z.to(DOT)
-        tl.store(dwritten + values, low.to(dwritten.dtype.element_ty), mask=mask_v[None, :])
         to = offs_t[:, None] * (heads * V) + offs_v[None, :]
         tl.store(
             dv + to, (z * factor[:, None]).to(dv.dtype.element_ty), mask=valid[:, None] & mask_v[None, :]
         )
-        v_tile = load_rows(v, sv_t, start, offs_t, length, offs_v, V)
-        own += tl.sum(z * v_tile.to(tl.float32), 1)
+        own += tl.sum(z * load_rows(v, sv_t, start, offs_t, length, offs_v, V).to(tl.float32), 1)
         u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
         do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
-        z_u = tl.dot(low, tl.trans(u_tile), acc=z_u, input_precision=PRECISION)
-        do_u = tl.dot(do_tile, tl.trans(u_tile), acc=do_u, input_precision=PRECISION)
-
-    seen = offs_t[:, None] >= offs_t[None, :]
-    before = offs_t[:, None] > offs_t[None, :]
-    z_u = tl.where(before, -z_u, 0.0)
-    do_u = tl.where(seen, do_u * scale, 0.0)
-    if met is not None:
-        group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
-        own += tl.sum(z_u * tl.load(met + group * T * T + square), 1)
-        z_u = z_u * factor[:, None]
-    else:
-        q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
-        k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
+        met = tl.dot((-z).to(DOT), tl.trans(u_tile), acc=met, input_precision=PRECISION)
+        pairs = tl.dot(do_tile, tl.trans(u_tile), acc=pairs, input_precision=PRECISION)
+    met = tl.where(before, met, 0.0)
+    pairs = tl.where(seen, pairs * scale, 0.0)
+    spanning = tl.full((T,), 0.0, dtype=tl.float32)
+    if totals is not None:
+        c = tl.load(coarse + at * T + offs_t)
+        f = tl.load(fine + at * T + offs_t)
+        decay = tl.exp(tl.where(seen, (c[:, None] - c[None, :]) + (f[:, None] - f[None, :]), float("-inf")))
+        met = met * decay
+        pairs = pairs * decay
+        # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by adding.
         q_k = tl.full((T, T), 0.0, dtype=tl.float32)
         k_k = tl.full((T, T), 0.0, dtype=tl.float32)
         for first in range(0, K, BK):
             offs_k = first + tl.arange(0, BK)
             k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_k = tl.dot(q_tile, tl.trans(k_tile), acc=q_k, input_precision=PRECISION)
             k_k = tl.dot(k_tile, tl.trans(k_tile), acc=k_k, input_precision=PRECISION)
-            if log_decay is not None:
-                q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
-                q_k = tl.dot(q_tile, tl.trans(k_tile), acc=q_k, input_precision=PRECISION)
-        if log_decay is not None:
-            coarse, fine, _, _ = decay_sums(log_decay, gates, heads, offs_t, valid, T)
-            span = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
-            decay = tl.exp(tl.where(seen, span, float("-inf")))
-            z_u = z_u * decay
-            do_u = do_u * decay
-        own += tl.sum(z_u * k_k, 1)
-        z_u = z_u * factor[:, None]
-        if log_decay is not None:
-            # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by adding.
-            pairs = tl.where(before, do_u * q_k + z_u * k_k, 0.0)
-            ends = tl.cumsum(pairs, 0, reverse=True)
-            tl.store(dlog_decay + at * T + offs_t, tl.sum(tl.where(before, ends, 0.0), 1))
-    tl.store(dbeta + at * T + offs_t, own)
-    tl.store(dread + at * T * T + square, do_u.to(dread.dtype.element_ty))
-    tl.store(dmet + at * T * T + square, z_u.to(dmet.dtype.element_ty))
+        spans = tl.where(before, pairs * q_k + met * factor[:, None] * k_k, 0.0)
+        ends = tl.cumsum(spans, 0, reverse=True)
+        spanning = tl.sum(tl.where(before, ends, 0.0), 1)
+    low_pairs = pairs.to(DOT)
+    low_met = met.to(DOT)
+    low_back = tl.trans((met * factor[:, None]).to(DOT))
 
-
-@triton.jit
-def finish_gradients(
-    q, k, do, beta, log_decay, through, behind, totals, written, z, states, dstates, dread, dmet,
-    dbeta_near, dlog_near, dq_near, dk_near, difference, dq, dk, dbeta, dlog_decay,
-    scale, length, chunks, heads,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, CHANNEL: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Joins the gradients through the states and those through the products: dq and dk (B, L, H, K), dβ, dg.
-
-    CHANNEL: those through the products are there, (B, L, G, K), and go to the first head of a group; so is
-    q ∘ dq - k ∘ dk of those, whose sum from a position to the chunk's end is its log-decay's gradient.
-    """
-    at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
-    offs_t = tl.arange(0, T)
-    start = chunk * T
-    valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
-    square = offs_t[:, None] * T + offs_t[None, :]
-    factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
-    q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
-    k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
-    do += b * sd_b + start * sd_t + h * sd_h
-    groups = heads // SHARE
-    shared = ((b * length + start) * groups + h // SHARE) * K
-    if not CHANNEL and log_decay is not None:
-        entering = tl.load(through + at * T + offs_t)
-        leaving = tl.load(behind + at * T + offs_t)
-        total = tl.load(totals + at)
-    own = tl.load(dbeta_near + at * T + offs_t)
     entered = tl.full((T,), 0.0, dtype=tl.float32)
     left = tl.full((T,), 0.0, dtype=tl.float32)
     whole = tl.full((), 0.0, dtype=tl.float32)
@@ -192,76 +140,48 @@ def finish_gradients(
         read = tl.full((T, BK), 0.0, dtype=tl.float32)
         found = tl.full((T, BK), 0.0, dtype=tl.float32)
         wrote = tl.full((T, BK), 0.0, dtype=tl.float32)
-        carried = tl.full((BK,), 0.0, dtype=tl.float32)
         for second in range(0, V, BV):
             offs_v = second + tl.arange(0, BV)
             mask_v = offs_v < V
             inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
             mask = mask_k[:, None] & mask_v[None, :]
             values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
-            do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
-            z_tile = tl.load(z + values, mask=mask_v[None, :], other=0.0).to(DOT)
-            u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
             state = tl.load(states + inside, mask=mask, other=0.0)
             dstate = tl.load(dstates + inside, mask=mask, other=0.0)
-            carried += tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 1)
+            if totals is not None:
+                whole += tl.sum(tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 1), 0)
             state = tl.trans(state.to(DOT))
+            do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
+            du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
+            u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+            z = tl.dot(back, du, input_precision=PRECISION)
             read = tl.dot(do_tile, state, acc=read, input_precision=PRECISION)
-            found = tl.dot(z_tile, state, acc=found, input_precision=PRECISION)
+            found = tl.dot((-z).to(DOT), state, acc=found, input_precision=PRECISION)
             wrote = tl.dot(u_tile, tl.trans(dstate.to(DOT)), acc=wrote, input_precision=PRECISION)
         q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K)
         k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K)
-        q_wide = q_tile.to(tl.float32)
         k_wide = k_tile.to(tl.float32)
+        low = k_tile.to(DOT)
         read = read * scale
-        if CHANNEL:
-            g = load_rows(log_decay + shared, groups * K, start, offs_t, length, offs_k, K)
-            after = tl.load(
-                log_decay + shared + (offs_t[:, None] + 1) * (groups * K) + offs_k[None, :],
-                mask=((offs_t + 1 < T) & (start + offs_t + 1 < length))[:, None] & mask_k[None, :],
-                other=0.0,
-            )
-            entering_k = tl.exp(tl.cumsum(g, 0))
-            read = read * entering_k
-            found = found * entering_k
-            wrote = wrote * tl.exp(tl.cumsum(after, 0, reverse=True))
-            own -= tl.sum(found * k_wide, 1)
-            found = found * (-factor)[:, None]
-            entered_k = q_wide * read + k_wide * found
-            left_k = k_wide * wrote
-            last = tl.exp(tl.sum(g, 0)) * carried
-            near = shared + offs_t[:, None] * (groups * K) + offs_k[None, :]
-            once = valid[:, None] & (offs_k < tl.where(h % SHARE == 0, K, 0))[None, :]
-            entered_k += tl.load(difference + near, mask=once, other=0.0)
-            dg = tl.cumsum(entered_k, 0, reverse=True) + (tl.cumsum(left_k, 0) - left_k) + last[None, :]
-            to = ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
-            tl.store(dlog_decay + to, dg, mask=valid[:, None] & mask_k[None, :])
-            dq_tile = read + tl.load(dq_near + near, mask=once, other=0.0)
-            dk_tile = found + wrote + tl.load(dk_near + near, mask=once, other=0.0)
-        else:
-            if log_decay is not None:
-                read = read * entering[:, None]
-                found = found * entering[:, None]
-                wrote = wrote * leaving[:, None]
-            own -= tl.sum(found * k_wide, 1)
-            found = found * (-factor)[:, None]
-            if log_decay is not None:
-                entered += tl.sum(q_wide * read + k_wide * found, 1)
-                left += tl.sum(k_wide * wrote, 1)
-                whole += total * tl.sum(carried, 0)
-            pairs = tl.load(dread + at * T * T + square).to(DOT)
-            others = tl.load(dmet + at * T * T + square).to(DOT)
-            low = k_tile.to(DOT)
-            dq_tile = tl.dot(pairs, low, acc=read, input_precision=PRECISION)
-            dk_tile = tl.dot(tl.trans(pairs), q_tile.to(DOT), acc=found + wrote, input_precision=PRECISION)
-            dk_tile = tl.dot(others, low, acc=dk_tile, input_precision=PRECISION)
-            dk_tile = tl.dot(tl.trans(others), low, acc=dk_tile, input_precision=PRECISION)
+        if totals is not None:
+            entering = tl.load(through + at * T + offs_t)[:, None]
+            read = read * entering
+            found = found * entering
+            wrote = wrote * tl.load(behind + at * T + offs_t)[:, None]
+            entered += tl.sum(q_tile.to(tl.float32) * read + k_wide * found * factor[:, None], 1)
+            left += tl.sum(k_wide * wrote, 1)
+        found = tl.dot(low_met, low, acc=found, input_precision=PRECISION)
+        own += tl.sum(found * k_wide, 1)
+        wrote += found * factor[:, None]
+        wrote = tl.dot(tl.trans(low_pairs), q_tile.to(DOT), acc=wrote, input_precision=PRECISION)
+        wrote = tl.dot(low_back, low, acc=wrote, input_precision=PRECISION)
+        read = tl.dot(low_pairs, low, acc=read, input_precision=PRECISION)
         to = ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
         mask_tk = valid[:, None] & mask_k[None, :]
-        tl.store(dq + to, dq_tile.to(dq.dtype.element_ty), mask=mask_tk)
-        tl.store(dk + to, dk_tile.to(dk.dtype.element_ty), mask=mask_tk)
+        tl.store(dq + to, read.to(dq.dtype.element_ty), mask=mask_tk)
+        tl.store(dk + to, wrote.to(dk.dtype.element_ty), mask=mask_tk)
     tl.store(dbeta + gates + offs_t * heads, own, mask=valid)
-    if not CHANNEL and log_decay is not None:
-        earlier = tl.sum(tl.where(offs_t[:, None] > offs_t[None, :], left[None, :], 0.0), 1)
-        dg = tl.load(dlog_near + at * T + offs_t) + tl.cumsum(entered, 0, reverse=True) + earlier + whole
-        tl.store(dlog_decay + gates + offs_t * heads, dg, mask=valid)
+    if totals is not None:
+        spanning += tl.sum(tl.where(before, left[None, :], 0.0), 1)
+        spanning += tl.cumsum(entered, 0, reverse=True) + whole * tl.load(totals + at)
+        tl.store(dlog_decay + gates + offs_t * heads, spanning, mask=valid)

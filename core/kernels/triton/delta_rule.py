@@ -8,7 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from longseq.core.kernels.triton._delta_plan import CHUNK, call_of, forms_of, gradients, outputs
+from longseq.core.kernels.triton._delta_backward import gradients
+from longseq.core.kernels.triton._delta_plan import CHUNK, call_of, forms_of, outputs
 from longseq.core.kernels.triton.common import plain, rows
 from longseq.core.ops import _native
 
