@@ -329,7 +329,7 @@ def test_the_whole_run(
     monkeypatch.setattr(script.timing, "measure_rates", lambda clock: RATES)
     monkeypatch.setattr(script.timing.time_case, "__defaults__", (lambda call: (call(), 1e-3)[1],))
     monkeypatch.setattr(script.cases, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
-    monkeypatch.setattr(script.delta, "cases", lambda device: iter(()))
+    monkeypatch.setattr(script.delta, "cases", lambda device: iter([timed("kda", 1, 9, "not installed")]))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
     file = tmp_path / "out" / "gpu.json"
     # A process's share: the first of two, with every second check and mixer.
@@ -353,7 +353,6 @@ def test_the_whole_run(
     # No time left for anything: said, and not passed.
     options = script.options_of(["--seconds", "0.001", "--no-training", "--shard", "0/1"])
     assert script.run(options, CPU, time.perf_counter() - 1, 7) == 1
-    lines = tmp_path / "lines.jsonl"
-    monkeypatch.setattr(checks, "cases", lambda: iter([good(), good()]))
-    monkeypatch.setattr(checks, "list_mixers", lambda: ["mamba"])
-    monkeypatch.setattr(training.train_all, "__defaults__", (1, 16, 8, None))
+    options = script.options_of(["--seconds", "0.001", "--no-training"])
+    assert script.run(options, CPU, time.perf_counter() - 1, 7) == 0  # shares have clocks of their own
+    assert "out of time: ssd B 1 L 9 and what follows" in capsys.readouterr().out
