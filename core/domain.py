@@ -55,6 +55,8 @@ class Domain:
             ``max_steps``, and returns a ``core.report.Section``.
         commands: further commands; one named like a task command takes its place.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
+        shared: pairs of a model's and a data module's argument that must agree; one of them is enough.
+        examples: arguments of an example by task command, shown at the head of its help.
         package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
     """
 
@@ -68,6 +70,8 @@ class Domain:
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    shared: Sequence[tuple[str, str]] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
 
     @property

@@ -29,6 +29,8 @@ DOMAIN = Domain(
         ),
         "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"),
     },
+    shared=(("context", "context"),),
+    examples={"fit": "--config emulator"},
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",
         "data": "longseq.weather.data.module.ScenarioData",
