@@ -59,7 +59,7 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
         ConfigError,
         yaml.YAMLError,
         UnicodeDecodeError,
-    ):  # the parser says it, with the file and the line
+    ):  # the parser says it, with file and line
         return list(argv)
     for model, data in domain.shared:
         if model not in takes.get("model", ()) or data not in takes.get("data", ()):
