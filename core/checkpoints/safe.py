@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.checkpoints.foreign import import_modules
-from longseq.core.commands.domain import domains_of
+from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from longseq.core import plugins
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.ops.backends import BACKENDS, Backend
+from longseq.core.registry import Registry
 
 State = dict[str, Tensor]
 """A mixer's carried state: named tensors whose first dimension is the batch."""
@@ -168,7 +168,7 @@ def convolution_backend(backend: Backend) -> Backend:
     return "auto" if backend in ("triton", "mamba_ssm") else backend
 
 
-_REGISTRY: dict[str, type[Mixer]] = {}
+MIXERS: Registry[type[Mixer]] = Registry("mixer")
 M = TypeVar("M", bound=type[Mixer])
 
 
@@ -178,19 +178,12 @@ def register_mixer(name: str) -> Callable[[M], M]:
     Args:
         name: the paper's usual name in lower snake case.
     """
-
-    def register(cls: M) -> M:
-        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ConfigError(f"a mixer named {name!r} is registered already")
-        _REGISTRY[name] = cls
-        return cls
-
-    return register
+    return MIXERS.register(name)
 
 
 def is_registered(cls: type) -> bool:
     """Returns whether a class is registered as a mixer."""
-    return cls in _REGISTRY.values()
+    return cls in MIXERS.values()
 
 
 def _load_all() -> None:
@@ -202,7 +195,7 @@ def _load_all() -> None:
 def list_mixers() -> list[str]:
     """Returns the names of all mixers, sorted."""
     _load_all()
-    return sorted(_REGISTRY)
+    return MIXERS.names()
 
 
 def mixer_class(name: str) -> type[Mixer]:
@@ -211,15 +204,9 @@ def mixer_class(name: str) -> type[Mixer]:
     Raises:
         ConfigError: if there is none, with the nearest name.
     """
-    if name not in _REGISTRY:
+    if name not in MIXERS:
         _load_all()
-    if name not in _REGISTRY:
-        plugins.load_installed()
-    if name not in _REGISTRY:
-        near = did_you_mean(name, _REGISTRY)
-        own = "; one of your own needs --import its_module" if near.startswith("known") else ""
-        raise ConfigError(f"no mixer named {name!r}; {near}{own}")
-    return _REGISTRY[name]
+    return MIXERS[name]
 
 
 def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:

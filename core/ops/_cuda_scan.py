@@ -54,8 +54,10 @@ class Plan:
         channels: that a block serves.
         warps: of a block.
         tiles: blocks side by side for the channels of a group.
-        chunk: positions a chunk.
+        chunk: positions per chunk.
         chunks: of the sequence.
+        group: states taken at a time.
+        blocks: of a multiprocessor, which the registers must allow.
     """
 
     channels: int
@@ -63,10 +65,19 @@ class Plan:
     tiles: int
     chunk: int
     chunks: int
+    group: int = 2
+    blocks: int = 1
 
 
-def plan(u: Tensor, A: Tensor, groups: int) -> Plan:
-    """Returns the grid's shape: wide blocks where they fill the device, narrow ones or a split where not."""
+def plan(u: Tensor, A: Tensor, groups: int, backward: bool = False) -> Plan:
+    """Returns the grid's shape: wide blocks where they fill the device, narrow ones or a split where not.
+
+    Args:
+        u: input (B, L, D).
+        A: decays (D, N).
+        groups: of the maps B and C.
+        backward: whether it is for the backward pass.
+    """
     batch, length, width = u.shape
     numbers, per_group = _numbers(A), width // groups
     # 64 numbers of state leave shared memory for few channels; an odd N has too few gradients at a time to be
@@ -80,7 +91,8 @@ def plan(u: Tensor, A: Tensor, groups: int) -> Plan:
     tiles = math.ceil(per_group / channels)
     tile = warps * (32 // channels) * 8
     chunk, chunks = _cuda.split(length, batch * groups * tiles, tile, u.device)
-    return Plan(channels, warps, tiles, chunk, chunks)
+    group = math.gcd(A.shape[1], 2 if backward or A.is_complex() else 4)
+    return Plan(channels, warps, tiles, chunk, chunks, group, (8 if backward else 12) // warps)
 
 
 def piece(shape: Plan, batch: int, groups: int, states: int, item: int) -> int:
@@ -105,6 +117,7 @@ class _Call:
     def __init__(
         self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         bias: Tensor | None, initial: Tensor | None, resets: Tensor | None, softplus: bool,
+        backward: bool = False,
     ) -> None:  # fmt: skip
         self.device, self.state = u.device, torch.complex64 if A.is_complex() else torch.float32
         self.batch, self.length, self.width = u.shape
@@ -114,11 +127,13 @@ class _Call:
         row_tensors = [None if t is None else _cuda.dense(t) for t in (u, delta, B, C, z)]
         dense = [_cuda.parameter(t) for t in (A, D, bias, initial)]
         self.alive: list[Tensor | None] = [*row_tensors, *dense, _cuda.flags(resets)]
-        self.plan = plan(u, A, self.groups)
+        self.plan = plan(u, A, self.groups, backward)
         self.defines: dict[str, str | int] = {
             "LONGSEQ_COMPLEX": int(A.is_complex()), "LONGSEQ_STATES": self.states,
             "LONGSEQ_CHANNELS": self.plan.channels, "LONGSEQ_WARPS": self.plan.warps,
-            "LONGSEQ_SAVED": SAVED, "LONGSEQ_GATED": int(z is not None),
+            "LONGSEQ_GROUP": self.plan.group, "LONGSEQ_BLOCKS": self.plan.blocks,
+            "LONGSEQ_RESETS": int(resets is not None), "LONGSEQ_SAVED": SAVED,
+            "LONGSEQ_GATED": int(z is not None),
             "LONGSEQ_U": _cuda.type_of(u), "LONGSEQ_DELTA": _cuda.type_of(delta),
             "LONGSEQ_MAPS": _cuda.type_of(B), "LONGSEQ_Z": _cuda.type_of(z),
         }  # fmt: skip
@@ -137,10 +152,8 @@ class _Call:
         return torch.empty(shape, dtype=dtype or self.state, device=self.device)
 
     def launch(self, source: str, kernel: str, **values: int) -> None:
-        p, backward = self.plan, source == _BACKWARD
-        group = math.gcd(self.states, 2 if backward or self.state.is_complex else 4)
-        defines = {**self.defines, "LONGSEQ_GROUP": group}
-        if not backward:
+        p, defines = self.plan, dict(self.defines)
+        if source == _FORWARD:
             defines["LONGSEQ_GATED"] = 0  # looked at in the backward only
         arguments = nvrtc.parameters(source, _STRUCT, self.values | values)
         if kernel.startswith("scan_join"):
@@ -191,7 +204,7 @@ def backward(
 
     Arguments as in ``forward``, with what it saved.
     """
-    call = _Call(u, delta, A, B, C, D, z, bias, initial, resets, softplus)
+    call = _Call(u, delta, A, B, C, D, z, bias, initial, resets, softplus, backward=True)
     dy, dfinal = _cuda.dense(dy.to(u.dtype)), _cuda.parameter(dfinal)
     back = None
     if call.plan.chunks > 1:

@@ -10,11 +10,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from longseq.core.kernels import nvrtc
 from longseq.core.ops.backends import choose, cpu_reason
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Once, at import: torch.compile does not trace it.
-_INSTALLED = importlib.util.find_spec("triton") is not None
+_INSTALLED = importlib.util.find_spec("triton") is not None and not nvrtc.simulated("no-triton")
 _OLDEST = (8, 0)
 
 
@@ -51,7 +52,7 @@ def describe() -> tuple[bool, str]:
     if _INSTALLED and not torch.cuda.is_available():
         return False, "torch finds no CUDA device"
     reason = triton_reason(torch.empty(0, device="cuda" if _INSTALLED else "cpu"))
-    return reason is None, reason or "SSD, linear attention, GLA and mLSTM; compiled at first use"
+    return reason is None, reason or "SSD, linear attention, GLA, delta rule and mLSTM; compiled at first use"
 
 
 def lowered(*activations: Tensor) -> tuple[Tensor, ...]:

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from longseq.core import domain as domains
 from longseq.core import plugins
 from longseq.core.checkpoints import load_task
 from longseq.core.checkpoints.foreign import check_reloadable
-from longseq.core.cli import main
-from longseq.core.commands import domain as domains
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.mixers import base
+from longseq.core.shell.cli import main
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.task import CausalLanguageModel
@@ -25,7 +25,7 @@ from longseq.genomics.task import CausalLanguageModel
 MINE = '''
 """A user's own mixer, task, data and domain, outside longseq."""
 import torch
-from longseq.core.commands.domain import Command, Domain, register_domain
+from longseq.core.domain import Command, Domain, register_domain
 from longseq.core.mixers import Mixer, register_mixer
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.task import CausalLanguageModel
@@ -77,14 +77,14 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "mine.py").write_text(MINE)
     yield tmp_path
     sys.modules.pop("mine", None)
-    base._REGISTRY.pop("mine", None)
+    base.MIXERS._things.pop("mine", None)
     domains.unregister_domain("planets")
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process in which nothing was named."""
     sys.modules.pop("mine", None)
-    base._REGISTRY.pop("mine", None)
+    base.MIXERS._things.pop("mine", None)
     monkeypatch.setattr(plugins, "_named", {})
 
 

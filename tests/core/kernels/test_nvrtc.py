@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import fnmatch
 import re
-import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -17,14 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[3]
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # the benchmarks are no part of the installed package
+from longseq.bench.gpu import resources
+from longseq.core.errors import BackendError
+from longseq.core.kernels import nvrtc
+from longseq.core.ops import _cuda, backends, linear_scan
 
-from benchmarks.gpu import resources  # noqa: E402
-from longseq.core.errors import BackendError  # noqa: E402
-from longseq.core.kernels import nvrtc  # noqa: E402
-from longseq.core.ops import _cuda, backends, linear_scan  # noqa: E402
+ROOT = Path(__file__).parents[3]
 
 needs_nvrtc = pytest.mark.skipif(
     nvrtc.nvrtc_reason() is not None, reason=f"NVRTC cannot be used here: {nvrtc.nvrtc_reason()}"
@@ -277,3 +274,23 @@ def test_reasons_of_tensors() -> None:
     assert _cuda.cuda_reason(None, x) == "it runs on CUDA tensors, these are on cpu"
     with pytest.raises(BackendError, match="linear_scan: backend 'cuda' cannot be used"):
         linear_scan.linear_scan(x, x, backend="cuda")
+
+
+def test_faults_can_be_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``LONGSEQ_SIMULATE`` gives the message of a machine without NVRTC, or with an old driver."""
+    monkeypatch.setattr(nvrtc, "nvrtc_reason", lambda: None)
+    monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+    monkeypatch.setattr(nvrtc, "architectures", lambda: (80, 90))
+    monkeypatch.setattr(nvrtc, "_capability", lambda index: 90)
+    monkeypatch.setattr(torch.version, "hip", None, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    driver = SimpleNamespace(cuDriverGetVersion=lambda: (0, 13000))
+    monkeypatch.setattr(nvrtc, "_load", lambda: (None, driver, ""))
+    reason = nvrtc._device_reason.__wrapped__
+    assert reason(0) is None
+    monkeypatch.setenv("LONGSEQ_SIMULATE", "no-triton,old-driver")
+    assert "driver is too old: it serves CUDA 12.0" in reason(0) and nvrtc.simulated("no-triton")
+    monkeypatch.undo()
+    monkeypatch.setenv("LONGSEQ_SIMULATE", "no-nvrtc")
+    assert "LONGSEQ_SIMULATE=no-nvrtc" in nvrtc._load.__wrapped__()[2] and not nvrtc.simulated("old-driver")
