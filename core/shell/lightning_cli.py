@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import sys
@@ -141,7 +142,10 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
         except (ImportError, AttributeError, ValueError) as error:
             raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
         check_domain(cls, str(dotted), domain.name, path)
-        found[key] = {"class_path": dotted, "init_args": hyper}
+        if key == "model":  # what a version that wrote the checkpoint did not know is as it was then
+            taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
+            hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
+        found[key] = {"class_path": dotted, "init_args": json.loads(json.dumps(hyper))}
     return found
 
 
