@@ -24,12 +24,6 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def fit(name: str, path: object, *more: str) -> list[str]:
     argv = ["timeseries", "fit", "--config", name, f"--data.path={path}", "--data.batch_size=4", *SIZES]
     return [*argv, *SMALL[name], "--trainer.max_steps=2", *more]

@@ -23,12 +23,6 @@ DIGITS = ["--model.depths=[8]", "--model.n_layers=1", "--model.d_state=4", "--mo
           "--trainer.val_check_interval=2"]  # fmt: skip
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, runs, lab) -> Path:
     root = tmp_path_factory.mktemp("run")
