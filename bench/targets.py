@@ -214,6 +214,7 @@ class GpuTarget:
 
 
 _FLA = ("gla", "simple gla", "retention")
+_DELTA = ("delta rule", "gated delta rule", "kda")
 GPU_TARGETS = (
     GpuTarget(
         "selective scan: 1.2 times mamba-ssm's at L ≥ 8k", 1.2,
@@ -225,6 +226,7 @@ GPU_TARGETS = (
     ),
     GpuTarget("SSD: as fast as mamba-ssm's", 1.0, lambda row: row["family"] == "ssd", "mamba-ssm"),
     GpuTarget("GLA, simple GLA, retention: as fast as fla's", 1.0, lambda row: row["family"] in _FLA, "fla"),
+    GpuTarget("delta rule, gated, KDA: as fast as fla's", 1.0, lambda row: row["family"] in _DELTA, "fla"),
     GpuTarget(
         "selective scan: 60 % of the bound at L ≥ 8k", 60.0,
         lambda row: row["family"] == "scan" and row["length"] >= 8192, None,

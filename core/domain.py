@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longseq.core import plugins
 from longseq.core.errors import ConfigError, LongseqError, did_you_mean
 
 DOMAINS = ("genomics", "timeseries", "vision", "audio", "weather")
@@ -54,6 +55,7 @@ class Domain:
             ``max_steps``, and returns a ``core.report.Section``.
         commands: further commands; one named like a task command takes its place.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
+        package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
     """
 
     name: str
@@ -66,6 +68,16 @@ class Domain:
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    package: str | None = None
+
+    @property
+    def home(self) -> str:
+        """Its package."""
+        return self.package or f"longseq.{self.name}"
+
+    def owns(self, module: str) -> bool:
+        """Returns whether a module is of this domain's package."""
+        return f"{module}.".startswith(f"{self.home}.")
 
     def all_commands(self) -> dict[str, str]:
         """Returns every command's name and help line."""
@@ -84,13 +96,12 @@ class Domain:
         """
         for module in self.requires:
             if importlib.util.find_spec(module) is None:
-                raise MissingRequirement(
-                    f'longseq {self.name} needs {module}: pip install "longseq[{self.name}]"'
-                )
+                extra = f'"longseq[{self.name}]"' if self.package is None else module
+                raise MissingRequirement(f"longseq {self.name} needs {module}: pip install {extra}")
 
     def configs(self) -> dict[str, Path]:
         """Returns the packaged configurations, name (without .yaml) → file."""
-        package = importlib.import_module(f"longseq.{self.name}")
+        package = importlib.import_module(self.home)
         folders = [Path(folder) / "configs" for folder in getattr(package, "__path__", ())]
         return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
@@ -117,7 +128,7 @@ _REGISTERED: dict[str, Domain] = {}
 
 
 def register_domain(domain: Domain) -> None:
-    """Adds a domain by hand, in front of those in the tree; for tests and plug-ins.
+    """Adds a domain by hand, in front of those in the tree; for plug-ins and tests.
 
     Args:
         domain: replaces one of the same name.
@@ -155,11 +166,25 @@ def load_domain(name: str) -> Domain:
             f"{name} is not part of this version; available: {', '.join(list_domains()) or 'none'}"
         )
     if name not in DOMAINS:
+        plugins.load_installed()
+        if name in _REGISTERED:
+            return _REGISTERED[name]
         known = [*list_domains(), "doctor", "demo", "data", "bench"]
         raise ConfigError(f"no domain or command named {name!r}; {did_you_mean(name, known)}")
     domain = importlib.import_module(f"longseq.{name}.commands").DOMAIN
     assert isinstance(domain, Domain)
     return domain
+
+
+def domains_of(cls: type) -> list[Domain]:
+    """Returns the domains that a class belongs to: that of its own package, then those of its base classes.
+
+    Args:
+        cls: a task or data module, also one from outside.
+    """
+    known = [load_domain(name) for name in list_domains()]
+    found = [domain for base in cls.__mro__ for domain in known if domain.owns(base.__module__)]
+    return list({domain.name: domain for domain in found}.values())
 
 
 def import_object(path: str, separator: str = ".") -> Any:

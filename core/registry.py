@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from longseq.core import plugins
 from longseq.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -54,7 +55,11 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._things:
-            raise ConfigError(f"no {self.kind} named {name!r}; {did_you_mean(name, self._things)}")
+            plugins.load_installed()
+        if name not in self._things:
+            near = did_you_mean(name, self._things)
+            own = "; one of your own needs --import its_module" if near.startswith("known") else ""
+            raise ConfigError(f"no {self.kind} named {name!r}; {near}{own}")
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:

@@ -17,13 +17,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from longseq.bench.gpu import cases, checks, resources, timing
+from longseq.bench.gpu import cases, checks, delta, resources, timing
 from longseq.bench.gpu.agreement import Result
 from longseq.bench.targets import gpu_line, gpu_verdicts
 from longseq.core.files import atomic_path
@@ -73,7 +74,7 @@ def time_all(device: torch.device, rates: timing.Rates, deadline: float, lines: 
     )
     print(rates_in_words, flush=True)
     found: list[Result] = []
-    for case in cases.cases(device):
+    for case in chain(cases.cases(device), delta.cases(device)):
         if time.perf_counter() > deadline:
             print(f"  out of time: {case.family} B {case.batch} L {case.length} and what follows")
             return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from longseq.bench.gpu import agreement, chunked, lengths, training, walks
+from longseq.bench.gpu import agreement, chunked, delta, lengths, training, walks
 from longseq.bench.gpu.agreement import Case, Result
 from longseq.core.mixers import list_mixers
 
@@ -26,7 +26,7 @@ SMALL: list[walks.Shape] = [
 
 def cases() -> Iterator[Case]:
     """Yields every check."""
-    return chain(walks.cases(), chunked.cases(), lengths.cases())
+    return chain(walks.cases(), chunked.cases(), delta.checks(), lengths.cases())
 
 
 def small() -> Iterator[Case]:

@@ -58,7 +58,7 @@ class Timed:
     """A call to be timed, ours and its peers'.
 
     Attributes:
-        family: "scan", "ssd", "gla", "simple gla", "retention" or "mlstm".
+        family: as in ``targets``.
         length: L.
         batch: B.
         about: other sizes in words.
@@ -188,7 +188,7 @@ def time_case(case: Timed, rates: Rates, clock: Callable[..., float] = seconds_o
 def line(row: Result) -> str:
     """Returns a timing in words: time, rates, percentage of the bound, and the peers beside it."""
     head = (
-        f"  {row['family']:<10} B {row['batch']:<2} L {row['length']:<8}{row['about']:<26} {row['what']:<8}"
+        f"  {row['family']:<16} B {row['batch']:<2} L {row['length']:<8}{row['about']:<26} {row['what']:<8}"
     )
     own = row["seconds"]
     if isinstance(own, float):

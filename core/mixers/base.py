@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 class Mixer(nn.Module, ABC):
     """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a time.
 
-    The laws that every causal mixer obeys, and that ``tests/core/mixers/test_contract.py`` checks:
+    The laws that every causal mixer obeys, and that ``longseq.core.testing.check_mixer`` checks:
 
     1. ``forward(x) = concat(forward(x[:k]), forward(x[k:], state))`` for every k, gradients included;
     2. ``forward(x)`` = stepping through x;
@@ -181,6 +181,11 @@ def register_mixer(name: str) -> Callable[[M], M]:
     return MIXERS.register(name)
 
 
+def is_registered(cls: type) -> bool:
+    """Returns whether a class is registered as a mixer."""
+    return cls in MIXERS.values()
+
+
 def _load_all() -> None:
     package = importlib.import_module("longseq.core.mixers")
     for module in pkgutil.iter_modules(package.__path__):
@@ -215,9 +220,24 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
     Raises:
         ConfigError: for an unknown name or hyper-parameter, with the nearest valid one.
     """
-    cls = mixer_class(name)
+    return construct(mixer_class(name), d_model, kwargs, name)
+
+
+def construct(cls: type[Mixer], d_model: int, kwargs: Mapping[str, Any], name: str | None = None) -> Mixer:
+    """Makes a mixer of a class.
+
+    Args:
+        cls: the class.
+        d_model: width D.
+        kwargs: its hyper-parameters.
+        name: of the mixer, for the message; the class's if None.
+
+    Raises:
+        ConfigError: for an unknown hyper-parameter, with the nearest valid one.
+    """
     accepted = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")]
     for key in kwargs:
         if key not in accepted:
-            raise ConfigError(f"mixer {name!r} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
+            near = did_you_mean(key, accepted)
+            raise ConfigError(f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}")
     return cls(d_model, **kwargs)

@@ -201,8 +201,8 @@ def _arguments(
 ) -> tuple[list[Any], list[Any], torch.dtype]:  # fmt: skip
     """Returns the kernels' arguments, the tensors that must outlive the call, and the compute dtype."""
     dtype = _native.compute_dtype(u, A)
-    u, delta, B, C = (_native.dense(t) for t in (u, delta, B, C))
-    z = None if z is None else _native.dense(z)
+    u, delta, B, C = (_native.strided(t) for t in (u, delta, B, C))
+    z = None if z is None else _native.strided(z)
     vectors = [_native.vector(t, dtype) for t in (A, D, delta_bias, initial_state)]
     flags = None if resets is None else resets.to(torch.uint8).contiguous()
     batch, length, width = u.shape
@@ -210,8 +210,9 @@ def _arguments(
     work = batch * length * width * A.shape[1]
     p = _native.pointer
     arguments = [
-        sizes, softplus, A.is_complex(), _native.code(dtype), _native.threads(work), _native.rows(u),
-        _native.rows(delta), p(vectors[0]), _native.rows(B), _native.rows(C), p(vectors[1]), _native.rows(z),
+        sizes, softplus, A.is_complex(), _native.code(dtype), _native.threads(work), _native.across(u),
+        _native.across(delta), p(vectors[0]), _native.across(B), _native.across(C), p(vectors[1]),
+        _native.across(z),
         p(vectors[2]), p(vectors[3]), p(flags), p(states),
     ]  # fmt: skip
     return arguments, [u, delta, B, C, z, flags, states, *vectors], dtype
@@ -244,7 +245,7 @@ def _scan(
         states if save_states else None,
     )
     if y.numel():
-        native().selective_scan_forward(*arguments, _native.rows(y), final_state.data_ptr())
+        native().selective_scan_forward(*arguments, _native.across(y), final_state.data_ptr())
     del alive
     return y, final_state, states
 
@@ -270,7 +271,7 @@ def _scan_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dtype = _native.compute_dtype(u, A)
     final, saved = _shapes(u, A, B)
-    y = u.new_empty(u.shape)
+    y = _native.empty_as(u)
     state_dtype = dtype if not A.is_complex() else torch.promote_types(dtype, torch.complex64)
     return y, u.new_empty(final, dtype=state_dtype), u.new_empty(saved if save_states else (0,), dtype=dtype)
 
@@ -299,11 +300,11 @@ def _scan_backward(
     rows_D, rows_bias = (u.new_empty((batch, width), dtype=dtype) for _ in range(2))
     wide_B, wide_C = (u.new_empty(B.shape, dtype=state_dtype) for _ in range(2))
     wide_initial = dinitial if dinitial.dtype == state_dtype else dinitial.to(state_dtype)
-    dy = _native.dense(dy)
+    dy = _native.strided(dy)
     dfinal = _native.vector(dfinal, dtype)
     native().selective_scan_backward(
-        *arguments, _native.rows(dy), _native.pointer(dfinal), _native.rows(du), _native.rows(ddelta),
-        _native.rows(dz) if z is not None else _native.rows(None), rows_A.data_ptr(), wide_B.data_ptr(),
+        *arguments, _native.across(dy), _native.pointer(dfinal), _native.across(du), _native.across(ddelta),
+        _native.across(dz if z is not None else None), rows_A.data_ptr(), wide_B.data_ptr(),
         wide_C.data_ptr(), rows_D.data_ptr(), rows_bias.data_ptr(),
         wide_initial.data_ptr() if initial_state is not None else 0,
     )  # fmt: skip
@@ -349,8 +350,13 @@ def _scan_backward_fake(
     resets: Tensor | None, states: Tensor, delta_softplus: bool,
 ) -> list[Tensor]:  # fmt: skip
     absent = u.new_empty((0,))
+    rows = (u, delta, z)
     return [
-        absent.clone() if t is None else t.new_empty(t.shape)
+        absent.clone()
+        if t is None
+        else _native.empty_as(t)
+        if any(t is r for r in rows)
+        else t.new_empty(t.shape)
         for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)
     ]
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
-from longseq.core import __version__
+from longseq.core import __version__, plugins
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
 from longseq.core.errors import ConfigError, LongseqError, did_you_mean
 
@@ -51,15 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
+    args, modules = plugins.take_imports(args)
     first = args[0] if args else "--help"
-    if first in ("-h", "--help", "help"):
-        _print_help("longseq <domain> <command>", {"": ""}, "domains and commands")
-        return 0
     if first in ("-V", "--version", "version"):
         print(f"longseq {__version__}")
         return 0
+    plugins.import_named(modules)
+    if first in ("-h", "--help", "help"):
+        _print_help("longseq <domain> <command>", {"": ""}, "domains and commands")
+        return 0
     if first.startswith("-"):
         raise ConfigError(f"no option {first!r} before the domain; longseq --help shows the usage")
+    if first in ("doctor", "demo", "bench"):
+        plugins.load_installed()
     if first == "doctor":
         return int(import_object("longseq.core.shell.doctor:run", ":")(args[1:]))
     if first == "data":
@@ -82,6 +86,9 @@ def _run_domain(name: str, args: list[str]) -> int:
         raise ConfigError(f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}")
     domain.check_requirements()
     own = domain.commands.get(command)
+    if own is None and rest in (["-h"], ["--help"]):
+        return int(import_object("longseq.core.shell.task_help:show", ":")(domain, command))
+    plugins.load_installed()
     if own is not None:
         return int(import_object(own.run, ":")(rest) or 0)
     if command == "models":
@@ -89,8 +96,6 @@ def _run_domain(name: str, args: list[str]) -> int:
     if command == "demo":
         return int(import_object("longseq.core.shell.demo:run_demos", ":")(rest, [domain]))
     assert command in TASK_COMMANDS
-    if rest in (["-h"], ["--help"]):
-        return int(import_object("longseq.core.shell.task_help:show", ":")(domain, command))
     return int(import_object("longseq.core.shell.lightning_cli:run", ":")(domain, command, rest))
 
 
@@ -120,7 +125,13 @@ def _print_help(usage: str, commands: Mapping[str, str], title: str) -> None:
     width = max(map(len, commands), default=0)
     lines = [f"usage: {usage} [options]", "", title, ""]
     lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    if "<domain>" in usage and plugins.installed():
+        lines += ["", f"plug-ins: {', '.join(f'{one.name} ({one.package})' for one in plugins.installed())}"]
     tail = "longseq <domain> --help lists a domain's commands; longseq --version the version."
+    lines += [
+        "",
+        "--import my_module, on any command, imports a module of yours first: mixers, tasks, data, domains.",
+    ]
     lines += ["", tail if "<domain>" in usage else f"{usage} --help shows a command's options."]
     print("\n".join(lines))
 

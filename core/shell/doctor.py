@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.core import __version__
+from longseq.core import __version__, plugins
 from longseq.core.domain import list_domains, load_domain
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -119,6 +119,16 @@ def domain_rows() -> list[Row]:
     return rows
 
 
+def plugin_rows() -> list[Row]:
+    """Returns the plug-ins of installed packages, and why one does not load."""
+    plugins.load_installed()
+    states = [(one, plugins.failure(one)) for one in plugins.installed()]
+    return [
+        ("plug-ins", one.name, f"{one.module} of {one.package}" + (f", left out: {why}" if why else ""))
+        for one, why in states
+    ]
+
+
 def speed_rows(seconds: float = 1.0) -> list[Row]:
     """Returns positions a second of the selective scan on this machine's CPU.
 
@@ -167,7 +177,7 @@ def run(argv: Sequence[str]) -> int:
     isa, reason = cpu_kernels()
     rows = machine_rows()
     rows.append(("machine", "native kernels", isa if isa is not None else "do not load"))
-    rows += backend_rows() + domain_rows()
+    rows += backend_rows() + domain_rows() + plugin_rows()
     if not options.no_speed:
         rows += speed_rows()
     table = Table(title="longseq doctor", show_lines=False)

@@ -10,7 +10,7 @@ import warnings
 from argparse import ArgumentError as ArgparseError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError
@@ -19,7 +19,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from longseq.core.checkpoints.safe import load_checkpoint, load_weights, task_class
+from longseq.core import plugins
+from longseq.core.checkpoints.foreign import check_reloadable, record
+from longseq.core.checkpoints.safe import check_domain, load_checkpoint, load_weights, task_class
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.shell.messages import explain
@@ -30,6 +32,9 @@ from longseq.core.training.callbacks import (
     default_loggers,
     progress_bar,
 )
+
+if TYPE_CHECKING:
+    from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
 
@@ -121,17 +126,19 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     """
     content = load_checkpoint(path)
     found: Hyper = {}
-    for key, name in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+    sections = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+    task_class(content, path, sections=sections.values())
+    for key, name in sections.items():
         hyper = dict(content.get(name) or {})
         hyper.pop("_instantiator", None)
         dotted = hyper.pop("_class_path", None)
-        if key == "model":
-            task_class(dotted, path)
         if dotted is None:
             continue
-        if not str(dotted).startswith(f"longseq.{domain.name}."):
-            other = str(dotted).removeprefix("longseq.").split(".")[0]
-            raise DataError(f"is a checkpoint of {other}, not of {domain.name}", path=path)
+        try:
+            cls = import_object(str(dotted))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
+        check_domain(cls, str(dotted), domain.name, path)
         found[key] = {"class_path": dotted, "init_args": hyper}
     return found
 
@@ -240,6 +247,17 @@ class DomainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; Lightning would warn that the process has arguments too."""
         self.config = parser.parse_args(args)
+
+    def fit(self, model: BaseTask, **kwargs: Any) -> None:
+        """Trains; what could not be loaded again is refused first."""
+        if self.trainer.checkpoint_callbacks:
+            check_reloadable(model, kwargs.get("datamodule"))
+            needed = record(model, model.hparams)["modules"]
+            unnamed = [module for module in needed if not plugins.is_allowed(module)]
+            if unnamed:
+                option = f"{plugins.OPTION} {','.join(unnamed)}"
+                print(f"note: to use the checkpoints of this run, name their code: {option}", file=sys.stderr)
+        self.trainer.fit(model, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import did_you_mean
+from longseq.core.plugins import OPTION
 
 _NOT_ACCEPTED = re.compile(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
 _BAD_VALUE = re.compile(
@@ -20,6 +21,7 @@ _BAD_VALUE = re.compile(
 _NO_OPTION = re.compile(r"does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"unrecognized arguments: (--)?([\w.-]+)")
 _NO_CLASS = re.compile(r"Parser key \"(\w+)\":.*Expected a dot import path string: (\S+)", re.DOTALL)
+_NOT_FOUND = re.compile(r"class_path '([\w.]+)':\s+No module named '([\w.]+)'")
 _REQUIRED = re.compile(r"arguments are required: ([\w., ]+)")
 _UNION = re.compile(r"Errors:\s*- (.*?)(?:\s+- Expected a <class 'NoneType'>|$)", re.DOTALL)
 _CLASS = re.compile(r"<class '(?:[\w]+\.)*(\w+)'>")
@@ -92,6 +94,12 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
         base = domain.task if group == "model" else domain.data
         names = [cls.__name__ for cls in _subclasses(import_object(base))] if base else []
         return f"{_place(group, configs)}: no class named {name!r}; {did_you_mean(name, names)}"
+    if match := _NOT_FOUND.search(text):
+        path, module = match.groups()
+        section = re.search(r"Parser key \"(\w+)\"", text)
+        where = f"{_place(section.group(1), configs)}: " if section else ""
+        named = path.rpartition(".")[0]
+        return f"{where}no module {module} for {path}; one in this folder is found by {OPTION} {named}"
     if found := _BAD_VALUE.findall(text):
         section = re.search(r"Parser key \"(model|data)\"", text)
         key, kind, value = found[-1]

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from longseq.core import plugins
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import DataError
 from longseq.core.files import atomic_path, cache_dir
@@ -20,8 +21,9 @@ def _fingerprint(domain: Domain, command: str) -> str:
     """Returns a digest of all that the text depends on: the code, the libraries and the terminal's width."""
     parts = [domain.name, command, sys.version, str(shutil.get_terminal_size().columns)]
     parts += [importlib.metadata.version(name) for name in ("lightning", "jsonargparse")]
-    for name in ("core", domain.name):
-        for folder in importlib.import_module(f"longseq.{name}").__path__:
+    parts += plugins.fingerprint()
+    for name in ("longseq.core", domain.home):
+        for folder in importlib.import_module(name).__path__:
             for file in sorted(Path(folder).rglob("*.py")):
                 status = file.stat()
                 parts.append(f"{file} {status.st_mtime_ns} {status.st_size}")
@@ -30,6 +32,7 @@ def _fingerprint(domain: Domain, command: str) -> str:
 
 def _make(domain: Domain, command: str) -> str:
     out = io.StringIO()
+    plugins.load_installed()
     run = import_object("longseq.core.shell.lightning_cli:run", ":")
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         run(domain, command, ["--help"])

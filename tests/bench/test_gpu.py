@@ -19,9 +19,9 @@ from torch import Tensor
 
 from longseq.bench import peers, targets
 from longseq.bench.gpu import __main__ as script
-from longseq.bench.gpu import agreement, cases, checks, lengths, timing, training, walks
+from longseq.bench.gpu import agreement, cases, checks, delta, lengths, timing, training, walks
 from longseq.core.mixers import list_mixers
-from longseq.core.ops import _cuda_scan, linear_attention, selective_scan
+from longseq.core.ops import _cuda_scan, delta_rule, linear_attention, selective_scan
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,14 +90,18 @@ def test_a_wrong_kernel_is_found(capsys: pytest.CaptureFixture[str]) -> None:
 
 PROGRAM = """
 import torch
-from longseq.bench.gpu import agreement, cases, chunked
+from longseq.bench.gpu import agreement, cases, chunked, delta
 torch.manual_seed(0)
 agreement.RUNS, cpu = 1, torch.device("cpu")
 for at, case in enumerate(chunked.cases(18, ((16, 16),))):
     if at in (1, 3, 4, 11):  # one of every operator in float32, one in bfloat16
         print(agreement.line(agreement.compare(case, cpu)))
+for at, case in enumerate(delta.checks(18, ((16, 16),))):
+    if at in (1, 8):  # one in float32, one in bfloat16
+        print(agreement.line(agreement.compare(case, cpu)))
 _, *attention = cases.attention_cases(1, 9, 2, cpu)  # GLA takes the interpreter long
 timed = [cases.ssd_case(1, 9, 2, cpu), *attention, cases.mlstm_case(1, 9, 2, cpu)]
+timed += delta.timings(1, 9, 1, 16, cpu)
 for case in timed:
     y = case.ours(**case.leaves)
     print("timed", case.family, tuple(y.shape), bool(y.isfinite().all()))
@@ -116,8 +120,8 @@ def test_chunked_cases_by_the_interpreter() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("  ok  ") == 4 and "BAD" not in run.stdout, run.stdout
-    assert run.stdout.count("timed ") == 4 and run.stdout.count(" True") == 4, run.stdout
+    assert run.stdout.count("  ok  ") == 6 and "BAD" not in run.stdout, run.stdout
+    assert run.stdout.count("timed ") == 7 and run.stdout.count(" True") == 7, run.stdout
 
 
 def test_lengths_reach_a_million() -> None:
@@ -212,6 +216,23 @@ def test_peers_are_given_their_own_arguments(monkeypatch: pytest.MonkeyPatch) ->
     assert not isinstance(softmax, str) and softmax[0](**softmax[1]).shape == (1, 2, 20, 64)
 
 
+def test_flas_delta_rules_are_given_their_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, None]:
+        return delta_rule.delta_rule(q, k, v, beta, g, backend="reference")[0], None
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, None]:
+        return delta_rule.delta_rule(q, k, v, beta, backend="reference")[0], None
+
+    for (module, name), function in zip(delta.PEERS.values(), (plain, gated, gated)):
+        stand_in(name, function, monkeypatch, module)
+    for case in delta.timings(1, 20, 2, 8, CPU):
+        fla = case.peers["fla"]
+        assert not isinstance(fla, str)
+        expected, _ = delta_rule.delta_rule(**case.leaves, backend="reference")
+        torch.testing.assert_close(fla[0](**fla[1]), expected)
+        assert case.both.flops == 3 * case.forward.flops > 0
+
+
 def test_absent_and_broken_peers_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("mamba_ssm", "fla", "mlstm_kernels"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -281,26 +302,26 @@ def test_targets() -> None:
         row("scan", 8, 2048, 1.0, 0.1, 10.0),  # too short to be aimed at
         row("scan", 8, 8192, 1.0, 1.3), row("scan", 1, 262144, 1.0, 2.0, 55.0),
         row("scan", 1, 1 << 20, 1.0, "out of memory"), row("ssd", 8, 2048, 1.0, "not installed"),
-        row("gla", 8, 2048, 1.0, 1.5), row("retention", 8, 2048, 1.0, 1.01),
+        row("gla", 8, 2048, 1.0, 1.5), row("retention", 8, 2048, 1.0, 1.01), row("kda", 8, 2048, 1.0, 0.9),
     ]  # fmt: skip
-    found = targets.gpu_verdicts(rows)
-    assert [one["verdict"] for one in found] == ["met", "missed", "not measured", "met", "missed"]
-    words = [targets.gpu_line(one) for one in found]
-    assert words[0].endswith("1.30 at worst in 2 timings; 1 of 3 without a figure: out of memory")
-    assert "missed: selective scan: 3 times mamba-ssm's" in words[1] and "2.00 at worst" in words[1]
-    assert words[2] == "  not measured: SSD: as fast as mamba-ssm's (not installed)"
-    assert "1.01 at worst in 2 timings" in words[3] and "55.00 at worst" in words[4]
-    assert all("none of it was timed" in targets.gpu_line(one) for one in targets.gpu_verdicts([]))
+for at, case in enumerate(delta.checks(18, ((16, 16),))):
+    if at in (1, 8):  # one in float32, one in bfloat16
+        print(agreement.line(agreement.compare(case, cpu)))
+_, *attention = cases.attention_cases(1, 9, 2, cpu)  # GLA takes the interpreter long
+timed = [cases.ssd_case(1, 9, 2, cpu), *attention, cases.mlstm_case(1, 9, 2, cpu)]
+timed += delta.timings(1, 9, 1, 16, cpu)
 
 
 def test_the_whole_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From options to the written file, with small parts in place of those that need a GPU."""
-    lines = tmp_path / "lines.jsonl"
-    monkeypatch.setattr(checks, "cases", lambda: iter([good(), good()]))
-    monkeypatch.setattr(checks, "list_mixers", lambda: ["mamba"])
-    monkeypatch.setattr(training.train_all, "__defaults__", (1, 16, 8, None))
+for at, case in enumerate(delta.checks(18, ((16, 16),))):
+    if at in (1, 8):  # one in float32, one in bfloat16
+        print(agreement.line(agreement.compare(case, cpu)))
+_, *attention = cases.attention_cases(1, 9, 2, cpu)  # GLA takes the interpreter long
+timed = [cases.ssd_case(1, 9, 2, cpu), *attention, cases.mlstm_case(1, 9, 2, cpu)]
+timed += delta.timings(1, 9, 1, 16, cpu)
     monkeypatch.setattr(script.timing, "measure_rates", lambda clock: RATES)
     monkeypatch.setattr(script.timing.time_case, "__defaults__", (lambda call: (call(), 1e-3)[1],))
     monkeypatch.setattr(script.cases, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
@@ -320,13 +341,16 @@ def test_the_whole_run(
     options = script.options_of(["--json", str(file), "--seconds", "1e9"])
     assert script.run(options, CPU, time.perf_counter(), 7) == 0
     content = json.loads(file.read_text())
-    assert content["device"] == "a CPU" and content["seed"] == 7 and len(content["checks"]) == 2
-    assert len(content["training"]) == 1 and len(content["times"]) == 2 and len(content["targets"]) == 5
+    assert content["device"] == "a CPU" and content["seed"] == 7 and len(content["checks"]) == 3
+    assert len(content["training"]) == 1 and len(content["times"]) == 4 and len(content["targets"]) == 6
     out = capsys.readouterr().out
-    assert "2 of 2 checks passed, 1 of 1 mixers" in out and out.count("not measured") == 5
+    assert "3 of 3 checks passed, 1 of 1 mixers" in out and out.count("not measured") == 6
     # No time left for anything: said, and not passed.
     options = script.options_of(["--seconds", "0.001", "--no-training", "--shard", "0/1"])
     assert script.run(options, CPU, time.perf_counter() - 1, 7) == 1
-    options = script.options_of(["--seconds", "0.001", "--no-training"])
-    assert script.run(options, CPU, time.perf_counter() - 1, 7) == 0  # shares have clocks of their own
-    assert "out of time: ssd B 1 L 9 and what follows" in capsys.readouterr().out
+for at, case in enumerate(delta.checks(18, ((16, 16),))):
+    if at in (1, 8):  # one in float32, one in bfloat16
+        print(agreement.line(agreement.compare(case, cpu)))
+_, *attention = cases.attention_cases(1, 9, 2, cpu)  # GLA takes the interpreter long
+timed = [cases.ssd_case(1, 9, 2, cpu), *attention, cases.mlstm_case(1, 9, 2, cpu)]
+timed += delta.timings(1, 9, 1, 16, cpu)
