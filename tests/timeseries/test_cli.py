@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.loading import load_task
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.registry import create_model
 from longseq.vision.task import ImageClassifier

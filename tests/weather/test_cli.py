@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 import yaml
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import COLUMNS
 
