@@ -310,8 +310,11 @@ def test_targets() -> None:
     assert words[0].endswith("1.30 at worst in 2 timings; 1 of 3 without a figure: out of memory")
     assert "missed: selective scan: 3 times mamba-ssm's" in words[1] and "2.00 at worst" in words[1]
     assert words[2] == "  not measured: SSD: as fast as mamba-ssm's (not installed)"
-    assert "1.01 at worst in 2 timings" in words[3]
-    assert "0.90 at worst" in words[4] and "55.00 at worst" in words[5]
+    assert (
+        "1.01 at worst in 2 timings" in words[3]
+        and "0.90 at worst" in words[4]
+        and "55.00 at worst" in words[5]
+    )
     assert all("none of it was timed" in targets.gpu_line(one) for one in targets.gpu_verdicts([]))
 
 
@@ -325,8 +328,8 @@ def test_the_whole_run(
     monkeypatch.setattr(training.train_all, "__defaults__", (1, 16, 8, None))
     monkeypatch.setattr(script.timing, "measure_rates", lambda clock: RATES)
     monkeypatch.setattr(script.timing.time_case, "__defaults__", (lambda call: (call(), 1e-3)[1],))
-    monkeypatch.setattr(script.delta, "cases", lambda device: iter([timed("kda", 1, 9, "not installed")]))
     monkeypatch.setattr(script.cases, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
+    monkeypatch.setattr(script.delta, "cases", lambda device: iter([timed("kda", 1, 9, "not installed")]))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
     file = tmp_path / "out" / "gpu.json"
     # A process's share: the first of two, with every second check and mixer.
