@@ -31,6 +31,10 @@ DOMAIN = Domain(
     },
     shared=(("context", "context"),),
     examples={"fit": "--config emulator"},
+    moved={
+        "longseq.weather.video.VideoForecaster": "longseq.weather.video.task.VideoForecaster",
+        "longseq.weather.data.moving_digits.MovingDigits": "longseq.weather.video.moving_digits.MovingDigits",
+    },
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",
         "data": "longseq.weather.data.module.ScenarioData",

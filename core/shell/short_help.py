@@ -120,7 +120,8 @@ def arguments(cls: type) -> Iterator[tuple[str, str, str]]:
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        kind = "" if parameter.annotation is parameter.empty else str(parameter.annotation).strip("'\"")
+        kind = "" if parameter.annotation is parameter.empty else parameter.annotation
+        kind = kind.__name__ if isinstance(kind, type) else str(kind).strip("'\"").replace("typing.", "")
         kind = kind.replace(" | None", "").replace("Literal[", "{").replace("collections.abc.", "")
         kind = kind.replace("]", "}") if kind.startswith("{") else kind
         default = parameter.default

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 
@@ -22,12 +22,6 @@ SMALL = {
     "autoformer": ["--model.d_model=16", "--model.n_heads=2", "--model.d_ff=16", "--model.label=24",
                    "--model.channels=2"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def fit(name: str, path: object, *more: str) -> list[str]:
