@@ -100,12 +100,12 @@ def cpu_kernels() -> tuple[str | None, str]:
 def backend_rows() -> list[Row]:
     """Returns each backend of the operators, and why one is not available."""
     try:
-        backends = importlib.import_module("longseq.core.ops.backends")
+        availability = importlib.import_module("longseq.core.ops.availability")
     except ImportError as error:
         return [("backends", "all", f"not available: {error}")]
     return [
         ("backends", name, f"available{f' ({reason})' if reason else ''}" if available else f"no: {reason}")
-        for name, available, reason in backends.describe()
+        for name, available, reason in availability.describe()
     ]
 
 

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import check_positive
 from longseq.timeseries.data.windows import Windows
 
 RIDGE = 10.0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from longseq.core.mixers.base import check_positive
+from longseq.core.checks import check_positive
 
 
 class TopK(Metric):

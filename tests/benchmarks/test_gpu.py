@@ -24,7 +24,8 @@ if str(ROOT) not in sys.path:
 from benchmarks.gpu import __main__ as script  # noqa: E402
 from benchmarks.gpu import agreement, checks, lengths, peers, targets, timing, training, walks  # noqa: E402
 from longseq.core.mixers import list_mixers  # noqa: E402
-from longseq.core.ops import _cuda_scan, linear_attention, selective_scan  # noqa: E402
+from longseq.core.ops import linear_attention, selective_scan  # noqa: E402
+from longseq.core.ops.selective_scan import cuda as cuda_scan  # noqa: E402
 
 CPU = torch.device("cpu")
 RATES = timing.Rates(exponentials=4e12, memory=2e12, products=1e15)
@@ -66,11 +67,11 @@ def test_walks_agree_where_the_kernels_are_those_of_the_cpu() -> None:
     """The cases of the CUDA kernels, on the CPU's: the same arguments, references, tolerances and repeats."""
     cases = [*walks.scan_cases(SMALL, "cpu"), walks.backward_in_pieces(SMALL[0], "cpu")]
     cases += [*walks.conv_cases("cpu"), next(walks.slstm_cases())]
-    before = _cuda_scan.PARTIAL_BYTES
+    before = cuda_scan.PARTIAL_BYTES
     for case in cases:
         row = agreement.compare(case, CPU)
         assert row["ok"] and row["same"], row
-    assert before == _cuda_scan.PARTIAL_BYTES
+    assert before == cuda_scan.PARTIAL_BYTES
     assert {c.name.split()[0] for c in walks.linear_cases("cpu")} == {"linear_scan"}
 
 

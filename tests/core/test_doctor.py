@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longseq.core import doctor
-from longseq.core.ops import _triton
+from longseq.core.ops import triton_calls
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_triton_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     def tensor(dtype: torch.dtype = torch.float32) -> SimpleNamespace:
         return SimpleNamespace(dtype=dtype, is_cuda=True, device=torch.device("cuda:0"))
 
-    monkeypatch.setattr(_triton, "_INSTALLED", True)
+    monkeypatch.setattr(triton_calls, "_INSTALLED", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert _triton.triton_reason(tensor()) == (  # type: ignore[arg-type]
+    assert triton_calls.triton_reason(tensor()) == (  # type: ignore[arg-type]
         "it needs compute capability 8.0 or newer, this GPU has 7.5"
     )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert _triton.triton_reason(tensor(), None) is None  # type: ignore[arg-type]
-    assert "torch.float64" in str(_triton.triton_reason(tensor(torch.float64)))  # type: ignore[arg-type]
+    assert triton_calls.triton_reason(tensor(), None) is None  # type: ignore[arg-type]
+    assert "torch.float64" in str(triton_calls.triton_reason(tensor(torch.float64)))  # type: ignore[arg-type]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _triton.describe() == (False, "torch finds no CUDA device")
-    monkeypatch.setattr(_triton, "_INSTALLED", False)
-    there, note = _triton.describe()
+    assert triton_calls.describe() == (False, "torch finds no CUDA device")
+    monkeypatch.setattr(triton_calls, "_INSTALLED", False)
+    there, note = triton_calls.describe()
     assert not there and "pip install triton" in note
