@@ -57,6 +57,7 @@ def test_triton_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(dtype=dtype, is_cuda=True, device=torch.device("cuda:0"))
 
     monkeypatch.setattr(triton_calls, "_INSTALLED", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert triton_calls.triton_reason(tensor()) == (  # type: ignore[arg-type]
         "it needs compute capability 8.0 or newer, this GPU has 7.5"
