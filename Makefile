@@ -4,16 +4,19 @@ PYTHON ?= python3
 TORCH ?=
 VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH),torch==$(TORCH)) --editable
+# The interpreter of Triton 3.6, which torch 2.11 brings, breaks with numpy 2.4.
+PINS = $(if $(TORCH),torch==$(TORCH)) $(if $(filter 2.11.%,$(TORCH)),'numpy<2.4')
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PINS) --editable
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels/cpu/*)
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit bench install update clean
+.PHONY: help demo test test-gpu lint types unit docs bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
+	@echo "make docs   the documentation as a site in build/site; a broken link or name is an error"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
 	@echo "make update install the newest release of everything and write constraints.txt from it"
 	@echo "make clean  remove the environment and build products"
@@ -61,17 +64,21 @@ types: $(VENV)/.all
 unit: $(VENV)/.all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=10
 
+docs: $(VENV)/.all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html is written"
+
 # Needs nothing installed but torch: an environment of ours is taken where there is one, else PYTHON and the folders
 # under typings, which are links to the sources.
 test-gpu:
 	@mkdir -p build
 	@if [ -x $(BIN)/longseq ]; then run=$(BIN)/python; else run="env PYTHONPATH=typings $(PYTHON)"; fi; \
-	  $$run -m benchmarks.gpu --json build/gpu.json
+	  $$run -m longseq.bench.gpu --json build/gpu.json
 
 # The peers must not exchange the torch that is there: it is named beside them, as it is.
-$(VENV)/.bench: $(VENV)/.all benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.all bench/requirements.txt
 	torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))') && \
-	  $(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt "torch==$$torch"
+	  $(BIN)/python -m pip install --quiet -r bench/requirements.txt "torch==$$torch"
 	@touch $@
 
 bench: $(VENV)/.bench

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
+from longseq.core.shell.demo import train
 from longseq.vision.commands import DOMAIN
 from longseq.vision.compare import baseline_scores, data_of, model_score, tie_width, write_scores
 from longseq.vision.data.idx import find_idx
@@ -18,11 +17,6 @@ from longseq.vision.predict import classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
 
 CONFIG = "fashion_mnist_sample"
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq vision demo``."""
-    return run_demos(argv, [DOMAIN.name])
 
 
 def demo(out: Path, max_steps: int | None = None) -> Section:

@@ -7,13 +7,15 @@ import inspect
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checkpoints.foreign import import_modules
+from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
 
@@ -99,22 +101,29 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Pa
         raise DataError(message, path=path)
 
 
-def task_class(dotted: object, path: str | Path | None = None) -> type[BaseTask]:
-    """Returns the task class that a checkpoint names.
+def task_class(
+    content: Mapping[str, Any],
+    path: str | Path,
+    allow: Iterable[str] = (),
+    sections: Iterable[str] = ("hyper_parameters",),
+) -> type[BaseTask]:
+    """Returns the task class that a checkpoint names, and imports what else it needs.
 
     Args:
-        dotted: ``_class_path`` of its hyper-parameters.
-        path: the checkpoint, for the message.
+        content: of the checkpoint.
+        path: its file, for the message.
+        allow: modules from outside longseq that may be imported, beside those that the user has named.
+        sections: of hyper-parameters whose class paths count.
 
     Raises:
-        DataError: unless it is a ``BaseTask`` whose dotted path begins with ``longseq.``.
+        DataError: unless it is a ``BaseTask`` of longseq, or of a module that was named.
     """
     from longseq.core.training.task import BaseTask
 
+    dotted = (content.get("hyper_parameters") or {}).get("_class_path")
     if not isinstance(dotted, str):
         raise DataError("does not say which model it is of (no _class_path)", path=path)
-    if not dotted.startswith("longseq."):
-        raise DataError(f"is of {dotted}, and only classes of longseq are imported", path=path)
+    import_modules(content, path, allow, sections)
     module, _, name = dotted.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -125,27 +134,46 @@ def task_class(dotted: object, path: str | Path | None = None) -> type[BaseTask]
     return found
 
 
-def load_task(path: str | Path, expected: str | type[BaseTask] | None = None) -> BaseTask:
+def check_domain(cls: type, dotted: str, expected: str, path: str | Path) -> None:
+    """Checks that a class of task or data belongs to a domain; one of no domain belongs to any.
+
+    Args:
+        cls: the class.
+        dotted: its path in the checkpoint, for the message.
+        expected: the domain's name.
+        path: the checkpoint.
+
+    Raises:
+        DataError: if it is of another domain.
+    """
+    names = [domain.name for domain in domains_of(cls)]
+    if not names and dotted.startswith("longseq."):
+        names = [dotted.split(".")[1]]
+    if names and expected not in names:
+        raise DataError(f"is a checkpoint of {' and '.join(names)}, not of {expected}", path=path)
+
+
+def load_task(
+    path: str | Path, expected: str | type[BaseTask] | None = None, allow: Iterable[str] = ()
+) -> BaseTask:
     """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
 
     Args:
         path: a checkpoint written by ``fit``.
         expected: a domain's name ("genomics") or a task class that it must be of.
+        allow: modules from outside longseq that the checkpoint may have imported, for example
+            ``["my_module"]``; those named by --import, LONGSEQ_IMPORT or an installed plug-in are allowed
+            already.
 
     Raises:
         DataError: if the file is unusable, or of another domain or model.
     """
     content = load_checkpoint(path)
     hyper = dict(content.get("hyper_parameters") or {})
-    dotted = hyper.pop("_class_path", None)
-    if (
-        isinstance(expected, str)
-        and isinstance(dotted, str)
-        and not dotted.startswith(f"longseq.{expected}.")
-    ):
-        domain = dotted.removeprefix("longseq.").split(".")[0]
-        raise DataError(f"is a checkpoint of {domain}, not of {expected}", path=path)
-    cls = task_class(dotted, path)
+    dotted = str(hyper.pop("_class_path", None))
+    cls = task_class(content, path, allow)
+    if isinstance(expected, str):
+        check_domain(cls, dotted, expected, path)
     if inspect.isclass(expected) and not issubclass(cls, expected):
         raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
     try:

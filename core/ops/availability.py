@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +32,7 @@ def describe() -> list[tuple[str, bool, str]]:
 
 def operators() -> list[str]:
     """Returns the names of all operators that choose between backends, sorted."""
-    package = importlib.import_module("longseq.core.ops")
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"longseq.core.ops.{module.name}")
     return sorted(backends.REGISTRY)
 
@@ -42,7 +42,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         backend: its name, or the fallback's.
-        state: "serves" if "auto" takes it, "can" if it serves where asked for by name, or "no".
+        state: "serves" if "auto" takes it, "can" if it serves where it is asked for by name, "not used" for a
+            fallback that is not needed, else "no".
         why: why not, or what it is.
     """
 
@@ -77,24 +78,26 @@ def explain(operator: str, dtype: torch.dtype, device: str) -> list[Verdict]:
     else:
         call = dispatch.example(new)
     found, served = [], False
+
+    def take(name: str, note: str) -> None:
+        nonlocal served
+        found.append(Verdict(name, "can" if served else "serves", note))
+        served = True
+
     for name, why_not in dispatch.reasons.items():
         reason = why_not(call)
         if reason is not None:
             found.append(Verdict(name, "no", reason))
         elif name in dispatch.by_name:
-            found.append(Verdict(name, "can", "only where asked for by name"))
+            found.append(Verdict(name, "can", "only where it is asked for by name"))
         else:
-            found.append(Verdict(name, "can" if served else "serves", "by name" if served else 'by "auto"'))
-            served = True
-    words = backends.FALLBACKS[dispatch.fallback]
+            take(name, 'chosen by "auto"' if not served else "where it is asked for by name")
     if dispatch.fallback != "reference":
-        found.append(
-            Verdict(dispatch.fallback, "no" if served else "serves", f"{words}: where no kernel serves")
-        )
-        found.append(Verdict("reference", "can", "the definition, step by step or written out; slow"))
-    else:
-        found.append(
-            Verdict("reference", "can" if served else "serves", "the definition, step by step; slow")
-        )
+        words = backends.FALLBACKS[dispatch.fallback]
+        if served:
+            found.append(Verdict(dispatch.fallback, "not used", f"{words}: where no backend above serves"))
+        else:
+            take(dispatch.fallback, f'{words}: chosen by "auto" where no backend above serves')
+    take("reference", "the definition, written out in torch: slow")
     absent = [one for one in backends.BACKENDS[2:] if one not in dispatch.reasons]
     return found + [Verdict(one, "no", "the operator has no such backend") for one in absent]

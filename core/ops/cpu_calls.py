@@ -34,6 +34,44 @@ def rows(tensor: Tensor | None) -> Arg:
     return tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride(0), tensor.stride(1)
 
 
+def strided(tensor: Tensor) -> Tensor:
+    """Returns the tensor (B, L, …) as ``across`` takes it: with channels or with time dense.
+
+    Memory of (B, D, L), which other packages use, is read as it lies; anything else is copied.
+
+    Args:
+        tensor: (B, L, D) or (B, L, G, N).
+    """
+    if tensor.is_complex() or tensor.stride(1) != 1 or tensor.is_neg():
+        return dense(tensor)
+    expected = tensor.stride(-1)
+    for size, stride in zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:])):
+        if size != 1 and stride != expected:
+            return dense(tensor)
+        expected *= size
+    return tensor
+
+
+def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
+    """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided`` returned."""
+    if tensor is None:
+        return (*_NULL, 1)
+    last = 1 if tensor.is_complex() or tensor.shape[-1] == 1 == tensor.dim() - 2 else tensor.stride(-1)
+    return (*rows(tensor), last)
+
+
+def empty_as(tensor: Tensor) -> Tensor:
+    """Returns new memory for a result (B, L, D): time dense where the tensor's is, on a CPU.
+
+    Args:
+        tensor: (B, L, D).
+    """
+    batch, length, width = tensor.shape
+    if tensor.device.type == "cpu" and tensor.stride(1) == 1 and tensor.stride(2) != 1:
+        return tensor.new_empty((batch, width, length)).transpose(1, 2)
+    return tensor.new_empty(tensor.shape)
+
+
 def vector(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Returns a parameter dense in the compute dtype (or its complex counterpart)."""
     if tensor is None or (tensor.dtype == dtype and tensor.is_contiguous() and not tensor.is_neg()):

@@ -51,4 +51,4 @@ def describe() -> tuple[bool, str]:
     if _INSTALLED and not torch.cuda.is_available():
         return False, "torch finds no CUDA device"
     reason = triton_reason(torch.empty(0, device="cuda" if _INSTALLED else "cpu"))
-    return reason is None, reason or "SSD, linear attention, GLA and mLSTM; compiled at first use"
+    return reason is None, reason or "SSD, linear attention, GLA, delta rule and mLSTM; compiled at first use"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torchmetrics import Metric, MetricCollection
 
+from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import record_hyper_parameters
@@ -94,6 +95,7 @@ class BaseTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_states"] = self._stream.state_dict()
+        checkpoint[foreign.KEY] = foreign.record(self, self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state_dict(self, checkpoint["state_dict"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.samples import SAMPLES
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
 

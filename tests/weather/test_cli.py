@@ -12,7 +12,7 @@ import xarray as xr
 import yaml
 
 from longseq.core.checkpoints.safe import load_task
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import COLUMNS
 
@@ -121,7 +121,7 @@ def test_compare_writes_the_table_and_the_verdict(runs, workdir, capsys, lab) ->
     assert "40 years (1900-1939) are the same" in out and "never scored" in out and "Noise floor" in out
     with Path("t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS and [row["seed"] for row in rows] == ["", "", "", "0", "1"]
+    assert list(rows[0]) == list(COLUMNS) and [row["seed"] for row in rows] == ["", "", "", "0", "1"]
     scores = {row["model"]: float(row["spatial_rmse"]) for row in rows}
     assert scores["lps"] < scores["uniform"] < scores["zero"]
     assert "best baseline, lps" in rows[-1]["verdict"] and rows[0]["verdict"] == ""

@@ -99,7 +99,7 @@ class DecoderBlock(nn.Module):
 class Outputs(NamedTuple):
     """What training supervises.
 
-    Args:
+    Attributes:
         forecast: closed loop (N, h, 1), relative to the mean of the context.
         fitted: open loop (N, L, 1): position t predicts the value at t + 1.
         next_input: the decoder's prediction of its own next input (N, L, D).

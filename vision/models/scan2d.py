@@ -152,7 +152,8 @@ def scan2d(orders: tuple[str, ...], height: int, width: int) -> Scan2d:
         height: rows of the grid.
         width: columns.
     """
-    return Scan2d(orders, height, width)
+    with torch.inference_mode(False):  # kept for the next call, which may be one of training
+        return Scan2d(orders, height, width)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

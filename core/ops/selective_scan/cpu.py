@@ -32,8 +32,8 @@ def saved_size(length: int, width: int, groups: int, A: Tensor) -> int:
 def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any], torch.dtype]:
     """Returns the kernels' arguments, the tensors that must outlive the call, and the compute dtype."""
     dtype = compute_dtype(x.u, x.A)
-    u, delta, B, C = (cpu_calls.dense(t) for t in (x.u, x.delta, x.B, x.C))
-    z = None if x.z is None else cpu_calls.dense(x.z)
+    u, delta, B, C = (cpu_calls.strided(t) for t in (x.u, x.delta, x.B, x.C))
+    z = None if x.z is None else cpu_calls.strided(x.z)
     vectors = [cpu_calls.vector(t, dtype) for t in (x.A, x.D, x.delta_bias, x.initial_state)]
     flags = None if x.resets is None else x.resets.to(torch.uint8).contiguous()
     batch, length, width = u.shape
@@ -44,13 +44,13 @@ def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any
         x.A.is_complex(),
         cpu_calls.code(dtype),
         cpu_calls.threads(batch * length * width * x.A.shape[1]),
-        cpu_calls.rows(u),
-        cpu_calls.rows(delta),
+        cpu_calls.across(u),
+        cpu_calls.across(delta),
         A,
-        cpu_calls.rows(B),
-        cpu_calls.rows(C),
+        cpu_calls.across(B),
+        cpu_calls.across(C),
         D,
-        cpu_calls.rows(z),
+        cpu_calls.across(z),
         bias,
         initial,
         cpu_calls.pointer(flags),
@@ -62,7 +62,7 @@ def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any
 def forward(y: Tensor, final: Tensor, states: Tensor | None, x: Arguments) -> None:
     """Fills y, the final state, and the states for the backward pass where there is room for them."""
     arguments, alive, _ = _arguments(x, states)
-    native().selective_scan_forward(*arguments, cpu_calls.rows(y), final.data_ptr())
+    native().selective_scan_forward(*arguments, cpu_calls.across(y), final.data_ptr())
     del alive
 
 
@@ -88,15 +88,15 @@ def backward(
     rows_D, rows_bias = (x.u.new_empty((batch, width), dtype=dtype) for _ in range(2))
     wide_B, wide_C = (x.u.new_empty(x.B.shape, dtype=state_dtype) for _ in range(2))
     wide_initial = dinitial if dinitial.dtype == state_dtype else dinitial.to(state_dtype)
-    dy = cpu_calls.dense(dy)
+    dy = cpu_calls.strided(dy)
     dfinal = cpu_calls.vector(dfinal, dtype)
     native().selective_scan_backward(
         *arguments,
-        cpu_calls.rows(dy),
+        cpu_calls.across(dy),
         cpu_calls.pointer(dfinal),
-        cpu_calls.rows(du),
-        cpu_calls.rows(ddelta),
-        cpu_calls.rows(dz if x.z is not None else None),
+        cpu_calls.across(du),
+        cpu_calls.across(ddelta),
+        cpu_calls.across(dz if x.z is not None else None),
         *[t.data_ptr() for t in (rows_A, wide_B, wide_C, rows_D, rows_bias)],
         wide_initial.data_ptr() if x.initial_state is not None else 0,
     )

@@ -39,13 +39,17 @@ def _outputs(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
     saved = (batch, size) if saving.save_states else (0,)
     kept = torch.promote_types(dtype, torch.complex64) if x.A.is_complex() else dtype
     final = x.u.new_empty((batch, width, x.A.shape[1]), dtype=kept)
-    return x.u.new_empty(x.u.shape), final, x.u.new_empty(saved, dtype=dtype)
+    return cpu_calls.empty_as(x.u), final, x.u.new_empty(saved, dtype=dtype)
 
 
 def _gradients(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
     """Returns room for the gradients of the first nine arguments; none for absent ones."""
     absent = x.u.new_empty((0,))
-    return [absent.clone() if t is None else t.new_empty(t.shape) for t in x[:9]]
+    room = [absent.clone() if t is None else t.new_empty(t.shape) for t in x[:9]]
+    for i, rows in ((0, x.u), (1, x.delta), (6, x.z)):
+        if rows is not None:
+            room[i] = cpu_calls.empty_as(rows)
+    return room
 
 
 def _forward_cpu(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:

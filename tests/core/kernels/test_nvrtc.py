@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import fnmatch
 import re
-import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -17,14 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[3]
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # the benchmarks are no part of the installed package
+from longseq.bench.gpu import resources
+from longseq.core.errors import BackendError
+from longseq.core.kernels import nvrtc
+from longseq.core.ops import availability, cuda_calls, linear_scan
 
-from benchmarks.gpu import resources  # noqa: E402
-from longseq.core.errors import BackendError  # noqa: E402
-from longseq.core.kernels import nvrtc  # noqa: E402
-from longseq.core.ops import availability, cuda_calls, linear_scan  # noqa: E402
+ROOT = Path(__file__).parents[3]
 
 needs_nvrtc = pytest.mark.skipif(
     nvrtc.nvrtc_reason() is not None, reason=f"NVRTC cannot be used here: {nvrtc.nvrtc_reason()}"

@@ -35,7 +35,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 def upstream() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vision_upstream", ROOT / "benchmarks/vision_upstream.py")
+    spec = importlib.util.spec_from_file_location("vision_upstream", ROOT / "bench/vision_upstream.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from longseq.core.kernels.triton import _plan, gla, linear_attention, mlstm
+from longseq.core.kernels.triton import _delta_plan, _plan, delta_rule, gla, linear_attention, mlstm
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 SHARED_LIMIT = 101376  # bytes a block may use on compute capability 8.6 and 8.9, the least since Ampere
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dtype = getattr(torch, sys.argv[2])
     key, value, chunk = (int(x) for x in sys.argv[3:])
-    for module in (_plan, gla, mlstm):
+    for module in (_plan, _delta_plan, gla, mlstm):
         module.launch = compile_in_place  # type: ignore[attr-defined]
     q = torch.zeros(1, 128, 2, key, dtype=dtype, requires_grad=True)
     v = torch.zeros(1, 128, 4, value, dtype=dtype, requires_grad=True)
@@ -73,6 +73,9 @@ def main() -> None:
     (y.sum() + last.sum()).backward()
     y, last = gla.attend(q, q, v, decay, 1.0, state, chunk)
     (y.sum() + last.sum()).backward()
+    for given in (None, gate, decay):
+        y, last = delta_rule.attend(q, q, v, gate, given, 1.0, state)
+        (y.sum() + last.sum()).backward()
     y, (last, *_) = mlstm.mlstm(wide, wide, v, gate, gate, None, chunk, 1e-6)
     (y.sum() + last.sum()).backward()
 

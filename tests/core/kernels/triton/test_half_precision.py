@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from longseq.core.ops.delta_rule import delta_rule, delta_rule_reference
 from longseq.core.ops.linear_attention import linear_attention, linear_attention_reference
 from longseq.core.ops.mlstm import mlstm, mlstm_reference
 from longseq.core.ops.ssd import ssd, ssd_reference
@@ -39,6 +40,12 @@ def attention_inputs(decay: str) -> Tensors:
         shape = (1, LENGTH, 2) if decay == "head" else (1, LENGTH, 1, 5)
         made["log_decay"] = -normal(*shape, seed=2).exp()
     return made
+
+
+def delta_inputs(decay: str) -> Tensors:
+    made = attention_inputs(decay)
+    made["k"] = torch.nn.functional.normalize(made["k"], dim=-1)
+    return made | {"beta": 2 * normal(1, LENGTH, 2, seed=3).sigmoid()}
 
 
 def ssd_inputs() -> Tensors:
@@ -74,6 +81,10 @@ OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Tensors, dict
             attention_inputs(decay),
             {},
         )
+        for decay in ("none", "head", "channel")
+    },
+    **{
+        f"delta rule, decay: {decay}": (delta_rule, delta_rule_reference, delta_inputs(decay), {})
         for decay in ("none", "head", "channel")
     },
     "ssd": (ssd, ssd_reference, ssd_inputs(), {"dt_softplus": True}),
@@ -127,7 +138,14 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype, device: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["linear attention, decay: head", "linear attention, decay: channel", "ssd", "mlstm"]
+    "name",
+    [
+        "linear attention, decay: head",
+        "linear attention, decay: channel",
+        "delta rule, decay: channel",
+        "ssd",
+        "mlstm",
+    ],
 )
 def test_autocast_lowers_activations_and_nothing_else(name: str, device: str) -> None:
     """As the compiled operators do: float32 arguments under autocast = activations rounded beforehand."""

@@ -1,4 +1,4 @@
-"""SSD, linear attention with every kind of decay, and the mLSTM by Triton against the sequential references.
+"""SSD, linear attention, the delta rule and the mLSTM by Triton against the sequential references.
 
 Every output and every gradient is compared; memory that is allocated and not yet written holds NaN.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError, BackendError
+from longseq.core.ops.delta_rule import delta_rule, delta_rule_reference
 from longseq.core.ops.linear_attention import linear_attention, linear_attention_reference
 from longseq.core.ops.mlstm import mlstm, mlstm_reference
 from longseq.core.ops.ssd import ssd, ssd_reference
@@ -48,6 +49,14 @@ def attention_inputs(
         shape = (1, length, heads) if decay == "head" else (1, length, groups, key)
         made["log_decay"] = -strength * n(*shape).exp()
     return made
+
+
+def delta_inputs(
+    length: int, decay: str, strength: float = 1.0, groups: int = 1, key: int = 5, value: int = 4
+) -> Tensors:
+    made = attention_inputs(length, decay, strength, groups, key, value)
+    made["k"] = torch.nn.functional.normalize(made["k"], dim=-1)
+    return made | {"beta": 2 * normal(length + 1)(1, length, 2 * groups).sigmoid()}
 
 
 def attention(function: Callable[..., Any], **options: Any) -> Function:
@@ -163,6 +172,32 @@ def test_low_precision(decay: str, dtype: torch.dtype, device: str) -> None:
     fast = attention(linear_attention, backend="triton")
     reference = attention(linear_attention_reference)
     assert_agree(fast, reference, attention_inputs(9, decay), device, dtype)
+
+
+@pytest.mark.parametrize("decay", ["none", "head", "channel"])
+@pytest.mark.parametrize(("length", "groups", "strength"), [(1, 1, 1.0), (70, 2, 1.0), (70, 1, 60.0)])
+def test_delta_rule(length: int, groups: int, strength: float, decay: str, device: str) -> None:
+    """Two chunks, with resets, a state handed in and two heads a key; strong decays with slow spans."""
+    options = {"resets": some_resets(length, device) if length > 1 else None}
+    tensors = delta_inputs(length, decay, strength, groups)
+    if strength > 1 and decay != "none":
+        tensors["log_decay"][:, torch.arange(length) % 8 >= 2] *= 1e-3
+    assert_agree(
+        attention(delta_rule, backend="triton", **options),
+        attention(delta_rule_reference, **options),
+        tensors,
+        device,
+    )
+
+
+@pytest.mark.parametrize("decay", ["head", "channel"])
+def test_delta_rule_of_repeated_keys(decay: str, device: str) -> None:
+    """The triangle is as far from the identity as it can be; heads wider than a block."""
+    tensors = delta_inputs(65, decay, strength=1e-3, key=40, value=70)
+    tensors["k"] = tensors["k"][:, :1].expand_as(tensors["k"])
+    tensors["beta"] = torch.ones_like(tensors["beta"])
+    reference = attention(delta_rule_reference)
+    assert_agree(attention(delta_rule, backend="triton"), reference, tensors, device)
 
 
 @pytest.mark.parametrize(("length", "groups"), [(1, 2), (19, 1)])

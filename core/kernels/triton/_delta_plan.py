@@ -1,0 +1,315 @@
+"""Host side of the delta rule's kernels: buffers, grids, the order of launches, and the walks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from longseq.core.kernels.triton import (
+    delta_channels,
+    delta_chunks,
+    delta_walks,
+    gla_chunks,
+)
+from longseq.core.kernels.triton._plan import Gates, Plan, apply
+from longseq.core.kernels.triton.common import choose_tile, launch, padded, strides
+
+CHUNK = 64  # the inverse is written out for four blocks of 16
+_LEAST_SHARED = 101376  # bytes of shared memory a program may use, of the GPUs since Ampere
+_PROGRAMS = 264  # that keep a GPU busy: two a multiprocessor
+_SEGMENT = 8  # chunks that a segment has at least
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call's arguments, dense where the kernels want it, and what its passes share.
+
+    Attributes:
+        q: queries.
+        k: keys.
+        v: values.
+        beta: (B, L, H), float32.
+        log_decay: (B, L, H), (B, L, G, K) or None, float32.
+        scale: of the output.
+        plan: sizes.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    log_decay: Tensor | None
+    scale: float
+    plan: Plan
+
+    @property
+    def channel(self) -> bool:
+        """Returns whether there is a decay per key channel."""
+        return self.log_decay is not None and self.log_decay.ndim == 4
+
+    @property
+    def wide(self) -> int:
+        """Returns 2 where operands are twice as large as bfloat16, else 1."""
+        return 1 if self.plan.tile.dot == tl.bfloat16 else 2
+
+    @property
+    def fused(self) -> bool:
+        """Returns whether a step of a walk has room for queries, keys, W and the chunk's scores."""
+        return 3 * CHUNK * padded(self.plan.key) * 2 * self.wide <= 1 << 16
+
+    @property
+    def exact(self) -> str:
+        """Returns how float32 blocks of what is rounded later are multiplied."""
+        if self.wide == 1:
+            return "tf32"  # the result is rounded to bfloat16
+        return "ieee" if self.plan.tile.precision == "ieee" else "tf32x3"
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns length, chunks and heads, as the kernels take them."""
+        return self.plan.length, self.plan.chunks, self.plan.heads
+
+    @property
+    def programs(self) -> int:
+        """Returns chunks times heads times rows."""
+        return self.plan.batch * self.plan.heads * self.plan.chunks
+
+    def new(self, *shape: int, heads: int | None = None, full: bool = False) -> Tensor:
+        """Returns memory for something per chunk: in the dtype that is multiplied, or float32."""
+        plan = self.plan
+        dtype = torch.float32 if full or self.wide == 2 else torch.bfloat16
+        lead = (plan.batch, plan.heads if heads is None else heads, plan.chunks)
+        return self.v.new_empty((*lead, *shape), dtype=dtype)
+
+    def state(self, segments: int = 1, value: int | None = None) -> Tensor:
+        """Returns memory for a state per segment, (B, H, segments, K, V or ``value``), float32."""
+        plan = self.plan
+        shape = (plan.batch, plan.heads, segments, plan.key, plan.value if value is None else value)
+        return self.v.new_empty(shape, dtype=torch.float32)
+
+    def launch(self, kernel: Any, programs: int, *args: Any, **meta: Any) -> None:
+        """Runs a kernel that multiplies, with what all of them take by name."""
+        tile = self.plan.tile
+        launch(kernel, programs, *args, **{"DOT": tile.dot, "PRECISION": tile.precision, **meta})
+
+    def widths(self, most: int = 64) -> dict[str, int]:
+        """Returns block widths of keys and values and the widths themselves, as the kernels take them."""
+        key, value = self.plan.key, self.plan.value
+        blocks = {"BK": min(most, padded(key)), "BV": min(most, padded(value))}
+        return {"K": key, "V": value, "T": CHUNK, "SHARE": self.plan.shared, **blocks}
+
+
+def call_of(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, scale: float) -> Call:
+    """Returns the call of these arguments.
+
+    Args:
+        q: queries, the last dimension dense, as of k and v.
+        k: keys.
+        v: values.
+        beta: dense, float32.
+        log_decay: alike, or None.
+        scale: of the output.
+    """
+    batch, length, heads, value = v.shape
+    tile = choose_tile(length, CHUNK, q.shape[3], value, q, k, v)._replace(chunk=CHUNK)
+    plan = Plan(tile, batch, length, q.shape[2], heads, q.shape[3], value)
+    return Call(q, k, v, beta, log_decay, scale, plan)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """What is computed of every chunk by itself.
+
+    Attributes:
+        inverse: M (B, H, C, T, T).
+        w: M diag(β) F (B, H, C, T, K).
+        own: M diag(β) V (B, H, C, T, V).
+        far_q: queries decayed from the chunk's start, or q.
+        far_k: keys decayed to the chunk's end, or k.
+        read: decayed products of queries and keys (B, G, C, T, T), with a decay per channel.
+        met: decayed products of keys, alike.
+        decays: with a decay per head its running sums in two parts, and the factors from the chunk's start
+            and to its end, (B, H, C, T) each.
+        totals: factors over the chunk (B, H, C), or log-decays (B, G, C, K).
+    """
+
+    inverse: Tensor
+    w: Tensor
+    own: Tensor
+    far_q: Tensor
+    far_k: Tensor
+    read: Tensor | None
+    met: Tensor | None
+    decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+    totals: Tensor | None
+
+
+def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
+    """Computes what there is to compute of every chunk by itself.
+
+    Args:
+        call: the call.
+        inverse: M where it is there.
+    """
+    plan, q, k, g = call.plan, call.q, call.k, call.log_decay
+    read = met = totals = None
+    decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None)
+    far_q, far_k = q, k
+    if call.channel:
+        read = call.new(CHUNK, CHUNK, heads=plan.groups)
+        met = call.new(CHUNK, CHUNK, heads=plan.groups, full=True)
+        programs = plan.batch * plan.groups * plan.chunks
+        call.launch(
+            delta_channels.channel_products, programs * (CHUNK // 16),
+            q, k, g, read, met, call.scale, plan.length, plan.chunks, plan.groups, *strides(q), *strides(k),
+            K=plan.key, T=CHUNK, BK=padded(plan.key), num_warps=4 if plan.key <= 64 else 8, num_stages=1,
+        )  # fmt: skip
+        far_q, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
+        totals = call.new(plan.key, heads=plan.groups, full=True)
+        block = min(64, padded(plan.key))
+        launch(
+            gla_chunks.decay_rows, programs * -(-plan.key // block),
+            q, k, g, far_q, far_k, totals, plan.length, plan.chunks, plan.groups, plan.key,
+            *strides(q), *strides(k), T=CHUNK, BK=block, num_warps=4, num_stages=1,
+        )  # fmt: skip
+    elif g is not None:
+        coarse, fine, through, behind = (call.new(CHUNK, full=True) for _ in range(4))
+        decays = (coarse, fine, through, behind)
+        totals = call.new(full=True)
+    if inverse is None:
+        inverse = call.new(CHUNK, CHUNK)
+        call.launch(
+            delta_chunks.invert_chunks, call.programs,
+            k, call.beta, None if call.channel else g, met, inverse, *call.sizes, *strides(k),
+            SHARE=plan.shared, K=plan.key, BK=min(32, padded(plan.key)), EXACT=call.exact,
+            num_warps=2, num_stages=1,
+        )  # fmt: skip
+    w, own = call.new(CHUNK, plan.key), call.new(CHUNK, plan.value)
+    call.launch(
+        delta_chunks.write_forms, call.programs,
+        k, call.v, call.beta, g, inverse, w, own, *decays, None if call.channel else totals,
+        *call.sizes, *strides(k), *strides(call.v), CHANNEL=call.channel, **call.widths(),
+        num_warps=4 * call.wide, num_stages=2 // call.wide,
+    )  # fmt: skip
+    return Forms(inverse, w, own, far_q, far_k, read, met, decays, totals)
+
+
+def _shared_memory(tensor: Tensor) -> int:
+    """Returns the bytes of shared memory that a program may use and leave as much for a second one."""
+    if not tensor.is_cuda:
+        return _LEAST_SHARED
+    # An attribute that older versions of torch do not have.
+    about = torch.cuda.get_device_properties(tensor.device)
+    return max(_LEAST_SHARED, getattr(about, "shared_memory_per_multiprocessor", 0) // 2 - 1024)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a walk is cut up: columns of the state a program, segments of the sequence, chunks a segment."""
+
+    block: int
+    segments: int
+    per: int
+
+
+def steps_of(call: Call) -> Steps:
+    """Returns how the walks of a call are cut up: each takes as long as a segment's steps, one by one."""
+    plan = call.plan
+    block = min(32 // call.wide, padded(plan.value))
+    programs = plan.batch * plan.heads * -(-plan.value // block)
+    segments = 1
+    if padded(plan.key) <= 128 and programs > 0:  # a transition fits the shared memory
+        segments = max(1, min(_PROGRAMS // programs, plan.chunks // _SEGMENT))
+    per = -(-plan.chunks // segments)
+    return Steps(block, -(-plan.chunks // per), per)
+
+
+def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: Any) -> None:
+    """Runs ``delta_walks.walk`` or ``walk_back``.
+
+    Args:
+        call: the call.
+        kernel: which.
+        tiles: of T × K that a step loads ahead.
+        steps: how it is cut up.
+        *args: the kernel's.
+        **meta: more of its compile-time arguments.
+    """
+    plan = call.plan
+    row = padded(plan.key) * 2 * call.wide * tiles  # bytes
+    at_once, stages = CHUNK, 1
+    while at_once > 16 and at_once * row > 1 << 16:
+        at_once //= 2
+    while stages < 3 and (stages + 1) * CHUNK * row + (1 << 15) <= _shared_memory(call.v):
+        stages += 1
+    meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": at_once} | meta
+    call.launch(
+        kernel, plan.batch * plan.heads * steps.segments * -(-meta["V"] // meta["BV"]), *args,
+        CHANNEL=call.channel, num_warps=4 * call.wide, num_stages=stages, **meta,
+    )  # fmt: skip
+
+
+def walk_on(
+    call: Call, forms: Forms, steps: Steps, first: Tensor | None, last: Tensor, *,
+    keep: tuple[Tensor, Tensor] | None = None, out: Tensor | None = None, unit: bool = False,
+) -> None:  # fmt: skip
+    """Runs ``delta_walks.walk``: writes the states before the chunks and U where ``keep`` is given."""
+    states, written = (None, None) if keep is None else keep
+    own = {"UNIT": unit} | ({"V": call.plan.key} if unit else {})
+    walk(
+        call, delta_walks.walk, 2 if out is None else 3, steps,
+        forms.far_q, forms.far_k, forms.w, None if unit else forms.own, first, *forms.decays, forms.totals,
+        forms.read, states, written, out, last, call.scale, *call.sizes, steps.segments, steps.per,
+        *strides(forms.far_q), *strides(forms.far_k), **own,
+    )  # fmt: skip
+
+
+def join(
+    call: Call, steps: Steps, transitions: Tensor, own: Tensor, first: Tensor | None, backward: bool
+) -> Tensor:
+    """Returns the state before each segment, or the gradient of that behind it."""
+    plan = call.plan
+    joined = torch.empty_like(own)
+    launch(
+        delta_walks.join_segments, plan.batch * plan.heads * -(-plan.value // 16),
+        transitions, own, first, joined, steps.segments, BACKWARD=backward, K=plan.key, V=plan.value,
+        BK=padded(plan.key), BV=16, EXACT=call.exact, num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return joined
+
+
+def firsts_of(
+    call: Call, forms: Forms, steps: Steps, initial: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the state before each segment, and the transitions of the segments where there are several."""
+    if steps.segments == 1:
+        return initial, None
+    transitions, own = call.state(steps.segments, call.plan.key), call.state(steps.segments)
+    walk_on(call, forms, steps, None, transitions, unit=True)
+    walk_on(call, forms, steps, None, own)
+    return join(call, steps, transitions, own, initial, False), transitions
+
+
+def outputs(call: Call, forms: Forms, initial: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns the output (B, L, H, V) and the final state (B, H, K, V)."""
+    plan = call.plan
+    out = call.v.new_empty(call.v.shape)
+    steps = steps_of(call)
+    firsts, _ = firsts_of(call, forms, steps, initial)
+    last = call.state(steps.segments)
+    if call.fused:
+        walk_on(call, forms, steps, firsts, last, out=out)
+        return out, last[:, :, -1].contiguous()
+    states, written = call.new(plan.key, plan.value), call.new(CHUNK, plan.value)
+    walk_on(call, forms, steps, firsts, last, keep=(states, written))
+    # (B, H, C, T, V) seen as (B, L, H, V), the length a multiple of the chunk.
+    values = written.flatten(2, 3).transpose(1, 2)
+    if call.channel:
+        apply(plan, Gates(), call.scale, (forms.far_q, None, values), states, out, mode=1, scores=forms.read)
+    else:
+        apply(plan, Gates(call.log_decay), call.scale, (call.q, call.k, values), states, out)
+    return out, last[:, :, -1].contiguous()

@@ -1,0 +1,187 @@
+"""Triton kernels for the delta rule's gradients inside the chunks, once those of U and the states are there.
+
+Z = Mᵀ dU is the gradient of diag(β) (V - F S_0 - A U) for given U. So dV = diag(β) Z, dA = -diag(β) Z Uᵀ
+below the diagonal, and dβ_t = Z_t · (v_t - (F S_0)_t - (A U)_t): nothing is divided by β, and no matrix is
+inverted again. Names and layouts as in delta_chunks.py.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from longseq.core.kernels.triton.common import decay_sums
+from longseq.core.kernels.triton.delta_chunks import load_rows
+
+
+@triton.jit
+def read_gradients(
+    q, k, do, log_decay, scores, out, scale, length, chunks, heads,
+    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
+    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes the part of U's gradient that comes from the chunk's own outputs (B, H, C, T, V).
+
+    The scores are computed, or given (B, G, C, T, T).
+    """
+    at = tl.program_id(0).to(tl.int64)
+    chunk = at % chunks
+    h = (at // chunks) % heads
+    b = at // chunks // heads
+    offs_t = tl.arange(0, T)
+    start = chunk * T
+    valid = start + offs_t < length
+    if scores is not None:
+        group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
+        matrix = tl.load(scores + group * T * T + offs_t[None, :] * T + offs_t[:, None]).to(tl.float32)
+    else:
+        q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
+        k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
+        matrix = tl.full((T, T), 0.0, dtype=tl.float32)
+        for first in range(0, K, BK):
+            offs_k = first + tl.arange(0, BK)
+            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
+            matrix = tl.dot(k_tile, tl.trans(q_tile), acc=matrix, input_precision=PRECISION)
+        seen = offs_t[:, None] <= offs_t[None, :]
+        matrix = tl.where(seen, matrix * scale, 0.0)
+        if log_decay is not None:
+            gates = (b * length + start) * heads + h
+            coarse, fine, _, _ = decay_sums(log_decay, gates, heads, offs_t, valid, T)
+            span = (coarse[None, :] - coarse[:, None]) + (fine[None, :] - fine[:, None])
+            matrix = matrix * tl.exp(tl.where(seen, span, float("-inf")))
+    low = matrix.to(DOT)
+    do += b * sd_b + start * sd_t + h * sd_h
+    for first in range(0, V, BV):
+        offs_v = first + tl.arange(0, BV)
+        mask = valid[:, None] & (offs_v < V)[None, :]
+        tile = tl.load(do + offs_t[:, None] * sd_t + offs_v[None, :], mask=mask, other=0.0)
+        own = tl.dot(low, tile.to(DOT), input_precision=PRECISION)
+        to = out + at * T * V + offs_t[:, None] * V + offs_v[None, :]
+        tl.store(to, own.to(out.dtype.element_ty), mask=(offs_v < V)[None, :])
+
+
+@triton.jit
+def chunk_gradients(
+    q, k, v, do, beta, coarse, fine, through, behind, totals, inverse, written, dwritten, states, dstates,
+    dq, dk, dv, dbeta, dlog_decay, scale, length, chunks, heads,
+    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sd_b, sd_t, sd_h,
+    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Writes dV, dβ, dq and dk (B, L, H, K) and the log-decays' gradient, with no decay or one per head."""
+    at = tl.program_id(0).to(tl.int64)
+    chunk = at % chunks
+    h = (at // chunks) % heads
+    b = at // chunks // heads
+    offs_t = tl.arange(0, T)
+    start = chunk * T
+    valid = start + offs_t < length
+    gates = (b * length + start) * heads + h
+    seen = offs_t[:, None] >= offs_t[None, :]
+    before = offs_t[:, None] > offs_t[None, :]
+    factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
+    back = tl.trans(tl.load(inverse + at * T * T + offs_t[:, None] * T + offs_t[None, :])).to(DOT)
+    q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
+    k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
+    v += b * sv_b + start * sv_t + h * sv_h
+    do += b * sd_b + start * sd_t + h * sd_h
+    dv += ((b * length + start) * heads + h) * V
+    met = tl.full((T, T), 0.0, dtype=tl.float32)
+    pairs = tl.full((T, T), 0.0, dtype=tl.float32)
+    own = tl.full((T,), 0.0, dtype=tl.float32)
+    for second in range(0, V, BV):
+        offs_v = second + tl.arange(0, BV)
+        mask_v = offs_v < V
+        values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
+        du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        z = tl.dot(back, du, input_precision=PRECISION)
+        to = offs_t[:, None] * (heads * V) + offs_v[None, :]
+        tl.store(
+            dv + to, (z * factor[:, None]).to(dv.dtype.element_ty), mask=valid[:, None] & mask_v[None, :]
+        )
+        own += tl.sum(z * load_rows(v, sv_t, start, offs_t, length, offs_v, V).to(tl.float32), 1)
+        u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
+        met = tl.dot((-z).to(DOT), tl.trans(u_tile), acc=met, input_precision=PRECISION)
+        pairs = tl.dot(do_tile, tl.trans(u_tile), acc=pairs, input_precision=PRECISION)
+    met = tl.where(before, met, 0.0)
+    pairs = tl.where(seen, pairs * scale, 0.0)
+    spanning = tl.full((T,), 0.0, dtype=tl.float32)
+    if totals is not None:
+        c = tl.load(coarse + at * T + offs_t)
+        f = tl.load(fine + at * T + offs_t)
+        decay = tl.exp(tl.where(seen, (c[:, None] - c[None, :]) + (f[:, None] - f[None, :]), float("-inf")))
+        met = met * decay
+        pairs = pairs * decay
+        # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by adding.
+        q_k = tl.full((T, T), 0.0, dtype=tl.float32)
+        k_k = tl.full((T, T), 0.0, dtype=tl.float32)
+        for first in range(0, K, BK):
+            offs_k = first + tl.arange(0, BK)
+            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
+            q_k = tl.dot(q_tile, tl.trans(k_tile), acc=q_k, input_precision=PRECISION)
+            k_k = tl.dot(k_tile, tl.trans(k_tile), acc=k_k, input_precision=PRECISION)
+        spans = tl.where(before, pairs * q_k + met * factor[:, None] * k_k, 0.0)
+        ends = tl.cumsum(spans, 0, reverse=True)
+        spanning = tl.sum(tl.where(before, ends, 0.0), 1)
+    low_pairs = pairs.to(DOT)
+    low_met = met.to(DOT)
+    low_back = tl.trans((met * factor[:, None]).to(DOT))
+
+    entered = tl.full((T,), 0.0, dtype=tl.float32)
+    left = tl.full((T,), 0.0, dtype=tl.float32)
+    whole = tl.full((), 0.0, dtype=tl.float32)
+    for first in range(0, K, BK):
+        offs_k = first + tl.arange(0, BK)
+        mask_k = offs_k < K
+        read = tl.full((T, BK), 0.0, dtype=tl.float32)
+        found = tl.full((T, BK), 0.0, dtype=tl.float32)
+        wrote = tl.full((T, BK), 0.0, dtype=tl.float32)
+        for second in range(0, V, BV):
+            offs_v = second + tl.arange(0, BV)
+            mask_v = offs_v < V
+            inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
+            mask = mask_k[:, None] & mask_v[None, :]
+            values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
+            state = tl.load(states + inside, mask=mask, other=0.0)
+            dstate = tl.load(dstates + inside, mask=mask, other=0.0)
+            if totals is not None:
+                whole += tl.sum(tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 1), 0)
+            state = tl.trans(state.to(DOT))
+            do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
+            du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
+            u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+            z = tl.dot(back, du, input_precision=PRECISION)
+            read = tl.dot(do_tile, state, acc=read, input_precision=PRECISION)
+            found = tl.dot((-z).to(DOT), state, acc=found, input_precision=PRECISION)
+            wrote = tl.dot(u_tile, tl.trans(dstate.to(DOT)), acc=wrote, input_precision=PRECISION)
+        q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K)
+        k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K)
+        k_wide = k_tile.to(tl.float32)
+        low = k_tile.to(DOT)
+        read = read * scale
+        if totals is not None:
+            entering = tl.load(through + at * T + offs_t)[:, None]
+            read = read * entering
+            found = found * entering
+            wrote = wrote * tl.load(behind + at * T + offs_t)[:, None]
+            entered += tl.sum(q_tile.to(tl.float32) * read + k_wide * found * factor[:, None], 1)
+            left += tl.sum(k_wide * wrote, 1)
+        found = tl.dot(low_met, low, acc=found, input_precision=PRECISION)
+        own += tl.sum(found * k_wide, 1)
+        wrote += found * factor[:, None]
+        wrote = tl.dot(tl.trans(low_pairs), q_tile.to(DOT), acc=wrote, input_precision=PRECISION)
+        wrote = tl.dot(low_back, low, acc=wrote, input_precision=PRECISION)
+        read = tl.dot(low_pairs, low, acc=read, input_precision=PRECISION)
+        to = ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
+        mask_tk = valid[:, None] & mask_k[None, :]
+        tl.store(dq + to, read.to(dq.dtype.element_ty), mask=mask_tk)
+        tl.store(dk + to, wrote.to(dk.dtype.element_ty), mask=mask_tk)
+    tl.store(dbeta + gates + offs_t * heads, own, mask=valid)
+    if totals is not None:
+        spanning += tl.sum(tl.where(before, left[None, :], 0.0), 1)
+        spanning += tl.cumsum(entered, 0, reverse=True) + whole * tl.load(totals + at)
+        tl.store(dlog_decay + gates + offs_t * heads, spanning, mask=valid)
