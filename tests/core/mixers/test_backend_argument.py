@@ -9,8 +9,8 @@ import torch
 
 from longseq.core.errors import BackendError, ConfigError
 from longseq.core.mixers import create_mixer
-from longseq.core.mixers.base import check_backend, convolution_backend
 from longseq.core.ops import backends
+from longseq.core.ops.backends import check_backend, convolution_backend
 
 # The main operator of each, and a backend that it does not have, or not for CPU tensors.
 MIXERS = {
