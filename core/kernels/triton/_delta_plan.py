@@ -13,7 +13,6 @@ from longseq.core.kernels.triton import (
     delta_channels,
     delta_chunks,
     delta_walks,
-    gla_chunks,
 )
 from longseq.core.kernels.triton._plan import Gates, Plan, apply
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, strides
@@ -158,23 +157,18 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
     plan, q, k, g = call.plan, call.q, call.k, call.log_decay
     read = met = totals = None
     decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None)
-    far_q, far_k = q, k
+    far_q, near_k, far_k = q, k, k
+    per_head = None if call.channel else g
     if call.channel:
         read = call.new(CHUNK, CHUNK, heads=plan.groups)
         met = call.new(CHUNK, CHUNK, heads=plan.groups, full=True)
-        programs = plan.batch * plan.groups * plan.chunks
-        call.launch(
-            delta_channels.channel_products, programs * (CHUNK // 16),
-            q, k, g, read, met, call.scale, plan.length, plan.chunks, plan.groups, *strides(q), *strides(k),
-            K=plan.key, T=CHUNK, BK=padded(plan.key), num_warps=4 if plan.key <= 64 else 8, num_stages=1,
-        )  # fmt: skip
-        far_q, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
+        far_q, near_k, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, k))
         totals = call.new(plan.key, heads=plan.groups, full=True)
-        block = min(64, padded(plan.key))
-        launch(
-            gla_chunks.decay_rows, programs * -(-plan.key // block),
-            q, k, g, far_q, far_k, totals, plan.length, plan.chunks, plan.groups, plan.key,
-            *strides(q), *strides(k), T=CHUNK, BK=block, num_warps=4, num_stages=1,
+        call.launch(
+            delta_channels.channel_products, plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
+            q, k, g, read, met, far_q, near_k, far_k, totals, call.scale, plan.length, plan.chunks,
+            plan.groups, *strides(q), *strides(k), K=plan.key, T=CHUNK, BK=padded(plan.key),
+            num_warps=4 if plan.key <= 64 else 8, num_stages=1,
         )  # fmt: skip
     elif g is not None:
         coarse, fine, through, behind = (call.new(CHUNK, full=True) for _ in range(4))
@@ -184,15 +178,15 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
         inverse = call.new(CHUNK, CHUNK)
         call.launch(
             delta_chunks.invert_chunks, call.programs,
-            k, call.beta, None if call.channel else g, met, inverse, *call.sizes, *strides(k),
+            k, call.beta, per_head, met, inverse, *call.sizes, *strides(k),
             SHARE=plan.shared, K=plan.key, BK=min(32, padded(plan.key)), EXACT=call.exact,
             num_warps=2, num_stages=1,
         )  # fmt: skip
     w, own = call.new(CHUNK, plan.key), call.new(CHUNK, plan.value)
     call.launch(
         delta_chunks.write_forms, call.programs,
-        k, call.v, call.beta, g, inverse, w, own, *decays, None if call.channel else totals,
-        *call.sizes, *strides(k), *strides(call.v), CHANNEL=call.channel, **call.widths(),
+        near_k, call.v, call.beta, per_head, inverse, w, own, *decays, None if per_head is None else totals,
+        *call.sizes, *strides(near_k), *strides(call.v), **call.widths(),
         num_warps=4 * call.wide, num_stages=2 // call.wide,
     )  # fmt: skip
     return Forms(inverse, w, own, far_q, far_k, read, met, decays, totals)
