@@ -23,6 +23,16 @@ _PROGRAMS = 264  # that keep a GPU busy: two a multiprocessor
 _SEGMENT = 8  # chunks that a segment has at least
 
 
+def _shared_memory(tensor: Tensor) -> tuple[int, int]:
+    """Returns the bytes of shared memory a program may use where a tensor is: alone, and beside another."""
+    if not tensor.is_cuda:
+        return _LEAST_SHARED, _LEAST_SHARED
+    # Attributes that older versions of torch do not have.
+    about = torch.cuda.get_device_properties(tensor.device)
+    most = int(getattr(about, "shared_memory_per_block_optin", _LEAST_SHARED))
+    return most, max(_LEAST_SHARED, int(getattr(about, "shared_memory_per_multiprocessor", 0)) // 2 - 1024)
+
+
 @dataclass(frozen=True)
 class Call:
     """A call's arguments, dense where the kernels want it, and what its passes share.
@@ -57,8 +67,13 @@ class Call:
 
     @property
     def fused(self) -> bool:
-        """Returns whether a step of a walk has room for queries, keys, W and the chunk's scores."""
-        return 3 * CHUNK * padded(self.plan.key) * 2 * self.wide <= 1 << 16
+        """Returns whether a walk has room for queries beside keys and W, and so for outputs."""
+        return self.room(3, 2) <= _shared_memory(self.v)[0]
+
+    def room(self, tiles: int, stages: int) -> int:
+        """Returns about how many bytes of shared memory a walk takes that loads T × K tiles ahead."""
+        scores = CHUNK * CHUNK if self.channel and tiles > 2 else 0
+        return stages * 2 * self.wide * (tiles * CHUNK * padded(self.plan.key) + scores) + (1 << 14)
 
     @property
     def exact(self) -> str:
@@ -192,15 +207,6 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
     return Forms(inverse, w, own, far_q, far_k, read, met, decays, totals)
 
 
-def _shared_memory(tensor: Tensor) -> int:
-    """Returns the bytes of shared memory that a program may use and leave as much for a second one."""
-    if not tensor.is_cuda:
-        return _LEAST_SHARED
-    # An attribute that older versions of torch do not have.
-    about = torch.cuda.get_device_properties(tensor.device)
-    return max(_LEAST_SHARED, getattr(about, "shared_memory_per_multiprocessor", 0) // 2 - 1024)
-
-
 @dataclass(frozen=True)
 class Steps:
     """How a walk is cut up: columns of the state a program, segments of the sequence, chunks a segment."""
@@ -238,7 +244,8 @@ def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: 
     at_once, stages = CHUNK, 1
     while at_once > 16 and at_once * row > 1 << 16:
         at_once //= 2
-    while stages < 3 and (stages + 1) * CHUNK * row + (1 << 15) <= _shared_memory(call.v):
+    alone, beside = _shared_memory(call.v)
+    while stages < 3 and call.room(tiles, stages + 1) <= (alone if stages == 1 else beside):
         stages += 1
     meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": at_once} | meta
     call.launch(
