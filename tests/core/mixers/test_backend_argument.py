@@ -19,6 +19,10 @@ MIXERS = {
     "mlstm": ("mlstm", "mamba_ssm"),
     "gla": ("linear_attention", "mamba_ssm"),
     "retention": ("linear_attention", "mamba_ssm"),
+    "delta_net": ("delta_rule", "mamba_ssm"),
+    "gated_delta_net": ("delta_rule", "mamba_ssm"),
+    "gated_delta_product": ("delta_rule", "mamba_ssm"),
+    "kda": ("delta_rule", "mamba_ssm"),
 }
 
 
