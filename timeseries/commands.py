@@ -21,6 +21,7 @@ DOMAIN = Domain(
             "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
         ),
     },
+    check="longseq.timeseries.data.check:check",
     shared=(("context", "context"), ("horizon", "horizon")),
     examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={

@@ -16,8 +16,8 @@ import torch
 
 from longseq.core import domain as domains
 from longseq.core.errors import DataError
+from longseq.core.shell.arguments import output_folder
 from longseq.core.shell.cli import main, one_line
-from longseq.core.shell.lightning_cli import output_folder
 
 HELPER = Path(__file__).parents[1] / "training" / "fake_domain.py"
 QUIET = ["--trainer.enable_model_summary=false"]
