@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import BinaryAUROC
 
 from longseq.audio.calibration import Calibration, calibrate
 from longseq.audio.data.module import SongData
 from longseq.audio.familiarity import Familiarity, fit_familiarity
 from longseq.audio.features import MelPower
-from longseq.audio.metrics import AUC
 from longseq.audio.models.registry import create_model, load_published
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
@@ -75,7 +75,7 @@ class SongDetector(BaseTask):
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the area under the ROC curve."""
-        return {"auc": AUC()}
+        return {"auc": BinaryAUROC()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what prediction needs besides weights."""
@@ -122,8 +122,11 @@ class SongDetector(BaseTask):
             loss = loss + self.ranking * F.softplus(logits[::2] - logits[1::2]).mean()
         if not self.training:
             self._seen.append((logits.detach().double().cpu(), target.cpu()))
+        # Log-odds mapped to (0, 1) in their order: torchmetrics would take their sigmoid in float32, whose
+        # ends are ties, and in one batch but not in another.
+        preds = (F.softsign(logits.detach().double()) + 1) / 2
         pair = (logits, target.long())
-        return {"loss": loss, "count": len(logits), "logits": logits, "target": target, "pair": pair}
+        return {"loss": loss, "count": len(logits), "preds": preds, "target": target.long(), "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Takes methods and songs from the data, checks sample rates, and loads the weights to start from."""

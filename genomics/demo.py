@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.shell.demo import train
+from longseq.core.training.loading import load_task
 from longseq.genomics.baselines import evaluate
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.module import GenomeData

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.task import BaseTask
-from longseq.vision.metrics import CalibrationError, TopK
 from longseq.vision.models.registry import create_model
 
 
@@ -73,7 +73,12 @@ class ImageClassifier(BaseTask):
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns accuracy, top-5 accuracy and the calibration error."""
-        return {"accuracy": TopK(1), "top5": TopK(5), "calibration_error": CalibrationError()}
+        classes = max(2, int(self.hparams["num_classes"]))
+        return {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
+        }
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what prediction needs besides weights."""
@@ -98,7 +103,9 @@ class ImageClassifier(BaseTask):
         smoothing = self.label_smoothing if self.training else 0.0
         plain = functools.partial(F.cross_entropy, label_smoothing=smoothing)
         loss, pair = self.criterion(logits.float(), target, plain), (logits, target)
-        return {"loss": loss, "count": len(logits), "logits": logits, "target": target, "pair": pair}
+        # torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+        preds = torch.softmax(logits.detach().double(), 1)
+        return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Takes the names of the classes from the data, and checks that model and data fit."""

@@ -19,10 +19,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from longseq.core import plugins
 from longseq.core.checkpoints.foreign import record
-from longseq.core.checkpoints.safe import check_domain, load_checkpoint, load_weights, task_class
+from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
-from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.errors import ConfigError, LongseqError
+from longseq.core.shell.agreement import agree
 from longseq.core.shell.messages import explain
+from longseq.core.shell.task_help import asks_for_help
+from longseq.core.training.hyper import class_path
+from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
@@ -105,23 +109,16 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     """
     content = load_checkpoint(path)
     found: Hyper = {}
-    sections = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
-    task_class(content, path, sections=sections.values())
-    for key, name in sections.items():
-        hyper = dict(content.get(name) or {})
-        hyper.pop("_instantiator", None)
-        dotted = hyper.pop("_class_path", None)
-        if dotted is None:
+    task_class(content, path)
+    for key, section in (("model", MODEL), ("data", DATA)):
+        cls, hyper = find_class(content, path, section)
+        if cls is None:
             continue
-        try:
-            cls = import_object(str(dotted))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
-        check_domain(cls, str(dotted), domain.name, path)
+        check_domain(cls, domain.name, path)
         if key == "model":  # what a version that wrote the checkpoint did not know is as it was then
             taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
             hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
-        found[key] = {"class_path": dotted, "init_args": json.loads(json.dumps(hyper))}
+        found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
     return found
 
 
@@ -285,6 +282,8 @@ def start(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
+        if not asks_for_help(argv):
+            argv = agree(domain, argv, configs)
         with quiet():
             return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:

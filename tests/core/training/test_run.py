@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from longseq.core.checkpoints import load_task
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
-from longseq.core.training import Run, fit, seed_everything
+from longseq.core.training import Run, fit, load_task, seed_everything
 from longseq.genomics import CausalLanguageModel, GenomeData
 from longseq.timeseries import ForecastData, MixerForecaster
 
