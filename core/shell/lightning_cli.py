@@ -97,6 +97,26 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     return None if path == "null" else path
 
 
+def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
+    """Returns those of "model" and "data" whose class the arguments or configurations name.
+
+    Args:
+        argv: arguments.
+        configs: configuration files.
+    """
+    found = {flag.removeprefix("--") for _, flag, _ in _flag_values(argv, "--model", "--data")}
+    for file in configs:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue  # said when it is parsed
+        for key in ("model", "data") if isinstance(content, dict) else ():
+            section = content.get(key)
+            if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
+                found.add(key)
+    return found
+
+
 def read_hyper(path: str, domain: Domain) -> Hyper:
     """Returns a checkpoint's hyper-parameters as ``model`` and ``data`` configurations.
 
@@ -154,6 +174,7 @@ class DomainCLI(LightningCLI):
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
+        self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         prog = f"longseq {domain.name}"
         super().__init__(
@@ -192,9 +213,10 @@ class DomainCLI(LightningCLI):
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
             parser.add_argument("--init_from", type=str | None, default=None, help=text)
-        parser.set_defaults(
-            {"trainer.default_root_dir": f"outputs/{self.domain.name}", **self.domain.defaults}
-        )
+        # Where a class is named the default one must not be there: its arguments would be taken for the named
+        # class's wherever both have one of a name.
+        defaults = {key: value for key, value in self.domain.defaults.items() if key not in self.named}
+        parser.set_defaults({"trainer.default_root_dir": f"outputs/{self.domain.name}", **defaults})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; Lightning would warn that the process has arguments too."""
@@ -214,6 +236,7 @@ class DomainCLI(LightningCLI):
         """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
+            asked["class_path"] = class_path(import_object(asked["class_path"]))  # whatever exports it
             way_out = "; --init_from starts a new training from its weights" if self.command == "fit" else ""
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
