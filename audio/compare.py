@@ -194,16 +194,13 @@ def train(source: str, holdout: Sequence[str], config: str, root: str, max_steps
         root: output folder.
         max_steps: instead of the configuration's.
     """
-    from longseq.core.shell.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import fit
 
-    before = set(Path(root).glob("compare/version_*"))
     argv = ["--config", config, "--data.source", source, f"--data.holdout={list(holdout)}"]
     argv += ["--trainer.default_root_dir", root, "--name", "compare"]
     if max_steps is not None:
         argv += [f"--trainer.max_steps={max_steps}", f"--trainer.val_check_interval={max(1, max_steps // 4)}"]
-    fit(DOMAIN, "fit", argv)
-    (made,) = set(Path(root).glob("compare/version_*")) - before
-    return made / "checkpoints" / "best.ckpt"
+    return fit(DOMAIN, argv).checkpoint
 
 
 def check_disjoint(task: SongDetector, recordings: Sequence[Recording], where: str) -> None:

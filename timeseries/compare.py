@@ -103,16 +103,13 @@ def score_model(config: str, data: ForecastData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.shell.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import fit
 
     start = time.perf_counter()
     name = f"{Path(config).stem}_h{data.horizon}_seed{seed}"
-    before = set(Path(folder).glob(f"{name}/version_*"))
     argv = [*_fit_arguments(config, data), "--seed_everything", str(seed), "--data.seed", str(seed)]
-    fit(DOMAIN, "fit", [*argv, "--trainer.default_root_dir", folder, "--name", name, *options])
-    (made,) = set(Path(folder).glob(f"{name}/version_*")) - before
-    found = [made / "checkpoints" / file for file in ("best.ckpt", "last.ckpt")]
-    task = load_task(next((path for path in found if path.is_file()), found[-1]), "timeseries")
+    run = fit(DOMAIN, [*argv, "--trainer.default_root_dir", folder, "--name", name, *options])
+    task = load_task(run.checkpoint, "timeseries")
     assert isinstance(task, Forecaster)
     test = data.windows("test")
     mse, mae = evaluate(task, test, data.eval_batch_size)

@@ -137,10 +137,9 @@ def train_model(config: str, data: ScenarioData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.shell.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import fit
 
     name = f"{Path(config).stem}_seed{seed}"
-    before = set(Path(folder).glob(f"{name}/version_*"))
     rows, columns = data.train_runs[0].weights.shape
     hyper = data.hparams
     argv = ["--config", config, f"--data.train=[{','.join(data.train_files)}]", "--data.test=null"]
@@ -154,10 +153,7 @@ def train_model(config: str, data: ScenarioData, seed: int, folder: str, options
     argv += [f"--model.height={rows}", f"--model.width={columns}"]
     argv += [f"--model.predictors={len(data.train_runs[0].names)}"]
     argv += ["--seed_everything", str(seed), "--data.seed", str(seed), "--name", name]
-    fit(DOMAIN, "fit", [*argv, "--trainer.default_root_dir", folder, *options])
-    (made,) = set(Path(folder).glob(f"{name}/version_*")) - before
-    found = [made / "checkpoints" / file for file in ("best.ckpt", "last.ckpt")]
-    return next((path for path in found if path.is_file()), found[-1])
+    return fit(DOMAIN, [*argv, "--trainer.default_root_dir", folder, *options]).checkpoint
 
 
 def summarise(rows: Sequence[Row]) -> list[Score]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from longseq.core.domain import Domain
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError
 
 
 def flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
@@ -79,21 +79,24 @@ def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     return found
 
 
-def newest_checkpoint(folder: str) -> str:
-    """Returns the ``last.ckpt`` written last in a domain's output folder.
+def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
+    """Returns those of "model" and "data" whose class the arguments or configurations name.
 
     Args:
-        folder: for example ``outputs/genomics``.
-
-    Raises:
-        DataError: if there is none.
+        argv: arguments.
+        configs: configuration files.
     """
-    patterns = ("*/version_*/checkpoints/last*.ckpt", "checkpoints/last*.ckpt")
-    files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
-    found = sorted(files, key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise DataError("holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file")
-    return str(found[-1])
+    found = {flag.removeprefix("--") for _, flag, _ in flag_values(argv, "--model", "--data")}
+    for file in configs:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue  # said when it is parsed
+        for key in ("model", "data") if isinstance(content, dict) else ():
+            section = content.get(key)
+            if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
+                found.add(key)
+    return found
 
 
 def configured(configs: Sequence[str], section: str) -> dict[str, Any]:

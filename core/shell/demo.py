@@ -96,15 +96,12 @@ def train(
     Returns:
         The run's folder, and the duration in seconds.
     """
-    from longseq.core.shell.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import fit
 
-    before = set(out.glob("fit/version_*"))
     argv = ["--config", config, "--trainer.default_root_dir", str(out), "--name", "fit", *options]
     if max_steps is not None:
         interval = max(1, min(100, max_steps // 2))
         argv += ["--trainer.max_steps", str(max_steps), "--trainer.val_check_interval", str(interval)]
     start = time.perf_counter()
-    fit(domain, "fit", argv)
-    seconds = time.perf_counter() - start
-    (made,) = set(out.glob("fit/version_*")) - before
-    return made, seconds
+    run = fit(domain, argv)
+    return run.folder, time.perf_counter() - start

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import logging
 import sys
-import warnings
 from argparse import ArgumentError as ArgparseError
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,42 +13,39 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from longseq.core import plugins
-from longseq.core.checkpoints.foreign import check_reloadable, record
+from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
 from longseq.core.shell.arguments import (
     find_checkpoint,
-    newest_checkpoint,
+    named_sections,
     output_folder,
     resolve_configs,
 )
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
-from longseq.core.training.callbacks import (
-    AtomicCheckpointIO,
-    LossCurve,
-    default_callbacks,
-    default_loggers,
-    progress_bar,
-)
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
+from longseq.core.training.run import (
+    TRAINER_DEFAULTS,
+    Run,
+    check_contradictions,
+    newest_checkpoint,
+    quiet,
+    train,
+    trainer_options,
+)
 
 if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def read_hyper(path: str, domain: Domain) -> Hyper:
@@ -78,34 +73,6 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     return found
 
 
-def check_contradictions(path: str, saved: dict[str, Any], asked: dict[str, Any], command: str) -> None:
-    """Checks that what the user asked of the model agrees with the checkpoint.
-
-    Lightning would silently keep the checkpoint's values.
-
-    Args:
-        path: of the checkpoint.
-        saved: the checkpoint's ``model`` configuration.
-        asked: the parsed one.
-        command: fit, validate, …
-
-    Raises:
-        ConfigError: naming the first argument and both values.
-    """
-    way_out = "; --init_from starts a new training from its weights" if command == "fit" else ""
-    if asked["class_path"] != saved["class_path"]:
-        raise ConfigError(
-            f"--model {asked['class_path']} contradicts {path}, which holds {saved['class_path']}{way_out}"
-        )
-    for name, value in (asked.get("init_args") or {}).items():
-        value = json.loads(json.dumps(value, default=str))
-        if name in saved["init_args"] and saved["init_args"][name] != value:
-            raise ConfigError(
-                f"--model.{name} {value} contradicts {path}, which was trained with {name} "
-                f"{saved['init_args'][name]}; leave --model.{name} out to go on{way_out}"
-            )
-
-
 class _SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` beside the logs of ``fit``."""
 
@@ -126,6 +93,7 @@ class DomainCLI(LightningCLI):
 
     def __init__(self, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]) -> None:
         self.domain, self.command = domain, command
+        self.outcome: Run | None = None
         args = list(argv)
         self.run_name = Path(configs[-1]).stem if configs else command
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
@@ -136,6 +104,7 @@ class DomainCLI(LightningCLI):
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
+        self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         prog = f"longseq {domain.name}"
         super().__init__(
@@ -143,11 +112,7 @@ class DomainCLI(LightningCLI):
             import_object(domain.data) if domain.data else None,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "log_every_n_steps": 10,
-                "enable_model_summary": False,
-            },
+            trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_kwargs={
                 "prog": prog,
@@ -178,30 +143,32 @@ class DomainCLI(LightningCLI):
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
             parser.add_argument("--init_from", type=str | None, default=None, help=text)
-        parser.set_defaults(
-            {"trainer.default_root_dir": f"outputs/{self.domain.name}", **self.domain.defaults}
-        )
+        # Where a class is named the default one must not be there: its arguments would be taken for the named
+        # class's wherever both have one of a name.
+        defaults = {key: value for key, value in self.domain.defaults.items() if key not in self.named}
+        parser.set_defaults({"trainer.default_root_dir": f"outputs/{self.domain.name}", **defaults})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; Lightning would warn that the process has arguments too."""
         self.config = parser.parse_args(args)
 
-    def fit(self, model: BaseTask, **kwargs: Any) -> None:
-        """Trains; what could not be loaded again is refused first."""
+    def fit(self, model: BaseTask, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
+        """Trains, and keeps what the training has left."""
         if self.trainer.checkpoint_callbacks:
-            check_reloadable(model, kwargs.get("datamodule"))
             needed = record(model, model.hparams)["modules"]
             unnamed = [module for module in needed if not plugins.is_allowed(module)]
             if unnamed:
                 option = f"{plugins.OPTION} {','.join(unnamed)}"
                 print(f"note: to use the checkpoints of this run, name their code: {option}", file=sys.stderr)
-        self.trainer.fit(model, **kwargs)
+        self.outcome = train(self.trainer, model, datamodule, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
-            check_contradictions(self.checkpoint, self.saved["model"], asked, self.command)
+            asked["class_path"] = class_path(import_object(asked["class_path"]))  # whatever exports it
+            way_out = "; --init_from starts a new training from its weights" if self.command == "fit" else ""
+            check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
             before = self.saved["data"]["init_args"]
@@ -218,26 +185,15 @@ class DomainCLI(LightningCLI):
         """Makes the trainer with longseq's callbacks, loggers and checkpoint writer."""
         asked = self._get(self.config_init, "trainer")
         name = self._get(self.config_init, "name") or self.run_name
-        bar = {"auto": sys.stderr.isatty(), "bar": True, "lines": False}[
-            self._get(self.config_init, "progress")
-        ]
-        bar = bar and asked.get("enable_progress_bar") is not False
-        fit, quick = self.command == "fit", bool(asked.get("fast_dev_run"))
-        if asked.get("logger") in (None, True):
-            use = self.command != "predict" and not quick
-            kwargs["logger"] = default_loggers(asked["default_root_dir"], name) if use else False
-        extra: list[Callback] = [progress_bar()] if bar else []
-        if fit and not quick:
-            command = f"longseq {self.domain.name}"
-            every = self._get(self.config_init, "checkpoint_every")
-            extra = default_callbacks(every, bar=bar, command=command)
-        if asked.get("logger") is False:
-            extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
-        if asked.get("enable_checkpointing") is False:
-            extra = [one for one in extra if not isinstance(one, ModelCheckpoint)]
-        kwargs["callbacks"] = [*_as_list(asked.get("callbacks")), *extra]
-        kwargs["enable_progress_bar"] = bar
-        kwargs["plugins"] = [*_as_list(asked.get("plugins")), AtomicCheckpointIO()]
+        every = self._get(self.config_init, "checkpoint_every")
+        kwargs |= trainer_options(
+            asked,
+            self.command,
+            name,
+            every,
+            self._get(self.config_init, "progress"),
+            f"longseq {self.domain.name}",
+        )
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -260,15 +216,36 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
     Raises:
         ConfigError: for wrong arguments or configuration, in one line.
     """
+    start(domain, command, argv)
+    return 0
+
+
+def fit(domain: Domain, argv: Sequence[str]) -> Run:
+    """Runs ``longseq <domain> fit`` and returns what the training has left.
+
+    Args:
+        domain: whose.
+        argv: its arguments.
+
+    Raises:
+        ConfigError: for wrong arguments or configuration, in one line.
+    """
+    outcome = start(domain, "fit", argv).outcome
+    assert outcome is not None
+    return outcome
+
+
+def start(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
+    """Parses and runs a task command; arguments and errors as of ``run``."""
     for module in domain.modules:
         importlib.import_module(module)
-    _quiet()
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
         if not asks_for_help(argv):
             argv = agree(domain, argv, configs)
-        DomainCLI(domain, command, argv, configs)
+        with quiet():
+            return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
         raise ConfigError(explain(str(error), domain, command, configs)) from error
     except MisconfigurationException as error:
@@ -278,34 +255,3 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
             raise
         # jsonargparse's wrapping of a ValueError (a ConfigError is one) that a constructor raised
         raise ConfigError(explain(str(error), domain, command, configs)) from error
-    return 0
-
-
-def _quiet() -> None:
-    """Drops advertisements and warnings that the user of a command can do nothing about."""
-    for message in (
-        ".*treespec, LeafSpec.*",
-        ".*Experiment logs directory .* exists and is not empty.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-        ".*The dirpath has changed from.*",
-        ".*is smaller than the logging interval.*",
-        ".*does not have many workers.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_saying)
-    logging.getLogger("lightning.fabric.utilities.seed").addFilter(_worth_saying)
-
-
-_NOISE = (
-    "Tip:",
-    "available: False",
-    "TPU available",
-    "HPU available",
-    "`Trainer.fit` stopped",
-    "Seed set to",
-)
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Returns whether a line of Lightning's tells the user something: our own lines have the rest."""
-    return not any(noise in record.getMessage() for noise in _NOISE)

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from longseq.core.cli import main
 from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
 from longseq.core.training.muon import MuonAdamW, orthogonalise
 from longseq.core.training.optim import parameter_groups
 from longseq.core.training.recipe import Recipe
@@ -23,7 +23,7 @@ from longseq.core.training.schedules import SCHEDULES
 from longseq.core.training.task import BaseTask
 from longseq.genomics.task import CausalLanguageModel
 from longseq.timeseries.task import Informer, MixerForecaster, SpaceTime
-from longseq.weather.video import VideoForecaster
+from longseq.weather.video.task import VideoForecaster
 
 
 class Tiny(BaseTask):
@@ -305,3 +305,15 @@ GENOME = ["genomics", "fit", "--data.fasta=tiny", *SMALL]
 def test_from_the_command_line(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*GENOME, *COMMON, *options]) == 0
+
+
+def test_a_named_class_takes_none_of_the_default_ones_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it did: SpaceTime had MixerForecaster's width, dropout and weight decay."""
+    import yaml
+
+    argv = ["timeseries", "fit", "--model=SpaceTime", "--data.path=x.csv", "--model.context=96"]
+    assert main([*argv, "--print_config"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["model"]
+    own = {name: one.default for name, one in inspect.signature(SpaceTime.__init__).parameters.items()}
+    own = json.loads(json.dumps({**{k: v for k, v in own.items() if k != "self"}, "context": 96}))
+    assert found["init_args"] == own
