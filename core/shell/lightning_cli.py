@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import sys
@@ -131,9 +132,13 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     task_class(content, path)
     for key, section in (("model", MODEL), ("data", DATA)):
         cls, hyper = find_class(content, path, section)
-        if cls is not None:
-            check_domain(cls, domain.name, path)
-            found[key] = {"class_path": class_path(cls), "init_args": hyper}
+        if cls is None:
+            continue
+        check_domain(cls, domain.name, path)
+        if key == "model":  # what a version that wrote the checkpoint did not know is as it was then
+            taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
+            hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
+        found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
     return found
 
 

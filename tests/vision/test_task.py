@@ -135,8 +135,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(make_zip, tmp_path: Path) 
 
 
 def test_state_space_parameters_are_not_decayed() -> None:
-    task = classifier(model="vim_nano", model_kwargs={"depth": 1}, ema_decay=0.9)
-    task.total_steps = 10
+    task = classifier(model="vim_nano", model_kwargs={"depth": 1}, ema_decay=0.9, total_steps=10)
     groups = {group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups}
     mixer = task.model.layers[0].mixer
     found = {id(parameter) for parameter in groups["ssm"]["params"]}
