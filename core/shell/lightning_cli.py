@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import sys
+import time
 import warnings
 from argparse import ArgumentError as ArgparseError
 from collections.abc import Sequence
@@ -29,12 +30,14 @@ from longseq.core.shell.messages import explain
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
     LossCurve,
+    StepCheckpoint,
     default_callbacks,
     default_loggers,
     progress_bar,
 )
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
+from longseq.core.training.runs import Run, Values
 
 if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
@@ -309,12 +312,50 @@ class DomainCLI(LightningCLI):
 
 
 def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
+    """Runs a task command of a domain and returns the exit status; as ``launch``."""
+    launch(domain, command, argv)
+    return 0
+
+
+def train(
+    domain: Domain,
+    config: str,
+    folder: str | Path,
+    name: str = "fit",
+    values: Values | None = None,
+    seed: int | None = None,
+    options: Sequence[str] = (),
+) -> Run:
+    """Runs ``longseq <domain> fit``; see ``core.training.runs.Train``."""
+    argv = ["--config", config]
+    for part, own in (values or {}).items():
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
+        argv += [f"--{part}.{key}={text}" for key, text in texts.items()]
+    if seed is not None:
+        argv += ["--seed_everything", str(seed)]
+    argv += ["--trainer.default_root_dir", str(folder), "--name", name, *options]
+    start = time.perf_counter()
+    trainer = launch(domain, "fit", argv).trainer
+    seconds = time.perf_counter() - start
+    best, last = None, None
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, StepCheckpoint):
+            last = Path(callback.last_model_path)
+        elif isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+            best = Path(callback.best_model_path)
+    return Run(Path(trainer.log_dir or folder), best, last, seconds)
+
+
+def launch(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
     """Runs a task command of a domain.
 
     Args:
         domain: whose.
         command: fit, validate, test or predict.
         argv: its arguments.
+
+    Returns:
+        Lightning's command line with its trainer, after the run.
 
     Raises:
         ConfigError: for wrong arguments or configuration, in one line.
@@ -325,7 +366,7 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
-        DomainCLI(domain, command, argv, configs)
+        return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
         raise ConfigError(explain(str(error), domain, command, configs)) from error
     except MisconfigurationException as error:
@@ -335,7 +376,6 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
             raise
         # jsonargparse's wrapping of a ValueError (a ConfigError is one) that a constructor raised
         raise ConfigError(explain(str(error), domain, command, configs)) from error
-    return 0
 
 
 def _quiet() -> None:
