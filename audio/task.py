@@ -124,9 +124,9 @@ class SongDetector(BaseTask):
             self._seen.append((logits.detach().double().cpu(), target.cpu()))
         # Log-odds mapped to (0, 1) in their order: torchmetrics would take their sigmoid in float32, whose
         # ends are ties, and in one batch but not in another.
-        preds, target = (F.softsign(logits.detach().double()) + 1) / 2, target.long()
-        pair = (logits, target)
-        return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
+        preds = (F.softsign(logits.detach().double()) + 1) / 2
+        pair = (logits, target.long())
+        return {"loss": loss, "count": len(logits), "preds": preds, "target": target.long(), "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Takes methods and songs from the data, checks sample rates, and loads the weights to start from."""

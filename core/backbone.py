@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers import Mixer, State, create_mixer
-from longseq.core.mixers.base import check_positive, mixer_class
+from longseq.core.mixers.base import mixer_class
 
 NORMS: dict[str, Any] = {
     "rms": nn.RMSNorm,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 from longseq.core.registry import Registry, keywords
 from longseq.timeseries.data.windows import Windows
 

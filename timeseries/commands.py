@@ -21,6 +21,8 @@ DOMAIN = Domain(
             "forecasts of a checkpoint for a frame, to CSV or Parquet", "longseq.timeseries.predict:run"
         ),
     },
+    shared=(("context", "context"), ("horizon", "horizon")),
+    examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={
         "model": "longseq.timeseries.task.MixerForecaster",
         "data": "longseq.timeseries.data.module.ForecastData",

@@ -29,7 +29,7 @@ from longseq.bench.gpu.agreement import Result
 from longseq.bench.targets import gpu_line, gpu_verdicts
 from longseq.core.files import atomic_path
 from longseq.core.kernels import nvrtc
-from longseq.core.ops import _triton, backends
+from longseq.core.ops import availability, triton_calls
 
 TRAINING = 0.75
 """The part of --seconds by which checks and trainings have to be over; timings take what is left."""
@@ -60,7 +60,7 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
 
 def unavailable() -> str | None:
     """Returns in one line why the kernels cannot run here, or None."""
-    for name, (there, note) in (("CUDA", nvrtc.describe()), ("Triton", _triton.describe())):
+    for name, (there, note) in (("CUDA", nvrtc.describe()), ("Triton", triton_calls.describe())):
         if not there:
             return f"The {name} kernels cannot run here: {note}"
     return None
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
     name = torch.cuda.get_device_name(device)
     about = {"device": name, "torch": torch.__version__, "nvrtc": nvrtc.version(), "seed": seed}
     print(f"{name}, torch {torch.__version__}, NVRTC {nvrtc.version()}, seed {seed}")
-    for backend, there, why in backends.describe():
+    for backend, there, why in availability.describe():
         print(f"  {backend}: {'available' if there else 'no'} ({why})")
     lines = checks.Lines(options.lines)
     deadline = begin + TRAINING * options.seconds

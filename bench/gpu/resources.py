@@ -16,7 +16,14 @@ from unittest.mock import patch
 import torch
 
 from longseq.core.kernels import nvrtc
-from longseq.core.ops import _cuda, _cuda_scan, _cuda_walks
+from longseq.core.ops import cuda_calls
+from longseq.core.ops.causal_conv1d import arguments as conv_arguments
+from longseq.core.ops.causal_conv1d import cuda as conv
+from longseq.core.ops.linear_scan import cuda as linear
+from longseq.core.ops.selective_scan import arguments as scan_arguments
+from longseq.core.ops.selective_scan import cuda as scan
+from longseq.core.ops.slstm import arguments as slstm_arguments
+from longseq.core.ops.slstm import cuda as slstm
 
 LOCAL_MEMORY_LIMIT = 56
 """Bytes of local memory per thread that a kernel may use: 14 registers' worth.
@@ -80,22 +87,23 @@ def _launch_scan(
     A = torch.zeros(width, states, dtype=torch.complex64 if complex_states else torch.float32)
     maps = torch.zeros(batch, 1, 1, states, dtype=A.dtype if complex_states else dtype)
     state = torch.zeros(batch, width, states, dtype=A.dtype)
-    vector, saved = torch.zeros(width), torch.zeros(batch, _cuda_scan.saved_size(1, A))
-    arguments = (u, u, A, maps, maps, vector, u, vector, state, None)
-    _cuda_scan.forward(u, state, saved, *arguments, True)
-    _cuda_scan.backward(u, state, *arguments, saved, True)
+    vector, saved = torch.zeros(width), torch.zeros(batch, scan.saved_size(1, A))
+    call = scan_arguments.Arguments(u, u, A, maps, maps, vector, u, vector, state, None, True)
+    scan.forward(u, state, saved, call)
+    scan.backward(u, state, call, saved)
 
 
 def _launch_walks() -> None:
     x, past = torch.zeros(1, 2, 64, dtype=torch.bfloat16), torch.zeros(1, 3, 64, dtype=torch.bfloat16)
-    _cuda_walks.conv_backward(x, x, torch.zeros(64, 4), None, past, None, True)
+    conv.backward(x, conv_arguments.Arguments(x, torch.zeros(64, 4), None, past, None, True))
     for dtype in (torch.float32, torch.complex64):
         h = torch.zeros(1, 2, 64, dtype=dtype)
-        _cuda_walks.linear_backward(h, h, h[:, 0], h, h, None, h)
-    _cuda_walks.linear_forward(h, h, h, None)
+        linear.backward(h, h, h[:, 0], h, h, None, h)
+    linear.forward(h, h, h, None)
     gates, state, hs = torch.zeros(4, 2, 4, 4, 64), torch.zeros(4, 4, 4, 64), torch.zeros(4, 2, 4, 64)
     recurrent = torch.zeros(4, 256, 64)
-    _cuda_walks.slstm_forward(hs, state, torch.zeros(7, 2, 4, 4, 64), gates, recurrent, state, None)
+    call = slstm_arguments.Arguments(gates, recurrent, state, None)
+    slstm.forward(hs, state, torch.zeros(7, 2, 4, 4, 64), call)
 
 
 VARIANTS: dict[str, Callable[[], None]] = {
@@ -122,8 +130,8 @@ def recorded() -> Iterator[dict[Source, set[str]]]:
 
     with (
         patch.object(nvrtc, "launch", launch),
-        patch.object(_cuda, "multiprocessors", lambda device: 132),
-        patch.object(_cuda_walks, "shared_limit", lambda device: 227 * 1024),
+        patch.object(cuda_calls, "multiprocessors", lambda device: 132),
+        patch.object(slstm, "shared_limit", lambda device: 227 * 1024),
     ):
         yield seen
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from longseq.bench.gpu.agreement import TOLERANCE, Case, Tensors
-from longseq.core.ops import _mamba_ssm, causal_conv1d, linear_scan, selective_scan, slstm, ssd
+from longseq.core.ops import causal_conv1d, linear_scan, selective_scan, slstm, ssd
+from longseq.core.ops import mamba_ssm_calls as mamba_ssm
 
 # Batch, length, width, states, groups, dtype, whether complex, whether with resets.
 Shape = tuple[int, int, int, int, int, torch.dtype, bool, bool]
@@ -63,16 +64,16 @@ def scan_cases(shapes: list[Shape], backend: str = "cuda") -> Iterator[Case]:
 
 def backward_in_pieces(shape: Shape, backend: str = "cuda") -> Case:
     """Returns a check of the scan's backward pass in as many launches as it can be made to take."""
-    from longseq.core.ops import _cuda_scan
+    from longseq.core.ops.selective_scan import cuda as cuda_scan
 
     (case,) = scan_cases([shape], backend)
 
     def fast(**t: Any) -> Any:
-        before, _cuda_scan.PARTIAL_BYTES = _cuda_scan.PARTIAL_BYTES, 0
+        before, cuda_scan.PARTIAL_BYTES = cuda_scan.PARTIAL_BYTES, 0
         y, last = case.fast(**t)
 
         def restore(gradient: Tensor) -> Tensor:
-            _cuda_scan.PARTIAL_BYTES = before
+            cuda_scan.PARTIAL_BYTES = before
             return gradient
 
         t["u"].register_hook(restore)  # when the backward pass is over
@@ -140,7 +141,7 @@ def peer_cases() -> Iterator[Case]:
     Its gradients are summed by atomics, so repeated runs may differ; its tolerances are its own tests'.
     """
     tensors = scan_inputs((2, 500, 64, 16, 2, F32, False, False)) | {"initial_state": None}
-    if _mamba_ssm._load(*_mamba_ssm._SCAN)[0] is not None:
+    if mamba_ssm.missing(mamba_ssm.SCAN) is None:
         yield Case(
             "selective_scan by mamba-ssm",
             lambda **t: selective_scan.selective_scan(**t, delta_softplus=True, backend="mamba_ssm")[:1],
@@ -149,7 +150,7 @@ def peer_cases() -> Iterator[Case]:
             1e-3,
             repeatable=False,
         )
-    if _mamba_ssm._load(*_mamba_ssm._SSD)[0] is not None:
+    if mamba_ssm.missing(mamba_ssm.SSD) is None:
         yield Case(
             "ssd by mamba-ssm",
             lambda **t: ssd.ssd(**t, dt_softplus=True, backend="mamba_ssm"),

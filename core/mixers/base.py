@@ -7,13 +7,14 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, get_args
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.ops.backends import BACKENDS, Backend
 from longseq.core.registry import Registry
 
 State = dict[str, Tensor]
@@ -125,49 +126,6 @@ def segment_resets(segment_ids: Tensor | None) -> Tensor | None:
     return torch.nn.functional.pad(changed, (1, 0), value=False)
 
 
-def check_positive(name: str, value: int) -> int:
-    """Returns ``value`` if it is an integer of at least 1.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
-
-
-def check_divisible(name: str, value: int, by_name: str, by: int) -> int:
-    """Returns ``value // by``.
-
-    Raises:
-        ConfigError: if ``by`` does not divide ``value``.
-    """
-    if value % check_positive(by_name, by) != 0:
-        raise ConfigError(f"{name} ({value}) must be divisible by {by_name} ({by})")
-    return value // by
-
-
-def check_backend(backend: str) -> Backend:
-    """Returns ``backend`` if there is one of that name; whether it can serve shows at the first call.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    for known in get_args(Backend):
-        if backend == known:
-            return known
-    raise ConfigError(f"no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
-
-
-def convolution_backend(backend: Backend) -> Backend:
-    """Returns the backend of a short convolution beside a mixer's main operator.
-
-    Triton and mamba-ssm serve main operators only: where one of them is asked for, the convolution runs by
-    whatever is fastest.
-    """
-    return "auto" if backend in ("triton", "mamba_ssm") else backend
-
-
 MIXERS: Registry[type[Mixer]] = Registry("mixer")
 M = TypeVar("M", bound=type[Mixer])
 
@@ -187,8 +145,7 @@ def is_registered(cls: type) -> bool:
 
 
 def _load_all() -> None:
-    package = importlib.import_module("longseq.core.mixers")
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"longseq.core.mixers.{module.name}")
 
 

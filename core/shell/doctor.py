@@ -100,12 +100,12 @@ def cpu_kernels() -> tuple[str | None, str]:
 def backend_rows() -> list[Row]:
     """Returns each backend of the operators, and why one is not available."""
     try:
-        backends = importlib.import_module("longseq.core.ops.backends")
+        availability = importlib.import_module("longseq.core.ops.availability")
     except ImportError as error:
         return [("backends", "all", f"not available: {error}")]
     return [
         ("backends", name, f"available{f' ({reason})' if reason else ''}" if available else f"no: {reason}")
-        for name, available, reason in backends.describe()
+        for name, available, reason in availability.describe()
     ]
 
 
@@ -159,6 +159,67 @@ def speed_rows(seconds: float = 1.0) -> list[Row]:
     return [("speed", "selective scan", f"{batch * length / elapsed:,.0f} positions/s ({shape})")]
 
 
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="longseq doctor", description=__doc__)
+    parser.add_argument("--no-speed", action="store_true", help="leave the speed reading out")
+    parser.add_argument(
+        "--why", metavar="OPERATOR", help="say which backend would serve an operator, and why not the others"
+    )
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="with --why: of the call")
+    parser.add_argument(
+        "--device", help="with --why: cpu or cuda, which need not be there (default: cuda if it is)"
+    )
+    return parser
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; a first column without a title names sections, each of several rows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_lines=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    last = ""
+    for first, *rest in rows:
+        if last and first != last and not columns[0]:
+            table.add_section()
+        table.add_row(first if first != last else "", *rest)
+        last = first
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+
+
+def explain(operator: str, dtype: str, device: str | None) -> int:
+    """Prints which backend would serve an operator's call, and why not the others.
+
+    Args:
+        operator: its name.
+        dtype: of the call.
+        device: of the call; None for a GPU where there is one.
+
+    Returns:
+        0, or 2 for an operator or a device that there is not.
+    """
+    import torch
+
+    from longseq.core.errors import ConfigError
+    from longseq.core.ops.availability import explain
+
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    try:
+        if device.split(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"--device must be cpu or cuda, got {device!r}")
+        rows = explain(operator, getattr(torch, dtype), device)
+    except ConfigError as error:
+        print(f"longseq doctor: {error}", file=sys.stderr)
+        return 2
+    _print(f"{operator}, {dtype} on {device}", ("backend", "state", "why"), rows)
+    return 0
+
+
 def run(argv: Sequence[str]) -> int:
     """Prints the table.
 
@@ -166,30 +227,18 @@ def run(argv: Sequence[str]) -> int:
         argv: options.
 
     Returns:
-        0, or 1 if the native CPU kernels do not load.
+        0; 1 if the native CPU kernels do not load; 2 for an operator that there is not.
     """
-    parser = argparse.ArgumentParser(prog="longseq doctor", description=__doc__)
-    parser.add_argument("--no-speed", action="store_true", help="leave the speed reading out")
-    options = parser.parse_args(list(argv))
-    from rich.console import Console
-    from rich.table import Table
-
+    options = _parser().parse_args(list(argv))
+    if options.why is not None:
+        return explain(options.why, options.dtype, options.device)
     isa, reason = cpu_kernels()
     rows = machine_rows()
     rows.append(("machine", "native kernels", isa if isa is not None else "do not load"))
     rows += backend_rows() + domain_rows() + plugin_rows()
     if not options.no_speed:
         rows += speed_rows()
-    table = Table(title="longseq doctor", show_lines=False)
-    for column in ("", "item", "state"):
-        table.add_column(column, overflow="fold")
-    last = ""
-    for section, item, value in rows:
-        if last and section != last:
-            table.add_section()
-        table.add_row(section if section != last else "", item, value)
-        last = section
-    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+    _print("longseq doctor", ("", "item", "state"), rows)
     if isa is None:
         print(
             f"The native CPU kernels do not load ({reason}); the slow reference is used instead. Reinstall "

@@ -26,7 +26,9 @@ from longseq.core.checkpoints.foreign import check_reloadable, record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.shell.agreement import agree
 from longseq.core.shell.messages import explain
+from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
     LossCurve,
@@ -366,6 +368,8 @@ def launch(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
+        if not asks_for_help(argv):
+            argv = agree(domain, argv, configs)
         return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
         raise ConfigError(explain(str(error), domain, command, configs)) from error

@@ -21,7 +21,8 @@ from longseq.bench import peers, targets
 from longseq.bench.gpu import __main__ as script
 from longseq.bench.gpu import agreement, cases, checks, delta, lengths, timing, training, walks
 from longseq.core.mixers import list_mixers
-from longseq.core.ops import _cuda_scan, delta_rule, linear_attention, selective_scan
+from longseq.core.ops import delta_rule, linear_attention, selective_scan
+from longseq.core.ops.selective_scan import cuda as cuda_scan
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,11 +66,11 @@ def test_walks_agree_where_the_kernels_are_those_of_the_cpu() -> None:
     """The cases of the CUDA kernels, on the CPU's: the same arguments, references, tolerances and repeats."""
     walked = [*walks.scan_cases(SMALL, "cpu"), walks.backward_in_pieces(SMALL[0], "cpu")]
     walked += [*walks.conv_cases("cpu"), next(walks.slstm_cases())]
-    before = _cuda_scan.PARTIAL_BYTES
+    before = cuda_scan.PARTIAL_BYTES
     for case in walked:
         row = agreement.compare(case, CPU)
         assert row["ok"] and row["same"], row
-    assert before == _cuda_scan.PARTIAL_BYTES
+    assert before == cuda_scan.PARTIAL_BYTES
     assert {c.name.split()[0] for c in walks.linear_cases("cpu")} == {"linear_scan"}
 
 

@@ -12,7 +12,7 @@ from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
-SIZES = ["--model.context=48", "--data.context=48", "--model.horizon=12", "--data.horizon=12"]
+SIZES = ["--data.context=48", "--model.horizon=12"]  # each is typed once
 SMALL = {
     "mixer_forecaster": ["--model.d_model=8", "--model.n_layers=1"],
     "electricity_demand": ["--model.d_model=8", "--model.n_layers=1"],
@@ -115,7 +115,10 @@ CASES = {
     "protocol": ("did you mean 'ratio'", ["--data.protocol=ration"]),
     "ett": ("protocol 'ett' needs 14400", ["--data.protocol=ett"]),
     "series": ("did you mean 's1'", ["--data.series=[s11]"]),
-    "context": ("--model.context 48 and --data.context 24 must agree", ["--data.context=24"]),
+    "context": (
+        "--model.context 48 and --data.context 24 must agree",
+        ["--model.context=48", "--data.context=24"],
+    ),
     "mixer": ("did you mean 'mamba'", ["--model.mixer=mambo"]),
     "argument": ("did you mean 'normalise'", ["--model.normalize=revin"]),
 }

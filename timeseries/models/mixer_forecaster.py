@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 
 Normalise = Literal["revin", "last", "none"]
 _EPS = 1e-5

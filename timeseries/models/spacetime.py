@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_divisible, check_positive
 from longseq.core.mixers.companion import Companion
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.lti import lti_scan

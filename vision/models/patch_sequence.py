@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 from longseq.vision.models.layers import ImageModel, head
 from longseq.vision.models.scan2d import scan_order
 from longseq.vision.models.vim import PatchEmbed

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import check_positive
 
 
 def _raster(h: int, w: int) -> np.ndarray:

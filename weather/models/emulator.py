@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
-from longseq.core.mixers.base import check_positive
 
 Linear = Literal["lps", "learned", "none"]
 

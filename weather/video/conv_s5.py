@@ -8,18 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longseq.core.checks import check_choice, check_even, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
-from longseq.core.mixers.base import check_positive
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.s4_kernel import as_complex, discretise, wide
-from longseq.core.ops.ssm_init import (
-    check_choice,
-    check_even,
-    log_uniform,
-    normal_part,
-    perturb_then_diagonalise,
-)
+from longseq.core.ops.ssm_init import log_uniform, normal_part, perturb_then_diagonalise
 
 Init = Literal["legs", "ptd"]
 _CLIPPED = -1e-4

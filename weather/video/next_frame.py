@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
-from longseq.core.mixers.base import check_positive
 from longseq.weather.video.conv_s5 import ConvS5Block, Init
 
 

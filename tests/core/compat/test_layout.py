@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.compat.mamba_ssm import selective_scan_fn
-from longseq.core.ops import _native
+from longseq.core.ops import cpu_calls
 from longseq.core.ops.selective_scan import selective_scan
 
 # batch, channels, length, states, groups, dtype: full vectors and rests of channels and of positions.
@@ -51,12 +51,12 @@ def test_time_dense_is_what_channels_dense_gives(shape: tuple[int, ...]) -> None
 
 def test_no_copy_is_made_of_what_can_be_read() -> None:
     x = torch.randn(2, 6, 10)
-    assert _native.strided(x.transpose(1, 2)).data_ptr() == x.data_ptr()
-    assert _native.across(x.transpose(1, 2))[1:] == (0, 60, 1, 10)
-    assert _native.across(x)[1:] == (0, 60, 10, 1)
+    assert cpu_calls.strided(x.transpose(1, 2)).data_ptr() == x.data_ptr()
+    assert cpu_calls.across(x.transpose(1, 2))[1:] == (0, 60, 1, 10)
+    assert cpu_calls.across(x)[1:] == (0, 60, 10, 1)
     maps = torch.randn(2, 3, 4, 10).permute(0, 3, 1, 2)
-    assert _native.strided(maps).data_ptr() == maps.data_ptr() and _native.across(maps)[4] == 10
+    assert cpu_calls.strided(maps).data_ptr() == maps.data_ptr() and cpu_calls.across(maps)[4] == 10
     expanded = torch.randn(2, 1, 4, 10).permute(0, 3, 1, 2).expand(-1, -1, 3, -1)
-    assert _native.strided(expanded).is_contiguous()  # one map for all groups has no stride that fits
+    assert cpu_calls.strided(expanded).is_contiguous()  # one map for all groups has no stride that fits
     odd = torch.randn(2, 6, 20)[..., ::2].transpose(1, 2)
-    assert _native.strided(odd).is_contiguous()
+    assert cpu_calls.strided(odd).is_contiguous()

@@ -19,7 +19,7 @@ import torch
 from longseq.bench.gpu import resources
 from longseq.core.errors import BackendError
 from longseq.core.kernels import nvrtc
-from longseq.core.ops import _cuda, backends, linear_scan
+from longseq.core.ops import availability, cuda_calls, linear_scan
 
 ROOT = Path(__file__).parents[3]
 
@@ -239,7 +239,7 @@ def test_reasons_without_nvrtc(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyP
         patch.setattr(nvrtc.importlib, "import_module", missing)
         reason = nvrtc.nvrtc_reason()
         assert reason is not None and "pip install cuda-bindings nvidia-cuda-nvrtc" in reason
-        row = next(row for row in backends.describe() if row[0] == "cuda")
+        row = next(row for row in availability.describe() if row[0] == "cuda")
         assert not row[1] and "torch finds no CUDA device" in row[2] and "pip install" in row[2]
     for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
         cached.cache_clear()
@@ -271,7 +271,7 @@ def test_reason_of_another_makers_gpu(gpu: SimpleNamespace, monkeypatch: pytest.
 
 def test_reasons_of_tensors() -> None:
     x = torch.ones(1, 2, 3)
-    assert _cuda.cuda_reason(None, x) == "it runs on CUDA tensors, these are on cpu"
+    assert cuda_calls.cuda_reason(None, x) == "it runs on CUDA tensors, these are on cpu"
     with pytest.raises(BackendError, match="linear_scan: backend 'cuda' cannot be used"):
         linear_scan.linear_scan(x, x, backend="cuda")
 
