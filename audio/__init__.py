@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
+    from longseq.audio.data.module import SongData
+    from longseq.audio.export import load_detector
     from longseq.audio.models.registry import create_model, list_models
+    from longseq.audio.task import SongDetector
 
 # Packages of the `audio` extra that the domain needs; the command line checks them before it starts.
 REQUIRES = ("soundfile", "soxr", "sklearn")
 
-__all__ = ["REQUIRES", "create_model", "list_models"]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that `longseq --help` does not wait for torch.
-    if name in ("create_model", "list_models"):
-        from longseq.audio.models import registry
-
-        return getattr(registry, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_EXPORTS = {
+    "SongData": "longseq.audio.data.module",
+    "SongDetector": "longseq.audio.task",
+    "create_model": "longseq.audio.models.registry",
+    "list_models": "longseq.audio.models.registry",
+    "load_detector": "longseq.audio.export",
+}
+__all__ = ["REQUIRES", "SongData", "SongDetector", "create_model", "list_models", "load_detector"]
+__getattr__ = lazy(__name__, _EXPORTS)

@@ -22,7 +22,7 @@ from longseq.audio.task import SongDetector
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import Registry
-from longseq.core.training.runs import Values
+from longseq.core.training.by_config import Values
 
 BASELINE = "spectral statistics"
 BASELINES: Registry[type[SpectralRegression]] = Registry("baseline")

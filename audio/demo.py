@@ -23,7 +23,7 @@ from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.samples import Samples
-from longseq.core.training.runs import Train
+from longseq.core.training.by_config import Train
 
 SAMPLES = Samples("audio", {"songs": "songs"})
 PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")

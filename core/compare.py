@@ -14,7 +14,7 @@ import numpy as np
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.results import Score, best, print_table, verdict
 from longseq.core.tables import write_rows
-from longseq.core.training.runs import Train, Values
+from longseq.core.training.by_config import Train, Values
 
 CHECKPOINTS = (".ckpt", ".safetensors")
 

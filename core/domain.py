@@ -51,8 +51,8 @@ class Domain:
         data: dotted path of the base class of its data modules.
         models: dotted path of the ``Registry`` of presets that ``models`` lists; None if it has none.
         modules: modules to import before parsing, so that ``--model ClassName`` finds its classes.
-        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes, what
-            trains (``core.training.runs.Train``) and ``max_steps``, and returns a ``core.report.Section``.
+        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes, a
+            ``core.training.by_config.Train`` and ``max_steps``, and returns a ``core.report.Section``.
         compare: help line and ``"module:class"`` of its ``core.compare.Comparison``.
         commands: further commands; one named like a task command takes its place.
         moved: class paths of earlier versions → those of today, so that old checkpoints load.

@@ -12,8 +12,8 @@ import numpy as np
 
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import DataError
+from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_data, load_task
-from longseq.core.training.runs import Values
 from longseq.genomics.baselines import BASELINES
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES

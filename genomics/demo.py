@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from longseq.core.report.section import Picture, Section
+from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
-from longseq.core.training.runs import Train, few_steps
 from longseq.genomics.compare import GenomeComparison
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES

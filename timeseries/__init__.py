@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from longseq.core.exports import lazy
+
+if TYPE_CHECKING:
+    from longseq.timeseries.baselines import make_baseline
+    from longseq.timeseries.data.module import ForecastData
+    from longseq.timeseries.forecast import forecast_frame
+    from longseq.timeseries.task import Autoformer, Forecaster, Informer, MixerForecaster, SpaceTime
+
 # Packages of the `timeseries` extra that the domain needs; the command line checks them before it starts.
 REQUIRES = ("pandas", "pyarrow")
 
-__all__ = ["REQUIRES"]
+_EXPORTS = {
+    "Autoformer": "longseq.timeseries.task",
+    "ForecastData": "longseq.timeseries.data.module",
+    "Forecaster": "longseq.timeseries.task",
+    "Informer": "longseq.timeseries.task",
+    "MixerForecaster": "longseq.timeseries.task",
+    "SpaceTime": "longseq.timeseries.task",
+    "forecast_frame": "longseq.timeseries.forecast",
+    "make_baseline": "longseq.timeseries.baselines",
+}
+__all__ = [
+    "REQUIRES",
+    "Autoformer",
+    "ForecastData",
+    "Forecaster",
+    "Informer",
+    "MixerForecaster",
+    "SpaceTime",
+    "forecast_frame",
+    "make_baseline",
+]
+__getattr__ = lazy(__name__, _EXPORTS)

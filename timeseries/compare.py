@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]
 from longseq.core.compare import Comparison, Row, whole_numbers
 from longseq.core.domain import import_object
 from longseq.core.errors import DataError
+from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_task
-from longseq.core.training.runs import Values
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import BASELINES, RIDGE, Baseline, make_baseline
 from longseq.timeseries.data.calendar import N_FEATURES, resolution

@@ -8,8 +8,8 @@ from pathlib import Path
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.tables import write_frame
+from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
-from longseq.core.training.runs import Train, few_steps
 from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.compare import evaluate
 from longseq.timeseries.data.module import ForecastData

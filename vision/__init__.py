@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
+    from longseq.vision.data.module import ImageData
     from longseq.vision.models.registry import create_model, list_models
+    from longseq.vision.task import ImageClassifier
 
 # Packages of the `vision` extra that the domain needs; the command line checks them before it starts.
 REQUIRES = ("torchvision", "PIL", "pandas", "pyarrow", "sklearn")
 
-__all__ = ["REQUIRES", "create_model", "list_models"]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that `longseq --help` does not wait for torch.
-    if name in ("create_model", "list_models"):
-        from longseq.vision.models import registry
-
-        return getattr(registry, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_EXPORTS = {
+    "ImageClassifier": "longseq.vision.task",
+    "ImageData": "longseq.vision.data.module",
+    "create_model": "longseq.vision.models.registry",
+    "list_models": "longseq.vision.models.registry",
+}
+__all__ = ["REQUIRES", "ImageClassifier", "ImageData", "create_model", "list_models"]
+__getattr__ = lazy(__name__, _EXPORTS)

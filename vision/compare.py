@@ -16,8 +16,8 @@ from longseq.core.compare import Comparison, Row
 from longseq.core.errors import DataError
 from longseq.core.registry import Registry
 from longseq.core.results import Score
+from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_data, load_task
-from longseq.core.training.runs import Values
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
 from longseq.vision.task import ImageClassifier

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
+from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
-from longseq.core.training.runs import Train, few_steps
 from longseq.vision.compare import BASELINES, ImageComparison, tie_width
 from longseq.vision.data.idx import find_idx
 from longseq.vision.data.sources import SAMPLES

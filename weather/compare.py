@@ -12,7 +12,7 @@ import numpy as np
 
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import ConfigError
-from longseq.core.training.runs import Values
+from longseq.core.training.by_config import Values
 from longseq.weather.baselines import BASELINES, predict_baseline
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import need_years, refuse_leak, spans_text

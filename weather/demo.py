@@ -10,7 +10,7 @@ import numpy as np
 
 from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
-from longseq.core.training.runs import Train, few_steps
+from longseq.core.training.by_config import Train, few_steps
 from longseq.weather.baselines import BASELINES
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import EmulatorComparison

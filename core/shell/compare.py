@@ -9,7 +9,7 @@ from functools import partial
 from longseq.core.compare import Comparison, Row, check_models, compare, whole_numbers, write_table
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError
-from longseq.core.shell.lightning_cli import train
+from longseq.core.shell.lightning_cli import fit_config
 from longseq.core.tables import check_table
 
 _PASSED_ON = ("--model.", "--data.", "--trainer.", "--progress")
@@ -58,7 +58,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
         def save(rows: Sequence[Row], comparison: Comparison = comparison) -> None:
             write_table(args.out, [*done, (comparison, rows)])
 
-        fit = partial(train, domain)
+        fit = partial(fit_config, domain)
         rows = compare(comparison, models, seeds, args.folder, fit, configs, options, save)
         comparison.report(rows)
         done.append((comparison, rows))

@@ -17,7 +17,7 @@ from longseq.core.domain import Domain, MissingRequirement, import_object, list_
 from longseq.core.errors import ConfigError
 from longseq.core.report.page import write_page
 from longseq.core.results import print_table
-from longseq.core.shell.lightning_cli import train
+from longseq.core.shell.lightning_cli import fit_config
 
 if TYPE_CHECKING:
     from longseq.core.report.section import Section
@@ -59,7 +59,7 @@ def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> i
             continue
         assert domain.demo is not None
         demo = import_object(domain.demo.run, ":")
-        section = demo(out / domain.name, partial(train, domain), args.max_steps)
+        section = demo(out / domain.name, partial(fit_config, domain), args.max_steps)
         sections.append(section)
         print_table(section.scores, section.metric, section.question, section.lower_is_better)
         print(section.verdict)

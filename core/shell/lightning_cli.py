@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import logging
 import sys
-import time
-import warnings
 from argparse import ArgumentError as ArgparseError
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,38 +14,34 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from longseq.core import plugins
-from longseq.core.checkpoints.foreign import check_reloadable, record
+from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
-from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
-from longseq.core.training.callbacks import (
-    AtomicCheckpointIO,
-    LossCurve,
-    StepCheckpoint,
-    default_callbacks,
-    default_loggers,
-    progress_bar,
-)
+from longseq.core.training.by_config import Values
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
-from longseq.core.training.runs import Run, Values
+from longseq.core.training.run import (
+    TRAINER_DEFAULTS,
+    Run,
+    check_contradictions,
+    newest_checkpoint,
+    quiet,
+    train,
+    trainer_options,
+)
 
 if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
@@ -105,23 +98,6 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     return None if path == "null" else path
 
 
-def newest_checkpoint(folder: str) -> str:
-    """Returns the ``last.ckpt`` written last in a domain's output folder.
-
-    Args:
-        folder: for example ``outputs/genomics``.
-
-    Raises:
-        DataError: if there is none.
-    """
-    patterns = ("*/version_*/checkpoints/last*.ckpt", "checkpoints/last*.ckpt")
-    files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
-    found = sorted(files, key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise DataError("holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file")
-    return str(found[-1])
-
-
 def read_hyper(path: str, domain: Domain) -> Hyper:
     """Returns a checkpoint's hyper-parameters as ``model`` and ``data`` configurations.
 
@@ -147,34 +123,6 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     return found
 
 
-def check_contradictions(path: str, saved: dict[str, Any], asked: dict[str, Any], command: str) -> None:
-    """Checks that what the user asked of the model agrees with the checkpoint.
-
-    Lightning would silently keep the checkpoint's values.
-
-    Args:
-        path: of the checkpoint.
-        saved: the checkpoint's ``model`` configuration.
-        asked: the parsed one.
-        command: fit, validate, …
-
-    Raises:
-        ConfigError: naming the first argument and both values.
-    """
-    way_out = "; --init_from starts a new training from its weights" if command == "fit" else ""
-    if asked["class_path"] != saved["class_path"]:
-        raise ConfigError(
-            f"--model {asked['class_path']} contradicts {path}, which holds {saved['class_path']}{way_out}"
-        )
-    for name, value in (asked.get("init_args") or {}).items():
-        value = json.loads(json.dumps(value, default=str))
-        if name in saved["init_args"] and saved["init_args"][name] != value:
-            raise ConfigError(
-                f"--model.{name} {value} contradicts {path}, which was trained with {name} "
-                f"{saved['init_args'][name]}; leave --model.{name} out to go on{way_out}"
-            )
-
-
 class _SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` beside the logs of ``fit``."""
 
@@ -195,6 +143,7 @@ class DomainCLI(LightningCLI):
 
     def __init__(self, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]) -> None:
         self.domain, self.command = domain, command
+        self.outcome: Run | None = None
         args = list(argv)
         self.run_name = Path(configs[-1]).stem if configs else command
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
@@ -213,7 +162,7 @@ class DomainCLI(LightningCLI):
             import_object(domain.data) if domain.data else None,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_kwargs={
                 "prog": prog,
@@ -252,22 +201,22 @@ class DomainCLI(LightningCLI):
         """Parses; Lightning would warn that the process has arguments too."""
         self.config = parser.parse_args(args)
 
-    def fit(self, model: BaseTask, **kwargs: Any) -> None:
-        """Trains; what could not be loaded again is refused first."""
+    def fit(self, model: BaseTask, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
+        """Trains, and keeps what the training has left."""
         if self.trainer.checkpoint_callbacks:
-            check_reloadable(model, kwargs.get("datamodule"))
             needed = record(model, model.hparams)["modules"]
             unnamed = [module for module in needed if not plugins.is_allowed(module)]
             if unnamed:
                 option = f"{plugins.OPTION} {','.join(unnamed)}"
                 print(f"note: to use the checkpoints of this run, name their code: {option}", file=sys.stderr)
-        self.trainer.fit(model, **kwargs)
+        self.outcome = train(self.trainer, model, datamodule, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
-            check_contradictions(self.checkpoint, self.saved["model"], asked, self.command)
+            way_out = "; --init_from starts a new training from its weights" if self.command == "fit" else ""
+            check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
             before = self.saved["data"]["init_args"]
@@ -284,24 +233,8 @@ class DomainCLI(LightningCLI):
         """Makes the trainer with longseq's callbacks, loggers and checkpoint writer."""
         asked = self._get(self.config_init, "trainer")
         name = self._get(self.config_init, "name") or self.run_name
-        bar = {"auto": sys.stderr.isatty(), "bar": True, "lines": False}[
-            self._get(self.config_init, "progress")
-        ]
-        bar = bar and asked.get("enable_progress_bar") is not False
-        fit, quick = self.command == "fit", bool(asked.get("fast_dev_run"))
-        if asked.get("logger") in (None, True):
-            use = self.command != "predict" and not quick
-            kwargs["logger"] = default_loggers(asked["default_root_dir"], name) if use else False
-        extra: list[Callback] = [progress_bar()] if bar else []
-        if fit and not quick:
-            extra = default_callbacks(self._get(self.config_init, "checkpoint_every"), bar=bar)
-        if asked.get("logger") is False:
-            extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
-        if asked.get("enable_checkpointing") is False:
-            extra = [one for one in extra if not isinstance(one, ModelCheckpoint)]
-        kwargs["callbacks"] = [*_as_list(asked.get("callbacks")), *extra]
-        kwargs["enable_progress_bar"] = bar
-        kwargs["plugins"] = [*_as_list(asked.get("plugins")), AtomicCheckpointIO()]
+        every = self._get(self.config_init, "checkpoint_every")
+        kwargs |= trainer_options(asked, self.command, name, every, self._get(self.config_init, "progress"))
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -314,12 +247,21 @@ class DomainCLI(LightningCLI):
 
 
 def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
-    """Runs a task command of a domain and returns the exit status; as ``launch``."""
-    launch(domain, command, argv)
+    """Runs a task command of a domain and returns the exit status.
+
+    Args:
+        domain: whose.
+        command: fit, validate, test or predict.
+        argv: its arguments.
+
+    Raises:
+        ConfigError: for wrong arguments or configuration, in one line.
+    """
+    start(domain, command, argv)
     return 0
 
 
-def train(
+def fit_config(
     domain: Domain,
     config: str,
     folder: str | Path,
@@ -328,49 +270,42 @@ def train(
     seed: int | None = None,
     options: Sequence[str] = (),
 ) -> Run:
-    """Runs ``longseq <domain> fit``; see ``core.training.runs.Train``."""
+    """Runs ``longseq <domain> fit`` for a demo or a comparison; see ``core.training.by_config.Train``."""
     argv = ["--config", config]
     for part, own in (values or {}).items():
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
         argv += [f"--{part}.{key}={text}" for key, text in texts.items()]
     if seed is not None:
         argv += ["--seed_everything", str(seed)]
-    argv += ["--trainer.default_root_dir", str(folder), "--name", name, *options]
-    start = time.perf_counter()
-    trainer = launch(domain, "fit", argv).trainer
-    seconds = time.perf_counter() - start
-    best, last = None, None
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, StepCheckpoint):
-            last = Path(callback.last_model_path)
-        elif isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            best = Path(callback.best_model_path)
-    return Run(Path(trainer.log_dir or folder), best, last, seconds)
+    return fit(domain, [*argv, "--trainer.default_root_dir", str(folder), "--name", name, *options])
 
 
-def launch(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
-    """Runs a task command of a domain.
+def fit(domain: Domain, argv: Sequence[str]) -> Run:
+    """Runs ``longseq <domain> fit`` and returns what the training has left.
 
     Args:
         domain: whose.
-        command: fit, validate, test or predict.
         argv: its arguments.
-
-    Returns:
-        Lightning's command line with its trainer, after the run.
 
     Raises:
         ConfigError: for wrong arguments or configuration, in one line.
     """
+    outcome = start(domain, "fit", argv).outcome
+    assert outcome is not None
+    return outcome
+
+
+def start(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
+    """Parses and runs a task command; arguments and errors as of ``run``."""
     for module in domain.modules:
         importlib.import_module(module)
-    _quiet()
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
         if not asks_for_help(argv):
             argv = agree(domain, argv, configs)
-        return DomainCLI(domain, command, argv, configs)
+        with quiet():
+            return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
         raise ConfigError(explain(str(error), domain, command, configs)) from error
     except MisconfigurationException as error:
@@ -380,21 +315,3 @@ def launch(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
             raise
         # jsonargparse's wrapping of a ValueError (a ConfigError is one) that a constructor raised
         raise ConfigError(explain(str(error), domain, command, configs)) from error
-
-
-def _quiet() -> None:
-    """Drops advertisements and warnings that the user of a command can do nothing about."""
-    for message in (
-        ".*treespec, LeafSpec.*",
-        ".*Experiment logs directory .* exists and is not empty.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-        ".*The dirpath has changed from.*",
-        ".*is smaller than the logging interval.*",
-        ".*does not have many workers.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
-
-
-def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()

@@ -10,7 +10,8 @@ import pytest
 from longseq.core.compare import Comparison, Row, check_models, compare, whole_numbers, write_table
 from longseq.core.errors import ConfigError
 from longseq.core.tables import read_rows
-from longseq.core.training.runs import Run, few_steps
+from longseq.core.training.by_config import few_steps
+from longseq.core.training.run import Run
 
 
 class Toys(Comparison):
@@ -53,7 +54,7 @@ def run(comparison: Comparison, models, options=(), seeds=(0, 1)):
 
     def train(config, folder, name="fit", values=None, seed=None, options=()):
         calls.append((config, name, values, seed, list(options)))
-        return Run(Path(folder), None, Path(folder) / f"{name}.ckpt", 1.0)
+        return Run(Path(folder), None, Path(folder) / f"{name}.ckpt", 1.0, {})
 
     saved: list[int] = []
     configs = {"net": Path("configs/net.yaml")}

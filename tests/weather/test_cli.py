@@ -279,10 +279,10 @@ def test_rollout_writes_the_error_of_every_frame(video_checkpoint, checkpoint, w
 
 
 def test_the_demo_returns_its_section(workdir, capsys) -> None:
-    from longseq.core.shell.lightning_cli import train
+    from longseq.core.shell.lightning_cli import fit_config
     from longseq.weather.demo import demo
 
-    section = demo(Path("d"), functools.partial(train, DOMAIN), 2)
+    section = demo(Path("d"), functools.partial(fit_config, DOMAIN), 2)
     assert section.domain == "weather" and "best baseline, lps" in section.verdict
     assert {score.model for score in section.scores} >= {"lps", "uniform", "zero", "s5 emulator"}
     assert len(section.pictures) == 2 and all(Path(file).stat().st_size > 0 for file in section.files)

@@ -12,7 +12,7 @@ from longseq.core.domain import Command, Domain, load_domain, register_domain, u
 from longseq.core.results import Score
 from longseq.core.shell.cli import main
 from longseq.core.shell.demo import run_demos
-from longseq.core.training.runs import Train
+from longseq.core.training.by_config import Train
 
 
 @pytest.fixture

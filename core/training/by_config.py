@@ -1,38 +1,16 @@
-"""What a training leaves behind, and how demos and comparisons ask for one; the shell trains for them."""
+"""How demos and comparisons ask for a training of a configuration; the shell trains for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from longseq.core.training.run import Run
 
 Values = Mapping[str, Mapping[str, Any]]
 """Arguments of ``fit`` in place of a configuration's: "model", "data" or "trainer" → name → value."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training that has ended.
-
-    Attributes:
-        folder: with the logs and ``checkpoints/``.
-        best: the checkpoint of the lowest validation loss; None without validation.
-        last: the checkpoint of the last step.
-        seconds: that it took.
-    """
-
-    folder: Path
-    best: Path | None
-    last: Path | None
-    seconds: float
-
-    @property
-    def checkpoint(self) -> Path:
-        """The best checkpoint, or the last where there is no best."""
-        found = self.best or self.last
-        assert found is not None, "a training without checkpoints"
-        return found
 
 
 class Train(Protocol):
