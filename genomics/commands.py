@@ -10,6 +10,9 @@ DOMAIN = Domain(
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
     demo=Command("train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"),
+    compare=Command(
+        "bits per base of language models beside Markov models", "longseq.genomics.compare:GenomeComparison"
+    ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(

@@ -96,6 +96,8 @@ def _run_domain(name: str, args: list[str]) -> int:
         return int(import_object(own.run, ":")(rest) or 0)
     if command == "models":
         return int(import_object("longseq.core.shell.models:run", ":")(domain, rest))
+    if command == "compare":
+        return int(import_object("longseq.core.shell.compare:run", ":")(domain, rest))
     if command == "demo":
         return int(import_object("longseq.core.shell.demo:run_demos", ":")(rest, [domain]))
     assert command in TASK_COMMANDS

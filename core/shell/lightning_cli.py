@@ -30,6 +30,7 @@ from longseq.core.shell.arguments import (
 )
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
+from longseq.core.training.by_config import Values
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 from longseq.core.training.run import (
@@ -206,7 +207,7 @@ class DomainCLI(LightningCLI):
 
 
 def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
-    """Runs a task command of a domain.
+    """Runs a task command of a domain and returns the exit status.
 
     Args:
         domain: whose.
@@ -218,6 +219,25 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
     """
     start(domain, command, argv)
     return 0
+
+
+def fit_config(
+    domain: Domain,
+    config: str,
+    folder: str | Path,
+    name: str = "fit",
+    values: Values | None = None,
+    seed: int | None = None,
+    options: Sequence[str] = (),
+) -> Run:
+    """Runs ``longseq <domain> fit`` for a demo or a comparison; see ``core.training.by_config.Train``."""
+    argv = ["--config", config]
+    for part, own in (values or {}).items():
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
+        argv += [f"--{part}.{key}={text}" for key, text in texts.items()]
+    if seed is not None:
+        argv += ["--seed_everything", str(seed)]
+    return fit(domain, [*argv, "--trainer.default_root_dir", str(folder), "--name", name, *options])
 
 
 def fit(domain: Domain, argv: Sequence[str]) -> Run:
