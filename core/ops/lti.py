@@ -124,6 +124,7 @@ def lti_scan_reference(
     Returns:
         The output (B, L, H) and the last state (B, H, N).
     """
+    resets = check_resets("lti_scan", resets, u.shape[0], u.shape[1])
     repeats = u.shape[2] // a.shape[0]
     a, b, c = (t.repeat_interleave(repeats, 0) for t in (a, b, c))
     x = torch.zeros_like(b).expand(u.shape[0], -1, -1) if state is None else state
