@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import longseq.core
@@ -123,3 +124,11 @@ def test_nothing_imports_a_floor_above() -> None:
         if floor(to) > floor(name)
     ]
     assert upwards == []
+
+
+def test_no_mixer_looks_below_an_operator() -> None:
+    """Which kernel serves is the operators' business: a mixer passes ``backend`` on."""
+    inner = re.compile(r"kernels\b.*|ops\.\w+_calls|ops\.\w+\.(cpu|cuda|triton|torch_op|chunked|composed)")
+    found = [f"{name} -> {to}" for name, targets in graph().items() for to in targets if inner.fullmatch(to)]
+    assert [one for one in found if one.startswith(("mixers", "backbone"))] == []
+    assert any(one.startswith("ops.ssd") for one in found)
