@@ -89,10 +89,8 @@ def causal_conv1d_step(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
-    fits = x.shape == (state.shape[0], weight.shape[0]) and state.shape[1:] == (
-        weight.shape[1] - 1,
-        x.shape[1],
-    )
+    (rows, channels), taps = x.shape, weight.shape
+    fits = taps[0] == channels and state.shape == (rows, taps[1] - 1, channels)
     if fits and backend in ("auto", "cpu") and direct_reason(x, weight, bias, state) is None:
         return cpu.update(x, weight, bias, state, silu(activation))
     y, after = causal_conv1d(x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend)
