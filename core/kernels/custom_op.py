@@ -71,6 +71,9 @@ def define(
         if len(records) == 1:
             (only,) = records
             return lambda *args: impl(new(only, args))
+        if len(records) == 2:
+            (first, second), cut = records, sizes[0]
+            return lambda *args: impl(new(first, args[:cut]), new(second, args[cut:]))
         return lambda *args: impl(*packed(args))
 
     main, device = (cpu, "cpu") if everywhere is None else (everywhere, None)

@@ -76,7 +76,7 @@ def causal_conv1d_step(
 
     Args:
         x: input (B, D).
-        weight: kernels (D, W), the newest tap last.
+        weight: kernels (D, W), or (D, 1, W) as ``nn.Conv1d`` keeps them, the newest tap last.
         bias: (D,).
         state: the W-1 inputs before x (B, W-1, D).
         activation: "silu" or None.
@@ -90,9 +90,10 @@ def causal_conv1d_step(
         BackendError: if the backend asked for cannot serve the call.
     """
     (rows, channels), taps = x.shape, weight.shape
-    fits = taps[0] == channels and state.shape == (rows, taps[1] - 1, channels)
+    fits = taps[0] == channels and state.shape == (rows, taps[-1] - 1, channels)
     if fits and backend in ("auto", "cpu") and direct_reason(x, weight, bias, state) is None:
         return cpu.update(x, weight, bias, state, silu(activation))
+    weight = weight.squeeze(1) if weight.dim() == 3 else weight
     y, after = causal_conv1d(x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend)
     return y.squeeze(1), after
 

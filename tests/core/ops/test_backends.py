@@ -192,8 +192,8 @@ def test_the_chunked_form_is_announced_by_its_name_where_a_gpu_has_no_triton(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dispatch = REGISTRY["ssd"]
-    monkeypatch.setitem(dispatch.reasons, "cpu", lambda call: "it runs on CPU tensors")
-    monkeypatch.setitem(dispatch.reasons, "triton", lambda call: "triton is not installed")
+    monkeypatch.setitem(dispatch._auto, "cpu", lambda call: "it runs on CPU tensors")
+    monkeypatch.setitem(dispatch._auto, "triton", lambda call: "triton is not installed")
     backends._announce.cache_clear()
     with pytest.warns(UserWarning, match="ssd runs its chunked form.*triton: triton is not installed"):
         assert dispatch.choose("auto", None) == "chunked"
