@@ -32,6 +32,7 @@ DOMAIN = Domain(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
         ),
     },
+    examples={"fit": "--config mamba --data.source songs"},
     defaults={
         "model": "longseq.audio.task.SongDetector",
         "data": "longseq.audio.data.module.SongData",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from longseq.audio.task import SongDetector
-from longseq.core.checkpoints.safe import check_state_dict, load_task, read_weights, save_weights
+from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.loading import load_task
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "mamba_resynthesis.safetensors"
 

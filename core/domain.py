@@ -54,7 +54,10 @@ class Domain:
         demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes and
             ``max_steps``, and returns a ``core.report.Section``.
         commands: further commands; one named like a task command takes its place.
+        moved: class paths of earlier versions → those of today, so that old checkpoints load.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
+        shared: pairs of a model's and a data module's argument that must agree; one of them is enough.
+        examples: arguments of an example by task command, shown at the head of its help.
         package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
     """
 
@@ -68,6 +71,9 @@ class Domain:
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    shared: Sequence[tuple[str, str]] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
+    moved: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
 
     @property
@@ -185,6 +191,16 @@ def domains_of(cls: type) -> list[Domain]:
     known = [load_domain(name) for name in list_domains()]
     found = [domain for base in cls.__mro__ for domain in known if domain.owns(base.__module__)]
     return list({domain.name: domain for domain in found}.values())
+
+
+def current_path(dotted: str) -> str:
+    """Returns where a class is today that an earlier version of its domain had elsewhere.
+
+    Args:
+        dotted: path of the class, as a checkpoint names it.
+    """
+    name = dotted.split(".")[1] if dotted.startswith("longseq.") else ""
+    return load_domain(name).moved.get(dotted, dotted) if name in list_domains() else dotted
 
 
 def import_object(path: str, separator: str = ".") -> Any:

@@ -16,6 +16,7 @@ DOMAIN = Domain(
             "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
         ),
     },
+    examples={"fit": "--config mamba_tiny --data.fasta my_genome.fa"},
     defaults={
         "model": "longseq.genomics.task.CausalLanguageModel",
         "data": "longseq.genomics.data.module.GenomeData",

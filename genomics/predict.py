@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_batches
+from longseq.core.training.loading import load_task
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval

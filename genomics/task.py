@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -32,14 +32,11 @@ class CausalLanguageModel(BaseTask):
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         mlp: "gelu" or "geglu", see ``Backbone``.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {"lr": 3e-3, "warmup_steps": 20}
+    unit = "bases"
 
     def __init__(
         self,
@@ -52,15 +49,9 @@ class CausalLanguageModel(BaseTask):
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         mlp: Literal["gelu", "geglu"] = "gelu",
-        lr: float = 3e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.1,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.model = DNALanguageModel(
             d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings, mlp=mlp
         )
@@ -78,6 +69,10 @@ class CausalLanguageModel(BaseTask):
         """See ``DNALanguageModel.forward``."""
         return self.model(input_ids, states, segment_ids)
 
+    def count_units(self, batch: dict[str, Tensor]) -> int:
+        """Returns the bases of a batch, padding included."""
+        return batch["input_ids"].numel()
+
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""
         follows = "first" in batch and not bool(batch["first"].any())
@@ -86,6 +81,11 @@ class CausalLanguageModel(BaseTask):
         if "first" in batch:
             self._carried = states
         targets = batch["targets"]
-        nll = token_nll(logits, targets)
-        count = int((targets != IGNORE_INDEX).sum())
-        return {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
+        count = int(known.sum())
+        found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        if self.own_loss is not None or self.recipe.metrics:
+            found["pair"] = logits[known], targets[known]
+        if self.own_loss is not None:
+            found["loss"] = self.own_loss(*found["pair"])
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from hypothesis import HealthCheck, settings
 # A busy machine must fail no property test: neither a deadline nor "generating data is too slow".
 settings.register_profile("longseq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("longseq")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the working one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def skipped_by_reason(reports: Iterable[Any]) -> list[str]:

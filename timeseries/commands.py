@@ -21,6 +21,8 @@ DOMAIN = Domain(
             "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
         ),
     },
+    shared=(("context", "context"), ("horizon", "horizon")),
+    examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={
         "model": "longseq.timeseries.task.MixerForecaster",
         "data": "longseq.timeseries.data.module.ForecastData",

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.results import Score, best, print_table, verdict
 from longseq.core.tables import check_table, write_frame
+from longseq.core.training.loading import load_task
 from longseq.timeseries.baselines import BASELINES, RIDGE, Baseline, make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.calendar import N_FEATURES, resolution

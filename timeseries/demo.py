@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.shell.demo import train
 from longseq.core.tables import write_frame
+from longseq.core.training.loading import load_task
 from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.compare import evaluate

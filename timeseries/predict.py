@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
+from longseq.core.training.loading import load_task
 from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.forecast import BASELINE_COLUMN, forecast_frame
 from longseq.timeseries.task import Forecaster

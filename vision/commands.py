@@ -22,6 +22,7 @@ DOMAIN = Domain(
             "longseq.vision.compare:run",
         ),
     },
+    examples={"fit": "--config cifar --data.source images.zip --model.num_classes 10"},
     defaults={
         "model": "longseq.vision.task.ImageClassifier",
         "data": "longseq.vision.data.module.ImageData",

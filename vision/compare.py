@@ -7,39 +7,20 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_checkpoint, load_task
 from longseq.core.errors import DataError
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_rows
+from longseq.core.training.loading import load_data, load_task
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
 from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between checkpoints that are compared.
 _SPLIT = ("source", "valid_fraction", "test_fraction", "seed", "root")
-
-
-def data_of(path: str | Path, **changes: Any) -> ImageData:
-    """Returns the data module that a checkpoint was trained with.
-
-    Args:
-        path: the checkpoint.
-        **changes: arguments that replace the checkpoint's.
-
-    Raises:
-        DataError: if it does not say.
-    """
-    hyper = dict(load_checkpoint(path).get("datamodule_hyper_parameters") or {})
-    name = hyper.pop("_class_path", None)
-    hyper.pop("_instantiator", None)
-    if name != "longseq.vision.data.module.ImageData":
-        raise DataError("does not say which images it was trained on", path=path)
-    return ImageData(**{**hyper, **changes})
 
 
 def baseline_scores(data: ImageData, limit: int | None = None) -> list[Score]:
@@ -152,7 +133,7 @@ def run(argv: Sequence[str]) -> int:
     if args.out is not None:
         check_table(args.out)
     changes = {"source": args.source} if args.source else {}
-    modules = [data_of(path, **changes) for path in args.ckpt_path]
+    modules = [load_data(path, ImageData, **changes) for path in args.ckpt_path]
     first = modules[0]
     for path, other in zip(args.ckpt_path[1:], modules[1:]):
         for key in _SPLIT:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
+from longseq.core.training.loading import load_task
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.transforms import evaluation_transform
 from longseq.vision.task import ImageClassifier

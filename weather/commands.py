@@ -29,6 +29,12 @@ DOMAIN = Domain(
         ),
         "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"),
     },
+    shared=(("context", "context"),),
+    examples={"fit": "--config emulator"},
+    moved={
+        "longseq.weather.video.VideoForecaster": "longseq.weather.video.task.VideoForecaster",
+        "longseq.weather.data.moving_digits.MovingDigits": "longseq.weather.video.moving_digits.MovingDigits",
+    },
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",
         "data": "longseq.weather.data.module.ScenarioData",

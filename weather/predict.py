@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.tables import SUFFIXES as TABLES
+from longseq.core.training.loading import load_task
 from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
 from longseq.weather.data.field import Field
 from longseq.weather.data.scenario import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -38,14 +38,12 @@ class ClimateEmulator(BaseTask):
         rank: spatial patterns of the non-linear part.
         linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it out.
         jitter: deviation of noise that is added to the predictors in training, in their own deviations.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    unit = "runs"
+
+    defaults = {"warmup_steps": 20}
 
     def __init__(
         self,
@@ -61,15 +59,9 @@ class ClimateEmulator(BaseTask):
         rank: int = 8,
         linear: Literal["lps", "learned", "none"] = "lps",
         jitter: float = 0.0,
-        lr: float = 1e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.1,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.model = FieldEmulator(
             height,
             width,
@@ -177,13 +169,17 @@ class ClimateEmulator(BaseTask):
         error = ((fields - batch["target"] / scale).square() * area).sum((-1, -2))
         count = int(mask.sum())
         loss = (error * mask).sum() / count
+        if self.own_loss is not None:
+            loss = self.own_loss(fields[mask], batch["target"][mask] / scale)
+        prediction, target = fields.detach() * scale, batch["target"]
         return {
             "loss": loss,
             "count": count,
-            "prediction": fields.detach() * scale,
-            "target": batch["target"],
+            "prediction": prediction,
+            "target": target,
             "mask": mask,
             "area": area,
+            "pair": (prediction[mask], target[mask]),
         }
 
 

@@ -38,6 +38,7 @@ def _paths(hyper: Mapping[str, Any]) -> list[str]:
     for name in NAMING:
         value = hyper.get(name)
         values += value if isinstance(value, (list, tuple)) else [value]
+    values = [value.get("class_path") if isinstance(value, dict) else value for value in values]
     return [value for value in values if isinstance(value, str) and "." in value]
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longseq.core.checkpoints.foreign import import_modules
-from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
-
-if TYPE_CHECKING:
-    from longseq.core.training.task import BaseTask
 
 _OBJECT = re.compile(
     r"GLOBAL|Unsupported (?:global|class)|Can only (?:build|create)|Trying to (?:call|instantiate)"
@@ -99,90 +92,6 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Pa
     if problems:
         message = f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
         raise DataError(message, path=path)
-
-
-def task_class(
-    content: Mapping[str, Any],
-    path: str | Path,
-    allow: Iterable[str] = (),
-    sections: Iterable[str] = ("hyper_parameters",),
-) -> type[BaseTask]:
-    """Returns the task class that a checkpoint names, and imports what else it needs.
-
-    Args:
-        content: of the checkpoint.
-        path: its file, for the message.
-        allow: modules from outside longseq that may be imported, beside those that the user has named.
-        sections: of hyper-parameters whose class paths count.
-
-    Raises:
-        DataError: unless it is a ``BaseTask`` of longseq, or of a module that was named.
-    """
-    from longseq.core.training.task import BaseTask
-
-    dotted = (content.get("hyper_parameters") or {}).get("_class_path")
-    if not isinstance(dotted, str):
-        raise DataError("does not say which model it is of (no _class_path)", path=path)
-    import_modules(content, path, allow, sections)
-    module, _, name = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
-    if not (inspect.isclass(found) and issubclass(found, BaseTask)):
-        raise DataError(f"is of {dotted}, which is no task of this version of longseq", path=path)
-    return found
-
-
-def check_domain(cls: type, dotted: str, expected: str, path: str | Path) -> None:
-    """Checks that a class of task or data belongs to a domain; one of no domain belongs to any.
-
-    Args:
-        cls: the class.
-        dotted: its path in the checkpoint, for the message.
-        expected: the domain's name.
-        path: the checkpoint.
-
-    Raises:
-        DataError: if it is of another domain.
-    """
-    names = [domain.name for domain in domains_of(cls)]
-    if not names and dotted.startswith("longseq."):
-        names = [dotted.split(".")[1]]
-    if names and expected not in names:
-        raise DataError(f"is a checkpoint of {' and '.join(names)}, not of {expected}", path=path)
-
-
-def load_task(
-    path: str | Path, expected: str | type[BaseTask] | None = None, allow: Iterable[str] = ()
-) -> BaseTask:
-    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
-
-    Args:
-        path: a checkpoint written by ``fit``.
-        expected: a domain's name ("genomics") or a task class that it must be of.
-        allow: modules from outside longseq that the checkpoint may have imported, for example
-            ``["my_module"]``; those named by --import, LONGSEQ_IMPORT or an installed plug-in are allowed
-            already.
-
-    Raises:
-        DataError: if the file is unusable, or of another domain or model.
-    """
-    content = load_checkpoint(path)
-    hyper = dict(content.get("hyper_parameters") or {})
-    dotted = str(hyper.pop("_class_path", None))
-    cls = task_class(content, path, allow)
-    if isinstance(expected, str):
-        check_domain(cls, dotted, expected, path)
-    if inspect.isclass(expected) and not issubclass(cls, expected):
-        raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
-    try:
-        task = cls(**hyper)
-    except (TypeError, ConfigError) as error:
-        raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
-    check_state_dict(task, content["state_dict"], path)
-    task.load_state_dict(content["state_dict"], strict=True)
-    return task.eval()
 
 
 def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -86,8 +87,10 @@ def _run_domain(name: str, args: list[str]) -> int:
         raise ConfigError(f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}")
     domain.check_requirements()
     own = domain.commands.get(command)
-    if own is None and rest in (["-h"], ["--help"]):
-        return int(import_object("longseq.core.shell.task_help:show", ":")(domain, command))
+    if own is None and command in TASK_COMMANDS:
+        help_of = importlib.import_module("longseq.core.shell.task_help")
+        if help_of.asks_for_help(rest):
+            return int(help_of.show(domain, command, rest))
     plugins.load_installed()
     if own is not None:
         return int(import_object(own.run, ":")(rest) or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import sys
@@ -21,10 +22,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from longseq.core import plugins
 from longseq.core.checkpoints.foreign import check_reloadable, record
-from longseq.core.checkpoints.safe import check_domain, load_checkpoint, load_weights, task_class
+from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.shell.agreement import agree
 from longseq.core.shell.messages import explain
+from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
     LossCurve,
@@ -32,6 +35,8 @@ from longseq.core.training.callbacks import (
     default_loggers,
     progress_bar,
 )
+from longseq.core.training.hyper import class_path
+from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 
 if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
@@ -97,6 +102,19 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     return None if path == "null" else path
 
 
+def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
+    """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have it."""
+    found = None
+    for file in configs:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        trainer = content.get("trainer") if isinstance(content, dict) else None
+        if isinstance(trainer, dict) and isinstance(trainer.get("default_root_dir"), str):
+            found = trainer["default_root_dir"]
+    for _, _, value in _flag_values(argv, "--trainer.default_root_dir"):
+        found = value
+    return found
+
+
 def newest_checkpoint(folder: str) -> str:
     """Returns the ``last.ckpt`` written last in a domain's output folder.
 
@@ -126,20 +144,16 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
     """
     content = load_checkpoint(path)
     found: Hyper = {}
-    sections = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
-    task_class(content, path, sections=sections.values())
-    for key, name in sections.items():
-        hyper = dict(content.get(name) or {})
-        hyper.pop("_instantiator", None)
-        dotted = hyper.pop("_class_path", None)
-        if dotted is None:
+    task_class(content, path)
+    for key, section in (("model", MODEL), ("data", DATA)):
+        cls, hyper = find_class(content, path, section)
+        if cls is None:
             continue
-        try:
-            cls = import_object(str(dotted))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
-        check_domain(cls, str(dotted), domain.name, path)
-        found[key] = {"class_path": dotted, "init_args": hyper}
+        check_domain(cls, domain.name, path)
+        if key == "model":  # what a version that wrote the checkpoint did not know is as it was then
+            taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
+            hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
+        found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
     return found
 
 
@@ -196,8 +210,7 @@ class DomainCLI(LightningCLI):
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
         self.checkpoint = None if asking else find_checkpoint(args, configs)
         if self.checkpoint == "last":
-            root = [value for _, _, value in _flag_values(args, "--trainer.default_root_dir")]
-            self.checkpoint = newest_checkpoint(root[-1] if root else f"outputs/{domain.name}")
+            self.checkpoint = newest_checkpoint(output_folder(args, configs) or f"outputs/{domain.name}")
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
@@ -209,7 +222,11 @@ class DomainCLI(LightningCLI):
             import_object(domain.data) if domain.data else None,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
             seed_everything_default=0,
             parser_kwargs={
                 "prog": prog,
@@ -290,7 +307,9 @@ class DomainCLI(LightningCLI):
             kwargs["logger"] = default_loggers(asked["default_root_dir"], name) if use else False
         extra: list[Callback] = [progress_bar()] if bar else []
         if fit and not quick:
-            extra = default_callbacks(self._get(self.config_init, "checkpoint_every"), bar=bar)
+            command = f"longseq {self.domain.name}"
+            every = self._get(self.config_init, "checkpoint_every")
+            extra = default_callbacks(every, bar=bar, command=command)
         if asked.get("logger") is False:
             extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
         if asked.get("enable_checkpointing") is False:
@@ -326,6 +345,8 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
     configs: list[str] = []
     try:
         argv, configs = resolve_configs(domain, argv)
+        if not asks_for_help(argv):
+            argv = agree(domain, argv, configs)
         DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
         raise ConfigError(explain(str(error), domain, command, configs)) from error
@@ -350,8 +371,20 @@ def _quiet() -> None:
         ".*does not have many workers.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_saying)
+    logging.getLogger("lightning.fabric.utilities.seed").addFilter(_worth_saying)
 
 
-def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+_NOISE = (
+    "Tip:",
+    "available: False",
+    "TPU available",
+    "HPU available",
+    "`Trainer.fit` stopped",
+    "Seed set to",
+)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Returns whether a line of Lightning's tells the user something: our own lines have the rest."""
+    return not any(noise in record.getMessage() for noise in _NOISE)

@@ -21,12 +21,6 @@ SIZES = {
 }
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def fit(source: Path, *more: str) -> int:
     argv = ["audio", "fit", f"--data.source={source}", f"--model.model_kwargs={TINY}"]
     argv += ["--data.clip_seconds=1", "--data.eval_seconds=1.5", "--data.batch_size=4"]

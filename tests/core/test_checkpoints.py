@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from longseq.core.checkpoints import load_checkpoint, load_task, load_weights, read_weights, save_weights
+from longseq.core.checkpoints import load_checkpoint, load_weights, read_weights, save_weights
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.callbacks import AtomicCheckpointIO
+from longseq.core.training.loading import load_task
 
 HELPER = Path(__file__).parent / "training" / "fake_domain.py"
 

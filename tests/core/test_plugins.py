@@ -13,11 +13,11 @@ import torch
 
 from longseq.core import domain as domains
 from longseq.core import plugins
-from longseq.core.checkpoints import load_task
 from longseq.core.checkpoints.foreign import check_reloadable
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.mixers import base
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.task import CausalLanguageModel

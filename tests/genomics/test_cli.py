@@ -15,12 +15,6 @@ SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
 def test_every_shipped_configuration_trains(name: str, workdir: Path) -> None:
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())

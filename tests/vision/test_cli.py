@@ -24,12 +24,6 @@ SIZES = {
 }
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
 def test_every_shipped_configuration_trains(name: str, workdir: Path, make_zip) -> None:
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())

@@ -9,16 +9,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from longseq.core.checkpoints.safe import load_checkpoint, load_task
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_rows
+from longseq.core.training.loading import load_data, load_task
 from longseq.weather.video.moving_digits import MovingDigits
 from longseq.weather.video.task import VideoForecaster
 
@@ -72,8 +73,12 @@ def peak_memory() -> float:
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def load_forecaster(path: str | Path) -> tuple[VideoForecaster, MovingDigits]:
+def load_forecaster(path: str | Path, **changes: Any) -> tuple[VideoForecaster, MovingDigits]:
     """Returns the video model in a checkpoint and the data module that it was trained with.
+
+    Args:
+        path: the checkpoint.
+        **changes: arguments of the data module in place of the checkpoint's.
 
     Raises:
         DataError: if it holds another task.
@@ -81,11 +86,7 @@ def load_forecaster(path: str | Path) -> tuple[VideoForecaster, MovingDigits]:
     task = load_task(path, "weather")
     if not isinstance(task, VideoForecaster):
         raise DataError(f"is a checkpoint of {type(task).__name__}, not of VideoForecaster", path=path)
-    hyper = dict(load_checkpoint(path).get("datamodule_hyper_parameters") or {})
-    hyper.pop("_instantiator", None)
-    if hyper.pop("_class_path", None) != "longseq.weather.video.moving_digits.MovingDigits":
-        raise DataError("does not say which videos it was trained on", path=path)
-    return task, MovingDigits(**hyper)
+    return task, load_data(path, MovingDigits, **changes)
 
 
 def plot_rollout(result: Rollout, image: str | Path) -> None:
@@ -128,11 +129,8 @@ def run(argv: Sequence[str]) -> int:
     if args.frames < 1 or args.videos < 1:
         raise ConfigError(f"--frames and --videos must be at least 1, got {args.frames} and {args.videos}")
     check_table(args.out)
-    task, data = load_forecaster(args.ckpt_path)
-    if args.source:
-        data = MovingDigits(
-            **{**{k: v for k, v in data.hparams.items() if k != "_class_path"}, "source": args.source}
-        )
+    changes = {"source": args.source} if args.source else {}
+    task, data = load_forecaster(args.ckpt_path, **changes)
     found = data.videos("test", args.videos, task.context + args.frames)
     videos = torch.stack([found[i]["video"] for i in range(args.videos)])
     before = peak_memory()

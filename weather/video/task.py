@@ -57,14 +57,12 @@ class VideoForecaster(BaseTask):
         dropout: in the blocks.
         context: frames that are given.
         passes: training passes on own predictions.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    unit = "videos"
+
+    defaults = {"lr": 3e-3, "weight_decay": 1e-5, "warmup_steps": 50, "min_lr_ratio": 0.02}
 
     def __init__(
         self,
@@ -79,15 +77,9 @@ class VideoForecaster(BaseTask):
         dropout: float = 0.0,
         context: int = 15,
         passes: int = 1,
-        lr: float = 3e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 1e-5,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 50,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.02,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         if context < 1 or passes < 0:
             raise ConfigError(f"context must be ≥ 1 and passes ≥ 0, got {context} and {passes}")
         self.model = NextFrame(
@@ -121,18 +113,19 @@ class VideoForecaster(BaseTask):
             context, target = video[:, : self.context], video[:, self.context :]
             forecast = self(context, target.shape[1])
             last = context[:, -1:].expand_as(target)
-            loss = F.mse_loss(forecast, target)
-            return {"loss": loss, "count": len(video), "forecast": forecast, "target": target, "last": last}
+            loss, pair = self.criterion(forecast, target, F.mse_loss), (forecast, target)
+            found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
+            return {**found, "last": last, "pair": pair}
         known, target = self.context, video[:, 1:]
         before, states = self.model(video[:, : known - 1]) if known > 1 else (None, None)
         # From the last frame of the context on, with the true frames and then with the model's own.
         frames, after = video[:, known - 1 : -1], target[:, known - 1 :]
         loss, losses = video.new_zeros(()), 0
         if before is not None:
-            loss, losses = loss + F.mse_loss(before, target[:, : known - 1]), 1
+            loss, losses = loss + self.criterion(before, target[:, : known - 1], F.mse_loss), 1
         for _ in range(1 + self.passes):
             predicted, _ = self.model(frames, states)
-            loss, losses = loss + F.mse_loss(predicted, after), losses + 1
+            loss, losses = loss + self.criterion(predicted, after, F.mse_loss), losses + 1
             # Frame t + 1 as it was predicted stands in for the true one.
             frames = torch.cat([frames[:, :1], predicted[:, :-1].detach()], 1)
         return {"loss": loss / losses, "count": len(video)}

@@ -97,7 +97,7 @@ def gradients(
             delta_gradients.chunk_gradients, call.programs,
             q, k, v, do, call.beta, *forms.decays, forms.totals, forms.inverse, *kept, *found, call.scale,
             *call.sizes, *strides(q), *strides(k), *strides(v), *strides(do),
-            **call.widths(64 // call.wide), num_warps=8, num_stages=1,
+            **call.widths(32), num_warps=4 * call.wide, num_stages=1,
         )  # fmt: skip
     if joined:
         dq, dk = (x.unflatten(2, (plan.groups, -1)).sum(3).to(y.dtype) for x, y in ((dq, q), (dk, k)))
@@ -123,13 +123,15 @@ def _channel_gradients(
     written, dwritten, states, dstates = kept
     dq, dk, dv, dbeta, dlog = found
     widths = call.widths(64 // call.wide)
+    widths["BK"] = min(32, widths["BK"])
     dread, dmet = (call.new(CHUNK, CHUNK) for _ in range(2))
     dbeta_near = call.new(CHUNK, full=True)
     call.launch(
         delta_channel_gradients.pair_gradients, call.programs,
         v, do, call.beta, forms.met, forms.inverse, written, dwritten, dv, dread, dmet, dbeta_near,
         call.scale, *call.sizes, *strides(v), *strides(do),
-        **{name: widths[name] for name in ("SHARE", "V", "T", "BV")}, num_warps=8, num_stages=1,
+        **{name: widths[name] for name in ("SHARE", "V", "T", "BV")}, num_warps=4 * call.wide,
+        num_stages=1,
     )  # fmt: skip
     if plan.shared > 1:
         shared = (plan.groups, plan.shared)
@@ -143,5 +145,6 @@ def _channel_gradients(
     call.launch(
         delta_channel_gradients.join_gradients, call.programs,
         q, k, do, call.beta, g, written, dwritten, states, dstates, dbeta_near, *near, dq, dk, dbeta, dlog,
-        call.scale, *call.sizes, *strides(q), *strides(k), *strides(do), **widths, num_warps=8, num_stages=1,
+        call.scale, *call.sizes, *strides(q), *strides(k), *strides(do), **widths, num_warps=4 * call.wide,
+        num_stages=1,
     )  # fmt: skip

@@ -13,7 +13,6 @@ from longseq.core.kernels.triton import (
     delta_channels,
     delta_chunks,
     delta_walks,
-    gla_chunks,
 )
 from longseq.core.kernels.triton._plan import Gates, Plan, apply
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, strides
@@ -22,6 +21,16 @@ CHUNK = 64  # the inverse is written out for four blocks of 16
 _LEAST_SHARED = 101376  # bytes of shared memory a program may use, of the GPUs since Ampere
 _PROGRAMS = 264  # that keep a GPU busy: two a multiprocessor
 _SEGMENT = 8  # chunks that a segment has at least
+
+
+def _shared_memory(tensor: Tensor) -> tuple[int, int]:
+    """Returns the bytes of shared memory a program may use where a tensor is: alone, and beside another."""
+    if not tensor.is_cuda:
+        return _LEAST_SHARED, _LEAST_SHARED
+    # Attributes that older versions of torch do not have.
+    about = torch.cuda.get_device_properties(tensor.device)
+    most = int(getattr(about, "shared_memory_per_block_optin", _LEAST_SHARED))
+    return most, max(_LEAST_SHARED, int(getattr(about, "shared_memory_per_multiprocessor", 0)) // 2 - 1024)
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,13 @@ class Call:
 
     @property
     def fused(self) -> bool:
-        """Returns whether a step of a walk has room for queries, keys, W and the chunk's scores."""
-        return 3 * CHUNK * padded(self.plan.key) * 2 * self.wide <= 1 << 16
+        """Returns whether a walk has room for queries beside keys and W, and so for outputs."""
+        return self.room(3, 2) <= _shared_memory(self.v)[0]
+
+    def room(self, tiles: int, stages: int) -> int:
+        """Returns about how many bytes of shared memory a walk takes that loads T × K tiles ahead."""
+        scores = CHUNK * CHUNK if self.channel and tiles > 2 else 0
+        return stages * 2 * self.wide * (tiles * CHUNK * padded(self.plan.key) + scores) + (1 << 14)
 
     @property
     def exact(self) -> str:
@@ -158,23 +172,18 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
     plan, q, k, g = call.plan, call.q, call.k, call.log_decay
     read = met = totals = None
     decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None)
-    far_q, far_k = q, k
+    far_q, near_k, far_k = q, k, k
+    per_head = None if call.channel else g
     if call.channel:
         read = call.new(CHUNK, CHUNK, heads=plan.groups)
         met = call.new(CHUNK, CHUNK, heads=plan.groups, full=True)
-        programs = plan.batch * plan.groups * plan.chunks
-        call.launch(
-            delta_channels.channel_products, programs * (CHUNK // 16),
-            q, k, g, read, met, call.scale, plan.length, plan.chunks, plan.groups, *strides(q), *strides(k),
-            K=plan.key, T=CHUNK, BK=padded(plan.key), num_warps=4 if plan.key <= 64 else 8, num_stages=1,
-        )  # fmt: skip
-        far_q, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
+        far_q, near_k, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, k))
         totals = call.new(plan.key, heads=plan.groups, full=True)
-        block = min(64, padded(plan.key))
-        launch(
-            gla_chunks.decay_rows, programs * -(-plan.key // block),
-            q, k, g, far_q, far_k, totals, plan.length, plan.chunks, plan.groups, plan.key,
-            *strides(q), *strides(k), T=CHUNK, BK=block, num_warps=4, num_stages=1,
+        call.launch(
+            delta_channels.channel_products, plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
+            q, k, g, read, met, far_q, near_k, far_k, totals, call.scale, plan.length, plan.chunks,
+            plan.groups, *strides(q), *strides(k), K=plan.key, T=CHUNK, BK=padded(plan.key),
+            num_warps=4 if plan.key <= 64 else 8, num_stages=1,
         )  # fmt: skip
     elif g is not None:
         coarse, fine, through, behind = (call.new(CHUNK, full=True) for _ in range(4))
@@ -184,27 +193,18 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
         inverse = call.new(CHUNK, CHUNK)
         call.launch(
             delta_chunks.invert_chunks, call.programs,
-            k, call.beta, None if call.channel else g, met, inverse, *call.sizes, *strides(k),
+            k, call.beta, per_head, met, inverse, *call.sizes, *strides(k),
             SHARE=plan.shared, K=plan.key, BK=min(32, padded(plan.key)), EXACT=call.exact,
             num_warps=2, num_stages=1,
         )  # fmt: skip
     w, own = call.new(CHUNK, plan.key), call.new(CHUNK, plan.value)
     call.launch(
         delta_chunks.write_forms, call.programs,
-        k, call.v, call.beta, g, inverse, w, own, *decays, None if call.channel else totals,
-        *call.sizes, *strides(k), *strides(call.v), CHANNEL=call.channel, **call.widths(),
+        near_k, call.v, call.beta, per_head, inverse, w, own, *decays, None if per_head is None else totals,
+        *call.sizes, *strides(near_k), *strides(call.v), **call.widths(),
         num_warps=4 * call.wide, num_stages=2 // call.wide,
     )  # fmt: skip
     return Forms(inverse, w, own, far_q, far_k, read, met, decays, totals)
-
-
-def _shared_memory(tensor: Tensor) -> int:
-    """Returns the bytes of shared memory that a program may use and leave as much for a second one."""
-    if not tensor.is_cuda:
-        return _LEAST_SHARED
-    # An attribute that older versions of torch do not have.
-    about = torch.cuda.get_device_properties(tensor.device)
-    return max(_LEAST_SHARED, getattr(about, "shared_memory_per_multiprocessor", 0) // 2 - 1024)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: 
     at_once, stages = CHUNK, 1
     while at_once > 16 and at_once * row > 1 << 16:
         at_once //= 2
-    while stages < 3 and (stages + 1) * CHUNK * row + (1 << 15) <= _shared_memory(call.v):
+    alone, beside = _shared_memory(call.v)
+    while stages < 3 and call.room(tiles, stages + 1) <= (alone if stages == 1 else beside):
         stages += 1
     meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": at_once} | meta
     call.launch(

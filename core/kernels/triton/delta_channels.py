@@ -41,10 +41,15 @@ def _double(
 
 @triton.jit
 def channel_products(
-    q, k, log_decay, read, met, scale, length, chunks, groups, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
+    q, k, log_decay, read, met, far_q, near_k, far_k, totals, scale, length, chunks, groups,
+    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
     K: tl.constexpr, T: tl.constexpr, BK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes decayed products of queries, scaled, and of keys with earlier keys, (B, G, C, T, T)."""
+    """Writes decayed products of queries, scaled, and of keys with earlier keys, (B, G, C, T, T).
+
+    Also queries and keys decayed from the chunk's start, keys decayed to its end (B, L, G, K), and the
+    chunk's total log-decay (B, G, C, K).
+    """
     blocks: tl.constexpr = T // 16
     pid = tl.program_id(0)
     block = pid % blocks
@@ -55,7 +60,8 @@ def channel_products(
     start = chunk * T
     q += b * sq_b + start * sq_t + group * sq_h
     k += b * sk_b + start * sk_t + group * sk_h
-    log_decay += ((b * length + start) * groups + group) * K
+    dense = ((b * length + start) * groups + group) * K
+    log_decay += dense
     stride = groups * K
     offs = tl.arange(0, 16)
     offs_k = tl.arange(0, BK)
@@ -102,10 +108,20 @@ def channel_products(
         tl.store(read + other, product.to(read.dtype.element_ty))
         tl.store(met + other, tl.dot(k_far, early, input_precision=PRECISION))
         between += tl.sum(load_rows(log_decay, stride, start, rows, length, offs_k, K), 0)
+    mask = (start + own < length)[:, None] & (offs_k < K)[None, :]
+    to = dense + own[:, None] * stride + offs_k[None, :]
+    decay = tl.exp(through + between[None, :])
+    tl.store(far_q + to, (q_tile * decay).to(far_q.dtype.element_ty), mask=mask)
+    tl.store(near_k + to, (k_tile * decay).to(near_k.dtype.element_ty), mask=mask)
     none = tl.full((16, 16), 0.0, dtype=tl.float32)
+    later = tl.full((BK,), 0.0, dtype=tl.float32)
     for step in range(block + 1, blocks):
         tl.store(read + step * 16, none.to(read.dtype.element_ty))
         tl.store(met + step * 16, none)
+        later += tl.sum(load_rows(log_decay, stride, start, step * 16 + offs, length, offs_k, K), 0)
+    tl.store(far_k + to, (k_tile * tl.exp(behind + later[None, :])).to(far_k.dtype.element_ty), mask=mask)
+    total = tl.sum(load_rows(log_decay, stride, start, own, length, offs_k, K), 0) + later
+    tl.store(totals + at * K + offs_k, total, mask=offs_k < tl.where(block == 0, K, 0))
 
 
 @triton.jit

@@ -205,13 +205,13 @@ def invert_chunks(
 def write_forms(
     k, v, beta, log_decay, inverse, w, u, running, minor, through, behind, totals, length, chunks, heads,
     sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
-    SHARE: tl.constexpr, CHANNEL: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes W = M diag(β) F (B, H, C, T, K) and M diag(β) V (B, H, C, T, V): U is the latter - W S_0.
 
     With a decay per head also its running sums in two parts, and the factors from the chunk's start, to its
-    end, and over it.
+    end, and over it. With one per channel, k is decayed from the chunk's start, and the rest is None.
     """
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
@@ -232,7 +232,7 @@ def write_forms(
         own = tl.dot(m, tile, input_precision=PRECISION)
         to = u + at * T * V + offs_t[:, None] * V + offs_v[None, :]
         tl.store(to, own.to(u.dtype.element_ty), mask=(offs_v < V)[None, :])
-    if log_decay is not None and not CHANNEL:
+    if log_decay is not None:
         coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
         entering = tl.exp(coarse + fine)
         tl.store(running + at * T + offs_t, coarse)
@@ -245,10 +245,6 @@ def write_forms(
     for first in range(0, K, BK):
         offs_k = first + tl.arange(0, BK)
         tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(tl.float32) * factor[:, None]
-        if CHANNEL:
-            dense = ((b * length + start) * (heads // SHARE) + h // SHARE) * K
-            g = load_rows(log_decay + dense, heads // SHARE * K, start, offs_t, length, offs_k, K)
-            tile = tile * tl.exp(tl.cumsum(g, 0))
         own = tl.dot(m, tile.to(DOT), input_precision=PRECISION)
         to = w + at * T * K + offs_t[:, None] * K + offs_k[None, :]
         tl.store(to, own.to(w.dtype.element_ty), mask=(offs_k < K)[None, :])

@@ -116,15 +116,19 @@ def chunk_gradients(
         met = met * decay
         pairs = pairs * decay
         # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by adding.
-        q_k = tl.full((T, T), 0.0, dtype=tl.float32)
-        k_k = tl.full((T, T), 0.0, dtype=tl.float32)
+        products = tl.full((T, T), 0.0, dtype=tl.float32)
         for first in range(0, K, BK):
             offs_k = first + tl.arange(0, BK)
             k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
             q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
-            q_k = tl.dot(q_tile, tl.trans(k_tile), acc=q_k, input_precision=PRECISION)
-            k_k = tl.dot(k_tile, tl.trans(k_tile), acc=k_k, input_precision=PRECISION)
-        spans = tl.where(before, pairs * q_k + met * factor[:, None] * k_k, 0.0)
+            products = tl.dot(q_tile, tl.trans(k_tile), acc=products, input_precision=PRECISION)
+        spans = tl.where(before, pairs * products, 0.0)
+        products = tl.full((T, T), 0.0, dtype=tl.float32)
+        for first in range(0, K, BK):
+            offs_k = first + tl.arange(0, BK)
+            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
+            products = tl.dot(k_tile, tl.trans(k_tile), acc=products, input_precision=PRECISION)
+        spans += met * factor[:, None] * products
         ends = tl.cumsum(spans, 0, reverse=True)
         spanning = tl.sum(tl.where(before, ends, 0.0), 1)
     low_pairs = pairs.to(DOT)

@@ -42,5 +42,5 @@ def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
         "chunk_states", "pass_states", "chunk_apply", "gate_gradients", "running_maximum",
         "collect_backwards", "decay_rows", "channel_scores", "channel_scores_backward", "finish_gradients",
         "channel_products", "channel_products_backward", "invert_chunks", "write_forms", "walk",
-        "read_gradients", "walk_back", "pair_gradients",
+        "walk_back", "chunk_gradients", "pair_gradients", "join_gradients",
     }  # fmt: skip

@@ -190,6 +190,19 @@ def test_delta_rule(length: int, groups: int, strength: float, decay: str, devic
     )
 
 
+@pytest.mark.parametrize("decay", ["none", "head", "channel"])
+def test_delta_rule_in_segments(decay: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chunks, each walked by itself and then joined; a reset in the last one."""
+    from longseq.core.kernels.triton import _delta_plan
+
+    monkeypatch.setattr(_delta_plan, "_SEGMENT", 1)
+    options = {"resets": torch.zeros(1, 140, dtype=torch.bool, device=device)}
+    options["resets"][:, 133] = True
+    tensors = delta_inputs(140, decay, strength=1e-2)
+    reference = attention(delta_rule_reference, **options)
+    assert_agree(attention(delta_rule, backend="triton", **options), reference, tensors, device)
+
+
 @pytest.mark.parametrize("decay", ["head", "channel"])
 def test_delta_rule_of_repeated_keys(decay: str, device: str) -> None:
     """The triangle is as far from the identity as it can be; heads wider than a block."""
