@@ -45,7 +45,7 @@ def lti_scan(
         b: input weights (G, N).
         c: output weights (G, N).
         state: x before position 0, (B, H, N); zero if None.
-        resets: bool (B, L), true where the state is dropped before the input is taken in.
+        resets: bool or integer (B, L), true where the state is dropped before the input is taken in.
         chunk_size: longest T.
         backend: "auto" or "reference"; see ``longseq.core.ops.backends``.
 
@@ -119,7 +119,7 @@ def lti_scan_reference(
         b: (G, N).
         c: (G, N).
         state: (B, H, N) or None.
-        resets: bool (B, L) or None.
+        resets: bool or integer (B, L) or None.
 
     Returns:
         The output (B, L, H) and the last state (B, H, N).

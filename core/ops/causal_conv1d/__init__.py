@@ -40,7 +40,7 @@ def causal_conv1d(
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
         initial_state: the W-1 inputs before x (B, W-1, D); zeros if None.
-        resets: bool (B, L); a position sees nothing before the last true position at or before it.
+        resets: bool or integer (B, L); a position sees nothing before the last true position at or before it.
         activation: "silu" or None.
         backend: see ``longseq.core.ops.backends``.
 

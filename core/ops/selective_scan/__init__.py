@@ -63,7 +63,7 @@ def selective_scan(
         delta_bias: added to delta (D,).
         delta_softplus: whether the softplus is applied.
         initial_state: (B, D, N); zero if None.
-        resets: bool (B, L); where true the state is zeroed before the step.
+        resets: bool or integer (B, L); where true the state is zeroed before the step.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:

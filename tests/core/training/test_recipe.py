@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.core.errors import ConfigError
 from longseq.core.training.muon import MuonAdamW, orthogonalise
 from longseq.core.training.optim import parameter_groups
