@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from longseq.core.shell.cli import main
 from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
 from longseq.core.training.muon import MuonAdamW, orthogonalise
 from longseq.core.training.optim import parameter_groups
 from longseq.core.training.recipe import Recipe
@@ -23,7 +23,7 @@ from longseq.core.training.schedules import SCHEDULES
 from longseq.core.training.task import BaseTask
 from longseq.genomics.task import CausalLanguageModel
 from longseq.timeseries.task import Informer, MixerForecaster, SpaceTime
-from longseq.weather.video import VideoForecaster
+from longseq.weather.video.task import VideoForecaster
 
 
 class Tiny(BaseTask):
