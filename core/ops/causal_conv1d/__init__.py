@@ -91,6 +91,7 @@ def causal_conv1d_step(
     """
     (rows, channels), taps = x.shape, weight.shape
     fits = taps[0] == channels and state.shape == (rows, taps[-1] - 1, channels)
+    fits = fits and (bias is None or bias.numel() == channels)
     if fits and backend in ("auto", "cpu") and direct_reason(x, weight, bias, state) is None:
         return cpu.update(x, weight, bias, state, silu(activation))
     weight = weight.squeeze(1) if weight.dim() == 3 else weight

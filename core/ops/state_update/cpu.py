@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
 from longseq.core.ops.state_update.arguments import Arguments
 
+_DTYPES = (torch.float32, torch.float64)
+
 
 def reason(call: Arguments) -> str | None:
-    """Returns why the kernel may not take a call, or None if it may."""
-    state, x, dt, _, B, C, *_ = call
-    (rows, *_, states), maps = state.shape, B.shape
-    of_rows = x.shape[0] == rows == dt.shape[0] and x.shape[1] * states * rows == state.numel()
-    if not of_rows or maps[0] != rows or maps[-1] != states or C.shape != maps:
+    """Returns why the kernel may not take a call, or None if it may: it reads what the sizes say is there."""
+    state, x, dt, A, B, C, D, z, bias, *_ = call
+    if state.dtype not in _DTYPES or A.is_complex():
+        return "it takes real states in float32 or float64"
+    (rows, *_, states), (batch, width), (of_dt, heads), maps = state.shape, x.shape, dt.shape, B.shape
+    fits = rows == batch == of_dt == maps[0] and width * states * rows == state.numel()
+    fits = (
+        fits
+        and maps[-1] == states
+        and C.shape == maps
+        and A.numel() == (heads if A.dim() == 1 else width * states)
+    )
+    fits = fits and (D is None or D.numel() in (heads, width)) and (bias is None or bias.numel() == heads)
+    if not fits or width % heads or (z is not None and z.shape != x.shape):
         return "its shapes do not fit one another"
     return cpu_calls.direct_reason(*call[:9])
 
