@@ -225,10 +225,10 @@ def test_what_does_not_fit_reaches_the_operators_which_name_it() -> None:
         state_update(state, x, dt, A, maps, maps, dt_bias=wrong)
     with pytest.raises(ArgumentError, match="selective_scan: A must have shape"):
         state_update(state, x, dt, A[:5], maps, maps)
-    with pytest.raises(ArgumentError, match="selective_scan: initial_state is torch.complex64 but A is"):
+    with pytest.raises(ArgumentError, match=r"selective_scan: initial_state is torch\.complex64 but A is"):
         state_update(state.to(torch.complex64), x, dt, A, maps, maps)
     heads = torch.zeros(2, 3, 2, 4)
-    with pytest.raises(ArgumentError, match="ssd: A must have shape"):
+    with pytest.raises(ArgumentError, match="ssd: dt must have shape"):
         state_update(heads, x, torch.ones(2, 3), -torch.ones(2), maps, maps)
     with pytest.raises(ArgumentError, match="causal_conv1d: bias must have shape"):
         causal_conv1d_step(x, torch.ones(6, 3), wrong, torch.zeros(2, 2, 6))
