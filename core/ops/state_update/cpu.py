@@ -20,15 +20,18 @@ def reason(call: Arguments) -> str | None:
     if state.dtype not in _DTYPES or A.is_complex():
         return "it takes real states in float32 or float64"
     (rows, *_, states), (batch, width), (of_dt, heads), maps = state.shape, x.shape, dt.shape, B.shape
-    fits = rows == batch == of_dt == maps[0] and width * states * rows == state.numel()
     fits = (
-        fits
+        rows == batch == of_dt == maps[0]
+        and width * states * rows == state.numel()
         and maps[-1] == states
         and C.shape == maps
+        and heads > 0 == width % heads
         and A.numel() == (heads if A.dim() == 1 else width * states)
+        and (D is None or D.numel() in (heads, width))
+        and (bias is None or bias.numel() == heads)
+        and (z is None or z.shape == x.shape)
     )
-    fits = fits and (D is None or D.numel() in (heads, width)) and (bias is None or bias.numel() == heads)
-    if not fits or width % heads or (z is not None and z.shape != x.shape):
+    if not fits:
         return "its shapes do not fit one another"
     return cpu_calls.direct_reason(*call[:9])
 
