@@ -1,17 +1,24 @@
 # longseq: `make demo` for a newcomer, `make test` for a contributor. Both set up .venv on first use.
 PYTHON ?= python3
-VENV := .venv
+# make test TORCH=2.11.0: another version of torch, in an environment of its own
+TORCH ?=
+VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard core/kernels/cpu/*)
+# The interpreter of Triton 3.6, which torch 2.11 brings, breaks with numpy 2.4.
+PINS = $(if $(TORCH),torch==$(TORCH)) $(if $(filter 2.11.%,$(TORCH)),'numpy<2.4')
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PINS) --editable
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels/cpu/*)
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit bench install clean
+.PHONY: help demo test test-gpu lint types unit docs bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
-	@echo "make test   lint, types and all tests (the first run also installs)"
+	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
+	@echo "make docs   the documentation as a site in build/site; a broken link or name is an error"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
+	@echo "make update install the newest release of everything and write constraints.txt from it"
 	@echo "make clean  remove the environment and build products"
 
 $(BIN)/python:
@@ -22,15 +29,25 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python $(SOURCES)
 	@echo "Installing longseq with PyTorch into $(VENV): about 5.5 GB, a few minutes, once."
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(INSTALL) '.[all]'
 	@touch $@
 
 $(VENV)/.all: $(BIN)/python $(SOURCES)
 	@echo "Installing longseq with every extra into $(VENV): about 5.5 GB, a few minutes, once."
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(INSTALL) '.[all,dev]'
 	@touch $@ $(VENV)/.demo
 
 install: $(VENV)/.all
+
+# What an index serves changes every day: the bounds are what the tests have passed with. torch brings its own CUDA
+# and Triton packages, at exactly one version, so they need no bound.
+update: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev]'
+	{ echo "# The newest release of every package with which the tests have passed; written by make update."; \
+	  $(BIN)/python -m pip list --format=freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sed 's/+.*//; s/==/<=/' | \
+	  grep -Ev '^(nvidia|cuda|triton|pip|setuptools|longseq)\b' | sort; } > constraints.tmp && mv constraints.tmp constraints.txt
+	@touch $(VENV)/.all $(VENV)/.demo
+	@echo "constraints.txt is written; keep it if make test passes."
 
 demo: $(VENV)/.demo
 	$(BIN)/longseq demo
@@ -47,17 +64,21 @@ types: $(VENV)/.all
 unit: $(VENV)/.all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=10
 
+docs: $(VENV)/.all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html is written"
+
 # Needs nothing installed but torch: an environment of ours is taken where there is one, else PYTHON and the folders
 # under typings, which are links to the sources.
 test-gpu:
 	@mkdir -p build
 	@if [ -x $(BIN)/longseq ]; then run=$(BIN)/python; else run="env PYTHONPATH=typings $(PYTHON)"; fi; \
-	  $$run -m benchmarks.gpu --json build/gpu.json
+	  $$run -m longseq.bench.gpu --json build/gpu.json
 
 # The peers must not exchange the torch that is there: it is named beside them, as it is.
-$(VENV)/.bench: $(VENV)/.all benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.all bench/requirements.txt
 	torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))') && \
-	  $(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt "torch==$$torch"
+	  $(BIN)/python -m pip install --quiet -r bench/requirements.txt "torch==$$torch"
 	@touch $@
 
 bench: $(VENV)/.bench
@@ -65,4 +86,4 @@ bench: $(VENV)/.bench
 	$(BIN)/longseq bench models $(BENCH)
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build .pytest_cache .mypy_cache .ruff_cache .hypothesis

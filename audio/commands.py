@@ -1,7 +1,7 @@
 """What the command line offers for audio; imports nothing heavy."""
 
 from longseq.audio import REQUIRES
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 
 DOMAIN = Domain(
     name="audio",
@@ -9,13 +9,17 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    models="longseq.audio.models.registry.MODELS",
+    demo=Command("detect resynthesised music on packaged clips", "longseq.audio.demo:demo"),
     modules=("longseq.audio.task", "longseq.audio.data.module"),
     commands={
         "scan": Command(
             "every file of a folder: probability, verdict and timeline, to CSV, JSONL and HTML",
             "longseq.audio.scan:run",
         ),
-        "predict": Command("probabilities of the files in a folder, to CSV", "longseq.audio.predict:run"),
+        "predict": Command(
+            "probabilities of the files in a folder, to CSV, TSV or Parquet", "longseq.audio.predict:run"
+        ),
         "synthesize": Command(
             "resynthesised versions of songs beside the originals, through one identical chain",
             "longseq.audio.synthesize:run",
@@ -25,11 +29,10 @@ DOMAIN = Domain(
             "longseq.audio.compare:run",
         ),
         "export": Command(
-            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.checkpoint:run"
+            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
         ),
-        "models": Command("the models by name, with their sizes", "longseq.audio.listing:run"),
-        "demo": Command("detect resynthesised music on packaged clips", "longseq.audio.demo:run"),
     },
+    examples={"fit": "--config mamba --data.source songs"},
     defaults={
         "model": "longseq.audio.task.SongDetector",
         "data": "longseq.audio.data.module.SongData",

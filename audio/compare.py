@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ import numpy as np
 import torch
 
 from longseq.audio.baselines import SpectralRegression, spectral_statistics
-from longseq.audio.checkpoint import load_detector
 from longseq.audio.commands import DOMAIN
 from longseq.audio.data.folder import Recording, list_recordings
 from longseq.audio.data.module import EvaluationClips, SongData, SongReader, list_bad
+from longseq.audio.export import load_detector
 from longseq.audio.features import MelPower
 from longseq.audio.metrics import auc, auc_draws
 from longseq.audio.task import SongDetector
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path
 from longseq.core.results import Score, verdict
+from longseq.core.tables import check_table, write_rows
 
 BASELINE = "spectral statistics"
 
@@ -167,26 +166,22 @@ def verdict_of(row: Row) -> str:
     return verdict(scores, "AUC", lower_is_better=False, tie=2.0 if row.level else 0.0)
 
 
-def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
-    """Writes the table as CSV: one line a data set, method and model.
+def write_table(path: str | Path, rows: Sequence[Row]) -> None:
+    """Writes the table: one line per data set, method and model.
 
     Args:
         path: the file.
         rows: of ``rows_of``.
     """
-    header = ["data", "method", "held_out", "model", "kind", "auc", "auc_low", "auc_high"]
-    header += ["songs", "windows"]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for row in rows:
-            for name, value in row.auc.items():
-                kind = "baseline" if name == BASELINE else "model"
-                numbers = [f"{v:.6f}" for v in (value, *row.interval[name])]
-                held_out = "no" if row.seen else "yes"
-                writer.writerow(
-                    [row.data, row.method, held_out, name, kind, *numbers, row.songs, row.windows]
-                )
+    text, number = dict.fromkeys(("data", "method", "held_out", "model", "kind"), ""), ".6f"
+    columns = {**text, "auc": number, "auc_low": number, "auc_high": number, "songs": "d", "windows": "d"}
+    lines = []
+    for row in rows:
+        for name, value in row.auc.items():
+            about = [row.data, row.method, "no" if row.seen else "yes", name]
+            kind = "baseline" if name == BASELINE else "model"
+            lines.append([*about, kind, value, *row.interval[name], row.songs, row.windows])
+    write_rows(path, columns, lines)
 
 
 def train(source: str, holdout: Sequence[str], config: str, root: str, max_steps: int | None) -> Path:
@@ -199,7 +194,7 @@ def train(source: str, holdout: Sequence[str], config: str, root: str, max_steps
         root: output folder.
         max_steps: instead of the configuration's.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     before = set(Path(root).glob("compare/version_*"))
     argv = ["--config", config, "--data.source", source, f"--data.holdout={list(holdout)}"]
@@ -240,10 +235,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a scored window, s (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the split by song (0)")
-    parser.add_argument("--out", required=True, help="CSV file to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--baseline_out", help="JSON file to write the fitted baseline to")
     parser.add_argument("--root", default="outputs/audio", help="folder of the training (outputs/audio)")
     args = parser.parse_args(argv)
+    check_table(args.out)
     if not args.seconds >= 1:
         raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
     holdout = [name for name in args.holdout.split(",") if name]
@@ -269,6 +265,6 @@ def run(argv: Sequence[str]) -> int:
         clips = EvaluationClips(recordings, SongReader(data.sample_rate), args.seconds, 8)
         rows += rows_of(score_windows(task, baseline, clips, name), where, task.methods)
     print_rows(rows)
-    write_rows(args.out, rows)
+    write_table(args.out, rows)
     print(f"Detector: {path}\nSongs are disjoint; intervals are 95% over draws of test songs.\n{args.out}")
     return 0

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.checkpoint import PACKAGED, load_detector
-from longseq.audio.commands import DOMAIN
-from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_rows
+from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_table
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.export import PACKAGED, load_detector
 from longseq.audio.plots import plot_versions
 from longseq.audio.scan import run as scan
 from longseq.audio.scoring import score_file
 from longseq.audio.synthesis import METHODS
 from longseq.audio.synthesize import make_versions
-from longseq.core.report.demo import run_demos
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.samples import Samples
@@ -56,7 +53,7 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     rows = rows_of(scored, "packaged clips", task.methods)
     print_rows(rows)
     table = out / "scores_by_method.csv"
-    write_rows(table, rows)
+    write_table(table, rows)
 
     print("3. Scanning the files as `longseq audio scan` does")
     begin = time.perf_counter()
@@ -97,8 +94,3 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
         lower_is_better=False,
         tie=max((row.interval[n][1] - row.interval[n][0]) / 2 for row in rows for n in row.interval),
     )
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq audio demo``."""
-    return run_demos(argv, [DOMAIN.name])

@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
-from longseq.core.mixers.base import check_positive
+from longseq.core.ops.precision import autocast_off
 
 # A power ratio below the loudest of a block: 80 dB.
 _FLOOR = 1e-8
@@ -117,7 +118,7 @@ class MelPower(nn.Module):
             raise ArgumentError(
                 f"audio must be (B, N) with N ≥ {self.shortest}, got {tuple(audio.shape)}: pad it with zeros"
             )
-        with torch.autocast(audio.device.type, enabled=False):
+        with autocast_off(audio):
             half = self.n_fft // 2
             padded = nn.functional.pad(audio.float()[:, None], (half, half), mode="reflect")[:, 0]
             return self.frames(padded).transpose(1, 2)

@@ -1,12 +1,8 @@
-"""Metrics of detection: the area under the ROC curve, of arrays and as a metric of training."""
+"""Metrics of detection: the area under the ROC curve of arrays, and under other draws of songs."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 
 def auc(real: np.ndarray, fake: np.ndarray) -> float:
@@ -55,36 +51,3 @@ def auc_draws(
         chosen = rng.integers(len(songs), size=len(songs))
         found.append(auc(*(np.concatenate([part[i] for i in chosen]) for part in rows)))
     return np.array(found)
-
-
-class AUC(Metric):
-    """Area under the ROC curve over all batches and processes."""
-
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
-    logits: list[Tensor]
-    targets: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("logits", [], dist_reduce_fx="cat")
-        self.add_state("targets", [], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            logits: log-odds of being synthetic (B,).
-            target: 1 for synthetic, 0 for real (B,).
-        """
-        self.logits.append(logits.detach().double())
-        self.targets.append(target.detach())
-
-    def compute(self) -> Tensor:
-        """Returns the area, float64, shape (); NaN without both classes."""
-        if not len(self.logits):
-            return torch.tensor(float("nan"), dtype=torch.float64)
-        logits, target = dim_zero_cat(self.logits), dim_zero_cat(self.targets) > 0.5
-        value = auc(logits[~target].cpu().numpy(), logits[target].cpu().numpy())
-        return torch.tensor(value, dtype=torch.float64, device=logits.device)

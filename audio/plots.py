@@ -10,7 +10,7 @@ import torch
 
 from longseq.audio.compare import Scored
 from longseq.audio.features import MelPower, normalise
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
 
 
 def plot_versions(
@@ -29,11 +29,8 @@ def plot_versions(
         path: PNG file.
         seconds: of the clips that are drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     mel = MelPower()
-    figure = Figure(figsize=(3.2 * len(clips), 7.2), layout="constrained")
+    figure = new_figure(3.2 * len(clips), 7.2)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
     above.suptitle("The same music, real and resynthesised (mel bands to 8 kHz over seconds)")
     for axes, (name, audio), note in zip(above.subplots(1, len(clips), sharey=True), clips.items(), notes):
@@ -59,5 +56,4 @@ def plot_versions(
         axes.set_xticks(range(len(kinds)), [kind or "real" for kind in kinds])
         axes.set_title(model, fontsize=11)
         axes.grid(axis="y", alpha=0.3)
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, path)

@@ -1,21 +1,20 @@
-"""``longseq audio predict``: probabilities of the files in a folder, from a checkpoint alone, to CSV."""
+"""``longseq audio predict``: probabilities of the files in a folder, from a checkpoint alone, to a table."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.audio.checkpoint import load_detector
 from longseq.audio.data.reading import list_audio
+from longseq.audio.export import load_detector
 from longseq.audio.scoring import UNREADABLE, FileScore, score_files
-from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path
+from longseq.core.errors import DataError
+from longseq.core.tables import check_table, write_rows
 
-COLUMNS = ("file", "duration_s", "probability", "verdict", "reason")
+COLUMNS = {"file": "", "duration_s": ".3f", "probability": ".9g", "verdict": "", "reason": ""}
 
 
 def list_files(root: str | Path) -> tuple[Path, list[Path]]:
@@ -37,19 +36,23 @@ def list_files(root: str | Path) -> tuple[Path, list[Path]]:
 
 
 def write_scores(path: str | Path, scores: Sequence[FileScore]) -> None:
-    """Writes ``file, duration_s, probability, verdict, reason`` as CSV, whole or not at all.
+    """Writes ``file, duration_s, probability, verdict, reason`` whole or not at all.
 
     Args:
         path: the file.
         scores: rows.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for item in scores:
-            probability = "" if item.probability is None else f"{item.probability:.9g}"
-            name = item.file.encode("utf-8", "replace").decode()
-            writer.writerow([name, f"{item.seconds:.3f}", probability, item.verdict, item.reason])
+    rows = [
+        [
+            item.file.encode("utf-8", "replace").decode(),
+            item.seconds,
+            item.probability,
+            item.verdict,
+            item.reason,
+        ]
+        for item in scores
+    ]
+    write_rows(path, COLUMNS, rows)
 
 
 def summary(scores: Sequence[FileScore]) -> str:
@@ -65,12 +68,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("audio", help="folder (searched to any depth) or file")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of fit, or safetensors of export")
-    parser.add_argument("--out", required=True, help=".csv file to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--workers", type=int, default=2, help="files at a time (2)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
-    if Path(args.out).suffix.lower() != ".csv":
-        raise ConfigError(f"--out must end in .csv, got {args.out}")
+    check_table(args.out)
     task = load_detector(args.ckpt_path).to(args.device)
     folder, files = list_files(args.audio)
     scores = list(score_files(task, files, folder, args.workers))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.audio.checkpoint import load_detector
+from longseq.audio.export import load_detector
 from longseq.audio.predict import list_files, summary, write_scores
 from longseq.audio.scoring import UNREADABLE, FileScore, score_files
 from longseq.audio.task import SongDetector

@@ -16,8 +16,8 @@ from longseq.audio.data.reading import AudioStream
 from longseq.audio.familiarity import SECONDS, profile
 from longseq.audio.models.detector import Segment
 from longseq.audio.task import SongDetector
+from longseq.core.checks import check_positive
 from longseq.core.errors import DataError
-from longseq.core.mixers.base import check_positive
 
 UNREADABLE = "unreadable"
 # Below the first there is no score at all, below the second no verdict.

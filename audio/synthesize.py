@@ -12,9 +12,9 @@ import numpy as np
 
 from longseq.audio.data.reading import list_audio, read_audio
 from longseq.audio.synthesis import METHODS, synthesize
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
-from longseq.core.mixers.base import check_positive
 
 # Name → (format, subtype, ending) of the last step of the chain.
 FORMATS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import BinaryAUROC
 
 from longseq.audio.calibration import Calibration, calibrate
 from longseq.audio.data.module import SongData
 from longseq.audio.familiarity import Familiarity, fit_familiarity
 from longseq.audio.features import MelPower
-from longseq.audio.metrics import AUC
 from longseq.audio.models.registry import create_model, load_published
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
@@ -37,14 +37,16 @@ class SongDetector(BaseTask):
         equaliser: strength of the random smooth curve over frequency that is added to the features in
             training, in their standard deviations; 0 for none. Both classes get it: how bright a song is
             says nothing.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {
+        "lr": 3e-3,
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.98),
+        "warmup_steps": 30,
+        "min_lr_ratio": 0.02,
+    }
 
     def __init__(
         self,
@@ -54,15 +56,9 @@ class SongDetector(BaseTask):
         label_smoothing: float = 0.02,
         ranking: float = 1.0,
         equaliser: float = 0.0,
-        lr: float = 3e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.05,
-        betas: Sequence[float] = (0.9, 0.98),
-        warmup_steps: int = 30,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.02,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         if not 0 <= label_smoothing < 1 or min(equaliser, ranking) < 0:
             raise ConfigError(
                 f"label_smoothing must lie in [0, 1), ranking and equaliser be at least 0, got "
@@ -79,7 +75,7 @@ class SongDetector(BaseTask):
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the area under the ROC curve."""
-        return {"auc": AUC()}
+        return {"auc": BinaryAUROC()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what prediction needs besides weights."""
@@ -120,13 +116,17 @@ class SongDetector(BaseTask):
         target, logits = batch["target"], self(batch["audio"]).float()
         smoothing = self.label_smoothing if self.training else 0.0
         goal = target * (1 - smoothing) + 0.5 * smoothing
-        loss = F.binary_cross_entropy_with_logits(logits, goal)
+        loss = self.criterion(logits, goal, F.binary_cross_entropy_with_logits)
         if self.training and self.ranking:
             # Training batches alternate: real, its synthetic version, real, …
             loss = loss + self.ranking * F.softplus(logits[::2] - logits[1::2]).mean()
         if not self.training:
             self._seen.append((logits.detach().double().cpu(), target.cpu()))
-        return {"loss": loss, "count": len(logits), "logits": logits, "target": target}
+        # Log-odds mapped to (0, 1) in their order: torchmetrics would take their sigmoid in float32, whose
+        # ends are ties, and in one batch but not in another.
+        preds = (F.softsign(logits.detach().double()) + 1) / 2
+        pair = (logits, target.long())
+        return {"loss": loss, "count": len(logits), "preds": preds, "target": target.long(), "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Takes methods and songs from the data, checks sample rates, and loads the weights to start from."""

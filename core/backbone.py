@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers import Mixer, State, create_mixer
-from longseq.core.mixers.base import check_positive, mixer_class
+from longseq.core.mixers.base import mixer_class
 
 NORMS: dict[str, Any] = {
     "rms": nn.RMSNorm,
@@ -105,6 +106,40 @@ class Layer(nn.Module):
         return self._channel(x_t + self.dropout(y_t)), state
 
 
+def _pair(entry: object) -> tuple[str, dict[str, Any]] | None:
+    """Returns an entry of a pattern as name and settings; None if it is neither a name nor a pair of both."""
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, Sequence) and len(entry) == 2:
+        name, settings = entry
+        if isinstance(name, str) and isinstance(settings, Mapping):
+            return name, dict(settings)
+    return None
+
+
+def read_pattern(mixer: str | Sequence[str | Sequence[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns a pattern as pairs of a mixer's name and the hyper-parameters of that layer alone.
+
+    Args:
+        mixer: a name, or a list whose entries are names or pairs (name, hyper-parameters).
+
+    Raises:
+        ConfigError: if the pattern is empty or an entry is neither.
+    """
+    pattern: list[tuple[str, dict[str, Any]]] = []
+    for entry in [mixer] if isinstance(mixer, str) else list(mixer):
+        pair = _pair(entry)
+        if pair is None:
+            raise ConfigError(
+                "an entry of a pattern of mixers is a name or a pair of name and hyper-parameters, such as "
+                f'["local_attention", {{"window": 64}}]; got {entry!r}'
+            )
+        pattern.append(pair)
+    if not pattern:
+        raise ConfigError("the pattern of mixers is empty")
+    return pattern
+
+
 def _place(name: str, index: int, n_layers: int) -> dict[str, Any]:
     """Returns those of ``depth`` and ``n_blocks`` that the mixer's constructor takes."""
     accepted = inspect.signature(mixer_class(name).__init__).parameters
@@ -119,8 +154,10 @@ class Backbone(nn.Module):
         d_model: width D.
         n_layers: number of layers.
         mixer: a mixer's name, or a pattern of names that is repeated to fill the layers, for example
-            ``["mamba2"] * 7 + ["attention"]``.
-        mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to hyper-parameters.
+            ``["mamba2"] * 7 + ["attention"]``. An entry of a pattern may be a pair (name, hyper-parameters)
+            with settings of its own: ``[("local_attention", {"window": 64}), "mamba"]``.
+        mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to hyper-parameters,
+            which an entry's own settings overrule.
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba. A mapping from mixer
             to ratio gives only some layers an MLP: ``{"slstm": 1.3}`` with ``mlp="geglu"`` and
             ``norm="layer_nobias"`` makes xLSTM's stack (arXiv 2405.04517, figures 10 and 11).
@@ -139,7 +176,7 @@ class Backbone(nn.Module):
         self,
         d_model: int,
         n_layers: int,
-        mixer: str | Sequence[str] = "mamba",
+        mixer: str | Sequence[str | Sequence[Any]] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
         mlp_ratio: float | Mapping[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",
@@ -153,36 +190,35 @@ class Backbone(nn.Module):
             raise ConfigError(f"no norm named {norm!r}; {did_you_mean(norm, NORMS)}")
         if mlp not in MLPS:
             raise ConfigError(f"no MLP named {mlp!r}; {did_you_mean(mlp, MLPS)}")
-        pattern = [mixer] if isinstance(mixer, str) else list(mixer)
-        if not pattern:
-            raise ConfigError("the pattern of mixers is empty")
+        pattern = read_pattern(mixer)
+        names = [name for name, _ in pattern]
         if isinstance(mlp_ratio, Mapping):
             for name in mlp_ratio:
-                if name not in pattern:
-                    raise ConfigError(
-                        f"mlp_ratio names a mixer of the pattern: {did_you_mean(name, pattern)}"
-                    )
+                if name not in names:
+                    raise ConfigError(f"mlp_ratio names a mixer of the pattern: {did_you_mean(name, names)}")
             ratios = dict(mlp_ratio)
         else:
-            ratios = dict.fromkeys(pattern, mlp_ratio)
+            ratios = dict.fromkeys(names, mlp_ratio)
         if any(ratio < 0 for ratio in ratios.values()) or not 0 <= dropout < 1:
             raise ConfigError(
                 f"mlp_ratio must be at least 0 and dropout in [0, 1), got {mlp_ratio} and {dropout}"
             )
+        if mixer_kwargs is not None and not isinstance(mixer_kwargs, Mapping):
+            raise ConfigError(
+                "mixer_kwargs is a mapping; settings of single layers stand in the pattern itself: "
+                f'[["{names[0]}", {{…}}], …]'
+            )
         kwargs = dict(mixer_kwargs or {})
         if not isinstance(mixer, str):
             for name in kwargs:
-                if name not in pattern:
-                    raise ConfigError(
-                        f"mixer_kwargs of a pattern are per mixer: {did_you_mean(name, pattern)}"
-                    )
+                if name not in names:
+                    raise ConfigError(f"mixer_kwargs of a pattern are per mixer: {did_you_mean(name, names)}")
         layers = []
         for i in range(n_layers):
-            name = pattern[i % len(pattern)]
-            own = _place(name, i, n_layers) | (kwargs if isinstance(mixer, str) else kwargs.get(name, {}))
-            layers.append(
-                Layer(create_mixer(name, d_model, **own), ratios.get(name, 0.0), norm, dropout, mlp)
-            )
+            name, alone = pattern[i % len(pattern)]
+            shared = kwargs if isinstance(mixer, str) else kwargs.get(name, {})
+            made = create_mixer(name, d_model, **{**_place(name, i, n_layers), **shared, **alone})
+            layers.append(Layer(made, ratios.get(name, 0.0), norm, dropout, mlp))
         self.d_model = d_model
         self.layers = nn.ModuleList(layers)
         self.norm_f = NORMS[norm](d_model, eps=1e-5)

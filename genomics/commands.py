@@ -1,6 +1,6 @@
 """What the command line offers for genomics; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.genomics import REQUIRES
 
 DOMAIN = Domain(
@@ -9,15 +9,14 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    demo=Command("train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(
-            "log-likelihood of every base of a genome, to Parquet", "longseq.genomics.predict:run"
-        ),
-        "demo": Command(
-            "train on a packaged genome and compare with the baselines", "longseq.genomics.demo:run"
+            "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
         ),
     },
+    examples={"fit": "--config mamba_tiny --data.fasta my_genome.fa"},
     defaults={
         "model": "longseq.genomics.task.CausalLanguageModel",
         "data": "longseq.genomics.data.module.GenomeData",

@@ -5,30 +5,24 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
+from longseq.core.shell.demo import train
+from longseq.core.training.loading import load_task
 from longseq.genomics.baselines import evaluate
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.plots import plot_scores
-from longseq.genomics.predict import stream_log_likelihood, with_progress, write_parquet
+from longseq.genomics.predict import stream_log_likelihood, with_progress, write_scores
 from longseq.genomics.task import CausalLanguageModel
 
 CONFIG = "mamba_tiny"
 SAMPLE = "chlamydia_trachomatis"
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq genomics demo``."""
-    return run_demos(argv, [DOMAIN.name])
 
 
 def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Section:
@@ -71,7 +65,7 @@ def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Secti
     total = sum(genome.records.values())
     table, image = folder / "scores.parquet", folder / "scores.png"
     chunks = with_progress(stream_log_likelihood(model, genome), total, "scoring")
-    bases = write_parquet(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
+    bases = write_scores(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
     streamed = time.perf_counter() - begin
     plot_scores(table, image, SAMPLES.path(sample), held_out=splits.test)
     tested = int(np.isfinite(held_out).sum())

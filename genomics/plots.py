@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
+from longseq.core.tables import read_batches
 from longseq.genomics.data.genbank import Gene, read_genbank
 from longseq.genomics.data.splits import Interval
 
@@ -18,12 +19,12 @@ BINS = 1000
 
 def _binned(path: Path, chrom: str | None) -> tuple[str, int, np.ndarray]:
     """Returns a record's name, its length, and mean bits per base in at most BINS bins; reads in batches."""
+    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    kinds = {"chrom": pa.string(), "position": pa.int64(), "log_likelihood": pa.float32()}
     sizes: dict[str, int] = {}
-    for batch in file.iter_batches(columns=["chrom", "position"]):
+    for batch in read_batches(path, {key: kinds[key] for key in ("chrom", "position")}):
         for name in batch["chrom"].unique().to_pylist():
             inside = batch.filter(pc.equal(batch["chrom"], name))["position"]
             sizes[name] = max(sizes.get(name, 0), pc.max(inside).as_py() + 1)
@@ -34,7 +35,7 @@ def _binned(path: Path, chrom: str | None) -> tuple[str, int, np.ndarray]:
         raise DataError("has no such record", path=path, record=name)
     width = max(1, math.ceil(sizes[name] / BINS))
     total, count = (np.zeros(math.ceil(sizes[name] / width)) for _ in range(2))
-    for batch in file.iter_batches(columns=["chrom", "position", "log_likelihood"]):
+    for batch in read_batches(path, kinds):
         rows = batch.filter(pc.equal(batch["chrom"], name))
         values = rows["log_likelihood"].to_numpy(zero_copy_only=False).astype(np.float64)
         scored = np.isfinite(values)
@@ -54,20 +55,17 @@ def plot_scores(
     """Draws bits per base along a record, with its genes below.
 
     Args:
-        scores: Parquet file of ``longseq genomics predict``.
+        scores: table of ``longseq genomics predict``.
         image: PNG to write.
         genome: GenBank file with the genes; any other file has none to draw.
         chrom: the record; the longest if None.
         held_out: regions to shade.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     name, size, bits = _binned(Path(scores), chrom)
     genes: list[Gene] = []
     if genome is not None and any(part in Path(genome).name for part in (".gb", ".gbk", ".genbank")):
         genes = [gene for record in read_genbank(genome) if record.name == name for gene in record.genes]
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = new_figure(11, 4)
     if genes:
         axes, track = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         for strand, row, colour in (("+", 0.55, "#3a6ea5"), ("-", 0.0, "#c06c34")):
@@ -89,5 +87,4 @@ def plot_scores(
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left")
     below.set(xlabel="position (kb)", xlim=(0, size / 1e3))
-    with atomic_path(image) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, image)

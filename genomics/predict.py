@@ -1,4 +1,4 @@
-"""Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to Parquet."""
+"""Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to a table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError
-from longseq.core.files import atomic_path
+from longseq.core.tables import check_table, write_batches
+from longseq.core.training.loading import load_task
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
@@ -74,28 +74,29 @@ def stream_log_likelihood(
             yield ScoredChunk(item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan")))
 
 
-def write_parquet(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
+def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
     """Writes chunks as they come; the file appears under its name when it is whole.
 
     Columns: ``chrom``, ``position`` (0-based), ``base``, ``log_likelihood`` (ln p; null where there is none).
 
     Args:
         chunks: from ``stream_log_likelihood``.
-        path: the file.
-        metadata: written into the file's schema.
+        path: .csv, .tsv or .parquet.
+        metadata: written into the schema of a Parquet file.
 
     Returns:
         The number of bases.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     letters = pa.array([str(token) for token in TOKENS])
     text = pa.dictionary(pa.int32(), pa.string())
     fields = [("chrom", text), ("position", pa.int64()), ("base", text), ("log_likelihood", pa.float32())]
     schema = pa.schema(fields, metadata=metadata)
     bases = 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal bases
         for part in chunks:
             n = len(part.ids)
             columns = [
@@ -104,8 +105,10 @@ def write_parquet(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dic
                 pa.DictionaryArray.from_arrays(pa.array(part.ids.astype(np.int32)), letters),
                 pa.array(part.log_likelihood, mask=np.isnan(part.log_likelihood)),
             ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             bases += n
+            yield pa.Table.from_arrays(columns, schema=schema)
+
+    write_batches(path, schema, tables())
     return bases
 
 
@@ -132,20 +135,21 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics predict``."""
     parser = argparse.ArgumentParser(
         prog="longseq genomics predict",
-        description="Log-likelihood of every base given all bases before it, as Parquet "
+        description="Log-likelihood of every base given all bases before it, as a table "
         "(chrom, position from 0, base, log_likelihood in nats).",
     )
     parser.add_argument(
         "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
-    parser.add_argument("--out", required=True, help="Parquet file to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--chunk", type=int, default=65536, help="bases read at once (default 65536)")
     parser.add_argument(
         "--plot", help="PNG of bits per base along the genome, with the genes of a GenBank file"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
+    check_table(args.out)
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
@@ -162,7 +166,7 @@ def run(argv: Sequence[str]) -> int:
     }
     total = sum(genome.records.values())
     chunks = with_progress(stream_log_likelihood(model, genome, args.chunk), total, "scoring")
-    bases = write_parquet(chunks, args.out, metadata)
+    bases = write_scores(chunks, args.out, metadata)
     print(f"{args.out}: {bases:,} bases of {len(genome.records)} records")
     if args.plot:
         from longseq.genomics.plots import plot_scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -25,42 +25,32 @@ class CausalLanguageModel(BaseTask):
     Args:
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
         norm: "rms", "layer" or "layer_nobias".
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         mlp: "gelu" or "geglu", see ``Backbone``.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {"lr": 3e-3, "warmup_steps": 20}
 
     def __init__(
         self,
         d_model: int = 128,
         n_layers: int = 4,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float | dict[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         mlp: Literal["gelu", "geglu"] = "gelu",
-        lr: float = 3e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.1,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.model = DNALanguageModel(
             d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings, mlp=mlp
         )
@@ -86,6 +76,11 @@ class CausalLanguageModel(BaseTask):
         if "first" in batch:
             self._carried = states
         targets = batch["targets"]
-        nll = token_nll(logits, targets)
-        count = int((targets != IGNORE_INDEX).sum())
-        return {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
+        count = int(known.sum())
+        found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        if self.own_loss is not None or self.recipe.metrics:
+            found["pair"] = logits[known], targets[known]
+        if self.own_loss is not None:
+            found["loss"] = self.own_loss(*found["pair"])
+        return found

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import check_positive
+from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
+from longseq.core.registry import Registry, keywords
 from longseq.timeseries.data.windows import Windows
 
 RIDGE = 10.0
 MOVING_AVERAGE = 25
+
+
+BASELINES: Registry[Callable[..., Baseline]] = Registry("baseline")
 
 
 class Baseline(ABC):
@@ -21,8 +26,6 @@ class Baseline(ABC):
     Args:
         horizon: predicted rows h.
     """
-
-    name: str
 
     def __init__(self, horizon: int) -> None:
         self.horizon = check_positive("horizon", horizon)
@@ -41,15 +44,15 @@ class Baseline(ABC):
         """Returns the forecast (B, h, C) after the context x (B, L, C)."""
 
 
+@BASELINES.register("repeat")
 class Repeat(Baseline):
     """The last value, for ever: ŷ_{t+k} = y_t."""
-
-    name = "repeat"
 
     def forecast(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, self.horizon, -1)
 
 
+@BASELINES.register("seasonal_naive")
 class SeasonalNaive(Baseline):
     """The value one season ago: ŷ_{t+k} = y_{t+k-m·s} with the smallest m that lies in the context.
 
@@ -57,8 +60,6 @@ class SeasonalNaive(Baseline):
         horizon: predicted rows h.
         season: s in rows, at least 1; 1 is ``Repeat``.
     """
-
-    name = "seasonal_naive"
 
     def __init__(self, horizon: int, season: int) -> None:
         super().__init__(horizon)
@@ -127,15 +128,14 @@ class LinearRidge(Baseline):
 
     def forecast(self, x: Tensor) -> Tensor:
         if len(self._map) != x.shape[1]:
-            raise ConfigError(f"{self.name} was not fitted with a context of {x.shape[1]} rows")
+            raise ConfigError(f"{type(self).__name__} was not fitted with a context of {x.shape[1]} rows")
         y = x.transpose(1, 2).double() @ self._map + self._intercept
         return y.transpose(1, 2).to(x.dtype)
 
 
+@BASELINES.register("nlinear_ridge")
 class NLinearRidge(LinearRidge):
     """NLinear (https://arxiv.org/abs/2205.13504): the map acts on the context less its last value."""
-
-    name = "nlinear_ridge"
 
     def features(self, length: int) -> tuple[Tensor, Tensor]:
         level = torch.zeros(length, dtype=torch.float64)
@@ -143,13 +143,12 @@ class NLinearRidge(LinearRidge):
         return torch.eye(length, dtype=torch.float64) - level.unsqueeze(1), level
 
 
+@BASELINES.register("dlinear_ridge")
 class DLinearRidge(LinearRidge):
     """DLinear (https://arxiv.org/abs/2205.13504): two maps, of the moving average and of what it leaves.
 
     The moving average covers 25 rows, with the first and last value repeated at the ends.
     """
-
-    name = "dlinear_ridge"
 
     def features(self, length: int) -> tuple[Tensor, Tensor]:
         half = (MOVING_AVERAGE - 1) // 2
@@ -157,9 +156,6 @@ class DLinearRidge(LinearRidge):
         padded = torch.cat([unit[:, :1].expand(-1, half), unit, unit[:, -1:].expand(-1, half)], dim=1)
         trend = torch.nn.functional.avg_pool1d(padded.unsqueeze(1), MOVING_AVERAGE, 1).squeeze(1)
         return torch.cat([unit - trend, trend], dim=1), torch.zeros(length, dtype=torch.float64)
-
-
-BASELINES = (Repeat.name, SeasonalNaive.name, NLinearRidge.name, DLinearRidge.name)
 
 
 def make_baseline(name: str, horizon: int, season: int = 1, ridge: float = RIDGE) -> Baseline:
@@ -172,14 +168,7 @@ def make_baseline(name: str, horizon: int, season: int = 1, ridge: float = RIDGE
         ridge: λ of the linear ones.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, with the nearest one.
     """
-    if name == Repeat.name:
-        return Repeat(horizon)
-    if name == SeasonalNaive.name:
-        return SeasonalNaive(horizon, season)
-    if name == NLinearRidge.name:
-        return NLinearRidge(horizon, ridge)
-    if name == DLinearRidge.name:
-        return DLinearRidge(horizon, ridge)
-    raise ConfigError(f"no baseline named {name!r}; {did_you_mean(name, BASELINES)}")
+    made, own = BASELINES[name], {"season": season, "ridge": ridge}
+    return made(horizon, **{key: value for key, value in own.items() if key in keywords(made)})

@@ -1,6 +1,6 @@
 """What the command line offers for time series; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.timeseries import REQUIRES
 
 DOMAIN = Domain(
@@ -9,6 +9,9 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    demo=Command(
+        "train on packaged electricity demand and compare with the baselines", "longseq.timeseries.demo:demo"
+    ),
     modules=("longseq.timeseries.task", "longseq.timeseries.data.module"),
     commands={
         "predict": Command(
@@ -17,11 +20,9 @@ DOMAIN = Domain(
         "compare": Command(
             "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
         ),
-        "demo": Command(
-            "train on packaged electricity demand and compare with the baselines",
-            "longseq.timeseries.demo:run",
-        ),
     },
+    shared=(("context", "context"), ("horizon", "horizon")),
+    examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={
         "model": "longseq.timeseries.task.MixerForecaster",
         "data": "longseq.timeseries.data.module.ForecastData",

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.results import Score, best, print_table, verdict
+from longseq.core.tables import check_table, write_frame
+from longseq.core.training.loading import load_task
 from longseq.timeseries.baselines import BASELINES, RIDGE, Baseline, make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.frames import check_output, write_frame
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.data.protocols import list_protocols
 from longseq.timeseries.data.windows import EvaluationWindows, Windows
@@ -103,7 +103,7 @@ def score_model(config: str, data: ForecastData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     start = time.perf_counter()
     name = f"{Path(config).stem}_h{data.horizon}_seed{seed}"
@@ -201,7 +201,7 @@ def run(argv: Sequence[str]) -> int:
         "--models", default=",".join(BASELINES), help=f"of {known}, or YAML files (all baselines)"
     )
     parser.add_argument("--seeds", default="0", help="of the trained models (0)")
-    parser.add_argument("--out", required=True, help=".csv or .parquet table to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     parser.add_argument("--folder", default="outputs/timeseries", help="for checkpoints (outputs/timeseries)")
     parser.add_argument("--series", help="names of the series to take, by commas (all)")
     parser.add_argument(
@@ -211,7 +211,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ridge", type=float, default=RIDGE, help=f"λ of the linear baselines ({RIDGE:g})")
     args, options = parser.parse_known_args(argv)
     _check_options(options)
-    check_output(args.out)
+    check_table(args.out)
     horizons, seeds = _integers("--horizons", args.horizons), _integers("--seeds", args.seeds)
     models = [name.strip() for name in args.models.split(",") if name.strip()]
     for name in models:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
+from longseq.core.shell.demo import train
+from longseq.core.tables import write_frame
+from longseq.core.training.loading import load_task
 from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.compare import evaluate
-from longseq.timeseries.data.frames import write_frame
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
 from longseq.timeseries.plots import plot_forecast
@@ -22,11 +21,6 @@ from longseq.timeseries.task import Forecaster
 CONFIG = SAMPLE = "electricity_demand"
 _DAYS = 5  # in the picture, and in the written forecasts
 _LEVEL = 80
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq timeseries demo``."""
-    return run_demos(argv, [DOMAIN.name])
 
 
 def demo(out: Path, max_steps: int | None = None) -> Section:

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.mixers.base import check_positive
 from longseq.timeseries.baselines import Baseline, SeasonalNaive
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.frames import Panel

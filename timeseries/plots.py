@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
 from longseq.timeseries.data.frames import Panel
 from longseq.timeseries.forecast import BASELINE_COLUMN
 
@@ -25,16 +25,13 @@ def plot_forecast(
         level: percentage of the interval to shade; None for none.
         unit: of the values, for the axis.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     name = panel.ids[0]
     rows = frame[frame["unique_id"] == name]
     times = np.asarray(panel.ds)
     first = max(
         0, int(np.searchsorted(times, np.asarray(rows["ds"].min()))) - 3 * len(rows["ds"].unique()) // 4
     )
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = new_figure(10, 3.6)
     axes = figure.add_subplot()
     axes.plot(times[first:], panel.values[first:, 0], color="black", lw=1, label="measured")
     for i, (_, part) in enumerate(rows.groupby("cutoff")):
@@ -49,5 +46,4 @@ def plot_forecast(
     axes.set_ylabel(unit)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8)
     figure.autofmt_xdate()
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, path)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError
 from longseq.core.results import Score, print_table, verdict
-from longseq.timeseries.data.frames import check_output, read_panel, write_frame
+from longseq.core.tables import check_table, write_frame
+from longseq.core.training.loading import load_task
+from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.forecast import BASELINE_COLUMN, forecast_frame
 from longseq.timeseries.task import Forecaster
 
@@ -27,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
         "frame", help="CSV or Parquet file: unique_id, ds, y; or a time column and the series"
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a forecaster")
-    parser.add_argument("--out", required=True, help=".csv or .parquet file to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument(
         "--cutoffs",
         type=int,
@@ -51,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=64, help="cutoffs at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
-    check_output(args.out)
+    check_table(args.out)
     task = load_task(args.ckpt_path, "timeseries")
     if not isinstance(task, Forecaster):
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed")

@@ -55,12 +55,14 @@ class Forecaster(BaseTask):
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the loss, the number of windows, and forecast and target."""
-        loss = self.training_loss(batch) if self.training else None
+        count, target = len(batch["x"]), batch["y"]
+        loss = self.training_loss(batch) if self.training and self.own_loss is None else None
         if loss is not None:
-            return {"loss": loss, "count": len(batch["x"])}
+            return {"loss": loss, "count": count}
         forecast = self(batch["x"], batch["x_mark"], batch["y_mark"])
-        loss = F.mse_loss(forecast, batch["y"])
-        return {"loss": loss, "count": len(batch["x"]), "forecast": forecast, "target": batch["y"]}
+        loss = self.criterion(forecast, target, F.mse_loss)
+        pair = (forecast, target)
+        return {"loss": loss, "count": count, "forecast": forecast, "target": target, "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Checks that data and model fit, and takes the scaler from the data in ``fit``.
@@ -121,7 +123,7 @@ class MixerForecaster(Forecaster):
         horizon: predicted rows h.
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         norm: "rms" or "layer".
@@ -131,15 +133,11 @@ class MixerForecaster(Forecaster):
         stride: rows between patches.
         head: reads the "last" position or all of them ("flatten").
         linear_skip: add a linear map from context to horizon.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
         scaler: means and deviations of the training rows; filled in by ``fit``.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {"weight_decay": 0.05, "betas": (0.9, 0.99), "warmup_steps": 20, "min_lr_ratio": 0.02}
 
     def __init__(
         self,
@@ -147,7 +145,7 @@ class MixerForecaster(Forecaster):
         horizon: int = 96,
         d_model: int = 64,
         n_layers: int = 2,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         norm: Literal["rms", "layer"] = "rms",
@@ -157,16 +155,10 @@ class MixerForecaster(Forecaster):
         stride: int = 8,
         head: Literal["last", "flatten"] = "flatten",
         linear_skip: bool = True,
-        lr: float = 1e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.05,
-        betas: Sequence[float] = (0.9, 0.99),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.02,
         scaler: dict[str, Any] | None = None,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.context, self.horizon, self.scaler = context, horizon, scaler
         self.model = MixerForecasterModel(
             context, horizon, d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, normalise,
@@ -188,14 +180,11 @@ class SpaceTime(Forecaster):
         norm_order: order of the norm that is divided out of the companion vectors.
         dropout: before every linear map.
         compat: the published behaviour.
-        lr: peak learning rate.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
         scaler: means and deviations of the training rows; filled in by ``fit``.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {"weight_decay": 1e-4, "betas": (0.9, 0.999), "warmup_steps": 20}
 
     def __init__(
         self,
@@ -206,15 +195,10 @@ class SpaceTime(Forecaster):
         norm_order: int = 1,
         dropout: float = 0.25,
         compat: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
-        betas: Sequence[float] = (0.9, 0.999),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
         scaler: dict[str, Any] | None = None,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, None, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.context, self.horizon, self.scaler = context, horizon, scaler
         self.model = SpaceTimeModel(horizon, d_model, d_state, norm_order, dropout, compat)
 
@@ -244,16 +228,13 @@ class Informer(Forecaster):
         dropout: everywhere.
         distil: halve the length between encoder layers.
         compat: the published behaviour.
-        lr: peak learning rate.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
         scaler: means and deviations of the training rows; filled in by ``fit``.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
     channel_independent = False
+
+    defaults = {"lr": 1e-4, "weight_decay": 0.0, "betas": (0.9, 0.999), "min_lr_ratio": 0.03}
 
     def __init__(
         self,
@@ -271,15 +252,10 @@ class Informer(Forecaster):
         dropout: float = 0.05,
         distil: bool = True,
         compat: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        betas: Sequence[float] = (0.9, 0.999),
-        warmup_steps: int = 0,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.03,
         scaler: dict[str, Any] | None = None,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, None, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.context, self.horizon, self.scaler = context, horizon, scaler
         self.channels, self.features = channels, features
         self.model = InformerModel(
@@ -309,16 +285,13 @@ class Autoformer(Forecaster):
         factor: of auto-correlation.
         dropout: everywhere.
         compat: the published behaviour.
-        lr: peak learning rate.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
         scaler: means and deviations of the training rows; filled in by ``fit``.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
     channel_independent = False
+
+    defaults = {"lr": 1e-4, "weight_decay": 0.0, "betas": (0.9, 0.999), "min_lr_ratio": 0.03}
 
     def __init__(
         self,
@@ -336,15 +309,10 @@ class Autoformer(Forecaster):
         factor: int = 3,
         dropout: float = 0.05,
         compat: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        betas: Sequence[float] = (0.9, 0.999),
-        warmup_steps: int = 0,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.03,
         scaler: dict[str, Any] | None = None,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, None, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.context, self.horizon, self.scaler = context, horizon, scaler
         self.channels, self.features = channels, features
         self.model = AutoformerModel(

@@ -1,6 +1,6 @@
 """What the command line offers for vision; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.vision import REQUIRES
 
 DOMAIN = Domain(
@@ -9,6 +9,8 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    models="longseq.vision.models.registry.MODELS",
+    demo=Command("train on packaged images and compare with the baseline", "longseq.vision.demo:demo"),
     modules=("longseq.vision.task", "longseq.vision.data.module"),
     commands={
         "predict": Command(
@@ -19,9 +21,8 @@ DOMAIN = Domain(
             "test accuracy of checkpoints beside logistic regression on the pixels",
             "longseq.vision.compare:run",
         ),
-        "models": Command("the models by name, with their sizes", "longseq.vision.listing:run"),
-        "demo": Command("train on packaged images and compare with the baseline", "longseq.vision.demo:run"),
     },
+    examples={"fit": "--config cifar --data.source images.zip --model.num_classes 10"},
     defaults={
         "model": "longseq.vision.task.ImageClassifier",
         "data": "longseq.vision.data.module.ImageData",

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_checkpoint, load_task
 from longseq.core.errors import DataError
-from longseq.core.files import atomic_path
 from longseq.core.results import Score, print_table, verdict
+from longseq.core.tables import check_table, write_rows
+from longseq.core.training.loading import load_data, load_task
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
 from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between checkpoints that are compared.
 _SPLIT = ("source", "valid_fraction", "test_fraction", "seed", "root")
-
-
-def data_of(path: str | Path, **changes: Any) -> ImageData:
-    """Returns the data module that a checkpoint was trained with.
-
-    Args:
-        path: the checkpoint.
-        **changes: arguments that replace the checkpoint's.
-
-    Raises:
-        DataError: if it does not say.
-    """
-    hyper = dict(load_checkpoint(path).get("datamodule_hyper_parameters") or {})
-    name = hyper.pop("_class_path", None)
-    hyper.pop("_instantiator", None)
-    if name != "longseq.vision.data.module.ImageData":
-        raise DataError("does not say which images it was trained on", path=path)
-    return ImageData(**{**hyper, **changes})
 
 
 def baseline_scores(data: ImageData, limit: int | None = None) -> list[Score]:
@@ -106,12 +86,12 @@ def tie_width(accuracy: float, images: int) -> float:
 
 
 def report(scores: Sequence[Score], images: int, out: str | None = None) -> None:
-    """Prints the table and the verdict, and writes the table as CSV where asked.
+    """Prints the table and the verdict, and writes the table where asked.
 
     Args:
         scores: of models and baselines.
         images: in the test set.
-        out: CSV file to write.
+        out: .csv, .tsv or .parquet file to write.
     """
     print_table(scores, "accuracy", f"Test set, {images:,} images", lower_is_better=False)
     best = max(score.value for score in scores)
@@ -124,19 +104,19 @@ def report(scores: Sequence[Score], images: int, out: str | None = None) -> None
 
 
 def write_scores(scores: Sequence[Score], images: int, out: str | Path) -> None:
-    """Writes scores as CSV, whole or not at all.
+    """Writes scores, whole or not at all.
 
     Args:
         scores: of models and baselines.
         images: in the test set.
         out: file to write.
     """
-    with atomic_path(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "kind", "accuracy", "test_images", "parameters"])
-        for score in scores:
-            count = score.notes.get("parameters", "").replace(",", "")
-            writer.writerow([score.model, score.kind, f"{score.value:.6f}", images, count])
+    columns = {"model": "", "kind": "", "accuracy": ".6f", "test_images": "d", "parameters": "d"}
+    rows = []
+    for score in scores:
+        count = score.notes.get("parameters", "").replace(",", "")
+        rows.append([score.model, score.kind, score.value, images, int(count) if count else None])
+    write_rows(out, columns, rows)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -147,11 +127,13 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--source", help="where the images are now, if not where the checkpoint says")
     parser.add_argument("--max_rows", type=int, help="training images for the regression (all)")
-    parser.add_argument("--out", help="CSV file to write")
+    parser.add_argument("--out", help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
+    if args.out is not None:
+        check_table(args.out)
     changes = {"source": args.source} if args.source else {}
-    modules = [data_of(path, **changes) for path in args.ckpt_path]
+    modules = [load_data(path, ImageData, **changes) for path in args.ckpt_path]
     first = modules[0]
     for path, other in zip(args.ckpt_path[1:], modules[1:]):
         for key in _SPLIT:

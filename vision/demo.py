@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.core.checkpoints.safe import load_task
-from longseq.core.report.demo import run_demos, train
 from longseq.core.report.section import Picture, Section
+from longseq.core.shell.demo import train
+from longseq.core.training.loading import load_data, load_task
 from longseq.vision.commands import DOMAIN
-from longseq.vision.compare import baseline_scores, data_of, model_score, tie_width, write_scores
+from longseq.vision.compare import baseline_scores, model_score, tie_width, write_scores
 from longseq.vision.data.idx import find_idx
+from longseq.vision.data.module import ImageData
 from longseq.vision.data.sources import SAMPLES
 from longseq.vision.plots import plot_predictions
 from longseq.vision.predict import classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
 
 CONFIG = "fashion_mnist_sample"
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq vision demo``."""
-    return run_demos(argv, [DOMAIN.name])
 
 
 def demo(out: Path, max_steps: int | None = None) -> Section:
@@ -38,7 +33,7 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     checkpoint = folder / "checkpoints" / "best.ckpt"
 
     print("2. Fitting logistic regression on the pixels of the same images")
-    data = data_of(checkpoint)
+    data = load_data(checkpoint, ImageData)
     scores = [*baseline_scores(data), model_score(checkpoint, data)]
     tested = len(data.parts["test"])
     scored = folder / "scores.csv"

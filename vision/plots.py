@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
 from longseq.vision.data.images import ImageSet
 from longseq.vision.predict import Prediction
 
@@ -28,14 +28,11 @@ def plot_predictions(
         path: the file.
         columns: images a row.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     guesses = [max(range(len(classes)), key=lambda i: item.probabilities[i]) for item in predictions]
     wrong = [i for i, guess in enumerate(guesses) if guess != labels[i]]
     wrong.sort(key=lambda i: -predictions[i].probabilities[guesses[i]])
     shown = [*range(min(3 * columns, len(predictions)))], wrong[: 3 * columns]
-    figure = Figure(figsize=(1.3 * columns, 9.5), layout="constrained")
+    figure = new_figure(1.3 * columns, 9.5)
     titles = ("In order (predicted class)", "The surest errors (predicted, true)")
     for part, indices, title in zip(figure.subfigures(2, 1, squeeze=False).ravel(), shown, titles):
         part.suptitle(title)
@@ -50,5 +47,4 @@ def plot_predictions(
                 classes[guesses[index]] if right else f"{classes[guesses[index]]}\n({classes[labels[index]]})"
             )
             axes.set_title(text, fontsize=7, color="black" if right else "tab:red")
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, path)

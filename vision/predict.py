@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longseq.core.checkpoints.safe import load_task
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path
-from longseq.core.mixers.base import check_positive
+from longseq.core.tables import check_table, write_rows
+from longseq.core.training.loading import load_task
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.transforms import evaluation_transform
 from longseq.vision.task import ImageClassifier
@@ -108,14 +107,14 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction], class
     Columns: ``file``, ``label``, ``probability`` (of that label), ``p_<class>`` for every class, ``error``.
 
     Args:
-        path: ending in .csv or .parquet.
+        path: .csv, .tsv or .parquet.
         predictions: rows.
         classes: names of the classes.
 
     Raises:
         ConfigError: for another ending.
     """
-    header = ["file", "label", "probability", *(f"p_{name}" for name in classes), "error"]
+    probabilities = dict.fromkeys(("probability", *(f"p_{name}" for name in classes)), ".6g")
     rows: list[list[str | float | None]] = []
     for item in predictions:
         if item.error:
@@ -123,28 +122,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction], class
             continue
         best = max(range(len(classes)), key=lambda i: item.probabilities[i])
         rows.append([item.file, classes[best], item.probabilities[best], *item.probabilities, None])
-    suffix = _suffix(path)
-    with atomic_path(path) as temporary:
-        if suffix == ".csv":
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(header)
-                texts = [[f"{v:.6g}" if isinstance(v, float) else v or "" for v in row] for row in rows]
-                writer.writerows(texts)
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            kinds = [pa.string(), pa.string(), *[pa.float64()] * (1 + len(classes)), pa.string()]
-            columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
-            pq.write_table(pa.table(columns, names=header), temporary)
-
-
-def _suffix(path: str | Path) -> str:
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"--out must end in .csv or .parquet, got {path}")
-    return suffix
+    write_rows(path, {"file": "", "label": "", **probabilities, "error": ""}, rows)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -155,11 +133,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("images", help="folder or zip (searched to any depth), one image, or an IDX file")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of an image classifier")
-    parser.add_argument("--out", required=True, help=".csv or .parquet file to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
-    _suffix(args.out)
+    check_table(args.out)
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier):
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.task import BaseTask
-from longseq.vision.metrics import CalibrationError, TopK
 from longseq.vision.models.registry import create_model
 
 
@@ -31,14 +32,16 @@ class ImageClassifier(BaseTask):
         checkpoint: published weights to start from; the head may be of another number of classes.
         label_smoothing: share of the probability that is spread over all classes.
         ema_decay: decay of the exponential moving average of the weights a step; 0 for none.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {
+        "lr": 2e-3,
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.999),
+        "warmup_steps": 100,
+        "min_lr_ratio": 0.01,
+    }
 
     def __init__(
         self,
@@ -50,15 +53,9 @@ class ImageClassifier(BaseTask):
         checkpoint: str | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
-        lr: float = 2e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.05,
-        betas: Sequence[float] = (0.9, 0.999),
-        warmup_steps: int = 100,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.01,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         if not 0 <= ema_decay < 1 or not 0 <= label_smoothing < 1:
             raise ConfigError(
                 f"ema_decay and label_smoothing must lie in [0, 1), got {ema_decay} and {label_smoothing}"
@@ -76,7 +73,12 @@ class ImageClassifier(BaseTask):
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns accuracy, top-5 accuracy and the calibration error."""
-        return {"accuracy": TopK(1), "top5": TopK(5), "calibration_error": CalibrationError()}
+        classes = max(2, int(self.hparams["num_classes"]))
+        return {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
+        }
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what prediction needs besides weights."""
@@ -99,8 +101,11 @@ class ImageClassifier(BaseTask):
         """Returns the mean cross-entropy in nats, and what the metrics need."""
         target, logits = batch["target"], self(batch["image"])
         smoothing = self.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
-        return {"loss": loss, "count": len(logits), "logits": logits, "target": target}
+        plain = functools.partial(F.cross_entropy, label_smoothing=smoothing)
+        loss, pair = self.criterion(logits.float(), target, plain), (logits, target)
+        # torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
+        preds = torch.softmax(logits.detach().double(), 1)
+        return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
 
     def setup(self, stage: str) -> None:
         """Takes the names of the classes from the data, and checks that model and data fit."""

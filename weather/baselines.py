@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.errors import ConfigError
+from longseq.core.registry import Registry
 from longseq.weather.data.scenario import REGIONAL, Scenario
 
-BASELINES = ("lps", "uniform", "copy", "persistence", "zero")
+BASELINES: Registry[Callable[[Known], np.ndarray]] = Registry("baseline")
 
 
 class PatternScaling:
@@ -50,16 +52,75 @@ def stacked(train: Sequence[Scenario]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a baseline may look at.
+
+    Args:
+        train: runs to fit on.
+        test: run to predict; only its predictors and known years.
+        chosen: bool (T), the years to predict.
+        known: years of the test run that are known beforehand (the shared historical part).
+    """
+
+    train: Sequence[Scenario]
+    test: Scenario
+    chosen: np.ndarray
+    known: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the prediction (T', Y, X)."""
+        rows, columns = self.test.weights.shape
+        return int(self.chosen.sum()), rows, columns
+
+
+@BASELINES.register("lps")
+def _pattern_scaling(given: Known) -> np.ndarray:
+    return PatternScaling().fit(*stacked(given.train)).predict(given.test.predictors[given.chosen])
+
+
+@BASELINES.register("uniform")
+def _uniform(given: Known) -> np.ndarray:
+    """The regional mean everywhere."""
+    predictors = given.test.predictors[given.chosen]
+    if tuple(given.test.names) == (REGIONAL,):
+        level = predictors[:, 0]
+    else:
+        own, fields = stacked(given.train)
+        mean = np.einsum("tyx,yx->t", fields, given.test.weights)[:, None, None]
+        level = PatternScaling().fit(own, mean).predict(predictors)[:, 0, 0]
+    return np.broadcast_to(level[:, None, None], given.shape).copy()
+
+
+@BASELINES.register("copy")
+def _copy(given: Known) -> np.ndarray:
+    """The first training run in the same years."""
+    first, years = given.train[0], given.test.years[given.chosen]
+    if not set(years.tolist()) <= set(first.years.tolist()):
+        raise ConfigError(f"baseline copy: {first.field.path} lacks scored years")
+    return first.anomalies[np.searchsorted(first.years, years)].astype(np.float64)
+
+
+@BASELINES.register("persistence")
+def _persistence(given: Known) -> np.ndarray:
+    """The mean of the last known years, as many as are scored, but at most 30."""
+    start, end = given.test.baseline
+    years = given.known if len(given.known) else np.arange(start, end + 1)
+    last = np.isin(given.test.years, years[-min(30, given.shape[0]) :])
+    return np.broadcast_to(given.test.anomalies[last].mean(0, dtype=np.float64), given.shape).copy()
+
+
+@BASELINES.register("zero")
+def _zero(given: Known) -> np.ndarray:
+    """The baseline climate."""
+    return np.zeros(given.shape)
+
+
 def predict_baseline(
     name: str, train: Sequence[Scenario], test: Scenario, chosen: np.ndarray, known: np.ndarray
 ) -> np.ndarray:
     """Returns a baseline's anomalies (T', Y, X) for the chosen years of the test run.
-
-    - ``lps``: see ``PatternScaling``;
-    - ``uniform``: the regional mean everywhere;
-    - ``copy``: the first training run in the same years;
-    - ``persistence``: the mean of the last known years, as many as are scored, but at most 30;
-    - ``zero``: the baseline climate.
 
     Args:
         name: of ``BASELINES``.
@@ -71,27 +132,4 @@ def predict_baseline(
     Raises:
         ConfigError: for an unknown name, or a year that ``copy`` lacks.
     """
-    count, shape = int(chosen.sum()), test.weights.shape
-    predictors, fields = stacked(train)
-    if name == "zero":
-        return np.zeros((count, *shape))
-    if name == "lps":
-        return PatternScaling().fit(predictors, fields).predict(test.predictors[chosen])
-    if name == "uniform":
-        if tuple(test.names) == (REGIONAL,):
-            level = test.predictors[chosen, 0]
-        else:
-            mean = np.einsum("tyx,yx->t", fields, test.weights)[:, None, None]
-            level = PatternScaling().fit(predictors, mean).predict(test.predictors[chosen])[:, 0, 0]
-        return np.broadcast_to(level[:, None, None], (count, *shape)).copy()
-    if name == "copy":
-        first, years = train[0], test.years[chosen]
-        if not set(years.tolist()) <= set(first.years.tolist()):
-            raise ConfigError(f"baseline copy: {first.field.path} lacks scored years")
-        return first.anomalies[np.searchsorted(first.years, years)].astype(np.float64)
-    if name == "persistence":
-        years = known if len(known) else np.arange(test.baseline[0], test.baseline[1] + 1)
-        last = years[-min(30, count) :]
-        mean = test.anomalies[np.isin(test.years, last)].mean(0, dtype=np.float64)
-        return np.broadcast_to(mean, (count, *shape)).copy()
-    raise ConfigError(f"no baseline named {name!r}; {did_you_mean(name, BASELINES)}")
+    return BASELINES[name](Known(train, test, chosen, known))

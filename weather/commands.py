@@ -1,6 +1,6 @@
 """What the command line offers for weather and climate; imports nothing heavy."""
 
-from longseq.core.commands.domain import Command, Domain
+from longseq.core.domain import Command, Domain
 from longseq.weather import REQUIRES
 
 DOMAIN = Domain(
@@ -9,11 +9,12 @@ DOMAIN = Domain(
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
+    demo=Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:demo"),
     modules=(
         "longseq.weather.task",
-        "longseq.weather.video",
+        "longseq.weather.video.task",
         "longseq.weather.data.module",
-        "longseq.weather.data.moving_digits",
+        "longseq.weather.video.moving_digits",
     ),
     commands={
         "predict": Command(
@@ -23,10 +24,16 @@ DOMAIN = Domain(
             "emulators beside linear pattern scaling, with a noise floor", "longseq.weather.compare:run"
         ),
         "rollout": Command(
-            "video frames of a checkpoint after a context, beside persistence", "longseq.weather.rollout:run"
+            "video frames of a checkpoint after a context, beside persistence",
+            "longseq.weather.video.rollout:run",
         ),
-        "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.checks:run"),
-        "demo": Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:run"),
+        "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"),
+    },
+    shared=(("context", "context"),),
+    examples={"fit": "--config emulator"},
+    moved={
+        "longseq.weather.video.VideoForecaster": "longseq.weather.video.task.VideoForecaster",
+        "longseq.weather.data.moving_digits.MovingDigits": "longseq.weather.video.moving_digits.MovingDigits",
     },
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.files import atomic_path
 from longseq.core.results import Score, best, print_table, verdict
+from longseq.core.tables import check_table, write_rows
 from longseq.weather.baselines import BASELINES, predict_baseline
 from longseq.weather.commands import DOMAIN
 from longseq.weather.data.module import ScenarioData
@@ -20,8 +19,16 @@ from longseq.weather.data.scenario import need_years, refuse_leak, spans_text
 from longseq.weather.metrics import Noise, global_rmse, spatial_rmse
 from longseq.weather.predict import load_emulator, run_emulator
 
-COLUMNS = ("model", "seed", "spatial_rmse", "global_rmse", "noise_floor", "verdict", "kind",
-           "noise_floor_global")  # fmt: skip
+COLUMNS = {
+    "model": "",
+    "seed": "d",
+    "spatial_rmse": ".6f",
+    "global_rmse": ".6f",
+    "noise_floor": ".6f",
+    "verdict": "",
+    "kind": "",
+    "noise_floor_global": ".6f",
+}
 METRIC = "spatial RMSE"
 
 
@@ -130,7 +137,7 @@ def train_model(config: str, data: ScenarioData, seed: int, folder: str, options
         folder: for checkpoints and logs.
         options: further options of ``fit``.
     """
-    from longseq.core.commands.lightning_cli import run as fit
+    from longseq.core.shell.lightning_cli import run as fit
 
     name = f"{Path(config).stem}_seed{seed}"
     before = set(Path(folder).glob(f"{name}/version_*"))
@@ -169,7 +176,7 @@ def summarise(rows: Sequence[Row]) -> list[Score]:
 
 
 def write_table(path: str | Path, rows: Sequence[Row], comparison: Comparison) -> None:
-    """Writes the rows as CSV.
+    """Writes the rows.
 
     Args:
         path: file to write.
@@ -177,14 +184,11 @@ def write_table(path: str | Path, rows: Sequence[Row], comparison: Comparison) -
         comparison: for floor and verdicts.
     """
     noise = comparison.noise
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            seed = "" if row.seed is None else row.seed
-            scores = [f"{value:.6f}" for value in (row.spatial, row.whole, noise.spatial)]
-            said = comparison.said(row, rows)
-            writer.writerow([row.model, seed, *scores, said, row.kind, f"{noise.whole:.6f}"])
+    lines = []
+    for row in rows:
+        numbers = [row.seed, row.spatial, row.whole, noise.spatial]
+        lines.append([row.model, *numbers, comparison.said(row, rows), row.kind, noise.whole])
+    write_rows(path, COLUMNS, lines)
 
 
 def print_report(rows: Sequence[Row], comparison: Comparison, title: str) -> None:
@@ -226,7 +230,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--baseline", default="1860-1889", help="years of the climatology (1860-1889)")
     parser.add_argument("--period", default="2080-2099", help="scored years of the test run (2080-2099)")
     parser.add_argument("--valid", help="training years held out for choosing the best checkpoint (none)")
-    parser.add_argument("--out", required=True, help=".csv table to write")
+    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     parser.add_argument(
         "--models", default=",".join(BASELINES), help=f"of {known}, YAML files, or checkpoints"
     )
@@ -245,8 +249,7 @@ def run(argv: Sequence[str]) -> int:
     for text in options:
         if text.startswith("-") and not text.startswith(("--model.", "--data.", "--trainer.", "--progress")):
             raise ConfigError(f"{text.partition('=')[0]}: no such option; longseq weather compare --help")
-    if Path(args.out).suffix.lower() != ".csv":
-        raise ConfigError(f"--out {args.out}: a .csv file is needed")
+    check_table(args.out)
     if (args.train_forcing is None) != (args.test_forcing is None):
         raise ConfigError("--train_forcing and --test_forcing: give both or neither")
     seeds = _integers(args.seeds)

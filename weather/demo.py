@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +115,3 @@ def _pictures(out: Path, comparison: Comparison, checkpoint: Path) -> tuple[Path
         [(*comparison.data.spans["period"], "scored"), (*comparison.data.spans["baseline"], "baseline")],
     )
     return maps, curves
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq weather demo``."""
-    parser = argparse.ArgumentParser(prog="longseq weather demo", description=__doc__)
-    parser.add_argument("--out", default="outputs/weather", help="folder for the results (outputs/weather)")
-    parser.add_argument("--max_steps", type=int, help="training steps, instead of the configuration's")
-    args = parser.parse_args(argv)
-    section = demo(Path(args.out), args.max_steps)
-    print(f"\n{section.verdict}\n{section.speed}\nResults:")
-    for path in section.files:
-        print(f"  {path}")
-    return 0

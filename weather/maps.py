@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from longseq.core.files import atomic_path
+from longseq.core.figures import new_figure, save_png
 from longseq.weather.data.writer import cell_bounds
 
 
@@ -30,13 +30,11 @@ def plot_maps(
         units: of all fields.
         differences: titles that are differences.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     edges_x, edges_y = cell_bounds(lon, 0, 360), cell_bounds(lat, -90, 90)
     aspect = 1 / max(0.2, float(np.cos(np.deg2rad(lat.mean()))))
-    figure = Figure(figsize=(4.4 * len(fields) + 0.6, 4.2), layout="constrained")
+    figure = new_figure(4.4 * len(fields) + 0.6, 4.2)
     axes = np.atleast_1d(figure.subplots(1, len(fields), sharey=True))
     scales: dict[bool, Any] = {}
     for wanted in (False, True):
@@ -56,8 +54,7 @@ def plot_maps(
         axis.set(title=title, xlabel="longitude (°E)", aspect=aspect)
         figure.colorbar(mesh, ax=axis, orientation="horizontal", label=units, shrink=0.85)
     axes[0].set_ylabel("latitude (°N)")
-    with atomic_path(image) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, image)
 
 
 def _joined(bounds: np.ndarray) -> np.ndarray:
@@ -79,10 +76,7 @@ def plot_series(
         ylabel: of the values.
         shaded: spans of years with their labels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     axes = figure.add_subplot()
     for (first, last, label), colour in zip(shaded, ("0.9", "#dbe9f6", "#f6e6db")):
         axes.axvspan(first - 0.5, last + 0.5, color=colour, label=label, linewidth=0)
@@ -90,5 +84,4 @@ def plot_series(
         axes.plot(years, values, label=label, linewidth=1.2)
     axes.set(xlabel="year", ylabel=ylabel)
     axes.legend(loc="upper left", fontsize="small")
-    with atomic_path(image) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, image)

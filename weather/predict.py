@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.tables import SUFFIXES as TABLES
+from longseq.core.training.loading import load_task
 from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
 from longseq.weather.data.field import Field
 from longseq.weather.data.scenario import (
@@ -101,12 +102,12 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
     Args:
         task: the emulator.
         args: of the command line.
-        path: a run's file, or a CSV with the columns ``year`` and the predictors.
+        path: a run's file, or a table with the columns ``year`` and the predictors.
         command: for the history.
     """
     about = task.about
     climatology = np.array(about["climatology"])
-    if Path(path).suffix.lower() == ".csv":
+    if Path(path).suffix.lower() in TABLES:
         years, predictors, _ = read_series(path, about["names"])
         if about["regional"]:
             predictors = running_mean(predictors, about["smooth"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -31,21 +31,17 @@ class ClimateEmulator(BaseTask):
         predictors: number of predictors: 1 for the regional mean, or the number of forcings.
         d_model: width of the backbone.
         n_layers: its layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of ``d_model``; 0 for none.
         dropout: on residual branches and before the head.
         rank: spatial patterns of the non-linear part.
         linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it out.
         jitter: deviation of noise that is added to the predictors in training, in their own deviations.
-        lr: peak learning rate.
-        ssm_lr: peak learning rate of state-space parameters; None for ``lr``.
-        weight_decay: of matrices.
-        betas: AdamW's decay rates.
-        warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
-        min_lr_ratio: final over peak learning rate.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
+
+    defaults = {"warmup_steps": 20}
 
     def __init__(
         self,
@@ -54,22 +50,16 @@ class ClimateEmulator(BaseTask):
         predictors: int = 1,
         d_model: int = 32,
         n_layers: int = 2,
-        mixer: str | list[str] = "s5",
+        mixer: str | list[Any] = "s5",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         rank: int = 8,
         linear: Literal["lps", "learned", "none"] = "lps",
         jitter: float = 0.0,
-        lr: float = 1e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.1,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 20,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
+        **recipe: Any,
     ) -> None:
-        super().__init__(lr, ssm_lr, weight_decay, betas, warmup_steps, total_steps, min_lr_ratio)
+        super().__init__(**recipe)
         self.model = FieldEmulator(
             height,
             width,
@@ -177,13 +167,17 @@ class ClimateEmulator(BaseTask):
         error = ((fields - batch["target"] / scale).square() * area).sum((-1, -2))
         count = int(mask.sum())
         loss = (error * mask).sum() / count
+        if self.own_loss is not None:
+            loss = self.own_loss(fields[mask], batch["target"][mask] / scale)
+        prediction, target = fields.detach() * scale, batch["target"]
         return {
             "loss": loss,
             "count": count,
-            "prediction": fields.detach() * scale,
-            "target": batch["target"],
+            "prediction": prediction,
+            "target": target,
             "mask": mask,
             "area": area,
+            "pair": (prediction[mask], target[mask]),
         }
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from longseq.audio.data.folder import PARTS, Recording, list_recordings, split_recordings
 from longseq.audio.data.reading import read_audio, read_excerpt
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.mixers.base import check_positive
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from longseq.audio.features import BlockStream, MelPower, normalise_blocks
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
-from longseq.core.mixers.base import check_positive
 
 
 @dataclass(frozen=True)

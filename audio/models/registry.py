@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +13,7 @@ from longseq.audio.models.detector import MambaDetector, Segment
 from longseq.audio.models.spectttra import SpecTTTra
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.registry import Preset, Registry
 
 
 class SongModel(Protocol):
@@ -33,29 +30,13 @@ class SongModel(Protocol):
         """Yields the scored segments of a recording that comes in chunks."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named model.
-
-    Args:
-        cls: the class.
-        kwargs: its hyper-parameters where they differ from the defaults.
-        help: one line.
-    """
-
-    cls: Callable[..., nn.Module]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    help: str = ""
-
-
-_PRESETS = {"mamba": Preset(MambaDetector, {}, "mel frames of whole songs, streamed with a carried state")}
+MODELS: Registry[Preset] = Registry("model")
+MODELS.add("mamba", Preset(MambaDetector, {}, "mel frames of whole songs, streamed with a carried state"))
 for _letter, _f_clip, _t_clip in (("alpha", 1, 3), ("beta", 3, 5), ("gamma", 5, 7)):
     for _seconds, _frames in ((5, 128), (120, 3744)):
-        _PRESETS[f"spectttra_{_letter}_{_seconds}s"] = Preset(
-            SpecTTTra,
-            {"seconds": float(_seconds), "frames": _frames, "f_clip": _f_clip, "t_clip": _t_clip},
-            f"SpecTTTra-{_letter} on {_seconds} s, published layout",
-        )
+        _kwargs = {"seconds": float(_seconds), "frames": _frames, "f_clip": _f_clip, "t_clip": _t_clip}
+        _help = f"SpecTTTra-{_letter} on {_seconds} s, published layout"
+        MODELS.add(f"spectttra_{_letter}_{_seconds}s", Preset(SpecTTTra, _kwargs, _help))
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -64,22 +45,7 @@ def list_models(pattern: str = "*") -> list[str]:
     Args:
         pattern: for example ``"spectttra*"``.
     """
-    return sorted(fnmatch.filter(_PRESETS, pattern))
-
-
-def describe_model(name: str) -> str:
-    """Returns one line about a model.
-
-    Args:
-        name: one of ``list_models()``.
-    """
-    return _preset(name).help
-
-
-def _preset(name: str) -> Preset:
-    if name not in _PRESETS:
-        raise ConfigError(f"no model named {name!r}; {did_you_mean(name, _PRESETS)}")
-    return _PRESETS[name]
+    return MODELS.names(pattern)
 
 
 def create_model(name: str, *, checkpoint: str | Path | None = None, **kwargs: Any) -> Any:
@@ -94,12 +60,7 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **kwargs: A
         ConfigError: for an unknown name or hyper-parameter, with the nearest valid one.
         DataError: if the checkpoint is unusable or of another model.
     """
-    preset = _preset(name)
-    accepted = [key for key in inspect.signature(preset.cls).parameters if key != "self"]
-    for key in kwargs:
-        if key not in accepted:
-            raise ConfigError(f"model {name!r} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
-    model = preset.cls(**{**preset.kwargs, **kwargs})
+    model = MODELS[name].create(name, **kwargs)
     if checkpoint is not None:
         load_published(model, checkpoint)
     return model

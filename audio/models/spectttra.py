@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from longseq.audio.features import LogMel, unit_gain
 from longseq.audio.models.detector import Segment
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
-from longseq.core.mixers.base import check_divisible, check_positive
 
 
 class _Positions(nn.Module):

@@ -4,7 +4,6 @@ from longseq.core.checkpoints.layouts import LAYOUTS, load_published, read_state
 from longseq.core.checkpoints.safe import (
     check_state_dict,
     load_checkpoint,
-    load_task,
     load_weights,
     read_weights,
     save_weights,
@@ -15,7 +14,6 @@ __all__ = [
     "check_state_dict",
     "load_checkpoint",
     "load_published",
-    "load_task",
     "load_weights",
     "read_state_dict",
     "read_weights",

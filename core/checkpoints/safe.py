@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
-
-if TYPE_CHECKING:
-    from longseq.core.training.task import BaseTask
 
 _OBJECT = re.compile(
     r"GLOBAL|Unsupported (?:global|class)|Can only (?:build|create)|Trying to (?:call|instantiate)"
@@ -97,64 +92,6 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Pa
     if problems:
         message = f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
         raise DataError(message, path=path)
-
-
-def task_class(dotted: object, path: str | Path | None = None) -> type[BaseTask]:
-    """Returns the task class that a checkpoint names.
-
-    Args:
-        dotted: ``_class_path`` of its hyper-parameters.
-        path: the checkpoint, for the message.
-
-    Raises:
-        DataError: unless it is a ``BaseTask`` whose dotted path begins with ``longseq.``.
-    """
-    from longseq.core.training.task import BaseTask
-
-    if not isinstance(dotted, str):
-        raise DataError("does not say which model it is of (no _class_path)", path=path)
-    if not dotted.startswith("longseq."):
-        raise DataError(f"is of {dotted}, and only classes of longseq are imported", path=path)
-    module, _, name = dotted.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
-    if not (inspect.isclass(found) and issubclass(found, BaseTask)):
-        raise DataError(f"is of {dotted}, which is no task of this version of longseq", path=path)
-    return found
-
-
-def load_task(path: str | Path, expected: str | type[BaseTask] | None = None) -> BaseTask:
-    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
-
-    Args:
-        path: a checkpoint written by ``fit``.
-        expected: a domain's name ("genomics") or a task class that it must be of.
-
-    Raises:
-        DataError: if the file is unusable, or of another domain or model.
-    """
-    content = load_checkpoint(path)
-    hyper = dict(content.get("hyper_parameters") or {})
-    dotted = hyper.pop("_class_path", None)
-    if (
-        isinstance(expected, str)
-        and isinstance(dotted, str)
-        and not dotted.startswith(f"longseq.{expected}.")
-    ):
-        domain = dotted.removeprefix("longseq.").split(".")[0]
-        raise DataError(f"is a checkpoint of {domain}, not of {expected}", path=path)
-    cls = task_class(dotted, path)
-    if inspect.isclass(expected) and not issubclass(cls, expected):
-        raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
-    try:
-        task = cls(**hyper)
-    except (TypeError, ConfigError) as error:
-        raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
-    check_state_dict(task, content["state_dict"], path)
-    task.load_state_dict(content["state_dict"], strict=True)
-    return task.eval()
 
 
 def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[str, Any]) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad, silu
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.precision import compute_dtype
 
 Activation = Literal["silu", "swish"]
 
@@ -94,8 +95,8 @@ def causal_conv1d_fn(
     """
     name = "causal_conv1d_fn"
     act = silu_or_none(name, activation)
-    optional = _native.present(bias=bias, initial_states=initial_states)
-    _native.check_kind(name, True, x=x, weight=weight, **optional)
+    optional = present(bias=bias, initial_states=initial_states)
+    check_kind(name, True, x=x, weight=weight, **optional)
     if x.dim() != 3:
         raise ArgumentError(f"{name}: x must be (batch, channels, length), got {tuple(x.shape)}")
     if initial_states is not None and initial_states.dim() != 3:
@@ -145,7 +146,7 @@ def _comes_back(seq_idx: Tensor, resets: Tensor, taps: int) -> bool:
 
 def _sum_over_taps(x: Tensor, weight: Tensor, bias: Tensor | None, seq_idx: Tensor) -> Tensor:
     """The convolution before its activation, with the indices compared tap by tap."""
-    dtype = _native.compute_dtype(x, weight)
+    dtype = compute_dtype(x, weight)
     rows, taps = x.to(dtype), weight.to(dtype)
     y = rows * taps[:, -1]
     for o in range(1, min(weight.shape[1], x.shape[1])):
@@ -186,7 +187,7 @@ def causal_conv1d_update(
     """
     name = "causal_conv1d_update"
     act = silu_or_none(name, activation)
-    _native.check_kind(name, True, x=x, conv_state=conv_state, weight=weight, **_native.present(bias=bias))
+    check_kind(name, True, x=x, conv_state=conv_state, weight=weight, **present(bias=bias))
     if x.dim() not in (2, 3):
         raise ArgumentError(
             f"{name}: x must be (batch, channels) or (batch, channels, length), got {tuple(x.shape)}"

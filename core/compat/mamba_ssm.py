@@ -25,10 +25,12 @@ from longseq.core.compat.causal_conv1d import (
     take,
 )
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import _native
+from longseq.core.ops.arguments import check_kind, check_shape, present
+from longseq.core.ops.cpu_calls import direct_reason
+from longseq.core.ops.precision import autocast_off, compute_dtype
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.ssd import ssd
-from longseq.core.ops.state_update import direct, state_update
+from longseq.core.ops.state_update import state_update
 
 __all__ = [
     "causal_conv1d_fn",
@@ -73,13 +75,13 @@ def selective_scan_fn(
         ArgumentError: naming the argument that does not fit.
     """
     name = "selective_scan_fn"
-    _native.check_kind(name, True, u=u, delta=delta, **_native.present(z=z))
-    _native.check_kind(name, False, A=A, B=B, C=C)
+    check_kind(name, True, u=u, delta=delta, **present(z=z))
+    check_kind(name, False, A=A, B=B, C=C)
     if u.dim() != 3:
         raise ArgumentError(f"{name}: u must be (batch, channels, length), got {tuple(u.shape)}")
-    _native.check(name, "delta", delta, u.shape, "(batch, channels, length)")
+    check_shape(name, "delta", delta, u.shape, "(batch, channels, length)")
     if z is not None:
-        _native.check(name, "z", z, u.shape, "(batch, channels, length)")
+        check_shape(name, "z", z, u.shape, "(batch, channels, length)")
     maps = [_time_first(name, key, m, u, A) for key, m in (("B", B), ("C", C))]
     varying = [m for m in maps if m.dim() == 4]
     groups = max((m.shape[2] for m in varying), default=1)
@@ -99,7 +101,7 @@ def selective_scan_fn(
 def _time_first(name: str, key: str, m: Tensor, u: Tensor, A: Tensor) -> Tensor:
     """Returns a map (B, L, G, N), complex if A is; or (D, N) as it is."""
     if m.dim() == 2:
-        _native.check(name, key, m, A.shape, "(channels, states)")
+        check_shape(name, key, m, A.shape, "(channels, states)")
         return m
     if m.dim() not in (3, 4):
         raise ArgumentError(
@@ -112,7 +114,7 @@ def _time_first(name: str, key: str, m: Tensor, u: Tensor, A: Tensor) -> Tensor:
                 f"{name}: A is complex, so {key} must be complex, or real with twice the length in its last "
                 f"dimension ({2 * u.shape[2]}), got {tuple(m.shape)}"
             )
-        pairs = m.to(_native.compute_dtype(u, A)).unflatten(-1, (-1, 2))
+        pairs = m.to(compute_dtype(u, A)).unflatten(-1, (-1, 2))
         m = torch.view_as_complex(pairs.contiguous())
     return (m.unsqueeze(1) if m.dim() == 3 else m).permute(0, 3, 1, 2)
 
@@ -129,7 +131,7 @@ def _scan_with_constant_maps(
     """
     if (maps[0].is_complex() or maps[1].is_complex()) and not A.is_complex():
         raise ArgumentError("selective_scan_fn: B or C is complex, so A must be, got " + str(A.dtype))
-    dtype = _native.compute_dtype(u, A)
+    dtype = compute_dtype(u, A)
     state_dtype = torch.promote_types(dtype, torch.complex64) if A.is_complex() else dtype
     batch, length, _ = u.shape
     groups = next((m.shape[2] for m in maps if m.dim() == 4), 1)
@@ -157,7 +159,7 @@ def _scan_with_constant_maps(
 
     recompute = torch.is_grad_enabled()
     outputs, states = torch.zeros_like(x), []
-    with torch.autocast(u.device.type, enabled=False):  # x is at full precision because outputs are summed
+    with autocast_off(u):  # x is at full precision because outputs are summed
         for n in range(A.shape[1]):
             arguments = (n, x, delta, A, *maps)
             if recompute:
@@ -209,8 +211,8 @@ def selective_state_update(
         ArgumentError: naming the argument that does not fit.
     """
     name = "selective_state_update"
-    optional = _native.present(D=D, z=z, dt_bias=dt_bias)
-    _native.check_kind(name, True, state=state, x=x, dt=dt, A=A, B=B, C=C, **optional)
+    optional = present(D=D, z=z, dt_bias=dt_bias)
+    check_kind(name, True, state=state, x=x, dt=dt, A=A, B=B, C=C, **optional)
     if state.dim() not in (3, 4):
         raise ArgumentError(
             f"{name}: state must be (batch, channels, states) or (batch, heads, channels, states), got "
@@ -224,36 +226,44 @@ def selective_state_update(
     _, heads, width, states = slots.shape
     rows, step, maps_in, maps_out = (with_heads(t, 3, 1) for t in (x, dt, B, C))
     batch = rows.shape[0]
-    _native.check(name, "x", rows, (batch, heads, width), "(batch, heads, channels)")
-    _native.check(name, "dt", step, rows.shape, "(batch, heads, channels)")
+    check_shape(name, "x", rows, (batch, heads, width), "(batch, heads, channels)")
+    check_shape(name, "dt", step, rows.shape, "(batch, heads, channels)")
     decay = with_heads(A, 3, 0)
-    _native.check(name, "A", decay, (heads, width, states), "(heads, channels, states)")
+    check_shape(name, "A", decay, (heads, width, states), "(heads, channels, states)")
     groups = maps_in.shape[1] if maps_in.dim() == 3 else 0
     if groups == 0 or heads % groups:
         raise ArgumentError(f"{name}: B must have groups that divide the {heads} heads, got {tuple(B.shape)}")
     for key, m in (("B", maps_in), ("C", maps_out)):
-        _native.check(name, key, m, (batch, groups, states), "(batch, groups, states)")
+        check_shape(name, key, m, (batch, groups, states), "(batch, groups, states)")
     if state_batch_indices is None and slots.shape[0] != batch:
         raise ArgumentError(f"{name}: state has {slots.shape[0]} rows and x has {batch}")
     keep = check_indices(name, "state_batch_indices", state_batch_indices, batch)
 
-    dtype = _native.compute_dtype(state, x, A)
+    dtype = compute_dtype(state, x, A)
     if dt_bias is not None:
         dt_bias = with_heads(dt_bias, 2, 0)
-        _native.check(name, "dt_bias", dt_bias, (heads, width), "(heads, channels)")
+        check_shape(name, "dt_bias", dt_bias, (heads, width), "(heads, channels)")
     if D is not None:
         D = with_heads(D, 2, 0)
-        _native.check(name, "D", D, (heads, width), "(heads, channels)")
+        check_shape(name, "D", D, (heads, width), "(heads, channels)")
     gate = None if z is None else with_heads(z, 3, 1)
     if gate is not None:
-        _native.check(name, "z", gate, rows.shape, "(batch, heads, channels)")
+        check_shape(name, "z", gate, rows.shape, "(batch, heads, channels)")
     tensors = (slots, rows, step, decay, maps_in, maps_out, D, gate, dt_bias)
-    if keep is None and slots.dtype == dtype and not decay.is_complex() and direct(*tensors):
+    if keep is None and slots.dtype == dtype and not decay.is_complex() and direct_reason(*tensors) is None:
         flat = [None if t is None else t.flatten(at) for t, at in ((gate, 1), (D, 0), (dt_bias, 0))]
         y, new = state_update(
-            slots.flatten(1, 2), rows.flatten(1), step.flatten(1), decay.flatten(0, 1), maps_in, maps_out,
-            flat[1], flat[0], flat[2], dt_softplus,
-        )  # fmt: skip
+            slots.flatten(1, 2),
+            rows.flatten(1),
+            step.flatten(1),
+            decay.flatten(0, 1),
+            maps_in,
+            maps_out,
+            flat[1],
+            flat[0],
+            flat[2],
+            dt_softplus,
+        )
         slots.copy_(new.view(slots.shape))
         return y.view(x.shape)
     step = step.to(dtype)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -32,10 +33,21 @@ _INSTALL = "pip install cuda-bindings nvidia-cuda-nvrtc (both come with PyTorch'
 Defines = Mapping[str, str | int]
 
 
+def simulated(fault: str) -> bool:
+    """Returns whether the environment asks to behave as a machine with a fault, to see its message.
+
+    Args:
+        fault: "no-nvrtc", "old-driver" or "no-triton", listed with commas in ``LONGSEQ_SIMULATE``.
+    """
+    return fault in os.environ.get("LONGSEQ_SIMULATE", "").split(",")
+
+
 @cache
 def _load() -> tuple[ModuleType | None, ModuleType | None, str]:
     """Returns the bindings of NVRTC and of the driver, and why they are not there."""
     try:
+        if simulated("no-nvrtc"):
+            raise ImportError("LONGSEQ_SIMULATE=no-nvrtc")
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         driver = importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
@@ -86,6 +98,8 @@ def _device_reason(index: int) -> str | None:
     driver = _load()[1]
     assert driver is not None
     newest = _done(driver.cuDriverGetVersion(), "the CUDA driver")
+    if simulated("old-driver"):
+        newest = 1000 * (version()[0] - 1)
     if newest // 1000 < version()[0]:
         return (
             f"the NVIDIA driver is too old: it serves CUDA {newest // 1000}.{newest % 1000 // 10}, and what "

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import Mixer, check_divisible, check_positive
+from longseq.core.mixers.base import Mixer
 
 
 class AttentionBase(Mixer):

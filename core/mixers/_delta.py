@@ -8,16 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, softplus
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_backend,
-    check_positive,
-    convolution_backend,
-    recurrent_dtype,
-)
-from longseq.core.ops.backends import Backend
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype
+from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
 
 _EPS = 1e-6  # added to the square of a norm that is divided by

@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._linear import LinearGLU
-from longseq.core.mixers.base import Mixer, State, check_positive, recurrent_dtype, segment_resets
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, segment_resets
 from longseq.core.ops.lti import lti_scan
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.s4_kernel import vandermonde_kernel
-from longseq.core.ops.ssm_init import check_choice
 
 Activation = Literal["gelu", "relu", "silu", "none"]
 Output = Literal["glu", "linear", "none"]
@@ -86,7 +87,7 @@ class SSMLayer(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         u = x_t.to(recurrent_dtype(x_t.dtype))
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u):
             y, last = self._advance(u, state["ssm"])
         return self._finish(y, u, x_t.dtype), {"ssm": last.to(state["ssm"].dtype)}
 

@@ -6,14 +6,16 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.ops.backends import BACKENDS, Backend
+from longseq.core.registry import Registry
 
 State = dict[str, Tensor]
 """A mixer's carried state: named tensors whose first dimension is the batch."""
@@ -22,7 +24,7 @@ State = dict[str, Tensor]
 class Mixer(nn.Module, ABC):
     """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a time.
 
-    The laws that every causal mixer obeys, and that ``tests/core/mixers/test_contract.py`` checks:
+    The laws that every causal mixer obeys, and that ``longseq.core.testing.check_mixer`` checks:
 
     1. ``forward(x) = concat(forward(x[:k]), forward(x[k:], state))`` for every k, gradients included;
     2. ``forward(x)`` = stepping through x;
@@ -124,50 +126,7 @@ def segment_resets(segment_ids: Tensor | None) -> Tensor | None:
     return torch.nn.functional.pad(changed, (1, 0), value=False)
 
 
-def check_positive(name: str, value: int) -> int:
-    """Returns ``value`` if it is an integer of at least 1.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
-
-
-def check_divisible(name: str, value: int, by_name: str, by: int) -> int:
-    """Returns ``value // by``.
-
-    Raises:
-        ConfigError: if ``by`` does not divide ``value``.
-    """
-    if value % check_positive(by_name, by) != 0:
-        raise ConfigError(f"{name} ({value}) must be divisible by {by_name} ({by})")
-    return value // by
-
-
-def check_backend(backend: str) -> Backend:
-    """Returns ``backend`` if there is one of that name; whether it can serve shows at the first call.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    for known in get_args(Backend):
-        if backend == known:
-            return known
-    raise ConfigError(f"no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
-
-
-def convolution_backend(backend: Backend) -> Backend:
-    """Returns the backend of a short convolution beside a mixer's main operator.
-
-    Triton and mamba-ssm serve main operators only: where one of them is asked for, the convolution runs by
-    whatever is fastest.
-    """
-    return "auto" if backend in ("triton", "mamba_ssm") else backend
-
-
-_REGISTRY: dict[str, type[Mixer]] = {}
+MIXERS: Registry[type[Mixer]] = Registry("mixer")
 M = TypeVar("M", bound=type[Mixer])
 
 
@@ -177,26 +136,23 @@ def register_mixer(name: str) -> Callable[[M], M]:
     Args:
         name: the paper's usual name in lower snake case.
     """
+    return MIXERS.register(name)
 
-    def register(cls: M) -> M:
-        if name in _REGISTRY and _REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ConfigError(f"a mixer named {name!r} is registered already")
-        _REGISTRY[name] = cls
-        return cls
 
-    return register
+def is_registered(cls: type) -> bool:
+    """Returns whether a class is registered as a mixer."""
+    return cls in MIXERS.values()
 
 
 def _load_all() -> None:
-    package = importlib.import_module("longseq.core.mixers")
-    for module in pkgutil.iter_modules(package.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"longseq.core.mixers.{module.name}")
 
 
 def list_mixers() -> list[str]:
     """Returns the names of all mixers, sorted."""
     _load_all()
-    return sorted(_REGISTRY)
+    return MIXERS.names()
 
 
 def mixer_class(name: str) -> type[Mixer]:
@@ -205,11 +161,9 @@ def mixer_class(name: str) -> type[Mixer]:
     Raises:
         ConfigError: if there is none, with the nearest name.
     """
-    if name not in _REGISTRY:
+    if name not in MIXERS:
         _load_all()
-    if name not in _REGISTRY:
-        raise ConfigError(f"no mixer named {name!r}; {did_you_mean(name, _REGISTRY)}")
-    return _REGISTRY[name]
+    return MIXERS[name]
 
 
 def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
@@ -223,9 +177,24 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
     Raises:
         ConfigError: for an unknown name or hyper-parameter, with the nearest valid one.
     """
-    cls = mixer_class(name)
+    return construct(mixer_class(name), d_model, kwargs, name)
+
+
+def construct(cls: type[Mixer], d_model: int, kwargs: Mapping[str, Any], name: str | None = None) -> Mixer:
+    """Makes a mixer of a class.
+
+    Args:
+        cls: the class.
+        d_model: width D.
+        kwargs: its hyper-parameters.
+        name: of the mixer, for the message; the class's if None.
+
+    Raises:
+        ConfigError: for an unknown hyper-parameter, with the nearest valid one.
+    """
     accepted = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")]
     for key in kwargs:
         if key not in accepted:
-            raise ConfigError(f"mixer {name!r} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
+            near = did_you_mean(key, accepted)
+            raise ConfigError(f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}")
     return cls(d_model, **kwargs)

@@ -7,19 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_divisible,
-    check_positive,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.lti import lti_scan
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.s4_kernel import wide
-from longseq.core.ops.ssm_init import check_choice
 
 KernelInit = Literal["normal", "xavier"]
 _SMALLEST_NORM = 1e-4
@@ -102,7 +95,7 @@ class Companion(Mixer):
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         u = x.to(recurrent_dtype(x.dtype))
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u):
             a, b, c = self.system()
             before = None if state is None else state["ssm"]
             y, last = lti_scan(u, a, b, c, before, segment_resets(segment_ids), self.chunk_size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.mixers._delta import DeltaMixer, normalised
 from longseq.core.mixers._gated_norm import GatedRMSNorm
-from longseq.core.mixers.base import State, check_divisible, check_positive, register_mixer, segment_resets
+from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.delta_rule import delta_rule
 

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._ssm_layer import Activation, DiagonalLayer, Output
-from longseq.core.mixers.base import check_positive, register_mixer
+from longseq.core.mixers.base import register_mixer
 from longseq.core.ops.s4_kernel import as_complex, wide
-from longseq.core.ops.ssm_init import check_choice, log_uniform, low_rank_form
+from longseq.core.ops.ssm_init import log_uniform, low_rank_form
 
 Version = Literal["exp", "softmax"]
 _EPSILON = 1e-7

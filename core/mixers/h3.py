@@ -8,18 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_divisible,
-    check_positive,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 from longseq.core.ops.lti import lti_scan
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.s4_kernel import Discretisation, as_complex, discretise, wide
 
 _MEASURES = ("diag-lin", "diag-inv")
@@ -159,7 +153,7 @@ class H3(Mixer):
         kv = keys.permute(0, 3, 1, 2).unsqueeze(2) * values.permute(0, 3, 1, 2).unsqueeze(1)
         resets = segment_resets(segment_ids)
         resets = None if resets is None else resets.repeat_interleave(pairs, 0)
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x):
             transition, b, c = self.kernel["kernel"]()
         y, last = lti_scan(kv.flatten(0, 2), transition, b, c, start, resets)
         y = y.view_as(kv) + self.D.to(dtype) * kv

@@ -8,12 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers._linear import split_bias
-from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer, segment_resets
+from longseq.core.mixers.base import Mixer, State, register_mixer, segment_resets
 from longseq.core.ops.causal_conv1d import MAX_WIDTH, causal_conv1d
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 from longseq.core.ops.gated_conv import gated_conv
+from longseq.core.ops.linear_maps import split_bias
+from longseq.core.ops.precision import autocast_off
 
 _CACHED_VALUES = 1 << 24  # a larger filter is kept between calls only where positions come few at a time
 _POSITIONS = 1 << 16  # without gradients, a longer input goes through position-wise maps in such blocks ...
@@ -143,7 +145,7 @@ class HyenaFilter(nn.Module):
                 "the length of the filter's table; shorten the sequence or train with a larger l_max"
             )
         dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
-        with torch.autocast(self.bias.device.type, enabled=False):
+        with autocast_off(self.bias):
             h = self.pos_emb.z[:, :length].to(dtype)
             for layer in self.implicit_filter[:-1]:
                 if isinstance(layer, nn.Linear):
@@ -161,7 +163,7 @@ class HyenaFilter(nn.Module):
             low: first channel.
             high: the channel after the last.
         """
-        with torch.autocast(self.bias.device.type, enabled=False):
+        with autocast_off(self.bias):
             t = self.pos_emb.t[:, : features.shape[1]].to(features.dtype)
             last = self.implicit_filter[-1]
             assert isinstance(last, nn.Linear)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.mixers._delta import DeltaMixer, decay_parameters, head_width, log_decay, normalised
-from longseq.core.mixers.base import State, check_positive, register_mixer, segment_resets
+from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.delta_rule import delta_rule
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import AttentionBase, positions_in_pack, rotate
-from longseq.core.mixers.base import State, check_positive, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
 
 
 @register_mixer("local_attention")

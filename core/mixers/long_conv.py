@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers._linear import LinearGLU, mix_gelu
-from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer
+from longseq.core.mixers.base import Mixer, State, register_mixer
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 
 _INITIALISERS = ("random", "double_exp")

@@ -15,22 +15,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_backend,
-    check_positive,
-    convolution_backend,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
-from longseq.core.ops.backends import Backend
-from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from longseq.core.ops.mamba_step import mamba_step, plain_maps, serves
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.backends import Backend, check_backend, convolution_backend
+from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.mamba_step import MambaLayer, mamba_step
 from longseq.core.ops.selective_scan import selective_scan
-from longseq.core.ops.state_update import direct, state_update
 
 
 @register_mixer("mamba")
@@ -131,29 +122,18 @@ class Mamba(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""
-        conv, ssm, taps, bias = state["conv"], state["ssm"], self.conv1d.weight, self.conv1d.bias
-        used = (x_t, conv, ssm, taps, bias, self.A_log, self.D, self.dt_proj.bias, self.in_proj.weight)
-        batch = x_t.shape[0]
-        fits = conv.shape == (batch, self.d_conv - 1, self.d_inner)
-        fits = fits and ssm.shape == (batch, self.d_inner, self.d_state)
-        if not fits or self.backend not in ("auto", "cpu") or not direct(*used):
-            return super().step(x_t, state)  # which names what does not fit
-        weights = (
-            self.in_proj.weight, self.in_proj.bias, taps, bias, self.x_proj.weight, self.dt_proj.weight,
-            self.dt_proj.bias, self.A_log, self.D, self.out_proj.weight, self.out_proj.bias,
-        )  # fmt: skip
-        maps = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
-        if plain_maps(*maps) and direct(*weights) and serves(ssm, x_t, (conv, *weights)):
-            y, conv, ssm = mamba_step(x_t, conv, ssm, weights)
-            return y, {"conv": conv, "ssm": ssm}
-        u, z = self.in_proj(x_t).split(self.d_inner, dim=-1)
-        u, conv = causal_conv1d_step(u, taps.squeeze(1), bias, conv, "silu")
-        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = nn.functional.linear(dt, self.dt_proj.weight)
-        y, ssm = state_update(
-            ssm, u, delta, self.A_log, B, C, self.D, z, self.dt_proj.bias, dt_softplus=True, log_decay=True
+        layer = MambaLayer(
+            self.in_proj,
+            self.conv1d.weight,
+            self.conv1d.bias,
+            self.x_proj,
+            self.dt_proj,
+            self.A_log,
+            self.D,
+            self.out_proj,
         )
-        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+        y, conv, ssm = mamba_step(x_t, state["conv"], state["ssm"], layer, backend=self.backend)
+        return y, {"conv": conv, "ssm": ssm}
 
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -8,23 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._gated_norm import GatedRMSNorm
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_backend,
-    check_divisible,
-    check_positive,
-    convolution_backend,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
-from longseq.core.ops.backends import Backend
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.ssd import ssd
-from longseq.core.ops.state_update import direct, state_update
+from longseq.core.ops.state_update import state_update
 
 
 @register_mixer("mamba2")
@@ -176,25 +167,30 @@ class Mamba2(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""
-        conv, ssm, taps, bias = state["conv"], state["ssm"], self.conv1d.weight, self.conv1d.bias
-        used = (x_t, conv, ssm, taps, bias, self.A_log, self.D, self.dt_bias, self.in_proj.weight)
-        batch = x_t.shape[0]
-        fits = conv.shape == (batch, self.d_conv - 1, self.conv_dim)
-        fits = fits and ssm.shape == (batch, self.nheads, self.headdim, self.d_state)
-        if not fits or self.backend not in ("auto", "cpu") or not direct(*used):
-            return super().step(x_t, state)  # which names what does not fit
+        conv = state["conv"]
         d_mlp, maps = self.d_inner - self.d_ssm, self.ngroups * self.d_state
         mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(
             [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
         )
-        mixed, conv = causal_conv1d_step(mixed, taps.squeeze(1), bias, conv, "silu")
+        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        mixed, conv = causal_conv1d_step(mixed, taps, bias, conv, "silu", convolution_backend(self.backend))
         u, maps_in, maps_out = mixed.split([self.d_ssm, maps, maps], dim=-1)
         shape = (self.ngroups, self.d_state)
         y, ssm = state_update(
-            ssm, u, dt, self.A_log, maps_in.unflatten(-1, shape), maps_out.unflatten(-1, shape), self.D,
-            z if self.norm is None else None, self.dt_bias, dt_softplus=True, dt_limit=self.dt_limit,
+            state["ssm"],
+            u,
+            dt,
+            self.A_log,
+            maps_in.unflatten(-1, shape),
+            maps_out.unflatten(-1, shape),
+            self.D,
+            z if self.norm is None else None,
+            self.dt_bias,
+            dt_softplus=True,
+            dt_limit=self.dt_limit,
             log_decay=True,
-        )  # fmt: skip
+            backend=self.backend,
+        )
         return self._finish(y, z, mlp_gate, mlp_value), {"conv": conv, "ssm": ssm}
 
     def _finish(self, y: Tensor, z: Tensor, mlp_gate: Tensor, mlp_value: Tensor) -> Tensor:

@@ -10,25 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, linear, silu
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_backend,
-    check_divisible,
-    check_positive,
-    convolution_backend,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
-from longseq.core.ops.backends import Backend
-from longseq.core.ops.block_linear import block_linear, by_kernel, composed
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.backends import Backend, check_backend, convolution_backend
+from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.gated_norm import gated_layer_norm
 from longseq.core.ops.mlstm import mlstm
-
-_MERGED_WIDTH = 64
 
 
 class _HeadwiseLinear(nn.Module):
@@ -42,25 +31,10 @@ class _HeadwiseLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _headwise(x, self)[0]
 
-    def by_products(self, x: Tensor) -> Tensor:
-        """The map without its bias by matrix products, for low precision, wide blocks and GPUs."""
-        count, block, _ = self.weight.shape
-        rows = x.numel() // x.shape[-1]
-        merged = math.gcd(count, max(1, _MERGED_WIDTH // block)) if rows >= _MERGED_WIDTH else 1
-        if merged == 1:
-            return composed(x, self.weight)
-        # Many tiny products take longer than fewer larger ones whose other entries are zero.
-        units = torch.eye(merged, dtype=self.weight.dtype, device=self.weight.device)
-        weight = self.weight.view(-1, merged, 1, block, block) * units[:, :, None, None]
-        weight = weight.transpose(2, 3).reshape(-1, merged * block, merged * block)
-        columns = x.reshape(rows, *weight.shape[:2]).transpose(0, 1)
-        return torch.bmm(columns, weight.mT).transpose(0, 1).reshape(x.shape)
-
 
 def _headwise(x: Tensor, *maps: _HeadwiseLinear) -> list[Tensor]:
     """Applies maps with blocks of one size to the same input."""
-    weights = [m.weight for m in maps]
-    outputs = block_linear(x, *weights) if by_kernel(x, *weights) else [m.by_products(x) for m in maps]
+    outputs = block_linear(x, *[m.weight for m in maps])
     return [y if m.bias is None else y + m.bias for y, m in zip(outputs, maps)]
 
 

@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer
+from longseq.core.mixers.base import Mixer, State, register_mixer
 from longseq.core.mixers.hyena import HyenaFilter
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.dct import dct, idct
 from longseq.core.ops.fft_conv import segment_table, work_dtype
+from longseq.core.ops.precision import autocast_off
 
 _KINDS = ("absfreq", "corrTime")
 _TRANSFORMS = ("dct", "fft")
@@ -179,7 +181,7 @@ class Orchid(Mixer):
         """Maps whole sequences (B, L, D) to (B, L, D)."""
         u = self.in_linear(x)
         dtype, length = work_dtype(u), x.shape[1]
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x):
             u = u.to(dtype)
             adapted = self.conv_kernel_nn(u[..., -self.d_model :])
             mixed, _ = causal_conv1d(u, self.conv1d_short.weight.squeeze(1), self.conv1d_short.bias)

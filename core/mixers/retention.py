@@ -5,20 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import rotate
 from longseq.core.mixers._gated_norm import GatedRMSNorm
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_backend,
-    check_divisible,
-    check_positive,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
-from longseq.core.ops.backends import Backend
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.linear_attention import linear_attention
 
 

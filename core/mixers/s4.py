@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_even
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._ssm_layer import Activation, Output, SSMLayer
 from longseq.core.mixers.base import register_mixer
 from longseq.core.mixers.s4d import SSMCore, SSMParameters
 from longseq.core.ops.lti import lti_scan
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.s4_kernel import (
     LowRankSystem,
     as_complex,
@@ -20,7 +22,7 @@ from longseq.core.ops.s4_kernel import (
     low_rank_step,
     truncated_output,
 )
-from longseq.core.ops.ssm_init import Measure, check_choice, check_even, low_rank_form
+from longseq.core.ops.ssm_init import Measure, low_rank_form
 
 
 class LowRankParameters(SSMParameters):
@@ -133,7 +135,7 @@ class S4(SSMLayer):
         return self.layer.kernel.low_rank()
 
     def _scan(self, u: Tensor, state: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u):
             a, b, c = low_rank_matrices(self._system())
         real = None if state is None else torch.cat([state.real, state.imag], dim=-1)
         y, last = lti_scan(u, a, b, c, real, resets, self.chunk_size)

@@ -7,10 +7,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_divisible, check_even
 from longseq.core.mixers._ssm_layer import Activation, DiagonalLayer, Output
-from longseq.core.mixers.base import check_divisible, register_mixer
+from longseq.core.mixers.base import register_mixer
 from longseq.core.ops.s4_kernel import Discretisation, as_complex, discretise, wide
-from longseq.core.ops.ssm_init import DiagonalInit, check_choice, check_even, diagonal_system, log_uniform
+from longseq.core.ops.ssm_init import DiagonalInit, diagonal_system, log_uniform
 
 _SLOWEST_DECAY = 1e-4
 

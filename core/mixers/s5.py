@@ -9,25 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longseq.core.checks import check_choice, check_divisible, check_even, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_divisible,
-    check_positive,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.lti import lti_scan
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.s4_kernel import Discretisation, as_complex, discretise, wide
-from longseq.core.ops.ssm_init import (
-    check_choice,
-    check_even,
-    log_uniform,
-    normal_part,
-    perturb_then_diagonalise,
-)
+from longseq.core.ops.ssm_init import log_uniform, normal_part, perturb_then_diagonalise
 
 Init = Literal["legs", "ptd"]
 CInit = Literal["trunc_standard_normal", "lecun_normal", "complex_normal"]
@@ -128,7 +116,7 @@ class S5(Mixer):
     ) -> tuple[Tensor, State]:
         u = x.to(recurrent_dtype(x.dtype))
         a, b = self.system()
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u):
             before = None if state is None else state["ssm"]
             states, last = self._states(a, _enter(b, u), before, segment_resets(segment_ids))
             y = self._read(states, u)
@@ -147,7 +135,7 @@ class S5(Mixer):
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         u = x_t.to(recurrent_dtype(x_t.dtype))
         a, b = self.system()
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u):
             last = a.to(state["ssm"].dtype) * state["ssm"] + _enter(b, u)
             y = self._read(last, u)
         return self._activate(y.to(x_t.dtype)), {"ssm": last}

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers._linear import mix_gelu
-from longseq.core.mixers.base import Mixer, State, check_positive, register_mixer
+from longseq.core.mixers.base import Mixer, State, register_mixer
 from longseq.core.mixers.long_conv import check_probability, multi_channel_conv, output_map
 from longseq.core.ops.fft_conv import carry_history, work_dtype
 

@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import (
-    Mixer,
-    State,
-    check_divisible,
-    check_positive,
-    recurrent_dtype,
-    register_mixer,
-    segment_resets,
-)
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.slstm import SLSTMState, slstm
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from longseq.core.errors import BackendError, ConfigError, did_you_mean
 
 Backend = Literal["auto", "reference", "cpu", "cuda", "triton", "mamba_ssm"]
-BACKENDS: tuple[str, ...] = ("auto", "reference", "cpu", "cuda", "triton", "mamba_ssm")
+BACKENDS: tuple[str, ...] = get_args(Backend)
+Fallback = Literal["reference", "chunked", "composed"]
+FALLBACKS: dict[str, str] = {
+    "reference": "its slow reference",
+    "chunked": "its chunked form, in torch's own operations",
+    "composed": "torch's own operations",
+}
+"""What "auto" falls back to, in words."""
+_HERE = str(Path(__file__).parent)
 
 
 def _load_native() -> tuple[ModuleType | None, str]:
@@ -54,66 +64,98 @@ def cpu_reason(*tensors: torch.Tensor | None) -> str | None:
 
 
 @cache
-def _announce(operator: str, reason: str) -> None:
-    warnings.warn(f"longseq.{operator} runs its slow reference: {reason}", UserWarning, stacklevel=4)
+def _announce(operator: str, form: str, reason: str) -> None:
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"longseq.{operator} runs {form}: {reason}", UserWarning, stacklevel=level)
 
 
-def by_cpu(operator: str, backend: str, *tensors: torch.Tensor | None) -> bool:
-    """Returns whether the CPU kernels serve a chunked operator's call, for which no GPU kernel was chosen.
+class Dispatch:
+    """Chooses the backend of an operator's calls, and is entered in ``REGISTRY`` under the operator's name.
 
     Args:
-        operator: name for messages.
-        backend: what the caller asked for, already found to be possible.
-        *tensors: the call's arguments; None stands for an absent one.
+        name: the operator's.
+        reasons: per fast backend, in order of preference, a function of the call (a record of its arguments)
+            that returns None if the backend can serve it, else why not.
+        example: makes a call's record for ``longseq doctor --why``, from a function of a shape that makes a
+            tensor.
+        fallback: what "auto" falls back to. "reference" is asked for by name, too, and always means the
+            definition: a recurrence step by step, a sum written out.
+        by_name: backends that serve only where they are asked for by name.
+        announced: whether falling back is worth a warning even if the CPU kernels are there; not for
+            operators whose form for other devices is torch's own operations.
     """
-    if backend == "reference":
-        return False
-    reason = cpu_reason(*tensors)
-    if _NATIVE is None and not torch.compiler.is_compiling():
-        _announce(operator, _NATIVE_ERROR)
-    return reason is None
+
+    def __init__(
+        self,
+        name: str,
+        reasons: Mapping[str, Callable[[Any], str | None]],
+        example: Callable[[Callable[..., torch.Tensor]], Any],
+        fallback: Fallback = "reference",
+        by_name: tuple[str, ...] = (),
+        announced: bool = True,
+    ) -> None:
+        self.name, self.reasons, self.example = name, dict(reasons), example
+        self.fallback, self.by_name, self.announced = fallback, by_name, announced
+        REGISTRY[name] = self
+
+    def choose(self, backend: str, call: Any) -> str:
+        """Returns the backend that serves a call, "reference", or the fallback.
+
+        Args:
+            backend: what the caller asked for.
+            call: the record of the call's arguments.
+
+        Raises:
+            ConfigError: for an unknown backend.
+            BackendError: if the backend asked for by name cannot serve the call.
+        """
+        if backend not in BACKENDS:
+            raise ConfigError(f"{self.name}: no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
+        if backend == "reference":
+            return backend
+        if backend != "auto":
+            if backend not in self.reasons:
+                reason: str | None = "the operator has no such backend"
+            else:
+                reason = self.reasons[backend](call)
+            if reason is None:
+                return backend
+            raise BackendError(f"{self.name}: backend {backend!r} cannot be used: {reason}")
+        refused = []
+        for name, why_not in self.reasons.items():
+            if name not in self.by_name:
+                reason = why_not(call)
+                if reason is None:
+                    return name
+                refused.append(f"{name}: {reason}")
+        told = refused and (self.announced or _NATIVE is None)
+        if told and not torch.compiler.is_compiling():
+            _announce(self.name, FALLBACKS[self.fallback], "; ".join(refused))
+        return self.fallback
 
 
-def choose(operator: str, backend: str, reasons: Mapping[str, str | None]) -> str:
-    """Returns the backend that serves a call.
+REGISTRY: dict[str, Dispatch] = {}
+"""The dispatch of every operator whose module has been imported, by name."""
 
-    Args:
-        operator: the operator's name, for messages.
-        backend: what the caller asked for.
-        reasons: for every fast backend of the operator, in order of preference, None if it can serve the
-            call, else why not.
+
+def check_backend(backend: str) -> Backend:
+    """Returns ``backend`` if there is one of that name; whether it can serve shows at the first call.
 
     Raises:
-        ConfigError: for an unknown backend.
-        BackendError: if the backend asked for by name cannot serve the call.
+        ConfigError: otherwise.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"{operator}: no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
-    if backend == "reference":
-        return backend
-    if backend != "auto":
-        reason = reasons.get(backend, "the operator has no such backend")
-        if backend in reasons and reason is None:
-            return backend
-        raise BackendError(f"{operator}: backend {backend!r} cannot be used: {reason}")
-    for name, reason in reasons.items():
-        if reason is None:
-            return name
-    if not torch.compiler.is_compiling():
-        _announce(operator, "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
-    return "reference"
+    for known in get_args(Backend):
+        if backend == known:
+            return known
+    raise ConfigError(f"no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
 
 
-def describe() -> list[tuple[str, bool, str]]:
-    """Returns (backend, available, note) for every backend, as shown by ``longseq doctor``."""
-    module, reason = _load_native()
-    if module is not None:
-        reason = (
-            f"{module.isa()} of {', '.join(module.available_isas())}; threads from {module.thread_runtime()}"
-        )
-    from longseq.core.kernels import nvrtc
-    from longseq.core.ops import _mamba_ssm, _triton
+def convolution_backend(backend: Backend) -> Backend:
+    """Returns the backend of a short convolution beside a mixer's main operator.
 
-    rows = [("reference", True, "pure torch, any device, slow"), ("cpu", _NATIVE is not None, reason)]
-    rows += [("cuda", *nvrtc.describe()), ("triton", *_triton.describe())]
-    return [*rows, ("mamba_ssm", *_mamba_ssm.describe())]
+    Triton and mamba-ssm serve main operators only: where one of them is asked for, the convolution runs by
+    whatever is fastest.
+    """
+    return "auto" if backend in ("triton", "mamba_ssm") else backend

@@ -8,7 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from longseq.core.ops.arguments import check_resets
+from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.precision import autocast_off
+
 CHUNK = 64
+# Matrix products over chunks are its proper form on every device.
+_DISPATCH = Dispatch("lti_scan", {}, lambda new: None, "chunked", announced=False)
 
 
 def lti_scan(
@@ -19,6 +25,8 @@ def lti_scan(
     state: Tensor | None = None,
     resets: Tensor | None = None,
     chunk_size: int = CHUNK,
+    *,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Runs x_t = A x_{t-1} + b u_t, y_t = Re(c · x_t) over a sequence, for many channels at once.
 
@@ -39,10 +47,18 @@ def lti_scan(
         state: x before position 0, (B, H, N); zero if None.
         resets: bool (B, L), true where the state is dropped before the input is taken in.
         chunk_size: longest T.
+        backend: "auto" or "reference"; see ``longseq.core.ops.backends``.
 
     Returns:
         The output (B, L, H) in the dtype of ``u`` (at least float32), and the last state (B, H, N).
+
+    Raises:
+        ArgumentError: for resets that do not fit.
+        BackendError: for another backend.
     """
+    resets = check_resets("lti_scan", resets, u.shape[0], u.shape[1])
+    if _DISPATCH.choose(backend, None) == "reference":
+        return lti_scan_reference(u, a, b, c, state, resets)
     batch, length, channels = u.shape
     u = u.to(torch.promote_types(u.dtype, torch.float32))
     dtype = u.dtype
@@ -61,7 +77,7 @@ def lti_scan(
         count = first.shape[1]
         zero_behind = torch.nn.functional.pad(u, (0, 0, 0, 1))
         rows = zero_behind.gather(1, source.unsqueeze(-1).expand(-1, -1, channels))
-    with torch.autocast(u.device.type, enabled=False):
+    with autocast_off(u):
         tables = _dense_tables(a, b, c, chunk) if a.ndim == 3 else _diagonal_tables(a, b, c, chunk, paired)
         toeplitz, read, write = (t.to(dtype) for t in (_toeplitz(tables.kernel), tables.read, tables.write))
         grouped = _group(rows, a.shape[0], chunk)

@@ -7,12 +7,13 @@ part, so a state of N real dimensions has N/2 complex ones and outputs are twice
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.checks import check_choice, check_even
+from longseq.core.errors import ConfigError
 
 Measure = Literal["legs", "legt", "fout"]
 DiagonalInit = Literal["lin", "inv", "legs", "ptd"]
@@ -46,40 +47,6 @@ class DiagonalForm(NamedTuple):
     eigenvalues: Tensor
     v: Tensor
     v_inverse: Tensor
-
-
-def check_choice(name: str, value: str, choices: object) -> str:
-    """Returns ``value`` if it is one of a Literal's choices.
-
-    Args:
-        name: of the hyper-parameter.
-        value: what was asked for.
-        choices: a ``Literal`` type.
-
-    Raises:
-        ConfigError: otherwise, with the nearest choice.
-    """
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigError(f"{name} {value!r} is unknown; {did_you_mean(str(value), known)}")
-    return value
-
-
-def check_even(name: str, value: int) -> int:
-    """Returns ``value // 2``.
-
-    Args:
-        name: of the hyper-parameter.
-        value: a positive integer.
-
-    Raises:
-        ConfigError: if it is odd, not an integer, or below 2.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
-        raise ConfigError(
-            f"{name} must be an even integer of at least 2 (states come in conjugate pairs), got {value!r}"
-        )
-    return value // 2
 
 
 def hippo(measure: Measure, n: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from longseq.core.checkpoints.safe import load_checkpoint
+from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 
 
@@ -140,10 +141,7 @@ def draw_loss_curve(metrics: Path, image: Path) -> None:
     }
     if not any(curves.values()):
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     for name, points in curves.items():
         if points:
@@ -151,8 +149,7 @@ def draw_loss_curve(metrics: Path, image: Path) -> None:
             axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=name)
     axes.set(xlabel="optimiser step", ylabel="loss")
     axes.legend()
-    with atomic_path(image) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+    save_png(figure, image)
 
 
 class StepLog(Callback):

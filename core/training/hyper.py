@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -59,21 +60,28 @@ def constructor_arguments(instance: object) -> dict[str, Any]:
     return {**found, **(values[keywords] if keywords else {})}
 
 
-def record_hyper_parameters(module: HyperparametersMixin) -> None:
+def record_hyper_parameters(module: HyperparametersMixin, further: Mapping[str, Any] | None = None) -> None:
     """Records the constructor's arguments and ``_class_path``; call it in the ``__init__`` of a base class.
 
     A subclass must not assign to its arguments' names before it calls ``super().__init__``.
 
     Args:
         module: a task or data module under construction.
+        further: arguments that the constructor takes but does not name, as they were resolved.
 
     Raises:
         ConfigError: if an argument is not JSON-able.
     """
-    plain = {name: _plain(name, value) for name, value in constructor_arguments(module).items()}
+    arguments = {**constructor_arguments(module), **(further or {})}
+    plain = {name: _plain(name, value) for name, value in arguments.items()}
     plain["_class_path"] = class_path(type(module))
+    # The outermost frame: in those of constructors Lightning would look for arguments that are here already,
+    # and fail on a signature that names more than its code does.
+    outermost = inspect.currentframe()
+    while outermost is not None and outermost.f_back is not None:
+        outermost = outermost.f_back
     # Both kinds of module have `_class_path`: in the loggers Lightning would reject that as a clash.
-    module.save_hyperparameters(plain, logger=not isinstance(module, LightningDataModule))
+    module.save_hyperparameters(plain, frame=outermost, logger=not isinstance(module, LightningDataModule))
 
 
 class BaseData(LightningDataModule):

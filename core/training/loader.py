@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 
 
 class StepDataset(Protocol):

@@ -1,13 +1,10 @@
-"""Optimiser groups (decay, no decay, state-space) and the learning-rate schedule (warm-up, then cosine)."""
+"""Optimiser groups: decay, no decay, state-space."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from longseq.core.errors import ConfigError
 
@@ -77,46 +74,3 @@ def parameter_groups(
         name = "ssm" if key in ssm else "no_decay" if key in undecayed else "decay"
         groups[name]["params"].append(parameter)
     return [{**group, "name": name} for name, group in groups.items() if group["params"]]
-
-
-def cosine_with_warmup(step: int, warmup: int, total: int, min_ratio: float = 0.0) -> float:
-    """Returns the factor on the learning rate at an optimiser step.
-
-    Rises linearly from 1/warmup to 1 over the first ``warmup`` steps, falls as half a cosine to ``min_ratio``
-    at step ``total``, and stays there.
-
-    Args:
-        step: optimiser step, from 0.
-        warmup: number of warm-up steps; 0 for none.
-        total: number of steps of the whole run.
-        min_ratio: the factor at the end.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return min_ratio + (1.0 - min_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def warmup_cosine_scheduler(
-    optimizer: torch.optim.Optimizer, warmup: int, total: int, min_ratio: float = 0.0
-) -> dict[str, Any]:
-    """Returns Lightning's scheduler entry for ``cosine_with_warmup``, stepped once an optimiser step.
-
-    Args:
-        optimizer: whose groups' learning rates are multiplied.
-        warmup: number of warm-up steps.
-        total: number of steps of the whole run.
-        min_ratio: the factor at the end.
-
-    Raises:
-        ConfigError: for a negative warm-up, fewer than one step, or a ratio outside [0, 1].
-    """
-    if warmup < 0 or total < 1:
-        raise ConfigError(f"warmup_steps must be ≥ 0 and total_steps ≥ 1, got {warmup} and {total}")
-    if not 0.0 <= min_ratio <= 1.0:
-        raise ConfigError(f"min_lr_ratio must lie between 0 and 1, got {min_ratio}")
-
-    def factor(step: int) -> float:
-        return cosine_with_warmup(step, warmup, total, min_ratio)
-
-    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}

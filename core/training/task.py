@@ -1,20 +1,22 @@
-"""The base of every domain's task: shared step, logging, optimiser, hyper-parameters and random stream."""
+"""The base of every domain's task: shared step, logging, recipe, hyper-parameters and random stream."""
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torchmetrics import Metric, MetricCollection
 
+from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.safe import check_state_dict
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.training.hyper import record_hyper_parameters
-from longseq.core.training.optim import parameter_groups, warmup_cosine_scheduler
+from longseq.core.training.recipe import Recipe
 from longseq.core.training.rng import RngStream
 
 
@@ -23,37 +25,84 @@ class BaseTask(LightningModule):
 
     A step is: ``compute``, log the loss, update metrics (validation, test). Arguments must be JSON-able.
 
+    A subclass takes the arguments below as ``**recipe`` and hands them on (``super().__init__(**recipe)``);
+    they then stand in its signature and on the command line with its own defaults, which it declares in a
+    class attribute: ``defaults = {"lr": 3e-3}``.
+
     Args:
         lr: peak learning rate.
         ssm_lr: peak learning rate of state-space parameters; None for the same as ``lr``.
         weight_decay: of matrices; norms, biases, embeddings and state-space parameters are never decayed.
-        betas: AdamW's two decay rates.
+        betas: decay rates of AdamW and its relatives.
         warmup_steps: optimiser steps of linear warm-up.
-        total_steps: optimiser steps until the end of the cosine; None for the trainer's number.
+        total_steps: optimiser steps until the end of the schedule; None for the trainer's number.
         min_lr_ratio: final over peak learning rate.
+        optimizer: "adamw", "muon" (Muon for matrices, AdamW for the rest) or a class path (torch.optim.SGD).
+        optimizer_kwargs: further arguments of the optimiser, for example {"muon_lr": 0.05}.
+        schedule: "cosine", "linear", "constant", "inverse_sqrt", "wsd" or a class path of a torch scheduler.
+        schedule_kwargs: further arguments of the schedule.
+        loss: class path of a loss of (prediction, target) in place of the task's own.
+        loss_kwargs: arguments of the loss.
+        metrics: class paths of torchmetrics metrics of (prediction, target), beside the task's own.
     """
 
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        ssm_lr: float | None = None,
-        weight_decay: float = 0.1,
-        betas: Sequence[float] = (0.9, 0.95),
-        warmup_steps: int = 0,
-        total_steps: int | None = None,
-        min_lr_ratio: float = 0.1,
-    ) -> None:
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, **recipe: Any) -> None:
         super().__init__()
-        self.lr, self.ssm_lr, self.weight_decay, self.betas = lr, ssm_lr, weight_decay, tuple(betas)
-        self.warmup_steps, self.total_steps, self.min_lr_ratio = warmup_steps, total_steps, min_lr_ratio
-        record_hyper_parameters(self)
+        for name in recipe:
+            if name not in Recipe.names():
+                near = did_you_mean(name, Recipe.names())
+                raise ConfigError(f"{type(self).__name__} has no argument {name!r}; {near}")
+        values = {**self.recipe_defaults(), **recipe}
+        taken = inspect.signature(type(self).__init__).parameters
+        record_hyper_parameters(self, {name: value for name, value in values.items() if name in taken})
+        self.recipe = Recipe(**values)
         self._stream = RngStream()
-        made = MetricCollection(dict(self.make_metrics()))
+        own, further = dict(self.make_metrics()), self.recipe.make_metrics()
+        if clash := set(own) & set(further):
+            raise ConfigError(f"metrics: {type(self).__name__} has {', '.join(sorted(clash))} already")
+        made = MetricCollection({**own, **further})
         self.metrics = nn.ModuleDict({stage: made.clone(prefix=f"{stage}/") for stage in ("val", "test")})
+        self.own_loss = self.recipe.make_loss()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        init = cls.__dict__.get("__init__")
+        if (
+            init is None and "defaults" in cls.__dict__
+        ):  # the inherited constructor, shown with these defaults
+            init = _copy_function(cls.__init__)
+            cls.__init__ = init  # type: ignore[method-assign]
+        if init is not None:
+            _show_recipe(cls, init)
+
+    @classmethod
+    def recipe_defaults(cls) -> dict[str, Any]:
+        """Returns the values of the recipe's arguments that are not given: the class's, then the bases'."""
+        values = {one.name: one.default for one in Recipe.parameters({})}
+        for base in reversed(cls.__mro__):
+            values |= base.__dict__.get("defaults", {})
+        return values
+
+    def criterion(
+        self, prediction: Tensor, target: Tensor, default: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Returns the loss: the user's, or else the task's own.
+
+        Args:
+            prediction: of the model.
+            target: what it should be.
+            default: the task's own loss.
+        """
+        return (default if self.own_loss is None else self.own_loss)(prediction, target)
 
     @abstractmethod
     def compute(self, batch: Any) -> dict[str, Any]:
-        """Returns ``loss``, ``count`` (int) if it is a mean over so many, and the metrics' arguments."""
+        """Returns ``loss``, ``count`` (int) if it is a mean over so many, and the metrics' arguments.
+
+        ``pair`` is what the user's further metrics (``metrics``) are given: prediction and target.
+        """
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the metrics of validation and test by name; called while ``__init__`` of the base runs."""
@@ -63,6 +112,8 @@ class BaseTask(LightningModule):
         out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
         self.log(f"{stage}/loss", loss, batch_size=count, prog_bar=True, sync_dist=stage != "train")
+        if stage != "train" and self.recipe.metrics and "pair" not in out:
+            raise ConfigError(f"{type(self).__name__} gives further metrics no prediction and target")
         if stage != "train" and len(self.metrics[stage]):  # type: ignore[arg-type]
             self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
@@ -79,12 +130,11 @@ class BaseTask(LightningModule):
         self._shared_step(batch, "test")
 
     def configure_optimizers(self) -> Any:
-        if (total := float(self.total_steps or self.trainer.estimated_stepping_batches)) == float("inf"):
+        recipe = self.recipe
+        if (total := float(recipe.total_steps or self.trainer.estimated_stepping_batches)) == float("inf"):
             raise ConfigError("the length of the run is unknown: set model.total_steps or trainer.max_steps")
-        groups = parameter_groups(self, self.lr, self.weight_decay, self.ssm_lr)
-        adam = AdamW(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]))
-        rate = warmup_cosine_scheduler(adam, self.warmup_steps, int(total), self.min_lr_ratio)
-        return {"optimizer": adam, "lr_scheduler": rate}
+        optimizer = recipe.make_optimizer(self)
+        return {"optimizer": optimizer, "lr_scheduler": recipe.make_schedule(optimizer, int(total))}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._stream.enter()
@@ -94,7 +144,47 @@ class BaseTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_states"] = self._stream.state_dict()
+        checkpoint[foreign.KEY] = foreign.record(self, self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state_dict(self, checkpoint["state_dict"])
         self._stream.load_state_dict(checkpoint.get("rng_states", []))
+
+
+def _copy_function(function: Any) -> Any:
+    """Returns a function of the same code, with attributes of its own."""
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, dict(function.__annotations__)
+    copy.__qualname__, copy.__module__, copy.__doc__ = (
+        function.__qualname__,
+        function.__module__,
+        function.__doc__,
+    )
+    return copy
+
+
+def _show_recipe(cls: Any, init: Any) -> None:
+    """Puts the recipe's arguments into the signature of a constructor that takes ``**recipe``.
+
+    Signatures are what the command line and its help are made from. What a constructor names itself it keeps.
+    """
+    signature = inspect.signature(init)
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        if "defaults" in cls.__dict__:
+            raise TypeError(f"{cls.__qualname__} declares defaults: its constructor must take **recipe")
+        return
+    if parameters[-1].name != "recipe":
+        return
+    own = {one.name for one in parameters}
+    shown = [one for one in Recipe.parameters(cls.recipe_defaults()) if one.name not in own]
+    init.__signature__ = signature.replace(parameters=[*parameters[:-1], *shown])
+
+
+_show_recipe(BaseTask, BaseTask.__init__)

@@ -33,7 +33,7 @@ class DNALanguageModel(nn.Module):
         self,
         d_model: int = 128,
         n_layers: int = 4,
-        mixer: str | Sequence[str] = "mamba",
+        mixer: str | Sequence[str | Sequence[Any]] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
         mlp_ratio: float | Mapping[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from longseq.audio.checkpoint import load_detector
 from longseq.audio.commands import DOMAIN
-from longseq.core.cli import main
+from longseq.audio.export import load_detector
+from longseq.core.shell.cli import main
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 TINY = "{d_model: 16, n_layers: 1, channels: 2}"
@@ -19,12 +19,6 @@ SIZES = {
     "mamba": {"d_model": 16, "n_layers": 1, "channels": 2},
     "spectttra": {"d_model": 24, "n_layers": 1, "n_heads": 2},
 }
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def fit(source: Path, *more: str) -> int:

@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from longseq.audio.calibration import Calibration
-from longseq.audio.checkpoint import export, load_detector
 from longseq.audio.data.module import SongData
+from longseq.audio.export import export, load_detector
 from longseq.audio.familiarity import fit_familiarity, profile
 from longseq.audio.scoring import score_file
 from longseq.audio.task import SongDetector

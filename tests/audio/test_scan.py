@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from longseq.audio.calibration import Calibration
-from longseq.audio.checkpoint import export, load_detector
 from longseq.audio.data.reading import AudioStream
+from longseq.audio.export import export, load_detector
 from longseq.audio.scoring import score_file
 from longseq.audio.task import SongDetector
-from longseq.core.cli import main
 from longseq.core.errors import DataError
+from longseq.core.shell.cli import main
 
 RATE = 16000
 TINY = {"d_model": 16, "n_layers": 1, "channels": 2}
@@ -133,7 +133,7 @@ def test_predict_writes_a_table_and_keeps_earlier_output(
     bad.write_bytes(b"nothing")
     cases = [
         ([*base, str(out)], "none of its 1 files can be read"),
-        ([*base, str(tmp_path / "p.txt")], "--out must end in .csv"),
+        ([*base, str(tmp_path / "p.txt")], "a table must end in .csv"),
         ([*base[:4], str(bad), "--out", str(out)], "is not a safetensors file"),
         ([*base[:2], str(tmp_path / "none"), *base[3:], str(out)], "no such file or folder"),
     ]

@@ -12,7 +12,7 @@ import torch
 from longseq.audio.features import MelPower, normalise
 from longseq.audio.synthesis import METHODS, griffin_lim, synthesize
 from longseq.audio.synthesize import FORMATS, write_audio
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 
 RATE = 16000
 

@@ -7,18 +7,12 @@ import pytest
 import torch
 import yaml
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.samples import SAMPLES
 
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.batch_size=2"]
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(DOMAIN.configs()))

@@ -5,17 +5,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.demo import demo
 from longseq.genomics.models.language_model import DNALanguageModel
-from longseq.genomics.predict import stream_log_likelihood, write_parquet
+from longseq.genomics.plots import plot_scores
+from longseq.genomics.predict import stream_log_likelihood, write_scores
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_scores_are_those_of_a_plain_forward(model, genome) -> None:
 
 def test_parquet_holds_every_base_with_nulls_where_there_is_no_score(model, genome, tmp_path) -> None:
     out = tmp_path / "scores.parquet"
-    n = write_parquet(stream_log_likelihood(model, genome, 700), out, {"checkpoint": "x"})
+    n = write_scores(stream_log_likelihood(model, genome, 700), out, {"checkpoint": "x"})
     table = pq.read_table(out)
     assert table.num_rows == n == sum(genome.records.values())
     assert table.column_names == ["chrom", "position", "base", "log_likelihood"]
@@ -66,6 +68,21 @@ def test_parquet_holds_every_base_with_nulls_where_there_is_no_score(model, geno
     assert table["log_likelihood"].null_count >= len(genome.records)
     assert table.schema.metadata[b"checkpoint"] == b"x"
     assert set(table["base"].unique().to_pylist()) <= {"A", "C", "G", "T", "N"}
+
+
+def test_the_suffix_says_the_kind(model, genome, tmp_path) -> None:
+    """Equal rows as text; the picture is drawn from either; another suffix is refused before any work."""
+    for name in ("s.parquet", "s.csv", "s.tsv"):
+        write_scores(stream_log_likelihood(model, genome, 700), tmp_path / name, {})
+        plot_scores(tmp_path / name, tmp_path / f"{name}.png")
+    frames = [pq.read_table(tmp_path / "s.parquet").to_pandas()]
+    frames += [pd.read_csv(tmp_path / f"s.{kind}", sep=sep) for kind, sep in (("csv", ","), ("tsv", "\t"))]
+    for frame in frames[1:]:
+        assert list(frame["base"]) == list(frames[0]["base"])
+        np.testing.assert_array_equal(frame["log_likelihood"].astype("float32"), frames[0]["log_likelihood"])
+    pictures = {(tmp_path / f"s.{kind}.png").read_bytes() for kind in ("parquet", "csv", "tsv")}
+    assert len(pictures) == 1
+    assert main(["genomics", "predict", "nowhere.fa", "--ckpt_path", "none", "--out", "s.txt"]) == 2
 
 
 def test_a_failure_leaves_earlier_output_as_it_was(model, genome, tmp_path) -> None:
@@ -77,7 +94,7 @@ def test_a_failure_leaves_earlier_output_as_it_was(model, genome, tmp_path) -> N
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_parquet(broken(), out, {})
+        write_scores(broken(), out, {})
     assert out.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [out]
 
 

@@ -19,7 +19,7 @@ ARGUMENTS = [
 
 
 def fit(root: Path, *more: str) -> "subprocess.Popen[bytes]":
-    argv = [sys.executable, "-m", "longseq.core.cli", "genomics", "fit", *ARGUMENTS, *more, "--name=r"]
+    argv = [sys.executable, "-m", "longseq.core.shell.cli", "genomics", "fit", *ARGUMENTS, *more, "--name=r"]
     argv += [f"--trainer.default_root_dir={root}"]
     return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

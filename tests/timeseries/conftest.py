@@ -1,5 +1,6 @@
 """Fixtures of the time-series tests: small generated files."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-ETTH1 = Path(__file__).resolve().parents[3] / "shared/data/timeseries/ETTh1.csv"
+ETTH1 = Path(
+    os.environ.get("LONGSEQ_ETTH1")
+    or Path(__file__).resolve().parents[3] / "shared/data/timeseries/ETTh1.csv"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,5 +49,7 @@ def wide_csv(tmp_path_factory, make_wide) -> Path:
 def etth1() -> Path:
     """The hourly transformer data; CC BY-ND, so not part of this repository."""
     if not ETTH1.is_file():
-        pytest.skip("ETTh1.csv is not in ../shared/data/timeseries")
+        pytest.skip(
+            "no ETTh1.csv: set LONGSEQ_ETTH1 to ETT-small/ETTh1.csv of github.com/zhouhaoyi/ETDataset"
+        )
     return ETTH1

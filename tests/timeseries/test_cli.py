@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from longseq.core.checkpoints.safe import load_task
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
-SIZES = ["--model.context=48", "--data.context=48", "--model.horizon=12", "--data.horizon=12"]
+SIZES = ["--data.context=48", "--model.horizon=12"]  # each is typed once
 SMALL = {
     "mixer_forecaster": ["--model.d_model=8", "--model.n_layers=1"],
     "electricity_demand": ["--model.d_model=8", "--model.n_layers=1"],
@@ -22,12 +22,6 @@ SMALL = {
     "autoformer": ["--model.d_model=16", "--model.n_heads=2", "--model.d_ff=16", "--model.label=24",
                    "--model.channels=2"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def fit(name: str, path: object, *more: str) -> list[str]:
@@ -121,7 +115,10 @@ CASES = {
     "protocol": ("did you mean 'ratio'", ["--data.protocol=ration"]),
     "ett": ("protocol 'ett' needs 14400", ["--data.protocol=ett"]),
     "series": ("did you mean 's1'", ["--data.series=[s11]"]),
-    "context": ("--model.context 48 and --data.context 24 must agree", ["--data.context=24"]),
+    "context": (
+        "--model.context 48 and --data.context 24 must agree",
+        ["--model.context=48", "--data.context=24"],
+    ),
     "mixer": ("did you mean 'mamba'", ["--model.mixer=mambo"]),
     "argument": ("did you mean 'normalise'", ["--model.normalize=revin"]),
 }

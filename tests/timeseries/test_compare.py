@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.timeseries.compare import COLUMNS, Row, summarise, to_frame
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.data.samples import SAMPLES
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.timeseries.data.frames import Panel, read_panel, write_frame
+from longseq.core.tables import write_frame
+from longseq.timeseries.data.frames import Panel, read_panel
 
 
 def to_long(wide: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from longseq.core.cli import main
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
 from longseq.timeseries.data.frames import Panel, read_panel
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
 from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
 
@@ -22,12 +22,6 @@ SIZES = {
     "vit": {"n_layers": 1, "d_model": 24, "patch_size": 4},
     "sequential": {"n_layers": 1, "d_model": 8},
 }
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(DOMAIN.configs()))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from longseq.core.cli import main
 from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
 from longseq.vision.predict import Prediction, classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
 
@@ -56,7 +56,7 @@ def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
     assert text["label"].tolist()[0] == table["label"].tolist()[0] == "dark"
     assert text["probability"].iloc[0] == pytest.approx(0.7) and table["p_bright"].iloc[0] == 0.2
     assert pd.isna(text["label"].iloc[1]) and text["error"].iloc[1] == "c.png: empty"
-    with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
+    with pytest.raises(ConfigError, match=r"\.csv, \.tsv or \.parquet"):
         write_predictions(tmp_path / "p.txt", rows, CLASSES)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from longseq.core.checkpoints.safe import load_task
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.loading import load_task
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.registry import create_model
 from longseq.vision.task import ImageClassifier
@@ -41,6 +41,28 @@ def train(task: ImageClassifier, data: ImageData, steps: int, folder: Path, **kw
 @pytest.fixture
 def data(make_zip) -> ImageData:
     return ImageData(str(make_zip(12)), img_size=12, batch_size=8)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])  # also logits that all lie in [0, 1], and sure ones
+def test_the_metrics_are_their_definitions(scale: float, monkeypatch) -> None:
+    torch.manual_seed(0)
+    task = classifier(num_classes=7).eval()
+    logits, target = scale * torch.rand(50, 7), torch.randint(0, 7, (50,))
+    metrics = task.metrics["val"]
+    for part in (slice(0, 13), slice(13, 50)):
+        monkeypatch.setattr(task, "forward", lambda images, part=part: logits[part])
+        out = task.compute({"image": logits[part], "target": target[part]})
+        metrics.update(preds=out["preds"], target=out["target"])
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    confidence, guess = torch.softmax(logits.double(), 1).max(1)
+    right, where = (guess == target).double(), (confidence * 15).long().clamp(max=14)
+    error = sum(float((right - confidence)[where == i].sum().abs()) for i in range(15)) / 50
+    best = logits.argsort(1, descending=True)[:, :5]
+    assert found["val/accuracy"] == pytest.approx(float(right.mean()), abs=1e-6)
+    assert found["val/top5"] == pytest.approx(
+        float((best == target[:, None]).any(1).double().mean()), abs=1e-6
+    )
+    assert found["val/calibration_error"] == pytest.approx(error, abs=1e-6)
 
 
 def test_it_learns_and_the_averaged_weights_are_evaluated(make_zip, tmp_path: Path) -> None:
@@ -113,8 +135,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(make_zip, tmp_path: Path) 
 
 
 def test_state_space_parameters_are_not_decayed() -> None:
-    task = classifier(model="vim_nano", model_kwargs={"depth": 1}, ema_decay=0.9)
-    task.total_steps = 10
+    task = classifier(model="vim_nano", model_kwargs={"depth": 1}, ema_decay=0.9, total_steps=10)
     groups = {group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups}
     mixer = task.model.layers[0].mixer
     found = {id(parameter) for parameter in groups["ssm"]["params"]}

@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 import yaml
 
-from longseq.core.checkpoints.safe import load_task
-from longseq.core.cli import main
+from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import COLUMNS
 
@@ -21,12 +21,6 @@ DIGITS = ["--model.depths=[8]", "--model.n_layers=1", "--model.d_state=4", "--mo
           "--data.context=3", "--data.frames=6", "--data.horizon=4", "--data.batch_size=2",
           "--data.eval_videos=2", "--data.digits=1", "--trainer.max_steps=2",
           "--trainer.val_check_interval=2"]  # fmt: skip
-
-
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +115,7 @@ def test_compare_writes_the_table_and_the_verdict(runs, workdir, capsys, lab) ->
     assert "40 years (1900-1939) are the same" in out and "never scored" in out and "Noise floor" in out
     with Path("t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS and [row["seed"] for row in rows] == ["", "", "", "0", "1"]
+    assert list(rows[0]) == list(COLUMNS) and [row["seed"] for row in rows] == ["", "", "", "0", "1"]
     scores = {row["model"]: float(row["spatial_rmse"]) for row in rows}
     assert scores["lps"] < scores["uniform"] < scores["zero"]
     assert "best baseline, lps" in rows[-1]["verdict"] and rows[0]["verdict"] == ""

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.core.files import atomic_path, require_file
+from longseq.core.files import require_file
+from longseq.core.tables import DELIMITERS
 from longseq.timeseries.data.samples import SAMPLES
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time")
@@ -104,7 +105,7 @@ def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
     - ``.txt`` or ``.txt.gz``: comma-separated numbers without header or times; ``ds`` is then 0, 1, 2, …
 
     Args:
-        path: ``.csv``, ``.parquet`` or ``.txt``; ``.gz`` may follow .csv and .txt; or the name of a packaged
+        path: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``; ``.gz`` may follow text; or the name of a packaged
             sample, ``electricity_demand``.
         missing: what a missing value or row is: an error, or filled with the last value before it.
 
@@ -133,8 +134,8 @@ def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     try:
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(file), 0
-        if kind == ".csv":
-            return pd.read_csv(file), 2
+        if kind in DELIMITERS:
+            return pd.read_csv(file, sep=DELIMITERS[kind]), 2
         if kind == ".txt":
             return pd.read_csv(file, header=None), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -149,7 +150,7 @@ def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         text = " ".join(str(error).split())
         raise DataError(f"cannot be read as {kind or 'a table'}: {text}", path=file) from error
     raise DataError(f"is of unknown type {kind or '(no suffix)'}", path=file,
-                    hint="give .csv, .parquet or .txt")  # fmt: skip
+                    hint="give .csv, .tsv, .parquet or .txt")  # fmt: skip
 
 
 def _where(row: int, first_line: int) -> str:
@@ -298,33 +299,3 @@ def _from_wide(frame: pd.DataFrame, file: Path, missing: Missing, first_line: in
     _check_order(ds, "", np.arange(len(ds)), file, first_line)
     columns = {str(name): _numbers(series[name], str(name), file, first_line) for name in series.columns}
     return _regular(pd.DataFrame(columns, index=ds), file, missing)
-
-
-def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
-    """Writes a frame whole or not at all.
-
-    Args:
-        frame: the table.
-        path: ``.csv`` or ``.parquet``.
-
-    Raises:
-        ConfigError: for another suffix.
-    """
-    kind = check_output(path)
-    with atomic_path(path) as temporary:
-        if kind == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-
-
-def check_output(path: str | Path) -> str:
-    """Returns the suffix of an output frame, so that a wrong one fails before the work is done.
-
-    Raises:
-        ConfigError: unless it is ``.csv`` or ``.parquet``.
-    """
-    kind = Path(path).suffix
-    if kind not in (".csv", ".parquet"):
-        raise ConfigError(f"{path}: the output must be .csv or .parquet")
-    return kind

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from longseq.core.mixers.base import check_positive
+from longseq.core.checks import check_positive
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.timeseries.data.frames import Panel, read_panel

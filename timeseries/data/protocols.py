@@ -21,7 +21,7 @@ _KEYS = ("name", "kind", "train", "valid", "test", "step", "quirks")
 class Part(NamedTuple):
     """Rows whose values are targets: windows predict ``horizon`` rows inside [start, end).
 
-    Args:
+    Attributes:
         start: first row.
         end: one past the last row.
         step: rows between two cutoffs.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longseq.core.checks import check_divisible
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_divisible
 
 MAX_POSITIONS = 5000
 

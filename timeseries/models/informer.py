@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longseq.core.mixers.base import check_positive
+from longseq.core.checks import check_positive
 from longseq.timeseries.models._parts import DataEmbedding, FeedForward, HeadProjections, check_lengths, conv3
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 
 Normalise = Literal["revin", "last", "none"]
 _EPS = 1e-5
@@ -33,7 +33,7 @@ class MixerForecaster(nn.Module):
         horizon: h.
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         norm: "rms" or "layer".
@@ -54,7 +54,7 @@ class MixerForecaster(nn.Module):
         horizon: int,
         d_model: int = 64,
         n_layers: int = 2,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         norm: Literal["rms", "layer"] = "rms",

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_divisible, check_positive
 from longseq.core.mixers.companion import Companion
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.lti import lti_scan
@@ -99,7 +99,7 @@ class DecoderBlock(nn.Module):
 class Outputs(NamedTuple):
     """What training supervises.
 
-    Args:
+    Attributes:
         forecast: closed loop (N, h, 1), relative to the mean of the context.
         fitted: open loop (N, L, 1): position t predicts the value at t + 1.
         next_input: the decoder's prediction of its own next input (N, L, D).

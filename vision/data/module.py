@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.mixers.base import check_positive
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.images import ImageSet

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 
 Augment = Literal["none", "flip", "shift", "shift_flip", "crop_flip", "trivial"]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 from longseq.vision.models.layers import ImageModel, head
 from longseq.vision.models.scan2d import scan_order
 from longseq.vision.models.vim import PatchEmbed
@@ -31,7 +31,7 @@ class PatchSequence(ImageModel):
         patch_size: side of a patch; 1 for pixels.
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name or a pattern of names.
+        mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters; for a pattern, by name.
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         norm: "rms" or "layer".
@@ -51,7 +51,7 @@ class PatchSequence(ImageModel):
         patch_size: int = 1,
         d_model: int = 128,
         n_layers: int = 4,
-        mixer: str | list[str] = "mamba",
+        mixer: str | list[Any] = "mamba",
         mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 0.0,
         norm: Literal["rms", "layer"] = "rms",

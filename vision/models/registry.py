@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -13,27 +10,12 @@ from torch import Tensor, nn
 
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.errors import ConfigError
+from longseq.core.registry import Preset, Registry, keywords
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
 from longseq.vision.models.vim import Vim
 from longseq.vision.models.vmamba import VMamba
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named model.
-
-    Args:
-        cls: the class.
-        kwargs: its hyper-parameters where they differ from the defaults.
-        help: one line.
-    """
-
-    cls: Callable[..., ImageModel]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    help: str = ""
-
 
 _VIT = {"mixer": "attention", "mlp_ratio": 4.0, "norm": "layer", "positions": True}
 
@@ -42,7 +24,8 @@ def _heads(n: int) -> dict[str, Any]:
     return {"mixer_kwargs": {"n_heads": n, "rope_base": None, "bidirectional": True, "bias": True}}
 
 
-_PRESETS: dict[str, Preset] = {
+MODELS: Registry[Preset] = Registry("model")
+_PRESETS = {
     "vim_tiny": Preset(Vim, {}, "Vim-T, 224 px, published layout"),
     "vim_small": Preset(Vim, {"d_model": 384}, "Vim-S, 224 px, published layout"),
     "vim_base": Preset(Vim, {"d_model": 768}, "Vim-B, 224 px, published layout"),
@@ -89,6 +72,8 @@ _PRESETS: dict[str, Preset] = {
         PatchSequence, {}, "one pixel a step through any mixer of the core (mixer=..., n_layers=...)"
     ),
 }
+for _name, _preset in _PRESETS.items():
+    MODELS.add(_name, _preset)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -97,22 +82,7 @@ def list_models(pattern: str = "*") -> list[str]:
     Args:
         pattern: for example ``"vim*"``.
     """
-    return sorted(fnmatch.filter(_PRESETS, pattern))
-
-
-def describe_model(name: str) -> str:
-    """Returns one line about a model.
-
-    Args:
-        name: one of ``list_models()``.
-    """
-    return _preset(name).help
-
-
-def _preset(name: str) -> Preset:
-    if name not in _PRESETS:
-        raise ConfigError(f"no model named {name!r}; {did_you_mean(name, _PRESETS)}")
-    return _PRESETS[name]
+    return MODELS.names(pattern)
 
 
 @overload
@@ -154,14 +124,10 @@ def create_model(
         ConfigError: for an unknown name or hyper-parameter, with the nearest valid one.
         DataError: if the checkpoint is unusable or of another model.
     """
-    preset = _preset(name)
-    accepted = [key for key in inspect.signature(preset.cls).parameters if key != "self"]
-    if "img_size" not in accepted:
+    preset = MODELS[name]
+    if "img_size" not in keywords(preset.cls):
         kwargs.pop("img_size", None)  # a model without learned positions takes any size as it is
-    for key in kwargs:
-        if key not in accepted:
-            raise ConfigError(f"model {name!r} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
-    model = preset.cls(**{**preset.kwargs, **kwargs})
+    model = preset.create(name, **kwargs)
     if checkpoint is not None:
         load_published(model, checkpoint)
     if features_only:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.mixers.base import check_positive
 
 
 def _raster(h: int, w: int) -> np.ndarray:
@@ -152,7 +152,8 @@ def scan2d(orders: tuple[str, ...], height: int, width: int) -> Scan2d:
         height: rows of the grid.
         width: columns.
     """
-    return Scan2d(orders, height, width)
+    with torch.inference_mode(False):  # kept for the next call, which may be one of training
+        return Scan2d(orders, height, width)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

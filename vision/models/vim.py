@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longseq.core.mixers.base import check_positive
+from longseq.core.checks import check_positive
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias

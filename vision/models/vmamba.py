@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.backbone import MLP
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import check_positive
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
 from longseq.vision.models.scan2d import CROSS_SCAN, scan2d

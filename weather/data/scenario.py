@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import require_file
+from longseq.core.tables import SUFFIXES as TABLES
+from longseq.core.tables import read_rows
 from longseq.weather.data.cf import open_dataset, resolve
 from longseq.weather.data.coords import decode_time, kind_of
 from longseq.weather.data.field import Field, annual_means, same_grid
@@ -225,8 +225,8 @@ def read_series(
     """Reads yearly series: forcings, or a regional mean.
 
     Args:
-        path: CSV with a column ``year``, or NetCDF with variables on time; those on (time, latitude,
-            longitude) are averaged over the area.
+        path: table (.csv, .tsv, .parquet) with a column ``year``, or NetCDF with variables on time; those on
+            (time, latitude, longitude) are averaged over the area.
         names: of the series to take, in order; None for all.
 
     Returns:
@@ -236,7 +236,7 @@ def read_series(
         DataError: for missing columns, values or unsorted years.
     """
     file = resolve(path)
-    years, table = _read_csv(file) if file.suffix.lower() == ".csv" else _read_netcdf_series(file)
+    years, table = _read_table(file) if file.suffix.lower() in TABLES else _read_netcdf_series(file)
     chosen = list(table) if names is None else list(names)
     for name in chosen:
         if name not in table:
@@ -253,12 +253,8 @@ def read_series(
     return years, values, chosen
 
 
-def _read_csv(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        with require_file(file, "CSV file").open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except UnicodeDecodeError as error:
-        raise DataError("is not a CSV file in UTF-8", path=file) from error
+def _read_table(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    rows = read_rows(file)
     if not rows or "year" not in rows[0]:
         raise DataError("needs a column 'year' and rows below it", path=file)
     table: dict[str, list[float]] = {name: [] for name in rows[0] if name}

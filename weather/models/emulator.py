@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
-from longseq.core.mixers.base import check_positive
 
 Linear = Literal["lps", "learned", "none"]
 
@@ -48,7 +48,7 @@ class FieldEmulator(nn.Module):
         predictors: int = 1,
         d_model: int = 32,
         n_layers: int = 2,
-        mixer: str | Sequence[str] = "s5",
+        mixer: str | Sequence[str | Sequence[Any]] = "s5",
         mixer_kwargs: Mapping[str, Any] | None = None,
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,

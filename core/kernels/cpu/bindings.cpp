@@ -31,6 +31,15 @@ Tensor3 tensor(const Arg& a) {
   t.stride_l = a[3];
   return t;
 }
+// The same with the stride of channels at the end.
+typedef std::array<int64_t, 5> Wide;
+
+Strided strided(const Wide& a) {
+  Strided t;
+  static_cast<Tensor3&>(t) = tensor({a[0], a[1], a[2], a[3]});
+  t.stride_c = a[4];
+  return t;
+}
 template <class T = void> T* pointer(int64_t address) { return reinterpret_cast<T*>(address); }
 
 std::vector<const Kernels*> available() {
@@ -68,12 +77,12 @@ void advise_huge_pages(int64_t address, int64_t bytes) {
 
 // sizes: B, L, D, N, G
 SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool complex, int64_t compute, int threads,
-                   const Arg& u, const Arg& delta, int64_t A, const Arg& B, const Arg& C, int64_t skip, const Arg& z,
+                   const Wide& u, const Wide& delta, int64_t A, const Wide& B, const Wide& C, int64_t skip, const Wide& z,
                    int64_t bias, int64_t initial, int64_t resets, int64_t states) {
   SelectiveScan p{};
   p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.G = sizes[4];
   p.softplus = softplus, p.complex = complex, p.compute = compute, p.threads = threads;
-  p.u = tensor(u), p.delta = tensor(delta), p.z = tensor(z), p.Bm = tensor(B), p.Cm = tensor(C);
+  p.u = strided(u), p.delta = strided(delta), p.z = strided(z), p.Bm = strided(B), p.Cm = strided(C);
   p.A = pointer(A), p.skip = pointer(skip), p.delta_bias = pointer(bias), p.initial = pointer(initial);
   p.resets = pointer<uint8_t>(resets), p.states = pointer(states);
   return p;
@@ -167,24 +176,24 @@ NB_MODULE(_cpu, m) {
   m.def("thread_runtime", [] { return std::string(thread_runtime()); });
 
   m.def("selective_scan_forward",
-        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads, Arg u, Arg delta,
-           int64_t A, Arg B, Arg C, int64_t skip, Arg z, int64_t bias, int64_t initial, int64_t resets, int64_t states,
-           Arg y, int64_t final_state) {
+        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads, Wide u, Wide delta,
+           int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias, int64_t initial, int64_t resets, int64_t states,
+           Wide y, int64_t final_state) {
           SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip, z, bias, initial,
                                  resets, states);
-          p.y = tensor(y), p.final_state = pointer(final_state);
+          p.y = strided(y), p.final_state = pointer(final_state);
           nb::gil_scoped_release release;
           current->selective_scan_forward(p);
         });
   m.def("selective_scan_backward",
-        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads, Arg u, Arg delta,
-           int64_t A, Arg B, Arg C, int64_t skip, Arg z, int64_t bias, int64_t initial, int64_t resets, int64_t states,
-           Arg dy, int64_t dfinal, Arg du, Arg ddelta, Arg dz, int64_t dA, int64_t dB, int64_t dC, int64_t dskip,
+        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads, Wide u, Wide delta,
+           int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias, int64_t initial, int64_t resets, int64_t states,
+           Wide dy, int64_t dfinal, Wide du, Wide ddelta, Wide dz, int64_t dA, int64_t dB, int64_t dC, int64_t dskip,
            int64_t dbias, int64_t dinitial) {
           SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip, z, bias, initial,
                                  resets, states);
-          p.dy = tensor(dy), p.dfinal = pointer(dfinal), p.du = tensor(du), p.ddelta = tensor(ddelta);
-          p.dz = tensor(dz), p.dA = pointer(dA), p.dB = pointer(dB), p.dC = pointer(dC), p.dskip = pointer(dskip);
+          p.dy = strided(dy), p.dfinal = pointer(dfinal), p.du = strided(du), p.ddelta = strided(ddelta);
+          p.dz = strided(dz), p.dA = pointer(dA), p.dB = pointer(dB), p.dC = pointer(dC), p.dskip = pointer(dskip);
           p.dbias = pointer(dbias), p.dinitial = pointer(dinitial);
           nb::gil_scoped_release release;
           current->selective_scan_backward(p);

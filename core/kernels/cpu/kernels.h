@@ -12,6 +12,10 @@ struct Tensor3 {
   int64_t dtype = kFloat32, stride_b = 0, stride_l = 0;
   explicit operator bool() const { return ptr != nullptr; }
 };
+// The same with a distance between channels: 1 where they are dense, L or more where time is.
+struct Strided : Tensor3 {
+  int64_t stride_c = 1;
+};
 
 // The number of time steps between saved states, and the padding of the channels of a group in them.
 constexpr int64_t kChunk = 32;
@@ -22,14 +26,14 @@ struct SelectiveScan {
   bool softplus, complex;
   int64_t compute;  // dtype of A, D, delta_bias, the states and the gradients of B and C
   int threads;
-  Tensor3 u, delta, z, Bm, Cm;              // (B, L, D) and (B, L, G, N)
+  Strided u, delta, z, Bm, Cm;              // (B, L, D) and (B, L, G, N)
   const void *A, *skip, *delta_bias;        // (D, N), (D,), (D,)
   const void* initial;                      // (B, D, N) or null
   const uint8_t* resets;                    // (B, L) or null
-  Tensor3 y;
+  Strided y;
   void *final_state, *states;               // (B, D, N); (B, chunks, N, G * padded D / G) or null
   // backward
-  Tensor3 dy, du, ddelta, dz;
+  Strided dy, du, ddelta, dz;
   const void* dfinal;                       // (B, D, N) or null
   void *dB, *dC;                            // (B, L, G, N)
   void *dA, *dskip, *dbias, *dinitial;      // (B, D, N), (B, D), (B, D), (B, D, N)

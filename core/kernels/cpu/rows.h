@@ -98,11 +98,11 @@ struct Ahead {
   int64_t stride[4];
   int count = 0;
   int64_t lines = 1, rows = 0, line = 0, row = 0;  // lines of 64 bytes in a row of the unit; how far it is
-  void add(const Tensor3& x, int64_t b, int64_t t0, int64_t offset) {
+  void add(const Strided& x, int64_t b, int64_t t0, int64_t offset) {
     if (!x) return;
     const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
-    base[count] = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
-    stride[count++] = size * x.stride_l;
+    base[count] = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset * x.stride_c);
+    stride[count++] = size * (x.stride_c == 1 ? x.stride_l : x.stride_c);
   }
   void fetch() {
     if (row >= rows) return;

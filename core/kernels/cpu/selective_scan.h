@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "rows.h"
+#include "across.h"
 
 namespace LONGSEQ_ISA {
 
@@ -74,15 +74,18 @@ template <class R> struct Unit {
     return static_cast<R*>(p.states) + ((b * chunks + chunk) * N2) * p.G * padded + g * padded + (first + i) * W;
   }
   void read_BC(int64_t t0, int64_t T) {
-    read_rows<R>(p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
-    read_rows<R>(p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
+    read_tile<R>(p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
+    read_tile<R>(p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
   }
   Ahead ahead(int64_t t0) const {
     Ahead next;
     if (t0 < 0 || t0 >= p.L) return next;
-    for (const Tensor3* x : {&p.u, &p.delta, &p.z, &p.dy}) next.add(*x, b, t0, channel(0));
-    next.rows = std::min<int64_t>(kChunk, p.L - t0);
-    next.lines = (count * W * int64_t(sizeof(R)) + 63) / 64;
+    const int64_t rows = std::min<int64_t>(kChunk, p.L - t0), n = std::min(count * W, channels - first * W);
+    const bool turned = p.u.stride_c != 1;  // then a line runs along time, and there is one row per channel
+    for (const Strided* x : {&p.u, &p.delta, &p.z, &p.dy})
+      if ((x->stride_c != 1) == turned) next.add(*x, b, t0, channel(0));
+    next.rows = turned ? n : rows;
+    next.lines = ((turned ? rows : n) * int64_t(sizeof(R)) + 63) / 64;
     return next;
   }
   const uint8_t* resets(int64_t t0) const { return p.resets ? p.resets + b * p.L + t0 : nullptr; }
@@ -189,9 +192,9 @@ template <class R> struct Tile {
   void read(const Unit<R>& unit, int64_t i, int64_t t0, int64_t T, bool backward) {
     const SelectiveScan& p = unit.p;
     const int64_t at = unit.channel(i), n = unit.lanes(i);
-    read_rows<R>(p.u, unit.b, t0, T, at, n, W, u);
-    read_rows<R>(p.delta, unit.b, t0, T, at, n, W, dt);
-    if (p.z) read_rows<R>(p.z, unit.b, t0, T, at, n, W, z);
+    read_tile<R>(p.u, unit.b, t0, T, at, n, W, u);
+    read_tile<R>(p.delta, unit.b, t0, T, at, n, W, dt);
+    if (p.z) read_tile<R>(p.z, unit.b, t0, T, at, n, W, z);
     const Vec<R> bias = unit.vector_of(p.delta_bias, i), skip = unit.vector_of(p.skip, i);
     for (int64_t t = 0; t < T; ++t) {
       Vec<R> d = load(dt + t * W) + bias;
@@ -208,6 +211,23 @@ template <class R> struct Tile {
     }
   }
 };
+
+// How many chunks a block goes through before the next one has its turn. One, where rows are dense: a row's page serves all
+// blocks of a team. Where time is dense every channel has a page of its own, which is left when its part was read.
+inline int64_t chunks_together(const SelectiveScan& p) {
+  for (const Strided* x : {&p.u, &p.delta, &p.z, &p.y, &p.dy, &p.du, &p.ddelta, &p.dz})
+    if (*x && x->stride_c != 1) return 64;
+  return 1;
+}
+// Calls run(chunk, block, the chunk and the block that follow) in that order.
+template <class F> inline void each_block(int64_t chunks, int64_t blocks, int64_t together, const F& run) {
+  for (int64_t c0 = 0; c0 < chunks; c0 += together)
+    for (int64_t k = 0; k < blocks; ++k)
+      for (int64_t c = c0, end = std::min(chunks, c0 + together); c < end; ++c) {
+        const bool last = c + 1 == end, turn = last && k + 1 == blocks;
+        run(c, k, !last ? c + 1 : turn ? end : c0, turn ? 0 : last ? k + 1 : k);
+      }
+}
 
 template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
   constexpr int W = kLanes<R>;
@@ -230,29 +250,27 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
     }
     Buffer<Tile<R>> scratch(1);
     Tile<R>& tile = scratch[0];
-    for (int64_t c = 0; c < chunks; ++c) {
+    each_block(chunks, count, chunks_together(p), [&](int64_t c, int64_t k0, int64_t next_c, int64_t next_k) {
       const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
-      for (int64_t k0 = 0; k0 < count; ++k0) {
-        Unit<R>& unit = units[k0];
-        Buffer<R>& h = states[k0];
-        unit.read_BC(t0, T);
-        Ahead ahead = k0 + 1 < count ? units[k0 + 1].ahead(t0) : units[0].ahead(t0 + kChunk);
-        for (int64_t i = 0; i < unit.count; ++i) {
-          if (p.states)
-            for (int64_t n = 0; n < N2; ++n)
-              std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
-          tile.read(unit, i, t0, T, false);
-          forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
-                            tile.y, unit.resets(t0), ahead);
-          if (p.z)
-            for (int64_t t = 0; t < T; ++t) {
-              const Vec<R> z = load(tile.z + t * W);
-              store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
-            }
-          write_rows<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
-        }
+      Unit<R>& unit = units[k0];
+      Buffer<R>& h = states[k0];
+      unit.read_BC(t0, T);
+      Ahead ahead = units[next_k].ahead(next_c * kChunk);
+      for (int64_t i = 0; i < unit.count; ++i) {
+        if (p.states)
+          for (int64_t n = 0; n < N2; ++n)
+            std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
+        tile.read(unit, i, t0, T, false);
+        forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
+                          tile.y, unit.resets(t0), ahead);
+        if (p.z)
+          for (int64_t t = 0; t < T; ++t) {
+            const Vec<R> z = load(tile.z + t * W);
+            store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
+          }
+        write_tile<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
       }
-    }
+    });
     for (int64_t k0 = 0; k0 < count; ++k0)
       for (int64_t i = 0; i < units[k0].count; ++i)
         units[k0].scatter(&states[k0][i * per], i,

@@ -179,7 +179,7 @@ template <class R> struct BackwardUnit {
       if (soon)
         for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
       x.read(unit, i, t0, T, true);
-      read_rows<R>(p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
+      read_tile<R>(p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
       std::memset(s.ddt, 0, sizeof s.ddt);
       std::memset(s.ddu, 0, sizeof s.ddu);
       if (p.z)
@@ -194,13 +194,13 @@ template <class R> struct BackwardUnit {
         for (; n < N2; n += 2) group<2>(T, i, n, c, g, dA, resets, ahead);
       for (; n + wide <= N2; n += wide) group<wide>(T, i, n, c, g, dA, resets, ahead);
       for (; n < N2; ++n) group<1>(T, i, n, c, g, dA, resets, ahead);
-      write_tile(i, t0, T, dskip + i * W, dbias + i * W);
+      finish_tile(i, t0, T, dskip + i * W, dbias + i * W);
     }
     sum_rows<R>(T * N2, sumB.data(), partB);
     sum_rows<R>(T * N2, sumC.data(), partC);
   }
 
-  void write_tile(int64_t i, int64_t t0, int64_t T, R* dskip, R* dbias) {
+  void finish_tile(int64_t i, int64_t t0, int64_t T, R* dskip, R* dbias) {
     const Vec<R> skip = unit.vector_of(p.skip, i);
     Vec<R> skips = {}, biases = {};
     for (int64_t t = 0; t < T; ++t) {
@@ -215,9 +215,9 @@ template <class R> struct BackwardUnit {
     store(dskip, load(dskip) + skips);
     store(dbias, load(dbias) + biases);
     const int64_t at = unit.channel(i), n = unit.lanes(i);
-    write_rows<R>(p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
-    write_rows<R>(p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
-    if (p.z) write_rows<R>(p.dz, unit.b, t0, T, at, n, W, x.z, stream);
+    write_tile<R>(p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
+    write_tile<R>(p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
+    if (p.z) write_tile<R>(p.dz, unit.b, t0, T, at, n, W, x.z, stream);
   }
 };
 
@@ -243,15 +243,14 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
       std::vector<BackwardUnit<R>> team;
       team.reserve(count);
       for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);
-      for (int64_t c = c1 - 1; c >= c0; --c)
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t next = i + 1 < count ? i + 1 : 0, when = c - (next == 0);  // what follows this block
-          const Ahead ahead = team[next].unit.ahead(when * kChunk);
-          const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
-          const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
-          team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per], &dskip[index * tiles * W],
-                        &dbias[index * tiles * W], &partB[at], &partC[at]);
-        }
+      each_block(c1 - c0, count, chunks_together(p), [&](int64_t back, int64_t i, int64_t back_next, int64_t next) {
+        const int64_t c = c1 - 1 - back, when = c1 - 1 - back_next;  // when, next: what follows this block
+        const Ahead ahead = team[next].unit.ahead(when * kChunk);
+        const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
+        const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
+        team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per], &dskip[index * tiles * W],
+                      &dbias[index * tiles * W], &partB[at], &partC[at]);
+      });
       end_streaming();
     });
     const int64_t t0 = c0 * kChunk, T = std::min<int64_t>(p.L, c1 * kChunk) - t0;

@@ -48,7 +48,8 @@ template <bool Output> DEVICE void sweep(const ScanParams& p, ForwardShared& s) 
     int* warp_shut = s.shut[tile & 1];
     const Shut shut = find_shut<false>(place, x.resets != 0, warp_shut);
     __syncthreads();
-    for (int w = 0; w < kWarps; ++w) any_shut |= warp_shut[w];
+    if (kResets)
+      for (int w = 0; w < kWarps; ++w) any_shut |= warp_shut[w];
 #pragma unroll 1
     for (int n = 0; n < kStates; n += kGroup) {
       const Decays A(p, place, n);
@@ -138,14 +139,14 @@ template <bool Output> DEVICE void sweep(const ScanParams& p, ForwardShared& s) 
 }
 
 // Grid (batch * groups * tiles, chunks). Writes y, final and, where asked for, saved.
-KERNEL(scan_forward, ScanParams, kThreads, kForwardBlocks) {
+KERNEL(scan_forward, ScanParams, kThreads, kBlocks) {
   SHARED(ForwardShared, s);
   sweep<true>(p, s);
 }
 
 // Grid as scan_forward. Writes local, sums and shut: what a chunk makes of a state of zero, its sum of dt, and
 // whether it has a reset.
-KERNEL(scan_summary, ScanParams, kThreads, kForwardBlocks) {
+KERNEL(scan_summary, ScanParams, kThreads, kBlocks) {
   SHARED(ForwardShared, s);
   sweep<false>(p, s);
 }

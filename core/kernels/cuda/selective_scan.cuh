@@ -27,13 +27,8 @@ constexpr int kSubs = 32 / kChannels;
 constexpr int kSlots = kWarps * kSubs;
 constexpr int kTile = kSlots * kItems;
 constexpr int kSaved = LONGSEQ_SAVED;  // positions between saved states
-// Blocks of a multiprocessor that the registers must allow: as many as compile without spills.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
-constexpr int kForwardBlocks = 12 / kWarps;
-#else
-constexpr int kForwardBlocks = 8 / kWarps;
-#endif
-constexpr int kBackwardBlocks = 8 / kWarps;
+constexpr int kBlocks = LONGSEQ_BLOCKS;  // of a multiprocessor, which the registers must allow
+constexpr bool kResets = LONGSEQ_RESETS;  // whether any position may reset the state
 static_assert(kStates % kGroup == 0 && kTile % kSaved == 0 && kSaved % kItems == 0, "selective scan: sizes");
 
 // All fields are 64 bits wide: numbers, strides in elements, and addresses (0 for an absent tensor). The host reads
@@ -98,7 +93,7 @@ DEVICE Pack load_pack(const State* row) { return *reinterpret_cast<const Pack*>(
 struct Items {
   float dt[kItems];
   u32 resets;
-  METHOD bool reset(int k) const { return resets >> k & 1; }
+  METHOD bool reset(int k) const { return kResets && (resets >> k & 1); }
 };
 
 DEVICE void load_items(const ScanParams& p, const Place& place, int t, Items& x) {
@@ -112,7 +107,7 @@ DEVICE void load_items(const ScanParams& p, const Place& place, int t, Items& x)
     float raw = there && place.active ? widen(delta[(t + k) * p.delta_t]) + bias : 0.0f;
     if (p.softplus) raw = softplus(raw);
     x.dt[k] = there && place.active ? raw : 0.0f;
-    if (p.resets && there && resets[t + k]) x.resets |= 1u << k;
+    if (kResets && there && resets[t + k]) x.resets |= 1u << k;
   }
 }
 
@@ -154,8 +149,10 @@ template <bool Reverse> DEVICE State state_from_slot(State v, int by) {
 
 template <bool Reverse> DEVICE Shut find_shut(const Place& place, bool own, int* warp_shut) {
   Shut s;
-  s.own = own;
+  s.own = kResets && own;
   s.before = false;
+  s.step[0] = s.step[1] = false;
+  if (!kResets) return s;
   float any = own ? 1.0f : 0.0f;
   const int rank = Reverse ? kSubs - 1 - place.sub : place.sub;
   int k = 0;
@@ -211,7 +208,7 @@ DEVICE void enter(const Place& place, const Shut& shut, const State (*carry)[kCh
 #pragma unroll 1
   for (int k = 0; k < ahead; ++k) {
     const int w = Reverse ? kWarps - 1 - k : k;
-    const bool closed = warp_shut[w];
+    const bool closed = kResets && warp_shut[w];
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       const State s = warp_state[w][i][place.channel];

@@ -43,7 +43,7 @@ DEVICE i64 chunk_row(const ScanParams& p, const Place& place) {
 }
 
 // Grid as scan_forward. Writes back_local: the q that leaves a chunk to its left when none enters from its right.
-KERNEL(scan_back_summary, ScanParams, kThreads, kBackwardBlocks) {
+KERNEL(scan_back_summary, ScanParams, kThreads, kBlocks) {
   SHARED(BackwardShared, s);
   const Place place(p);
   for (int n = place.slot; n < kStates; n += kSlots) s.carry[0][n][place.channel] = zero<State>();
@@ -132,7 +132,7 @@ DEVICE void fold_decays(BackwardShared& s, int parity, int n) {
 }
 
 // Grid as scan_forward. Writes du, ddelta, dz, the parts of dA, dB, dC, dD and dbias, and dinitial.
-KERNEL(scan_backward, ScanParams, kThreads, kBackwardBlocks) {
+KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
   SHARED(BackwardShared, s);
   const Place place(p);
   const i64 row = place.b * p.channels + place.d, saved_rows = (p.length + kSaved - 1) / kSaved;

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import define
 from longseq.core.kernels.triton._delta_backward import gradients
 from longseq.core.kernels.triton._delta_plan import CHUNK, call_of, forms_of, outputs
 from longseq.core.kernels.triton.common import plain, rows
-from longseq.core.ops import _native
 
 
-@torch.library.custom_op("longseq::triton_delta_rule", mutates_args=())
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial_state: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+class _Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    log_decay: Tensor | None
+    initial_state: Tensor | None
+    scale: float
+
+
+class _Incoming(NamedTuple):
+    do: Tensor
+    dlast: Tensor | None
+
+
+class _Kept(NamedTuple):
+    inverse: Tensor
+
+
+def _forward(x: _Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v, beta, log_decay, initial_state, scale = x
     call = call_of(rows(q), rows(k), rows(v), beta.contiguous(), plain(log_decay), scale)
     forms = forms_of(call)
     return *outputs(call, forms, plain(initial_state)), forms.inverse
 
 
-@_attend.register_fake
-def _attend_fake(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, initial_state: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _outputs(x: _Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v, *_ = x
     batch, length, heads, value = v.shape
     last = v.new_empty((batch, heads, q.shape[3], value), dtype=torch.float32)
     low = all(x.dtype == torch.bfloat16 for x in (q, k, v)) and not triton.knobs.runtime.interpret
@@ -38,11 +51,9 @@ def _attend_fake(
     return v.new_empty(v.shape), last, inverse
 
 
-@torch.library.custom_op("longseq::triton_delta_rule_backward", mutates_args=())
-def _attend_backward(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None,
-    initial_state: Tensor | None, inverse: Tensor, scale: float,
-) -> list[Tensor]:  # fmt: skip
+def _backward_kernels(into: _Incoming, x: _Inputs, kept: _Kept) -> list[Tensor]:
+    (do, dlast), (inverse,) = into, kept
+    q, k, v, beta, log_decay, initial_state, scale = x
     call = call_of(rows(q), rows(k), rows(v), beta.contiguous(), plain(log_decay), scale)
     forms = forms_of(call, inverse.contiguous())
     found = gradients(call, forms, rows(do), plain(initial_state), plain(dlast))
@@ -53,40 +64,41 @@ def _attend_backward(
     ]
 
 
-@_attend_backward.register_fake
-def _attend_backward_fake(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None,
-    initial_state: Tensor | None, inverse: Tensor, scale: float,
-) -> list[Tensor]:  # fmt: skip
-    tensors = (q, k, v, beta, log_decay, initial_state)
-    return [v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in tensors]
+def _gradients(into: _Incoming, x: _Inputs, kept: _Kept) -> list[Tensor]:
+    return [x.v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in x[:6]]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
+def _setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], x: _Inputs) -> None:
+    *tensors, ctx.scale = x
     ctx.save_for_backward(*tensors, output[2])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, do: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Any, ...]:
-    do = torch.zeros_like(ctx.saved_tensors[2]) if do is None else do
-    grads = _call_backward(do, dlast, *ctx.saved_tensors, ctx.scale)
+    *tensors, inverse = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
+    do = torch.zeros_like(tensors[2]) if do is None else do
+    grads = _attend_backward(do, dlast, *tensors, ctx.scale, inverse)
     return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), None)
 
 
-_attend.register_autograd(_backward, setup_context=_setup)
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call, range(6), info, in_dims, args), (0, 0, 0)
-
-
-def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call_backward, range(9), info, in_dims, args), (0,) * 6
-
-
-_call_backward = _native.transformable(_attend_backward, _backward_vmap)
-_call = _native.transformable(_attend, _vmap, _setup, _backward)
+_attend_backward = define(
+    "longseq::triton_delta_rule_backward",
+    (_Incoming, _Inputs, _Kept),
+    None,
+    _gradients,
+    everywhere=_backward_kernels,
+    rows=(*_Incoming._fields, *_Inputs._fields[:6], "inverse"),
+)
+_attend = define(
+    "longseq::triton_delta_rule",
+    (_Inputs,),
+    3,
+    _outputs,
+    everywhere=_forward,
+    rows=_Inputs._fields[:6],
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def attend(
@@ -114,5 +126,5 @@ def attend(
     """
     decay = None if log_decay is None else log_decay.float()
     state = None if initial_state is None else initial_state.float()
-    out, last, _ = _call(q, k, v, beta.float(), decay, state, float(scale))
+    out, last, _ = _attend(q, k, v, beta.float(), decay, state, float(scale))
     return out, last

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import define
 from longseq.core.kernels.triton import gla_chunks as kernels
 from longseq.core.kernels.triton._plan import Gates, Plan, apply, hand_on, local_states
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, plain, rows, strides
-from longseq.core.ops import _native
 
 _SUB_BLOCK = 16  # positions on the diagonal that are taken one by one; the least a matrix product takes
 
@@ -46,11 +46,23 @@ def _scores(plan: Plan, q: Tensor, k: Tensor, g: Tensor, scale: float) -> Tensor
     return scores
 
 
-@torch.library.custom_op("longseq::triton_gla", mutates_args=())
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, initial_state: Tensor | None, scale: float,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+class _Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor
+    initial_state: Tensor | None
+    scale: float
+    chunk_size: int
+
+
+class _Incoming(NamedTuple):
+    do: Tensor
+    dlast: Tensor | None
+
+
+def _forward(x: _Inputs) -> tuple[Tensor, Tensor]:
+    q, k, v, log_decay, initial_state, scale, chunk_size = x
     q, k, v, g = rows(q), rows(k), rows(v), log_decay.contiguous()
     plan = _plan(q, k, v, chunk_size)
     far_q, far_k, totals = _decayed(plan, q, k, g)
@@ -62,20 +74,15 @@ def _attend(
     return out, last
 
 
-@_attend.register_fake
-def _attend_fake(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, initial_state: Tensor | None, scale: float,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch, _, heads, value = v.shape
-    return v.new_empty(v.shape), v.new_empty((batch, heads, q.shape[3], value), dtype=torch.float32)
+def _outputs(x: _Inputs) -> tuple[Tensor, Tensor]:
+    batch, _, heads, value = x.v.shape
+    last = x.v.new_empty((batch, heads, x.q.shape[3], value), dtype=torch.float32)
+    return x.v.new_empty(x.v.shape), last
 
 
-@torch.library.custom_op("longseq::triton_gla_backward", mutates_args=())
-def _attend_backward(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor,
-    initial_state: Tensor | None, scale: float, chunk_size: int,
-) -> list[Tensor]:  # fmt: skip
+def _backward_kernels(into: _Incoming, x: _Inputs) -> list[Tensor]:
+    do, dlast = into
+    q, k, v, log_decay, initial_state, scale, chunk_size = x
     do, q, k, v, g = rows(do), rows(q), rows(k), rows(v), log_decay.contiguous()
     plan = _plan(q, k, v, chunk_size)
     chunk = plan.tile.chunk
@@ -112,41 +119,41 @@ def _attend_backward(
     return [dq, dk, dv, dg, v.new_empty((0,)) if initial_state is None else dinitial.to(initial_state.dtype)]
 
 
-@_attend_backward.register_fake
-def _attend_backward_fake(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor,
-    initial_state: Tensor | None, scale: float, chunk_size: int,
-) -> list[Tensor]:  # fmt: skip
-    return [
-        v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in (q, k, v, log_decay, initial_state)
-    ]
+def _gradients(into: _Incoming, x: _Inputs) -> list[Tensor]:
+    return [x.v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in x[:5]]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.chunk_size = inputs
+def _setup(ctx: Any, output: tuple[Tensor, Tensor], x: _Inputs) -> None:
+    *tensors, ctx.scale, ctx.chunk_size = x
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, do: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
-    do = torch.zeros_like(ctx.saved_tensors[2]) if do is None else do
-    grads = _call_backward(do, dlast, *ctx.saved_tensors, ctx.scale, ctx.chunk_size)
+    saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
+    do = torch.zeros_like(saved[2]) if do is None else do
+    grads = _attend_backward(do, dlast, *saved, ctx.scale, ctx.chunk_size)
     return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), None, None)
 
 
-_attend.register_autograd(_backward, setup_context=_setup)
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call, range(5), info, in_dims, args), (0, 0)
-
-
-def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call_backward, range(7), info, in_dims, args), (0,) * 5
-
-
-_call_backward = _native.transformable(_attend_backward, _backward_vmap)
-_call = _native.transformable(_attend, _vmap, _setup, _backward)
+_attend_backward = define(
+    "longseq::triton_gla_backward",
+    (_Incoming, _Inputs),
+    None,
+    _gradients,
+    everywhere=_backward_kernels,
+    rows=(*_Incoming._fields, *_Inputs._fields[:5]),
+)
+_attend = define(
+    "longseq::triton_gla",
+    (_Inputs,),
+    2,
+    _outputs,
+    everywhere=_forward,
+    rows=_Inputs._fields[:5],
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def attend(
@@ -173,4 +180,4 @@ def attend(
         The output (B, L, H, V) in v's dtype and the final state (B, H, K, V), float32.
     """
     state = None if initial_state is None else initial_state.float()
-    return _call(q, k, v, log_decay.float(), state, float(scale), chunk_size)
+    return _attend(q, k, v, log_decay.float(), state, float(scale), chunk_size)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import define
 from longseq.core.kernels.triton._plan import Gates, Plan, apply, gradients, hand_on, local_states
 from longseq.core.kernels.triton.common import choose_tile, plain, rows
-from longseq.core.ops import _native
 
 
 def _plan(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Plan:
@@ -18,11 +18,29 @@ def _plan(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Plan:
     return Plan(tile, batch, length, q.shape[2], heads, q.shape[3], value)
 
 
-@torch.library.custom_op("longseq::triton_linear_attention", mutates_args=())
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, weight: Tensor | None, skip: Tensor | None,
-    initial_state: Tensor | None, scale: float, chunk_size: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+class _Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None
+    weight: Tensor | None
+    skip: Tensor | None
+    initial_state: Tensor | None
+    scale: float
+    chunk_size: int
+
+
+class _Incoming(NamedTuple):
+    do: Tensor
+    dlast: Tensor | None
+
+
+class _Wanted(NamedTuple):
+    of_gates: bool
+
+
+def _forward(x: _Inputs) -> tuple[Tensor, Tensor]:
+    q, k, v, log_decay, weight, skip, initial_state, scale, chunk_size = x
     q, k, v = rows(q), rows(k), rows(v)
     plan = _plan(q, k, v, chunk_size)
     gates = Gates(plain(log_decay), plain(weight))
@@ -33,27 +51,19 @@ def _attend(
     return out, last
 
 
-@_attend.register_fake
-def _attend_fake(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, weight: Tensor | None, skip: Tensor | None,
-    initial_state: Tensor | None, scale: float, chunk_size: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch, _, heads, value = v.shape
-    return v.new_empty(v.shape), v.new_empty((batch, heads, q.shape[3], value), dtype=torch.float32)
+def _outputs(x: _Inputs) -> tuple[Tensor, Tensor]:
+    batch, _, heads, value = x.v.shape
+    last = x.v.new_empty((batch, heads, x.q.shape[3], value), dtype=torch.float32)
+    return x.v.new_empty(x.v.shape), last
 
 
-@torch.library.custom_op("longseq::triton_linear_attention_backward", mutates_args=())
-def _attend_backward(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None,
-    weight: Tensor | None, skip: Tensor | None, initial_state: Tensor | None, scale: float, chunk_size: int,
-    of_gates: bool,
-) -> list[Tensor]:  # fmt: skip
+def _backward_kernels(into: _Incoming, x: _Inputs, wanted: _Wanted) -> list[Tensor]:
+    (do, dlast), (of_gates,) = into, wanted
+    q, k, v, log_decay, weight, skip, initial_state, scale, chunk_size = x
     do, q, k, v = rows(do), rows(q), rows(k), rows(v)
     gates = Gates(plain(log_decay), plain(weight))
-    found = gradients(
-        _plan(q, k, v, chunk_size), gates, scale, q, k, v, do, (plain(initial_state), None),
-        (plain(dlast), None), plain(skip), of_gates,
-    )  # fmt: skip
+    plan, first, last = _plan(q, k, v, chunk_size), (plain(initial_state), None), (plain(dlast), None)
+    found = gradients(plan, gates, scale, q, k, v, do, first, last, plain(skip), of_gates)
     dskip = None if skip is None else (do.float() * v.float()).sum((0, 1)).to(skip.dtype)
     dinitial = None if initial_state is None else found.state.to(initial_state.dtype)
     return [
@@ -62,32 +72,27 @@ def _attend_backward(
     ]
 
 
-@_attend_backward.register_fake
-def _attend_backward_fake(
-    do: Tensor, dlast: Tensor | None, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None,
-    weight: Tensor | None, skip: Tensor | None, initial_state: Tensor | None, scale: float, chunk_size: int,
-    of_gates: bool,
-) -> list[Tensor]:  # fmt: skip
-    gates = (log_decay, weight) if of_gates else (None, None)
+def _gradients(into: _Incoming, x: _Inputs, wanted: _Wanted) -> list[Tensor]:
+    gates = x[3:5] if wanted.of_gates else (None, None)
     return [
-        v.new_empty((0,)) if t is None else t.new_empty(t.shape)
-        for t in (q, k, v, *gates, skip, initial_state)
+        x.v.new_empty((0,)) if t is None else t.new_empty(t.shape)
+        for t in (*x[:3], *gates, x.skip, x.initial_state)
     ]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale, ctx.chunk_size = inputs
+def _setup(ctx: Any, output: tuple[Tensor, Tensor], x: _Inputs) -> None:
+    *tensors, ctx.scale, ctx.chunk_size = x
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, do: Tensor | None, dlast: Tensor | None) -> tuple[Any, ...]:
-    v = ctx.saved_tensors[2]
+    saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
     of_gates = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-    grads = _call_backward(
-        torch.zeros_like(v) if do is None else do,
+    grads = _attend_backward(
+        torch.zeros_like(saved[2]) if do is None else do,
         dlast,
-        *ctx.saved_tensors,
+        *saved,
         ctx.scale,
         ctx.chunk_size,
         of_gates,
@@ -95,20 +100,24 @@ def _backward(ctx: Any, do: Tensor | None, dlast: Tensor | None) -> tuple[Any, .
     return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), None, None)
 
 
-_attend.register_autograd(_backward, setup_context=_setup)
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call, (0, 1, 2, 3, 4, 6), info, in_dims, args), (0, 0)
-
-
-def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    # The gradient of skip differs between vmapped samples, which therefore run one by one.
-    return _native.vmap_loop(_call_backward, info, in_dims, args), (0,) * 7
-
-
-_call_backward = _native.transformable(_attend_backward, _backward_vmap)
-_call = _native.transformable(_attend, _vmap, _setup, _backward)
+# The gradient of skip differs between vmapped samples, which therefore run one by one.
+_attend_backward = define(
+    "longseq::triton_linear_attention_backward",
+    (_Incoming, _Inputs, _Wanted),
+    None,
+    _gradients,
+    everywhere=_backward_kernels,
+)
+_attend = define(
+    "longseq::triton_linear_attention",
+    (_Inputs,),
+    2,
+    _outputs,
+    everywhere=_forward,
+    rows=("q", "k", "v", "log_decay", "weight", "initial_state"),
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def attend(
@@ -141,4 +150,4 @@ def attend(
     decay = None if log_decay is None else log_decay.float()
     factor = None if weight is None else weight.float()
     state = None if initial_state is None else initial_state.float()
-    return _call(q, k, v, decay, factor, skip, state, float(scale), chunk_size)
+    return _attend(q, k, v, decay, factor, skip, state, float(scale), chunk_size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import define
 from longseq.core.kernels.triton._plan import (
     Gates,
     Normaliser,
@@ -19,7 +20,6 @@ from longseq.core.kernels.triton._plan import (
     local_states,
 )
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, plain, rows
-from longseq.core.ops import _native
 
 _BLOCK = 1024  # positions that a program of the two scans takes at a time; not measured
 _MAX_FLOOR_EXPONENT = 60.0
@@ -100,11 +100,40 @@ def _plan(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Plan:
     return Plan(tile, batch, length, heads, heads, q.shape[3], value)
 
 
-@torch.library.custom_op("longseq::triton_mlstm", mutates_args=())
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, c: Tensor | None, n: Tensor | None,
-    m: Tensor | None, chunk_size: int, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+class _Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    i: Tensor
+    log_f: Tensor
+    c: Tensor | None
+    n: Tensor | None
+    m: Tensor | None
+
+
+class _Options(NamedTuple):
+    chunk_size: int
+    eps: float
+
+
+class _Incoming(NamedTuple):
+    dh: Tensor
+    dc: Tensor | None
+    dn: Tensor | None
+    dm: Tensor | None
+
+
+class _Kept(NamedTuple):
+    h: Tensor
+    last_c: Tensor
+    last_n: Tensor
+    stabiliser: Tensor
+    product: Tensor
+    row: Tensor
+
+
+def _forward_kernels(x: _Inputs, options: _Options) -> tuple[Tensor, ...]:
+    (q, k, v, i, log_f, c, n, m), (chunk_size, eps) = x, options
     q, k, v = rows(q), rows(k), rows(v)
     i, log_f, first = i.contiguous(), log_f.contiguous(), plain(m)
     plan = _plan(q, k, v, chunk_size)
@@ -125,11 +154,8 @@ def _forward(
     return out, last_c, last_n, stabiliser[:, -1].clone(), stabiliser, product, row
 
 
-@_forward.register_fake
-def _forward_fake(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, c: Tensor | None, n: Tensor | None,
-    m: Tensor | None, chunk_size: int, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _outputs(x: _Inputs, options: _Options) -> tuple[Tensor, ...]:
+    q, _, v, *_ = x
     batch, length, heads, value = v.shape
     key = q.shape[3]
     shapes = ((batch, heads, key, value), (batch, heads, key), (batch, heads), *[(batch, length, heads)] * 3)
@@ -137,12 +163,9 @@ def _forward_fake(
     return v.new_empty(v.shape), last_c, last_n, last_m, stabiliser, product, row
 
 
-@torch.library.custom_op("longseq::triton_mlstm_backward", mutates_args=())
-def _backward_op(
-    dh: Tensor, dc: Tensor | None, dn: Tensor | None, dm: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-    i: Tensor, log_f: Tensor, c: Tensor | None, n: Tensor | None, m: Tensor | None, h: Tensor, last_c: Tensor,
-    last_n: Tensor, stabiliser: Tensor, product: Tensor, row: Tensor, chunk_size: int, eps: float,
-) -> list[Tensor]:  # fmt: skip
+def _backward_kernels(into: _Incoming, x: _Inputs, kept: _Kept, options: _Options) -> list[Tensor]:
+    (dh, dc, dn, dm), (q, k, v, i, log_f, c, n, m), (chunk_size, eps) = into, x, options
+    h, last_c, last_n, stabiliser, product, row = kept
     dh, q, k, v = rows(dh), rows(q), rows(k), rows(v)
     first = plain(m)
     plan = _plan(q, k, v, chunk_size)
@@ -185,42 +208,43 @@ def _backward_op(
     return [found.q, found.k, found.v, di, dlog_f, *initial]
 
 
-@_backward_op.register_fake
-def _backward_fake(
-    dh: Tensor, dc: Tensor | None, dn: Tensor | None, dm: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-    i: Tensor, log_f: Tensor, c: Tensor | None, n: Tensor | None, m: Tensor | None, h: Tensor, last_c: Tensor,
-    last_n: Tensor, stabiliser: Tensor, product: Tensor, row: Tensor, chunk_size: int, eps: float,
-) -> list[Tensor]:  # fmt: skip
-    return [v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in (q, k, v, i, log_f, c, n, m)]
+def _gradients(into: _Incoming, x: _Inputs, kept: _Kept, options: _Options) -> list[Tensor]:
+    return [x.v.new_empty((0,)) if t is None else t.new_empty(t.shape) for t in x]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.chunk_size, ctx.eps = inputs
+def _setup(ctx: Any, output: tuple[Tensor, ...], x: _Inputs, options: _Options) -> None:
+    ctx.options = options
     h, last_c, last_n, _, stabiliser, product, row = output
-    ctx.save_for_backward(*tensors, h, last_c, last_n, stabiliser, product, row)
+    ctx.save_for_backward(*x, h, last_c, last_n, stabiliser, product, row)
     ctx.mark_non_differentiable(stabiliser, product, row)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, dh: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
-    dh = torch.zeros_like(ctx.saved_tensors[2]) if dh is None else dh
-    found = _call_backward(dh, *grads[:3], *ctx.saved_tensors, ctx.chunk_size, ctx.eps)
+    saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
+    dh = torch.zeros_like(saved[2]) if dh is None else dh
+    found = _run_backward(dh, *grads[:3], *saved, *ctx.options)
     return (*(g if needed else None for g, needed in zip(found, ctx.needs_input_grad)), None, None)
 
 
-_forward.register_autograd(_backward, setup_context=_setup)
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call, range(8), info, in_dims, args), (0,) * 7
-
-
-def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return _native.vmap_fold(_call_backward, range(18), info, in_dims, args), (0,) * 8
-
-
-_call_backward = _native.transformable(_backward_op, _backward_vmap)
-_call = _native.transformable(_forward, _vmap, _setup, _backward)
+_run_backward = define(
+    "longseq::triton_mlstm_backward",
+    (_Incoming, _Inputs, _Kept, _Options),
+    None,
+    _gradients,
+    everywhere=_backward_kernels,
+    rows=(*_Incoming._fields, *_Inputs._fields, *_Kept._fields),
+)
+_run = define(
+    "longseq::triton_mlstm",
+    (_Inputs, _Options),
+    7,
+    _outputs,
+    everywhere=_forward_kernels,
+    rows=_Inputs._fields,
+    setup=_setup,
+    backward=_backward,
+)
 
 
 def mlstm(
@@ -249,5 +273,5 @@ def mlstm(
         The output (B, L, H, V) in v's dtype and the final (C, n, m), float32.
     """
     c, n, m = (None, None, None) if initial_state is None else (x.float() for x in initial_state)
-    out = _call(q, k, v, i.float(), log_f.float(), c, n, m, chunk_size, float(eps))
+    out = _run(q, k, v, i.float(), log_f.float(), c, n, m, chunk_size, float(eps))
     return out[0], (out[1], out[2], out[3])

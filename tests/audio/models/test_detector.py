@@ -11,6 +11,7 @@ import torch
 from longseq.audio import create_model, list_models
 from longseq.audio.models.detector import MambaDetector
 from longseq.audio.scoring import song_logit
+from longseq.audio.task import SongDetector
 from longseq.core.errors import ArgumentError, ConfigError
 
 TINY = {"d_model": 16, "n_layers": 2, "channels": 2, "n_fft": 512, "hop": 128, "n_mels": 16, "block": 40}
@@ -94,3 +95,18 @@ def test_spectttra_pads_short_clips_and_cuts_long_songs(tune) -> None:
         with pytest.raises(ArgumentError, match="5 s"):
             model(torch.zeros(1, 80001))
     assert len(list(model.segments([audio[:100]]))) == 1
+
+
+def test_the_metric_is_the_share_of_ordered_pairs(monkeypatch) -> None:
+    """Also of log-odds beyond the ends of a float32 sigmoid, and of batches that lie in [0, 1] by chance."""
+    task = SongDetector(model_kwargs=TINY).eval()
+    logits = torch.tensor([-90.0, 40.0, 41.0, 0.1, 0.9, 0.5, 50.0, 41.0])
+    target = torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+    for part in (slice(0, 3), slice(3, 6), slice(6, 8)):
+        monkeypatch.setattr(task, "forward", lambda audio, part=part: logits[part])
+        out = task.compute({"audio": logits[part], "target": target[part]})
+        task.metrics["val"].update(preds=out["preds"], target=out["target"])
+    real, fake = logits[target == 0].tolist(), logits[target == 1].tolist()
+    pairs = [(f > r) + 0.5 * (f == r) for r in real for f in fake]
+    found = task.metrics["val"].compute()["val/auc"]
+    assert float(found) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)

@@ -25,9 +25,11 @@ from longseq.core.errors import DataError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "sonics.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_SONICS")
-MISSING = [] if CHECKOUT else ["LONGSEQ_UPSTREAM_SONICS names no checkout"]
+MISSING = [] if CHECKOUT else ["LONGSEQ_UPSTREAM_SONICS names no checkout of awsaf49/sonics"]
 MISSING += [
-    f"{name} is not installed" for name in ("torchaudio", "timm") if not importlib.util.find_spec(name)
+    f"{name} is not installed (pip install {name})"
+    for name in ("torchaudio", "timm")
+    if not importlib.util.find_spec(name)
 ]
 live = pytest.mark.skipif(bool(MISSING), reason=", ".join(MISSING))
 # Name → (parameters, temporal tokens, spectral tokens)

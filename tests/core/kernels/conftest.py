@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from longseq.core.kernels import nvrtc
-from longseq.core.ops import _cuda, _cuda_walks
+from longseq.core.ops import cuda_calls
+from longseq.core.ops.slstm import cuda as slstm_cuda
 
 COMPILER = os.environ.get("CXX") or "c++"
 
@@ -52,7 +53,7 @@ class Emulator:
             "-fPIC",
         ]
         command += ["-w", *[f"-D{key}={value}" for key, value in defines], str(code), "-o", str(library)]
-        subprocess.run(command, check=True, timeout=300)
+        subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 
     def launch(
@@ -81,6 +82,6 @@ def emulator(_built: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     _built.order, _built.multiprocessors = 0, 1
     _built.launched.clear()
     monkeypatch.setattr(nvrtc, "launch", _built.launch)
-    monkeypatch.setattr(_cuda, "multiprocessors", lambda device: _built.multiprocessors)
-    monkeypatch.setattr(_cuda_walks, "shared_limit", lambda device: 227 * 1024)
+    monkeypatch.setattr(cuda_calls, "multiprocessors", lambda device: _built.multiprocessors)
+    monkeypatch.setattr(slstm_cuda, "shared_limit", lambda device: 227 * 1024)
     return _built

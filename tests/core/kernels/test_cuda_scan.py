@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import BackendError
-from longseq.core.ops import _cuda, _cuda_scan
-from longseq.core.ops import selective_scan as op
+from longseq.core.ops import cuda_calls
+from longseq.core.ops.selective_scan import cpu, cuda, selective_scan, selective_scan_reference, torch_op
+from longseq.core.ops.selective_scan.arguments import Arguments
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 
@@ -78,9 +79,9 @@ def make(case: Case) -> list[Tensor | None]:
 
 def run(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor) -> dict[str, Tensor]:
     """The bodies of the custom operators' CUDA kernels."""
-    softplus = "s" in case.given
-    y, final, saved = op._scan_cuda(*tensors, softplus, True)
-    grads = op._scan_backward_cuda(dy, dfinal, *tensors, saved, softplus)
+    call = Arguments(*tensors, "s" in case.given)
+    y, final, saved = torch_op._forward_cuda(call, torch_op._Saving(True))
+    grads = torch_op._backward_cuda(torch_op._Incoming(dy, dfinal), call, torch_op._Saved(saved))
     named = {f"d{n}": g for n, g, t in zip(NAMES, grads, tensors) if t is not None}
     return {"y": y, "final": final, **named}
 
@@ -92,7 +93,7 @@ def expected(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tenso
         return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
     leaves = {n: wide(t).requires_grad_() for n, t in zip(NAMES, tensors) if t is not None}
-    y, final = op.selective_scan_reference(**leaves, delta_softplus="s" in case.given, resets=tensors[-1])
+    y, final = selective_scan_reference(**leaves, delta_softplus="s" in case.given, resets=tensors[-1])
     grads = torch.autograd.grad([y, final], list(leaves.values()), [wide(dy), wide(dfinal)])
     return {"y": y.detach(), "final": final.detach(), **{f"d{n}": g for n, g in zip(leaves, grads)}}
 
@@ -101,10 +102,7 @@ def expected(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tenso
 def cuda_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved has the CUDA kernels' shape though the tensors are on a CPU, and starts as NaN."""
 
-    def shapes(u: Tensor, A: Tensor, B: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (u.shape[0], u.shape[2], A.shape[1]), (u.shape[0], _cuda_scan.saved_size(u.shape[1], A))
-
-    monkeypatch.setattr(op, "_shapes", shapes)
+    monkeypatch.setattr(cpu, "saved_size", lambda length, width, groups, A: cuda.saved_size(length, A))
     real = torch.Tensor.new_empty
 
     def poisoned(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -122,10 +120,10 @@ def test_agrees_with_the_float64_recurrence(
     emulator.multiprocessors = case.multiprocessors
     if case.chunk:
         monkeypatch.setattr(
-            _cuda, "split", lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk)
+            cuda_calls, "split", lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk)
         )
     if case.pieces:
-        monkeypatch.setattr(_cuda_scan, "PARTIAL_BYTES", 0)
+        monkeypatch.setattr(cuda, "PARTIAL_BYTES", 0)
     tensors = make(case)
     g = torch.Generator().manual_seed(1)
     dy = torch.randn(case.batch, case.length, case.width, generator=g).to(case.dtype)
@@ -149,15 +147,15 @@ def test_agrees_with_the_float64_recurrence(
 
 def test_parts_of_the_gradients_of_the_maps_are_bounded_at_any_length() -> None:
     """The parts at L = 1M, D = 1536, N = 16 would be 25.8 GB: 192 blocks of eight channels."""
-    shape = _cuda_scan.Plan(channels=8, warps=4, tiles=192, chunk=1 << 20, chunks=1)
-    length = _cuda_scan.piece(shape, 1, 1, 16, 4)
+    shape = cuda.Plan(channels=8, warps=4, tiles=192, chunk=1 << 20, chunks=1)
+    length = cuda.piece(shape, 1, 1, 16, 4)
     assert length % 128 == 0 and 1 << 14 < length < 1 << 16
-    assert 0.9 * _cuda_scan.PARTIAL_BYTES < 2 * 4 * 192 * 16 * length <= _cuda_scan.PARTIAL_BYTES
-    split = _cuda_scan.Plan(channels=8, warps=4, tiles=8, chunk=21504, chunks=49)
-    assert _cuda_scan.piece(split, 1, 1, 16, 4) * 49 * 2 * 4 * 8 * 16 <= _cuda_scan.PARTIAL_BYTES
-    short = _cuda_scan.Plan(channels=32, warps=4, tiles=48, chunk=2000, chunks=1)
-    assert _cuda_scan.piece(short, 64, 1, 16, 4) == 1344 and _cuda_scan.piece(short, 8, 1, 16, 4) == 2000
-    assert _cuda_scan.piece(short, 1 << 20, 1, 16, 4) == 32  # never less than a tile
+    assert 0.9 * cuda.PARTIAL_BYTES < 2 * 4 * 192 * 16 * length <= cuda.PARTIAL_BYTES
+    split = cuda.Plan(channels=8, warps=4, tiles=8, chunk=21504, chunks=49)
+    assert cuda.piece(split, 1, 1, 16, 4) * 49 * 2 * 4 * 8 * 16 <= cuda.PARTIAL_BYTES
+    short = cuda.Plan(channels=32, warps=4, tiles=48, chunk=2000, chunks=1)
+    assert cuda.piece(short, 64, 1, 16, 4) == 1344 and cuda.piece(short, 8, 1, 16, 4) == 2000
+    assert cuda.piece(short, 1 << 20, 1, 16, 4) == 32  # never less than a tile
 
 
 def test_pieces_change_nothing_but_roundings(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +163,7 @@ def test_pieces_change_nothing_but_roundings(emulator: Any, monkeypatch: pytest.
     tensors, dfinal = make(case), torch.ones(1, 5, 4)
     dy = torch.linspace(-1, 1, 1500).view(1, 300, 5)
     whole = run(case, tensors, dy, dfinal)
-    monkeypatch.setattr(_cuda_scan, "PARTIAL_BYTES", 0)
+    monkeypatch.setattr(cuda, "PARTIAL_BYTES", 0)
     for key, value in run(case, tensors, dy, dfinal).items():
         if key in ("dD", "ddelta_bias"):  # summed in another order
             torch.testing.assert_close(value, whole[key], rtol=1e-5, atol=1e-5)
@@ -196,8 +194,8 @@ def test_long_thin_calls_are_split_and_wide_ones_are_not(emulator: Any) -> None:
     emulator.multiprocessors = 132
     decay = torch.ones(1536, 16)
 
-    def plan(batch: int, length: int, width: int = 1536, A: Tensor = decay) -> _cuda_scan.Plan:
-        return _cuda_scan.plan(torch.empty(batch, length, width, device="meta"), A, 1)
+    def plan(batch: int, length: int, width: int = 1536, A: Tensor = decay) -> cuda.Plan:
+        return cuda.plan(torch.empty(batch, length, width, device="meta"), A, 1)
 
     full = plan(16, 8192)
     assert (full.channels, full.chunks) == (32, 1)
@@ -214,4 +212,4 @@ def test_calls_that_the_kernels_do_not_take() -> None:
     with pytest.raises(
         BackendError, match="'cuda' cannot be used: it runs on CUDA tensors, these are on cpu"
     ):
-        op.selective_scan(x, x, -torch.ones(2, 4), maps, maps, backend="cuda")
+        selective_scan(x, x, -torch.ones(2, 4), maps, maps, backend="cuda")

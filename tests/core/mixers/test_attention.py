@@ -144,7 +144,9 @@ def test_wrong_window_is_refused(window: object) -> None:
 
 
 @pytest.mark.skipif(
-    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_TRANSFORMERS names no folder with transformers"
+    CHECKOUT is None,
+    reason="LONGSEQ_UPSTREAM_TRANSFORMERS names no folder with transformers "
+    "(pip install --target FOLDER transformers)",
 )
 def test_equals_upstream_llama() -> None:
     """Output and gradients of the Llama attention of Hugging Face transformers, with the same weights."""

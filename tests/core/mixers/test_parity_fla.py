@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from longseq.core.mixers import create_mixer
 from longseq.core.ops.linear_attention import linear_attention
+from parity import differences, fill, gradients, waves
 
 FIXTURE = Path(__file__).parent / "fixtures" / "fla.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_FLA")
@@ -47,36 +48,6 @@ def upstream(module: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autotuner, "__init__", lenient)
         return importlib.import_module(module)
-
-
-def fill(module: nn.Module) -> None:
-    """Gives every parameter values that any machine computes alike."""
-    with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(module.named_parameters())):
-            steps = torch.arange(parameter.numel(), dtype=torch.float64)
-            parameter.copy_(0.5 * torch.sin(1.3 * steps + 0.7 * index).view_as(parameter))
-
-
-def waves(*shape: int) -> Tensor:
-    return torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1).view(shape)
-
-
-def gradients(y: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The output and the gradients of a weighted sum of it."""
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos()
-    return {
-        "y": y.detach(),
-        **dict(zip(leaves, torch.autograd.grad((y * weights).sum(), [*leaves.values()]))),
-    }
-
-
-def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
-    floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
-    return {
-        key: (actual[key] - value).abs().max().item() / max(value.abs().max().item(), floor)
-        for key, value in expected.items()
-    }
 
 
 @needs_checkout

@@ -11,16 +11,16 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from longseq.core.mixers.h3 import H3
+from parity import differences, disturb, with_gradients
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_H3")
@@ -43,35 +43,6 @@ def stub(name: str, **members: Any) -> None:
         for key, value in members.items():
             setattr(module, key, value)
         sys.modules[name] = module
-
-
-def disturb(layer: nn.Module) -> None:
-    """Moves every parameter away from zero and one, so that no term is absent by its initialisation."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-
-
-def with_gradients(
-    layer: Callable[[Tensor], Any], parameters: dict[str, Tensor], x: Tensor
-) -> dict[str, Tensor]:
-    """Output and gradients of a weighted sum of it, by parameter name."""
-    x = x.clone().requires_grad_()
-    result = layer(x)
-    y = result[0] if isinstance(result, tuple) else result
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos()
-    gradients = torch.autograd.grad((y * weights).sum(), [x, *parameters.values()])
-    return {"y": y.detach(), **dict(zip(("x", *parameters), gradients))}
-
-
-def largest_difference(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
-    assert actual.keys() == expected.keys()
-    floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
-    return {
-        key: (actual[key] - value).abs().max().item() / max(value.abs().max().item(), floor)
-        for key, value in expected.items()
-    }
 
 
 def upstream(d_model: int, **kwargs: Any) -> nn.Module:
@@ -103,9 +74,9 @@ def test_equals_upstream(kwargs: dict[str, Any], length: int, dtype: torch.dtype
     names = dict(theirs.named_parameters())
     expected = with_gradients(theirs, names, x)
     actual = with_gradients(ours, {name: ours.get_parameter(name) for name in names}, x)
-    differences = largest_difference(actual, expected)
-    print({key: f"{value:.1e}" for key, value in differences.items()})
-    assert max(differences.values()) <= TOLERANCE[dtype], differences
+    found = differences(actual, expected)
+    print({key: f"{value:.1e}" for key, value in found.items()})
+    assert max(found.values()) <= TOLERANCE[dtype], found
 
     with torch.no_grad():  # in two chunks
         first, state = ours(x[:, : length // 2 + 1])
@@ -134,8 +105,8 @@ def test_equals_frozen_upstream() -> None:
     expected = {key[4:]: v for key, v in frozen.items() if key.startswith("out:")}
     names = [key for key in expected if key not in ("x", "y")]
     actual = with_gradients(ours, {name: ours.get_parameter(name) for name in names}, frozen["input"])
-    differences = largest_difference(actual, expected)
-    assert max(differences.values()) <= TOLERANCE[torch.float64], differences
+    found = differences(actual, expected)
+    assert max(found.values()) <= TOLERANCE[torch.float64], found
 
 
 def write_fixture() -> None:

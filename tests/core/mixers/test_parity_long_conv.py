@@ -12,7 +12,6 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +25,7 @@ from longseq.core.mixers.base import Mixer
 from longseq.core.mixers.long_conv import LongConv
 from longseq.core.mixers.orchid import Orchid
 from longseq.core.mixers.sgconv import SGConv
+from parity import differences, disturb, with_gradients
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKOUTS = {
@@ -53,35 +53,6 @@ FROZEN: list[tuple[str, dict[str, Any]]] = [
     ("sgconv", {"l_max": 8, "kernel_dim": 2}),
     ("orchid", {"l_max": 10, "filter_order": 4}),
 ]
-
-
-def disturb(layer: nn.Module) -> None:
-    """Moves every parameter away from zero and one, so that no term is absent by its initialisation."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-
-
-def with_gradients(
-    layer: Callable[[Tensor], Any], parameters: dict[str, Tensor], x: Tensor
-) -> dict[str, Tensor]:
-    """Output and gradients of a weighted sum of it, by parameter name."""
-    x = x.clone().requires_grad_()
-    result = layer(x)
-    y = result[0] if isinstance(result, tuple) else result
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos()
-    gradients = torch.autograd.grad((y * weights).sum(), [x, *parameters.values()])
-    return {"y": y.detach(), **dict(zip(("x", *parameters), gradients))}
-
-
-def largest_difference(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
-    assert actual.keys() == expected.keys()
-    floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
-    return {
-        key: (actual[key] - value).abs().max().item() / max(value.abs().max().item(), floor)
-        for key, value in expected.items()
-    }
 
 
 def load(name: str, path: Path, stand_ins: dict[str, Any]) -> Any:
@@ -205,12 +176,12 @@ def test_equals_upstream(name: str, kwargs: dict[str, Any], dtype: torch.dtype) 
     names = dict(theirs.named_parameters())
     expected = with_gradients(theirs, names, x)
     actual = with_gradients(ours, {n: ours.get_parameter(n) for n in names}, x)
-    differences = largest_difference(actual, expected)
-    worst = max(differences, key=lambda key: differences[key])
-    print(f"{name} {dtype}: output {differences['y']:.1e}, worst {worst} {differences[worst]:.1e}")
+    found = differences(actual, expected)
+    worst = max(found, key=lambda key: found[key])
+    print(f"{name} {dtype}: output {found['y']:.1e}, worst {worst} {found[worst]:.1e}")
     # Orchid's published cosine transform multiplies by a table in float32.
     table = torch.float32 if "dct" in kwargs.values() else dtype
-    assert differences[worst] <= TOLERANCE[table], differences
+    assert found[worst] <= TOLERANCE[table], found
 
 
 @pytest.mark.parametrize(("name", "kwargs"), FROZEN)
@@ -222,8 +193,8 @@ def test_equals_frozen_upstream(name: str, kwargs: dict[str, Any]) -> None:
     names = [key for key in expected if key not in ("x", "y")]
     actual = with_gradients(ours, {n: ours.get_parameter(n) for n in names}, frozen["input"])
     # The outputs are stored as float32.
-    differences = largest_difference(actual, expected)
-    assert max(differences.values()) <= 1e-6, differences
+    found = differences(actual, expected)
+    assert max(found.values()) <= 1e-6, found
 
 
 def write_fixtures() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.mixers import create_mixer
+from parity import fill
 
 FIXTURE = Path(__file__).parent / "fixtures" / "mamba.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_MAMBA")
@@ -39,14 +40,6 @@ def upstream_layer() -> nn.Module:
     module.selective_scan_fn = scan.selective_scan_ref
     module.causal_conv1d_fn = None
     return module.Mamba(**SIZES, use_fast_path=False)
-
-
-def fill(module: nn.Module) -> None:
-    """Gives every parameter values that any machine computes alike."""
-    with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(module.named_parameters())):
-            steps = torch.arange(parameter.numel(), dtype=torch.float64)
-            parameter.copy_(0.5 * torch.sin(1.3 * steps + 0.7 * index).view_as(parameter))
 
 
 def evaluate(module: nn.Module, length: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ frozen numbers anew. Modules that the checkouts import for training alone are st
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
@@ -20,8 +21,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import parity
 from longseq.core.mixers import Mixer, create_mixer
 from longseq.core.ops.s4_kernel import truncated_output
+from parity import normal
 
 FIXTURE = Path(__file__).parent / "fixtures" / "s4.npz"
 FILES = {
@@ -32,6 +35,7 @@ D_MODEL, LENGTH = 4, 24
 # Sums of some hundred terms in float64. The published S4 kernel comes from an inverse FFT and holds C (1 -
 # Āᴸ), and the published DSS adds 1e-7 to denominators, which both sides do.
 TOLERANCE = 1e-11
+close = functools.partial(parity.close, bound=TOLERANCE)
 FROZEN = ["s4-legs", "s4-legt", "s4d-inv", "dss-exp", "dss-softmax"]
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "s4-legs": ("s4", {"d_state": 8}, {"mode": "dplr", "init": "legs", "rank": 1}),
@@ -132,22 +136,12 @@ def ours(case: str, weights: dict[str, Tensor]) -> Mixer:
     return mixer
 
 
-def data(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual: Tensor, expected: Tensor, what: str, bound: float = TOLERANCE) -> None:
-    error = (actual - expected).abs().max().item() / max(1.0, expected.abs().max().item())
-    print(f"{what}: {error:.1e}")
-    assert error <= bound, f"{what}: {error:.2e}"
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_live_outputs_and_gradients(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("DSS" if case.startswith("dss") else "S4")
     widen(monkeypatch)
     theirs = build_upstream(case)
-    x = data(2, LENGTH, D_MODEL)
+    x = normal(2, LENGTH, D_MODEL)
     theirs(x)  # the first call of S4 replaces C by C (1 - Āᴸ)
     mixer = ours(case, theirs.state_dict())
     if case.startswith("s4-"):  # differentiate by what the published layer has as parameters
@@ -161,7 +155,7 @@ def test_live_outputs_and_gradients(case: str, monkeypatch: pytest.MonkeyPatch) 
             return system._replace(c=truncated_output(system, LENGTH, invert=True))
 
         kernel.low_rank = truncated
-    up = data(2, LENGTH, D_MODEL, seed=1)
+    up = normal(2, LENGTH, D_MODEL, seed=1)
     results = []
     for module in (mixer, theirs):
         leaf = x.clone().requires_grad_()
@@ -183,12 +177,12 @@ def test_live_outputs_and_gradients(case: str, monkeypatch: pytest.MonkeyPatch) 
 def test_live_kernel_state_and_steps(case: str) -> None:
     needs("S4")
     theirs: Any = build_upstream(case)
-    x = data(2, LENGTH, D_MODEL)
+    x = normal(2, LENGTH, D_MODEL)
     theirs(x)
     mixer: Any = ours(case, theirs.state_dict())
     with torch.no_grad():
         close(mixer.convolution_kernel(LENGTH), theirs.layer.kernel(L=LENGTH)[0][0], f"{case}: kernel")
-        start = torch.view_as_complex(data(2, D_MODEL, mixer.n_complex, 2, seed=3))
+        start = torch.view_as_complex(normal(2, D_MODEL, mixer.n_complex, 2, seed=3))
         theirs.setup_step()
         theirs.default_state(2)
         doubled = torch.cat([start, start.conj()], -1) if case.startswith("s4-") else start
@@ -213,9 +207,9 @@ def test_frozen(case: str) -> None:
     stored = {name: part.view(size) for name, part, size in zip(names, parts, sizes)}
     wanted = [stored.pop("y"), stored.pop("gradient")]
     mixer = ours(case, stored)
-    x = data(1, LENGTH, D_MODEL).requires_grad_()
+    x = normal(1, LENGTH, D_MODEL).requires_grad_()
     y, _ = mixer(x)
-    (gradient,) = torch.autograd.grad(y, x, data(1, LENGTH, D_MODEL, seed=1))
+    (gradient,) = torch.autograd.grad(y, x, normal(1, LENGTH, D_MODEL, seed=1))
     close(y, wanted[0], f"{case}: output")
     close(gradient, wanted[1], f"{case}: gradient of x")
 
@@ -233,7 +227,7 @@ def test_a_truncated_kernel_is_turned_back_when_loaded() -> None:
     other = create_mixer("s4", D_MODEL, d_state=8).double()
     other.load_state_dict(published)
     for name, value in other.state_dict().items():
-        close(value, weights[name], name, 1e-9)
+        close(value, weights[name], name, bound=1e-9)
     assert published["layer.kernel.l_kernel"] == 20, "the caller's dictionary is left alone"
 
 
@@ -241,10 +235,10 @@ def write_fixture() -> None:
     arrays: dict[str, Any] = {}
     for case in FROZEN:
         theirs = build_upstream(case)
-        x = data(1, LENGTH, D_MODEL).requires_grad_()
+        x = normal(1, LENGTH, D_MODEL).requires_grad_()
         theirs(x)
         y = theirs(x)[0]
-        (gradient,) = torch.autograd.grad(y, x, data(1, LENGTH, D_MODEL, seed=1))
+        (gradient,) = torch.autograd.grad(y, x, normal(1, LENGTH, D_MODEL, seed=1))
         values = {**theirs.state_dict(), "y": y.detach(), "gradient": gradient}
         arrays[f"{case}/names"] = np.array(list(values))
         arrays[f"{case}/shapes"] = np.array([",".join(map(str, v.shape)) for v in values.values()])

@@ -6,6 +6,7 @@ importable; with it set, running this file as a program writes the frozen number
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
@@ -19,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import parity
 from longseq.core.mixers import Mixer, create_mixer
 from longseq.core.ops.ssm_init import normal_part
+from parity import normal
 
 FIXTURE = Path(__file__).parent / "fixtures" / "s5.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_S5")
@@ -29,6 +32,7 @@ needs_checkout = pytest.mark.skipif(
 )
 D_MODEL, D_STATE, LENGTH = 4, 8, 30
 TOLERANCE = 1e-12  # sums of some hundred terms in float64
+close = functools.partial(parity.close, bound=TOLERANCE)
 CASES: dict[str, dict[str, Any]] = {
     "half_glu1": {"activation": "half_glu1", "disc": "zoh", "clip_eigs": False},
     "half_glu2": {"activation": "half_glu2", "disc": "bilinear", "clip_eigs": True},
@@ -140,22 +144,11 @@ class Layer(torch.nn.Module):
         return y, dict(zip(["x", *names], found))
 
 
-def data(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual: Tensor, expected: Tensor, what: str, bound: float = TOLERANCE) -> None:
-    assert actual.shape == expected.shape, what
-    error = (actual - expected).abs().max().item() / max(1.0, expected.abs().max().item())
-    print(f"{what}: {error:.1e}")
-    assert error <= bound, f"{what}: {error:.2e}"
-
-
 @needs_checkout
 @pytest.mark.parametrize("case", CASES)
 def test_live_outputs_and_gradients(case: str) -> None:
     theirs, weights = build(case)
-    x, up = data(2, LENGTH, D_MODEL), data(2, LENGTH, D_MODEL, seed=1)
+    x, up = normal(2, LENGTH, D_MODEL), normal(2, LENGTH, D_MODEL, seed=1)
     y_theirs, expected = theirs(x, up)
     y, gradients = Layer(case, weights).gradients(x, up)
     close(y, y_theirs, f"{case}: output")
@@ -186,7 +179,9 @@ def test_frozen(case: str) -> None:
     parts = flat.split([math.prod(size) for size in sizes])
     stored = {name: part.view(size).clone() for name, part, size in zip(names, parts, sizes)}
     wanted = [stored.pop("y"), stored.pop("gradient")]
-    y, gradients = Layer(case, stored).gradients(data(1, LENGTH, D_MODEL), data(1, LENGTH, D_MODEL, seed=1))
+    y, gradients = Layer(case, stored).gradients(
+        normal(1, LENGTH, D_MODEL), normal(1, LENGTH, D_MODEL, seed=1)
+    )
     close(y, wanted[0], f"{case}: output")
     close(gradients["x"], wanted[1], f"{case}: gradient of x")
 
@@ -195,7 +190,7 @@ def write_fixture() -> None:
     arrays: dict[str, Any] = {}
     for case in ("half_glu2", "full_glu"):
         theirs, weights = build(case)
-        y, gradients = theirs(data(1, LENGTH, D_MODEL), data(1, LENGTH, D_MODEL, seed=1))
+        y, gradients = theirs(normal(1, LENGTH, D_MODEL), normal(1, LENGTH, D_MODEL, seed=1))
         values = {**weights, "y": y, "gradient": gradients["x"]}
         arrays[f"{case}/names"] = np.array(list(values))
         arrays[f"{case}/shapes"] = np.array([",".join(map(str, v.shape)) for v in values.values()])

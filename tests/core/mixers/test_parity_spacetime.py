@@ -6,6 +6,7 @@ and opt_einsum importable; with it set, running this file as a program writes th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
@@ -18,8 +19,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import parity
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.companion import Companion
+from parity import normal
 
 FIXTURE = Path(__file__).parent / "fixtures" / "spacetime.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_SPACETIME")
@@ -28,6 +31,7 @@ needs_checkout = pytest.mark.skipif(
 )
 D_MODEL, D_STATE, LENGTH, HORIZON = 4, 5, 30, 9
 TOLERANCE = 1e-12  # sums of some hundred terms in float64
+close = functools.partial(parity.close, bound=TOLERANCE)
 CASES: dict[str, dict[str, Any]] = {
     "open": {"n_kernels": 2, "norm_order": 1},
     "open-2-norm": {"n_kernels": 4, "norm_order": 2, "skip_connection": False},
@@ -66,17 +70,6 @@ def ours(case: str, weights: dict[str, Tensor]) -> Companion:
     return mixer
 
 
-def data(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual: Tensor, expected: Tensor, what: str, bound: float = TOLERANCE) -> None:
-    assert actual.shape == expected.shape, what
-    error = (actual - expected).abs().max().item() / max(1.0, expected.abs().max().item())
-    print(f"{what}: {error:.1e}")
-    assert error <= bound, f"{what}: {error:.2e}"
-
-
 def published_output(module: Any, x: Tensor) -> Tensor:
     module.closed_loop = False
     y = module(x)
@@ -88,13 +81,13 @@ def published_output(module: Any, x: Tensor) -> Tensor:
 def test_live_open_loop(case: str) -> None:
     theirs = build(case)
     mixer = ours(case, theirs.state_dict())
-    up = data(2, LENGTH, D_MODEL, seed=1)
+    up = normal(2, LENGTH, D_MODEL, seed=1)
     results = []
     for run, parameters in (
         (lambda x: mixer(x)[0], dict(mixer.named_parameters())),
         (lambda x: published_output(theirs, x), dict(theirs.named_parameters())),
     ):
-        x = data(2, LENGTH, D_MODEL).requires_grad_()
+        x = normal(2, LENGTH, D_MODEL).requires_grad_()
         y = run(x)
         gradients = torch.autograd.grad(y, [x, *parameters.values()], up, allow_unused=True)
         results.append((y, dict(zip(["x", *parameters], gradients))))
@@ -110,14 +103,14 @@ def test_live_open_loop(case: str) -> None:
 def test_live_closed_loop() -> None:
     theirs = build("closed")
     mixer = ours("closed", theirs.state_dict())
-    ups = [data(2, HORIZON, D_MODEL, seed=s) for s in (1, 2)]
+    ups = [normal(2, HORIZON, D_MODEL, seed=s) for s in (1, 2)]
 
     def forecast(x: Tensor) -> tuple[Tensor, Tensor]:
         return mixer.rollout(mixer(x)[1], HORIZON)
 
     results = []
     for run, module in ((forecast, mixer), (theirs, theirs)):
-        x = data(2, LENGTH, D_MODEL).requires_grad_()
+        x = normal(2, LENGTH, D_MODEL).requires_grad_()
         outputs = run(x)
         named = dict(module.named_parameters())
         leaves = {n: p for n, p in named.items() if n != "skip"}
@@ -141,9 +134,9 @@ def test_frozen(case: str) -> None:
     stored = {name: part.view(size) for name, part, size in zip(names, parts, sizes)}
     wanted = {name: stored.pop(name) for name in names if name.startswith("wanted ")}
     mixer = ours(case, stored)
-    x = data(1, LENGTH, D_MODEL).requires_grad_()
+    x = normal(1, LENGTH, D_MODEL).requires_grad_()
     y, state = mixer(x)
-    (gradient,) = torch.autograd.grad(y, x, data(1, LENGTH, D_MODEL, seed=1), retain_graph=True)
+    (gradient,) = torch.autograd.grad(y, x, normal(1, LENGTH, D_MODEL, seed=1), retain_graph=True)
     close(y, wanted["wanted y"], f"{case}: output")
     close(gradient, wanted["wanted gradient"], f"{case}: gradient of x")
     if case == "closed":
@@ -158,7 +151,7 @@ def test_rollout_is_the_closed_loop_step_by_step() -> None:
     with torch.no_grad():
         for parameter in mixer.parameters():
             parameter.mul_(0.3)
-        _, state = mixer(data(2, LENGTH, D_MODEL))
+        _, state = mixer(normal(2, LENGTH, D_MODEL))
         forecast, inputs = mixer.rollout(state, HORIZON)
         c, k = (mixer._spread(t) for t in (mixer.c, mixer.k))
         x = state
@@ -189,9 +182,9 @@ def write_fixture() -> None:
     arrays: dict[str, Any] = {}
     for case in ("open", "closed"):
         theirs = build(case)
-        x = data(1, LENGTH, D_MODEL).requires_grad_()
+        x = normal(1, LENGTH, D_MODEL).requires_grad_()
         y = published_output(theirs, x)
-        (gradient,) = torch.autograd.grad(y, x, data(1, LENGTH, D_MODEL, seed=1))
+        (gradient,) = torch.autograd.grad(y, x, normal(1, LENGTH, D_MODEL, seed=1))
         values = {**theirs.state_dict(), "wanted y": y.detach(), "wanted gradient": gradient}
         if case == "closed":
             theirs.closed_loop = True

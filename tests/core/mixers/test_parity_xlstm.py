@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from longseq.core.mixers import create_mixer
 from longseq.core.ops.mlstm import mlstm
+from parity import differences, fill, gradients, waves
 
 FIXTURE = Path(__file__).parent / "fixtures" / "mlstm.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_XLSTM")
@@ -48,36 +49,6 @@ def their_layer(d_model: int, n_heads: int, length: int, bias: bool = False) -> 
             round_proj_up_to_multiple_of=16,
         )
     )
-
-
-def fill(module: nn.Module) -> None:
-    """Gives every parameter values that any machine computes alike."""
-    with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(module.named_parameters())):
-            steps = torch.arange(parameter.numel(), dtype=torch.float64)
-            parameter.copy_(0.4 * torch.sin(1.3 * steps + 0.7 * index).view_as(parameter))
-
-
-def waves(*shape: int) -> Tensor:
-    return torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1).view(shape)
-
-
-def gradients(y: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The output and the gradients of a weighted sum of it."""
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos()
-    return {
-        "y": y.detach(),
-        **dict(zip(leaves, torch.autograd.grad((y * weights).sum(), [*leaves.values()]))),
-    }
-
-
-def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
-    floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
-    return {
-        key: (actual[key] - value).abs().max().item() / max(value.abs().max().item(), floor)
-        for key, value in expected.items()
-    }
 
 
 @needs_checkout
@@ -117,7 +88,7 @@ def test_operator_equals_upstream(form: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_layer_equals_upstream(bias: bool, dtype: torch.dtype) -> None:
     theirs = their_layer(D_MODEL, N_HEADS, LENGTH, bias).to(dtype)
-    fill(theirs)
+    fill(theirs, 0.4)
     ours = create_mixer("mlstm", D_MODEL, n_heads=N_HEADS, round_up_to=16, bias=bias, chunk_size=16).to(dtype)
     ours.load_state_dict(theirs.state_dict())
     x = waves(2, LENGTH, D_MODEL).to(dtype).requires_grad_()
@@ -132,7 +103,7 @@ def test_layer_equals_upstream(bias: bool, dtype: torch.dtype) -> None:
 @needs_checkout
 def test_stepping_equals_upstream_stepping() -> None:
     theirs = their_layer(D_MODEL, N_HEADS, LENGTH).double()
-    fill(theirs)
+    fill(theirs, 0.4)
     ours = create_mixer("mlstm", D_MODEL, n_heads=N_HEADS, round_up_to=16).double()
     ours.load_state_dict(theirs.state_dict())
     x = waves(2, 9, D_MODEL)
@@ -164,7 +135,7 @@ def test_starts_as_upstream_starts() -> None:
 def frozen_case() -> tuple[nn.Module, Tensor]:
     """The layer and the input of the frozen numbers, float64."""
     ours = create_mixer("mlstm", 8, n_heads=2, round_up_to=16).double()
-    fill(ours)
+    fill(ours, 0.4)
     return ours, waves(2, 19, 8)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from longseq.core import _cpu
 from longseq.core.errors import BackendError, ConfigError
-from longseq.core.ops import backends
+from longseq.core.ops import availability, backends
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.selective_scan import selective_scan
@@ -84,11 +84,11 @@ def test_a_fallback_is_announced_once_with_its_reason(operator: str, broken_exte
         CALLS[operator]("cpu")
     with pytest.raises(BackendError, match="reinstall longseq"):
         backends.native()
-    assert ("cpu", False) in [row[:2] for row in backends.describe()]
+    assert ("cpu", False) in [row[:2] for row in availability.describe()]
 
 
 def test_description_names_every_backend() -> None:
-    rows = {name: (available, note) for name, available, note in backends.describe()}
+    rows = {name: (available, note) for name, available, note in availability.describe()}
     assert set(rows) == set(backends.BACKENDS) - {"auto"}
     assert rows["cpu"][0] and _cpu.isa() in rows["cpu"][1]
     assert all(note for _, note in rows.values())

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from longseq.core.ops import _decay_attention, _mlstm_walk
-from longseq.core.ops.block_linear import block_linear, by_kernel
-from longseq.core.ops.block_linear import composed as block_definition
-from longseq.core.ops.gated_norm import _definition, gated_layer_norm
+from longseq.core.ops.block_linear import block_linear, block_linear_reference
+from longseq.core.ops.gated_norm import gated_layer_norm
+from longseq.core.ops.linear_attention import chunked as attention_chunked
+from longseq.core.ops.linear_attention import torch_op as attention_op
+from longseq.core.ops.mlstm import chunked as mlstm_chunked
+from longseq.core.ops.mlstm import torch_op as mlstm_op
 
 BATCH, HEADS, KEY, VALUE = 2, 4, 5, 3
 
@@ -40,19 +42,19 @@ def attention_inputs(length: int, batch: int = BATCH) -> list[Tensor]:
 
 
 def mlstm_walk(*values: Tensor) -> tuple[Tensor, ...]:
-    return _mlstm_walk.walk(*values, chunk_size=4, eps=1e-2)
+    return mlstm_op.walk(*values, chunk_size=4, eps=1e-2)
 
 
 def mlstm_composed(*values: Tensor) -> tuple[Tensor, ...]:
-    return _mlstm_walk.composed(*values, chunk_size=4, eps=1e-2)
+    return mlstm_chunked.composed(*values, chunk_size=4, eps=1e-2)
 
 
 def attention_walk(*values: Tensor) -> tuple[Tensor, ...]:
-    return _decay_attention.decay_attention(*values[:5], 4, *values[5:])
+    return attention_op.decay_attention(*values[:5], 4, *values[5:])
 
 
 def attention_composed(*values: Tensor) -> tuple[Tensor, ...]:
-    return _decay_attention.composed(*values[:5], 4, *values[5:])
+    return attention_chunked.per_head(*values[:5], 4, *values[5:])
 
 
 CASES = [
@@ -146,9 +148,8 @@ def test_block_linear(width: int, block: int, dtype: torch.dtype) -> None:
         t.to(dtype).requires_grad_()
         for t in normal(0, (2, 150, width), *[(width // block, block, block)] * 2)
     )
-    assert by_kernel(x, first, second)
-    actual = tuple(block_linear(x, first, second))
-    wanted = tuple(block_definition(x, w) for w in (first, second))
+    actual = tuple(block_linear(x, first, second, backend="cpu"))
+    wanted = tuple(block_linear_reference(x, first, second))
     tolerance = 1e-4 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=tolerance)
     found, expected = (torch.autograd.grad(loss(ys), (x, first, second)) for ys in (actual, wanted))
@@ -159,18 +160,18 @@ def test_block_linear_second_derivatives_and_vmap() -> None:
     x, weight = (t.requires_grad_() for t in normal(1, (3, 8), (4, 2, 2)))
     assert torch.autograd.gradgradcheck(lambda x, w: block_linear(x, w)[0].sin(), (x, weight))
     found = torch.func.vmap(lambda x: block_linear(x, weight)[0])(torch.stack([x, -x]))
-    torch.testing.assert_close(found[1], -block_definition(x, weight))
+    torch.testing.assert_close(found[1], -block_linear_reference(x, weight)[0])
 
 
 @pytest.mark.parametrize(("width", "groups"), [(48, 2), (60, 3), (7, 1)])
 def test_gated_layer_norm(width: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longseq.core.ops.gated_norm._VALUES", 1)
+    monkeypatch.setattr("longseq.core.ops.gated_norm.cpu.SMALL", 1)
     y, z, weight, u, skip = (
         t.requires_grad_() for t in normal(2, *[(140, width)] * 2, (width,), (140, width), (width,))
     )
 
     def definition(*values: Tensor) -> Tensor:
-        return _definition(*values, groups, True, True, 1e-5)
+        return gated_layer_norm(*values, groups, backend="reference")
 
     def kernel(*values: Tensor) -> Tensor:
         return gated_layer_norm(*values, groups)

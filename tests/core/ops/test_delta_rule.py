@@ -105,7 +105,7 @@ def test_a_log_decay_of_minus_infinity_is_a_reset(decay: str) -> None:
 
 
 def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longseq.core.ops._chunking.BLOCK", 16)
+    monkeypatch.setattr("longseq.core.ops.chunking.BLOCK", 16)
     tensors = inputs(50, "head")
     resets = torch.rand(BATCH, 50, generator=torch.Generator().manual_seed(3)) < 0.1
     expected = delta_rule_reference(**tensors, resets=resets)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longseq.core.ops import fft_conv as module
-from longseq.core.ops.fft_conv import carry_history, fft_conv, fft_conv_reference, fft_size
+from longseq.core.ops.fft_conv import carry_history, composed, cpu, fft_conv, fft_conv_reference, fft_size
 
 # Relative to the largest value: FFT roundings grow with log n only.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -78,8 +77,8 @@ def test_packed_segments(taps: int, before: int, dtype: torch.dtype) -> None:
 def test_without_compiled_kernels_and_by_channel_blocks(
     length: int, taps: int, before: int, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "cpu_reason", lambda *_: "absent")
-    monkeypatch.setattr(module, "_BLOCK_VALUES", blocks)
+    monkeypatch.setattr(cpu, "cpu_reason", lambda *_: "absent")
+    monkeypatch.setattr(composed, "_BLOCK_VALUES", blocks)
     compare(make(length, taps, before, torch.float64), None, torch.float64)
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops import gated_conv as module
-from longseq.core.ops.gated_conv import gated_conv, gated_conv_reference
+from longseq.core.ops.gated_conv import cpu, gated_conv, gated_conv_reference
 
 # Relative to the largest value: FFT roundings grow with log n only.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -73,7 +72,7 @@ def test_equals_its_operators_as_direct_sums(shape: tuple[int, ...], dtype: torc
 
 
 def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "cpu_reason", lambda *_: "absent")
+    monkeypatch.setattr(cpu, "cpu_reason", lambda *_: "absent")
     compare(make(2, 33, 5, 4, 12), 1e-12)
 
 

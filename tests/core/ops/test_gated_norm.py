@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from longseq.core.ops import gated_norm as module
-from longseq.core.ops.gated_norm import composed, gated_rms_norm
+from longseq.core.ops.gated_norm import cpu, gated_rms_norm
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_VALUES", 40)  # three rows of twelve values
+    monkeypatch.setattr(cpu, "SMALL", 40)  # three rows of twelve values
+
+
+def composed(y: Tensor, z: Tensor, weight: Tensor, groups: int, norm_first: bool, eps: float) -> Tensor:
+    return gated_rms_norm(y, z, weight, groups, norm_first, eps, backend="reference")
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from longseq.core.errors import ArgumentError
-from longseq.core.mixers._linear import LinearGLU, mix_gelu, split_bias
+from longseq.core.mixers._linear import LinearGLU, mix_gelu
 from longseq.core.ops.glu import biased_glu, biased_glu_reference
+from longseq.core.ops.linear_maps import split_bias
 
 
 def make(*shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

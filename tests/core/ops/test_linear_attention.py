@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops._chunking import lower_triangular, span_sums
+from longseq.core.ops.chunking import lower_triangular, span_sums
 from longseq.core.ops.linear_attention import linear_attention, linear_attention_reference
 
 # Relative to the largest value: about a hundred roundings.
@@ -104,7 +104,7 @@ def test_a_log_decay_of_minus_infinity_is_a_reset(decay: str) -> None:
 
 
 def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longseq.core.ops._chunking.BLOCK", 16)
+    monkeypatch.setattr("longseq.core.ops.chunking.BLOCK", 16)
     tensors = inputs(50, "head")
     resets = torch.rand(BATCH, 50, generator=torch.Generator().manual_seed(3)) < 0.1
     expected = linear_attention_reference(**tensors, resets=resets)

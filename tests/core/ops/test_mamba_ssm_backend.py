@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import BackendError
-from longseq.core.ops import _mamba_ssm, backends
+from longseq.core.ops import availability
+from longseq.core.ops import mamba_ssm_calls as calls
 from longseq.core.ops.selective_scan import selective_scan, selective_scan_reference
 from longseq.core.ops.ssd import ssd, ssd_reference
 
@@ -59,16 +60,16 @@ def published_ssd(
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     """A mamba-ssm that computes on CPU tensors."""
-    names = ["mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", _mamba_ssm._SCAN[0], _mamba_ssm._SSD[0]]
+    names = ["mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", calls.SCAN[0], calls.SSD[0]]
     modules = {name: ModuleType(name) for name in names}
-    modules[_mamba_ssm._SCAN[0]].selective_scan_fn = published_scan  # type: ignore[attr-defined]
-    modules[_mamba_ssm._SSD[0]].mamba_chunk_scan_combined = published_ssd  # type: ignore[attr-defined]
+    modules[calls.SCAN[0]].selective_scan_fn = published_scan  # type: ignore[attr-defined]
+    modules[calls.SSD[0]].mamba_chunk_scan_combined = published_ssd  # type: ignore[attr-defined]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(_mamba_ssm, "_on_gpu", lambda tensor: True)
-    _mamba_ssm._load.cache_clear()
+    monkeypatch.setattr(calls, "_on_gpu", lambda tensor: True)
+    calls._load.cache_clear()
     yield modules
-    _mamba_ssm._load.cache_clear()
+    calls._load.cache_clear()
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -158,13 +159,13 @@ def test_other_refusals(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"ssd: .* x, B, C and z in one dtype"):
         ssd(**{**ssd_inputs(), "z": normal(B, L, H, 3, dtype=torch.float16)}, backend="mamba_ssm")
     monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, _mamba_ssm._SCAN[0], package[_mamba_ssm._SCAN[0]])
+    monkeypatch.setitem(sys.modules, calls.SCAN[0], package[calls.SCAN[0]])
     with pytest.raises(BackendError, match="it runs on CUDA tensors, these are on cpu"):
         selective_scan(**scan_inputs(), backend="mamba_ssm")
 
 
 def row() -> tuple[bool, str]:
-    return next((there, note) for name, there, note in backends.describe() if name == "mamba_ssm")
+    return next((there, note) for name, there, note in availability.describe() if name == "mamba_ssm")
 
 
 def test_an_absent_or_broken_package(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +181,9 @@ def test_an_absent_or_broken_package(package: Any, monkeypatch: pytest.MonkeyPat
         (ImportError("undefined symbol: _ZN3c10"), "undefined symbol.*reinstall it for torch"),
     ]
     for error, reason in cases:
-        _mamba_ssm._load.cache_clear()
+        calls._load.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(_mamba_ssm.importlib, "import_module", raising(error))
+            patch.setattr(calls.importlib, "import_module", raising(error))
             with pytest.raises(BackendError, match=f"'mamba_ssm' cannot be used: .*{reason}"):
                 ssd(**ssd_inputs(), backend="mamba_ssm")
             there, note = row()
@@ -191,10 +192,10 @@ def test_an_absent_or_broken_package(package: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_package_without_its_compiled_scan(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    package[_mamba_ssm._SCAN[0]].selective_scan_cuda = None
+    package[calls.SCAN[0]].selective_scan_cuda = None
     with pytest.raises(BackendError, match="built without its scan"):
         selective_scan(**scan_inputs(), backend="mamba_ssm")
     assert row() == (False, "mamba-ssm is installed, but torch finds no CUDA device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    there, note = _mamba_ssm.describe()
+    there, note = calls.describe()
     assert there and note.startswith("ssd by the mamba-ssm package") and "built without its scan" in note

@@ -83,7 +83,7 @@ def test_chunk_size_changes_nothing(chunk_size: int) -> None:
 
 
 def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longseq.core.ops._chunking.BLOCK", 16)
+    monkeypatch.setattr("longseq.core.ops.chunking.BLOCK", 16)
     for missing in ((), ("c", "n", "m")):
         tensors = {key: value for key, value in inputs(50).items() if key not in missing}
         with torch.no_grad():

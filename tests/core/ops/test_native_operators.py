@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from longseq.core.errors import LongseqError
-from longseq.core.ops import causal_conv1d as conv_file
-from longseq.core.ops import linear_scan as linear_file
-from longseq.core.ops import selective_scan as selective_file
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import torch_op as conv_op
 from longseq.core.ops.linear_scan import linear_scan
+from longseq.core.ops.linear_scan import torch_op as linear_op
 from longseq.core.ops.selective_scan import selective_scan
+from longseq.core.ops.selective_scan import torch_op as selective_op
 
 Tensors = dict[str, Tensor]
 PER_ROW = ("u", "delta", "B", "C", "z", "initial_state", "x", "a", "b")
@@ -110,22 +110,22 @@ def test_opcheck(dtype: torch.dtype, optional: bool) -> None:
     extra = [t["D"], t["z"], t["delta_bias"], t["initial_state"], resets] if optional else [None] * 5
     scan = [*(t[k] for k in ("u", "delta", "A", "B", "C")), *extra]
     leaves = [v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in scan]
-    torch.library.opcheck(selective_file._scan, (*leaves, True, True))
-    y, final, states = selective_file._scan(*scan, True, True)
-    torch.library.opcheck(selective_file._scan_backward, (torch.ones_like(y), final, *scan, states, True))
+    torch.library.opcheck(selective_op.forward.op, (*leaves, True, True))
+    y, final, states = selective_op.forward(*scan, True, True)
+    torch.library.opcheck(selective_op.backward.op, (torch.ones_like(y), final, *scan, True, states))
 
     t = {k: v.to(dtype) for k, v in linear(2, 6, 3, torch.float64).items()}
     steps = [t["a"], t["b"], t["initial_state"] if optional else None]
     leaves = [v.clone().requires_grad_() if v is not None else v for v in steps]
-    torch.library.opcheck(linear_file._scan, tuple(leaves))
-    h = linear_file._scan(*steps)
-    torch.library.opcheck(linear_file._scan_backward, (torch.ones_like(h), *steps, h))
+    torch.library.opcheck(linear_op.forward.op, tuple(leaves))
+    h = linear_op.forward(*steps)
+    torch.library.opcheck(linear_op.backward.op, (torch.ones_like(h), *steps, h))
 
     t = {k: v.to(dtype) for k, v in conv(2, 6, 3, torch.float64).items()}
     row = [t["x"], t["weight"], *([t["bias"], t["initial_state"], resets] if optional else [None] * 3)]
     leaves = [v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in row]
-    torch.library.opcheck(conv_file._conv, (*leaves, True))
-    torch.library.opcheck(conv_file._conv_backward, (torch.ones_like(t["x"]), *row, True))
+    torch.library.opcheck(conv_op.forward.op, (*leaves, True))
+    torch.library.opcheck(conv_op.backward.op, (torch.ones_like(t["x"]), *row, True))
 
 
 class Layer(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from longseq.core import _cpu
-from longseq.core.ops import _slstm_walk
-from longseq.core.ops import slstm as slstm_file
-from longseq.core.ops.slstm import SLSTMState, slstm, slstm_reference
+from longseq.core.ops.slstm import SLSTMState, cpu, slstm, slstm_reference, torch_op
+from longseq.core.ops.slstm import walk as steps_in_torch
+from longseq.core.ops.slstm.arguments import Arguments, Kept
 
 # The kernels, the walk and the equations add the same numbers in another order, and the recurrence multiplies
 # roundings by factors of at most one: some tens of roundings, relative to the largest value.
@@ -31,21 +31,23 @@ def walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators of a device without kernels, on the CPU."""
 
     def forward(*args: Tensor | None) -> tuple[Tensor, ...]:
-        return (*_slstm_walk.forward(*args[:4]), torch.empty(0))  # type: ignore[arg-type]
+        return (*steps_in_torch.forward(Arguments(*args[:4])), torch.empty(0))  # type: ignore[arg-type]
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):  # type: ignore[no-untyped-def]
             outputs = forward(*args)
-            slstm_file._save(ctx, (*args[:4], True), outputs)
+            torch_op._setup(ctx, outputs, Arguments(*args[:4]), torch_op._Saving(True))
             return outputs
 
         @staticmethod
         def backward(ctx, *grads):  # type: ignore[no-untyped-def]
-            return slstm_file._differentiate(ctx, *grads)
+            return torch_op._backward(ctx, *grads)
 
-    monkeypatch.setattr(slstm_file, "_forward", Function.apply)
-    monkeypatch.setattr(slstm_file, "_backward", lambda *args: _slstm_walk.backward(*args[:7]))
+    monkeypatch.setattr(torch_op, "forward", Function.apply)
+    monkeypatch.setattr(
+        torch_op, "backward", lambda *args: steps_in_torch.backward(*args[:2], Kept(*args[2:]))
+    )
 
 
 def problem(
@@ -215,7 +217,7 @@ def test_empty(batch: int, heads: int, width: int) -> None:
 
 
 def test_python_and_kernels_agree_on_the_steps_between_saved_cells() -> None:
-    assert slstm_file._MARK == _cpu.MARK
+    assert cpu.MARK == _cpu.MARK
 
 
 def test_extreme_gates_stay_finite() -> None:

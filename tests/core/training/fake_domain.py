@@ -6,7 +6,7 @@ import sys
 import types
 from pathlib import Path
 
-from longseq.core.commands.domain import Command, Domain, register_domain
+from longseq.core.domain import Command, Domain, register_domain
 
 DOMAIN = Domain(
     name="toy",

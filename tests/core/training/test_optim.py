@@ -19,8 +19,10 @@ from longseq.core.errors import ConfigError
 from longseq.core.training.callbacks import count_positions, draw_loss_curve
 from longseq.core.training.length_warmup import LengthWarmup
 from longseq.core.training.loader import StepLoader, step_dataloader
-from longseq.core.training.optim import cosine_with_warmup, parameter_groups, warmup_cosine_scheduler
+from longseq.core.training.optim import parameter_groups
+from longseq.core.training.recipe import Recipe
 from longseq.core.training.rng import RngStream, get_rng_state, set_rng_state
+from longseq.core.training.schedules import cosine_with_warmup
 
 
 class _Mix(nn.Module):
@@ -87,13 +89,13 @@ def test_cosine_with_warmup_values() -> None:
     assert all(a >= b for a, b in pairwise(values[4:]))
     assert cosine_with_warmup(0, 0, 10) == 1.0
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    entry = warmup_cosine_scheduler(optimizer, 4, 12, 0.1)
+    entry = Recipe(warmup_steps=4).make_schedule(optimizer, 12)
     assert entry["interval"] == "step"
     assert optimizer.param_groups[0]["lr"] == 0.5
     with pytest.raises(ConfigError):
-        warmup_cosine_scheduler(optimizer, -1, 12)
+        Recipe(warmup_steps=-1).make_schedule(optimizer, 12)
     with pytest.raises(ConfigError):
-        warmup_cosine_scheduler(optimizer, 1, 12, 2.0)
+        Recipe(min_lr_ratio=2.0).make_schedule(optimizer, 12)
 
 
 def test_length_warmup_keeps_the_tokens_of_a_batch() -> None:

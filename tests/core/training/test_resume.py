@@ -22,12 +22,12 @@ def context() -> Any:
     return context
 
 
-def _run(context: Any, timeout: float = 60, **arguments: Any) -> int:
+def _run(context: Any, **arguments: Any) -> int:
     """Runs ``toy.fit`` in a process of its own and returns its exit code."""
     process = context.Process(target=runpy.run_path, args=(TOY, {"ARGS": arguments}, "__kill__"))
     process.start()
-    process.join(timeout)
-    assert process.exitcode is not None, "the run hangs"
+    process.join()
+    assert process.exitcode is not None
     return int(process.exitcode)
 
 

@@ -18,7 +18,7 @@ arrays = st.sampled_from([np.uint8, np.int8, np.int16, np.int32, np.float32, np.
 
 
 @given(arrays, st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_was_written_is_read(tmp_path: Path, array: np.ndarray, zipped: bool) -> None:
     file = tmp_path / "a-idx"
     write_idx(file, array)

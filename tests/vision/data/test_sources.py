@@ -1,5 +1,6 @@
 """Opening class folders, zips, IDX files and torchvision's data sets; stratified splits."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.images import ArrayImages, FileImages, decode
 from longseq.vision.data.sources import FASHION, open_source, split_indices
 
-CIFAR = Path(__file__).parents[4] / "shared/data/vision/cifar10-subset.zip"
+CIFAR = Path(
+    os.environ.get("LONGSEQ_CIFAR10_SUBSET")
+    or Path(__file__).parents[4] / "shared/data/vision/cifar10-subset.zip"
+)
 
 
 def test_folder_and_zip_give_the_same_images(make_folder, make_zip) -> None:
@@ -122,7 +126,11 @@ def test_splits_that_leave_nothing_are_refused() -> None:
         split_indices(np.zeros(4), [0.5, 0.5], 0)
 
 
-@pytest.mark.skipif(not CIFAR.is_file(), reason="shared/data/vision/cifar10-subset.zip is not there")
+@pytest.mark.skipif(
+    not CIFAR.is_file(),
+    reason="no subset of CIFAR-10: set LONGSEQ_CIFAR10_SUBSET to a zip of train/<class>/*.png (10,000) and "
+    "test/<class>/*.png (2,000), made from www.cs.toronto.edu/~kriz/cifar.html",
+)
 def test_the_cifar_subset_opens() -> None:
     found = open_source(str(CIFAR), 3)
     assert found.test is not None and (len(found.train), len(found.test)) == (10_000, 2_000)

@@ -11,7 +11,7 @@ from torch import Tensor
 from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.vision import create_model, list_models
 from longseq.vision.models.layers import DropPath, FeatureExtractor, path_rates
-from longseq.vision.models.registry import describe_model
+from longseq.vision.models.registry import MODELS
 
 # The published models' parameters, counted in the published code.
 PUBLISHED = {
@@ -138,7 +138,7 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ArgumentError, match="batch, 3, height"):
         create_model("vmamba_nano")(torch.zeros(1, 1, 8, 8))
     assert set(list_models("vim*")) == {"vim_tiny", "vim_small", "vim_base", "vim_nano"}
-    assert all(describe_model(name) for name in list_models())
+    assert all(MODELS[name].help for name in list_models())
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:

@@ -22,17 +22,20 @@ from longseq.vision.models.registry import convert_published
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vision_mamba.npz"
 ROOT = Path(__file__).parents[3]
-CHECKOUTS = {name: os.environ.get(f"LONGSEQ_UPSTREAM_{name.upper()}") for name in ("vim", "vmamba")}
+REPOSITORIES = {"vim": "hustvl/Vim", "vmamba": "MzeroMiko/VMamba"}
+CHECKOUTS = {name: os.environ.get(f"LONGSEQ_UPSTREAM_{name.upper()}") for name in REPOSITORIES}
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    missing = [] if CHECKOUTS[name] else [f"LONGSEQ_UPSTREAM_{name.upper()} names no checkout"]
-    missing += [] if name != "vim" or importlib.util.find_spec("einops") else ["einops is not installed"]
+    variable = f"LONGSEQ_UPSTREAM_{name.upper()}"
+    missing = [] if CHECKOUTS[name] else [f"{variable} names no checkout of {REPOSITORIES[name]}"]
+    if name == "vim" and importlib.util.find_spec("einops") is None:
+        missing.append("einops is not installed (pip install einops)")
     return pytest.mark.skipif(bool(missing), reason=", ".join(missing))
 
 
 def upstream() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vision_upstream", ROOT / "benchmarks/vision_upstream.py")
+    spec = importlib.util.spec_from_file_location("vision_upstream", ROOT / "bench/vision_upstream.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

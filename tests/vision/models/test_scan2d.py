@@ -69,3 +69,11 @@ def test_bad_arguments_are_named() -> None:
         scan_order("raster", 0, 2)
     with pytest.raises(ConfigError, match="at least one order"):
         Scan2d([], 2, 2)
+
+
+def test_an_order_made_in_inference_serves_training() -> None:
+    with torch.inference_mode():
+        scan2d(CROSS_SCAN, 7, 3).reorder(torch.randn(1, 21, 4, 2))
+    x = torch.randn(1, 21, 4, 2, requires_grad=True)
+    scan2d(CROSS_SCAN, 7, 3).reorder(x).sum().backward()
+    assert x.grad is not None

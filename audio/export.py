@@ -1,0 +1,77 @@
+"""Detectors from files: Lightning checkpoints, the small packaged one, and how one is packaged."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longseq.audio.task import SongDetector
+from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.loading import load_task
+
+PACKAGED = Path(__file__).parent / "checkpoints" / "mamba_resynthesis.safetensors"
+
+
+def load_detector(path: str | Path | None = None) -> SongDetector:
+    """Returns a detector in evaluation mode.
+
+    Args:
+        path: ``.ckpt`` of ``fit``, or ``.safetensors`` of ``export``; None for the packaged one.
+
+    Raises:
+        DataError: if the file is unusable or of another model.
+    """
+    file = PACKAGED if path is None else Path(path)
+    if file.suffix != ".safetensors":
+        task = load_task(file, SongDetector)
+        assert isinstance(task, SongDetector)
+        return task
+    state, hyper = read_weights(file)
+    extra = hyper.pop("extra", None)
+    if hyper.pop("_class_path", None) != "longseq.audio.task.SongDetector" or not isinstance(extra, dict):
+        raise DataError(
+            "holds no detector of longseq",
+            path=file,
+            hint="give a checkpoint of `longseq audio fit`, or the output of `longseq audio export`",
+        )
+    try:
+        task = SongDetector(**hyper)
+        task.set_extra_state(extra)
+    except (TypeError, KeyError, ConfigError) as error:
+        raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
+    check_state_dict(task.model, state, file)
+    task.model.load_state_dict(state, strict=True)
+    return task.eval()
+
+
+def export(task: SongDetector, path: str | Path) -> None:
+    """Writes a detector as safetensors, with its hyper-parameters, calibration, methods and songs.
+
+    Args:
+        task: the detector.
+        path: ending in .safetensors.
+
+    Raises:
+        ConfigError: for another ending.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ConfigError(f"--out must end in .safetensors, got {path}")
+    hyper: dict[str, Any] = {**dict(task.hparams), "checkpoint": None, "extra": task.get_extra_state()}
+    hyper.pop("_instantiator", None)
+    save_weights(path, task.model, hyper)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq audio export``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq audio export", description="Writes a checkpoint's detector alone, as safetensors."
+    )
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq audio fit`")
+    parser.add_argument("--out", required=True, help=".safetensors file to write")
+    args = parser.parse_args(argv)
+    export(load_detector(args.ckpt_path), args.out)
+    print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
+    return 0

@@ -1,0 +1,271 @@
+"""``longseq bench recall``: what each mixer remembers after a small fixed budget, by sequence length."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from longseq.bench.recall_report import Result, show, write
+from longseq.bench.recall_tasks import IGNORE, TASKS, RecallTask, get_task
+from longseq.core.backbone import Backbone
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import mixer_class
+from longseq.core.training.optim import parameter_groups
+
+DEFAULT_MIXERS = ("attention", "mamba", "h3", "s4d", "slstm")
+DEFAULT_TASKS = ("selective_copying", "induction_heads", "multi_query_recall", "joint_recall", "parity")
+# Sizes that suit a width of 64, where a mixer's defaults are meant for hundreds.
+SIZES: dict[str, dict[str, Any]] = {
+    "attention": {"n_heads": 2},
+    "local_attention": {"n_heads": 2, "window": 16},
+}
+_LEARNED = 0.01  # nats a question, over some twenty steps
+_TEST_SEED = 2**40  # training draws from seeds below, so that no test batch is a training batch
+_TEST_BATCH, _TEST_BATCHES = 64, 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every model is made and trained.
+
+    Attributes:
+        d_model: width.
+        n_layers: layers of mixer and MLP.
+        mlp_ratio: MLP width over d_model.
+        tokens: in a step, whatever the length: 2048 are 32 sequences of 64 or 128 of 16.
+        lr: highest learning rate.
+        weight_decay: of matrices.
+        steps: of training for each model, at most; a run then repeats exactly, on a busy machine too.
+        budget: seconds of training for each model in place of steps.
+        seed: of weights and data.
+        device: where.
+    """
+
+    d_model: int = 64
+    n_layers: int = 2
+    mlp_ratio: float = 2.0
+    tokens: int = 2048
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    steps: int = 600
+    budget: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+class RecallModel(nn.Module):
+    """Embedding, backbone, linear head: tokens (B, L) to logits (B, L, vocabulary).
+
+    Args:
+        vocabulary: number of tokens.
+        mixer: name of a mixer.
+        settings: sizes.
+    """
+
+    def __init__(self, vocabulary: int, mixer: str, settings: Settings) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, settings.d_model)
+        nn.init.normal_(self.embedding.weight, std=0.5)
+        self.backbone = Backbone(
+            settings.d_model,
+            settings.n_layers,
+            mixer=mixer,
+            mixer_kwargs=SIZES.get(mixer),
+            mlp_ratio=settings.mlp_ratio,
+        )
+        self.head = nn.Linear(settings.d_model, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Returns the logits of the label at every position."""
+        return self.head(self.backbone(self.embedding(tokens))[0])
+
+
+def _due(task: RecallTask, done: float) -> int:
+    """Returns how many of the training lengths take part when a share ``done`` of the budget is spent."""
+    return min(len(task.train_lengths), 1 + int(done * 1.5 * len(task.train_lengths)))
+
+
+def train(model: RecallModel, task: RecallTask, settings: Settings) -> Iterator[tuple[float, int]]:
+    """Trains on the task's training lengths in turn and yields each step's loss and number of tokens.
+
+    The learning rate rises over the first twentieth of the budget and falls as a cosine. Lengths join one by
+    one, the shortest first, each when the ones before it are learned and all by two thirds of the budget:
+    recall is learned suddenly or not at all, and sooner from few keys. Training ends early when nothing is
+    left to learn.
+
+    Args:
+        model: on its device.
+        task: what to train on.
+        settings: budget, batch, learning rates and seed.
+    """
+    groups = parameter_groups(model, settings.lr, settings.weight_decay)
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    start, recent, joined, step = time.perf_counter(), 1.0, 0, 0
+    while True:
+        if step == 1:
+            start = time.perf_counter()  # the first step loads and compiles: not the mixer's time
+        done = step / settings.steps
+        if settings.budget is not None:
+            done = (time.perf_counter() - start) / settings.budget if step else 0.0
+        if done >= 1 or (recent < _LEARNED and joined == len(task.train_lengths)):
+            return
+        if _due(task, done) > joined or recent < _LEARNED:
+            joined, recent = max(_due(task, done), joined + 1), 1.0
+        factor = min(1.0, done / 0.05 + 1e-3) * (0.525 + 0.475 * math.cos(math.pi * done))
+        for group in optimiser.param_groups:
+            group["lr"] = settings.lr * factor
+        length = task.train_lengths[step % joined]
+        batch = max(1, settings.tokens // length)
+        tokens, labels = task.sample(batch, length, settings.seed * 10_000_000 + step)
+        asked = labels != IGNORE
+        logits = model(tokens.to(settings.device))[asked.to(settings.device)]
+        loss = F.cross_entropy(logits, labels[asked].to(settings.device))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        recent = 0.95 * recent + 0.05 * loss.item()
+        yield loss.item(), tokens.numel()
+
+
+@torch.no_grad()
+def accuracy(model: RecallModel, task: RecallTask, length: int, settings: Settings) -> float:
+    """Returns the share of questions answered rightly in test sequences of ``length``."""
+    right, questions = 0, 0
+    for batch in range(_TEST_BATCHES):
+        tokens, labels = task.sample(_TEST_BATCH, length, _TEST_SEED + settings.seed * _TEST_BATCHES + batch)
+        asked = labels != IGNORE
+        answers = model(tokens.to(settings.device)).argmax(-1).cpu()
+        right += int((answers[asked] == labels[asked]).sum())
+        questions += int(asked.sum())
+    return right / questions
+
+
+def measure(mixer: str, task: RecallTask, lengths: Sequence[int], settings: Settings) -> Result:
+    """Trains a model of one mixer on one task and tests it at every length.
+
+    Args:
+        mixer: name.
+        task: what to learn.
+        lengths: to test at.
+        settings: how.
+    """
+    torch.manual_seed(settings.seed)
+    model = RecallModel(task.vocabulary, mixer, settings).to(settings.device)
+    model.train()
+    losses: list[float] = []
+    start, tokens = time.perf_counter(), 0
+    for loss, read in train(model, task, settings):
+        if not losses:
+            start = time.perf_counter()
+        else:
+            tokens += read
+        losses.append(loss)
+    seconds = time.perf_counter() - start
+    model.eval()
+    last = losses[-50:]
+    return Result(
+        task=task.name,
+        mixer=mixer,
+        parameters=sum(p.numel() for p in model.backbone.parameters()),
+        state=model.backbone.state_size(max(task.train_lengths)),
+        steps=len(losses),
+        seconds=seconds,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        loss=sum(last) / len(last),
+        accuracy={length: accuracy(model, task, length, settings) for length in lengths},
+    )
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longseq bench recall",
+        description="Trains a small model of each mixer on synthetic recall tasks and tests it by length.",
+    )
+    defaults = Settings()
+    parser.add_argument(
+        "--mixers",
+        type=_list,
+        default=list(DEFAULT_MIXERS),
+        metavar="a,b",
+        help=f"causal mixers; {','.join(DEFAULT_MIXERS)} if not given",
+    )
+    parser.add_argument(
+        "--tasks", type=_list, default=list(DEFAULT_TASKS), metavar="a,b", help=f"of {', '.join(TASKS)}"
+    )
+    parser.add_argument(
+        "--lengths", type=_list, metavar="n,m", help="test lengths in place of each task's own"
+    )
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="of training a model, at most")
+    parser.add_argument("--budget", type=float, help="seconds of training a model, in place of steps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("recall"), metavar="DIR", help="folder of the results"
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and data")
+    parser.add_argument("--device", default=defaults.device, help="cpu, cuda, …")
+    return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--lengths takes positive whole numbers, got {text!r}")
+    return int(text)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the benchmark and returns the exit status.
+
+    Args:
+        argv: arguments after ``longseq bench recall``.
+
+    Raises:
+        ConfigError: for an unknown mixer, task or a wrong length, before anything is trained.
+    """
+    options = _parser().parse_args(list(argv))
+    if options.steps < 1 or (options.budget is not None and options.budget <= 0):
+        raise ConfigError("--budget and --steps must be above 0")
+    tasks = [get_task(name) for name in options.tasks]
+    for name in options.mixers:
+        if not mixer_class(name).causal:
+            raise ConfigError(f"--mixers takes causal mixers: {name!r} would read the answers")
+    if not tasks or not options.mixers:
+        raise ConfigError("--tasks and --mixers need at least one name each")
+    lengths = sorted({_whole(text) for text in options.lengths or ()})
+    for task in tasks:
+        for length in lengths:
+            task.sample(1, length, 0)  # a length that a task cannot have is refused now, not after training
+    try:
+        torch.empty(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {options.device!r}: {str(error).splitlines()[0]}") from error
+    settings = Settings(steps=options.steps, budget=options.budget, seed=options.seed, device=options.device)
+    console, results, files = Console(), [], []
+    for task in tasks:
+        for mixer in options.mixers:
+            result = measure(mixer, task, lengths or task.test_lengths, settings)
+            results.append(result)
+            scores = "  ".join(f"{length}: {value:.1%}" for length, value in result.accuracy.items())
+            line = f"{task.name}  {mixer}  {scores}  ({result.seconds:.0f} s)"
+            console.print(line, highlight=False, soft_wrap=True)
+        files = write(
+            results, dataclasses.asdict(settings), options.out
+        )  # now: a later task may be interrupted
+    show(results, console)
+    console.print("written: " + ", ".join(map(str, files)), soft_wrap=True)
+    return 0

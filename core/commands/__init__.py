@@ -1,1 +1,0 @@
-"""Commands behind ``longseq``: the registry of domains and what runs their tasks."""

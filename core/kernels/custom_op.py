@@ -1,0 +1,211 @@
+"""Custom operators of torch from records: the list of arguments is written once, as a NamedTuple."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+_KINDS: dict[object, str] = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    int: "SymInt",
+    float: "float",
+}
+Impl = Callable[..., Any]
+
+
+def define(
+    name: str,
+    records: Sequence[type[Any]],
+    returns: int | None,
+    fake: Impl,
+    *,
+    cpu: Impl | None = None,
+    cuda: Impl | None = None,
+    everywhere: Impl | None = None,
+    rows: Iterable[str] | None = None,
+    setup: Impl | None = None,
+    backward: Impl | None = None,
+    lower: Iterable[str] = (),
+    keep: Iterable[str] = (),
+) -> Callable[..., Any]:
+    """Registers a custom operator whose arguments are the fields of records, one record after the other.
+
+    ``fake`` and the implementations take the records; torch's operator takes their fields.
+
+    Args:
+        name: "namespace::operator".
+        records: NamedTuples whose fields are tensors, absent tensors, bools, integers and floats.
+        returns: number of tensors in its result; None for a list of them.
+        fake: returns results of the right shape and dtype, empty.
+        cpu: the implementation for CPU tensors.
+        cuda: that for CUDA tensors.
+        everywhere: that for tensors on any other device.
+        rows: names of arguments whose first dimension is the batch, into which vmap is folded; None where a
+            result sums over the batch, so that vmapped samples run one by one.
+        setup: called with autograd's context, the output, and the records.
+        backward: called with autograd's context and the gradients; None if there is no derivative.
+        lower: names of arguments that are activations: autocast casts them to its dtype.
+        keep: names of arguments (decays, biases, states) that autocast raises to float32.
+
+    Returns:
+        A function of the fields, which works inside torch.func transforms too. Its ``op`` is the operator.
+    """
+    hints = [pair for record in records for pair in get_type_hints(record).items()]
+    arguments = ", ".join(f"{_KINDS[kind]} {field}" for field, kind in hints)
+    result = {None: "Tensor[]", 1: "Tensor"}.get(returns) or f"({', '.join(['Tensor'] * (returns or 0))})"
+    names = [field for field, _ in hints]
+    sizes = [len(get_type_hints(record)) for record in records]
+    bounds = [(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
+
+    def packed(args: Sequence[Any]) -> list[Any]:
+        return [record(*args[low:high]) for record, (low, high) in zip(records, bounds)]
+
+    def taking(impl: Impl) -> Impl:
+        return lambda *args: impl(*packed(args))
+
+    main, device = (cpu, "cpu") if everywhere is None else (everywhere, None)
+    assert main is not None
+    op: Any = torch.library.custom_op(
+        name, taking(main), mutates_args=(), device_types=device, schema=f"({arguments}) -> {result}"
+    )
+    if everywhere is not None and cpu is not None:
+        op.register_kernel("cpu")(taking(cpu))
+    if cuda is not None:
+        op.register_kernel("cuda")(taking(cuda))
+    op.register_fake(taking(fake))
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if setup is not None:
+            setup(ctx, output, *packed(inputs))
+
+    if backward is not None:
+        op.register_autograd(backward, setup_context=setup_context)
+    lower, keep = frozenset(lower), frozenset(keep)
+    if lower or keep:
+        _register_autocast(op, names, lower, keep)
+    folded = None if rows is None else [names.index(one) for one in rows]
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        if folded is None:
+            found = _vmap_loop(call, info, in_dims, args)
+        else:
+            found = _vmap_fold(call, folded, info, in_dims, args)
+        return found, 0 if isinstance(found, Tensor) else (0,) * len(found)
+
+    call = _transformable(op, vmap, setup_context, backward)
+    call.op = op  # type: ignore[attr-defined]
+    return call
+
+
+def _register_autocast(op: Any, names: list[str], lower: frozenset[str], keep: frozenset[str]) -> None:
+    overload = op._opoverload
+
+    def rule(device: str) -> Callable[..., Any]:
+        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
+
+        def kernel(*args: Any) -> Any:
+            target = torch.get_autocast_dtype(device.lower())
+            cast = []
+            for name, value in zip(names, args):
+                if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                    if name in lower:
+                        value = value.to(target)
+                    elif name in keep:
+                        value = value.float()
+                cast.append(value)
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return overload(*cast)
+
+        return kernel
+
+    for device in ("CPU", "CUDA"):
+        op._lib.impl(op._name, rule(device), f"Autocast{device}")
+
+
+def in_transform() -> bool:
+    """Returns whether the call is inside a torch.func transform (grad, vmap, ...) that is run eagerly."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> Callable[..., Any]:
+    """Returns a function that calls a custom operator, also inside torch.func transforms.
+
+    The autograd rule of a ``custom_op`` does not work under torch.func.grad (torch 2.15), that of an
+    ``autograd.Function`` with ``setup_context`` does; torch.export and torch.compile want the operator.
+    """
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            out = op(*args)
+            return tuple(out) if isinstance(out, list) else out
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            setup(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            if backward is None:
+                raise RuntimeError(f"{op._name} has no derivative: second derivatives are not supported")
+            return backward(ctx, *grads)
+
+    Function.vmap = staticmethod(vmap)  # type: ignore[method-assign]
+    op.register_vmap(vmap)
+
+    def call(*args: Any) -> Any:
+        return Function.apply(*args) if in_transform() else op(*args)
+
+    return call
+
+
+def _vmap_loop(call: Any, info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> Any:
+    """Runs an operator once per vmapped sample and stacks its output, or each of them, along dimension 0."""
+    runs = [
+        call(*[v if d is None else v.select(d, i) for v, d in zip(args, in_dims)])
+        for i in range(info.batch_size)
+    ]
+    if isinstance(runs[0], Tensor):
+        return torch.stack(runs)
+    return tuple(torch.stack(column) for column in zip(*runs))
+
+
+def _vmap_fold(
+    call: Any, batched: Sequence[int], info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> Any:
+    """Folds vmap into the batch where only per-row arguments are vmapped; loops over the samples otherwise.
+
+    Args:
+        call: the operator; the first dimension of its outputs is the batch, or they are empty.
+        batched: indices of arguments whose first dimension is the batch.
+        info: vmap's, with ``batch_size``.
+        in_dims: vmap's, one per argument.
+        args: the arguments.
+
+    Returns:
+        The operator's output, or a tuple of them, the vmapped samples along dimension 0.
+    """
+    size = info.batch_size
+    if any(in_dims[i] is not None for i in range(len(args)) if i not in batched):
+        return _vmap_loop(call, info, in_dims, args)
+
+    def fold(value: Any, dim: int | None) -> Any:
+        if value is None:
+            return None
+        value = value.unsqueeze(0).expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        return value.flatten(0, 1)
+
+    def unfold(value: Tensor) -> Tensor:
+        if value.dim() == 1:  # an absent output
+            return value.expand(size, *value.shape)
+        return value.view(size, value.shape[0] // size, *value.shape[1:])
+
+    out = call(*[fold(v, in_dims[i]) if i in batched else v for i, v in enumerate(args)])
+    return unfold(out) if isinstance(out, Tensor) else tuple(unfold(t) for t in out)

@@ -1,0 +1,89 @@
+"""Checks of operators' tensors: kinds, shapes, resets and devices, refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from longseq.core.errors import ArgumentError
+
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_COMPLEX = (torch.complex64, torch.complex128)
+
+
+def present(**named: Tensor | None) -> dict[str, Tensor]:
+    """Returns the optional arguments that are there."""
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def check_kind(operator: str, real: bool, **named: Tensor) -> None:
+    """Checks that arguments are tensors of a dtype that the operators take.
+
+    Args:
+        operator: name for the message.
+        real: whether complex dtypes are refused.
+        **named: the arguments.
+
+    Raises:
+        ArgumentError: naming the argument, what was expected and what came.
+    """
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _REAL and tensor.dtype not in _COMPLEX:
+            raise ArgumentError(
+                f"{operator}: {name} must be floating-point (float32, float64, bfloat16, float16"
+                f"{'' if real else ', complex64, complex128'}), got {tensor.dtype}"
+            )
+        if real and tensor.is_complex():
+            raise ArgumentError(f"{operator}: {name} must be real, got {tensor.dtype}")
+
+
+def check_shape(operator: str, name: str, tensor: Tensor, shape: Sequence[int], meaning: str) -> None:
+    """Checks an argument's shape and that it is a floating-point or complex tensor.
+
+    Raises:
+        ArgumentError: naming the argument, what was expected and what came.
+    """
+    check_kind(operator, False, **{name: tensor})
+    if tuple(tensor.shape) != tuple(shape):
+        raise ArgumentError(
+            f"{operator}: {name} must have shape {tuple(shape)} = {meaning}, got {tuple(tensor.shape)}"
+        )
+
+
+def check_resets(operator: str, resets: Tensor | None, batch: int, length: int) -> Tensor | None:
+    """Returns the resets as bool, after checking that they are a bool or integer tensor (batch, length).
+
+    Any integer but 0 is a reset. Every operator takes its resets through here.
+
+    Raises:
+        ArgumentError: if they are not.
+    """
+    if resets is None:
+        return None
+    if not isinstance(resets, Tensor):
+        raise ArgumentError(f"{operator}: resets must be a bool tensor, got {type(resets).__name__}")
+    if resets.is_floating_point() or resets.is_complex():
+        raise ArgumentError(f"{operator}: resets must be bool, got {resets.dtype}")
+    if tuple(resets.shape) != (batch, length):
+        raise ArgumentError(
+            f"{operator}: resets must have shape {(batch, length)} = (batch, length), "
+            f"got {tuple(resets.shape)}"
+        )
+    return resets.bool()
+
+
+def check_device(operator: str, first: Tensor, named: dict[str, Tensor | None]) -> None:
+    """Checks that all arguments are where the first one is.
+
+    Raises:
+        ArgumentError: naming the argument that is elsewhere.
+    """
+    for name, tensor in named.items():
+        if tensor is not None and tensor.device != first.device:
+            raise ArgumentError(
+                f"{operator}: {name} must be on {first.device} like the input, got {tensor.device}"
+            )

@@ -1,0 +1,108 @@
+"""The causal convolution by the compiled CPU kernels: fills results that ``torch_op`` has made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longseq.core.ops import cpu_calls
+from longseq.core.ops.backends import cpu_reason, native
+from longseq.core.ops.causal_conv1d.arguments import Arguments
+from longseq.core.ops.precision import compute_dtype
+
+
+def reason(call: Arguments) -> str | None:
+    """Returns why the kernels cannot take a call, or None if they can."""
+    return cpu_reason(*call[:4])
+
+
+def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
+    """Returns the kernels' common arguments and the tensors that must outlive the call."""
+    dtype = compute_dtype(call.x, call.weight)
+    x = cpu_calls.dense(call.x)
+    initial = None if call.initial_state is None else cpu_calls.dense(call.initial_state)
+    weight, bias = (cpu_calls.vector(t, dtype) for t in (call.weight, call.bias))
+    flags = None if call.resets is None else call.resets.to(torch.uint8).contiguous()
+    batch, length, channels = x.shape
+    arguments = [
+        (batch, length, channels, call.weight.shape[1]),
+        call.silu,
+        cpu_calls.code(dtype),
+        cpu_calls.threads(batch * length * channels * 4),
+        cpu_calls.rows(x),
+        cpu_calls.pointer(weight),
+        cpu_calls.pointer(bias),
+        cpu_calls.rows(initial),
+        cpu_calls.pointer(flags),
+    ]
+    return arguments, [x, weight, bias, initial, flags]
+
+
+def forward(y: Tensor, call: Arguments) -> None:
+    """Fills y (B, L, D)."""
+    arguments, alive = _arguments(call)
+    native().causal_conv_forward(*arguments, cpu_calls.rows(y))
+    del alive
+
+
+def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
+    """Fills the gradients of x, weight, bias and the initial state; those of absent ones are left alone."""
+    dx, dweight, dbias, dinitial = outputs
+    arguments, alive = _arguments(call)
+    dtype = compute_dtype(call.x, call.weight)
+    rows_w = dx.new_empty((dx.shape[0], *call.weight.shape), dtype=dtype)
+    rows_b = dx.new_empty((dx.shape[0], dx.shape[2]), dtype=dtype)
+    cpu_calls.fresh(dx)
+    dy = cpu_calls.dense(dy)
+    native().causal_conv_backward(
+        *arguments,
+        cpu_calls.rows(dy),
+        cpu_calls.rows(dx),
+        cpu_calls.rows(None if call.initial_state is None else dinitial),
+        rows_w.data_ptr(),
+        rows_b.data_ptr(),
+    )
+    del alive
+    dweight.copy_(rows_w.sum(0))
+    if call.bias is not None:
+        dbias.copy_(rows_b.sum(0))
+
+
+def update(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool
+) -> tuple[Tensor, Tensor]:
+    """Convolves one position, past torch's dispatcher: only where ``cpu_calls.direct_reason`` is None.
+
+    Args:
+        x: input (B, D).
+        weight: kernels (D, W).
+        bias: (D,).
+        state: the W-1 inputs before x (B, W-1, D).
+        silu: whether that is the activation.
+
+    Returns:
+        The output (B, D) in x's dtype, and the last W-1 inputs (B, W-1, D).
+    """
+    dtype = compute_dtype(x, weight)
+    taps, channels = weight.shape[1], x.shape[1]
+    x = x if x.stride(1) == 1 else x.contiguous()
+    dense, bias = (cpu_calls.vector(t, dtype) for t in (weight, bias))
+    state = cpu_calls.dense(state)
+    y, after = x.new_empty(x.shape), x.new_empty(state.shape)
+    if y.numel():
+        native().causal_conv_update(
+            (x.shape[0], 1, channels, taps),
+            silu,
+            cpu_calls.code(dtype),
+            cpu_calls.threads(x.shape[0] * channels * 4),
+            (x.data_ptr(), cpu_calls.code(x.dtype), x.stride(0), 0),
+            cpu_calls.pointer(dense),
+            cpu_calls.pointer(bias),
+            cpu_calls.rows(state),
+            (y.data_ptr(), cpu_calls.code(y.dtype), channels, 0),
+            cpu_calls.rows(after),
+        )
+    return y, after

@@ -1,0 +1,89 @@
+"""The causal convolution as an operator of torch: results, gradients, and the rules of autocast and vmap."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from longseq.core.kernels.custom_op import define
+from longseq.core.ops import cpu_calls
+from longseq.core.ops.causal_conv1d import cpu, cuda
+from longseq.core.ops.causal_conv1d.arguments import Arguments
+
+
+class _Incoming(NamedTuple):
+    dy: Tensor
+
+
+def _output(call: Arguments) -> Tensor:
+    return call.x.new_empty(call.x.shape)
+
+
+def _gradients(into: _Incoming, call: Arguments) -> list[Tensor]:
+    """Returns room for the gradients of the first four arguments; none for absent ones."""
+    absent = call.x.new_empty((0,))
+    return [absent.clone() if t is None else t.new_empty(t.shape) for t in call[:4]]
+
+
+def _forward_cpu(call: Arguments) -> Tensor:
+    y = _output(call)
+    cpu_calls.fresh(y)
+    cpu.forward(y, call)
+    return y
+
+
+def _forward_cuda(call: Arguments) -> Tensor:
+    y = _output(call)
+    if y.numel():
+        cuda.forward(y, call)
+    return y
+
+
+def _backward_cpu(into: _Incoming, call: Arguments) -> list[Tensor]:
+    outputs = _gradients(into, call)
+    cpu.backward(outputs, into.dy, call)
+    return outputs
+
+
+def _backward_cuda(into: _Incoming, call: Arguments) -> list[Tensor]:
+    outputs = _gradients(into, call)
+    if not call.x.numel():
+        return [t.zero_() for t in outputs]
+    return [
+        out if given is None or grad is None else grad.to(given.dtype)
+        for given, grad, out in zip(call[:4], cuda.backward(into.dy, call), outputs)
+    ]
+
+
+def _setup(ctx: Any, output: Tensor, call: Arguments) -> None:
+    ctx.save_for_backward(*call[:5])
+    ctx.silu = call.silu
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    grads = backward(dy, *ctx.saved_tensors, ctx.silu)
+    return (*[g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)], None, None)
+
+
+backward = define(
+    "longseq::causal_conv1d_backward",
+    (_Incoming, Arguments),
+    None,
+    _gradients,
+    cpu=_backward_cpu,
+    cuda=_backward_cuda,
+)
+forward = define(
+    "longseq::causal_conv1d",
+    (Arguments,),
+    1,
+    _output,
+    cpu=_forward_cpu,
+    cuda=_forward_cuda,
+    rows=("x", "initial_state", "resets"),
+    setup=_setup,
+    backward=_backward,
+    lower=("x", "initial_state"),
+    keep=("weight", "bias"),
+)

@@ -1,0 +1,108 @@
+"""The delta rule over chunks in torch's own operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from longseq.core.ops.chunking import (
+    Spans,
+    by_blocks,
+    chunk_length,
+    from_chunks,
+    lower_triangular,
+    run_blocks,
+    span_sums,
+    to_chunks,
+)
+from longseq.core.ops.delta_rule import reference
+from longseq.core.ops.delta_rule.arguments import Arguments, prepared
+from longseq.core.ops.precision import autocast_off
+
+
+def cpu_reason(call: Arguments) -> str | None:
+    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it better."""
+    device = call.v.device
+    return None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
+
+
+def run(call: Arguments) -> tuple[Tensor, Tensor]:
+    """Runs a checked call; a single position is a step, and a long call without gradients goes by blocks."""
+    v = call.v
+    if v.shape[1] == 1:
+        return reference.run(call)
+    if by_blocks(v.shape[1]):
+
+        def block(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            beta: Tensor,
+            g: Tensor | None,
+            resets: Tensor | None,
+            state: Tensor | None,
+        ) -> tuple[Tensor, Tensor]:
+            part = call._replace(q=q, k=k, v=v, beta=beta, log_decay=g)
+            return run(part._replace(resets=resets, initial_state=state))
+
+        return run_blocks(block, (*call[:5], call.resets), call.initial_state)
+    with autocast_off(v):
+        q, k, values, beta, g, state = prepared(call)
+        y, last = _chunked(q, k, values, beta, g, state, chunk_length(call.chunk_size, v.shape[1]))
+        return y.to(v.dtype), last
+
+
+def _chunked(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, state: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """The operator for prepared arguments, q scaled."""
+    length, shared = v.shape[1], v.shape[2] // q.shape[2]
+    qc, kc, vc, bc = (to_chunks(x, chunk) for x in (q, k, v, beta.unsqueeze(-1)))
+    spans = span_sums(to_chunks(g if g.ndim == 4 else g.unsqueeze(-1), chunk))
+    through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G or H, C, T, K or 1)
+    if g.ndim == 4:
+        read, met = _products_per_channel(qc, kc, spans)
+        read, met = read.repeat_interleave(shared, 1), met.repeat_interleave(shared, 1)
+        through, behind = through.repeat_interleave(shared, 1), behind.repeat_interleave(shared, 1)
+    else:
+        decay = _decay_matrix(spans)
+        read, met = (
+            (x @ kc.transpose(-1, -2)).repeat_interleave(shared, 1) * decay for x in (qc, kc)
+        )  # (B, H, C, T, T)
+    qc, kc = qc.repeat_interleave(shared, 1), kc.repeat_interleave(shared, 1)
+    # solve_triangular takes the diagonal as ones and does not look above it.
+    writes = torch.linalg.solve_triangular(
+        bc * met, bc * torch.cat([vc, kc * through], -1), upper=False, unitriangular=True
+    )
+    own, corrections = writes.split([vc.shape[-1], kc.shape[-1]], -1)
+    keys, total = (kc * behind).transpose(-1, -2), through[..., -1, :].unsqueeze(-1)
+    before, written = [], []
+    for c in range(own.shape[2]):
+        before.append(state)
+        written.append(own[:, :, c] - corrections[:, :, c] @ state)
+        state = total[:, :, c] * state + keys[:, :, c] @ written[-1]
+    y = (qc * through) @ torch.stack(before, 2) + read @ torch.stack(written, 2)
+    return from_chunks(y, length), state
+
+
+def _decay_matrix(spans: Spans) -> Tensor:
+    """Returns exp(g_{j+1} + … + g_i) for j ≤ i, else 0, (..., T, T), of sums (..., T/h, h, 1)."""
+    blocks = (
+        a[..., 1::2, :, :] + b[..., 0::2, :, :].transpose(-1, -2) for a, b in spans[:-1]
+    )  # later rows, earlier columns
+    return lower_triangular(spans[0][1], blocks, -torch.inf).exp()
+
+
+def _products_per_channel(q: Tensor, k: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    """Returns the decayed products of queries and keys, and of keys and earlier keys, (B, G, C, T, T)."""
+    halves = [(_half(k, b, 0).transpose(-1, -2), a) for a, b in spans[:-1]]
+    diagonal = (q * k).sum(-1)[..., None, None]
+    read = lower_triangular(diagonal, [_half(q, a, 1) @ early for early, a in halves], 0.0)
+    met = lower_triangular(torch.zeros_like(diagonal), [_half(k, a, 1) @ early for early, a in halves], 0.0)
+    return read, met
+
+
+def _half(x: Tensor, exponent: Tensor, which: int) -> Tensor:
+    """Returns the earlier (0) or later (1) block of each pair, (..., T/2h, h, K), decayed to the cut."""
+    blocks = x.unflatten(-2, exponent.shape[-3:-1])
+    return blocks[..., which::2, :, :] * exponent[..., which::2, :, :].exp()

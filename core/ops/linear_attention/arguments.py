@@ -1,0 +1,83 @@
+"""The arguments of linear attention as a record, and what they must be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_device, check_resets, check_shape
+from longseq.core.ops.precision import compute_dtype
+
+NAME = "linear_attention"
+
+
+class Arguments(NamedTuple):
+    """A call of ``longseq.core.ops.linear_attention``, which says what the arguments are."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None = None
+    scale: float | None = None
+    initial_state: Tensor | None = None
+    resets: Tensor | None = None
+    chunk_size: int = 64
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Returns what a backend computes with."""
+        return self.v, self.q, self.k, self.log_decay, self.initial_state
+
+
+def checked(call: Arguments) -> Arguments:
+    """Checks shapes and devices; returns the arguments with resets as bool.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    q, k, v, log_decay, _, initial_state, resets, _ = call
+    for name, tensor in (("q", q), ("v", v)):
+        if tensor.ndim != 4 or tensor.shape[1] < 1:
+            raise ArgumentError(
+                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got {tuple(tensor.shape)}"
+            )
+    batch, length, heads, d_value = v.shape
+    groups, d_key = q.shape[2:]
+    check_shape(NAME, "q", q, (batch, length, groups, d_key), "(batch, length, groups, key width)")
+    check_shape(NAME, "k", k, q.shape, "(batch, length, groups, key width)")
+    if heads % groups:
+        raise ArgumentError(f"{NAME}: v must have a multiple of the {groups} heads of q, got {heads}")
+    if log_decay is not None and log_decay.shape not in ((batch, length, heads), q.shape):
+        raise ArgumentError(
+            f"{NAME}: log_decay must have shape {(batch, length, heads)} = (batch, length, heads) or "
+            f"{tuple(q.shape)} = (batch, length, groups, key width), got {tuple(log_decay.shape)}"
+        )
+    resets = check_resets(NAME, resets, batch, length)
+    named = {"q": q, "k": k, "log_decay": log_decay, "initial_state": initial_state, "resets": resets}
+    check_device(NAME, v, named)
+    if initial_state is not None:
+        shape = (batch, heads, d_key, d_value)
+        check_shape(NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)")
+    return call._replace(resets=resets)
+
+
+def prepared(call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns scaled q, k, v, log-decays (-inf at resets) and the state of a checked call."""
+    q, k, v, log_decay, scale, initial_state, resets, _ = call
+    batch, length, heads, d_value = v.shape
+    d_key = q.shape[3]
+    dtype = compute_dtype(q, k, v, log_decay, initial_state)
+    if log_decay is None:
+        g = torch.zeros(batch, length, heads, dtype=dtype, device=v.device)
+    else:
+        g = log_decay.to(dtype)
+    if resets is not None:
+        g = g.masked_fill(resets.reshape(batch, length, *[1] * (g.ndim - 2)), -torch.inf)
+    if initial_state is None:
+        state = torch.zeros((batch, heads, d_key, d_value), dtype=dtype, device=v.device)
+    else:
+        state = initial_state.to(dtype)
+    scale = d_key**-0.5 if scale is None else scale
+    return q.to(dtype) if scale == 1 else q.to(dtype) * scale, k.to(dtype), v.to(dtype), g, state

@@ -1,0 +1,99 @@
+"""Linear layers that are products and sums and nothing else, so that an operator may take their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.ops.backends import Backend, Dispatch, cpu_reason
+from longseq.core.ops.precision import autocast_dtype
+
+
+def plain_map(layer: nn.Module, hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks")) -> bool:
+    """Returns whether a layer is a linear map and no more: no hooks, no forward of its own.
+
+    Args:
+        layer: any.
+        hooks: names of the hooks that count.
+    """
+    plain = type(layer) is nn.Linear and "forward" not in layer.__dict__
+    return plain and not any(getattr(layer, name) for name in hooks)
+
+
+class _Call(NamedTuple):
+    layer: nn.Module
+    x: Tensor
+
+
+_ANY_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _reason(call: _Call) -> str | None:
+    """Returns why a layer's bias cannot be left to the operator behind it, or None if it can."""
+    layer, x = call
+    if not plain_map(layer, _ANY_HOOKS):
+        return "the layer is more than a product and a sum"
+    if x.dtype != layer.weight.dtype or x.dtype not in (torch.float32, torch.float64):
+        return "it takes float32 or float64, and weights of the same"
+    why = cpu_reason(x)
+    return "autocast is on" if why is None and autocast_dtype(x) is not None else why
+
+
+def _example(new: Callable[..., Tensor]) -> _Call:
+    x = new(1, 64, 32)
+    return _Call(nn.Linear(32, 64, device=x.device, dtype=x.dtype), x)
+
+
+# Elsewhere the whole map is torch's own, and as quick.
+_DISPATCH = Dispatch("split_bias", {"cpu": _reason}, _example, "composed", announced=False)
+
+
+def split_bias(layer: nn.Module, x: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor | None]:
+    """Returns ``x Wᵀ`` and the bias that is left to be added by the operator behind, in its own pass.
+
+    Where that would not be the same (another kind of layer in its place, one with hooks, a lower precision,
+    a GPU) it returns the whole map and None.
+
+    Args:
+        layer: the linear layer.
+        x: its input.
+        backend: see ``longseq.core.ops.backends``; the bias is left only to one of the CPU kernels.
+    """
+    if _DISPATCH.choose(backend, _Call(layer, x)) != "cpu":
+        return layer(x), None
+    assert isinstance(layer, nn.Linear)
+    return nn.functional.linear(x, layer.weight), layer.bias
+
+
+class _GeluLinear(torch.autograd.Function):
+    """``gelu(x) Wᵀ``, with gelu(x) computed again in the backward: it is as large as x and soon done."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.gelu(x), weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (dy,) = grads
+        dweight = dy.flatten(0, -2).T @ nn.functional.gelu(x).flatten(0, -2)
+        return torch.ops.aten.gelu_backward(dy @ weight, x), dweight
+
+
+def split_bias_of_gelu(
+    layer: nn.Module, x: Tensor, *, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor | None]:
+    """``split_bias`` of gelu(x), which keeps x alone for the backward; same arguments and results."""
+    if _DISPATCH.choose(backend, _Call(layer, x)) != "cpu":
+        return layer(nn.functional.gelu(x)), None
+    assert isinstance(layer, nn.Linear)
+    return _GeluLinear.apply(x, layer.weight), layer.bias

@@ -1,0 +1,80 @@
+r"""Selective scan (Mamba, arXiv 2312.00752): a linear recurrence whose coefficients depend on the input.
+
+    Δ_t = softplus(delta_t + delta_bias)                      per channel d
+    h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t                    per channel d and state n
+    y_t = Σ_n C_t h_t + D u_t,   then   y_t · silu(z_t)
+
+With a complex A the state is complex and y_t = 2 Re(Σ_n C_t h_t) + D u_t, as for conjugate pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.selective_scan import cpu, cuda, mamba_ssm, torch_op
+from longseq.core.ops.selective_scan.arguments import NAME, Arguments, checked
+from longseq.core.ops.selective_scan.reference import selective_scan_reference
+
+__all__ = ["selective_scan", "selective_scan_reference"]
+
+
+def _example(new: Callable[..., Tensor]) -> Arguments:
+    rows, maps = new(1, 64, 32), new(1, 64, 1, 16)
+    return Arguments(rows, rows, new(32, 16), maps, maps)
+
+
+_DISPATCH = Dispatch(
+    NAME,
+    {"cpu": cpu.reason, "cuda": cuda.reason, "mamba_ssm": mamba_ssm.reason},
+    _example,
+    by_name=("mamba_ssm",),
+)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Runs the selective scan over a sequence.
+
+    Args:
+        u: input (B, L, D); float32, bfloat16, float16 or float64.
+        delta: step sizes before bias and softplus (B, L, D).
+        A: decays (D, N), real and usually negative, or complex.
+        B: input map (B, L, N), or (B, L, G, N) shared by D/G channels each; complex if A is.
+        C: output map, shaped as B.
+        D: skip (D,).
+        z: gate (B, L, D).
+        delta_bias: added to delta (D,).
+        delta_softplus: whether the softplus is applied.
+        initial_state: (B, D, N); zero if None.
+        resets: bool (B, L); where true the state is zeroed before the step.
+        backend: see ``longseq.core.ops.backends``.
+
+    Returns:
+        The output (B, L, D) in u's dtype, and the final state (B, D, N), float32 or float64 (or their complex
+        counterparts). Both are differentiable.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+        BackendError: if the backend asked for cannot serve the call.
+    """
+    call = checked(Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus))
+    chosen = _DISPATCH.choose(backend, call)
+    if chosen == "reference":
+        return selective_scan_reference(*call)
+    return mamba_ssm.run(call) if chosen == "mamba_ssm" else torch_op.run(call)

@@ -1,0 +1,141 @@
+"""The selective scan as an operator of torch: results, gradients, and the rules of autocast and vmap."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from longseq.core.kernels.custom_op import define, in_transform
+from longseq.core.ops import cpu_calls
+from longseq.core.ops.precision import compute_dtype
+from longseq.core.ops.selective_scan import cpu, cuda
+from longseq.core.ops.selective_scan.arguments import Arguments
+
+
+class _Saving(NamedTuple):
+    save_states: bool
+
+
+class _Incoming(NamedTuple):
+    dy: Tensor
+    dfinal: Tensor | None
+
+
+class _Saved(NamedTuple):
+    states: Tensor
+
+
+def _outputs(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns y, the final state, and the saved states (private to the kernels), all empty."""
+    dtype = compute_dtype(x.u, x.A)
+    batch, length, width = x.u.shape
+    if x.u.device.type == "cuda":
+        size = cuda.saved_size(length, x.A)
+    else:
+        size = cpu.saved_size(length, width, x.B.shape[2], x.A)
+    # In two dimensions: the number of chunks as a size of its own would be 1 or not, and bind torch.export.
+    saved = (batch, size) if saving.save_states else (0,)
+    kept = torch.promote_types(dtype, torch.complex64) if x.A.is_complex() else dtype
+    final = x.u.new_empty((batch, width, x.A.shape[1]), dtype=kept)
+    return cpu_calls.empty_as(x.u), final, x.u.new_empty(saved, dtype=dtype)
+
+
+def _gradients(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
+    """Returns room for the gradients of the first nine arguments; none for absent ones."""
+    absent = x.u.new_empty((0,))
+    room = [absent.clone() if t is None else t.new_empty(t.shape) for t in x[:9]]
+    for i, rows in ((0, x.u), (1, x.delta), (6, x.z)):
+        if rows is not None:
+            room[i] = cpu_calls.empty_as(rows)
+    return room
+
+
+def _forward_cpu(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    y, final, states = _outputs(x, saving)
+    if x.u.shape[2] // x.B.shape[2] % cpu.LANES:
+        states.zero_()  # the kernels leave the padding alone; an operator's outputs must be the same twice
+    cpu_calls.fresh(y, states)
+    if y.numel():
+        cpu.forward(y, final, states if saving.save_states else None, x)
+    return y, final, states
+
+
+def _forward_cuda(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    y, final, states = _outputs(x, saving)
+    if y.numel():
+        cuda.forward(y, final, states if saving.save_states else None, x)
+    return y, final, states
+
+
+def _backward_cpu(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
+    outputs = _gradients(into, x, saved)
+    if not x.u.numel():
+        return [t.zero_() for t in outputs]
+    cpu_calls.fresh(outputs[0], outputs[1], outputs[6])
+    cpu.backward(outputs, into.dy, into.dfinal, x, saved.states)
+    return outputs
+
+
+def _backward_cuda(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
+    outputs = _gradients(into, x, saved)
+    if not x.u.numel():
+        return [t.zero_() for t in outputs]
+    grads = cuda.backward(into.dy, into.dfinal, x, saved.states)
+    names = ("du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias", "dinitial")
+    return [
+        out if given is None else grads[name].to(given.dtype)
+        for name, given, out in zip(names, x[:9], outputs)
+    ]
+
+
+def _setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], x: Arguments, saving: _Saving) -> None:
+    ctx.save_for_backward(*x[:10], output[2])
+    ctx.softplus, ctx.save_states = x.delta_softplus, saving.save_states
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    if not ctx.save_states:
+        raise RuntimeError("longseq::selective_scan was called with save_states=False but needs a gradient")
+    *tensors, states = ctx.saved_tensors
+    x = Arguments._make([*tensors, ctx.softplus])
+    grads = backward(torch.zeros_like(x.u) if dy is None else dy, dfinal, *x, states)
+    kept = [g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)]
+    return (*kept, None, None, None)
+
+
+# The gradients of A, D and delta_bias differ between vmapped samples, which therefore run one by one.
+backward = define(
+    "longseq::selective_scan_backward",
+    (_Incoming, Arguments, _Saved),
+    None,
+    _gradients,
+    cpu=_backward_cpu,
+    cuda=_backward_cuda,
+)
+forward = define(
+    "longseq::selective_scan",
+    (Arguments, _Saving),
+    3,
+    _outputs,
+    cpu=_forward_cpu,
+    cuda=_forward_cuda,
+    rows=("u", "delta", "B", "C", "z", "initial_state", "resets"),
+    setup=_setup,
+    backward=_backward,
+    lower=("u", "B", "C", "z"),
+    keep=("A", "D", "delta_bias", "initial_state"),
+)
+
+
+def run(x: Arguments) -> tuple[Tensor, Tensor]:
+    """Runs a checked call by the kernels of its device; returns the output and the final state."""
+    # Inside a torch.func transform, requires_grad says nothing about the outer levels.
+    save = in_transform() or (
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x[:9])
+    )
+    y, final, _ = forward(*x, save)
+    return y, final

@@ -1,0 +1,178 @@
+"""Code from outside: modules that the user names, and plug-ins of installed packages; imports no torch.
+
+A module is named by ``--import my_module`` on any command, or by ``LONGSEQ_IMPORT=my_module,another``. An
+installed package names one under the entry-point group ``longseq.plugins``. What such a module registers
+(mixers, a domain) or defines (tasks, data modules, metrics, losses, optimisers) can then be used, and its
+checkpoints can be loaded: nothing else from outside longseq is imported because a file says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from longseq.core.errors import ConfigError
+
+GROUP = "longseq.plugins"
+VARIABLE = "LONGSEQ_IMPORT"
+OPTION = "--import"
+TRUSTED = ("longseq", "torch", "torchmetrics")
+"""Packages whose classes a file may name: longseq itself and what it depends on."""
+
+_named: dict[str, None] = {}  # modules that the user has named, in order
+_failures: dict[str, str] = {}  # plug-ins that do not load: name → why
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in of an installed package.
+
+    Attributes:
+        name: of the entry point.
+        module: that it names.
+        package: distribution and version, such as "longseq-trend 0.1".
+    """
+
+    name: str
+    module: str
+    package: str
+
+
+def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes ``--import name`` and ``--import=name`` out of the arguments of a command.
+
+    Args:
+        argv: arguments.
+
+    Returns:
+        The other arguments, and the modules: those of ``LONGSEQ_IMPORT`` first. Commas separate several.
+
+    Raises:
+        ConfigError: if the option has no value.
+    """
+    rest: list[str] = []
+    names = _split(os.environ.get(VARIABLE, ""))
+    values = iter(argv)
+    for text in values:
+        flag, equals, value = text.partition("=")
+        if flag != OPTION:
+            rest.append(text)
+            continue
+        value = value if equals else next(values, "")
+        if not _split(value) or value.startswith("-"):
+            raise ConfigError(f"{OPTION} needs the name of a module, for example {OPTION} my_module")
+        names += _split(value)
+    return rest, list(dict.fromkeys(names))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def import_named(names: Iterable[str]) -> None:
+    """Imports modules that the user has named; those in the current folder are found too.
+
+    Args:
+        names: dotted names.
+
+    Raises:
+        ConfigError: if one is not there or fails, in one line.
+    """
+    for name in names:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            stem = Path(name).stem if name.endswith(".py") else "my_module"
+            raise ConfigError(f"{OPTION} {name}: the name of a module is needed, for example {OPTION} {stem}")
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that a file of the user's hides no installed package
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise ConfigError(f"{OPTION} {name}: {_why(error)}") from error
+            raise ConfigError(
+                f"{OPTION} {name}: there is no module {error.name} in this folder or on PYTHONPATH"
+            ) from error
+        except Exception as error:  # the user's code may raise anything
+            raise ConfigError(f"{OPTION} {name}: {_why(error)}") from error
+        _named[name] = None
+
+
+def _why(error: BaseException) -> str:
+    """Returns an error as one line with the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
+
+
+@cache
+def installed() -> tuple[Plugin, ...]:
+    """Returns the plug-ins of the installed packages; imports none."""
+    from importlib.metadata import entry_points
+
+    found = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown"
+        found[entry.name, entry.module] = Plugin(entry.name, entry.module, package)
+    return tuple(found.values())
+
+
+@cache
+def load_installed() -> None:
+    """Imports the plug-ins of the installed packages, once; one that fails is left out, and said so."""
+    for plugin in installed():
+        try:
+            importlib.import_module(plugin.module)
+        except Exception as error:  # noqa: BLE001 - somebody else's package may raise anything
+            _failures[plugin.name] = _why(error)
+            print(
+                f"note: the plug-in {plugin.name} of {plugin.package} is left out: {_why(error)}",
+                file=sys.stderr,
+            )
+
+
+def failure(plugin: Plugin) -> str | None:
+    """Returns why a plug-in did not load; None if it did, or was not tried."""
+    return _failures.get(plugin.name)
+
+
+def package_of(module: str) -> str:
+    """Returns the outermost package of a module."""
+    return module.partition(".")[0]
+
+
+def is_allowed(module: str, allow: Iterable[str] = ()) -> bool:
+    """Returns whether a file may have a module imported.
+
+    That is so for longseq and its dependencies, for packages of which a module was named by the user, and for
+    those of installed plug-ins.
+
+    Args:
+        module: dotted name.
+        allow: modules that the caller allows in addition.
+    """
+    package = package_of(module)
+    if package in TRUSTED:
+        return True
+    named = [*allow, *_named, *_split(os.environ.get(VARIABLE, ""))]
+    return package in map(package_of, named) or package in {package_of(one.module) for one in installed()}
+
+
+def fingerprint() -> list[str]:
+    """Returns what the effect of all code from outside depends on: names, versions, times of the files."""
+    parts = [f"{one.name} {one.module} {one.package}" for one in installed()]
+    modules = [*(one.module for one in installed()), *_named]
+    for package in dict.fromkeys(map(package_of, modules)):
+        spec = importlib.util.find_spec(package)
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+        if spec is not None and not folders and spec.origin is not None:
+            files = [Path(spec.origin)]
+        parts += [f"{file} {file.stat().st_mtime_ns} {file.stat().st_size}" for file in files]
+    return [*parts, *_named]

@@ -1,0 +1,85 @@
+"""Values that the model and the data must have in common are typed once: the other side is filled in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from longseq.core.domain import Domain
+from longseq.core.errors import ConfigError
+from longseq.core.shell.short_help import classes
+
+
+def _flag(argv: Sequence[str], flag: str) -> str | None:
+    """Returns the last value of ``--flag value`` or ``--flag=value``."""
+    found = None
+    for at, text in enumerate(argv):
+        if text.startswith(f"{flag}="):
+            found = text.partition("=")[2]
+        elif text == flag and at + 1 < len(argv):
+            found = argv[at + 1]
+    return found
+
+
+def _configured(configs: Sequence[str], section: str, name: str) -> Any:
+    """Returns what the last configuration that sets an argument says; None where none does."""
+    found = None
+    for file in configs:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        part = content.get(section) if isinstance(content, dict) else None
+        init = part.get("init_args") if isinstance(part, dict) else None
+        if isinstance(init, dict) and name in init:
+            found = init[name]
+    return found
+
+
+def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[str]:
+    """Returns arguments in which the model and the data have the same values where they must.
+
+    A flag on one side holds for both; so does a configuration where no flag is given.
+
+    Args:
+        domain: whose ``shared`` arguments.
+        argv: the user's arguments, configurations resolved to files.
+        configs: these files.
+
+    Raises:
+        ConfigError: if two flags contradict each other.
+    """
+    added: list[str] = []
+    if not domain.shared:
+        return list(argv)
+    try:
+        takes = {side: inspect.signature(cls).parameters for side, cls in classes(domain, argv).items()}
+    except (
+        ConfigError,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+    ):  # the parser says it, with file and line
+        return list(argv)
+    for model, data in domain.shared:
+        if model not in takes.get("model", ()) or data not in takes.get("data", ()):
+            continue
+        names = {"model": f"--model.{model}", "data": f"--data.{data}"}
+        flags = {side: _flag(argv, name) for side, name in names.items()}
+        if None not in flags.values():
+            if flags["model"] != flags["data"]:
+                raise ConfigError(
+                    f"{names['model']} {flags['model']} and {names['data']} {flags['data']} must agree; "
+                    "give one of them"
+                )
+            continue
+        for side, other in (("model", "data"), ("data", "model")):
+            if flags[side] is not None:
+                added.append(f"{names[other]}={flags[side]}")
+        if not any(flags.values()):
+            names_in = {"model": model, "data": data}
+            values = {side: _configured(configs, side, name) for side, name in names_in.items()}
+            for side, other in (("model", "data"), ("data", "model")):
+                if values[side] is not None and values[other] is None:
+                    added.append(f"{names[other]}={values[side]}")
+    return [*argv, *added]

@@ -1,0 +1,152 @@
+"""The ``longseq`` command: dispatch on the first words; nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from longseq.core import __version__, plugins
+from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean
+
+_FIXED = {
+    "doctor": "what is installed, which kernels are in use, and why not others",
+    "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
+    "data": "real data sets to download: longseq data [name]",
+    "bench": "measurements: longseq bench kernels, models or recall",
+}
+_BENCHMARKS = {
+    "kernels": "the operators' speed and memory against their peers and the machine's bounds",
+    "models": "the same of blocks and whole models",
+    "recall": "small models of every mixer on copying, induction and associative recall",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status.
+
+    0 is success, 2 wrong usage, configuration or input (one line on stderr), 1 an unexpected failure (with a
+    traceback), 130 an interruption by Ctrl-C.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except LongseqError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse, and Lightning's answer to Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return 130
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception:  # noqa: BLE001 - the last resort: whatever was not foreseen shows its traceback
+        traceback.print_exc()
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    args, modules = plugins.take_imports(args)
+    first = args[0] if args else "--help"
+    if first in ("-V", "--version", "version"):
+        print(f"longseq {__version__}")
+        return 0
+    plugins.import_named(modules)
+    if first in ("-h", "--help", "help"):
+        _print_help("longseq <domain> <command>", {"": ""}, "domains and commands")
+        return 0
+    if first.startswith("-"):
+        raise ConfigError(f"no option {first!r} before the domain; longseq --help shows the usage")
+    if first in ("doctor", "demo", "bench"):
+        plugins.load_installed()
+    if first == "doctor":
+        return int(import_object("longseq.core.shell.doctor:run", ":")(args[1:]))
+    if first == "data":
+        return int(import_object("longseq.core.shell.data_sources:run", ":")(args[1:]))
+    if first == "demo":
+        return _demo(args[1:])
+    if first == "bench":
+        return _bench(args[1:])
+    return _run_domain(first, args[1:])
+
+
+def _run_domain(name: str, args: list[str]) -> int:
+    domain = load_domain(name)
+    commands = domain.all_commands()
+    if not args or args[0] in ("-h", "--help", "help"):
+        _print_help(f"longseq {name} <command>", commands, domain.help)
+        return 0
+    command, rest = args[0], args[1:]
+    if command not in commands:
+        raise ConfigError(f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}")
+    domain.check_requirements()
+    own = domain.commands.get(command)
+    if own is None and command in TASK_COMMANDS:
+        help_of = importlib.import_module("longseq.core.shell.task_help")
+        if help_of.asks_for_help(rest):
+            return int(help_of.show(domain, command, rest))
+    plugins.load_installed()
+    if own is not None:
+        return int(import_object(own.run, ":")(rest) or 0)
+    if command == "models":
+        return int(import_object("longseq.core.shell.models:run", ":")(domain, rest))
+    if command == "demo":
+        return int(import_object("longseq.core.shell.demo:run_demos", ":")(rest, [domain]))
+    assert command in TASK_COMMANDS
+    return int(import_object("longseq.core.shell.lightning_cli:run", ":")(domain, command, rest))
+
+
+def _bench(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        _print_help("longseq bench <name>", _BENCHMARKS, "Measurements that print a table and write figures.")
+        return 0
+    if args[0] not in _BENCHMARKS:
+        raise ConfigError(f"no benchmark named {args[0]!r}; {did_you_mean(args[0], _BENCHMARKS)}")
+    return int(import_object(f"longseq.bench.{args[0]}:run", ":")(args[1:]))
+
+
+def _demo(args: list[str]) -> int:
+    if args and args[0] in ("-h", "--help"):
+        usage = "usage: longseq demo [domain] [--out DIR] [--max_steps N]"
+        print(f"{usage}\n\n{_FIXED['demo']}")
+        return 0
+    if args and not args[0].startswith("-"):
+        return _run_domain(args[0], ["demo", *args[1:]])
+    return int(import_object("longseq.core.shell.demo:run_demos", ":")(args))
+
+
+def _print_help(usage: str, commands: Mapping[str, str], title: str) -> None:
+    if "<domain>" in usage:
+        commands = {name: load_domain(name).help for name in list_domains()} | _FIXED
+        title = "Long-sequence models for science, on a laptop, a GPU or a cluster."
+    width = max(map(len, commands), default=0)
+    lines = [f"usage: {usage} [options]", "", title, ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    if "<domain>" in usage and plugins.installed():
+        lines += ["", f"plug-ins: {', '.join(f'{one.name} ({one.package})' for one in plugins.installed())}"]
+    tail = "longseq <domain> --help lists a domain's commands; longseq --version the version."
+    lines += [
+        "",
+        "--import my_module, on any command, imports a module of yours first: mixers, tasks, data, domains.",
+    ]
+    lines += ["", tail if "<domain>" in usage else f"{usage} --help shows a command's options."]
+    print("\n".join(lines))
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message as one line; of an error in a data-loading worker, the original message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Original Traceback") for line in lines):
+        kind, _, message = lines[-1].partition(": ")
+        return message or kind
+    return " ".join(lines) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

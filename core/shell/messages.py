@@ -1,0 +1,124 @@
+"""Turns the many-line errors of jsonargparse into one line: the file, the key, the nearest valid one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from longseq.core.domain import Domain, import_object
+from longseq.core.errors import did_you_mean
+from longseq.core.plugins import OPTION
+
+_NOT_ACCEPTED = re.compile(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
+_BAD_VALUE = re.compile(
+    r"Parser key \"([\w.]+)\":\s*Expected an? (.+?)\. Got value: (.*?)(?:\s+- Expected|\n|$)"
+)
+_NO_OPTION = re.compile(r"does not accept option '([\w.]+)'")
+_UNKNOWN = re.compile(r"unrecognized arguments: (--)?([\w.-]+)")
+_NO_CLASS = re.compile(r"Parser key \"(\w+)\":.*Expected a dot import path string: (\S+)", re.DOTALL)
+_NOT_FOUND = re.compile(r"class_path '([\w.]+)':\s+No module named '([\w.]+)'")
+_REQUIRED = re.compile(r"arguments are required: ([\w., ]+)")
+_UNION = re.compile(r"Errors:\s*- (.*?)(?:\s+- Expected a <class 'NoneType'>|$)", re.DOTALL)
+_CLASS = re.compile(r"<class '(?:[\w]+\.)*(\w+)'>")
+
+
+def _has_key(content: Any, key: str) -> bool:
+    """Returns whether the dotted ``key`` occurs in a configuration, with ``init_args`` left out of it."""
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        if isinstance(content, dict) and part not in content and isinstance(content.get("init_args"), dict):
+            content = content["init_args"]
+        if not isinstance(content, dict) or part not in content:
+            flat = ".".join(parts[index:])
+            return isinstance(content, dict) and flat in content
+        content = content[part]
+    return True
+
+
+def _place(key: str, configs: Sequence[str]) -> str:
+    """Returns ``file: key`` if a configuration has the key, else ``--key``."""
+    for file in reversed(configs):
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if _has_key(content, key):
+            return f"{file}: {key}"
+    return f"--{key}"
+
+
+def _arguments(cls: Any) -> list[str]:
+    return [
+        name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")
+    ]
+
+
+def _subclasses(cls: type) -> Iterable[type]:
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        yield child
+        yield from _subclasses(child)
+
+
+def _known(key: str) -> list[str]:
+    """Returns the valid dotted names beside ``key``."""
+    from lightning.pytorch import Trainer
+
+    if key.startswith("trainer."):
+        return [f"trainer.{name}" for name in _arguments(Trainer)]
+    return ["model", "data", "trainer", "config", "name", "progress", "seed_everything", "ckpt_path"]
+
+
+def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> str:
+    """Returns one line for an error of the argument parser.
+
+    Args:
+        text: its message.
+        domain: of the command.
+        command: fit, validate, …
+        configs: configuration files that were read.
+    """
+    if match := _NOT_ACCEPTED.search(text):
+        owner, name = match.groups()
+        section = re.search(r"Parser key \"(\w+)\"", text)
+        key = f"{section.group(1)}.{name}" if section else name
+        near = did_you_mean(name.split(".")[0], _arguments(import_object(owner)))
+        return f"{_place(key, configs)}: {owner.rpartition('.')[2]} has no such argument; {near}"
+    if match := _NO_CLASS.search(text):
+        group, name = match.groups()
+        base = domain.task if group == "model" else domain.data
+        names = [cls.__name__ for cls in _subclasses(import_object(base))] if base else []
+        return f"{_place(group, configs)}: no class named {name!r}; {did_you_mean(name, names)}"
+    if match := _NOT_FOUND.search(text):
+        path, module = match.groups()
+        section = re.search(r"Parser key \"(\w+)\"", text)
+        where = f"{_place(section.group(1), configs)}: " if section else ""
+        named = path.rpartition(".")[0]
+        return f"{where}no module {module} for {path}; one in this folder is found by {OPTION} {named}"
+    if found := _BAD_VALUE.findall(text):
+        section = re.search(r"Parser key \"(model|data)\"", text)
+        key, kind, value = found[-1]
+        if section and "." not in key and key != section.group(1):
+            key = f"{section.group(1)}.{key}"
+        wanted = _CLASS.sub(r"\1", kind)
+        return f"{_place(key, configs)}: expected {wanted}, got {value.strip()}"
+    if match := _NO_OPTION.search(text):
+        key = match.group(1)
+        return f"{_place(key, configs)}: no such option; {did_you_mean(key, _known(key))}"
+    if match := _UNKNOWN.search(text):
+        dashes, name = match.groups()
+        hint = did_you_mean(name, _known(name)) if dashes else "options begin with --"
+        return f"{dashes or ''}{name}: no such option; {hint}"
+    if match := _REQUIRED.search(text):
+        names = [f"--{name.strip().removeprefix(command + '.')}" for name in match.group(1).split(",")]
+        packaged = ", ".join(domain.configs())
+        hint = f"--config with one of {packaged}" if packaged else "--config file.yaml"
+        return f"{' and '.join(names)} needed: {hint} (longseq {domain.name} {command} --help)"
+    if match := _UNION.search(text):
+        text = match.group(1)
+    return " ".join(_CLASS.sub(r"\1", text).split())

@@ -1,0 +1,175 @@
+"""Tables in and out; the suffix says which kind: .csv, .tsv or .parquet, and any other is an error."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*DELIMITERS, ".parquet")
+
+
+def check_table(path: str | Path) -> str:
+    """Returns the suffix of a table that is to be written, so that a wrong one fails before the work is done.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ConfigError: unless it is ``.csv``, ``.tsv`` or ``.parquet``, or for Parquet without pyarrow.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in SUFFIXES:
+        raise ConfigError(f"{path}: a table must end in .csv, .tsv or .parquet")
+    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow; .csv and .tsv do not")
+    return kind
+
+
+def write_rows(path: str | Path, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes rows, whole or not at all.
+
+    Args:
+        path: the file.
+        columns: a column's name → the format of its values in text: "" for text, "d" for whole numbers, and
+            for example ".6f" for real ones; Parquet keeps real numbers as they are.
+        rows: values in the order of the columns; None for none.
+
+    Raises:
+        ConfigError: for another suffix.
+    """
+    kind = check_table(path)
+    if kind == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = [{"": pa.string(), "d": pa.int64()}.get(how, pa.float64()) for how in columns.values()]
+        values = [list(column) for column in zip(*rows)] or [[] for _ in columns]
+        arrays = [pa.array(column, dtype) for column, dtype in zip(values, kinds)]
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table(arrays, names=list(columns)), temporary)
+        return
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=DELIMITERS[kind], lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            pairs = zip(row, columns.values(), strict=True)
+            writer.writerow(["" if value is None else format(value, how) for value, how in pairs])
+
+
+def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
+    """Writes a pandas frame without its index, whole or not at all.
+
+    Args:
+        frame: the table.
+        path: the file.
+
+    Raises:
+        ConfigError: for another suffix.
+    """
+    kind = check_table(path)
+    with atomic_path(path) as temporary:
+        if kind == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False, sep=DELIMITERS[kind])
+
+
+def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
+    """Writes Arrow tables as they come, in constant memory; the file has its name when it is whole.
+
+    Args:
+        path: the file.
+        schema: of every table; its metadata is kept in Parquet. Dictionaries are written as text elsewhere.
+        batches: tables of consecutive rows.
+
+    Raises:
+        ConfigError: for another suffix.
+    """
+    kind = check_table(path)
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    if kind == ".parquet":
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for batch in batches:
+                writer.write_table(batch)
+        return
+    plain = pa.schema([(field.name, getattr(field.type, "value_type", field.type)) for field in schema])
+    style = pacsv.WriteOptions(delimiter=DELIMITERS[kind], quoting_style="needed")
+    with atomic_path(path) as temporary, pacsv.CSVWriter(temporary, plain, write_options=style) as writer:
+        for batch in batches:
+            writer.write_table(batch.cast(plain))
+
+
+def read_batches(path: str | Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    """Yields some columns of a table in batches, in constant memory.
+
+    Args:
+        path: the file.
+        columns: a column's name → its Arrow type.
+
+    Raises:
+        DataError: if the file is missing, of another suffix, or has no such columns.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    file = require_file(path, "table")
+    kind = _kind_of(file)
+    try:
+        if kind == ".parquet":
+            source = pq.ParquetFile(file)
+            pa.schema([source.schema_arrow.field(name) for name in columns])  # KeyError where one is absent
+            yield from source.iter_batches(columns=list(columns))
+            return
+        convert = pacsv.ConvertOptions(column_types=dict(columns), include_columns=list(columns))
+        parse = pacsv.ParseOptions(delimiter=DELIMITERS[kind])
+        with pacsv.open_csv(file, parse_options=parse, convert_options=convert) as reader:
+            yield from reader
+    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        raise DataError(f"cannot be read as a table with {', '.join(columns)}: {error}", path=file) from error
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Returns the rows of a .csv or .tsv file, or those of a .parquet file as text.
+
+    Args:
+        path: the file; row i of a text stands in its line i + 2.
+
+    Raises:
+        DataError: if the file is missing, of another suffix or no text in UTF-8.
+    """
+    file = require_file(path, "table")
+    kind = _kind_of(file)
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(file).to_pylist()
+        return [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream, delimiter=DELIMITERS[kind]))
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not a {kind[1:].upper()} file in UTF-8", path=file) from error
+
+
+def _kind_of(file: Path) -> str:
+    kind = file.suffix.lower()
+    if kind not in SUFFIXES:
+        raise DataError(
+            f"is of unknown type {kind or '(no suffix)'}", path=file, hint="give .csv, .tsv or .parquet"
+        )
+    return kind

@@ -1,0 +1,137 @@
+"""Reading a checkpoint after training: its task and its data, in one way for every domain."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from longseq.core.checkpoints.foreign import import_modules
+from longseq.core.checkpoints.safe import check_state_dict, load_checkpoint
+from longseq.core.domain import current_path, domains_of
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.hyper import BaseData
+from longseq.core.training.task import BaseTask
+
+Data = TypeVar("Data", bound=BaseData)
+MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
+
+
+def find_class(
+    content: Mapping[str, Any], path: str | Path, section: str = MODEL, allow: Iterable[str] = ()
+) -> tuple[type[Any] | None, dict[str, Any]]:
+    """Returns the class that a checkpoint names for its task or its data, and the class's arguments.
+
+    Args:
+        content: of the checkpoint.
+        path: its file, for the message.
+        section: ``MODEL`` or ``DATA``.
+        allow: modules from outside longseq that may be imported, beside those that the user has named.
+
+    Returns:
+        The class (None if the checkpoint names none), and its arguments.
+
+    Raises:
+        DataError: if it cannot be imported, may not be, or is neither a ``BaseTask`` nor a ``BaseData``.
+    """
+    hyper = dict(content.get(section) or {})
+    hyper.pop("_instantiator", None)
+    dotted = hyper.pop("_class_path", None)
+    if not isinstance(dotted, str):
+        return None, hyper
+    import_modules(content, path, allow, (section,))
+    dotted = current_path(dotted)
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
+    base, what = (BaseTask, "task") if section == MODEL else (BaseData, "data module")
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise DataError(f"is of {dotted}, which is no {what} of this version of longseq", path=path)
+    return found, hyper
+
+
+def task_class(
+    content: Mapping[str, Any], path: str | Path, allow: Iterable[str] = ()
+) -> tuple[type[BaseTask], dict[str, Any]]:
+    """Returns the task class that a checkpoint names, and its arguments; as ``find_class``.
+
+    Raises:
+        DataError: also if the checkpoint names none.
+    """
+    cls, hyper = find_class(content, path, MODEL, allow)
+    if cls is None:
+        raise DataError("does not say which model it is of (no _class_path)", path=path)
+    return cls, hyper
+
+
+def check_domain(cls: type, expected: str, path: str | Path) -> None:
+    """Checks that a class of task or data belongs to a domain; one of no domain belongs to any.
+
+    Args:
+        cls: the class.
+        expected: the domain's name.
+        path: the checkpoint.
+
+    Raises:
+        DataError: if it is of another domain.
+    """
+    names = [domain.name for domain in domains_of(cls)]
+    if not names and cls.__module__.startswith("longseq."):
+        names = [cls.__module__.split(".")[1]]
+    if names and expected not in names:
+        raise DataError(f"is a checkpoint of {' and '.join(names)}, not of {expected}", path=path)
+
+
+def load_task(
+    path: str | Path, expected: str | type[BaseTask] | None = None, allow: Iterable[str] = ()
+) -> BaseTask:
+    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
+
+    Args:
+        path: a checkpoint written by ``fit``.
+        expected: a domain's name ("genomics") or a task class that it must be of.
+        allow: modules from outside longseq that the checkpoint may have imported, for example
+            ``["my_module"]``; those named by --import, LONGSEQ_IMPORT or an installed plug-in are allowed
+            already.
+
+    Raises:
+        DataError: if the file is unusable, or of another domain or model.
+    """
+    content = load_checkpoint(path)
+    cls, hyper = task_class(content, path, allow)
+    if isinstance(expected, str):
+        check_domain(cls, expected, path)
+    if inspect.isclass(expected) and not issubclass(cls, expected):
+        raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
+    try:
+        task = cls(**hyper)
+    except (TypeError, ConfigError) as error:
+        raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
+    check_state_dict(task, content["state_dict"], path)
+    task.load_state_dict(content["state_dict"], strict=True)
+    return task.eval()
+
+
+def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **changes: Any) -> Data:
+    """Builds the data module that a checkpoint was trained with.
+
+    Args:
+        path: a checkpoint written by ``fit``.
+        cls: class that it must be of.
+        allow: modules from outside longseq that may be imported, as in ``load_task``.
+        **changes: arguments in place of the checkpoint's.
+
+    Raises:
+        DataError: if the file is unusable, or does not say which data of this class it was trained on.
+    """
+    found, hyper = find_class(load_checkpoint(path), path, DATA, allow)
+    if found is None or not issubclass(found, cls):
+        raise DataError(f"does not say on which {cls.__name__} it was trained", path=path)
+    try:
+        return found(**{**hyper, **changes})
+    except TypeError as error:
+        raise DataError(f"its hyper-parameters do not fit {found.__name__}: {error}", path=path) from error

@@ -1,0 +1,130 @@
+"""Muon for matrices and filters with AdamW for the rest, as one torch optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from longseq.core.errors import ConfigError
+
+# Quintic Newton-Schulz iteration with the steepest slope at zero (Jordan et al. 2024, "Muon: An optimizer for
+# hidden layers in neural networks"): singular values end between about 0.7 and 1.2, not at 1.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Returns U Vᵀ of a matrix U S Vᵀ, roughly: its singular values lie near 1.
+
+    Args:
+        matrix: (M, N), real.
+        steps: Newton-Schulz iterations.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+class MuonAdamW(Optimizer):
+    """Muon (orthogonalised momentum) for the matrices that are decayed, AdamW for everything else.
+
+    Matrices are the parameters of groups named "decay" (``optim.parameter_groups``) with at least two
+    dimensions and real values; a filter (O, I, …) counts as the matrix (O, I · …). The step of a matrix of
+    M rows and N columns is ``muon_lr · √max(1, M / N)``.
+
+    Args:
+        params: groups with a "name".
+        lr: learning rate of AdamW.
+        betas: decay rates of AdamW.
+        eps: of AdamW.
+        muon_lr: learning rate of matrices; schedules multiply both.
+        momentum: of matrices.
+        nesterov: look one step ahead.
+        steps: Newton-Schulz iterations.
+
+    Raises:
+        ConfigError: for values outside their range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        muon_lr: float = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        steps: int = 5,
+    ) -> None:
+        if muon_lr < 0 or not 0 <= momentum < 1 or steps < 1:
+            raise ConfigError(
+                f"muon_lr must be ≥ 0, momentum in [0, 1), steps ≥ 1, got {muon_lr}, {momentum}, {steps}"
+            )
+        plain: list[dict[str, Any]] = []
+        matrices: list[dict[str, Any]] = []
+        for group in params:
+            chosen = [p for p in group["params"] if group.get("name") == "decay" and _is_matrix(p)]
+            rest = [p for p in group["params"] if not any(p is one for one in chosen)]
+            if chosen:
+                own = {"lr": muon_lr, "momentum": momentum, "nesterov": nesterov, "steps": steps}
+                matrices.append({**group, "params": chosen, "name": "muon", "muon": True, **own})
+            if rest:
+                plain.append({**group, "params": rest, "muon": False})
+        # AdamW fills in and checks its own defaults; its state and groups are this optimiser's.
+        self._adam = AdamW(
+            plain or [{"params": [torch.empty(0)]}], lr=lr, betas=(betas[0], betas[1]), eps=eps
+        )
+        adam_groups = self._adam.param_groups if plain else []
+        super().__init__([*adam_groups, *matrices], {"lr": lr, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Makes one step.
+
+        Args:
+            closure: computes the loss again, with gradients.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # A loaded state dict replaces groups and state, so they are handed over at every step.
+        self._adam.param_groups = [group for group in self.param_groups if not group["muon"]]
+        self._adam.state = self.state
+        self._adam.step()
+        for group in self.param_groups:
+            if group["muon"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_matrix(parameter, parameter.grad, group)
+        return loss
+
+    def _step_matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer = state["momentum_buffer"]
+        buffer.lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+        flat = orthogonalise(update.flatten(1), group["steps"])
+        scale = math.sqrt(max(1.0, flat.shape[0] / flat.shape[1]))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(flat.view_as(parameter), alpha=-group["lr"] * scale)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim >= 2 and not parameter.is_complex()

@@ -1,0 +1,46 @@
+"""What holds for every test: property tests know no clock; the run ends with what was skipped, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine must fail no property test: neither a deadline nor "generating data is too slow".
+settings.register_profile("longseq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("longseq")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the working one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def skipped_by_reason(reports: Iterable[Any]) -> list[str]:
+    """Returns a line per reason for which tests were skipped, the most frequent first.
+
+    Args:
+        reports: of pytest, with the reason as the last part of ``longrepr``.
+    """
+    reasons = Counter(
+        str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        .removeprefix("Skipped: ")
+        .strip()
+        for report in reports
+    )
+    return [f"{count:5d}  {reason}" for reason, count in reasons.most_common()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what was skipped, grouped by reason."""
+    lines = skipped_by_reason(terminalreporter.stats.get("skipped", []))
+    if lines:
+        terminalreporter.section("skipped, and why")
+        for line in lines:
+            terminalreporter.write_line(line)

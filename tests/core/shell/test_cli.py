@@ -1,0 +1,246 @@
+"""The command line: help without torch, exit statuses, one-line errors, checkpoints against arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from longseq.core import domain as domains
+from longseq.core.errors import DataError
+from longseq.core.shell.cli import main, one_line
+
+HELPER = Path(__file__).parents[1] / "training" / "fake_domain.py"
+QUIET = ["--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.chdir(tmp_path)
+    module: ModuleType = runpy.run_path(str(HELPER))["install"]()
+    yield module
+    domains.unregister_domain("toy")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a run of 4 steps with a learning rate from the command line."""
+    runpy.run_path(str(HELPER))["install"]()
+    root = tmp_path_factory.mktemp("trained")
+    arguments = [
+        "--trainer.max_steps=6",
+        "--model.lr=0.02",
+        "--data.seed=3",
+        "--name=run",
+        "--trainer.log_every_n_steps=2",
+        *QUIET,
+    ]
+    assert main(["toy", "fit", f"--trainer.default_root_dir={root}", *arguments]) == 0
+    domains.unregister_domain("toy")
+    return root / "run" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def _error(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 2) -> str:
+    capsys.readouterr()
+    assert main(argv) == status
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], ["toy", "--help"], ["nonsense"], ["audio", "--help"], ["toy", "fitt"]],
+)
+def test_light_commands_do_not_import_torch(argv: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from longseq.core.shell.cli import main\n"
+        "from longseq.core.domain import Domain, register_domain\n"
+        "register_domain(Domain('toy', 'toys', task='longseq.core.training.task.BaseTask'))\n"
+        f"main({argv!r})\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'jsonargparse', 'matplotlib'}\n"
+        "print('imported:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_help_lists_what_is_there(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "toy" in text and "doctor" in text and "demo" in text and "weather" in text
+    assert main(["toy"]) == 0
+    assert "fit" in capsys.readouterr().out
+    assert main(["demo", "toy", "a"]) == 0
+    assert capsys.readouterr().out == "demo a\n"
+
+
+def test_fit_writes_everything(trained: Path) -> None:
+    folder = trained.parents[1]
+    names = {path.name for path in folder.iterdir()}
+    assert {"checkpoints", "config.yaml", "metrics.csv", "loss_curve.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {path.name for path in trained.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+    header = (folder / "metrics.csv").read_text().splitlines()[0]
+    for column in ("train/loss", "train/lr", "train/tokens_per_s", "val/loss", "val/mse"):
+        assert column in header.split(",")
+    assert torch.load(trained, weights_only=True)["global_step"] == 6
+
+
+BAD = {
+    "toy fit --model.widht 3": "--model.widht: ToyTask has no such argument; did you mean 'width'?",
+    "toy fit --model.width abc": "--model.width: expected int, got abc",
+    "toy fit --trainer.max_stepz 3": "--trainer.max_stepz: no such option; did you mean 'trainer.max_steps'?",
+    "toy fit --config key.yaml": "key.yaml: model.widht: ToyTask has no such argument; did you mean 'width'?",
+    "toy fit --config trainer.yaml": "trainer.yaml: trainer.max_stepz: no such option; did you mean",
+    "toy fit --config type.yaml": "type.yaml: trainer.max_steps: expected int, got many",
+    "toy fit --config syntax.yaml": "syntax.yaml: line 2: is not valid YAML",
+    "toy fit --config nowhere.yaml": "no such file or packaged configuration",
+    "toy fit --model Toy": "no class named 'Toy'; did you mean 'ToyTask'?",
+    "toy fit --model.dropout 7": "dropout probability has to be between 0 and 1",
+    "toy fit --data.num_workers=-1 --trainer.logger=false": "num_workers and start_step must be",
+    "toy fit --trainer.accelerator abc": "--trainer: You selected an invalid accelerator name",
+    "toy fit --ckpt_path nowhere.ckpt": "nowhere.ckpt: no such checkpoint",
+    "toy fit --ckpt_path last": "holds no last.ckpt",
+    "toy validate": "needs --ckpt_path",
+    "toy fti": "did you mean 'fit'?",
+    "toi fit": "did you mean 'toy'?",
+    "--frobnicate": "no option '--frobnicate'",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_usage_is_one_line(line: str, toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("key.yaml").write_text("model:\n  class_path: ToyTask\n  init_args:\n    widht: 3\n")
+    Path("trainer.yaml").write_text("trainer:\n  max_stepz: 3\n")
+    Path("type.yaml").write_text("trainer:\n  max_steps: many\n")
+    Path("syntax.yaml").write_text("a: [1\n")
+    assert BAD[line] in _error(capsys, *line.split())
+
+
+def test_other_statuses(
+    toy: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, "demo", interrupted)
+    assert main(["toy", "demo"]) == 130
+    monkeypatch.setattr(toy, "demo", lambda argv: 1 // 0)
+    assert main(["toy", "demo"]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setattr(toy.ToyTask, "training_step", lambda *_: interrupted([]))
+    assert main(["toy", "fit", "--trainer.logger=false", *QUIET]) == 130
+
+
+def test_a_missing_requirement_is_named(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    domains.register_domain(domains.Domain("toy", "", requires=("os", "absent_module"), task="x.Y"))
+    text = _error(capsys, "toy", "fit")
+    assert text == 'error: longseq toy needs absent_module: pip install "longseq[toy]"'
+    assert main(["toy", "--help"]) == 0
+
+
+def test_what_is_required_is_said(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    domains.register_domain(dataclasses.replace(domains.load_domain("toy"), defaults={}))
+    text = _error(capsys, "toy", "fit")
+    assert text == "error: --data and --model needed: --config file.yaml (longseq toy fit --help)"
+
+
+def test_packaged_configurations(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package" / "configs").mkdir(parents=True)
+    (tmp_path / "package" / "configs" / "tiny.yaml").write_text("trainer:\n  max_steps: 2\n")
+    monkeypatch.setattr(toy, "__path__", [str(tmp_path / "package")], raising=False)
+    for name in ("tiny", "tiny.yaml"):
+        assert main(["toy", "fit", f"--config={name}", "--trainer.logger=false", *QUIET]) == 0
+        assert "step 2/2" in capsys.readouterr().err
+    assert "did you mean 'tiny'?" in _error(capsys, "toy", "fit", "--config", "tinny")
+
+
+def test_checkpoint_and_arguments(toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ckpt, off = ["--ckpt_path", str(trained)], ["--trainer.logger=false", *QUIET]
+    # No configuration is needed; the data's values can be changed.
+    assert main(["toy", "validate", *ckpt, *off, "--data.seed=4"]) == 0
+    assert main(["toy", "test", *ckpt, *off]) == 0
+    assert main(["toy", "predict", *ckpt, *off]) == 0
+    # What was not said is the checkpoint's, also with a configuration that does not say it.
+    Path("same.yaml").write_text("model:\n  class_path: ToyTask\n  init_args:\n    width: 4\n")
+    capsys.readouterr()
+    assert main(["toy", "fit", "--config", "same.yaml", *ckpt, *off, "--trainer.max_steps=8"]) == 0
+    text = capsys.readouterr().err
+    assert "step 8/8" in text and "note:" not in text
+    assert main(["toy", "fit", *ckpt, *off, "--trainer.max_steps=7", "--data.seed=4"]) == 0
+    assert "note: --data.seed 4 where the checkpoint's training had 3" in capsys.readouterr().err
+    # What contradicts it is an error.
+    text = _error(capsys, "toy", "fit", *ckpt, "--model.lr", "0.5")
+    assert "--model.lr 0.5 contradicts" in text and "trained with lr 0.02" in text
+    Path("other.yaml").write_text("model:\n  class_path: ToyTask\n  init_args:\n    width: 5\n")
+    assert "--model.width 5 contradicts" in _error(capsys, "toy", "fit", "--config", "other.yaml", *ckpt)
+    assert "another shape" in _error(
+        capsys, "toy", "fit", "--init_from", str(trained), "--model.width=5", *off
+    )
+    assert (
+        main(["toy", "fit", "--init_from", str(trained), "--model.lr=0.5", "--trainer.max_steps=1", *off])
+        == 0
+    )
+
+
+def test_last_is_the_newest_checkpoint(
+    toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"--trainer.default_root_dir={trained.parents[3]}"
+    assert (
+        main(["toy", "fit", "--ckpt_path", "last", root, "--name=more", "--trainer.max_steps=7", *QUIET]) == 0
+    )
+    again = torch.load(
+        trained.parents[3] / "more" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    assert again["global_step"] == 7
+    assert again["hyper_parameters"]["lr"] == 0.02
+
+
+def test_a_checkpoint_of_another_domain(
+    toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    domains.register_domain(domains.Domain("zoo", "", task="longseq.core.training.task.BaseTask"))
+    try:
+        text = _error(capsys, "zoo", "predict", "--ckpt_path", str(trained))
+    finally:
+        domains.unregister_domain("zoo")
+    assert "is a checkpoint of toy, not of zoo" in text
+
+
+def test_one_line_of_a_worker_error() -> None:
+    text = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    error = DataError(text + "  File x\nlongseq.core.errors.DataError: a.fa: record 3: bad base")
+    assert one_line(error) == "a.fa: record 3: bad base"
+
+
+def test_doctor(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor"])
+    out = capsys.readouterr()
+    for word in ("torch", "CPU", "CUDA", "threads", "memory", "toy"):
+        assert word in out.out
+    assert status in (0, 1)
+    assert ("do not load" in out.err) == (status == 1)
+
+
+def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 0 and "recall" in capsys.readouterr().out
+    assert main(["bench", "recal"]) == 2
+    assert "did you mean 'recall'?" in capsys.readouterr().err
+
+
+def test_a_domain_left_out_of_an_installation(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("longseq.core.domain._present", lambda name: name != "audio")
+    assert main(["audio", "fit"]) == 2
+    assert "audio is not part of this version; available: genomics" in capsys.readouterr().err

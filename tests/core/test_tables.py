@@ -1,0 +1,81 @@
+"""Tables by suffix: equal content in every kind, whole or not at all, and one line for any other suffix."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.tables import (
+    SUFFIXES,
+    check_table,
+    read_batches,
+    read_rows,
+    write_batches,
+    write_frame,
+    write_rows,
+)
+
+COLUMNS = {"name": "", "count": "d", "value": ".3f"}
+ROWS = [["a, b", 3, 0.12345], ["tab\there", None, None], ["", 0, float("nan")]]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_come_back(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"t{suffix}"
+    write_rows(file, COLUMNS, ROWS)
+    rows = read_rows(file)
+    assert [row["name"] for row in rows] == ["a, b", "tab\there", ""]
+    assert [row["count"] for row in rows] == ["3", "", "0"]
+    assert rows[0]["value"] == ("0.12345" if suffix == ".parquet" else "0.123")
+    assert rows[1]["value"] == "" and rows[2]["value"] == "nan"
+    write_rows(file, COLUMNS, [])
+    assert read_rows(file) == []
+    write_frame(pd.DataFrame({"a": [1, 2]}), file)
+    assert read_rows(file) == [{"a": "1"}, {"a": "2"}]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_batches_are_streamed(suffix: str, tmp_path: Path) -> None:
+    text = pa.dictionary(pa.int32(), pa.string())
+    schema = pa.schema([("base", text), ("score", pa.float32())], metadata={"k": "v"})
+    file, asked = tmp_path / f"t{suffix}", []
+
+    def batches(broken: bool):
+        for number in range(3):
+            asked.append(number)
+            if broken and number == 2:
+                raise OSError("disk full")
+            base = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["A", "C"]))
+            yield pa.Table.from_arrays([base, pa.array([0.1, None], pa.float32())], schema=schema)
+
+    write_batches(file, schema, batches(False))
+    kinds = {"base": pa.string(), "score": pa.float32()}
+    found = pa.Table.from_batches(list(read_batches(file, kinds)))
+    assert found["base"].to_pylist() == ["A", "C"] * 3 and found["score"].null_count == 3
+    assert found["score"][0].as_py() == pa.scalar(0.1, pa.float32()).as_py()
+    assert suffix != ".parquet" or pq.read_schema(file).metadata[b"k"] == b"v"
+    before = file.read_bytes()
+    with pytest.raises(OSError, match="disk full"):
+        write_batches(file, schema, batches(True))
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(DataError, match="cannot be read as a table with absent"):
+        list(read_batches(file, {"absent": pa.string()}))
+
+
+def test_other_suffixes_are_refused_in_one_line(tmp_path: Path, monkeypatch) -> None:
+    for name in ("t.txt", "t", "t.csv.gz"):
+        with pytest.raises(ConfigError, match=r"a table must end in \.csv, \.tsv or \.parquet"):
+            check_table(tmp_path / name)
+    (tmp_path / "t.dat").write_text("a")
+    with pytest.raises(DataError, match=r"unknown type \.dat \(give"):
+        read_rows(tmp_path / "t.dat")
+    (tmp_path / "t.csv").write_bytes(b"a\n\xff\n")
+    with pytest.raises(DataError, match="is not a CSV file in UTF-8"):
+        read_rows(tmp_path / "t.csv")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        check_table("t.parquet")
+    assert check_table("T.CSV") == ".csv"

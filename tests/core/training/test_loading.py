@@ -1,0 +1,44 @@
+"""Reading a checkpoint: its data module with changes, and classes that have moved since it was written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longseq.core.domain import current_path
+from longseq.core.errors import DataError
+from longseq.core.training.loading import load_data, load_task
+from longseq.genomics.data.module import GenomeData
+from longseq.timeseries.data.module import ForecastData
+from longseq.weather.video.moving_digits import MovingDigits
+from longseq.weather.video.task import VideoForecaster
+
+
+def write(path: Path, **content: object) -> Path:
+    torch.save({"state_dict": {}, **content}, path)
+    return path
+
+
+def test_data_comes_back_with_changes(tmp_path: Path) -> None:
+    hyper = dict(GenomeData("tiny", length=64).hparams)
+    file = write(tmp_path / "a.ckpt", datamodule_hyper_parameters={**hyper, "_instantiator": "x"})
+    data = load_data(file, GenomeData, batch_size=3)
+    assert data.fasta == "tiny" and data.hparams["length"] == 64 and data.hparams["batch_size"] == 3
+    with pytest.raises(DataError, match="does not say on which ForecastData it was trained"):
+        load_data(file, ForecastData)
+    with pytest.raises(DataError, match="do not fit GenomeData"):
+        load_data(file, GenomeData, no_such=1)
+    with pytest.raises(DataError, match="does not say on which GenomeData"):
+        load_data(write(tmp_path / "b.ckpt"), GenomeData)
+
+
+def test_classes_that_have_moved_are_found(tmp_path: Path) -> None:
+    task = VideoForecaster(depths=[8], n_layers=1)
+    hyper = {**task.hparams, "_class_path": "longseq.weather.video.VideoForecaster"}
+    digits = {"_class_path": "longseq.weather.data.moving_digits.MovingDigits"}
+    content = {"hyper_parameters": hyper, "datamodule_hyper_parameters": digits}
+    file = write(tmp_path / "a.ckpt", **content)
+    torch.save({**content, "state_dict": task.state_dict()}, file)
+    assert type(load_task(file, "weather")) is VideoForecaster
+    assert type(load_data(file, MovingDigits)) is MovingDigits
+    assert current_path("mine.Model") == "mine.Model"

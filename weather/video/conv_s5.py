@@ -1,0 +1,207 @@
+"""ConvS5: a convolutional state-space layer for sequences of 2-D fields."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longseq.core.checks import check_choice, check_even, check_positive
+from longseq.core.errors import ArgumentError, ConfigError
+from longseq.core.mixers import State
+from longseq.core.ops.linear_scan import linear_scan
+from longseq.core.ops.s4_kernel import as_complex, discretise, wide
+from longseq.core.ops.ssm_init import log_uniform, normal_part, perturb_then_diagonalise
+
+Init = Literal["legs", "ptd"]
+_CLIPPED = -1e-4
+
+
+class ConvS5(nn.Module):
+    """Convolutional S5 (arXiv 2310.19694): (B, L, U, H, W) to (B, L, U, H, W).
+
+    Every pixel has a diagonal complex state of P dimensions that is its own; space enters by convolutions:
+
+        x_t = e^{ΛΔ} ⊙ x_{t-1} + (e^{ΛΔ} - 1)/Λ ⊙ (B ∗ u_t),    y_t = 2 Re(C ∗ x_t) + D ∗ u_t.
+
+    All frames go through the convolutions at once and the states through ``linear_scan``. Parameters have the
+    published layout: ``Lambda_re``, ``Lambda_im`` (P), ``B`` (P, U·k², 2) in the order (P, U, k, k),
+    ``C`` (k, k, P, U, 2), ``log_step`` (P, 1). The edges are padded with zeros. The state is "ssm": complex
+    (B, P, H, W), whatever the number of frames.
+
+    Args:
+        channels: U.
+        d_state: real state dimensions of a pixel, even: P = d_state / 2 conjugate pairs.
+        kernel: side k of the kernels of B, C and D; odd.
+        blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even parts.
+        init: "legs" is the normal part of HiPPO-LegS, "ptd" LegS after a perturbation.
+        dt_min: shortest time step at the start.
+        dt_max: longest time step at the start.
+        clip_eigs: whether to hold Re Λ at or below -1e-4, for unbounded sequences.
+
+    Raises:
+        ConfigError: for a wrong hyper-parameter.
+    """
+
+    ssm_parameters = ("Lambda_re", "Lambda_im", "B", "log_step")
+
+    def __init__(
+        self,
+        channels: int,
+        d_state: int = 64,
+        kernel: int = 3,
+        blocks: int = 1,
+        init: Init = "legs",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        clip_eigs: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels, half = check_positive("channels", channels), check_even("d_state", d_state)
+        check_choice("init", init, Init)
+        if check_positive("kernel", kernel) % 2 == 0:
+            raise ConfigError(f"kernel must be odd, got {kernel}")
+        if d_state % check_positive("blocks", blocks):
+            raise ConfigError(f"blocks ({blocks}) must divide d_state ({d_state})")
+        check_even("d_state / blocks", d_state // blocks)
+        self.n_complex, self.kernel, self.clip_eigs = half, kernel, clip_eigs
+        form = (
+            normal_part(d_state // blocks) if init == "legs" else perturb_then_diagonalise(d_state // blocks)
+        )
+        v, v_inverse = torch.block_diag(*[form.v] * blocks), torch.block_diag(*[form.v_inverse] * blocks)
+        eigenvalues = form.eigenvalues.repeat(blocks)
+        self.Lambda_re = nn.Parameter(eigenvalues.real.float())
+        self.Lambda_im = nn.Parameter(eigenvalues.imag.float())
+        taps = kernel * kernel
+        # He's variance for the convolutions that the real matrices would be, then into the eigenbasis.
+        b = torch.randn(d_state, channels * taps, dtype=torch.float64) * (2 / (channels * taps)) ** 0.5
+        self.B = nn.Parameter(_as_real(v_inverse @ b.to(v.dtype)))
+        c = (
+            torch.randn(kernel, kernel, channels, d_state, dtype=torch.float64)
+            * (2 / (d_state * taps)) ** 0.5
+        )
+        self.C = nn.Parameter(_as_real((c.to(v.dtype) @ v).transpose(2, 3)))
+        self.D = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
+
+    def system(self) -> tuple[Tensor, Tensor]:
+        """Returns the discrete transition (P) and input kernel (P, U, k, k), complex, in float64."""
+        real = wide(self.Lambda_re)
+        eigenvalues = torch.complex(
+            real.clamp(max=_CLIPPED) if self.clip_eigs else real, wide(self.Lambda_im)
+        )
+        a, factor = discretise(eigenvalues, wide(self.log_step)[:, 0].exp(), "zoh")
+        b = factor.unsqueeze(1) * as_complex(self.B)
+        return a, b.unflatten(1, (self.channels, self.kernel, self.kernel))
+
+    def _enter(self, b: Tensor, u: Tensor) -> Tensor:
+        """Returns B ∗ u, complex (N, P, H, W), for frames (N, U, H, W): one real convolution."""
+        both = torch.cat([b.real, b.imag]).to(u.dtype)
+        real, imag = F.conv2d(u, both, padding=self.kernel // 2).chunk(2, 1)
+        return torch.complex(real.contiguous(), imag.contiguous())
+
+    def _read(self, x: Tensor, u: Tensor) -> Tensor:
+        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, P, H, W) and frames (N, U, H, W)."""
+        c = self.C.to(u.dtype).permute(4, 3, 2, 0, 1)  # (2, U, P, k, k)
+        both = torch.cat([c[0], -c[1]], 1)
+        y = 2 * F.conv2d(torch.cat([x.real, x.imag], 1), both, padding=self.kernel // 2)
+        return y + self.D(u)
+
+    def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Runs a whole sequence of frames, or the next chunk of one.
+
+        Args:
+            u: frames (B, L, U, H, W).
+            state: after the chunk before; None at the start.
+
+        Returns:
+            Frames of the same shape, and the state after the last one.
+
+        Raises:
+            ArgumentError: for another shape.
+        """
+        if u.dim() != 5 or u.shape[2] != self.channels or not u.shape[1]:
+            raise ArgumentError(
+                f"ConvS5: frames must be (batch, length ≥ 1, {self.channels}, height, width), "
+                f"got {tuple(u.shape)}"
+            )
+        batch, length, _, height, width = u.shape
+        a, b = self.system()
+        flat = u.flatten(0, 1)
+        entered = self._enter(b, flat).view(batch, length, -1)
+        # (P) for every pixel; batch and time stay unmaterialised in the scan.
+        decay = a.to(entered.dtype).repeat_interleave(height * width).view(1, 1, -1)
+        before = None if state is None else state["ssm"].flatten(1)
+        states, last = linear_scan(decay, entered, before)
+        shape = (self.n_complex, height, width)
+        y = self._read(states.view(batch * length, *shape), flat)
+        return y.unflatten(0, (batch, length)), {"ssm": last.unflatten(1, shape)}
+
+    def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """Runs one frame (B, U, H, W)."""
+        a, b = self.system()
+        x = a.to(state["ssm"].dtype).view(-1, 1, 1) * state["ssm"] + self._enter(b, u_t)
+        return self._read(x, u_t), {"ssm": x}
+
+    def init_state(self, batch: int, height: int, width: int) -> State:
+        """Returns the state at the start of a sequence: zeros (B, P, H, W)."""
+        kind = self.D.weight.dtype.to_complex()
+        return {
+            "ssm": torch.zeros(batch, self.n_complex, height, width, dtype=kind, device=self.D.weight.device)
+        }
+
+
+class ConvS5Block(nn.Module):
+    """x → norm(x + resnet(gelu(ConvS5(x)))), every norm within one frame: post-norm, as published.
+
+    Args:
+        channels: U.
+        d_state: see ``ConvS5``.
+        kernel: see ``ConvS5``.
+        init: see ``ConvS5``.
+        groups: of the group norms; must divide the channels.
+        dropout: after the residual branch.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        d_state: int = 64,
+        kernel: int = 3,
+        init: Init = "legs",
+        groups: int = 32,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if channels % check_positive("groups", groups):
+            raise ConfigError(f"groups ({groups}) must divide the channels ({channels})")
+        self.ssm = ConvS5(channels, d_state, kernel, init=init)
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.GroupNorm(groups, channels)
+
+    def _output(self, x: Tensor, y: Tensor) -> Tensor:
+        z = F.gelu(y)
+        h = self.conv1(F.gelu(self.norm1(z)))
+        z = z + self.conv2(F.gelu(self.norm2(h)))
+        return self.norm(x + self.dropout(z))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As ``ConvS5.forward``."""
+        y, state = self.ssm(x, state)
+        z = self._output(x.flatten(0, 1), y.flatten(0, 1))
+        return z.unflatten(0, x.shape[:2]), state
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """As ``ConvS5.step``."""
+        y, state = self.ssm.step(x_t, state)
+        return self._output(x_t, y), state
+
+
+def _as_real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.to(torch.complex64).resolve_conj().contiguous()).clone()

@@ -1,0 +1,137 @@
+"""The training task of video models: the next frame, from true frames and from the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from longseq.core.errors import ConfigError
+from longseq.core.training.task import BaseTask
+from longseq.weather.video.moving_digits import MovingDigits
+from longseq.weather.video.next_frame import NextFrame
+
+
+class FrameError(Metric):
+    """Mean squared error a pixel over all frames that were seen."""
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, forecast: Tensor, target: Tensor) -> None:
+        """Adds frames of any shape."""
+        self.total += (forecast - target).double().square().sum()
+        self.count += target.numel()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class VideoForecaster(BaseTask):
+    """Predicts the frames that follow a context with ConvS5 (arXiv 2310.19694).
+
+    In training all frames are predicted at once from the true ones; then again, ``passes`` times, with the
+    frames after the context replaced by the model's own predictions of the pass before, so that it learns to
+    go on from what it made. In validation and test it rolls out.
+
+    Args:
+        channels: of a frame.
+        patch: side of the patches that become channels, in pixels.
+        depths: channels of the encoder at every resolution, from the finest.
+        n_layers: ConvS5 blocks.
+        d_state: real state dimensions of a pixel.
+        kernel: side of ConvS5's kernels.
+        init: "legs" or "ptd".
+        groups: of the group norms.
+        dropout: in the blocks.
+        context: frames that are given.
+        passes: training passes on own predictions.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
+    """
+
+    defaults = {"lr": 3e-3, "weight_decay": 1e-5, "warmup_steps": 50, "min_lr_ratio": 0.02}
+
+    def __init__(
+        self,
+        channels: int = 1,
+        patch: int = 2,
+        depths: Sequence[int] = (24,),
+        n_layers: int = 2,
+        d_state: int = 24,
+        kernel: int = 3,
+        init: Literal["legs", "ptd"] = "legs",
+        groups: int = 8,
+        dropout: float = 0.0,
+        context: int = 15,
+        passes: int = 1,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        if context < 1 or passes < 0:
+            raise ConfigError(f"context must be ≥ 1 and passes ≥ 0, got {context} and {passes}")
+        self.model = NextFrame(
+            channels, patch, list(depths), n_layers, d_state, kernel, init, groups, dropout
+        )
+        self.context, self.passes = context, passes
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns the rollout's mean squared error and persistence's."""
+        return {"mse": FrameError(), "persistence_mse": PersistenceError()}
+
+    def setup(self, stage: str) -> None:
+        """Checks that model and data agree on the context."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MovingDigits):
+            if data.context != self.context:
+                raise ConfigError(
+                    f"--model.context {self.context} and --data.context {data.context} must agree"
+                )
+            if data.size % self.model.factor:
+                raise ConfigError(f"--data.size {data.size} must be a multiple of {self.model.factor}")
+
+    def forward(self, context: Tensor, count: int) -> Tensor:
+        """Returns the ``count`` frames that follow a context (B, L, C, H, W)."""
+        return torch.stack(list(self.model.rollout(context, count)), 1)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the loss; in evaluation also the rolled-out frames and the true ones."""
+        video = batch["video"]
+        if not self.training:
+            context, target = video[:, : self.context], video[:, self.context :]
+            forecast = self(context, target.shape[1])
+            last = context[:, -1:].expand_as(target)
+            loss, pair = self.criterion(forecast, target, F.mse_loss), (forecast, target)
+            found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
+            return {**found, "last": last, "pair": pair}
+        known, target = self.context, video[:, 1:]
+        before, states = self.model(video[:, : known - 1]) if known > 1 else (None, None)
+        # From the last frame of the context on, with the true frames and then with the model's own.
+        frames, after = video[:, known - 1 : -1], target[:, known - 1 :]
+        loss, losses = video.new_zeros(()), 0
+        if before is not None:
+            loss, losses = loss + self.criterion(before, target[:, : known - 1], F.mse_loss), 1
+        for _ in range(1 + self.passes):
+            predicted, _ = self.model(frames, states)
+            loss, losses = loss + self.criterion(predicted, after, F.mse_loss), losses + 1
+            # Frame t + 1 as it was predicted stands in for the true one.
+            frames = torch.cat([frames[:, :1], predicted[:, :-1].detach()], 1)
+        return {"loss": loss / losses, "count": len(video)}
+
+
+class PersistenceError(FrameError):
+    """The same error of repeating the last frame of the context."""
+
+    def update(self, last: Tensor, target: Tensor) -> None:
+        """Adds frames (B, L, C, H, W), the last one of the context repeated."""
+        super().update(last, target)
