@@ -24,6 +24,8 @@ from torch.nn.functional import conv1d, pad, rms_norm, silu, softplus
 
 from longseq.core.mixers import create_mixer
 from longseq.core.ops.delta_rule import delta_rule
+from longseq.core.ops.dplr import dplr
+from parity import differences, fill, gradients, waves
 
 FIXTURE = Path(__file__).parent / "fixtures" / "delta.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_FLA")
@@ -31,6 +33,7 @@ needs_checkout = pytest.mark.skipif(
     CHECKOUT is None, reason="LONGSEQ_UPSTREAM_FLA names no checkout of fla-org/flash-linear-attention"
 )
 TOLERANCE = 1e-10
+RANKS = {"decay_low_rank_dim": 3, "a_low_rank_dim": 2, "gate_low_rank_dim": 3}
 # Our hyper-parameters, and the published class with its own.
 CASES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
     "delta_net": (
@@ -50,6 +53,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
     "kda": (
         {"n_heads": 2, "head_dim": 4, "expand_v": 0.5},
         "kda", "KimiDeltaAttention", {"num_heads": 2, "head_dim": 4, "expand_v": 0.5},
+    ),
+    "rwkv7": (
+        {"head_dim": 4, **RANKS},
+        "rwkv7", "RWKV7Attention", {"head_dim": 4, "layer_idx": 0, "num_hidden_layers": 2, **RANKS},
     ),
 }  # fmt: skip
 
@@ -87,9 +94,29 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
+def their_rwkv7(d_model: int) -> nn.Module:
+    """RWKV-7's layer of index 0, float64, with the checkout's own references in place of its kernels."""
+    module, parts = upstream("fla.layers.rwkv7"), "fla.ops.rwkv7."
+    run = naive("fla.ops.generalized_delta_rule.dplr.naive", "dplr_recurrence")
+
+    def operator(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, **_: Any) -> Any:
+        flat = (x.transpose(1, 2) for x in (r * r.shape[-1] ** 0.5, k, v, a, b, w))
+        return run(*flat)[0].transpose(1, 2), None
+
+    module.chunk_rwkv7 = operator
+    module.token_shift = lambda x, *_, **__: (upstream("fla.modules.token_shift").token_shift_ref(x), None)
+    module.fused_addcmul_rwkv7 = upstream(parts + "fused_addcmul").torch_addcmul_rwkv7
+    module.fused_k_rwkv7 = upstream(parts + "fused_k_update").k_update_ref
+    corrected = upstream(parts + "gate_output_correction").gate_output_correction_ref
+    module.gate_output_correction = corrected
+    return module.RWKV7Attention(hidden_size=d_model, **CASES["rwkv7"][3]).double()
+
+
 def their_layer(name: str, d_model: int) -> nn.Module:
     """The published layer, float64, with naive operators, convolutions and norms in place of the kernels."""
     _, file, cls, options = CASES[name]
+    if name == "rwkv7":
+        return their_rwkv7(d_model)
     module = upstream(f"fla.layers.{file}")
     operators = {
         "delta_net": ("fla.ops.delta_rule.naive", "delta_rule_recurrence"),
@@ -148,36 +175,11 @@ def their_layer(name: str, d_model: int) -> nn.Module:
     return layer
 
 
-def fill(module: nn.Module) -> None:
-    """Gives every parameter values that any machine computes alike."""
-    with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(module.named_parameters())):
-            steps = torch.arange(parameter.numel(), dtype=torch.float64)
-            parameter.copy_(0.5 * torch.sin(1.3 * steps + 0.7 * index).view_as(parameter))
-
-
 def case(name: str) -> tuple[nn.Module, Tensor]:
     """Our layer and an input, float64."""
     ours = create_mixer(name, 8, **CASES[name][0], chunk_size=16).double()
     fill(ours)
-    x = torch.sin(0.9 * torch.arange(21 * 8, dtype=torch.float64) ** 1.1).view(1, 21, 8)
-    return ours, x.requires_grad_()
-
-
-def gradients(y: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The output and the gradients of a weighted sum of it."""
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos()
-    found = torch.autograd.grad((y * weights).sum(), [*leaves.values()])
-    return {"y": y.detach(), **dict(zip(leaves, found))}
-
-
-def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
-    floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
-    return {
-        key: (actual[key] - value).abs().max().item() / max(value.abs().max().item(), floor)
-        for key, value in expected.items()
-    }
+    return ours, waves(1, 21, 8).requires_grad_()
 
 
 @needs_checkout
@@ -206,6 +208,26 @@ def test_operator_equals_naive(kind: str) -> None:
         )
     assert (state - last).abs().max() <= TOLERANCE * last.abs().max()
     found = differences(gradients(y, leaves), gradients(theirs, leaves))
+    print({key: f"{value:.1e}" for key, value in found.items()})
+    assert max(found.values()) <= TOLERANCE, found
+
+
+@needs_checkout
+def test_general_operator_equals_naive() -> None:
+    torch.manual_seed(0)
+    leaves = {name: torch.randn(2, 75, 3, 8, dtype=torch.float64) for name in ("q", "k", "v", "a", "b", "g")}
+    leaves["b"] = unit(leaves["b"])
+    leaves["a"] = -leaves["b"] * leaves["a"].sigmoid()
+    leaves["g"] = nn.functional.logsigmoid(leaves["g"])
+    leaves["start"] = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    leaves = {key: value.requires_grad_() for key, value in leaves.items()}
+    q, k, v, a, b, g, start = leaves.values()
+    y, state = dplr(q, k, v, a, b, g, initial_state=start)
+    run = naive("fla.ops.generalized_delta_rule.dplr.naive", "dplr_recurrence")
+    # There b is alpha, and a is beta.
+    theirs, last = run(*(x.transpose(1, 2) for x in (q, k, v, b, a, g)), initial_state=start)
+    assert (state - last).abs().max() <= TOLERANCE * last.abs().max()
+    found = differences(gradients(y, leaves), gradients(theirs.transpose(1, 2), leaves))
     print({key: f"{value:.1e}" for key, value in found.items()})
     assert max(found.values()) <= TOLERANCE, found
 
