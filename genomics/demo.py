@@ -78,7 +78,7 @@ def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Secti
         scores=scores,
         metric="bits per base",
         tie=5e-4,
-        speed=f"Training took {seconds:.0f} s at {_tokens_per_second(folder):,.0f} bases/s; streaming "
+        speed=f"Training took {seconds:.0f} s at {_bases_per_second(folder):,.0f} bases/s; streaming "
         f"{bases:,} bases took {streamed:.0f} s.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],
@@ -86,10 +86,10 @@ def demo(out: Path, max_steps: int | None = None, sample: str = SAMPLE) -> Secti
     )
 
 
-def _tokens_per_second(folder: Path) -> float:
+def _bases_per_second(folder: Path) -> float:
     """Returns the median of the logged training speed."""
     with (folder / "metrics.csv").open(newline="") as file:
         values = [
-            float(row["train/tokens_per_s"]) for row in csv.DictReader(file) if row.get("train/tokens_per_s")
+            float(row["train/bases_per_s"]) for row in csv.DictReader(file) if row.get("train/bases_per_s")
         ]
     return float(np.median(values)) if values else float("nan")

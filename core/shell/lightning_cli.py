@@ -102,6 +102,19 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     return None if path == "null" else path
 
 
+def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
+    """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have it."""
+    found = None
+    for file in configs:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        trainer = content.get("trainer") if isinstance(content, dict) else None
+        if isinstance(trainer, dict) and isinstance(trainer.get("default_root_dir"), str):
+            found = trainer["default_root_dir"]
+    for _, _, value in _flag_values(argv, "--trainer.default_root_dir"):
+        found = value
+    return found
+
+
 def newest_checkpoint(folder: str) -> str:
     """Returns the ``last.ckpt`` written last in a domain's output folder.
 
@@ -197,8 +210,7 @@ class DomainCLI(LightningCLI):
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
         self.checkpoint = None if asking else find_checkpoint(args, configs)
         if self.checkpoint == "last":
-            root = [value for _, _, value in _flag_values(args, "--trainer.default_root_dir")]
-            self.checkpoint = newest_checkpoint(root[-1] if root else f"outputs/{domain.name}")
+            self.checkpoint = newest_checkpoint(output_folder(args, configs) or f"outputs/{domain.name}")
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
@@ -210,7 +222,11 @@ class DomainCLI(LightningCLI):
             import_object(domain.data) if domain.data else None,
             save_config_callback=_SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
             seed_everything_default=0,
             parser_kwargs={
                 "prog": prog,
@@ -291,7 +307,9 @@ class DomainCLI(LightningCLI):
             kwargs["logger"] = default_loggers(asked["default_root_dir"], name) if use else False
         extra: list[Callback] = [progress_bar()] if bar else []
         if fit and not quick:
-            extra = default_callbacks(self._get(self.config_init, "checkpoint_every"), bar=bar)
+            command = f"longseq {self.domain.name}"
+            every = self._get(self.config_init, "checkpoint_every")
+            extra = default_callbacks(every, bar=bar, command=command)
         if asked.get("logger") is False:
             extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
         if asked.get("enable_checkpointing") is False:
@@ -353,8 +371,20 @@ def _quiet() -> None:
         ".*does not have many workers.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tips)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_saying)
+    logging.getLogger("lightning.fabric.utilities.seed").addFilter(_worth_saying)
 
 
-def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+_NOISE = (
+    "Tip:",
+    "available: False",
+    "TPU available",
+    "HPU available",
+    "`Trainer.fit` stopped",
+    "Seed set to",
+)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Returns whether a line of Lightning's tells the user something: our own lines have the rest."""
+    return not any(noise in record.getMessage() for noise in _NOISE)
