@@ -203,6 +203,25 @@ def test_delta_rule_in_segments(decay: str, device: str, monkeypatch: pytest.Mon
     assert_agree(attention(delta_rule, backend="triton", **options), reference, tensors, device)
 
 
+def test_delta_rule_compiled_and_transformed(device: str) -> None:
+    """Without graph breaks, under torch.func and for an empty batch: the inverse is an output of its own."""
+    tensors = {key: value.float().to(device) for key, value in delta_inputs(5, "head").items()}
+    names, values = list(tensors), [value.requires_grad_() for value in tensors.values()]
+
+    def loss(*values: Tensor) -> Tensor:
+        y, state = delta_rule(**dict(zip(names, values)), backend="triton")
+        return y.sin().sum() + state.sin().sum()
+
+    wanted = torch.autograd.grad(loss(*values), values)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(*values), values), wanted)
+    rows = [torch.stack([value.detach(), 0.5 * value.detach()]) for value in values]
+    found = torch.func.vmap(torch.func.grad(loss, tuple(range(len(values)))))(*rows)
+    torch.testing.assert_close(tuple(x[0] for x in found), wanted)
+    y, state = delta_rule(**{key: value[:0] for key, value in tensors.items()}, backend="triton")
+    assert y.shape == (0, 5, 2, 4) and state.shape == (0, 2, 5, 4)
+
+
 @pytest.mark.parametrize("decay", ["head", "channel"])
 def test_delta_rule_of_repeated_keys(decay: str, device: str) -> None:
     """The triangle is as far from the identity as it can be; heads wider than a block."""
