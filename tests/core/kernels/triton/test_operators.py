@@ -222,10 +222,15 @@ def test_delta_rule_compiled_and_transformed(device: str) -> None:
     assert y.shape == (0, 5, 2, 4) and state.shape == (0, 2, 5, 4)
 
 
-@pytest.mark.parametrize("decay", ["head", "channel"])
-def test_delta_rule_of_repeated_keys(decay: str, device: str) -> None:
-    """The triangle is as far from the identity as it can be; heads wider than a block."""
-    tensors = delta_inputs(65, decay, strength=1e-3, key=40, value=70)
+@pytest.mark.parametrize(("decay", "shared"), [("head", 101376), ("head", 232448), ("channel", 232448)])
+def test_delta_rule_of_repeated_keys(
+    decay: str, shared: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The triangle is as far from the identity as can be; wide heads, little and much shared memory."""
+    from longseq.core.kernels.triton import _delta_plan
+
+    monkeypatch.setattr(_delta_plan, "_LEAST_SHARED", shared)
+    tensors = delta_inputs(65, decay, strength=1e-3, key=70, value=40)
     tensors["k"] = tensors["k"][:, :1].expand_as(tensors["k"])
     tensors["beta"] = torch.ones_like(tensors["beta"])
     reference = attention(delta_rule_reference)
