@@ -22,7 +22,7 @@ DOMAIN = Domain(
             "longseq.vision.predict:run",
         ),
     },
-    examples={"fit": "--config cifar --data.source images.zip --model.num_classes 10"},
+    examples={"fit": "--config cifar --data.source images.zip"},
     defaults={
         "model": "longseq.vision.task.ImageClassifier",
         "data": "longseq.vision.data.module.ImageData",

@@ -36,6 +36,7 @@ class ImageClassifier(BaseTask):
     """
 
     unit = "images"
+    copies = ("ema",)
 
     defaults = {
         "lr": 2e-3,

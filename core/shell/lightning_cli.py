@@ -23,6 +23,7 @@ from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
 from longseq.core.shell.arguments import (
+    configured,
     find_checkpoint,
     named_sections,
     output_folder,
@@ -93,7 +94,8 @@ class DomainCLI(LightningCLI):
     """
 
     def __init__(self, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]) -> None:
-        self.domain, self.command = domain, command
+        self.domain, self.command, self.config_files = domain, command, list(configs)
+        self.made_data: Any = None
         self.outcome: Run | None = None
         args = list(argv)
         self.run_name = Path(configs[-1]).stem if configs else command
@@ -152,6 +154,34 @@ class DomainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; Lightning would warn that the process has arguments too."""
         self.config = parser.parse_args(args)
+        if self.command == "fit" and not self.checkpoint:
+            self._fit_to_data(args)
+
+    def _fit_to_data(self, args: Sequence[str]) -> None:
+        """Gives a new model what follows from its data, unless the user has typed it."""
+        section = self.config[self.command]
+        data, model = section.get("data"), section.model
+        cls = import_object(data.class_path) if data is not None else None
+        taken = model.get("init_args") or {}
+        packaged = {str(file) for file in self.domain.configs().values()}
+        typed = set(
+            configured([file for file in self.config_files if file not in packaged], "model")["init_args"]
+        )
+        typed |= {
+            text.partition("=")[0].removeprefix("--model.") for text in args if text.startswith("--model.")
+        }
+        wanted = [name for name in getattr(cls, "fits", ()) if name in taken and name not in typed]
+        if wanted:
+            self.made_data = cls(**(data.get("init_args") or {}))  # type: ignore[misc]
+            known = self.made_data.model_arguments()
+            for name in wanted:
+                model.init_args[name] = known[name]
+
+    def instantiate_classes(self) -> None:
+        """Makes the classes; data that were made to see what is in them are not made, and read, again."""
+        super().instantiate_classes()
+        if self.made_data is not None:
+            self.datamodule = self.made_data
 
     def fit(self, model: BaseTask, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
         """Trains, and keeps what the training has left."""

@@ -116,8 +116,10 @@ class Screen(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-            fixed = sum(p.numel() for p in pl_module.parameters()) - trained
+            copies = tuple(f"{name}." for name in getattr(pl_module, "copies", ()))
+            own = [p for name, p in pl_module.named_parameters() if not name.startswith(copies or ("\0",))]
+            trained = sum(p.numel() for p in own if p.requires_grad)
+            fixed = sum(p.numel() for p in own) - trained
             rest = f" and {fixed:,} fixed" if fixed else ""
             where = f"{trainer.world_size} × {trainer.strategy.root_device}"
             print(f"{type(pl_module).__name__}: {trained:,} parameters{rest}, on {where}", file=sys.stderr)

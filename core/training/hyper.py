@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
@@ -87,6 +87,13 @@ def record_hyper_parameters(module: HyperparametersMixin, further: Mapping[str, 
 class BaseData(LightningDataModule):
     """A data module whose constructor arguments travel with the checkpoint; base of every domain's."""
 
+    fits: ClassVar[tuple[str, ...]] = ()
+    """Arguments of a model that follow from the data, see ``model_arguments``."""
+
     def __init__(self) -> None:
         super().__init__()
         record_hyper_parameters(self)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Returns the values of ``fits``, reading the data if need be: a new model is made with them."""
+        return {}

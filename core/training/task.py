@@ -50,6 +50,9 @@ class BaseTask(LightningModule):
     unit: ClassVar[str] = "samples"
     """What training speed is counted in, in the plural: "bases", "windows", "images"."""
 
+    copies: ClassVar[tuple[str, ...]] = ()
+    """Modules that hold averages of the weights: no parameters of the model's own."""
+
     def __init__(self, **recipe: Any) -> None:
         super().__init__()
         for name in recipe:

@@ -137,7 +137,7 @@ BAD = {
     "truncated IDX": ("train-images-idx3-ubyte: the IDX file is truncated", ["--data.source=idx"]),
     "few": ("fewer than batch_size", ["--data.batch_size=5000"]),
     "classes": ("has 3 classes", ["--model.num_classes=4"]),
-    "channels": ("data.channels is 1", ["--data.channels=1"]),
+    "channels": ("data.channels is 1", ["--data.channels=1", "--model.in_chans=3"]),
     "model": ("did you mean 'vmamba_pico'", ["--model.model=vmamba_pik"]),
     "model argument": ("did you mean 'dims'", ["--model.model_kwargs={dim: [8]}"]),
     "argument": ("did you mean 'img_size'", ["--data.image_size=8"]),

@@ -146,6 +146,8 @@ class ImageData(BaseData):
         download: whether torchvision may download.
     """
 
+    fits = ("num_classes", "in_chans", "img_size")
+
     def __init__(
         self,
         source: str,
@@ -198,6 +200,11 @@ class ImageData(BaseData):
     def classes(self) -> list[str]:
         """Names of the classes."""
         return self.parts["train"].images.classes
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Returns the number of classes, the channels and the side of the images."""
+        size = self.preprocess["img_size"]
+        return {"num_classes": len(self.classes), "in_chans": self.channels, "img_size": size}
 
     def _open(self) -> dict[str, Part]:
         source = open_source(self.source, self.channels, self.root, self.download)

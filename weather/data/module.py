@@ -103,6 +103,8 @@ class ScenarioData(BaseData):
         num_workers: processes that make batches.
     """
 
+    fits = ("height", "width", "predictors")
+
     def __init__(
         self,
         train: list[str],
@@ -165,6 +167,12 @@ class ScenarioData(BaseData):
                     )
             self._train = runs
         return self._train
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Returns the grid's rows and columns, and the number of predictors."""
+        run = self.train_runs[0]
+        rows, columns = run.weights.shape
+        return {"height": rows, "width": columns, "predictors": len(run.names)}
 
     @property
     def test_run(self) -> Scenario:

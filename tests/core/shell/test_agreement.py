@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.domain import load_domain
 from longseq.core.errors import ConfigError
 from longseq.core.shell.agreement import agree
+from longseq.core.shell.cli import main
 
 DOMAIN = load_domain("timeseries")
 
@@ -47,3 +51,24 @@ def test_a_model_that_does_not_know_the_value_is_left_alone() -> None:
     assert agree(weather, ["--data.context=3"], []) == ["--data.context=3"]  # no model of scenarios has one
     video = ["--model=VideoForecaster", "--data=MovingDigits", "--data.context=3"]
     assert agree(weather, video, []) == [*video, "--model.context=3"]
+
+
+def test_a_new_model_is_made_to_fit_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes, channels and side follow from the images, unless a configuration of the user's says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = np.random.default_rng(index).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
+    argv = ["vision", "fit", "--config=cifar", "--data.source=images", "--data.img_size=12"]
+    argv += ["--data.batch_size=4", "--model.model=vit_pico", "--trainer.max_steps=1"]
+    argv += ["--trainer.limit_val_batches=0"]
+    assert main(argv) == 0, capsys.readouterr().err
+    saved = load_checkpoint("outputs/vision/cifar/version_0/checkpoints/last.ckpt")["hyper_parameters"]
+    assert (saved["num_classes"], saved["in_chans"], saved["img_size"]) == (3, 3, 12)
+    (tmp_path / "mine.yaml").write_text("model: {class_path: ImageClassifier, init_args: {num_classes: 5}}")
+    assert main([*argv, "--config=mine.yaml"]) == 2
+    assert "num_classes is 5, but images has 3 classes" in capsys.readouterr().err
