@@ -56,7 +56,7 @@ def test_a_model_that_does_not_know_the_value_is_left_alone() -> None:
 def test_a_new_model_is_made_to_fit_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Classes, channels and side follow from the images, unless a configuration of the user's says otherwise."""
+    """Classes, channels and side follow from the images, unless a configuration of one's own differs."""
     monkeypatch.chdir(tmp_path)
     for name in "abc":
         (tmp_path / "images" / name).mkdir(parents=True)
