@@ -14,6 +14,7 @@ from longseq.core.errors import ArgumentError
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference
 from longseq.core.ops.delta_rule import delta_rule, delta_rule_reference
+from longseq.core.ops.dplr import dplr, dplr_reference
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.gated_norm import gated_layer_norm, gated_rms_norm
@@ -49,6 +50,7 @@ def arguments(name: str, device: str = "cpu") -> list[Tensor]:
             rows,
             gates.sigmoid(),
         ],
+        "dplr": [keys, normal(B, L, H, N), rows, keys / 4, normal(B, L, H, N) / 4, -keys.exp()],
         "mlstm": [keys, normal(B, L, H, N), rows, gates, normal(B, L, H)],
         "slstm": [normal(B, L, 4, H, N), normal(H, 4 * N, N)],
         "lti_scan": [flat, normal(P, N).sigmoid(), normal(P, N), normal(P, N)],
@@ -68,6 +70,7 @@ WITH_RESETS: dict[str, Callable[..., Any]] = {
     "ssd": ssd,
     "linear_attention": linear_attention,
     "delta_rule": delta_rule,
+    "dplr": dplr,
     "mlstm": mlstm,
     "slstm": slstm,
     "lti_scan": lti_scan,
@@ -78,6 +81,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "ssd": ssd_reference,
     "linear_attention": linear_attention_reference,
     "delta_rule": delta_rule_reference,
+    "dplr": dplr_reference,
     "mlstm": mlstm_reference,
     "slstm": slstm_reference,
     "lti_scan": lti_scan_reference,

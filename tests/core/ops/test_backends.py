@@ -169,7 +169,7 @@ def test_tensors_elsewhere_are_not_for_the_cpu_kernels() -> None:
     assert backends.cpu_reason(torch.ones(1), None) is None
 
 
-@pytest.mark.parametrize("operator", ["ssd", "linear_attention", "mlstm", "delta_rule"])
+@pytest.mark.parametrize("operator", ["ssd", "linear_attention", "mlstm", "delta_rule", "dplr"])
 def test_the_reference_of_a_chunked_operator_is_its_recurrence(
     operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +181,8 @@ def test_the_reference_of_a_chunked_operator_is_its_recurrence(
     monkeypatch.setitem(module._RUN, "cpu", chunked)
     gates = scalars(1, 9, 2)
     calls = CALLS | {
-        "delta_rule": lambda backend: module.delta_rule(STATES, STATES, STATES, gates, backend=backend)
+        "delta_rule": lambda backend: module.delta_rule(STATES, STATES, STATES, gates, backend=backend),
+        "dplr": lambda backend: module.dplr(*[STATES] * 5, -STATES.square(), backend=backend),
     }
     calls[operator]("reference")
     with pytest.raises(AssertionError, match="the chunked form was run"):
