@@ -90,3 +90,7 @@ class BaseData(LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         record_hyper_parameters(self)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns, as plain values, what a model must know of the training data to predict."""
+        return {}
