@@ -45,7 +45,7 @@ update: $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev]'
 	{ echo "# The newest release of every package with which the tests have passed; written by make update."; \
 	  $(BIN)/python -m pip list --format=freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sed 's/+.*//; s/==/<=/' | \
-	  grep -Ev '^(nvidia|cuda|triton|pip|setuptools|longseq)\b' | sort; } > constraints.tmp && mv constraints.tmp constraints.txt
+	  grep -Ev '^(nvidia|cuda|triton|pip|longseq)\b' | sort; } > constraints.tmp && mv constraints.tmp constraints.txt
 	@touch $(VENV)/.all $(VENV)/.demo
 	@echo "constraints.txt is written; keep it if make test passes."
 

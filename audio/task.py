@@ -41,6 +41,7 @@ class SongDetector(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "excerpts"
     calibration = Fact(Calibration, lambda known: Calibration(**known), Calibration.to_dict)
     familiarity = Fact(
         lambda: None,
@@ -49,6 +50,7 @@ class SongDetector(BaseTask):
     )
     methods = Fact(list)
     songs = Fact(dict)
+
     defaults = {
         "lr": 3e-3,
         "weight_decay": 0.05,

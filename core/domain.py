@@ -57,6 +57,8 @@ class Domain:
         commands: further commands; one named like a task command takes its place.
         moved: class paths of earlier versions → those of today, so that old checkpoints load.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
+        check: ``"module:function"`` that takes the data module's arguments as they were typed, by name, and
+            raises a ``DataError`` for a file that cannot be used; it must import neither torch nor Lightning.
         shared: pairs of a model's and a data module's argument that must agree; one of them is enough.
         examples: arguments of an example by task command, shown at the head of its help.
         package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
@@ -73,6 +75,7 @@ class Domain:
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    check: str | None = None
     shared: Sequence[tuple[str, str]] = ()
     examples: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ DOMAIN = Domain(
             "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
         ),
     },
+    check="longseq.genomics.data.check:check",
     examples={"fit": "--config mamba_tiny --data.fasta my_genome.fa"},
     defaults={
         "model": "longseq.genomics.task.CausalLanguageModel",

@@ -66,7 +66,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
         scores=scores,
         metric="bits per base",
         tie=5e-4,
-        speed=f"Training took {run.seconds:.0f} s at {_tokens_per_second(folder):,.0f} bases/s; streaming "
+        speed=f"Training took {run.seconds:.0f} s at {_bases_per_second(folder):,.0f} bases/s; streaming "
         f"{bases:,} bases took {streamed:.0f} s.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],
@@ -74,8 +74,8 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
     )
 
 
-def _tokens_per_second(folder: Path) -> float:
+def _bases_per_second(folder: Path) -> float:
     """Returns the median of the logged training speed."""
     rows = read_rows(folder / "metrics.csv")
-    values = [float(row["train/tokens_per_s"]) for row in rows if row.get("train/tokens_per_s")]
+    values = [float(row["train/bases_per_s"]) for row in rows if row.get("train/bases_per_s")]
     return float(np.median(values)) if values else float("nan")

@@ -21,6 +21,7 @@ DOMAIN = Domain(
             "forecasts of a checkpoint for a frame, to CSV or Parquet", "longseq.timeseries.predict:run"
         ),
     },
+    check="longseq.timeseries.data.check:check",
     shared=(("context", "context"), ("horizon", "horizon")),
     examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={

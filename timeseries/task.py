@@ -34,6 +34,8 @@ class Forecaster(BaseTask):
         features: number of calendar features that the model was made for; None if it takes none.
     """
 
+    unit = "windows"
+
     channel_independent = True
     features: int | None = None
     context: int

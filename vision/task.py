@@ -37,8 +37,10 @@ class ImageClassifier(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "images"
     classes = Fact(list)
     preprocess = Fact(dict)
+
     defaults = {
         "lr": 2e-3,
         "weight_decay": 0.05,

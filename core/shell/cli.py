@@ -101,6 +101,8 @@ def _run_domain(name: str, args: list[str]) -> int:
     if command == "demo":
         return int(import_object("longseq.core.shell.demo:run_demos", ":")(rest, [domain]))
     assert command in TASK_COMMANDS
+    early = importlib.import_module("longseq.core.shell.early")
+    early.check(domain, *early.resolve_configs(domain, rest))
     return int(import_object("longseq.core.shell.lightning_cli:run", ":")(domain, command, rest))
 
 

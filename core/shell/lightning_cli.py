@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
@@ -23,6 +22,12 @@ from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
+from longseq.core.shell.arguments import (
+    find_checkpoint,
+    named_sections,
+    output_folder,
+    resolve_configs,
+)
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
@@ -42,60 +47,6 @@ if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
-
-
-def _flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
-    """Returns (index, flag, value) of every ``--flag value`` and ``--flag=value``."""
-    found = []
-    for index, text in enumerate(argv):
-        flag, equals, value = text.partition("=")
-        if flag in flags and equals:
-            found.append((index, flag, value))
-        elif text in flags and index + 1 < len(argv):
-            found.append((index, text, argv[index + 1]))
-    return found
-
-
-def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Replaces names of packaged configurations by their files.
-
-    Args:
-        domain: whose configurations.
-        argv: arguments.
-
-    Returns:
-        The arguments, and the configuration files in order.
-    """
-    args, files = list(argv), []
-    for index, flag, value in _flag_values(argv, "--config", "-c"):
-        file = domain.resolve_config(value)
-        files.append(file)
-        if "=" in args[index]:
-            args[index] = f"{flag}={file}"
-        else:
-            args[index + 1] = file
-    return args, files
-
-
-def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
-    """Returns the checkpoint that the arguments or configurations name, if any; the arguments win.
-
-    Raises:
-        ConfigError: if a configuration is not YAML.
-    """
-    path: str | None = None
-    for file in configs:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            where = getattr(error, "problem_mark", None)
-            line = f"line {where.line + 1}: " if where is not None else ""
-            raise ConfigError(f"{file}: {line}is not valid YAML") from error
-        if isinstance(content, dict) and isinstance(content.get("ckpt_path"), str):
-            path = content["ckpt_path"]
-    for _, _, value in _flag_values(argv, "--ckpt_path"):
-        path = value
-    return None if path == "null" else path
 
 
 def read_hyper(path: str, domain: Domain) -> Hyper:
@@ -149,12 +100,12 @@ class DomainCLI(LightningCLI):
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
         self.checkpoint = None if asking else find_checkpoint(args, configs)
         if self.checkpoint == "last":
-            root = [value for _, _, value in _flag_values(args, "--trainer.default_root_dir")]
-            self.checkpoint = newest_checkpoint(root[-1] if root else f"outputs/{domain.name}")
+            self.checkpoint = newest_checkpoint(output_folder(args, configs) or f"outputs/{domain.name}")
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
+        self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         prog = f"longseq {domain.name}"
         super().__init__(
@@ -193,9 +144,10 @@ class DomainCLI(LightningCLI):
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
             parser.add_argument("--init_from", type=str | None, default=None, help=text)
-        parser.set_defaults(
-            {"trainer.default_root_dir": f"outputs/{self.domain.name}", **self.domain.defaults}
-        )
+        # Where a class is named the default one must not be there: its arguments would be taken for the named
+        # class's wherever both have one of a name.
+        defaults = {key: value for key, value in self.domain.defaults.items() if key not in self.named}
+        parser.set_defaults({"trainer.default_root_dir": f"outputs/{self.domain.name}", **defaults})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; Lightning would warn that the process has arguments too."""
@@ -215,6 +167,7 @@ class DomainCLI(LightningCLI):
         """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
+            asked["class_path"] = class_path(import_object(asked["class_path"]))  # whatever exports it
             way_out = "; --init_from starts a new training from its weights" if self.command == "fit" else ""
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
@@ -234,7 +187,14 @@ class DomainCLI(LightningCLI):
         asked = self._get(self.config_init, "trainer")
         name = self._get(self.config_init, "name") or self.run_name
         every = self._get(self.config_init, "checkpoint_every")
-        kwargs |= trainer_options(asked, self.command, name, every, self._get(self.config_init, "progress"))
+        kwargs |= trainer_options(
+            asked,
+            self.command,
+            name,
+            every,
+            self._get(self.config_init, "progress"),
+            f"longseq {self.domain.name}",
+        )
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
+    from longseq.core.training.loading import load_data, load_task
     from longseq.core.training.run import Run, fit
     from longseq.core.training.task import BaseTask
 
-__all__ = ["BaseTask", "Run", "fit", "seed_everything"]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use: the modules beside this one are wanted without Lightning, too.
-    if name in ("Run", "fit"):
-        from longseq.core.training import run
-
-        return getattr(run, name)
-    if name == "BaseTask":
-        from longseq.core.training.task import BaseTask
-
-        return BaseTask
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_EXPORTS = {
+    "BaseTask": "longseq.core.training.task",
+    "Run": "longseq.core.training.run",
+    "fit": "longseq.core.training.run",
+    "load_data": "longseq.core.training.loading",
+    "load_task": "longseq.core.training.loading",
+}
+__all__ = ["BaseTask", "Run", "fit", "load_data", "load_task", "seed_everything"]
+__getattr__ = lazy(__name__, _EXPORTS)
 
 
 def seed_everything(seed: int = 0) -> int:

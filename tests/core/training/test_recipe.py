@@ -305,3 +305,15 @@ GENOME = ["genomics", "fit", "--data.fasta=tiny", *SMALL]
 def test_from_the_command_line(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*GENOME, *COMMON, *options]) == 0
+
+
+def test_a_named_class_takes_none_of_the_default_ones_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it did: SpaceTime had MixerForecaster's width, dropout and weight decay."""
+    import yaml
+
+    argv = ["timeseries", "fit", "--model=SpaceTime", "--data.path=electricity_demand", "--model.context=96"]
+    assert main([*argv, "--print_config"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["model"]
+    own = {name: one.default for name, one in inspect.signature(SpaceTime.__init__).parameters.items()}
+    own = json.loads(json.dumps({**{k: v for k, v in own.items() if k != "self"}, "context": 96}))
+    assert found["init_args"] == own

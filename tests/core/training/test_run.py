@@ -11,8 +11,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
-from longseq.core.training import Run, fit, seed_everything
-from longseq.core.training.loading import load_task
+from longseq.core.training import Run, fit, load_task, seed_everything
 from longseq.genomics import CausalLanguageModel, GenomeData
 from longseq.timeseries import ForecastData, MixerForecaster
 

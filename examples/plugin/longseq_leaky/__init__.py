@@ -1,0 +1,1 @@
+"""A mixer, a forecaster and a metric outside longseq."""
