@@ -1,4 +1,4 @@
-"""No domain imports another or the shell, and nothing below the shell imports it; see core/test_imports.py."""
+"""No domain imports another or the shell; nothing below the shell imports it (see core/test_imports.py)."""
 
 from __future__ import annotations
 
