@@ -114,7 +114,24 @@ def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
     """
     packaged = str(path) in SAMPLES.names() and not Path(path).exists()
     file = require_file(SAMPLES.path(str(path)) if packaged else path, "time-series file")
-    frame, first_line = _read_frame(file)
+    return panel_of(*_read_frame(file), source=file, missing=missing)
+
+
+def panel_of(
+    frame: pd.DataFrame, first_line: int = 2, *, source: str | Path, missing: Missing = "error"
+) -> Panel:
+    """Checks a frame and returns its series; for readers of other formats.
+
+    Args:
+        frame: long or wide, see ``read_panel``.
+        first_line: of the file that the first row stands in, for messages.
+        source: the file, for messages.
+        missing: see ``read_panel``.
+
+    Raises:
+        DataError: naming the file, the record and what is wrong.
+    """
+    file = Path(source)
     if frame.empty:
         raise DataError("has a header but no rows", path=file)
     if set(LONG) <= set(map(str, frame.columns)):

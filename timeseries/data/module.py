@@ -67,8 +67,12 @@ class ForecastData(BaseData):
     def panel(self) -> Panel:
         """The series, read once."""
         if self._panel is None:
-            self._panel = read_panel(Path(self.path), self.missing).select(self.series)
+            self._panel = self.read().select(self.series)
         return self._panel
+
+    def read(self) -> Panel:
+        """Reads the file; what a data module of another format replaces."""
+        return read_panel(Path(self.path), self.missing)
 
     def split(self) -> Split:
         """Returns the rows of the three parts."""

@@ -67,8 +67,15 @@ class Call:
 
     @property
     def fused(self) -> bool:
-        """Returns whether a walk has room for queries beside keys and W, and so for outputs."""
-        return self.room(3, 2) <= _shared_memory(self.v)[0]
+        """Returns whether a walk has room for whole chunks of queries beside keys and W: for outputs."""
+        return self.rows(3) == CHUNK and self.room(3, 2) <= _shared_memory(self.v)[0]
+
+    def rows(self, tiles: int) -> int:
+        """Returns how many rows of a chunk a walk takes at a time: of so many tiles as wide as a key."""
+        rows = CHUNK
+        while rows > 16 and rows * padded(self.plan.key) * 2 * self.wide * tiles > 1 << 16:
+            rows //= 2
+        return rows
 
     def room(self, tiles: int, stages: int) -> int:
         """Returns about how many bytes of shared memory a walk takes that loads T × K tiles ahead."""
@@ -240,14 +247,11 @@ def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: 
         **meta: more of its compile-time arguments.
     """
     plan = call.plan
-    row = padded(plan.key) * 2 * call.wide * tiles  # bytes
-    at_once, stages = CHUNK, 1
-    while at_once > 16 and at_once * row > 1 << 16:
-        at_once //= 2
+    stages = 1
     alone, beside = _shared_memory(call.v)
     while stages < 3 and call.room(tiles, stages + 1) <= (alone if stages == 1 else beside):
         stages += 1
-    meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": at_once} | meta
+    meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": call.rows(tiles)} | meta
     call.launch(
         kernel, plan.batch * plan.heads * steps.segments * -(-meta["V"] // meta["BV"]), *args,
         CHANNEL=call.channel, num_warps=4 * call.wide, num_stages=stages, **meta,

@@ -76,6 +76,7 @@ def walk(
             if written is not None:
                 tl.store(written + values, new.to(written.dtype.element_ty), mask=mask_v[None, :])
             if out is not None:
+                tl.static_assert(BT == T, "a chunk's outputs need all of its rows")
                 q_at = q + b * sq_b + (h // SHARE) * sq_h + start * sq_t
                 q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K).to(DOT)
                 result = tl.dot(q_tile, low, input_precision=PRECISION) * scale
@@ -169,6 +170,7 @@ def walk_back(
             if du is not None:
                 new += tl.load(du + values, mask=mask_v[None, :], other=0.0).to(tl.float32)
             else:
+                tl.static_assert(BT == T, "a chunk's own outputs need all of its rows")
                 if CHANNEL:
                     square = offs_t[:, None] * T + offs_t[None, :]
                     matrix = tl.trans(tl.load(read + group * T * T + square).to(DOT))

@@ -203,10 +203,34 @@ def test_delta_rule_in_segments(decay: str, device: str, monkeypatch: pytest.Mon
     assert_agree(attention(delta_rule, backend="triton", **options), reference, tensors, device)
 
 
-@pytest.mark.parametrize("decay", ["head", "channel"])
-def test_delta_rule_of_repeated_keys(decay: str, device: str) -> None:
-    """The triangle is as far from the identity as it can be; heads wider than a block."""
-    tensors = delta_inputs(65, decay, strength=1e-3, key=40, value=70)
+def test_delta_rule_compiled_and_transformed(device: str) -> None:
+    """Without graph breaks, under torch.func and for an empty batch: the inverse is an output of its own."""
+    tensors = {key: value.float().to(device) for key, value in delta_inputs(5, "head").items()}
+    names, values = list(tensors), [value.requires_grad_() for value in tensors.values()]
+
+    def loss(*values: Tensor) -> Tensor:
+        y, state = delta_rule(**dict(zip(names, values)), backend="triton")
+        return y.sin().sum() + state.sin().sum()
+
+    wanted = torch.autograd.grad(loss(*values), values)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(*values), values), wanted)
+    rows = [torch.stack([value.detach(), 0.5 * value.detach()]) for value in values]
+    found = torch.func.vmap(torch.func.grad(loss, tuple(range(len(values)))))(*rows)
+    torch.testing.assert_close(tuple(x[0] for x in found), wanted)
+    y, state = delta_rule(**{key: value[:0] for key, value in tensors.items()}, backend="triton")
+    assert y.shape == (0, 5, 2, 4) and state.shape == (0, 2, 5, 4)
+
+
+@pytest.mark.parametrize(("decay", "shared"), [("head", 101376), ("head", 232448), ("channel", 232448)])
+def test_delta_rule_of_repeated_keys(
+    decay: str, shared: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The triangle is as far from the identity as can be; wide heads, little and much shared memory."""
+    from longseq.core.kernels.triton import _delta_plan
+
+    monkeypatch.setattr(_delta_plan, "_LEAST_SHARED", shared)
+    tensors = delta_inputs(65, decay, strength=1e-3, key=70, value=40)
     tensors["k"] = tensors["k"][:, :1].expand_as(tensors["k"])
     tensors["beta"] = torch.ones_like(tensors["beta"])
     reference = attention(delta_rule_reference)
