@@ -39,7 +39,7 @@ def load_detector(path: str | Path | None = None) -> SongDetector:
         )
     try:
         task = SongDetector(**hyper)
-        task.set_extra_state(extra)
+        task.facts = dict(extra)
     except (TypeError, KeyError, ConfigError) as error:
         raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
     check_state_dict(task.model, state, file)
@@ -59,7 +59,7 @@ def export(task: SongDetector, path: str | Path) -> None:
     """
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"--out must end in .safetensors, got {path}")
-    hyper: dict[str, Any] = {**dict(task.hparams), "checkpoint": None, "extra": task.get_extra_state()}
+    hyper: dict[str, Any] = {**dict(task.hparams), "checkpoint": None, "extra": task.facts}
     hyper.pop("_instantiator", None)
     save_weights(path, task.model, hyper)
 

@@ -19,6 +19,7 @@ from longseq.audio.familiarity import Familiarity, fit_familiarity
 from longseq.audio.features import MelPower
 from longseq.audio.models.registry import create_model, load_published
 from longseq.core.errors import ConfigError
+from longseq.core.training.facts import Fact
 from longseq.core.training.task import BaseTask
 
 
@@ -41,6 +42,14 @@ class SongDetector(BaseTask):
     """
 
     unit = "excerpts"
+    calibration = Fact(Calibration, lambda known: Calibration(**known), Calibration.to_dict)
+    familiarity = Fact(
+        lambda: None,
+        lambda known: Familiarity(**known) if known else None,
+        lambda found: found.to_dict() if found else None,
+    )
+    methods = Fact(list)
+    songs = Fact(dict)
 
     defaults = {
         "lr": 3e-3,
@@ -69,32 +78,11 @@ class SongDetector(BaseTask):
         self.model = create_model(model, **(model_kwargs or {}))
         self.start_from = checkpoint
         self.label_smoothing, self.ranking, self.equaliser = label_smoothing, ranking, equaliser
-        self.calibration = Calibration()
-        self.familiarity: Familiarity | None = None
-        self.methods: list[str] = []
-        self.songs: dict[str, list[str]] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the area under the ROC curve."""
         return {"auc": BinaryAUROC()}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Returns what prediction needs besides weights."""
-        return {
-            "calibration": self.calibration.to_dict(),
-            "familiarity": self.familiarity.to_dict() if self.familiarity else None,
-            "methods": self.methods,
-            "songs": self.songs,
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores what ``get_extra_state`` returned."""
-        self.calibration = Calibration(**state["calibration"])
-        known = state["familiarity"]
-        self.familiarity = Familiarity(**known) if known else None
-        self.methods = list(state["methods"])
-        self.songs = {part: list(names) for part, names in state["songs"].items()}
 
     @property
     def mel(self) -> MelPower:
@@ -130,10 +118,9 @@ class SongDetector(BaseTask):
         pair = (logits, target.long())
         return {"loss": loss, "count": len(logits), "preds": preds, "target": target.long(), "pair": pair}
 
-    def setup(self, stage: str) -> None:
-        """Takes methods and songs from the data, checks sample rates, and loads the weights to start from."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None or not hasattr(data, "methods"):
+    def check_data(self, data: Any) -> None:
+        """See ``BaseTask``."""
+        if not isinstance(data, SongData):
             return
         if data.sample_rate != self.model.sample_rate:
             raise ConfigError(
@@ -144,10 +131,12 @@ class SongDetector(BaseTask):
             raise ConfigError(
                 f"data.clip_seconds and data.eval_seconds must be at most {longest:g}, the model's length"
             )
-        if stage == "fit":
-            self.methods, self.songs = data.methods, data.songs
-            if self.start_from is not None:
-                load_published(self.model, self.start_from)
+
+    def setup(self, stage: str) -> None:
+        """Also loads the weights to start from."""
+        super().setup(stage)
+        if stage == "fit" and self.start_from is not None:
+            load_published(self.model, self.start_from)
 
     def on_validation_epoch_start(self) -> None:
         self._seen = []
@@ -162,9 +151,8 @@ class SongDetector(BaseTask):
             torch.distributed.all_gather_object(parts, (logits, targets))
             logits, targets = (torch.cat(part) for part in zip(*parts))
         self.calibration = calibrate(np.asarray(logits), np.asarray(targets))
-        data = getattr(self.trainer, "datamodule", None)
-        if self.familiarity is None and isinstance(data, SongData):
-            self.familiarity = fit_familiarity(data, copy.deepcopy(self.mel).cpu())
+        if self.familiarity is None and isinstance(self.data, SongData):
+            self.familiarity = fit_familiarity(self.data, copy.deepcopy(self.mel).cpu())
 
     def on_test_epoch_start(self) -> None:
         self._seen = []

@@ -160,8 +160,9 @@ class Comparison(ABC):
         for name in dict.fromkeys(row.model for row in rows):
             mine = [row for row in rows if row.model == name]
             values = [row.value for row in mine]
-            spread = f"{np.std(values, ddof=1):.4f} ({len(values)})" if len(values) > 1 else ""
-            notes = {"± (seeds)": spread, **self.notes(mine)}
+            notes = self.notes(mine)
+            if len(values) > 1:
+                notes = {"± (seeds)": f"{np.std(values, ddof=1):.4f} ({len(values)})", **notes}
             found.append(Score(name, float(np.mean(values)), mine[0].kind, notes))
         return found
 

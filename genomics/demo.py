@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
 
 from longseq.core.report.section import Picture, Section
+from longseq.core.tables import read_rows
 from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
 from longseq.genomics.compare import GenomeComparison
@@ -76,8 +76,6 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
 
 def _bases_per_second(folder: Path) -> float:
     """Returns the median of the logged training speed."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        values = [
-            float(row["train/bases_per_s"]) for row in csv.DictReader(file) if row.get("train/bases_per_s")
-        ]
+    rows = read_rows(folder / "metrics.csv")
+    values = [float(row["train/bases_per_s"]) for row in rows if row.get("train/bases_per_s")]
     return float(np.median(values)) if values else float("nan")

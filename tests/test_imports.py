@@ -1,4 +1,4 @@
-"""Imports point one way: no domain imports another or the shell, nothing below the shell imports it."""
+"""No domain imports another or the shell; nothing below the shell imports it (see core/test_imports.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOMAINS = ("genomics", "timeseries", "vision", "audio", "weather")
-# Lower layers first; a module may import its own layer and those before it.
-LAYERS = ("ops", "mixers", "backbone", "checkpoints", "training", "compare", "shell")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -50,15 +48,6 @@ def test_nothing_below_the_shell_imports_it_or_a_domain() -> None:
         for name in imported(path):
             assert not name.startswith("longseq.core.shell"), f"{path}: {name}"
             assert not name.startswith(above), f"{path}: {name}"
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layers_import_downwards(layer: str) -> None:
-    above = tuple(f"longseq.core.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :])
-    single = ROOT / "core" / f"{layer}.py"
-    for path in [single] if single.is_file() else files(f"core/{layer}"):
-        for name in imported(path):
-            assert not any(f"{name}.".startswith(f"{one}.") for one in above), f"{path}: {name}"
 
 
 def test_a_lazy_import_and_a_named_module_are_seen(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -25,9 +26,8 @@ from longseq.timeseries.models.spacetime import SpaceTime as SpaceTimeModel
 class Forecaster(BaseTask):
     """A model that maps a context to the mean forecast of a horizon.
 
-    Subclasses set ``context``, ``horizon`` and ``scaler``. The scaler is a hyper-parameter: ``fit`` takes it
-    from the data (training rows only), with the time at which these end, and it travels with the checkpoint,
-    so that predictions use the same.
+    Subclasses set ``context`` and ``horizon``. ``fit`` takes the scaler from the data (training rows only),
+    with the time at which these end; it travels with the checkpoint, so that predictions use the same.
 
     Attributes:
         channel_independent: whether series go through the network one by one, so that it takes any number.
@@ -40,7 +40,6 @@ class Forecaster(BaseTask):
     features: int | None = None
     context: int
     horizon: int
-    scaler: dict[str, Any] | None
     channels: int | None = None
 
     def make_metrics(self) -> Mapping[str, Metric]:
@@ -66,13 +65,13 @@ class Forecaster(BaseTask):
         pair = (forecast, target)
         return {"loss": loss, "count": count, "forecast": forecast, "target": target, "pair": pair}
 
-    def setup(self, stage: str) -> None:
-        """Checks that data and model fit, and takes the scaler from the data in ``fit``.
+    @property
+    def scaler(self) -> dict[str, Any] | None:
+        """Means and deviations of the training rows by series, and their end; None before ``fit``."""
+        return self.facts or None
 
-        Raises:
-            ConfigError: if they do not.
-        """
-        data = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any) -> None:
+        """See ``BaseTask``."""
         if not isinstance(data, ForecastData):
             return
         for name in ("context", "horizon"):
@@ -80,15 +79,23 @@ class Forecaster(BaseTask):
                 raise ConfigError(
                     f"--model.{name} {getattr(self, name)} and --data.{name} {getattr(data, name)} must agree"
                 )
-        panel, fitted = data.panel, data.facts()
-        self.check_series(panel.ids, N_FEATURES[resolution(panel.freq)], data.path)
-        if self.scaler is None:
-            self.scaler = self.hparams["scaler"] = fitted
-        elif self.scaler != fitted and stage == "fit":
+        self.check_series(data.panel.ids, N_FEATURES[resolution(data.panel.freq)], data.path)
+
+    def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
+        """Other training rows would need another scaler; evaluation may be on any."""
+        if stage == "fit" and known != found and isinstance(self.data, ForecastData):
             raise ConfigError(
-                f"{data.path}: its training rows have another mean or standard deviation than those of the "
-                "checkpoint; --init_from starts a new training from its weights"
+                f"{self.data.path}: its training rows have another mean or standard deviation than those of "
+                "the checkpoint; --init_from starts a new training from its weights"
             )
+
+    @classmethod
+    def upgrade(cls, content: dict[str, Any]) -> None:
+        """The scaler was a hyper-parameter once."""
+        super().upgrade(content)
+        hyper = content.get("hyper_parameters") or {}
+        if "scaler" in hyper and "scaler" not in inspect.signature(cls).parameters:
+            content["facts"] = hyper.pop("scaler") or content["facts"]
 
     def check_series(self, ids: Sequence[str], features: int, source: str) -> None:
         """Checks that the model takes these series.
@@ -134,7 +141,6 @@ class MixerForecaster(Forecaster):
         stride: rows between patches.
         head: reads the "last" position or all of them ("flatten").
         linear_skip: add a linear map from context to horizon.
-        scaler: means and deviations of the training rows; filled in by ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -156,11 +162,10 @@ class MixerForecaster(Forecaster):
         stride: int = 8,
         head: Literal["last", "flatten"] = "flatten",
         linear_skip: bool = True,
-        scaler: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.context, self.horizon, self.scaler = context, horizon, scaler
+        self.context, self.horizon = context, horizon
         self.model = MixerForecasterModel(
             context, horizon, d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, normalise,
             patch, stride, head, linear_skip,
@@ -181,7 +186,6 @@ class SpaceTime(Forecaster):
         norm_order: order of the norm that is divided out of the companion vectors.
         dropout: before every linear map.
         compat: the published behaviour.
-        scaler: means and deviations of the training rows; filled in by ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -196,11 +200,10 @@ class SpaceTime(Forecaster):
         norm_order: int = 1,
         dropout: float = 0.25,
         compat: bool = False,
-        scaler: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.context, self.horizon, self.scaler = context, horizon, scaler
+        self.context, self.horizon = context, horizon
         self.model = SpaceTimeModel(horizon, d_model, d_state, norm_order, dropout, compat)
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
@@ -229,7 +232,6 @@ class Informer(Forecaster):
         dropout: everywhere.
         distil: halve the length between encoder layers.
         compat: the published behaviour.
-        scaler: means and deviations of the training rows; filled in by ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -253,11 +255,10 @@ class Informer(Forecaster):
         dropout: float = 0.05,
         distil: bool = True,
         compat: bool = False,
-        scaler: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.context, self.horizon, self.scaler = context, horizon, scaler
+        self.context, self.horizon = context, horizon
         self.channels, self.features = channels, features
         self.model = InformerModel(
             channels, context, horizon, label, features, d_model, n_heads, e_layers, d_layers, d_ff, factor,
@@ -286,7 +287,6 @@ class Autoformer(Forecaster):
         factor: of auto-correlation.
         dropout: everywhere.
         compat: the published behaviour.
-        scaler: means and deviations of the training rows; filled in by ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -310,11 +310,10 @@ class Autoformer(Forecaster):
         factor: int = 3,
         dropout: float = 0.05,
         compat: bool = False,
-        scaler: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.context, self.horizon, self.scaler = context, horizon, scaler
+        self.context, self.horizon = context, horizon
         self.channels, self.features = channels, features
         self.model = AutoformerModel(
             channels, context, horizon, label, features, d_model, n_heads, e_layers, d_layers, d_ff,

@@ -14,7 +14,9 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.facts import Fact
 from longseq.core.training.task import BaseTask
+from longseq.vision.data.module import ImageData
 from longseq.vision.models.registry import create_model
 
 
@@ -37,6 +39,8 @@ class ImageClassifier(BaseTask):
 
     unit = "images"
     copies = ("ema",)
+    classes = Fact(list)
+    preprocess = Fact(dict)
 
     defaults = {
         "lr": 2e-3,
@@ -71,8 +75,6 @@ class ImageClassifier(BaseTask):
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
-        self.classes: list[str] = []
-        self.preprocess: dict[str, Any] = {}
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns accuracy, top-5 accuracy and the calibration error."""
@@ -82,14 +84,6 @@ class ImageClassifier(BaseTask):
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
         }
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Returns what prediction needs besides weights."""
-        return {"classes": self.classes, "preprocess": self.preprocess}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores what ``get_extra_state`` returned."""
-        self.classes, self.preprocess = list(state["classes"]), dict(state["preprocess"])
 
     @property
     def best(self) -> nn.Module:
@@ -110,10 +104,9 @@ class ImageClassifier(BaseTask):
         preds = torch.softmax(logits.detach().double(), 1)
         return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
 
-    def setup(self, stage: str) -> None:
-        """Takes the names of the classes from the data, and checks that model and data fit."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None or not hasattr(data, "classes"):
+    def check_data(self, data: Any) -> None:
+        """See ``BaseTask``."""
+        if not isinstance(data, ImageData):
             return
         if len(data.classes) != self.num_classes:
             raise ConfigError(
@@ -121,7 +114,23 @@ class ImageClassifier(BaseTask):
             )
         if data.channels != self.in_chans:
             raise ConfigError(f"model.in_chans is {self.in_chans}, but data.channels is {data.channels}")
-        self.classes, self.preprocess = list(data.classes), dict(data.preprocess)
+
+    def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
+        """The classes must be those of the training, in the same order."""
+        if (
+            "classes" in found
+            and found["classes"] != known.get("classes")
+            and isinstance(self.data, ImageData)
+        ):
+            raise DataError(
+                f"has the classes {', '.join(found['classes'][:4])}…, but the checkpoint was trained on "
+                f"{', '.join(known.get('classes', [])[:4])}…",
+                path=self.data.source,
+            )
+
+    def setup(self, stage: str) -> None:
+        """Also loads the weights to start from."""
+        super().setup(stage)
         if stage == "fit" and self.start_from is not None:
             self._start_from(self.start_from)
 
@@ -132,22 +141,6 @@ class ImageClassifier(BaseTask):
         load_published(self.model, path, new_head=True)
         if self.ema is not None:
             self.ema.load_state_dict(self.model.state_dict())
-
-    def on_validation_start(self) -> None:
-        self._check_classes()
-
-    def on_test_start(self) -> None:
-        self._check_classes()
-
-    def _check_classes(self) -> None:
-        """Checks after a checkpoint was restored that its classes are the data's, in the same order."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None and hasattr(data, "classes") and list(data.classes) != self.classes:
-            raise DataError(
-                f"has the classes {', '.join(data.classes[:4])}…, but the checkpoint was trained on "
-                f"{', '.join(self.classes[:4])}…",
-                path=data.source,
-            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Averages the weights after an optimiser step."""

@@ -14,7 +14,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
 from longseq.weather.baselines import PatternScaling
 from longseq.weather.data.module import ScenarioData
-from longseq.weather.data.scenario import REGIONAL, Scenario
+from longseq.weather.data.scenario import Scenario
 from longseq.weather.metrics import FieldError
 from longseq.weather.models.emulator import FieldEmulator
 
@@ -76,47 +76,35 @@ class ClimateEmulator(BaseTask):
             linear,
         )
         self.jitter = jitter
-        self.about: dict[str, Any] = {}
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Returns what belongs to the training data, for the checkpoint."""
-        return self.about
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores what ``get_extra_state`` returned."""
-        self.about = dict(state)
+    @property
+    def about(self) -> dict[str, Any]:
+        """What belongs to the training data, see ``ScenarioData.facts``; empty before ``fit``."""
+        return self.facts
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the spatial and the global error, in the field's units."""
         return {"spatial_rmse": FieldError("spatial"), "global_rmse": FieldError("global")}
 
-    def setup(self, stage: str) -> None:
-        """Checks that data and model fit; at the start of ``fit``, takes scales and pattern from the data.
+    def check_data(self, data: Any) -> None:
+        """See ``BaseTask``."""
+        if isinstance(data, ScenarioData):
+            self.check_run(data.train_runs[0])
 
-        Raises:
-            ConfigError: if they do not fit.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ScenarioData):
-            return
-        first = data.train_runs[0]
-        self.check_run(first)
-        if stage == "fit":
-            self.about = describe(data)
-            self._fit_pattern(data)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint["state_dict"].get("_extra_state") or {}
-        going_on = self._trainer is not None and self.trainer.state.fn == "fit"
-        if going_on and any(
-            saved.get(key) != value for key, value in self.about.items() if key != "training"
-        ):
+    def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
+        """Training goes on with the data that it began with; evaluation may be on any."""
+        other = any(known.get(key) != value for key, value in found.items() if key != "training")
+        if stage == "fit" and other:
             raise ConfigError(
-                f"{', '.join(self.about['training'])}: other training data than the checkpoint's; "
-                "--init_from "
+                f"{', '.join(found['training'])}: other training data than the checkpoint's; --init_from "
                 "starts a new training from its weights"
             )
+
+    def setup(self, stage: str) -> None:
+        """Also sets the linear part."""
+        super().setup(stage)
+        if stage == "fit" and isinstance(self.data, ScenarioData):
+            self._fit_pattern(self.data)
 
     def check_run(self, run: Scenario) -> None:
         """Checks that a run is of the model's grid and number of predictors.
@@ -181,33 +169,3 @@ class ClimateEmulator(BaseTask):
             "area": area,
             "pair": (prediction[mask], target[mask]),
         }
-
-
-def describe(data: ScenarioData) -> dict[str, Any]:
-    """Returns, as plain values, what a prediction needs to know of the training data.
-
-    Args:
-        data: with its training runs.
-    """
-    runs = data.train_runs
-    first = runs[0]
-    masks = [data.scored(run, "train") for run in runs]
-    predictors = np.concatenate([run.predictors[mask] for run, mask in zip(runs, masks)])
-    squares = np.concatenate([run.anomalies[mask].astype(np.float64) ** 2 for run, mask in zip(runs, masks)])
-    spread = predictors.std(0)
-    return {
-        "variable": first.field.name,
-        "units": first.field.units,
-        "attrs": {key: str(value) for key, value in first.field.attrs.items()},
-        "lat": first.field.lat.tolist(),
-        "lon": first.field.lon.tolist(),
-        "baseline": list(first.baseline),
-        "smooth": data.smooth,
-        "names": list(first.names),
-        "regional": tuple(first.names) == (REGIONAL,),
-        "mean": predictors.mean(0).tolist(),
-        "spread": np.where(spread > 0, spread, 1.0).tolist(),
-        "scale": float(np.sqrt((squares.mean(0) * first.weights).sum())) or 1.0,
-        "climatology": first.climatology.tolist(),
-        "training": [str(run.field.path) for run in runs],
-    }

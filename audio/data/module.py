@@ -239,6 +239,10 @@ class SongData(BaseData):
         """Names of the songs of every part."""
         return {part: sorted({item.song for item in self.parts[part]}) for part in PARTS}
 
+    def facts(self) -> dict[str, Any]:
+        """Returns the methods that are trained on, and the songs of every part."""
+        return {"methods": list(self.methods), "songs": self.songs}
+
     def setup(self, stage: str | None = None) -> None:
         """Lists and checks the folder, so that bad input fails before training starts."""
         parts = self.parts

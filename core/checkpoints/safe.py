@@ -176,6 +176,8 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
     else:
         content = load_checkpoint(path)
         state, hyper = content["state_dict"], dict(content.get("hyper_parameters") or {})
+        if "_extra_state" not in module.state_dict():
+            state.pop("_extra_state", None)  # what a run learnt of its data, in earlier versions
     check_state_dict(module, state, path)
     module.load_state_dict(state, strict=True)
     return hyper

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 import sys
 import time
@@ -18,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
+from longseq.core.tables import read_rows
 from longseq.core.training.task import BaseTask
 
 
@@ -169,8 +169,7 @@ def draw_loss_curve(metrics: Path, image: Path) -> None:
         metrics: the CSV logger's file.
         image: PNG to write; untouched if no loss was logged.
     """
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(metrics)
     curves = {
         name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         for name in ("train/loss", "val/loss")

@@ -97,3 +97,7 @@ class BaseData(LightningDataModule):
     def model_arguments(self) -> dict[str, Any]:
         """Returns the values of ``fits``, reading the data if need be: a new model is made with them."""
         return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Returns, as plain values, what a model must know of the training data to predict."""
+        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from longseq.core.checkpoints.foreign import import_modules
 from longseq.core.checkpoints.safe import check_state_dict, load_checkpoint
 from longseq.core.domain import current_path, domains_of
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.facts import KEY
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.task import BaseTask
 
@@ -20,12 +21,12 @@ MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
 
 
 def find_class(
-    content: Mapping[str, Any], path: str | Path, section: str = MODEL, allow: Iterable[str] = ()
+    content: dict[str, Any], path: str | Path, section: str = MODEL, allow: Iterable[str] = ()
 ) -> tuple[type[Any] | None, dict[str, Any]]:
     """Returns the class that a checkpoint names for its task or its data, and the class's arguments.
 
     Args:
-        content: of the checkpoint.
+        content: of the checkpoint; brought to today's form.
         path: its file, for the message.
         section: ``MODEL`` or ``DATA``.
         allow: modules from outside longseq that may be imported, beside those that the user has named.
@@ -48,6 +49,9 @@ def find_class(
         found = getattr(importlib.import_module(module), name, None)
     except (ImportError, ValueError) as error:
         raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
+    if section == MODEL and inspect.isclass(found) and issubclass(found, BaseTask):
+        found.upgrade(content)
+        hyper = {name: value for name, value in hyper.items() if name in content[MODEL]}
     base, what = (BaseTask, "task") if section == MODEL else (BaseData, "data module")
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise DataError(f"is of {dotted}, which is no {what} of this version of longseq", path=path)
@@ -55,7 +59,7 @@ def find_class(
 
 
 def task_class(
-    content: Mapping[str, Any], path: str | Path, allow: Iterable[str] = ()
+    content: dict[str, Any], path: str | Path, allow: Iterable[str] = ()
 ) -> tuple[type[BaseTask], dict[str, Any]]:
     """Returns the task class that a checkpoint names, and its arguments; as ``find_class``.
 
@@ -113,6 +117,7 @@ def load_task(
         raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
     check_state_dict(task, content["state_dict"], path)
     task.load_state_dict(content["state_dict"], strict=True)
+    task.facts = dict(content[KEY])
     return task.eval()
 
 

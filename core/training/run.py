@@ -283,10 +283,6 @@ def _check_resumed(path: str, task: BaseTask) -> None:
     saved = dict(load_checkpoint(path).get("hyper_parameters") or {})
     before = {"class_path": saved.pop("_class_path", None), "init_args": saved}
     own = {name: value for name, value in task.hparams.items() if name != "_class_path"}
-    # What a task has learnt of its data (a mapping) is not asked for, but there in the checkpoint.
-    own = {
-        key: value for key, value in own.items() if value is not None or not isinstance(saved.get(key), dict)
-    }
     asked = {"class_path": class_path(type(task)), "init_args": own}
     check_contradictions(path, before, asked, "; init_from starts a new training from its weights", "")
 

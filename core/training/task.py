@@ -15,7 +15,8 @@ from torchmetrics import Metric, MetricCollection
 from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.training.hyper import record_hyper_parameters
+from longseq.core.training.facts import KEY, take_legacy
+from longseq.core.training.hyper import BaseData, record_hyper_parameters
 from longseq.core.training.recipe import Recipe
 from longseq.core.training.rng import RngStream
 
@@ -64,6 +65,7 @@ class BaseTask(LightningModule):
         record_hyper_parameters(self, {name: value for name, value in values.items() if name in taken})
         self.recipe = Recipe(**values)
         self._stream = RngStream()
+        self.facts: dict[str, Any] = {}
         own, further = dict(self.make_metrics()), self.recipe.make_metrics()
         if clash := set(own) & set(further):
             raise ConfigError(f"metrics: {type(self).__name__} has {', '.join(sorted(clash))} already")
@@ -121,6 +123,52 @@ class BaseTask(LightningModule):
         """Returns the metrics of validation and test by name; called while ``__init__`` of the base runs."""
         return {}
 
+    @property
+    def data(self) -> BaseData | None:
+        """The data module of the run; None without a run, or one of longseq's kind."""
+        found = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        return found if isinstance(found, BaseData) else None
+
+    def check_data(self, data: Any) -> None:
+        """Checks that model and data fit, before a run begins.
+
+        Raises:
+            ConfigError: if they do not.
+        """
+
+    def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
+        """Checks what was learnt before against the data at hand.
+
+        Args:
+            known: by the checkpoint.
+            found: by the data module.
+            stage: fit, validate, test or predict.
+
+        Raises:
+            ConfigError: if the run cannot go on with these data.
+            DataError: likewise.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Checks that data and model fit, and takes the facts of the data where ``fit`` begins."""
+        if (data := self.data) is None:
+            return
+        self.check_data(data)
+        found = data.facts()
+        if self.facts:
+            self.check_facts(self.facts, found, stage)
+        if stage == "fit" or not self.facts:
+            self.facts = {**self.facts, **found}
+
+    @classmethod
+    def upgrade(cls, content: dict[str, Any]) -> None:
+        """Brings a checkpoint of an earlier version to today's form, in place.
+
+        Args:
+            content: of the checkpoint.
+        """
+        take_legacy(content)
+
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
         out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
@@ -157,10 +205,16 @@ class BaseTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_states"] = self._stream.state_dict()
+        checkpoint[KEY] = self.facts
         checkpoint[foreign.KEY] = foreign.record(self, self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.upgrade(checkpoint)
         check_state_dict(self, checkpoint["state_dict"])
+        if self.data is not None:
+            stage = self.trainer.state.fn
+            self.check_facts(checkpoint[KEY], self.facts, "" if stage is None else stage.value)
+        self.facts = dict(checkpoint[KEY])
         self._stream.load_state_dict(checkpoint.get("rng_states", []))
 
 

@@ -151,7 +151,7 @@ def test_files_of_other_things_are_no_detector(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no detector"):
         load_detector(tmp_path / "x.safetensors")
     task = SongDetector(model_kwargs=TINY)
-    hyper = {**dict(task.hparams), "extra": task.get_extra_state()}
+    hyper = {**dict(task.hparams), "extra": task.facts}
     save_weights(tmp_path / "x.safetensors", torch.nn.Linear(2, 2), hyper)
     with pytest.raises(DataError, match="missing"):
         load_detector(tmp_path / "x.safetensors")

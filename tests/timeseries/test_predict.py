@@ -33,9 +33,10 @@ def make(name: str, wide_csv: Path) -> Forecaster:
     """An untrained task with the scaler that ``fit`` would give it."""
     cls, arguments = TASKS[name]
     data = ForecastData(str(wide_csv), "ratio", L, H)
-    train_end = str(data.panel.ds[data.split().train.end - 1])
     torch.manual_seed(0)
-    return cls(**arguments, scaler={**data.scaler().to_dict(), "train_end": train_end}).eval()
+    task = cls(**arguments).eval()
+    task.facts = data.facts()
+    return task
 
 
 @pytest.mark.parametrize("name", TASKS)

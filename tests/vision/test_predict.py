@@ -22,7 +22,7 @@ HOW = {"img_size": 12, "channels": 3, "mean": [0.5], "std": [0.5], "crop_ratio":
 def task() -> ImageClassifier:
     torch.manual_seed(0)
     made = ImageClassifier("vmamba_pico", 3, 3, 12, {"dims": [8], "depths": [1]})
-    made.set_extra_state({"classes": CLASSES, "preprocess": HOW})
+    made.facts = {"classes": CLASSES, "preprocess": HOW}
     return made.eval()
 
 

@@ -12,7 +12,7 @@ from longseq.weather.baselines import PatternScaling
 from longseq.weather.data.module import ScenarioData, TrainingScenarios
 from longseq.weather.models.emulator import FieldEmulator
 from longseq.weather.predict import run_emulator
-from longseq.weather.task import ClimateEmulator, describe
+from longseq.weather.task import ClimateEmulator
 
 SMALL = {"height": 4, "width": 5, "d_model": 8, "n_layers": 1, "mixer_kwargs": {"d_state": 4}}
 SPANS = {"baseline": "1900-1919", "valid": "1950-1955", "period": "1970-1979", "smooth": 5}
@@ -79,7 +79,7 @@ def test_the_order_of_the_runs_is_a_function_of_the_step() -> None:
 
 def test_what_travels_with_the_checkpoint_is_of_the_training_years(runs) -> None:
     data = ScenarioData([runs[0]], runs[1], **SPANS)
-    about, run = describe(data), data.train_runs[0]
+    about, run = data.facts(), data.train_runs[0]
     mask = data.scored(run, "train")
     assert about["mean"] == pytest.approx(run.predictors[mask].mean(0))
     assert about["lat"] == run.field.lat.tolist() and about["smooth"] == 5 and about["regional"]

@@ -196,6 +196,10 @@ class ImageData(BaseData):
             self._parts = self._open()
         return self._parts
 
+    def facts(self) -> dict[str, Any]:
+        """Returns the names of the classes and the preprocessing."""
+        return {"classes": list(self.classes), "preprocess": dict(self.preprocess)}
+
     @property
     def classes(self) -> list[str]:
         """Names of the classes."""

@@ -16,6 +16,7 @@ from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.weather.data.cf import read_field
 from longseq.weather.data.scenario import (
+    REGIONAL,
     Scenario,
     Span,
     check_alike,
@@ -206,6 +207,33 @@ class ScenarioData(BaseData):
             raise ConfigError(f"data.valid: no training run has the years {self.hparams['valid']}")
         if stage == "test" or self.test_file is not None:
             _ = self.test_run
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a prediction needs to know of the training data: units, grid, scales, climatology."""
+        runs = self.train_runs
+        first = runs[0]
+        masks = [self.scored(run, "train") for run in runs]
+        predictors = np.concatenate([run.predictors[mask] for run, mask in zip(runs, masks)])
+        squares = np.concatenate(
+            [run.anomalies[mask].astype(np.float64) ** 2 for run, mask in zip(runs, masks)]
+        )
+        spread = predictors.std(0)
+        return {
+            "variable": first.field.name,
+            "units": first.field.units,
+            "attrs": {key: str(value) for key, value in first.field.attrs.items()},
+            "lat": first.field.lat.tolist(),
+            "lon": first.field.lon.tolist(),
+            "baseline": list(first.baseline),
+            "smooth": self.smooth,
+            "names": list(first.names),
+            "regional": tuple(first.names) == (REGIONAL,),
+            "mean": predictors.mean(0).tolist(),
+            "spread": np.where(spread > 0, spread, 1.0).tolist(),
+            "scale": float(np.sqrt((squares.mean(0) * first.weights).sum())) or 1.0,
+            "climatology": first.climatology.tolist(),
+            "training": [str(run.field.path) for run in runs],
+        }
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training runs, which resumes at any step."""

@@ -19,7 +19,6 @@ class LevelForecaster(Forecaster):
         d_model: width D.
         n_layers: number of layers.
         mixer: a mixer's name.
-        scaler: means and deviations of the training rows; filled in by ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -32,11 +31,10 @@ class LevelForecaster(Forecaster):
         d_model: int = 16,
         n_layers: int = 1,
         mixer: str = "leaky_average",
-        scaler: dict[str, Any] | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.context, self.horizon, self.scaler = context, horizon, scaler
+        self.context, self.horizon = context, horizon
         self.embed = nn.Linear(1, d_model)
         self.backbone = Backbone(d_model, n_layers, mixer, mlp_ratio=2.0)
         self.head = nn.Linear(d_model, horizon)
