@@ -11,6 +11,10 @@ DOMAIN = Domain(
     data="longseq.core.training.hyper.BaseData",
     models="longseq.audio.models.registry.MODELS",
     demo=Command("detect resynthesised music on packaged clips", "longseq.audio.demo:demo"),
+    compare=Command(
+        "AUC of every synthesis method, one of them held out, beside the baseline's",
+        "longseq.audio.compare:SongComparison",
+    ),
     modules=("longseq.audio.task", "longseq.audio.data.module"),
     commands={
         "scan": Command(
@@ -23,10 +27,6 @@ DOMAIN = Domain(
         "synthesize": Command(
             "resynthesised versions of songs beside the originals, through one identical chain",
             "longseq.audio.synthesize:run",
-        ),
-        "compare": Command(
-            "AUC of every synthesis method, one of them held out, beside the baseline's",
-            "longseq.audio.compare:run",
         ),
         "export": Command(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"

@@ -1,29 +1,34 @@
-"""``longseq audio compare``: the AUC of every synthesis method, model beside baseline, with the verdict."""
+"""``longseq audio compare``: the AUC of every synthesis method, models beside the baseline, and a verdict."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longseq.audio.baselines import SpectralRegression, spectral_statistics
-from longseq.audio.commands import DOMAIN
 from longseq.audio.data.folder import Recording, list_recordings
 from longseq.audio.data.module import EvaluationClips, SongData, SongReader, list_bad
 from longseq.audio.export import load_detector
 from longseq.audio.features import MelPower
 from longseq.audio.metrics import auc, auc_draws
 from longseq.audio.task import SongDetector
+from longseq.core.compare import Comparison, Row
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.results import Score, verdict
-from longseq.core.tables import check_table, write_rows
+from longseq.core.registry import Registry
+from longseq.core.training.by_config import Values
 
 BASELINE = "spectral statistics"
+BASELINES: Registry[type[SpectralRegression]] = Registry("baseline")
+BASELINES.add("spectral_statistics", SpectralRegression)
+Scorer = Callable[[Tensor], np.ndarray]
+"""Maps audio (B, N) to log-odds (B,)."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,6 @@ class Scored:
     songs: np.ndarray
     methods: np.ndarray
     scores: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method on one data set.
-
-    Args:
-        data: the folder.
-        method: of synthesis.
-        seen: whether the detector was trained on it.
-        songs: number of test songs.
-        windows: number of synthetic test windows.
-        auc: a model's name → area under the ROC curve.
-        interval: a model's name → its 95% interval over draws of songs.
-        level: whether chance in the draw of songs explains the difference.
-    """
-
-    data: str
-    method: str
-    seen: bool
-    songs: int
-    windows: int
-    auc: Mapping[str, float]
-    interval: Mapping[str, tuple[float, float]]
-    level: bool
 
 
 def fit_baseline(data: SongData, mel: MelPower) -> SpectralRegression:
@@ -84,123 +64,214 @@ def fit_baseline(data: SongData, mel: MelPower) -> SpectralRegression:
 
 
 @torch.inference_mode()
-def score_windows(
-    task: SongDetector, baseline: SpectralRegression, clips: EvaluationClips, name: str = "mamba"
-) -> Scored:
-    """Scores windows with the model and the baseline.
+def score_windows(scorers: Mapping[str, Scorer], clips: EvaluationClips) -> Scored:
+    """Scores windows with models and baselines.
 
     Args:
-        task: in evaluation mode.
-        baseline: fitted.
+        scorers: by name, see ``scorer_of``.
         clips: the windows.
-        name: of the model.
     """
-    songs, methods, ours, theirs = [], [], [], []
-    mel = task.mel
+    songs, methods = [], []
+    found: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     for index in range(len(clips)):
         batch = clips[index]
         for i in batch["recording"].tolist():
             songs.append(clips.recordings[i].song)
             methods.append(clips.recordings[i].method)
-        ours.append(task.model(batch["audio"]).float().numpy())
-        theirs.append(baseline.score(spectral_statistics(batch["audio"], mel)))
-    scores = {name: np.concatenate(ours), BASELINE: np.concatenate(theirs)}
+        for name, scorer in scorers.items():
+            found[name].append(scorer(batch["audio"]))
+    scores = {name: np.concatenate(parts) for name, parts in found.items()}
     return Scored(np.array(songs), np.array(methods), scores)
 
 
-def rows_of(scored: Scored, data: str, seen: Sequence[str]) -> list[Row]:
-    """Returns one row a method.
+def scorer_of(model: SongDetector | SpectralRegression, mel: MelPower) -> Scorer:
+    """Returns what scores windows.
+
+    Args:
+        model: in evaluation mode, or a fitted baseline.
+        mel: that the baseline looks through.
+    """
+    if isinstance(model, SpectralRegression):
+        return lambda audio: model.score(spectral_statistics(audio, mel))
+    return lambda audio: model.model(audio).float().numpy()
+
+
+def rows_of(scored: Scored, data: str, seen: Sequence[str], seed: int | None = None) -> list[Row]:
+    """Returns one row per method and model.
 
     Args:
         scored: windows.
         data: name of the data set.
         seen: methods that the detector was trained on.
+        seed: of the training.
     """
     real, rows = scored.methods == "", []
     for method in sorted(set(scored.methods) - {""}):
         fake = scored.methods == method
         songs = scored.songs[real], scored.songs[fake]
-        values = {name: auc(s[real], s[fake]) for name, s in scored.scores.items()}
-        draws = {name: auc_draws(s[real], s[fake], *songs) for name, s in scored.scores.items()}
-        interval = {}
-        for name, drawn in draws.items():
-            low, high = np.nanquantile(drawn, [0.025, 0.975])
-            interval[name] = (float(low), float(high))
-        first, second = draws.values()
-        low, high = np.nanquantile(first - second, [0.025, 0.975])
         count = len(set(scored.songs[real]) | set(scored.songs[fake]))
-        level = bool(low <= 0 <= high)
-        rows.append(Row(data, method, method in seen, count, int(fake.sum()), values, interval, level))
+        for name, scores in scored.scores.items():
+            draws = auc_draws(scores[real], scores[fake], *songs)
+            low, high = (float(value) for value in np.nanquantile(draws, [0.025, 0.975]))
+            numbers = {
+                "data": data, "method": method, "held_out": "no" if method in seen else "yes",
+                "auc_low": low, "auc_high": high, "songs": count, "windows": int(fake.sum()),
+            }  # fmt: skip
+            kind, value = "baseline" if name == BASELINE else "model", auc(scores[real], scores[fake])
+            rows.append(Row(name, kind, value, seed, f"{data}/{method}", numbers, draws))  # type: ignore[arg-type]
     return rows
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """Prints a table a data set, a line a method, and the verdict on every one.
+class SongComparison(Comparison):
+    """Area under the ROC curve for every method; differences that another draw of songs explains are none.
 
     Args:
+        data: the labelled folder and its split by song; None for a verdict on what is scored already.
+        holdout: methods that training never sees.
+        others: further labelled folders, only tested on: name, recordings, files that cannot be read.
+        baseline_out: JSON file for the fitted baseline.
+    """
+
+    baselines = BASELINES
+    score = "auc"
+    columns = {
+        **dict.fromkeys(("data", "method", "held_out", "model", "kind"), ""),
+        **dict.fromkeys(("auc", "auc_low", "auc_high"), ".6f"),
+        **dict.fromkeys(("songs", "windows", "seed"), "d"), "verdict": "",
+    }  # fmt: skip
+    lower_is_better = False
+    models_first = True
+    trained = ("mamba",)
+
+    def __init__(
+        self,
+        data: SongData | None = None,
+        holdout: Sequence[str] = (),
+        others: Sequence[tuple[str, Sequence[Recording], Sequence[str]]] = (),
+        baseline_out: str | None = None,
+    ) -> None:
+        self.holdout, self.baseline_out = list(holdout), baseline_out
+        self.mel: MelPower | None = None
+        self.tested: list[tuple[str, Sequence[Recording], Sequence[str]]] = []
+        if data is None:
+            return
+        if not data.parts["test"]:
+            raise DataError("leaves no test songs", path=data.source)
+        self.data = data
+        self.tested += [(data.source, data.parts["test"], []), *others]
+        for _, recordings, bad in self.tested:
+            list_bad(bad, len(recordings) + len(bad))
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--data", required=True, help="labelled folder: real/ and fake/METHOD/")
+        parser.add_argument("--holdout", default="", help="methods that training never sees, comma-separated")
+        parser.add_argument(
+            "--test_data",
+            nargs="*",
+            default=[],
+            help="further labelled folders of other songs, only tested on",
+        )
+        parser.add_argument("--seconds", type=float, default=10.0, help="length of a scored window, s (10)")
+        parser.add_argument("--split_seed", type=int, default=0, help="of the split by song (0)")
+        parser.add_argument("--baseline_out", help="JSON file to write the fitted baseline to")
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Iterator[SongComparison]:
+        if not args.seconds >= 1:
+            raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
+        holdout = [name for name in args.holdout.split(",") if name]
+        data = SongData(
+            args.data, holdout, eval_seconds=args.seconds, eval_batch_size=8, seed=args.split_seed
+        )
+        others = [(folder, *list_recordings(folder)) for folder in args.test_data]
+        yield cls(data, holdout, others, args.baseline_out)
+
+    @property
+    def metric(self) -> str:
+        return "AUC"
+
+    def _score(
+        self,
+        name: str,
+        model: SongDetector | SpectralRegression,
+        seen: Sequence[str],
+        seed: int | None = None,
+    ) -> list[Row]:
+        mel, seconds = self.mel or MelPower(self.data.sample_rate), self.data.eval_seconds
+        rows = []
+        for where, recordings, _ in self.tested:
+            clips = EvaluationClips(recordings, SongReader(self.data.sample_rate), seconds, 8)
+            rows += rows_of(score_windows({name: scorer_of(model, mel)}, clips), where, seen, seed)
+        return rows
+
+    def baseline(self, name: str) -> list[Row]:
+        """Fits on the training songs, with the bands of the first model."""
+        print(f"Fitting the baseline on the {len(self.data.songs['train'])} training songs.")
+        found = fit_baseline(self.data, self.mel or MelPower(self.data.sample_rate))
+        if self.baseline_out:
+            found.save(self.baseline_out)
+        return self._score(BASELINE, found, self.data.methods)
+
+    def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
+        task = load_detector(path)
+        if set(self.holdout) & set(task.methods):
+            known = ", ".join(sorted(set(self.holdout) & set(task.methods)))
+            raise DataError(f"was trained on {known}", path=path)
+        for where, recordings, _ in self.tested:
+            check_disjoint(task, recordings, where)
+        if self.mel is None:
+            self.mel = task.mel
+        print(f"Detector: {path}")
+        return self._score(str(task.hparams["model"]), task, task.methods, seed)
+
+    def values(self, config: Path, seed: int) -> Values:
+        data = self.data
+        return {"data": {"source": data.source, "holdout": self.holdout, "seed": data.hparams["seed"]}}
+
+    def tie(self, row: Row, rival: Row) -> float:
+        low, high = np.nanquantile(row.state - rival.state, [0.025, 0.975])
+        return 2.0 if low <= 0 <= high else 0.0
+
+    def report(self, rows: Sequence[Row]) -> None:
+        """Prints one table per data set, one line per method, and the verdict on every one."""
+        print_rows(self, rows)
+        print("Songs are disjoint; intervals are 95% over draws of test songs.")
+
+
+def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
+    """Prints one table per data set, with a column per model and a line per method, and the verdicts.
+
+    Args:
+        comparison: for the verdicts.
         rows: of ``rows_of``.
     """
     from rich.console import Console
     from rich.table import Table
 
-    for data in dict.fromkeys(row.data for row in rows):
-        mine = [row for row in rows if row.data == data]
+    several = len({row.seed for row in rows if row.kind == "model"}) > 1
+    names = {
+        id(row): f"{row.model} {row.seed}" if several and row.seed is not None else row.model for row in rows
+    }
+    for data in dict.fromkeys(row.numbers["data"] for row in rows):
+        mine = [row for row in rows if row.numbers["data"] == data]
         table = Table(title=f"{data}: AUC [95% interval over draws of songs]", title_justify="left")
         table.add_column("method")
-        for name in (*mine[0].auc, "songs", "windows"):
+        for name in (*dict.fromkeys(names[id(row)] for row in mine), "songs", "windows"):
             table.add_column(name, justify="right")
-        for row in mine:
-            values = [
-                "{:.3f} [{:.2f}, {:.2f}]".format(row.auc[name], *row.interval[name]) for name in row.auc
+        said = []
+        for group in dict.fromkeys(row.group for row in mine):
+            line = [row for row in mine if row.group == group]
+            about = line[0].numbers
+            label = about["method"] if about["held_out"] == "no" else f"{about['method']} (never seen)"
+            texts = [
+                f"{row.value:.3f} [{row.numbers['auc_low']:.2f}, {row.numbers['auc_high']:.2f}]"
+                for row in line
             ]
-            label = row.method if row.seen else f"{row.method} (never seen)"
-            table.add_row(label, *values, str(row.songs), str(row.windows))
+            table.add_row(label, *texts, str(about["songs"]), str(about["windows"]))
+            said += [f"{label}: {comparison.said(row, rows)}" for row in line if row.kind == "model"]
         Console(file=sys.stdout).print(table)
-        for row in mine:
-            print(f"{row.method}{'' if row.seen else ' (never seen)'}: {verdict_of(row)}")
-
-
-def verdict_of(row: Row) -> str:
-    """Returns the verdict on one row in words; differences that another draw of songs explains are level."""
-    scores = [Score(name, v, "baseline" if name == BASELINE else "model") for name, v in row.auc.items()]
-    return verdict(scores, "AUC", lower_is_better=False, tie=2.0 if row.level else 0.0)
-
-
-def write_table(path: str | Path, rows: Sequence[Row]) -> None:
-    """Writes the table: one line per data set, method and model.
-
-    Args:
-        path: the file.
-        rows: of ``rows_of``.
-    """
-    text, number = dict.fromkeys(("data", "method", "held_out", "model", "kind"), ""), ".6f"
-    columns = {**text, "auc": number, "auc_low": number, "auc_high": number, "songs": "d", "windows": "d"}
-    lines = []
-    for row in rows:
-        for name, value in row.auc.items():
-            about = [row.data, row.method, "no" if row.seen else "yes", name]
-            kind = "baseline" if name == BASELINE else "model"
-            lines.append([*about, kind, value, *row.interval[name], row.songs, row.windows])
-    write_rows(path, columns, lines)
-
-
-def train(source: str, holdout: Sequence[str], config: str, root: str, max_steps: int | None) -> Path:
-    """Trains a detector as ``longseq audio fit`` does, and returns its best checkpoint.
-
-    Args:
-        source: labelled folder.
-        holdout: methods that training never sees.
-        config: packaged configuration or file.
-        root: output folder.
-        max_steps: instead of the configuration's.
-    """
-    from longseq.core.shell.lightning_cli import fit
-
-    argv = ["--config", config, "--data.source", source, f"--data.holdout={list(holdout)}"]
-    argv += ["--trainer.default_root_dir", root, "--name", "compare"]
-    if max_steps is not None:
-        argv += [f"--trainer.max_steps={max_steps}", f"--trainer.val_check_interval={max(1, max_steps // 4)}"]
-    return fit(DOMAIN, argv).checkpoint
+        print("\n".join(said))
 
 
 def check_disjoint(task: SongDetector, recordings: Sequence[Recording], where: str) -> None:
@@ -217,51 +288,3 @@ def check_disjoint(task: SongDetector, recordings: Sequence[Recording], where: s
             path=where,
             hint="compare with the same data.seed, fractions and file names as in training",
         )
-
-
-def run(argv: Sequence[str]) -> int:
-    """Runs ``longseq audio compare``."""
-    parser = argparse.ArgumentParser(prog="longseq audio compare", description=__doc__)
-    parser.add_argument("--data", required=True, help="labelled folder: real/ and fake/METHOD/")
-    parser.add_argument("--holdout", default="", help="methods that training never sees, comma-separated")
-    parser.add_argument("--ckpt_path", help="a detector trained before on this folder (else one is trained)")
-    parser.add_argument("--config", default="mamba", help="configuration of the training (mamba)")
-    parser.add_argument("--max_steps", type=int, help="training steps, instead of the configuration's")
-    parser.add_argument(
-        "--test_data", nargs="*", default=[], help="further labelled folders of other songs, only tested on"
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a scored window, s (10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split by song (0)")
-    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
-    parser.add_argument("--baseline_out", help="JSON file to write the fitted baseline to")
-    parser.add_argument("--root", default="outputs/audio", help="folder of the training (outputs/audio)")
-    args = parser.parse_args(argv)
-    check_table(args.out)
-    if not args.seconds >= 1:
-        raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
-    holdout = [name for name in args.holdout.split(",") if name]
-    data = SongData(args.data, holdout, eval_seconds=args.seconds, eval_batch_size=8, seed=args.seed)
-    others = [(folder, *list_recordings(folder)) for folder in args.test_data]
-    if not data.parts["test"]:
-        raise DataError("leaves no test songs", path=args.data)
-    if args.ckpt_path is None and args.seed:
-        raise ConfigError("--seed other than 0 needs --ckpt_path of a training with the same data.seed")
-    path = args.ckpt_path or train(args.data, holdout, args.config, args.root, args.max_steps)
-    task = load_detector(path)
-    if set(holdout) & set(task.methods):
-        raise DataError(f"was trained on {', '.join(sorted(set(holdout) & set(task.methods)))}", path=path)
-    check_disjoint(task, data.parts["test"], args.data)
-    print(f"Fitting the baseline on the {len(data.songs['train'])} training songs.")
-    baseline = fit_baseline(data, task.mel)
-    if args.baseline_out:
-        baseline.save(args.baseline_out)
-    rows, name = [], str(task.hparams["model"])
-    for where, recordings, bad in [(args.data, data.parts["test"], []), *others]:
-        check_disjoint(task, recordings, where)
-        list_bad(bad, len(recordings) + len(bad))
-        clips = EvaluationClips(recordings, SongReader(data.sample_rate), args.seconds, 8)
-        rows += rows_of(score_windows(task, baseline, clips, name), where, task.methods)
-    print_rows(rows)
-    write_table(args.out, rows)
-    print(f"Detector: {path}\nSongs are disjoint; intervals are 95% over draws of test songs.\n{args.out}")
-    return 0

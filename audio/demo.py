@@ -9,7 +9,7 @@ import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.compare import BASELINE, print_rows, rows_of, score_windows, write_table
+from longseq.audio.compare import BASELINE, SongComparison, print_rows, rows_of, score_windows, scorer_of
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
@@ -19,21 +19,24 @@ from longseq.audio.scan import run as scan
 from longseq.audio.scoring import score_file
 from longseq.audio.synthesis import METHODS
 from longseq.audio.synthesize import make_versions
+from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
 from longseq.core.samples import Samples
+from longseq.core.training.by_config import Train
 
 SAMPLES = Samples("audio", {"songs": "songs"})
 PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")
 
 
-def demo(out: Path, max_steps: int | None = None) -> Section:
+def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     """Resynthesises the packaged clips, scans them with the packaged detector, compares with the baseline.
 
     The clips are of songs that neither the detector nor the baseline saw in training.
 
     Args:
         out: folder for the results.
+        train: not needed, the detector is packaged.
         max_steps: at most so many clips; None for all.
     """
     start = time.perf_counter()
@@ -49,11 +52,13 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     task, baseline = load_detector(), SpectralRegression.load(PACKAGED_BASELINE)
     recordings, _ = list_recordings(labelled)
     windows = EvaluationClips(recordings, SongReader(16000), 5.0, 8)
-    scored = score_windows(task, baseline, windows)
+    scorers = {"mamba": scorer_of(task, task.mel), BASELINE: scorer_of(baseline, task.mel)}
+    scored = score_windows(scorers, windows)
     rows = rows_of(scored, "packaged clips", task.methods)
-    print_rows(rows)
+    comparison = SongComparison()
+    print_rows(comparison, rows)
     table = out / "scores_by_method.csv"
-    write_table(table, rows)
+    write_table(table, [(comparison, rows)])
 
     print("3. Scanning the files as `longseq audio scan` does")
     begin = time.perf_counter()
@@ -72,11 +77,12 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
 
     scores = []
     for name in scored.scores:
-        notes_of = {
-            f"{row.method}{'' if row.seen else ' (held out)'}": f"{row.auc[name]:.3f}" for row in rows
-        }
-        mean = float(np.mean([row.auc[name] for row in rows]))
-        scores.append(Score(name, mean, "baseline" if name == BASELINE else "model", notes_of))
+        mine = [row for row in rows if row.model == name]
+        columns = {}
+        for row in mine:
+            held_out = " (held out)" if row.numbers["held_out"] == "yes" else ""
+            columns[f"{row.numbers['method']}{held_out}"] = f"{row.value:.3f}"
+        scores.append(Score(name, float(np.mean([row.value for row in mine])), mine[0].kind, columns))
     return Section(
         domain="audio",
         question="Can one hear in a recording that a machine resynthesised it?",
@@ -92,5 +98,5 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
         ],
         files=[table, out / "scan" / "index.html", out / "scan" / "scores.csv"],
         lower_is_better=False,
-        tie=max((row.interval[n][1] - row.interval[n][0]) / 2 for row in rows for n in row.interval),
+        tie=max((row.numbers["auc_high"] - row.numbers["auc_low"]) / 2 for row in rows),
     )

@@ -40,6 +40,8 @@ class SongDetector(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "excerpts"
+
     defaults = {
         "lr": 3e-3,
         "weight_decay": 0.05,

@@ -51,11 +51,14 @@ class Domain:
         data: dotted path of the base class of its data modules.
         models: dotted path of the ``Registry`` of presets that ``models`` lists; None if it has none.
         modules: modules to import before parsing, so that ``--model ClassName`` finds its classes.
-        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes and
-            ``max_steps``, and returns a ``core.report.Section``.
+        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes, a
+            ``core.training.by_config.Train`` and ``max_steps``, and returns a ``core.report.Section``.
+        compare: help line and ``"module:class"`` of its ``core.compare.Comparison``.
         commands: further commands; one named like a task command takes its place.
         moved: class paths of earlier versions → those of today, so that old checkpoints load.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
+        check: ``"module:function"`` that takes the data module's arguments as they were typed, by name, and
+            raises a ``DataError`` for a file that cannot be used; it must import neither torch nor Lightning.
         shared: pairs of a model's and a data module's argument that must agree; one of them is enough.
         examples: arguments of an example by task command, shown at the head of its help.
         package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
@@ -68,9 +71,11 @@ class Domain:
     data: str | None = None
     models: str | None = None
     demo: Command | None = None
+    compare: Command | None = None
     modules: Sequence[str] = ()
     commands: Mapping[str, Command] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    check: str | None = None
     shared: Sequence[tuple[str, str]] = ()
     examples: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +93,8 @@ class Domain:
     def all_commands(self) -> dict[str, str]:
         """Returns every command's name and help line."""
         own = {name: command.help for name, command in self.commands.items()}
+        if self.compare:
+            own["compare"] = self.compare.help
         if self.models:
             own["models"] = "the models by name, with their sizes"
         if self.demo:

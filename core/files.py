@@ -39,6 +39,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+EARLY_BYTES = 1 << 24
+"""A file up to this size is read whole before a training is set up, so that its faults are told at once."""
+
+
 def require_file(path: str | Path, what: str = "file") -> Path:
     """Returns ``path`` if it is a readable, non-empty file.
 

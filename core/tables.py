@@ -41,8 +41,8 @@ def write_rows(path: str | Path, columns: Mapping[str, str], rows: Iterable[Sequ
 
     Args:
         path: the file.
-        columns: a column's name → the format of its values in text: "" for text, "d" for whole numbers, and
-            for example ".6f" for real ones; Parquet keeps real numbers as they are.
+        columns: a column's name → the format of its values in text: "" for text, "d" for whole numbers, "r"
+            for real ones with every digit, or for example ".6f"; Parquet keeps real numbers as they are.
         rows: values in the order of the columns; None for none.
 
     Raises:
@@ -64,7 +64,11 @@ def write_rows(path: str | Path, columns: Mapping[str, str], rows: Iterable[Sequ
         writer.writerow(columns)
         for row in rows:
             pairs = zip(row, columns.values(), strict=True)
-            writer.writerow(["" if value is None else format(value, how) for value, how in pairs])
+            writer.writerow(["" if value is None else _text(value, how) for value, how in pairs])
+
+
+def _text(value: Any, how: str) -> str:
+    return repr(float(value)) if how == "r" else format(value, how)
 
 
 def write_frame(frame: pd.DataFrame, path: str | Path) -> None:

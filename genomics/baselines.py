@@ -7,12 +7,13 @@ the weights of the adaptive mixture follow the sequence, and they use no base be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from longseq.core.errors import ConfigError
+from longseq.core.registry import Registry
 from longseq.genomics.data.tokenizer import A, is_base, reverse_complement
 from longseq.genomics.metrics import perplexity
 
@@ -270,6 +271,10 @@ def _adaptive(
     return out, state
 
 
+BASELINES: Registry[Callable[..., list[dict[str, Any]]]] = Registry("baseline")
+
+
+@BASELINES.register("markov")
 def evaluate(
     train: Sequence[np.ndarray],
     valid: Sequence[np.ndarray],

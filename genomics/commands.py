@@ -10,12 +10,16 @@ DOMAIN = Domain(
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
     demo=Command("train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"),
+    compare=Command(
+        "bits per base of language models beside Markov models", "longseq.genomics.compare:GenomeComparison"
+    ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(
             "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
         ),
     },
+    check="longseq.genomics.data.check:check",
     examples={"fit": "--config mamba_tiny --data.fasta my_genome.fa"},
     defaults={
         "model": "longseq.genomics.task.CausalLanguageModel",

@@ -36,6 +36,7 @@ class CausalLanguageModel(BaseTask):
     """
 
     defaults = {"lr": 3e-3, "warmup_steps": 20}
+    unit = "bases"
 
     def __init__(
         self,
@@ -67,6 +68,10 @@ class CausalLanguageModel(BaseTask):
     ) -> tuple[Tensor, list[State]]:
         """See ``DNALanguageModel.forward``."""
         return self.model(input_ids, states, segment_ids)
+
+    def count_units(self, batch: dict[str, Tensor]) -> int:
+        """Returns the bases of a batch, padding included."""
+        return batch["input_ids"].numel()
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""

@@ -12,15 +12,16 @@ DOMAIN = Domain(
     demo=Command(
         "train on packaged electricity demand and compare with the baselines", "longseq.timeseries.demo:demo"
     ),
+    compare=Command(
+        "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:ForecastComparison"
+    ),
     modules=("longseq.timeseries.task", "longseq.timeseries.data.module"),
     commands={
         "predict": Command(
             "forecasts of a checkpoint for a frame, to CSV or Parquet", "longseq.timeseries.predict:run"
         ),
-        "compare": Command(
-            "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:run"
-        ),
     },
+    check="longseq.timeseries.data.check:check",
     shared=(("context", "context"), ("horizon", "horizon")),
     examples={"fit": "--config mixer_forecaster --data.path sales.csv --data.horizon 96"},
     defaults={

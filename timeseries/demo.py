@@ -7,11 +7,10 @@ from pathlib import Path
 
 from longseq.core.report.section import Picture, Section
 from longseq.core.results import Score
-from longseq.core.shell.demo import train
 from longseq.core.tables import write_frame
+from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
 from longseq.timeseries.baselines import make_baseline
-from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.compare import evaluate
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
@@ -23,17 +22,18 @@ _DAYS = 5  # in the picture, and in the written forecasts
 _LEVEL = 80
 
 
-def demo(out: Path, max_steps: int | None = None) -> Section:
+def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     """Trains on the packaged demand, scores all test windows beside the baselines, writes forecasts.
 
     Args:
         out: folder for what is written.
+        train: trains a configuration.
         max_steps: training steps, in place of the configuration's.
     """
     start = time.perf_counter()
     print(f"1. Training {CONFIG}.yaml on the packaged series: a week is known, the next day is forecast")
-    folder, seconds = train(DOMAIN, CONFIG, out, max_steps)
-    checkpoint = folder / "checkpoints" / "best.ckpt"
+    run = train(CONFIG, out, values=few_steps(max_steps))
+    folder, checkpoint = run.folder, run.checkpoint
     task = load_task(checkpoint, "timeseries")
     assert isinstance(task, Forecaster)
 
@@ -72,13 +72,13 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
         "dotted: the same time yesterday."
     )
     return Section(
-        domain=DOMAIN.name,
+        domain="timeseries",
         question="How much electricity will England and Wales need tomorrow, every half hour?",
         data=f"{len(panel):,} half-hours of demand in 2000 (Taylor 2003), tested on {len(windows):,} windows "
         "of the last fifth; source and licence in timeseries/samples/SOURCE.md.",
         scores=scores,
         metric="mean absolute error, MW",
-        speed=f"Training took {seconds:.0f} s; {_DAYS} forecasts with intervals took {took:.1f} s.",
+        speed=f"Training took {run.seconds:.0f} s; {_DAYS} forecasts with intervals took {took:.1f} s.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],
         files=[checkpoint, folder / "loss_curve.png", table, image],

@@ -34,6 +34,8 @@ class Forecaster(BaseTask):
         features: number of calendar features that the model was made for; None if it takes none.
     """
 
+    unit = "windows"
+
     channel_independent = True
     features: int | None = None
     context: int
@@ -78,9 +80,8 @@ class Forecaster(BaseTask):
                 raise ConfigError(
                     f"--model.{name} {getattr(self, name)} and --data.{name} {getattr(data, name)} must agree"
                 )
-        panel, train = data.panel, data.split().train
+        panel, fitted = data.panel, data.facts()
         self.check_series(panel.ids, N_FEATURES[resolution(panel.freq)], data.path)
-        fitted = {**data.scaler().to_dict(), "train_end": str(panel.ds[train.end - 1])}
         if self.scaler is None:
             self.scaler = self.hparams["scaler"] = fitted
         elif self.scaler != fitted and stage == "fit":

@@ -11,15 +11,15 @@ DOMAIN = Domain(
     data="longseq.core.training.hyper.BaseData",
     models="longseq.vision.models.registry.MODELS",
     demo=Command("train on packaged images and compare with the baseline", "longseq.vision.demo:demo"),
+    compare=Command(
+        "test accuracy of models beside logistic regression on the pixels",
+        "longseq.vision.compare:ImageComparison",
+    ),
     modules=("longseq.vision.task", "longseq.vision.data.module"),
     commands={
         "predict": Command(
             "classes and probabilities of the images in a folder, to CSV or Parquet",
             "longseq.vision.predict:run",
-        ),
-        "compare": Command(
-            "test accuracy of checkpoints beside logistic regression on the pixels",
-            "longseq.vision.compare:run",
         ),
     },
     examples={"fit": "--config cifar --data.source images.zip --model.num_classes 10"},

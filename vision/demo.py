@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
-from longseq.core.shell.demo import train
-from longseq.core.training.loading import load_data, load_task
-from longseq.vision.commands import DOMAIN
-from longseq.vision.compare import baseline_scores, model_score, tie_width, write_scores
+from longseq.core.training.by_config import Train, few_steps
+from longseq.core.training.loading import load_task
+from longseq.vision.compare import BASELINES, ImageComparison, tie_width
 from longseq.vision.data.idx import find_idx
-from longseq.vision.data.module import ImageData
 from longseq.vision.data.sources import SAMPLES
 from longseq.vision.plots import plot_predictions
 from longseq.vision.predict import classify, open_images, write_predictions
@@ -20,24 +19,26 @@ from longseq.vision.task import ImageClassifier
 CONFIG = "fashion_mnist_sample"
 
 
-def demo(out: Path, max_steps: int | None = None) -> Section:
+def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     """Trains on the packaged images, scores the test images beside the baseline, and labels them.
 
     Args:
         out: folder for what is written.
+        train: trains a configuration.
         max_steps: training steps, in place of the configuration's.
     """
     start = time.perf_counter()
     print(f"1. Training {CONFIG}.yaml on the packaged images")
-    folder, seconds = train(DOMAIN, CONFIG, out, max_steps)
-    checkpoint = folder / "checkpoints" / "best.ckpt"
+    run = train(CONFIG, out, values=few_steps(max_steps))
+    folder, checkpoint = run.folder, run.checkpoint
 
     print("2. Fitting logistic regression on the pixels of the same images")
-    data = load_data(checkpoint, ImageData)
-    scores = [*baseline_scores(data), model_score(checkpoint, data)]
-    tested = len(data.parts["test"])
+    comparison = ImageComparison()
+    models = comparison.checkpoint(checkpoint, CONFIG, None)
+    rows = [*(row for name in BASELINES for row in comparison.baseline(name)), *models]
+    scores, tested, data = comparison.scores(rows), comparison.images, comparison.known
     scored = folder / "scores.csv"
-    write_scores(scores, tested, scored)
+    write_table(scored, [(comparison, rows)])
 
     print("3. Predicting from the checkpoint alone")
     task = load_task(checkpoint, ImageClassifier)
@@ -53,15 +54,16 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     plot_predictions(images, predictions, task.classes, data.parts["test"].labels.tolist(), image)
     caption = "Test images with the class that the model gives them, the least certain ones first."
     return Section(
-        domain=DOMAIN.name,
+        domain="vision",
         question="What kind of clothing is in the picture?",
         data=f"{len(data.parts['train']):,} training and {tested:,} test images of Fashion-MNIST (Zalando, "
         "MIT licence); source in vision/samples/SOURCE.md.",
         scores=scores,
         metric="accuracy",
-        tie=tie_width(max(score.value for score in scores), tested),
+        tie=tie_width(max(row.value for row in rows), tested),
         lower_is_better=False,
-        speed=f"Training took {seconds:.0f} s; {len(predictions) / predicted:,.0f} images/s are labelled.",
+        speed=f"Training took {run.seconds:.0f} s; "
+        f"{len(predictions) / predicted:,.0f} images/s are labelled.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],
         files=[checkpoint, folder / "loss_curve.png", scored, table, image],

@@ -35,6 +35,8 @@ class ImageClassifier(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "images"
+
     defaults = {
         "lr": 2e-3,
         "weight_decay": 0.05,

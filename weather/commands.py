@@ -10,6 +10,10 @@ DOMAIN = Domain(
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
     demo=Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:demo"),
+    compare=Command(
+        "emulators beside linear pattern scaling, with a noise floor",
+        "longseq.weather.compare:EmulatorComparison",
+    ),
     modules=(
         "longseq.weather.task",
         "longseq.weather.video.task",
@@ -19,9 +23,6 @@ DOMAIN = Domain(
     commands={
         "predict": Command(
             "fields of a checkpoint for a scenario, to CF NetCDF or Zarr", "longseq.weather.predict:run"
-        ),
-        "compare": Command(
-            "emulators beside linear pattern scaling, with a noise floor", "longseq.weather.compare:run"
         ),
         "rollout": Command(
             "video frames of a checkpoint after a context, beside persistence",

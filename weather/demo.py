@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from longseq.core.compare import write_table
 from longseq.core.report.section import Picture, Section
+from longseq.core.training.by_config import Train, few_steps
 from longseq.weather.baselines import BASELINES
-from longseq.weather.compare import Comparison, print_report, summarise, train_model, write_table
+from longseq.weather.commands import DOMAIN
+from longseq.weather.compare import EmulatorComparison
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import spans_text
 from longseq.weather.maps import plot_maps, plot_series
@@ -23,39 +26,41 @@ SEEDS = (0, 1, 2)  # one seed says little here: see docs/weather.md
 TRAIN, TEST = "A1B_north_america", "E1_north_america"
 
 
-def demo(out: Path, max_steps: int | None = None) -> Section:
+def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     """Trains the emulator on the packaged A1B run and predicts the E1 run.
 
     Args:
         out: folder for everything that is written.
+        train: trains a configuration.
         max_steps: training steps, instead of the configuration's.
     """
     started = time.perf_counter()
     print(f"1. Reading {TRAIN} and {TEST}, and checking that no scored year was trained on")
     data = ScenarioData([TRAIN], TEST, valid=None)
-    comparison = Comparison(data)
+    comparison = EmulatorComparison(data, f"{TEST}, 2080-2099, spatial RMSE of the mean")
     print(
         f"   {spans_text(comparison.known)} are the same in both: never scored. Scored: 2080-2099 of {TEST}."
     )
 
     print(f"2. Training {CONFIG}.yaml on {TRAIN}, with {len(SEEDS)} seeds")
-    options = []
-    if max_steps is not None:
-        interval = max(1, min(25, max_steps // 2))
-        options = [f"--trainer.max_steps={max_steps}", f"--trainer.val_check_interval={interval}"]
-    begin = time.perf_counter()
-    checkpoints = [train_model(CONFIG, data, seed, str(out), options) for seed in SEEDS]
+    begin, config = time.perf_counter(), DOMAIN.configs()[CONFIG]
+    checkpoints = []
+    for seed in SEEDS:
+        values = dict(comparison.values(config, seed))
+        values["trainer"] = {**values["trainer"], **few_steps(max_steps, most=25).get("trainer", {})}
+        checkpoints.append(train(CONFIG, out, f"{CONFIG}_seed{seed}", values, seed).checkpoint)
     training = time.perf_counter() - begin
 
     print("3. Fitting the baselines and scoring all on the same years")
-    rows = [comparison.baseline(name) for name in BASELINES]
-    models = [comparison.checkpoint(path, "s5 emulator", seed) for path, seed in zip(checkpoints, SEEDS)]
+    rows = [row for name in BASELINES for row in comparison.baseline(name)]
+    pairs = zip(checkpoints, SEEDS)
+    models = [comparison.checkpoint(path, "s5 emulator", seed)[0] for path, seed in pairs]
     rows += models
     table = out / "scores.csv"
-    write_table(table, rows, comparison)
-    print_report(rows, comparison, f"{TEST}, 2080-2099, spatial RMSE of the mean")
+    write_table(table, [(comparison, rows)])
+    comparison.report(rows)
 
-    middle, checkpoint = sorted(zip(models, checkpoints), key=lambda pair: pair[0].spatial)[len(SEEDS) // 2]
+    middle, checkpoint = sorted(zip(models, checkpoints), key=lambda pair: pair[0].value)[len(SEEDS) // 2]
     print("\n4. Predicting from the checkpoint of the median seed alone, to CF NetCDF")
     fields = out / "prediction.nc"
     begin = time.perf_counter()
@@ -63,8 +68,7 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
     predicting = time.perf_counter() - begin
     maps, curves = _pictures(out, comparison, checkpoint)
 
-    best = min((row for row in rows if row.kind == "baseline"), key=lambda row: row.spatial)
-    margin = comparison.noise.margin(middle.mean, best.mean, (middle.spatial, best.spatial))
+    best = min((row for row in rows if row.kind == "baseline"), key=lambda row: row.value)
     years = len(comparison.test.years)
     return Section(
         domain="weather",
@@ -76,7 +80,7 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
             "Yearly air temperature over North America 1860-2099 from two Met Office Unified Model runs "
             "(iris-sample-data 2.5.2; © British Crown copyright, Open Government Licence v3.0)."
         ),
-        scores=summarise(rows),
+        scores=comparison.scores(rows),
         metric="K spatial RMSE",
         speed=(
             f"Trained {len(SEEDS)} seeds in {training:.0f} s; {years} years of "
@@ -91,11 +95,11 @@ def demo(out: Path, max_steps: int | None = None) -> Section:
             Picture(curves, "Regional mean of both runs and of the emulator; the shaded years are scored."),
         ],
         files=[checkpoint, table, fields, maps, curves],
-        tie=margin,
+        tie=comparison.tie(middle, best),
     )
 
 
-def _pictures(out: Path, comparison: Comparison, checkpoint: Path) -> tuple[Path, Path]:
+def _pictures(out: Path, comparison: EmulatorComparison, checkpoint: Path) -> tuple[Path, Path]:
     """Draws the maps and the curves of the regional mean."""
     test, train = comparison.test, comparison.train[0]
     predicted = run_emulator(load_emulator(checkpoint), test.predictors)

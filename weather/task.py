@@ -41,6 +41,8 @@ class ClimateEmulator(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "runs"
+
     defaults = {"warmup_steps": 20}
 
     def __init__(

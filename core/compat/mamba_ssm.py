@@ -120,9 +120,15 @@ def _time_first(name: str, key: str, m: Tensor, u: Tensor, A: Tensor) -> Tensor:
 
 
 def _scan_with_constant_maps(
-    u: Tensor, delta: Tensor, A: Tensor, maps: list[Tensor], D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    maps: list[Tensor],
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
     """The scan where B or C, or both, are constants (D, N).
 
     The recurrence is linear, so a factor per channel and state can be applied to what comes out of it: each

@@ -62,10 +62,18 @@ def define(
     sizes = [len(get_type_hints(record)) for record in records]
     bounds = [(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
 
-    def packed(args: Sequence[Any]) -> list[Any]:
-        return [record(*args[low:high]) for record, (low, high) in zip(records, bounds)]
+    new = tuple.__new__  # as the record itself does it, without a call in between
+
+    def packed(args: tuple[Any, ...]) -> list[Any]:
+        return [new(record, args[low:high]) for record, (low, high) in zip(records, bounds)]
 
     def taking(impl: Impl) -> Impl:
+        if len(records) == 1:
+            (only,) = records
+            return lambda *args: impl(new(only, args))
+        if len(records) == 2:
+            (first, second), cut = records, sizes[0]
+            return lambda *args: impl(new(first, args[:cut]), new(second, args[cut:]))
         return lambda *args: impl(*packed(args))
 
     main, device = (cpu, "cpu") if everywhere is None else (everywhere, None)

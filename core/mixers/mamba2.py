@@ -172,17 +172,18 @@ class Mamba2(Mixer):
         mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(
             [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
         )
-        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        taps, bias = self.conv1d.weight, self.conv1d.bias
         mixed, conv = causal_conv1d_step(mixed, taps, bias, conv, "silu", convolution_backend(self.backend))
         u, maps_in, maps_out = mixed.split([self.d_ssm, maps, maps], dim=-1)
-        shape = (self.ngroups, self.d_state)
+        if self.ngroups > 1:
+            maps_in, maps_out = (m.unflatten(-1, (self.ngroups, self.d_state)) for m in (maps_in, maps_out))
         y, ssm = state_update(
             state["ssm"],
             u,
             dt,
             self.A_log,
-            maps_in.unflatten(-1, shape),
-            maps_out.unflatten(-1, shape),
+            maps_in,
+            maps_out,
             self.D,
             z if self.norm is None else None,
             self.dt_bias,

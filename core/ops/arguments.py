@@ -67,7 +67,7 @@ def check_resets(operator: str, resets: Tensor | None, batch: int, length: int) 
     if not isinstance(resets, Tensor):
         raise ArgumentError(f"{operator}: resets must be a bool tensor, got {type(resets).__name__}")
     if resets.is_floating_point() or resets.is_complex():
-        raise ArgumentError(f"{operator}: resets must be bool, got {resets.dtype}")
+        raise ArgumentError(f"{operator}: resets must be bool or integer, got {resets.dtype}")
     if tuple(resets.shape) != (batch, length):
         raise ArgumentError(
             f"{operator}: resets must have shape {(batch, length)} = (batch, length), "

@@ -98,6 +98,7 @@ class Dispatch:
     ) -> None:
         self.name, self.reasons, self.example = name, dict(reasons), example
         self.fallback, self.by_name, self.announced = fallback, by_name, announced
+        self._auto = {one: why_not for one, why_not in reasons.items() if one not in by_name}
         REGISTRY[name] = self
 
     def choose(self, backend: str, call: Any) -> str:
@@ -111,11 +112,12 @@ class Dispatch:
             ConfigError: for an unknown backend.
             BackendError: if the backend asked for by name cannot serve the call.
         """
-        if backend not in BACKENDS:
-            raise ConfigError(f"{self.name}: no backend named {backend!r}; {did_you_mean(backend, BACKENDS)}")
-        if backend == "reference":
-            return backend
         if backend != "auto":
+            if backend not in BACKENDS:
+                near = did_you_mean(backend, BACKENDS)
+                raise ConfigError(f"{self.name}: no backend named {backend!r}; {near}")
+            if backend == "reference":
+                return backend
             if backend not in self.reasons:
                 reason: str | None = "the operator has no such backend"
             else:
@@ -123,16 +125,13 @@ class Dispatch:
             if reason is None:
                 return backend
             raise BackendError(f"{self.name}: backend {backend!r} cannot be used: {reason}")
-        refused = []
-        for name, why_not in self.reasons.items():
-            if name not in self.by_name:
-                reason = why_not(call)
-                if reason is None:
-                    return name
-                refused.append(f"{name}: {reason}")
-        told = refused and (self.announced or _NATIVE is None)
+        for name, why_not in self._auto.items():
+            if why_not(call) is None:
+                return name
+        told = self._auto and (self.announced or _NATIVE is None)
         if told and not torch.compiler.is_compiling():
-            _announce(self.name, FALLBACKS[self.fallback], "; ".join(refused))
+            refused = "; ".join(f"{name}: {why_not(call)}" for name, why_not in self._auto.items())
+            _announce(self.name, FALLBACKS[self.fallback], refused)
         return self.fallback
 
 

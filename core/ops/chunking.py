@@ -136,6 +136,32 @@ def lower_triangular(diagonal: Tensor, blocks: Iterable[Tensor], fill: float) ->
     return matrix.squeeze(-3)
 
 
+def decayed_products(rows: Sequence[Tensor], columns: Tensor, spans: Spans) -> list[Tensor]:
+    """Returns Σ_c x_ic y_jc exp(g_{j+1,c} + … + g_ic) for j ≤ i, else 0, (..., T, T), for each of several x.
+
+    The product is taken over halves, quarters, … of the chunk, each with its decays measured from the cut.
+
+    Args:
+        rows: x (..., T, K) each.
+        columns: y (..., T, K).
+        spans: of log-decays (..., T, K).
+    """
+
+    def half(x: Tensor, exponent: Tensor, which: int) -> Tensor:  # (..., T/2h, h, K), decayed to the cut
+        blocks = x.unflatten(-2, exponent.shape[-3:-1])[..., which::2, :, :]
+        return blocks * exponent[..., which::2, :, :].exp()
+
+    halves = [(half(columns, behind, 0).transpose(-1, -2), through) for through, behind in spans[:-1]]
+    return [
+        lower_triangular(
+            (x * columns).sum(-1)[..., None, None],
+            [half(x, through, 1) @ early for early, through in halves],
+            0.0,
+        )
+        for x in rows
+    ]
+
+
 def fold(x: Tensor, groups: int) -> Tensor:
     """(B, G·R, C, T, V) → (B, G, C, T, R·V): the heads that share a key become one wide matrix product."""
     return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)

@@ -130,16 +130,10 @@ def direct_reason(*tensors: Tensor | None) -> str | None:
         return "a compiler or transform has to see the call"
     if torch.is_autocast_enabled("cpu"):
         return "autocast has to see the call"
-    why = cpu_reason()
-    if why is not None:
-        return why
-    grad = torch.is_grad_enabled()
     for t in tensors:
-        if t is None:
-            continue
         # Another subclass, such as a fake tensor, has no memory of its own to point at.
-        if type(t) not in _PLAIN or not t.is_cpu or t.is_neg():
+        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.is_neg()):
             return f"it runs on plain CPU tensors, and one is a {type(t).__name__} on {t.device}"
-        if grad and t.requires_grad:
-            return "autograd has to see the call"
-    return None
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return "autograd has to see the call"
+    return cpu_reason()

@@ -45,7 +45,7 @@ def lti_scan(
         b: input weights (G, N).
         c: output weights (G, N).
         state: x before position 0, (B, H, N); zero if None.
-        resets: bool (B, L), true where the state is dropped before the input is taken in.
+        resets: bool or integer (B, L), true where the state is dropped before the input is taken in.
         chunk_size: longest T.
         backend: "auto" or "reference"; see ``longseq.core.ops.backends``.
 
@@ -119,11 +119,12 @@ def lti_scan_reference(
         b: (G, N).
         c: (G, N).
         state: (B, H, N) or None.
-        resets: bool (B, L) or None.
+        resets: bool or integer (B, L) or None.
 
     Returns:
         The output (B, L, H) and the last state (B, H, N).
     """
+    resets = check_resets("lti_scan", resets, u.shape[0], u.shape[1])
     repeats = u.shape[2] // a.shape[0]
     a, b, c = (t.repeat_interleave(repeats, 0) for t in (a, b, c))
     x = torch.zeros_like(b).expand(u.shape[0], -1, -1) if state is None else state

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from longseq.core.domain import Domain
 from longseq.core.errors import ConfigError
+from longseq.core.shell.arguments import configured, flag_values
 from longseq.core.shell.short_help import classes
 
 
 def _flag(argv: Sequence[str], flag: str) -> str | None:
-    """Returns the last value of ``--flag value`` or ``--flag=value``."""
-    found = None
-    for at, text in enumerate(argv):
-        if text.startswith(f"{flag}="):
-            found = text.partition("=")[2]
-        elif text == flag and at + 1 < len(argv):
-            found = argv[at + 1]
-    return found
-
-
-def _configured(configs: Sequence[str], section: str, name: str) -> Any:
-    """Returns what the last configuration that sets an argument says; None where none does."""
-    found = None
-    for file in configs:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        part = content.get(section) if isinstance(content, dict) else None
-        init = part.get("init_args") if isinstance(part, dict) else None
-        if isinstance(init, dict) and name in init:
-            found = init[name]
-    return found
+    """Returns the last value of a flag."""
+    return next((value for _, _, value in reversed(flag_values(argv, flag))), None)
 
 
 def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[str]:
@@ -78,7 +59,9 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
                 added.append(f"{names[other]}={flags[side]}")
         if not any(flags.values()):
             names_in = {"model": model, "data": data}
-            values = {side: _configured(configs, side, name) for side, name in names_in.items()}
+            values = {
+                side: configured(configs, side)["init_args"].get(name) for side, name in names_in.items()
+            }
             for side, other in (("model", "data"), ("data", "model")):
                 if values[side] is not None and values[other] is None:
                     added.append(f"{names[other]}={values[side]}")

@@ -96,9 +96,13 @@ def _run_domain(name: str, args: list[str]) -> int:
         return int(import_object(own.run, ":")(rest) or 0)
     if command == "models":
         return int(import_object("longseq.core.shell.models:run", ":")(domain, rest))
+    if command == "compare":
+        return int(import_object("longseq.core.shell.compare:run", ":")(domain, rest))
     if command == "demo":
         return int(import_object("longseq.core.shell.demo:run_demos", ":")(rest, [domain]))
     assert command in TASK_COMMANDS
+    early = importlib.import_module("longseq.core.shell.early")
+    early.check(domain, *early.resolve_configs(domain, rest))
     return int(import_object("longseq.core.shell.lightning_cli:run", ":")(domain, command, rest))
 
 

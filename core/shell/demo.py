@@ -6,6 +6,7 @@ import argparse
 import platform
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from longseq.core.domain import Domain, MissingRequirement, import_object, list_
 from longseq.core.errors import ConfigError
 from longseq.core.report.page import write_page
 from longseq.core.results import print_table
+from longseq.core.shell.lightning_cli import fit_config
 
 if TYPE_CHECKING:
     from longseq.core.report.section import Section
@@ -56,7 +58,8 @@ def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> i
             print(f"left out: {missing}")
             continue
         assert domain.demo is not None
-        section = import_object(domain.demo.run, ":")(out / domain.name, max_steps=args.max_steps)
+        demo = import_object(domain.demo.run, ":")
+        section = demo(out / domain.name, partial(fit_config, domain), args.max_steps)
         sections.append(section)
         print_table(section.scores, section.metric, section.question, section.lower_is_better)
         print(section.verdict)
@@ -79,29 +82,3 @@ def _footer(seconds: float) -> str:
         f"{platform.machine()}, {threads} threads; {seconds:.0f} s in all. Every model was trained, and "
         "every baseline fitted, on this machine in this run, unless its section says otherwise."
     )
-
-
-def train(
-    domain: Domain, config: str, out: Path, max_steps: int | None, options: Sequence[str] = ()
-) -> tuple[Path, float]:
-    """Runs ``longseq <domain> fit`` for a demo.
-
-    Args:
-        domain: whose fit.
-        config: packaged configuration.
-        out: folder for checkpoints and logs.
-        max_steps: in place of the configuration's; None keeps them.
-        options: further options of fit.
-
-    Returns:
-        The run's folder, and the duration in seconds.
-    """
-    from longseq.core.shell.lightning_cli import fit
-
-    argv = ["--config", config, "--trainer.default_root_dir", str(out), "--name", "fit", *options]
-    if max_steps is not None:
-        interval = max(1, min(100, max_steps // 2))
-        argv += ["--trainer.max_steps", str(max_steps), "--trainer.val_check_interval", str(interval)]
-    start = time.perf_counter()
-    run = fit(domain, argv)
-    return run.folder, time.perf_counter() - start

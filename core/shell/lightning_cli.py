@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
@@ -23,8 +22,15 @@ from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
+from longseq.core.shell.arguments import (
+    find_checkpoint,
+    named_sections,
+    output_folder,
+    resolve_configs,
+)
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
+from longseq.core.training.by_config import Values
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 from longseq.core.training.run import (
@@ -41,80 +47,6 @@ if TYPE_CHECKING:
     from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
-
-
-def _flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
-    """Returns (index, flag, value) of every ``--flag value`` and ``--flag=value``."""
-    found = []
-    for index, text in enumerate(argv):
-        flag, equals, value = text.partition("=")
-        if flag in flags and equals:
-            found.append((index, flag, value))
-        elif text in flags and index + 1 < len(argv):
-            found.append((index, text, argv[index + 1]))
-    return found
-
-
-def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Replaces names of packaged configurations by their files.
-
-    Args:
-        domain: whose configurations.
-        argv: arguments.
-
-    Returns:
-        The arguments, and the configuration files in order.
-    """
-    args, files = list(argv), []
-    for index, flag, value in _flag_values(argv, "--config", "-c"):
-        file = domain.resolve_config(value)
-        files.append(file)
-        if "=" in args[index]:
-            args[index] = f"{flag}={file}"
-        else:
-            args[index + 1] = file
-    return args, files
-
-
-def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
-    """Returns the checkpoint that the arguments or configurations name, if any; the arguments win.
-
-    Raises:
-        ConfigError: if a configuration is not YAML.
-    """
-    path: str | None = None
-    for file in configs:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            where = getattr(error, "problem_mark", None)
-            line = f"line {where.line + 1}: " if where is not None else ""
-            raise ConfigError(f"{file}: {line}is not valid YAML") from error
-        if isinstance(content, dict) and isinstance(content.get("ckpt_path"), str):
-            path = content["ckpt_path"]
-    for _, _, value in _flag_values(argv, "--ckpt_path"):
-        path = value
-    return None if path == "null" else path
-
-
-def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
-    """Returns those of "model" and "data" whose class the arguments or configurations name.
-
-    Args:
-        argv: arguments.
-        configs: configuration files.
-    """
-    found = {flag.removeprefix("--") for _, flag, _ in _flag_values(argv, "--model", "--data")}
-    for file in configs:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            continue  # said when it is parsed
-        for key in ("model", "data") if isinstance(content, dict) else ():
-            section = content.get(key)
-            if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
-                found.add(key)
-    return found
 
 
 def read_hyper(path: str, domain: Domain) -> Hyper:
@@ -168,8 +100,7 @@ class DomainCLI(LightningCLI):
         asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
         self.checkpoint = None if asking else find_checkpoint(args, configs)
         if self.checkpoint == "last":
-            root = [value for _, _, value in _flag_values(args, "--trainer.default_root_dir")]
-            self.checkpoint = newest_checkpoint(root[-1] if root else f"outputs/{domain.name}")
+            self.checkpoint = newest_checkpoint(output_folder(args, configs) or f"outputs/{domain.name}")
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
@@ -256,7 +187,14 @@ class DomainCLI(LightningCLI):
         asked = self._get(self.config_init, "trainer")
         name = self._get(self.config_init, "name") or self.run_name
         every = self._get(self.config_init, "checkpoint_every")
-        kwargs |= trainer_options(asked, self.command, name, every, self._get(self.config_init, "progress"))
+        kwargs |= trainer_options(
+            asked,
+            self.command,
+            name,
+            every,
+            self._get(self.config_init, "progress"),
+            f"longseq {self.domain.name}",
+        )
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -269,7 +207,7 @@ class DomainCLI(LightningCLI):
 
 
 def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
-    """Runs a task command of a domain.
+    """Runs a task command of a domain and returns the exit status.
 
     Args:
         domain: whose.
@@ -281,6 +219,25 @@ def run(domain: Domain, command: str, argv: Sequence[str]) -> int:
     """
     start(domain, command, argv)
     return 0
+
+
+def fit_config(
+    domain: Domain,
+    config: str,
+    folder: str | Path,
+    name: str = "fit",
+    values: Values | None = None,
+    seed: int | None = None,
+    options: Sequence[str] = (),
+) -> Run:
+    """Runs ``longseq <domain> fit`` for a demo or a comparison; see ``core.training.by_config.Train``."""
+    argv = ["--config", config]
+    for part, own in (values or {}).items():
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
+        argv += [f"--{part}.{key}={text}" for key, text in texts.items()]
+    if seed is not None:
+        argv += ["--seed_everything", str(seed)]
+    return fit(domain, [*argv, "--trainer.default_root_dir", str(folder), "--name", name, *options])
 
 
 def fit(domain: Domain, argv: Sequence[str]) -> Run:

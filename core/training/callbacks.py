@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
+from longseq.core.training.task import BaseTask
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,27 +70,11 @@ class StepCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
-def count_positions(batch: Any) -> int:
-    """Returns the number of positions (B·L) of ``input_ids``, or of the first tensor found in a batch.
-
-    Args:
-        batch: a tensor, or dicts and sequences of tensors; (B, L) or (B, L, D).
-    """
-    if isinstance(batch, torch.Tensor):
-        return int(batch.shape[:2].numel())
-    if isinstance(batch, Mapping):
-        if "input_ids" in batch:
-            return count_positions(batch["input_ids"])
-        batch = list(batch.values())
-    counts = (count_positions(part) for part in batch) if isinstance(batch, (list, tuple)) else ()
-    return next((count for count in counts if count), 0)
-
-
 class Throughput(Callback):
-    """Logs ``train/tokens_per_s``: positions a second since the last log, validation excluded."""
+    """Logs ``train/<unit>_per_s``: bases, windows or images per second, validation excluded."""
 
     def __init__(self) -> None:
-        self._tokens, self._seconds, self._start = 0, 0.0, 0.0
+        self._units, self._seconds, self._start = 0, 0.0, 0.0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -100,17 +85,66 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        self._tokens += count_positions(batch)
+        assert isinstance(pl_module, BaseTask)
+        self._units += pl_module.count_units(batch)
         self._seconds += now - self._start
         self._start = now  # from here on: the next batch's loading time counts too
         is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if is_last or (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            rate = self._tokens * trainer.world_size / max(self._seconds, 1e-9)
-            pl_module.log("train/tokens_per_s", rate, prog_bar=True, batch_size=1)
-            self._tokens, self._seconds = 0, 0.0
+            rate = self._units * trainer.world_size / max(self._seconds, 1e-9)
+            pl_module.log(rate_name(pl_module), rate, prog_bar=True, batch_size=1)
+            self._units, self._seconds = 0, 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = 0.0
+
+
+def rate_name(task: LightningModule) -> str:
+    """Returns the name under which a task's training speed is logged."""
+    return f"train/{getattr(task, 'unit', 'samples')}_per_s"
+
+
+class Screen(Callback):
+    """Says before training how large the model is, and after it what was reached and what to type next.
+
+    Args:
+        command: of the domain, such as "longseq genomics"; without one no next command is shown.
+    """
+
+    def __init__(self, command: str | None = None) -> None:
+        self.command = command
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+            fixed = sum(p.numel() for p in pl_module.parameters()) - trained
+            rest = f" and {fixed:,} fixed" if fixed else ""
+            where = f"{trainer.world_size} × {trainer.strategy.root_device}"
+            print(f"{type(pl_module).__name__}: {trained:,} parameters{rest}, on {where}", file=sys.stderr)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        rows = [(n, float(v)) for n, v in sorted(trainer.callback_metrics.items()) if n.startswith("val/")]
+        if rows:
+            width = max(len(name) for name, _ in rows)
+            table = "".join(f"\n  {name:<{width}}  {value:.4f}" for name, value in rows)
+            print(f"validation at the end{table}", file=sys.stderr)
+        kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        best = next((c for c in kept if c.best_model_path), None)
+        last = next((c.last_model_path for c in kept if c.last_model_path), None)
+        if best is not None and best.best_model_score is not None:
+            score = f"{best.monitor} {float(best.best_model_score):.4f}"
+            print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
+        path = best.best_model_path if best is not None else last
+        if path and self.command is not None:
+            print(f"next: {self.command} test --ckpt_path {shlex.quote(_shortest(path))}", file=sys.stderr)
+
+
+def _shortest(path: str) -> str:
+    """Returns a path relative to the current folder where it lies in it."""
+    full, here = Path(path).absolute(), Path.cwd()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)
 
 
 class LossCurve(Callback):
@@ -169,11 +203,14 @@ class StepLog(Callback):
         self._last = now
         total = trainer.estimated_stepping_batches
         of = f"/{int(total)}" if total != float("inf") else ""
-        names = ("train/loss", "val/loss", "train/tokens_per_s")
+        names = ("train/loss", "val/loss", rate_name(trainer.lightning_module))
         logged = {
             name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
         }
-        text = "  ".join(f"{name} {value:.4g}" for name, value in logged.items())
+        text = "  ".join(
+            f"{name} {value:,.0f}" if "_per_s" in name else f"{name} {value:.4g}"
+            for name, value in logged.items()
+        )
         print(f"step {trainer.global_step}{of}  {text}", file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -193,14 +230,16 @@ def progress_bar() -> Callback:
 
 
 def default_callbacks(
-    every_n_steps: int = 200, monitor: str | None = "val/loss", bar: bool | None = None
-) -> list[Callback]:
+    every_n_steps: int = 200, monitor: str | None = "val/loss", bar: bool | None = None,
+    command: str | None = None,
+) -> list[Callback]:  # fmt: skip
     """Returns what every ``fit`` gets: progress, ``last.ckpt`` and ``best.ckpt``, rates, throughput.
 
     Args:
         every_n_steps: optimiser steps between writes of ``last.ckpt``.
         monitor: metric to be minimised by ``best.ckpt``; None keeps only ``last.ckpt``.
         bar: True for a progress bar, False for plain lines, None for a bar where stderr is a terminal.
+        command: of the domain, for what to type next.
     """
     bar = sys.stderr.isatty() if bar is None else bar
     best = ModelCheckpoint(filename="best", monitor=monitor, save_on_train_epoch_end=False)
@@ -211,6 +250,7 @@ def default_callbacks(
         *([best] if monitor else []),
         StepCheckpoint(every_n_steps),
         LossCurve(),
+        Screen(command),
     ]
 
 

@@ -35,7 +35,11 @@ from longseq.core.training.hyper import class_path
 from longseq.core.training.task import BaseTask
 
 Progress = Literal["auto", "bar", "lines"]
-TRAINER_DEFAULTS = {"use_distributed_sampler": False, "log_every_n_steps": 10}
+TRAINER_DEFAULTS = {
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,
+}
 """What every run gives Lightning's trainer unless it is told otherwise."""
 
 
@@ -75,7 +79,12 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def trainer_options(
-    asked: Mapping[str, Any], command: str, name: str, checkpoint_every: int | None, progress: Progress
+    asked: Mapping[str, Any],
+    command: str,
+    name: str,
+    checkpoint_every: int | None,
+    progress: Progress,
+    program: str | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments of Lightning's trainer that longseq adds: callbacks, loggers, checkpoint writer.
 
@@ -85,6 +94,7 @@ def trainer_options(
         name: of the run's folder.
         checkpoint_every: optimiser steps between writes of last.ckpt; for fit.
         progress: a bar, plain lines, or a bar on a terminal.
+        program: the domain's command line, "longseq genomics", for what to type next.
     """
     bar = {"auto": sys.stderr.isatty(), "bar": True, "lines": False}[progress]
     bar = bar and asked.get("enable_progress_bar") is not False
@@ -96,7 +106,7 @@ def trainer_options(
     extra: list[Callback] = [progress_bar()] if bar else []
     if fit and not quick:
         assert checkpoint_every is not None
-        extra = default_callbacks(checkpoint_every, bar=bar)
+        extra = default_callbacks(checkpoint_every, bar=bar, command=program)
     if asked.get("logger") is False:
         extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
     if asked.get("enable_checkpointing") is False:
@@ -239,7 +249,8 @@ def fit(
         load_weights(init_from, task)
     with quiet():
         try:
-            options = trainer_options(asked, "fit", name, checkpoint_every, progress)
+            program = f"longseq {domains[0].name}" if (domains := domains_of(type(task))) else None
+            options = trainer_options(asked, "fit", name, checkpoint_every, progress, program)
             made = Trainer(**{**asked, **options})
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
@@ -307,7 +318,8 @@ def _write_config(folder: Path, task: BaseTask, data: LightningDataModule, asked
 @contextmanager
 def quiet() -> Iterator[None]:
     """Drops advertisements and warnings that the user can do nothing about, while the block runs."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+    loggers = [logging.getLogger(name) for name in names]
     with warnings.catch_warnings():
         for message in (
             ".*treespec, LeafSpec.*",
@@ -318,12 +330,18 @@ def quiet() -> Iterator[None]:
             ".*does not have many workers.*",
         ):
             warnings.filterwarnings("ignore", message=message)
-        logger.addFilter(_no_tips)
+        for logger in loggers:
+            logger.addFilter(_worth_saying)
         try:
             yield
         finally:
-            logger.removeFilter(_no_tips)
+            for logger in loggers:
+                logger.removeFilter(_worth_saying)
 
 
-def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+_NOISE = ("Tip:", "available: False", "TPU available", "HPU available", "`Trainer.fit` stopped", "Seed set")
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Returns whether a line of Lightning's tells the user something: our own lines have the rest."""
+    return not any(noise in record.getMessage() for noise in _NOISE)

@@ -47,6 +47,8 @@ class BaseTask(LightningModule):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
+    unit: ClassVar[str] = "samples"
+    """What training speed is counted in, in the plural: "bases", "windows", "images"."""
 
     def __init__(self, **recipe: Any) -> None:
         super().__init__()
@@ -96,6 +98,14 @@ class BaseTask(LightningModule):
             default: the task's own loss.
         """
         return (default if self.own_loss is None else self.own_loss)(prediction, target)
+
+    def count_units(self, batch: Any) -> int:
+        """Returns how many ``unit`` a batch holds: its rows, unless a subclass counts otherwise."""
+        if isinstance(batch, Tensor):
+            return len(batch)
+        parts = batch.values() if isinstance(batch, Mapping) else batch
+        parts = parts if isinstance(batch, (Mapping, list, tuple)) else ()
+        return next((count for part in parts if (count := self.count_units(part))), 0)
 
     @abstractmethod
     def compute(self, batch: Any) -> dict[str, Any]:

@@ -90,10 +90,10 @@ def test_compare_trains_and_prints_auc_beside_the_baseline_s(workdir: Path, make
     )
     argv = ["audio", "compare", "--data", str(source), "--holdout", "ring", "--seconds", "1"]
     extra = [
-        "--config",
-        "tiny.yaml",
-        "--max_steps",
-        "4",
+        "--models",
+        "spectral_statistics,tiny.yaml",
+        "--trainer.max_steps=4",
+        "--trainer.val_check_interval=1",
         "--test_data",
         str(other),
         "--baseline_out",
@@ -109,13 +109,12 @@ def test_compare_trains_and_prints_auc_beside_the_baseline_s(workdir: Path, make
     baseline = [row for row in rows if row["model"] != "mamba" and row["method"] == "noise"]
     assert float(baseline[0]["auc"]) > 0.9 and Path("b.json").exists()
 
-    best = str(next(Path("outputs/audio/compare").glob("version_*")) / "checkpoints" / "best.ckpt")
+    best = str(next(Path("outputs/audio/tiny_seed0").glob("version_*")) / "checkpoints" / "best.ckpt")
     before = Path("t.csv").read_text()
     cases = [
-        ([*argv[:4], "--holdout", "noise", "--ckpt_path", best], "was trained on noise"),
-        ([*argv, "--ckpt_path", best, "--seed", "3"], "were used to train"),
-        ([*argv, "--seed", "3"], "--seed other than 0 needs"),
-        ([*argv, "--ckpt_path", best, "--test_data", "none"], "no such folder"),
+        ([*argv[:4], "--holdout", "noise", "--models", best], "was trained on noise"),
+        ([*argv, "--models", best, "--split_seed", "3"], "were used to train"),
+        ([*argv, "--models", best, "--test_data", "none"], "no such folder"),
     ]
     for arguments, message in cases:
         capsys.readouterr()

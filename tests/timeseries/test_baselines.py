@@ -13,7 +13,7 @@ from longseq.timeseries.baselines import (
     SeasonalNaive,
     make_baseline,
 )
-from longseq.timeseries.compare import evaluate, score_baseline
+from longseq.timeseries.compare import ForecastComparison, evaluate
 from longseq.timeseries.data.module import ForecastData
 
 
@@ -81,7 +81,8 @@ ETTH1_96 = {"repeat": 1.294, "seasonal_naive": 0.512, "nlinear_ridge": 0.370, "d
 
 def test_etth1(etth1) -> None:
     data = ForecastData(str(etth1), "ett", 336, 96)
-    rows = {name: score_baseline(name, data, data.panel.season()) for name in BASELINES}
+    comparison = ForecastComparison(data)
+    rows = {name: comparison.baseline(name)[0] for name in BASELINES}
     for name, value in ETTH1_96.items():
-        assert rows[name].windows == 2785
-        assert rows[name].mse == pytest.approx(value, abs=0.002), name
+        assert rows[name].numbers["windows"] == 2785
+        assert rows[name].value == pytest.approx(value, abs=0.002), name

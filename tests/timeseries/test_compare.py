@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from longseq.core.shell.cli import main
-from longseq.timeseries.compare import COLUMNS, Row, summarise, to_frame
+from longseq.timeseries.compare import ForecastComparison
 
 
 def test_models_stand_beside_baselines_with_a_verdict(wide_csv: Path, tmp_path: Path, capsys) -> None:
@@ -22,9 +21,10 @@ def test_models_stand_beside_baselines_with_a_verdict(wide_csv: Path, tmp_path: 
     argv += ["--out", str(out), "--folder", str(tmp_path / "runs"), "--model.d_model=8", "--model.n_layers=1"]
     assert main([*argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
     table = pd.read_csv(out)
-    assert list(table.columns) == list(COLUMNS) and len(table) == 2 * (4 + 2)
+    assert list(table.columns) == list(ForecastComparison.columns) and len(table) == 2 * (4 + 2)
     assert set(table["horizon"]) == {6, 12} and (table["windows"][table["horizon"] == 6] == 115).all()
     trained = table[table["kind"] == "model"]
+    assert set(trained["model"]) == {"mixer_forecaster"}
     assert set(trained["seed"]) == {0, 1} and trained["verdict"].str.contains("best baseline").all()
     assert table[table["kind"] == "baseline"]["seed"].isna().all()
     assert trained.groupby("horizon")["mse"].nunique().eq(2).all()  # two seeds, two results
@@ -44,14 +44,26 @@ def test_the_same_seed_gives_the_same_result(wide_csv: Path, tmp_path: Path) -> 
     assert tables[0]["mse"][0] == tables[1]["mse"][0] and tables[0]["windows"][0] == 5
 
 
-def test_rows_are_averaged_over_seeds_and_judged_one_by_one() -> None:
-    rows = [Row("repeat", "baseline", 6, None, 1.0, 0.5, 9, 0, 0.1)]
-    rows += [Row("net", "model", 6, seed, mse, 0.4, 9, 10, 5.0) for seed, mse in enumerate((0.9, 1.1))]
-    scores = summarise(rows)
-    assert [score.value for score in scores] == [1.0, pytest.approx(1.0)]
-    assert scores[1].notes["± (seeds)"] == f"{np.std([0.9, 1.1], ddof=1):.4f} (2)"
-    said = to_frame(rows, 48, "ratio")["verdict"]
-    assert said[0] == "" and " beats " in said[1] and "does not beat" in said[2]
+def test_a_checkpoint_is_scored_as_after_its_training(wide_csv: Path, workdir: Path, capsys) -> None:
+    argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]
+    small = [
+        "--model.d_model=8",
+        "--model.n_layers=1",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=2",
+    ]
+    assert main([*argv, "--models", "mixer_forecaster", *small, "--out", "a.tsv"]) == 0
+    assert "nothing to compare it with" in capsys.readouterr().out
+    (best,) = workdir.glob("outputs/timeseries/mixer_forecaster_h6_seed0/version_0/checkpoints/best.ckpt")
+    assert main([*argv, "--models", f"repeat,{best}", "--out", "b.parquet"]) == 0
+    first, again = pd.read_csv("a.tsv", sep="\t"), pd.read_parquet("b.parquet")
+    assert first["mse"][0] == again["mse"][1] and again["seed"].isna().all()
+    assert main([*argv[:-1], "12", "--models", str(best), "--out", "c.csv"]) == 2
+    assert "has horizon 6, the comparison 12" in capsys.readouterr().err
+    assert main([*argv, "--protocol", "rolling", "--models", str(best), "--out", "c.csv"]) == 2
+    assert "was trained on other rows" in capsys.readouterr().err
+    assert main([*argv, "--models", "mixer_forecaster", "--data.protocol=rolling", "--out", "c.csv"]) == 2
+    assert "--data.protocol: follows from the data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 from longseq.core.shell.cli import main
 from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
+from longseq.vision.compare import BASELINES
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
 SHORT = ["--data.img_size=12", "--data.batch_size=8", "--model.num_classes=3", "--model.img_size=12",
@@ -59,7 +60,19 @@ def checkpoints(workdir: Path, make_zip):
 
 def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, capsys) -> None:
     capsys.readouterr()
-    assert main(["vision", "compare", "--ckpt_path", *map(str, checkpoints), "--out", "t.csv"]) == 0
+    assert (
+        main(
+            [
+                "vision",
+                "compare",
+                "--models",
+                ",".join(map(str, [*BASELINES, *checkpoints])),
+                "--out",
+                "t.csv",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "logistic regression" in out and "the best baseline" in out and "may be chance" in out
     with Path("t.csv").open() as file:
@@ -85,7 +98,7 @@ def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, ca
     ]
     assert main([*argv, "--trainer.val_check_interval=1"]) == 0
     last = "outputs/vision/o/version_0/checkpoints/last.ckpt"
-    assert main(["vision", "compare", "--ckpt_path", str(checkpoints[0]), last]) == 2
+    assert main(["vision", "compare", "--models", f"{checkpoints[0]},{last}", "--out", "u.csv"]) == 2
     assert "their test images differ" in capsys.readouterr().err
 
 
@@ -99,7 +112,9 @@ def test_the_models_are_listed(capsys) -> None:
     assert main(["vision", "models", "vim_t*"]) == 0
     assert "7.148 M" in capsys.readouterr().out
     assert main(["vision", "models", "resnet"]) == 2
-    assert main(["vision", "compare", "--ckpt_path", "none.ckpt"]) == 2
+    assert main(["vision", "compare", "--models", "none.ckpt", "--out", "u.csv"]) == 2
+    assert main(["vision", "compare", "--out", "u.csv"]) == 2
+    assert "name a checkpoint or configuration too" in capsys.readouterr().err
 
 
 def test_the_demo_runs(workdir: Path, capsys, monkeypatch) -> None:

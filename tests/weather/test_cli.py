@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import yaml
 from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.weather.commands import DOMAIN
-from longseq.weather.compare import COLUMNS
+from longseq.weather.compare import EmulatorComparison
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 DIGITS = ["--model.depths=[8]", "--model.n_layers=1", "--model.d_state=4", "--model.context=3",
@@ -115,7 +116,13 @@ def test_compare_writes_the_table_and_the_verdict(runs, workdir, capsys, lab) ->
     assert "40 years (1900-1939) are the same" in out and "never scored" in out and "Noise floor" in out
     with Path("t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS) and [row["seed"] for row in rows] == ["", "", "", "0", "1"]
+    assert list(rows[0]) == list(EmulatorComparison.columns) and [row["seed"] for row in rows] == [
+        "",
+        "",
+        "",
+        "0",
+        "1",
+    ]
     scores = {row["model"]: float(row["spatial_rmse"]) for row in rows}
     assert scores["lps"] < scores["uniform"] < scores["zero"]
     assert "best baseline, lps" in rows[-1]["verdict"] and rows[0]["verdict"] == ""
@@ -272,9 +279,10 @@ def test_rollout_writes_the_error_of_every_frame(video_checkpoint, checkpoint, w
 
 
 def test_the_demo_returns_its_section(workdir, capsys) -> None:
+    from longseq.core.shell.lightning_cli import fit_config
     from longseq.weather.demo import demo
 
-    section = demo(Path("d"), max_steps=2)
+    section = demo(Path("d"), functools.partial(fit_config, DOMAIN), 2)
     assert section.domain == "weather" and "best baseline, lps" in section.verdict
     assert {score.model for score in section.scores} >= {"lps", "uniform", "zero", "s5 emulator"}
     assert len(section.pictures) == 2 and all(Path(file).stat().st_size > 0 for file in section.files)

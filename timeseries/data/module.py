@@ -78,6 +78,10 @@ class ForecastData(BaseData):
         """Returns the scaler of the training rows."""
         return Scaler.fit(self.panel, self.split().train)
 
+    def facts(self) -> dict[str, Any]:
+        """Returns what a model must know of the training rows: the scaler, and when they end."""
+        return {**self.scaler().to_dict(), "train_end": str(self.panel.ds[self.split().train.end - 1])}
+
     def windows(self, stage: Stage, stride: int = 1) -> Windows:
         """Returns all windows of a part.
 

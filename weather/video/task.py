@@ -60,6 +60,8 @@ class VideoForecaster(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    unit = "videos"
+
     defaults = {"lr": 3e-3, "weight_decay": 1e-5, "warmup_steps": 50, "min_lr_ratio": 0.02}
 
     def __init__(

@@ -27,10 +27,25 @@ def _decayed(plan: Plan, q: Tensor, k: Tensor, g: Tensor) -> tuple[Tensor, Tenso
     far_q, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
     totals = g.new_empty((plan.batch, plan.groups, plan.chunks, plan.key))
     launch(
-        kernels.decay_rows, plan.batch * plan.groups * plan.chunks * -(-plan.key // block),
-        q, k, g, far_q, far_k, totals, plan.length, plan.chunks, plan.groups, plan.key,
-        *strides(q), *strides(k), T=plan.tile.chunk, BK=block, num_warps=4, num_stages=1,
-    )  # fmt: skip
+        kernels.decay_rows,
+        plan.batch * plan.groups * plan.chunks * -(-plan.key // block),
+        q,
+        k,
+        g,
+        far_q,
+        far_k,
+        totals,
+        plan.length,
+        plan.chunks,
+        plan.groups,
+        plan.key,
+        *strides(q),
+        *strides(k),
+        T=plan.tile.chunk,
+        BK=block,
+        num_warps=4,
+        num_stages=1,
+    )
     return far_q, far_k, totals
 
 
@@ -39,10 +54,23 @@ def _scores(plan: Plan, q: Tensor, k: Tensor, g: Tensor, scale: float) -> Tensor
     chunk = plan.tile.chunk
     scores = g.new_zeros((plan.batch, plan.groups, plan.chunks, chunk, chunk))
     launch(
-        kernels.channel_scores, plan.batch * plan.groups * plan.chunks * (chunk // _SUB_BLOCK),
-        q, k, g, scores, scale, plan.length, plan.chunks, plan.groups, plan.key, *strides(q), *strides(k),
-        BC=_SUB_BLOCK, BK=padded(plan.key), **plan.tile.launch(),
-    )  # fmt: skip
+        kernels.channel_scores,
+        plan.batch * plan.groups * plan.chunks * (chunk // _SUB_BLOCK),
+        q,
+        k,
+        g,
+        scores,
+        scale,
+        plan.length,
+        plan.chunks,
+        plan.groups,
+        plan.key,
+        *strides(q),
+        *strides(k),
+        BC=_SUB_BLOCK,
+        BK=padded(plan.key),
+        **plan.tile.launch(),
+    )
     return scores
 
 
@@ -105,17 +133,53 @@ def _backward_kernels(into: _Incoming, x: _Inputs) -> list[Tensor]:
     apply(plan, none, scale, (v, None, None), dstates, dk_far, over_values=True, backward=True, mode=3)
     programs = plan.batch * plan.groups * plan.chunks
     launch(
-        kernels.channel_scores_backward, programs * (chunk // _SUB_BLOCK),
-        q, k, g, dscores, dq_near, dk_near, difference, plan.length, plan.chunks, plan.groups, plan.key,
-        *strides(q), *strides(k), BC=_SUB_BLOCK, BK=padded(plan.key), **plan.tile.launch(),
-    )  # fmt: skip
+        kernels.channel_scores_backward,
+        programs * (chunk // _SUB_BLOCK),
+        q,
+        k,
+        g,
+        dscores,
+        dq_near,
+        dk_near,
+        difference,
+        plan.length,
+        plan.chunks,
+        plan.groups,
+        plan.key,
+        *strides(q),
+        *strides(k),
+        BC=_SUB_BLOCK,
+        BK=padded(plan.key),
+        **plan.tile.launch(),
+    )
     dq, dk = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
     block = min(64, padded(plan.key))
     launch(
-        kernels.finish_gradients, programs * -(-plan.key // block),
-        q, k, g, dq_far, dk_far, dq_near, dk_near, difference, carried, dq, dk, dg, plan.length, plan.chunks,
-        plan.groups, plan.key, *strides(q), *strides(k), T=chunk, BK=block, num_warps=4, num_stages=1,
-    )  # fmt: skip
+        kernels.finish_gradients,
+        programs * -(-plan.key // block),
+        q,
+        k,
+        g,
+        dq_far,
+        dk_far,
+        dq_near,
+        dk_near,
+        difference,
+        carried,
+        dq,
+        dk,
+        dg,
+        plan.length,
+        plan.chunks,
+        plan.groups,
+        plan.key,
+        *strides(q),
+        *strides(k),
+        T=chunk,
+        BK=block,
+        num_warps=4,
+        num_stages=1,
+    )
     return [dq, dk, dv, dg, v.new_empty((0,)) if initial_state is None else dinitial.to(initial_state.dtype)]
 
 

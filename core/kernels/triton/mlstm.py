@@ -139,9 +139,16 @@ def _forward_kernels(x: _Inputs, options: _Options) -> tuple[Tensor, ...]:
     plan = _plan(q, k, v, chunk_size)
     stabiliser = torch.empty_like(i)
     launch(
-        running_maximum, plan.batch * plan.heads,
-        log_f, i, first, stabiliser, plan.length, plan.heads, BLOCK=_scan_block(plan.length),
-    )  # fmt: skip
+        running_maximum,
+        plan.batch * plan.heads,
+        log_f,
+        i,
+        first,
+        stabiliser,
+        plan.length,
+        plan.heads,
+        BLOCK=_scan_block(plan.length),
+    )
     gates, _ = _gates(plan.key, i, log_f, stabiliser, first)
     states, totals, columns = local_states(plan, gates, 1.0, k, v, False, True)
     assert columns is not None
@@ -185,14 +192,29 @@ def _backward_kernels(into: _Incoming, x: _Inputs, kept: _Kept, options: _Option
         dstabiliser[:, -1] += dm
     collected = torch.empty_like(dstabiliser)
     launch(
-        collect_backwards, plan.batch * plan.heads,
-        dstabiliser, stay, collected, plan.length, plan.heads, BLOCK=_scan_block(plan.length),
-    )  # fmt: skip
+        collect_backwards,
+        plan.batch * plan.heads,
+        dstabiliser,
+        stay,
+        collected,
+        plan.length,
+        plan.heads,
+        BLOCK=_scan_block(plan.length),
+    )
 
     found = gradients(
-        plan, Gates(gates.log_decay, gates.weight, row, column.contiguous()), 1.0, q, k, v, dh,
-        (plain(c), plain(n)), (plain(dc), plain(dn)), None, True,
-    )  # fmt: skip
+        plan,
+        Gates(gates.log_decay, gates.weight, row, column.contiguous()),
+        1.0,
+        q,
+        k,
+        v,
+        dh,
+        (plain(c), plain(n)),
+        (plain(dc), plain(dn)),
+        None,
+        True,
+    )
     assert found.log_decay is not None and found.weight is not None and found.column is not None
     assert gates.weight is not None
     from_earlier = stay * collected

@@ -40,7 +40,7 @@ def causal_conv1d(
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
         initial_state: the W-1 inputs before x (B, W-1, D); zeros if None.
-        resets: bool (B, L); a position sees nothing before the last true position at or before it.
+        resets: bool or integer (B, L); a position sees nothing before the last true position at or before it.
         activation: "silu" or None.
         backend: see ``longseq.core.ops.backends``.
 
@@ -76,7 +76,7 @@ def causal_conv1d_step(
 
     Args:
         x: input (B, D).
-        weight: kernels (D, W), the newest tap last.
+        weight: kernels (D, W), or (D, 1, W) as ``nn.Conv1d`` keeps them, the newest tap last.
         bias: (D,).
         state: the W-1 inputs before x (B, W-1, D).
         activation: "silu" or None.
@@ -89,12 +89,12 @@ def causal_conv1d_step(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
-    fits = x.shape == (state.shape[0], weight.shape[0]) and state.shape[1:] == (
-        weight.shape[1] - 1,
-        x.shape[1],
-    )
+    (rows, channels), taps = x.shape, weight.shape
+    fits = taps[0] == channels and state.shape == (rows, taps[-1] - 1, channels)
+    fits = fits and (bias is None or bias.numel() == channels)
     if fits and backend in ("auto", "cpu") and direct_reason(x, weight, bias, state) is None:
         return cpu.update(x, weight, bias, state, silu(activation))
+    weight = weight.squeeze(1) if weight.dim() == 3 else weight
     y, after = causal_conv1d(x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend)
     return y.squeeze(1), after
 

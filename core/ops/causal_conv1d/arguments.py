@@ -64,4 +64,4 @@ def checked(call: Arguments) -> Arguments:
     resets = check_resets(NAME, resets, batch, length)
     named = {"weight": weight, "bias": bias, "initial_state": initial_state, "resets": resets}
     check_device(NAME, x, named)
-    return call._replace(resets=resets)
+    return call if resets is None else call._replace(resets=resets)

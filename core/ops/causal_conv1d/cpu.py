@@ -78,7 +78,7 @@ def update(
 
     Args:
         x: input (B, D).
-        weight: kernels (D, W).
+        weight: kernels (D, W) or (D, 1, W).
         bias: (D,).
         state: the W-1 inputs before x (B, W-1, D).
         silu: whether that is the activation.
@@ -87,7 +87,7 @@ def update(
         The output (B, D) in x's dtype, and the last W-1 inputs (B, W-1, D).
     """
     dtype = compute_dtype(x, weight)
-    taps, channels = weight.shape[1], x.shape[1]
+    taps, channels = weight.shape[-1], x.shape[1]
     x = x if x.stride(1) == 1 else x.contiguous()
     dense, bias = (cpu_calls.vector(t, dtype) for t in (weight, bias))
     state = cpu_calls.dense(state)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longseq.core.ops.arguments import check_resets
+from longseq.core.ops.causal_conv1d.arguments import NAME
 from longseq.core.ops.precision import compute_dtype
 
 
@@ -22,6 +24,7 @@ def causal_conv1d_reference(
     """The sum over taps written out. Arguments as in ``causal_conv1d``; returns the output only."""
     dtype = compute_dtype(x, weight)
     batch, length, _ = x.shape
+    resets = check_resets(NAME, resets, batch, length)
     width = weight.shape[1]
     past = x.new_zeros(batch, width - 1, x.shape[2]) if initial_state is None else initial_state
     padded = torch.cat([past.to(dtype), x.to(dtype)], 1)

@@ -56,7 +56,7 @@ def delta_rule(
         log_decay: g ≤ 0; None, (B, L, H) per head or (B, L, G, K) per key channel; -inf forgets all.
         scale: factor of the output; 1/√K if None.
         initial_state: S before position 0, (B, H, K, V); zeros if None.
-        resets: bool (B, L), true where the state is cleared before the position is read.
+        resets: bool or integer (B, L), true where the state is cleared before the position is read.
         chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
         backend: see ``longseq.core.ops.backends``.
 

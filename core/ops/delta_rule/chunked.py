@@ -9,6 +9,7 @@ from longseq.core.ops.chunking import (
     Spans,
     by_blocks,
     chunk_length,
+    decayed_products,
     from_chunks,
     lower_triangular,
     run_blocks,
@@ -61,7 +62,7 @@ def _chunked(
     spans = span_sums(to_chunks(g if g.ndim == 4 else g.unsqueeze(-1), chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G or H, C, T, K or 1)
     if g.ndim == 4:
-        read, met = _products_per_channel(qc, kc, spans)
+        read, met = decayed_products((qc, kc), kc, spans)
         read, met = read.repeat_interleave(shared, 1), met.repeat_interleave(shared, 1)
         through, behind = through.repeat_interleave(shared, 1), behind.repeat_interleave(shared, 1)
     else:
@@ -91,18 +92,3 @@ def _decay_matrix(spans: Spans) -> Tensor:
         a[..., 1::2, :, :] + b[..., 0::2, :, :].transpose(-1, -2) for a, b in spans[:-1]
     )  # later rows, earlier columns
     return lower_triangular(spans[0][1], blocks, -torch.inf).exp()
-
-
-def _products_per_channel(q: Tensor, k: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
-    """Returns the decayed products of queries and keys, and of keys and earlier keys, (B, G, C, T, T)."""
-    halves = [(_half(k, b, 0).transpose(-1, -2), a) for a, b in spans[:-1]]
-    diagonal = (q * k).sum(-1)[..., None, None]
-    read = lower_triangular(diagonal, [_half(q, a, 1) @ early for early, a in halves], 0.0)
-    met = lower_triangular(torch.zeros_like(diagonal), [_half(k, a, 1) @ early for early, a in halves], 0.0)
-    return read, met
-
-
-def _half(x: Tensor, exponent: Tensor, which: int) -> Tensor:
-    """Returns the earlier (0) or later (1) block of each pair, (..., T/2h, h, K), decayed to the cut."""
-    blocks = x.unflatten(-2, exponent.shape[-3:-1])
-    return blocks[..., which::2, :, :] * exponent[..., which::2, :, :].exp()

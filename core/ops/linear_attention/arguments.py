@@ -60,7 +60,7 @@ def checked(call: Arguments) -> Arguments:
     if initial_state is not None:
         shape = (batch, heads, d_key, d_value)
         check_shape(NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)")
-    return call._replace(resets=resets)
+    return call if resets is None else call._replace(resets=resets)
 
 
 def prepared(call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from longseq.core.ops.chunking import (
     by_blocks,
     chunk_length,
+    decayed_products,
     fold,
     from_chunks,
     lower_triangular,
@@ -101,18 +102,11 @@ def _per_channel(
     qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, v))
     spans = span_sums(to_chunks(g, chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G, C, T, K)
-    blocks = (_half(qc, a, 1) @ _half(kc, b, 0).transpose(-1, -2) for a, b in spans[:-1])
-    diagonal = (qc * kc).sum(-1)[..., None, None]
+    (scores,) = decayed_products((qc,), kc, spans)
     folded = fold(vc, groups)
-    y = unfold(lower_triangular(diagonal, blocks, 0.0) @ folded, shared)
+    y = unfold(scores @ folded, shared)
     local = (kc * behind).transpose(-1, -2) @ folded
     total = through[..., -1, :].unsqueeze(-1)  # (B, G, C, K, 1)
     carried, last = pass_states(fold(state.unsqueeze(2), groups).squeeze(2), local, total)
     y = y + unfold((qc * through) @ carried, shared)
     return from_chunks(y, length), unfold(last.unsqueeze(2), shared).squeeze(2)
-
-
-def _half(x: Tensor, exponent: Tensor, which: int) -> Tensor:
-    """Returns the earlier (0) or later (1) block of each pair, (..., T/2h, h, K), decayed to the cut."""
-    blocks = x.unflatten(-2, exponent.shape[-3:-1])
-    return blocks[..., which::2, :, :] * exponent[..., which::2, :, :].exp()

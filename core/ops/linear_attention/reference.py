@@ -27,7 +27,7 @@ def linear_attention_reference(
         log_decay: None, (B, L, H) or (B, L, G, K).
         scale: factor of the scores; 1/√K if None.
         initial_state: (B, H, K, V).
-        resets: bool (B, L).
+        resets: bool or integer (B, L).
 
     Returns:
         The output (B, L, H, V) and the final state (B, H, K, V).

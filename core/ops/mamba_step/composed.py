@@ -16,8 +16,8 @@ def run(call: Arguments, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
     x, conv, state, layer = call
     (width, _, _), states = layer.taps.shape, layer.A_log.shape[1]
     u, z = layer.in_proj(x).split(width, dim=-1)
-    taps, bias = layer.taps.squeeze(1), layer.conv_bias
-    u, conv = causal_conv1d_step(u, taps, bias, conv, "silu", convolution_backend(backend))
+    where = convolution_backend(backend)
+    u, conv = causal_conv1d_step(u, layer.taps, layer.conv_bias, conv, "silu", where)
     dt, B, C = layer.x_proj(u).split([layer.dt_proj.weight.shape[1], states, states], dim=-1)
     y, state = state_update(
         state,

@@ -49,9 +49,22 @@ def reason(call: Arguments) -> str | None:
         return "it takes float32 or float64"
     if not 1 <= x.shape[0] <= LARGEST_BATCH:
         return f"it takes 1 to {LARGEST_BATCH} rows, these are {x.shape[0]}"
-    width, _, taps = layer.taps.shape
-    shapes = (x.shape[0], width, layer.A_log.shape[1]), (x.shape[0], taps - 1, width)
-    if (state.shape, conv.shape) != shapes or x.shape[1:] != weights[0].shape[1:]:  # type: ignore[union-attr]
+    (rows, d_model), (width, states), rank = x.shape, layer.A_log.shape, layer.dt_proj.weight.shape[1]
+    shapes = (
+        (2 * width, d_model),
+        (2 * width,),
+        (width, 1, layer.taps.shape[-1]),
+        (width,),
+        (rank + 2 * states, width),
+        (width, rank),
+        (width,),
+        (width, states),
+        (width,),
+        (d_model, width),
+        (d_model,),
+    )
+    fits = conv.shape == (rows, layer.taps.shape[-1] - 1, width) and state.shape == (rows, width, states)
+    if not fits or any(t is not None and t.shape != shape for t, shape in zip(weights, shapes)):
         return "its shapes do not fit one another"
     if not all(t is None or (t.dtype == x.dtype and t.is_contiguous()) for t in (x, conv, state, *weights)):
         return "it takes dense tensors of one dtype"

@@ -55,7 +55,7 @@ def mlstm(
         i: input gates before their exponential (B, L, H).
         f: forget gates before their sigmoid (B, L, H).
         initial_state: C (B, H, K, V), n (B, H, K), m (B, H); None for the start: zeros, and m = -inf.
-        resets: bool (B, L), true where the state is cleared before the position is read.
+        resets: bool or integer (B, L), true where the state is cleared before the position is read.
         chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
         eps: added to the denominator.
         backend: see ``longseq.core.ops.backends``.

@@ -58,7 +58,7 @@ def checked(call: Arguments) -> Arguments:
         check_shape(NAME, "C of initial_state", c, shape, "(batch, heads, key width, value width)")
         check_shape(NAME, "n of initial_state", n, shape[:3], "(batch, heads, key width)")
         check_shape(NAME, "m of initial_state", m, shape[:2], "(batch, heads)")
-    return call._replace(resets=resets)
+    return call if resets is None else call._replace(resets=resets)
 
 
 def prepared(call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, MLSTMState]:

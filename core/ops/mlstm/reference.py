@@ -29,7 +29,7 @@ def mlstm_reference(
         i: (B, L, H).
         f: (B, L, H).
         initial_state: C (B, H, K, V), n (B, H, K), m (B, H).
-        resets: bool (B, L).
+        resets: bool or integer (B, L).
         eps: added to the denominator.
 
     Returns:

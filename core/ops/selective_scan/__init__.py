@@ -14,7 +14,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
-from longseq.core.ops.selective_scan import cpu, cuda, mamba_ssm, torch_op
+from longseq.core.ops.selective_scan import cpu, cuda, mamba_ssm, reference, torch_op
 from longseq.core.ops.selective_scan.arguments import NAME, Arguments, checked
 from longseq.core.ops.selective_scan.reference import selective_scan_reference
 
@@ -32,6 +32,7 @@ _DISPATCH = Dispatch(
     _example,
     by_name=("mamba_ssm",),
 )
+_RUN = {"cpu": torch_op.run, "cuda": torch_op.run, "mamba_ssm": mamba_ssm.run, "reference": reference.run}
 
 
 def selective_scan(
@@ -62,7 +63,7 @@ def selective_scan(
         delta_bias: added to delta (D,).
         delta_softplus: whether the softplus is applied.
         initial_state: (B, D, N); zero if None.
-        resets: bool (B, L); where true the state is zeroed before the step.
+        resets: bool or integer (B, L); where true the state is zeroed before the step.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
@@ -74,7 +75,4 @@ def selective_scan(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus))
-    chosen = _DISPATCH.choose(backend, call)
-    if chosen == "reference":
-        return selective_scan_reference(*call)
-    return mamba_ssm.run(call) if chosen == "mamba_ssm" else torch_op.run(call)
+    return _RUN[_DISPATCH.choose(backend, call)](call)

@@ -73,4 +73,5 @@ def checked(x: Arguments) -> Arguments:
     resets = check_resets(NAME, resets, batch, length)
     named = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_device(NAME, u, {**named, "initial_state": initial_state, "resets": resets})
-    return x._replace(B=maps[0], C=maps[1], resets=resets)
+    same = maps[0] is B and maps[1] is C and resets is None
+    return x if same else x._replace(B=maps[0], C=maps[1], resets=resets)

@@ -198,9 +198,10 @@ def backward(dy: Tensor, dfinal: Tensor | None, x: Arguments, saved: Tensor) -> 
             _BACKWARD, "scan_back_summary", **_cuda.rows(dy=dy), **_cuda.addresses(back_local=back_local)
         )
         call.launch(
-            _FORWARD, "scan_join_back",
+            _FORWARD,
+            "scan_join_back",
             **_cuda.addresses(dfinal=dfinal, back=back, back_local=back_local, **parts),
-        )  # fmt: skip
+        )
     new: dict[str, Any] = {
         name: torch.empty(t.shape, dtype=t.dtype, device=x.u.device)
         for name, t in (("du", x.u), ("ddelta", x.delta), ("dz", x.z))
@@ -247,9 +248,14 @@ def _backward_pieces(
         shape = (p.tiles, call.batch, p.chunks, length, call.groups, call.states)
         parts = [torch.empty(shape, dtype=call.state, device=call.device) for _ in range(2)]
         call.launch(
-            _BACKWARD, "scan_backward", **fixed, **_cuda.addresses(dB=parts[0], dC=parts[1]), piece=length,
-            offset=offset, resume=int(offset != starts[-1]),
-        )  # fmt: skip
+            _BACKWARD,
+            "scan_backward",
+            **fixed,
+            **_cuda.addresses(dB=parts[0], dC=parts[1]),
+            piece=length,
+            offset=offset,
+            resume=int(offset != starts[-1]),
+        )
         for total, part in zip((dB, dC), parts):
             total[:, :, offset : offset + length] = part.sum(0)
     return dB.flatten(1, 2), dC.flatten(1, 2)

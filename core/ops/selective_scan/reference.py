@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan.arguments import Arguments
+from longseq.core.ops.selective_scan.arguments import Arguments, checked
 
 
 def selective_scan_reference(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
@@ -19,9 +19,12 @@ def selective_scan_reference(*arguments: Any, **named: Any) -> tuple[Tensor, Ten
         *arguments: those of ``selective_scan`` in its order, but the backend.
         **named: the others by name.
     """
-    u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus = Arguments(
-        *arguments, **named
-    )
+    return run(checked(Arguments(*arguments, **named)))
+
+
+def run(x: Arguments) -> tuple[Tensor, Tensor]:
+    """Runs a checked call."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus = x
     dtype = compute_dtype(u, A)
     cdtype = torch.promote_types(dtype, torch.complex64) if A.is_complex() else dtype
     batch, _, width = u.shape

@@ -56,7 +56,7 @@ def slstm(
         gates: pre-activations (B, L, 4, H, P) in the order i, f, z, o, input and bias parts added up.
         recurrent: R, (H, 4P, P): row k·P + p of a head gives pre-activation k of unit p.
         initial_state: from the previous chunk; None stands for a fresh start.
-        resets: bool (B, L), true where the state is forgotten before the position is read.
+        resets: bool or integer (B, L), true where the state is forgotten before the position is read.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:

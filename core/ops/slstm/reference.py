@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longseq.core.ops.slstm.arguments import SLSTMState
+from longseq.core.ops.arguments import check_resets
+from longseq.core.ops.slstm.arguments import NAME, SLSTMState
 
 
 def slstm_reference(
@@ -17,6 +18,7 @@ def slstm_reference(
 ) -> tuple[Tensor, SLSTMState]:
     """The equations one position at a time, differentiated by autograd; takes and returns as ``slstm``."""
     batch, length, _, heads, width = gates.shape
+    resets = check_resets(NAME, resets, batch, length)
     dtype = torch.float64 if gates.dtype == torch.float64 else torch.float32
     state = initial_state or SLSTMState.fresh(batch, heads, width, gates.device, dtype)
     h, c, n, m = (part.to(dtype) for part in state)

@@ -70,7 +70,7 @@ def ssd(
         z: gate (B, L, H, P): the output is multiplied by silu(z).
         dt_bias: added to dt, (H,).
         initial_states: h before position 0, (B, H, P, N); zeros if None.
-        resets: bool (B, L), true where the state is cleared before the position is read.
+        resets: bool or integer (B, L), true where the state is cleared before the position is read.
         dt_softplus: whether dt passes through softplus after the bias.
         dt_limit: lower and upper bound of the step size.
         backend: see ``longseq.core.ops.backends``.

@@ -84,7 +84,7 @@ def checked(call: Arguments) -> Arguments:
     resets = check_resets(NAME, resets, batch, length)
     named = {"dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     check_device(NAME, x, named | {"initial_states": initial_states, "resets": resets})
-    return call._replace(resets=resets)
+    return call if resets is None else call._replace(resets=resets)
 
 
 def skip_and_gate(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:

@@ -37,7 +37,7 @@ def ssd_reference(
         z: (B, L, H, P).
         dt_bias: (H,).
         initial_states: (B, H, P, N).
-        resets: bool (B, L).
+        resets: bool or integer (B, L).
         dt_softplus: whether dt passes through softplus after the bias.
         dt_limit: lower and upper bound of the step size.
 

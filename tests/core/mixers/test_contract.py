@@ -53,6 +53,7 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"n_heads": 2, "num_householder": 3, "use_forget_gate": False, "expand_v": 1.0},
     ],
     "kda": [{"n_heads": 2, "chunk_size": 8}, {"head_dim": 4, "expand_v": 2.0, "conv_size": 1}],
+    "rwkv7": [{"head_dim": 4, "chunk_size": 8}, {"head_dim": 16, "decay_low_rank_dim": 3}],
     "s4": [{"d_state": 8, "chunk_size": 8}, {"d_state": 6, "init": "legt", "n_ssm": 4, "output": "linear"}],
     "s4d": [{"d_state": 8, "chunk_size": 8}, {"d_state": 6, "init": "ptd", "disc": "bilinear", "n_ssm": 4}],
     "dss": [{"d_state": 4, "chunk_size": 8}, {"d_state": 3, "version": "softmax", "l_max": 50}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longseq.core import _cpu
+from longseq.core.errors import ArgumentError
 from longseq.core.mixers.base import Mixer, create_mixer
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.cpu_calls import direct_reason
@@ -211,3 +213,44 @@ def test_steps_compile_whole(name: str) -> None:
         compiled = torch.compile(mixer.step, fullgraph=True, backend="aot_eager")
         close(compiled(x, state)[0], mixer.step(x, state)[0], 1e-5)
     torch._dynamo.reset()
+
+
+def test_what_does_not_fit_reaches_the_operators_which_name_it() -> None:
+    """The kernels read what the sizes say is there: nothing else may reach them."""
+    state, x, dt, maps = torch.zeros(2, 6, 4), torch.ones(2, 6), torch.ones(2, 6), torch.ones(2, 4)
+    A, wrong = -torch.ones(6, 4), torch.ones(5)
+    with pytest.raises(ArgumentError, match="selective_scan: D must have shape"):
+        state_update(state, x, dt, A, maps, maps, wrong)
+    with pytest.raises(ArgumentError, match="selective_scan: delta_bias must have shape"):
+        state_update(state, x, dt, A, maps, maps, dt_bias=wrong)
+    with pytest.raises(ArgumentError, match="selective_scan: A must have shape"):
+        state_update(state, x, dt, A[:5], maps, maps)
+    with pytest.raises(ArgumentError, match=r"selective_scan: initial_state is torch\.complex64 but A is"):
+        state_update(state.to(torch.complex64), x, dt, A, maps, maps)
+    heads = torch.zeros(2, 3, 2, 4)
+    with pytest.raises(ArgumentError, match="ssd: dt must have shape"):
+        state_update(heads, x, torch.ones(2, 3), -torch.ones(2), maps, maps)
+    with pytest.raises(ArgumentError, match="causal_conv1d: bias must have shape"):
+        causal_conv1d_step(x, torch.ones(6, 3), wrong, torch.zeros(2, 2, 6))
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_composed_form_equals_the_kernel(limited: bool) -> None:
+    """A decay per channel and a decay per head, through the operators at L = 1."""
+    normal = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=normal, dtype=torch.float64)
+
+    limits = (0.3, 0.6) if limited else (0.0, math.inf)
+    maps = draw(2, 1, 4), draw(2, 1, 4)
+    channels = (draw(2, 6, 4), draw(2, 6), draw(2, 6), draw(6, 4), *maps, draw(6), draw(2, 6), draw(6))
+    heads = (draw(2, 3, 2, 4), draw(2, 6), draw(2, 3), draw(3), *maps, draw(3), draw(2, 6), draw(3))
+    for tensors in (channels, heads):
+        found = state_update(*tensors, True, limits, True)
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        wanted = state_update(*leaves, True, limits, True)  # gradients are wanted, so by the operators
+        assert wanted[0].requires_grad and not found[0].requires_grad
+        for a, b in zip(found, wanted):
+            close(a, b.detach(), 1e-12)
+        assert all(g is not None for g in torch.autograd.grad(wanted[0].sum() + wanted[1].sum(), leaves))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import runpy
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from longseq.core import domain as domains
 from longseq.core.errors import DataError
+from longseq.core.shell.arguments import output_folder
 from longseq.core.shell.cli import main, one_line
 
 HELPER = Path(__file__).parents[1] / "training" / "fake_domain.py"
@@ -90,7 +92,7 @@ def test_fit_writes_everything(trained: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {path.name for path in trained.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
     header = (folder / "metrics.csv").read_text().splitlines()[0]
-    for column in ("train/loss", "train/lr", "train/tokens_per_s", "val/loss", "val/mse"):
+    for column in ("train/loss", "train/lr", "train/samples_per_s", "val/loss", "val/mse"):
         assert column in header.split(",")
     assert torch.load(trained, weights_only=True)["global_step"] == 6
 
@@ -206,6 +208,28 @@ def test_last_is_the_newest_checkpoint(
     )
     assert again["global_step"] == 7
     assert again["hyper_parameters"]["lr"] == 0.02
+
+
+def test_last_is_looked_for_where_the_configuration_writes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("trainer: {default_root_dir: runs/mine}")
+    second.write_text("trainer: {max_steps: 3}")
+    assert output_folder([], [str(first), str(second)]) == "runs/mine"
+    assert output_folder(["--trainer.default_root_dir", "here"], [str(first)]) == "here"
+    assert output_folder([], [str(second)]) is None
+
+
+def test_the_screen_says_what_is_true_and_what_to_type_next(
+    toy: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["toy", "fit", "--progress=lines", "--trainer.max_steps=4", *QUIET]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"^ToyTask: [\d,]+ parameters, on 1 × cpu$", err, re.MULTILINE)
+    for noise in ("FLOPs", "available", "Tip", "stopped", "Seed set"):
+        assert noise not in err, noise
+    next_line = re.search(r"^next: (longseq toy test --ckpt_path (\S+))$", err, re.MULTILINE)
+    assert next_line and Path(next_line[2]).is_file() and not Path(next_line[2]).is_absolute()
+    assert main(next_line[1].split()[1:]) == 0
 
 
 def test_a_checkpoint_of_another_domain(

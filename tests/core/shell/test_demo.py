@@ -12,6 +12,7 @@ from longseq.core.domain import Command, Domain, load_domain, register_domain, u
 from longseq.core.results import Score
 from longseq.core.shell.cli import main
 from longseq.core.shell.demo import run_demos
+from longseq.core.training.by_config import Train
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def domains(monkeypatch, section):
     for name, requires in (("toys", ()), ("games", ("no_such_package_at_all",))):
         module = ModuleType(f"longseq.{name}.demo")
 
-        def demo(out: Path, max_steps: int | None = None, name: str = name):
+        def demo(out: Path, train: Train, max_steps: int | None = None, name: str = name):
             made.append((name, max_steps))
             return section(out, 0.4, domain=name)
 

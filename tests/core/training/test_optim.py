@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from longseq.core.errors import ConfigError
-from longseq.core.training.callbacks import count_positions, draw_loss_curve
+from longseq.core.training.callbacks import draw_loss_curve
 from longseq.core.training.length_warmup import LengthWarmup
 from longseq.core.training.loader import StepLoader, step_dataloader
 from longseq.core.training.optim import parameter_groups
@@ -174,12 +174,6 @@ def test_loader_without_a_trainer(workers: int) -> None:
     assert torch.equal(before, torch.get_rng_state()), "the loader drew from the global generator"
     with pytest.raises(ConfigError):
         StepLoader(_Steps(), 0)
-
-
-def test_count_positions() -> None:
-    assert count_positions({"y": torch.zeros(9, 9), "input_ids": torch.zeros(2, 7)}) == 14
-    assert count_positions((["a"], torch.zeros(3, 5, 8))) == 15
-    assert count_positions({"a": None}) == 0
 
 
 def test_loss_curve(tmp_path: Path) -> None:

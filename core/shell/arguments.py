@@ -1,0 +1,119 @@
+"""What a task command's arguments and configurations say, read without the parser: it needs Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from longseq.core.domain import Domain
+from longseq.core.errors import ConfigError
+
+
+def flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
+    """Returns (index, flag, value) of every ``--flag value`` and ``--flag=value``."""
+    found = []
+    for index, text in enumerate(argv):
+        flag, equals, value = text.partition("=")
+        if flag in flags and equals:
+            found.append((index, flag, value))
+        elif text in flags and index + 1 < len(argv):
+            found.append((index, text, argv[index + 1]))
+    return found
+
+
+def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replaces names of packaged configurations by their files.
+
+    Args:
+        domain: whose configurations.
+        argv: arguments.
+
+    Returns:
+        The arguments, and the configuration files in order.
+    """
+    args, files = list(argv), []
+    for index, flag, value in flag_values(argv, "--config", "-c"):
+        file = domain.resolve_config(value)
+        files.append(file)
+        if "=" in args[index]:
+            args[index] = f"{flag}={file}"
+        else:
+            args[index + 1] = file
+    return args, files
+
+
+def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
+    """Returns the checkpoint that the arguments or configurations name, if any; the arguments win.
+
+    Raises:
+        ConfigError: if a configuration is not YAML.
+    """
+    path: str | None = None
+    for file in configs:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            where = getattr(error, "problem_mark", None)
+            line = f"line {where.line + 1}: " if where is not None else ""
+            raise ConfigError(f"{file}: {line}is not valid YAML") from error
+        if isinstance(content, dict) and isinstance(content.get("ckpt_path"), str):
+            path = content["ckpt_path"]
+    for _, _, value in flag_values(argv, "--ckpt_path"):
+        path = value
+    return None if path == "null" else path
+
+
+def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
+    """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have it."""
+    found = None
+    for file in configs:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        trainer = content.get("trainer") if isinstance(content, dict) else None
+        if isinstance(trainer, dict) and isinstance(trainer.get("default_root_dir"), str):
+            found = trainer["default_root_dir"]
+    for _, _, value in flag_values(argv, "--trainer.default_root_dir"):
+        found = value
+    return found
+
+
+def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
+    """Returns those of "model" and "data" whose class the arguments or configurations name.
+
+    Args:
+        argv: arguments.
+        configs: configuration files.
+    """
+    found = {flag.removeprefix("--") for _, flag, _ in flag_values(argv, "--model", "--data")}
+    for file in configs:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue  # said when it is parsed
+        for key in ("model", "data") if isinstance(content, dict) else ():
+            section = content.get(key)
+            if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
+                found.add(key)
+    return found
+
+
+def configured(configs: Sequence[str], section: str) -> dict[str, Any]:
+    """Returns the ``class_path`` and ``init_args`` of the model or the data; later configurations win.
+
+    Args:
+        configs: files.
+        section: "model" or "data".
+    """
+    found: dict[str, Any] = {"class_path": None, "init_args": {}}
+    for file in configs:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        part = content.get(section) if isinstance(content, dict) else None
+        if isinstance(part, str):
+            found["class_path"] = part
+        elif isinstance(part, dict):
+            found["class_path"] = part.get("class_path") or found["class_path"]
+            init = part.get("init_args")
+            found["init_args"] |= init if isinstance(init, dict) else {}
+    return found

@@ -1,0 +1,166 @@
+"""Mistakes in flags and files, told without importing torch or Lightning, which takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from longseq.core.domain import Domain, import_object
+from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.shell.arguments import configured, find_checkpoint, flag_values, resolve_configs
+
+__all__ = ["arguments_of", "check", "check_flags", "class_of", "resolve_configs"]
+
+RUN = (
+    "config", "name", "progress", "checkpoint_every", "init_from", "ckpt_path", "seed_everything",
+    "print_config", "weights_only", "model", "data", "trainer", "return_predictions",
+)  # fmt: skip
+"""Options that are neither the model's, the data's nor the trainer's."""
+_OWN = ("class_path", "init_args", "dict_kwargs", "help")
+_RECIPE = ("longseq.core.training.task", "longseq.core.training.recipe.Recipe")
+"""The module of the base of all tasks, and the record whose fields every task takes as ``**recipe``."""
+
+
+@cache
+def _tree(module: str) -> ast.Module | None:
+    """Returns a module's syntax, read and not imported; None if it is not there as a Python file."""
+    top, _, rest = module.partition(".")
+    spec = importlib.util.find_spec(top)
+    parts = rest.split(".") if rest else []
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        base = Path(folder).joinpath(*parts)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                return ast.parse(file.read_text(encoding="utf-8"))
+    return None
+
+
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = _tree(module)
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)} if tree else {}
+
+
+def _imported(module: str, name: str) -> str | None:
+    """Returns the dotted path of a name that a module imports with ``from … import``."""
+    tree = _tree(module)
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{node.module}.{alias.name}"
+    return None
+
+
+def arguments_of(path: str) -> list[str] | None:
+    """Returns the names of a class's arguments, read from its source; None where they cannot be told.
+
+    Args:
+        path: dotted.
+    """
+    module, _, name = path.rpartition(".")
+    found = _classes(module).get(name)
+    if found is None:
+        elsewhere = _imported(module, name) if module else None
+        return arguments_of(elsewhere) if elsewhere else None
+    init = next((x for x in found.body if isinstance(x, ast.FunctionDef) and x.name == "__init__"), None)
+    if init is not None:
+        names = [one.arg for one in [*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs]][1:]
+        if init.args.vararg is not None:
+            return None
+        if init.args.kwarg is None:
+            return names
+        more = _recipe() if init.args.kwarg.arg == "recipe" else None
+        return None if more is None else names + more
+    typed = [x.target for x in found.body if isinstance(x, ast.AnnAssign)]
+    fields = [target.id for target in typed if isinstance(target, ast.Name)]
+    if any("dataclass" in ast.unparse(one) for one in found.decorator_list):
+        return fields
+    for base in found.bases:
+        if isinstance(base, ast.Name):
+            own = f"{module}.{base.id}" if base.id in _classes(module) else _imported(module, base.id)
+            return arguments_of(own) if own else None
+    return None
+
+
+def _recipe() -> list[str] | None:
+    return arguments_of(_RECIPE[1])
+
+
+def _trainer() -> list[str] | None:
+    return arguments_of("lightning.pytorch.trainer.trainer.Trainer")
+
+
+def class_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
+    """Returns the dotted path of the model's or the data's class that a command asks for.
+
+    Args:
+        domain: whose default holds where none is named.
+        argv: arguments.
+        configs: configuration files.
+        side: "model" or "data".
+    """
+    flags = [value for _, _, value in flag_values(argv, f"--{side}", f"--{side}.class_path")]
+    name = flags[-1] if flags else configured(configs, side)["class_path"] or domain.defaults.get(side)
+    if not isinstance(name, str) or "." in name:
+        return name if isinstance(name, str) else None
+    return next((f"{module}.{name}" for module in domain.modules if name in _classes(module)), None)
+
+
+def _options(argv: Sequence[str]) -> Iterator[str]:
+    """Yields the names of the options among the arguments, without dashes and values."""
+    for text in argv:
+        if text.startswith("--") and len(text) > 2:
+            yield text[2:].partition("=")[0].rstrip("+")
+
+
+def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
+    """Checks the names of all options.
+
+    Raises:
+        ConfigError: for the first that there is not, with the nearest that there is.
+    """
+    for name in _options(argv):
+        section, dot, rest = name.partition(".")
+        if not dot or section not in ("model", "data", "trainer"):
+            if section not in RUN:
+                raise ConfigError(f"--{name}: no such option; {did_you_mean(name, RUN)}")
+            continue
+        first = rest.split(".")[0]
+        if section == "trainer":
+            known, what = _trainer(), None
+        else:
+            what = class_of(domain, argv, configs, section)
+            known = arguments_of(what) if what is not None else None
+        if known is None or first in known or first in _OWN:
+            continue
+        if what is None:
+            near = did_you_mean(name, [f"trainer.{one}" for one in known])
+            raise ConfigError(f"--{name}: no such option; {near}")
+        owner = what.rpartition(".")[2]
+        raise ConfigError(f"--{name}: {owner} has no such argument; {did_you_mean(first, known)}")
+
+
+def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
+    """Checks what can be told of a task command at once: its options, and the files that it reads.
+
+    Args:
+        domain: whose.
+        argv: the user's arguments, configurations resolved to files.
+        configs: these files.
+
+    Raises:
+        ConfigError: for an option that there is not.
+        DataError: for a file that is not there or not what it should be.
+    """
+    find_checkpoint(argv, configs)  # which reads every configuration, and says which is no YAML
+    check_flags(domain, argv, configs)
+    if domain.check is None or class_of(domain, argv, configs, "data") != domain.defaults.get("data"):
+        return
+    given = {str(name): value for name, value in configured(configs, "data")["init_args"].items()}
+    for name in _options(argv):
+        if name.startswith("data."):
+            given[name.removeprefix("data.")] = flag_values(argv, f"--{name}")[-1:][0][2]
+    import_object(domain.check, ":")(given)

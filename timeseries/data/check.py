@@ -1,0 +1,29 @@
+"""What can be said of a training's files before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longseq.core.files import EARLY_BYTES, require_file
+from longseq.timeseries.data.frames import read_panel
+from longseq.timeseries.data.samples import SAMPLES
+
+
+def check(arguments: Mapping[str, Any]) -> None:
+    """Checks the files of a training, and reads them where that is quick.
+
+    Args:
+        arguments: of ``ForecastData``, as they were typed.
+
+    Raises:
+        DataError: if one cannot be used.
+    """
+    path = arguments.get("path")
+    if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
+        return
+    file = require_file(path, "time-series file")
+    missing = arguments.get("missing", "error")
+    if file.stat().st_size <= EARLY_BYTES and missing in ("error", "ffill"):
+        read_panel(file, missing)
