@@ -11,7 +11,7 @@ import longseq.core
 ROOT = Path(longseq.core.__path__[0])
 # From the ground up; a module stands on the floor of its longest prefix.
 FLOORS = (
-    ("_cpu", "checks", "errors", "figures", "files", "results", "samples", "tables"),
+    ("_cpu", "checks", "errors", "exports", "figures", "files", "results", "samples", "tables"),
     ("plugins", "registry", "domain"),
     ("kernels",),
     ("ops",),
