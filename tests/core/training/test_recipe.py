@@ -311,7 +311,7 @@ def test_a_named_class_takes_none_of_the_default_ones_values(capsys: pytest.Capt
     """As it did: SpaceTime had MixerForecaster's width, dropout and weight decay."""
     import yaml
 
-    argv = ["timeseries", "fit", "--model=SpaceTime", "--data.path=x.csv", "--model.context=96"]
+    argv = ["timeseries", "fit", "--model=SpaceTime", "--data.path=electricity_demand", "--model.context=96"]
     assert main([*argv, "--print_config"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)["model"]
     own = {name: one.default for name, one in inspect.signature(SpaceTime.__init__).parameters.items()}
