@@ -97,7 +97,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, state: State | None, segment_ids: Tensor | None) -> tuple[Tensor, State]:
         """As ``Mixer.forward``, with the residual branches."""
-        y, state = self.mixer(self.norm1(x), state, segment_ids)
+        out = self.mixer(self.norm1(x), state, segment_ids)
+        if not (isinstance(out, tuple) and len(out) == 2):
+            name = type(self.mixer).__name__
+            raise ConfigError(f"{name}.forward must return (y, state), and returned {type(out).__name__}")
+        y, state = out
         return self._channel(x + self.dropout(y)), state
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:

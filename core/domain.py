@@ -183,7 +183,9 @@ def load_domain(name: str) -> Domain:
         if name in _REGISTERED:
             return _REGISTERED[name]
         known = [*list_domains(), "doctor", "demo", "data", "bench"]
-        raise ConfigError(f"no domain or command named {name!r}; {did_you_mean(name, known)}")
+        near = did_you_mean(name, known)
+        own = "; a domain of your own needs --import its_module" if near.startswith("known") else ""
+        raise ConfigError(f"no domain or command named {name!r}; {near}{own}")
     domain = importlib.import_module(f"longseq.{name}.commands").DOMAIN
     assert isinstance(domain, Domain)
     return domain

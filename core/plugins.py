@@ -104,6 +104,11 @@ def import_named(names: Iterable[str]) -> None:
         _named[name] = None
 
 
+def named() -> list[str]:
+    """Returns the modules that the user has named in this process, in order."""
+    return list(_named)
+
+
 def _why(error: BaseException) -> str:
     """Returns an error as one line with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -6,6 +6,7 @@ absent by its initialisation. A broken law raises ``ContractError`` with the law
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -24,9 +25,22 @@ class ContractError(AssertionError):
     """A mixer breaks a law of the contract."""
 
 
+_WORDS = {
+    1: "forward in parts, with the state handed on, is forward of the whole",
+    2: "steps are forward",
+    3: "what comes later changes nothing before",
+    4: "a row does not depend on its neighbours in the batch",
+    5: "packed sequences are the sequences one by one",
+    6: "the gradient reaches the initial state, and the final state is differentiable",
+}
+"""The laws of the contract in words."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ContractError(message)
+        number = re.match(r"law (\d)", message)
+        words = f" ({_WORDS[int(number[1])]})" if number else ""
+        raise ContractError(f"{message}{words}")
 
 
 class Subject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -135,8 +136,23 @@ def register_mixer(name: str) -> Callable[[M], M]:
 
     Args:
         name: the paper's usual name in lower snake case.
+
+    Raises:
+        ConfigError: if it is no such name or taken, or what is decorated is no mixer.
     """
-    return MIXERS.register(name)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        what, example = getattr(name, "__name__", name), '@register_mixer("mine")'
+        raise ConfigError(f"register_mixer needs a name in lower snake case, as in {example}, got {what!r}")
+
+    def register(cls: M) -> M:
+        if not (isinstance(cls, type) and issubclass(cls, Mixer)):
+            raise ConfigError(f"register_mixer({name!r}): {getattr(cls, '__name__', cls)} is no Mixer")
+        if not cls.__module__.startswith("longseq.core.mixers."):
+            _load_all()  # so that a name of ours is known to be taken
+        MIXERS.add(name, cls)
+        return cls
+
+    return register
 
 
 def is_registered(cls: type) -> bool:

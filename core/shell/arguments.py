@@ -32,17 +32,14 @@ def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], lis
         argv: arguments.
 
     Returns:
-        The arguments, and the configuration files in order.
+        The arguments, configurations first, so that a flag wins wherever it stands; and the files in order.
     """
-    args, files = list(argv), []
-    for index, flag, value in flag_values(argv, "--config", "-c"):
-        file = domain.resolve_config(value)
-        files.append(file)
-        if "=" in args[index]:
-            args[index] = f"{flag}={file}"
-        else:
-            args[index + 1] = file
-    return args, files
+    files, rest, skip = [], list(argv), []
+    for index, _, value in flag_values(argv, "--config", "-c"):
+        files.append(domain.resolve_config(value))
+        skip += [index] if "=" in rest[index] else [index, index + 1]
+    rest = [text for index, text in enumerate(rest) if index not in skip]
+    return [*(f"--config={file}" for file in files), *rest], files
 
 
 def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from longseq.core import plugins
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
@@ -140,7 +141,9 @@ class Screen(Callback):
             print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
         path = best.best_model_path if best is not None else last
         if path and self.command is not None:
-            print(f"next: {self.command} test --ckpt_path {shlex.quote(_shortest(path))}", file=sys.stderr)
+            named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
+            checkpoint = shlex.quote(_shortest(path))
+            print(f"next: {self.command} test{named} --ckpt_path {checkpoint}", file=sys.stderr)
 
 
 def _shortest(path: str) -> str:

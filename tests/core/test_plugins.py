@@ -13,6 +13,7 @@ import torch
 
 from longseq.core import domain as domains
 from longseq.core import plugins
+from longseq.core.backbone import Backbone
 from longseq.core.checkpoints.foreign import check_reloadable
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.mixers import base
@@ -267,3 +268,32 @@ check_reloadable(Mine(8, 1))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "it is defined in the running script or notebook; put it into a module" in done.stderr
+
+
+def test_a_mixer_is_registered_properly_or_refused() -> None:
+    class Other(base.Mixer):
+        pass
+
+    with pytest.raises(ConfigError, match=r'as in @register_mixer\("mine"\), got \'Other\''):
+        base.register_mixer(Other)  # type: ignore[arg-type]  # without a name
+    for name in ("Win dow", "9", ""):
+        with pytest.raises(ConfigError, match="needs a name in lower snake case"):
+            base.register_mixer(name)
+    with pytest.raises(ConfigError, match=r"register_mixer\('mine'\): int is no Mixer"):
+        base.register_mixer("mine")(int)  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
+        base.register_mixer("mamba")(Other)
+
+
+def test_a_mixer_that_returns_no_state_is_named() -> None:
+    class Half(base.Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
+        def forward(self, x, state=None, segment_ids=None):
+            return x
+
+    layer = Backbone(8, 1, "mamba").layers[0]
+    layer.mixer = Half(8)
+    with pytest.raises(ConfigError, match=r"Half\.forward must return \(y, state\), and returned Tensor"):
+        layer(torch.zeros(1, 2, 8), None, None)

@@ -12,6 +12,7 @@ from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.domain import load_domain
 from longseq.core.errors import ConfigError
 from longseq.core.shell.agreement import agree
+from longseq.core.shell.arguments import resolve_configs
 from longseq.core.shell.cli import main
 
 DOMAIN = load_domain("timeseries")
@@ -39,6 +40,12 @@ def test_a_configuration_gives_way_to_a_flag(tmp_path: Path) -> None:
     assert added(["--model.horizon=12"], str(file)) == ["--data.horizon=12"]
     file.write_text("model: SpaceTime\ndata: null")
     assert added(["--data.horizon=12"], str(file)) == ["--model.horizon=12"]
+
+
+def test_a_flag_wins_over_a_configuration_wherever_it_stands() -> None:
+    argv = ["--data.horizon", "12", "--config", "mixer_forecaster", "--model.d_model=8"]
+    args, files = resolve_configs(DOMAIN, argv)
+    assert args == [f"--config={files[0]}", "--data.horizon", "12", "--model.d_model=8"]
 
 
 def test_a_contradiction_is_refused() -> None:
