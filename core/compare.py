@@ -213,7 +213,8 @@ def check_models(text: str, baselines: Mapping[str, Any], configs: Mapping[str, 
     for name in names:
         if name not in baselines and name not in configs and not Path(name).is_file():
             hint = did_you_mean(name, (*baselines, *configs))
-            raise ConfigError(f"--models: no baseline, configuration or file {name!r}; {hint}")
+            own = "; a class of your own needs a configuration with its class_path" if "." in name else ""
+            raise ConfigError(f"--models: no baseline, configuration or file {name!r}; {hint}{own}")
     return names
 
 

@@ -83,7 +83,7 @@ class Recipe:
         try:
             made = cls(groups, lr=self.lr, **own)  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer {self.optimizer}: {error}") from error
+            raise ConfigError(f"optimizer {self.optimizer}: {error} (see optimizer_kwargs)") from error
         if self.weight_decay and "weight_decay" not in made.defaults:
             raise ConfigError(f"optimizer {self.optimizer} has no weight decay: set model.weight_decay to 0")
         return made
@@ -115,7 +115,7 @@ class Recipe:
         except (TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"schedule {self.schedule}: {error}") from error
+            raise ConfigError(f"schedule {self.schedule}: {error} (see schedule_kwargs)") from error
         return {"scheduler": scheduler, "interval": "step", "frequency": 1}
 
     def make_loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -140,7 +140,7 @@ class Recipe:
         try:
             made: nn.Module = found(**own)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"loss {self.loss}: {error}") from error
+            raise ConfigError(f"loss {self.loss}: {error} (see loss_kwargs)") from error
         return made
 
     def make_metrics(self) -> dict[str, Metric]:
@@ -218,6 +218,11 @@ def find_object(path: str, what: str) -> Any:
         ConfigError: if it is not there, with what to do.
     """
     module, _, name = path.rpartition(".")
+    if not module:
+        example = {"loss": "torch.nn.MSELoss", "metric": "torchmetrics.MeanSquaredError"}.get(
+            what, "torch.optim.SGD"
+        )
+        raise ConfigError(f"{what} {path}: its class path is needed, for example {example}")
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -225,7 +230,7 @@ def find_object(path: str, what: str) -> Any:
             f"{what} {path}: no module {error.name}; one in this folder is found by {OPTION} {module}"
         ) from error
     except (AttributeError, ValueError) as error:
-        raise ConfigError(f"{what} {path}: {module or 'it'} has no {name}") from error
+        raise ConfigError(f"{what} {path}: {module} has no {name}") from error
 
 
 def find_class(path: str, base: type[Any], what: str, known: Sequence[str] | Mapping[str, Any]) -> type[Any]:

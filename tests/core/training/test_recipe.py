@@ -249,7 +249,7 @@ def test_losses() -> None:
     for name, says in (
         ("torch.hub.load", "functions are taken from torch.nn.functional"),
         ("torch.pi", "neither a torch.nn.Module class nor a function"),
-        ("l1", "has no l1"),
+        ("l1", "its class path is needed, for example torch"),
     ):
         with pytest.raises(ConfigError, match=says):
             Recipe(loss=name).make_loss()
