@@ -36,7 +36,7 @@ class Registry(Mapping[str, T], Generic[T]):
             ConfigError: if the name is taken.
         """
         taken = self._things.get(name, thing)
-        if getattr(taken, "__qualname__", taken) != getattr(thing, "__qualname__", thing):
+        if _identity(taken) != _identity(thing):
             raise ConfigError(f"a {self.kind} named {name!r} is registered already")
         self._things[name] = thing
 
@@ -78,6 +78,12 @@ class Registry(Mapping[str, T], Generic[T]):
             pattern: for example ``"vim*"``.
         """
         return sorted(fnmatch.filter(self._things, pattern))
+
+
+def _identity(thing: Any) -> Any:
+    """Returns where a class or function is defined, the same after a reload; anything else as it is."""
+    name = getattr(thing, "__qualname__", None)
+    return thing if name is None else (thing.__module__, name)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
     """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided`` returned."""
     if tensor is None:
         return (*_NULL, 1)
-    last = 1 if tensor.is_complex() or tensor.shape[-1] == 1 == tensor.dim() - 2 else tensor.stride(-1)
+    # A dimension of size 1 may have any stride: what counts is the last one that is longer.
+    sizes = zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]))
+    last = 1 if tensor.is_complex() else next((stride for size, stride in sizes if size != 1), 1)
     return (*rows(tensor), last)
 
 

@@ -14,8 +14,10 @@ from longseq.core.shell.short_help import classes
 
 
 def _flag(argv: Sequence[str], flag: str) -> str | None:
-    """Returns the last value of a flag."""
-    return next((value for _, _, value in reversed(flag_values(argv, flag))), None)
+    """Returns the last value of a flag, ``--model.horizon`` or ``--model.init_args.horizon``."""
+    side, _, name = flag.partition(".")
+    values = flag_values(argv, flag, f"{side}.init_args.{name}")
+    return next((value for _, _, value in reversed(values)), None)
 
 
 def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[str]:
@@ -36,11 +38,7 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
         return list(argv)
     try:
         takes = {side: inspect.signature(cls).parameters for side, cls in classes(domain, argv).items()}
-    except (
-        ConfigError,
-        yaml.YAMLError,
-        UnicodeDecodeError,
-    ):  # the parser says it, with file and line
+    except (ConfigError, yaml.YAMLError, UnicodeDecodeError):  # the parser says it, with file and line
         return list(argv)
     for model, data in domain.shared:
         if model not in takes.get("model", ()) or data not in takes.get("data", ()):

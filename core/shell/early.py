@@ -12,23 +12,24 @@ from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.shell.arguments import configured, find_checkpoint, flag_values, resolve_configs
 
-__all__ = ["arguments_of", "check", "check_flags", "class_of", "resolve_configs"]
+__all__ = ["arguments_of", "check", "check_flags", "class_of", "name_of", "resolve_configs"]
 
 RUN = (
     "config", "name", "progress", "checkpoint_every", "init_from", "ckpt_path", "seed_everything",
-    "print_config", "weights_only", "model", "data", "trainer", "return_predictions",
+    "print_config", "weights_only", "model", "data", "trainer", "return_predictions", "verbose",
 )  # fmt: skip
 """Options that are neither the model's, the data's nor the trainer's."""
 _OWN = ("class_path", "init_args", "dict_kwargs", "help")
-_RECIPE = ("longseq.core.training.task", "longseq.core.training.recipe.Recipe")
-"""The module of the base of all tasks, and the record whose fields every task takes as ``**recipe``."""
+_RECIPE = "longseq.core.training.recipe.Recipe"
+"""The record whose fields every task takes as ``**recipe``."""
+_TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 
 
 @cache
 def _tree(module: str) -> ast.Module | None:
     """Returns a module's syntax, read and not imported; None if it is not there as a Python file."""
     top, _, rest = module.partition(".")
-    spec = importlib.util.find_spec(top)
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
     parts = rest.split(".") if rest else []
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         base = Path(folder).joinpath(*parts)
@@ -72,7 +73,7 @@ def arguments_of(path: str) -> list[str] | None:
             return None
         if init.args.kwarg is None:
             return names
-        more = _recipe() if init.args.kwarg.arg == "recipe" else None
+        more = arguments_of(_RECIPE) if init.args.kwarg.arg == "recipe" else None
         return None if more is None else names + more
     typed = [x.target for x in found.body if isinstance(x, ast.AnnAssign)]
     fields = [target.id for target in typed if isinstance(target, ast.Name)]
@@ -85,16 +86,8 @@ def arguments_of(path: str) -> list[str] | None:
     return None
 
 
-def _recipe() -> list[str] | None:
-    return arguments_of(_RECIPE[1])
-
-
-def _trainer() -> list[str] | None:
-    return arguments_of("lightning.pytorch.trainer.trainer.Trainer")
-
-
-def class_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
-    """Returns the dotted path of the model's or the data's class that a command asks for.
+def name_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
+    """Returns the class that a command asks for, as it was written: dotted, or a name alone.
 
     Args:
         domain: whose default holds where none is named.
@@ -104,8 +97,14 @@ def class_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: 
     """
     flags = [value for _, _, value in flag_values(argv, f"--{side}", f"--{side}.class_path")]
     name = flags[-1] if flags else configured(configs, side)["class_path"] or domain.defaults.get(side)
-    if not isinstance(name, str) or "." in name:
-        return name if isinstance(name, str) else None
+    return name if isinstance(name, str) else None
+
+
+def class_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
+    """Returns that class's dotted path, None if no module of the domain has it; arguments as ``name_of``."""
+    name = name_of(domain, argv, configs, side)
+    if name is None or "." in name:
+        return name
     return next((f"{module}.{name}" for module in domain.modules if name in _classes(module)), None)
 
 
@@ -130,7 +129,7 @@ def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> 
             continue
         first = rest.split(".")[0]
         if section == "trainer":
-            known, what = _trainer(), None
+            known, what = arguments_of(_TRAINER), None
         else:
             what = class_of(domain, argv, configs, section)
             known = arguments_of(what) if what is not None else None
@@ -161,6 +160,7 @@ def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
         return
     given = {str(name): value for name, value in configured(configs, "data")["init_args"].items()}
     for name in _options(argv):
-        if name.startswith("data."):
-            given[name.removeprefix("data.")] = flag_values(argv, f"--{name}")[-1:][0][2]
+        typed = flag_values(argv, f"--{name}") if name.startswith("data.") else []
+        if typed:  # a flag without its value, or one that adds to a list, is the parser's business
+            given[name.removeprefix("data.").removeprefix("init_args.")] = typed[-1][2]
     import_object(domain.check, ":")(given)

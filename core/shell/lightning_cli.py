@@ -25,6 +25,7 @@ from longseq.core.shell.agreement import agree
 from longseq.core.shell.arguments import (
     configured,
     find_checkpoint,
+    flag_values,
     named_sections,
     output_folder,
     resolve_configs,
@@ -164,12 +165,13 @@ class DomainCLI(LightningCLI):
         cls = import_object(data.class_path) if data is not None else None
         taken = model.get("init_args") or {}
         packaged = {str(file) for file in self.domain.configs().values()}
-        typed = set(
-            configured([file for file in self.config_files if file not in packaged], "model")["init_args"]
-        )
-        typed |= {
-            text.partition("=")[0].removeprefix("--model.") for text in args if text.startswith("--model.")
-        }
+        own = [file for file in self.config_files if file not in packaged]
+        typed = set(configured(own, "model")["init_args"])
+        names = [text.partition("=")[0] for text in args if text.startswith("--model.")]
+        typed |= {name.removeprefix("--model.").removeprefix("init_args.") for name in names}
+        whole = [value for _, _, value in flag_values(args, "--model")]
+        if any(value.startswith("{") or value.endswith((".yaml", ".yml", ".json")) for value in whole):
+            return  # a whole configuration on the command line is taken at its word
         wanted = [name for name in getattr(cls, "fits", ()) if name in taken and name not in typed]
         if wanted:
             self.made_data = cls(**(data.get("init_args") or {}))  # type: ignore[misc]

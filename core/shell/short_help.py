@@ -9,13 +9,12 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import docstring_parser
-import yaml  # type: ignore[import-untyped]
 
 from longseq.core.domain import TASK_COMMANDS, Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.shell.early import name_of, resolve_configs
 
 TRAINER = {
     "max_steps": ("N", "optimiser steps of the training"),
@@ -49,17 +48,6 @@ _ALL = {
 }
 
 
-def _chosen(argv: Sequence[str], flag: str) -> str | None:
-    """Returns the last value that a flag has among the arguments."""
-    value = None
-    for at, text in enumerate(argv):
-        if text.startswith(f"{flag}="):
-            value = text.partition("=")[2]
-        elif text == flag and at + 1 < len(argv) and not argv[at + 1].startswith("-"):
-            value = argv[at + 1]
-    return value
-
-
 def _class(domain: Domain, name: str) -> type:
     """Returns a class by its dotted path, or by its name if a module of the domain has it.
 
@@ -86,18 +74,9 @@ def classes(domain: Domain, argv: Sequence[str]) -> dict[str, type]:
         domain: whose.
         argv: arguments beside ``--help``.
     """
-    config: dict[str, Any] = {}
-    file = _chosen(argv, "--config") or _chosen(argv, "-c")
-    if file is not None:
-        config = yaml.safe_load(Path(domain.resolve_config(file)).read_text(encoding="utf-8")) or {}
-    found = {}
-    for key in ("model", "data"):
-        section = config.get(key)
-        named = section.get("class_path") if isinstance(section, dict) else section
-        name = _chosen(argv, f"--{key}") or named or domain.defaults.get(key)
-        if isinstance(name, str):
-            found[key] = _class(domain, name)
-    return found
+    args, configs = resolve_configs(domain, argv)
+    names = {side: name_of(domain, args, configs, side) for side in ("model", "data")}
+    return {side: _class(domain, name) for side, name in names.items() if name is not None}
 
 
 def _words(cls: type) -> dict[str, str]:

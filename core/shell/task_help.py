@@ -27,11 +27,14 @@ def _fingerprint(domain: Domain, command: str, argv: Sequence[str]) -> str:
     parts = [domain.name, command, *argv, sys.version, str(shutil.get_terminal_size().columns)]
     parts += [importlib.metadata.version(name) for name in ("lightning", "jsonargparse")]
     parts += plugins.fingerprint()
+    named = (Path(text.partition("=")[2] or text) for text in argv)
+    files = [file for file in named if file.is_file()]  # configurations of the user's own
     for name in ("longseq.core", domain.home):
         for folder in importlib.import_module(name).__path__:
-            for file in sorted(Path(folder).rglob("*.py")):
-                status = file.stat()
-                parts.append(f"{file} {status.st_mtime_ns} {status.st_size}")
+            files += sorted(file for kind in ("*.py", "*.yaml") for file in Path(folder).rglob(kind))
+    for file in files:
+        status = file.stat()
+        parts.append(f"{file} {status.st_mtime_ns} {status.st_size}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -234,9 +234,11 @@ def progress_bar() -> Callback:
 
 
 def default_callbacks(
-    every_n_steps: int = 200, monitor: str | None = "val/loss", bar: bool | None = None,
+    every_n_steps: int = 200,
+    monitor: str | None = "val/loss",
+    bar: bool | None = None,
     command: str | None = None,
-) -> list[Callback]:  # fmt: skip
+) -> list[Callback]:
     """Returns what every ``fit`` gets: progress, ``last.ckpt`` and ``best.ckpt``, rates, throughput.
 
     Args:

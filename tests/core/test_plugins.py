@@ -283,6 +283,9 @@ def test_a_mixer_is_registered_properly_or_refused() -> None:
         base.register_mixer("mine")(int)  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
         base.register_mixer("mamba")(Other)
+    same_name = type("Mamba", (base.Mixer,), {"__module__": "mine"})  # another class of the same name
+    with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
+        base.register_mixer("mamba")(same_name)
 
 
 def test_a_mixer_that_returns_no_state_is_named() -> None:

@@ -58,5 +58,8 @@ def test_no_copy_is_made_of_what_can_be_read() -> None:
     assert cpu_calls.strided(maps).data_ptr() == maps.data_ptr() and cpu_calls.across(maps)[4] == 10
     expanded = torch.randn(2, 1, 4, 10).permute(0, 3, 1, 2).expand(-1, -1, 3, -1)
     assert cpu_calls.strided(expanded).is_contiguous()  # one map for all groups has no stride that fits
+    # The stride of a dimension of size 1 says nothing: two groups of one state, as a transposed map has them.
+    single = torch.randn(2, 10, 1, 3).transpose(2, 3)
+    assert single.stride(-1) == 3 and cpu_calls.across(single)[4] == 1
     odd = torch.randn(2, 6, 20)[..., ::2].transpose(1, 2)
     assert cpu_calls.strided(odd).is_contiguous()

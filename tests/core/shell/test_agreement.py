@@ -30,6 +30,8 @@ def test_a_flag_on_one_side_holds_for_both() -> None:
     assert added(["--model.context=24", "--data.horizon=12"]) == ["--data.context=24", "--model.horizon=12"]
     assert added(["--data.horizon=48", "--data.horizon=96"]) == ["--model.horizon=96"]  # the last one counts
     assert added(["--data.horizon=48", "--model.horizon", "48"]) == []
+    assert added(["--data.horizon=48", "--model.init_args.horizon=48"]) == []
+    assert added(["--model.init_args.horizon=48"]) == ["--data.horizon=48"]
     assert added([]) == []
 
 
@@ -77,5 +79,7 @@ def test_a_new_model_is_made_to_fit_its_data(
     saved = load_checkpoint("outputs/vision/cifar/version_0/checkpoints/last.ckpt")["hyper_parameters"]
     assert (saved["num_classes"], saved["in_chans"], saved["img_size"]) == (3, 3, 12)
     (tmp_path / "mine.yaml").write_text("model: {class_path: ImageClassifier, init_args: {num_classes: 5}}")
+    assert main([*argv, "--model.init_args.num_classes=4"]) == 2
+    assert "num_classes is 4, but images has 3 classes" in capsys.readouterr().err
     assert main([*argv, "--config=mine.yaml"]) == 2
     assert "num_classes is 5, but images has 3 classes" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from longseq.core.domain import DOMAINS, load_domain
+from longseq.core.domain import DOMAINS, TASK_COMMANDS, load_domain
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell import early
 
@@ -79,6 +79,19 @@ def test_what_cannot_be_told_is_left_to_the_parser(tmp_path: Path, monkeypatch: 
         early.check(domain, ["--data.path=none.csv"], [])
     with pytest.raises(ConfigError, match="SpaceTime has no such argument"):
         early.check_flags(domain, ["--model", "SpaceTime", "--model.mixer=mamba"], [])
+
+
+def test_options_of_every_command_are_known() -> None:
+    """Lightning's own arguments of the four commands, and a flag that lacks its value, reach the parser."""
+    given = {"self", "model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
+    for command in TASK_COMMANDS:
+        assert set(inspect.signature(getattr(Trainer, command)).parameters) - given <= set(early.RUN), command
+    domain = load_domain("timeseries")
+    early.check(domain, ["--data.path"], [])
+    early.check(domain, ["--model=./mine.yaml", "--model.x=1", '--data={"class_path": "ForecastData"}'], [])
+    early.check(domain, ["--data.series+", "a", "--verbose", "false"], [])
+    with pytest.raises(DataError, match=r"none\.csv"):
+        early.check(domain, ["--data.init_args.path=none.csv"], [])
 
 
 def test_a_configuration_names_the_class_and_the_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from longseq.core.domain import DOMAINS, load_domain
 from longseq.core.errors import ConfigError
-from longseq.core.shell import short_help
+from longseq.core.shell import short_help, task_help
 
 CODE = """
 import sys
@@ -70,3 +70,13 @@ def test_flags_and_configurations_choose_whose_arguments_are_shown() -> None:
 def test_every_trainer_flag_is_one_of_lightnings() -> None:
     known = inspect.signature(Trainer).parameters
     assert set(short_help.TRAINER) <= set(known) and set(short_help.DEVICE) <= set(short_help.TRAINER)
+
+
+def test_the_first_of_two_configurations_may_name_the_class(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("trainer: {max_steps: 3}")
+    domain = load_domain("timeseries")
+    assert "--model.norm_order" in short_help.text(domain, "fit", ["--config=spacetime", f"--config={file}"])
+    before = task_help._fingerprint(domain, "fit", [f"--config={file}"])
+    file.write_text("model: SpaceTime")
+    assert task_help._fingerprint(domain, "fit", [f"--config={file}"]) != before
