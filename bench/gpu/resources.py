@@ -28,9 +28,9 @@ from longseq.core.ops.slstm import cuda as slstm
 LOCAL_MEMORY_LIMIT = 56
 """Bytes of local memory per thread that a kernel may use: 14 registers' worth.
 
-A few spilled registers are one compiler's choice and are read from the L1 cache: NVRTC 13.0.88 spills up to
-24 bytes. What must never happen is that an array over states leaves the registers. The smallest one that a
-thread keeps, 8 positions by 2 states in float32, is 64 bytes.
+A few spilled registers are one compiler's choice and are read from the L1 cache: NVRTC 13.0.88 takes up to
+32 bytes for them. What must never happen is that an array over states leaves the registers. The smallest
+that a thread keeps, 8 positions by 2 states in float32, is 64 bytes.
 """
 ARCHITECTURES = (80, 90, 100)
 

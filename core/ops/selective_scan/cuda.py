@@ -89,7 +89,7 @@ def plan(u: Tensor, A: Tensor, groups: int, backward: bool = False) -> Plan:
     tile = warps * (32 // channels) * 8
     chunk, chunks = _cuda.split(length, batch * groups * tiles, tile, u.device)
     group = math.gcd(A.shape[1], 2 if backward or A.is_complex() else 4)
-    return Plan(channels, warps, tiles, chunk, chunks, group, (8 if backward else 12) // warps)
+    return Plan(channels, warps, tiles, chunk, chunks, group, 8 // warps)
 
 
 def piece(shape: Plan, batch: int, groups: int, states: int, item: int) -> int:
