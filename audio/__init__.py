@@ -1,4 +1,5 @@
-"""Audio: real or synthetic song, from whole files, beside logistic regression on spectral statistics."""
+"""Audio: real or synthetic song, from whole files, beside logistic regression on spectral
+statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from longseq.audio.models.registry import create_model, list_models
     from longseq.audio.task import SongDetector
 
-# Packages of the `audio` extra that the domain needs; the command line checks them before it starts.
+# Packages of the `audio` extra that the domain needs; the command line checks them before it
+# starts.
 REQUIRES = ("soundfile", "soxr", "sklearn")
 
 _EXPORTS = {

@@ -21,10 +21,12 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @torch.inference_mode()
 def spectral_statistics(audio: Tensor, mel: MelPower) -> np.ndarray:
-    """Returns one row of statistics a clip, float32 (B, 3·n_mels + 10); a gain changes none of them.
+    """Returns one row of statistics a clip, float32 (B, 3·n_mels + 10); a gain changes none of
+    them.
 
-    Of every mel band in normalised dB: mean, deviation, mean absolute change between frames. Of the mel
-    spectrum: mean and deviation over time of centroid, bandwidth, 85% roll-off, flatness and flux.
+    Of every mel band in normalised dB: mean, deviation, mean absolute change between frames. Of the
+    mel spectrum: mean and deviation over time of centroid, bandwidth, 85% roll-off, flatness and
+    flux.
 
     Args:
         audio: samples (B, N).

@@ -1,4 +1,5 @@
-"""From a model's log-odds to a probability and a cautious verdict, settled on validation songs alone."""
+"""From a model's log-odds to a probability and a cautious verdict, settled on validation songs
+alone."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 SYNTHETIC, UNCERTAIN, NO_SIGN = "synthetic", "uncertain", "no sign"
-# The narrowest band of probabilities that is called uncertain, and the error that each side of it may make.
+# The narrowest band of probabilities that is called uncertain, and the error that each side of it
+# may make.
 _NARROWEST, _ERROR = (0.35, 0.65), 0.05
 
 
@@ -48,15 +50,16 @@ class Calibration:
 
 
 def calibrate(logits: np.ndarray, targets: np.ndarray) -> Calibration:
-    """Fits a calibration by logistic regression on the log-odds, both classes weighing the same (Platt 1999).
+    """Fits a calibration by logistic regression on the log-odds, both classes weighing the same
+    (Platt 1999).
 
     Args:
         logits: of validation windows (N,).
         targets: 1 for synthetic (N,).
 
     Returns:
-        The uncalibrated one if a class is missing; slope 0, and so "uncertain" everywhere, if higher logits
-        do not go with the synthetic class.
+        The uncalibrated one if a class is missing; slope 0, and so "uncertain" everywhere, if
+        higher logits do not go with the synthetic class.
     """
     from sklearn.linear_model import LogisticRegression
 

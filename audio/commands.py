@@ -22,7 +22,8 @@ DOMAIN = Domain(
             "longseq.audio.scan:run",
         ),
         "predict": Command(
-            "probabilities of the files in a folder, to CSV, TSV or Parquet", "longseq.audio.predict:run"
+            "probabilities of the files in a folder, to CSV, TSV or Parquet",
+            "longseq.audio.predict:run",
         ),
         "synthesize": Command(
             "resynthesised versions of songs beside the originals, through one identical chain",

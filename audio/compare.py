@@ -1,4 +1,5 @@
-"""``longseq audio compare``: the AUC of every synthesis method, models beside the baseline, and a verdict."""
+"""``longseq audio compare``: the AUC of every synthesis method, models beside the baseline, and a
+verdict."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Scored:
 
 
 def fit_baseline(data: SongData, mel: MelPower) -> SpectralRegression:
-    """Fits the regression on the windows of the training songs, its strength chosen on validation songs.
+    """Fits the regression on the windows of the training songs, its strength chosen on validation
+    songs.
 
     Args:
         data: the songs.
@@ -114,21 +116,32 @@ def rows_of(scored: Scored, data: str, seen: Sequence[str], seed: int | None = N
             draws = auc_draws(scores[real], scores[fake], *songs)
             low, high = (float(value) for value in np.nanquantile(draws, [0.025, 0.975]))
             numbers = {
-                "data": data, "method": method, "held_out": "no" if method in seen else "yes",
-                "auc_low": low, "auc_high": high, "songs": count, "windows": int(fake.sum()),
-            }  # fmt: skip
-            kind, value = "baseline" if name == BASELINE else "model", auc(scores[real], scores[fake])
+                "data": data,
+                "method": method,
+                "held_out": "no" if method in seen else "yes",
+                "auc_low": low,
+                "auc_high": high,
+                "songs": count,
+                "windows": int(fake.sum()),
+            }
+            kind, value = (
+                "baseline" if name == BASELINE else "model",
+                auc(scores[real], scores[fake]),
+            )
             rows.append(Row(name, kind, value, seed, f"{data}/{method}", numbers, draws))  # type: ignore[arg-type]
     return rows
 
 
 class SongComparison(Comparison):
-    """Area under the ROC curve for every method; differences that another draw of songs explains are none.
+    """Area under the ROC curve for every method; differences that another draw of songs explains
+    are none.
 
     Args:
-        data: the labelled folder and its split by song; None for a verdict on what is scored already.
+        data: the labelled folder and its split by song; None for a verdict on what is scored
+            already.
         holdout: methods that training never sees.
-        others: further labelled folders, only tested on: name, recordings, files that cannot be read.
+        others: further labelled folders, only tested on: name, recordings, files that cannot be
+            read.
         baseline_out: JSON file for the fitted baseline.
     """
 
@@ -137,8 +150,9 @@ class SongComparison(Comparison):
     columns = {
         **dict.fromkeys(("data", "method", "held_out", "model", "kind"), ""),
         **dict.fromkeys(("auc", "auc_low", "auc_high"), ".6f"),
-        **dict.fromkeys(("songs", "windows", "seed"), "d"), "verdict": "",
-    }  # fmt: skip
+        **dict.fromkeys(("songs", "windows", "seed"), "d"),
+        "verdict": "",
+    }
     lower_is_better = False
     models_first = True
     trained = ("mamba",)
@@ -165,14 +179,18 @@ class SongComparison(Comparison):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--data", required=True, help="labelled folder: real/ and fake/METHOD/")
-        parser.add_argument("--holdout", default="", help="methods that training never sees, comma-separated")
+        parser.add_argument(
+            "--holdout", default="", help="methods that training never sees, comma-separated"
+        )
         parser.add_argument(
             "--test_data",
             nargs="*",
             default=[],
             help="further labelled folders of other songs, only tested on",
         )
-        parser.add_argument("--seconds", type=float, default=10.0, help="length of a scored window, s (10)")
+        parser.add_argument(
+            "--seconds", type=float, default=10.0, help="length of a scored window, s (10)"
+        )
         parser.add_argument("--split_seed", type=int, default=0, help="of the split by song (0)")
         parser.add_argument("--baseline_out", help="JSON file to write the fitted baseline to")
 
@@ -227,7 +245,9 @@ class SongComparison(Comparison):
 
     def values(self, config: Path, seed: int) -> Values:
         data = self.data
-        return {"data": {"source": data.source, "holdout": self.holdout, "seed": data.hparams["seed"]}}
+        return {
+            "data": {"source": data.source, "holdout": self.holdout, "seed": data.hparams["seed"]}
+        }
 
     def tie(self, row: Row, rival: Row) -> float:
         low, high = np.nanquantile(row.state - rival.state, [0.025, 0.975])
@@ -240,7 +260,8 @@ class SongComparison(Comparison):
 
 
 def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
-    """Prints one table per data set, with a column per model and a line per method, and the verdicts.
+    """Prints one table per data set, with a column per model and a line per method, and the
+    verdicts.
 
     Args:
         comparison: for the verdicts.
@@ -251,7 +272,8 @@ def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
 
     several = len({row.seed for row in rows if row.kind == "model"}) > 1
     names = {
-        id(row): f"{row.model} {row.seed}" if several and row.seed is not None else row.model for row in rows
+        id(row): f"{row.model} {row.seed}" if several and row.seed is not None else row.model
+        for row in rows
     }
     for data in dict.fromkeys(row.numbers["data"] for row in rows):
         mine = [row for row in rows if row.numbers["data"] == data]
@@ -263,13 +285,17 @@ def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
         for group in dict.fromkeys(row.group for row in mine):
             line = [row for row in mine if row.group == group]
             about = line[0].numbers
-            label = about["method"] if about["held_out"] == "no" else f"{about['method']} (never seen)"
+            label = (
+                about["method"] if about["held_out"] == "no" else f"{about['method']} (never seen)"
+            )
             texts = [
                 f"{row.value:.3f} [{row.numbers['auc_low']:.2f}, {row.numbers['auc_high']:.2f}]"
                 for row in line
             ]
             table.add_row(label, *texts, str(about["songs"]), str(about["windows"]))
-            said += [f"{label}: {comparison.said(row, rows)}" for row in line if row.kind == "model"]
+            said += [
+                f"{label}: {comparison.said(row, rows)}" for row in line if row.kind == "model"
+            ]
         Console(file=sys.stdout).print(table)
         print("\n".join(said))
 
@@ -284,7 +310,8 @@ def check_disjoint(task: SongDetector, recordings: Sequence[Recording], where: s
     shared = sorted({item.song for item in recordings} & used)
     if shared:
         raise DataError(
-            f"{len(shared)} of its test songs were used to train the detector, for example {shared[0]!r}",
+            f"{len(shared)} of its test songs were used to train the detector, for example "
+            f"{shared[0]!r}",
             path=where,
             hint="compare with the same data.seed, fractions and file names as in training",
         )

@@ -1,4 +1,5 @@
-"""The demo: packaged clips are resynthesised in three ways; the packaged detector looks for the traces."""
+"""The demo: packaged clips are resynthesised in three ways; the packaged detector looks for the
+traces."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import numpy as np
 
 from longseq.audio.baselines import SpectralRegression
 from longseq.audio.calibration import UNCERTAIN
-from longseq.audio.compare import BASELINE, SongComparison, print_rows, rows_of, score_windows, scorer_of
+from longseq.audio.compare import (
+    BASELINE,
+    SongComparison,
+    print_rows,
+    rows_of,
+    score_windows,
+    scorer_of,
+)
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
@@ -30,7 +38,8 @@ PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")
 
 
 def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
-    """Resynthesises the packaged clips, scans them with the packaged detector, compares with the baseline.
+    """Resynthesises the packaged clips, scans them with the packaged detector, compares with the
+    baseline.
 
     The clips are of songs that neither the detector nor the baseline saw in training.
 
@@ -42,7 +51,9 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     start = time.perf_counter()
     clips, _ = list_audio(SAMPLES.path("songs"))
     clips = clips[: max(1, max_steps)] if max_steps is not None else clips
-    print(f"1. Resynthesising {len(clips)} packaged clips in {len(METHODS)} ways, through one chain")
+    print(
+        f"1. Resynthesising {len(clips)} packaged clips in {len(METHODS)} ways, through one chain"
+    )
     labelled = out / "songs"
     versions = [make_versions(clip, labelled, list(METHODS)) for clip in clips]
     for clip in clips:
@@ -82,19 +93,26 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
         for row in mine:
             held_out = " (held out)" if row.numbers["held_out"] == "yes" else ""
             columns[f"{row.numbers['method']}{held_out}"] = f"{row.value:.3f}"
-        scores.append(Score(name, float(np.mean([row.value for row in mine])), mine[0].kind, columns))
+        scores.append(
+            Score(name, float(np.mean([row.value for row in mine])), mine[0].kind, columns)
+        )
     return Section(
         domain="audio",
         question="Can one hear in a recording that a machine resynthesised it?",
-        data=f"{len(clips)} clips of music from Debian's hyperrogue-music and singularity-music (CC BY-SA "
+        data=f"{len(clips)} clips of music from Debian's hyperrogue-music and singularity-music "
+        f"(CC BY-SA "
         "3.0), of songs that training never saw, each real and resynthesised in three ways.",
         scores=scores,
         metric="AUC, mean of the methods, windows of 5 s",
-        speed=f"The scan read, decoded and scored {length / 60:.1f} minutes of audio in {seconds:.1f} s, "
+        speed=f"The scan read, decoded and scored {length / 60:.1f} minutes of audio in "
+        f"{seconds:.1f} s, "
         f"{rate:.0f} times real time.",
         seconds=time.perf_counter() - start,
         pictures=[
-            Picture(image, "The same music, real and resynthesised, and the scores of all windows by method.")
+            Picture(
+                image,
+                "The same music, real and resynthesised, and the scores of all windows by method.",
+            )
         ],
         files=[table, out / "scan" / "index.html", out / "scan" / "scores.csv"],
         lower_is_better=False,

@@ -31,11 +31,13 @@ def load_detector(path: str | Path | None = None) -> SongDetector:
         return task
     state, hyper = read_weights(file)
     extra = hyper.pop("extra", None)
-    if hyper.pop("_class_path", None) != "longseq.audio.task.SongDetector" or not isinstance(extra, dict):
+    if hyper.pop("_class_path", None) != "longseq.audio.task.SongDetector" or not isinstance(
+        extra, dict
+    ):
         raise DataError(
             "holds no detector of longseq",
             path=file,
-            hint="give a checkpoint of `longseq audio fit`, or the output of `longseq audio export`",
+            hint="give a checkpoint of `longseq audio fit`, or what `longseq audio export` wrote",
         )
     try:
         task = SongDetector(**hyper)
@@ -67,7 +69,8 @@ def export(task: SongDetector, path: str | Path) -> None:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio export``."""
     parser = argparse.ArgumentParser(
-        prog="longseq audio export", description="Writes a checkpoint's detector alone, as safetensors."
+        prog="longseq audio export",
+        description="Writes a checkpoint's detector alone, as safetensors.",
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq audio fit`")
     parser.add_argument("--out", required=True, help=".safetensors file to write")

@@ -1,4 +1,5 @@
-"""Is a recording like the music that a detector learnt from? If not, its score is no ground for a verdict."""
+"""Is a recording like the music that a detector learnt from? If not, its score is no ground for a
+verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _GROUPS, _DIRECTIONS, _SHARE, _MOST = 8, 10, 0.95, 600
 
 
 def profile(audio: torch.Tensor, mel: MelPower) -> np.ndarray:
-    """Returns a coarse profile of every clip (B, P): spectral statistics, the bands averaged in groups.
+    """Returns a coarse profile of every clip (B, P): spectral statistics, the bands averaged in
+    groups.
 
     Args:
         audio: samples (B, N).

@@ -1,4 +1,5 @@
-r"""Log-mel spectrograms in torch, whole or streamed: the published front end of SpecTTTra, and blocks of it.
+r"""Log-mel spectrograms in torch, whole or streamed: the published front end of SpecTTTra, and
+blocks of it.
 
 power(t, f) = |STFT(t, f)|²      Hann window of n_fft samples, centred, reflected at both ends
 mel(t, m)   = Σ_f power(t, f) · triangle_m(f)      HTK mel scale, triangles of height 1
@@ -22,7 +23,8 @@ _FLOOR = 1e-8
 
 
 def mel_filters(n_fft: int, n_mels: int, f_min: float, f_max: float, sample_rate: int) -> Tensor:
-    """Returns triangular filters on the HTK mel scale, float32 (n_fft // 2 + 1, n_mels), each of height 1.
+    """Returns triangular filters on the HTK mel scale, float32 (n_fft // 2 + 1, n_mels), each of
+    height 1.
 
     Args:
         n_fft: samples of a Fourier transform.
@@ -35,7 +37,9 @@ def mel_filters(n_fft: int, n_mels: int, f_min: float, f_max: float, sample_rate
         ConfigError: for frequencies that are out of order or above half the sample rate.
     """
     if not 0 <= f_min < f_max <= sample_rate / 2:
-        raise ConfigError(f"need 0 ≤ f_min < f_max ≤ {sample_rate / 2:g} Hz, got {f_min} and {f_max}")
+        raise ConfigError(
+            f"need 0 ≤ f_min < f_max ≤ {sample_rate / 2:g} Hz, got {f_min} and {f_max}"
+        )
     low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (f_min, f_max))
     # float32 throughout, as the published filters were made: they are part of the checkpoints.
     edges = 700.0 * (10.0 ** (torch.linspace(low, high, n_mels + 2) / 2595.0) - 1.0)
@@ -67,7 +71,8 @@ class _MelScale(nn.Module):
 
 
 class MelPower(nn.Module):
-    """Mel power spectrogram (B, N) → (B, n_mels, 1 + N // hop); buffers named as in published checkpoints.
+    """Mel power spectrogram (B, N) → (B, n_mels, 1 + N // hop); buffers named as in published
+    checkpoints.
 
     Args:
         sample_rate: Hz.
@@ -100,7 +105,8 @@ class MelPower(nn.Module):
         return self.n_fft // 2 + 1
 
     def frames(self, padded: Tensor) -> Tensor:
-        """Returns the power of every window that lies wholly in ``padded`` (B, N), as (B, T, n_mels)."""
+        """Returns the power of every window that lies wholly in ``padded`` (B, N), as (B, T,
+        n_mels)."""
         windows = padded.unfold(-1, self.n_fft, self.hop) * self.spectrogram.window
         spectrum = torch.fft.rfft(windows)
         return (spectrum.real.square() + spectrum.imag.square()) @ self.mel_scale.fb
@@ -116,7 +122,8 @@ class MelPower(nn.Module):
         """
         if audio.ndim != 2 or audio.shape[1] < self.shortest:
             raise ArgumentError(
-                f"audio must be (B, N) with N ≥ {self.shortest}, got {tuple(audio.shape)}: pad it with zeros"
+                f"audio must be (B, N) with N ≥ {self.shortest}, got {tuple(audio.shape)}: pad it "
+                f"with zeros"
             )
         with autocast_off(audio):
             half = self.n_fft // 2
@@ -127,8 +134,8 @@ class MelPower(nn.Module):
 class LogMel(nn.Module):
     """The published front end: mel power in dB, clamped and normalised by each clip on its own.
 
-    The published code clamps to 80 dB below the maximum of the *batch*, so that a neighbour changes a clip's
-    score; here a clip's maximum is its own, which is the same for a batch of one.
+    The published code clamps to 80 dB below the maximum of the *batch*, so that a neighbour changes
+    a clip's score; here a clip's maximum is its own, which is the same for a batch of one.
 
     Args:
         top_db: dynamic range, dB.
@@ -149,7 +156,8 @@ class LogMel(nn.Module):
 
 
 def unit_gain(audio: Tensor) -> Tensor:
-    """Divides each clip (B, N) by its standard deviation, as the published loader does; silence stays.
+    """Divides each clip (B, N) by its standard deviation, as the published loader does; silence
+    stays.
 
     Args:
         audio: samples.
@@ -185,7 +193,8 @@ def normalise(power: Tensor, reference: Tensor | None = None, centre: bool = Fal
 def normalise_blocks(power: Tensor, block: int, centre: bool = False) -> Tensor:
     """Normalises a whole sequence of frames block by block, as ``BlockStream`` does in a stream.
 
-    What is left after the last whole block takes its statistics from the last ``block`` frames of all.
+    What is left after the last whole block takes its statistics from the last ``block`` frames of
+    all.
 
     Args:
         power: (B, T, n_mels).
@@ -194,7 +203,11 @@ def normalise_blocks(power: Tensor, block: int, centre: bool = False) -> Tensor:
     """
     length = power.shape[1]
     whole = length // block * block
-    parts = [normalise(part, None, centre) for part in power[:, :whole].split(block, 1)] if whole else []
+    parts = (
+        [normalise(part, None, centre) for part in power[:, :whole].split(block, 1)]
+        if whole
+        else []
+    )
     if whole < length:
         parts.append(normalise(power[:, whole:], power[:, max(0, length - block) :], centre))
     return torch.cat(parts, 1)
@@ -203,8 +216,8 @@ def normalise_blocks(power: Tensor, block: int, centre: bool = False) -> Tensor:
 class BlockStream:
     """Turns a stream of samples into blocks of normalised mel frames, in constant memory.
 
-    The frames are those of the whole recording: windows overlap the chunks' borders, and only its two ends
-    are reflected. Chunks may be of any length.
+    The frames are those of the whole recording: windows overlap the chunks' borders, and only its
+    two ends are reflected. Chunks may be of any length.
 
     Args:
         mel: the mel spectrogram.
@@ -235,10 +248,12 @@ class BlockStream:
         return self._advance(self._samples)
 
     def _advance(self, samples: Tensor) -> list[Tensor]:
-        """Makes blocks of all windows in ``samples`` whose block is complete, and keeps the rest."""
+        """Makes blocks of all windows in ``samples`` whose block is complete, and keeps the
+        rest."""
         mel, ready = self.mel, []
         while True:
-            # A whole block's windows at a time: the work is cut in the same places whatever the chunks are.
+            # A whole block's windows at a time: the work is cut in the same places whatever the
+            # chunks are.
             needed = (self.block - 1) * mel.hop + mel.n_fft
             if samples.shape[1] < needed:
                 break

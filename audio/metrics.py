@@ -31,10 +31,11 @@ def auc_draws(
     draws: int = 500,
     seed: int = 0,
 ) -> np.ndarray:
-    """Returns the AUC under other draws of songs (draws,): a bootstrap over songs, not over windows.
+    """Returns the AUC under other draws of songs (draws,): a bootstrap over songs, not over
+    windows.
 
-    Windows of one song are alike: to draw windows would make an interval far too narrow. The same seed draws
-    the same songs, so that the draws of two models can be subtracted.
+    Windows of one song are alike: to draw windows would make an interval far too narrow. The same
+    seed draws the same songs, so that the draws of two models can be subtracted.
 
     Args:
         real: scores of real windows (N,).
@@ -45,7 +46,10 @@ def auc_draws(
         seed: of the draws.
     """
     songs = np.unique(np.concatenate((real_songs, fake_songs)))
-    rows = [[values[of == song] for song in songs] for values, of in ((real, real_songs), (fake, fake_songs))]
+    rows = [
+        [values[of == song] for song in songs]
+        for values, of in ((real, real_songs), (fake, fake_songs))
+    ]
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         chosen = rng.integers(len(songs), size=len(songs))

@@ -33,11 +33,15 @@ def plot_versions(
     figure = new_figure(3.2 * len(clips), 7.2)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
     above.suptitle("The same music, real and resynthesised (mel bands to 8 kHz over seconds)")
-    for axes, (name, audio), note in zip(above.subplots(1, len(clips), sharey=True), clips.items(), notes):
+    for axes, (name, audio), note in zip(
+        above.subplots(1, len(clips), sharey=True), clips.items(), notes
+    ):
         piece = torch.from_numpy(audio[: round(seconds * mel.sample_rate)])[None]
         level = normalise(mel(piece).transpose(1, 2))[0].T.numpy()
         length = level.shape[1] * mel.hop / mel.sample_rate
-        axes.imshow(level, origin="lower", aspect="auto", cmap="magma", extent=(0, length, 0, mel.n_mels))
+        axes.imshow(
+            level, origin="lower", aspect="auto", cmap="magma", extent=(0, length, 0, mel.n_mels)
+        )
         axes.set_title(f"{name}\n{note}", fontsize=10)
         axes.set_xlabel("s")
     below.suptitle("Scores of all windows (standardised log-odds; higher: synthetic)")
@@ -50,9 +54,16 @@ def plot_versions(
             mine = (values[scored.methods == kind] - values.mean()) / spread
             colour = "tab:green" if kind == "" else "tab:red"
             axes.plot(
-                place + rng.uniform(-0.18, 0.18, len(mine)), mine, ".", color=colour, alpha=0.6, markersize=6
+                place + rng.uniform(-0.18, 0.18, len(mine)),
+                mine,
+                ".",
+                color=colour,
+                alpha=0.6,
+                markersize=6,
             )
-            axes.plot([place - 0.3, place + 0.3], [np.median(mine)] * 2, color="black", linewidth=1.5)
+            axes.plot(
+                [place - 0.3, place + 0.3], [np.median(mine)] * 2, color="black", linewidth=1.5
+            )
         axes.set_xticks(range(len(kinds)), [kind or "real" for kind in kinds])
         axes.set_title(model, fontsize=11)
         axes.grid(axis="y", alpha=0.3)

@@ -1,4 +1,5 @@
-"""``longseq audio predict``: probabilities of the files in a folder, from a checkpoint alone, to a table."""
+"""``longseq audio predict``: probabilities of the files in a folder, from a checkpoint alone, to a
+table."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ COLUMNS = {"file": "", "duration_s": ".3f", "probability": ".9g", "verdict": "",
 
 
 def list_files(root: str | Path) -> tuple[Path, list[Path]]:
-    """Returns the folder that names are relative to, and the audio files in it; says what is left out.
+    """Returns the folder that names are relative to, and the audio files in it; says what is left
+    out.
 
     Args:
         root: a folder, or one file.
@@ -64,10 +66,13 @@ def summary(scores: Sequence[FileScore]) -> str:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio predict``."""
     parser = argparse.ArgumentParser(
-        prog="longseq audio predict", description="Writes file, duration_s, probability, verdict, reason."
+        prog="longseq audio predict",
+        description="Writes file, duration_s, probability, verdict, reason.",
     )
     parser.add_argument("audio", help="folder (searched to any depth) or file")
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of fit, or safetensors of export")
+    parser.add_argument(
+        "--ckpt_path", required=True, help="checkpoint of fit, or safetensors of export"
+    )
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--workers", type=int, default=2, help="files at a time (2)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")

@@ -1,4 +1,5 @@
-"""``longseq audio scan``: every file of a folder scored, to CSV, JSONL and one HTML page with timelines."""
+"""``longseq audio scan``: every file of a folder scored, to CSV, JSONL and one HTML page with
+timelines."""
 
 from __future__ import annotations
 
@@ -44,9 +45,10 @@ def about(task: SongDetector) -> str:
     return (
         f"The probability is that of the detector, which learnt to tell recordings from "
         f"versions made by: {known}. "
-        "It measures how much a file sounds like those versions and is no proof of how it was made. Other "
-        "generators, neural ones above all, go unseen, and real recordings of other kinds of music may be "
-        "taken for synthesis; where a recording is plainly of another kind, the verdict is uncertain."
+        "It measures how much a file sounds like those versions and is no proof of how it was "
+        "made. Other generators, neural ones above all, go unseen, and real recordings of other "
+        "kinds of music may be taken for synthesis; where a recording is plainly of another kind, "
+        "the verdict is uncertain."
     )
 
 
@@ -54,7 +56,8 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio scan``."""
     parser = argparse.ArgumentParser(
         prog="longseq audio scan",
-        description="Writes OUT/scores.csv, OUT/segments.jsonl and OUT/index.html (open it in a browser). "
+        description="Writes OUT/scores.csv, OUT/segments.jsonl and OUT/index.html (open it in a "
+        "browser). "
         "Files that cannot be read get a row that says why.",
     )
     parser.add_argument("folder", help="folder (searched to any depth) or file")
@@ -79,16 +82,17 @@ def run(argv: Sequence[str]) -> int:
         print(f"note: {item.file}: {item.reason}", file=sys.stderr)
     length = sum(item.seconds for item in scores)
     text = (
-        f"{len(scores)} files: {summary(scores)}. {length / 60:.1f} minutes of audio in {seconds:.1f} s, "
-        f"{length / max(seconds, 1e-9):.0f} × real time."
+        f"{len(scores)} files: {summary(scores)}. {length / 60:.1f} minutes of audio in "
+        f"{seconds:.1f} s, {length / max(seconds, 1e-9):.0f} × real time."
     )
     out = Path(args.out)
     write_scores(out / "scores.csv", scores)
     write_segments(out / "segments.jsonl", scores)
     band = task.calibration
     footer = (
-        f"longseq {__version__}, detector {args.ckpt_path or 'packaged'}; uncertain from {band.low:.2f} to "
-        f"{band.high:.2f} (shaded), settled on {band.windows} windows of validation songs."
+        f"longseq {__version__}, detector {args.ckpt_path or 'packaged'}; uncertain from "
+        f"{band.low:.2f} to {band.high:.2f} (shaded), settled on {band.windows} windows of "
+        f"validation songs."
     )
     with atomic_path(out / "index.html") as temporary:
         temporary.write_text(

@@ -1,4 +1,5 @@
-"""Scoring recordings: every file streamed through a detector, with a verdict and the reason for it."""
+"""Scoring recordings: every file streamed through a detector, with a verdict and the reason for
+it."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ def score_file(task: SongDetector, path: str | Path, name: str | None = None) ->
         notes.insert(0, f"{samples} ({seconds:.4g} s): too short for a score")
         return FileScore(shown, seconds, None, UNCERTAIN, "; ".join(notes))
     if peak == 0.0:
-        return FileScore(shown, seconds, None, UNCERTAIN, "; ".join(["silent: nothing to judge", *notes]))
+        return FileScore(
+            shown, seconds, None, UNCERTAIN, "; ".join(["silent: nothing to judge", *notes])
+        )
     calibration = task.calibration
     probability = calibration.probability(song_logit(segments))
     parts = [calibration.probability(segment.logit) for segment in segments]
@@ -112,7 +115,9 @@ def score_file(task: SongDetector, path: str | Path, name: str | None = None) ->
             f"unlike the music that the detector learnt from (distance {distance:.1f}, limit "
             f"{task.familiarity.limit:.1f}): {probability:.2f} says little"
         )
-    return FileScore(shown, seconds, probability, verdict, "; ".join([reason, *notes]), segments, parts)
+    return FileScore(
+        shown, seconds, probability, verdict, "; ".join([reason, *notes]), segments, parts
+    )
 
 
 def score_files(
@@ -124,13 +129,16 @@ def score_files(
         task: in evaluation mode.
         files: to score.
         folder: that their names are relative to.
-        workers: files at a time, each on one thread; decoding and the model both leave Python's lock.
+        workers: files at a time, each on one thread; decoding and the model both leave Python's
+            lock.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(check_positive("--workers", workers)) as pool:
-            yield from pool.map(lambda file: score_file(task, file, str(file.relative_to(folder))), files)
+            yield from pool.map(
+                lambda file: score_file(task, file, str(file.relative_to(folder))), files
+            )
     finally:
         torch.set_num_threads(threads)
 
@@ -143,12 +151,12 @@ def _reason(
     if seconds < SHORT:
         return f"{seconds:.1f} s are too short for a verdict"
     if verdict == UNCERTAIN:
-        return (
-            f"{probability:.2f} lies in the uncertain band, {calibration.low:.2f} to {calibration.high:.2f}"
-        )
+        band = f"{calibration.low:.2f} to {calibration.high:.2f}"
+        return f"{probability:.2f} lies in the uncertain band, {band}"
     high = sum(p > calibration.high for p in parts)
     if verdict == SYNTHETIC:
-        return f"{probability:.2f} > {calibration.high:.2f}; {high} of {len(parts)} segments alone say so"
+        alone = f"{high} of {len(parts)} segments alone say so"
+        return f"{probability:.2f} > {calibration.high:.2f}; {alone}"
     assert verdict == NO_SIGN
     return (
         f"{probability:.2f} < {calibration.low:.2f}: no sign of the methods it was trained on; "

@@ -1,7 +1,8 @@
 """Ways to make a synthetic version of a recording: Griffin-Lim, phase vocoder, low-rate codec.
 
-Each takes the music as it is and keeps its melody, timing and length: what tells the result from the original
-is the synthesis alone. Strengths are drawn by song, so that a detector cannot lean on one setting.
+Each takes the music as it is and keeps its melody, timing and length: what tells the result from
+the original is the synthesis alone. Strengths are drawn by song, so that a detector cannot lean on
+one setting.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from longseq.audio.features import mel_filters
 from longseq.core.errors import ConfigError, did_you_mean
 
-# Samples that are worked on at a time, with an overlap that is faded: an hour needs no more memory than this.
+# Samples that are worked on at a time, with an overlap that is faded: an hour needs no more memory
+# than this.
 _PIECE, _FADE = 30 * 16000, 1600
 
 
@@ -31,9 +33,11 @@ def _istft(spectrum: Tensor, n_fft: int, hop: int, length: int) -> Tensor:
 def griffin_lim(
     audio: np.ndarray, rng: np.random.Generator, sample_rate: int, iterations: int | None = None
 ) -> np.ndarray:
-    """Rebuilds the phase from magnitudes alone: fast Griffin-Lim (Perraudin et al. 2013), momentum 0.99.
+    """Rebuilds the phase from magnitudes alone: fast Griffin-Lim (Perraudin et al. 2013), momentum
+    0.99.
 
-    The magnitudes are those of the signal, or what 80, 128 or 256 mel bands leave of them, as in a vocoder.
+    The magnitudes are those of the signal, or what 80, 128 or 256 mel bands leave of them, as in a
+    vocoder.
 
     Args:
         audio: float32 (N,).
@@ -69,7 +73,9 @@ def _stretch(x: Tensor, rate: float, n_fft: int) -> Tensor:
     share = (places - left).float()
     magnitude = (1 - share) * spectrum[:, left].abs() + share * spectrum[:, left + 1].abs()
     # The phase of a bin moves on by what it moved between the two frames of the source.
-    expected = 2 * torch.pi * hop * torch.arange(len(spectrum), dtype=torch.float64)[:, None] / n_fft
+    expected = (
+        2 * torch.pi * hop * torch.arange(len(spectrum), dtype=torch.float64)[:, None] / n_fft
+    )
     angle = spectrum.angle().double()
     turn = angle[:, left + 1] - angle[:, left] - expected
     turn = turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi)) + expected
@@ -110,7 +116,8 @@ def codec(audio: np.ndarray, rng: np.random.Generator, sample_rate: int) -> np.n
     with soundfile.SoundFile(
         stream, "w", sample_rate, 1, subtype, format=kind, compression_level=level
     ) as file:
-        for start in range(0, len(audio), 1 << 16):  # libsndfile's Vorbis encoder overflows on long writes
+        # libsndfile's Vorbis encoder overflows on long writes
+        for start in range(0, len(audio), 1 << 16):
             file.write(audio[start : start + (1 << 16)])
     stream.seek(0)
     decoded, _ = soundfile.read(stream, dtype="float32")
@@ -125,7 +132,8 @@ METHODS: dict[str, Callable[[np.ndarray, np.random.Generator, int], np.ndarray]]
 
 
 def synthesize(audio: np.ndarray, method: str, seed: int, sample_rate: int = 16000) -> np.ndarray:
-    """Returns a synthetic version of a recording, of the same length and loudness (RMS), float32 (N,).
+    """Returns a synthetic version of a recording, of the same length and loudness (RMS), float32
+    (N,).
 
     Long recordings are made in pieces of about 30 s with one setting, faded into each other.
 

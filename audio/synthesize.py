@@ -64,7 +64,8 @@ def make_versions(
 ) -> list[Path]:
     """Writes ``real/<song>`` and ``fake/<method>/<song>`` of one song.
 
-    All go through decode → mono → resample → (synthesis) → scale → encode; only the synthesis differs.
+    All go through decode → mono → resample → (synthesis) → scale → encode; only the synthesis
+    differs.
 
     Args:
         path: the song.
@@ -103,17 +104,28 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio synthesize``."""
     parser = argparse.ArgumentParser(
         prog="longseq audio synthesize",
-        description="Writes OUT/real/ and OUT/fake/METHOD/ with one file a song: a labelled folder for "
+        description="Writes OUT/real/ and OUT/fake/METHOD/ with one file a song: a labelled "
+        "folder for "
         "fit and compare in which only the synthesis tells the classes apart.",
     )
-    parser.add_argument("songs", nargs="+", help="folders (searched to any depth) or files of real music")
+    parser.add_argument(
+        "songs", nargs="+", help="folders (searched to any depth) or files of real music"
+    )
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument(
-        "--methods", default=",".join(METHODS), help=f"comma-separated, of {', '.join(METHODS)} (all)"
+        "--methods",
+        default=",".join(METHODS),
+        help=f"comma-separated, of {', '.join(METHODS)} (all)",
     )
-    parser.add_argument("--sample_rate", type=int, default=16000, help="of all files written, Hz (16000)")
-    parser.add_argument("--format", default="flac", choices=sorted(FORMATS), help="of all files (flac)")
-    parser.add_argument("--seconds", type=float, help="at most so many, from the middle of a song (all)")
+    parser.add_argument(
+        "--sample_rate", type=int, default=16000, help="of all files written, Hz (16000)"
+    )
+    parser.add_argument(
+        "--format", default="flac", choices=sorted(FORMATS), help="of all files (flac)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="at most so many, from the middle of a song (all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the settings (0)")
     args = parser.parse_args(argv)
     methods = [name for name in args.methods.split(",") if name]
@@ -135,7 +147,13 @@ def run(argv: Sequence[str]) -> int:
     for number, file in enumerate(files, 1):
         try:
             make_versions(
-                file, Path(args.out), methods, args.sample_rate, args.format, args.seconds, args.seed
+                file,
+                Path(args.out),
+                methods,
+                args.sample_rate,
+                args.format,
+                args.seconds,
+                args.seed,
             )
         except DataError as error:
             bad.append(error)
@@ -144,8 +162,11 @@ def run(argv: Sequence[str]) -> int:
         made += 1
         print(f"[{number}/{len(files)}] {file.name}")
     if not made:
-        raise DataError(f"none of {len(files)} files can be used; the first: {bad[0]}", path=args.songs[0])
+        raise DataError(
+            f"none of {len(files)} files can be used; the first: {bad[0]}", path=args.songs[0]
+        )
     print(
-        f"{args.out}: {made} songs, each real and in {len(methods)} synthetic versions; {len(bad)} left out"
+        f"{args.out}: {made} songs, each real and in {len(methods)} synthetic versions; "
+        f"{len(bad)} left out"
     )
     return 0

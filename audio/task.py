@@ -24,7 +24,8 @@ from longseq.core.training.task import BaseTask
 
 
 class SongDetector(BaseTask):
-    """Real or synthetic, from audio; calibrated after every validation on the validation songs alone.
+    """Real or synthetic, from audio; calibrated after every validation on the validation songs
+    alone.
 
     Calibration, the methods that were seen, and the songs of every part travel in the checkpoint.
 
@@ -33,11 +34,12 @@ class SongDetector(BaseTask):
         model_kwargs: hyper-parameters of the model.
         checkpoint: published SpecTTTra weights to start from.
         label_smoothing: share of the probability that is spread over both classes in training.
-        ranking: weight of the ranking loss of pairs, softplus(logit of the real one - logit of the synthetic
-            one): the pairs are of the same place of the same song, so that only the synthesis differs.
-        equaliser: strength of the random smooth curve over frequency that is added to the features in
-            training, in their standard deviations; 0 for none. Both classes get it: how bright a song is
-            says nothing.
+        ranking: weight of the ranking loss of pairs, softplus(logit of the real one - logit of the
+            synthetic one): the pairs are of the same place of the same song, so that only the
+            synthesis differs.
+        equaliser: strength of the random smooth curve over frequency that is added to the features
+            in training, in their standard deviations; 0 for none. Both classes get it: how bright a
+            song is says nothing.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -112,11 +114,17 @@ class SongDetector(BaseTask):
             loss = loss + self.ranking * F.softplus(logits[::2] - logits[1::2]).mean()
         if not self.training:
             self._seen.append((logits.detach().double().cpu(), target.cpu()))
-        # Log-odds mapped to (0, 1) in their order: torchmetrics would take their sigmoid in float32, whose
-        # ends are ties, and in one batch but not in another.
+        # Log-odds mapped to (0, 1) in their order: torchmetrics would take their sigmoid in
+        # float32, whose ends are ties, and in one batch but not in another.
         preds = (F.softsign(logits.detach().double()) + 1) / 2
         pair = (logits, target.long())
-        return {"loss": loss, "count": len(logits), "preds": preds, "target": target.long(), "pair": pair}
+        return {
+            "loss": loss,
+            "count": len(logits),
+            "preds": preds,
+            "target": target.long(),
+            "pair": pair,
+        }
 
     def check_data(self, data: Any) -> None:
         """See ``BaseTask``."""
@@ -124,12 +132,14 @@ class SongDetector(BaseTask):
             return
         if data.sample_rate != self.model.sample_rate:
             raise ConfigError(
-                f"data.sample_rate is {data.sample_rate}, but the model takes {self.model.sample_rate} Hz"
+                f"data.sample_rate is {data.sample_rate}, but the model takes "
+                f"{self.model.sample_rate} Hz"
             )
         longest = getattr(self.model, "seconds", None)
         if longest is not None and max(data.clip_seconds, data.eval_seconds) > longest:
             raise ConfigError(
-                f"data.clip_seconds and data.eval_seconds must be at most {longest:g}, the model's length"
+                f"data.clip_seconds and data.eval_seconds must be at most {longest:g}, the "
+                f"model's length"
             )
 
     def setup(self, stage: str) -> None:
@@ -142,7 +152,8 @@ class SongDetector(BaseTask):
         self._seen = []
 
     def on_validation_epoch_end(self) -> None:
-        """Calibrates anew, before the checkpoint of this validation is written; not amid a validate run."""
+        """Calibrates anew, before the checkpoint of this validation is written; not amid a validate
+        run."""
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking or not self._seen:
             return
         logits, targets = (torch.cat(part) for part in zip(*self._seen))

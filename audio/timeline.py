@@ -1,4 +1,5 @@
-"""One HTML page of a scan: a table with a timeline a file; self-contained, everything escaped, no network."""
+"""One HTML page of a scan: a table with a timeline a file; self-contained, everything escaped, no
+network."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from longseq.audio.scoring import UNREADABLE, FileScore
 
 _COLOURS = {SYNTHETIC: "#c0392b", UNCERTAIN: "#b08900", NO_SIGN: "#2e7d32", UNREADABLE: "#555"}
 _WIDTH, _HEIGHT = 600, 48
-# Bars a timeline at most; of longer songs neighbouring segments are averaged, so that the page stays small.
+# Bars a timeline at most; of longer songs neighbouring segments are averaged, so that the page
+# stays small.
 _MOST_BARS = 400
 
 _PAGE = """<!doctype html>
@@ -19,14 +21,17 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>longseq audio scan</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
+  padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .5rem .7rem; border-bottom: 1px solid #ddd; }}
+th, td {{ text-align: left; vertical-align: top; padding: .5rem .7rem;
+  border-bottom: 1px solid #ddd; }}
 td.file {{ overflow-wrap: anywhere; max-width: 16rem; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .reason {{ color: #555; font-size: 13px; }}
 .verdict {{ font-weight: 600; white-space: nowrap; }}
-svg {{ width: 100%; max-width: {width}px; height: {height}px; background: #f4f4f4; display: block; }}
+svg {{ width: 100%; max-width: {width}px; height: {height}px; background: #f4f4f4;
+  display: block; }}
 </style></head><body>
 <h1>Is it synthetic?</h1>
 <p>{summary}</p>
@@ -67,7 +72,8 @@ def timeline(item: FileScore, calibration: Calibration) -> str:
     scale = _WIDTH / max(item.segments[-1].end, 1e-9)
     top, bottom = _HEIGHT * (1 - calibration.high), _HEIGHT * (1 - calibration.low)
     shapes = [
-        f'<rect x="0" y="{top:.1f}" width="{_WIDTH}" height="{max(0.0, bottom - top):.1f}" fill="#e4e4e4"/>'
+        f'<rect x="0" y="{top:.1f}" width="{_WIDTH}" height="{max(0.0, bottom - top):.1f}" '
+        f'fill="#e4e4e4"/>'
     ]
     for start, end, p in _bars(item):
         height = max(1.0, p * _HEIGHT)
@@ -83,7 +89,9 @@ def timeline(item: FileScore, calibration: Calibration) -> str:
     )
 
 
-def page(scores: Sequence[FileScore], calibration: Calibration, summary: str, about: str, footer: str) -> str:
+def page(
+    scores: Sequence[FileScore], calibration: Calibration, summary: str, about: str, footer: str
+) -> str:
     """Returns the page.
 
     Args:
@@ -97,13 +105,18 @@ def page(scores: Sequence[FileScore], calibration: Calibration, summary: str, ab
     for item in scores:
         probability = "–" if item.probability is None else f"{item.probability:.2f}"
         rows.append(
-            f'<tr><td class="file">{escape(item.file)}</td><td class="number">{_clock(item.seconds)}</td>'
-            f'<td class="number">{probability}</td>'
-            f'<td><span class="verdict" style="color: {_COLOURS[item.verdict]}">{escape(item.verdict)}</span>'
-            f'<div class="reason">{escape(item.reason)}</div></td>'
+            f'<tr><td class="file">{escape(item.file)}</td><td '
+            f'class="number">{_clock(item.seconds)}</td><td class="number">{probability}</td>'
+            f'<td><span class="verdict" style="color: '
+            f'{_COLOURS[item.verdict]}">{escape(item.verdict)}</span><div '
+            f'class="reason">{escape(item.reason)}</div></td>'
             f"<td>{timeline(item, calibration)}</td></tr>"
         )
     return _PAGE.format(
-        width=_WIDTH, height=_HEIGHT, summary=escape(summary), about=escape(about),
-        footer=escape(footer), rows="\n".join(rows),
-    )  # fmt: skip
+        width=_WIDTH,
+        height=_HEIGHT,
+        summary=escape(summary),
+        about=escape(about),
+        footer=escape(footer),
+        rows="\n".join(rows),
+    )

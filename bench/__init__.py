@@ -1,1 +1,2 @@
-"""Measurements beside peers: ``longseq bench …``, ``python -m longseq.bench.gpu`` and other long ones."""
+"""Measurements beside peers: ``longseq bench …``, ``python -m longseq.bench.gpu`` and other long
+ones."""

@@ -37,7 +37,9 @@ def _inputs(name: str) -> Callable[[Shape], peers.Block]:
 
     def make(shape: Shape) -> peers.Block:
         torch.manual_seed(0)
-        mixer = create_mixer(name, shape.width, **_options(name, shape.length)).to(shape.torch_dtype)
+        mixer = create_mixer(name, shape.width, **_options(name, shape.length)).to(
+            shape.torch_dtype
+        )
         x = torch.randn(shape.batch, shape.length, shape.width)
         return mixer, x.to(shape.torch_dtype)
 
@@ -51,14 +53,18 @@ def _projections(name: str, width: int) -> tuple[float, float]:
     return peers.flops_of_projections(mixer), float(sum(p.numel() for p in mixer.parameters()))
 
 
-def _with_projections(name: str, inner: Callable[[Shape, Mode], Work]) -> Callable[[Shape, Mode], Work]:
-    """Returns a block's work: its operator's, its linear maps', and its input, output and weights moved."""
+def _with_projections(
+    name: str, inner: Callable[[Shape, Mode], Work]
+) -> Callable[[Shape, Mode], Work]:
+    """Returns a block's work: its operator's, its linear maps', and its input, output and weights
+    moved."""
 
     def work(shape: Shape, mode: Mode) -> Work:
         core, (each, weights) = inner(shape, mode), _projections(name, shape.width)
         tokens = shape.batch * (1 if mode == "step" else shape.length)
         times = 3 if mode == "training" else 1
-        # Between its parts a block could keep everything in cache: only its ends and its weights must move.
+        # Between its parts a block could keep everything in cache: only its ends and its weights
+        # must move.
         moved = shape.item * times * (2 * tokens * shape.width + weights)
         carried = core.bytes if mode == "step" else 0.0
         return Work(core.fma + times * tokens * each, core.exp, moved + carried)
@@ -87,7 +93,8 @@ def _gla_work(shape: Shape, mode: Mode) -> Work:
 
 
 def _s4d_work(shape: Shape, mode: Mode) -> Work:
-    """The cheaper of its two algorithms: convolution by FFT; the kernel's own products are left out."""
+    """The cheaper of its two algorithms: convolution by FFT; the kernel's own products are left
+    out."""
     return long_conv_work(shape, mode)
 
 
@@ -99,7 +106,8 @@ def _s5_work(shape: Shape, mode: Mode) -> Work:
 
 
 class HyenaDNAShape(nn.Module):
-    """HyenaDNA-shaped: 8 layers of Hyena and MLP of width 256, 16 tokens; tokens (B, L) to logits (B, L, 16).
+    """HyenaDNA-shaped: 8 layers of Hyena and MLP of width 256, 16 tokens; tokens (B, L) to logits
+    (B, L, 16).
 
     Args:
         width: D.
@@ -116,7 +124,8 @@ class HyenaDNAShape(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns the logits of the next token at every position."""
-        # The states of long convolutions are as long as the input; nothing follows here that would need them.
+        # The states of long convolutions are as long as the input; nothing follows here that would
+        # need them.
         logits: Tensor = self.head(self.backbone(self.embedding(tokens), keep_states=False)[0])
         return logits
 
@@ -135,8 +144,11 @@ def _model_ours(inputs: tuple[nn.Module, Tensor], shape: Shape, mode: Mode) -> P
 def _model_work(shape: Shape, mode: Mode) -> Work:
     one = long_conv_work(shape, mode)
     tokens, layers = shape.batch * shape.length, HYENADNA_LAYERS
-    maps = (4 + 8) * shape.width**2 + 2 * 64 * 64 + 64 * shape.width  # in, out, MLP; the filter's network
-    return Work(layers * (one.fma + tokens * maps), 0, layers * shape.item * 2.0 * tokens * shape.width)
+    # In, out, MLP; the filter's network.
+    maps = (4 + 8) * shape.width**2 + 2 * 64 * 64 + 64 * shape.width
+    return Work(
+        layers * (one.fma + tokens * maps), 0, layers * shape.item * 2.0 * tokens * shape.width
+    )
 
 
 def _block(
@@ -156,75 +168,133 @@ def _block(
 _SEQUENCE: tuple[Mode, ...] = ("forward", "training")
 _ALL: tuple[Mode, ...] = ("forward", "training", "step")
 _SDPA = Side(
-    "sdpa", peers.softmax_attention, same=False, modes=_SEQUENCE,
+    "sdpa",
+    peers.softmax_attention,
+    same=False,
+    modes=_SEQUENCE,
     note="softmax attention of the same width: another function",
-)  # fmt: skip
+)
 _FORM = "textbook torch form"
 
 CASES: tuple[Case, ...] = (
     _block(
-        "mamba", "Mamba: expand 2, N 16, 4 taps",
+        "mamba",
+        "Mamba: expand 2, N 16, 4 taps",
         (
-            Side("transformers", peers.transformers_mamba, "transformers", note="slow path, without CUDA"),
+            Side(
+                "transformers",
+                peers.transformers_mamba,
+                "transformers",
+                note="slow path, without CUDA",
+            ),
             Side("mambapy", peers.mambapy, "mambapy", note="parallel scan"),
         ),
-        scan_work, modes=_ALL, longest=1 << 16,
+        scan_work,
+        modes=_ALL,
+        longest=1 << 16,
     ),
     _block(
-        "mamba2", "Mamba-2: expand 2, N 128, heads of 64",
-        (Side("transformers", peers.transformers_mamba2, "transformers", note="torch path, chunk 256"),),
-        _mamba2_work, modes=_ALL, longest=1 << 16,
+        "mamba2",
+        "Mamba-2: expand 2, N 128, heads of 64",
+        (
+            Side(
+                "transformers",
+                peers.transformers_mamba2,
+                "transformers",
+                note="torch path, chunk 256",
+            ),
+        ),
+        _mamba2_work,
+        modes=_ALL,
+        longest=1 << 16,
     ),
     _block(
-        "mlstm", "mLSTM: 4 heads, projection factor 2",
+        "mlstm",
+        "mLSTM: 4 heads, projection factor 2",
         (
             Side("xlstm", peers.xlstm_mlstm, "xlstm", note="native, parallel form, quadratic in L"),
             Side(
-                "xlstm chunkwise", peers.xlstm_chunkwise, "mlstm-kernels", modes=_SEQUENCE,
+                "xlstm chunkwise",
+                peers.xlstm_chunkwise,
+                "mlstm-kernels",
+                modes=_SEQUENCE,
                 note="its layer with mlstm-kernels' native chunkwise kernel",
             ),
             Side(
-                "xlstm custbw", peers.xlstm_custom_backward, "mlstm-kernels", modes=_SEQUENCE,
-                note="the same with the kernel's own backward (no gradient of the denominator), chunk 256",
+                "xlstm custbw",
+                peers.xlstm_custom_backward,
+                "mlstm-kernels",
+                modes=_SEQUENCE,
+                note="the same with the kernel's own backward (no gradient of the denominator), "
+                "chunk 256",
             ),
         ),
-        _mlstm_work, modes=_ALL, longest=1 << 16,
+        _mlstm_work,
+        modes=_ALL,
+        longest=1 << 16,
     ),
     _block(
-        "slstm", "sLSTM: 4 heads, 4 taps",
+        "slstm",
+        "sLSTM: 4 heads, 4 taps",
         (
             Side("xlstm", peers.xlstm_slstm, "xlstm", note="vanilla"),
             Side("nn.LSTM", peers.torch_lstm, same=False, note="same width, another cell"),
         ),
-        slstm_work, modes=_ALL, longest=1 << 16,
+        slstm_work,
+        modes=_ALL,
+        longest=1 << 16,
     ),
     _block(
-        "s4d", "S4D: 32 complex states, GELU, GLU", (Side("torch.fft", peers.plain_s4d, note=_FORM),),
-        _s4d_work, longest=1 << 16,
+        "s4d",
+        "S4D: 32 complex states, GELU, GLU",
+        (Side("torch.fft", peers.plain_s4d, note=_FORM),),
+        _s4d_work,
+        longest=1 << 16,
     ),
     _block(
-        "hyena", "Hyena: order 2, filter network of width 64",
-        (Side("torch.fft", peers.plain_hyena, note=_FORM),), long_conv_work, longest=1 << 16,
+        "hyena",
+        "Hyena: order 2, filter network of width 64",
+        (Side("torch.fft", peers.plain_hyena, note=_FORM),),
+        long_conv_work,
+        longest=1 << 16,
     ),
     _block(
-        "long_conv", "long convolution: as many taps as positions, GELU, GLU",
-        (Side("torch.fft", peers.plain_long_conv, note=_FORM),), long_conv_work, longest=1 << 16,
+        "long_conv",
+        "long convolution: as many taps as positions, GELU, GLU",
+        (Side("torch.fft", peers.plain_long_conv, note=_FORM),),
+        long_conv_work,
+        longest=1 << 16,
     ),
     _block(
-        "s5", f"S5: {S5_STATES // 2} complex states, no activation",
+        "s5",
+        f"S5: {S5_STATES // 2} complex states, no activation",
         (
             Side(
-                "s5-pytorch", peers.s5_pytorch, "s5-pytorch", modes=_SEQUENCE, note="its associative scan"
+                "s5-pytorch",
+                peers.s5_pytorch,
+                "s5-pytorch",
+                modes=_SEQUENCE,
+                note="its associative scan",
             ),
         ),
-        _s5_work, dtypes=("float32",), longest=1 << 16,
+        _s5_work,
+        dtypes=("float32",),
+        longest=1 << 16,
     ),
     _block("retention", "RetNet: 8 heads, values 2·D", (_SDPA,), _retention_work, longest=1 << 16),
     _block("gla", "gated linear attention: 4 heads", (_SDPA,), _gla_work, longest=1 << 16),
     Case(
-        "hyenadna", "HyenaDNA-shaped: 8 layers of width 256, one forward", "model", _model_inputs,
-        (Side(OURS, _model_ours),), _model_work, modes=("forward",), dtypes=("float32",),
-        alone=(1_000_000,), longest=1_000_000, width=256,
+        "hyenadna",
+        "HyenaDNA-shaped: 8 layers of width 256, one forward",
+        "model",
+        _model_inputs,
+        (Side(OURS, _model_ours),),
+        _model_work,
+        modes=("forward",),
+        dtypes=("float32",),
+        alone=(1_000_000,),
+        longest=1_000_000,
+        width=256,
     ),
-)  # fmt: skip
+)
 """All blocks and models."""

@@ -1,4 +1,5 @@
-"""The peers of our blocks: built in their own packages, or written out in plain torch, on our weights."""
+"""The peers of our blocks: built in their own packages, or written out in plain torch, on our
+weights."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def _on_our_weights(module: nn.Module, mixer: Mixer, shape: Shape) -> Any:
     return module.to(shape.torch_dtype)
 
 
-def _transformers(layer: Any, configuration: Any, block: Block, shape: Shape, mode: Mode) -> Program:
+def _transformers(
+    layer: Any, configuration: Any, block: Block, shape: Shape, mode: Mode
+) -> Program:
     """Hugging Face's layer; its step writes into the cache that its models use."""
     mixer, x = block
     _on_our_weights(layer, mixer, shape)
@@ -141,11 +144,18 @@ def _chunkwise(block: Block, shape: Shape, mode: Mode, kernel_name: str, chunk: 
     """xLSTM's layer with a chunkwise native kernel of mlstm-kernels in place of its own."""
     module = load("xlstm.blocks.mlstm.layer")
     kernel = load("mlstm_kernels.torch").get_mlstm_kernel(f"chunkwise--{kernel_name}")
-    configuration = module.mLSTMLayerConfig(embedding_dim=shape.width, num_heads=4, context_length=1)
+    configuration = module.mLSTMLayerConfig(
+        embedding_dim=shape.width, num_heads=4, context_length=1
+    )
     layer = _on_our_weights(module.mLSTMLayer(configuration), block[0], shape)
 
     def chunkwise(
-        queries: Tensor, keys: Tensor, values: Tensor, igate_preact: Tensor, fgate_preact: Tensor, **_: Any
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        igate_preact: Tensor,
+        fgate_preact: Tensor,
+        **_: Any,
     ) -> Any:
         gates = {"i": igate_preact.squeeze(-1), "f": fgate_preact.squeeze(-1)}
         return kernel(q=queries, k=keys, v=values, **gates, chunk_size=min(chunk, shape.length))
@@ -155,12 +165,14 @@ def _chunkwise(block: Block, shape: Shape, mode: Mode, kernel_name: str, chunk: 
 
 
 def xlstm_chunkwise(block: Block, shape: Shape, mode: Mode) -> Program:
-    """xLSTM's layer with the chunkwise native kernel of mlstm-kernels, its derivative by autograd."""
+    """xLSTM's layer with the chunkwise native kernel of mlstm-kernels, its derivative by
+    autograd."""
     return _chunkwise(block, shape, mode, "native_autograd", 64)
 
 
 def xlstm_custom_backward(block: Block, shape: Shape, mode: Mode) -> Program:
-    """The same with the kernel's hand-written backward and larger chunks: its fastest form without a GPU.
+    """The same with the kernel's hand-written backward and larger chunks: its fastest form without
+    a GPU.
 
     That backward leaves out the gradient of the denominator, which ours does not.
     """
@@ -171,7 +183,11 @@ def xlstm_slstm(block: Block, shape: Shape, mode: Mode) -> Program:
     """xLSTM's sLSTM layer with the vanilla backend, the one that runs without CUDA."""
     module = load("xlstm.blocks.slstm.layer")
     configuration = module.sLSTMLayerConfig(
-        embedding_dim=shape.width, num_heads=4, backend="vanilla", dtype=shape.dtype, dtype_b=shape.dtype
+        embedding_dim=shape.width,
+        num_heads=4,
+        backend="vanilla",
+        dtype=shape.dtype,
+        dtype_b=shape.dtype,
     )
     layer = _on_our_weights(module.sLSTMLayer(configuration), block[0], shape)
     return _xlstm_step(layer, block[1]) if mode == "step" else program(layer, layer, block[1], mode)
@@ -203,12 +219,17 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.enter, self.leave = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.enter, self.leave = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
         q, k, v = self.enter(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.leave(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return self.leave(
+            F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        )
 
 
 def softmax_attention(block: Block, shape: Shape, mode: Mode) -> Program:
@@ -241,7 +262,8 @@ def _plain_glu(sequence: nn.Module, x: Tensor) -> Tensor:
 
 
 def plain_s4d(block: Block, shape: Shape, mode: Mode) -> Program:
-    """S4D as its paper's listing: a kernel through a tensor (H, N, L), then FFTs of twice the length."""
+    """S4D as its paper's listing: a kernel through a tensor (H, N, L), then FFTs of twice the
+    length."""
     mixer, x = block
     assert isinstance(mixer, S4D)
     kernel, positions = mixer.layer.kernel, torch.arange(shape.length)
@@ -251,7 +273,9 @@ def plain_s4d(block: Block, shape: Shape, mode: Mode) -> Program:
         b, c = (torch.view_as_complex(p.float())[0] for p in (kernel.B, kernel.C))
         step = rates * kernel.inv_dt.float().exp()
         weights = b * c * (step.exp() - 1) / rates
-        taps = 2 * torch.einsum("hn,hnl->hl", weights, torch.exp(step.unsqueeze(-1) * positions)).real
+        taps = (
+            2 * torch.einsum("hn,hnl->hl", weights, torch.exp(step.unsqueeze(-1) * positions)).real
+        )
         y = plain_fft_conv(u.transpose(1, 2), taps, mixer.layer.D[0])
         return _plain_glu(mixer.output_linear, F.gelu(y.transpose(1, 2)))
 
@@ -271,7 +295,8 @@ def plain_long_conv(block: Block, shape: Shape, mode: Mode) -> Program:
 
 
 def plain_hyena(block: Block, shape: Shape, mode: Mode) -> Program:
-    """Hyena as published: channels before time, F.conv1d, textbook FFTs, its filter evaluated every time."""
+    """Hyena as published: channels before time, F.conv1d, textbook FFTs, its filter evaluated every
+    time."""
     mixer, x = block
     assert isinstance(mixer, Hyena)
     filters, length = mixer.filter_fn, shape.length
@@ -289,10 +314,14 @@ def plain_hyena(block: Block, shape: Shape, mode: Mode) -> Program:
         h = table
         for layer in filters.implicit_filter:
             if isinstance(layer, nn.Linear):
-                h = F.linear(h, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+                h = F.linear(
+                    h, layer.weight.float(), None if layer.bias is None else layer.bias.float()
+                )
             else:
                 h = layer(h)
-        decay = torch.exp(-times * filters.modulation.deltas.float().abs()) + filters.modulation.shift
+        decay = (
+            torch.exp(-times * filters.modulation.deltas.float().abs()) + filters.modulation.shift
+        )
         y = plain_fft_conv(v * second, (h * decay)[0].T, filters.bias)
         out: Tensor = mixer.out_proj((y * first).transpose(1, 2))
         return out
@@ -301,10 +330,16 @@ def plain_hyena(block: Block, shape: Shape, mode: Mode) -> Program:
 
 
 def flops_of_projections(mixer: Mixer) -> float:
-    """Returns the multiply-adds of a position in the linear maps of a layer, block-diagonal ones included."""
+    """Returns the multiply-adds of a position in the linear maps of a layer, block-diagonal ones
+    included."""
     total = 0.0
     for name, parameter in mixer.named_parameters():
-        if parameter.ndim == 2 and name.endswith("weight") and "filter" not in name and "conv" not in name:
+        if (
+            parameter.ndim == 2
+            and name.endswith("weight")
+            and "filter" not in name
+            and "conv" not in name
+        ):
             total += parameter.numel()
         elif parameter.ndim == 3 and name.endswith(("_proj.weight", "gate.weight")):
             total += math.prod(parameter.shape)

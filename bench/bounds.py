@@ -1,4 +1,5 @@
-"""What this machine can do at most: multiply-adds, exponentials and bytes a second, measured here and now."""
+"""What this machine can do at most: multiply-adds, exponentials and bytes a second, measured here
+and now."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ from longseq.bench.measure import Work
 class Bounds:
     """Rates with the threads of the run, the highest that was seen.
 
-    The compiled extension has no probe of its own for them; each is the fastest well-known code at hand.
+    The compiled extension has no probe of its own for them; each is the fastest well-known code at
+    hand.
 
     Attributes:
-        fma: float32 multiply-adds a second, of the matrix product of square matrices (MKL or OpenBLAS).
-        fma_bfloat16: the same in bfloat16; below ``fma`` where the processor has no such instructions.
+        fma: float32 multiply-adds a second, of the matrix product of square matrices (MKL or
+            OpenBLAS).
+        fma_bfloat16: the same in bfloat16; below ``fma`` where the processor has no such
+            instructions.
         exp: float32 exponentials a second in the second-level cache, of torch.exp or numpy.exp.
         bandwidth: bytes a second, read and written, of a copy far larger than the caches.
         exp_by: which of the two was faster.
@@ -41,7 +45,11 @@ class Bounds:
             dtype: "float32" or "bfloat16": a bfloat16 product may use bfloat16 instructions.
         """
         rate = max(self.fma, self.fma_bfloat16) if dtype == "bfloat16" else self.fma
-        return {"FMA": work.fma / rate, "exp": work.exp / self.exp, "memory": work.bytes / self.bandwidth}
+        return {
+            "FMA": work.fma / rate,
+            "exp": work.exp / self.exp,
+            "memory": work.bytes / self.bandwidth,
+        }
 
     def best(self, other: Bounds) -> Bounds:
         """Returns the higher of each rate: what slowed one of two readings is no limit."""
@@ -81,11 +89,17 @@ def _fma(dtype: torch.dtype, sizes: Sequence[int], seconds: float) -> float:
 
 
 def _exp(threads: int, seconds: float) -> tuple[float, str]:
-    """Returns exponentials a second and whose they are: torch's, or numpy's in one thread for each."""
-    count = (1 << 16) * threads  # 2 × 256 kB a thread: in the second-level cache; torch splits it evenly
+    """Returns exponentials a second and whose they are: torch's, or numpy's in one thread for
+    each."""
+    count = (
+        1 << 16
+    ) * threads  # 2 × 256 kB a thread: in the second-level cache; torch splits it evenly
     x, out = -torch.rand(count), torch.empty(count)
     by_torch = count / _shortest(lambda: torch.exp(x, out=out), seconds / 2)
-    parts = [(x[i::threads].numpy().copy(), np.empty(count // threads, np.float32)) for i in range(threads)]
+    parts = [
+        (x[i::threads].numpy().copy(), np.empty(count // threads, np.float32))
+        for i in range(threads)
+    ]
     repeats = 64  # handing work to a thread costs more than one part
 
     def several(part: tuple[np.ndarray, np.ndarray]) -> None:
@@ -104,7 +118,10 @@ def _bandwidth(size: int, seconds: float) -> float:
 
 
 def measure_bounds(
-    threads: int, seconds: float = 2.0, copy_bytes: int = 1 << 28, sizes: Sequence[int] = (512, 1024, 2048)
+    threads: int,
+    seconds: float = 2.0,
+    copy_bytes: int = 1 << 28,
+    sizes: Sequence[int] = (512, 1024, 2048),
 ) -> Bounds:
     """Measures the bounds; takes ``seconds`` or a little more.
 

@@ -1,4 +1,5 @@
-"""What the cases of the speed benchmarks share: drawing inputs, laying them out, making programs."""
+"""What the cases of the speed benchmarks share: drawing inputs, laying them out, making
+programs."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ Tensors = dict[str, Tensor]
 
 
 def make_program(
-    call: Callable[..., Tensor], tensors: Tensors, transposed: bool = False, constants: tuple[str, ...] = ()
+    call: Callable[..., Tensor],
+    tensors: Tensors,
+    transposed: bool = False,
+    constants: tuple[str, ...] = (),
 ) -> Program:
     """Returns a program that calls a function with tensors, all but ``constants`` taking gradients.
 
@@ -45,7 +49,8 @@ def draws(seed: int = 0) -> Callable[..., Tensor]:
 
 
 def moved_bytes(shape: Shape, mode: Mode, inputs: float, outputs: float) -> float:
-    """Returns bytes moved: inputs and outputs once; a backward reads and writes them and their gradients."""
+    """Returns bytes moved: inputs and outputs once; a backward reads and writes them and their
+    gradients."""
     once = inputs + outputs
     return shape.item * (once if mode != "training" else 2 * once + inputs)
 

@@ -1,4 +1,5 @@
-"""Linear attentions in chunks in the speed benchmarks: SSD, mLSTM, retention, GLA; their peers and bounds."""
+"""Linear attentions in chunks in the speed benchmarks: SSD, mLSTM, retention, GLA; their peers and
+bounds."""
 
 from __future__ import annotations
 
@@ -22,9 +23,17 @@ HEADS = 4
 
 
 def chunked(
-    tokens: float, heads: int, groups: int, keys: int, values: int, decays: float, shape: Shape, mode: Mode
+    tokens: float,
+    heads: int,
+    groups: int,
+    keys: int,
+    values: int,
+    decays: float,
+    shape: Shape,
+    mode: Mode,
 ) -> Work:
-    """Returns the work of a linear attention in chunks: causal half of the scores, state in and state out.
+    """Returns the work of a linear attention in chunks: causal half of the scores, state in and
+    state out.
 
     Args:
         tokens: B · L.
@@ -40,7 +49,8 @@ def chunked(
         return Work(
             tokens * heads * 2 * keys * values,
             tokens * decays / CHUNK,
-            8.0 * tokens * heads * keys * values + shape.item * tokens * heads * 2 * (keys + values),
+            8.0 * tokens * heads * keys * values
+            + shape.item * tokens * heads * 2 * (keys + values),
         )
     inside = CHUNK / 2 * (groups * keys + heads * values)
     across = 2 * heads * keys * values
@@ -59,7 +69,9 @@ def _ssd_inputs(shape: Shape) -> Tensors:
         "B": draw(*size, 1, SSD_STATES),
         "C": draw(*size, 1, SSD_STATES),
     }
-    return {k: v.to(shape.torch_dtype) for k, v in tensors.items()} | {"A": -torch.linspace(1, 16, heads)}
+    return {k: v.to(shape.torch_dtype) for k, v in tensors.items()} | {
+        "A": -torch.linspace(1, 16, heads)
+    }
 
 
 def _ssd_ours(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
@@ -70,7 +82,9 @@ def _ssd_minimal(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     scan = load("mamba-ssm:ssd_minimal").ssd_minimal_discrete
 
     def call(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        out: Tensor = scan(x * dt.unsqueeze(-1), (A * dt).to(x.dtype), B, C, min(CHUNK, x.shape[1]))[0]
+        out: Tensor = scan(
+            x * dt.unsqueeze(-1), (A * dt).to(x.dtype), B, C, min(CHUNK, x.shape[1])
+        )[0]
         return out
 
     return make_program(call, tensors)
@@ -133,12 +147,16 @@ def _retention_ours(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     heads = tensors["q"].shape[2]
     decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(heads)))
     decays = decay.expand(shape.batch, shape.length, heads)
-    return make_program(lambda q, k, v: linear_attention(q, k, v, decays, chunk_size=CHUNK)[0], tensors)
+    return make_program(
+        lambda q, k, v: linear_attention(q, k, v, decays, chunk_size=CHUNK)[0], tensors
+    )
 
 
 def _gla_ours(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     decays = F.logsigmoid(draws(1)(*tensors["q"].shape)) / 16
-    return make_program(lambda q, k, v: linear_attention(q, k, v, decays, chunk_size=CHUNK)[0], tensors)
+    return make_program(
+        lambda q, k, v: linear_attention(q, k, v, decays, chunk_size=CHUNK)[0], tensors
+    )
 
 
 def _softmax_attention(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
@@ -159,22 +177,35 @@ def _attention_work(decays: Callable[[Shape], float]) -> Callable[[Shape, Mode],
 
 
 SDPA = Side(
-    "sdpa", _softmax_attention, same=False, note="softmax attention of the same width: another function"
+    "sdpa",
+    _softmax_attention,
+    same=False,
+    note="softmax attention of the same width: another function",
 )
 
 CHUNKED: tuple[Case, ...] = (
     Case(
-        "ssd", f"Mamba-2: channels 2·D in heads of {SSD_HEAD}, N {SSD_STATES}, one group", "operator",
+        "ssd",
+        f"Mamba-2: channels 2·D in heads of {SSD_HEAD}, N {SSD_STATES}, one group",
+        "operator",
         _ssd_inputs,
         (
             ours(_ssd_ours),
             Side("ssd_minimal", _ssd_minimal, "mamba-ssm"),
-            Side("transformers", _ssd_transformers, "transformers", note="its chunked scan, the same chunk"),
+            Side(
+                "transformers",
+                _ssd_transformers,
+                "transformers",
+                note="its chunked scan, the same chunk",
+            ),
         ),
         _ssd_work,
     ),
     Case(
-        "mlstm", f"{HEADS} heads, keys and values 2·D", "operator", _mlstm_inputs,
+        "mlstm",
+        f"{HEADS} heads, keys and values 2·D",
+        "operator",
+        _mlstm_inputs,
         (
             ours(_mlstm_ours),
             Side("mlstm-kernels", _mlstm_kernels, "mlstm-kernels", note="chunkwise, native"),
@@ -183,13 +214,19 @@ CHUNKED: tuple[Case, ...] = (
         _mlstm_work,
     ),
     Case(
-        "retention", f"linear attention, a decay per head: D in {2 * HEADS} heads", "operator",
-        _attention_inputs, (ours(_retention_ours), SDPA),
+        "retention",
+        f"linear attention, a decay per head: D in {2 * HEADS} heads",
+        "operator",
+        _attention_inputs,
+        (ours(_retention_ours), SDPA),
         _attention_work(lambda shape: 2 * HEADS * (CHUNK / 2 + 2)),
     ),
     Case(
-        "gla", f"linear attention, a decay per channel: D in {2 * HEADS} heads", "operator",
-        _attention_inputs, (ours(_gla_ours), SDPA),
+        "gla",
+        f"linear attention, a decay per channel: D in {2 * HEADS} heads",
+        "operator",
+        _attention_inputs,
+        (ours(_gla_ours), SDPA),
         _attention_work(lambda shape: 2 * shape.width * math.log2(CHUNK)),
     ),
-)  # fmt: skip
+)

@@ -1,4 +1,5 @@
-"""Convolutions in the speed benchmarks: long, short, and S4D's kernel; their peers and their bounds."""
+"""Convolutions in the speed benchmarks: long, short, and S4D's kernel; their peers and their
+bounds."""
 
 from __future__ import annotations
 
@@ -40,27 +41,38 @@ def plain_fft_conv(u: Tensor, k: Tensor, skip: Tensor) -> Tensor:
 
 def _long_plain(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     return make_program(
-        lambda u, k, skip: plain_fft_conv(u, k, skip).transpose(1, 2), turned(tensors, "u"), transposed=True
+        lambda u, k, skip: plain_fft_conv(u, k, skip).transpose(1, 2),
+        turned(tensors, "u"),
+        transposed=True,
     )
 
 
 def long_conv_work(shape: Shape, mode: Mode) -> Work:
-    """The work of real FFTs of twice the length: of input, kernel, output; the backward has two more."""
+    """The work of real FFTs of twice the length: of input, kernel, output; the backward has two
+    more."""
     size, rows = 2 * shape.length, shape.width * (2 * shape.batch + 1)
     times = 3 if mode == "training" else 1
     fma = times * rows * 1.25 * size * math.log2(size)
     values = shape.batch * shape.length * shape.width
-    return Work(fma, 0, moved_bytes(shape, mode, values, values) + 4.0 * shape.length * shape.width * times)
+    return Work(
+        fma, 0, moved_bytes(shape, mode, values, values) + 4.0 * shape.length * shape.width * times
+    )
 
 
 def _short_inputs(shape: Shape) -> Tensors:
     draw, width = draws(), 2 * shape.width
-    tensors = {"x": draw(shape.batch, shape.length, width), "weight": draw(width, 4), "bias": draw(width)}
+    tensors = {
+        "x": draw(shape.batch, shape.length, width),
+        "weight": draw(width, 4),
+        "bias": draw(width),
+    }
     return {name: tensor.to(shape.torch_dtype) for name, tensor in tensors.items()}
 
 
 def _short_ours(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
-    return make_program(lambda x, weight, bias: causal_conv1d(x, weight, bias, activation="silu")[0], tensors)
+    return make_program(
+        lambda x, weight, bias: causal_conv1d(x, weight, bias, activation="silu")[0], tensors
+    )
 
 
 def _short_plain(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
@@ -117,17 +129,29 @@ def _kernel_work(shape: Shape, mode: Mode) -> Work:
 
 CONVOLUTIONS: tuple[Case, ...] = (
     Case(
-        "fft_conv", "long convolution: channels D, as many taps as positions", "operator", _long_inputs,
-        (ours(_long_ours), Side("torch.fft", _long_plain, note="textbook form")), long_conv_work,
+        "fft_conv",
+        "long convolution: channels D, as many taps as positions",
+        "operator",
+        _long_inputs,
+        (ours(_long_ours), Side("torch.fft", _long_plain, note="textbook form")),
+        long_conv_work,
     ),
     Case(
-        "causal_conv1d", "short convolution and SiLU: channels 2·D, 4 taps", "operator", _short_inputs,
-        (ours(_short_ours), Side("torch", _short_plain, note="F.conv1d, F.silu")), _short_work,
+        "causal_conv1d",
+        "short convolution and SiLU: channels 2·D, 4 taps",
+        "operator",
+        _short_inputs,
+        (ours(_short_ours), Side("torch", _short_plain, note="F.conv1d, F.silu")),
+        _short_work,
     ),
     Case(
-        "s4d_kernel", "S4D: the convolution's kernel, D channels, 32 complex states", "operator",
+        "s4d_kernel",
+        "S4D: the convolution's kernel, D channels, 32 complex states",
+        "operator",
         _kernel_inputs,
         (ours(_kernel_ours), Side("torch", _kernel_plain, note="with a tensor of size (H, N, L)")),
-        _kernel_work, dtypes=("float32",), longest=1 << 16,
+        _kernel_work,
+        dtypes=("float32",),
+        longest=1 << 16,
     ),
-)  # fmt: skip
+)

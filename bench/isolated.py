@@ -1,10 +1,11 @@
 """One run in a process of its own: its peak memory, and a hard limit on its time and memory.
 
-A server process imports torch once and never computes; for each job it forks a child, in which nothing has
-been allocated or warmed yet. The child builds the program (after a tiny one, so that what a library allocates
-at its first call is not counted), resets the kernel's high-water mark of resident memory, and runs once.
-Resident memory is what a user runs out of; torch's profiler would see tensors only, not what FFT and matrix
-libraries allocate. A child over its time is killed, and an allocation beyond its memory fails.
+A server process imports torch once and never computes; for each job it forks a child, in which
+nothing has been allocated or warmed yet. The child builds the program (after a tiny one, so that
+what a library allocates at its first call is not counted), resets the kernel's high-water mark of
+resident memory, and runs once. Resident memory is what a user runs out of; torch's profiler would
+see tensors only, not what FFT and matrix libraries allocate. A child over its time is killed, and
+an allocation beyond its memory fails.
 """
 
 from __future__ import annotations
@@ -62,8 +63,10 @@ class Probe:
         status: "ok", "stopped" (over its time) or "failed".
         reason: in words.
         seconds: of the run, the first in its process; the limit if it was stopped.
-        peak_bytes: most resident memory beyond what was there before the run; None where it is not known.
-        held_bytes: of the inputs and weights that take gradients, or that were there before the run.
+        peak_bytes: most resident memory beyond what was there before the run; None where it is not
+            known.
+        held_bytes: of the inputs and weights that take gradients, or that were there before the
+            run.
         total_bytes: most resident memory of the process, libraries included.
     """
 
@@ -151,11 +154,13 @@ def available_memory() -> int:
 
 
 def _reset_peak() -> None:
-    """Gives freed memory back to the system and sets the high-water mark to what is resident now."""
+    """Gives freed memory back to the system and sets the high-water mark to what is resident
+    now."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):  # a container may forbid it: the mark is then that of the whole child
+    # A container may forbid it: the mark is then that of the whole child.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -192,7 +197,9 @@ def _measure(job: Job, ready: Callable[[], None]) -> Probe:
     del out
     total = resident("VmHWM") or 0
     held = sum(leaf.numel() * leaf.element_size() for leaf in program.leaves)
-    return Probe("ok", seconds=seconds, peak_bytes=total - before, held_bytes=held, total_bytes=total)
+    return Probe(
+        "ok", seconds=seconds, peak_bytes=total - before, held_bytes=held, total_bytes=total
+    )
 
 
 def _child(job: Job, out: int) -> None:

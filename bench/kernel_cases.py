@@ -1,7 +1,8 @@
 """The operators that ``longseq bench kernels`` measures.
 
-Every case's inputs are drawn from a fixed seed. A side gets them in the memory layout that suits it best,
-prepared before the clock starts; what it returns is viewed as (batch, length, …), which costs nothing.
+Every case's inputs are drawn from a fixed seed. A side gets them in the memory layout that suits it
+best, prepared before the clock starts; what it returns is viewed as (batch, length, …), which costs
+nothing.
 """
 
 from __future__ import annotations

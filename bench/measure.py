@@ -1,4 +1,5 @@
-"""What a speed benchmark measures: cases and their sides, each run in turn in one process and compared."""
+"""What a speed benchmark measures: cases and their sides, each run in turn in one process and
+compared."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from torch import Tensor
 from longseq.core.errors import LongseqError
 
 Mode = Literal["forward", "training", "step"]
-"""``training`` is forward and backward with the gradients of the input and of every weight, no optimiser;
-``step`` is one position from a carried state."""
+"""``training`` is forward and backward with the gradients of the input and of every weight, no
+optimiser; ``step`` is one position from a carried state."""
 
 OURS = "longseq"
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 6e-2}  # of the largest value; another order of float32 sums: 1e-5
+# Of the largest value; another order of float32 sums: 1e-5.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 6e-2}
 _MOST_RUNS = 25  # of one side in a turn
 
 
@@ -59,8 +61,9 @@ class Program:
     """One side of a cell, ready to run.
 
     Attributes:
-        run: one call; the output is (B, L, …) whatever layout the side works in, so transposed views are
-            returned where it works in another. A step's run carries its state from call to call.
+        run: one call; the output is (B, L, …) whatever layout the side works in, so transposed
+            views are returned where it works in another. A step's run carries its state from call
+            to call.
         leaves: what takes gradients, the input first.
         canonical: turns the gradient of the input to the layout of ours.
     """
@@ -143,8 +146,8 @@ class Reading:
 
     Attributes:
         side: name.
-        status: "measured", "stopped" (ran into the limit: seconds is a lower bound), "skipped", "failed" or
-            "absent".
+        status: "measured", "stopped" (ran into the limit: seconds is a lower bound), "skipped",
+            "failed" or "absent".
         same: whether it computes the same function as ours.
         reason: why it was not measured, in words.
         seconds: median.
@@ -153,7 +156,8 @@ class Reading:
         peak_bytes: most memory beyond inputs and weights, in a process of its own; None if unknown.
         held_bytes: inputs and weights.
         total_bytes: most memory of that process, libraries included.
-        difference: largest difference from ours over the largest value of ours; None if not compared.
+        difference: largest difference from ours over the largest value of ours; None if not
+            compared.
     """
 
     side: str
@@ -194,7 +198,8 @@ class Cell:
         return next((r for r in self.readings if r.side == side), None)
 
     def ratio(self, side: str) -> float | None:
-        """Returns how many times faster ours is; a lower bound if the side was stopped; None if unknown."""
+        """Returns how many times faster ours is; a lower bound if the side was stopped; None if
+        unknown."""
         ours, other = self.reading(OURS), self.reading(side)
         if ours is None or ours.seconds is None or ours.status != "measured" or other is None:
             return None
@@ -247,8 +252,9 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 def check_agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor], dtype: str) -> float:
     """Returns ``difference`` if it is small enough.
 
-    In bfloat16 only outputs are judged: sides keep different sums in full precision, and where a gradient has
-    a near-pole (mLSTM's normaliser) they are apart by its whole size. Gradients are judged in float32.
+    In bfloat16 only outputs are judged: sides keep different sums in full precision, and where a
+    gradient has a near-pole (mLSTM's normaliser) they are apart by its whole size. Gradients are
+    judged in float32.
 
     Raises:
         Disagreement: if not.
@@ -263,7 +269,8 @@ def check_agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor], dtype: str
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Returns the seconds of one call; what it returned is freed before the clock is read, as in a loop."""
+    """Returns the seconds of one call; what it returned is freed before the clock is read, as in a
+    loop."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -279,8 +286,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Runs all sides in turn, round after round, and returns the seconds of each run.
 
-    A turn has as many runs as fit into a round's share of ``seconds``; a side that has used ``seconds`` up
-    sits out the other rounds, so that a slow one runs once and ours in every round.
+    A turn has as many runs as fit into a round's share of ``seconds``; a side that has used
+    ``seconds`` up sits out the other rounds, so that a slow one runs once and ours in every round.
 
     Args:
         runs: by side.

@@ -1,4 +1,5 @@
-"""Other implementations of the same operators and blocks: which are installed, and how they are loaded."""
+"""Other implementations of the same operators and blocks: which are installed, and how they are
+loaded."""
 
 from __future__ import annotations
 
@@ -61,7 +62,10 @@ PEERS: dict[str, Peer] = {
         Peer(
             "transformers",
             "transformers",
-            ("transformers.models.mamba.modeling_mamba", "transformers.models.mamba2.modeling_mamba2"),
+            (
+                "transformers.models.mamba.modeling_mamba",
+                "transformers.models.mamba2.modeling_mamba2",
+            ),
         ),
         Peer("xlstm", "xlstm", ("xlstm.blocks.mlstm.layer", "xlstm.blocks.slstm.layer")),
         Peer("mlstm-kernels", "mlstm_kernels", ("mlstm_kernels.torch",)),
@@ -78,7 +82,9 @@ def status(name: str) -> Status:
         name: a key of ``PEERS``.
     """
     peer = PEERS[name]
-    missing = [module for module in peer.modules if importlib.util.find_spec(module.split(".")[0]) is None]
+    missing = [
+        module for module in peer.modules if importlib.util.find_spec(module.split(".")[0]) is None
+    ]
     hint = f"not installed: pip install -r {REQUIREMENTS}"
     if peer.source:
         folder = os.environ.get(SOURCE)
@@ -105,7 +111,8 @@ def load(name: str) -> types.ModuleType:
     """Imports a peer's module, quietly.
 
     Args:
-        name: dotted, or "mamba-ssm:selective_scan" or "mamba-ssm:ssd_minimal" for the checkout's files.
+        name: dotted, or "mamba-ssm:selective_scan" or "mamba-ssm:ssd_minimal" for the checkout's
+            files.
     """
     # What they say at import (no CUDA, deprecations of torch.jit) is no news on a CPU.
     with contextlib.ExitStack() as stack:
@@ -133,7 +140,11 @@ def load_all(peer: str) -> None:
 
 
 # Peers of the GPU's kernels: module → package on the index.
-GPU_PACKAGES = {"mamba_ssm": "mamba-ssm", "fla": "flash-linear-attention", "mlstm_kernels": "mlstm-kernels"}
+GPU_PACKAGES = {
+    "mamba_ssm": "mamba-ssm",
+    "fla": "flash-linear-attention",
+    "mlstm_kernels": "mlstm-kernels",
+}
 
 
 def in_short(error: Exception) -> str:
@@ -165,7 +176,8 @@ _FILES = {
     "selective_scan": "mamba_ssm/ops/selective_scan_interface.py",
     "ssd_minimal": "mamba_ssm/modules/ssd_minimal.py",
 }
-# What the two files import from beside them and a CPU cannot have; the reference functions use none of it.
+# What the two files import from beside them and a CPU cannot have; the reference functions use none
+# of it.
 _STAND_INS: dict[str, tuple[str, ...]] = {
     "mamba_ssm": (),
     "mamba_ssm.utils": (),

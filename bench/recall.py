@@ -1,4 +1,5 @@
-"""``longseq bench recall``: what each mixer remembers after a small fixed budget, by sequence length."""
+"""``longseq bench recall``: what each mixer remembers after a small fixed budget, by sequence
+length."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ from longseq.core.mixers.base import mixer_class
 from longseq.core.training.optim import parameter_groups
 
 DEFAULT_MIXERS = ("attention", "mamba", "h3", "s4d", "slstm")
-DEFAULT_TASKS = ("selective_copying", "induction_heads", "multi_query_recall", "joint_recall", "parity")
+DEFAULT_TASKS = (
+    "selective_copying",
+    "induction_heads",
+    "multi_query_recall",
+    "joint_recall",
+    "parity",
+)
 # Sizes that suit a width of 64, where a mixer's defaults are meant for hundreds.
 SIZES: dict[str, dict[str, Any]] = {
     "attention": {"n_heads": 2},
@@ -46,7 +53,8 @@ class Settings:
         tokens: in a step, whatever the length: 2048 are 32 sequences of 64 or 128 of 16.
         lr: highest learning rate.
         weight_decay: of matrices.
-        steps: of training for each model, at most; a run then repeats exactly, on a busy machine too.
+        steps: of training for each model, at most; a run then repeats exactly, on a busy machine
+            too.
         budget: seconds of training for each model in place of steps.
         seed: of weights and data.
         device: where.
@@ -92,17 +100,19 @@ class RecallModel(nn.Module):
 
 
 def _due(task: RecallTask, done: float) -> int:
-    """Returns how many of the training lengths take part when a share ``done`` of the budget is spent."""
+    """Returns how many of the training lengths take part when a share ``done`` of the budget is
+    spent."""
     return min(len(task.train_lengths), 1 + int(done * 1.5 * len(task.train_lengths)))
 
 
 def train(model: RecallModel, task: RecallTask, settings: Settings) -> Iterator[tuple[float, int]]:
-    """Trains on the task's training lengths in turn and yields each step's loss and number of tokens.
+    """Trains on the task's training lengths in turn and yields each step's loss and number of
+    tokens.
 
-    The learning rate rises over the first twentieth of the budget and falls as a cosine. Lengths join one by
-    one, the shortest first, each when the ones before it are learned and all by two thirds of the budget:
-    recall is learned suddenly or not at all, and sooner from few keys. Training ends early when nothing is
-    left to learn.
+    The learning rate rises over the first twentieth of the budget and falls as a cosine. Lengths
+    join one by one, the shortest first, each when the ones before it are learned and all by two
+    thirds of the budget: recall is learned suddenly or not at all, and sooner from few keys.
+    Training ends early when nothing is left to learn.
 
     Args:
         model: on its device.
@@ -145,7 +155,9 @@ def accuracy(model: RecallModel, task: RecallTask, length: int, settings: Settin
     """Returns the share of questions answered rightly in test sequences of ``length``."""
     right, questions = 0, 0
     for batch in range(_TEST_BATCHES):
-        tokens, labels = task.sample(_TEST_BATCH, length, _TEST_SEED + settings.seed * _TEST_BATCHES + batch)
+        tokens, labels = task.sample(
+            _TEST_BATCH, length, _TEST_SEED + settings.seed * _TEST_BATCHES + batch
+        )
         asked = labels != IGNORE
         answers = model(tokens.to(settings.device)).argmax(-1).cpu()
         right += int((answers[asked] == labels[asked]).sum())
@@ -196,7 +208,8 @@ def _list(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longseq bench recall",
-        description="Trains a small model of each mixer on synthetic recall tasks and tests it by length.",
+        description="Trains a small model of each mixer on synthetic recall tasks and tests it by "
+        "length.",
     )
     defaults = Settings()
     parser.add_argument(
@@ -207,13 +220,21 @@ def _parser() -> argparse.ArgumentParser:
         help=f"causal mixers; {','.join(DEFAULT_MIXERS)} if not given",
     )
     parser.add_argument(
-        "--tasks", type=_list, default=list(DEFAULT_TASKS), metavar="a,b", help=f"of {', '.join(TASKS)}"
+        "--tasks",
+        type=_list,
+        default=list(DEFAULT_TASKS),
+        metavar="a,b",
+        help=f"of {', '.join(TASKS)}",
     )
     parser.add_argument(
         "--lengths", type=_list, metavar="n,m", help="test lengths in place of each task's own"
     )
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="of training a model, at most")
-    parser.add_argument("--budget", type=float, help="seconds of training a model, in place of steps")
+    parser.add_argument(
+        "--steps", type=int, default=defaults.steps, help="of training a model, at most"
+    )
+    parser.add_argument(
+        "--budget", type=float, help="seconds of training a model, in place of steps"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("recall"), metavar="DIR", help="folder of the results"
     )
@@ -249,23 +270,27 @@ def run(argv: Sequence[str]) -> int:
     lengths = sorted({_whole(text) for text in options.lengths or ()})
     for task in tasks:
         for length in lengths:
-            task.sample(1, length, 0)  # a length that a task cannot have is refused now, not after training
+            # A length that a task cannot have is refused now, not after training.
+            task.sample(1, length, 0)
     try:
         torch.empty(1, device=options.device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no device {options.device!r}: {str(error).splitlines()[0]}") from error
-    settings = Settings(steps=options.steps, budget=options.budget, seed=options.seed, device=options.device)
+    settings = Settings(
+        steps=options.steps, budget=options.budget, seed=options.seed, device=options.device
+    )
     console, results, files = Console(), [], []
     for task in tasks:
         for mixer in options.mixers:
             result = measure(mixer, task, lengths or task.test_lengths, settings)
             results.append(result)
-            scores = "  ".join(f"{length}: {value:.1%}" for length, value in result.accuracy.items())
+            scores = "  ".join(
+                f"{length}: {value:.1%}" for length, value in result.accuracy.items()
+            )
             line = f"{task.name}  {mixer}  {scores}  ({result.seconds:.0f} s)"
             console.print(line, highlight=False, soft_wrap=True)
-        files = write(
-            results, dataclasses.asdict(settings), options.out
-        )  # now: a later task may be interrupted
+        # Now: a later task may be interrupted.
+        files = write(results, dataclasses.asdict(settings), options.out)
     show(results, console)
     console.print("written: " + ", ".join(map(str, files)), soft_wrap=True)
     return 0

@@ -50,7 +50,8 @@ class Result:
 
 
 def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
-    """Returns what is known from the literature of the measured mixers and tasks, and whether it was seen.
+    """Returns what is known from the literature of the measured mixers and tasks, and whether it
+    was seen.
 
     Args:
         results: of a run; an ordering whose mixers or task are missing is left out.
@@ -66,22 +67,36 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
     solvers = [m for m in ("attention", "mamba", "h3") if trained("induction_heads", m) is not None]
     if solvers:
         holds = all((trained("induction_heads", m) or 0) >= SOLVED for m in solvers)
-        seen.append((f"{', '.join(solvers)}: induction heads solved (2212.14052, 2312.00752)", holds))
+        seen.append(
+            (f"{', '.join(solvers)}: induction heads solved (2212.14052, 2312.00752)", holds)
+        )
     for mixer, solves in (("mamba", True), ("s4d", False)):
         score = trained("selective_copying", mixer)
         if score is not None:
             text = "solved: selective" if solves else "not solved: time-invariant"
-            seen.append((f"{mixer}: selective copying {text} (2312.00752)", (score >= SOLVED) == solves))
+            seen.append(
+                (f"{mixer}: selective copying {text} (2312.00752)", (score >= SOLVED) == solves)
+            )
     attention = found.get(("multi_query_recall", "attention"))
     for (task, mixer), result in found.items():
-        if task == "multi_query_recall" and mixer_class(mixer).finite_state and attention is not None:
+        if (
+            task == "multi_query_recall"
+            and mixer_class(mixer).finite_state
+            and attention is not None
+        ):
             few, many = result.accuracy[min(result.accuracy)], result.accuracy[max(result.accuracy)]
             lost = many < min(few, attention.accuracy[max(attention.accuracy)]) - 0.05
-            seen.append((f"{mixer}: multi-query recall lost as the keys multiply (2312.04927)", lost))
+            seen.append(
+                (f"{mixer}: multi-query recall lost as the keys multiply (2312.04927)", lost)
+            )
     parity = trained("parity", "slstm")
     if parity is not None:
         longest = max(found["parity", "slstm"].accuracy)
-        others = [r.accuracy.get(longest, 0.0) for r in results if r.task == "parity" and r.mixer != "slstm"]
+        others = [
+            r.accuracy.get(longest, 0.0)
+            for r in results
+            if r.task == "parity" and r.mixer != "slstm"
+        ]
         holds = found["parity", "slstm"].accuracy[longest] > max(others, default=0.0) + 0.05
         seen.append((f"slstm: parity carried to length {longest}, by no other (2405.04517)", holds))
     return seen
@@ -107,9 +122,15 @@ def show(results: Sequence[Result], console: Console) -> None:
             table.add_column(head, justify="right", no_wrap=True)
         for r in rows:
             cells = [
-                f"[bold]{100 * a:.1f}[/]" if a >= SOLVED else f"{100 * a:.1f}" for a in r.accuracy.values()
+                f"[bold]{100 * a:.1f}[/]" if a >= SOLVED else f"{100 * a:.1f}"
+                for a in r.accuracy.values()
             ]
-            numbers = (f"{r.steps:,}", f"{r.tokens_per_second:,.0f}", f"{r.parameters:,}", f"{r.state:,}")
+            numbers = (
+                f"{r.steps:,}",
+                f"{r.tokens_per_second:,.0f}",
+                f"{r.parameters:,}",
+                f"{r.state:,}",
+            )
             table.add_row(r.mixer, *cells, *numbers)
         console.print(table)
     for text, holds in orderings(results):
@@ -119,7 +140,8 @@ def show(results: Sequence[Result], console: Console) -> None:
 
 
 def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes results.csv (a row for each length), results.json and accuracy.png, each whole or not at all.
+    """Writes results.csv (a row for each length), results.json and accuracy.png, each whole or not
+    at all.
 
     Args:
         results: what was measured.
@@ -138,7 +160,9 @@ def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) 
             task = get_task(r.task)
             for length, value in r.accuracy.items():
                 trained = length <= max(task.train_lengths)
-                writer.writerow([*(getattr(r, n) for n in names), length, trained, value, task.chance])
+                writer.writerow(
+                    [*(getattr(r, n) for n in names), length, trained, value, task.chance]
+                )
     with atomic_path(record) as path:
         content = {
             "settings": dict(settings),
@@ -165,12 +189,16 @@ def _draw(results: Sequence[Result], path: Path) -> None:
         axis, task = figure.add_subplot(rows, columns, place + 1), get_task(name)
         for r in (r for r in results if r.task == name):
             lengths, values = list(r.accuracy), list(r.accuracy.values())
-            axis.plot(lengths, values, "o-", label=r.mixer, color=f"C{mixers.index(r.mixer) % 10}", ms=4)
+            axis.plot(
+                lengths, values, "o-", label=r.mixer, color=f"C{mixers.index(r.mixer) % 10}", ms=4
+            )
         axis.axhline(task.chance, color="grey", ls=":", lw=1)
         axis.axvline(max(task.train_lengths), color="grey", ls="--", lw=1)
         axis.set(title=name, xlabel="length", ylim=(-0.03, 1.03), xscale="log")
         axis.set_xticks(list(r.accuracy), [str(length) for length in r.accuracy], minor=False)
         axis.minorticks_off()
     figure.axes[0].set_ylabel("accuracy")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(mixers))
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(mixers)
+    )
     figure.savefig(path, dpi=130)

@@ -1,7 +1,8 @@
-"""Synthetic recall tasks: sequences whose answers are somewhere earlier in them, at any length, from a seed.
+"""Synthetic recall tasks: sequences whose answers are somewhere earlier in them, at any length,
+from a seed.
 
-Every task draws tokens (B, L) and labels (B, L); a label is the right output at its position, or -100 where
-nothing is asked. Token 0 is filler; token 1, where a task has one, asks or separates.
+Every task draws tokens (B, L) and labels (B, L); a label is the right output at its position, or
+-100 where nothing is asked. Token 0 is filler; token 1, where a task has one, asks or separates.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ _COPIED, _COPY_ALPHABET = 4, 14
 
 
 def _selective_copying(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
-    """Tokens scattered over filler at random distances, then as many marks: say the tokens in order."""
+    """Tokens scattered over filler at random distances, then as many marks: say the tokens in
+    order."""
     _require("selective_copying", length, 2 * _COPIED)
     tokens, labels = _blank(batch, length)
     content = rng.integers(_FIRST, _FIRST + _COPY_ALPHABET, (batch, _COPIED))
@@ -109,7 +111,8 @@ _INDUCTION_ALPHABET = 14
 
 
 def _induction_heads(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
-    """Random tokens, somewhere a mark and its successor; a mark ends the sequence: say the successor."""
+    """Random tokens, somewhere a mark and its successor; a mark ends the sequence: say the
+    successor."""
     _require("induction_heads", length, 3)
     tokens, labels = _blank(batch, length)
     tokens[:] = rng.integers(_FIRST, _FIRST + _INDUCTION_ALPHABET, (batch, length))
@@ -125,7 +128,8 @@ _AR_KEYS = _AR_VALUES = 10
 
 
 def _associative_recall(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
-    """Pairs of key and value, repeated as they come; then a mark and a key seen before: say its value."""
+    """Pairs of key and value, repeated as they come; then a mark and a key seen before: say its
+    value."""
     _require("associative_recall", length, 4)
     tokens, labels = _blank(batch, length)
     pairs = (length - 2) // 2
@@ -146,16 +150,20 @@ _MQ_POWER = 0.01
 
 
 def _multi_query_recall(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
-    """L / 4 different pairs of key and value, then every key again, sooner rather than later: its value."""
+    """L / 4 different pairs of key and value, then every key again, sooner rather than later: its
+    value."""
     _require("multi_query_recall", length, 4)
     pairs = length // 4
     if pairs > _MQ_KEYS:
-        raise ConfigError(f"multi_query_recall has {_MQ_KEYS} keys: its longest length is {4 * _MQ_KEYS + 3}")
+        raise ConfigError(
+            f"multi_query_recall has {_MQ_KEYS} keys: its longest length is {4 * _MQ_KEYS + 3}"
+        )
     tokens, labels = _blank(batch, length)
     keys = _subsets(rng, batch, _MQ_KEYS, pairs) + _FIRST
     values = rng.integers(0, _MQ_VALUES, (batch, pairs)) + _FIRST + _MQ_KEYS
     tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
-    # Places of the questions without replacement, with the weights of a power law (Gumbel's top-k trick).
+    # Places of the questions without replacement, with the weights of a power law (Gumbel's top-k
+    # trick).
     slots = (length - 2 * pairs) // 2
     weights = (_MQ_POWER - 1) * np.log(np.arange(1, slots + 1))
     places = (weights + rng.gumbel(size=(batch, slots))).argsort(1)[:, ::-1][:, :pairs]
@@ -169,9 +177,11 @@ _JOINT_MOST, _JOINT_VALUES = 16, 16
 
 
 def _joint_recall(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
-    """n contexts of n keys each, a key's value differing by context; all again in another order: the value.
+    """n contexts of n keys each, a key's value differing by context; all again in another order:
+    the value.
 
-    A context is its own token, then key, value, key, value, …; filler stands in front if the length is odd.
+    A context is its own token, then key, value, key, value, …; filler stands in front if the length
+    is odd.
     """
     _require("joint_recall", length, 8)
     n = 1

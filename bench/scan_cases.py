@@ -1,4 +1,5 @@
-"""Recurrences in the speed benchmarks: selective scan, linear scans, sLSTM; their peers and their bounds."""
+"""Recurrences in the speed benchmarks: selective scan, linear scans, sLSTM; their peers and their
+bounds."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def _scan_inputs(shape: Shape) -> Tensors:
 def _scan_ours(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     if mode == "step":
         return _step(selective_state_update, tensors, shape)
-    return make_program(lambda u, delta, A, B, C, D: selective_scan(u, delta, A, B, C, D)[0], tensors)
+    return make_program(
+        lambda u, delta, A, B, C, D: selective_scan(u, delta, A, B, C, D)[0], tensors
+    )
 
 
 def _step(update: Callable[..., Tensor], tensors: Tensors, shape: Shape) -> Program:
@@ -56,7 +59,9 @@ def _scan_reference(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     scan = load("mamba-ssm:selective_scan").selective_scan_ref
     tensors = turned(tensors, "u", "delta", "B", "C")
     return make_program(
-        lambda u, delta, A, B, C, D: scan(u, delta, A, B, C, D).transpose(1, 2), tensors, transposed=True
+        lambda u, delta, A, B, C, D: scan(u, delta, A, B, C, D).transpose(1, 2),
+        tensors,
+        transposed=True,
     )
 
 
@@ -69,8 +74,10 @@ def scan_work(shape: Shape, mode: Mode) -> Work:
     """Returns the work of the selective scan of a Mamba layer."""
     tokens, width = shape.batch * (1 if mode == "step" else shape.length), 2 * shape.width
     elements = tokens * width * STATES
-    # Multiply-adds of one state and position: 6 for the exponential (range reduction and polynomial), 3 for
-    # decay, input and output: 9. The backward runs the forward again and differentiates all of it: 19.
+    # Multiply-adds of one state and position: 6 for the exponential (range reduction and
+    # polynomial), 3 for
+    # decay, input and output: 9. The backward runs the forward again and differentiates all of it:
+    # 19.
     fma = elements * (28 if mode == "training" else 9)
     inputs, outputs = tokens * (2 * width + 2 * STATES), tokens * width
     moved = moved_bytes(shape, mode, inputs, outputs) + (8 * elements if mode == "step" else 0)
@@ -79,7 +86,10 @@ def scan_work(shape: Shape, mode: Mode) -> Work:
 
 def _recurrence_inputs(shape: Shape) -> Tensors:
     draw, size = draws(), (shape.batch, shape.length, 2 * shape.width)
-    return {"b": draw(*size).to(shape.torch_dtype), "a": draw(*size).sigmoid().to(shape.torch_dtype)}
+    return {
+        "b": draw(*size).to(shape.torch_dtype),
+        "a": draw(*size).sigmoid().to(shape.torch_dtype),
+    }
 
 
 def _complex_inputs(shape: Shape) -> Tensors:
@@ -102,8 +112,11 @@ def _recurrence_s5(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
     return make_program(lambda a, b: scan(join, (a, b), axis=1)[1], tensors)
 
 
-def _recurrence_work(numbers: Callable[[Shape], int], products: int) -> Callable[[Shape, Mode], Work]:
-    """``products``: multiply-adds of one channel and position; the backward has two such products."""
+def _recurrence_work(
+    numbers: Callable[[Shape], int], products: int
+) -> Callable[[Shape, Mode], Work]:
+    """``products``: multiply-adds of one channel and position; the backward has two such
+    products."""
 
     def work(shape: Shape, mode: Mode) -> Work:
         values = shape.batch * shape.length * numbers(shape)
@@ -152,31 +165,61 @@ def slstm_work(shape: Shape, mode: Mode) -> Work:
 
 SCANS: tuple[Case, ...] = (
     Case(
-        "selective_scan", f"Mamba: channels 2·D, N {STATES}, B and C (B, L, N), D", "operator", _scan_inputs,
+        "selective_scan",
+        f"Mamba: channels 2·D, N {STATES}, B and C (B, L, N), D",
+        "operator",
+        _scan_inputs,
         (
             ours(_scan_ours),
             Side("mambapy", _scan_mambapy, "mambapy", note="its parallel scan", modes=SEQUENCE),
-            Side("mamba-ssm ref", _scan_reference, "mamba-ssm", note="selective_scan_ref", modes=SEQUENCE),
-            Side("transformers", _scan_transformers, "transformers", note="its cached step", modes=("step",)),
+            Side(
+                "mamba-ssm ref",
+                _scan_reference,
+                "mamba-ssm",
+                note="selective_scan_ref",
+                modes=SEQUENCE,
+            ),
+            Side(
+                "transformers",
+                _scan_transformers,
+                "transformers",
+                note="its cached step",
+                modes=("step",),
+            ),
         ),
-        scan_work, modes=("forward", "training", "step"),
+        scan_work,
+        modes=("forward", "training", "step"),
     ),
     Case(
-        "linear_scan", "h = a·h + b: channels 2·D", "operator", _recurrence_inputs,
-        (ours(_recurrence_ours), Side("mambapy", _recurrence_mambapy, "mambapy", note="its parallel scan")),
+        "linear_scan",
+        "h = a·h + b: channels 2·D",
+        "operator",
+        _recurrence_inputs,
+        (
+            ours(_recurrence_ours),
+            Side("mambapy", _recurrence_mambapy, "mambapy", note="its parallel scan"),
+        ),
         _recurrence_work(lambda shape: 2 * shape.width, 1),
     ),
     Case(
-        "linear_scan_complex", "h = a·h + b: complex channels D/2", "operator", _complex_inputs,
+        "linear_scan_complex",
+        "h = a·h + b: complex channels D/2",
+        "operator",
+        _complex_inputs,
         (
             ours(_recurrence_ours),
             Side("s5-pytorch", _recurrence_s5, "s5-pytorch", note="its associative scan"),
         ),
-        _recurrence_work(lambda shape: shape.width // 2, 4), dtypes=("float32",),
+        _recurrence_work(lambda shape: shape.width // 2, 4),
+        dtypes=("float32",),
     ),
     Case(
-        "slstm", f"the recurrence: D in {HEADS} heads", "operator", _slstm_inputs,
+        "slstm",
+        f"the recurrence: D in {HEADS} heads",
+        "operator",
+        _slstm_inputs,
         (ours(_slstm_ours), Side("xlstm", _slstm_vanilla, "xlstm", note="vanilla")),
-        slstm_work, longest=1 << 16,
+        slstm_work,
+        longest=1 << 16,
     ),
-)  # fmt: skip
+)

@@ -1,4 +1,5 @@
-"""The CPU selective scan against its sequential torch reference: speed, memory, and growth with length.
+"""The CPU selective scan against its sequential torch reference: speed, memory, and growth with
+length.
 
     python -m longseq.bench.selective_scan [--out FILE.json] [--quick]
 
@@ -48,7 +49,8 @@ def forward(backend: Any, tensors: list[torch.Tensor]) -> Callable[[], object]:
 
 
 def forward_backward(backend: Any, tensors: list[torch.Tensor]) -> Callable[[], object]:
-    """Returns one forward and backward pass; the reference's is autograd's, through unbound time steps."""
+    """Returns one forward and backward pass; the reference's is autograd's, through unbound time
+    steps."""
     dy = torch.ones_like(tensors[0])
 
     def run() -> object:
@@ -65,8 +67,11 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(fast: Callable[[], object], slow: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Returns medians of runs in turn, several fast ones to each slow one, and the ratio of the medians."""
+def compare(
+    fast: Callable[[], object], slow: Callable[[], object], rounds: int
+) -> dict[str, float]:
+    """Returns medians of runs in turn, several fast ones to each slow one, and the ratio of the
+    medians."""
     fast()
     slow()
     times: dict[str, list[float]] = {"fast": [], "slow": []}
@@ -116,7 +121,8 @@ def _peak() -> None:
 
 
 def _status(field: str) -> int:
-    """Returns a figure of this process in bytes; getrusage's peak would include the parent's at the fork."""
+    """Returns a figure of this process in bytes; getrusage's peak would include the parent's at the
+    fork."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
@@ -130,8 +136,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="lengths up to 64k instead of 1M")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    machine = {"cpu": cpu_model(), "isa": native().isa(), "threads": args.threads, "torch": torch.__version__}
-    print(", ".join([machine["cpu"], machine["isa"], f"{args.threads} threads, torch {torch.__version__}"]))
+    machine = {
+        "cpu": cpu_model(),
+        "isa": native().isa(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+    }
+    print(
+        ", ".join(
+            [machine["cpu"], machine["isa"], f"{args.threads} threads, torch {torch.__version__}"]
+        )
+    )
     print(f"{SHAPE}, float32")
     plain, with_grad = inputs(**SHAPE, grad=False), inputs(**SHAPE, grad=True)
     result = {
@@ -139,7 +154,9 @@ def main() -> None:
         "shape": SHAPE,
         "forward": compare(forward("cpu", plain), forward("reference", plain), args.rounds),
         "forward_backward": compare(
-            forward_backward("cpu", with_grad), forward_backward("reference", with_grad), args.rounds
+            forward_backward("cpu", with_grad),
+            forward_backward("reference", with_grad),
+            args.rounds,
         ),
         "memory": peak_memory(),
         "growth": growth([2**k for k in range(10, 17 if args.quick else 21)]),
@@ -152,8 +169,8 @@ def main() -> None:
         )
     memory, slope = result["memory"], result["growth"]
     print(
-        f"peak memory       {memory['extra_mb']:.0f} MB beyond {memory['inputs_mb']:.0f} MB of inputs: "
-        f"{memory['ratio']:.2f} x"
+        f"peak memory       {memory['extra_mb']:.0f} MB beyond {memory['inputs_mb']:.0f} MB of "
+        f"inputs: {memory['ratio']:.2f} x"
     )
     lengths = list(slope["points_ms"])
     print(f"growth with L     slope {slope['slope']:.3f} from L {lengths[0]} to {lengths[-1]}")

@@ -1,4 +1,5 @@
-"""What a speed benchmark found: tables of ratios and bounds, the verdict on the targets, JSON and a plot."""
+"""What a speed benchmark found: tables of ratios and bounds, the verdict on the targets, JSON and a
+plot."""
 
 from __future__ import annotations
 
@@ -31,20 +32,26 @@ FORMAT = 1
 
 
 def _commit() -> str | None:
-    """Returns the commit of the checkout that this package is in, with a mark if files differ from it."""
+    """Returns the commit of the checkout that this package is in, with a mark if files differ from
+    it."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "--short=10", "HEAD")
-    if commit is None or not git("ls-files", "."):  # an installed copy may lie in somebody else's checkout
+    # An installed copy may lie in somebody else's checkout.
+    if commit is None or not git("ls-files", "."):
         return None
-    return commit + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return commit + (
+        " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -74,7 +81,11 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def record(
-    suite: str, cells: Sequence[Cell], bounds: Bounds, facts: Mapping[str, Any], settings: Mapping[str, Any]
+    suite: str,
+    cells: Sequence[Cell],
+    bounds: Bounds,
+    facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns everything as plain values.
 
@@ -93,7 +104,14 @@ def record(
         if ours is not None and ours.status == "measured" and ours.seconds:
             shares = {resource: least / ours.seconds for resource, least in seconds.items()}
         ratios = {r.side: cell.ratio(r.side) for r in cell.readings if r.side != OURS}
-        rows.append({**dataclasses.asdict(cell), "ratios": ratios, "bound_seconds": seconds, "bound": shares})
+        rows.append(
+            {
+                **dataclasses.asdict(cell),
+                "ratios": ratios,
+                "bound_seconds": seconds,
+                "bound": shares,
+            }
+        )
     return {
         "format": FORMAT,
         "suite": suite,
@@ -132,13 +150,16 @@ def _memory(value: int | None) -> str:
 
 def _bound(cell: Cell, ours: Reading, bounds: Bounds) -> str:
     """Returns the share of the resource that binds, and which."""
-    resource, least = max(bounds.seconds(cell.work, cell.shape.dtype).items(), key=lambda item: item[1])
+    resource, least = max(
+        bounds.seconds(cell.work, cell.shape.dtype).items(), key=lambda item: item[1]
+    )
     assert ours.seconds is not None
     return f"{100 * least / ours.seconds:.0f}% {resource}"
 
 
 def _peer(cell: Cell, name: str, notes: list[str]) -> str:
-    """Returns how many times slower a peer is and its memory over ours, or the number of the reason."""
+    """Returns how many times slower a peer is and its memory over ours, or the number of the
+    reason."""
     reading = cell.reading(name)
     if reading is None:
         return ""
@@ -181,11 +202,15 @@ def _table(case: Case, cells: Sequence[Cell], bounds: Bounds) -> tuple[Table, li
         if ours is not None and ours.status == "measured" and ours.seconds is not None:
             row += [_seconds(ours.seconds), _memory(ours.peak_bytes), _bound(cell, ours, bounds)]
         else:
-            notes.append(f"{OURS}: {ours.reason or ours.status}" if ours is not None else f"{OURS}: not run")
+            notes.append(
+                f"{OURS}: {ours.reason or ours.status}" if ours is not None else f"{OURS}: not run"
+            )
             row += [f"[red]\\[{len(notes)}][/]", "", ""]
         table.add_row(*row, *(_peer(cell, name, notes) for name in names))
     lines = [f"[{number + 1}] {note}" for number, note in enumerate(notes)]
-    lines += [f"{side.name}: {side.note}" for side in case.sides if side.note and side.name in names]
+    lines += [
+        f"{side.name}: {side.note}" for side in case.sides if side.note and side.name in names
+    ]
     return table, lines
 
 
@@ -216,15 +241,21 @@ def show(
         f"torch {facts['torch']}, longseq {facts['longseq']} ({facts['commit'] or 'no checkout'})"
     )
     line(
-        f"bounds, measured: {bounds.fma / 1e9:.0f} G float32 multiply-adds/s (matrix product; bfloat16 "
-        f"{bounds.fma_bfloat16 / 1e9:.0f}), {bounds.exp / 1e9:.2f} G exponentials/s ({bounds.exp_by}), "
-        f"{bounds.bandwidth / 1e9:.1f} GB/s (copy)"
+        f"bounds, measured: {bounds.fma / 1e9:.0f} G float32 multiply-adds/s (matrix product; "
+        f"bfloat16 {bounds.fma_bfloat16 / 1e9:.0f}), {bounds.exp / 1e9:.2f} G exponentials/s "
+        f"({bounds.exp_by}), {bounds.bandwidth / 1e9:.1f} GB/s (copy)"
     )
     load = facts["load_before"]
     if load is not None and load > 0.3:
-        line(f"The machine was not idle: load {load} before the start. Times are too high, ratios less so.")
+        line(
+            f"The machine was not idle: load {load} before the start. Times are too high, ratios "
+            f"less so."
+        )
     if not Isolated.available:
-        line("This system cannot tell a run's peak memory: it is not in the tables, and no run is stopped.")
+        line(
+            "This system cannot tell a run's peak memory: it is not in the tables, and no run is "
+            "stopped."
+        )
     line(
         "Peers: how many times the time of ours (how many times the peak memory), in the same run. "
         "Peak: beyond inputs and weights."
@@ -236,7 +267,9 @@ def show(
             console.print(table)
             for note in notes:
                 line("  " + note)
-    targets = Table(title="[bold]targets[/]", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    targets = Table(
+        title="[bold]targets[/]", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for head in ("", "promised", "measured", ""):
         targets.add_column(head, overflow="fold")
     for verdict in verdicts(suite, cells, bounds):
@@ -294,16 +327,22 @@ def _draw(cells: Sequence[Cell], bounds: Bounds, facts: Mapping[str, Any], path:
         for side in sides:
             points = [(c.shape.length, c.reading(side)) for c in own]
             known = [
-                (x, r.seconds) for x, r in points if r is not None and r.status == "measured" and r.seconds
+                (x, r.seconds)
+                for x, r in points
+                if r is not None and r.status == "measured" and r.seconds
             ]
             if known:
                 colour = f"C{sides.index(side) % 10}"
-                axis.plot(*zip(*known), "o-", color=colour, ms=3, lw=2 if side == OURS else 1, label=side)
+                axis.plot(
+                    *zip(*known), "o-", color=colour, ms=3, lw=2 if side == OURS else 1, label=side
+                )
         least = [(c.shape.length, max(bounds.seconds(c.work, "float32").values())) for c in own]
         axis.plot(*zip(*least), ":", color="grey", label="bound")
         axis.set(title=f"{case}, {mode}", xscale="log", yscale="log", xlabel="L", ylabel="s")
         axis.grid(alpha=0.3)
     handles = {label: h for a in figure.axes for h, label in zip(*a.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(8, len(handles)))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(8, len(handles))
+    )
     figure.suptitle(f"{facts['cpu']}, {facts['threads']} threads, float32, B 1", fontsize=10)
     figure.savefig(path, dpi=110)

@@ -21,8 +21,8 @@ class Target:
         text: in words.
         case: whose cells decide.
         mode: of them.
-        kind: "ratio" of speeds, "bound" as the share of the multiply-add bound, "memory" as the share of the
-            peer's peak, "fits" as GiB of the whole process.
+        kind: "ratio" of speeds, "bound" as the share of the multiply-add bound, "memory" as the
+            share of the peer's peak, "fits" as GiB of the whole process.
         limit: at least (speeds, bounds) or at most (memory) this.
         sides: the peers; the fastest of them decides.
         length: of the cells.
@@ -48,7 +48,8 @@ class Verdict:
     Attributes:
         text: the target's.
         limit: what was promised, with its unit.
-        value: what was measured, with its unit; "over" where the peer was stopped; empty if not measured.
+        value: what was measured, with its unit; "over" where the peer was stopped; empty if not
+            measured.
         reached: or not; None if not measured.
         words: reached, missed by how much, or why it was not measured.
     """
@@ -60,7 +61,9 @@ class Verdict:
     words: str
 
 
-def _ratios(case: str, name: str, mode: Mode, least: float, *sides: str, length: int = 4096) -> Target:
+def _ratios(
+    case: str, name: str, mode: Mode, least: float, *sides: str, length: int = 4096
+) -> Target:
     text = f"{name}: at least {least:g} times as fast as {' and '.join(sides)}"
     return Target(text, case, mode, "ratio", least, sides, length)
 
@@ -82,22 +85,44 @@ TARGETS: tuple[Target, ...] = (
     _ratios("selective_scan", _SCAN, "forward", 40, "mamba-ssm ref"),
     Target(f"{_BOTH}: at least 60% of the FMA bound", "selective_scan", "training", "bound", 0.6),
     _ratios("selective_scan", _BOTH, "training", 50, "mambapy"),
-    _ratios("mamba", "Mamba block, training step, L 1024", "training", 50, "transformers", length=1024),
+    _ratios(
+        "mamba", "Mamba block, training step, L 1024", "training", 50, "transformers", length=1024
+    ),
     _ratios("mamba", "Mamba block, training step", "training", 8, "mambapy"),
     _ratios("mamba2", "Mamba-2 block, training step", "training", 3, "transformers"),
-    _ratios("mlstm", "mLSTM block, training step", "training", 2, "xlstm", "xlstm chunkwise", "xlstm custbw"),
+    _ratios(
+        "mlstm",
+        "mLSTM block, training step",
+        "training",
+        2,
+        "xlstm",
+        "xlstm chunkwise",
+        "xlstm custbw",
+    ),
     _ratios("slstm", "sLSTM block, training step", "training", 5, "xlstm"),
     _ratios("slstm", "sLSTM block, training step", "training", 0.7, "nn.LSTM"),
     *_convolutions(),
     Target(
         "Mamba block, one-step decode, batch 1: at least 5 times as fast as transformers",
-        "mamba", "step", "ratio", 5, ("transformers",), length=1, batches=(1,),
+        "mamba",
+        "step",
+        "ratio",
+        5,
+        ("transformers",),
+        length=1,
+        batches=(1,),
     ),
     Target(
         "HyenaDNA-shaped model, one forward at L 1,000,000: within 8 GiB",
-        "hyenadna", "forward", "fits", 8, length=1_000_000, batches=(1,), width=256,
+        "hyenadna",
+        "forward",
+        "fits",
+        8,
+        length=1_000_000,
+        batches=(1,),
+        width=256,
     ),
-)  # fmt: skip
+)
 """What the two benchmarks are held to; a name in ``case`` is an operator's or a block's."""
 _OPERATORS = ("selective_scan",)
 
@@ -125,7 +150,9 @@ def _ratio(target: Target, cell: Cell) -> _Value | str:
     for name in target.sides:
         reading, ratio = cell.reading(name), cell.ratio(name)
         if ratio is None:
-            reason = f"{name}: {reading.reason or reading.status}" if reading is not None else reason
+            reason = (
+                f"{name}: {reading.reason or reading.status}" if reading is not None else reason
+            )
             continue
         stopped = reading is not None and reading.status == "stopped"
         found.append(_Value(ratio, stopped, f"B {cell.shape.batch}"))
@@ -141,14 +168,17 @@ def _value(target: Target, cell: Cell, bounds: Bounds) -> _Value | str:
     if target.kind == "ratio":
         return _ratio(target, cell)
     if target.kind == "bound":
-        return _Value(bounds.seconds(cell.work, cell.shape.dtype)["FMA"] / ours.seconds, False, where)
+        return _Value(
+            bounds.seconds(cell.work, cell.shape.dtype)["FMA"] / ours.seconds, False, where
+        )
     if target.kind == "fits":
         if ours.total_bytes is None:
             return "this system does not tell a process's peak memory"
         return _Value(ours.total_bytes / _GIB, False, f"{ours.seconds:.0f} s")
     other = cell.reading(target.sides[0])
     if other is None or other.peak_bytes is None or ours.peak_bytes is None:
-        return f"no peak memory of {target.sides[0]}: {(other.reason or other.status) if other else 'absent'}"
+        why = (other.reason or other.status) if other else "absent"
+        return f"no peak memory of {target.sides[0]}: {why}"
     return _Value(ours.peak_bytes / max(1, other.peak_bytes), False, where)
 
 
@@ -184,14 +214,19 @@ def judge(target: Target, cells: Sequence[Cell], bounds: Bounds) -> Verdict:
     worst = (max if at_most else min)(known, key=lambda value: value.value)
     reached = worst.value <= target.limit if at_most else worst.value >= target.limit
     share = worst.value / target.limit
-    text = f"{'over ' if worst.lower_bound else ''}{_written(target.kind, worst.value)} ({worst.words})"
+    over = "over " if worst.lower_bound else ""
+    text = f"{over}{_written(target.kind, worst.value)} ({worst.words})"
     if reached:
         words = "reached"
     elif worst.lower_bound:
-        return Verdict(target.text, limit, text, None, "not decided: the peer was stopped; raise --limit")
+        return Verdict(
+            target.text, limit, text, None, "not decided: the peer was stopped; raise --limit"
+        )
     else:
         words = (
-            f"missed: {share:.2f} of what it should be" if not at_most else f"missed: {share:.2f} times it"
+            f"missed: {share:.2f} of what it should be"
+            if not at_most
+            else f"missed: {share:.2f} times it"
         )
     return Verdict(target.text, limit, text, reached, words)
 
@@ -217,21 +252,34 @@ _FLA = ("gla", "simple gla", "retention")
 _DELTA = ("delta rule", "gated delta rule", "kda")
 GPU_TARGETS = (
     GpuTarget(
-        "selective scan: 1.2 times mamba-ssm's at L ≥ 8k", 1.2,
-        lambda row: row["family"] == "scan" and row["length"] >= 8192, "mamba-ssm",
+        "selective scan: 1.2 times mamba-ssm's at L ≥ 8k",
+        1.2,
+        lambda row: row["family"] == "scan" and row["length"] >= 8192,
+        "mamba-ssm",
     ),
     GpuTarget(
-        "selective scan: 3 times mamba-ssm's at B 1, L ≥ 256k", 3.0,
-        lambda row: row["family"] == "scan" and row["batch"] == 1 and row["length"] >= 262144, "mamba-ssm",
+        "selective scan: 3 times mamba-ssm's at B 1, L ≥ 256k",
+        3.0,
+        lambda row: row["family"] == "scan" and row["batch"] == 1 and row["length"] >= 262144,
+        "mamba-ssm",
     ),
     GpuTarget("SSD: as fast as mamba-ssm's", 1.0, lambda row: row["family"] == "ssd", "mamba-ssm"),
-    GpuTarget("GLA, simple GLA, retention: as fast as fla's", 1.0, lambda row: row["family"] in _FLA, "fla"),
-    GpuTarget("delta rule, gated, KDA: as fast as fla's", 1.0, lambda row: row["family"] in _DELTA, "fla"),
     GpuTarget(
-        "selective scan: 60 % of the bound at L ≥ 8k", 60.0,
-        lambda row: row["family"] == "scan" and row["length"] >= 8192, None,
+        "GLA, simple GLA, retention: as fast as fla's",
+        1.0,
+        lambda row: row["family"] in _FLA,
+        "fla",
     ),
-)  # fmt: skip
+    GpuTarget(
+        "delta rule, gated, KDA: as fast as fla's", 1.0, lambda row: row["family"] in _DELTA, "fla"
+    ),
+    GpuTarget(
+        "selective scan: 60 % of the bound at L ≥ 8k",
+        60.0,
+        lambda row: row["family"] == "scan" and row["length"] >= 8192,
+        None,
+    ),
+)
 
 
 def _number(row: Result, peer: str | None) -> float | str:
@@ -246,7 +294,8 @@ def _number(row: Result, peer: str | None) -> float | str:
 
 
 def gpu_verdicts(rows: list[Result]) -> list[Result]:
-    """Returns for each target whether it is met: "met", "missed", or "not measured" with the reason.
+    """Returns for each target whether it is met: "met", "missed", or "not measured" with the
+    reason.
 
     Args:
         rows: timings.
@@ -256,7 +305,11 @@ def gpu_verdicts(rows: list[Result]) -> list[Result]:
         numbers = [_number(row, target.peer) for row in rows if target.about(row)]
         values = [n for n in numbers if isinstance(n, float)]
         reasons = list(dict.fromkeys(n for n in numbers if isinstance(n, str)))
-        row: Result = {"target": target.words, "least": target.least, "worst": min(values, default=None)}
+        row: Result = {
+            "target": target.words,
+            "least": target.least,
+            "worst": min(values, default=None),
+        }
         if values:
             row["verdict"] = "met" if min(values) >= target.least else "missed"
         else:
@@ -273,4 +326,5 @@ def gpu_line(row: Result) -> str:
         return f"  not measured: {row['target']} ({row['why']})"
     done, asked = row["of"]
     missing = f"; {asked - done} of {asked} without a figure: {row['why']}" if done < asked else ""
-    return f"  {row['verdict']}: {row['target']}: {row['worst']:.2f} at worst in {done} timings{missing}"
+    worst = f"{row['worst']:.2f} at worst in {done} timings{missing}"
+    return f"  {row['verdict']}: {row['target']}: {worst}"

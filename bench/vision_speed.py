@@ -1,9 +1,11 @@
 """Vim-T on a CPU against the published code's own CPU path: forward pass and training step.
 
-    LONGSEQ_UPSTREAM_VIM=... python -m longseq.bench.vision_speed [--size 224] [--batch 1] [--out FILE.json]
+    LONGSEQ_UPSTREAM_VIM=... python -m longseq.bench.vision_speed [--size 224] [--batch 1] [--out
+    FILE.json]
 
-Both sides run in one process, in turn, with the same weights, images and threads; times are medians. The
-published code needs a CUDA device for its fused scan: its CPU path is its sequential ``selective_scan_ref``.
+Both sides run in one process, in turn, with the same weights, images and threads; times are
+medians. The published code needs a CUDA device for its fused scan: its CPU path is its sequential
+``selective_scan_ref``.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def main() -> int:
     )
     parser.add_argument("--size", type=int, default=224, help="side of the images (224)")
     parser.add_argument("--batch", type=int, default=1, help="images a batch (1)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, after one to warm up (3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each, after one to warm up (3)"
+    )
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
     root = os.environ.get("LONGSEQ_UPSTREAM_VIM")
@@ -78,7 +82,10 @@ def main() -> int:
     with torch.inference_mode():
         difference = float((ours.eval()(images) - theirs.eval()(images)).abs().max())
     print(f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"Vim-T, batch {args.batch}, {args.size} px; largest difference of the logits {difference:.1e}")
+    print(
+        f"Vim-T, batch {args.batch}, {args.size} px; largest difference of the logits "
+        f"{difference:.1e}"
+    )
     rows = []
     for name, make in (("forward", forward), ("training step", training_step)):
         sides = {"longseq": make(ours, images), "published": make(theirs, images)}
@@ -91,14 +98,21 @@ def main() -> int:
         seconds = {side: statistics.median(values) for side, values in times.items()}
         ratio = seconds["published"] / seconds["longseq"]
         rows.append({"what": name, **seconds, "ratio": ratio})
-        print(f"{name:<14} longseq {seconds['longseq']:8.3f} s   published {seconds['published']:8.3f} s   "
-              f"{ratio:5.1f} times faster")  # fmt: skip
+        print(
+            f"{name:<14} longseq {seconds['longseq']:8.3f} s   published "
+            f"{seconds['published']:8.3f} s   {ratio:5.1f} times faster"
+        )
     if args.out:
         result = {
-            "cpu": cpu_model(), "python": platform.python_version(), "torch": torch.__version__,
-            "threads": torch.get_num_threads(), "batch": args.batch, "size": args.size,
-            "difference": difference, "rows": rows,
-        }  # fmt: skip
+            "cpu": cpu_model(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "batch": args.batch,
+            "size": args.size,
+            "difference": difference,
+            "rows": rows,
+        }
         with atomic_path(args.out) as temporary:
             temporary.write_text(json.dumps(result, indent=2) + "\n")
     return 0

@@ -1,7 +1,9 @@
-"""The published Vim and VMamba code on a CPU: what it imports and a CPU has not is replaced by stand-ins.
+"""The published Vim and VMamba code on a CPU: what it imports and a CPU has not is replaced by
+stand-ins.
 
-Vim's fused CUDA function is rebuilt from the sequential ``selective_scan_ref`` of the same checkout, its
-fused norm is switched off; VMamba runs with its own ``selective_scan_torch``. ``einops`` must be importable.
+Vim's fused CUDA function is rebuilt from the sequential ``selective_scan_ref`` of the same
+checkout, its fused norm is switched off; VMamba runs with its own ``selective_scan_torch``.
+``einops`` must be importable.
 """
 
 from __future__ import annotations
@@ -82,7 +84,10 @@ def _timm() -> dict[str, types.ModuleType]:
         "timm.models.layers": _module("timm.models.layers", **parts),
         "timm.models.registry": _module("timm.models.registry", register_model=lambda f: f),
         "timm.models.vision_transformer": _module(
-            "timm.models.vision_transformer", VisionTransformer=nn.Module, _cfg=dict, _load_weights=_nothing
+            "timm.models.vision_transformer",
+            VisionTransformer=nn.Module,
+            _cfg=dict,
+            _load_weights=_nothing,
         ),
     }
 
@@ -109,13 +114,24 @@ def load_vim(root: str | Path) -> types.ModuleType:
         scan = _load("vim_scan", mamba / "mamba_ssm/ops/selective_scan_interface.py")
 
     def no_out_proj(
-        xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, A: Tensor,
-        B: None, C: None, D: Tensor, delta_bias: Tensor, delta_softplus: bool,
-    ) -> Tensor:  # fmt: skip
+        xz: Tensor,
+        conv_weight: Tensor,
+        conv_bias: Tensor,
+        x_proj: Tensor,
+        dt_proj: Tensor,
+        A: Tensor,
+        B: None,
+        C: None,
+        D: Tensor,
+        delta_bias: Tensor,
+        delta_softplus: bool,
+    ) -> Tensor:
         """What the fused function computes, xz (B, 2·D, L) to (B, D, L)."""
         length, rank, states = xz.shape[-1], dt_proj.shape[1], A.shape[1]
         x, z = xz.chunk(2, dim=1)
-        x = F.conv1d(x, conv_weight, conv_bias, padding=conv_weight.shape[-1] - 1, groups=x.shape[1])
+        x = F.conv1d(
+            x, conv_weight, conv_bias, padding=conv_weight.shape[-1] - 1, groups=x.shape[1]
+        )
         x = F.silu(x[..., :length])
         dt, B, C = (x_proj @ x).split([rank, states, states], dim=1)
         return scan.selective_scan_ref(
@@ -147,13 +163,17 @@ def load_vim(root: str | Path) -> types.ModuleType:
         **packages,
         interface.__name__: interface,
         norm.__name__: norm,
-        "mamba_ssm.ops.triton.selective_state_update": _module("update", selective_state_update=None),
+        "mamba_ssm.ops.triton.selective_state_update": _module(
+            "update", selective_state_update=None
+        ),
         "mamba_ssm.utils.generation": _module("generation", GenerationMixin=object),
         "mamba_ssm.utils.hf": _module("hf", load_config_hf=_nothing, load_state_dict_hf=_nothing),
         "causal_conv1d": conv,
     }
     with _stand_ins(stand_ins, [root / "vim"]):
-        simple = _load("mamba_ssm.modules.mamba_simple", mamba / "mamba_ssm/modules/mamba_simple.py")
+        simple = _load(
+            "mamba_ssm.modules.mamba_simple", mamba / "mamba_ssm/modules/mamba_simple.py"
+        )
         sys.modules[simple.__name__] = simple
         try:
             return _load("vim_models", root / "vim/models_mamba.py")
@@ -162,11 +182,20 @@ def load_vim(root: str | Path) -> types.ModuleType:
 
 
 def make_vim(module: types.ModuleType, **kwargs: Any) -> nn.Module:
-    """Returns a model as the published weights have it: two directions halved, class token in the middle."""
+    """Returns a model as the published weights have it: two directions halved, class token in the
+    middle."""
     return module.VisionMamba(
-        rms_norm=True, residual_in_fp32=True, fused_add_norm=False, final_pool_type="mean", bimamba_type="v2",
-        if_abs_pos_embed=True, if_cls_token=True, if_divide_out=True, use_middle_cls_token=True, **kwargs,
-    )  # fmt: skip
+        rms_norm=True,
+        residual_in_fp32=True,
+        fused_add_norm=False,
+        final_pool_type="mean",
+        bimamba_type="v2",
+        if_abs_pos_embed=True,
+        if_cls_token=True,
+        if_divide_out=True,
+        use_middle_cls_token=True,
+        **kwargs,
+    )
 
 
 def load_vmamba(root: str | Path) -> types.ModuleType:
@@ -177,7 +206,8 @@ def load_vmamba(root: str | Path) -> types.ModuleType:
     """
     folder = Path(root) / "classification/models"
     fvcore = _module(
-        "fvcore.nn", **dict.fromkeys(("FlopCountAnalysis", "flop_count_str", "flop_count", "parameter_count"))
+        "fvcore.nn",
+        **dict.fromkeys(("FlopCountAnalysis", "flop_count_str", "flop_count", "parameter_count")),
     )
     minimal = _module("mamba2.ssd_minimal", selective_scan_chunk_fn=None)
     stand_ins = {
@@ -193,12 +223,18 @@ def load_vmamba(root: str | Path) -> types.ModuleType:
 
     def on_cpu(function: Any) -> Any:  # upstream's wrappers enter a CUDA device first
         def apply(
-            x: Tensor, in_channel_first: bool = True, out_channel_first: bool = True,
-            one_by_one: bool = False, scans: int = 0, force_torch: bool = False,
-        ) -> Tensor:  # fmt: skip
+            x: Tensor,
+            in_channel_first: bool = True,
+            out_channel_first: bool = True,
+            one_by_one: bool = False,
+            scans: int = 0,
+            force_torch: bool = False,
+        ) -> Tensor:
             return function.apply(x, in_channel_first, out_channel_first, one_by_one, scans)
 
         return apply
 
-    vars(module).update(cross_scan_fn=on_cpu(scans.CrossScanF), cross_merge_fn=on_cpu(scans.CrossMergeF))
+    vars(module).update(
+        cross_scan_fn=on_cpu(scans.CrossScanF), cross_merge_fn=on_cpu(scans.CrossMergeF)
+    )
     return module

@@ -1,4 +1,5 @@
-"""The core of longseq: operators, mixers, backbone and training machinery shared by every science."""
+"""The core of longseq: operators, mixers, backbone and training machinery shared by every
+science."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The one residual backbone: layers of (norm → mixer) and, where asked, (norm → MLP), in any pattern."""
+"""The one residual backbone: layers of (norm → mixer) and, where asked, (norm → MLP), in any
+pattern."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """GEGLU without biases: W2 (GELU(a) · b) with [a, b] = W1 x (arXiv 2002.05202); (B, L, D) to (B, L, D).
+    """GEGLU without biases: W2 (GELU(a) · b) with [a, b] = W1 x (arXiv 2002.05202); (B, L, D) to
+    (B, L, D).
 
     Args:
         d_model: width D.
@@ -76,7 +78,9 @@ class Layer(nn.Module):
         mlp: "gelu" or "geglu".
     """
 
-    def __init__(self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float, mlp: str = "gelu") -> None:
+    def __init__(
+        self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float, mlp: str = "gelu"
+    ) -> None:
         super().__init__()
         d_model = mixer.d_model
         self.norm1 = NORMS[norm](d_model, eps=1e-5)
@@ -95,12 +99,16 @@ class Layer(nn.Module):
             out.copy_(part + self.dropout(self.mlp(self.norm2(part))))
         return y
 
-    def forward(self, x: Tensor, state: State | None, segment_ids: Tensor | None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: State | None, segment_ids: Tensor | None
+    ) -> tuple[Tensor, State]:
         """As ``Mixer.forward``, with the residual branches."""
         out = self.mixer(self.norm1(x), state, segment_ids)
         if not (isinstance(out, tuple) and len(out) == 2):
             name = type(self.mixer).__name__
-            raise ConfigError(f"{name}.forward must return (y, state), and returned {type(out).__name__}")
+            raise ConfigError(
+                f"{name}.forward must return (y, state), and returned {type(out).__name__}"
+            )
         y, state = out
         return self._channel(x + self.dropout(y)), state
 
@@ -111,7 +119,8 @@ class Layer(nn.Module):
 
 
 def _pair(entry: object) -> tuple[str, dict[str, Any]] | None:
-    """Returns an entry of a pattern as name and settings; None if it is neither a name nor a pair of both."""
+    """Returns an entry of a pattern as name and settings; None if it is neither a name nor a pair
+    of both."""
     if isinstance(entry, str):
         return entry, {}
     if isinstance(entry, Sequence) and len(entry) == 2:
@@ -135,7 +144,8 @@ def read_pattern(mixer: str | Sequence[str | Sequence[Any]]) -> list[tuple[str, 
         pair = _pair(entry)
         if pair is None:
             raise ConfigError(
-                "an entry of a pattern of mixers is a name or a pair of name and hyper-parameters, such as "
+                "an entry of a pattern of mixers is a name or a pair of name and "
+                "hyper-parameters, such as "
                 f'["local_attention", {{"window": 64}}]; got {entry!r}'
             )
         pattern.append(pair)
@@ -152,25 +162,28 @@ def _place(name: str, index: int, n_layers: int) -> dict[str, Any]:
 
 
 class Backbone(nn.Module):
-    """A stack of residual layers around sequence mixers, (B, L, D) to (B, L, D), with their three modes.
+    """A stack of residual layers around sequence mixers, (B, L, D) to (B, L, D), with their three
+    modes.
 
     Args:
         d_model: width D.
         n_layers: number of layers.
-        mixer: a mixer's name, or a pattern of names that is repeated to fill the layers, for example
-            ``["mamba2"] * 7 + ["attention"]``. An entry of a pattern may be a pair (name, hyper-parameters)
-            with settings of its own: ``[("local_attention", {"window": 64}), "mamba"]``.
-        mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to hyper-parameters,
-            which an entry's own settings overrule.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba. A mapping from mixer
-            to ratio gives only some layers an MLP: ``{"slstm": 1.3}`` with ``mlp="geglu"`` and
-            ``norm="layer_nobias"`` makes xLSTM's stack (arXiv 2405.04517, figures 10 and 11).
+        mixer: a mixer's name, or a pattern of names that is repeated to fill the layers, for
+            example ``["mamba2"] * 7 + ["attention"]``. An entry of a pattern may be a pair (name,
+            hyper-parameters) with settings of its own: ``[("local_attention", {"window": 64}),
+            "mamba"]``.
+        mixer_kwargs: hyper-parameters of the mixer; for a pattern, a mapping from name to
+            hyper-parameters, which an entry's own settings overrule.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none, as in Mamba. A mapping
+            from mixer to ratio gives only some layers an MLP: ``{"slstm": 1.3}`` with
+            ``mlp="geglu"`` and ``norm="layer_nobias"`` makes xLSTM's stack (arXiv 2405.04517,
+            figures 10 and 11).
         norm: "rms", "layer", or "layer_nobias".
         dropout: on every residual branch.
         mlp: "gelu", two linear maps with a GELU between, or "geglu", gated and without biases.
 
-    A mixer that takes its place in the stack (``depth``, from 0 to 1) or the stack's height (``n_blocks``)
-    for its initial values gets them, unless ``mixer_kwargs`` says otherwise.
+    A mixer that takes its place in the stack (``depth``, from 0 to 1) or the stack's height
+    (``n_blocks``) for its initial values gets them, unless ``mixer_kwargs`` says otherwise.
 
     Raises:
         ConfigError: for unknown names and sizes that do not fit.
@@ -199,7 +212,9 @@ class Backbone(nn.Module):
         if isinstance(mlp_ratio, Mapping):
             for name in mlp_ratio:
                 if name not in names:
-                    raise ConfigError(f"mlp_ratio names a mixer of the pattern: {did_you_mean(name, names)}")
+                    raise ConfigError(
+                        f"mlp_ratio names a mixer of the pattern: {did_you_mean(name, names)}"
+                    )
             ratios = dict(mlp_ratio)
         else:
             ratios = dict.fromkeys(names, mlp_ratio)
@@ -216,7 +231,9 @@ class Backbone(nn.Module):
         if not isinstance(mixer, str):
             for name in kwargs:
                 if name not in names:
-                    raise ConfigError(f"mixer_kwargs of a pattern are per mixer: {did_you_mean(name, names)}")
+                    raise ConfigError(
+                        f"mixer_kwargs of a pattern are per mixer: {did_you_mean(name, names)}"
+                    )
         layers = []
         for i in range(n_layers):
             name, alone = pattern[i % len(pattern)]
@@ -257,7 +274,8 @@ class Backbone(nn.Module):
             x: embedded input (B, L, D).
             states: one state a layer, from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
-            keep_states: whether states are returned; those of long convolutions are as long as the input.
+            keep_states: whether states are returned; those of long convolutions are as long as the
+                input.
 
         Returns:
             The normalised output (B, L, D) and the states after the last position (none without

@@ -58,6 +58,7 @@ def check_even(name: str, value: int) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
         raise ConfigError(
-            f"{name} must be an even integer of at least 2 (states come in conjugate pairs), got {value!r}"
+            f"{name} must be an even integer of at least 2 (states come in conjugate pairs), got "
+            f"{value!r}"
         )
     return value // 2

@@ -1,4 +1,5 @@
-"""One comparison for every domain: models beside plain baselines on the same test data, with a verdict."""
+"""One comparison for every domain: models beside plain baselines on the same test data, with a
+verdict."""
 
 from __future__ import annotations
 
@@ -43,13 +44,14 @@ class Row:
 
 
 class Comparison(ABC):
-    """What a domain gives to ``compare``: its test data, its baselines, and how one thing is scored.
+    """What a domain gives to ``compare``: its test data, its baselines, and how one thing is
+    scored.
 
     Attributes:
         baselines: by name.
         score: column of the value in the written table.
-        columns: of the written table, name → format (see ``write_rows``); "model", "kind", "seed", "verdict"
-            and ``score`` come from the row, all others from its ``numbers``.
+        columns: of the written table, name → format (see ``write_rows``); "model", "kind", "seed",
+            "verdict" and ``score`` come from the row, all others from its ``numbers``.
         lower_is_better: the score's direction.
         models_first: whether the data is known only from the models.
         trained: configurations that are trained where no ``--models`` are given.
@@ -150,7 +152,10 @@ class Comparison(ABC):
         if row.kind != "model" or not rivals:
             return ""
         rival = (min if self.lower_is_better else max)(rivals, key=lambda one: one.value)
-        scores = [Score(row.model, row.value, "model"), *(Score(one.model, one.value) for one in rivals)]
+        scores = [
+            Score(row.model, row.value, "model"),
+            *(Score(one.model, one.value) for one in rivals),
+        ]
         text = verdict(scores, self.metric, self.lower_is_better, self.tie(row, rival))
         return f"{text} {self.explain(row, rival)}".strip()
 
@@ -172,7 +177,9 @@ class Comparison(ABC):
         for name in dict.fromkeys(row.model for row in rows if row.kind == "model"):
             mine = sorted((row for row in rows if row.model == name), key=lambda row: row.value)
             said = self.said(mine[(len(mine) - 1) // 2], rows)
-            found.append(f"{said} (median of {len(mine)} seeds)" if said and len(mine) > 1 else said)
+            found.append(
+                f"{said} (median of {len(mine)} seeds)" if said and len(mine) > 1 else said
+            )
         if not any(found):
             first = best(self.scores(rows), rows[0].kind, self.lower_is_better)
             nothing = "nothing to compare it with."
@@ -192,7 +199,9 @@ class Comparison(ABC):
         for row in sorted(rows, key=lambda row: groups.index(row.group)):
             known = {"model": row.model, "kind": row.kind, "seed": row.seed, self.score: row.value}
             known["verdict"] = self.said(row, rows)
-            found.append([known[name] if name in known else row.numbers.get(name) for name in self.columns])
+            found.append(
+                [known[name] if name in known else row.numbers.get(name) for name in self.columns]
+            )
         return found
 
 
@@ -213,7 +222,11 @@ def check_models(text: str, baselines: Mapping[str, Any], configs: Mapping[str, 
     for name in names:
         if name not in baselines and name not in configs and not Path(name).is_file():
             hint = did_you_mean(name, (*baselines, *configs))
-            own = "; a class of your own needs a configuration with its class_path" if "." in name else ""
+            own = (
+                "; a class of your own needs a configuration with its class_path"
+                if "." in name
+                else ""
+            )
             raise ConfigError(f"--models: no baseline, configuration or file {name!r}; {hint}{own}")
     return names
 
@@ -257,13 +270,16 @@ def compare(
         train: runs a training.
         configs: packaged configurations, name → file.
         options: further options of the trainings.
-        save: called with the rows after every training, so that a long run that is stopped leaves them.
+        save: called with the rows after every training, so that a long run that is stopped leaves
+            them.
 
     Returns:
         Rows in the order of ``models``.
     """
     found: dict[str, list[Row]] = {name: [] for name in models}
-    for name in sorted(models, key=lambda one: (one in comparison.baselines) == comparison.models_first):
+    for name in sorted(
+        models, key=lambda one: (one in comparison.baselines) == comparison.models_first
+    ):
         if name in comparison.baselines:
             found[name] = comparison.baseline(name)
         elif Path(name).suffix in CHECKPOINTS:
@@ -271,7 +287,9 @@ def compare(
         else:
             file = configs.get(name, Path(name))
             for seed in seeds:
-                run_name = "_".join(part for part in (file.stem, comparison.label, f"seed{seed}") if part)
+                run_name = "_".join(
+                    part for part in (file.stem, comparison.label, f"seed{seed}") if part
+                )
                 values = comparison.values(file, seed)
                 _check_options(options, values)
                 run = train(name, folder, run_name, values, seed, options)
@@ -285,16 +303,23 @@ def _in_order(found: Mapping[str, Sequence[Row]]) -> list[Row]:
     rows: list[Row] = []
     for entry, mine in found.items():
         taken = {row.model for row in rows}
-        rows += [replace(row, model=f"{row.model} ({entry})") if row.model in taken else row for row in mine]
+        rows += [
+            replace(row, model=f"{row.model} ({entry})") if row.model in taken else row
+            for row in mine
+        ]
     return rows
 
 
 def _check_options(options: Sequence[str], values: Values) -> None:
     """Refuses options that would train on other data than is tested on."""
-    fixed = {f"--{part}.{name}" for part, own in values.items() for name in own if part != "trainer"}
+    fixed = {
+        f"--{part}.{name}" for part, own in values.items() for name in own if part != "trainer"
+    }
     for text in options:
         if text.partition("=")[0] in fixed:
-            raise ConfigError(f"{text.partition('=')[0]}: follows from the data that is compared on")
+            raise ConfigError(
+                f"{text.partition('=')[0]}: follows from the data that is compared on"
+            )
 
 
 def write_table(path: str | Path, done: Sequence[tuple[Comparison, Sequence[Row]]]) -> int:

@@ -1,4 +1,5 @@
-"""What the command line knows of a domain without importing it in earnest: names, help, requirements."""
+"""What the command line knows of a domain without importing it in earnest: names, help,
+requirements."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Command:
 
     Args:
         help: one line.
-        run: ``"package.module:function"``, imported when run; the function takes ``argv`` (without the
-            names of domain and command) and returns the exit status.
+        run: ``"package.module:function"``, imported when run; the function takes ``argv`` (without
+            the names of domain and command) and returns the exit status.
     """
 
     help: str
@@ -47,21 +48,27 @@ class Domain:
         name: as on the command line.
         help: one line.
         requires: modules that must be importable, from the optional dependencies ``longseq[name]``.
-        task: dotted path of the base class of its tasks; None if it has no fit, validate, test and predict.
+        task: dotted path of the base class of its tasks; None if it has no fit, validate, test and
+            predict.
         data: dotted path of the base class of its data modules.
-        models: dotted path of the ``Registry`` of presets that ``models`` lists; None if it has none.
+        models: dotted path of the ``Registry`` of presets that ``models`` lists; None if it has
+            none.
         modules: modules to import before parsing, so that ``--model ClassName`` finds its classes.
-        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it writes, a
-            ``core.training.by_config.Train`` and ``max_steps``, and returns a ``core.report.Section``.
+        demo: help line and ``"module:function"`` of its demo, which takes the folder for what it
+            writes, a ``core.training.by_config.Train`` and ``max_steps``, and returns a
+            ``core.report.Section``.
         compare: help line and ``"module:class"`` of its ``core.compare.Comparison``.
         commands: further commands; one named like a task command takes its place.
         moved: class paths of earlier versions → those of today, so that old checkpoints load.
         defaults: of options, for example ``{"trainer.max_steps": 1000, "data": "FastaData"}``.
-        check: ``"module:function"`` that takes the data module's arguments as they were typed, by name, and
-            raises a ``DataError`` for a file that cannot be used; it must import neither torch nor Lightning.
-        shared: pairs of a model's and a data module's argument that must agree; one of them is enough.
+        check: ``"module:function"`` that takes the data module's arguments as they were typed, by
+            name, and raises a ``DataError`` for a file that cannot be used; it must import neither
+            torch nor Lightning.
+        shared: pairs of a model's and a data module's argument that must agree; one of them is
+            enough.
         examples: arguments of an example by task command, shown at the head of its help.
-        package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>`` if None.
+        package: that holds its configurations (``configs/*.yaml``) and its demo; ``longseq.<name>``
+            if None.
     """
 
     name: str
@@ -132,7 +139,11 @@ class Domain:
         packaged = self.configs()
         found = packaged.get(name.removesuffix(".yaml"))
         if found is None:
-            hint = did_you_mean(name.removesuffix(".yaml"), packaged) if packaged else "none is packaged"
+            hint = (
+                did_you_mean(name.removesuffix(".yaml"), packaged)
+                if packaged
+                else "none is packaged"
+            )
             raise ConfigError(f"--config {name}: no such file or packaged configuration; {hint}")
         return str(found)
 
@@ -192,7 +203,8 @@ def load_domain(name: str) -> Domain:
 
 
 def domains_of(cls: type) -> list[Domain]:
-    """Returns the domains that a class belongs to: that of its own package, then those of its base classes.
+    """Returns the domains that a class belongs to: that of its own package, then those of its base
+    classes.
 
     Args:
         cls: a task or data module, also one from outside.
@@ -213,7 +225,8 @@ def current_path(dotted: str) -> str:
 
 
 def import_object(path: str, separator: str = ".") -> Any:
-    """Returns the object at a dotted path such as ``longseq.genomics.task.Task`` (or ``module:function``).
+    """Returns the object at a dotted path such as ``longseq.genomics.task.Task`` (or
+    ``module:function``).
 
     Args:
         path: where.

@@ -1,4 +1,5 @@
-"""Errors that a user can act on: one line that names the file, the record, what is wrong and what to do."""
+"""Errors that a user can act on: one line that names the file, the record, what is wrong and what
+to do."""
 
 from __future__ import annotations
 
@@ -34,7 +35,12 @@ class DataError(LongseqError, ValueError):
     """
 
     def __init__(
-        self, message: str, *, path: str | Path | None = None, record: object = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        path: str | Path | None = None,
+        record: object = None,
+        hint: str | None = None,
     ) -> None:
         where = str(path) if path is not None else ""
         if record is not None:

@@ -1,4 +1,5 @@
-"""Names that a package exports and imports on first use: ``longseq --help`` does not wait for torch."""
+"""Names that a package exports and imports on first use: ``longseq --help`` does not wait for
+torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Outputs that are either whole or absent: written to a temporary name beside the target, then renamed."""
+"""Outputs that are either whole or absent: written to a temporary name beside the target, then
+renamed."""
 
 from __future__ import annotations
 
@@ -25,12 +26,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if target.is_dir():
         raise DataError("is a folder, a file name is needed", path=target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes the file private to the user; give it the permissions that open() would have given.
+        # mkstemp makes the file private to the user; give it the permissions that open() would have
+        # given.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -40,7 +44,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 EARLY_BYTES = 1 << 24
-"""A file up to this size is read whole before a training is set up, so that its faults are told at once."""
+"""A file up to this size is read whole before a training is set up, so that its faults are told at
+once."""
 
 
 def require_file(path: str | Path, what: str = "file") -> Path:
@@ -66,7 +71,8 @@ def require_file(path: str | Path, what: str = "file") -> Path:
 
 
 def cache_dir(part: str) -> Path:
-    """Returns a folder for what can be made again: LONGSEQ_CACHE_DIR or ~/.cache/longseq, and ``part`` in it.
+    """Returns a folder for what can be made again: LONGSEQ_CACHE_DIR or ~/.cache/longseq, and
+    ``part`` in it.
 
     Args:
         part: the folder's name, for example "genomics".
@@ -79,8 +85,12 @@ def cache_dir(part: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"cannot make the cache folder: {error.strerror}", path=folder, hint="set LONGSEQ_CACHE_DIR"
+            f"cannot make the cache folder: {error.strerror}",
+            path=folder,
+            hint="set LONGSEQ_CACHE_DIR",
         ) from None
     if not os.access(folder, os.W_OK):
-        raise DataError("the cache folder is not writable", path=folder, hint="set LONGSEQ_CACHE_DIR")
+        raise DataError(
+            "the cache folder is not writable", path=folder, hint="set LONGSEQ_CACHE_DIR"
+        )
     return folder

@@ -1,9 +1,11 @@
-"""Code from outside: modules that the user names, and plug-ins of installed packages; imports no torch.
+"""Code from outside: modules that the user names, and plug-ins of installed packages; imports no
+torch.
 
-A module is named by ``--import my_module`` on any command, or by ``LONGSEQ_IMPORT=my_module,another``. An
-installed package names one under the entry-point group ``longseq.plugins``. What such a module registers
-(mixers, a domain) or defines (tasks, data modules, metrics, losses, optimisers) can then be used, and its
-checkpoints can be loaded: nothing else from outside longseq is imported because a file says so.
+A module is named by ``--import my_module`` on any command, or by
+``LONGSEQ_IMPORT=my_module,another``. An installed package names one under the entry-point group
+``longseq.plugins``. What such a module registers (mixers, a domain) or defines (tasks, data
+modules, metrics, losses, optimisers) can then be used, and its checkpoints can be loaded: nothing
+else from outside longseq is imported because a file says so.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         argv: arguments.
 
     Returns:
-        The other arguments, and the modules: those of ``LONGSEQ_IMPORT`` first. Commas separate several.
+        The other arguments, and the modules: those of ``LONGSEQ_IMPORT`` first. Commas separate
+        several.
 
     Raises:
         ConfigError: if the option has no value.
@@ -67,7 +70,9 @@ def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         value = value if equals else next(values, "")
         if not _split(value) or value.startswith("-"):
-            raise ConfigError(f"{OPTION} needs the name of a module, for example {OPTION} my_module")
+            raise ConfigError(
+                f"{OPTION} needs the name of a module, for example {OPTION} my_module"
+            )
         names += _split(value)
     return rest, list(dict.fromkeys(names))
 
@@ -88,9 +93,12 @@ def import_named(names: Iterable[str]) -> None:
     for name in names:
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
             stem = Path(name).stem if name.endswith(".py") else "my_module"
-            raise ConfigError(f"{OPTION} {name}: the name of a module is needed, for example {OPTION} {stem}")
+            raise ConfigError(
+                f"{OPTION} {name}: the name of a module is needed, for example {OPTION} {stem}"
+            )
         if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last, so that a file of the user's hides no installed package
+            # Last, so that a file of the user's hides no installed package.
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -130,7 +138,8 @@ def installed() -> tuple[Plugin, ...]:
 
 @cache
 def load_installed() -> None:
-    """Imports the plug-ins of the installed packages, once; one that fails is left out, and said so."""
+    """Imports the plug-ins of the installed packages, once; one that fails is left out, and said
+    so."""
     for plugin in installed():
         try:
             importlib.import_module(plugin.module)
@@ -155,8 +164,8 @@ def package_of(module: str) -> str:
 def is_allowed(module: str, allow: Iterable[str] = ()) -> bool:
     """Returns whether a file may have a module imported.
 
-    That is so for longseq and its dependencies, for packages of which a module was named by the user, and for
-    those of installed plug-ins.
+    That is so for longseq and its dependencies, for packages of which a module was named by the
+    user, and for those of installed plug-ins.
 
     Args:
         module: dotted name.
@@ -166,11 +175,14 @@ def is_allowed(module: str, allow: Iterable[str] = ()) -> bool:
     if package in TRUSTED:
         return True
     named = [*allow, *_named, *_split(os.environ.get(VARIABLE, ""))]
-    return package in map(package_of, named) or package in {package_of(one.module) for one in installed()}
+    return package in map(package_of, named) or package in {
+        package_of(one.module) for one in installed()
+    }
 
 
 def fingerprint() -> list[str]:
-    """Returns what the effect of all code from outside depends on: names, versions, times of the files."""
+    """Returns what the effect of all code from outside depends on: names, versions, times of the
+    files."""
     parts = [f"{one.name} {one.module} {one.package}" for one in installed()]
     modules = [*(one.module for one in installed()), *_named]
     for package in dict.fromkeys(map(package_of, modules)):

@@ -1,4 +1,5 @@
-"""What is chosen by name: mixers, models, baselines; an unknown name is answered with the nearest one."""
+"""What is chosen by name: mixers, models, baselines; an unknown name is answered with the nearest
+one."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
         Args:
             name: usual one, in lower snake case.
-            thing: a class, function or preset; one of the same qualified name is replaced (a reload).
+            thing: a class, function or preset; one of the same qualified name is replaced (a
+                reload).
 
         Raises:
             ConfigError: if the name is taken.
@@ -81,7 +83,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def _identity(thing: Any) -> Any:
-    """Returns where a class or function is defined, the same after a reload; anything else as it is."""
+    """Returns where a class or function is defined, the same after a reload; anything else as it
+    is."""
     name = getattr(thing, "__qualname__", None)
     return thing if name is None else (thing.__module__, name)
 
@@ -133,4 +136,6 @@ def check_keywords(what: str, function: Callable[..., Any], kwargs: Mapping[str,
     accepted = keywords(function)
     for key in kwargs:
         if key not in accepted:
-            raise ConfigError(f"{what} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}")
+            raise ConfigError(
+                f"{what} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}"
+            )

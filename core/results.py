@@ -1,4 +1,5 @@
-"""Score rows: a model beside its baselines, as a table on the terminal, and a verdict in plain words."""
+"""Score rows: a model beside its baselines, as a table on the terminal, and a verdict in plain
+words."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def best(scores: Sequence[Score], kind: str, lower_is_better: bool = True) -> Sc
     return min(chosen, key=lambda score: score.value if lower_is_better else -score.value)
 
 
-def verdict(scores: Sequence[Score], metric: str, lower_is_better: bool = True, tie: float = 0.0) -> str:
+def verdict(
+    scores: Sequence[Score], metric: str, lower_is_better: bool = True, tie: float = 0.0
+) -> str:
     """Says in words how the best model compares with the best baseline, whichever way it falls.
 
     Args:
@@ -46,7 +49,10 @@ def verdict(scores: Sequence[Score], metric: str, lower_is_better: bool = True, 
         lower_is_better: the metric's direction.
         tie: a smaller difference is no difference.
     """
-    model, baseline = best(scores, "model", lower_is_better), best(scores, "baseline", lower_is_better)
+    model, baseline = (
+        best(scores, "model", lower_is_better),
+        best(scores, "baseline", lower_is_better),
+    )
     gain = (baseline.value - model.value) * (1 if lower_is_better else -1)
     relation = "beats" if gain > tie else "does not beat" if gain < -tie else "is level with"
     return (
@@ -56,7 +62,11 @@ def verdict(scores: Sequence[Score], metric: str, lower_is_better: bool = True, 
 
 
 def print_table(
-    scores: Sequence[Score], metric: str, title: str, lower_is_better: bool = True, file: object = None
+    scores: Sequence[Score],
+    metric: str,
+    title: str,
+    lower_is_better: bool = True,
+    file: object = None,
 ) -> None:
     """Prints the scores, best last, models marked.
 
@@ -77,6 +87,9 @@ def print_table(
     for score in sorted(scores, key=lambda score: score.value, reverse=lower_is_better):
         style = "bold green" if score.kind == "model" else None
         table.add_row(
-            score.model, f"{score.value:.4f}", *(score.notes.get(name, "") for name in columns), style=style
+            score.model,
+            f"{score.value:.4f}",
+            *(score.notes.get(name, "") for name in columns),
+            style=style,
         )
     Console(file=file or sys.stdout).print(table)  # type: ignore[arg-type]

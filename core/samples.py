@@ -1,4 +1,5 @@
-"""Samples that ship with a domain's package: names and paths; sources and licences stand in SOURCE.md."""
+"""Samples that ship with a domain's package: names and paths; sources and licences stand in
+SOURCE.md."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ class Samples:
 
     Args:
         domain: the domain's name.
-        files: a sample's name → its file (or folder) name; each at most 3 MB, with its source and licence in
-            ``<domain>/samples/SOURCE.md``.
+        files: a sample's name → its file (or folder) name; each at most 3 MB, with its source and
+            licence in ``<domain>/samples/SOURCE.md``.
     """
 
     def __init__(self, domain: str, files: Mapping[str, str]) -> None:
@@ -37,7 +38,9 @@ class Samples:
         """
         file = self.files.get(name, name)
         if file not in self.files.values():
-            raise ConfigError(f"no packaged {self.domain} sample {name!r}; {did_you_mean(name, self.files)}")
+            raise ConfigError(
+                f"no packaged {self.domain} sample {name!r}; {did_you_mean(name, self.files)}"
+            )
         package = importlib.import_module(f"longseq.{self.domain}")
         for folder in package.__path__:
             found = Path(folder) / "samples" / file

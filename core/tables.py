@@ -1,4 +1,5 @@
-"""Tables in and out; the suffix says which kind: .csv, .tsv or .parquet, and any other is an error."""
+"""Tables in and out; the suffix says which kind: .csv, .tsv or .parquet, and any other is an
+error."""
 
 from __future__ import annotations
 
@@ -20,19 +21,23 @@ SUFFIXES = (*DELIMITERS, ".parquet")
 
 
 def check_table(path: str | Path) -> str:
-    """Returns the suffix of a table that is to be written, so that a wrong one fails before the work is done.
+    """Returns the suffix of a table that is to be written, so that a wrong one fails before the
+    work is done.
 
     Args:
         path: the file.
 
     Raises:
-        ConfigError: unless it is ``.csv``, ``.tsv`` or ``.parquet``, or for Parquet without pyarrow.
+        ConfigError: unless it is ``.csv``, ``.tsv`` or ``.parquet``, or for Parquet without
+            pyarrow.
     """
     kind = Path(path).suffix.lower()
     if kind not in SUFFIXES:
         raise ConfigError(f"{path}: a table must end in .csv, .tsv or .parquet")
     if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow; .csv and .tsv do not")
+        raise ConfigError(
+            f"{path}: Parquet needs pyarrow: pip install pyarrow; .csv and .tsv do not"
+        )
     return kind
 
 
@@ -41,8 +46,9 @@ def write_rows(path: str | Path, columns: Mapping[str, str], rows: Iterable[Sequ
 
     Args:
         path: the file.
-        columns: a column's name → the format of its values in text: "" for text, "d" for whole numbers, "r"
-            for real ones with every digit, or for example ".6f"; Parquet keeps real numbers as they are.
+        columns: a column's name → the format of its values in text: "" for text, "d" for whole
+            numbers, "r" for real ones with every digit, or for example ".6f"; Parquet keeps real
+            numbers as they are.
         rows: values in the order of the columns; None for none.
 
     Raises:
@@ -53,7 +59,9 @@ def write_rows(path: str | Path, columns: Mapping[str, str], rows: Iterable[Sequ
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kinds = [{"": pa.string(), "d": pa.int64()}.get(how, pa.float64()) for how in columns.values()]
+        kinds = [
+            {"": pa.string(), "d": pa.int64()}.get(how, pa.float64()) for how in columns.values()
+        ]
         values = [list(column) for column in zip(*rows)] or [[] for _ in columns]
         arrays = [pa.array(column, dtype) for column, dtype in zip(values, kinds)]
         with atomic_path(path) as temporary:
@@ -94,7 +102,8 @@ def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Tabl
 
     Args:
         path: the file.
-        schema: of every table; its metadata is kept in Parquet. Dictionaries are written as text elsewhere.
+        schema: of every table; its metadata is kept in Parquet. Dictionaries are written as text
+            elsewhere.
         batches: tables of consecutive rows.
 
     Raises:
@@ -110,9 +119,14 @@ def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Tabl
             for batch in batches:
                 writer.write_table(batch)
         return
-    plain = pa.schema([(field.name, getattr(field.type, "value_type", field.type)) for field in schema])
+    plain = pa.schema(
+        [(field.name, getattr(field.type, "value_type", field.type)) for field in schema]
+    )
     style = pacsv.WriteOptions(delimiter=DELIMITERS[kind], quoting_style="needed")
-    with atomic_path(path) as temporary, pacsv.CSVWriter(temporary, plain, write_options=style) as writer:
+    with (
+        atomic_path(path) as temporary,
+        pacsv.CSVWriter(temporary, plain, write_options=style) as writer,
+    ):
         for batch in batches:
             writer.write_table(batch.cast(plain))
 
@@ -136,7 +150,8 @@ def read_batches(path: str | Path, columns: Mapping[str, pa.DataType]) -> Iterat
     try:
         if kind == ".parquet":
             source = pq.ParquetFile(file)
-            pa.schema([source.schema_arrow.field(name) for name in columns])  # KeyError where one is absent
+            # KeyError where one is absent.
+            pa.schema([source.schema_arrow.field(name) for name in columns])
             yield from source.iter_batches(columns=list(columns))
             return
         convert = pacsv.ConvertOptions(column_types=dict(columns), include_columns=list(columns))
@@ -144,7 +159,9 @@ def read_batches(path: str | Path, columns: Mapping[str, pa.DataType]) -> Iterat
         with pacsv.open_csv(file, parse_options=parse, convert_options=convert) as reader:
             yield from reader
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
-        raise DataError(f"cannot be read as a table with {', '.join(columns)}: {error}", path=file) from error
+        raise DataError(
+            f"cannot be read as a table with {', '.join(columns)}: {error}", path=file
+        ) from error
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
@@ -174,6 +191,8 @@ def _kind_of(file: Path) -> str:
     kind = file.suffix.lower()
     if kind not in SUFFIXES:
         raise DataError(
-            f"is of unknown type {kind or '(no suffix)'}", path=file, hint="give .csv, .tsv or .parquet"
+            f"is of unknown type {kind or '(no suffix)'}",
+            path=file,
+            hint="give .csv, .tsv or .parquet",
         )
     return kind

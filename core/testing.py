@@ -1,7 +1,9 @@
-"""The mixer contract as checks that anybody's mixer can be put to: ``check_mixer(MyMixer, d_state=4)``.
+"""The mixer contract as checks that anybody's mixer can be put to: ``check_mixer(MyMixer,
+d_state=4)``.
 
-Every check makes the mixer small and moves its parameters away from their initial values, so that no term is
-absent by its initialisation. A broken law raises ``ContractError`` with the law, the place and the distance.
+Every check makes the mixer small and moves its parameters away from their initial values, so that
+no term is absent by its initialisation. A broken law raises ``ContractError`` with the law, the
+place and the distance.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class Subject:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         return mixer
 
-    def data(self, batch: int, length: int, seed: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+    def data(
+        self, batch: int, length: int, seed: int = 1, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Returns normal random input (B, L, D).
 
         Args:
@@ -107,7 +111,8 @@ def close(actual: Tensor, expected: Tensor, what: str, scale: float = 1.0) -> No
         ContractError: if they do not.
     """
     _require(
-        actual.shape == expected.shape, f"{what}: {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+        actual.shape == expected.shape,
+        f"{what}: {tuple(actual.shape)} instead of {tuple(expected.shape)}",
     )
     plain = torch.view_as_real(expected) if expected.is_complex() else expected
     _require(bool(torch.isfinite(plain).all()), f"{what}: not finite")
@@ -119,7 +124,9 @@ def close(actual: Tensor, expected: Tensor, what: str, scale: float = 1.0) -> No
 
 def floats(state: State) -> State:
     """Returns the entries of a state that carry values: not integers, not empty."""
-    return {k: v for k, v in state.items() if (v.is_floating_point() or v.is_complex()) and v.numel()}
+    return {
+        k: v for k, v in state.items() if (v.is_floating_point() or v.is_complex()) and v.numel()
+    }
 
 
 def total(y: Tensor, state: State) -> Tensor:
@@ -128,7 +135,8 @@ def total(y: Tensor, state: State) -> Tensor:
     loss = (y * weights).sum()
     for value in floats(state).values():
         real = torch.view_as_real(value) if value.is_complex() else value
-        # tanh: a running maximum may be -inf at the start, and one large entry must not hide the others.
+        # tanh: a running maximum may be -inf at the start, and one large entry must not hide the
+        # others.
         loss = loss + 0.1 * torch.tanh(real).sum().to(y.dtype)
     return loss
 
@@ -161,7 +169,8 @@ def check_chunks(subject: Subject) -> None:
             for label, gradient in _gradients(total(y, state), x2, mixer).items():
                 other = expected[label]
                 _require(
-                    (gradient is None) == (other is None), f"law 1, {label} has a gradient in one way only"
+                    (gradient is None) == (other is None),
+                    f"law 1, {label} has a gradient in one way only",
                 )
                 if gradient is not None and other is not None:
                     close(gradient, other, f"law 1, gradient of {label}, cut at {edges}", scale=5)
@@ -214,9 +223,13 @@ def check_packing(subject: Subject) -> None:
     mixer = subject.make()
     lengths = [[1, 9, 5], [7, 2, 6]]
     x = subject.data(2, 15).requires_grad_()
-    ids = torch.stack([torch.repeat_interleave(torch.arange(3), torch.tensor(row)) for row in lengths])
+    ids = torch.stack(
+        [torch.repeat_interleave(torch.arange(3), torch.tensor(row)) for row in lengths]
+    )
     packed, _ = mixer(x, segment_ids=ids)
-    rows = [[mixer(part.unsqueeze(0))[0][0] for part in x[row].split(lengths[row])] for row in range(2)]
+    rows = [
+        [mixer(part.unsqueeze(0))[0][0] for part in x[row].split(lengths[row])] for row in range(2)
+    ]
     separate = torch.stack([torch.cat(parts) for parts in rows])
     close(packed, separate, "law 5, output")
     weights = subject.data(2, 15, seed=3)
@@ -230,7 +243,8 @@ def check_packing(subject: Subject) -> None:
 
 
 def check_packing_continues(subject: Subject) -> None:
-    """Law 5: position 0 continues the given state; the state after the pack is its last segment's."""
+    """Law 5: position 0 continues the given state; the state after the pack is its last
+    segment's."""
     subject = Subject(subject.cls, subject.kwargs, torch.float64, subject.d_model)
     mixer, x = subject.make(), subject.data(1, 12)
     ids = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
@@ -277,7 +291,8 @@ def check_gradients(subject: Subject) -> None:
 
 
 def check_training(subject: Subject) -> None:
-    """200 optimiser steps under bfloat16 autocast stay finite; recurrent states are at least float32."""
+    """200 optimiser steps under bfloat16 autocast stay finite; recurrent states are at least
+    float32."""
     mixer = subject.fresh()
     optimiser = torch.optim.AdamW(mixer.parameters(), lr=3e-3)
     state: State = {}
@@ -289,8 +304,13 @@ def check_training(subject: Subject) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        _require(bool(torch.isfinite(loss)), f"bfloat16 training, step {step}: the loss is not finite")
-    _require(all(bool(torch.isfinite(p).all()) for p in mixer.parameters()), "bfloat16 training: parameters")
+        _require(
+            bool(torch.isfinite(loss)), f"bfloat16 training, step {step}: the loss is not finite"
+        )
+    _require(
+        all(bool(torch.isfinite(p).all()) for p in mixer.parameters()),
+        "bfloat16 training: parameters",
+    )
     if mixer.finite_state:  # histories are activations; recurrent states are never below float32
         for key in mixer.init_state(1, dtype=torch.bfloat16):
             if "conv" not in key and key in floats(state):
@@ -305,7 +325,9 @@ def check_state_size(subject: Subject) -> None:
         _, state = mixer(subject.data(1, length, dtype=torch.float32))
         carried = sum(v[0].numel() for v in floats(state).values())
         said = mixer.state_size(length)
-        _require(carried <= said, f"state_size({length}) is {said}, but {carried} values are carried")
+        _require(
+            carried <= said, f"state_size({length}) is {said}, but {carried} values are carried"
+        )
     if mixer.finite_state:
         _require(mixer.state_size(5) == mixer.state_size(50), "a finite state has one size")
 
@@ -319,7 +341,11 @@ CAUSAL_LAWS: dict[str, Check] = {
     "packing_continues": check_packing_continues,
     "gradients": check_gradients,
 }
-LAWS: dict[str, Check] = {"batch": check_batch, "training": check_training, "state_size": check_state_size}
+LAWS: dict[str, Check] = {
+    "batch": check_batch,
+    "training": check_training,
+    "state_size": check_state_size,
+}
 ONCE = ("packing_continues", "gradients", "training", "state_size")
 """Checks whose dtype is their own."""
 

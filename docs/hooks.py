@@ -1,4 +1,5 @@
-"""Pages of the site that are made from sources: the API from docstrings, CONTRIBUTING and CHANGELOG."""
+"""Pages of the site that are made from sources: the API from docstrings, CONTRIBUTING and
+CHANGELOG."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ PACKAGES = {
     "audio": "Audio",
     "weather": "Weather and climate",
 }
-"""Folders, and the titles of their API pages. A module is on the page of the longest folder that holds it."""
+"""Folders, and the titles of their API pages. A module is on the page of the longest folder that
+holds it."""
 HIDDEN = ("core/kernels", "core/bench", "core/commands", "core/shell", "core/report")
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
@@ -69,6 +71,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Completes the navigation with what is generated."""
     assert config.nav is not None
-    api: list[Any] = [{title: f"api/{name.replace('/', '-')}.md"} for name, title in PACKAGES.items()]
+    api: list[Any] = [
+        {title: f"api/{name.replace('/', '-')}.md"} for name, title in PACKAGES.items()
+    ]
     config.nav += [{"API": api}, {"Contributing": "contributing.md"}, {"Changes": "changelog.md"}]
     return config

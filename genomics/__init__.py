@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from longseq.genomics.models.language_model import DNALanguageModel
     from longseq.genomics.task import CausalLanguageModel
 
-# Packages of the `genomics` extra that the domain needs; the command line checks them before it starts.
+# Packages of the `genomics` extra that the domain needs; the command line checks them before it
+# starts.
 REQUIRES = ("pyfaidx", "Bio", "pyarrow")
 
 _EXPORTS = {

@@ -1,7 +1,9 @@
-"""The plain baseline of every DNA language model: Markov models of order 0 to 12 and their mixtures.
+"""The plain baseline of every DNA language model: Markov models of order 0 to 12 and their
+mixtures.
 
-All counts come from the training region and stay as they are: nothing of the test region enters them. Only
-the weights of the adaptive mixture follow the sequence, and they use no base before it has been predicted.
+All counts come from the training region and stay as they are: nothing of the test region enters
+them. Only the weights of the adaptive mixture follow the sequence, and they use no base before it
+has been predicted.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from longseq.core.registry import Registry
 from longseq.genomics.data.tokenizer import A, is_base, reverse_complement
 from longseq.genomics.metrics import perplexity
 
-# Smoothing and strength of back-off, in pseudo-counts, and forgetting: chosen on the validation region.
+# Smoothing and strength of back-off, in pseudo-counts, and forgetting: chosen on the validation
+# region.
 ALPHAS = (16.0, 4.0, 1.0, 1 / 2, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
 STRENGTHS = tuple(4.0**i for i in range(-1, 8))
 GAMMAS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -33,7 +36,8 @@ def _codes(ids: np.ndarray, max_order: int) -> Iterator[tuple[np.ndarray, np.nda
         max_order: the longest context.
 
     Yields:
-        codes, int64, shape (n,), with the last base in the lowest two bits; and whether all k + 1 are bases.
+        codes, int64, shape (n,), with the last base in the lowest two bits; and whether all k + 1
+        are bases.
     """
     base = is_base(ids)
     symbols = np.where(base, ids.astype(np.int64) - A, 0)
@@ -54,16 +58,19 @@ def _pieces(ids: np.ndarray, overlap: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 class MarkovModel:
-    """Markov models p(x_t | previous k bases) with inverted repeats, k = 0 … max_order, and three mixtures.
+    """Markov models p(x_t | previous k bases) with inverted repeats, k = 0 … max_order, and three
+    mixtures.
 
-    Both strands are counted, for DNA has no preferred one. Where fewer than k bases precede (the begin of a
-    sequence, after an N), the model of order k uses the longest context there is. Models by name:
+    Both strands are counted, for DNA has no preferred one. Where fewer than k bases precede (the
+    begin of a sequence, after an N), the model of order k uses the longest context there is. Models
+    by name:
 
     - an integer k: p_k = (c + α_k) / (C + 4 α_k);
     - ``"fixed"``: Σ_k w_k p_k with weights by expectation-maximisation on the validation region;
-    - ``"adaptive"``: ∝ Σ_k w_k v_{t-1,k} p_k with v_{t,k} ∝ v_{t-1,k}^γ p_k(x_t), v_0 uniform and the prior w
-      that of the fixed mixture: the weights of GeCo and XM, with a prior;
-    - ``"backoff"``: p_k = (c + β_k p_{k-1}) / (C + β_k), each context smoothed by the next shorter one.
+    - ``"adaptive"``: ∝ Σ_k w_k v_{t-1,k} p_k with v_{t,k} ∝ v_{t-1,k}^γ p_k(x_t), v_0 uniform and
+      the prior w that of the fixed mixture: the weights of GeCo and XM, with a prior;
+    - ``"backoff"``: p_k = (c + β_k p_{k-1}) / (C + β_k), each context smoothed by the next shorter
+      one.
 
     Attributes:
         max_order: the longest context.
@@ -110,7 +117,8 @@ class MarkovModel:
         return int(np.count_nonzero(self.counts[order].any(axis=1)))
 
     def tune(self, ids_list: Sequence[np.ndarray]) -> None:
-        """Chooses α, β, the fixed weights and γ on the validation region (its first 4 million bases).
+        """Chooses α, β, the fixed weights and γ on the validation region (its first 4 million
+        bases).
 
         Args:
             ids_list: token ids of each validation interval, each of shape (n,).
@@ -122,7 +130,8 @@ class MarkovModel:
         for ids in ids_list:
             seen = self._lookup(ids[:budget])
             budget -= min(len(ids), budget)
-            # The first base of an interval has nothing before it, and a neural model does not score it.
+            # The first base of an interval has nothing before it, and a neural model does not score
+            # it.
             keep = seen[2] >= 1
             scored.append((seen[0][:, keep], seen[1][:, keep]))
             if not budget:
@@ -166,7 +175,9 @@ class MarkovModel:
         """Returns the names of all models."""
         return [*range(self.max_order + 1), "fixed", "adaptive", "backoff"]
 
-    def _scores(self, ids: np.ndarray, models: Sequence[int | str]) -> Iterator[dict[int | str, np.ndarray]]:
+    def _scores(
+        self, ids: np.ndarray, models: Sequence[int | str]
+    ) -> Iterator[dict[int | str, np.ndarray]]:
         """Yields log2 p of each model, piece by piece."""
         state = None
         for piece, before in _pieces(ids, self.max_order):
@@ -193,7 +204,8 @@ class MarkovModel:
         """Returns the counts that bear on each base.
 
         Returns:
-            c and C, float32, shape (orders, m): how often x_t, and anything, followed its context in
+            c and C, float32, shape (orders, m): how often x_t, and anything, followed its context
+                in
             training; and the m positions in ``ids`` that are bases.
         """
         position = np.flatnonzero(is_base(ids))
@@ -239,7 +251,8 @@ def _adaptive(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores the mixture whose weights follow the sequence: v_{t,k} ∝ v_{t-1,k}^γ p_k(x_t).
 
-    The recurrence of log v is linear, so a block of positions is one product with a triangular matrix.
+    The recurrence of log v is linear, so a block of positions is one product with a triangular
+    matrix.
 
     Args:
         probs: probability that each order gave to the base that came, shape (orders, m).
@@ -283,8 +296,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Fits all models on ``train``, tunes them on ``valid`` and scores them on ``test``.
 
-    The positions that count are the targets of :class:`longseq.genomics.data.windows.EvaluationDataset`:
-    every A, C, G and T but an interval's first base.
+    The positions that count are the targets of
+    :class:`longseq.genomics.data.windows.EvaluationDataset`: every A, C, G and T but an interval's
+    first base.
 
     Args:
         train: token ids of each interval, each of shape (n,).
@@ -293,7 +307,8 @@ def evaluate(
         max_order: the longest context.
 
     Returns:
-        Rows with ``model``, ``bits_per_base``, ``perplexity``, ``contexts`` (distinct ones in training) and
+        Rows with ``model``, ``bits_per_base``, ``perplexity``, ``contexts`` (distinct ones in
+        training) and
         ``n_bases``: the uniform model, each order, the three mixtures.
 
     Raises:
@@ -322,5 +337,10 @@ def evaluate(
 
 
 def _row(model: str, bits: float, contexts: int, n_bases: int) -> dict[str, Any]:
-    return {"model": model, "bits_per_base": bits, "perplexity": perplexity(bits), "contexts": contexts,
-            "n_bases": n_bases}  # fmt: skip
+    return {
+        "model": model,
+        "bits_per_base": bits,
+        "perplexity": perplexity(bits),
+        "contexts": contexts,
+        "n_bases": n_bases,
+    }

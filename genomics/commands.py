@@ -5,18 +5,23 @@ from longseq.genomics import REQUIRES
 
 DOMAIN = Domain(
     name="genomics",
-    help="DNA language models: train on FASTA or GenBank, score genomes, beside order-k Markov baselines",
+    help="DNA language models: train on FASTA or GenBank, score genomes, beside order-k Markov "
+    "baselines",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
-    demo=Command("train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"),
+    demo=Command(
+        "train on a packaged genome and compare with the baselines", "longseq.genomics.demo:demo"
+    ),
     compare=Command(
-        "bits per base of language models beside Markov models", "longseq.genomics.compare:GenomeComparison"
+        "bits per base of language models beside Markov models",
+        "longseq.genomics.compare:GenomeComparison",
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
         "predict": Command(
-            "log-likelihood of every base of a genome, to CSV, TSV or Parquet", "longseq.genomics.predict:run"
+            "log-likelihood of every base of a genome, to CSV, TSV or Parquet",
+            "longseq.genomics.predict:run",
         ),
     },
     check="longseq.genomics.data.check:check",

@@ -1,4 +1,5 @@
-"""``longseq genomics compare``: language models beside Markov models on held-out regions of one genome."""
+"""``longseq genomics compare``: language models beside Markov models on held-out regions of one
+genome."""
 
 from __future__ import annotations
 
@@ -35,9 +36,15 @@ class GenomeComparison(Comparison):
     baselines = BASELINES
     score = "bits_per_base"
     columns = {
-        "model": "", "kind": "", "seed": "d", "bits_per_base": ".6f", "perplexity": ".6f",
-        "parameters": "d", "bases": "d", "verdict": "",
-    }  # fmt: skip
+        "model": "",
+        "kind": "",
+        "seed": "d",
+        "bits_per_base": ".6f",
+        "perplexity": ".6f",
+        "parameters": "d",
+        "bases": "d",
+        "verdict": "",
+    }
 
     def __init__(self, data: GenomeData) -> None:
         self.data, self.splits = data, data.splits()
@@ -48,9 +55,13 @@ class GenomeComparison(Comparison):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         names = ", ".join(SAMPLES.names())
-        parser.add_argument("--data", required=True, help=f"FASTA or GenBank file, or a sample: {names}")
+        parser.add_argument(
+            "--data", required=True, help=f"FASTA or GenBank file, or a sample: {names}"
+        )
         parser.add_argument("--bed", help="BED file with the split (by fraction)")
-        parser.add_argument("--valid_fraction", type=float, default=0.05, help="for validation (0.05)")
+        parser.add_argument(
+            "--valid_fraction", type=float, default=0.05, help="for validation (0.05)"
+        )
         parser.add_argument("--test_fraction", type=float, default=0.1, help="for the test (0.1)")
 
     @classmethod
@@ -72,19 +83,28 @@ class GenomeComparison(Comparison):
 
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
         mean = float(np.mean([row.value for row in rows]))
-        return {"perplexity": f"{perplexity(mean):.3f}", "parameters": f"{rows[0].numbers['parameters']:,}"}
+        return {
+            "perplexity": f"{perplexity(mean):.3f}",
+            "parameters": f"{rows[0].numbers['parameters']:,}",
+        }
 
     @staticmethod
-    def _row(model: str, kind: Any, bits: float, parameters: int, bases: int, seed: int | None = None) -> Row:
+    def _row(
+        model: str, kind: Any, bits: float, parameters: int, bases: int, seed: int | None = None
+    ) -> Row:
         numbers = {"perplexity": perplexity(bits), "parameters": parameters, "bases": bases}
         return Row(model, kind, bits, seed, numbers=numbers)
 
     def baseline(self, name: str) -> list[Row]:
         genome = self.data.genome
-        parts = [[genome.fetch(one.chrom, one.start, one.end) for one in part] for part in self.splits]
+        parts = [
+            [genome.fetch(one.chrom, one.start, one.end) for one in part] for part in self.splits
+        ]
         rows = BASELINES[name](*parts)
         return [
-            self._row(row["model"], "baseline", row["bits_per_base"], 3 * row["contexts"], row["n_bases"])
+            self._row(
+                row["model"], "baseline", row["bits_per_base"], 3 * row["contexts"], row["n_bases"]
+            )
             for row in rows
         ]
 

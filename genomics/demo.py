@@ -1,4 +1,5 @@
-"""The demo: a Mamba language model learns a bacterial genome, beside Markov models, then scores all of it."""
+"""The demo: a Mamba language model learns a bacterial genome, beside Markov models, then scores all
+of it."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SAMPLE = "chlamydia_trachomatis"
 
 
 def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SAMPLE) -> Section:
-    """Trains on a packaged genome, scores the held-out tenth beside Markov models, streams the whole genome.
+    """Trains on a packaged genome, scores the held-out tenth beside Markov models, streams the
+    whole genome.
 
     Args:
         out: folder for what is written.
@@ -36,7 +38,10 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
     run = train(CONFIG, out, values={"data": {"fasta": sample}, **few_steps(max_steps)})
     folder, checkpoint = run.folder, run.checkpoint
 
-    print("2. Fitting the baselines: Markov models of order 0 to 12 and their mixtures, on the same bases")
+    print(
+        "2. Fitting the baselines: Markov models of order 0 to 12 and their mixtures, on the same "
+        "bases"
+    )
     comparison = GenomeComparison(GenomeData(sample))
     splits, genome = comparison.splits, comparison.data.genome
     rows = comparison.baseline("markov")
@@ -61,12 +66,14 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
     return Section(
         domain="genomics",
         question="How well can the next base of a genome be told from all bases before it?",
-        data=f"{sample}, {total:,} bases, tested on {tested:,} that no model saw; source and licence in "
+        data=f"{sample}, {total:,} bases, tested on {tested:,} that no model saw; source and "
+        f"licence in "
         "genomics/samples/SOURCE.md.",
         scores=scores,
         metric="bits per base",
         tie=5e-4,
-        speed=f"Training took {run.seconds:.0f} s at {_bases_per_second(folder):,.0f} bases/s; streaming "
+        speed=f"Training took {run.seconds:.0f} s at {_bases_per_second(folder):,.0f} bases/s; "
+        f"streaming "
         f"{bases:,} bases took {streamed:.0f} s.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],

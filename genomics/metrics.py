@@ -29,7 +29,8 @@ def bits_per_base(nll_nats_sum: float, n: int) -> float:
 
 
 def perplexity(bits: float) -> float:
-    """Returns 2 to the power of the bits per base: the effective number of choices, 4 if uniform."""
+    """Returns 2 to the power of the bits per base: the effective number of choices, 4 if
+    uniform."""
     return 2.0**bits
 
 
@@ -41,9 +42,11 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
         targets: shape (..., L).
     """
     flat = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="none",
+        logits.reshape(-1, logits.shape[-1]).float(),
+        targets.reshape(-1),
+        reduction="none",
         ignore_index=IGNORE_INDEX,
-    )  # fmt: skip
+    )
     return flat.reshape(targets.shape)
 
 

@@ -18,7 +18,8 @@ BINS = 1000
 
 
 def _binned(path: Path, chrom: str | None) -> tuple[str, int, np.ndarray]:
-    """Returns a record's name, its length, and mean bits per base in at most BINS bins; reads in batches."""
+    """Returns a record's name, its length, and mean bits per base in at most BINS bins; reads in
+    batches."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -63,14 +64,20 @@ def plot_scores(
     """
     name, size, bits = _binned(Path(scores), chrom)
     genes: list[Gene] = []
-    if genome is not None and any(part in Path(genome).name for part in (".gb", ".gbk", ".genbank")):
-        genes = [gene for record in read_genbank(genome) if record.name == name for gene in record.genes]
+    if genome is not None and any(
+        part in Path(genome).name for part in (".gb", ".gbk", ".genbank")
+    ):
+        genes = [
+            gene for record in read_genbank(genome) if record.name == name for gene in record.genes
+        ]
     figure = new_figure(11, 4)
     if genes:
         axes, track = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         for strand, row, colour in (("+", 0.55, "#3a6ea5"), ("-", 0.0, "#c06c34")):
             spans = [
-                (gene.start / 1e3, (gene.end - gene.start) / 1e3) for gene in genes if gene.strand == strand
+                (gene.start / 1e3, (gene.end - gene.start) / 1e3)
+                for gene in genes
+                if gene.strand == strand
             ]
             track.broken_barh(spans, (row, 0.4), facecolors=colour)
         track.set(yticks=[0.75, 0.2], yticklabels=["+", "−"], ylabel="genes", ylim=(-0.1, 1.05))

@@ -1,4 +1,5 @@
-"""Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to a table."""
+"""Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to a
+table."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class ScoredChunk:
         chrom: the record.
         start: 0-based position of the first base.
         ids: tokens, uint8 (n,).
-        log_likelihood: ln p of every base given all before it, float32 (n,); NaN for the first base of a
-            record or region, which nothing precedes, and for whatever is not A, C, G or T.
+        log_likelihood: ln p of every base given all before it, float32 (n,); NaN for the first base
+            of a record or region, which nothing precedes, and for whatever is not A, C, G or T.
     """
 
     chrom: str
@@ -46,7 +47,8 @@ def stream_log_likelihood(
     chunk: int = 65536,
     intervals: Sequence[Interval] | None = None,
 ) -> Iterator[ScoredChunk]:
-    """Scores a genome in one pass: the state is carried from chunk to chunk, so the cuts leave no trace.
+    """Scores a genome in one pass: the state is carried from chunk to chunk, so the cuts leave no
+    trace.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -67,17 +69,22 @@ def stream_log_likelihood(
             with torch.inference_mode():
                 logits, states = model(tokens.unsqueeze(0), states)
                 logp = torch.log_softmax(logits[0].float(), -1)
-                first = torch.full_like(logp[:1], float("nan")) if ahead is None else ahead.unsqueeze(0)
+                first = (
+                    torch.full_like(logp[:1], float("nan")) if ahead is None else ahead.unsqueeze(0)
+                )
                 chosen = torch.cat([first, logp[:-1]]).gather(1, tokens.unsqueeze(1)).squeeze(1)
                 ahead = logp[-1].clone()
             scores = chosen.float().cpu().numpy()
-            yield ScoredChunk(item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan")))
+            yield ScoredChunk(
+                item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan"))
+            )
 
 
 def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
     """Writes chunks as they come; the file appears under its name when it is whole.
 
-    Columns: ``chrom``, ``position`` (0-based), ``base``, ``log_likelihood`` (ln p; null where there is none).
+    Columns: ``chrom``, ``position`` (0-based), ``base``, ``log_likelihood`` (ln p; null where there
+    is none).
 
     Args:
         chunks: from ``stream_log_likelihood``.
@@ -91,7 +98,12 @@ def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict
 
     letters = pa.array([str(token) for token in TOKENS])
     text = pa.dictionary(pa.int32(), pa.string())
-    fields = [("chrom", text), ("position", pa.int64()), ("base", text), ("log_likelihood", pa.float32())]
+    fields = [
+        ("chrom", text),
+        ("position", pa.int64()),
+        ("base", text),
+        ("log_likelihood", pa.float32()),
+    ]
     schema = pa.schema(fields, metadata=metadata)
     bases = 0
 
@@ -100,7 +112,9 @@ def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict
         for part in chunks:
             n = len(part.ids)
             columns = [
-                pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([part.chrom])),
+                pa.DictionaryArray.from_arrays(
+                    pa.array(np.zeros(n, np.int32)), pa.array([part.chrom])
+                ),
                 pa.array(np.arange(part.start, part.start + n)),
                 pa.DictionaryArray.from_arrays(pa.array(part.ids.astype(np.int32)), letters),
                 pa.array(part.log_likelihood, mask=np.isnan(part.log_likelihood)),
@@ -115,7 +129,13 @@ def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict
 def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iterator[ScoredChunk]:
     """Passes chunks on and shows how far they are, on stderr, if that is a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn(title),
@@ -124,7 +144,9 @@ def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iter
         TextColumn("bases"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty()
+    ) as progress:
         bar = progress.add_task(title, total=total)
         for part in chunks:
             yield part
@@ -143,7 +165,9 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
-    parser.add_argument("--chunk", type=int, default=65536, help="bases read at once (default 65536)")
+    parser.add_argument(
+        "--chunk", type=int, default=65536, help="bases read at once (default 65536)"
+    )
     parser.add_argument(
         "--plot", help="PNG of bits per base along the genome, with the genes of a GenBank file"
     )
@@ -155,13 +179,16 @@ def run(argv: Sequence[str]) -> int:
     genome.validate()
     task = load_task(args.ckpt_path, "genomics")
     if not isinstance(task, CausalLanguageModel):
-        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, a CausalLanguageModel is needed")
+        raise ConfigError(
+            f"{args.ckpt_path}: is a {type(task).__name__}, a CausalLanguageModel is needed"
+        )
     model = task.model.eval().to(args.device)
     metadata = {
         "genome": Path(source).name,
         "genome_sha256": genome.checksum(),
         "checkpoint": Path(args.ckpt_path).name,
-        "log_likelihood": "natural logarithm of the probability of the base given all bases before it",
+        "log_likelihood": "natural logarithm of the probability of the base given all bases "
+        "before it",
         "position": "0-based",
     }
     total = sum(genome.records.values())

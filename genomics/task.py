@@ -19,8 +19,8 @@ from longseq.genomics.models.language_model import DNALanguageModel
 class CausalLanguageModel(BaseTask):
     """Next-base prediction; metrics in bits per base.
 
-    In validation and test the windows of a region follow each other, and the state is carried from one to the
-    next: the figure is that of one pass over the region, whatever the window length.
+    In validation and test the windows of a region follow each other, and the state is carried from
+    one to the next: the figure is that of one pass over the region, whatever the window length.
 
     Args:
         d_model: width D.
@@ -53,7 +53,15 @@ class CausalLanguageModel(BaseTask):
     ) -> None:
         super().__init__(**recipe)
         self.model = DNALanguageModel(
-            d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, tie_embeddings, mlp=mlp
+            d_model,
+            n_layers,
+            mixer,
+            mixer_kwargs,
+            mlp_ratio,
+            norm,
+            dropout,
+            tie_embeddings,
+            mlp=mlp,
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")
@@ -64,7 +72,10 @@ class CausalLanguageModel(BaseTask):
         return {"bits_per_base": BitsPerBase()}
 
     def forward(
-        self, input_ids: Tensor, states: list[State] | None = None, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """See ``DNALanguageModel.forward``."""
         return self.model(input_ids, states, segment_ids)

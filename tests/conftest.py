@@ -1,4 +1,5 @@
-"""What holds for every test: property tests know no clock; the run ends with what was skipped, and why."""
+"""What holds for every test: property tests know no clock; the run ends with what was skipped, and
+why."""
 
 from __future__ import annotations
 

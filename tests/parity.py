@@ -1,6 +1,8 @@
-"""What parity tests share: values that any machine computes alike, gradients, and how far numbers differ.
+"""What parity tests share: values that any machine computes alike, gradients, and how far numbers
+differ.
 
-The scripts at the end of parity tests, which write their frozen numbers, need this folder on PYTHONPATH.
+The scripts at the end of parity tests, which write their frozen numbers, need this folder on
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 
 def waves(*shape: int) -> Tensor:
     """Returns an input by formula, float64."""
-    return torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1).view(shape)
+    return torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1).view(
+        shape
+    )
 
 
 def fill(module: nn.Module, size: float = 0.5) -> None:
@@ -32,7 +36,8 @@ def fill(module: nn.Module, size: float = 0.5) -> None:
 
 
 def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is more."""
+    """Relative to the largest value of each tensor, or to 1e-3 of the largest of all where that is
+    more."""
     assert actual.keys() == expected.keys()
     floor = 1e-3 * max(value.abs().max().item() for value in expected.values())
     return {
@@ -42,7 +47,8 @@ def differences(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[
 
 
 def close(actual: Tensor, expected: Tensor, what: str, bound: float) -> None:
-    """Checks that the largest difference, relative to the largest value or to 1, is within the bound."""
+    """Checks that the largest difference, relative to the largest value or to 1, is within the
+    bound."""
     assert actual.shape == expected.shape, what
     error = (actual - expected).abs().max().item() / max(1.0, expected.abs().max().item())
     print(f"{what}: {error:.1e}")
@@ -66,7 +72,8 @@ def with_gradients(
 
 
 def disturb(layer: nn.Module, size: float = 0.1) -> None:
-    """Moves every parameter away from zero and one, so that no term is absent by its initialisation."""
+    """Moves every parameter away from zero and one, so that no term is absent by its
+    initialisation."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(size * torch.randn_like(parameter))

@@ -1,4 +1,5 @@
-"""The documentation as a site: it builds without a warning, and every public module is on an API page."""
+"""The documentation as a site: it builds without a warning, and every public module is on an API
+page."""
 
 from __future__ import annotations
 

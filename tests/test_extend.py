@@ -32,7 +32,9 @@ def run(arguments: list[str], folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     environment["LONGSEQ_CACHE_DIR"] = str(folder / "cache")
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, (arguments, done.stdout[-1500:], done.stderr[-3000:])
 
 

@@ -1,4 +1,5 @@
-"""No domain imports another or the shell; nothing below the shell imports it (see core/test_imports.py)."""
+"""No domain imports another or the shell; nothing below the shell imports it (see
+core/test_imports.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ DOMAINS = ("genomics", "timeseries", "vision", "audio", "weather")
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yields the modules of longseq that a file imports, lazily or not, and those that it names in text."""
+    """Yields the modules of longseq that a file imports, lazily or not, and those that it names in
+    text."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,6 +55,7 @@ def test_nothing_below_the_shell_imports_it_or_a_domain() -> None:
 def test_a_lazy_import_and_a_named_module_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     path.write_text(
-        'def f():\n    from longseq.core import shell\nX = "longseq.audio.scan:run"\nY = "longseq.md"'
+        'def f():\n    from longseq.core import shell\nX = "longseq.audio.scan:run"\nY = '
+        '"longseq.md"'
     )
     assert {"longseq.core.shell", "longseq.audio.scan"} <= set(imported(path))

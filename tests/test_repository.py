@@ -1,4 +1,5 @@
-"""The repository's own promises: what `make test` says of skipped tests, and bounds on every dependency."""
+"""The repository's own promises: what `make test` says of skipped tests, and bounds on every
+dependency."""
 
 from __future__ import annotations
 
@@ -32,7 +33,17 @@ def test_d(): ...
 def test_skipped_tests_are_told_in_one_line_per_reason(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "--rootdir", str(tmp_path), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "1",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     text = run.stdout.partition("skipped, and why")[2]
@@ -59,7 +70,10 @@ def test_every_dependency_has_a_tested_upper_bound() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     # Compared with by hand, not installed by `make test`.
-    named = [*project["dependencies"], *(line for k, v in extras.items() if k != "mamba-ssm" for line in v)]
+    named = [
+        *project["dependencies"],
+        *(line for k, v in extras.items() if k != "mamba-ssm" for line in v),
+    ]
     known = bounds()
     for line in named:
         requirement = Requirement(line)
@@ -76,5 +90,7 @@ def test_both_commands_install_within_the_bounds(target: str) -> None:
     (line,) = [text for text in plan.splitlines() if "--editable" in text]
     assert "--constraint constraints.txt" in line and "torch==2.11.0" in line
     assert line.startswith(".venv-2.11.0/bin/python")
-    plain = subprocess.run(command[:-1], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    plain = subprocess.run(
+        command[:-1], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert "torch==" not in plain and ".venv/bin/python -m pip install" in plain

@@ -1,4 +1,5 @@
-"""Time series: forecasters on long and wide frames, beside repeat, seasonal naive and ridge baselines."""
+"""Time series: forecasters on long and wide frames, beside repeat, seasonal naive and ridge
+baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from longseq.timeseries.forecast import forecast_frame
     from longseq.timeseries.task import Autoformer, Forecaster, Informer, MixerForecaster, SpaceTime
 
-# Packages of the `timeseries` extra that the domain needs; the command line checks them before it starts.
+# Packages of the `timeseries` extra that the domain needs; the command line checks them before it
+# starts.
 REQUIRES = ("pandas", "pyarrow")
 
 _EXPORTS = {

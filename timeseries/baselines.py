@@ -1,4 +1,5 @@
-"""The plain forecasters that a model must beat: repeat, seasonal naive, and two ridge regressions."""
+"""The plain forecasters that a model must beat: repeat, seasonal naive, and two ridge
+regressions."""
 
 from __future__ import annotations
 
@@ -68,16 +69,20 @@ class SeasonalNaive(Baseline):
     def forecast(self, x: Tensor) -> Tensor:
         length = x.shape[1]
         if length < self.season:
-            raise ConfigError(f"a context of {length} rows does not hold one season of {self.season}")
+            raise ConfigError(
+                f"a context of {length} rows does not hold one season of {self.season}"
+            )
         rows = length - self.season + torch.arange(self.horizon) % self.season
         return x[:, rows]
 
 
 class LinearRidge(Baseline):
-    """A linear map from context to horizon, the same for every series, by ridge regression in closed form.
+    """A linear map from context to horizon, the same for every series, by ridge regression in
+    closed form.
 
-    With the features Φ (one row a window and series) and targets Y: W = (ΦᵀΦ + λP)⁻¹ ΦᵀY, P the identity but
-    for the intercept, which is not penalised. Sums run over windows in float64, so no window is kept.
+    With the features Φ (one row a window and series) and targets Y: W = (ΦᵀΦ + λP)⁻¹ ΦᵀY, P the
+    identity but for the intercept, which is not penalised. Sums run over windows in float64, so no
+    window is kept.
 
     Args:
         horizon: predicted rows h.
@@ -97,7 +102,8 @@ class LinearRidge(Baseline):
 
     @abstractmethod
     def features(self, length: int) -> tuple[Tensor, Tensor]:
-        """Returns the maps from a context to features (L, F) and to the level of the forecast (L,)."""
+        """Returns the maps from a context to features (L, F) and to the level of the forecast
+        (L,)."""
 
     def fit(self, windows: Windows) -> None:
         """Solves the normal equations of all training windows."""
@@ -114,7 +120,8 @@ class LinearRidge(Baseline):
                 context = torch.cat([chunk[:, :length], chunk.new_ones(len(chunk), 1)], dim=1)
                 gram.addmm_(context.T, context)
                 cross.addmm_(context.T, chunk[:, length:])
-        # Features are linear in the context, so their normal equations follow from those of the context.
+        # Features are linear in the context, so their normal equations follow from those of the
+        # context.
         features, level = self.features(length)
         whole = torch.block_diag(features, torch.ones(1, 1, dtype=torch.float64))
         cross = whole.T @ (cross - gram[:, :length] @ level.unsqueeze(1))
@@ -128,14 +135,17 @@ class LinearRidge(Baseline):
 
     def forecast(self, x: Tensor) -> Tensor:
         if len(self._map) != x.shape[1]:
-            raise ConfigError(f"{type(self).__name__} was not fitted with a context of {x.shape[1]} rows")
+            raise ConfigError(
+                f"{type(self).__name__} was not fitted with a context of {x.shape[1]} rows"
+            )
         y = x.transpose(1, 2).double() @ self._map + self._intercept
         return y.transpose(1, 2).to(x.dtype)
 
 
 @BASELINES.register("nlinear_ridge")
 class NLinearRidge(LinearRidge):
-    """NLinear (https://arxiv.org/abs/2205.13504): the map acts on the context less its last value."""
+    """NLinear (https://arxiv.org/abs/2205.13504): the map acts on the context less its last
+    value."""
 
     def features(self, length: int) -> tuple[Tensor, Tensor]:
         level = torch.zeros(length, dtype=torch.float64)
@@ -145,7 +155,8 @@ class NLinearRidge(LinearRidge):
 
 @BASELINES.register("dlinear_ridge")
 class DLinearRidge(LinearRidge):
-    """DLinear (https://arxiv.org/abs/2205.13504): two maps, of the moving average and of what it leaves.
+    """DLinear (https://arxiv.org/abs/2205.13504): two maps, of the moving average and of what it
+    leaves.
 
     The moving average covers 25 rows, with the first and last value repeated at the ends.
     """
@@ -153,7 +164,9 @@ class DLinearRidge(LinearRidge):
     def features(self, length: int) -> tuple[Tensor, Tensor]:
         half = (MOVING_AVERAGE - 1) // 2
         unit = torch.eye(length, dtype=torch.float64)
-        padded = torch.cat([unit[:, :1].expand(-1, half), unit, unit[:, -1:].expand(-1, half)], dim=1)
+        padded = torch.cat(
+            [unit[:, :1].expand(-1, half), unit, unit[:, -1:].expand(-1, half)], dim=1
+        )
         trend = torch.nn.functional.avg_pool1d(padded.unsqueeze(1), MOVING_AVERAGE, 1).squeeze(1)
         return torch.cat([unit - trend, trend], dim=1), torch.zeros(length, dtype=torch.float64)
 

@@ -10,15 +10,18 @@ DOMAIN = Domain(
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
     demo=Command(
-        "train on packaged electricity demand and compare with the baselines", "longseq.timeseries.demo:demo"
+        "train on packaged electricity demand and compare with the baselines",
+        "longseq.timeseries.demo:demo",
     ),
     compare=Command(
-        "models beside baselines on one file, with a verdict", "longseq.timeseries.compare:ForecastComparison"
+        "models beside baselines on one file, with a verdict",
+        "longseq.timeseries.compare:ForecastComparison",
     ),
     modules=("longseq.timeseries.task", "longseq.timeseries.data.module"),
     commands={
         "predict": Command(
-            "forecasts of a checkpoint for a frame, to CSV or Parquet", "longseq.timeseries.predict:run"
+            "forecasts of a checkpoint for a frame, to CSV or Parquet",
+            "longseq.timeseries.predict:run",
         ),
     },
     check="longseq.timeseries.data.check:check",

@@ -27,7 +27,9 @@ from longseq.timeseries.metrics import ForecastError
 from longseq.timeseries.task import Forecaster
 
 
-def evaluate(model: Forecaster | Baseline, windows: Windows, batch_size: int = 128) -> tuple[float, float]:
+def evaluate(
+    model: Forecaster | Baseline, windows: Windows, batch_size: int = 128
+) -> tuple[float, float]:
     """Returns mean squared and mean absolute error over all windows.
 
     Args:
@@ -55,10 +57,15 @@ class ForecastComparison(Comparison):
     baselines = BASELINES
     score = "mse"
     columns = {
-        **dict.fromkeys(("model", "kind"), ""), **dict.fromkeys(("horizon", "seed"), "d"),
-        **dict.fromkeys(("mse", "mae"), "r"), **dict.fromkeys(("windows", "context"), "d"),
-        "protocol": "", "parameters": "d", "seconds": "r", "verdict": "",
-    }  # fmt: skip
+        **dict.fromkeys(("model", "kind"), ""),
+        **dict.fromkeys(("horizon", "seed"), "d"),
+        **dict.fromkeys(("mse", "mae"), "r"),
+        **dict.fromkeys(("windows", "context"), "d"),
+        "protocol": "",
+        "parameters": "d",
+        "seconds": "r",
+        "verdict": "",
+    }
 
     def __init__(self, data: ForecastData, season: int | None = None, ridge: float = RIDGE) -> None:
         self.data, self.ridge = data, ridge
@@ -70,9 +77,13 @@ class ForecastComparison(Comparison):
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--data", required=True, help="CSV, TSV, Parquet or TXT file")
         protocols = ", ".join(list_protocols())
-        parser.add_argument("--protocol", default="ratio", help=f"{protocols}, or a YAML file (ratio)")
+        parser.add_argument(
+            "--protocol", default="ratio", help=f"{protocols}, or a YAML file (ratio)"
+        )
         parser.add_argument("--context", type=int, default=336, help="known rows of a window (336)")
-        parser.add_argument("--horizons", default="96,192,336,720", help="predicted rows (96,192,336,720)")
+        parser.add_argument(
+            "--horizons", default="96,192,336,720", help="predicted rows (96,192,336,720)"
+        )
         parser.add_argument("--series", help="names of the series to take, by commas (all)")
         parser.add_argument(
             "--missing", choices=("error", "ffill"), default="error", help="missing values (error)"
@@ -86,7 +97,9 @@ class ForecastComparison(Comparison):
     def of(cls, args: argparse.Namespace) -> Iterator[ForecastComparison]:
         series = None if args.series is None else args.series.split(",")
         for horizon in whole_numbers("--horizons", args.horizons):
-            data = ForecastData(args.data, args.protocol, args.context, horizon, series, args.missing)
+            data = ForecastData(
+                args.data, args.protocol, args.context, horizon, series, args.missing
+            )
             yield cls(data, args.season, args.ridge)
 
     @property
@@ -101,7 +114,8 @@ class ForecastComparison(Comparison):
     def title(self) -> str:
         data, panel = self.data, self.data.panel
         filled = f", {panel.filled} values carried forward" if panel.filled else ""
-        where = f"{data.path}, protocol {data.protocol.name}, context {data.context}, horizon {data.horizon}"
+        spans = f"context {data.context}, horizon {data.horizon}"
+        where = f"{data.path}, protocol {data.protocol.name}, {spans}"
         return f"{where}: {len(self.test):,} test windows of {', '.join(panel.ids[:7])}{filled}"
 
     def tie(self, row: Row, rival: Row) -> float:
@@ -114,14 +128,20 @@ class ForecastComparison(Comparison):
             "seconds": f"{np.mean([row.numbers['seconds'] for row in rows]):.1f}",
         }
 
-    def _row(self, name: str, model: Forecaster | Baseline, start: float, parameters: int, **own: Any) -> Row:
+    def _row(
+        self, name: str, model: Forecaster | Baseline, start: float, parameters: int, **own: Any
+    ) -> Row:
         mse, mae = evaluate(model, self.test, self.data.eval_batch_size)
         kind = "baseline" if isinstance(model, Baseline) else "model"
         numbers = {
-            "mae": mae, "parameters": parameters, "seconds": time.perf_counter() - start,
-            "horizon": self.data.horizon, "windows": len(self.test), "context": self.data.context,
+            "mae": mae,
+            "parameters": parameters,
+            "seconds": time.perf_counter() - start,
+            "horizon": self.data.horizon,
+            "windows": len(self.test),
+            "context": self.data.context,
             "protocol": self.data.protocol.name,
-        }  # fmt: skip
+        }
         return Row(name, kind, mse, numbers=numbers, **own)  # type: ignore[arg-type]
 
     def baseline(self, name: str) -> list[Row]:
@@ -136,7 +156,9 @@ class ForecastComparison(Comparison):
         assert isinstance(task, Forecaster)
         for size in ("context", "horizon"):
             if getattr(task, size) != getattr(self.data, size):
-                text = f"has {size} {getattr(task, size)}, the comparison {getattr(self.data, size)}"
+                text = (
+                    f"has {size} {getattr(task, size)}, the comparison {getattr(self.data, size)}"
+                )
                 raise DataError(text, path=path)
         if task.scaler != self.data.facts():
             raise DataError("was trained on other rows than those before the test", path=path)
@@ -152,6 +174,9 @@ class ForecastComparison(Comparison):
         name = str((content.get("model") or {}).get("class_path", ""))
         cls = import_object(name) if "." in name else vars(tasks).get(name)
         if not getattr(cls, "channel_independent", True):
-            model |= {"channels": len(data.panel.ids), "features": N_FEATURES[resolution(data.panel.freq)]}
+            model |= {
+                "channels": len(data.panel.ids),
+                "features": N_FEATURES[resolution(data.panel.freq)],
+            }
         series = {} if data.series is None else {"series": data.series}
         return {"data": {**known, **sizes, **series, "seed": seed}, "model": model}

@@ -23,7 +23,8 @@ _LEVEL = 80
 
 
 def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
-    """Trains on the packaged demand, scores all test windows beside the baselines, writes forecasts.
+    """Trains on the packaged demand, scores all test windows beside the baselines, writes
+    forecasts.
 
     Args:
         out: folder for what is written.
@@ -31,7 +32,10 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
         max_steps: training steps, in place of the configuration's.
     """
     start = time.perf_counter()
-    print(f"1. Training {CONFIG}.yaml on the packaged series: a week is known, the next day is forecast")
+    print(
+        f"1. Training {CONFIG}.yaml on the packaged series: a week is known, the next day is "
+        f"forecast"
+    )
     run = train(CONFIG, out, values=few_steps(max_steps))
     folder, checkpoint = run.folder, run.checkpoint
     task = load_task(checkpoint, "timeseries")
@@ -68,17 +72,20 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     write_frame(frame, table)
     plot_forecast(panel, frame, type(task).__name__, image, _LEVEL, "MW")
     caption = (
-        f"The last {_DAYS} days, each forecast as a whole at midnight, with {_LEVEL}% conformal intervals; "
+        f"The last {_DAYS} days, each forecast as a whole at midnight, with {_LEVEL}% conformal "
+        f"intervals; "
         "dotted: the same time yesterday."
     )
     return Section(
         domain="timeseries",
         question="How much electricity will England and Wales need tomorrow, every half hour?",
-        data=f"{len(panel):,} half-hours of demand in 2000 (Taylor 2003), tested on {len(windows):,} windows "
+        data=f"{len(panel):,} half-hours of demand in 2000 (Taylor 2003), tested on "
+        f"{len(windows):,} windows "
         "of the last fifth; source and licence in timeseries/samples/SOURCE.md.",
         scores=scores,
         metric="mean absolute error, MW",
-        speed=f"Training took {run.seconds:.0f} s; {_DAYS} forecasts with intervals took {took:.1f} s.",
+        speed=f"Training took {run.seconds:.0f} s; {_DAYS} forecasts with intervals took "
+        f"{took:.1f} s.",
         seconds=time.perf_counter() - start,
         pictures=[Picture(image, caption)],
         files=[checkpoint, folder / "loss_curve.png", table, image],

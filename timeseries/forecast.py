@@ -1,4 +1,5 @@
-"""Forecasts of a fitted model as a frame, with conformal intervals calibrated after the training rows."""
+"""Forecasts of a fitted model as a frame, with conformal intervals calibrated after the training
+rows."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def run_model(model: Forecaster | Baseline, batch: dict[str, Tensor]) -> Tensor:
 def match_panel(task: Forecaster, panel: Panel, known: int) -> tuple[Panel, Scaler]:
     """Returns the panel with the series that a model takes, and their scaler.
 
-    Series are known by name. One that the model was not trained on is scaled by its own values before row
-    ``known``, if the model treats every series on its own.
+    Series are known by name. One that the model was not trained on is scaled by its own values
+    before row ``known``, if the model treats every series on its own.
 
     Args:
         task: with the scaler of its training.
@@ -52,11 +53,15 @@ def match_panel(task: Forecaster, panel: Panel, known: int) -> tuple[Panel, Scal
     """
     trained = task.get_scaler()
     if trained is None:
-        raise ConfigError("the model has no scaler: it was not trained on data of longseq timeseries")
+        raise ConfigError(
+            "the model has no scaler: it was not trained on data of longseq timeseries"
+        )
     if not task.channel_independent:
         absent = [name for name in trained.ids if name not in panel.ids]
         if absent:
-            raise DataError(f"has no series {absent[0]!r}, which the model was trained on", path=panel.source)
+            raise DataError(
+                f"has no series {absent[0]!r}, which the model was trained on", path=panel.source
+            )
         panel = panel.select(list(trained.ids))
     task.check_series(panel.ids, N_FEATURES[resolution(panel.freq)], panel.source)
     history = panel.values[:known]
@@ -85,14 +90,17 @@ def forecast_frame(
         cutoffs: first unknown rows; the end of the panel if None.
         levels: percentages of the intervals, for example (90,).
         batch_size: cutoffs at once; the result does not depend on it.
-        season: of the seasonal naive forecast beside the model's, in rows; the panel's usual one if None.
+        season: of the seasonal naive forecast beside the model's, in rows; the panel's usual one if
+            None.
 
     Returns:
-        Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not known),
-        the model's name, ``<name>-lo-90`` and ``<name>-hi-90`` for every level, and ``SeasonalNaive``.
+        Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
+        known), the model's name, ``<name>-lo-90`` and ``<name>-hi-90`` for every level, and
+        ``SeasonalNaive``.
 
     Raises:
-        DataError: if the panel is too short for the context or for the calibration of the intervals.
+        DataError: if the panel is too short for the context or for the calibration of the
+            intervals.
         ConfigError: for a wrong cutoff or level.
     """
     at = [len(panel)] if cutoffs is None else list(cutoffs)
@@ -103,9 +111,12 @@ def forecast_frame(
     seasonal = SeasonalNaive(horizon, min(season or panel.season(), context))
     # Rows beyond the end are NaN: they are targets only.
     extended = Panel(
-        np.concatenate([panel.values, np.full((horizon, len(panel.ids)), np.nan)]), panel.ids,
-        panel.ds.append(panel.future(len(panel), horizon)), panel.freq, panel.source,
-    )  # fmt: skip
+        np.concatenate([panel.values, np.full((horizon, len(panel.ids)), np.nan)]),
+        panel.ids,
+        panel.ds.append(panel.future(len(panel), horizon)),
+        panel.freq,
+        panel.source,
+    )
     windows = Windows(extended, scaler, at, context, horizon)
     name = type(task).__name__
     columns: dict[str, list[np.ndarray]] = {name: [], BASELINE_COLUMN: []}
@@ -150,13 +161,19 @@ def _batches(windows: Windows, batch_size: int) -> Any:
 
 
 def _conformal_radii(
-    task: Forecaster, panel: Panel, scaler: Scaler, cutoff: int, levels: Sequence[int], batch_size: int
+    task: Forecaster,
+    panel: Panel,
+    scaler: Scaler,
+    cutoff: int,
+    levels: Sequence[int],
+    batch_size: int,
 ) -> list[np.ndarray]:
     """Returns a half-width (h, C) for every level, in the units of the data.
 
-    Split conformal prediction: the ⌈(n + 1) · level⌉-th smallest of n absolute errors at earlier cutoffs,
-    whose targets lie after the training rows and before the cutoff. Nothing that the model was fitted on
-    counts, and nothing after the cutoff. (Validation rows, which chose the checkpoint, do count.)
+    Split conformal prediction: the ⌈(n + 1) · level⌉-th smallest of n absolute errors at earlier
+    cutoffs, whose targets lie after the training rows and before the cutoff. Nothing that the model
+    was fitted on counts, and nothing after the cutoff. (Validation rows, which chose the
+    checkpoint, do count.)
     """
     for level in levels:
         if not 0 < level < 100:
@@ -164,15 +181,19 @@ def _conformal_radii(
     assert task.scaler is not None
     end = task.scaler["train_end"]
     trained = pd.Timestamp(end) if panel.dated else int(end)
-    first = max(task.context, int(np.searchsorted(np.asarray(panel.ds), np.asarray(trained), side="right")))
+    first = max(
+        task.context, int(np.searchsorted(np.asarray(panel.ds), np.asarray(trained), side="right"))
+    )
     earlier = range(first, cutoff - task.horizon + 1)
     need = math.ceil(1 / (1 - max(levels) / 100)) - 1
     if len(earlier) < need:
         text = (
-            f"has {len(earlier)} cutoffs between the end of training ({end}) and {panel.ds[cutoff - 1]}, "
-            f"an interval of {max(levels)}% needs {need}"
+            f"has {len(earlier)} cutoffs between the end of training ({end}) and "
+            f"{panel.ds[cutoff - 1]}, an interval of {max(levels)}% needs {need}"
         )
-        raise DataError(text, path=panel.source, hint="give a lower --level, or a file that goes on longer")
+        raise DataError(
+            text, path=panel.source, hint="give a lower --level, or a file that goes on longer"
+        )
     errors = []
     for batch in _batches(Windows(panel, scaler, earlier, task.context, task.horizon), batch_size):
         errors.append((run_model(task, batch) - batch["y"]).abs().double().numpy())

@@ -13,7 +13,12 @@ from longseq.timeseries.forecast import BASELINE_COLUMN
 
 
 def plot_forecast(
-    panel: Panel, frame: pd.DataFrame, model: str, path: str | Path, level: int | None = None, unit: str = ""
+    panel: Panel,
+    frame: pd.DataFrame,
+    model: str,
+    path: str | Path,
+    level: int | None = None,
+    unit: str = "",
 ) -> None:
     """Draws the forecasts of one series over its last known rows, as PNG.
 
@@ -29,7 +34,9 @@ def plot_forecast(
     rows = frame[frame["unique_id"] == name]
     times = np.asarray(panel.ds)
     first = max(
-        0, int(np.searchsorted(times, np.asarray(rows["ds"].min()))) - 3 * len(rows["ds"].unique()) // 4
+        0,
+        int(np.searchsorted(times, np.asarray(rows["ds"].min())))
+        - 3 * len(rows["ds"].unique()) // 4,
     )
     figure = new_figure(10, 3.6)
     axes = figure.add_subplot()
@@ -38,8 +45,12 @@ def plot_forecast(
         labels = (model, "seasonal naive", f"{level}% interval") if i == 0 else (None, None, None)
         if level is not None:
             low, high = part[f"{model}-lo-{level}"], part[f"{model}-hi-{level}"]
-            axes.fill_between(part["ds"], low, high, color="tab:blue", alpha=0.2, lw=0, label=labels[2])
-        axes.plot(part["ds"], part[BASELINE_COLUMN], color="tab:orange", lw=1, ls=":", label=labels[1])
+            axes.fill_between(
+                part["ds"], low, high, color="tab:blue", alpha=0.2, lw=0, label=labels[2]
+            )
+        axes.plot(
+            part["ds"], part[BASELINE_COLUMN], color="tab:orange", lw=1, ls=":", label=labels[1]
+        )
         axes.plot(part["ds"], part[model], color="tab:blue", lw=1.4, label=labels[0])
         axes.axvline(part["cutoff"].iloc[0], color="grey", lw=0.6)
     axes.set_title(name, loc="left")

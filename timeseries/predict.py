@@ -21,8 +21,10 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq timeseries predict``."""
     parser = argparse.ArgumentParser(
         prog="longseq timeseries predict",
-        description="Forecasts after the end of a long or wide frame, or from earlier cutoffs, as a frame "
-        "with the columns unique_id, ds, cutoff, y, the model's name, and the seasonal naive forecast.",
+        description="Forecasts after the end of a long or wide frame, or from earlier cutoffs, as "
+        "a frame "
+        "with the columns unique_id, ds, cutoff, y, the model's name, and the seasonal naive "
+        "forecast.",
     )
     parser.add_argument(
         "frame", help="CSV or Parquet file: unique_id, ds, y; or a time column and the series"
@@ -33,7 +35,8 @@ def run(argv: Sequence[str]) -> int:
         "--cutoffs",
         type=int,
         default=0,
-        help="forecast from so many earlier cutoffs whose targets are known, instead of from the end (0)",
+        help="forecast from so many earlier cutoffs whose targets are known, instead of from the "
+        "end (0)",
     )
     parser.add_argument("--step", type=int, help="rows between these cutoffs (the horizon)")
     parser.add_argument(
@@ -41,7 +44,8 @@ def run(argv: Sequence[str]) -> int:
         type=int,
         action="append",
         default=[],
-        help="percentage of an interval, calibrated on the rows between training and cutoff; may be repeated",
+        help="percentage of an interval, calibrated on the rows between training and cutoff; may "
+        "be repeated",
     )
     parser.add_argument(
         "--missing", choices=("error", "ffill"), default="error", help="missing values (error)"
@@ -66,8 +70,8 @@ def run(argv: Sequence[str]) -> int:
     cutoffs = [last - i * step for i in reversed(range(args.cutoffs))] or None
     if cutoffs is not None and cutoffs[0] < task.context:
         raise ConfigError(
-            f"{args.frame}: {len(panel)} rows leave no {args.cutoffs} cutoffs of context {task.context} and "
-            f"horizon {task.horizon}; lower --cutoffs or --step"
+            f"{args.frame}: {len(panel)} rows leave no {args.cutoffs} cutoffs of context "
+            f"{task.context} and horizon {task.horizon}; lower --cutoffs or --step"
         )
     frame = forecast_frame(
         task.to(args.device), panel, cutoffs, sorted(set(args.level)), args.batch_size, args.season
@@ -75,14 +79,18 @@ def run(argv: Sequence[str]) -> int:
     write_frame(frame, args.out)
     filled = f" ({panel.filled} missing values carried forward)" if panel.filled else ""
     count = 1 if cutoffs is None else len(cutoffs)
-    print(f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} cutoffs{filled}")
+    print(
+        f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} "
+        f"cutoffs{filled}"
+    )
     if cutoffs is not None:
         _print_scores(frame, type(task).__name__, args.frame)
     return 0
 
 
 def _print_scores(frame: pd.DataFrame, model: str, source: str) -> None:
-    """Prints the model's error beside the seasonal naive forecast's, in deviations of each series."""
+    """Prints the model's error beside the seasonal naive forecast's, in deviations of each
+    series."""
     spread = frame.groupby("unique_id")["y"].transform("std").replace(0, 1.0)
     scores = []
     for column, kind in ((model, "model"), (BASELINE_COLUMN, "baseline")):

@@ -26,11 +26,13 @@ from longseq.timeseries.models.spacetime import SpaceTime as SpaceTimeModel
 class Forecaster(BaseTask):
     """A model that maps a context to the mean forecast of a horizon.
 
-    Subclasses set ``context`` and ``horizon``. ``fit`` takes the scaler from the data (training rows only),
-    with the time at which these end; it travels with the checkpoint, so that predictions use the same.
+    Subclasses set ``context`` and ``horizon``. ``fit`` takes the scaler from the data (training
+    rows only), with the time at which these end; it travels with the checkpoint, so that
+    predictions use the same.
 
     Attributes:
-        channel_independent: whether series go through the network one by one, so that it takes any number.
+        channel_independent: whether series go through the network one by one, so that it takes any
+            number.
         features: number of calendar features that the model was made for; None if it takes none.
     """
 
@@ -48,7 +50,8 @@ class Forecaster(BaseTask):
 
     @abstractmethod
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
-        """Returns the forecast (B, h, C) of z-scores x (B, L, C); the marks are calendar features."""
+        """Returns the forecast (B, h, C) of z-scores x (B, L, C); the marks are calendar
+        features."""
 
     def training_loss(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """Returns the loss of training where it is not the mean squared error."""
@@ -67,7 +70,8 @@ class Forecaster(BaseTask):
 
     @property
     def scaler(self) -> dict[str, Any] | None:
-        """Means and deviations of the training rows by series, and their end; None before ``fit``."""
+        """Means and deviations of the training rows by series, and their end; None before
+        ``fit``."""
         return self.facts or None
 
     def check_data(self, data: Any) -> None:
@@ -77,7 +81,8 @@ class Forecaster(BaseTask):
         for name in ("context", "horizon"):
             if getattr(self, name) != getattr(data, name):
                 raise ConfigError(
-                    f"--model.{name} {getattr(self, name)} and --data.{name} {getattr(data, name)} must agree"
+                    f"--model.{name} {getattr(self, name)} and --data.{name} "
+                    f"{getattr(data, name)} must agree"
                 )
         self.check_series(data.panel.ids, N_FEATURES[resolution(data.panel.freq)], data.path)
 
@@ -85,7 +90,8 @@ class Forecaster(BaseTask):
         """Other training rows would need another scaler; evaluation may be on any."""
         if stage == "fit" and known != found and isinstance(self.data, ForecastData):
             raise ConfigError(
-                f"{self.data.path}: its training rows have another mean or standard deviation than those of "
+                f"{self.data.path}: its training rows have another mean or standard deviation "
+                f"than those of "
                 "the checkpoint; --init_from starts a new training from its weights"
             )
 
@@ -110,12 +116,14 @@ class Forecaster(BaseTask):
         """
         if self.channels is not None and len(ids) != self.channels:
             raise ConfigError(
-                f"{source}: has {len(ids)} series, the model takes {self.channels} (--model.channels)"
+                f"{source}: has {len(ids)} series, the model takes {self.channels} "
+                f"(--model.channels)"
             )
         if self.features is not None and features != self.features:
             raise ConfigError(
-                f"{source}: its times have {features} calendar features (5 below an hour, 4 below a day, "
-                f"3 from a day on, 0 without dates), the model takes {self.features} (--model.features)"
+                f"{source}: its times have {features} calendar features (5 below an hour, 4 below "
+                f"a day, 3 from a day on, 0 without dates), the model takes {self.features} "
+                f"(--model.features)"
             )
 
     def get_scaler(self) -> Scaler | None:
@@ -144,7 +152,12 @@ class MixerForecaster(Forecaster):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
-    defaults = {"weight_decay": 0.05, "betas": (0.9, 0.99), "warmup_steps": 20, "min_lr_ratio": 0.02}
+    defaults = {
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.99),
+        "warmup_steps": 20,
+        "min_lr_ratio": 0.02,
+    }
 
     def __init__(
         self,
@@ -167,9 +180,21 @@ class MixerForecaster(Forecaster):
         super().__init__(**recipe)
         self.context, self.horizon = context, horizon
         self.model = MixerForecasterModel(
-            context, horizon, d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, normalise,
-            patch, stride, head, linear_skip,
-        )  # fmt: skip
+            context,
+            horizon,
+            d_model,
+            n_layers,
+            mixer,
+            mixer_kwargs,
+            mlp_ratio,
+            norm,
+            dropout,
+            normalise,
+            patch,
+            stride,
+            head,
+            linear_skip,
+        )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x)
@@ -261,9 +286,21 @@ class Informer(Forecaster):
         self.context, self.horizon = context, horizon
         self.channels, self.features = channels, features
         self.model = InformerModel(
-            channels, context, horizon, label, features, d_model, n_heads, e_layers, d_layers, d_ff, factor,
-            dropout, distil, compat,
-        )  # fmt: skip
+            channels,
+            context,
+            horizon,
+            label,
+            features,
+            d_model,
+            n_heads,
+            e_layers,
+            d_layers,
+            d_ff,
+            factor,
+            dropout,
+            distil,
+            compat,
+        )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x, x_mark, y_mark)
@@ -316,9 +353,21 @@ class Autoformer(Forecaster):
         self.context, self.horizon = context, horizon
         self.channels, self.features = channels, features
         self.model = AutoformerModel(
-            channels, context, horizon, label, features, d_model, n_heads, e_layers, d_layers, d_ff,
-            moving_average, factor, dropout, compat,
-        )  # fmt: skip
+            channels,
+            context,
+            horizon,
+            label,
+            features,
+            d_model,
+            n_heads,
+            e_layers,
+            d_layers,
+            d_ff,
+            moving_average,
+            factor,
+            dropout,
+            compat,
+        )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x, x_mark, y_mark)

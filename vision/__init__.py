@@ -1,4 +1,5 @@
-"""Vision: image classification with state-space models, beside logistic regression on the pixels."""
+"""Vision: image classification with state-space models, beside logistic regression on the
+pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from longseq.vision.models.registry import create_model, list_models
     from longseq.vision.task import ImageClassifier
 
-# Packages of the `vision` extra that the domain needs; the command line checks them before it starts.
+# Packages of the `vision` extra that the domain needs; the command line checks them before it
+# starts.
 REQUIRES = ("torchvision", "PIL", "pandas", "pyarrow", "sklearn")
 
 _EXPORTS = {

@@ -14,11 +14,16 @@ from longseq.core.errors import ConfigError
 from longseq.vision.data.module import Part
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-_MAX_SIDE = 32  # a linear map gains nothing from finer pixels, and 224² · 3 columns would not fit in memory
+_MAX_SIDE = (
+    32  # a linear map gains nothing from finer pixels, and 224² · 3 columns would not fit in memory
+)
 
 
-def pixels(part: Part, size: int, limit: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images of a part as rows of pixels in [0, 1], float32 (N, C·S·S), and their labels (N,).
+def pixels(
+    part: Part, size: int, limit: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a part as rows of pixels in [0, 1], float32 (N, C·S·S), and their
+    labels (N,).
 
     Args:
         part: the images.
@@ -41,7 +46,9 @@ def _resized(image: Tensor, side: int) -> Tensor:
     image = image[:, top : top + square, left : left + square].float() / 255
     if square == side:
         return image
-    return F.interpolate(image[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.interpolate(
+        image[None], (side, side), mode="bilinear", antialias=True, align_corners=False
+    )[0]
 
 
 class PixelRegression:
@@ -61,7 +68,9 @@ class PixelRegression:
         self.strengths, self.max_iter, self.search_rows = tuple(strengths), max_iter, search_rows
         self.strength = float("nan")
 
-    def fit(self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> PixelRegression:
+    def fit(
+        self, x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray
+    ) -> PixelRegression:
         """Chooses C on the validation rows, then fits all training rows.
 
         Args:
@@ -96,7 +105,9 @@ class PixelRegression:
         with warnings.catch_warnings():
             # Stopping early is a choice here: what counts is the accuracy, which is flat by then.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return LogisticRegression(C=strength, max_iter=iterations, tol=1e-4).fit(self._scaled(x), y)
+            return LogisticRegression(C=strength, max_iter=iterations, tol=1e-4).fit(
+                self._scaled(x), y
+            )
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Returns classes (N,) of rows of pixels (N, P)."""

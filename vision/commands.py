@@ -5,12 +5,14 @@ from longseq.vision import REQUIRES
 
 DOMAIN = Domain(
     name="vision",
-    help="image classification: Vim, VMamba and any mixer, beside logistic regression on the pixels",
+    help="image classification: Vim, VMamba and any mixer, beside logistic regression on pixels",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
     models="longseq.vision.models.registry.MODELS",
-    demo=Command("train on packaged images and compare with the baseline", "longseq.vision.demo:demo"),
+    demo=Command(
+        "train on packaged images and compare with the baseline", "longseq.vision.demo:demo"
+    ),
     compare=Command(
         "test accuracy of models beside logistic regression on the pixels",
         "longseq.vision.compare:ImageComparison",

@@ -44,7 +44,9 @@ def _regression(data: ImageData, limit: int | None) -> Score:
     seconds = time.perf_counter() - start
     weights = (x.shape[1] + 1) * len(data.classes)
     notes = {"parameters": f"{weights:,}", "fit": f"{seconds:.0f} s, C {regression.strength:g}"}
-    return Score("logistic regression", float((regression.predict(x_test) == y_test).mean()), notes=notes)
+    return Score(
+        "logistic regression", float((regression.predict(x_test) == y_test).mean()), notes=notes
+    )
 
 
 def baseline_scores(data: ImageData, limit: int | None = None) -> list[Score]:
@@ -79,14 +81,22 @@ class ImageComparison(Comparison):
     baselines = BASELINES
     score = "accuracy"
     columns = {
-        "model": "", "kind": "", "accuracy": ".6f", "test_images": "d", "parameters": "d", "seed": "d",
+        "model": "",
+        "kind": "",
+        "accuracy": ".6f",
+        "test_images": "d",
+        "parameters": "d",
+        "seed": "d",
         "verdict": "",
-    }  # fmt: skip
+    }
     lower_is_better = False
     models_first = True
 
     def __init__(
-        self, changes: Mapping[str, Any] | None = None, limit: int | None = None, device: str = "cpu"
+        self,
+        changes: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.changes, self.limit, self.device = dict(changes or {}), limit, device
         self.data: ImageData | None = None
@@ -117,7 +127,9 @@ class ImageComparison(Comparison):
     def known(self) -> ImageData:
         """The data of the models; an error as long as there is no model."""
         if self.data is None:
-            raise DataError("name a checkpoint or configuration too: it says which images", path="--models")
+            raise DataError(
+                "name a checkpoint or configuration too: it says which images", path="--models"
+            )
         return self.data
 
     def _add(self, path: Path) -> ImageData:

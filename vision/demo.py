@@ -1,4 +1,5 @@
-"""The demo: a small VMamba learns clothes from 4,500 images, beside logistic regression on the pixels."""
+"""The demo: a small VMamba learns clothes from 4,500 images, beside logistic regression on the
+pixels."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     return Section(
         domain="vision",
         question="What kind of clothing is in the picture?",
-        data=f"{len(data.parts['train']):,} training and {tested:,} test images of Fashion-MNIST (Zalando, "
+        data=f"{len(data.parts['train']):,} training and {tested:,} test images of Fashion-MNIST "
+        f"(Zalando, "
         "MIT licence); source in vision/samples/SOURCE.md.",
         scores=scores,
         metric="accuracy",

@@ -28,7 +28,9 @@ def plot_predictions(
         path: the file.
         columns: images a row.
     """
-    guesses = [max(range(len(classes)), key=lambda i: item.probabilities[i]) for item in predictions]
+    guesses = [
+        max(range(len(classes)), key=lambda i: item.probabilities[i]) for item in predictions
+    ]
     wrong = [i for i, guess in enumerate(guesses) if guess != labels[i]]
     wrong.sort(key=lambda i: -predictions[i].probabilities[guesses[i]])
     shown = [*range(min(3 * columns, len(predictions)))], wrong[: 3 * columns]
@@ -44,7 +46,9 @@ def plot_predictions(
             axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray")
             right = guesses[index] == labels[index]
             text = (
-                classes[guesses[index]] if right else f"{classes[guesses[index]]}\n({classes[labels[index]]})"
+                classes[guesses[index]]
+                if right
+                else f"{classes[guesses[index]]}\n({classes[labels[index]]})"
             )
             axes.set_title(text, fontsize=7, color="black" if right else "tab:red")
     save_png(figure, path)

@@ -62,7 +62,10 @@ def open_images(path: str | Path, channels: int) -> ImageSet:
         files = list_files(root)
         names = [name for name in files if is_image(name)]
         if len(files) > len(names):
-            print(f"note: {len(files) - len(names)} files of {root} are not images by name", file=sys.stderr)
+            print(
+                f"note: {len(files) - len(names)} files of {root} are not images by name",
+                file=sys.stderr,
+            )
     if not names:
         raise DataError("holds no images", path=root)
     return FileImages(root, names, [0] * len(names), [], channels)
@@ -101,10 +104,13 @@ def classify(
             yield Prediction(images.name(index), [] if why else next(rows), why)
 
 
-def write_predictions(path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
+def write_predictions(
+    path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]
+) -> None:
     """Writes predictions, whole or not at all.
 
-    Columns: ``file``, ``label``, ``probability`` (of that label), ``p_<class>`` for every class, ``error``.
+    Columns: ``file``, ``label``, ``probability`` (of that label), ``p_<class>`` for every class,
+    ``error``.
 
     Args:
         path: .csv, .tsv or .parquet.
@@ -129,9 +135,12 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision predict``."""
     parser = argparse.ArgumentParser(
         prog="longseq vision predict",
-        description="Class and probabilities of every image: file, label, probability, p_<class>, error.",
+        description="Class and probabilities of every image: file, label, probability, p_<class>, "
+        "error.",
     )
-    parser.add_argument("images", help="folder or zip (searched to any depth), one image, or an IDX file")
+    parser.add_argument(
+        "images", help="folder or zip (searched to any depth), one image, or an IDX file"
+    )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of an image classifier")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
@@ -140,7 +149,9 @@ def run(argv: Sequence[str]) -> int:
     check_table(args.out)
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier):
-        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed")
+        raise ConfigError(
+            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed"
+        )
     images = open_images(args.images, task.in_chans)
     found = list(classify(task, images, args.batch_size, args.device))
     bad = [item for item in found if item.error]

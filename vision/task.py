@@ -23,7 +23,8 @@ from longseq.vision.models.registry import create_model
 class ImageClassifier(BaseTask):
     """Classification of images; all evaluation uses the averaged weights, where there are any.
 
-    The names of the classes and the preprocessing travel in the checkpoint: ``predict`` needs nothing else.
+    The names of the classes and the preprocessing travel in the checkpoint: ``predict`` needs
+    nothing else.
 
     Args:
         model: one of ``longseq.vision.list_models()``.
@@ -65,7 +66,8 @@ class ImageClassifier(BaseTask):
         super().__init__(**recipe)
         if not 0 <= ema_decay < 1 or not 0 <= label_smoothing < 1:
             raise ConfigError(
-                f"ema_decay and label_smoothing must lie in [0, 1), got {ema_decay} and {label_smoothing}"
+                f"ema_decay and label_smoothing must lie in [0, 1), got {ema_decay} and "
+                f"{label_smoothing}"
             )
         if num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2, got {num_classes}")
@@ -110,10 +112,13 @@ class ImageClassifier(BaseTask):
             return
         if len(data.classes) != self.num_classes:
             raise ConfigError(
-                f"model.num_classes is {self.num_classes}, but {data.source} has {len(data.classes)} classes"
+                f"model.num_classes is {self.num_classes}, but {data.source} has "
+                f"{len(data.classes)} classes"
             )
         if data.channels != self.in_chans:
-            raise ConfigError(f"model.in_chans is {self.in_chans}, but data.channels is {data.channels}")
+            raise ConfigError(
+                f"model.in_chans is {self.in_chans}, but data.channels is {data.channels}"
+            )
 
     def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
         """The classes must be those of the training, in the same order."""
@@ -123,8 +128,8 @@ class ImageClassifier(BaseTask):
             and isinstance(self.data, ImageData)
         ):
             raise DataError(
-                f"has the classes {', '.join(found['classes'][:4])}…, but the checkpoint was trained on "
-                f"{', '.join(known.get('classes', [])[:4])}…",
+                f"has the classes {', '.join(found['classes'][:4])}…, but the checkpoint was "
+                f"trained on {', '.join(known.get('classes', [])[:4])}…",
                 path=self.data.source,
             )
 
@@ -145,10 +150,13 @@ class ImageClassifier(BaseTask):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Averages the weights after an optimiser step."""
         super().on_train_batch_end(outputs, batch, batch_idx)
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        stepped = (
+            batch_idx + 1
+        ) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
         if self.ema is None or not stepped:
             return
-        # Early on the average forgets faster, or it would keep the random start for 1 / (1 - decay) steps.
+        # Early on the average forgets faster, or it would keep the random start for 1 / (1 - decay)
+        # steps.
         step = self.trainer.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Weather and climate: emulators over any mixer beside linear pattern scaling, and ConvS5 video models."""
+"""Weather and climate: emulators over any mixer beside linear pattern scaling, and ConvS5 video
+models."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from longseq.weather.video.moving_digits import MovingDigits
     from longseq.weather.video.task import VideoForecaster
 
-# Packages of the `weather` extra that the domain needs; the command line checks them before it starts.
+# Packages of the `weather` extra that the domain needs; the command line checks them before it
+# starts.
 REQUIRES = ("xarray", "h5netcdf", "h5py", "zarr", "cftime", "scipy", "sklearn")
 
 _EXPORTS = {

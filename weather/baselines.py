@@ -1,4 +1,5 @@
-"""The plain baselines of climate emulation: linear pattern scaling, uniform warming, persistence, zero."""
+"""The plain baselines of climate emulation: linear pattern scaling, uniform warming, persistence,
+zero."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ BASELINES: Registry[Callable[[Known], np.ndarray]] = Registry("baseline")
 
 
 class PatternScaling:
-    """Linear pattern scaling: in every cell, anomaly = intercept + slopes · predictors, by least squares.
+    """Linear pattern scaling: in every cell, anomaly = intercept + slopes · predictors, by least
+    squares.
 
     With the smoothed regional mean as the only predictor this is the classical one
-    (https://doi.org/10.1029/2024MS004619 shows how hard it is to beat); with forcings, one slope a forcing.
+    (https://doi.org/10.1029/2024MS004619 shows how hard it is to beat); with forcings, one slope a
+    forcing.
     """
 
     def fit(self, predictors: np.ndarray, fields: np.ndarray) -> PatternScaling:

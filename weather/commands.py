@@ -3,13 +3,18 @@
 from longseq.core.domain import Command, Domain
 from longseq.weather import REQUIRES
 
+_DIGITS = "moving_digits.MovingDigits"
+
 DOMAIN = Domain(
     name="weather",
-    help="climate emulators on CF NetCDF and Zarr, beside linear pattern scaling; ConvS5 video models",
+    help="climate emulators on CF NetCDF and Zarr, beside linear pattern scaling; ConvS5 video "
+    "models",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
-    demo=Command("train on packaged runs and compare with the baselines", "longseq.weather.demo:demo"),
+    demo=Command(
+        "train on packaged runs and compare with the baselines", "longseq.weather.demo:demo"
+    ),
     compare=Command(
         "emulators beside linear pattern scaling, with a noise floor",
         "longseq.weather.compare:EmulatorComparison",
@@ -22,19 +27,22 @@ DOMAIN = Domain(
     ),
     commands={
         "predict": Command(
-            "fields of a checkpoint for a scenario, to CF NetCDF or Zarr", "longseq.weather.predict:run"
+            "fields of a checkpoint for a scenario, to CF NetCDF or Zarr",
+            "longseq.weather.predict:run",
         ),
         "rollout": Command(
             "video frames of a checkpoint after a context, beside persistence",
             "longseq.weather.video.rollout:run",
         ),
-        "inspect": Command("what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"),
+        "inspect": Command(
+            "what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"
+        ),
     },
     shared=(("context", "context"),),
     examples={"fit": "--config emulator"},
     moved={
         "longseq.weather.video.VideoForecaster": "longseq.weather.video.task.VideoForecaster",
-        "longseq.weather.data.moving_digits.MovingDigits": "longseq.weather.video.moving_digits.MovingDigits",
+        f"longseq.weather.data.{_DIGITS}": f"longseq.weather.video.{_DIGITS}",
     },
     defaults={
         "model": "longseq.weather.task.ClimateEmulator",

@@ -1,4 +1,5 @@
-"""``longseq weather compare``: emulators beside the plain baselines, with a noise floor and a verdict."""
+"""``longseq weather compare``: emulators beside the plain baselines, with a noise floor and a
+verdict."""
 
 from __future__ import annotations
 
@@ -36,9 +37,13 @@ class EmulatorComparison(Comparison):
     baselines = BASELINES
     score = "spatial_rmse"
     columns = {
-        "model": "", "seed": "d", **dict.fromkeys(("spatial_rmse", "global_rmse", "noise_floor"), ".6f"),
-        "verdict": "", "kind": "", "noise_floor_global": ".6f",
-    }  # fmt: skip
+        "model": "",
+        "seed": "d",
+        **dict.fromkeys(("spatial_rmse", "global_rmse", "noise_floor"), ".6f"),
+        "verdict": "",
+        "kind": "",
+        "noise_floor_global": ".6f",
+    }
 
     def __init__(self, data: ScenarioData, title: str = "") -> None:
         self.data, self.train, self.test = data, data.train_runs, data.test_run
@@ -56,9 +61,15 @@ class EmulatorComparison(Comparison):
             "--train", required=True, nargs="+", help="NetCDF files, Zarr stores or sample names"
         )
         parser.add_argument("--test", required=True, help="likewise, one")
-        parser.add_argument("--baseline", default="1860-1889", help="years of the climatology (1860-1889)")
-        parser.add_argument("--period", default="2080-2099", help="scored years of the test run (2080-2099)")
-        parser.add_argument("--valid", help="training years held out for choosing the best checkpoint (none)")
+        parser.add_argument(
+            "--baseline", default="1860-1889", help="years of the climatology (1860-1889)"
+        )
+        parser.add_argument(
+            "--period", default="2080-2099", help="scored years of the test run (2080-2099)"
+        )
+        parser.add_argument(
+            "--valid", help="training years held out for choosing the best checkpoint (none)"
+        )
         parser.add_argument("--variable", help="name or standard name (the only one)")
         parser.add_argument("--units", help="to convert to (canonical ones)")
         parser.add_argument(
@@ -74,15 +85,24 @@ class EmulatorComparison(Comparison):
         if (args.train_forcing is None) != (args.test_forcing is None):
             raise ConfigError("--train_forcing and --test_forcing: give both or neither")
         data = ScenarioData(
-            args.train, args.test, args.variable, args.units, args.baseline, args.valid, args.period,
-            args.smooth, args.train_forcing, args.test_forcing,
-        )  # fmt: skip
+            args.train,
+            args.test,
+            args.variable,
+            args.units,
+            args.baseline,
+            args.valid,
+            args.period,
+            args.smooth,
+            args.train_forcing,
+            args.test_forcing,
+        )
         trained = ", ".join(args.train)
         title = f"{args.test}, {args.period}, trained on {trained}, anomalies to {args.baseline}"
         made = cls(data, title)
         if len(made.known):
             print(
-                f"{len(made.known)} years ({spans_text(made.known)}) are the same in {args.test} and in the "
+                f"{len(made.known)} years ({spans_text(made.known)}) are the same in {args.test} "
+                f"and in the "
                 "training runs: they are trained on and never scored."
             )
         yield made

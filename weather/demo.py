@@ -39,7 +39,8 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     data = ScenarioData([TRAIN], TEST, valid=None)
     comparison = EmulatorComparison(data, f"{TEST}, 2080-2099, spatial RMSE of the mean")
     print(
-        f"   {spans_text(comparison.known)} are the same in both: never scored. Scored: 2080-2099 of {TEST}."
+        f"   {spans_text(comparison.known)} are the same in both: never scored. Scored: 2080-2099 "
+        f"of {TEST}."
     )
 
     print(f"2. Training {CONFIG}.yaml on {TRAIN}, with {len(SEEDS)} seeds")
@@ -47,7 +48,10 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     checkpoints = []
     for seed in SEEDS:
         values = dict(comparison.values(config, seed))
-        values["trainer"] = {**values["trainer"], **few_steps(max_steps, most=25).get("trainer", {})}
+        values["trainer"] = {
+            **values["trainer"],
+            **few_steps(max_steps, most=25).get("trainer", {}),
+        }
         checkpoints.append(train(CONFIG, out, f"{CONFIG}_seed{seed}", values, seed).checkpoint)
     training = time.perf_counter() - begin
 
@@ -60,7 +64,9 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     write_table(table, [(comparison, rows)])
     comparison.report(rows)
 
-    middle, checkpoint = sorted(zip(models, checkpoints), key=lambda pair: pair[0].value)[len(SEEDS) // 2]
+    middle, checkpoint = sorted(zip(models, checkpoints), key=lambda pair: pair[0].value)[
+        len(SEEDS) // 2
+    ]
     print("\n4. Predicting from the checkpoint of the median seed alone, to CF NetCDF")
     fields = out / "prediction.nc"
     begin = time.perf_counter()
@@ -73,18 +79,20 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     return Section(
         domain="weather",
         question=(
-            "Can the warming of a mitigation scenario (E1) be mapped by an emulator that saw only one "
-            "of rising emissions (A1B)?"
+            "Can the warming of a mitigation scenario (E1) be mapped by an emulator that saw only "
+            "one of rising emissions (A1B)?"
         ),
         data=(
-            "Yearly air temperature over North America 1860-2099 from two Met Office Unified Model runs "
-            "(iris-sample-data 2.5.2; © British Crown copyright, Open Government Licence v3.0)."
+            "Yearly air temperature over North America 1860-2099 from two Met Office Unified "
+            "Model runs (iris-sample-data 2.5.2; © British Crown copyright, Open Government "
+            "Licence v3.0)."
         ),
         scores=comparison.scores(rows),
         metric="K spatial RMSE",
         speed=(
             f"Trained {len(SEEDS)} seeds in {training:.0f} s; {years} years of "
-            f"{data.train_runs[0].weights.size:,} cells predicted and written in {predicting:.1f} s."
+            f"{data.train_runs[0].weights.size:,} cells predicted and written in {predicting:.1f} "
+            f"s."
         ),
         seconds=time.perf_counter() - started,
         pictures=[
@@ -92,7 +100,10 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
                 maps,
                 "Warming of 2080-2099 over 1860-1889 in E1: the run, the emulator, the difference.",
             ),
-            Picture(curves, "Regional mean of both runs and of the emulator; the shaded years are scored."),
+            Picture(
+                curves,
+                "Regional mean of both runs and of the emulator; the shaded years are scored.",
+            ),
         ],
         files=[checkpoint, table, fields, maps, curves],
         tie=comparison.tie(middle, best),
@@ -106,7 +117,11 @@ def _pictures(out: Path, comparison: EmulatorComparison, checkpoint: Path) -> tu
     truth = comparison.truth.mean(0, dtype=np.float64)
     guess = predicted[comparison.chosen].mean(0, dtype=np.float64)
     maps, curves = out / "warming.png", out / "regional_mean.png"
-    panels: dict[str, Any] = {"E1, 2080-2099": truth, "emulator": guess, "emulator - E1": guess - truth}
+    panels: dict[str, Any] = {
+        "E1, 2080-2099": truth,
+        "emulator": guess,
+        "emulator - E1": guess - truth,
+    }
     plot_maps(panels, test.field.lat, test.field.lon, maps, test.field.units, ["emulator - E1"])
     plot_series(
         {
@@ -116,6 +131,9 @@ def _pictures(out: Path, comparison: EmulatorComparison, checkpoint: Path) -> tu
         },
         curves,
         f"anomaly to 1860-1889 ({test.field.units})",
-        [(*comparison.data.spans["period"], "scored"), (*comparison.data.spans["baseline"], "baseline")],
+        [
+            (*comparison.data.spans["period"], "scored"),
+            (*comparison.data.spans["baseline"], "baseline"),
+        ],
     )
     return maps, curves

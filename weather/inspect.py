@@ -1,4 +1,5 @@
-"""``longseq weather inspect``: what a NetCDF file or Zarr store holds, read and checked as for training."""
+"""``longseq weather inspect``: what a NetCDF file or Zarr store holds, read and checked as for
+training."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather inspect``."""
     parser = argparse.ArgumentParser(prog="longseq weather inspect", description=__doc__)
-    parser.add_argument("inputs", nargs="+", help=".nc files, Zarr stores, sample names or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", help=".nc files, Zarr stores, sample names or folders of them"
+    )
     parser.add_argument("--variable", help="name or standard name (the only one)")
     parser.add_argument("--units", help="to convert to (canonical ones)")
     args = parser.parse_args(argv)
@@ -23,7 +26,9 @@ def run(argv: Sequence[str]) -> int:
     for text in args.inputs:
         path = resolve(text)
         if path.is_dir() and not is_zarr(path):
-            found = sorted(str(child) for child in path.iterdir() if child.suffix.lower() in SUFFIXES)
+            found = sorted(
+                str(child) for child in path.iterdir() if child.suffix.lower() in SUFFIXES
+            )
             if not found:
                 raise DataError("holds no .nc files or Zarr stores", path=path)
             files += found
@@ -49,7 +54,9 @@ def run(argv: Sequence[str]) -> int:
 def _show(file: str, variable: str | None, units: str | None) -> None:
     data = read_field(file, variable, units)
     low, high, mean = (float(f(data.values)) for f in (np.min, np.max, np.mean))
-    print(f"{file}: {data.name} ({data.attrs.get('standard_name', 'no standard name')}), {data.units}")
+    print(
+        f"{file}: {data.name} ({data.attrs.get('standard_name', 'no standard name')}), {data.units}"
+    )
     print(f"  {len(data.time)} times {data.time[0]} … {data.time[-1]}, calendar {data.calendar}")
     print(f"  latitude {data.lat[0]:g} … {data.lat[-1]:g} ({len(data.lat)}), ", end="")
     print(f"longitude {data.lon[0]:g} … {data.lon[-1]:g} ({len(data.lon)})")

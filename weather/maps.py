@@ -20,7 +20,8 @@ def plot_maps(
     units: str,
     differences: Sequence[str] = (),
 ) -> None:
-    """Draws maps side by side: those of fields on one colour scale, those of differences on one about zero.
+    """Draws maps side by side: those of fields on one colour scale, those of differences on one
+    about zero.
 
     Args:
         fields: title → (Y, X).
@@ -43,7 +44,9 @@ def plot_maps(
             low, high = min(map(np.min, group)), max(map(np.max, group))
             size = max(abs(low), abs(high)) or 1.0
             centred = wanted or low < 0 < high
-            scales[wanted] = Normalize(-size if centred else low, size if centred else max(high, low + 1e-9))
+            scales[wanted] = Normalize(
+                -size if centred else low, size if centred else max(high, low + 1e-9)
+            )
     for axis, (title, value) in zip(axes, fields.items()):
         difference = title in differences
         norm = scales[difference]

@@ -1,4 +1,5 @@
-"""Scores of climate emulators: ClimateBench's three, their parts in physical units, and the noise floor."""
+"""Scores of climate emulators: ClimateBench's three, their parts in physical units, and the noise
+floor."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def area_weights(lat: np.ndarray, columns: int, kind: Weighting = "cos") -> np.n
     Args:
         lat: degrees north (Y).
         columns: X.
-        kind: "cos", the cosine of the latitude, as ClimateBench has it; or "bounds", the difference of the
-            sines of the cells' bounds, as WeatherBench 2 has it.
+        kind: "cos", the cosine of the latitude, as ClimateBench has it; or "bounds", the difference
+            of the sines of the cells' bounds, as WeatherBench 2 has it.
     """
     lat = np.asarray(lat, dtype=np.float64)
     if kind == "cos":
@@ -54,7 +55,9 @@ def _truth(target: np.ndarray) -> np.ndarray:
 def _check(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(prediction, dtype=np.float64), _truth(target)
     if x.shape != y.shape or x.ndim != 3 or not x.shape[0]:
-        raise ArgumentError(f"prediction {x.shape} and target {y.shape} must both be (years ≥ 1, lat, lon)")
+        raise ArgumentError(
+            f"prediction {x.shape} and target {y.shape} must both be (years ≥ 1, lat, lon)"
+        )
     return x, y
 
 
@@ -85,7 +88,8 @@ def global_rmse(prediction: np.ndarray, target: np.ndarray, weights: np.ndarray)
 def climatebench(
     prediction: np.ndarray, target: np.ndarray, lat: np.ndarray, kind: Weighting = "cos"
 ) -> dict[str, float]:
-    """Returns ClimateBench's scores (https://doi.org/10.1029/2021MS002954), all relative to N = |⟨mean_T ȳ⟩|.
+    """Returns ClimateBench's scores (https://doi.org/10.1029/2021MS002954), all relative to N =
+    |⟨mean_T ȳ⟩|.
 
     Args:
         prediction: x (T, Y, X); T is 2080-2100, both included, in the benchmark.
@@ -104,11 +108,13 @@ def climatebench(
 
 
 class Noise:
-    """What internal variability alone does to the scores, from the departures of a run from its forced part.
+    """What internal variability alone does to the scores, from the departures of a run from its
+    forced part.
 
-    The forced part of every grid cell is a least-squares fit on the predictors that all models see and a
-    polynomial in time (cubic where there are enough years); the departures r are cut into blocks as long as
-    the scored period. A model that knew the forced response exactly would still score about
+    The forced part of every grid cell is a least-squares fit on the predictors that all models see
+    and a polynomial in time (cubic where there are enough years); the departures r are cut into
+    blocks as long as the scored period. A model that knew the forced response exactly would still
+    score about
 
         spatial √mean_b ⟨(mean_T r_b)²⟩  and  global √mean_t ⟨r_t⟩²,
 
@@ -121,7 +127,9 @@ class Noise:
         length: years of the scored period.
     """
 
-    def __init__(self, fields: np.ndarray, predictors: np.ndarray, weights: np.ndarray, length: int) -> None:
+    def __init__(
+        self, fields: np.ndarray, predictors: np.ndarray, weights: np.ndarray, length: int
+    ) -> None:
         years, blocks = len(fields), len(fields) // length
         self.weights, self.blocks = weights, np.zeros((0, *weights.shape))
         self.spatial = self.whole = float("nan")
@@ -144,8 +152,9 @@ class Noise:
     def margin(self, one: np.ndarray, other: np.ndarray, scores: tuple[float, float]) -> float:
         """Returns the difference of two spatial scores that variability explains in 19 of 20 cases.
 
-        With noise r in the truth, score² differs by ⟨(x - y)(x + y - 2 truth)⟩, in which r enters as
-        -2 ⟨(x - y) r⟩: its deviation over the blocks, divided by the sum of the scores, is that of the score.
+        With noise r in the truth, score² differs by ⟨(x - y)(x + y - 2 truth)⟩, in which r enters
+        as -2 ⟨(x - y) r⟩: its deviation over the blocks, divided by the sum of the scores, is that
+        of the score.
 
         Args:
             one: a model's mean over the period (Y, X).
@@ -159,7 +168,8 @@ class Noise:
 
 
 class FieldError(Metric):
-    """Spatial or global root mean square error over all the years that were seen; batches change nothing.
+    """Spatial or global root mean square error over all the years that were seen; batches change
+    nothing.
 
     Args:
         kind: "spatial" or "global".

@@ -24,7 +24,13 @@ from longseq.weather.data.scenario import (
     read_series,
     running_mean,
 )
-from longseq.weather.data.writer import Variable, check_output, provenance, to_dataset, write_dataset
+from longseq.weather.data.writer import (
+    Variable,
+    check_output,
+    provenance,
+    to_dataset,
+    write_dataset,
+)
 from longseq.weather.task import ClimateEmulator
 
 
@@ -36,7 +42,9 @@ def load_emulator(path: str | Path) -> ClimateEmulator:
     """
     task = load_task(path, "weather")
     if not isinstance(task, ClimateEmulator):
-        raise DataError(f"is a checkpoint of {type(task).__name__}, not of ClimateEmulator", path=path)
+        raise DataError(
+            f"is a checkpoint of {type(task).__name__}, not of ClimateEmulator", path=path
+        )
     if not task.about:
         raise DataError("does not say what it was trained on", path=path, hint="train it with fit")
     return task
@@ -56,7 +64,8 @@ def run_emulator(task: ClimateEmulator, predictors: np.ndarray) -> np.ndarray:
 
 
 def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) -> Scenario:
-    """Returns a run as the emulator was trained to see it: its variable, units, baseline years and smoothing.
+    """Returns a run as the emulator was trained to see it: its variable, units, baseline years and
+    smoothing.
 
     Args:
         task: the emulator.
@@ -68,7 +77,9 @@ def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) ->
     """
     about = task.about
     if about["regional"] and forcing is not None:
-        raise ConfigError("--forcing: the checkpoint was trained on the regional mean, not on forcings")
+        raise ConfigError(
+            "--forcing: the checkpoint was trained on the regional mean, not on forcings"
+        )
     if not about["regional"] and forcing is None:
         raise ConfigError(
             f"--forcing: the checkpoint was trained on {', '.join(about['names'])}: give their file"
@@ -90,8 +101,9 @@ def check_grid(task: ClimateEmulator, data: Field) -> None:
         np.allclose(data.lat, lat, atol=1e-4) and np.allclose(data.lon, lon, atol=1e-4)
     ):
         text = (
-            f"its grid of {data.shape[0]} × {data.shape[1]} cells from {data.lat[0]:g}°N {data.lon[0]:g}°E "
-            f"is not the checkpoint's of {len(lat)} × {len(lon)} from {lat[0]:g}°N {lon[0]:g}°E"
+            f"its grid of {data.shape[0]} × {data.shape[1]} cells from {data.lat[0]:g}°N "
+            f"{data.lon[0]:g}°E is not the checkpoint's of {len(lat)} × {len(lon)} from "
+            f"{lat[0]:g}°N {lon[0]:g}°E"
         )
         raise DataError(text, path=data.path, hint="regrid it")
 
@@ -133,11 +145,19 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
             f"{name}_anomaly",
             anomalies[chosen],
             units,
-            {"long_name": f"{attrs.get('long_name', name)} relative to {baseline}",
-             **({"standard_name": "air_temperature_anomaly", "units_metadata": "temperature: difference"}
-                if attrs.get("standard_name") == "air_temperature" else {})},
+            {
+                "long_name": f"{attrs.get('long_name', name)} relative to {baseline}",
+                **(
+                    {
+                        "standard_name": "air_temperature_anomaly",
+                        "units_metadata": "temperature: difference",
+                    }
+                    if attrs.get("standard_name") == "air_temperature"
+                    else {}
+                ),
+            },
         ),
-    ]  # fmt: skip
+    ]
     mixer = task.hparams["mixer"]
     model = f"{mixer if isinstance(mixer, str) else '+'.join(mixer)} emulator"
     about_file = provenance(model, args.ckpt_path, inputs, command)
@@ -145,8 +165,8 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
     about_file["training_files"] = ", ".join(Path(file).name for file in about["training"])
     about_file["baseline_years"] = baseline
     about_file["comment"] = (
-        "Longitudes ascend in [0, 360), latitudes from south to north. A statistical estimate of the forced "
-        "response, not a climate model's output."
+        "Longitudes ascend in [0, 360), latitudes from south to north. A statistical estimate of "
+        "the forced response, not a climate model's output."
     )
     return to_dataset(
         fields, time[chosen], calendar, np.array(about["lat"]), np.array(about["lon"]), about_file
@@ -156,21 +176,26 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
 def _midyears(years: np.ndarray, calendar: str) -> np.ndarray:
     import cftime
 
-    return np.array([cftime.datetime(int(year), 7, 1, calendar=calendar) for year in years], dtype=object)
+    return np.array(
+        [cftime.datetime(int(year), 7, 1, calendar=calendar) for year in years], dtype=object
+    )
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather predict``."""
     parser = argparse.ArgumentParser(
         prog="longseq weather predict",
-        description="Predicts the yearly fields of a scenario from its regional mean (or forcings). A folder "
+        description="Predicts the yearly fields of a scenario from its regional mean (or "
+        "forcings). A folder "
         "is done file by file: bad files are counted and listed, and the others are predicted.",
     )
     parser.add_argument(
         "input", help=".nc file, Zarr store, CSV (year and predictors), sample name, or folder"
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of an emulator")
-    parser.add_argument("--out", required=True, help=".nc or .zarr to write; for a folder, a folder")
+    parser.add_argument(
+        "--out", required=True, help=".nc or .zarr to write; for a folder, a folder"
+    )
     parser.add_argument(
         "--forcing", help="forcings of the scenario, where the checkpoint was trained on them"
     )
@@ -187,14 +212,21 @@ def run(argv: Sequence[str]) -> int:
     task.to(args.device)
     data = predict_file(task, args, args.input, command)
     write_dataset(data, args.out)
-    print(f"{args.out}: {data.sizes['time']} years of {task.about['variable']} ({task.about['units']})")
+    print(
+        f"{args.out}: {data.sizes['time']} years of {task.about['variable']} "
+        f"({task.about['units']})"
+    )
     if args.map:
         from longseq.weather.maps import plot_maps
 
         name = f"{task.about['variable']}_anomaly"
         title = f"{Path(args.input).name}: mean anomaly {args.period or 'of all years'}"
         plot_maps(
-            {title: data[name].values.mean(0)}, data.lat.values, data.lon.values, args.map, data[name].units
+            {title: data[name].values.mean(0)},
+            data.lat.values,
+            data.lon.values,
+            args.map,
+            data[name].units,
         )
         print(args.map)
     return 0

@@ -22,8 +22,8 @@ from longseq.weather.models.emulator import FieldEmulator
 class ClimateEmulator(BaseTask):
     """Emulates yearly fields from the history of predictors.
 
-    What belongs to the training data (grid, variable, climatology, scales of predictors and fields, years of
-    the baseline, smoothing) travels in the checkpoint: ``predict`` needs nothing else.
+    What belongs to the training data (grid, variable, climatology, scales of predictors and fields,
+    years of the baseline, smoothing) travels in the checkpoint: ``predict`` needs nothing else.
 
     Args:
         height: rows of the grid.
@@ -36,8 +36,10 @@ class ClimateEmulator(BaseTask):
         mlp_ratio: hidden width of the MLPs as a multiple of ``d_model``; 0 for none.
         dropout: on residual branches and before the head.
         rank: spatial patterns of the non-linear part.
-        linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it out.
-        jitter: deviation of noise that is added to the predictors in training, in their own deviations.
+        linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it
+            out.
+        jitter: deviation of noise that is added to the predictors in training, in their own
+            deviations.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -96,7 +98,8 @@ class ClimateEmulator(BaseTask):
         other = any(known.get(key) != value for key, value in found.items() if key != "training")
         if stage == "fit" and other:
             raise ConfigError(
-                f"{', '.join(found['training'])}: other training data than the checkpoint's; --init_from "
+                f"{', '.join(found['training'])}: other training data than the checkpoint's; "
+                f"--init_from "
                 "starts a new training from its weights"
             )
 
@@ -121,8 +124,8 @@ class ClimateEmulator(BaseTask):
             )
         if count != model.predictors:
             raise ConfigError(
-                f"{run.field.path}: has {count} predictors ({', '.join(run.names)}), the model takes "
-                f"{model.predictors} (--model.predictors {count})"
+                f"{run.field.path}: has {count} predictors ({', '.join(run.names)}), the model "
+                f"takes {model.predictors} (--model.predictors {count})"
             )
 
     def _fit_pattern(self, data: ScenarioData) -> None:
@@ -130,7 +133,9 @@ class ClimateEmulator(BaseTask):
         if self.model.linear == "none":
             return
         chosen = [data.scored(run, "train") for run in data.train_runs]
-        predictors = np.concatenate([run.predictors[mask] for run, mask in zip(data.train_runs, chosen)])
+        predictors = np.concatenate(
+            [run.predictors[mask] for run, mask in zip(data.train_runs, chosen)]
+        )
         fields = np.concatenate([run.anomalies[mask] for run, mask in zip(data.train_runs, chosen)])
         scaled = self.scaled(torch.from_numpy(predictors)).numpy()
         lps = PatternScaling().fit(scaled, fields / self.about["scale"])
@@ -143,7 +148,8 @@ class ClimateEmulator(BaseTask):
         return (predictors - mean) / spread
 
     def forward(self, predictors: Tensor) -> Tensor:
-        """Returns anomalies (B, T, Y, X), in the field's units, of predictors (B, T, K), in theirs."""
+        """Returns anomalies (B, T, Y, X), in the field's units, of predictors (B, T, K), in
+        theirs."""
         fields, _ = self.model(self.scaled(predictors))
         return fields * self.about["scale"]
 

@@ -1,4 +1,5 @@
-"""Labelled folders of songs: ``real/`` and ``fake/<method>/``; a song's versions share a file stem."""
+"""Labelled folders of songs: ``real/`` and ``fake/<method>/``; a song's versions share a file
+stem."""
 
 from __future__ import annotations
 
@@ -53,12 +54,15 @@ def list_recordings(root: str | Path) -> tuple[list[Recording], list[DataError]]
         raise DataError("no such folder", path=folder, hint="it must hold real/ and fake/<method>/")
     real = folder / "real"
     if not real.is_dir():
-        raise DataError("has no folder real/", path=folder, hint="it must hold real/ and fake/<method>/")
+        raise DataError(
+            "has no folder real/", path=folder, hint="it must hold real/ and fake/<method>/"
+        )
     inside = folder / "fake" if (folder / "fake").is_dir() else folder
     methods = sorted(
-        path for path in inside.iterdir()
+        path
+        for path in inside.iterdir()
         if path.is_dir() and path != real and not path.name.startswith(".")
-    )  # fmt: skip
+    )
     found, bad = [], []
     for where, method in [(real, ""), *((path, path.name) for path in methods)]:
         files, other = list_audio(where)
@@ -74,7 +78,10 @@ def list_recordings(root: str | Path) -> tuple[list[Recording], list[DataError]]
                 bad.append(DataError(damage[0] if damage else "holds no samples", path=path))
                 continue
             found.append(Recording(path, path.stem, method, info.seconds))
-    for fake, what in ((False, "real recording in real/"), (True, "synthetic recording in fake/<method>/")):
+    for fake, what in (
+        (False, "real recording in real/"),
+        (True, "synthetic recording in fake/<method>/"),
+    ):
         if not any(item.fake is fake for item in found):
             reason = f" ({len(bad)} files cannot be used, the first: {bad[0]})" if bad else ""
             raise DataError(f"has no {what}{reason}", path=folder)
@@ -84,7 +91,8 @@ def list_recordings(root: str | Path) -> tuple[list[Recording], list[DataError]]
 def split_songs(
     songs: Sequence[str], valid_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, set[str]]:
-    """Divides songs into training, validation and test: every version of a song is in one part only.
+    """Divides songs into training, validation and test: every version of a song is in one part
+    only.
 
     Args:
         songs: their names; repetitions count once.
@@ -140,19 +148,24 @@ def split_recordings(
     methods = {item.method for item in recordings if item.fake}
     for name in holdout:
         if name not in methods:
-            raise ConfigError(f"no method named {name!r} to hold out; {did_you_mean(name, methods)}")
+            raise ConfigError(
+                f"no method named {name!r} to hold out; {did_you_mean(name, methods)}"
+            )
     if methods and methods <= set(holdout):
         raise ConfigError(f"holding out {', '.join(sorted(methods))} leaves no method to train on")
     songs = split_songs([item.song for item in recordings], valid_fraction, test_fraction, seed)
     parts = {
         part: [
-            item for item in recordings
+            item
+            for item in recordings
             if item.song in songs[part] and (part == "test" or item.method not in holdout)
         ]
         for part in PARTS
-    }  # fmt: skip
+    }
     for part, items in parts.items():
         if items and len({item.fake for item in items}) < 2:
             kind = "synthetic" if not items[0].fake else "real"
-            raise DataError(f"the {part} songs have no {kind} version", hint="choose another data.seed")
+            raise DataError(
+                f"the {part} songs have no {kind} version", hint="choose another data.seed"
+            )
     return parts

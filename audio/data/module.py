@@ -1,4 +1,5 @@
-"""The data module of songs: labelled folders, split by song, balanced batches by step, whole evaluation."""
+"""The data module of songs: labelled folders, split by song, balanced batches by step, whole
+evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ Batch = dict[str, Any]
 class SongReader:
     """Reads excerpts; of the recordings for which there is room, it keeps all that it decoded.
 
-    Which they are is settled at the start, so that an excerpt does not depend on what was read before.
+    Which they are is settled at the start, so that an excerpt does not depend on what was read
+    before.
 
     Args:
         sample_rate: Hz.
@@ -33,7 +35,9 @@ class SongReader:
         cache_mb: room for decoded songs in MB; 0 for none.
     """
 
-    def __init__(self, sample_rate: int, recordings: Sequence[Recording] = (), cache_mb: int = 0) -> None:
+    def __init__(
+        self, sample_rate: int, recordings: Sequence[Recording] = (), cache_mb: int = 0
+    ) -> None:
         self.sample_rate, room = sample_rate, cache_mb * 1_000_000.0
         self._kept: set[Path] = set()
         for item in recordings:
@@ -65,9 +69,11 @@ class SongReader:
 
 
 class TrainingClips:
-    """Batch n as a pure function of n: one half real excerpts, the other synthetic ones, of the same places.
+    """Batch n as a pure function of n: one half real excerpts, the other synthetic ones, of the
+    same places.
 
-    A pair shares song and place where the song has both versions, so that only the synthesis differs.
+    A pair shares song and place where the song has both versions, so that only the synthesis
+    differs.
 
     Args:
         recordings: of the training part.
@@ -88,7 +94,9 @@ class TrainingClips:
         rank: int = 0,
     ) -> None:
         if batch_size < 2 or batch_size % 2:
-            raise ConfigError(f"batch_size must be even (half real, half synthetic), got {batch_size}")
+            raise ConfigError(
+                f"batch_size must be even (half real, half synthetic), got {batch_size}"
+            )
         self.real = [item for item in recordings if not item.fake]
         self.fakes = [item for item in recordings if item.fake]
         self.methods = sorted({item.method for item in self.fakes})
@@ -140,7 +148,11 @@ class EvaluationClips(Dataset[Batch]):
         self, recordings: Sequence[Recording], reader: SongReader, seconds: float, batch_size: int
     ) -> None:
         self.recordings, self.reader, self.seconds = list(recordings), reader, seconds
-        places = [(i, *place) for i, item in enumerate(self.recordings) for place in windows(item, seconds)]
+        places = [
+            (i, *place)
+            for i, item in enumerate(self.recordings)
+            for place in windows(item, seconds)
+        ]
         places.sort(key=lambda place: (-place[2], place[0], place[1]))
         self.batches: list[list[tuple[int, float, float]]] = []
         for place in places:
@@ -156,7 +168,10 @@ class EvaluationClips(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         places = self.batches[index]
         items = [self.recordings[i] for i, _, _ in places]
-        clips = [self.reader.excerpt(item, start, length) for item, (_, start, length) in zip(items, places)]
+        clips = [
+            self.reader.excerpt(item, start, length)
+            for item, (_, start, length) in zip(items, places)
+        ]
         return {
             "audio": torch.stack(clips),
             "target": torch.tensor([float(item.fake) for item in items]),
@@ -167,8 +182,9 @@ class EvaluationClips(Dataset[Batch]):
 class SongData(BaseData):
     """Songs from a folder with ``real/`` and ``fake/<method>/``, split by song.
 
-    Recordings of one song (the same file stem, whatever the folder) are in one part only, so that a song
-    never leaks from training to test. Files that cannot be read are counted, listed and left out.
+    Recordings of one song (the same file stem, whatever the folder) are in one part only, so that a
+    song never leaks from training to test. Files that cannot be read are counted, listed and left
+    out.
 
     Args:
         source: the folder.
@@ -204,7 +220,9 @@ class SongData(BaseData):
     ) -> None:
         super().__init__()
         if not clip_seconds > 0 or not eval_seconds > 0 or cache_mb < 0:
-            raise ConfigError("clip_seconds and eval_seconds must be positive and cache_mb not negative")
+            raise ConfigError(
+                "clip_seconds and eval_seconds must be positive and cache_mb not negative"
+            )
         self.source, self.holdout = source, [holdout] if isinstance(holdout, str) else list(holdout)
         self.clip_seconds, self.eval_seconds = clip_seconds, eval_seconds
         self.batch_size = check_positive("batch_size", batch_size)
@@ -258,7 +276,8 @@ class SongData(BaseData):
         return step_dataloader(clips, self.trainer, self.steps_per_epoch, self.num_workers)
 
     def evaluation(self, part: str) -> Any:
-        """Returns the loader of all windows of a part; with several processes, of every k-th recording.
+        """Returns the loader of all windows of a part; with several processes, of every k-th
+        recording.
 
         Args:
             part: "train", "valid" or "test".
@@ -288,7 +307,9 @@ def list_bad(bad: Sequence[DataError], total: int) -> None:
         total: number of files.
     """
     if bad:
-        print(f"note: {len(bad)} of {total} files cannot be used and are left out:", file=sys.stderr)
+        print(
+            f"note: {len(bad)} of {total} files cannot be used and are left out:", file=sys.stderr
+        )
         for error in bad[:10]:
             print(f"  {error}", file=sys.stderr)
         if len(bad) > 10:

@@ -1,4 +1,5 @@
-"""Decoding audio files to mono at one sample rate, whole, in part, or as a stream in constant memory."""
+"""Decoding audio files to mono at one sample rate, whole, in part, or as a stream in constant
+memory."""
 
 from __future__ import annotations
 
@@ -16,8 +17,16 @@ from longseq.core.files import require_file
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 # Files of these kinds are audio that libsndfile cannot decode.
 _FOREIGN = {".m4a": "M4A/AAC", ".aac": "AAC", ".wma": "WMA", ".mp4": "MP4"}
-_BLOCK = 1 << 16  # frames read at a time: the same for every container, so that equal PCM gives equal output
-_KINDS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".opus": "OGG", ".mp3": "MP3"}
+# Frames read at a time: the same for every container, so that equal PCM gives equal output.
+_BLOCK = 1 << 16
+_KINDS = {
+    ".wav": "WAV",
+    ".flac": "FLAC",
+    ".ogg": "OGG",
+    ".oga": "OGG",
+    ".opus": "OGG",
+    ".mp3": "MP3",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class AudioInfo:
 
 
 def sniff(path: str | Path) -> str | None:
-    """Returns the kind of audio that a file's first bytes announce, whatever its name; None if none.
+    """Returns the kind of audio that a file's first bytes announce, whatever its name; None if
+    none.
 
     Args:
         path: a readable file.
@@ -91,13 +101,17 @@ def _open(path: str | Path) -> tuple[Any, Path]:
                 path=file,
                 hint="convert it: ffmpeg -i file out.flac",
             )
-        raise DataError("is not WAV, FLAC, OGG, MP3 or Opus", path=file, hint="convert it to FLAC or WAV")
+        raise DataError(
+            "is not WAV, FLAC, OGG, MP3 or Opus", path=file, hint="convert it to FLAC or WAV"
+        )
     try:
         sound = soundfile.SoundFile(str(file))
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).rstrip(".")
         raise DataError(
-            f"cannot be decoded as {kind}: {reason}", path=file, hint="convert or copy the file again"
+            f"cannot be decoded as {kind}: {reason}",
+            path=file,
+            hint="convert or copy the file again",
         ) from None
     if sound.samplerate < 1 or sound.channels < 1:
         sound.close()
@@ -106,14 +120,17 @@ def _open(path: str | Path) -> tuple[Any, Path]:
 
 
 def _is_cut(file: Path, kind: str) -> bool:
-    """Returns whether the container itself shows that the file's end is missing (WAV, AIFF, OGG)."""
+    """Returns whether the container itself shows that the file's end is missing (WAV, AIFF,
+    OGG)."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if kind in ("WAV", "AIFF"):
             head = stream.read(8)
             promised = int.from_bytes(head[4:8], "little" if kind == "WAV" else "big")
             # 0 and 2³²-1 stand for "unknown" in files that were written to a pipe.
-            return promised not in (0, 0xFFFFFFFF) and promised + 8 > size + 1 and head[:4] != b"RF64"
+            return (
+                promised not in (0, 0xFFFFFFFF) and promised + 8 > size + 1 and head[:4] != b"RF64"
+            )
         if kind == "OGG":
             stream.seek(max(0, size - (1 << 17)))
             tail = stream.read()
@@ -143,14 +160,16 @@ def _info(sound: Any, file: Path) -> AudioInfo:
         notes.append(f"is {kind} by its content, though named {file.suffix or 'without an ending'}")
     if _is_cut(file, kind):
         notes.append("is truncated: its end is missing")
-    return AudioInfo(file, kind, sound.samplerate, sound.channels, max(0, sound.frames), tuple(notes))
+    return AudioInfo(
+        file, kind, sound.samplerate, sound.channels, max(0, sound.frames), tuple(notes)
+    )
 
 
 class AudioStream:
     """Mono samples of a file at one rate, in chunks; iterate over it once.
 
-    Channels are averaged. Reading is by fixed blocks of frames, so the output is a function of the samples
-    alone: the same PCM in another container gives the same values, bit for bit.
+    Channels are averaged. Reading is by fixed blocks of frames, so the output is a function of the
+    samples alone: the same PCM in another container gives the same values, bit for bit.
 
     Args:
         path: the file.
@@ -161,8 +180,8 @@ class AudioStream:
         frames_read: frames decoded so far, at the file's rate.
 
     Raises:
-        DataError: if the file cannot be opened; while iterating, if it ends in a decoding error before its
-            first sample, or holds values that are not finite.
+        DataError: if the file cannot be opened; while iterating, if it ends in a decoding error
+            before its first sample, or holds values that are not finite.
     """
 
     def __init__(self, path: str | Path, sample_rate: int = 16000) -> None:
@@ -179,7 +198,9 @@ class AudioStream:
         import soxr
 
         rate = self.info.sample_rate
-        resampler = None if rate == self.sample_rate else soxr.ResampleStream(rate, self.sample_rate, 1)
+        resampler = (
+            None if rate == self.sample_rate else soxr.ResampleStream(rate, self.sample_rate, 1)
+        )
         self.frames_read = 0
         sound, file = _open(self.info.path)
         with sound:
@@ -196,7 +217,9 @@ class AudioStream:
                 if not np.isfinite(mono).all():
                     second = self.frames_read / rate
                     raise DataError(
-                        "holds values that are not finite", path=file, record=f"before second {second:.1f}"
+                        "holds values that are not finite",
+                        path=file,
+                        record=f"before second {second:.1f}",
                     )
                 if resampler is not None:
                     mono = resampler.resample_chunk(mono)
@@ -204,7 +227,9 @@ class AudioStream:
                     yield mono
         if not self.frames_read:
             why = f": {self._broken}" if self._broken else ""
-            raise DataError(f"holds no samples{why}", path=file, hint="copy or convert the file again")
+            raise DataError(
+                f"holds no samples{why}", path=file, hint="copy or convert the file again"
+            )
         if resampler is not None:
             rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             if len(rest):
@@ -228,7 +253,9 @@ class AudioStream:
         return found
 
 
-def read_audio(path: str | Path, sample_rate: int = 16000, max_seconds: float | None = None) -> np.ndarray:
+def read_audio(
+    path: str | Path, sample_rate: int = 16000, max_seconds: float | None = None
+) -> np.ndarray:
     """Returns a file's mono samples, float32 (N,).
 
     Args:
@@ -249,7 +276,9 @@ def read_audio(path: str | Path, sample_rate: int = 16000, max_seconds: float | 
     return np.concatenate(pieces)[:limit] if pieces else np.zeros(0, np.float32)
 
 
-def read_excerpt(path: str | Path, start: float, seconds: float, sample_rate: int = 16000) -> np.ndarray:
+def read_excerpt(
+    path: str | Path, start: float, seconds: float, sample_rate: int = 16000
+) -> np.ndarray:
     """Returns part of a file, mono, float32 (N,); shorter where the file ends.
 
     Args:
@@ -272,10 +301,14 @@ def read_excerpt(path: str | Path, start: float, seconds: float, sample_rate: in
             block = sound.read(round(seconds * rate), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             reason = str(error.error_string).rstrip(".")
-            raise DataError(f"cannot be decoded: {reason}", path=file, record=f"second {start:.1f}") from None
+            raise DataError(
+                f"cannot be decoded: {reason}", path=file, record=f"second {start:.1f}"
+            ) from None
     mono = block.mean(1, dtype=np.float32)
     if not np.isfinite(mono).all():
-        raise DataError("holds values that are not finite", path=file, record=f"from second {start:.1f}")
+        raise DataError(
+            "holds values that are not finite", path=file, record=f"from second {start:.1f}"
+        )
     return mono if rate == sample_rate or not len(mono) else soxr.resample(mono, rate, sample_rate)
 
 

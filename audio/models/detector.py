@@ -1,4 +1,5 @@
-"""The Mamba detector: mel frames of a whole song, streamed through a causal backbone with a carried state."""
+"""The Mamba detector: mel frames of a whole song, streamed through a causal backbone with a carried
+state."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ class Segment:
 class FrameStem(nn.Module):
     """Embeds every frame on its own: convolutions over frequency, then a linear map.
 
-    What synthesis leaves behind is local texture at any frequency: the convolutions look for it everywhere
-    with the same weights, and the linear map keeps where it was.
+    What synthesis leaves behind is local texture at any frequency: the convolutions look for it
+    everywhere with the same weights, and the linear map keeps where it was.
 
     Args:
         n_mels: bands.
@@ -50,14 +51,17 @@ class FrameStem(nn.Module):
     def __init__(self, n_mels: int, d_model: int, channels: int) -> None:
         super().__init__()
         sizes = [2, channels, 2 * channels, 4 * channels]
-        self.convs = nn.ModuleList(nn.Conv1d(a, b, 5, stride=2, padding=2) for a, b in pairwise(sizes))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(a, b, 5, stride=2, padding=2) for a, b in pairwise(sizes)
+        )
         bands = n_mels
         for _ in self.convs:
             bands = (bands + 1) // 2
         self.out = nn.Linear(sizes[-1] * bands, d_model)
 
     def forward(self, frames: Tensor, before: Tensor) -> Tensor:
-        """Maps frames (B, T, n_mels), with the frame before the first (B, 1, n_mels), to (B, T, d_model)."""
+        """Maps frames (B, T, n_mels), with the frame before the first (B, 1, n_mels), to (B, T,
+        d_model)."""
         change = frames - torch.cat((before, frames[:, :-1]), 1)
         x = torch.stack((frames, change), 2).flatten(0, 1)  # (B·T, 2, n_mels)
         for conv in self.convs:
@@ -66,11 +70,12 @@ class FrameStem(nn.Module):
 
 
 class MambaDetector(nn.Module):
-    """Scores every mel frame of a recording with all that came before it; a song's score is the mean.
+    """Scores every mel frame of a recording with all that came before it; a song's score is the
+    mean.
 
-    Audio is normalised in blocks of a few seconds, so neither gain nor what comes later matters, and an hour
-    needs no more memory than a minute. The window is short, 32 ms: synthesis blurs onsets in time, which the
-    128 ms of the published front end would blur anyway.
+    Audio is normalised in blocks of a few seconds, so neither gain nor what comes later matters,
+    and an hour needs no more memory than a minute. The window is short, 32 ms: synthesis blurs
+    onsets in time, which the 128 ms of the published front end would blur anyway.
 
     Args:
         d_model: width.
@@ -80,8 +85,8 @@ class MambaDetector(nn.Module):
         channels: of the frame stem.
         dropout: on residual branches and before the head.
         block: mel frames that are normalised together and make a segment; 320 are 5.12 s.
-        centre: whether every band's mean over the block is taken off, so that the timbre of the training
-            songs cannot be learnt by heart.
+        centre: whether every band's mean over the block is taken off, so that the timbre of the
+            training songs cannot be learnt by heart.
         sample_rate: Hz.
         n_fft: samples of a window.
         hop: samples between frames.
@@ -131,7 +136,8 @@ class MambaDetector(nn.Module):
         """Returns the log-odds of every frame (B, T) and the state after the last one.
 
         Args:
-            frames: normalised mel frames (B, T, n_mels), the whole recording or the next part of it.
+            frames: normalised mel frames (B, T, n_mels), the whole recording or the next part of
+                it.
             state: from the part before; None at the start.
         """
         before = frames[:, :1] if state is None else state["frame"]
@@ -161,7 +167,8 @@ class MambaDetector(nn.Module):
 
     @torch.inference_mode()
     def segments(self, chunks: Iterable[np.ndarray]) -> Iterator[Segment]:
-        """Yields the segments of a recording that comes in chunks, each scored with all that came before.
+        """Yields the segments of a recording that comes in chunks, each scored with all that came
+        before.
 
         The mean of the segments' logits by weight is what ``forward`` gives of the whole.
 

@@ -1,4 +1,5 @@
-"""Audio models by name: ``create_model``, ``list_models``, and published SpecTTTra weights read strictly."""
+"""Audio models by name: ``create_model``, ``list_models``, and published SpecTTTra weights read
+strictly."""
 
 from __future__ import annotations
 
@@ -31,10 +32,17 @@ class SongModel(Protocol):
 
 
 MODELS: Registry[Preset] = Registry("model")
-MODELS.add("mamba", Preset(MambaDetector, {}, "mel frames of whole songs, streamed with a carried state"))
+MODELS.add(
+    "mamba", Preset(MambaDetector, {}, "mel frames of whole songs, streamed with a carried state")
+)
 for _letter, _f_clip, _t_clip in (("alpha", 1, 3), ("beta", 3, 5), ("gamma", 5, 7)):
     for _seconds, _frames in ((5, 128), (120, 3744)):
-        _kwargs = {"seconds": float(_seconds), "frames": _frames, "f_clip": _f_clip, "t_clip": _t_clip}
+        _kwargs = {
+            "seconds": float(_seconds),
+            "frames": _frames,
+            "f_clip": _f_clip,
+            "t_clip": _t_clip,
+        }
         _help = f"SpecTTTra-{_letter} on {_seconds} s, published layout"
         MODELS.add(f"spectttra_{_letter}_{_seconds}s", Preset(SpecTTTra, _kwargs, _help))
 
@@ -53,7 +61,8 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **kwargs: A
 
     Args:
         name: one of ``list_models()``.
-        checkpoint: weights: published ``pytorch_model.bin`` (or its folder), safetensors, or a state dict.
+        checkpoint: weights: published ``pytorch_model.bin`` (or its folder), safetensors, or a
+            state dict.
         **kwargs: the model's hyper-parameters.
 
     Raises:
@@ -74,7 +83,8 @@ def load_published(model: nn.Module, path: str | Path) -> None:
         path: ``pytorch_model.bin``, the folder that holds it, or safetensors.
 
     Raises:
-        DataError: naming the missing and unexpected keys, if the file is of another model or unusable.
+        DataError: naming the missing and unexpected keys, if the file is of another model or
+            unusable.
     """
     file = Path(path)
     if file.is_dir():

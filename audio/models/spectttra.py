@@ -1,4 +1,5 @@
-r"""SpecTTTra (SONICS, arXiv 2408.14080): spectral and temporal tokens of a mel spectrogram, one transformer.
+r"""SpecTTTra (SONICS, arXiv 2408.14080): spectral and temporal tokens of a mel spectrogram, one
+transformer.
 
 temporal tokens = GELU(conv(x over time, stride t)) + position          T / t of them
 spectral tokens = GELU(conv(xᵀ over bands, stride f)) + position        F / f of them
@@ -57,7 +58,9 @@ class _TwoTokenizers(nn.Module):
         self.spectral_tokenizer = Tokenizer(frames, bands, f_clip, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.temporal_tokenizer(x), self.spectral_tokenizer(x.transpose(1, 2))), 1)
+        return torch.cat(
+            (self.temporal_tokenizer(x), self.spectral_tokenizer(x.transpose(1, 2))), 1
+        )
 
 
 class _Attention(nn.Module):
@@ -69,7 +72,9 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        y = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -108,7 +113,9 @@ class _Transformer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, tokenizer: _TwoTokenizers, transformer: _Transformer, dropout: float) -> None:
+    def __init__(
+        self, tokenizer: _TwoTokenizers, transformer: _Transformer, dropout: float
+    ) -> None:
         super().__init__()
         self.st_tokenizer = tokenizer
         self.pos_drop = nn.Dropout(dropout)
@@ -119,7 +126,8 @@ class _Encoder(nn.Module):
 
 
 class SpecTTTra(nn.Module):
-    """SpecTTTra on audio of one length; shorter clips are padded with zeros, as the published loader does.
+    """SpecTTTra on audio of one length; shorter clips are padded with zeros, as the published
+    loader does.
 
     Args:
         seconds: length of a clip, s.
@@ -153,11 +161,16 @@ class SpecTTTra(nn.Module):
         mel = self.ft_extractor.audio2melspec
         if seconds * sample_rate < mel.shortest or frames < t_clip or mel.n_mels < f_clip:
             raise ConfigError(f"{seconds} s and {frames} frames make no token of {t_clip} frames")
-        self.seconds, self.frames, self.sample_rate = seconds, check_positive("frames", frames), sample_rate
+        self.seconds, self.frames, self.sample_rate = (
+            seconds,
+            check_positive("frames", frames),
+            sample_rate,
+        )
         tokenizer = _TwoTokenizers(mel.n_mels, frames, f_clip, t_clip, d_model)
         hidden = int(d_model * mlp_ratio)
         blocks = [
-            _Block(d_model, n_heads, hidden, dropout) for _ in range(check_positive("n_layers", n_layers))
+            _Block(d_model, n_heads, hidden, dropout)
+            for _ in range(check_positive("n_layers", n_layers))
         ]
         self.encoder = _Encoder(tokenizer, _Transformer(blocks), dropout)
         self.classifier = nn.Linear(d_model, 1)

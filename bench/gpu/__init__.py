@@ -1,1 +1,2 @@
-"""Builds, checks and times this machine's GPU kernels: ``make test-gpu``, ``python -m longseq.bench.gpu``."""
+"""Builds, checks and times this machine's GPU kernels: ``make test-gpu``, ``python -m
+longseq.bench.gpu``."""

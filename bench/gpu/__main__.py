@@ -2,11 +2,12 @@
 
     python -m longseq.bench.gpu [--json FILE] [--no-times] [--no-training] [--seconds 450]
 
-Checks every CUDA and Triton kernel against float64 references on the CPU, on fresh inputs (the seed is
-printed), with free memory full of NaN, three times each with bit-identical results; trains every registered
-mixer for 200 steps in bfloat16; then times the kernels beside mamba-ssm, fla, mlstm-kernels and SDPA where
-they are installed, in bytes, operations and percentages of a bound, and says which targets are met. Exit
-status: 0, 1 if a check or a training failed or was not reached, 2 if there is no GPU to run on.
+Checks every CUDA and Triton kernel against float64 references on the CPU, on fresh inputs (the seed
+is printed), with free memory full of NaN, three times each with bit-identical results; trains every
+registered mixer for 200 steps in bfloat16; then times the kernels beside mamba-ssm, fla,
+mlstm-kernels and SDPA where they are installed, in bytes, operations and percentages of a bound,
+and says which targets are met. Exit status: 0, 1 if a check or a training failed or was not
+reached, 2 if there is no GPU to run on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from longseq.core.kernels import nvrtc
 from longseq.core.ops import availability, triton_calls
 
 TRAINING = 0.75
-"""The part of --seconds by which checks and trainings have to be over; timings take what is left."""
+"""The part of --seconds by which checks and trainings have to be over; timings take what is
+left."""
 
 
 def options_of(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,13 +47,24 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--no-times", action="store_true", help="time nothing")
     parser.add_argument("--no-training", action="store_true", help="train nothing")
-    parser.add_argument("--seconds", type=float, default=450, help="begin nothing more after this long")
+    parser.add_argument(
+        "--seconds", type=float, default=450, help="begin nothing more after this long"
+    )
     parser.add_argument("--seed", type=int, help="of the inputs; fresh ones each time without")
-    parser.add_argument("--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that check")
-    parser.add_argument("--small", action="store_true", help="check small shapes only, in this process")
-    parser.add_argument("--lines", type=Path, help="append a JSON line to this file after every result")
-    parser.add_argument("--shard", help=argparse.SUPPRESS)  # k/n: the k-th of n shares of the checks
-    parser.add_argument("--clock", type=float, default=1.755e9, help="multiprocessors' Hz, for the bound")
+    parser.add_argument(
+        "--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that check"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="check small shapes only, in this process"
+    )
+    parser.add_argument(
+        "--lines", type=Path, help="append a JSON line to this file after every result"
+    )
+    # k/n: the k-th of n shares of the checks
+    parser.add_argument("--shard", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--clock", type=float, default=1.755e9, help="multiprocessors' Hz, for the bound"
+    )
     options = parser.parse_args(list(argv))
     if options.seconds <= 0 or options.clock <= 0:
         parser.error("--seconds and --clock must be above 0")
@@ -66,7 +79,9 @@ def unavailable() -> str | None:
     return None
 
 
-def time_all(device: torch.device, rates: timing.Rates, deadline: float, lines: checks.Lines) -> list[Result]:
+def time_all(
+    device: torch.device, rates: timing.Rates, deadline: float, lines: checks.Lines
+) -> list[Result]:
     """Times what there is to time until the deadline."""
     rates_in_words = (
         f"bounds from {rates.exponentials / 1e12:.2f} Texp/s, {rates.memory / 1e12:.2f} TB/s, "
@@ -135,11 +150,15 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
     with TemporaryDirectory() as folder:
         same = ["--seconds", str(options.seconds), "--seed", str(seed)]
         same += ["--no-training"] if options.no_training else []
-        found, trained = checks.share_out(options.jobs, same, options.lines or Path(folder) / "lines")
+        found, trained = checks.share_out(
+            options.jobs, same, options.lines or Path(folder) / "lines"
+        )
     print(f"built, checked and trained in {time.perf_counter() - begin:.0f} s", flush=True)
     timed, judged = [], []
     if not options.no_times:
-        timed = time_all(device, timing.measure_rates(options.clock), begin + options.seconds, lines)
+        timed = time_all(
+            device, timing.measure_rates(options.clock), begin + options.seconds, lines
+        )
         judged = gpu_verdicts(timed)
         print("targets:")
         for row in judged:
@@ -150,7 +169,13 @@ def run(options: argparse.Namespace, device: torch.device, begin: float, seed: i
         used = resources.report([10 * major + minor])
     seconds = time.perf_counter() - begin
     if options.json:
-        content = {**about, "seconds": seconds, "checks": found, "training": trained, "times": timed}
+        content = {
+            **about,
+            "seconds": seconds,
+            "checks": found,
+            "training": trained,
+            "times": timed,
+        }
         content["resources"] = used
         write(options.json, {**content, "targets": judged})
     return summary(found, trained, seconds)
@@ -166,8 +191,8 @@ def summary(found: list[Result], trained: list[Result], seconds: float) -> int:
     """Prints how many checks and trainings passed; returns the exit status."""
     good, finite = (sum(bool(row["ok"]) for row in rows) for rows in (found, trained))
     print(
-        f"{good} of {len(found)} checks passed, {finite} of {len(trained)} mixers trained without a number "
-        f"that is not finite, {seconds:.0f} s in all"
+        f"{good} of {len(found)} checks passed, {finite} of {len(trained)} mixers trained without "
+        f"a number that is not finite, {seconds:.0f} s in all"
     )
     return 0 if good == len(found) and finite == len(trained) else 1
 

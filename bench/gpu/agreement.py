@@ -1,4 +1,5 @@
-"""Compares operators on a device with float64 references on the CPU: outputs, gradients, repeated runs."""
+"""Compares operators on a device with float64 references on the CPU: outputs, gradients, repeated
+runs."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ class Case:
         name: of the operator and what is special about the call.
         fast: the kernel; takes ``tensors`` by name and returns outputs.
         exact: the reference, alike.
-        tensors: arguments on the CPU, or a function that makes them; what is floating-point or complex is
-            differentiated.
+        tensors: arguments on the CPU, or a function that makes them; what is floating-point or
+            complex is differentiated.
         tolerance: of the error.
         low: names of arguments that are rounded to ``dtype`` first.
         dtype: of those.
@@ -55,7 +56,8 @@ def poison(device: torch.device) -> None:
 
 
 def worst(actual: list[Tensor], exact: list[Tensor]) -> float:
-    """Returns the largest error, relative to each tensor's largest value; infinity for what is not finite."""
+    """Returns the largest error, relative to each tensor's largest value; infinity for what is not
+    finite."""
     errors = []
     for a, e in zip(actual, exact, strict=True):
         error = (a.detach().cpu().to(e.dtype) - e).abs().max() / e.abs().max().clamp_min(1e-30)
@@ -68,7 +70,9 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def run(function: Callable[..., Any], tensors: Tensors, place: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def run(
+    function: Callable[..., Any], tensors: Tensors, place: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
     """Returns outputs, and the gradients of a loss that every output takes part in, linearly.
 
     Args:
@@ -95,9 +99,12 @@ def run(function: Callable[..., Any], tensors: Tensors, place: Callable[[Tensor]
 
 
 def compare(case: Case, device: torch.device) -> Result:
-    """Runs a case three times on the device, free memory full of NaN, and once in float64 on the CPU."""
+    """Runs a case three times on the device, free memory full of NaN, and once in float64 on the
+    CPU."""
     made = case.tensors() if callable(case.tensors) else case.tensors
-    tensors = {key: t if t is None or key not in case.low else t.to(case.dtype) for key, t in made.items()}
+    tensors = {
+        key: t if t is None or key not in case.low else t.to(case.dtype) for key, t in made.items()
+    }
     exact = run(case.exact, tensors, lambda t: wide(t.cpu()))
     allowed = torch.backends.cuda.matmul.fp32_precision
     if case.tf32:

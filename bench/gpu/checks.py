@@ -1,4 +1,5 @@
-"""All checks and trainings, shared out among processes: most of their time is compiling, on one core each."""
+"""All checks and trainings, shared out among processes: most of their time is compiling, on one
+core each."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ from longseq.bench.gpu.agreement import Case, Result
 from longseq.core.mixers import list_mixers
 
 SMALL: list[walks.Shape] = [
-    (2, 70, 40, 4, 2, torch.float32, False, True), (1, 300, 5, 16, 1, torch.float32, False, False),
-    (1, 90, 4, 4, 1, torch.float32, True, True), (1, 70, 36, 4, 1, torch.bfloat16, False, True),
-]  # fmt: skip
+    (2, 70, 40, 4, 2, torch.float32, False, True),
+    (1, 300, 5, 16, 1, torch.float32, False, False),
+    (1, 90, 4, 4, 1, torch.float32, True, True),
+    (1, 70, 36, 4, 1, torch.bfloat16, False, True),
+]
 """Shapes of the selective scan for a memory or race checker, under which everything is slow."""
 
 
@@ -64,7 +67,8 @@ class Lines:
 def check_all(
     todo: Iterable[Case], device: torch.device, deadline: float, lines: Lines | None = None
 ) -> list[Result]:
-    """Runs checks and prints a line each; what is not reached before the deadline has not passed."""
+    """Runs checks and prints a line each; what is not reached before the deadline has not
+    passed."""
     found = []
     for case in todo:
         if time.perf_counter() > deadline:
@@ -76,7 +80,11 @@ def check_all(
                 row = agreement.compare(case, device)
                 text = agreement.line(row)
             except Exception as error:  # noqa: BLE001 - the other checks go on, and this one has not passed
-                row = {"check": case.name, "ok": False, "why": f"{type(error).__name__}: {error}"[:2000]}
+                row = {
+                    "check": case.name,
+                    "ok": False,
+                    "why": f"{type(error).__name__}: {error}"[:2000],
+                }
                 text = f"  BAD {case.name}: {row['why'][:300]}"
             row["wall"] = time.perf_counter() - begin
             print(text, flush=True)
@@ -86,8 +94,15 @@ def check_all(
     return found
 
 
-def share(shard: int, shards: int, todo: Callable[[], Iterable[Case]], device: torch.device,
-          deadline: float, train: bool, lines: Lines) -> tuple[list[Result], list[Result]]:  # fmt: skip
+def share(
+    shard: int,
+    shards: int,
+    todo: Callable[[], Iterable[Case]],
+    device: torch.device,
+    deadline: float,
+    train: bool,
+    lines: Lines,
+) -> tuple[list[Result], list[Result]]:
     """Runs one process's share of the checks and trainings.
 
     Args:
@@ -119,7 +134,14 @@ def share_out(jobs: int, options: list[str], file: Path) -> tuple[list[Result], 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     begun = [
         subprocess.Popen(
-            [sys.executable, "-m", "longseq.bench.gpu", f"--shard={k}/{jobs}", f"--lines={file}", *options],
+            [
+                sys.executable,
+                "-m",
+                "longseq.bench.gpu",
+                f"--shard={k}/{jobs}",
+                f"--lines={file}",
+                *options,
+            ],
             env=environment,
         )
         for k in range(jobs)

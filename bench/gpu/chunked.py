@@ -30,7 +30,9 @@ def packed(batch: int, length: int) -> torch.Tensor:
     return resets
 
 
-def attention_inputs(batch: int, length: int, heads: int, key: int, value: int, decay: str) -> Tensors:
+def attention_inputs(
+    batch: int, length: int, heads: int, key: int, value: int, decay: str
+) -> Tensors:
     """Returns arguments of ``linear_attention``: two heads of values share a key."""
     groups = heads // 2
     made: Tensors = {name: torch.randn(batch, length, groups, key) for name in ("q", "k")}
@@ -49,33 +51,42 @@ def ssd_inputs(batch: int, length: int, heads: int, key: int, value: int) -> Ten
     """Returns arguments of ``ssd``, with every optional one."""
     groups = heads // 2
     return {
-        "x": torch.randn(batch, length, heads, value), "dt": torch.randn(batch, length, heads) - 2,
-        "A": -torch.rand(heads) - 0.1, "B": torch.randn(batch, length, groups, key),
-        "C": torch.randn(batch, length, groups, key), "D": torch.randn(heads),
-        "z": torch.randn(batch, length, heads, value), "dt_bias": torch.randn(heads),
-        "initial_states": torch.randn(batch, heads, value, key), "resets": packed(batch, length),
-    }  # fmt: skip
+        "x": torch.randn(batch, length, heads, value),
+        "dt": torch.randn(batch, length, heads) - 2,
+        "A": -torch.rand(heads) - 0.1,
+        "B": torch.randn(batch, length, groups, key),
+        "C": torch.randn(batch, length, groups, key),
+        "D": torch.randn(heads),
+        "z": torch.randn(batch, length, heads, value),
+        "dt_bias": torch.randn(heads),
+        "initial_states": torch.randn(batch, heads, value, key),
+        "resets": packed(batch, length),
+    }
 
 
 def mlstm_inputs(batch: int, length: int, heads: int, key: int, value: int) -> Tensors:
     """Returns arguments of ``mlstm``; its input gates keep the divisor at its floor.
 
-    There the output is linear in its arguments. Dividing by a difference that happens to vanish would amplify
-    any rounding, ours and the reference's.
+    There the output is linear in its arguments. Dividing by a difference that happens to vanish
+    would amplify any rounding, ours and the reference's.
     """
     per_head = (batch, length, heads)
     return {
-        "q": torch.randn(*per_head, key), "k": torch.randn(*per_head, key),
+        "q": torch.randn(*per_head, key),
+        "k": torch.randn(*per_head, key),
         "v": torch.randn(*per_head, value),
-        "i": torch.randn(per_head) - 8, "f": torch.randn(per_head) + 2,
-        "c": 0.3 * torch.randn(batch, heads, key, value), "n": 0.3 * torch.randn(batch, heads, key),
-        "m": torch.randn(batch, heads) - 7, "resets": packed(batch, length),
-    }  # fmt: skip
+        "i": torch.randn(per_head) - 8,
+        "f": torch.randn(per_head) + 2,
+        "c": 0.3 * torch.randn(batch, heads, key, value),
+        "n": 0.3 * torch.randn(batch, heads, key),
+        "m": torch.randn(batch, heads) - 7,
+        "resets": packed(batch, length),
+    }
 
 
 def memory(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Returns ``mlstm`` with its state as separate arguments and outputs; m's own is left out, as it is a
-    running maximum of the gates and no product."""
+    """Returns ``mlstm`` with its state as separate arguments and outputs; m's own is left out, as
+    it is a running maximum of the gates and no product."""
 
     def call(**t: Any) -> Any:
         state = (t.pop("c"), t.pop("n"), t.pop("m"))
@@ -85,7 +96,9 @@ def memory(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return call
 
 
-def cases(length: int = 300, widths: tuple[tuple[int, int], ...] = ((64, 64), (128, 40))) -> Iterator[Case]:
+def cases(
+    length: int = 300, widths: tuple[tuple[int, int], ...] = ((64, 64), (128, 40))
+) -> Iterator[Case]:
     """Yields every check, made when it is asked for.
 
     Args:

@@ -1,8 +1,9 @@
-"""The delta rule on the GPU: its checks, its timings beside flash-linear-attention's, and their target.
+"""The delta rule on the GPU: its checks, its timings beside flash-linear-attention's, and their
+target.
 
-Least work: a position of a head reads the state by its key and by its query and writes it (6 K V operations),
-and inside its chunk of T = 64 meets T / 2 others: products of keys and of queries with keys (2 T K), and what
-those do to values (2 T V).
+Least work: a position of a head reads the state by its key and by its query and writes it (6 K V
+operations), and inside its chunk of T = 64 meets T / 2 others: products of keys and of queries with
+keys (2 T K), and what those do to values (2 T V).
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ WIDTHS = (64, 128)
 
 
 def inputs(batch: int, length: int, heads: int, key: int, value: int, decay: str) -> Tensors:
-    """Returns arguments of ``delta_rule``: two heads of values share a key, of norm 1; β goes up to 2."""
+    """Returns arguments of ``delta_rule``: two heads of values share a key, of norm 1; β goes up to
+    2."""
     made = chunked.attention_inputs(batch, length, heads, key, value, decay)
     assert made["k"] is not None
     made["k"] = normalize(made["k"], dim=-1)
     return made | {"beta": 2 * torch.randn(batch, length, heads).sigmoid()}
 
 
-def checks(length: int = 300, widths: tuple[tuple[int, int], ...] = ((64, 64), (128, 40))) -> Iterator[Case]:
+def checks(
+    length: int = 300, widths: tuple[tuple[int, int], ...] = ((64, 64), (128, 40))
+) -> Iterator[Case]:
     """Yields every check, made when it is asked for.
 
     Args:
@@ -63,24 +67,31 @@ def checks(length: int = 300, widths: tuple[tuple[int, int], ...] = ((64, 64), (
 
 
 def work(batch: int, length: int, heads: int, width: int, decay: str) -> tuple[Work, Work]:
-    """Returns the least work, forward and with the backward pass, which counts as twice the forward."""
+    """Returns the least work, forward and with the backward pass, which counts as twice the
+    forward."""
     flops = batch * length * heads * (6.0 * width * width + 4 * CHUNK * width)
-    numbers = {"none": 0, "head": 2, "channel": 2 * width}[decay]  # of a float32 decay, in units of bfloat16
+    # Of a float32 decay, in units of bfloat16.
+    numbers = {"none": 0, "head": 2, "channel": 2 * width}[decay]
     moved = 2.0 * batch * length * heads * (4 * width + 1 + numbers)
     return Work(bytes=moved, flops=flops), Work(bytes=3 * moved, flops=3 * flops)
 
 
-def timings(batch: int, length: int, heads: int, width: int, device: torch.device) -> Iterator[Timed]:
-    """Yields the delta rule without a decay, with one per head and with one per channel, beside fla's."""
+def timings(
+    batch: int, length: int, heads: int, width: int, device: torch.device
+) -> Iterator[Timed]:
+    """Yields the delta rule without a decay, with one per head and with one per channel, beside
+    fla's."""
     per_head, wide = (batch, length, heads), (batch, length, heads, width)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=torch.bfloat16)
 
     shared = {
-        "q": normal(*wide), "k": normalize(normal(*wide).float(), dim=-1).to(torch.bfloat16),
-        "v": normal(*wide), "beta": normal(*per_head).sigmoid(),
-    }  # fmt: skip
+        "q": normal(*wide),
+        "k": normalize(normal(*wide).float(), dim=-1).to(torch.bfloat16),
+        "v": normal(*wide),
+        "beta": normal(*per_head).sigmoid(),
+    }
     for decay, family in DECAYS.items():
         g: dict[str, Tensor] = {}
         if decay != "none":
@@ -88,11 +99,15 @@ def timings(batch: int, length: int, heads: int, width: int, device: torch.devic
             g["g"] = logsigmoid(torch.randn(shape, device=device) + 2) / 4
         ours = {{"g": "log_decay"}.get(name, name): x for name, x in (shared | g).items()}
         yield Timed(
-            family, batch, length, f"H {heads} K {width} V {width} bf16",
+            family,
+            batch,
+            length,
+            f"H {heads} K {width} V {width} bf16",
             lambda **t: delta_rule(**t, backend="triton")[0],
-            {"fla": peer(peers.load_function(*PEERS[decay]), shared | g)}, ours,
+            {"fla": peer(peers.load_function(*PEERS[decay]), shared | g)},
+            ours,
             *work(batch, length, heads, width, decay),
-        )  # fmt: skip
+        )
 
 
 def cases(device: torch.device) -> Iterator[Timed]:

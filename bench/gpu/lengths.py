@@ -1,4 +1,5 @@
-"""Checks of every operator at lengths from 1 to a million, against float64 by the CPU's own kernels."""
+"""Checks of every operator at lengths from 1 to a million, against float64 by the CPU's own
+kernels."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ LENGTHS = (1, 2, 63, 129, 4097, 65537, 1 << 20)
 F32 = torch.float32
 
 
-def both(function: Callable[..., Any], backend: str, **options: Any) -> tuple[Callable[..., Any], ...]:
-    """Returns an operator on the device, and in float64 on the CPU, by the backends of their names."""
+def both(
+    function: Callable[..., Any], backend: str, **options: Any
+) -> tuple[Callable[..., Any], ...]:
+    """Returns an operator on the device, and in float64 on the CPU, by the backends of their
+    names."""
 
     def fast(**t: Any) -> Any:
         return function(**t, backend=backend, **options)
@@ -33,7 +37,8 @@ def both(function: Callable[..., Any], backend: str, **options: Any) -> tuple[Ca
 
 
 def scans(length: int) -> Iterator[Case]:
-    """Yields the selective scan, the linear scan and the convolution, which run by the CUDA kernels."""
+    """Yields the selective scan, the linear scan and the convolution, which run by the CUDA
+    kernels."""
     width = 4 if length > 10000 else 40
     for complex_ in (False, True):
         shape = (1, length, width, 4 if complex_ else 16, 1, F32, complex_, True)
@@ -61,7 +66,8 @@ def scans(length: int) -> Iterator[Case]:
 def chunks(length: int, dtype: torch.dtype) -> Iterator[Case]:
     """Yields SSD, linear attention and the mLSTM, which run by the Triton kernels."""
     width = 16 if length > 10000 else 64
-    # Errors are relative to a tensor's largest value: of a few numbers that may all be small differences.
+    # Errors are relative to a tensor's largest value: of a few numbers that may all be small
+    # differences.
     batch = 8 if length < 100 else 1
     options: dict[str, Any] = {"low": LOW, "dtype": dtype, "tolerance": TOLERANCE[dtype]}
     sizes = f"L {length} {str(dtype)[6:]}"
@@ -70,20 +76,32 @@ def chunks(length: int, dtype: torch.dtype) -> Iterator[Case]:
         inputs = lambda decay=decay: attention_inputs(batch, length, 2, width, width, decay)  # noqa: E731
         yield Case(f"linear_attention, decay: {decay}, {sizes}", fast, exact, inputs, **options)
     fast, exact = both(ssd, "triton", dt_softplus=True)
-    yield Case(f"ssd {sizes}", fast, exact, lambda: ssd_inputs(batch, length, 2, width, width), **options)
+    yield Case(
+        f"ssd {sizes}", fast, exact, lambda: ssd_inputs(batch, length, 2, width, width), **options
+    )
     fast, exact = memory(mlstm, backend="triton"), memory(mlstm)
-    yield Case(f"mlstm {sizes}", fast, exact, lambda: mlstm_inputs(batch, length, 2, width, width), **options)
+    yield Case(
+        f"mlstm {sizes}",
+        fast,
+        exact,
+        lambda: mlstm_inputs(batch, length, 2, width, width),
+        **options,
+    )
 
 
 def cases(lengths: tuple[int, ...] = LENGTHS) -> Iterator[Case]:
-    """Yields every check, longest first; none where the CPU's kernels are not there to check against.
+    """Yields every check, longest first; none where the CPU's kernels are not there to check
+    against.
 
     Args:
         lengths: L.
     """
     reason = backends.cpu_reason()
     if reason is not None:
-        print(f"  not run: lengths from 1 to a million, which are checked against the CPU kernels: {reason}")
+        print(
+            f"  not run: lengths from 1 to a million, which are checked against the CPU kernels: "
+            f"{reason}"
+        )
         return
     for length in sorted(lengths, reverse=True):
         yield from scans(length)

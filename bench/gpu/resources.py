@@ -1,7 +1,9 @@
-"""What the CUDA kernels take of a multiprocessor, as NVRTC compiles them: registers, spills, local memory.
+"""What the CUDA kernels take of a multiprocessor, as NVRTC compiles them: registers, spills, local
+memory.
 
-Needs NVRTC and no GPU. What a compiler does with registers changes from version to version, so these figures
-are a report; the tests assert a bound on local memory that leaves room (``LOCAL_MEMORY_LIMIT``).
+Needs NVRTC and no GPU. What a compiler does with registers changes from version to version, so
+these figures are a report; the tests assert a bound on local memory that leaves room
+(``LOCAL_MEMORY_LIMIT``).
 """
 
 from __future__ import annotations
@@ -28,14 +30,15 @@ from longseq.core.ops.slstm import cuda as slstm
 LOCAL_MEMORY_LIMIT = 56
 """Bytes of local memory per thread that a kernel may use: 14 registers' worth.
 
-A few spilled registers are one compiler's choice and are read from the L1 cache: NVRTC 13.0.88 takes up to
-32 bytes for them. What must never happen is that an array over states leaves the registers. The smallest
-that a thread keeps, 8 positions by 2 states in float32, is 64 bytes.
+A few spilled registers are one compiler's choice and are read from the L1 cache: NVRTC 13.0.88
+takes up to 32 bytes for them. What must never happen is that an array over states leaves the
+registers. The smallest that a thread keeps, 8 positions by 2 states in float32, is 64 bytes.
 """
 ARCHITECTURES = (80, 90, 100)
 
 _USAGE = re.compile(
-    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes "
+    r"spill loads"
 )
 _REGISTERS = re.compile(r"Used (\d+) registers")
 
@@ -94,13 +97,20 @@ def _launch_scan(
 
 
 def _launch_walks() -> None:
-    x, past = torch.zeros(1, 2, 64, dtype=torch.bfloat16), torch.zeros(1, 3, 64, dtype=torch.bfloat16)
+    x, past = (
+        torch.zeros(1, 2, 64, dtype=torch.bfloat16),
+        torch.zeros(1, 3, 64, dtype=torch.bfloat16),
+    )
     conv.backward(x, conv_arguments.Arguments(x, torch.zeros(64, 4), None, past, None, True))
     for dtype in (torch.float32, torch.complex64):
         h = torch.zeros(1, 2, 64, dtype=dtype)
         linear.backward(h, h, h[:, 0], h, h, None, h)
     linear.forward(h, h, h, None)
-    gates, state, hs = torch.zeros(4, 2, 4, 4, 64), torch.zeros(4, 4, 4, 64), torch.zeros(4, 2, 4, 64)
+    gates, state, hs = (
+        torch.zeros(4, 2, 4, 4, 64),
+        torch.zeros(4, 4, 4, 64),
+        torch.zeros(4, 2, 4, 64),
+    )
     recurrent = torch.zeros(4, 256, 64)
     call = slstm_arguments.Arguments(gates, recurrent, state, None)
     slstm.forward(hs, state, torch.zeros(7, 2, 4, 4, 64), call)
@@ -125,7 +135,9 @@ def recorded() -> Iterator[dict[Source, set[str]]]:
     """
     seen: dict[Source, set[str]] = {}
 
-    def launch(name: str, kernel: str, defines: Mapping[str, Any], *rest: Any, **named: Any) -> None:
+    def launch(
+        name: str, kernel: str, defines: Mapping[str, Any], *rest: Any, **named: Any
+    ) -> None:
         seen.setdefault((name, tuple(sorted(defines.items()))), set()).add(kernel)
 
     with (
@@ -156,7 +168,9 @@ def compile_variant(variant: str, architecture: int) -> dict[str, Usage]:
     for (name, defines), kernels in seen.items():
         made = usages(nvrtc.compile_cubin(name, dict(defines), architecture)[1])
         for kernel in kernels:
-            pairs = zip(asdict(made[kernel]).values(), asdict(found.get(kernel, made[kernel])).values())
+            pairs = zip(
+                asdict(made[kernel]).values(), asdict(found.get(kernel, made[kernel])).values()
+            )
             found[kernel] = Usage(*(max(pair) for pair in pairs))
     return found
 
@@ -187,6 +201,6 @@ def line(row: Mapping[str, Any]) -> str:
     spills = row["spill_stores"] + row["spill_loads"]
     spilled = f", {row['spill_stores']} + {row['spill_loads']} bytes of spills" if spills else ""
     return (
-        f"  {row['variant']}, sm_{row['architecture']}, {row['kernel']}: {row['registers']} registers, "
-        f"{row['local_memory']} bytes of local memory{spilled}"
+        f"  {row['variant']}, sm_{row['architecture']}, {row['kernel']}: {row['registers']} "
+        f"registers, {row['local_memory']} bytes of local memory{spilled}"
     )

@@ -63,7 +63,8 @@ class Timed:
         batch: B.
         about: other sizes in words.
         ours: takes ``leaves`` by name, returns the output.
-        peers: the same for peers by name; each with its own ``leaves``. A text says why it is not there.
+        peers: the same for peers by name; each with its own ``leaves``. A text says why it is not
+            there.
         leaves: our arguments.
         forward: work of the forward pass.
         both: of the forward and backward pass.
@@ -103,7 +104,8 @@ def seconds_of(call: Callable[[], Any], span: float = 0.4) -> float:
 
 
 def measure_rates(clock: float) -> Rates:
-    """Returns what this GPU does: exponentials at 16 a clock and multiprocessor, the others measured.
+    """Returns what this GPU does: exponentials at 16 a clock and multiprocessor, the others
+    measured.
 
     Args:
         clock: of the multiprocessors, in Hz.
@@ -118,7 +120,10 @@ def measure_rates(clock: float) -> Rates:
 
 
 def seconds_of_call(
-    function: Callable[..., Tensor], leaves: dict[str, Tensor], backward: bool, clock: Callable[..., float]
+    function: Callable[..., Tensor],
+    leaves: dict[str, Tensor],
+    backward: bool,
+    clock: Callable[..., float],
 ) -> float | str:
     """Returns the time of a call, or that there was no memory for it.
 
@@ -144,7 +149,9 @@ def seconds_of_call(
 
 
 def seconds_of_peer(
-    peer: tuple[Callable[..., Tensor], dict[str, Tensor]] | str, backward: bool, clock: Callable[..., float]
+    peer: tuple[Callable[..., Tensor], dict[str, Tensor]] | str,
+    backward: bool,
+    clock: Callable[..., float],
 ) -> float | str:
     """Returns the time of a peer's call, or in words why there is none."""
     if isinstance(peer, str):
@@ -167,9 +174,14 @@ def time_case(case: Timed, rates: Rates, clock: Callable[..., float] = seconds_o
     for what, work in (("forward", case.forward), ("both", case.both)):
         own = seconds_of_call(case.ours, case.leaves, what == "both", clock)
         row: Result = {
-            "family": case.family, "batch": case.batch, "length": case.length, "about": case.about,
-            "what": what, "seconds": own, "peers": {},
-        }  # fmt: skip
+            "family": case.family,
+            "batch": case.batch,
+            "length": case.length,
+            "about": case.about,
+            "what": what,
+            "seconds": own,
+            "peers": {},
+        }
         if isinstance(own, float):
             row |= {
                 "percent_of_bound": 100 * work.bound(rates) / own,
@@ -187,9 +199,8 @@ def time_case(case: Timed, rates: Rates, clock: Callable[..., float] = seconds_o
 
 def line(row: Result) -> str:
     """Returns a timing in words: time, rates, percentage of the bound, and the peers beside it."""
-    head = (
-        f"  {row['family']:<16} B {row['batch']:<2} L {row['length']:<8}{row['about']:<26} {row['what']:<8}"
-    )
+    head = f"  {row['family']:<16} B {row['batch']:<2} L {row['length']:<8}"
+    head += f"{row['about']:<26} {row['what']:<8}"
     own = row["seconds"]
     if isinstance(own, float):
         head += f"{1e3 * own:10.3f} ms"

@@ -1,4 +1,5 @@
-"""Trains every registered mixer for 200 steps under bfloat16 autocast: all numbers must stay finite."""
+"""Trains every registered mixer for 200 steps under bfloat16 autocast: all numbers must stay
+finite."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ def train(name: str, device: torch.device, steps: int, width: int, length: int) 
     for step in range(steps):
         x = torch.randn(4, length, width, device=device)
         # Packed in every other step; the ids only matter where the mixer is causal.
-        ids = (torch.arange(length, device=device) >= length // 3).int().expand(4, -1) if step % 2 else None
+        ids = (
+            (torch.arange(length, device=device) >= length // 3).int().expand(4, -1)
+            if step % 2
+            else None
+        )
         with torch.autocast(device.type, torch.bfloat16):
             y, _ = mixer(x, None, ids)
             loss = (y.float() - x.roll(1, 1)).square().mean()
@@ -38,21 +43,35 @@ def train(name: str, device: torch.device, steps: int, width: int, length: int) 
         loss.backward()
         optimiser.step()
         losses[step] = loss.detach()
-    finite = bool(losses.isfinite().all()) and all(bool(p.isfinite().all()) for p in mixer.parameters())
+    finite = bool(losses.isfinite().all()) and all(
+        bool(p.isfinite().all()) for p in mixer.parameters()
+    )
     first, last = float(losses[0]), float(losses[-1])
     seconds = time.perf_counter() - begin
-    return {"mixer": name, "steps": steps, "first": first, "last": last, "seconds": seconds, "ok": finite}
+    return {
+        "mixer": name,
+        "steps": steps,
+        "first": first,
+        "last": last,
+        "seconds": seconds,
+        "ok": finite,
+    }
 
 
 def train_all(
-    device: torch.device, deadline: float, steps: int = STEPS, width: int = 128, length: int = 256,
+    device: torch.device,
+    deadline: float,
+    steps: int = STEPS,
+    width: int = 128,
+    length: int = 256,
     names: list[str] | None = None,
-) -> list[Result]:  # fmt: skip
+) -> list[Result]:
     """Trains every registered mixer and prints a line each.
 
     Args:
         device: where.
-        deadline: of ``time.perf_counter``, after which no other training starts: it counts as not passed.
+        deadline: of ``time.perf_counter``, after which no other training starts: it counts as not
+            passed.
         steps: of each.
         width: d_model.
         length: positions.
@@ -66,7 +85,12 @@ def train_all(
             try:
                 row = train(name, device, steps, width, length)
             except Exception as error:  # noqa: BLE001 - the other mixers go on, and this one has not passed
-                row = {"mixer": name, "steps": 0, "ok": False, "why": f"{type(error).__name__}: {error}"}
+                row = {
+                    "mixer": name,
+                    "steps": 0,
+                    "ok": False,
+                    "why": f"{type(error).__name__}: {error}",
+                }
         print(line(row), flush=True)
         found.append(row)
     return found

@@ -16,13 +16,18 @@ from longseq.core.ops import mamba_ssm_calls as mamba_ssm
 Shape = tuple[int, int, int, int, int, torch.dtype, bool, bool]
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 SHAPES: list[Shape] = [
-    (2, 1000, 70, 16, 1, F32, False, True), (1, 6000, 6, 16, 1, F32, False, False),
-    (1, 6000, 6, 16, 1, F32, False, True), (16, 257, 1024, 16, 2, F32, False, True),
-    (2, 333, 40, 64, 1, F32, False, False), (2, 500, 33, 8, 1, F32, True, True),
-    (1, 5000, 4, 4, 1, F32, True, False), (2, 100, 20, 3, 1, F32, False, False),
-    (2, 1, 64, 16, 1, F32, False, False), (2, 700, 96, 16, 1, BF16, False, True),
+    (2, 1000, 70, 16, 1, F32, False, True),
+    (1, 6000, 6, 16, 1, F32, False, False),
+    (1, 6000, 6, 16, 1, F32, False, True),
+    (16, 257, 1024, 16, 2, F32, False, True),
+    (2, 333, 40, 64, 1, F32, False, False),
+    (2, 500, 33, 8, 1, F32, True, True),
+    (1, 5000, 4, 4, 1, F32, True, False),
+    (2, 100, 20, 3, 1, F32, False, False),
+    (2, 1, 64, 16, 1, F32, False, False),
+    (2, 700, 96, 16, 1, BF16, False, True),
     (2, 300, 64, 16, 1, F16, False, False),
-]  # fmt: skip
+]
 
 
 def scan_inputs(shape: Shape) -> Tensors:
@@ -35,12 +40,14 @@ def scan_inputs(shape: Shape) -> Tensors:
         "u": torch.randn(batch, length, width).to(dtype),
         "delta": (torch.randn(batch, length, width) - 3).to(dtype),
         "A": torch.complex(A, 3 * torch.randn(width, states)) if complex_ else A,
-        "B": maps[0] if complex_ else maps[0].to(dtype), "C": maps[1] if complex_ else maps[1].to(dtype),
-        "D": torch.randn(width), "z": torch.randn(batch, length, width).to(dtype),
+        "B": maps[0] if complex_ else maps[0].to(dtype),
+        "C": maps[1] if complex_ else maps[1].to(dtype),
+        "D": torch.randn(width),
+        "z": torch.randn(batch, length, width).to(dtype),
         "delta_bias": torch.randn(width) * 0.1,
         "initial_state": torch.randn(batch, width, states, dtype=kind),
         "resets": torch.rand(batch, length) < 0.01 if resets else None,
-    }  # fmt: skip
+    }
 
 
 def scan_cases(shapes: list[Shape], backend: str = "cuda") -> Iterator[Case]:
@@ -86,11 +93,12 @@ def conv_cases(backend: Any = "cuda") -> Iterator[Case]:
     """Yields checks of the causal convolution."""
     for taps, dtype, past in ((4, F32, True), (1, F32, False), (32, F32, True), (4, BF16, True)):
         tensors: Tensors = {
-            "x": torch.randn(2, 777, 200).to(dtype), "weight": torch.randn(200, taps),
+            "x": torch.randn(2, 777, 200).to(dtype),
+            "weight": torch.randn(200, taps),
             "bias": torch.randn(200),
             "initial_state": torch.randn(2, taps - 1, 200).to(dtype) if past else None,
             "resets": torch.rand(2, 777) < 0.02 if past else None,
-        }  # fmt: skip
+        }
         yield Case(
             f"causal_conv1d {taps} {str(dtype)[6:]}",
             lambda **t: causal_conv1d.causal_conv1d(**t, activation="silu", backend=backend)[:1],
@@ -102,7 +110,11 @@ def conv_cases(backend: Any = "cuda") -> Iterator[Case]:
 
 def linear_cases(backend: Any = "cuda") -> Iterator[Case]:
     """Yields checks of the linear scan."""
-    for shape, dtype in (((2, 1000, 70), F32), ((1, 6000, 5), F32), ((1, 6000, 5), torch.complex64)):
+    for shape, dtype in (
+        ((2, 1000, 70), F32),
+        ((1, 6000, 5), F32),
+        ((1, 6000, 5), torch.complex64),
+    ):
         size = torch.rand(shape)
         tensors: Tensors = {
             "a": size if dtype == F32 else torch.polar(size, torch.randn(shape)),
@@ -136,15 +148,19 @@ def slstm_cases() -> Iterator[Case]:
 
 
 def peer_cases() -> Iterator[Case]:
-    """Yields checks of the backend "mamba_ssm" where the package is there: our arguments reach it as meant.
+    """Yields checks of the backend "mamba_ssm" where the package is there: our arguments reach it
+    as meant.
 
-    Its gradients are summed by atomics, so repeated runs may differ; its tolerances are its own tests'.
+    Its gradients are summed by atomics, so repeated runs may differ; its tolerances are its own
+    tests'.
     """
     tensors = scan_inputs((2, 500, 64, 16, 2, F32, False, False)) | {"initial_state": None}
     if mamba_ssm.missing(mamba_ssm.SCAN) is None:
         yield Case(
             "selective_scan by mamba-ssm",
-            lambda **t: selective_scan.selective_scan(**t, delta_softplus=True, backend="mamba_ssm")[:1],
+            lambda **t: selective_scan.selective_scan(
+                **t, delta_softplus=True, backend="mamba_ssm"
+            )[:1],
             lambda **t: selective_scan.selective_scan_reference(**t, delta_softplus=True)[:1],
             tensors,
             1e-3,
@@ -156,13 +172,18 @@ def peer_cases() -> Iterator[Case]:
             lambda **t: ssd.ssd(**t, dt_softplus=True, backend="mamba_ssm"),
             lambda **t: ssd.ssd_reference(**t, dt_softplus=True),
             {
-                "x": torch.randn(2, 300, 4, 64), "dt": torch.randn(2, 300, 4) - 3, "A": -torch.rand(4) - 0.5,
-                "B": torch.randn(2, 300, 1, 64), "C": torch.randn(2, 300, 1, 64), "D": torch.randn(4),
-                "initial_states": torch.randn(2, 4, 64, 64), "resets": torch.rand(2, 300) < 0.01,
+                "x": torch.randn(2, 300, 4, 64),
+                "dt": torch.randn(2, 300, 4) - 3,
+                "A": -torch.rand(4) - 0.5,
+                "B": torch.randn(2, 300, 1, 64),
+                "C": torch.randn(2, 300, 1, 64),
+                "D": torch.randn(4),
+                "initial_states": torch.randn(2, 4, 64, 64),
+                "resets": torch.rand(2, 300) < 0.01,
             },
             1e-2,
             repeatable=False,
-        )  # fmt: skip
+        )
 
 
 def cases() -> Iterator[Case]:

@@ -1,6 +1,12 @@
-"""Checkpoints: read without ever executing code, checked against the model, written whole or not at all."""
+"""Checkpoints: read without ever executing code, checked against the model, written whole or not at
+all."""
 
-from longseq.core.checkpoints.layouts import LAYOUTS, load_published, read_state_dict, save_published
+from longseq.core.checkpoints.layouts import (
+    LAYOUTS,
+    load_published,
+    read_state_dict,
+    save_published,
+)
 from longseq.core.checkpoints.safe import (
     check_state_dict,
     load_checkpoint,

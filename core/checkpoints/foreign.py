@@ -21,7 +21,8 @@ NAMING = ("optimizer", "schedule", "loss", "metrics")
 
 
 def classes_of(task: nn.Module, data: object = None) -> list[type]:
-    """Returns the classes that must be found again to load a checkpoint: of task, data and registered mixers.
+    """Returns the classes that must be found again to load a checkpoint: of task, data and
+    registered mixers.
 
     Args:
         task: in training.
@@ -51,7 +52,9 @@ def record(task: nn.Module, hyper: Mapping[str, Any]) -> dict[str, Any]:
     """
     modules = [cls.__module__ for cls in classes_of(task)]
     modules += [path.rpartition(".")[0] for path in _paths(hyper)]
-    foreign = [one for one in dict.fromkeys(modules) if plugins.package_of(one) not in plugins.TRUSTED]
+    foreign = [
+        one for one in dict.fromkeys(modules) if plugins.package_of(one) not in plugins.TRUSTED
+    ]
     return {"version": __version__, "modules": foreign}
 
 
@@ -76,7 +79,8 @@ def import_modules(
     allow: Iterable[str] = (),
     sections: Iterable[str] = ("hyper_parameters",),
 ) -> None:
-    """Imports the modules from outside that a checkpoint needs, if the user has named their packages.
+    """Imports the modules from outside that a checkpoint needs, if the user has named their
+    packages.
 
     Args:
         content: of the checkpoint.
@@ -85,24 +89,32 @@ def import_modules(
         sections: of hyper-parameters whose class paths count.
 
     Raises:
-        DataError: naming the first one that was not named, with both ways to do so; or that does not load.
+        DataError: naming the first one that was not named, with both ways to do so; or that does
+            not load.
     """
     allow = list(allow)
     for module in modules_of(content, sections):
         package = plugins.package_of(module)
         if not plugins.is_allowed(module, allow):
             dotted = str((content.get("hyper_parameters") or {}).get("_class_path"))
-            needs = f"is of {dotted}" if dotted.startswith(f"{package}.") else f"needs the module {module}"
+            needs = (
+                f"is of {dotted}"
+                if dotted.startswith(f"{package}.")
+                else f"needs the module {module}"
+            )
             raise DataError(
                 f"{needs}, and code from outside longseq is imported only where it is named",
                 path=path,
-                hint=f'--import {module} on the command line, load_task(…, allow=["{module}"]) in Python',
+                hint=f'--import {module} on the command line, load_task(…, allow=["{module}"]) in '
+                f"Python",
             )
         try:
             importlib.import_module(module)
         except Exception as error:  # the user's code may raise anything
             reason = " ".join(str(error).split())
-            raise DataError(f"needs {module}, which cannot be imported: {reason}", path=path) from error
+            raise DataError(
+                f"needs {module}, which cannot be imported: {reason}", path=path
+            ) from error
 
 
 def check_reloadable(task: nn.Module, data: object = None) -> None:
@@ -127,12 +139,13 @@ def check_reloadable(task: nn.Module, data: object = None) -> None:
                 found = getattr(importlib.import_module(cls.__module__), cls.__qualname__, None)
             except Exception as error:  # the user's code may raise anything
                 raise ConfigError(
-                    f"checkpoints of {name} could not be loaded again: importing {cls.__module__} fails: "
-                    f"{' '.join(str(error).split())}"
+                    f"checkpoints of {name} could not be loaded again: importing {cls.__module__} "
+                    f"fails: {' '.join(str(error).split())}"
                 ) from error
             if inspect.isclass(found) and found.__qualname__ == cls.__qualname__:
                 continue
             where = f"under another name than {cls.__qualname__} in {cls.__module__}"
         raise ConfigError(
-            f"checkpoints of {cls.__qualname__} could not be loaded again: it is defined {where}; {move}"
+            f"checkpoints of {cls.__qualname__} could not be loaded again: it is defined {where}; "
+            f"{move}"
         )

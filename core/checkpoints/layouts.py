@@ -1,4 +1,5 @@
-"""Published language-model layouts: their names and shapes to ours and back, each a short table of rules."""
+"""Published language-model layouts: their names and shapes to ours and back, each a short table of
+rules."""
 
 from __future__ import annotations
 
@@ -24,8 +25,10 @@ def read_state_dict(
     """Reads a file of weights as others publish them: safetensors, or a pickle of plain tensors.
 
     Args:
-        path: ``.safetensors``, or anything that ``torch.save`` wrote; only tensors and plain values are read.
-        inside: keys under which a training checkpoint keeps its state dict, the first one that is there.
+        path: ``.safetensors``, or anything that ``torch.save`` wrote; only tensors and plain values
+            are read.
+        inside: keys under which a training checkpoint keeps its state dict, the first one that is
+            there.
 
     Returns:
         Name → tensor.
@@ -48,20 +51,24 @@ def read_state_dict(
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
         raise DataError("holds no state dict", path=file)
     return content
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a family of published checkpoints names what ``embedding``, ``backbone`` and ``lm_head`` hold.
+    """How a family of published checkpoints names what ``embedding``, ``backbone`` and ``lm_head``
+    hold.
 
     Args:
-        rules: pairs (published, ours) of key beginnings; ``{i}`` stands for a layer's number. The first rule
-            that fits a key counts.
+        rules: pairs (published, ours) of key beginnings; ``{i}`` stands for a layer's number. The
+            first rule that fits a key counts.
         prefixes: what may stand in front of every published key; the first one is written.
-        shifted: ends of our keys whose published value is smaller by 1 (norms stored as a difference from 1).
+        shifted: ends of our keys whose published value is smaller by 1 (norms stored as a
+            difference from 1).
         tied: whether the head shares the embedding's weights, and may be absent.
         drop: pattern of published keys that are no weights (masks), left out.
         repair: brings shapes that depend on the publisher's backend into ours.
@@ -119,7 +126,8 @@ def _rename(key: str, rules: Sequence[tuple[str, str]]) -> str:
 
 
 def _slstm_kernels(state: Tensors) -> Tensors:
-    """Turns recurrent weights of the published CUDA backend, head-major (H, P, 4P), into ours (H, 4P, P)."""
+    """Turns recurrent weights of the published CUDA backend, head-major (H, P, 4P), into ours (H,
+    4P, P)."""
     for key, kernel in list(state.items()):
         if key.endswith("slstm_cell._recurrent_kernel_") and kernel.shape[2] == 4 * kernel.shape[1]:
             heads, width, _ = kernel.shape
@@ -179,7 +187,8 @@ def load_published(module: nn.Module, path: str | Path, layout: str) -> None:
     """Loads a published checkpoint into a language model, all keys and shapes checked.
 
     Args:
-        module: has ``embedding``, ``backbone`` and ``lm_head``, with the checkpoint's hyper-parameters.
+        module: has ``embedding``, ``backbone`` and ``lm_head``, with the checkpoint's
+            hyper-parameters.
         path: the file.
         layout: "mamba", "hyenadna" or "xlstm".
 
@@ -211,5 +220,6 @@ def save_published(path: str | Path, module: nn.Module, layout: str) -> None:
     with atomic_path(path) as temporary:
         # Clones: safetensors refuses the tied head's shared memory.
         save_file(
-            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, temporary
+            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
+            temporary,
         )

@@ -1,4 +1,5 @@
-"""Safe reading and writing of Lightning checkpoints and safetensors; a failure is one line that says why."""
+"""Safe reading and writing of Lightning checkpoints and safetensors; a failure is one line that
+says why."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         The checkpoint, with at least ``state_dict``.
 
     Raises:
-        DataError: if the file is missing, empty, truncated, not a checkpoint or holds pickled objects.
+        DataError: if the file is missing, empty, truncated, not a checkpoint or holds pickled
+            objects.
     """
     file = require_file(path, "checkpoint")
     with file.open("rb") as stream:
@@ -58,7 +60,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise DataError("the checkpoint is truncated or damaged", path=file, hint=hint) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise DataError(
-            "is not a checkpoint: it has no state_dict", path=file, hint="give a .ckpt written by fit"
+            "is not a checkpoint: it has no state_dict",
+            path=file,
+            hint="give a .ckpt written by fit",
         )
     return content
 
@@ -69,7 +73,9 @@ def _first(names: list[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Path | None = None) -> None:
+def check_state_dict(
+    module: nn.Module, state: Mapping[str, Any], path: str | Path | None = None
+) -> None:
     """Checks that ``state`` has exactly the module's keys and shapes.
 
     Args:
@@ -90,7 +96,9 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Any], path: str | Pa
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
     problems = [f"{kind}: {_first(names)}" for kind, names in kinds if names]
     if problems:
-        message = f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
+        message = (
+            f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
+        )
         raise DataError(message, path=path)
 
 
@@ -100,7 +108,8 @@ def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[
     Args:
         path: file to write.
         module: whose ``state_dict`` is stored.
-        hyper_parameters: JSON-able; stored in the file's metadata, as is what modules keep as extra state.
+        hyper_parameters: JSON-able; stored in the file's metadata, as is what modules keep as extra
+            state.
 
     Raises:
         ConfigError: if the hyper-parameters or the extra state are not JSON-able.
@@ -122,7 +131,11 @@ def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[
         seen[key] = name
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
     try:
-        parts = {"hyper_parameters": dict(hyper_parameters), "aliases": aliases, "extra_state": extra}
+        parts = {
+            "hyper_parameters": dict(hyper_parameters),
+            "aliases": aliases,
+            "extra_state": extra,
+        }
         metadata = {"format": "pt", **{key: json.dumps(value) for key, value in parts.items()}}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"hyper-parameters and extra state must be JSON-able: {error}") from error
@@ -137,7 +150,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         path: file written by ``save_weights``, or any safetensors file.
 
     Returns:
-        Name → tensor (or a module's extra state), and the hyper-parameters (empty if the file has none).
+        Name → tensor (or a module's extra state), and the hyper-parameters (empty if the file has
+        none).
 
     Raises:
         DataError: if the file is missing, empty, truncated or not safetensors.
@@ -154,12 +168,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for name, source in json.loads(metadata.get("aliases", "{}")).items():
             tensors[name] = tensors[source]
     except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise DataError("is not a safetensors file, or is truncated or damaged", path=file) from error
+        raise DataError(
+            "is not a safetensors file, or is truncated or damaged", path=file
+        ) from error
     return tensors, hyper
 
 
 def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
-    """Loads weights into ``module`` from safetensors or from a Lightning checkpoint, keys and shapes checked.
+    """Loads weights into ``module`` from safetensors or from a Lightning checkpoint, keys and
+    shapes checked.
 
     Args:
         path: ``.safetensors`` or ``.ckpt``.

@@ -17,7 +17,8 @@ Activation = Literal["silu", "swish"]
 
 
 def like(y: Tensor, x: Tensor) -> Tensor:
-    """Returns y with time as its dense dimension if it is x's: callers may rely on views of the output."""
+    """Returns y with time as its dense dimension if it is x's: callers may rely on views of the
+    output."""
     return y.contiguous() if x.stride(-1) == 1 else y
 
 
@@ -28,7 +29,11 @@ def changes(seq_idx: Tensor, before: int | None) -> Tensor:
         seq_idx: integers (B, L).
         before: the index before position 0; None if that position begins a sequence anyway.
     """
-    first = torch.ones_like(seq_idx[:, :1], dtype=torch.bool) if before is None else seq_idx[:, :1] != before
+    first = (
+        torch.ones_like(seq_idx[:, :1], dtype=torch.bool)
+        if before is None
+        else seq_idx[:, :1] != before
+    )
     return torch.cat([first, seq_idx[:, 1:] != seq_idx[:, :-1]], 1)
 
 
@@ -60,7 +65,9 @@ def put(slots: Tensor, indices: Tensor | None, keep: Tensor | None, new: Tensor)
 
 def silu_or_none(name: str, activation: str | None) -> Literal["silu"] | None:
     if activation not in (None, "silu", "swish"):
-        raise ArgumentError(f"{name}: activation must be None, 'silu' or 'swish', got {activation!r}")
+        raise ArgumentError(
+            f"{name}: activation must be None, 'silu' or 'swish', got {activation!r}"
+        )
     return None if activation is None else "silu"
 
 
@@ -80,8 +87,9 @@ def causal_conv1d_fn(
         x: input (B, D, L).
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
-        seq_idx: integers (B, L), the sequence of each position: a tap on another sequence counts as zero, and
-            the output is 0 where the index is negative (padding). Not together with states.
+        seq_idx: integers (B, L), the sequence of each position: a tap on another sequence counts as
+            zero, and the output is 0 where the index is negative (padding). Not together with
+            states.
         initial_states: the W-1 inputs before x, (B, D, W-1).
         return_final_states: whether the last W-1 inputs are returned too.
         final_states_out: (B, D, W-1), overwritten with them.
@@ -101,12 +109,15 @@ def causal_conv1d_fn(
         raise ArgumentError(f"{name}: x must be (batch, channels, length), got {tuple(x.shape)}")
     if initial_states is not None and initial_states.dim() != 3:
         raise ArgumentError(
-            f"{name}: initial_states must be (batch, channels, taps - 1), got {tuple(initial_states.shape)}"
+            f"{name}: initial_states must be (batch, channels, taps - 1), got "
+            f"{tuple(initial_states.shape)}"
         )
     rows = x.transpose(1, 2)
     if seq_idx is not None:
         if initial_states is not None or return_final_states:
-            raise ArgumentError(f"{name}: seq_idx does not go together with initial or final states")
+            raise ArgumentError(
+                f"{name}: seq_idx does not go together with initial or final states"
+            )
         return like(_conv_of_sequences(name, rows, weight, bias, seq_idx, act).transpose(1, 2), x)
     past = None if initial_states is None else initial_states.transpose(1, 2)
     y, final = causal_conv1d(rows, weight, bias, past, activation=act)
@@ -118,13 +129,18 @@ def causal_conv1d_fn(
 
 
 def _conv_of_sequences(
-    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, seq_idx: Tensor, act: Literal["silu"] | None
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor,
+    act: Literal["silu"] | None,
 ) -> Tensor:
     """The convolution (B, L, D) within sequences."""
     if tuple(seq_idx.shape) != tuple(x.shape[:2]) or seq_idx.is_floating_point():
         raise ArgumentError(
-            f"{name}: seq_idx must be integers of shape {tuple(x.shape[:2])} = (batch, length), got "
-            f"{seq_idx.dtype} {tuple(seq_idx.shape)}"
+            f"{name}: seq_idx must be integers of shape {tuple(x.shape[:2])} = (batch, length), "
+            f"got {seq_idx.dtype} {tuple(seq_idx.shape)}"
         )
     resets = changes(seq_idx, None)
     if _comes_back(seq_idx, resets, weight.shape[1]):
@@ -170,14 +186,15 @@ def causal_conv1d_update(
     Args:
         x: input (B, D) or (B, D, L).
         conv_state: the inputs before x (S, D, T), T at least W-1; S the batch B or, with
-            ``conv_state_indices``, the number of slots. Without ``cache_seqlens`` x is shifted in at the end.
+            ``conv_state_indices``, the number of slots. Without ``cache_seqlens`` x is shifted in
+            at the end.
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
         activation: None, "silu" or its other name "swish".
-        cache_seqlens: positions seen so far (B,): the state is then a circular buffer, and x is written from
-            ``cache_seqlens % T`` on.
-        conv_state_indices: the slot of each row (B,); a row whose index is negative is padding: its output is
-            0 and no state changes.
+        cache_seqlens: positions seen so far (B,): the state is then a circular buffer, and x is
+            written from ``cache_seqlens % T`` on.
+        conv_state_indices: the slot of each row (B,); a row whose index is negative is padding: its
+            output is 0 and no state changes.
 
     Returns:
         The output, as x.
@@ -190,15 +207,16 @@ def causal_conv1d_update(
     check_kind(name, True, x=x, conv_state=conv_state, weight=weight, **present(bias=bias))
     if x.dim() not in (2, 3):
         raise ArgumentError(
-            f"{name}: x must be (batch, channels) or (batch, channels, length), got {tuple(x.shape)}"
+            f"{name}: x must be (batch, channels) or (batch, channels, length), got "
+            f"{tuple(x.shape)}"
         )
     rows = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, channels, length = rows.shape
     past = weight.shape[-1] - 1
     if conv_state.dim() != 3 or conv_state.shape[1] != channels or conv_state.shape[2] < past:
         raise ArgumentError(
-            f"{name}: conv_state must be (batch, {channels} channels, at least {past} = taps - 1), got "
-            f"{tuple(conv_state.shape)}"
+            f"{name}: conv_state must be (batch, {channels} channels, at least {past} = taps - "
+            f"1), got {tuple(conv_state.shape)}"
         )
     if conv_state_indices is None and conv_state.shape[0] != batch:
         raise ArgumentError(f"{name}: conv_state has {conv_state.shape[0]} rows and x has {batch}")
@@ -221,7 +239,9 @@ def causal_conv1d_update(
         seen = state.gather(2, places(-past, 0))
         written = min(length, size)  # what a longer x would overwrite again is left out
         new = state.scatter(2, places(length - written, length), incoming[..., length - written :])
-    y, _ = causal_conv1d(rows.transpose(1, 2), weight, bias, seen.to(x.dtype).transpose(1, 2), activation=act)
+    y, _ = causal_conv1d(
+        rows.transpose(1, 2), weight, bias, seen.to(x.dtype).transpose(1, 2), activation=act
+    )
     put(conv_state, conv_state_indices, keep, new)
     y = y.transpose(1, 2)
     if keep is not None:

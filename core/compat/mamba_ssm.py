@@ -1,8 +1,10 @@
-"""The functions of mamba-ssm and causal-conv1d, by their own names and signatures, on longseq's operators.
+"""The functions of mamba-ssm and causal-conv1d, by their own names and signatures, on longseq's
+operators.
 
-``from longseq.core.compat.mamba_ssm import selective_scan_fn`` takes the place of the published import.
-Layouts, defaults, return values and what is updated in place are the published ones; any stride, length and
-width will do, the tensors may be on a CPU, and the gradients of initial and final states exist.
+``from longseq.core.compat.mamba_ssm import selective_scan_fn`` takes the place of the published
+import. Layouts, defaults, return values and what is updated in place are the published ones; any
+stride, length and width will do, the tensors may be on a CPU, and the gradients of initial and
+final states exist.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ def selective_scan_fn(
         u: input (B, D, L).
         delta: step sizes (B, D, L).
         A: decays (D, N), real or complex.
-        B: input map, constant (D, N), or (B, N, L), or (B, G, N, L). With a complex A, a map that depends on
-            time is complex, or real with 2L values along its last dimension, real and imaginary in turn.
+        B: input map, constant (D, N), or (B, N, L), or (B, G, N, L). With a complex A, a map that
+            depends on time is complex, or real with 2L values along its last dimension, real and
+            imaginary in turn.
         C: output map, as B.
         D: skip (D,).
         z: gate (B, D, L).
@@ -69,7 +72,8 @@ def selective_scan_fn(
         return_last_state: whether the last state is returned too.
 
     Returns:
-        The output (B, D, L) in u's dtype; and, if asked for, the last state (B, D, N), differentiable.
+        The output (B, D, L) in u's dtype; and, if asked for, the last state (B, D, N),
+        differentiable.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
@@ -111,8 +115,8 @@ def _time_first(name: str, key: str, m: Tensor, u: Tensor, A: Tensor) -> Tensor:
     if A.is_complex() and not m.is_complex():
         if m.shape[-1] != 2 * u.shape[2]:
             raise ArgumentError(
-                f"{name}: A is complex, so {key} must be complex, or real with twice the length in its last "
-                f"dimension ({2 * u.shape[2]}), got {tuple(m.shape)}"
+                f"{name}: A is complex, so {key} must be complex, or real with twice the length "
+                f"in its last dimension ({2 * u.shape[2]}), got {tuple(m.shape)}"
             )
         pairs = m.to(compute_dtype(u, A)).unflatten(-1, (-1, 2))
         m = torch.view_as_complex(pairs.contiguous())
@@ -131,12 +135,14 @@ def _scan_with_constant_maps(
 ) -> tuple[Tensor, Tensor]:
     """The scan where B or C, or both, are constants (D, N).
 
-    The recurrence is linear, so a factor per channel and state can be applied to what comes out of it: each
-    state is scanned with ones in the place of the constants. That is one scan a state, in the memory of a few
-    (B, L, D) tensors; in the backward pass each is run again.
+    The recurrence is linear, so a factor per channel and state can be applied to what comes out of
+    it: each state is scanned with ones in the place of the constants. That is one scan a state, in
+    the memory of a few (B, L, D) tensors; in the backward pass each is run again.
     """
     if (maps[0].is_complex() or maps[1].is_complex()) and not A.is_complex():
-        raise ArgumentError("selective_scan_fn: B or C is complex, so A must be, got " + str(A.dtype))
+        raise ArgumentError(
+            "selective_scan_fn: B or C is complex, so A must be, got " + str(A.dtype)
+        )
     dtype = compute_dtype(u, A)
     state_dtype = torch.promote_types(dtype, torch.complex64) if A.is_complex() else dtype
     batch, length, _ = u.shape
@@ -144,12 +150,22 @@ def _scan_with_constant_maps(
     ones = torch.ones((), dtype=state_dtype, device=u.device).expand(batch, length, groups, 1)
     x = u.to(dtype)
 
-    def one_state(n: int, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    def one_state(
+        n: int, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
+    ) -> tuple[Tensor, Tensor]:
         def scan(turn: complex) -> tuple[Tensor, Tensor]:
             B_n, C_n = (m[..., n : n + 1].to(state_dtype) if m.dim() == 4 else ones for m in (B, C))
             C_n = C_n if turn == 1 else turn * C_n
             return selective_scan(
-                x, delta, A[:, n : n + 1], B_n, C_n, None, None, delta_bias, delta_softplus=delta_softplus
+                x,
+                delta,
+                A[:, n : n + 1],
+                B_n,
+                C_n,
+                None,
+                None,
+                delta_bias,
+                delta_softplus=delta_softplus,
             )
 
         first, second = (m[:, n].to(state_dtype) if m.dim() == 2 else None for m in (B, C))
@@ -169,7 +185,9 @@ def _scan_with_constant_maps(
         for n in range(A.shape[1]):
             arguments = (n, x, delta, A, *maps)
             if recompute:
-                y, last = checkpoint(one_state, *arguments, use_reentrant=False, preserve_rng_state=False)
+                y, last = checkpoint(
+                    one_state, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 y, last = one_state(*arguments)  # type: ignore[arg-type]
             outputs = outputs + y
@@ -194,10 +212,12 @@ def selective_state_update(
     dt_softplus: bool = False,
     state_batch_indices: Tensor | None = None,
 ) -> Tensor:
-    """Runs one position of the selective scan and updates ``state`` in place, outside the autograd graph.
+    """Runs one position of the selective scan and updates ``state`` in place, outside the autograd
+    graph.
 
     Args:
-        state: (S, D, N) or (S, H, D, N), S the batch B or, with ``state_batch_indices``, the number of slots.
+        state: (S, D, N) or (S, H, D, N), S the batch B or, with ``state_batch_indices``, the number
+            of slots.
         x: input (B, D) or (B, H, D).
         dt: step sizes, as x.
         A: decays (D, N) or (H, D, N).
@@ -207,8 +227,8 @@ def selective_state_update(
         z: gate, as x.
         dt_bias: added to dt, (D,) or (H, D).
         dt_softplus: whether the softplus is applied.
-        state_batch_indices: the slot of each row (B,); a row whose index is negative is padding: its output
-            is 0 and no state changes.
+        state_batch_indices: the slot of each row (B,); a row whose index is negative is padding:
+            its output is 0 and no state changes.
 
     Returns:
         The output, as x.
@@ -221,8 +241,8 @@ def selective_state_update(
     check_kind(name, True, state=state, x=x, dt=dt, A=A, B=B, C=C, **optional)
     if state.dim() not in (3, 4):
         raise ArgumentError(
-            f"{name}: state must be (batch, channels, states) or (batch, heads, channels, states), got "
-            f"{tuple(state.shape)}"
+            f"{name}: state must be (batch, channels, states) or (batch, heads, channels, "
+            f"states), got {tuple(state.shape)}"
         )
 
     def with_heads(t: Tensor, dims: int, at: int) -> Tensor:
@@ -238,7 +258,9 @@ def selective_state_update(
     check_shape(name, "A", decay, (heads, width, states), "(heads, channels, states)")
     groups = maps_in.shape[1] if maps_in.dim() == 3 else 0
     if groups == 0 or heads % groups:
-        raise ArgumentError(f"{name}: B must have groups that divide the {heads} heads, got {tuple(B.shape)}")
+        raise ArgumentError(
+            f"{name}: B must have groups that divide the {heads} heads, got {tuple(B.shape)}"
+        )
     for key, m in (("B", maps_in), ("C", maps_out)):
         check_shape(name, key, m, (batch, groups, states), "(batch, groups, states)")
     if state_batch_indices is None and slots.shape[0] != batch:
@@ -256,7 +278,12 @@ def selective_state_update(
     if gate is not None:
         check_shape(name, "z", gate, rows.shape, "(batch, heads, channels)")
     tensors = (slots, rows, step, decay, maps_in, maps_out, D, gate, dt_bias)
-    if keep is None and slots.dtype == dtype and not decay.is_complex() and direct_reason(*tensors) is None:
+    if (
+        keep is None
+        and slots.dtype == dtype
+        and not decay.is_complex()
+        and direct_reason(*tensors) is None
+    ):
         flat = [None if t is None else t.flatten(at) for t, at in ((gate, 1), (D, 0), (dt_bias, 0))]
         y, new = state_update(
             slots.flatten(1, 2),
@@ -277,7 +304,9 @@ def selective_state_update(
         step = step + dt_bias.to(dtype)
     if dt_softplus:
         step = softplus(step)
-    maps_in, maps_out = (m.to(dtype).repeat_interleave(heads // groups, 1) for m in (maps_in, maps_out))
+    maps_in, maps_out = (
+        m.to(dtype).repeat_interleave(heads // groups, 1) for m in (maps_in, maps_out)
+    )
     # A copy: autograd needs the old state after the new one has taken its place.
     old = slots.to(dtype, copy=True) if keep is None else take(slots, state_batch_indices).to(dtype)
     value = rows.to(dtype)
@@ -328,11 +357,13 @@ def mamba_chunk_scan_combined(
         dt_bias: added to dt (H,).
         initial_states: (B, H, P, N); with ``seq_idx`` it belongs to the sequence of index 0.
         seq_idx: integers (B, L): the state is zeroed wherever they change.
-        cu_seqlens: where the packed sequences begin, and the length of all (S + 1,); for varlen states only.
+        cu_seqlens: where the packed sequences begin, and the length of all (S + 1,); for varlen
+            states only.
         dt_softplus: whether the softplus is applied to dt.
         dt_limit: bounds of the step size.
         return_final_states: whether the final states (B, H, P, N) are returned too.
-        return_varlen_states: whether each packed sequence's final state (S, H, P, N) is returned too; B is 1.
+        return_varlen_states: whether each packed sequence's final state (S, H, P, N) is returned
+            too; B is 1.
         state_dtype: accepted and not needed: states are float32, or float64 for float64 inputs.
 
     Returns:
@@ -347,12 +378,14 @@ def mamba_chunk_scan_combined(
     if seq_idx is not None:
         if seq_idx.shape != x.shape[:2] or seq_idx.is_floating_point():
             raise ArgumentError(
-                f"{name}: seq_idx must be integers of shape {tuple(x.shape[:2])} = (batch, length), got "
-                f"{seq_idx.dtype} {tuple(seq_idx.shape)}"
+                f"{name}: seq_idx must be integers of shape {tuple(x.shape[:2])} = (batch, "
+                f"length), got {seq_idx.dtype} {tuple(seq_idx.shape)}"
             )
         resets = changes(seq_idx, 0)
 
-    def scan(start: int, stop: int, first: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def scan(
+        start: int, stop: int, first: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         x_part, dt_part, B_part, C_part = (t[:, start:stop] for t in (x, dt, B, C))
         gate = None if z is None else z[:, start:stop]
         return ssd(

@@ -1,4 +1,5 @@
-"""Custom operators of torch from records: the list of arguments is written once, as a NamedTuple."""
+"""Custom operators of torch from records: the list of arguments is written once, as a
+NamedTuple."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def define(
     lower: Iterable[str] = (),
     keep: Iterable[str] = (),
 ) -> Callable[..., Any]:
-    """Registers a custom operator whose arguments are the fields of records, one record after the other.
+    """Registers a custom operator whose arguments are the fields of records, one record after the
+    other.
 
     ``fake`` and the implementations take the records; torch's operator takes their fields.
 
@@ -45,19 +47,22 @@ def define(
         cpu: the implementation for CPU tensors.
         cuda: that for CUDA tensors.
         everywhere: that for tensors on any other device.
-        rows: names of arguments whose first dimension is the batch, into which vmap is folded; None where a
-            result sums over the batch, so that vmapped samples run one by one.
+        rows: names of arguments whose first dimension is the batch, into which vmap is folded; None
+            where a result sums over the batch, so that vmapped samples run one by one.
         setup: called with autograd's context, the output, and the records.
         backward: called with autograd's context and the gradients; None if there is no derivative.
         lower: names of arguments that are activations: autocast casts them to its dtype.
         keep: names of arguments (decays, biases, states) that autocast raises to float32.
 
     Returns:
-        A function of the fields, which works inside torch.func transforms too. Its ``op`` is the operator.
+        A function of the fields, which works inside torch.func transforms too. Its ``op`` is the
+        operator.
     """
     hints = [pair for record in records for pair in get_type_hints(record).items()]
     arguments = ", ".join(f"{_KINDS[kind]} {field}" for field, kind in hints)
-    result = {None: "Tensor[]", 1: "Tensor"}.get(returns) or f"({', '.join(['Tensor'] * (returns or 0))})"
+    result = {None: "Tensor[]", 1: "Tensor"}.get(
+        returns
+    ) or f"({', '.join(['Tensor'] * (returns or 0))})"
     names = [field for field, _ in hints]
     sizes = [len(get_type_hints(record)) for record in records]
     bounds = [(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
@@ -79,7 +84,11 @@ def define(
     main, device = (cpu, "cpu") if everywhere is None else (everywhere, None)
     assert main is not None
     op: Any = torch.library.custom_op(
-        name, taking(main), mutates_args=(), device_types=device, schema=f"({arguments}) -> {result}"
+        name,
+        taking(main),
+        mutates_args=(),
+        device_types=device,
+        schema=f"({arguments}) -> {result}",
     )
     if everywhere is not None and cpu is not None:
         op.register_kernel("cpu")(taking(cpu))
@@ -110,7 +119,9 @@ def define(
     return call
 
 
-def _register_autocast(op: Any, names: list[str], lower: frozenset[str], keep: frozenset[str]) -> None:
+def _register_autocast(
+    op: Any, names: list[str], lower: frozenset[str], keep: frozenset[str]
+) -> None:
     overload = op._opoverload
 
     def rule(device: str) -> Callable[..., Any]:
@@ -120,7 +131,11 @@ def _register_autocast(op: Any, names: list[str], lower: frozenset[str], keep: f
             target = torch.get_autocast_dtype(device.lower())
             cast = []
             for name, value in zip(names, args):
-                if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                if (
+                    isinstance(value, Tensor)
+                    and value.is_floating_point()
+                    and value.dtype != torch.float64
+                ):
                     if name in lower:
                         value = value.to(target)
                     elif name in keep:
@@ -136,7 +151,8 @@ def _register_autocast(op: Any, names: list[str], lower: frozenset[str], keep: f
 
 
 def in_transform() -> bool:
-    """Returns whether the call is inside a torch.func transform (grad, vmap, ...) that is run eagerly."""
+    """Returns whether the call is inside a torch.func transform (grad, vmap, ...) that is run
+    eagerly."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None
@@ -145,8 +161,9 @@ def in_transform() -> bool:
 def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> Callable[..., Any]:
     """Returns a function that calls a custom operator, also inside torch.func transforms.
 
-    The autograd rule of a ``custom_op`` does not work under torch.func.grad (torch 2.15), that of an
-    ``autograd.Function`` with ``setup_context`` does; torch.export and torch.compile want the operator.
+    The autograd rule of a ``custom_op`` does not work under torch.func.grad (torch 2.15), that of
+    an ``autograd.Function`` with ``setup_context`` does; torch.export and torch.compile want the
+    operator.
     """
 
     class Function(torch.autograd.Function):
@@ -162,7 +179,9 @@ def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> C
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
             if backward is None:
-                raise RuntimeError(f"{op._name} has no derivative: second derivatives are not supported")
+                raise RuntimeError(
+                    f"{op._name} has no derivative: second derivatives are not supported"
+                )
             return backward(ctx, *grads)
 
     Function.vmap = staticmethod(vmap)  # type: ignore[method-assign]
@@ -175,7 +194,8 @@ def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> C
 
 
 def _vmap_loop(call: Any, info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> Any:
-    """Runs an operator once per vmapped sample and stacks its output, or each of them, along dimension 0."""
+    """Runs an operator once per vmapped sample and stacks its output, or each of them, along
+    dimension 0."""
     runs = [
         call(*[v if d is None else v.select(d, i) for v, d in zip(args, in_dims)])
         for i in range(info.batch_size)
@@ -188,7 +208,8 @@ def _vmap_loop(call: Any, info: Any, in_dims: Sequence[int | None], args: Sequen
 def _vmap_fold(
     call: Any, batched: Sequence[int], info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
 ) -> Any:
-    """Folds vmap into the batch where only per-row arguments are vmapped; loops over the samples otherwise.
+    """Folds vmap into the batch where only per-row arguments are vmapped; loops over the samples
+    otherwise.
 
     Args:
         call: the operator; the first dimension of its outputs is the batch, or they are empty.
@@ -207,7 +228,9 @@ def _vmap_fold(
     def fold(value: Any, dim: int | None) -> Any:
         if value is None:
             return None
-        value = value.unsqueeze(0).expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        value = (
+            value.unsqueeze(0).expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        )
         return value.flatten(0, 1)
 
     def unfold(value: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Compiles the CUDA sources at first use with NVRTC, keeps the result on disk, and launches it.
 
-What is compiled depends on the source, the device's architecture, NVRTC's version and the kernel's numbers
-(``defines``): together they name the file in the cache folder. An entry is written to a temporary name and
-renamed, so several processes may start at once; one that does not carry its own checksum is compiled again.
+What is compiled depends on the source, the device's architecture, NVRTC's version and the kernel's
+numbers (``defines``): together they name the file in the cache folder. An entry is written to a
+temporary name and renamed, so several processes may start at once; one that does not carry its own
+checksum is compiled again.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _device_reason(index: int) -> str | None:
     known = architectures()
     if capability not in known:
         return (
-            f"NVRTC {_dotted(version())} does not know {name}, only sm_{known[0]} to sm_{known[-1]}: "
+            f"NVRTC {_dotted(version())} does not know {name}, only sm_{known[0]} to "
+            f"sm_{known[-1]}: "
             "install a newer PyTorch"
         )
     driver = _load()[1]
@@ -102,9 +104,10 @@ def _device_reason(index: int) -> str | None:
         newest = 1000 * (version()[0] - 1)
     if newest // 1000 < version()[0]:
         return (
-            f"the NVIDIA driver is too old: it serves CUDA {newest // 1000}.{newest % 1000 // 10}, and what "
-            f"NVRTC {_dotted(version())} compiles needs {version()[0]}.0; update the driver, or install a "
-            f"PyTorch built for CUDA {newest // 1000}"
+            f"the NVIDIA driver is too old: it serves CUDA "
+            f"{newest // 1000}.{newest % 1000 // 10}, and what NVRTC {_dotted(version())} "
+            f"compiles needs {version()[0]}.0; update the driver, or install a PyTorch built for "
+            f"CUDA {newest // 1000}"
         )
     return None
 
@@ -117,12 +120,16 @@ def describe() -> tuple[bool, str]:
         built = "" if torch.version.cuda else ": this torch is built without CUDA"
         return (
             False,
-            f"torch finds no CUDA device{built}; {reason or f'{compiler} is there to compile the kernels'}",
+            f"torch finds no CUDA device{built}; "
+            f"{reason or f'{compiler} is there to compile the kernels'}",
         )
     reasons = [device_reason(index) for index in range(torch.cuda.device_count())]
     if all(reasons):
         return False, "; ".join(dict.fromkeys(str(reason) for reason in reasons))
-    return True, f"CUDA C++ kernels, compiled at first use by {compiler} and kept in {cache_dir('kernels')}"
+    return (
+        True,
+        f"CUDA C++ kernels, compiled at first use by {compiler} and kept in {cache_dir('kernels')}",
+    )
 
 
 def _capability(index: int) -> int:
@@ -159,7 +166,10 @@ def version() -> tuple[int, int]:
     nvrtc = _nvrtc()
     try:
         major, minor = _done(nvrtc.nvrtcVersion(), "NVRTC")
-    except (RuntimeError, OSError) as error:  # what the bindings raise where the library is not found
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # what the bindings raise where the library is not found
         if isinstance(error, BackendError):
             raise
         raise BackendError(f"NVRTC does not load ({error}): {_INSTALL}") from None
@@ -189,21 +199,26 @@ def source(name: str) -> str:
             return ""
         seen.add(name)
         text = (SOURCES / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
-        return re.sub(r'^#include "(.+)"$', lambda match: inline(match[1]), text, flags=re.MULTILINE)
+        return re.sub(
+            r'^#include "(.+)"$', lambda match: inline(match[1]), text, flags=re.MULTILINE
+        )
 
     return inline(name)
 
 
 @cache
 def fields(name: str, struct: str) -> tuple[str, ...]:
-    """Returns the names of the 64-bit fields of a parameter struct, read from the source that defines it.
+    """Returns the names of the 64-bit fields of a parameter struct, read from the source that
+    defines it.
 
     Args:
         name: the source.
         struct: the struct's name.
     """
     body = source(name).split(f"struct {struct} {{", 1)[1].split("};", 1)[0]
-    return tuple(field.strip() for line in re.findall(r"i64 ([^;]+);", body) for field in line.split(","))
+    return tuple(
+        field.strip() for line in re.findall(r"i64 ([^;]+);", body) for field in line.split(",")
+    )
 
 
 def parameters(name: str, struct: str, values: Mapping[str, int]) -> ctypes.Array[ctypes.c_int64]:
@@ -237,8 +252,14 @@ def compile_cubin(name: str, defines: Defines, architecture: int) -> tuple[bytes
     """
     version()
     nvrtc = _nvrtc()
-    program = _done(nvrtc.nvrtcCreateProgram(source(name).encode(), name.encode(), 0, [], []), "NVRTC")
-    options = [f"--gpu-architecture=sm_{architecture}".encode(), b"--std=c++17", b"--ptxas-options=-v"]
+    program = _done(
+        nvrtc.nvrtcCreateProgram(source(name).encode(), name.encode(), 0, [], []), "NVRTC"
+    )
+    options = [
+        f"--gpu-architecture=sm_{architecture}".encode(),
+        b"--std=c++17",
+        b"--ptxas-options=-v",
+    ]
     options += [f"-D{key}={value}".encode() for key, value in sorted(defines.items())]
     try:
         (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
@@ -246,7 +267,9 @@ def compile_cubin(name: str, defines: Defines, architecture: int) -> tuple[bytes
         _done(nvrtc.nvrtcGetProgramLog(program, text), "NVRTC")
         message = bytes(text).rstrip(b"\0").decode(errors="replace")
         if int(error) != 0:
-            raise BackendError(f"NVRTC cannot compile {name} for sm_{architecture}: {message.strip()}")
+            raise BackendError(
+                f"NVRTC cannot compile {name} for sm_{architecture}: {message.strip()}"
+            )
         code = bytearray(int(_done(nvrtc.nvrtcGetCUBINSize(program), "NVRTC")))
         _done(nvrtc.nvrtcGetCUBIN(program, code), "NVRTC")
         return bytes(code), message
@@ -257,7 +280,9 @@ def compile_cubin(name: str, defines: Defines, architecture: int) -> tuple[bytes
 def cache_file(name: str, defines: Defines, architecture: int) -> Path:
     """Returns where the machine code of a source is kept. Arguments as in ``compile_cubin``."""
     parts = [source(name), repr(sorted((key, str(value)) for key, value in defines.items()))]
-    key = hashlib.sha256("\0".join([*parts, str(architecture), _dotted(version())]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([*parts, str(architecture), _dotted(version())]).encode()
+    ).hexdigest()
     return cache_dir("kernels") / f"{Path(name).stem}-sm_{architecture}-{key[:24]}.cubin"
 
 
@@ -275,7 +300,10 @@ def cubin(name: str, defines: Defines, architecture: int) -> bytes:
         stored = file.read_bytes()
     except OSError:  # not there, or not to be read
         stored = b""
-    if stored.startswith(_MAGIC) and hashlib.sha256(stored[head:]).digest() == stored[len(_MAGIC) : head]:
+    if (
+        stored.startswith(_MAGIC)
+        and hashlib.sha256(stored[head:]).digest() == stored[len(_MAGIC) : head]
+    ):
         return stored[head:]
     code, _ = compile_cubin(name, defines, architecture)
     # The kernel runs all the same where it cannot be kept: on a full disk, say.
@@ -296,10 +324,17 @@ class _Loaded:
 
     def kernel(self, name: str, shared: int) -> Any:
         if (name, shared) not in self.kernels:
-            function = _done(self.driver.cuModuleGetFunction(self.module, name.encode()), f"kernel {name}")
+            function = _done(
+                self.driver.cuModuleGetFunction(self.module, name.encode()), f"kernel {name}"
+            )
             if shared > 48 * 1024:
-                attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                _done(self.driver.cuFuncSetAttribute(function, attribute, shared), f"kernel {name}'s memory")
+                attribute = (
+                    self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                )
+                _done(
+                    self.driver.cuFuncSetAttribute(function, attribute, shared),
+                    f"kernel {name}'s memory",
+                )
             self.kernels[name, shared] = function
         return self.kernels[name, shared]
 
@@ -338,10 +373,11 @@ def launch(
         key = (index, name, tuple(sorted(defines.items())))
         driver = _load()[1]
         assert driver is not None
-        if (
-            int(_done(driver.cuCtxGetCurrent(), "the CUDA context")) == 0
-        ):  # a thread that torch has not used yet
-            context = _done(driver.cuDevicePrimaryCtxRetain(driver.CUdevice(index)), "the CUDA context")
+        # A thread that torch has not used yet.
+        if int(_done(driver.cuCtxGetCurrent(), "the CUDA context")) == 0:
+            context = _done(
+                driver.cuDevicePrimaryCtxRetain(driver.CUdevice(index)), "the CUDA context"
+            )
             _done(driver.cuCtxSetCurrent(context), "the CUDA context")
         if key not in _MODULES:
             _MODULES[key] = _Loaded(cubin(name, defines, _capability(index)))
@@ -349,6 +385,14 @@ def launch(
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         blocks = [*grid, 1, 1][:3]
         result = driver.cuLaunchKernel(
-            function, *blocks, threads, 1, 1, shared, driver.CUstream(stream), ctypes.addressof(pointers), 0
+            function,
+            *blocks,
+            threads,
+            1,
+            1,
+            shared,
+            driver.CUstream(stream),
+            ctypes.addressof(pointers),
+            0,
         )
         _done(result, f"starting {kernel}")

@@ -1,4 +1,5 @@
-"""What the attention mixers share: projections with grouped heads, rotary positions, places in a pack."""
+"""What the attention mixers share: projections with grouped heads, rotary positions, places in a
+pack."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ class AttentionBase(Mixer):
     Args:
         d_model: width D.
         n_heads: number of query heads H.
-        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as query heads.
+        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as
+            query heads.
         d_head: width of a head P; None for D / H.
-        rope_base: base of the rotary frequencies; None for no position information beside the mask's.
+        rope_base: base of the rotary frequencies; None for no position information beside the
+            mask's.
         bias: whether the query, key and value projections have a bias.
         dropout: probability of dropping an attention weight in training.
 
@@ -66,7 +69,9 @@ class AttentionBase(Mixer):
             self.v_proj(x).unflatten(-1, shape),
         )
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
         """Returns softmax(q kᵀ / √P) v.
 
         Args:
@@ -92,10 +97,11 @@ class AttentionBase(Mixer):
 
 
 def rotate(x: Tensor, positions: Tensor, base: float | None) -> Tensor:
-    """Turns each pair of features by an angle proportional to the position (RoPE, arXiv 2104.09864, eq. 34).
+    """Turns each pair of features by an angle proportional to the position (RoPE, arXiv 2104.09864,
+    eq. 34).
 
-    Feature p is paired with feature p + P/2 and the pair turns by position · base^(-2p/P), so that the
-    product of a query and a key depends on their distance only.
+    Feature p is paired with feature p + P/2 and the pair turns by position · base^(-2p/P), so that
+    the product of a query and a key depends on their distance only.
 
     Args:
         x: queries or keys (B, L, H, P), P even.
@@ -107,11 +113,13 @@ def rotate(x: Tensor, positions: Tensor, base: float | None) -> Tensor:
     """
     if base is None:
         return x
-    # Angles in float64 where there is one: a float32 angle at position 10^6 is wrong in its second decimal.
+    # Angles in float64 where there is one: a float32 angle at position 10^6 is wrong in its second
+    # decimal.
     exact = torch.float32 if x.device.type == "mps" else torch.float64
     half = x.shape[-1] // 2
     frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angles = (positions.to(exact)[..., None] * frequencies).unsqueeze(-2)  # (L, 1, P/2) or (B, L, 1, P/2)
+    # (L, 1, P/2) or (B, L, 1, P/2)
+    angles = (positions.to(exact)[..., None] * frequencies).unsqueeze(-2)
     working = torch.promote_types(x.dtype, torch.float32)
     cos, sin = angles.cos().to(working), angles.sin().to(working)
     first, second = x.to(working).chunk(2, -1)

@@ -1,4 +1,5 @@
-"""What the layers on the delta rule share: projections, short convolutions, unit keys and decays."""
+"""What the layers on the delta rule share: projections, short convolutions, unit keys and
+decays."""
 
 from __future__ import annotations
 
@@ -67,32 +68,39 @@ class DeltaMixer(Mixer):
         )
         self.b_proj = nn.Linear(d_model, writes * n_heads, bias=False)
         self.q_conv1d, self.k_conv1d, self.v_conv1d = (
-            nn.Conv1d(width, width, conv_size, groups=width, bias=conv_bias) for width in self.widths
+            nn.Conv1d(width, width, conv_size, groups=width, bias=conv_bias)
+            for width in self.widths
         )
         self.o_proj = nn.Linear(values, d_model, bias=False)
 
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns the matrix state (B, H, K, V), at least float32, and the convolutions' last inputs."""
+        """Returns the matrix state (B, H, K, V), at least float32, and the convolutions' last
+        inputs."""
         device, dtype = self._where(device, dtype)
         shape = (batch, self.n_heads, self.d_key, self.d_value)
         return {
-            "conv": torch.zeros(batch, self.conv_size - 1, sum(self.widths), device=device, dtype=dtype),
+            "conv": torch.zeros(
+                batch, self.conv_size - 1, sum(self.widths), device=device, dtype=dtype
+            ),
             "kv": torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype)),
         }
 
     def _project(
         self, x: Tensor, state: State | None, resets: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Returns q (B, L, H, K), k and v (B, L · writes, H, …), β (B, L · writes, H) and the conv state.
+        """Returns q (B, L, H, K), k and v (B, L · writes, H, …), β (B, L · writes, H) and the conv
+        state.
 
         Queries and keys have norm 1.
         """
         convolutions = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
         biases = [c.bias for c in convolutions if c.bias is not None]
         mixed, conv = causal_conv1d(
-            torch.cat([projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj)], -1),
+            torch.cat(
+                [projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj)], -1
+            ),
             torch.cat([c.weight.squeeze(1) for c in convolutions]),
             torch.cat(biases) if biases else None,
             None if state is None else state["conv"],
@@ -104,7 +112,12 @@ class DeltaMixer(Mixer):
         q = q.unflatten(-1, (self.n_heads, -1))
         k, v = (t.unflatten(-1, (self.writes, self.n_heads, -1)).flatten(1, 2) for t in (k, v))
         beta = self.b_proj(x)
-        beta = beta.to(recurrent_dtype(beta.dtype)).sigmoid().unflatten(-1, (self.writes, -1)).flatten(1, 2)
+        beta = (
+            beta.to(recurrent_dtype(beta.dtype))
+            .sigmoid()
+            .unflatten(-1, (self.writes, -1))
+            .flatten(1, 2)
+        )
         return unit(q), unit(k), v, 2 * beta if self.allow_neg_eigval else beta, conv
 
 
@@ -135,7 +148,8 @@ def decay_parameters(heads: int, steps: int, lowest: float) -> tuple[nn.Paramete
     """
     rates = torch.empty(heads).uniform_(lowest, 16.0).clamp_min(1e-4)
     dt = torch.exp(torch.rand(steps) * math.log(100.0) + math.log(0.001)).clamp_min(1e-4)
-    return nn.Parameter(rates.log()), nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus gives dt
+    # Softplus gives dt.
+    return nn.Parameter(rates.log()), nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
 
 
 def log_decay(x: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:
@@ -160,5 +174,7 @@ def head_width(name: str, head_dim: int, expand_v: float) -> int:
     """
     width = head_dim * expand_v
     if width < 1 or not math.isclose(width, round(width), rel_tol=1e-6):
-        raise ConfigError(f"{name}: head_dim · expand_v must be a whole number of at least 1, got {width!r}")
+        raise ConfigError(
+            f"{name}: head_dim · expand_v must be a whole number of at least 1, got {width!r}"
+        )
     return round(width)

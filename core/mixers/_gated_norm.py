@@ -18,7 +18,9 @@ class GatedRMSNorm(nn.Module):
         eps: added to the mean square.
     """
 
-    def __init__(self, width: int, groups: int = 1, norm_before_gate: bool = True, eps: float = 1e-5) -> None:
+    def __init__(
+        self, width: int, groups: int = 1, norm_before_gate: bool = True, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.groups, self.norm_before_gate, self.eps = groups, norm_before_gate, eps
         self.weight = nn.Parameter(torch.ones(width))

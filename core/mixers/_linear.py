@@ -9,7 +9,8 @@ from longseq.core.ops.linear_maps import split_bias, split_bias_of_gelu
 
 
 def mix_gelu(mixing: nn.Module, dropout: nn.Dropout, x: Tensor) -> Tensor:
-    """Returns ``mixing(dropout(gelu(x)))``; a ``LinearGLU`` keeps x alone for the backward, not gelu(x) too.
+    """Returns ``mixing(dropout(gelu(x)))``; a ``LinearGLU`` keeps x alone for the backward, not
+    gelu(x) too.
 
     Args:
         mixing: the map after the activation.

@@ -1,4 +1,5 @@
-"""The layer round a time-invariant state-space model, shared by S4, S4D and DSS; no mixer itself."""
+"""The layer round a time-invariant state-space model, shared by S4, S4D and DSS; no mixer
+itself."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class SSMLayer(Mixer):
-    """One state-space model a channel, skip connection, activation, dropout, and a position-wise output map.
+    """One state-space model a channel, skip connection, activation, dropout, and a position-wise
+    output map.
 
     y = out(dropout(act(SSM(x) + D · x))), with out(h) = h₁ · σ(h₂), [h₁, h₂] = W h + β for "glu".
 
@@ -43,7 +45,13 @@ class SSMLayer(Mixer):
     """
 
     def __init__(
-        self, d_model: int, n_complex: int, activation: str, output: str, dropout: float, chunk_size: int
+        self,
+        d_model: int,
+        n_complex: int,
+        activation: str,
+        output: str,
+        dropout: float,
+        chunk_size: int,
     ) -> None:
         super().__init__(d_model)
         self.chunk_size = check_positive("chunk_size", chunk_size)
@@ -62,7 +70,9 @@ class SSMLayer(Mixer):
             self.output_linear = nn.Sequential(nn.Linear(d_model, d_model))
 
     @abstractmethod
-    def _scan(self, u: Tensor, state: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scan(
+        self, u: Tensor, state: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the model's output (B, L, D) for inputs (B, L, D), and its last state."""
 
     @abstractmethod
@@ -82,7 +92,9 @@ class SSMLayer(Mixer):
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         u = x.to(recurrent_dtype(x.dtype))
-        y, last = self._scan(u, None if state is None else state["ssm"], segment_resets(segment_ids))
+        y, last = self._scan(
+            u, None if state is None else state["ssm"], segment_resets(segment_ids)
+        )
         return self._finish(y, u, x.dtype), {"ssm": last}
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
@@ -100,13 +112,16 @@ class SSMLayer(Mixer):
 
 
 class DiagonalLayer(SSMLayer):
-    """A layer whose state matrix is diagonal: x_t = a x_{t-1} + b u_t, y_t = Re(c · x_t) in each channel."""
+    """A layer whose state matrix is diagonal: x_t = a x_{t-1} + b u_t, y_t = Re(c · x_t) in each
+    channel."""
 
     @abstractmethod
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the discrete system a, b, c, complex (D, N), in float64."""
 
-    def _scan(self, u: Tensor, state: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scan(
+        self, u: Tensor, state: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         a, b, c = self.system()
         return lti_scan(u, a, b, c, state, resets, self.chunk_size)
 
@@ -116,7 +131,8 @@ class DiagonalLayer(SSMLayer):
         return (c * state).sum(-1).real, state
 
     def convolution_kernel(self, length: int) -> Tensor:
-        """Returns the kernel (D, L) of the state-space model's convolution, without the skip connection.
+        """Returns the kernel (D, L) of the state-space model's convolution, without the skip
+        connection.
 
         Args:
             length: L.

@@ -1,4 +1,5 @@
-"""Softmax attention with grouped heads and rotary positions: causal with a cache, or bidirectional."""
+"""Softmax attention with grouped heads and rotary positions: causal with a cache, or
+bidirectional."""
 
 from __future__ import annotations
 
@@ -9,23 +10,27 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import AttentionBase, positions_in_pack, rotate
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 
-# Queries that share one explicit mask: bounds the mask's memory by 1024 keys-wide rows instead of L.
+# Queries that share one explicit mask: bounds the mask's memory by 1024 keys-wide rows instead of
+# L.
 _QUERY_BLOCK = 1024
 
 
 @register_mixer("attention")
 class Attention(AttentionBase):
-    """Multi-head attention (arXiv 1706.03762, eq. 1), rotary (2104.09864), with grouped heads (2305.13245).
+    """Multi-head attention (arXiv 1706.03762, eq. 1), rotary (2104.09864), with grouped heads
+    (2305.13245).
 
         y = W_o · concat_h softmax(q_h k_hᵀ / √P) v_h,   causal unless ``bidirectional``
 
-    The state is the rotated keys and the values of all positions so far, (B, T, H_kv, P) each, right-aligned;
-    after a pack whose last sequences differ in length, ``seen`` (B,) tells how many are the row's own.
+    The state is the rotated keys and the values of all positions so far, (B, T, H_kv, P) each,
+    right-aligned; after a pack whose last sequences differ in length, ``seen`` (B,) tells how many
+    are the row's own.
 
     Args:
         d_model: width D.
         n_heads: number of query heads H.
-        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as query heads.
+        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as
+            query heads.
         d_head: width of a head P; None for D / H.
         rope_base: base of the rotary frequencies; None for no rotary positions.
         bias: whether the query, key and value projections have a bias.
@@ -107,7 +112,8 @@ class Attention(AttentionBase):
         return self.o_proj(y.flatten(2)), after
 
     def _masked(self, q: Tensor, k: Tensor, v: Tensor, past: int, positions: Tensor) -> Tensor:
-        """Attends by blocks of queries, each to as many earlier keys as its position in its sequence."""
+        """Attends by blocks of queries, each to as many earlier keys as its position in its
+        sequence."""
         outputs = []
         for lo in range(0, q.shape[1], _QUERY_BLOCK):
             hi = min(lo + _QUERY_BLOCK, q.shape[1])

@@ -1,4 +1,5 @@
-"""The mixer contract: what every sequence mixer takes, returns and promises; and the registry of names."""
+"""The mixer contract: what every sequence mixer takes, returns and promises; and the registry of
+names."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ State = dict[str, Tensor]
 
 
 class Mixer(nn.Module, ABC):
-    """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a time.
+    """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a
+    time.
 
     The laws that every causal mixer obeys, and that ``longseq.core.testing.check_mixer`` checks:
 
-    1. ``forward(x) = concat(forward(x[:k]), forward(x[k:], state))`` for every k, gradients included;
+    1. ``forward(x) = concat(forward(x[:k]), forward(x[k:], state))`` for every k, gradients
+        included;
     2. ``forward(x)`` = stepping through x;
     3. changing ``x[t:]`` leaves ``y[:t]`` as it was;
     4. a row's output does not depend on its neighbours in the batch;
@@ -35,8 +38,8 @@ class Mixer(nn.Module, ABC):
     6. the gradient reaches the initial state, and the final state is differentiable.
 
     Attributes:
-        causal: whether position t sees only positions up to t; of the class, or of an instance where an
-            option decides. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
+        causal: whether position t sees only positions up to t; of the class, or of an instance
+            where an option decides. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
         finite_state: whether the state's size is independent of how many positions were seen.
         ssm_parameters: names, relative to the mixer, of parameters that take the learning rate of
             state-space parameters and no weight decay.
@@ -59,8 +62,8 @@ class Mixer(nn.Module, ABC):
         Args:
             x: input (B, L, D), L ≥ 1.
             state: what the previous chunk returned; None stands for the start of a sequence.
-            segment_ids: integers (B, L), constant inside a packed sequence; wherever the id changes from one
-                position to the next, the state is reset. Position 0 continues ``state``.
+            segment_ids: integers (B, L), constant inside a packed sequence; wherever the id changes
+                from one position to the next, the state is reset. Position 0 continues ``state``.
 
         Returns:
             The output (B, L, D) and the state after the last position.
@@ -88,8 +91,8 @@ class Mixer(nn.Module, ABC):
         Args:
             batch: number of rows.
             device: where; the parameters' device if None.
-            dtype: of activations kept in the state; the parameters' dtype if None. Recurrent states are at
-                least float32 whatever is asked.
+            dtype: of activations kept in the state; the parameters' dtype if None. Recurrent states
+                are at least float32 whatever is asked.
         """
 
     def state_size(self, length: int) -> int:
@@ -99,7 +102,9 @@ class Mixer(nn.Module, ABC):
             length: positions seen.
         """
         if not self.finite_state:
-            raise NotImplementedError(f"{type(self).__name__} carries its history and must define state_size")
+            raise NotImplementedError(
+                f"{type(self).__name__} carries its history and must define state_size"
+            )
         return sum(value[0].numel() for value in self.init_state(1, device="cpu").values())
 
     def _where(
@@ -107,7 +112,9 @@ class Mixer(nn.Module, ABC):
     ) -> tuple[torch.device | str, torch.dtype]:
         """Returns device and dtype with the parameters' own in place of None."""
         parameter = next(self.parameters())
-        return (parameter.device if device is None else device), (parameter.dtype if dtype is None else dtype)
+        return (parameter.device if device is None else device), (
+            parameter.dtype if dtype is None else dtype
+        )
 
 
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -142,11 +149,15 @@ def register_mixer(name: str) -> Callable[[M], M]:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         what, example = getattr(name, "__name__", name), '@register_mixer("mine")'
-        raise ConfigError(f"register_mixer needs a name in lower snake case, as in {example}, got {what!r}")
+        raise ConfigError(
+            f"register_mixer needs a name in lower snake case, as in {example}, got {what!r}"
+        )
 
     def register(cls: M) -> M:
         if not (isinstance(cls, type) and issubclass(cls, Mixer)):
-            raise ConfigError(f"register_mixer({name!r}): {getattr(cls, '__name__', cls)} is no Mixer")
+            raise ConfigError(
+                f"register_mixer({name!r}): {getattr(cls, '__name__', cls)} is no Mixer"
+            )
         if not cls.__module__.startswith("longseq.core.mixers."):
             _load_all()  # so that a name of ours is known to be taken
         MIXERS.add(name, cls)
@@ -196,7 +207,9 @@ def create_mixer(name: str, d_model: int, **kwargs: Any) -> Mixer:
     return construct(mixer_class(name), d_model, kwargs, name)
 
 
-def construct(cls: type[Mixer], d_model: int, kwargs: Mapping[str, Any], name: str | None = None) -> Mixer:
+def construct(
+    cls: type[Mixer], d_model: int, kwargs: Mapping[str, Any], name: str | None = None
+) -> Mixer:
     """Makes a mixer of a class.
 
     Args:
@@ -208,9 +221,13 @@ def construct(cls: type[Mixer], d_model: int, kwargs: Mapping[str, Any], name: s
     Raises:
         ConfigError: for an unknown hyper-parameter, with the nearest valid one.
     """
-    accepted = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")]
+    accepted = [
+        p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")
+    ]
     for key in kwargs:
         if key not in accepted:
             near = did_you_mean(key, accepted)
-            raise ConfigError(f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}")
+            raise ConfigError(
+                f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}"
+            )
     return cls(d_model, **kwargs)

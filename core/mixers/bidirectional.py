@@ -19,9 +19,9 @@ class Bidirectional(Mixer):
 
         y = fwd(x) ∘ flip(rev(flip(x))),   ∘ a sum, a product, or a linear map of both side by side
 
-    Packed sequences are mirrored inside the pack: flipping the pack flips each of them and their order, and
-    the reset at every change of id keeps them apart. Caduceus (arXiv 2403.03234, section 3.1) is
-    ``mixer="mamba"``, ``combine="sum"``, ``tied=("in_proj", "out_proj")``.
+    Packed sequences are mirrored inside the pack: flipping the pack flips each of them and their
+    order, and the reset at every change of id keeps them apart. Caduceus (arXiv 2403.03234, section
+    3.1) is ``mixer="mamba"``, ``combine="sum"``, ``tied=("in_proj", "out_proj")``.
 
     Args:
         d_model: width D.
@@ -46,7 +46,9 @@ class Bidirectional(Mixer):
     ) -> None:
         super().__init__(d_model)
         if combine not in get_args(Combine):
-            raise ConfigError(f"unknown combine {combine!r}; {did_you_mean(combine, get_args(Combine))}")
+            raise ConfigError(
+                f"unknown combine {combine!r}; {did_you_mean(combine, get_args(Combine))}"
+            )
         self.combine = combine
         self.fwd = create_mixer(mixer, d_model, **(mixer_kwargs or {}))
         self.rev = create_mixer(mixer, d_model, **(mixer_kwargs or {}))
@@ -64,7 +66,9 @@ class Bidirectional(Mixer):
         chosen = [key for key in own if key == name or key.startswith(f"{name}.")]
         if not chosen:
             known = {*own, *(key.rpartition(".")[0] for key in own if "." in key)}
-            raise ConfigError(f"tied names no parameter of the mixer: {name!r}; {did_you_mean(name, known)}")
+            raise ConfigError(
+                f"tied names no parameter of the mixer: {name!r}; {did_you_mean(name, known)}"
+            )
         for key in chosen:
             owner, _, leaf = key.rpartition(".")
             setattr(self.rev.get_submodule(owner), leaf, own[key])
@@ -84,7 +88,9 @@ class Bidirectional(Mixer):
             ConfigError: if a state is given.
         """
         if state is not None:
-            raise ConfigError("a bidirectional mixer sees the whole sequence at once: it takes no state")
+            raise ConfigError(
+                "a bidirectional mixer sees the whole sequence at once: it takes no state"
+            )
         ahead, _ = self.fwd(x, None, segment_ids)
         mirrored = None if segment_ids is None else segment_ids.flip(1)
         back = self.rev(x.flip(1), None, mirrored)[0].flip(1)

@@ -22,22 +22,25 @@ _SMALLEST_NORM = 1e-4
 class Companion(Mixer):
     """State-space model with a companion matrix (SpaceTime, arXiv 2303.09489).
 
-    n_kernels systems with M real state dimensions, each serving D / n_kernels neighbouring channels:
+    n_kernels systems with M real state dimensions, each serving D / n_kernels neighbouring
+    channels:
 
         x_t = A x_{t-1} + b u_t,    y_t = c · x_t + skip · u_t,    A = [e_2 … e_M a],
 
-    A shifts the state by one place and adds its last entry times a, so one system is any autoregressive model
-    of order M. a is divided by its norm: with the 1-norm the powers of A stay bounded.
+    A shifts the state by one place and adds its last entry times a, so one system is any
+    autoregressive model of order M. a is divided by its norm: with the 1-norm the powers of A stay
+    bounded.
 
-    With ``closed_loop`` there is a further vector k that predicts the next input from the state, û = k · x,
-    and ``rollout`` forecasts without inputs: x_{t+1} = (A + b k*) x_t. The state is "ssm": (B, D, M).
+    With ``closed_loop`` there is a further vector k that predicts the next input from the state, û
+    = k · x, and ``rollout`` forecasts without inputs: x_{t+1} = (A + b k*) x_t. The state is "ssm":
+    (B, D, M).
 
     Args:
         d_model: width D.
         d_state: M.
         n_kernels: number of systems, a divisor of d_model; one a channel if None.
-        norm_order: order of the norm of a (and of b, c and k, if ``closed_loop``) that is divided out; 0 for
-            none.
+        norm_order: order of the norm of a (and of b, c and k, if ``closed_loop``) that is divided
+            out; 0 for none.
         kernel_init: "normal", or "xavier" for uniform within ±1/√M.
         skip_connection: whether ``skip`` is used.
         closed_loop: whether k exists; such a model has no skip connection.
@@ -119,8 +122,8 @@ class Companion(Mixer):
     def rollout(self, state: State, horizon: int) -> tuple[Tensor, Tensor]:
         """Forecasts without inputs: x_{h+1} = (A + b k*) x_h from the state after the lag.
 
-        As in the published code, the inputs of the lag enter by b before its normalisation, and û is read by
-        k before its normalisation, while the loop is closed by the normalised vectors.
+        As in the published code, the inputs of the lag enter by b before its normalisation, and û
+        is read by k before its normalisation, while the loop is closed by the normalised vectors.
 
         Args:
             state: from ``forward`` or ``step``.

@@ -31,14 +31,15 @@ class DeltaNet(DeltaMixer):
         use_gate: whether the output is gated.
         conv_size: taps of the convolutions.
         conv_bias: whether the convolutions have a bias.
-        allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1, as state
-            tracking needs (arXiv 2411.12537).
+        allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1, as
+            state tracking needs (arXiv 2411.12537).
         norm_eps: added to the mean square in the norm.
         chunk_size: positions a chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
-        ConfigError: if ``n_heads`` does not divide the key or value width or a value is out of range.
+        ConfigError: if ``n_heads`` does not divide the key or value width or a value is out of
+            range.
     """
 
     def __init__(

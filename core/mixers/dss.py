@@ -31,7 +31,13 @@ class DSSParameters(nn.Module):
     """
 
     def __init__(
-        self, channels: int, n: int, version: Version, separate_dt: bool, dt_min: float, dt_max: float
+        self,
+        channels: int,
+        n: int,
+        version: Version,
+        separate_dt: bool,
+        dt_min: float,
+        dt_max: float,
     ) -> None:
         super().__init__()
         log_dt = log_uniform((channels,), dt_min, dt_max)
@@ -55,21 +61,24 @@ class DSSParameters(nn.Module):
 class DSS(DiagonalLayer):
     """Diagonal state spaces (DSS, arXiv 2203.14343).
 
-    In each channel, with Λ ∈ ℂᴺ shared by the channels and W ∈ ℂᴺ their own, y = D u + K * u with the kernel
+    In each channel, with Λ ∈ ℂᴺ shared by the channels and W ∈ ℂᴺ their own, y = D u + K * u with
+    the kernel
 
         exp:      K_l = Re Σ_n W_n (e^{Λ_n Δ} - 1)/Λ_n · e^{Λ_n Δ l}
         softmax:  K_l = Re Σ_n W_n/Λ_n · e^{Λ_n Δ l} / Σ_{r < L} e^{Λ_n Δ r}
 
-    then activation, dropout and the output map. The published softmax depends on the length of the input, so
-    that a longer input changes earlier outputs; here L is the hyper-parameter ``l_max``, and the layer
-    streams. Where Re Λ has become positive, "softmax" outputs grow without bound behind ``l_max``.
+    then activation, dropout and the output map. The published softmax depends on the length of the
+    input, so that a longer input changes earlier outputs; here L is the hyper-parameter ``l_max``,
+    and the layer streams. Where Re Λ has become positive, "softmax" outputs grow without bound
+    behind ``l_max``.
 
     Args:
         d_model: width D.
         d_state: complex state dimensions N (not conjugate pairs).
         version: "exp" (Re Λ < 0 by construction) or "softmax" (Λ unconstrained).
         l_max: L of "softmax"; needed there, and refused elsewhere.
-        separate_dt: whether the real and the imaginary part of ΛΔ have time steps of their own, as published.
+        separate_dt: whether the real and the imaginary part of ΛΔ have time steps of their own, as
+            published.
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
         activation: "gelu", "relu", "silu" or "none".
@@ -103,7 +112,9 @@ class DSS(DiagonalLayer):
         dropout: float = 0.0,
         chunk_size: int = 64,
     ) -> None:
-        super().__init__(d_model, check_positive("d_state", d_state), activation, output, dropout, chunk_size)
+        super().__init__(
+            d_model, check_positive("d_state", d_state), activation, output, dropout, chunk_size
+        )
         check_choice("version", version, Version)
         if (l_max is None) == (version == "softmax"):
             raise ConfigError(
@@ -123,7 +134,8 @@ class DSS(DiagonalLayer):
             squared = eigenvalues.abs().square().clamp(min=_EPSILON)
             w = w * (torch.exp(z) - 1) * eigenvalues.conj() / squared
         else:
-            # Σ_{r<L} e^{zr} = (e^{zL} - 1)/(e^z - 1). Where Re z > 0 the sum runs backwards from its largest
+            # Σ_{r<L} e^{zr} = (e^{zL} - 1)/(e^z - 1). Where Re z > 0 the sum runs backwards from
+            # its largest
             # term: then e^{-z(L-1)} stands in front.
             growing = eigenvalues.real > 0
             falling = torch.where(growing, -z, z)

@@ -1,4 +1,5 @@
-"""Gated DeltaNet: the delta rule in a matrix state that forgets at a data-dependent pace, one per head."""
+"""Gated DeltaNet: the delta rule in a matrix state that forgets at a data-dependent pace, one per
+head."""
 
 from __future__ import annotations
 
@@ -26,12 +27,13 @@ class GatedDeltaNet(DeltaMixer):
     Args:
         d_model: width D.
         n_heads: number of heads H.
-        head_dim: key width K of a head; None for three quarters of ``d_model`` over the heads, rounded down.
+        head_dim: key width K of a head; None for three quarters of ``d_model`` over the heads,
+            rounded down.
         expand_v: value width of a head over ``head_dim``.
         conv_size: taps of the convolutions.
         conv_bias: whether the convolutions have a bias.
-        allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues below 0, as state tracking
-            needs (arXiv 2411.12537).
+        allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues below 0, as state
+            tracking needs (arXiv 2411.12537).
         norm_eps: added to the mean square in the norm.
         chunk_size: positions a chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.

@@ -1,4 +1,5 @@
-"""Gated DeltaProduct: several corrections of the state a position, a product of Householder matrices."""
+"""Gated DeltaProduct: several corrections of the state a position, a product of Householder
+matrices."""
 
 from __future__ import annotations
 
@@ -18,19 +19,21 @@ from longseq.core.ops.delta_rule import delta_rule
 class GatedDeltaProduct(DeltaMixer):
     """Gated DeltaProduct (arXiv 2502.10297, eq. 3 and section 3).
 
-        q, k_j, v_j = SiLU(conv(W x)),   q and k_j over their norms,   β_tj = 2 σ(W_βj x_t),   j = 1 … n
-        H_t0 = α_t S_{t-1},   H_tj = H_{t,j-1} + β_tj k_tj (v_tj - H_{t,j-1}ᵀ k_tj)ᵀ,   S_t = H_tn
-        o_t = S_tᵀ q_t / √K,   y = W_o (RMSNorm(o) · SiLU(W_g x)),   normalised head by head
+        q, k_j, v_j = SiLU(conv(W x)),   q and k_j over their norms,   β_tj = 2 σ(W_βj x_t),   j = 1
+        … n H_t0 = α_t S_{t-1},   H_tj = H_{t,j-1} + β_tj k_tj (v_tj - H_{t,j-1}ᵀ k_tj)ᵀ,   S_t =
+        H_tn o_t = S_tᵀ q_t / √K,   y = W_o (RMSNorm(o) · SiLU(W_g x)),   normalised head by head
 
-    The transition α_t Π_j (I - β_tj k_tj k_tjᵀ) can be any rotation of n dimensions at most: with n ≥ 2 it
-    tracks the states of groups that are not commutative. It is the delta rule over n positions a position.
+    The transition α_t Π_j (I - β_tj k_tj k_tjᵀ) can be any rotation of n dimensions at most: with n
+    ≥ 2 it tracks the states of groups that are not commutative. It is the delta rule over n
+    positions a position.
 
     Parameters are named and shaped as in flash-linear-attention's layer.
 
     Args:
         d_model: width D.
         n_heads: number of heads H.
-        head_dim: key width K of a head; None for three quarters of ``d_model`` over the heads, rounded down.
+        head_dim: key width K of a head; None for three quarters of ``d_model`` over the heads,
+            rounded down.
         expand_v: value width of a head over ``head_dim``.
         num_householder: n.
         use_forget_gate: whether there is a decay α.
@@ -68,9 +71,17 @@ class GatedDeltaProduct(DeltaMixer):
         d_value = head_width("gated_delta_product", check_positive("head_dim", head_dim), expand_v)
         writes = check_positive("num_householder", num_householder)
         super().__init__(
-            d_model, n_heads, head_dim, d_value, writes, conv_size, conv_bias, allow_neg_eigval, chunk_size,
+            d_model,
+            n_heads,
+            head_dim,
+            d_value,
+            writes,
+            conv_size,
+            conv_bias,
+            allow_neg_eigval,
+            chunk_size,
             backend,
-        )  # fmt: skip
+        )
         self.a_proj: nn.Linear | None = None
         if use_forget_gate:
             self.a_proj = nn.Linear(d_model, n_heads, bias=False)

@@ -1,4 +1,5 @@
-"""Gated linear attention: a matrix state that forgets each key channel at its own, data-dependent pace."""
+"""Gated linear attention: a matrix state that forgets each key channel at its own, data-dependent
+pace."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class GLA(Mixer):
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
-        ConfigError: if ``n_heads`` does not divide the key or value width or a value is out of range.
+        ConfigError: if ``n_heads`` does not divide the key or value width or a value is out of
+            range.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class GLA(Mixer):
         self.d_key = check_divisible("expand_k · d_model", d_key, "n_heads", n_heads)
         self.d_value = check_divisible("expand_v · d_model", d_value, "n_heads", n_heads)
         if gate_logit_normalizer <= 0:
-            raise ConfigError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer!r}")
+            raise ConfigError(
+                f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer!r}"
+            )
         self.gate_logit_normalizer = float(gate_logit_normalizer)
         self.chunk_size = check_positive("chunk_size", chunk_size)
         self.backend = check_backend(backend)

@@ -1,4 +1,5 @@
-"""H3: a shift SSM and a diagonal SSM between multiplicative projections, with states of fixed size."""
+"""H3: a shift SSM and a diagonal SSM between multiplicative projections, with states of fixed
+size."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _DISCRETISATIONS = ("bilinear", "zoh")
 
 
 class _ShiftSSM(nn.Module):
-    """A state that shifts by one at a time: a convolution with taps ``k[j] = Σ_m B[m]·C[m + j]``."""
+    """A state that shifts by one at a time: a convolution with taps ``k[j] = Σ_m B[m]·C[m +
+    j]``."""
 
     def __init__(self, d_model: int, d_state: int) -> None:
         super().__init__()
@@ -56,7 +58,11 @@ class _DiagonalSSM(nn.Module):
         self.copies, self.disc = heads // n_ssm, disc
         low, high = math.log(dt_min), math.log(dt_max)
         n = torch.arange(modes, dtype=torch.float32)
-        frequency = math.pi * n if measure == "diag-lin" else d_state / math.pi * (d_state / (1 + 2 * n) - 1)
+        frequency = (
+            math.pi * n
+            if measure == "diag-lin"
+            else d_state / math.pi * (d_state / (1 + 2 * n) - 1)
+        )
         b = torch.zeros(n_ssm, modes, 2)
         b[..., 0] = 1.0
         self.log_dt = nn.Parameter(low + (high - low) * torch.rand(heads))
@@ -66,21 +72,25 @@ class _DiagonalSSM(nn.Module):
         self.C = nn.Parameter(torch.randn(1, heads, modes, 2) * math.sqrt(0.5))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns transitions, input and output weights, complex (H, N/2), in float64 for long powers."""
+        """Returns transitions, input and output weights, complex (H, N/2), in float64 for long
+        powers."""
         dt = torch.exp(wide(self.log_dt)).unsqueeze(-1)
-        a = torch.complex(-torch.exp(wide(self.inv_A_real)), wide(self.A_imag)).repeat(self.copies, 1)
+        a = torch.complex(-torch.exp(wide(self.inv_A_real)), wide(self.A_imag)).repeat(
+            self.copies, 1
+        )
         transition, scale = discretise(a, dt, self.disc)
         b = as_complex(self.B).repeat(self.copies, 1) * scale
-        return transition, b, 2 * as_complex(self.C)[0]  # the other of each conjugate pair is as large
+        # The other of each conjugate pair is as large.
+        return (transition, b, 2 * as_complex(self.C)[0])
 
 
 @register_mixer("h3")
 class H3(Mixer):
     """Hungry Hungry Hippos, arXiv 2212.14052.
 
-    ``y = out(q ⊙ SSM_diag(SSM_shift(k) ⊗ v))`` in each head, with direct connections in both SSMs. The
-    shift SSM is a convolution with d_state taps, the diagonal one a linear recurrence with d_state/2
-    complex modes; both states have a fixed size.
+    ``y = out(q ⊙ SSM_diag(SSM_shift(k) ⊗ v))`` in each head, with direct connections in both SSMs.
+    The shift SSM is a convolution with d_state taps, the diagonal one a linear recurrence with
+    d_state/2 complex modes; both states have a fixed size.
 
     Args:
         d_model: width D.
@@ -116,16 +126,23 @@ class H3(Mixer):
         dt_max: float = 0.1,
     ) -> None:
         super().__init__(d_model)
-        check_divisible("d_state", check_positive("d_state", d_state), "the number of a conjugate pair", 2)
+        check_divisible(
+            "d_state", check_positive("d_state", d_state), "the number of a conjugate pair", 2
+        )
         self.d_state, self.head_dim = d_state, head_dim
         self.heads = check_divisible("d_model", d_model, "head_dim", head_dim)
         copies = self.heads if n_ssm is None else n_ssm
         check_divisible("the number of heads", self.heads, "n_ssm", copies)
-        for name, value, known in (("measure", measure, _MEASURES), ("disc", disc, _DISCRETISATIONS)):
+        for name, value, known in (
+            ("measure", measure, _MEASURES),
+            ("disc", disc, _DISCRETISATIONS),
+        ):
             if value not in known:
                 raise ConfigError(f"{name} {value!r} is unknown; {did_you_mean(value, known)}")
         if not 0 < dt_min <= dt_max:
-            raise ConfigError(f"dt_min must be above 0 and at most dt_max ({dt_max!r}), got {dt_min!r}")
+            raise ConfigError(
+                f"dt_min must be above 0 and at most dt_max ({dt_max!r}), got {dt_min!r}"
+            )
         self.q_proj = nn.Linear(d_model, d_model)
         self.k_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
@@ -147,7 +164,9 @@ class H3(Mixer):
         start = None if state is None else state["ssm_state"].flatten(0, 1)
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         dtype = work_dtype(k)
-        shifted = fft_conv(k.to(dtype), self.ssm_k_kernel["kernel"](), self.ssm_k_D, recent, segment_ids)
+        shifted = fft_conv(
+            k.to(dtype), self.ssm_k_kernel["kernel"](), self.ssm_k_D, recent, segment_ids
+        )
         keys, values = shifted.view(per_head), v.to(dtype).view(per_head)
         # (B, keys, values, L, H): every pair is a sequence of its own, with its head's recurrence
         kv = keys.permute(0, 3, 1, 2).unsqueeze(2) * values.permute(0, 3, 1, 2).unsqueeze(1)
@@ -172,6 +191,8 @@ class H3(Mixer):
         wide = torch.complex128 if recurrent_dtype(dtype) == torch.float64 else torch.complex64
         shape = (batch, self.head_dim**2, self.heads, self.d_state // 2)
         return {
-            "conv_state": torch.zeros(batch, self.d_state - 1, self.d_model, device=device, dtype=dtype),
+            "conv_state": torch.zeros(
+                batch, self.d_state - 1, self.d_model, device=device, dtype=dtype
+            ),
             "ssm_state": torch.zeros(shape, device=device, dtype=wide),
         }

@@ -17,8 +17,10 @@ from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.linear_maps import split_bias
 from longseq.core.ops.precision import autocast_off
 
-_CACHED_VALUES = 1 << 24  # a larger filter is kept between calls only where positions come few at a time
-_POSITIONS = 1 << 16  # without gradients, a longer input goes through position-wise maps in such blocks ...
+# A larger filter is kept between calls only where positions come few at a time.
+_CACHED_VALUES = 1 << 24
+# Without gradients, a longer input goes through position-wise maps in such blocks ...
+_POSITIONS = 1 << 16
 _CHANNELS = 32  # ... and through the long convolutions so many channels at a time
 
 
@@ -72,7 +74,8 @@ class _Modulation(nn.Module):
 
 
 class HyenaFilter(nn.Module):
-    """The implicit filter ``h(t) = window(t)·MLP(z(t))`` with sine activations, and the weight of its skip.
+    """The implicit filter ``h(t) = window(t)·MLP(z(t))`` with sine activations, and the weight of
+    its skip.
 
     Args:
         width: channels of the filter.
@@ -109,9 +112,17 @@ class HyenaFilter(nn.Module):
         self.l_max = check_positive("l_max", l_max)
         check_positive("filter_order", filter_order)
         if check_positive("emb_dim", emb_dim) % 2 == 0 or emb_dim < 3:
-            raise ConfigError(f"emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
-        if isinstance(num_inner_mlps, bool) or not isinstance(num_inner_mlps, int) or num_inner_mlps < 0:
-            raise ConfigError(f"num_inner_mlps must be an integer of at least 0, got {num_inner_mlps!r}")
+            raise ConfigError(
+                f"emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}"
+            )
+        if (
+            isinstance(num_inner_mlps, bool)
+            or not isinstance(num_inner_mlps, int)
+            or num_inner_mlps < 0
+        ):
+            raise ConfigError(
+                f"num_inner_mlps must be an integer of at least 0, got {num_inner_mlps!r}"
+            )
         for name, value in (("fast_decay_pct", fast_decay_pct), ("slow_decay_pct", slow_decay_pct)):
             if value <= 0:
                 raise ConfigError(f"{name} must be above 0, got {value!r}")
@@ -119,9 +130,8 @@ class HyenaFilter(nn.Module):
             raise ConfigError(f"target must lie between 0 and 1, got {target!r}")
         self.bias = nn.Parameter(torch.randn(width))
         self.pos_emb = _PositionalEmbedding(emb_dim, l_max)
-        sine = _Sine(
-            filter_order, activation_freq, train_freq
-        )  # one module, hence one frequency, for all layers
+        # One module, hence one frequency, for all layers.
+        sine = _Sine(filter_order, activation_freq, train_freq)
         layers: list[nn.Module] = [nn.Linear(emb_dim, filter_order), sine]
         for _ in range(num_inner_mlps):
             layers += [nn.Linear(filter_order, filter_order), sine]
@@ -134,15 +144,18 @@ class HyenaFilter(nn.Module):
         self._cache: tuple[tuple[object, ...], Tensor] | None = None
 
     def features(self, length: int) -> Tensor:
-        """Returns what the network's last map takes: (1, length, filter_order), in float32 or float64.
+        """Returns what the network's last map takes: (1, length, filter_order), in float32 or
+        float64.
 
         Raises:
             ConfigError: if ``length`` is beyond the table.
         """
         if length > self.l_max:
             raise ConfigError(
-                f"{length} positions (carried history included) are more than l_max = {self.l_max}, "
-                "the length of the filter's table; shorten the sequence or train with a larger l_max"
+                f"{length} positions (carried history included) are more than l_max = "
+                f"{self.l_max}, "
+                "the length of the filter's table; shorten the sequence or train with a larger "
+                "l_max"
             )
         dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
         with autocast_off(self.bias):
@@ -173,12 +186,13 @@ class HyenaFilter(nn.Module):
     def forward(self, length: int, stepping: bool = False) -> Tensor:
         """Returns the first ``length`` taps (width, length), in float32 or float64.
 
-        Without gradients the filter is kept between calls until a parameter changes, so that stepping does
-        not evaluate the network over all positions again and again.
+        Without gradients the filter is kept between calls until a parameter changes, so that
+        stepping does not evaluate the network over all positions again and again.
 
         Args:
             length: positions.
-            stepping: whether the next call will come after few positions: a filter of any size is kept then.
+            stepping: whether the next call will come after few positions: a filter of any size is
+                kept then.
 
         Raises:
             ConfigError: if ``length`` is beyond the table.
@@ -197,7 +211,8 @@ class HyenaFilter(nn.Module):
         return self._cache[1][:, :length]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache": None}  # a copy has its own tensors, which the key does not name
+        # A copy has its own tensors, which the key does not name.
+        return {**self.__dict__, "_cache": None}
 
 
 @register_mixer("hyena")
@@ -205,8 +220,9 @@ class Hyena(Mixer):
     """Hyena operator, arXiv 2302.10866, in HyenaDNA's form, arXiv 2306.15794.
 
     ``x_0, …, x_{N-1}, v = short_conv(in_proj(u))``; then for n = N-1 … 1: ``v ← h_n * (x_n · v) +
-    bias_n·x_n·v`` with a causal convolution ``*``, and ``y = out_proj(x_0 · v)``. The long convolutions
-    need the whole history: the state carries their inputs, ``(order - 1)·d_model`` values a position.
+    bias_n·x_n·v`` with a causal convolution ``*``, and ``y = out_proj(x_0 · v)``. The long
+    convolutions need the whole history: the state carries their inputs, ``(order - 1)·d_model``
+    values a position.
 
     Args:
         d_model: width D.
@@ -298,7 +314,8 @@ class Hyena(Mixer):
         return y, after
 
     def _forward_whole(self, x: Tensor) -> tuple[Tensor, State]:
-        """As ``forward``, for whole sequences and order 2: all between the projections is one operator."""
+        """As ``forward``, for whole sequences and order 2: all between the projections is one
+        operator."""
         projected, shift = split_bias(self.in_proj, x)
         short, kernel = self.short_filter, self.filter_fn(x.shape[1])
         y, inputs = gated_conv(
@@ -314,19 +331,23 @@ class Hyena(Mixer):
         }
         return self.out_proj(y), after
 
-    def _short_conv(self, x: Tensor, past: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _short_conv(
+        self, x: Tensor, past: Tensor, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
         return causal_conv1d(self.in_proj(x), weight, bias, past, resets)
 
     def _forward_long(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """As ``forward``, in the memory of the gates and one convolution's input beside x.
 
-        Position-wise maps go block by block, convolutions and their filters a few channels at a time, and
-        each product replaces its gate.
+        Position-wise maps go block by block, convolutions and their filters a few channels at a
+        time, and each product replaces its gate.
         """
         history, recent = state["conv_history"], state["conv_state"]
         width, batch, length = self.d_model, x.shape[0], x.shape[1]
-        gates: list[Tensor] = []  # in the order of use; the first holds the first convolution's input
+        gates: list[
+            Tensor
+        ] = []  # in the order of use; the first holds the first convolution's input
         for low in range(0, length, _POSITIONS):
             mixed, recent = self._short_conv(x[:, low : low + _POSITIONS], recent)
             *outer, last, v = mixed.split(width, -1)
@@ -340,7 +361,10 @@ class Hyena(Mixer):
             for low in range(n * width, (n + 1) * width, _CHANNELS):
                 high = min(low + _CHANNELS, (n + 1) * width)
                 part = slice(low - n * width, high - n * width)
-                kernel, skip = self.filter_fn.taps(features, low, high), self.filter_fn.bias[low:high]
+                kernel, skip = (
+                    self.filter_fn.taps(features, low, high),
+                    self.filter_fn.bias[low:high],
+                )
                 gate[..., part] *= fft_conv(v[..., part], kernel, skip, history[..., low:high])
         product = gates[-1]
         after = {
@@ -370,4 +394,6 @@ class Hyena(Mixer):
         }
 
     def state_size(self, length: int) -> int:
-        return (self.taps - 1) * self.in_proj.out_features + (self.order - 1) * self.d_model * length
+        return (self.taps - 1) * self.in_proj.out_features + (
+            self.order - 1
+        ) * self.d_model * length

@@ -1,11 +1,18 @@
-"""Kimi delta attention: the delta rule in a matrix state that forgets each key channel at its own pace."""
+"""Kimi delta attention: the delta rule in a matrix state that forgets each key channel at its own
+pace."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.core.mixers._delta import DeltaMixer, decay_parameters, head_width, log_decay, normalised
+from longseq.core.mixers._delta import (
+    DeltaMixer,
+    decay_parameters,
+    head_width,
+    log_decay,
+    normalised,
+)
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.delta_rule import delta_rule
@@ -26,7 +33,8 @@ class KDA(DeltaMixer):
         d_model: width D.
         n_heads: number of heads H.
         head_dim: key width K of a head; None for ``d_model`` over the heads, rounded down.
-        expand_v: value width of a head over ``head_dim``; also the rank of the decay's and the gate's maps.
+        expand_v: value width of a head over ``head_dim``; also the rank of the decay's and the
+            gate's maps.
         conv_size: taps of the convolutions.
         conv_bias: whether the convolutions have a bias.
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues below 0.
@@ -70,7 +78,8 @@ class KDA(DeltaMixer):
             backend,
         )
         self.f_proj = nn.Sequential(
-            nn.Linear(d_model, d_value, bias=False), nn.Linear(d_value, n_heads * head_dim, bias=False)
+            nn.Linear(d_model, d_value, bias=False),
+            nn.Linear(d_value, n_heads * head_dim, bias=False),
         )
         self.A_log, self.dt_bias = decay_parameters(n_heads, n_heads * head_dim, 1.0)
         self.g_proj = nn.Sequential(
@@ -84,7 +93,9 @@ class KDA(DeltaMixer):
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
         q, k, v, beta, conv = self._project(x, state, resets)
-        decay, gate = (map_(x).unflatten(-1, (self.n_heads, -1)) for map_ in (self.f_proj, self.g_proj))
+        decay, gate = (
+            map_(x).unflatten(-1, (self.n_heads, -1)) for map_ in (self.f_proj, self.g_proj)
+        )
         o, kv = delta_rule(
             q,
             k,

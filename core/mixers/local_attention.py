@@ -1,4 +1,5 @@
-"""Sliding-window attention: each position sees the last W, at a cost of L·W and a state of W - 1 keys."""
+"""Sliding-window attention: each position sees the last W, at a cost of L·W and a state of W - 1
+keys."""
 
 from __future__ import annotations
 
@@ -14,17 +15,20 @@ from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, seg
 
 @register_mixer("local_attention")
 class LocalAttention(AttentionBase):
-    """Causal attention to a window (arXiv 2004.05150, section 3.1, the sliding window) with rotary positions.
+    """Causal attention to a window (arXiv 2004.05150, section 3.1, the sliding window) with rotary
+    positions.
 
         y_t = W_o · concat_h softmax(q_t k_sᵀ / √P) v_s  over  t - W < s ≤ t
 
-    Queries are cut into blocks of at most W, and a block attends to its own keys and the W - 1 before it.
+    Queries are cut into blocks of at most W, and a block attends to its own keys and the W - 1
+    before it.
 
     Args:
         d_model: width D.
         window: positions W that a position sees, itself included; at least 2.
         n_heads: number of query heads H.
-        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as query heads.
+        n_kv_heads: number of key and value heads, a divisor of ``n_heads``; None for as many as
+            query heads.
         d_head: width of a head P; None for D / H.
         rope_base: base of the rotary frequencies; None for no rotary positions.
         bias: whether the query, key and value projections have a bias.
@@ -53,7 +57,8 @@ class LocalAttention(AttentionBase):
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns the last W - 1 keys and values (B, W - 1, H_kv, P) and how many there are so far (B,).
+        """Returns the last W - 1 keys and values (B, W - 1, H_kv, P) and how many there are so far
+        (B,).
 
         Keys are kept as projected: they are turned by their place in the window when used, so that
         angles stay small however long the stream.

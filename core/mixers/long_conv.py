@@ -1,4 +1,5 @@
-"""LongConv: a convolution with an explicitly learned long kernel, regularised by squash and smooth."""
+"""LongConv: a convolution with an explicitly learned long kernel, regularised by squash and
+smooth."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def check_probability(name: str, value: float) -> float:
 
 
 class LongConvKernel(nn.Module):
-    """The learned kernel (channels, D, l_max), smoothed by a moving average and squashed by a soft threshold.
+    """The learned kernel (channels, D, l_max), smoothed by a moving average and squashed by a soft
+    threshold.
 
     ``squash(k) = sign(k)·max(abs(k) - lam, 0)`` keeps the kernel sparse in time.
 
@@ -38,7 +40,8 @@ class LongConvKernel(nn.Module):
         l_max: taps.
         channels: kernels for each channel of the input.
         lam: threshold.
-        weight_init: ``random``, or ``double_exp``: windows that decay faster from channel to channel.
+        weight_init: ``random``, or ``double_exp``: windows that decay faster from channel to
+            channel.
         smooth_window: positions of the moving average, odd; 1 for none.
         kernel_dropout: part of the taps dropped in training.
     """
@@ -58,7 +61,8 @@ class LongConvKernel(nn.Module):
             raise ConfigError(f"lam must be at least 0, got {lam!r}")
         if weight_init not in _INITIALISERS:
             raise ConfigError(
-                f"weight_init {weight_init!r} is unknown; {did_you_mean(weight_init, _INITIALISERS)}"
+                f"weight_init {weight_init!r} is unknown; "
+                f"{did_you_mean(weight_init, _INITIALISERS)}"
             )
         if check_positive("smooth_window", smooth_window) % 2 == 0:
             raise ConfigError(f"smooth_window must be odd, got {smooth_window}")
@@ -76,7 +80,9 @@ class LongConvKernel(nn.Module):
         """Returns the kernel (channels, D, l_max) in float32 or float64."""
         k = self.kernel.to(work_dtype(self.kernel))
         if self.smooth_window > 1:
-            k = nn.functional.avg_pool1d(k, self.smooth_window, stride=1, padding=self.smooth_window // 2)
+            k = nn.functional.avg_pool1d(
+                k, self.smooth_window, stride=1, padding=self.smooth_window // 2
+            )
         k = nn.functional.softshrink(k, self.lam)
         return nn.functional.dropout(k, self.kernel_dropout, self.training)
 
@@ -85,9 +91,9 @@ class LongConvKernel(nn.Module):
 class LongConv(Mixer):
     """Simple hardware-efficient long convolution, arXiv 2302.06646.
 
-    ``y = out(gelu(k * u + D·u))``, ``k = squash(smooth(kernel))``, out a gated linear unit. The kernel has
-    l_max taps: a longer sequence is convolved with a sliding window, and the state carries the last
-    l_max - 1 inputs.
+    ``y = out(gelu(k * u + D·u))``, ``k = squash(smooth(kernel))``, out a gated linear unit. The
+    kernel has l_max taps: a longer sequence is convolved with a sliding window, and the state
+    carries the last l_max - 1 inputs.
 
     Args:
         d_model: width D.
@@ -174,7 +180,8 @@ def multi_channel_conv(
 
 
 def output_map(postact: str, width: int, d_model: int) -> nn.Module:
-    """Returns the map after a convolution: linear layer and gate (keys ``0.*``), linear layer, or identity.
+    """Returns the map after a convolution: linear layer and gate (keys ``0.*``), linear layer, or
+    identity.
 
     Args:
         postact: ``glu``, ``linear`` or ``none``.

@@ -39,7 +39,8 @@ class Mamba(Mixer):
         dt_init_floor: step sizes are clamped to at least this at initialisation.
         bias: whether the input and output projections have biases.
         conv_bias: whether the convolution has one.
-        backend: of the scan, and of the convolution where it has that one; see ``longseq.core.ops.backends``.
+        backend: of the scan, and of the convolution where it has that one; see
+            ``longseq.core.ops.backends``.
 
     Raises:
         ConfigError: for sizes that are not positive, or an unknown backend.
@@ -65,16 +66,22 @@ class Mamba(Mixer):
         self.d_state = check_positive("d_state", d_state)
         self.d_conv = check_positive("d_conv", d_conv)
         self.d_inner = check_positive("expand", expand) * d_model
-        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else check_positive("dt_rank", dt_rank)
+        self.dt_rank = (
+            math.ceil(d_model / 16) if dt_rank == "auto" else check_positive("dt_rank", dt_rank)
+        )
         if not 0 < dt_min <= dt_max:
             raise ConfigError(f"dt_min ({dt_min}) must be positive and at most dt_max ({dt_max})")
         self.backend = check_backend(backend)
 
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
-        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)
+        self.conv1d = nn.Conv1d(
+            self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias
+        )
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(self.d_inner, 1))
+        self.A_log = nn.Parameter(
+            torch.arange(1, d_state + 1).float().log().repeat(self.d_inner, 1)
+        )
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
         self._init_step_sizes(dt_min, dt_max, dt_init_floor)

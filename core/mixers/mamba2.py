@@ -23,18 +23,21 @@ class Mamba2(Mixer):
     """Mamba-2 layer (arXiv 2405.21060, section 7 and figure 6).
 
         z, u, dt = W_in x;   x, B, C = SiLU(conv(u))
-        h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ,   Δ_t = softplus(dt_t + b)   (``longseq.core.ops.ssd``)
-        out = W_out RMSNorm((h_t C_t + D x_t) · SiLU(z))
+        h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_tᵀ,   Δ_t = softplus(dt_t + b)
+        (``longseq.core.ops.ssd``) out = W_out RMSNorm((h_t C_t + D x_t) · SiLU(z))
 
-    Parameters are named and shaped as in the published layer. Head and state dimensions of any size will do.
+    Parameters are named and shaped as in the published layer. Head and state dimensions of any size
+    will do.
 
     Args:
         d_model: width D.
         d_state: size N of the state per channel.
         d_conv: width of the causal convolution.
         expand: the block's inner width is ``expand · d_model``.
-        headdim: channels P of a head; None for 64, or the largest divisor of the inner width below that.
-        d_ssm: inner channels that pass through the state, None for all; the others become a gated MLP.
+        headdim: channels P of a head; None for 64, or the largest divisor of the inner width below
+            that.
+        d_ssm: inner channels that pass through the state, None for all; the others become a gated
+            MLP.
         ngroups: groups of heads that share B and C.
         A_init_range: range from which -A is drawn.
         D_has_hdim: whether the skip D is per channel instead of per head.
@@ -79,7 +82,10 @@ class Mamba2(Mixer):
         backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
-        self.d_state, self.d_conv = check_positive("d_state", d_state), check_positive("d_conv", d_conv)
+        self.d_state, self.d_conv = (
+            check_positive("d_state", d_state),
+            check_positive("d_conv", d_conv),
+        )
         self.d_inner = check_positive("expand", expand) * d_model
         self.d_ssm = self.d_inner if d_ssm is None else check_positive("d_ssm", d_ssm)
         if self.d_ssm > self.d_inner:
@@ -93,7 +99,9 @@ class Mamba2(Mixer):
         if not 0 < A_init_range[0] <= A_init_range[1]:
             raise ConfigError(f"A_init_range must be positive and rising, got {A_init_range!r}")
         if not 0 < dt_min <= dt_max:
-            raise ConfigError(f"dt_min must be positive and at most dt_max, got {dt_min!r} and {dt_max!r}")
+            raise ConfigError(
+                f"dt_min must be positive and at most dt_max, got {dt_min!r} and {dt_max!r}"
+            )
         if not 0 <= dt_limit[0] < dt_limit[1]:
             raise ConfigError(f"dt_limit must be at least 0 and rising, got {dt_limit!r}")
         self.headdim, self.ngroups = headdim, ngroups
@@ -103,8 +111,12 @@ class Mamba2(Mixer):
         self.conv_dim = self.d_ssm + 2 * ngroups * d_state
 
         # Rows of in_proj: [MLP gate, MLP value, z, x, B, C, dt].
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias)
-        self.conv1d = nn.Conv1d(self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim, bias=conv_bias)
+        self.in_proj = nn.Linear(
+            d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias
+        )
+        self.conv1d = nn.Conv1d(
+            self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim, bias=conv_bias
+        )
         dt = torch.exp(torch.rand(self.nheads) * math.log(dt_max / dt_min) + math.log(dt_min))
         dt = dt.clamp_min(dt_init_floor)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
@@ -116,7 +128,8 @@ class Mamba2(Mixer):
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns h (B, H, P, N), at least float32, and the convolution's inputs (B, d_conv - 1, W)."""
+        """Returns h (B, H, P, N), at least float32, and the convolution's inputs (B, d_conv - 1,
+        W)."""
         device, dtype = self._where(device, dtype)
         shape = (batch, self.nheads, self.headdim, self.d_state)
         return {
@@ -173,10 +186,14 @@ class Mamba2(Mixer):
             [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
         )
         taps, bias = self.conv1d.weight, self.conv1d.bias
-        mixed, conv = causal_conv1d_step(mixed, taps, bias, conv, "silu", convolution_backend(self.backend))
+        mixed, conv = causal_conv1d_step(
+            mixed, taps, bias, conv, "silu", convolution_backend(self.backend)
+        )
         u, maps_in, maps_out = mixed.split([self.d_ssm, maps, maps], dim=-1)
         if self.ngroups > 1:
-            maps_in, maps_out = (m.unflatten(-1, (self.ngroups, self.d_state)) for m in (maps_in, maps_out))
+            maps_in, maps_out = (
+                m.unflatten(-1, (self.ngroups, self.d_state)) for m in (maps_in, maps_out)
+            )
         y, ssm = state_update(
             state["ssm"],
             u,

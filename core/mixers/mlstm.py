@@ -39,7 +39,8 @@ def _headwise(x: Tensor, *maps: _HeadwiseLinear) -> list[Tensor]:
 
 
 class _HeadNorm(nn.Module):
-    """Normalises each head of h (B, L, H, V) on its own, adds s · u and gates; the scale is stored less 1."""
+    """Normalises each head of h (B, L, H, V) on its own, adds s · u and gates; the scale is stored
+    less 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,7 +74,8 @@ class _Cell(nn.Module):
 
 @register_mixer("mlstm")
 class MLSTM(Mixer):
-    """mLSTM layer (arXiv 2405.04517, section 2.3 and figure 11): up-projection, memory, gate, projection.
+    """mLSTM layer (arXiv 2405.04517, section 2.3 and figure 11): up-projection, memory, gate,
+    projection.
 
         x', z = W_up x;   u = SiLU(conv(x'));   q, k, v = W_q u, W_k u, W_v x'   (block-diagonal)
         ĩ, f̃ = W_i [q, k, v], W_f [q, k, v]
@@ -96,7 +98,8 @@ class MLSTM(Mixer):
             ``longseq.core.ops.backends``.
 
     Raises:
-        ConfigError: if ``n_heads`` or ``qkv_block`` does not divide the inner width, or a value is wrong.
+        ConfigError: if ``n_heads`` or ``qkv_block`` does not divide the inner width, or a value is
+            wrong.
     """
 
     def __init__(
@@ -144,7 +147,8 @@ class MLSTM(Mixer):
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns the inputs of the convolution, C (B, H, P, P), n (B, H, P) and m = -inf (B, H)."""
+        """Returns the inputs of the convolution, C (B, H, P, P), n (B, H, P) and m = -inf (B,
+        H)."""
         device, dtype = self._where(device, dtype)
         kept = recurrent_dtype(dtype)
         heads, width = self.n_heads, self.d_head
@@ -194,7 +198,9 @@ def _gates(parts: Sequence[Tensor], *gates: nn.Linear) -> tuple[Tensor, ...]:
 
     The biases, about 5, are added in full precision.
     """
-    weight = torch.cat([gate.weight for gate in gates]).split([part.shape[-1] for part in parts], -1)
+    weight = torch.cat([gate.weight for gate in gates]).split(
+        [part.shape[-1] for part in parts], -1
+    )
     products = [linear(part, w) for part, w in zip(parts, weight)]
     dtype = recurrent_dtype(products[0].dtype)
     total = torch.stack(products).sum(0, dtype=dtype)

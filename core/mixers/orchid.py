@@ -21,7 +21,8 @@ _TRANSFORMS = ("dct", "fft")
 
 
 class _LocalConv(nn.Module):
-    """A centred depthwise convolution along positions or frequencies of (B, L, D), then a layer norm.
+    """A centred depthwise convolution along positions or frequencies of (B, L, D), then a layer
+    norm.
 
     Args:
         width: of the input.
@@ -32,17 +33,25 @@ class _LocalConv(nn.Module):
 
     def __init__(self, width: int, out: int, groups: int, taps: int) -> None:
         super().__init__()
-        self.conv1d_ls = nn.ModuleList([nn.Conv1d(width, out, taps, groups=groups, padding=taps // 2)])
+        self.conv1d_ls = nn.ModuleList(
+            [nn.Conv1d(width, out, taps, groups=groups, padding=taps // 2)]
+        )
         self.norm_ls = nn.ModuleList([nn.ModuleDict({"norm_conv_kernel": nn.LayerNorm(out)})])
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.conv1d_ls[0], self.norm_ls[0].get_submodule("norm_conv_kernel")
-        assert isinstance(conv, nn.Conv1d) and isinstance(norm, nn.LayerNorm) and conv.bias is not None
-        weight, bias, scale, shift = (p.to(x.dtype) for p in (conv.weight, conv.bias, norm.weight, norm.bias))
+        assert (
+            isinstance(conv, nn.Conv1d) and isinstance(norm, nn.LayerNorm) and conv.bias is not None
+        )
+        weight, bias, scale, shift = (
+            p.to(x.dtype) for p in (conv.weight, conv.bias, norm.weight, norm.bias)
+        )
         y = nn.functional.conv1d(
             x.transpose(1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=conv.groups
         )
-        return nn.functional.layer_norm(y.transpose(1, 2), norm.normalized_shape, scale, shift, norm.eps)
+        return nn.functional.layer_norm(
+            y.transpose(1, 2), norm.normalized_shape, scale, shift, norm.eps
+        )
 
 
 class _Conditioning(nn.Module):
@@ -50,7 +59,8 @@ class _Conditioning(nn.Module):
 
     Args:
         d_model: width D.
-        kind: ``absfreq`` takes the size of the spectrum, ``corrTime`` correlates two filtered copies.
+        kind: ``absfreq`` takes the size of the spectrum, ``corrTime`` correlates two filtered
+            copies.
         transform: ``dct`` or ``fft``.
         taps: of the local convolutions.
     """
@@ -96,22 +106,25 @@ def _filtered(x: Tensor, spectrum: Tensor, transform: str) -> Tensor:
     """Multiplies the spectrum of x (B, D, L) by ``spectrum`` (…, D, bins) and transforms back."""
     if transform == "dct":
         return idct(dct(x) * spectrum)
-    return torch.fft.irfft(torch.fft.rfft(x, norm="forward") * spectrum, n=x.shape[-1], norm="forward")
+    return torch.fft.irfft(
+        torch.fft.rfft(x, norm="forward") * spectrum, n=x.shape[-1], norm="forward"
+    )
 
 
 @register_mixer("orchid")
 class Orchid(Mixer):
     """Orchid operator, arXiv 2402.18508.
 
-    ``x_0, x_1, v = short_conv(in(u))``, ``y = out(x_0 ⊙ (h * (x_1 ⊙ v)) + h_res * u)``, where the spectrum of
-    ``h`` is that of a fixed implicit filter plus ``conditioning(in(u)_v)``, and ``*`` multiplies spectra: a
-    circular convolution for ``fft``, a symmetric one for ``dct``. Every output sees the whole sequence, so
-    there is no state; packed segments are computed apart.
+    ``x_0, x_1, v = short_conv(in(u))``, ``y = out(x_0 ⊙ (h * (x_1 ⊙ v)) + h_res * u)``, where the
+    spectrum of ``h`` is that of a fixed implicit filter plus ``conditioning(in(u)_v)``, and ``*``
+    multiplies spectra: a circular convolution for ``fft``, a symmetric one for ``dct``. Every
+    output sees the whole sequence, so there is no state; packed segments are computed apart.
 
     Args:
         d_model: width D.
         l_max: length of the fixed filters' table; longer sequences are refused.
-        kind: conditioning network: ``absfreq`` (size of the spectrum) or ``corrTime`` (cross-correlation).
+        kind: conditioning network: ``absfreq`` (size of the spectrum) or ``corrTime``
+            (cross-correlation).
         transform: ``dct`` (orthonormal, of type II) or ``fft`` (scaled by 1/L).
         filter_order: width of the fixed filter's MLP.
         emb_dim: width of its positional embedding, odd.
@@ -122,8 +135,8 @@ class Orchid(Mixer):
         residual: whether the second fixed filter ``h_res`` convolves the input.
 
     Raises:
-        ConfigError: for a wrong size or an unknown choice; in ``forward`` for a state, or for more than l_max
-            positions.
+        ConfigError: for a wrong size or an unknown choice; in ``forward`` for a state, or for more
+            than l_max positions.
     """
 
     causal = False
@@ -153,7 +166,11 @@ class Orchid(Mixer):
         self.in_linear = nn.Linear(d_model, 3 * d_model)
         self.out_linear = nn.Linear(d_model, d_model)
         self.conv1d_short = nn.Conv1d(
-            3 * d_model, 3 * d_model, short_filter_order, groups=3 * d_model, padding=short_filter_order - 1
+            3 * d_model,
+            3 * d_model,
+            short_filter_order,
+            groups=3 * d_model,
+            padding=short_filter_order - 1,
         )
         shape = (d_model, l_max, filter_order, emb_dim, num_inner_mlps, activation_freq)
         self.fixed_conv = HyenaFilter(*shape, shift=0.0)

@@ -22,9 +22,9 @@ class Retention(Mixer):
         y = W_o (RMSNorm(o) · SiLU(W_g x)),   normalised head by head
 
     R turns pairs of channels by fixed angles a position; with the decay γ this is the paper's xPos.
-    Parameters are named and shaped as in flash-linear-attention's layer. Only differences of positions
-    matter, so the state is kept as seen from the next position: it needs no position counter and streams
-    without end.
+    Parameters are named and shaped as in flash-linear-attention's layer. Only differences of
+    positions matter, so the state is kept as seen from the next position: it needs no position
+    counter and streams without end.
 
     Args:
         d_model: width D.
@@ -37,7 +37,8 @@ class Retention(Mixer):
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
-        ConfigError: if ``n_heads`` does not divide the key or value width, or the head's key width is odd.
+        ConfigError: if ``n_heads`` does not divide the key or value width, or the head's key width
+            is odd.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Retention(Mixer):
         self.d_key = check_divisible("expand_k · d_model", d_key, "n_heads", n_heads)
         self.d_value = check_divisible("expand_v · d_model", d_value, "n_heads", n_heads)
         if self.d_key % 2:
-            raise ConfigError(f"expand_k · d_model / n_heads must be even to be rotated, got {self.d_key}")
+            raise ConfigError(
+                f"expand_k · d_model / n_heads must be even to be rotated, got {self.d_key}"
+            )
         if rotary_base <= 0:
             raise ConfigError(f"rotary_base must be above 0, got {rotary_base!r}")
         self.rotary_base = float(rotary_base)
@@ -106,7 +109,8 @@ class Retention(Mixer):
         return self.o_proj(y), {"kv": self._seen_from(kv, length)}
 
     def _seen_from(self, kv: Tensor, position: int) -> Tensor:
-        """Turns the keys in the state (B, H, K, V) back by ``position``, which becomes the new origin."""
+        """Turns the keys in the state (B, H, K, V) back by ``position``, which becomes the new
+        origin."""
         columns = kv.permute(0, 3, 1, 2)  # (B, V, H, K)
         positions = torch.full((columns.shape[1],), -position, device=kv.device)
         return rotate(columns, positions, self.rotary_base).permute(0, 2, 3, 1)

@@ -1,4 +1,5 @@
-"""RWKV-7: a matrix state that removes what a key finds and adds what replaces it, channel by channel."""
+"""RWKV-7: a matrix state that removes what a key finds and adds what replaces it, channel by
+channel."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mix
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.dplr import dplr
 
-_STRONGEST = 0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself a position
+_STRONGEST = (
+    0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself a position
+)
 
 
 class LowRank(nn.Module):
@@ -30,7 +33,9 @@ class LowRank(nn.Module):
     ) -> None:
         super().__init__()
         self.lora = nn.Sequential(
-            nn.Linear(d_in, rank, bias=False), activation, nn.Linear(rank, d_out, bias=bias is not None)
+            nn.Linear(d_in, rank, bias=False),
+            activation,
+            nn.Linear(rank, d_out, bias=bias is not None),
         )
         first, last = self.lora[0], self.lora[2]
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
@@ -51,19 +56,20 @@ class RWKV7(Mixer):
     """RWKV-7's time mixing (arXiv 2503.14456, section 3 and figure 1).
 
         x^□_t = x_t + μ_□ (x_{t-1} - x_t)   for □ of r, w, k, v, a, g
-        w_t = exp(-e^{-1/2} σ(W(x^w))),   η_t = σ(A(x^a)),   κ_t = κ ∘ k_t over its norm, head by head
-        k̃_t = k_t ∘ (1 + (η_t - 1) ∘ α)
+        w_t = exp(-e^{-1/2} σ(W(x^w))),   η_t = σ(A(x^a)),   κ_t = κ ∘ k_t over its norm, head by
+        head k̃_t = k_t ∘ (1 + (η_t - 1) ∘ α)
         S_t = (diag(w_t) - (κ_t ∘ η_t) κ_tᵀ) S_{t-1} + k̃_t v_tᵀ,   o_t = S_tᵀ r_t
         y = W_o ((GroupNorm(o) + (r_tᵀ (ρ ∘ k̃_t)) v_t) ∘ G(x^g))
 
-    W, A and G are maps of low rank. It is the layer as the published model's first one: later ones there mix
-    their values with the first layer's, which one layer alone does not have.
+    W, A and G are maps of low rank. It is the layer as the published model's first one: later ones
+    there mix their values with the first layer's, which one layer alone does not have.
 
     Parameters are named and shaped as in flash-linear-attention's layer of index 0.
 
     Args:
         d_model: width D.
-        head_dim: channels K of a head; None for 64, or the largest divisor of ``d_model`` below that.
+        head_dim: channels K of a head; None for 64, or the largest divisor of ``d_model`` below
+            that.
         decay_low_rank_dim: rank of W; None for a multiple of 32 near 2.5 √D K / 64, as of A.
         a_low_rank_dim: rank of A.
         gate_low_rank_dim: rank of G; None for a multiple of 32 near 5 √D.
@@ -157,7 +163,10 @@ class RWKV7(Mixer):
         earlier = torch.cat([last.unsqueeze(1), x[:, :-1]], 1)
         if resets is not None:
             earlier = earlier.masked_fill(resets.unsqueeze(-1), 0.0)
-        mixed = {name: torch.lerp(x, earlier, getattr(self, f"x_{name}").to(x.dtype)) for name in "rwkvag"}
+        mixed = {
+            name: torch.lerp(x, earlier, getattr(self, f"x_{name}").to(x.dtype))
+            for name in "rwkvag"
+        }
         r, k, v = self.r_proj(mixed["r"]), self.k_proj(mixed["k"]), self.v_proj(mixed["v"])
         strength = self.w_lora(mixed["w"])
         log_decay = -_STRONGEST * strength.to(recurrent_dtype(strength.dtype)).sigmoid()

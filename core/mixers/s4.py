@@ -28,8 +28,8 @@ from longseq.core.ops.ssm_init import Measure, low_rank_form
 class LowRankParameters(SSMParameters):
     """The parameters of S4: those of S4D and the low-rank factor P, real (R, S, N, 2).
 
-    ``C`` is the output matrix itself. Published checkpoints hold C (1 - Āᴸ) for the length L in their buffer
-    ``l_kernel``; loading such a state dict turns it back.
+    ``C`` is the output matrix itself. Published checkpoints hold C (1 - Āᴸ) for the length L in
+    their buffer ``l_kernel``; loading such a state dict turns it back.
 
     Args:
         channels: H.
@@ -80,12 +80,13 @@ class LowRankParameters(SSMParameters):
 class S4(SSMLayer):
     """Structured state spaces (S4, arXiv 2111.00396; LegT and FouT: arXiv 2206.12037).
 
-    In each channel x' = A x + B u, y = C x with A = Λ - P P* (one of each conjugate pair kept), by the
-    trapezium rule
+    In each channel x' = A x + B u, y = C x with A = Λ - P P* (one of each conjugate pair kept), by
+    the trapezium rule
 
         (2/Δ - A) x_t = (2/Δ + A) x_{t-1} + 2 B u_t,    y_t = 2 Re(C · x_t) + D u_t,
 
-    then activation, dropout and the output map. A step costs O(N): Woodbury inverts the left-hand side.
+    then activation, dropout and the output map. A step costs O(N): Woodbury inverts the left-hand
+    side.
 
     Args:
         d_model: width D.
@@ -126,15 +127,21 @@ class S4(SSMLayer):
         dropout: float = 0.0,
         chunk_size: int = 64,
     ) -> None:
-        super().__init__(d_model, check_even("d_state", d_state), activation, output, dropout, chunk_size)
+        super().__init__(
+            d_model, check_even("d_state", d_state), activation, output, dropout, chunk_size
+        )
         check_choice("init", init, Measure)
         copies = d_model if n_ssm is None else n_ssm
-        self.layer = SSMCore(LowRankParameters(d_model, copies, init, d_state, rank, dt_min, dt_max), d_model)
+        self.layer = SSMCore(
+            LowRankParameters(d_model, copies, init, d_state, rank, dt_min, dt_max), d_model
+        )
 
     def _system(self) -> LowRankSystem:
         return self.layer.kernel.low_rank()
 
-    def _scan(self, u: Tensor, state: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scan(
+        self, u: Tensor, state: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         with autocast_off(u):
             a, b, c = low_rank_matrices(self._system())
         real = None if state is None else torch.cat([state.real, state.imag], dim=-1)
@@ -150,7 +157,8 @@ class S4(SSMLayer):
         return self.layer.D[0]
 
     def convolution_kernel(self, length: int) -> Tensor:
-        """Returns the kernel (D, L) of the state-space model's convolution, without the skip connection.
+        """Returns the kernel (D, L) of the state-space model's convolution, without the skip
+        connection.
 
         Args:
             length: L.

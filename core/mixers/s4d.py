@@ -19,8 +19,8 @@ _SLOWEST_DECAY = 1e-4
 class SSMParameters(nn.Module):
     """The continuous system of S4 and S4D as published: C, B, A_real, A_imag and inv_dt.
 
-    λ = -exp(A_real) - i A_imag, Δ = exp(inv_dt). S copies of (λ, B) are shared by H channels, channel h
-    taking copy h mod S.
+    λ = -exp(A_real) - i A_imag, Δ = exp(inv_dt). S copies of (λ, B) are shared by H channels,
+    channel h taking copy h mod S.
 
     Args:
         channels: H.
@@ -32,12 +32,20 @@ class SSMParameters(nn.Module):
     """
 
     def __init__(
-        self, channels: int, copies: int, eigenvalues: Tensor, b: Tensor, dt_min: float, dt_max: float
+        self,
+        channels: int,
+        copies: int,
+        eigenvalues: Tensor,
+        b: Tensor,
+        dt_min: float,
+        dt_max: float,
     ) -> None:
         super().__init__()
         self.repeats = check_divisible("d_model", channels, "n_ssm", copies)
         n = len(eigenvalues)
-        self.C = nn.Parameter(torch.view_as_real(torch.randn(1, channels, n, dtype=torch.complex64)))
+        self.C = nn.Parameter(
+            torch.view_as_real(torch.randn(1, channels, n, dtype=torch.complex64))
+        )
         self.inv_dt = nn.Parameter(log_uniform((channels, 1), dt_min, dt_max))
         self.B = nn.Parameter(torch.view_as_real(b.to(torch.complex64)).repeat(1, copies, 1, 1))
         decay = (-eigenvalues.real).clamp(min=_SLOWEST_DECAY).log()
@@ -59,7 +67,8 @@ Kernel = TypeVar("Kernel", bound=SSMParameters)
 
 
 class SSMCore(nn.Module, Generic[Kernel]):
-    """Groups the skip connection D (1, H) and the parameters ``kernel`` as published checkpoints do."""
+    """Groups the skip connection D (1, H) and the parameters ``kernel`` as published checkpoints
+    do."""
 
     def __init__(self, kernel: Kernel, channels: int) -> None:
         super().__init__()
@@ -94,7 +103,12 @@ class S4D(DiagonalLayer):
         ConfigError: for a wrong hyper-parameter.
     """
 
-    ssm_parameters = ("layer.kernel.B", "layer.kernel.A_real", "layer.kernel.A_imag", "layer.kernel.inv_dt")
+    ssm_parameters = (
+        "layer.kernel.B",
+        "layer.kernel.A_real",
+        "layer.kernel.A_imag",
+        "layer.kernel.inv_dt",
+    )
 
     def __init__(
         self,
@@ -110,7 +124,9 @@ class S4D(DiagonalLayer):
         dropout: float = 0.0,
         chunk_size: int = 64,
     ) -> None:
-        super().__init__(d_model, check_even("d_state", d_state), activation, output, dropout, chunk_size)
+        super().__init__(
+            d_model, check_even("d_state", d_state), activation, output, dropout, chunk_size
+        )
         check_choice("disc", disc, Discretisation)
         self.disc: Discretisation = disc
         copies = d_model if n_ssm is None else n_ssm

@@ -25,26 +25,30 @@ _CLIPPED = -1e-4
 
 @register_mixer("s5")
 class S5(Mixer):
-    """Simplified state spaces (S5, arXiv 2208.04933; resets: arXiv 2303.03982; PTD: arXiv 2310.01698).
+    """Simplified state spaces (S5, arXiv 2208.04933; resets: arXiv 2303.03982; PTD: arXiv
+    2310.01698).
 
     One state x ∈ ℂᴾ for all channels, a time step for each of its dimensions (zero-order hold):
 
         x_t = e^{ΛΔ} x_{t-1} + (e^{ΛΔ} - 1)/Λ · B u_t,    y_t = 2 Re(C x_t) + D u_t,
 
-    then, with h = GELU(y): "full_glu" (W₁h) σ(W₂h), "half_glu1" h σ(W₂h), "half_glu2" y σ(W₂h), or "gelu" h.
-    The state is "ssm": complex (B, P).
+    then, with h = GELU(y): "full_glu" (W₁h) σ(W₂h), "half_glu1" h σ(W₂h), "half_glu2" y σ(W₂h), or
+    "gelu" h. The state is "ssm": complex (B, P).
 
     Args:
         d_model: width D.
         d_state: real state dimensions, even: P = d_state / 2 conjugate pairs.
-        blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even parts.
+        blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even
+            parts.
         init: "legs" is the normal part of HiPPO-LegS, "ptd" LegS after a perturbation.
-        c_init: distribution of C; all but "complex_normal" are turned by the eigenvectors of ``init``.
+        c_init: distribution of C; all but "complex_normal" are turned by the eigenvectors of
+            ``init``.
         disc: "zoh" or "bilinear".
         clip_eigs: whether to hold Re Λ at or below -1e-4, for unbounded sequences.
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
-        step_rescale: factor of all time steps, for data of another sampling rate than that of training.
+        step_rescale: factor of all time steps, for data of another sampling rate than that of
+            training.
         activation: see above; "none" leaves y.
         dropout: probability, after the GELU and after the gate.
         chunk_size: longest chunk of the scan; a matter of speed.
@@ -88,7 +92,10 @@ class S5(Mixer):
         check_even("d_state / blocks", block)
         form = normal_part(block) if init == "legs" else perturb_then_diagonalise(block)
         eigenvalues = form.eigenvalues.repeat(blocks)
-        v, v_inverse = torch.block_diag(*[form.v] * blocks), torch.block_diag(*[form.v_inverse] * blocks)
+        v, v_inverse = (
+            torch.block_diag(*[form.v] * blocks),
+            torch.block_diag(*[form.v_inverse] * blocks),
+        )
         self.Lambda_re = nn.Parameter(eigenvalues.real.float())
         self.Lambda_im = nn.Parameter(eigenvalues.imag.float())
         b = _lecun((d_state, d_model), d_state)
@@ -108,7 +115,9 @@ class S5(Mixer):
         eigenvalues = torch.complex(
             real.clamp(max=_CLIPPED) if self.clip_eigs else real, wide(self.Lambda_im)
         )
-        a, factor = discretise(eigenvalues, self.step_rescale * wide(self.log_step)[:, 0].exp(), self.disc)
+        a, factor = discretise(
+            eigenvalues, self.step_rescale * wide(self.log_step)[:, 0].exp(), self.disc
+        )
         return a, factor.unsqueeze(1) * as_complex(self.B)
 
     def forward(
@@ -126,7 +135,8 @@ class S5(Mixer):
         self, a: Tensor, entered: Tensor, before: Tensor | None, resets: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Returns all states (B, L, P) and the last one, for inputs B u (B, L, P)."""
-        # Not linear_scan: it would round the decay to float32, an error that grows with the memory's length.
+        # Not linear_scan: it would round the decay to float32, an error that grows with the
+        # memory's length.
         one = torch.ones_like(a).unsqueeze(1)
         before = None if before is None else before.unsqueeze(-1)
         states, last = lti_scan(entered, a.unsqueeze(1), one, one, before, resets, self.chunk_size)
@@ -151,9 +161,8 @@ class S5(Mixer):
         """Returns 2 Re(C x) + D u: one real product."""
         c = self.C.to(u.dtype)
         both = torch.stack([2 * c[..., 0], -2 * c[..., 1]], dim=2).flatten(1)
-        pairs = torch.view_as_real(states).flatten(
-            -2
-        )  # real and imaginary parts as they lie: nothing is copied
+        # Real and imaginary parts as they lie: nothing is copied.
+        pairs = torch.view_as_real(states).flatten(-2)
         return F.linear(pairs, both) + u * self.D.to(u.dtype)
 
     def _activate(self, y: Tensor) -> Tensor:
@@ -180,7 +189,8 @@ def _as_real(x: Tensor) -> Tensor:
 
 
 def _lecun(shape: tuple[int, ...], fan_in: int) -> Tensor:
-    """Returns draws of variance 1 / fan_in from a normal distribution cut at two deviations, float64."""
+    """Returns draws of variance 1 / fan_in from a normal distribution cut at two deviations,
+    float64."""
     draw = nn.init.trunc_normal_(torch.empty(shape, dtype=torch.float64), a=-2.0, b=2.0)
     return draw / (0.87962566103423978 * math.sqrt(fan_in))  # the deviation that the cut leaves
 
@@ -190,6 +200,7 @@ def _initial_c(kind: str, d_model: int, v: Tensor) -> Tensor:
     n = v.shape[0]
     if kind == "complex_normal":
         return torch.randn(d_model, v.shape[1], 2) * math.sqrt(0.5)
-    # The published draws are made a row at a time, or for all rows as one convolution kernel of width D.
+    # The published draws are made a row at a time, or for all rows as one convolution kernel of
+    # width D.
     c = _lecun((d_model, n, 2), n if kind == "trunc_standard_normal" else d_model * n)
     return _as_real(torch.view_as_complex(c) @ v)

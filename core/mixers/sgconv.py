@@ -1,4 +1,5 @@
-"""SGConv: a long convolution whose kernel is a few short ones, stretched to growing scales and decaying."""
+"""SGConv: a long convolution whose kernel is a few short ones, stretched to growing scales and
+decaying."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ _INTERPOLATE = ("linear", "nearest")
 class SGConv(Mixer):
     """Structured global convolution, arXiv 2210.09298.
 
-    ``k = [w_0↑, w_1↑/α, w_2↑/α², …] / norm``: sub-kernel i has kernel_dim learned values, stretched by
-    interpolation to ``kernel_dim·2^max(i-1, 0)`` taps and weighed by ``α^(n_scales-1-i)`` before the whole
-    is divided by its norm at construction; then ``y = out(gelu(k * u + D·u))``. So the parameters grow with
-    log l_max, and distant taps are small. Beyond its taps the kernel is zero, and the state carries that many
-    inputs.
+    ``k = [w_0↑, w_1↑/α, w_2↑/α², …] / norm``: sub-kernel i has kernel_dim learned values, stretched
+    by interpolation to ``kernel_dim·2^max(i-1, 0)`` taps and weighed by ``α^(n_scales-1-i)`` before
+    the whole is divided by its norm at construction; then ``y = out(gelu(k * u + D·u))``. So the
+    parameters grow with log l_max, and distant taps are small. Beyond its taps the kernel is zero,
+    and the state carries that many inputs.
 
     Args:
         d_model: width D.
@@ -89,7 +90,9 @@ class SGConv(Mixer):
             torch.randn(channels, d_model, kernel_dim) for _ in range(n_scales)
         )
         self.multiplier: Tensor
-        self.register_buffer("multiplier", torch.linspace(decay_min, decay_max, d_model).view(1, -1, 1))
+        self.register_buffer(
+            "multiplier", torch.linspace(decay_min, decay_max, d_model).view(1, -1, 1)
+        )
         self.kernel_norm: Tensor
         self.register_buffer("kernel_norm", torch.ones(channels, d_model, 1))
         # The published layout marks whether the norm was measured; here it is, at construction.
@@ -113,7 +116,9 @@ class SGConv(Mixer):
         if self.combine == "cat":
             k = torch.cat(parts, -1)
         else:
-            k = torch.stack([nn.functional.pad(p, (0, self.taps - p.shape[-1])) for p in parts]).sum(0)
+            k = torch.stack(
+                [nn.functional.pad(p, (0, self.taps - p.shape[-1])) for p in parts]
+            ).sum(0)
         return k / self.kernel_norm.to(k.dtype)
 
     def forward(

@@ -1,4 +1,5 @@
-"""sLSTM: the xLSTM layer with scalar memories, exponential gates and recurrent weights inside each head."""
+"""sLSTM: the xLSTM layer with scalar memories, exponential gates and recurrent weights inside each
+head."""
 
 from __future__ import annotations
 
@@ -20,11 +21,15 @@ class _HeadwiseLinear(nn.Module):
 
     def __init__(self, n_heads: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_heads, width, width) * math.sqrt(2 / (5 * n_heads * width)))
+        self.weight = nn.Parameter(
+            torch.randn(n_heads, width, width) * math.sqrt(2 / (5 * n_heads * width))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         heads, _, width = self.weight.shape
-        return torch.einsum("...hp,hop->...ho", x.unflatten(-1, (heads, width)), self.weight).flatten(-2)
+        return torch.einsum(
+            "...hp,hop->...ho", x.unflatten(-1, (heads, width)), self.weight
+        ).flatten(-2)
 
 
 class _Conv(nn.Module):
@@ -38,14 +43,15 @@ class _Conv(nn.Module):
 class _Cell(nn.Module):
     """The recurrence's own parameters, under the names and in the order of the published layer.
 
-    ``_recurrent_kernel_`` is (H, 4P, P) and ``_bias_`` is (4D,), gates first, in the order i, f, z, o.
+    ``_recurrent_kernel_`` is (H, 4P, P) and ``_bias_`` is (4D,), gates first, in the order i, f, z,
+    o.
     """
 
     def __init__(self, n_heads: int, width: int, depth: float) -> None:
         super().__init__()
         self._recurrent_kernel_ = nn.Parameter(torch.zeros(n_heads, 4 * width, width))
-        # Forget biases fall from 5 to -7 across a head as a power law, steeper in shallow layers: memories of
-        # many lengths from the first step of training.
+        # Forget biases fall from 5 to -7 across a head as a power law, steeper in shallow layers:
+        # memories of many lengths from the first step of training.
         unit = torch.arange(width) / max(width - 1, 1)
         bias = torch.zeros(4, n_heads, width)
         bias[1] = 5.0 - 12.0 * unit ** (0.3 + 1.3 * depth)
@@ -53,7 +59,8 @@ class _Cell(nn.Module):
 
 
 class _HeadNorm(nn.Module):
-    """Normalises each head on its own; the scale is stored as its difference from 1, as published."""
+    """Normalises each head on its own; the scale is stored as its difference from 1, as
+    published."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
@@ -66,20 +73,23 @@ class _HeadNorm(nn.Module):
 
 @register_mixer("slstm")
 class SLSTM(Mixer):
-    """sLSTM layer (arXiv 2405.04517, section 2.2 and figure 10), without the block's feed-forward part.
+    """sLSTM layer (arXiv 2405.04517, section 2.2 and figure 10), without the block's feed-forward
+    part.
 
         u = SiLU(conv(x));  ĩ, f̃ = W_i u, W_f u;  z̃, õ = W_z x, W_o x   (each W inside a head)
-        y = GroupNorm(sLSTM(ĩ, f̃, z̃, õ))                               (``longseq.core.ops.slstm``)
+        y = GroupNorm(sLSTM(ĩ, f̃, z̃, õ))
+        (``longseq.core.ops.slstm``)
 
-    Parameters are named and shaped as in the published layer, ``fgate`` and ``igate`` included: there the
-    weight called ``fgate`` feeds the input gate and ``igate`` the forget gate, and so it does here, or
-    published weights would compute something else.
+    Parameters are named and shaped as in the published layer, ``fgate`` and ``igate`` included:
+    there the weight called ``fgate`` feeds the input gate and ``igate`` the forget gate, and so it
+    does here, or published weights would compute something else.
 
     Args:
         d_model: width D.
         n_heads: number of heads H; the recurrent weights mix units only inside a head.
         d_conv: width of the causal convolution that feeds the input and forget gates; 0 for none.
-        depth: place of the layer in its stack, from 0 (first) to 1 (last); sets the initial forget gates.
+        depth: place of the layer in its stack, from 0 (first) to 1 (last); sets the initial forget
+            gates.
         dropout: probability of dropping a unit of h in training.
 
     Raises:
@@ -87,7 +97,12 @@ class SLSTM(Mixer):
     """
 
     def __init__(
-        self, d_model: int, n_heads: int = 4, d_conv: int = 4, depth: float = 0.0, dropout: float = 0.0
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        d_conv: int = 4,
+        depth: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model)
         width = check_divisible("d_model", d_model, "n_heads", n_heads)
@@ -111,12 +126,15 @@ class SLSTM(Mixer):
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns h, c, n, m (B, H, P), at least float32, and the convolution's inputs (B, d_conv - 1, D)."""
+        """Returns h, c, n, m (B, H, P), at least float32, and the convolution's inputs (B, d_conv -
+        1, D)."""
         device, dtype = self._where(device, dtype)
         fresh = SLSTMState.fresh(batch, self.n_heads, self.d_head, device, recurrent_dtype(dtype))
         state: State = fresh._asdict()
         if self.d_conv:
-            state["conv"] = torch.zeros(batch, self.d_conv - 1, self.d_model, device=device, dtype=dtype)
+            state["conv"] = torch.zeros(
+                batch, self.d_conv - 1, self.d_model, device=device, dtype=dtype
+            )
         return state
 
     def forward(

@@ -1,1 +1,2 @@
-"""Functional operators: each file has the public function, a pure-torch reference and its dispatch."""
+"""Functional operators: each file has the public function, a pure-torch reference and its
+dispatch."""

@@ -41,7 +41,9 @@ def check_kind(operator: str, real: bool, **named: Tensor) -> None:
             raise ArgumentError(f"{operator}: {name} must be real, got {tensor.dtype}")
 
 
-def check_shape(operator: str, name: str, tensor: Tensor, shape: Sequence[int], meaning: str) -> None:
+def check_shape(
+    operator: str, name: str, tensor: Tensor, shape: Sequence[int], meaning: str
+) -> None:
     """Checks an argument's shape and that it is a floating-point or complex tensor.
 
     Raises:
@@ -50,12 +52,14 @@ def check_shape(operator: str, name: str, tensor: Tensor, shape: Sequence[int], 
     check_kind(operator, False, **{name: tensor})
     if tuple(tensor.shape) != tuple(shape):
         raise ArgumentError(
-            f"{operator}: {name} must have shape {tuple(shape)} = {meaning}, got {tuple(tensor.shape)}"
+            f"{operator}: {name} must have shape {tuple(shape)} = {meaning}, got "
+            f"{tuple(tensor.shape)}"
         )
 
 
 def check_resets(operator: str, resets: Tensor | None, batch: int, length: int) -> Tensor | None:
-    """Returns the resets as bool, after checking that they are a bool or integer tensor (batch, length).
+    """Returns the resets as bool, after checking that they are a bool or integer tensor (batch,
+    length).
 
     Any integer but 0 is a reset. Every operator takes its resets through here.
 
@@ -65,7 +69,9 @@ def check_resets(operator: str, resets: Tensor | None, batch: int, length: int) 
     if resets is None:
         return None
     if not isinstance(resets, Tensor):
-        raise ArgumentError(f"{operator}: resets must be a bool tensor, got {type(resets).__name__}")
+        raise ArgumentError(
+            f"{operator}: resets must be a bool tensor, got {type(resets).__name__}"
+        )
     if resets.is_floating_point() or resets.is_complex():
         raise ArgumentError(f"{operator}: resets must be bool or integer, got {resets.dtype}")
     if tuple(resets.shape) != (batch, length):

@@ -1,4 +1,5 @@
-"""Which backends this installation has, and which of them would serve an operator: for ``longseq doctor``."""
+"""Which backends this installation has, and which of them would serve an operator: for ``longseq
+doctor``."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         backend: its name, or the fallback's.
-        state: "serves" if "auto" takes it, "can" if it serves where it is asked for by name, "not used" for a
-            fallback that is not needed, else "no".
+        state: "serves" if "auto" takes it, "can" if it serves where it is asked for by name, "not
+            used" for a fallback that is not needed, else "no".
         why: why not, or what it is.
     """
 
@@ -95,7 +96,9 @@ def explain(operator: str, dtype: torch.dtype, device: str) -> list[Verdict]:
     if dispatch.fallback != "reference":
         words = backends.FALLBACKS[dispatch.fallback]
         if served:
-            found.append(Verdict(dispatch.fallback, "not used", f"{words}: where no backend above serves"))
+            found.append(
+                Verdict(dispatch.fallback, "not used", f"{words}: where no backend above serves")
+            )
         else:
             take(dispatch.fallback, f'{words}: chosen by "auto" where no backend above serves')
     take("reference", "the definition, written out in torch: slow")

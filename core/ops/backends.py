@@ -1,4 +1,5 @@
-"""Which backend serves an operator's call, and why another does not: the one place that decides it."""
+"""Which backend serves an operator's call, and why another does not: the one place that decides
+it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def _load_native() -> tuple[ModuleType | None, str]:
     try:
         from longseq.core import _cpu
     except ImportError as error:
-        return None, f"the compiled extension longseq.core._cpu does not load: {error}; reinstall longseq"
+        return (
+            None,
+            f"the compiled extension longseq.core._cpu does not load: {error}; reinstall longseq",
+        )
     return _cpu, ""
 
 
@@ -72,19 +76,20 @@ def _announce(operator: str, form: str, reason: str) -> None:
 
 
 class Dispatch:
-    """Chooses the backend of an operator's calls, and is entered in ``REGISTRY`` under the operator's name.
+    """Chooses the backend of an operator's calls, and is entered in ``REGISTRY`` under the
+    operator's name.
 
     Args:
         name: the operator's.
-        reasons: per fast backend, in order of preference, a function of the call (a record of its arguments)
-            that returns None if the backend can serve it, else why not.
-        example: makes a call's record for ``longseq doctor --why``, from a function of a shape that makes a
-            tensor.
-        fallback: what "auto" falls back to. "reference" is asked for by name, too, and always means the
-            definition: a recurrence step by step, a sum written out.
+        reasons: per fast backend, in order of preference, a function of the call (a record of its
+            arguments) that returns None if the backend can serve it, else why not.
+        example: makes a call's record for ``longseq doctor --why``, from a function of a shape that
+            makes a tensor.
+        fallback: what "auto" falls back to. "reference" is asked for by name, too, and always means
+            the definition: a recurrence step by step, a sum written out.
         by_name: backends that serve only where they are asked for by name.
-        announced: whether falling back is worth a warning even if the CPU kernels are there; not for
-            operators whose form for other devices is torch's own operations.
+        announced: whether falling back is worth a warning even if the CPU kernels are there; not
+            for operators whose form for other devices is torch's own operations.
     """
 
     def __init__(
@@ -140,7 +145,8 @@ REGISTRY: dict[str, Dispatch] = {}
 
 
 def check_backend(backend: str) -> Backend:
-    """Returns ``backend`` if there is one of that name; whether it can serve shows at the first call.
+    """Returns ``backend`` if there is one of that name; whether it can serve shows at the first
+    call.
 
     Raises:
         ConfigError: otherwise.
@@ -154,7 +160,7 @@ def check_backend(backend: str) -> Backend:
 def convolution_backend(backend: Backend) -> Backend:
     """Returns the backend of a short convolution beside a mixer's main operator.
 
-    Triton and mamba-ssm serve main operators only: where one of them is asked for, the convolution runs by
-    whatever is fastest.
+    Triton and mamba-ssm serve main operators only: where one of them is asked for, the convolution
+    runs by whatever is fastest.
     """
     return "auto" if backend in ("triton", "mamba_ssm") else backend

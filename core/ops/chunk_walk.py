@@ -1,9 +1,9 @@
 """What the operators that walk over chunks share: cutting chunks out, and the decays inside them.
 
 The weight of position s at position t of a chunk is P[t, s] = exp(e[t, s] - m_t) for s ≤ t, with
-e[t, s] = i_s + Σ_{s < r ≤ t} g_r. What enters the chunk has exponent m + Σ_{r ≤ t} g_r, with m its unit.
-With input gates i, the unit m_t is the largest exponent of row t, that of what enters included; without them
-all units are 0.
+e[t, s] = i_s + Σ_{s < r ≤ t} g_r. What enters the chunk has exponent m + Σ_{r ≤ t} g_r, with m its
+unit. With input gates i, the unit m_t is the largest exponent of row t, that of what enters
+included; without them all units are 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def row_blocks(batch: int, state: int) -> Iterator[slice]:
 
 
 class Chunks:
-    """Cuts (B, L, H, E) tensors into chunks, the heads of a group folded into one wide matrix or apart.
+    """Cuts (B, L, H, E) tensors into chunks, the heads of a group folded into one wide matrix or
+    apart.
 
     Args:
         q: (B, L, G, K).
@@ -89,7 +90,9 @@ class Chunks:
 
     def state_out(self, state: Tensor) -> Tensor:
         """(B·G, K, R·V) → (B, H, K, V)."""
-        x = state.view(self.batch, self.groups, self.d_key, self.shared, self.d_value).transpose(2, 3)
+        x = state.view(self.batch, self.groups, self.d_key, self.shared, self.d_value).transpose(
+            2, 3
+        )
         return x.flatten(1, 2).contiguous()
 
     def heads_of(self, state: Tensor) -> Tensor:
@@ -120,7 +123,9 @@ class Decays:
 
         def by_chunk(x: Tensor, fill: float) -> Tensor:  # (C, B·H, T)
             x = torch.nn.functional.pad(x, (0, 0, 0, count * size - shape.length), value=fill)
-            return x.unflatten(1, (count, size)).permute(1, 0, 3, 2).reshape(count, self.heads, size)
+            return (
+                x.unflatten(1, (count, size)).permute(1, 0, 3, 2).reshape(count, self.heads, size)
+            )
 
         self.g = by_chunk(g, 0.0).contiguous()
         self.i = None if i is None else by_chunk(i, -torch.inf).contiguous()
@@ -139,8 +144,9 @@ class Decays:
     def fill(self, c: int, unit: Tensor | None = None, scores: Tensor | None = None) -> Tensor:
         """Computes the decays of chunk c.
 
-        Sets ``through`` (B·H, T), of what enters the chunk; ``behind``, of every position at the chunk's end;
-        with input gates the ``units`` m_t; and with scores ``sums``, those of the returned rows.
+        Sets ``through`` (B·H, T), of what enters the chunk; ``behind``, of every position at the
+        chunk's end; with input gates the ``units`` m_t; and with scores ``sums``, those of the
+        returned rows.
 
         Args:
             c: chunk.
@@ -182,13 +188,15 @@ class Decays:
         Args:
             c: chunk.
             scores: (B·G, T, T).
-            slopes: the gradient of decays times scores (B·H, T, T); becomes that of every head's scores.
+            slopes: the gradient of decays times scores (B·H, T, T); becomes that of every head's
+                scores.
             entering: gradient of the exponents of what enters, at every position (B·H, T).
             leaving: gradient of the exponents of the positions at the chunk's end (B·H, T).
             whole: gradient of the exponent of what enters at the chunk's end (B·H,).
             dg: receives the gradient of g (B·H, T).
             more: added to all slopes of a row (B·H, T).
-            dunits: gradient of m_t at fixed exponents (B·H, T), passed to the exponent that attains it.
+            dunits: gradient of m_t at fixed exponents (B·H, T), passed to the exponent that attains
+                it.
             di: receives the gradient of i (B·H, T).
             dunit: receives the gradient of the unit of what enters (B·H,).
         """
@@ -196,7 +204,9 @@ class Decays:
         more = None if more is None else more.contiguous()
         dunits = None if dunits is None else dunits.contiguous()
         given = (slopes, entering, leaving, whole, dunits, dg, di, dunit)
-        native().decay_slopes(*self._arguments(c, scores, more), *[cpu_calls.pointer(x) for x in given])
+        native().decay_slopes(
+            *self._arguments(c, scores, more), *[cpu_calls.pointer(x) for x in given]
+        )
 
     def _arguments(self, c: int, scores: Tensor | None, sums: Tensor | None) -> list[Any]:
         """Returns what both kernels take first."""

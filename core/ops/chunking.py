@@ -17,7 +17,8 @@ BLOCK = 4096
 
 
 def chunk_length(chunk_size: int, length: int) -> int:
-    """Returns the chunk length: the power of two that holds ``chunk_size`` or the whole sequence, if shorter.
+    """Returns the chunk length: the power of two that holds ``chunk_size`` or the whole sequence,
+    if shorter.
 
     Args:
         chunk_size: positions asked for, at least 1.
@@ -32,7 +33,8 @@ def chunk_length(chunk_size: int, length: int) -> int:
 
 
 def by_blocks(length: int) -> bool:
-    """Returns whether a call is run block by block: it is long, and no graph needs its intermediates.
+    """Returns whether a call is run block by block: it is long, and no graph needs its
+    intermediates.
 
     Args:
         length: positions in the sequence.
@@ -93,15 +95,15 @@ def from_chunks(x: Tensor, length: int) -> Tensor:
 def span_sums(log_decay: Tensor) -> Spans:
     """Sums log-decays inside blocks of 1, 2, 4, … T positions.
 
-    Every sum is built by adding, never as a difference of two cumulative sums: a long strong decay before a
-    span costs no precision inside it, and a log-decay of -inf (a reset) needs no care.
+    Every sum is built by adding, never as a difference of two cumulative sums: a long strong decay
+    before a span costs no precision inside it, and a log-decay of -inf (a reset) needs no care.
 
     Args:
         log_decay: (..., T, E), T a power of two.
 
     Returns:
-        For each block length h, two tensors (..., T/h, h, E): the sum from the block's start through each
-        position, and the sum over the positions of the block behind each position.
+        For each block length h, two tensors (..., T/h, h, E): the sum from the block's start
+        through each position, and the sum over the positions of the block behind each position.
     """
     through, behind = log_decay.unsqueeze(-2), torch.zeros_like(log_decay).unsqueeze(-2)
     spans = [(through, behind)]
@@ -123,8 +125,8 @@ def lower_triangular(diagonal: Tensor, blocks: Iterable[Tensor], fill: float) ->
 
     Args:
         diagonal: (..., T, 1, 1).
-        blocks: for h = 1, 2, 4, … the h × h blocks (..., T/2h, h, h) in which the rows of each pair's later
-            half meet the columns of its earlier half.
+        blocks: for h = 1, 2, 4, … the h × h blocks (..., T/2h, h, h) in which the rows of each
+            pair's later half meet the columns of its earlier half.
         fill: value above the diagonal.
     """
     matrix = diagonal
@@ -137,9 +139,11 @@ def lower_triangular(diagonal: Tensor, blocks: Iterable[Tensor], fill: float) ->
 
 
 def decayed_products(rows: Sequence[Tensor], columns: Tensor, spans: Spans) -> list[Tensor]:
-    """Returns Σ_c x_ic y_jc exp(g_{j+1,c} + … + g_ic) for j ≤ i, else 0, (..., T, T), for each of several x.
+    """Returns Σ_c x_ic y_jc exp(g_{j+1,c} + … + g_ic) for j ≤ i, else 0, (..., T, T), for each of
+    several x.
 
-    The product is taken over halves, quarters, … of the chunk, each with its decays measured from the cut.
+    The product is taken over halves, quarters, … of the chunk, each with its decays measured from
+    the cut.
 
     Args:
         rows: x (..., T, K) each.
@@ -147,11 +151,15 @@ def decayed_products(rows: Sequence[Tensor], columns: Tensor, spans: Spans) -> l
         spans: of log-decays (..., T, K).
     """
 
-    def half(x: Tensor, exponent: Tensor, which: int) -> Tensor:  # (..., T/2h, h, K), decayed to the cut
+    def half(
+        x: Tensor, exponent: Tensor, which: int
+    ) -> Tensor:  # (..., T/2h, h, K), decayed to the cut
         blocks = x.unflatten(-2, exponent.shape[-3:-1])[..., which::2, :, :]
         return blocks * exponent[..., which::2, :, :].exp()
 
-    halves = [(half(columns, behind, 0).transpose(-1, -2), through) for through, behind in spans[:-1]]
+    halves = [
+        (half(columns, behind, 0).transpose(-1, -2), through) for through, behind in spans[:-1]
+    ]
     return [
         lower_triangular(
             (x * columns).sum(-1)[..., None, None],
@@ -163,7 +171,8 @@ def decayed_products(rows: Sequence[Tensor], columns: Tensor, spans: Spans) -> l
 
 
 def fold(x: Tensor, groups: int) -> Tensor:
-    """(B, G·R, C, T, V) → (B, G, C, T, R·V): the heads that share a key become one wide matrix product."""
+    """(B, G·R, C, T, V) → (B, G, C, T, R·V): the heads that share a key become one wide matrix
+    product."""
     return x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
 
 

@@ -53,7 +53,8 @@ def strided(tensor: Tensor) -> Tensor:
 
 
 def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
-    """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided`` returned."""
+    """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided``
+    returned."""
     if tensor is None:
         return (*_NULL, 1)
     # A dimension of size 1 may have any stride: what counts is the last one that is longer.
@@ -89,10 +90,11 @@ def pointer(tensor: Tensor | None) -> int:
 
 
 def fresh(*tensors: Tensor) -> None:
-    """Has memory that is about to be written for the first time laid out in large pages, where it is large.
+    """Has memory that is about to be written for the first time laid out in large pages, where it
+    is large.
 
-    The C library takes and returns blocks beyond 32 MB from and to the system at each call; touching them in
-    small pages costs more than writing them.
+    The C library takes and returns blocks beyond 32 MB from and to the system at each call;
+    touching them in small pages costs more than writing them.
 
     Args:
         *tensors: newly allocated, nothing written to them yet.
@@ -108,7 +110,8 @@ def code(dtype: torch.dtype) -> int:
 
 
 def threads(work: int) -> int:
-    """Returns how many threads a call is worth: torch's number, or 1 where starting a team costs more.
+    """Returns how many threads a call is worth: torch's number, or 1 where starting a team costs
+    more.
 
     Args:
         work: inner-loop iterations.
@@ -120,10 +123,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def direct_reason(*tensors: Tensor | None) -> str | None:
-    """Returns why kernels may not be called on these tensors directly, past torch's dispatcher, or None.
+    """Returns why kernels may not be called on these tensors directly, past torch's dispatcher, or
+    None.
 
-    At one position the dispatch of a custom operator costs more than the arithmetic. A direct call is for
-    those that no autograd, compiler, transform or autocast has to see.
+    At one position the dispatch of a custom operator costs more than the arithmetic. A direct call
+    is for those that no autograd, compiler, transform or autocast has to see.
 
     Args:
         *tensors: the call's arguments, parameters included; None stands for an absent one.

@@ -1,4 +1,5 @@
-"""How calls reach the CUDA kernels: which calls they take, dtypes as macros, addresses and strides."""
+"""How calls reach the CUDA kernels: which calls they take, dtypes as macros, addresses and
+strides."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from longseq.core.kernels import nvrtc
 
-TYPES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "f16", torch.complex64: "c32"}
+TYPES = {
+    torch.float32: "float",
+    torch.bfloat16: "bf16",
+    torch.float16: "f16",
+    torch.complex64: "c32",
+}
 """The kernels' name of a dtype."""
 
 
@@ -62,11 +68,16 @@ def flags(resets: Tensor | None) -> Tensor | None:
 
 
 def rows(**named: Tensor | None) -> dict[str, int]:
-    """Returns name, name_b and name_t: address, batch and time stride of tensors that ``dense`` returned."""
+    """Returns name, name_b and name_t: address, batch and time stride of tensors that ``dense``
+    returned."""
     values: dict[str, int] = {}
     for name, tensor in named.items():
         if tensor is not None:
-            values |= {name: tensor.data_ptr(), f"{name}_b": tensor.stride(0), f"{name}_t": tensor.stride(1)}
+            values |= {
+                name: tensor.data_ptr(),
+                f"{name}_b": tensor.stride(0),
+                f"{name}_t": tensor.stride(1),
+            }
     return values
 
 
@@ -81,9 +92,11 @@ def type_of(tensor: Tensor | None) -> str:
 
 
 def split(length: int, blocks: int, tile: int, device: torch.device) -> tuple[int, int]:
-    """Returns into what chunks a sequence is split so that a device is filled: positions a chunk, and chunks.
+    """Returns into what chunks a sequence is split so that a device is filled: positions a chunk,
+    and chunks.
 
-    A split costs a second pass over the inputs, so one that would not at least treble the blocks is not made.
+    A split costs a second pass over the inputs, so one that would not at least treble the blocks is
+    not made.
 
     Args:
         length: positions.

@@ -1,4 +1,5 @@
-"""Orthonormal discrete cosine transform (type II) and its inverse, by one real FFT of the same length."""
+"""Orthonormal discrete cosine transform (type II) and its inverse, by one real FFT of the same
+length."""
 
 from __future__ import annotations
 
@@ -10,18 +11,25 @@ from torch import Tensor
 
 def _twiddle(length: int, like: Tensor) -> Tensor:
     """Returns exp(-iπk/2L) for the bins k = 0 … L/2 of a real FFT."""
-    angle = -0.5 * math.pi / length * torch.arange(length // 2 + 1, device=like.device, dtype=like.dtype)
+    angle = (
+        -0.5
+        * math.pi
+        / length
+        * torch.arange(length // 2 + 1, device=like.device, dtype=like.dtype)
+    )
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def dct(x: Tensor) -> Tensor:
-    """Returns ``X[k] = c_k Σ_t x[t]·cos(π(2t + 1)k / 2L)``, c_0 = √(1/L), c_k = √(2/L), along the last axis.
+    """Returns ``X[k] = c_k Σ_t x[t]·cos(π(2t + 1)k / 2L)``, c_0 = √(1/L), c_k = √(2/L), along the
+    last axis.
 
     Args:
         x: real (…, L).
     """
     length = x.shape[-1]
-    # Even positions, then odd ones backwards: the cosine sum becomes half a period of a Fourier sum.
+    # Even positions, then odd ones backwards: the cosine sum becomes half a period of a Fourier
+    # sum.
     folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
     bins = torch.fft.rfft(folded) * _twiddle(length, x)
     whole = torch.cat([bins.real, -bins.imag[..., 1 : (length + 1) // 2].flip(-1)], -1)
@@ -43,7 +51,11 @@ def idct(x: Tensor) -> Tensor:
     folded = torch.fft.irfft(bins * _twiddle(length, x).conj(), n=length)
     even = (length + 1) // 2
     pairs = torch.stack(
-        [folded[..., :even], torch.nn.functional.pad(folded[..., even:].flip(-1), (0, 2 * even - length))], -1
+        [
+            folded[..., :even],
+            torch.nn.functional.pad(folded[..., even:].flip(-1), (0, 2 * even - length)),
+        ],
+        -1,
     )
     return pairs.flatten(-2)[..., :length]
 

@@ -1,4 +1,5 @@
-"""Linear layers that are products and sums and nothing else, so that an operator may take their weights."""
+"""Linear layers that are products and sums and nothing else, so that an operator may take their
+weights."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from longseq.core.ops.backends import Backend, Dispatch, cpu_reason
 from longseq.core.ops.precision import autocast_dtype
 
 
-def plain_map(layer: nn.Module, hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks")) -> bool:
+def plain_map(
+    layer: nn.Module, hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks")
+) -> bool:
     """Returns whether a layer is a linear map and no more: no hooks, no forward of its own.
 
     Args:
@@ -51,11 +54,14 @@ def _example(new: Callable[..., Tensor]) -> _Call:
 _DISPATCH = Dispatch("split_bias", {"cpu": _reason}, _example, "composed", announced=False)
 
 
-def split_bias(layer: nn.Module, x: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor | None]:
-    """Returns ``x Wᵀ`` and the bias that is left to be added by the operator behind, in its own pass.
+def split_bias(
+    layer: nn.Module, x: Tensor, *, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor | None]:
+    """Returns ``x Wᵀ`` and the bias that is left to be added by the operator behind, in its own
+    pass.
 
-    Where that would not be the same (another kind of layer in its place, one with hooks, a lower precision,
-    a GPU) it returns the whole map and None.
+    Where that would not be the same (another kind of layer in its place, one with hooks, a lower
+    precision, a GPU) it returns the whole map and None.
 
     Args:
         layer: the linear layer.
@@ -69,7 +75,8 @@ def split_bias(layer: nn.Module, x: Tensor, *, backend: Backend = "auto") -> tup
 
 
 class _GeluLinear(torch.autograd.Function):
-    """``gelu(x) Wᵀ``, with gelu(x) computed again in the backward: it is as large as x and soon done."""
+    """``gelu(x) Wᵀ``, with gelu(x) computed again in the backward: it is as large as x and soon
+    done."""
 
     generate_vmap_rule = True
 
@@ -92,7 +99,8 @@ class _GeluLinear(torch.autograd.Function):
 def split_bias_of_gelu(
     layer: nn.Module, x: Tensor, *, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor | None]:
-    """``split_bias`` of gelu(x), which keeps x alone for the backward; same arguments and results."""
+    """``split_bias`` of gelu(x), which keeps x alone for the backward; same arguments and
+    results."""
     if _DISPATCH.choose(backend, _Call(layer, x)) != "cpu":
         return layer(nn.functional.gelu(x)), None
     assert isinstance(layer, nn.Linear)

@@ -1,4 +1,5 @@
-"""Time-invariant linear systems with one input and one output: chunked scan, carried state, resets."""
+"""Time-invariant linear systems with one input and one output: chunked scan, carried state,
+resets."""
 
 from __future__ import annotations
 
@@ -32,20 +33,21 @@ def lti_scan(
 
     If u is complex, so is y_t = c · x_t; with N = 1 and b = c = 1 these are the states themselves.
 
-    The sequence is cut into chunks of T positions. Inside a chunk the output is a product with the T × T
-    Toeplitz matrix of the kernel c·Aˡb; between chunks only the states pass. Everything is a batched matrix
-    product of cost O(L · (T + N)) a channel, and no tensor larger than (B, H, N, L/T) is made. Powers of A
-    are products, never quotients, in the dtype of ``a``: give it in float64 to keep long products exact,
-    whatever ``u`` is.
+    The sequence is cut into chunks of T positions. Inside a chunk the output is a product with the
+    T × T Toeplitz matrix of the kernel c·Aˡb; between chunks only the states pass. Everything is a
+    batched matrix product of cost O(L · (T + N)) a channel, and no tensor larger than (B, H, N,
+    L/T) is made. Powers of A are products, never quotients, in the dtype of ``a``: give it in
+    float64 to keep long products exact, whatever ``u`` is.
 
     Args:
         u: input (B, L, H), real; or complex, then so are ``a``, ``b`` and ``c``.
-        a: one transition for each of G groups of H/G neighbouring channels: diagonal (G, N), real or complex;
-            or a full matrix (G, N, N), real.
+        a: one transition for each of G groups of H/G neighbouring channels: diagonal (G, N), real
+            or complex; or a full matrix (G, N, N), real.
         b: input weights (G, N).
         c: output weights (G, N).
         state: x before position 0, (B, H, N); zero if None.
-        resets: bool or integer (B, L), true where the state is dropped before the input is taken in.
+        resets: bool or integer (B, L), true where the state is dropped before the input is taken
+            in.
         chunk_size: longest T.
         backend: "auto" or "reference"; see ``longseq.core.ops.backends``.
 
@@ -62,7 +64,8 @@ def lti_scan(
     batch, length, channels = u.shape
     u = u.to(torch.promote_types(u.dtype, torch.float32))
     dtype = u.dtype
-    paired = a.is_complex() and not u.is_complex()  # products then take complex states as two real halves
+    # Products then take complex states as two real halves.
+    paired = a.is_complex() and not u.is_complex()
     per_group = (batch, channels // a.shape[0])
     if resets is None:
         chunk = min(chunk_size, length)
@@ -78,17 +81,32 @@ def lti_scan(
         zero_behind = torch.nn.functional.pad(u, (0, 0, 0, 1))
         rows = zero_behind.gather(1, source.unsqueeze(-1).expand(-1, -1, channels))
     with autocast_off(u):
-        tables = _dense_tables(a, b, c, chunk) if a.ndim == 3 else _diagonal_tables(a, b, c, chunk, paired)
-        toeplitz, read, write = (t.to(dtype) for t in (_toeplitz(tables.kernel), tables.read, tables.write))
+        tables = (
+            _dense_tables(a, b, c, chunk)
+            if a.ndim == 3
+            else _diagonal_tables(a, b, c, chunk, paired)
+        )
+        toeplitz, read, write = (
+            t.to(dtype) for t in (_toeplitz(tables.kernel), tables.read, tables.write)
+        )
         grouped = _group(rows, a.shape[0], chunk)
         x0 = _state_in(state, u, a)
         local = _unsplit(torch.bmm(grouped, write).unflatten(1, (*per_group, count)), paired)
         starts = _starts(local, tables.whole, first, x0)
         began = _split(starts, paired).flatten(1, 3)
         y = torch.baddbmm(torch.bmm(grouped, toeplitz), began, read)  # (G, B·H/G·Q, T)
-        y = y.unflatten(1, (*per_group, count)).permute(1, 3, 4, 0, 2).reshape(batch, count * chunk, channels)
-        y = y[:, :length] if resets is None else y.gather(1, target.unsqueeze(-1).expand(-1, -1, channels))
-        # The last chunk may be short: advance its start by its own number of positions, and add its inputs.
+        y = (
+            y.unflatten(1, (*per_group, count))
+            .permute(1, 3, 4, 0, 2)
+            .reshape(batch, count * chunk, channels)
+        )
+        y = (
+            y[:, :length]
+            if resets is None
+            else y.gather(1, target.unsqueeze(-1).expand(-1, -1, channels))
+        )
+        # The last chunk may be short: advance its start by its own number of positions, and add its
+        # inputs.
         ending = u[:, length - chunk :]
         if isinstance(tail, int):
             begin = starts[:, :, :, -1]
@@ -201,7 +219,8 @@ def _toeplitz(kernel: Tensor) -> Tensor:
 
 
 def _advance(tables: _Tables, exponent: int | Tensor, x: Tensor) -> Tensor:
-    """Returns A^m x for states x (G, B, R, N) and m from 1 to T: one for all rows, or one for each (B)."""
+    """Returns A^m x for states x (G, B, R, N) and m from 1 to T: one for all rows, or one for each
+    (B)."""
     if isinstance(tables.powers, Tensor):
         factor = tables.powers[:, exponent].to(x.dtype)
         return (factor.unsqueeze(2) if factor.ndim == 3 else factor[:, None, None]) * x
@@ -214,7 +233,8 @@ def _advance(tables: _Tables, exponent: int | Tensor, x: Tensor) -> Tensor:
 
 
 def _apply(matrix: Tensor, x: Tensor) -> Tensor:
-    """Returns matrices (G, N, N) times states (G, B, R, N), the states as rows: no matrix is copied."""
+    """Returns matrices (G, N, N) times states (G, B, R, N), the states as rows: no matrix is
+    copied."""
     return torch.bmm(x.flatten(1, 2), matrix.mT).unflatten(1, x.shape[1:3])
 
 
@@ -244,7 +264,8 @@ def _starts(local: Tensor, whole: Tensor, first: Tensor | None, x: Tensor) -> Te
 
 
 def _packed_chunk(resets: Tensor, longest: int) -> int:
-    """Returns a chunk length near the mean segment length, so that filling segments up wastes little."""
+    """Returns a chunk length near the mean segment length, so that filling segments up wastes
+    little."""
     segments = resets.shape[0] + int(resets[:, 1:].sum())
     return min(longest, 1 << (resets.numel() // segments).bit_length())
 
@@ -257,9 +278,9 @@ def _align(resets: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor, Tensor, 
         chunk: T.
 
     Returns:
-        Source of each position of the new layout (B, Q·T), L where it is filling; target of each old position
-        (B, L); whether a chunk begins with a reset (B, Q); the number of positions in the last chunk in use
-        (B); and that chunk's index (B).
+        Source of each position of the new layout (B, Q·T), L where it is filling; target of each
+        old position (B, L); whether a chunk begins with a reset (B, Q); the number of positions in
+        the last chunk in use (B); and that chunk's index (B).
     """
     batch, length = resets.shape
     index = torch.arange(length, device=resets.device).expand(batch, -1)
@@ -281,7 +302,9 @@ def _align(resets: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 def _group(x: Tensor, groups: int, chunk: int) -> Tensor:
     """Returns (G, B·R·Q, T) for x (B, Q·T, G·R)."""
-    return x.unflatten(1, (-1, chunk)).unflatten(3, (groups, -1)).permute(3, 0, 4, 1, 2).flatten(1, 3)
+    return (
+        x.unflatten(1, (-1, chunk)).unflatten(3, (groups, -1)).permute(3, 0, 4, 1, 2).flatten(1, 3)
+    )
 
 
 def _state_in(state: Tensor | None, u: Tensor, a: Tensor) -> Tensor:
@@ -289,7 +312,9 @@ def _state_in(state: Tensor | None, u: Tensor, a: Tensor) -> Tensor:
     groups, width = a.shape[0], a.shape[-1]
     dtype = torch.promote_types(u.dtype, torch.complex64) if a.is_complex() else u.dtype
     if state is None:
-        return torch.zeros(groups, u.shape[0], u.shape[2] // groups, width, dtype=dtype, device=u.device)
+        return torch.zeros(
+            groups, u.shape[0], u.shape[2] // groups, width, dtype=dtype, device=u.device
+        )
     return state.to(dtype).unflatten(1, (groups, -1)).transpose(0, 1)
 
 

@@ -29,22 +29,32 @@ def _load(module: str, function: str) -> tuple[Callable[..., Any] | None, str]:
             return None, f"mamba-ssm is not installed: {_INSTALL}"
         return None, f"mamba-ssm does not load, it needs {error.name}: pip install {error.name}"
     except (ImportError, OSError) as error:  # an extension that was built for another torch
-        return None, f"mamba-ssm does not load ({error}): reinstall it for torch {torch.__version__}"
-    # Its recent versions leave the compiled scan out unless told otherwise, and say so at the first call.
+        return (
+            None,
+            f"mamba-ssm does not load ({error}): reinstall it for torch {torch.__version__}",
+        )
+    # Its recent versions leave the compiled scan out unless told otherwise, and say so at the first
+    # call.
     if getattr(loaded, "selective_scan_cuda", loaded) is None:
-        return None, "this mamba-ssm was built without its scan (MAMBA_KEEP_CUDA_BUILD=TRUE keeps it)"
+        return (
+            None,
+            "this mamba-ssm was built without its scan (MAMBA_KEEP_CUDA_BUILD=TRUE keeps it)",
+        )
     return getattr(loaded, function), ""
 
 
 def describe() -> tuple[bool, str]:
-    """Returns whether the package's functions can be called here, and a note for ``longseq doctor``."""
+    """Returns whether the package's functions can be called here, and a note for ``longseq
+    doctor``."""
     functions = (_load(*SCAN), _load(*SSD))
     absent = dict.fromkeys(why for function, why in functions if function is None)
     if all(function is None for function, _ in functions):
         return False, "; ".join(absent)
     if not torch.cuda.is_available():
         return False, "mamba-ssm is installed, but torch finds no CUDA device"
-    names = [name for name, (there, _) in zip(("selective_scan", "ssd"), functions) if there is not None]
+    names = [
+        name for name, (there, _) in zip(("selective_scan", "ssd"), functions) if there is not None
+    ]
     note = f"{' and '.join(names)} by the mamba-ssm package, where asked for by name"
     return True, "; ".join([note, *absent])
 
@@ -54,7 +64,8 @@ def _on_gpu(tensor: Tensor) -> bool:
 
 
 def unfit(rows: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> str | None:
-    """Returns why the package cannot take these tensors: activations ``rows``, parameters and states."""
+    """Returns why the package cannot take these tensors: activations ``rows``, parameters and
+    states."""
     there = [tensor for tensor in (*rows, *others) if tensor is not None]
     for tensor in there:
         if tensor.is_complex():

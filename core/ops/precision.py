@@ -1,4 +1,5 @@
-"""In what precision operators compute: the dtype of their arithmetic, and what autocast does to arguments."""
+"""In what precision operators compute: the dtype of their arithmetic, and what autocast does to
+arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from torch import Tensor
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """Returns float64 if any argument is float64 (or complex128), else float32."""
     wide = (torch.float64, torch.complex128)
-    return torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32
+    return (
+        torch.float64 if any(t is not None and t.dtype in wide for t in tensors) else torch.float32
+    )
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
@@ -25,7 +28,8 @@ def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """Returns the dtype of autocast on the tensor's device; None where it is off, as on the meta device."""
+    """Returns the dtype of autocast on the tensor's device; None where it is off, as on the meta
+    device."""
     device = tensor.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return None
@@ -33,10 +37,11 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def lowered(*activations: Tensor) -> tuple[Tensor, ...]:
-    """Returns activations in autocast's dtype where it is on, as the compiled operators' autocast rule does.
+    """Returns activations in autocast's dtype where it is on, as the compiled operators' autocast
+    rule does.
 
-    Gates, decays, skips and states are not activations: they stay as they are, and are at least float32 in
-    the kernels.
+    Gates, decays, skips and states are not activations: they stay as they are, and are at least
+    float32 in the kernels.
 
     Args:
         *activations: on one device; float64 ones are returned as they are.

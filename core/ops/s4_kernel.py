@@ -1,8 +1,8 @@
 """From S4's continuous parameters to discrete systems and to convolution kernels.
 
 Complex systems keep one of each conjugate pair, so their outputs are twice a real part. A
-diagonal-plus-low-rank matrix A = Λ - Pᵀ P* acts on half-states z as A z = Λ z - Σ_r P_r · 2 Re(P_r* · z):
-linear over the real numbers.
+diagonal-plus-low-rank matrix A = Λ - Pᵀ P* acts on half-states z as A z = Λ z - Σ_r P_r · 2 Re(P_r*
+· z): linear over the real numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Discretisation = Literal["zoh", "bilinear"]
 
 
 def wide(x: Tensor) -> Tensor:
-    """Returns a parameter in float64, in which steps and powers of a system are worked out (float32 on MPS).
+    """Returns a parameter in float64, in which steps and powers of a system are worked out (float32
+    on MPS).
 
     Args:
         x: real or complex.
@@ -33,14 +34,16 @@ def as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(wide(x).contiguous())
 
 
-def discretise(eigenvalues: Tensor, dt: Tensor, method: Discretisation = "zoh") -> tuple[Tensor, Tensor]:
+def discretise(
+    eigenvalues: Tensor, dt: Tensor, method: Discretisation = "zoh"
+) -> tuple[Tensor, Tensor]:
     """Discretises diagonal systems x' = λ x + b u (S4D, arXiv 2206.11893).
 
     Args:
         eigenvalues: λ (..., N), complex.
         dt: time steps, broadcastable to λ.
-        method: "zoh" holds the input during a step: e^{λΔ} and (e^{λΔ} - 1)/λ; "bilinear" is the trapezium
-            rule: (1 + λΔ/2)/(1 - λΔ/2) and Δ/(1 - λΔ/2).
+        method: "zoh" holds the input during a step: e^{λΔ} and (e^{λΔ} - 1)/λ; "bilinear" is the
+            trapezium rule: (1 + λΔ/2)/(1 - λΔ/2) and Δ/(1 - λΔ/2).
 
     Returns:
         The discrete transition, and the factor that b takes.
@@ -49,7 +52,8 @@ def discretise(eigenvalues: Tensor, dt: Tensor, method: Discretisation = "zoh") 
     if method == "bilinear":
         return (1 + z / 2) / (1 - z / 2), dt / (1 - z / 2)
     a = torch.exp(z)
-    # (e^z - 1)/z near zero by its series: the quotient loses digits there, and has no value at zero.
+    # (e^z - 1)/z near zero by its series: the quotient loses digits there, and has no value at
+    # zero.
     small = z.abs() < 1e-3
     safe = torch.where(small, torch.ones_like(z), z)
     series = 1 + z / 2 * (1 + z / 3 * (1 + z / 4))
@@ -59,8 +63,8 @@ def discretise(eigenvalues: Tensor, dt: Tensor, method: Discretisation = "zoh") 
 def vandermonde_kernel(a: Tensor, weights: Tensor, length: int) -> Tensor:
     """Returns the kernel Re Σ_n w_n a_nˡ for l = 0 … L-1 of diagonal systems.
 
-    With l = q·S + r the Vandermonde product is a matrix product of the powers a^{qS} and a^r: about 2√L
-    powers are made instead of L.
+    With l = q·S + r the Vandermonde product is a matrix product of the powers a^{qS} and a^r: about
+    2√L powers are made instead of L.
 
     Args:
         a: discrete transitions (H, N), complex.
@@ -157,7 +161,8 @@ def low_rank_matrices(system: LowRankSystem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def truncated_output(system: LowRankSystem, length: int, invert: bool = False) -> Tensor:
-    """Returns C (1 - Āᴸ), with which a generating function over all l gives the first L values of the kernel.
+    """Returns C (1 - Āᴸ), with which a generating function over all l gives the first L values of
+    the kernel.
 
     Args:
         system: H systems.
@@ -168,7 +173,9 @@ def truncated_output(system: LowRankSystem, length: int, invert: bool = False) -
         (H, N), complex.
     """
     a, _, c = low_rank_matrices(system)
-    remainder = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - torch.linalg.matrix_power(a, length)
+    remainder = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - torch.linalg.matrix_power(
+        a, length
+    )
     if invert:
         c = torch.linalg.solve(remainder.mT, c.unsqueeze(-1)).squeeze(-1)
     else:
@@ -180,9 +187,10 @@ def truncated_output(system: LowRankSystem, length: int, invert: bool = False) -
 def low_rank_kernel(system: LowRankSystem, length: int, block: int = 1024) -> Tensor:
     """Returns the convolution kernel 2 Re(C Āˡ B̄), l = 0 … L-1 (S4, arXiv 2111.00396).
 
-    The generating function at the L-th roots of unity ω is made of (1+R)² Cauchy products with nodes
-    2(1-ω)/(1+ω), joined by Woodbury; an inverse FFT gives the values, in time O(L (N + log L)) once
-    C (1 - Āᴸ) is known. Numerator and denominator are kept multiplied by (1+ω), so ω = -1 needs no care.
+    The generating function at the L-th roots of unity ω is made of (1+R)² Cauchy products with
+    nodes 2(1-ω)/(1+ω), joined by Woodbury; an inverse FFT gives the values, in time O(L (N + log
+    L)) once C (1 - Āᴸ) is known. Numerator and denominator are kept multiplied by (1+ω), so ω = -1
+    needs no care.
 
     Args:
         system: H systems.

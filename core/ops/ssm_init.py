@@ -1,7 +1,9 @@
-"""State matrices to start from: HiPPO (LegS, LegT, FouT), their diagonal-plus-low-rank form and diagonal kin.
+"""State matrices to start from: HiPPO (LegS, LegT, FouT), their diagonal-plus-low-rank form and
+diagonal kin.
 
-All are computed in float64. Complex systems keep one of each conjugate pair, that with negative imaginary
-part, so a state of N real dimensions has N/2 complex ones and outputs are twice a real part.
+All are computed in float64. Complex systems keep one of each conjugate pair, that with negative
+imaginary part, so a state of N real dimensions has N/2 complex ones and outputs are twice a real
+part.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ def hippo(measure: Measure, n: int) -> tuple[Tensor, Tensor]:
     """Returns the HiPPO system x' = A x + B u (arXiv 2008.07669; scaling of arXiv 2206.12037).
 
     Args:
-        measure: "legs" remembers the whole past in Legendre polynomials, "legt" a sliding window of length 2,
-            "fout" such a window in a Fourier basis.
+        measure: "legs" remembers the whole past in Legendre polynomials, "legt" a sliding window of
+            length 2, "fout" such a window in a Fourier basis.
         n: dimensions N; even for "fout".
 
     Returns:
@@ -69,7 +71,8 @@ def hippo(measure: Measure, n: int) -> tuple[Tensor, Tensor]:
         b[0] = 1
         coupling = torch.zeros(n - 1, dtype=torch.float64)
         coupling[0::2] = math.pi * torch.arange(half, dtype=torch.float64)
-        # Dimensions 2m and 2m+1 turn into each other at frequency m; the rank-one term forgets what is old.
+        # Dimensions 2m and 2m+1 turn into each other at frequency m; the rank-one term forgets what
+        # is old.
         return torch.diag(coupling, -1) - torch.diag(coupling, 1) - torch.outer(b, b), b
     root = torch.sqrt(2 * k + 1)
     row, column = k.unsqueeze(1), k.unsqueeze(0)
@@ -81,7 +84,8 @@ def hippo(measure: Measure, n: int) -> tuple[Tensor, Tensor]:
 
 
 def low_rank(measure: Measure, n: int) -> Tensor:
-    """Returns P (R, N) for which A + Pᵀ P is normal: a multiple of the identity plus a skew-symmetric matrix.
+    """Returns P (R, N) for which A + Pᵀ P is normal: a multiple of the identity plus a
+    skew-symmetric matrix.
 
     Args:
         measure: see ``hippo``; R is 2 for "legt", else 1.
@@ -109,11 +113,13 @@ def low_rank_form(measure: Measure, n: int, clip_b: float | None = 2.0) -> LowRa
     p = low_rank(measure, n)
     normal = a + p.T @ p
     real = normal.diagonal().mean()
-    # -i times a skew-symmetric matrix is Hermitian: eigh gives orthonormal vectors, in rising order.
+    # -i times a skew-symmetric matrix is Hermitian: eigh gives orthonormal vectors, in rising
+    # order.
     imag, v = torch.linalg.eigh(-1j * (normal - real * torch.eye(n, dtype=torch.float64)))
     imag, v = imag[:half], v[:, :half].clone()
     if imag[-1].abs() < 1e-4:
-        # FouT's constant has the double eigenvalue 0 on its first two dimensions, where any basis serves
+        # FouT's constant has the double eigenvalue 0 on its first two dimensions, where any basis
+        # serves
         # eigh: take the one whose other half is its conjugate.
         v[:, -1] = 0
         v[0, -1], v[1, -1] = math.sqrt(0.5), 1j * math.sqrt(0.5)
@@ -121,7 +127,9 @@ def low_rank_form(measure: Measure, n: int, clip_b: float | None = 2.0) -> LowRa
     input_weights = adjoint @ b.to(v.dtype)
     if clip_b is not None:
         input_weights = torch.complex(input_weights.real, input_weights.imag.clamp(-clip_b, clip_b))
-    return LowRankForm(torch.complex(real.expand(half), imag), p.to(v.dtype) @ adjoint.T, input_weights, v)
+    return LowRankForm(
+        torch.complex(real.expand(half), imag), p.to(v.dtype) @ adjoint.T, input_weights, v
+    )
 
 
 def normal_part(n: int) -> DiagonalForm:
@@ -138,17 +146,19 @@ def perturb_then_diagonalise(n: int, size: float = 0.1) -> DiagonalForm:
     """Diagonalises HiPPO-LegS after a small perturbation (PTD, arXiv 2310.01698).
 
     The eigenvectors of HiPPO-LegS are conditioned exponentially badly in N; those of A + E with
-    ‖E‖ = size · ‖A‖ are not, and the transfer function stays within about ``size`` of HiPPO's at every
-    frequency, which that of the normal part alone does not. The paper finds E by optimisation; here it is a
-    multiple of the rank-one term whose whole makes A normal. It keeps the eigenvalues stable and in conjugate
-    pairs, and the condition number near 1.5 / size, for every N.
+    ‖E‖ = size · ‖A‖ are not, and the transfer function stays within about ``size`` of HiPPO's at
+    every frequency, which that of the normal part alone does not. The paper finds E by
+    optimisation; here it is a multiple of the rank-one term whose whole makes A normal. It keeps
+    the eigenvalues stable and in conjugate pairs, and the condition number near 1.5 / size, for
+    every N.
 
     Args:
         n: dimensions N, even.
         size: ‖E‖ / ‖A‖ in the spectral norm, between 0 and 0.7.
 
     Raises:
-        ConfigError: if ``size`` is outside, or so small that some eigenvalues of A + E are still real.
+        ConfigError: if ``size`` is outside, or so small that some eigenvalues of A + E are still
+            real.
     """
     half = check_even("n", n)
     if not 0 < size <= 0.7:
@@ -160,7 +170,9 @@ def perturb_then_diagonalise(n: int, size: float = 0.1) -> DiagonalForm:
     order = eigenvalues.imag.argsort()
     eigenvalues, v = eigenvalues[order], v[:, order]
     if eigenvalues.imag[half - 1] > -1e-6:
-        raise ConfigError(f"a perturbation of {size} leaves real eigenvalues for n = {n}: take a larger one")
+        raise ConfigError(
+            f"a perturbation of {size} leaves real eigenvalues for n = {n}: take a larger one"
+        )
     return DiagonalForm(eigenvalues[:half], v[:, :half], torch.linalg.inv(v)[:half])
 
 
@@ -168,8 +180,8 @@ def diagonal_system(init: DiagonalInit, n: int) -> tuple[Tensor, Tensor]:
     """Returns a diagonal system (S4D, arXiv 2206.11893).
 
     Args:
-        init: "lin": -1/2 - iπk, damped Fourier modes; "inv": -1/2 - i (N/π) (N/(2k+1) - 1), the asymptotics
-            of LegS; "legs": the normal part of LegS; "ptd": LegS after a perturbation.
+        init: "lin": -1/2 - iπk, damped Fourier modes; "inv": -1/2 - i (N/π) (N/(2k+1) - 1), the
+            asymptotics of LegS; "legs": the normal part of LegS; "ptd": LegS after a perturbation.
         n: dimensions N, even.
 
     Returns:
@@ -200,5 +212,7 @@ def log_uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
         ConfigError: unless 0 < low ≤ high.
     """
     if not 0 < low <= high:
-        raise ConfigError(f"time steps need 0 < dt_min <= dt_max, got dt_min={low!r} and dt_max={high!r}")
+        raise ConfigError(
+            f"time steps need 0 < dt_min <= dt_max, got dt_min={low!r} and dt_max={high!r}"
+        )
     return math.log(low) + torch.rand(shape) * (math.log(high) - math.log(low))

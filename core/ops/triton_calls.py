@@ -23,7 +23,10 @@ def triton_reason(*tensors: Tensor | None) -> str | None:
         *tensors: the call's arguments; None stands for an absent one.
     """
     if not _INSTALLED:
-        return "triton is not installed; it comes with torch's CUDA builds for Linux, or: pip install triton"
+        return (
+            "triton is not installed; it comes with torch's CUDA builds for Linux, "
+            "or: pip install triton"
+        )
     there = [tensor for tensor in tensors if tensor is not None]
     for tensor in there:
         if tensor.dtype not in _DTYPES:
@@ -31,7 +34,8 @@ def triton_reason(*tensors: Tensor | None) -> str | None:
     for tensor in there:
         if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             return (
-                f"it runs on CUDA tensors, these are on {tensor.device} (for a check, TRITON_INTERPRET=1 set "
+                f"it runs on CUDA tensors, these are on {tensor.device} (for a check, "
+                f"TRITON_INTERPRET=1 set "
                 "before the start runs it there, slowly)"
             )
     if there[0].is_cuda and not torch.compiler.is_compiling():
@@ -51,4 +55,7 @@ def describe() -> tuple[bool, str]:
     if _INSTALLED and not torch.cuda.is_available():
         return False, "torch finds no CUDA device"
     reason = triton_reason(torch.empty(0, device="cuda" if _INSTALLED else "cpu"))
-    return reason is None, reason or "SSD, linear attention, GLA, delta rule and mLSTM; compiled at first use"
+    return (
+        reason is None,
+        reason or "SSD, linear attention, GLA, delta rule and mLSTM; compiled at first use",
+    )

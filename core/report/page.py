@@ -1,4 +1,5 @@
-"""The report as one self-contained HTML page: pictures inside, no script, no network, everything escaped."""
+"""The report as one self-contained HTML page: pictures inside, no script, no network, everything
+escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin: 0; text-transform: capitalize; }
 nav a { margin-right: 1rem; }
 section { border-top: 1px solid var(--line); margin-top: 2rem; padding-top: 1.2rem; }
-.question { font-size: 1.1rem; } .data, .speed, figcaption, footer { opacity: .75; font-size: .92rem; }
+.question { font-size: 1.1rem; }
+.data, .speed, figcaption, footer { opacity: .75; font-size: .92rem; }
 .verdict { border-left: .3rem solid var(--model); background: var(--soft); padding: .6rem .9rem; }
 .verdict.lost { border-color: #bc4c00; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: .3rem; }
@@ -77,7 +79,9 @@ def _section(section: Section, folder: Path) -> str:
 
 
 def _gain(section: Section) -> float:
-    values = {kind: [s.value for s in section.scores if s.kind == kind] for kind in ("model", "baseline")}
+    values = {
+        kind: [s.value for s in section.scores if s.kind == kind] for kind in ("model", "baseline")
+    }
     if section.lower_is_better:
         return min(values["baseline"]) - min(values["model"])
     return max(values["model"]) - max(values["baseline"])
@@ -88,13 +92,20 @@ def _table(section: Section) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in ("model", section.metric, *columns))
 
     def row(score: Score) -> str:
-        cells = [score.model, f"{score.value:.4f}", *(score.notes.get(name, "") for name in columns)]
+        cells = [
+            score.model,
+            f"{score.value:.4f}",
+            *(score.notes.get(name, "") for name in columns),
+        ]
         mark = ' class="model"' if score.kind == "model" else ""
         return f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
-    ordered = sorted(section.scores, key=lambda score: score.value, reverse=not section.lower_is_better)
+    ordered = sorted(
+        section.scores, key=lambda score: score.value, reverse=not section.lower_is_better
+    )
     rows = "".join(row(score) for score in ordered)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="scroll">{table}</div>\n'
 
 
 def _data_url(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""What a domain's demo hands over: one section of the report, made of what a reader wants to know."""
+"""What a domain's demo hands over: one section of the report, made of what a reader wants to
+know."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A domain's part of the report: the question, the picture, the scores and the verdict, speed and files.
+    """A domain's part of the report: the question, the picture, the scores and the verdict, speed
+    and files.
 
     Args:
         domain: its name, for example "genomics".

@@ -1,1 +1,2 @@
-"""The command line: dispatch, fit and its help and messages, doctor, data, demo; nothing below imports it."""
+"""The command line: dispatch, fit and its help and messages, doctor, data, demo; nothing below
+imports it."""

@@ -1,4 +1,5 @@
-"""Values that the model and the data must have in common are typed once: the other side is filled in."""
+"""Values that the model and the data must have in common are typed once: the other side is filled
+in."""
 
 from __future__ import annotations
 
@@ -37,8 +38,11 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
     if not domain.shared:
         return list(argv)
     try:
-        takes = {side: inspect.signature(cls).parameters for side, cls in classes(domain, argv).items()}
-    except (ConfigError, yaml.YAMLError, UnicodeDecodeError):  # the parser says it, with file and line
+        takes = {
+            side: inspect.signature(cls).parameters for side, cls in classes(domain, argv).items()
+        }
+    # The parser says it, with file and line.
+    except (ConfigError, yaml.YAMLError, UnicodeDecodeError):
         return list(argv)
     for model, data in domain.shared:
         if model not in takes.get("model", ()) or data not in takes.get("data", ()):
@@ -48,7 +52,8 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
         if None not in flags.values():
             if flags["model"] != flags["data"]:
                 raise ConfigError(
-                    f"{names['model']} {flags['model']} and {names['data']} {flags['data']} must agree; "
+                    f"{names['model']} {flags['model']} and {names['data']} {flags['data']} must "
+                    f"agree; "
                     "give one of them"
                 )
             continue
@@ -58,7 +63,8 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
         if not any(flags.values()):
             names_in = {"model": model, "data": data}
             values = {
-                side: configured(configs, side)["init_args"].get(name) for side, name in names_in.items()
+                side: configured(configs, side)["init_args"].get(name)
+                for side, name in names_in.items()
             }
             for side, other in (("model", "data"), ("data", "model")):
                 if values[side] is not None and values[other] is None:

@@ -1,4 +1,5 @@
-"""What a task command's arguments and configurations say, read without the parser: it needs Lightning."""
+"""What a task command's arguments and configurations say, read without the parser: it needs
+Lightning."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], lis
         argv: arguments.
 
     Returns:
-        The arguments, configurations first, so that a flag wins wherever it stands; and the files in order.
+        The arguments, configurations first, so that a flag wins wherever it stands; and the files
+        in order.
     """
     files, rest, skip = [], list(argv), []
     for index, _, value in flag_values(argv, "--config", "-c"):
@@ -64,7 +66,8 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
 
 
 def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
-    """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have it."""
+    """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have
+    it."""
     found = None
     for file in configs:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -97,7 +100,8 @@ def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
 
 
 def configured(configs: Sequence[str], section: str) -> dict[str, Any]:
-    """Returns the ``class_path`` and ``init_args`` of the model or the data; later configurations win.
+    """Returns the ``class_path`` and ``init_args`` of the model or the data; later configurations
+    win.
 
     Args:
         configs: files.

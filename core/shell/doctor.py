@@ -1,4 +1,5 @@
-"""``longseq doctor``: what is installed, which kernels run here and how fast, and why others do not."""
+"""``longseq doctor``: what is installed, which kernels run here and how fast, and why others do
+not."""
 
 from __future__ import annotations
 
@@ -77,19 +78,24 @@ def _why_no_device(built_for: str | None) -> str:
         built_for: torch's CUDA version, None if it is built without.
     """
     if built_for is None:
-        return "this torch is built without CUDA; to use an NVIDIA GPU, install a PyTorch built for CUDA"
+        return (
+            "this torch is built without CUDA; "
+            "to use an NVIDIA GPU, install a PyTorch built for CUDA"
+        )
     if not _DRIVER.exists():
         return "no NVIDIA driver on this machine; to use a GPU, install it"
     found = re.search(r"\d+\.\d+(\.\d+)?", _DRIVER.read_text(errors="replace"))
     return (
         f"this torch, built for CUDA {built_for}, finds no usable device by NVIDIA driver "
-        f"{found[0] if found else 'of unknown version'}: if there is a GPU, update the driver, or install a "
+        f"{found[0] if found else 'of unknown version'}: if there is a GPU, update the driver, or "
+        f"install a "
         "PyTorch built for an older CUDA"
     )
 
 
 def cpu_kernels() -> tuple[str | None, str]:
-    """Returns the instruction set of the native CPU kernels (None if they do not load), and the reason."""
+    """Returns the instruction set of the native CPU kernels (None if they do not load), and the
+    reason."""
     try:
         kernels = importlib.import_module("longseq.core._cpu")
         return str(kernels.isa()), ""
@@ -104,7 +110,11 @@ def backend_rows() -> list[Row]:
     except ImportError as error:
         return [("backends", "all", f"not available: {error}")]
     return [
-        ("backends", name, f"available{f' ({reason})' if reason else ''}" if available else f"no: {reason}")
+        (
+            "backends",
+            name,
+            f"available{f' ({reason})' if reason else ''}" if available else f"no: {reason}",
+        )
         for name, available, reason in availability.describe()
     ]
 
@@ -113,7 +123,9 @@ def domain_rows() -> list[Row]:
     """Returns for each domain whether what it needs is installed, or the line that installs it."""
     rows: list[Row] = []
     for name in list_domains():
-        missing = [one for one in load_domain(name).requires if importlib.util.find_spec(one) is None]
+        missing = [
+            one for one in load_domain(name).requires if importlib.util.find_spec(one) is None
+        ]
         fix = f'needs {", ".join(missing)}: pip install "longseq[{name}]"'
         rows.append(("domains", name, fix if missing else "ready"))
     return rows
@@ -124,7 +136,11 @@ def plugin_rows() -> list[Row]:
     plugins.load_installed()
     states = [(one, plugins.failure(one)) for one in plugins.installed()]
     return [
-        ("plug-ins", one.name, f"{one.module} of {one.package}" + (f", left out: {why}" if why else ""))
+        (
+            "plug-ins",
+            one.name,
+            f"{one.module} of {one.package}" + (f", left out: {why}" if why else ""),
+        )
         for one, why in states
     ]
 
@@ -166,9 +182,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longseq doctor", description=__doc__)
     parser.add_argument("--no-speed", action="store_true", help="leave the speed reading out")
     parser.add_argument(
-        "--why", metavar="OPERATOR", help="say which backend would serve an operator, and why not the others"
+        "--why",
+        metavar="OPERATOR",
+        help="say which backend would serve an operator, and why not the others",
     )
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="with --why: of the call")
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="float32", help="with --why: of the call"
+    )
     parser.add_argument(
         "--device", help="with --why: cpu or cuda, which need not be there (default: cuda if it is)"
     )
@@ -241,7 +261,8 @@ def run(argv: Sequence[str]) -> int:
     _print("longseq doctor", ("", "item", "state"), rows)
     if isa is None:
         print(
-            f"The native CPU kernels do not load ({reason}); the slow reference is used instead. Reinstall "
+            f"The native CPU kernels do not load ({reason}); the slow reference is used instead. "
+            f"Reinstall "
             "with a C++17 compiler at hand: pip install --force-reinstall --no-deps longseq "
             "(in a checkout: pip install -e .)",
             file=sys.stderr,

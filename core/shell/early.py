@@ -15,9 +15,21 @@ from longseq.core.shell.arguments import configured, find_checkpoint, flag_value
 __all__ = ["arguments_of", "check", "check_flags", "class_of", "name_of", "resolve_configs"]
 
 RUN = (
-    "config", "name", "progress", "checkpoint_every", "init_from", "ckpt_path", "seed_everything",
-    "print_config", "weights_only", "model", "data", "trainer", "return_predictions", "verbose",
-)  # fmt: skip
+    "config",
+    "name",
+    "progress",
+    "checkpoint_every",
+    "init_from",
+    "ckpt_path",
+    "seed_everything",
+    "print_config",
+    "weights_only",
+    "model",
+    "data",
+    "trainer",
+    "return_predictions",
+    "verbose",
+)
 """Options that are neither the model's, the data's nor the trainer's."""
 _OWN = ("class_path", "init_args", "dict_kwargs", "help")
 _RECIPE = "longseq.core.training.recipe.Recipe"
@@ -27,7 +39,8 @@ _TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 
 @cache
 def _tree(module: str) -> ast.Module | None:
-    """Returns a module's syntax, read and not imported; None if it is not there as a Python file."""
+    """Returns a module's syntax, read and not imported; None if it is not there as a Python
+    file."""
     top, _, rest = module.partition(".")
     spec = importlib.util.find_spec(top) if top.isidentifier() else None
     parts = rest.split(".") if rest else []
@@ -56,7 +69,8 @@ def _imported(module: str, name: str) -> str | None:
 
 
 def arguments_of(path: str) -> list[str] | None:
-    """Returns the names of a class's arguments, read from its source; None where they cannot be told.
+    """Returns the names of a class's arguments, read from its source; None where they cannot be
+    told.
 
     Args:
         path: dotted.
@@ -66,9 +80,13 @@ def arguments_of(path: str) -> list[str] | None:
     if found is None:
         elsewhere = _imported(module, name) if module else None
         return arguments_of(elsewhere) if elsewhere else None
-    init = next((x for x in found.body if isinstance(x, ast.FunctionDef) and x.name == "__init__"), None)
+    init = next(
+        (x for x in found.body if isinstance(x, ast.FunctionDef) and x.name == "__init__"), None
+    )
     if init is not None:
-        names = [one.arg for one in [*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs]][1:]
+        names = [
+            one.arg for one in [*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs]
+        ][1:]
         if init.args.vararg is not None:
             return None
         if init.args.kwarg is None:
@@ -81,7 +99,9 @@ def arguments_of(path: str) -> list[str] | None:
         return fields
     for base in found.bases:
         if isinstance(base, ast.Name):
-            own = f"{module}.{base.id}" if base.id in _classes(module) else _imported(module, base.id)
+            own = (
+                f"{module}.{base.id}" if base.id in _classes(module) else _imported(module, base.id)
+            )
             return arguments_of(own) if own else None
     return None
 
@@ -96,12 +116,15 @@ def name_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: s
         side: "model" or "data".
     """
     flags = [value for _, _, value in flag_values(argv, f"--{side}", f"--{side}.class_path")]
-    name = flags[-1] if flags else configured(configs, side)["class_path"] or domain.defaults.get(side)
+    name = (
+        flags[-1] if flags else configured(configs, side)["class_path"] or domain.defaults.get(side)
+    )
     return name if isinstance(name, str) else None
 
 
 def class_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
-    """Returns that class's dotted path, None if no module of the domain has it; arguments as ``name_of``."""
+    """Returns that class's dotted path, None if no module of the domain has it; arguments as
+    ``name_of``."""
     name = name_of(domain, argv, configs, side)
     if name is None or "." in name:
         return name
@@ -156,7 +179,9 @@ def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
     """
     find_checkpoint(argv, configs)  # which reads every configuration, and says which is no YAML
     check_flags(domain, argv, configs)
-    if domain.check is None or class_of(domain, argv, configs, "data") != domain.defaults.get("data"):
+    if domain.check is None or class_of(domain, argv, configs, "data") != domain.defaults.get(
+        "data"
+    ):
         return
     given = {str(name): value for name, value in configured(configs, "data")["init_args"].items()}
     for name in _options(argv):

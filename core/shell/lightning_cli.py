@@ -1,4 +1,5 @@
-"""fit, validate, test and predict: Lightning's command line with safe checkpoints and one-line errors."""
+"""fit, validate, test and predict: Lightning's command line with safe checkpoints and one-line
+errors."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
         if cls is None:
             continue
         check_domain(cls, domain.name, path)
-        if key == "model":  # what a version that wrote the checkpoint did not know is as it was then
+        # What a version that wrote the checkpoint did not know is as it was then.
+        if key == "model":
             taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
             hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
         found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
@@ -94,19 +96,27 @@ class DomainCLI(LightningCLI):
         configs: these files.
     """
 
-    def __init__(self, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]) -> None:
+    def __init__(
+        self, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]
+    ) -> None:
         self.domain, self.command, self.config_files = domain, command, list(configs)
         self.made_data: Any = None
         self.outcome: Run | None = None
         args = list(argv)
         self.run_name = Path(configs[-1]).stem if configs else command
-        asking = any(text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args)
+        asking = any(
+            text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args
+        )
         self.checkpoint = None if asking else find_checkpoint(args, configs)
         if self.checkpoint == "last":
-            self.checkpoint = newest_checkpoint(output_folder(args, configs) or f"outputs/{domain.name}")
+            self.checkpoint = newest_checkpoint(
+                output_folder(args, configs) or f"outputs/{domain.name}"
+            )
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
-            raise ConfigError(f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)")
+            raise ConfigError(
+                f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)"
+            )
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
         self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
@@ -135,7 +145,9 @@ class DomainCLI(LightningCLI):
         return {self.command: LightningCLI.subcommands()[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run's folder.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run's folder."
+        )
         parser.add_argument(
             "--progress",
             type=Literal["auto", "bar", "lines"],
@@ -147,9 +159,11 @@ class DomainCLI(LightningCLI):
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
             parser.add_argument("--init_from", type=str | None, default=None, help=text)
-        # Where a class is named the default one must not be there: its arguments would be taken for the named
-        # class's wherever both have one of a name.
-        defaults = {key: value for key, value in self.domain.defaults.items() if key not in self.named}
+        # Where a class is named the default one must not be there: its arguments would be taken for
+        # the named class's wherever both have one of a name.
+        defaults = {
+            key: value for key, value in self.domain.defaults.items() if key not in self.named
+        }
         parser.set_defaults({"trainer.default_root_dir": f"outputs/{self.domain.name}", **defaults})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -170,7 +184,9 @@ class DomainCLI(LightningCLI):
         names = [text.partition("=")[0] for text in args if text.startswith("--model.")]
         typed |= {name.removeprefix("--model.").removeprefix("init_args.") for name in names}
         whole = [value for _, _, value in flag_values(args, "--model")]
-        if any(value.startswith("{") or value.endswith((".yaml", ".yml", ".json")) for value in whole):
+        if any(
+            value.startswith("{") or value.endswith((".yaml", ".yml", ".json")) for value in whole
+        ):
             return  # a whole configuration on the command line is taken at its word
         wanted = [name for name in getattr(cls, "fits", ()) if name in taken and name not in typed]
         if wanted:
@@ -180,39 +196,54 @@ class DomainCLI(LightningCLI):
                 model.init_args[name] = known[name]
 
     def instantiate_classes(self) -> None:
-        """Makes the classes; data that were made to see what is in them are not made, and read, again."""
+        """Makes the classes; data that were made to see what is in them are not made, and read,
+        again."""
         super().instantiate_classes()
         if self.made_data is not None:
             self.datamodule = self.made_data
 
-    def fit(self, model: BaseTask, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
+    def fit(
+        self, model: BaseTask, datamodule: LightningDataModule | None = None, **kwargs: Any
+    ) -> None:
         """Trains, and keeps what the training has left."""
         if self.trainer.checkpoint_callbacks:
             needed = record(model, model.hparams)["modules"]
             unnamed = [module for module in needed if not plugins.is_allowed(module)]
             if unnamed:
                 option = f"{plugins.OPTION} {','.join(unnamed)}"
-                print(f"note: to use the checkpoints of this run, name their code: {option}", file=sys.stderr)
+                print(
+                    f"note: to use the checkpoints of this run, name their code: {option}",
+                    file=sys.stderr,
+                )
         self.outcome = train(self.trainer, model, datamodule, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
-        """Checks the arguments against the checkpoint, where Lightning would silently overrule them."""
+        """Checks the arguments against the checkpoint, where Lightning would silently overrule
+        them."""
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
-            asked["class_path"] = class_path(import_object(asked["class_path"]))  # whatever exports it
-            way_out = "; --init_from starts a new training from its weights" if self.command == "fit" else ""
+            # Whatever exports it.
+            asked["class_path"] = class_path(import_object(asked["class_path"]))
+            way_out = (
+                "; --init_from starts a new training from its weights"
+                if self.command == "fit"
+                else ""
+            )
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
             before = self.saved["data"]["init_args"]
             for name, value in data:
                 if name in before and before[name] != json.loads(json.dumps(value, default=str)):
-                    text = f"note: --data.{name} {value} where the checkpoint's training had {before[name]}"
+                    then = f"where the checkpoint's training had {before[name]}"
+                    text = f"note: --data.{name} {value} {then}"
                     print(text, file=sys.stderr)
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "init_from") and self.checkpoint:
-            raise ConfigError("give either --ckpt_path (go on) or --init_from (start from weights), not both")
+            raise ConfigError(
+                "give either --ckpt_path (go on) or --init_from (start from weights), not both"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer with longseq's callbacks, loggers and checkpoint writer."""
@@ -262,10 +293,14 @@ def fit_config(
     seed: int | None = None,
     options: Sequence[str] = (),
 ) -> Run:
-    """Runs ``longseq <domain> fit`` for a demo or a comparison; see ``core.training.by_config.Train``."""
+    """Runs ``longseq <domain> fit`` for a demo or a comparison; see
+    ``core.training.by_config.Train``."""
     argv = ["--config", config]
     for part, own in (values or {}).items():
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in own.items()
+        }
         argv += [f"--{part}.{key}={text}" for key, text in texts.items()]
     if seed is not None:
         argv += ["--seed_everything", str(seed)]

@@ -1,4 +1,5 @@
-"""Turns the many-line errors of jsonargparse into one line: the file, the key, the nearest valid one."""
+"""Turns the many-line errors of jsonargparse into one line: the file, the key, the nearest valid
+one."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ _BAD_VALUE = re.compile(
 )
 _NO_OPTION = re.compile(r"does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"unrecognized arguments: (--)?([\w.-]+)")
-_NO_CLASS = re.compile(r"Parser key \"(\w+)\":.*Expected a dot import path string: (\S+)", re.DOTALL)
+_NO_CLASS = re.compile(
+    r"Parser key \"(\w+)\":.*Expected a dot import path string: (\S+)", re.DOTALL
+)
 _NOT_FOUND = re.compile(r"class_path '([\w.]+)':\s+No module named '([\w.]+)'")
 _REQUIRED = re.compile(r"arguments are required: ([\w., ]+)")
 _UNION = re.compile(r"Errors:\s*- (.*?)(?:\s+- Expected a <class 'NoneType'>|$)", re.DOTALL)
@@ -28,10 +31,15 @@ _CLASS = re.compile(r"<class '(?:[\w]+\.)*(\w+)'>")
 
 
 def _has_key(content: Any, key: str) -> bool:
-    """Returns whether the dotted ``key`` occurs in a configuration, with ``init_args`` left out of it."""
+    """Returns whether the dotted ``key`` occurs in a configuration, with ``init_args`` left out of
+    it."""
     parts = key.split(".")
     for index, part in enumerate(parts):
-        if isinstance(content, dict) and part not in content and isinstance(content.get("init_args"), dict):
+        if (
+            isinstance(content, dict)
+            and part not in content
+            and isinstance(content.get("init_args"), dict)
+        ):
             content = content["init_args"]
         if not isinstance(content, dict) or part not in content:
             flat = ".".join(parts[index:])
@@ -54,7 +62,9 @@ def _place(key: str, configs: Sequence[str]) -> str:
 
 def _arguments(cls: Any) -> list[str]:
     return [
-        name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")
+        name
+        for name in inspect.signature(cls.__init__).parameters
+        if name not in ("self", "args", "kwargs")
     ]
 
 
@@ -71,7 +81,16 @@ def _known(key: str) -> list[str]:
 
     if key.startswith("trainer."):
         return [f"trainer.{name}" for name in _arguments(Trainer)]
-    return ["model", "data", "trainer", "config", "name", "progress", "seed_everything", "ckpt_path"]
+    return [
+        "model",
+        "data",
+        "trainer",
+        "config",
+        "name",
+        "progress",
+        "seed_everything",
+        "ckpt_path",
+    ]
 
 
 def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> str:
@@ -99,7 +118,9 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
         section = re.search(r"Parser key \"(\w+)\"", text)
         where = f"{_place(section.group(1), configs)}: " if section else ""
         named = path.rpartition(".")[0]
-        return f"{where}no module {module} for {path}; one in this folder is found by {OPTION} {named}"
+        return (
+            f"{where}no module {module} for {path}; one in this folder is found by {OPTION} {named}"
+        )
     if found := _BAD_VALUE.findall(text):
         section = re.search(r"Parser key \"(model|data)\"", text)
         key, kind, value = found[-1]
@@ -115,7 +136,9 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
         hint = did_you_mean(name, _known(name)) if dashes else "options begin with --"
         return f"{dashes or ''}{name}: no such option; {hint}"
     if match := _REQUIRED.search(text):
-        names = [f"--{name.strip().removeprefix(command + '.')}" for name in match.group(1).split(",")]
+        names = [
+            f"--{name.strip().removeprefix(command + '.')}" for name in match.group(1).split(",")
+        ]
         packaged = ", ".join(domain.configs())
         hint = f"--config with one of {packaged}" if packaged else "--config file.yaml"
         return f"{' and '.join(names)} needed: {hint} (longseq {domain.name} {command} --help)"

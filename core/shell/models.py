@@ -22,12 +22,16 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
         ConfigError: if no name matches the pattern.
     """
     models = import_object(domain.models or "")
-    parser = argparse.ArgumentParser(prog=f"longseq {domain.name} models", description="Lists the models.")
+    parser = argparse.ArgumentParser(
+        prog=f"longseq {domain.name} models", description="Lists the models."
+    )
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example 'vim*'")
     args = parser.parse_args(argv)
     names = models.names(args.pattern)
     if not names:
-        raise ConfigError(f"no model matches {args.pattern!r}; {did_you_mean(args.pattern, models)}")
+        raise ConfigError(
+            f"no model matches {args.pattern!r}; {did_you_mean(args.pattern, models)}"
+        )
     width = max(map(len, models))
     for name in names:
         with torch.device("meta"):

@@ -1,4 +1,5 @@
-"""The help of task commands: an example, the arguments of model and data, the usual trainer flags."""
+"""The help of task commands: an example, the arguments of model and data, the usual trainer
+flags."""
 
 from __future__ import annotations
 
@@ -39,12 +40,16 @@ _FIT = {
     "--init_from FILE": "begin a new training with the weights of a .ckpt or .safetensors file",
     "--checkpoint_every N": "optimiser steps between two writes of last.ckpt (200)",
 }
-_OTHER = {"--ckpt_path FILE": "the checkpoint, which carries its own configuration; or the newest one: last"}
+_OTHER = {
+    "--ckpt_path FILE": "the checkpoint, which carries its own configuration; or the newest one: "
+    "last"
+}
 _ALL = {
     "--import MODULE": "code of your own: mixers, tasks, data",
     "--seed_everything N": "seed of all random numbers (0)",
     "--progress KIND": "bar, lines or auto: a bar on a terminal (auto)",
-    "--print_config": "print the whole configuration and stop; a file of it can be given to --config",
+    "--print_config": "print the whole configuration and stop; a file of it can be given to "
+    "--config",
 }
 
 
@@ -59,8 +64,15 @@ def _class(domain: Domain, name: str) -> type:
         for module in modules:
             if isinstance(getattr(module, name, None), type):
                 return getattr(module, name)
-        known = [key for module in modules for key, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(f"no class named {name!r} in longseq {domain.name}; {did_you_mean(name, known)}")
+        known = [
+            key
+            for module in modules
+            for key, value in vars(module).items()
+            if isinstance(value, type)
+        ]
+        raise ConfigError(
+            f"no class named {name!r} in longseq {domain.name}; {did_you_mean(name, known)}"
+        )
     try:
         return import_object(name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -68,7 +80,8 @@ def _class(domain: Domain, name: str) -> type:
 
 
 def classes(domain: Domain, argv: Sequence[str]) -> dict[str, type]:
-    """Returns the classes whose arguments are shown: of the flags, the configuration, or the defaults.
+    """Returns the classes whose arguments are shown: of the flags, the configuration, or the
+    defaults.
 
     Args:
         domain: whose.
@@ -100,11 +113,21 @@ def arguments(cls: type) -> Iterator[tuple[str, str, str]]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         kind = "" if parameter.annotation is parameter.empty else parameter.annotation
-        kind = kind.__name__ if isinstance(kind, type) else str(kind).strip("'\"").replace("typing.", "")
+        kind = (
+            kind.__name__
+            if isinstance(kind, type)
+            else str(kind).strip("'\"").replace("typing.", "")
+        )
         kind = kind.replace(" | None", "").replace("Literal[", "{").replace("collections.abc.", "")
         kind = kind.replace("]", "}") if kind.startswith("{") else kind
         default = parameter.default
-        told = " (required)" if default is parameter.empty else "" if default is None else f" ({default})"
+        told = (
+            " (required)"
+            if default is parameter.empty
+            else ""
+            if default is None
+            else f" ({default})"
+        )
         yield name, kind.replace('"', "").replace("'", ""), words.get(name, "").rstrip(".") + told
 
 
@@ -139,12 +162,19 @@ def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
     Args:
         domain: whose.
         command: fit, validate, test or predict.
-        argv: other arguments: ``--config``, ``--model`` and ``--data`` choose whose arguments are shown.
+        argv: other arguments: ``--config``, ``--model`` and ``--data`` choose whose arguments are
+            shown.
     """
     width = min(shutil.get_terminal_size().columns, 110)
     usage = f"longseq {domain.name} {command}"
     example = domain.examples.get(command) or "--ckpt_path best.ckpt"
-    lines = [f"usage: {usage} [options]", "", f"{TASK_COMMANDS[command].capitalize()}.", "", "for example"]
+    lines = [
+        f"usage: {usage} [options]",
+        "",
+        f"{TASK_COMMANDS[command].capitalize()}.",
+        "",
+        "for example",
+    ]
     lines += [f"  {usage} {example}", ""]
     configs = domain.configs()
     if configs and command == "fit":
@@ -153,7 +183,9 @@ def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
     if command == "fit":
         for key, cls in classes(domain, argv).items():
             title = (cls.__doc__ or "").strip().split("\n")[0]
-            rows = [(f"--{key}.{name} {kind}".rstrip(), words) for name, kind, words in arguments(cls)]
+            rows = [
+                (f"--{key}.{name} {kind}".rstrip(), words) for name, kind, words in arguments(cls)
+            ]
             lines += [f"the {key}: --{key} {cls.__name__}. {title}", *_table(rows, width), ""]
         run = [*_FIT.items(), *_ALL.items()]
     else:

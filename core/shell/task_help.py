@@ -1,4 +1,5 @@
-"""Help of fit, validate, test and predict: made once and kept, for making it imports torch or Lightning."""
+"""Help of fit, validate, test and predict: made once and kept, for making it imports torch or
+Lightning."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ KEPT = 64
 
 
 def _fingerprint(domain: Domain, command: str, argv: Sequence[str]) -> str:
-    """Returns a digest of all that the text depends on: the code, the libraries and the terminal's width."""
+    """Returns a digest of all that the text depends on: the code, the libraries and the terminal's
+    width."""
     parts = [domain.name, command, *argv, sys.version, str(shutil.get_terminal_size().columns)]
     parts += [importlib.metadata.version(name) for name in ("lightning", "jsonargparse")]
     parts += plugins.fingerprint()
@@ -31,7 +33,9 @@ def _fingerprint(domain: Domain, command: str, argv: Sequence[str]) -> str:
     files = [file for file in named if file.is_file()]  # configurations of the user's own
     for name in ("longseq.core", domain.home):
         for folder in importlib.import_module(name).__path__:
-            files += sorted(file for kind in ("*.py", "*.yaml") for file in Path(folder).rglob(kind))
+            files += sorted(
+                file for kind in ("*.py", "*.yaml") for file in Path(folder).rglob(kind)
+            )
     for file in files:
         status = file.stat()
         parts.append(f"{file} {status.st_mtime_ns} {status.st_size}")
@@ -66,8 +70,11 @@ def show(domain: Domain, command: str, argv: Sequence[str] = ()) -> int:
         The exit status.
     """
     try:
-        cached = cache_dir("help") / f"{domain.name}-{command}-{_fingerprint(domain, command, argv)}.txt"
-    except (DataError, ModuleNotFoundError):  # nowhere to keep it, or a domain that is not in the package
+        cached = (
+            cache_dir("help") / f"{domain.name}-{command}-{_fingerprint(domain, command, argv)}.txt"
+        )
+    # Nowhere to keep it, or a domain that is not in the package.
+    except (DataError, ModuleNotFoundError):
         print(_make(domain, command, argv), end="")
         return 0
     if not cached.is_file():

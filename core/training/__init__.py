@@ -1,4 +1,5 @@
-"""Training machinery shared by every domain: the base task, its recipe, ``fit``, loader, callbacks."""
+"""Training machinery shared by every domain: the base task, its recipe, ``fit``, loader,
+callbacks."""
 
 from __future__ import annotations
 

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from longseq.core.training.run import Run
 
 Values = Mapping[str, Mapping[str, Any]]
-"""Arguments of ``fit`` in place of a configuration's: "model", "data" or "trainer" → name → value."""
+"""Arguments of ``fit`` in place of a configuration's: "model", "data" or "trainer" → name →
+value."""
 
 
 class Train(Protocol):
-    """Trains a configuration as ``longseq <domain> fit`` does; demos and comparisons are given one."""
+    """Trains a configuration as ``longseq <domain> fit`` does; demos and comparisons are given
+    one."""
 
     def __call__(
         self,

@@ -23,10 +23,11 @@ from longseq.core.training.task import BaseTask
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary name beside the target and renames it; reads without executing code.
+    """Writes a checkpoint to a temporary name beside the target and renames it; reads without
+    executing code.
 
-    Lightning's own writes to the system's temporary folder and *moves*: across file systems a move is a copy,
-    and a process killed in the middle leaves a truncated ``last.ckpt``.
+    Lightning's own writes to the system's temporary folder and *moves*: across file systems a move
+    is a copy, and a process killed in the middle leaves a truncated ``last.ckpt``.
     """
 
     def save_checkpoint(
@@ -47,7 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, written every few optimiser steps and at the end, never amid accumulation.
+    """Keeps ``last.ckpt``, written every few optimiser steps and at the end, never amid
+    accumulation.
 
     Args:
         every_n_steps: optimiser steps between writes.
@@ -63,8 +65,11 @@ class StepCheckpoint(ModelCheckpoint):
         )
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
-        # Accumulated gradients are not in a checkpoint: only an optimiser step's end resumes exactly.
-        return trainer.fit_loop._should_accumulate() or super()._should_skip_saving_checkpoint(trainer)
+        # Accumulated gradients are not in a checkpoint: only an optimiser step's end resumes
+        # exactly.
+        return trainer.fit_loop._should_accumulate() or super()._should_skip_saving_checkpoint(
+            trainer
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -106,7 +111,8 @@ def rate_name(task: LightningModule) -> str:
 
 
 class Screen(Callback):
-    """Says before training how large the model is, and after it what was reached and what to type next.
+    """Says before training how large the model is, and after it what was reached and what to type
+    next.
 
     Args:
         command: of the domain, such as "longseq genomics"; without one no next command is shown.
@@ -118,17 +124,28 @@ class Screen(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             copies = tuple(f"{name}." for name in getattr(pl_module, "copies", ()))
-            own = [p for name, p in pl_module.named_parameters() if not name.startswith(copies or ("\0",))]
+            own = [
+                p
+                for name, p in pl_module.named_parameters()
+                if not name.startswith(copies or ("\0",))
+            ]
             trained = sum(p.numel() for p in own if p.requires_grad)
             fixed = sum(p.numel() for p in own) - trained
             rest = f" and {fixed:,} fixed" if fixed else ""
             where = f"{trainer.world_size} × {trainer.strategy.root_device}"
-            print(f"{type(pl_module).__name__}: {trained:,} parameters{rest}, on {where}", file=sys.stderr)
+            print(
+                f"{type(pl_module).__name__}: {trained:,} parameters{rest}, on {where}",
+                file=sys.stderr,
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        rows = [(n, float(v)) for n, v in sorted(trainer.callback_metrics.items()) if n.startswith("val/")]
+        rows = [
+            (n, float(v))
+            for n, v in sorted(trainer.callback_metrics.items())
+            if n.startswith("val/")
+        ]
         if rows:
             width = max(len(name) for name, _ in rows)
             table = "".join(f"\n  {name:<{width}}  {value:.4f}" for name, value in rows)
@@ -191,7 +208,8 @@ def draw_loss_curve(metrics: Path, image: Path) -> None:
 
 
 class StepLog(Callback):
-    """A plain progress line on stderr every few seconds, for logs and pipes where a progress bar is noise.
+    """A plain progress line on stderr every few seconds, for logs and pipes where a progress bar is
+    noise.
 
     Args:
         seconds: between lines.
@@ -209,7 +227,9 @@ class StepLog(Callback):
         of = f"/{int(total)}" if total != float("inf") else ""
         names = ("train/loss", "val/loss", rate_name(trainer.lightning_module))
         logged = {
-            name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
+            name: float(trainer.callback_metrics[name])
+            for name in names
+            if name in trainer.callback_metrics
         }
         text = "  ".join(
             f"{name} {value:,.0f}" if "_per_s" in name else f"{name} {value:.4g}"
@@ -239,12 +259,14 @@ def default_callbacks(
     bar: bool | None = None,
     command: str | None = None,
 ) -> list[Callback]:
-    """Returns what every ``fit`` gets: progress, ``last.ckpt`` and ``best.ckpt``, rates, throughput.
+    """Returns what every ``fit`` gets: progress, ``last.ckpt`` and ``best.ckpt``, rates,
+    throughput.
 
     Args:
         every_n_steps: optimiser steps between writes of ``last.ckpt``.
         monitor: metric to be minimised by ``best.ckpt``; None keeps only ``last.ckpt``.
-        bar: True for a progress bar, False for plain lines, None for a bar where stderr is a terminal.
+        bar: True for a progress bar, False for plain lines, None for a bar where stderr is a
+            terminal.
         command: of the domain, for what to type next.
     """
     bar = sys.stderr.isatty() if bar is None else bar

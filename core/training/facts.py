@@ -1,7 +1,9 @@
-"""What a run learns of its data (scaler, classes, grid, calibration): one JSON-able record in the checkpoint.
+"""What a run learns of its data (scaler, classes, grid, calibration): one JSON-able record in the
+checkpoint.
 
 A data module says it in ``BaseData.facts``, the task takes it when ``fit`` begins and keeps it in
-``BaseTask.facts``, and the checkpoint holds it under ``facts``, so that predictions need nothing else.
+``BaseTask.facts``, and the checkpoint holds it under ``facts``, so that predictions need nothing
+else.
 """
 
 from __future__ import annotations

@@ -28,16 +28,17 @@ def _plain(name: str, value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"hyper-parameter {name!r} must be a number, text, list or dict to travel with a checkpoint, "
-            f"got {type(value).__name__}"
+            f"hyper-parameter {name!r} must be a number, text, list or dict to travel with a "
+            f"checkpoint, got {type(value).__name__}"
         ) from error
 
 
 def constructor_arguments(instance: object) -> dict[str, Any]:
     """Returns what the constructor of the most derived class was called with, defaults included.
 
-    Lightning's own ``save_hyperparameters`` merges the arguments of all classes along the inheritance chain,
-    also those that the most derived constructor does not accept: it could not be called with them again.
+    Lightning's own ``save_hyperparameters`` merges the arguments of all classes along the
+    inheritance chain, also those that the most derived constructor does not accept: it could not be
+    called with them again.
 
     Args:
         instance: an object whose ``__init__`` is running.
@@ -60,8 +61,11 @@ def constructor_arguments(instance: object) -> dict[str, Any]:
     return {**found, **(values[keywords] if keywords else {})}
 
 
-def record_hyper_parameters(module: HyperparametersMixin, further: Mapping[str, Any] | None = None) -> None:
-    """Records the constructor's arguments and ``_class_path``; call it in the ``__init__`` of a base class.
+def record_hyper_parameters(
+    module: HyperparametersMixin, further: Mapping[str, Any] | None = None
+) -> None:
+    """Records the constructor's arguments and ``_class_path``; call it in the ``__init__`` of a
+    base class.
 
     A subclass must not assign to its arguments' names before it calls ``super().__init__``.
 
@@ -75,17 +79,21 @@ def record_hyper_parameters(module: HyperparametersMixin, further: Mapping[str, 
     arguments = {**constructor_arguments(module), **(further or {})}
     plain = {name: _plain(name, value) for name, value in arguments.items()}
     plain["_class_path"] = class_path(type(module))
-    # The outermost frame: in those of constructors Lightning would look for arguments that are here already,
-    # and fail on a signature that names more than its code does.
+    # The outermost frame: in those of constructors Lightning would look for arguments that are here
+    # already, and fail on a signature that names more than its code does.
     outermost = inspect.currentframe()
     while outermost is not None and outermost.f_back is not None:
         outermost = outermost.f_back
-    # Both kinds of module have `_class_path`: in the loggers Lightning would reject that as a clash.
-    module.save_hyperparameters(plain, frame=outermost, logger=not isinstance(module, LightningDataModule))
+    # Both kinds of module have `_class_path`: in the loggers Lightning would reject that as a
+    # clash.
+    module.save_hyperparameters(
+        plain, frame=outermost, logger=not isinstance(module, LightningDataModule)
+    )
 
 
 class BaseData(LightningDataModule):
-    """A data module whose constructor arguments travel with the checkpoint; base of every domain's."""
+    """A data module whose constructor arguments travel with the checkpoint; base of every
+    domain's."""
 
     fits: ClassVar[tuple[str, ...]] = ()
     """Arguments of a model that follow from the data, see ``model_arguments``."""
@@ -95,7 +103,8 @@ class BaseData(LightningDataModule):
         record_hyper_parameters(self)
 
     def model_arguments(self) -> dict[str, Any]:
-        """Returns the values of ``fits``, reading the data if need be: a new model is made with them."""
+        """Returns the values of ``fits``, reading the data if need be: a new model is made with
+        them."""
         return {}
 
     def facts(self) -> dict[str, Any]:

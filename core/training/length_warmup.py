@@ -1,4 +1,5 @@
-"""Sequence-length warm-up: short sequences in large batches first, at the same number of tokens a batch."""
+"""Sequence-length warm-up: short sequences in large batches first, at the same number of tokens a
+batch."""
 
 from __future__ import annotations
 
@@ -12,16 +13,18 @@ from longseq.core.errors import ConfigError
 class LengthWarmup:
     """A pure function from the training step to (batch size, length); a resumed run needs no state.
 
-    Either give ``stages``, or ``start_length`` and ``steps``: the length then doubles from ``start_length``
-    until it reaches ``length``, in equal parts of ``steps``. With neither there is no warm-up. The batch
-    grows as the sequence shrinks: ``batch_size * length`` tokens a batch (rounded down to whole rows).
+    Either give ``stages``, or ``start_length`` and ``steps``: the length then doubles from
+    ``start_length`` until it reaches ``length``, in equal parts of ``steps``. With neither there is
+    no warm-up. The batch grows as the sequence shrinks: ``batch_size * length`` tokens a batch
+    (rounded down to whole rows).
 
     Args:
         length: final length.
         batch_size: rows at the final length.
         start_length: first length, at most ``length``.
         steps: training steps until the final length.
-        stages: ``[step, length]`` pairs in ascending steps, the first at step 0; the last length holds on.
+        stages: ``[step, length]`` pairs in ascending steps, the first at step 0; the last length
+            holds on.
 
     Raises:
         ConfigError: for contradictory or impossible values.
@@ -78,7 +81,6 @@ def _doubling(start_length: int, length: int, steps: int) -> list[tuple[int, int
     while lengths[-1] < length:
         lengths.append(min(2 * lengths[-1], length))
     parts = max(1, len(lengths) - 1)
-    stages = {
-        index * steps // parts: size for index, size in enumerate(lengths)
-    }  # few steps: the longer wins
+    # Few steps: the longer wins.
+    stages = {index * steps // parts: size for index, size in enumerate(lengths)}
     return sorted(stages.items())

@@ -1,4 +1,5 @@
-"""A loader that serves batches by training step, so that a resumed run sees just the batches left."""
+"""A loader that serves batches by training step, so that a resumed run sees just the batches
+left."""
 
 from __future__ import annotations
 
@@ -23,12 +24,13 @@ class StepDataset(Protocol):
 class StepLoader:
     """Yields ``dataset[n], dataset[n + 1], …``, n being the number of batches already trained on.
 
-    The position is read from the trainer's own progress when the first batch of an epoch is asked for, not
-    when the iterator is made: Lightning makes the iterator early (``estimated_stepping_batches`` does so
-    before the checkpoint's progress is restored), and worker processes fetch ahead. So the n-th batch of
-    a run is ``dataset[n]``, resumed or not, whatever the workers, accumulation or ``limit_train_batches``.
-    With gradient accumulation n counts micro-batches. Under DDP each rank gets all the steps: the data set
-    itself takes its rank's share of a batch.
+    The position is read from the trainer's own progress when the first batch of an epoch is asked
+    for, not when the iterator is made: Lightning makes the iterator early
+    (``estimated_stepping_batches`` does so before the checkpoint's progress is restored), and
+    worker processes fetch ahead. So the n-th batch of a run is ``dataset[n]``, resumed or not,
+    whatever the workers, accumulation or ``limit_train_batches``. With gradient accumulation n
+    counts micro-batches. Under DDP each rank gets all the steps: the data set itself takes its
+    rank's share of a batch.
 
     It has ``state_dict``, which tells Lightning that it can resume in the middle of an epoch.
 
@@ -55,7 +57,9 @@ class StepLoader:
         self.dataset, self.trainer = dataset, trainer
         self.steps_per_epoch = check_positive("steps_per_epoch", steps_per_epoch)
         if num_workers < 0 or start_step < 0:
-            raise ConfigError(f"num_workers and start_step must be ≥ 0, got {num_workers} and {start_step}")
+            raise ConfigError(
+                f"num_workers and start_step must be ≥ 0, got {num_workers} and {start_step}"
+            )
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._position = start_step
@@ -69,8 +73,9 @@ class StepLoader:
             left = self.steps_per_epoch - self._position % self.steps_per_epoch
             return range(self._position, self._position + left)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        # `processed` is raised once a trained batch and never reset, unlike `ready` and `completed`, which
-        # differ by one between checkpoints written at the end of a batch and at the end of an epoch.
+        # `processed` is raised once a trained batch and never reset, unlike `ready` and
+        # `completed`, which differ by one between checkpoints written at the end of a batch and at
+        # the end of an epoch.
         done: int = progress.total.processed  # type: ignore[attr-defined]
         done_in_epoch = progress.current.ready
         length = min(self.steps_per_epoch, self.trainer.num_training_batches)
@@ -85,7 +90,8 @@ class StepLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            # A generator of its own: DataLoader would draw its seed from the stream that dropout uses.
+            # A generator of its own: DataLoader would draw its seed from the stream that dropout
+            # uses.
             generator=torch.Generator().manual_seed(steps.start),
         )
         for step, batch in zip(steps, loader, strict=True):

@@ -23,19 +23,22 @@ MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
 def find_class(
     content: dict[str, Any], path: str | Path, section: str = MODEL, allow: Iterable[str] = ()
 ) -> tuple[type[Any] | None, dict[str, Any]]:
-    """Returns the class that a checkpoint names for its task or its data, and the class's arguments.
+    """Returns the class that a checkpoint names for its task or its data, and the class's
+    arguments.
 
     Args:
         content: of the checkpoint; brought to today's form.
         path: its file, for the message.
         section: ``MODEL`` or ``DATA``.
-        allow: modules from outside longseq that may be imported, beside those that the user has named.
+        allow: modules from outside longseq that may be imported, beside those that the user has
+            named.
 
     Returns:
         The class (None if the checkpoint names none), and its arguments.
 
     Raises:
-        DataError: if it cannot be imported, may not be, or is neither a ``BaseTask`` nor a ``BaseData``.
+        DataError: if it cannot be imported, may not be, or is neither a ``BaseTask`` nor a
+            ``BaseData``.
     """
     hyper = dict(content.get(section) or {})
     hyper.pop("_instantiator", None)
@@ -93,14 +96,15 @@ def check_domain(cls: type, expected: str, path: str | Path) -> None:
 def load_task(
     path: str | Path, expected: str | type[BaseTask] | None = None, allow: Iterable[str] = ()
 ) -> BaseTask:
-    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation mode.
+    """Builds the task that a checkpoint holds, with its hyper-parameters and weights, in evaluation
+    mode.
 
     Args:
         path: a checkpoint written by ``fit``.
         expected: a domain's name ("genomics") or a task class that it must be of.
         allow: modules from outside longseq that the checkpoint may have imported, for example
-            ``["my_module"]``; those named by --import, LONGSEQ_IMPORT or an installed plug-in are allowed
-            already.
+            ``["my_module"]``; those named by --import, LONGSEQ_IMPORT or an installed plug-in are
+            allowed already.
 
     Raises:
         DataError: if the file is unusable, or of another domain or model.
@@ -114,7 +118,9 @@ def load_task(
     try:
         task = cls(**hyper)
     except (TypeError, ConfigError) as error:
-        raise DataError(f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path) from error
+        raise DataError(
+            f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path
+        ) from error
     check_state_dict(task, content["state_dict"], path)
     task.load_state_dict(content["state_dict"], strict=True)
     task.facts = dict(content[KEY])
@@ -131,7 +137,8 @@ def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **ch
         **changes: arguments in place of the checkpoint's.
 
     Raises:
-        DataError: if the file is unusable, or does not say which data of this class it was trained on.
+        DataError: if the file is unusable, or does not say which data of this class it was trained
+            on.
     """
     found, hyper = find_class(load_checkpoint(path), path, DATA, allow)
     if found is None or not issubclass(found, cls):
@@ -139,4 +146,6 @@ def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **ch
     try:
         return found(**{**hyper, **changes})
     except TypeError as error:
-        raise DataError(f"its hyper-parameters do not fit {found.__name__}: {error}", path=path) from error
+        raise DataError(
+            f"its hyper-parameters do not fit {found.__name__}: {error}", path=path
+        ) from error

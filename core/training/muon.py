@@ -12,8 +12,9 @@ from torch.optim import AdamW, Optimizer
 
 from longseq.core.errors import ConfigError
 
-# Quintic Newton-Schulz iteration with the steepest slope at zero (Jordan et al. 2024, "Muon: An optimizer for
-# hidden layers in neural networks"): singular values end between about 0.7 and 1.2, not at 1.
+# Quintic Newton-Schulz iteration with the steepest slope at zero (Jordan et al. 2024, "Muon: An
+# optimizer for hidden layers in neural networks"): singular values end between about 0.7 and 1.2,
+# not at 1.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -38,9 +39,9 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class MuonAdamW(Optimizer):
     """Muon (orthogonalised momentum) for the matrices that are decayed, AdamW for everything else.
 
-    Matrices are the parameters of groups named "decay" (``optim.parameter_groups``) with at least two
-    dimensions and real values; a filter (O, I, …) counts as the matrix (O, I · …). The step of a matrix of
-    M rows and N columns is ``muon_lr · √max(1, M / N)``.
+    Matrices are the parameters of groups named "decay" (``optim.parameter_groups``) with at least
+    two dimensions and real values; a filter (O, I, …) counts as the matrix (O, I · …). The step of
+    a matrix of M rows and N columns is ``muon_lr · √max(1, M / N)``.
 
     Args:
         params: groups with a "name".
@@ -69,7 +70,8 @@ class MuonAdamW(Optimizer):
     ) -> None:
         if muon_lr < 0 or not 0 <= momentum < 1 or steps < 1:
             raise ConfigError(
-                f"muon_lr must be ≥ 0, momentum in [0, 1), steps ≥ 1, got {muon_lr}, {momentum}, {steps}"
+                f"muon_lr must be ≥ 0, momentum in [0, 1), steps ≥ 1, got {muon_lr}, {momentum}, "
+                f"{steps}"
             )
         plain: list[dict[str, Any]] = []
         matrices: list[dict[str, Any]] = []

@@ -10,7 +10,8 @@ from longseq.core.errors import ConfigError
 
 
 def _listed(module: nn.Module, attribute: str) -> set[int]:
-    """Returns the ids of the parameters that modules in ``module`` list by name in an attribute of theirs."""
+    """Returns the ids of the parameters that modules in ``module`` list by name in an attribute of
+    theirs."""
     found: set[int] = set()
     for path, child in module.named_modules():
         names = getattr(child, attribute, ())
@@ -20,7 +21,8 @@ def _listed(module: nn.Module, attribute: str) -> set[int]:
                 value = getattr(child.get_submodule(owner_path), leaf)
             except AttributeError as error:
                 raise ConfigError(
-                    f"{type(child).__name__} at {path or 'the root'!r} lists {name!r} in {attribute} "
+                    f"{type(child).__name__} at {path or 'the root'!r} lists {name!r} in "
+                    f"{attribute} "
                     "but has no such parameter"
                 ) from error
             if value is not None:
@@ -31,11 +33,12 @@ def _listed(module: nn.Module, attribute: str) -> set[int]:
 def parameter_groups(
     module: nn.Module, lr: float, weight_decay: float, ssm_lr: float | None = None
 ) -> list[dict[str, Any]]:
-    """Splits the trainable parameters into at most three optimiser groups, each parameter in exactly one.
+    """Splits the trainable parameters into at most three optimiser groups, each parameter in
+    exactly one.
 
     - ``ssm``: what a mixer lists in ``ssm_parameters``: learning rate ``ssm_lr``, no weight decay;
-    - ``no_decay``: norms, embeddings, biases, everything with fewer than two dimensions, and what a module
-      lists in ``no_decay_parameters`` (learned positions, class tokens);
+    - ``no_decay``: norms, embeddings, biases, everything with fewer than two dimensions, and what a
+      module lists in ``no_decay_parameters`` (learned positions, class tokens);
     - ``decay``: the rest.
 
     A shared (tied) parameter appears once, and is not decayed if one of its uses says so.
@@ -56,7 +59,9 @@ def parameter_groups(
     parameters: dict[int, nn.Parameter] = {}
     undecayed = _listed(module, "no_decay_parameters")
     for child in module.modules():
-        no_decay = isinstance(child, (nn.Embedding, nn.EmbeddingBag)) or "Norm" in type(child).__name__
+        no_decay = (
+            isinstance(child, (nn.Embedding, nn.EmbeddingBag)) or "Norm" in type(child).__name__
+        )
         for name, parameter in child.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue

@@ -60,7 +60,10 @@ class Recipe:
         """
         parameters = list(inspect.signature(cls, eval_str=True).parameters.values())
         kind = inspect.Parameter.KEYWORD_ONLY
-        return [one.replace(kind=kind, default=defaults.get(one.name, one.default)) for one in parameters]
+        return [
+            one.replace(kind=kind, default=defaults.get(one.name, one.default))
+            for one in parameters
+        ]
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """Returns the optimiser over the groups of ``parameter_groups``.
@@ -71,11 +74,15 @@ class Recipe:
         Raises:
             ConfigError: for an unknown optimiser, or arguments that it does not take.
         """
-        cls = OPTIMIZERS.get(self.optimizer) or find_class(self.optimizer, Optimizer, "optimizer", OPTIMIZERS)
+        cls = OPTIMIZERS.get(self.optimizer) or find_class(
+            self.optimizer, Optimizer, "optimizer", OPTIMIZERS
+        )
         own = dict(self.optimizer_kwargs or {})
         for name in ("lr", "weight_decay", "params"):
             if name in own:
-                raise ConfigError(f"optimizer_kwargs: {name} has an argument of its own, model.{name}")
+                raise ConfigError(
+                    f"optimizer_kwargs: {name} has an argument of its own, model.{name}"
+                )
         accepted = inspect.signature(cls.__init__).parameters
         if "betas" in accepted:
             own.setdefault("betas", (self.betas[0], self.betas[1]))
@@ -83,9 +90,13 @@ class Recipe:
         try:
             made = cls(groups, lr=self.lr, **own)  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer {self.optimizer}: {error} (see optimizer_kwargs)") from error
+            raise ConfigError(
+                f"optimizer {self.optimizer}: {error} (see optimizer_kwargs)"
+            ) from error
         if self.weight_decay and "weight_decay" not in made.defaults:
-            raise ConfigError(f"optimizer {self.optimizer} has no weight decay: set model.weight_decay to 0")
+            raise ConfigError(
+                f"optimizer {self.optimizer} has no weight decay: set model.weight_decay to 0"
+            )
         return made
 
     def make_schedule(self, optimizer: Optimizer, total: int) -> dict[str, Any]:
@@ -100,7 +111,9 @@ class Recipe:
         """
         warmup, least = self.warmup_steps, self.min_lr_ratio
         if warmup < 0 or total < 1:
-            raise ConfigError(f"warmup_steps must be ≥ 0 and total_steps ≥ 1, got {warmup} and {total}")
+            raise ConfigError(
+                f"warmup_steps must be ≥ 0 and total_steps ≥ 1, got {warmup} and {total}"
+            )
         if not 0.0 <= least <= 1.0:
             raise ConfigError(f"min_lr_ratio must lie between 0 and 1, got {least}")
         own = dict(self.schedule_kwargs or {})
@@ -111,7 +124,9 @@ class Recipe:
             else:
                 factor = find_schedule(self.schedule)
                 factor(0, warmup, total, least, **own)
-                scheduler = LambdaLR(optimizer, lambda step: factor(step, warmup, total, least, **own))
+                scheduler = LambdaLR(
+                    optimizer, lambda step: factor(step, warmup, total, least, **own)
+                )
         except (TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -122,7 +137,8 @@ class Recipe:
         """Returns the loss that replaces the task's own; None if there is none.
 
         Raises:
-            ConfigError: if it is neither a class of modules nor a function, or does not take its arguments.
+            ConfigError: if it is neither a class of modules nor a function, or does not take its
+                arguments.
         """
         own = dict(self.loss_kwargs or {})
         if self.loss is None:
@@ -132,8 +148,14 @@ class Recipe:
         found = find_object(self.loss, "loss")
         if isinstance(found, FunctionType):
             module = self.loss.rpartition(".")[0]
-            if package_of(module) in TRUSTED and module not in _LOSSES and package_of(module) != "longseq":
-                raise ConfigError(f"loss {self.loss}: functions are taken from {' and '.join(_LOSSES)}")
+            if (
+                package_of(module) in TRUSTED
+                and module not in _LOSSES
+                and package_of(module) != "longseq"
+            ):
+                raise ConfigError(
+                    f"loss {self.loss}: functions are taken from {' and '.join(_LOSSES)}"
+                )
             return functools.partial(found, **own)
         if not (inspect.isclass(found) and issubclass(found, nn.Module)):
             raise ConfigError(f"loss {self.loss} is neither a torch.nn.Module class nor a function")
@@ -196,7 +218,9 @@ class PairMetric(WrapperMetric):
         super().reset()
 
 
-def _torch_schedule(path: str, own: dict[str, Any], optimizer: Optimizer, warmup: int) -> LRScheduler:
+def _torch_schedule(
+    path: str, own: dict[str, Any], optimizer: Optimizer, warmup: int
+) -> LRScheduler:
     """Returns a torch scheduler, after a linear warm-up if there is one."""
     cls = find_class(path, LRScheduler, "schedule", ())
     if issubclass(cls, ReduceLROnPlateau):
@@ -227,13 +251,16 @@ def find_object(path: str, what: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{what} {path}: no module {error.name}; one in this folder is found by {OPTION} {module}"
+            f"{what} {path}: no module {error.name}; one in this folder is found by {OPTION} "
+            f"{module}"
         ) from error
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"{what} {path}: {module} has no {name}") from error
 
 
-def find_class(path: str, base: type[Any], what: str, known: Sequence[str] | Mapping[str, Any]) -> type[Any]:
+def find_class(
+    path: str, base: type[Any], what: str, known: Sequence[str] | Mapping[str, Any]
+) -> type[Any]:
     """Returns a class by its path.
 
     Args:
@@ -246,9 +273,13 @@ def find_class(path: str, base: type[Any], what: str, known: Sequence[str] | Map
         ConfigError: if there is none.
     """
     if "." not in path:
-        near = f"{did_you_mean(path, known)}, or a class path" if known else "its class path is needed"
+        near = (
+            f"{did_you_mean(path, known)}, or a class path" if known else "its class path is needed"
+        )
         raise ConfigError(f"no {what} named {path!r}; {near}")
     found = find_object(path, what)
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise ConfigError(f"{what} {path} is no {base.__module__.partition('.')[0]} {base.__name__}")
+        raise ConfigError(
+            f"{what} {path} is no {base.__module__.partition('.')[0]} {base.__name__}"
+        )
     return found

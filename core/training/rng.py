@@ -1,4 +1,5 @@
-"""The random stream of training: what dropout draws, kept apart from validation and checkpointed."""
+"""The random stream of training: what dropout draws, kept apart from validation and
+checkpointed."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 
 RngState = dict[str, Any]
-"""States of the generators as tensors and plain Python values, which ``weights_only`` loading accepts."""
+"""States of the generators as tensors and plain Python values, which ``weights_only`` loading
+accepts."""
 
 
 def get_rng_state() -> RngState:
-    """Returns the states of torch (CPU and, where in use, the current CUDA device), numpy and ``random``."""
+    """Returns the states of torch (CPU and, where in use, the current CUDA device), numpy and
+    ``random``."""
     # The global numpy generator is what third-party code draws from, hence the legacy calls.
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     state: RngState = {
@@ -49,11 +52,13 @@ def set_rng_state(state: RngState) -> None:
 
 
 class RngStream:
-    """Continues one random stream from training batch to training batch, whatever draws numbers in between.
+    """Continues one random stream from training batch to training batch, whatever draws numbers in
+    between.
 
-    ``enter`` before each training batch, ``leave`` after it. A validation run, a sanity check or a new
-    epoch's data loader draw numbers between two batches, and a resumed run does not repeat all of these;
-    because they are outside the stream, batch n sees the same numbers in a resumed run as in a whole one.
+    ``enter`` before each training batch, ``leave`` after it. A validation run, a sanity check or a
+    new epoch's data loader draw numbers between two batches, and a resumed run does not repeat all
+    of these; because they are outside the stream, batch n sees the same numbers in a resumed run as
+    in a whole one.
     """
 
     def __init__(self) -> None:

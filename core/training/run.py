@@ -1,4 +1,5 @@
-"""Training in one call, ``fit(task, data, max_steps=…)``: the path that the command line takes too."""
+"""Training in one call, ``fit(task, data, max_steps=…)``: the path that the command line takes
+too."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def trainer_options(
     progress: Progress,
     program: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the arguments of Lightning's trainer that longseq adds: callbacks, loggers, checkpoint writer.
+    """Returns the arguments of Lightning's trainer that longseq adds: callbacks, loggers,
+    checkpoint writer.
 
     Args:
         asked: the trainer's arguments, with ``default_root_dir``.
@@ -117,7 +119,9 @@ def trainer_options(
     return options
 
 
-def train(trainer: Trainer, task: BaseTask, data: LightningDataModule | None, **options: Any) -> Run:
+def train(
+    trainer: Trainer, task: BaseTask, data: LightningDataModule | None, **options: Any
+) -> Run:
     """Trains; what could not be loaded again is refused first.
 
     Args:
@@ -158,12 +162,18 @@ def newest_checkpoint(folder: str | Path) -> str:
     files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
     found = sorted(files, key=lambda file: file.stat().st_mtime)
     if not found:
-        raise DataError("holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file")
+        raise DataError(
+            "holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file"
+        )
     return str(found[-1])
 
 
 def check_contradictions(
-    path: str, saved: Mapping[str, Any], asked: Mapping[str, Any], way_out: str = "", option: str = "--model."
+    path: str,
+    saved: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    way_out: str = "",
+    option: str = "--model.",
 ) -> None:
     """Checks that what the user asked of the model agrees with the checkpoint.
 
@@ -182,15 +192,16 @@ def check_contradictions(
     if asked["class_path"] != saved["class_path"]:
         what = option.rstrip(".") or "the task"
         raise ConfigError(
-            f"{what} {asked['class_path']} contradicts {path}, which holds {saved['class_path']}{way_out}"
+            f"{what} {asked['class_path']} contradicts {path}, which holds "
+            f"{saved['class_path']}{way_out}"
         )
     for name, value in (asked.get("init_args") or {}).items():
         value = json.loads(json.dumps(value, default=str))
         before = saved["init_args"].get(name, value)
         if before != value:
             raise ConfigError(
-                f"{option}{name} {value} contradicts {path}, which was trained with {name} {before}; "
-                f"leave {option}{name} out to go on{way_out}"
+                f"{option}{name} {value} contradicts {path}, which was trained with {name} "
+                f"{before}; leave {option}{name} out to go on{way_out}"
             )
 
 
@@ -209,41 +220,48 @@ def fit(
 ) -> Run:
     """Trains a task, as ``longseq <domain> fit`` does.
 
-    The weights are equal to the command line's bit for bit if the random generators are seeded as it does,
-    before the task is made: ``seed_everything(0)``.
+    The weights are equal to the command line's bit for bit if the random generators are seeded as
+    it does, before the task is made: ``seed_everything(0)``.
 
     Args:
         task: to be trained.
         data: its data module.
-        out: folder for logs and checkpoints, in ``out/name/version_k``; ``outputs/<domain>`` if None.
+        out: folder for logs and checkpoints, in ``out/name/version_k``; ``outputs/<domain>`` if
+            None.
         max_steps: optimiser steps; else ``max_epochs`` or ``max_time`` is needed.
         name: of the run's folder.
         ckpt_path: checkpoint to go on from, or "last" for the newest in ``out``.
         init_from: .ckpt or .safetensors whose weights a new training starts from.
         checkpoint_every: optimiser steps between writes of last.ckpt.
         progress: "bar", "lines", or "auto": a bar on a terminal.
-        **trainer: arguments of Lightning's ``Trainer``, for example ``val_check_interval=100``. Without one,
-            a run by steps is validated every 100 steps, or twice if it is shorter.
+        **trainer: arguments of Lightning's ``Trainer``, for example ``val_check_interval=100``.
+            Without one, a run by steps is validated every 100 steps, or twice if it is shorter.
 
     Returns:
         The run's folder, checkpoints, duration and metrics.
 
     Raises:
-        ConfigError: for arguments that contradict each other or the checkpoint, or if the run could not be
-            loaded again.
+        ConfigError: for arguments that contradict each other or the checkpoint, or if the run could
+            not be loaded again.
         DataError: if the checkpoint is unusable.
     """
     known = [one for one in inspect.signature(Trainer.__init__).parameters if one != "self"]
     for option in trainer:
         if option not in known:
             raise ConfigError(f"fit has no argument {option!r}; {did_you_mean(option, known)}")
-    if max_steps is None and not any(trainer.get(one) for one in ("max_epochs", "max_time", "fast_dev_run")):
+    if max_steps is None and not any(
+        trainer.get(one) for one in ("max_epochs", "max_time", "fast_dev_run")
+    ):
         raise ConfigError("how long? fit needs max_steps, max_epochs or max_time")
     if ckpt_path is not None and init_from is not None:
-        raise ConfigError("give either ckpt_path (go on) or init_from (start from weights), not both")
+        raise ConfigError(
+            "give either ckpt_path (go on) or init_from (start from weights), not both"
+        )
     asked = _asked(task, out, max_steps, trainer)
     if ckpt_path is not None:
-        ckpt_path = newest_checkpoint(asked["default_root_dir"]) if str(ckpt_path) == "last" else ckpt_path
+        ckpt_path = (
+            newest_checkpoint(asked["default_root_dir"]) if str(ckpt_path) == "last" else ckpt_path
+        )
         _check_resumed(str(ckpt_path), task)
     if init_from is not None:
         load_weights(init_from, task)
@@ -267,7 +285,9 @@ def _asked(
     asked: dict[str, Any] = dict(TRAINER_DEFAULTS)
     asked["default_root_dir"] = f"outputs/{domains[0].name}" if domains else "outputs"
     if domains:
-        defaults = {key: value for key, value in domains[0].defaults.items() if key.startswith("trainer.")}
+        defaults = {
+            key: value for key, value in domains[0].defaults.items() if key.startswith("trainer.")
+        }
         asked |= {key.removeprefix("trainer."): value for key, value in defaults.items()}
     if out is not None:
         asked["default_root_dir"] = str(out)
@@ -284,7 +304,9 @@ def _check_resumed(path: str, task: BaseTask) -> None:
     before = {"class_path": saved.pop("_class_path", None), "init_args": saved}
     own = {name: value for name, value in task.hparams.items() if name != "_class_path"}
     asked = {"class_path": class_path(type(task)), "init_args": own}
-    check_contradictions(path, before, asked, "; init_from starts a new training from its weights", "")
+    check_contradictions(
+        path, before, asked, "; init_from starts a new training from its weights", ""
+    )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,7 +320,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _write_config(folder: Path, task: BaseTask, data: LightningDataModule, asked: Mapping[str, Any]) -> None:
+def _write_config(
+    folder: Path, task: BaseTask, data: LightningDataModule, asked: Mapping[str, Any]
+) -> None:
     """Writes what ``longseq <domain> fit --config`` needs to train the same."""
     import yaml  # type: ignore[import-untyped]
 
@@ -313,7 +337,8 @@ def _write_config(folder: Path, task: BaseTask, data: LightningDataModule, asked
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drops advertisements and warnings that the user can do nothing about, while the block runs."""
+    """Drops advertisements and warnings that the user can do nothing about, while the block
+    runs."""
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     loggers = [logging.getLogger(name) for name in names]
     with warnings.catch_warnings():
@@ -335,9 +360,17 @@ def quiet() -> Iterator[None]:
                 logger.removeFilter(_worth_saying)
 
 
-_NOISE = ("Tip:", "available: False", "TPU available", "HPU available", "`Trainer.fit` stopped", "Seed set")
+_NOISE = (
+    "Tip:",
+    "available: False",
+    "TPU available",
+    "HPU available",
+    "`Trainer.fit` stopped",
+    "Seed set",
+)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Returns whether a line of Lightning's tells the user something: our own lines have the rest."""
+    """Returns whether a line of Lightning's tells the user something: our own lines have the
+    rest."""
     return not any(noise in record.getMessage() for noise in _NOISE)

@@ -18,8 +18,8 @@ def warmup_factor(step: int, warmup: int) -> float | None:
 def cosine_with_warmup(step: int, warmup: int, total: int, min_ratio: float = 0.0) -> float:
     """Returns the factor on the learning rate at an optimiser step.
 
-    Rises linearly from 1/warmup to 1 over the first ``warmup`` steps, falls as half a cosine to ``min_ratio``
-    at step ``total``, and stays there.
+    Rises linearly from 1/warmup to 1 over the first ``warmup`` steps, falls as half a cosine to
+    ``min_ratio`` at step ``total``, and stays there.
 
     Args:
         step: optimiser step, from 0.
@@ -34,7 +34,8 @@ def cosine_with_warmup(step: int, warmup: int, total: int, min_ratio: float = 0.
 
 
 def linear_with_warmup(step: int, warmup: int, total: int, min_ratio: float = 0.0) -> float:
-    """Falls linearly to ``min_ratio`` at step ``total`` after the warm-up; arguments as of the cosine."""
+    """Falls linearly to ``min_ratio`` at step ``total`` after the warm-up; arguments as of the
+    cosine."""
     rising = warmup_factor(step, warmup)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return 1.0 - (1.0 - min_ratio) * progress if rising is None else rising
@@ -53,7 +54,8 @@ def inverse_sqrt_with_warmup(step: int, warmup: int, total: int, min_ratio: floa
 
 
 def wsd(step: int, warmup: int, total: int, min_ratio: float = 0.0, decay: float = 0.2) -> float:
-    """Warm-up, stable, decay: at the peak until the last share of the run, then linearly to ``min_ratio``.
+    """Warm-up, stable, decay: at the peak until the last share of the run, then linearly to
+    ``min_ratio``.
 
     Args:
         step: optimiser step, from 0.
@@ -90,5 +92,7 @@ def find_schedule(name: str) -> Schedule:
     """
     if name not in SCHEDULES:
         near = did_you_mean(name, SCHEDULES)
-        raise ConfigError(f"no schedule named {name!r}; {near}, or the class path of a torch scheduler")
+        raise ConfigError(
+            f"no schedule named {name!r}; {near}, or the class path of a torch scheduler"
+        )
     return SCHEDULES[name]

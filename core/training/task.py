@@ -1,4 +1,5 @@
-"""The base of every domain's task: shared step, logging, recipe, hyper-parameters and random stream."""
+"""The base of every domain's task: shared step, logging, recipe, hyper-parameters and random
+stream."""
 
 from __future__ import annotations
 
@@ -24,23 +25,27 @@ from longseq.core.training.rng import RngStream
 class BaseTask(LightningModule):
     """A model in training: subclasses build it in ``__init__`` and define ``compute``.
 
-    A step is: ``compute``, log the loss, update metrics (validation, test). Arguments must be JSON-able.
+    A step is: ``compute``, log the loss, update metrics (validation, test). Arguments must be
+    JSON-able.
 
-    A subclass takes the arguments below as ``**recipe`` and hands them on (``super().__init__(**recipe)``);
-    they then stand in its signature and on the command line with its own defaults, which it declares in a
-    class attribute: ``defaults = {"lr": 3e-3}``.
+    A subclass takes the arguments below as ``**recipe`` and hands them on
+    (``super().__init__(**recipe)``); they then stand in its signature and on the command line with
+    its own defaults, which it declares in a class attribute: ``defaults = {"lr": 3e-3}``.
 
     Args:
         lr: peak learning rate.
         ssm_lr: peak learning rate of state-space parameters; None for the same as ``lr``.
-        weight_decay: of matrices; norms, biases, embeddings and state-space parameters are never decayed.
+        weight_decay: of matrices; norms, biases, embeddings and state-space parameters are never
+            decayed.
         betas: decay rates of AdamW and its relatives.
         warmup_steps: optimiser steps of linear warm-up.
         total_steps: optimiser steps until the end of the schedule; None for the trainer's number.
         min_lr_ratio: final over peak learning rate.
-        optimizer: "adamw", "muon" (Muon for matrices, AdamW for the rest) or a class path (torch.optim.SGD).
+        optimizer: "adamw", "muon" (Muon for matrices, AdamW for the rest) or a class path
+            (torch.optim.SGD).
         optimizer_kwargs: further arguments of the optimiser, for example {"muon_lr": 0.05}.
-        schedule: "cosine", "linear", "constant", "inverse_sqrt", "wsd" or a class path of a torch scheduler.
+        schedule: "cosine", "linear", "constant", "inverse_sqrt", "wsd" or a class path of a torch
+            scheduler.
         schedule_kwargs: further arguments of the schedule.
         loss: class path of a loss of (prediction, target) in place of the task's own.
         loss_kwargs: arguments of the loss.
@@ -62,23 +67,28 @@ class BaseTask(LightningModule):
                 raise ConfigError(f"{type(self).__name__} has no argument {name!r}; {near}")
         values = {**self.recipe_defaults(), **recipe}
         taken = inspect.signature(type(self).__init__).parameters
-        record_hyper_parameters(self, {name: value for name, value in values.items() if name in taken})
+        record_hyper_parameters(
+            self, {name: value for name, value in values.items() if name in taken}
+        )
         self.recipe = Recipe(**values)
         self._stream = RngStream()
         self.facts: dict[str, Any] = {}
         own, further = dict(self.make_metrics()), self.recipe.make_metrics()
         if clash := set(own) & set(further):
-            raise ConfigError(f"metrics: {type(self).__name__} has {', '.join(sorted(clash))} already")
+            raise ConfigError(
+                f"metrics: {type(self).__name__} has {', '.join(sorted(clash))} already"
+            )
         made = MetricCollection({**own, **further})
-        self.metrics = nn.ModuleDict({stage: made.clone(prefix=f"{stage}/") for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict(
+            {stage: made.clone(prefix=f"{stage}/") for stage in ("val", "test")}
+        )
         self.own_loss = self.recipe.make_loss()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         init = cls.__dict__.get("__init__")
-        if (
-            init is None and "defaults" in cls.__dict__
-        ):  # the inherited constructor, shown with these defaults
+        # The inherited constructor, shown with these defaults.
+        if init is None and "defaults" in cls.__dict__:
             init = _copy_function(cls.__init__)
             cls.__init__ = init  # type: ignore[method-assign]
         if init is not None:
@@ -86,7 +96,8 @@ class BaseTask(LightningModule):
 
     @classmethod
     def recipe_defaults(cls) -> dict[str, Any]:
-        """Returns the values of the recipe's arguments that are not given: the class's, then the bases'."""
+        """Returns the values of the recipe's arguments that are not given: the class's, then the
+        bases'."""
         values = {one.name: one.default for one in Recipe.parameters({})}
         for base in reversed(cls.__mro__):
             values |= base.__dict__.get("defaults", {})
@@ -114,13 +125,15 @@ class BaseTask(LightningModule):
 
     @abstractmethod
     def compute(self, batch: Any) -> dict[str, Any]:
-        """Returns ``loss``, ``count`` (int) if it is a mean over so many, and the metrics' arguments.
+        """Returns ``loss``, ``count`` (int) if it is a mean over so many, and the metrics'
+        arguments.
 
         ``pair`` is what the user's further metrics (``metrics``) are given: prediction and target.
         """
 
     def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns the metrics of validation and test by name; called while ``__init__`` of the base runs."""
+        """Returns the metrics of validation and test by name; called while ``__init__`` of the base
+        runs."""
         return {}
 
     @property
@@ -174,7 +187,9 @@ class BaseTask(LightningModule):
         loss, count = out.pop("loss"), int(out.pop("count", 1))
         self.log(f"{stage}/loss", loss, batch_size=count, prog_bar=True, sync_dist=stage != "train")
         if stage != "train" and self.recipe.metrics and "pair" not in out:
-            raise ConfigError(f"{type(self).__name__} gives further metrics no prediction and target")
+            raise ConfigError(
+                f"{type(self).__name__} gives further metrics no prediction and target"
+            )
         if stage != "train" and len(self.metrics[stage]):  # type: ignore[arg-type]
             self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
@@ -192,8 +207,12 @@ class BaseTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        if (total := float(recipe.total_steps or self.trainer.estimated_stepping_batches)) == float("inf"):
-            raise ConfigError("the length of the run is unknown: set model.total_steps or trainer.max_steps")
+        if (total := float(recipe.total_steps or self.trainer.estimated_stepping_batches)) == float(
+            "inf"
+        ):
+            raise ConfigError(
+                "the length of the run is unknown: set model.total_steps or trainer.max_steps"
+            )
         optimizer = recipe.make_optimizer(self)
         return {"optimizer": optimizer, "lr_scheduler": recipe.make_schedule(optimizer, int(total))}
 
@@ -227,7 +246,10 @@ def _copy_function(function: Any) -> Any:
         function.__defaults__,
         function.__closure__,
     )
-    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, dict(function.__annotations__)
+    copy.__kwdefaults__, copy.__annotations__ = (
+        function.__kwdefaults__,
+        dict(function.__annotations__),
+    )
     copy.__qualname__, copy.__module__, copy.__doc__ = (
         function.__qualname__,
         function.__module__,
@@ -239,13 +261,16 @@ def _copy_function(function: Any) -> Any:
 def _show_recipe(cls: Any, init: Any) -> None:
     """Puts the recipe's arguments into the signature of a constructor that takes ``**recipe``.
 
-    Signatures are what the command line and its help are made from. What a constructor names itself it keeps.
+    Signatures are what the command line and its help are made from. What a constructor names itself
+    it keeps.
     """
     signature = inspect.signature(init)
     parameters = list(signature.parameters.values())
     if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         if "defaults" in cls.__dict__:
-            raise TypeError(f"{cls.__qualname__} declares defaults: its constructor must take **recipe")
+            raise TypeError(
+                f"{cls.__qualname__} declares defaults: its constructor must take **recipe"
+            )
         return
     if parameters[-1].name != "recipe":
         return

@@ -11,7 +11,13 @@ from longseq.core.errors import DataError
 from longseq.core.files import require_file
 from longseq.genomics.data.fasta import Genome
 
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,12 @@ class Region:
 
 
 def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
-    """Returns the regions of a BED file in its order; comments, track and browser lines are not regions.
+    """Returns the regions of a BED file in its order; comments, track and browser lines are not
+    regions.
 
     Args:
-        path: BED with 3 to 12 columns, plain or gzip; as in HyenaDNA's and Basenji's files, the fourth column
-            may be train, valid or test.
+        path: BED with 3 to 12 columns, plain or gzip; as in HyenaDNA's and Basenji's files, the
+            fourth column may be train, valid or test.
         genome: checks names and bounds; without it, regions are taken as they are.
 
     Raises:
@@ -80,7 +87,9 @@ def _region(line: str, genome: Genome | None, lengths: dict[str, int]) -> Region
     try:
         start, end = int(columns[1]), int(columns[2])
     except ValueError:
-        raise DataError(f"start {columns[1]!r} and end {columns[2]!r} must be whole numbers") from None
+        raise DataError(
+            f"start {columns[1]!r} and end {columns[2]!r} must be whole numbers"
+        ) from None
     if start < 0:
         raise DataError(f"start {start} is negative")
     if start >= end:

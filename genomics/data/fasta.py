@@ -17,7 +17,13 @@ import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import atomic_path, cache_dir, require_file
-from longseq.genomics.data.tokenizer import NUCLEOTIDE_LETTERS, N, encode, reverse_complement, soft_mask
+from longseq.genomics.data.tokenizer import (
+    NUCLEOTIDE_LETTERS,
+    N,
+    encode,
+    reverse_complement,
+    soft_mask,
+)
 
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 # What Bio.bgzf raises on a damaged block; its ValueError and OSError are caught beside these.
@@ -28,7 +34,8 @@ _CHUNK = 1 << 22
 
 
 def resolve_name(name: str, names: Iterable[str], path: str | Path | None = None) -> str:
-    """Returns the record that a chromosome name means: itself, or chr1 for 1, chrM for MT, and the reverse.
+    """Returns the record that a chromosome name means: itself, or chr1 for 1, chrM for MT, and the
+    reverse.
 
     Args:
         name: what a user or another file calls it.
@@ -46,9 +53,12 @@ def resolve_name(name: str, names: Iterable[str], path: str | Path | None = None
     for spelling in spellings:
         if spelling in known:
             return spelling
-    # A draft assembly has thousands of contigs: a message that listed them all would hide what is wrong.
+    # A draft assembly has thousands of contigs: a message that listed them all would hide what is
+    # wrong.
     hint = did_you_mean(name, known)
-    raise DataError(f"no record {name!r}", path=path, hint=hint if len(hint) < 300 else f"{hint[:300]} …")
+    raise DataError(
+        f"no record {name!r}", path=path, hint=hint if len(hint) < 300 else f"{hint[:300]} …"
+    )
 
 
 class _Record(NamedTuple):
@@ -63,16 +73,17 @@ class _Record(NamedTuple):
 class Genome:
     """A reference sequence that is read by region.
 
-    The index is built once by pyfaidx and kept in the cache folder, never beside the file. A file that is
-    gzip but not bgzip, or GenBank, is unpacked once into the cache folder (keyed on path, size and time of
-    change). Each process opens the file for itself, so that the workers of a DataLoader may share a Genome.
+    The index is built once by pyfaidx and kept in the cache folder, never beside the file. A file
+    that is gzip but not bgzip, or GenBank, is unpacked once into the cache folder (keyed on path,
+    size and time of change). Each process opens the file for itself, so that the workers of a
+    DataLoader may share a Genome.
 
     Args:
         path: FASTA (.fa, .fasta, .fa.gz …) or GenBank (.gb, .gbk, .gbk.gz).
 
     Raises:
-        DataError: if the file is missing, empty, truncated or not indexable, has no records, two records of
-            one name, or a record of length 0.
+        DataError: if the file is missing, empty, truncated or not indexable, has no records, two
+            records of one name, or a record of length 0.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,7 +99,8 @@ class Genome:
         self._handle: tuple[int, Any] | None = None
 
     def __repr__(self) -> str:
-        return f"Genome({str(self.path)!r}: {len(self._index)} records, {sum(self.records.values()):,} bp)"
+        length = sum(self.records.values())
+        return f"Genome({str(self.path)!r}: {len(self._index)} records, {length:,} bp)"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None}
@@ -99,7 +111,8 @@ class Genome:
         return {name: record.length for name, record in self._index.items()}
 
     def resolve(self, name: str) -> str:
-        """Returns the record that a chromosome name means (``chr1`` for ``1``, ``chrM`` for ``MT`` …)."""
+        """Returns the record that a chromosome name means (``chr1`` for ``1``, ``chrM`` for ``MT``
+        …)."""
         return resolve_name(name, self._index, self.path)
 
     def fetch(self, name: str, start: int, end: int, strand: str = "+") -> np.ndarray:
@@ -115,14 +128,16 @@ class Genome:
             uint8 token ids, shape (end - start,).
 
         Raises:
-            DataError: if there is no such record or region, or a character that is not an IUPAC letter.
+            DataError: if there is no such record or region, or a character that is not an IUPAC
+                letter.
         """
         return self._fetch(name, start, end, strand)[0]
 
     def fetch_with_mask(
         self, name: str, start: int, end: int, strand: str = "+"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns :meth:`fetch`'s ids and where they are soft-masked (lower case), bool of the same shape."""
+        """Returns :meth:`fetch`'s ids and where they are soft-masked (lower case), bool of the same
+        shape."""
         ids, raw, left, name = self._fetch(name, start, end, strand)
         mask = np.zeros(end - start, bool)
         mask[left : left + len(raw)] = soft_mask(raw)
@@ -150,11 +165,14 @@ class Genome:
 
     # ---- reading
 
-    def _fetch(self, name: str, start: int, end: int, strand: str) -> tuple[np.ndarray, bytes, int, str]:
+    def _fetch(
+        self, name: str, start: int, end: int, strand: str
+    ) -> tuple[np.ndarray, bytes, int, str]:
         name = self.resolve(name)
         if start > end or strand not in ("+", "-"):
             raise DataError(
-                f"region {start}-{end} strand {strand!r}: start must not exceed end, strand is + or -",
+                f"region {start}-{end} strand {strand!r}: start must not exceed end, strand is + "
+                f"or -",
                 path=self.path,
                 record=name,
             )
@@ -167,8 +185,10 @@ class Genome:
 
     def _read(self, name: str, start: int, end: int) -> bytes:
         record = self._index[name]
-        byte = [record.offset + p // record.line_bases * record.line_bytes + p % record.line_bases
-                for p in (start, end - 1)]  # fmt: skip
+        byte = [
+            record.offset + p // record.line_bases * record.line_bytes + p % record.line_bases
+            for p in (start, end - 1)
+        ]
         file = self._open()
         try:
             if self._blocks is None:
@@ -190,7 +210,8 @@ class Genome:
         return raw
 
     def _open(self) -> BinaryIO:
-        # Keyed on the process: a worker forked with an open handle would share, and move, its file position.
+        # Keyed on the process: a worker forked with an open handle would share, and move, its file
+        # position.
         if self._handle is None or self._handle[0] != os.getpid():
             file: Any = open(self._sequence_file, "rb")  # noqa: SIM115 (kept open for the next fetch)
             if self._bgzip:
@@ -211,7 +232,9 @@ class Genome:
         zipped = head[:2] == b"\x1f\x8b"
         named_gz = self.path.name.lower().endswith((".gz", ".bgz"))
         if named_gz and not zipped:
-            raise DataError("is named as a gzip file but is not one", path=self.path, hint="rename it")
+            raise DataError(
+                "is named as a gzip file but is not one", path=self.path, hint="rename it"
+            )
         if zipped:
             with self._unzip() as file:
                 head = file.read(64)
@@ -225,7 +248,11 @@ class Genome:
             return self.path, bgzip
         target = self._cached.with_suffix(".fa")
         if not target.exists():
-            with self._unzip() as source, atomic_path(target) as temporary, temporary.open("wb") as out:
+            with (
+                self._unzip() as source,
+                atomic_path(target) as temporary,
+                temporary.open("wb") as out,
+            ):
                 shutil.copyfileobj(source, out, 1 << 20)
         return target, False
 
@@ -281,7 +308,9 @@ class Genome:
             except ValueError as error:
                 if str(error).startswith("Duplicate key"):
                     name = str(error).split('"')[1]
-                    raise DataError("two records have this name", path=self.path, record=name) from None
+                    raise DataError(
+                        "two records have this name", path=self.path, record=name
+                    ) from None
                 raise DataError(f"cannot be indexed: {error}", path=self.path) from None
             if self._bgzip:
                 os.replace(gzi, target.with_suffix(".gzi"))
@@ -299,12 +328,16 @@ class Genome:
             )
         if "Bad sequence name" in message:
             return DataError(f"a record without a name ({message})", path=self.path)
-        return DataError("no FASTA records: a header line starting with > is needed", path=self.path)
+        return DataError(
+            "no FASTA records: a header line starting with > is needed", path=self.path
+        )
 
     def _read_blocks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where the n bgzip blocks begin in the packed and in the unpacked file, int64, (n,)."""
+        """Returns where the n bgzip blocks begin in the packed and in the unpacked file, int64,
+        (n,)."""
         words = np.fromfile(self._cached.with_suffix(".gzi"), "<u8").astype(np.int64)
-        pairs = np.concatenate([[[0, 0]], words[1:].reshape(-1, 2)])  # the format leaves out the first block
+        # The format leaves out the first block.
+        pairs = np.concatenate([[[0, 0]], words[1:].reshape(-1, 2)])
         return pairs[:, 0], pairs[:, 1]
 
 

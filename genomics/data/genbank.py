@@ -12,7 +12,8 @@ from typing import Any
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
-# Features that are products of a gene; a bare `gene` feature is kept only where none of them has its name.
+# Features that are products of a gene; a bare `gene` feature is kept only where none of them has
+# its name.
 _PRODUCTS = ("CDS", "tRNA", "rRNA", "ncRNA", "tmRNA", "misc_RNA")
 
 
@@ -87,7 +88,8 @@ def read_genbank(path: str | Path) -> list[GenBankRecord]:
         raise DataError(f"malformed GenBank file: {reason}", path=path) from None
     for warning in caught:
         text = " ".join(str(warning.message).split())
-        # Biopython only warns of a sequence cut short; a genome without its end must not pass for whole.
+        # Biopython only warns of a sequence cut short; a genome without its end must not pass for
+        # whole.
         if "Premature end" in text or "Expected sequence length" in text:
             raise DataError(f"truncated GenBank file: {text}", path=path)
     if not parsed:
@@ -110,8 +112,12 @@ def _record(record: Any, path: Path) -> GenBankRecord:
             hint="it must have an ORIGIN section",
         )
     circular = record.annotations.get("topology") == "circular"
-    genes = [gene for feature in record.features if feature.type in _PRODUCTS
-             for gene in _genes(feature, record.id, len(sequence), circular)]  # fmt: skip
+    genes = [
+        gene
+        for feature in record.features
+        if feature.type in _PRODUCTS
+        for gene in _genes(feature, record.id, len(sequence), circular)
+    ]
     named = {gene.name for gene in genes}
     for feature in record.features:
         if feature.type == "gene":
@@ -131,11 +137,28 @@ def _genes(feature: Any, chrom: str, length: int, circular: bool) -> list[Gene]:
     strand = {1: "+", -1: "-"}.get(feature.location.strand, ".")
     parts = [(int(part.start), int(part.end)) for part in feature.location.parts]
     pieces = [parts]
-    if circular and len(parts) > 1 and any(s == 0 for s, _ in parts) and any(e == length for _, e in parts):
-        # join(last..length,1..first) spans the origin: its outer bounds would claim the whole molecule.
-        pieces = [[p for p in parts if p[0] >= length // 2], [p for p in parts if p[0] < length // 2]]
+    if (
+        circular
+        and len(parts) > 1
+        and any(s == 0 for s, _ in parts)
+        and any(e == length for _, e in parts)
+    ):
+        # join(last..length,1..first) spans the origin: its outer bounds would claim the whole
+        # molecule.
+        pieces = [
+            [p for p in parts if p[0] >= length // 2],
+            [p for p in parts if p[0] < length // 2],
+        ]
     return [
-        Gene(name, qualifier("product"), min(s for s, _ in piece), max(e for _, e in piece), strand,
-             feature.type, chrom)
-        for piece in pieces if piece
-    ]  # fmt: skip
+        Gene(
+            name,
+            qualifier("product"),
+            min(s for s, _ in piece),
+            max(e for _, e in piece),
+            strand,
+            feature.type,
+            chrom,
+        )
+        for piece in pieces
+        if piece
+    ]

@@ -1,4 +1,5 @@
-"""The data module of genomes: one FASTA or GenBank file, split by region, chromosome or BED file."""
+"""The data module of genomes: one FASTA or GenBank file, split by region, chromosome or BED
+file."""
 
 from __future__ import annotations
 
@@ -13,15 +14,20 @@ from longseq.core.training.loader import step_dataloader
 from longseq.genomics.data.bed import read_bed
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
-from longseq.genomics.data.splits import Splits, split_by_chromosome, split_by_fraction, split_from_bed
+from longseq.genomics.data.splits import (
+    Splits,
+    split_by_chromosome,
+    split_by_fraction,
+    split_from_bed,
+)
 from longseq.genomics.data.windows import EvaluationDataset, StepDataset
 
 
 class GenomeData(BaseData):
     """Training windows drawn by step, and validation and test regions read from end to end.
 
-    The split is by BED file (4th column train, valid or test), by chromosome, or else by fraction: the test
-    region is the end of the genome, the validation region lies before it.
+    The split is by BED file (4th column train, valid or test), by chromosome, or else by fraction:
+    the test region is the end of the genome, the validation region lies before it.
 
     Args:
         fasta: FASTA (plain, gzip, bgzip) or GenBank file, or the name of a packaged sample.
@@ -34,7 +40,8 @@ class GenomeData(BaseData):
         batch_size: windows a step at full length.
         start_length: first window of a length warm-up; None for none.
         length_warmup_steps: steps until the full length.
-        steps_per_epoch: batches between two ends of an epoch; None for one pass over the training regions.
+        steps_per_epoch: batches between two ends of an epoch; None for one pass over the training
+            regions.
         eval_length: bases read at once in validation and test; the state is carried on.
         rc_augment: whether training windows are reverse-complemented half of the time.
         seed: of the training windows.
@@ -61,9 +68,14 @@ class GenomeData(BaseData):
     ) -> None:
         super().__init__()
         if bed is not None and (valid_chromosomes or test_chromosomes):
-            raise ConfigError("give either bed, or valid_chromosomes and test_chromosomes, not both")
+            raise ConfigError(
+                "give either bed, or valid_chromosomes and test_chromosomes, not both"
+            )
         self.fasta, self.bed = fasta, bed
-        self.valid_chromosomes, self.test_chromosomes = valid_chromosomes or [], test_chromosomes or []
+        self.valid_chromosomes, self.test_chromosomes = (
+            valid_chromosomes or [],
+            test_chromosomes or [],
+        )
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.warmup = LengthWarmup(length, batch_size, start_length, length_warmup_steps)
         self.tokens_per_step = length * batch_size
@@ -75,7 +87,9 @@ class GenomeData(BaseData):
     def genome(self) -> Genome:
         """The opened and validated genome."""
         if self._genome is None:
-            self._genome = Genome(SAMPLES.path(self.fasta) if self.fasta in SAMPLES.names() else self.fasta)
+            self._genome = Genome(
+                SAMPLES.path(self.fasta) if self.fasta in SAMPLES.names() else self.fasta
+            )
             self._genome.validate()
         return self._genome
 
@@ -86,7 +100,8 @@ class GenomeData(BaseData):
         if self.valid_chromosomes or self.test_chromosomes:
             resolve = self.genome.resolve
             valid, test = (
-                [resolve(name) for name in names] for names in (self.valid_chromosomes, self.test_chromosomes)
+                [resolve(name) for name in names]
+                for names in (self.valid_chromosomes, self.test_chromosomes)
             )
             return split_by_chromosome(self.genome.records, valid, test)
         return split_by_fraction(self.genome.records, self.valid_fraction, self.test_fraction)
@@ -111,7 +126,9 @@ class GenomeData(BaseData):
     def _evaluation(self, intervals: Any) -> Any:
         if not intervals:
             return []
-        return DataLoader(EvaluationDataset(self.genome, intervals, self.eval_length), batch_size=None)
+        return DataLoader(
+            EvaluationDataset(self.genome, intervals, self.eval_length), batch_size=None
+        )
 
     def val_dataloader(self) -> Any:
         """Returns the validation regions in order."""

@@ -3,4 +3,6 @@
 from longseq.core.samples import Samples
 
 # A whole genome, 1,042,519 bp, with its genes (GenBank), and two short FASTA records.
-SAMPLES = Samples("genomics", {"chlamydia_trachomatis": "chlamydia_trachomatis.gbk.gz", "tiny": "tiny.fa"})
+SAMPLES = Samples(
+    "genomics", {"chlamydia_trachomatis": "chlamydia_trachomatis.gbk.gz", "tiny": "tiny.fa"}
+)

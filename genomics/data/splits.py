@@ -1,4 +1,5 @@
-"""Train, validation and test intervals of a genome: by chromosome, by fraction, or from a BED file."""
+"""Train, validation and test intervals of a genome: by chromosome, by fraction, or from a BED
+file."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Interval:
 
 
 class Splits(NamedTuple):
-    """Disjoint intervals for training, for choosing hyper-parameters, and for the reported score."""
+    """Disjoint intervals for training, for choosing hyper-parameters, and for the reported
+    score."""
 
     train: list[Interval]
     valid: list[Interval]
@@ -49,7 +51,9 @@ def split_by_chromosome(
     valid = [resolve_name(name, records) for name in valid]
     test = [resolve_name(name, records) for name in test]
     if both := set(valid) & set(test):
-        raise ConfigError(f"{', '.join(sorted(both))}: both in the validation and in the test split")
+        raise ConfigError(
+            f"{', '.join(sorted(both))}: both in the validation and in the test split"
+        )
     held = {**dict.fromkeys(valid, "valid"), **dict.fromkeys(test, "test")}
     splits = Splits([], [], [])
     for name, length in records.items():
@@ -62,8 +66,9 @@ def split_by_chromosome(
 def split_by_fraction(records: Mapping[str, int], valid: float = 0.05, test: float = 0.1) -> Splits:
     """Holds out the end of the genome, its records taken one after the other.
 
-    The test split is the last piece and the validation split the piece before it. Both are contiguous:
-    held-out windows scattered among training windows would share genes and repeats with them.
+    The test split is the last piece and the validation split the piece before it. Both are
+    contiguous: held-out windows scattered among training windows would share genes and repeats with
+    them.
 
     Args:
         records: length in bases of every record.
@@ -74,7 +79,9 @@ def split_by_fraction(records: Mapping[str, int], valid: float = 0.05, test: flo
         ConfigError: if the fractions leave nothing for training.
     """
     if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
-        raise ConfigError(f"valid={valid} and test={test}: fractions of at least 0 that sum to less than 1")
+        raise ConfigError(
+            f"valid={valid} and test={test}: fractions of at least 0 that sum to less than 1"
+        )
     total = sum(records.values())
     n_test, n_valid = (max(1, round(f * total)) if f > 0 else 0 for f in (test, valid))
     if n_test + n_valid >= total:
@@ -92,7 +99,8 @@ def split_by_fraction(records: Mapping[str, int], valid: float = 0.05, test: flo
 
 
 def split_from_bed(regions: Iterable[Region]) -> Splits:
-    """Groups regions by the split that their BED file names; within a split, regions that touch become one.
+    """Groups regions by the split that their BED file names; within a split, regions that touch
+    become one.
 
     Args:
         regions: of :func:`longseq.genomics.data.bed.read_bed`.

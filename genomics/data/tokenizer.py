@@ -9,7 +9,20 @@ import numpy as np
 from longseq.core.errors import ConfigError, DataError
 
 CLS, SEP, BOS, MASK, PAD, RESERVED, UNK, A, C, G, T, N = range(12)
-TOKENS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N")
+TOKENS = (
+    "[CLS]",
+    "[SEP]",
+    "[BOS]",
+    "[MASK]",
+    "[PAD]",
+    "[RESERVED]",
+    "[UNK]",
+    "A",
+    "C",
+    "G",
+    "T",
+    "N",
+)
 VOCAB_SIZE = 12
 PADDED_VOCAB_SIZE = 16
 BASES = (A, C, G, T)
@@ -42,11 +55,16 @@ NUCLEOTIDE_LETTERS = bytes(np.flatnonzero(_ENCODE != _INVALID).astype(np.uint8))
 
 
 def encode(
-    sequence: bytes | str, *, path: str | Path | None = None, record: str | None = None, offset: int = 0
+    sequence: bytes | str,
+    *,
+    path: str | Path | None = None,
+    record: str | None = None,
+    offset: int = 0,
 ) -> np.ndarray:
     """Returns the token ids of a DNA or RNA sequence.
 
-    Lower case (soft-masked) letters are read as upper case, U as T, and the IUPAC ambiguity letters as N.
+    Lower case (soft-masked) letters are read as upper case, U as T, and the IUPAC ambiguity letters
+    as N.
 
     Args:
         sequence: n letters.
@@ -58,12 +76,15 @@ def encode(
         uint8 token ids, shape (n,).
 
     Raises:
-        DataError: if a character is not an IUPAC nucleotide letter; names it and its 1-based position.
+        DataError: if a character is not an IUPAC nucleotide letter; names it and its 1-based
+            position.
     """
     try:
         raw = sequence.encode("ascii") if isinstance(sequence, str) else bytes(sequence)
     except UnicodeEncodeError as error:
-        raise _bad_character(str(sequence)[error.start], offset + error.start, path, record) from None
+        raise _bad_character(
+            str(sequence)[error.start], offset + error.start, path, record
+        ) from None
     ids = _ENCODE[np.frombuffer(raw, np.uint8)]
     bad = ids == _INVALID
     if bad.any():
@@ -72,7 +93,9 @@ def encode(
     return ids
 
 
-def _bad_character(char: str, position: int, path: str | Path | None, record: str | None) -> DataError:
+def _bad_character(
+    char: str, position: int, path: str | Path | None, record: str | None
+) -> DataError:
     return DataError(
         f"character {char!r} at position {position + 1:,} is not an IUPAC nucleotide letter",
         path=path,

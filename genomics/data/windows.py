@@ -1,4 +1,5 @@
-"""Windows: training batches as a pure function of the step, and evaluation over every base exactly once."""
+"""Windows: training batches as a pure function of the step, and evaluation over every base exactly
+once."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from longseq.genomics.data.tokenizer import IGNORE_INDEX, PAD, N, is_base, rever
 
 
 def next_token_targets(ids: np.ndarray) -> np.ndarray:
-    """Returns the targets of next-token prediction: the following base, or -100 if it is not A, C, G or T.
+    """Returns the targets of next-token prediction: the following base, or -100 if it is not A, C,
+    G or T.
 
     Args:
         ids: token ids, shape (..., L + 1).
@@ -32,20 +34,22 @@ def _usable(intervals: Sequence[Interval]) -> tuple[list[Interval], int]:
     """Returns the intervals that have a base to predict from another, and how many have not."""
     usable = [item for item in intervals if len(item) >= 2]
     if not usable:
-        raise DataError(f"none of {len(intervals)} intervals has two bases, so there is nothing to predict")
+        raise DataError(
+            f"none of {len(intervals)} intervals has two bases, so there is nothing to predict"
+        )
     return usable, len(intervals) - len(usable)
 
 
 class StepDataset(Dataset[dict[str, torch.Tensor]]):
     """Training batches indexed by the optimiser's step.
 
-    ``ds[step]`` depends on (seed, step, rank) only: not on the worker, nor on what was read before. Training
-    therefore resumes at any step with exactly the batches that it would have had. Use it with
-    ``DataLoader(ds, sampler=range(first_step, last_step), batch_size=None)``.
+    ``ds[step]`` depends on (seed, step, rank) only: not on the worker, nor on what was read before.
+    Training therefore resumes at any step with exactly the batches that it would have had. Use it
+    with ``DataLoader(ds, sampler=range(first_step, last_step), batch_size=None)``.
 
-    A window's start is uniform over all positions of all intervals at which it fits. An interval shorter than
-    a window counts as one position and is padded with N after its end, never with bases from outside it,
-    which might be held out.
+    A window's start is uniform over all positions of all intervals at which it fits. An interval
+    shorter than a window counts as one position and is padded with N after its end, never with
+    bases from outside it, which might be held out.
 
     Args:
         genome: the sequence.
@@ -90,8 +94,12 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             raise IndexError(f"step {step} of {self.steps}")
         batch, length = self.schedule(step)
         if batch < 1 or length < 1:
-            raise ConfigError(f"the schedule gives batch size {batch} and length {length} at step {step}")
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, self.rank])))
+            raise ConfigError(
+                f"the schedule gives batch size {batch} and length {length} at step {step}"
+            )
+        rng = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, step, self.rank]))
+        )
         cumulative = self._starts(length)
         draws = rng.integers(cumulative[-1], size=batch)
         # Drawn whether used or not, so that the augmentation does not change where the windows lie.
@@ -102,14 +110,17 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             item = self.intervals[index]
             start = item.start + int(draw - (cumulative[index - 1] if index else 0))
             bases = self.genome.fetch(item.chrom, start, min(start + length + 1, item.end))
-            ids[row, : len(bases)] = reverse_complement(bases) if flip and self.rc_augment else bases
+            ids[row, : len(bases)] = (
+                reverse_complement(bases) if flip and self.rc_augment else bases
+            )
         return {
             "input_ids": torch.from_numpy(ids[:, :-1].astype(np.int64)),
             "targets": torch.from_numpy(next_token_targets(ids)),
         }
 
     def _starts(self, length: int) -> np.ndarray:
-        """Returns the running total of window starts over the intervals, int64, shape (len(intervals),)."""
+        """Returns the running total of window starts over the intervals, int64, shape
+        (len(intervals),)."""
         if self._cumulative[0] != length:  # a warm-up keeps one length for many steps
             self._cumulative = (length, np.cumsum(np.maximum(self._sizes - length, 1)))
         return self._cumulative[1]
@@ -118,9 +129,9 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
 class EvaluationDataset(Dataset[dict[str, Any]]):
     """Windows that follow each other and have every base of the intervals as target exactly once.
 
-    The first base of each interval is no target, for nothing precedes it. Windows come in order, so with
-    ``batch_size=1`` a model may carry its state from one to the next and reset it where ``first`` is true.
-    The last window of an interval is filled with [PAD].
+    The first base of each interval is no target, for nothing precedes it. Windows come in order, so
+    with ``batch_size=1`` a model may carry its state from one to the next and reset it where
+    ``first`` is true. The last window of an interval is filled with [PAD].
 
     Args:
         genome: the sequence.
@@ -151,13 +162,15 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         """Returns a batch of windows.
 
         Returns:
-            ``input_ids`` and ``targets``, int64, shape (B, L); ``interval``, the index in ``intervals``, and
-            ``start``, the position in the record of the window's first base, int64, shape (B,); ``first``,
-            whether the window begins an interval, bool, shape (B,).
+            ``input_ids`` and ``targets``, int64, shape (B, L); ``interval``, the index in
+            ``intervals``, and ``start``, the position in the record of the window's first base,
+            int64, shape (B,); ``first``, whether the window begins an interval, bool, shape (B,).
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        windows = np.arange(index * self.batch_size, min((index + 1) * self.batch_size, self.n_windows))
+        windows = np.arange(
+            index * self.batch_size, min((index + 1) * self.batch_size, self.n_windows)
+        )
         which = np.searchsorted(self._last, windows, side="right")
         nth = windows - np.where(which > 0, self._last[which - 1], 0)
         starts = np.array([self.intervals[i].start for i in which]) + nth * self.length
@@ -165,9 +178,12 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
         inputs = np.full((len(windows), self.length), PAD, np.int64)
         for row, (i, start) in enumerate(zip(which, starts)):
             item = self.intervals[i]
-            bases = self.genome.fetch(item.chrom, int(start), min(int(start) + self.length + 1, item.end))
+            bases = self.genome.fetch(
+                item.chrom, int(start), min(int(start) + self.length + 1, item.end)
+            )
             ids[row, : len(bases)] = bases
-            # The last base of the interval is a target only; as an input it would have nothing to predict.
+            # The last base of the interval is a target only; as an input it would have nothing to
+            # predict.
             inputs[row, : len(bases) - 1] = bases[:-1]
         return {
             "input_ids": torch.from_numpy(inputs),

@@ -14,7 +14,8 @@ from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE
 
 
 class DNALanguageModel(nn.Module):
-    """Predicts every next base from all bases before it; a single base at a time, in chunks, or whole.
+    """Predicts every next base from all bases before it; a single base at a time, in chunks, or
+    whole.
 
     Args:
         d_model: width D.
@@ -45,7 +46,9 @@ class DNALanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, mlp)
+        self.backbone = Backbone(
+            d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, mlp
+        )
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -63,7 +66,8 @@ class DNALanguageModel(nn.Module):
             input_ids: token ids (B, L).
             states: from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
-            keep_states: whether states are returned; those of long convolutions are as long as the input.
+            keep_states: whether states are returned; those of long convolutions are as long as the
+                input.
 
         Returns:
             Logits of the next token (B, L, V) and the states after the last position (none without

@@ -21,7 +21,9 @@ def make_tune(seed, seconds=3.0, rate=RATE):
         pitch = 110 * 2 ** (rng.integers(0, 24) / 12)
         place = slice(i * rate // 4, i * rate // 4 + rate)
         time = np.arange(len(out[place])) / rate
-        out[place] += np.exp(-6 * time) * sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6))
+        out[place] += np.exp(-6 * time) * sum(
+            np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6)
+        )
     out += 1e-3 * rng.standard_normal(len(out))
     return (0.5 * out / np.abs(out).max()).astype(np.float32)
 
@@ -41,8 +43,11 @@ def make_songs(tmp_path):
         for i in range(songs):
             real = make_tune(i, seconds, rate)
             noise = 0.05 * np.random.default_rng(100 + i).standard_normal(len(real))
-            versions = {"real": real, "fake/noise": real + noise,
-                        "fake/ring": real * np.cos(np.arange(len(real)) * 0.9)}  # fmt: skip
+            versions = {
+                "real": real,
+                "fake/noise": real + noise,
+                "fake/ring": real * np.cos(np.arange(len(real)) * 0.9),
+            }
             for where, audio in versions.items():
                 if where == "real" or where.removeprefix("fake/") in methods:
                     (root / where).mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,9 @@ def test_the_baseline_tells_noise_from_music_and_ignores_gain(tune, tmp_path: Pa
     scores = model.score(x[test])
     assert auc(scores[y[test] < 0.5], scores[y[test] > 0.5]) == 1.0
     model.save(tmp_path / "b.json")
-    assert np.allclose(SpectralRegression.load(tmp_path / "b.json").score(x), model.score(x), atol=1e-5)
+    assert np.allclose(
+        SpectralRegression.load(tmp_path / "b.json").score(x), model.score(x), atol=1e-5
+    )
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(DataError, match="no fitted regression"):
         SpectralRegression.load(tmp_path / "b.json")

@@ -1,4 +1,5 @@
-"""The command line of audio: shipped configurations, comparison, resuming, demo, errors of one line."""
+"""The command line of audio: shipped configurations, comparison, resuming, demo, errors of one
+line."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def test_every_shipped_configuration_trains(name: str, workdir: Path, make_songs
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())
     model, data = content["model"]["init_args"], content["data"]["init_args"]
     model["model_kwargs"] = {**model.get("model_kwargs", {}), **SIZES[model["model"].split("_")[0]]}
-    data.update(source=str(make_songs(4, seconds=1.5)), batch_size=2, clip_seconds=1.0, eval_seconds=1.5)
+    data.update(
+        source=str(make_songs(4, seconds=1.5)), batch_size=2, clip_seconds=1.0, eval_seconds=1.5
+    )
     content["trainer"].update(max_steps=2, max_epochs=-1, val_check_interval=2)
     Path("small.yaml").write_text(yaml.safe_dump(content))
     assert main(["audio", "fit", "--config", "small.yaml", *QUICK]) == 0
@@ -46,7 +49,11 @@ def test_fit_validate_test_predict_and_export(workdir: Path, make_songs, capsys)
         assert main(["audio", command, "--ckpt_path", best]) == 0
     assert "test/auc" in capsys.readouterr().out
     task = load_detector(best)
-    assert task.methods == ["noise", "ring"] and task.calibration.windows and len(task.songs["train"]) == 3
+    assert (
+        task.methods == ["noise", "ring"]
+        and task.calibration.windows
+        and len(task.songs["train"]) == 3
+    )
     assert main(["audio", "export", "--ckpt_path", best, "--out", "d.safetensors"]) == 0
     for path, out in ((best, "a.csv"), ("d.safetensors", "b.csv")):
         assert main(["audio", "predict", str(source), "--ckpt_path", path, "--out", out]) == 0
@@ -59,17 +66,26 @@ def test_a_resumed_run_is_the_run(workdir: Path, make_songs) -> None:
     assert fit(source, "--trainer.max_steps=4", "--name=whole", *same) == 0
     assert fit(source, "--trainer.max_steps=2", "--name=part", *same) == 0
     part = "outputs/audio/part/version_0/checkpoints/last.ckpt"
-    argv = [f"--data.source={source}", "--trainer.max_steps=4", "--name=rest", f"--ckpt_path={part}"]
+    argv = [
+        f"--data.source={source}",
+        "--trainer.max_steps=4",
+        "--name=rest",
+        f"--ckpt_path={part}",
+    ]
     assert main(["audio", "fit", *argv, "--trainer.val_check_interval=10"]) == 0
     whole, rest = (
-        torch.load(f"outputs/audio/{name}/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        torch.load(f"outputs/audio/{name}/version_0/checkpoints/last.ckpt", weights_only=True)[
+            "state_dict"
+        ]
         for name in ("whole", "rest")
     )
     for key, value in whole.items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, rest[key]), key
 
 
-def test_compare_trains_and_prints_auc_beside_the_baseline_s(workdir: Path, make_songs, capsys) -> None:
+def test_compare_trains_and_prints_auc_beside_the_baseline_s(
+    workdir: Path, make_songs, capsys
+) -> None:
     source = make_songs(8, seconds=2.5)
     other = make_songs(3, seconds=2.5, name="other")
     for path in [*other.rglob("*.flac")]:
@@ -109,7 +125,9 @@ def test_compare_trains_and_prints_auc_beside_the_baseline_s(workdir: Path, make
     baseline = [row for row in rows if row["model"] != "mamba" and row["method"] == "noise"]
     assert float(baseline[0]["auc"]) > 0.9 and Path("b.json").exists()
 
-    best = str(next(Path("outputs/audio/tiny_seed0").glob("version_*")) / "checkpoints" / "best.ckpt")
+    best = str(
+        next(Path("outputs/audio/tiny_seed0").glob("version_*")) / "checkpoints" / "best.ckpt"
+    )
     before = Path("t.csv").read_text()
     cases = [
         ([*argv[:4], "--holdout", "noise", "--models", best], "was trained on noise"),
@@ -146,11 +164,17 @@ BAD = {
     "batch": ("batch_size must be even", ["--data.batch_size=3"]),
     "rate": ("data.sample_rate is 8000", ["--data.sample_rate=8000"]),
     "model": ("did you mean 'mamba'", ["--model.model=mama"]),
-    "length": ("at most 5", ["--model.model=spectttra_gamma_5s", "--data.eval_seconds=30",
-                             "--model.model_kwargs={d_model: 24, n_layers: 1, n_heads: 2}"]),
+    "length": (
+        "at most 5",
+        [
+            "--model.model=spectttra_gamma_5s",
+            "--data.eval_seconds=30",
+            "--model.model_kwargs={d_model: 24, n_layers: 1, n_heads: 2}",
+        ],
+    ),
     "published": ("w.bin", ["--model.checkpoint=w.bin"]),
     "argument": ("did you mean 'clip_seconds'", ["--data.clip_second=8"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", sorted(BAD))

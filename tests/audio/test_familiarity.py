@@ -1,4 +1,5 @@
-"""Recordings unlike the training songs get no verdict, and the measure travels with the detector."""
+"""Recordings unlike the training songs get no verdict, and the measure travels with the
+detector."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def test_other_sounds_are_uncertain(task: SongDetector, tune, tmp_path: Path) ->
     assert score_file(task, tmp_path / "noise.wav").verdict == "synthetic"
 
 
-def test_the_distance_is_one_on_average_over_the_training_songs(task: SongDetector, make_songs) -> None:
+def test_the_distance_is_one_on_average_over_the_training_songs(
+    task: SongDetector, make_songs
+) -> None:
     data = SongData(str(make_songs(10, seconds=6.0)), eval_seconds=6.0)
     batches = [profile(batch["audio"], task.mel) for batch in data.evaluation("train")]
     squares = task.familiarity.distance(np.concatenate(batches)) ** 2

@@ -1,4 +1,5 @@
-"""The front end: gain, neighbours, streams, filters; parity with torchaudio is in models/test_parity.py."""
+"""The front end: gain, neighbours, streams, filters; parity with torchaudio is in
+models/test_parity.py."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longseq.audio.features import BlockStream, LogMel, MelPower, mel_filters, normalise_blocks, unit_gain
+from longseq.audio.features import (
+    BlockStream,
+    LogMel,
+    MelPower,
+    mel_filters,
+    normalise_blocks,
+    unit_gain,
+)
 from longseq.core.errors import ArgumentError, ConfigError
 
 SMALL = {"n_fft": 256, "hop": 64, "n_mels": 16}
@@ -21,7 +29,8 @@ def test_filters_are_triangles_of_height_one() -> None:
     bank = mel_filters(8192, 20, 100.0, 8000.0, 16000)
     assert bank.shape == (4097, 20) and bank.min() == 0
     assert bank.max() == pytest.approx(1.0, abs=0.05)
-    # Neighbouring triangles overlap so that they add up to one between the first and the last centre.
+    # Neighbouring triangles overlap so that they add up to one between the first and the last
+    # centre.
     first, last = bank[:, 0].argmax(), bank[:, -1].argmax()
     assert torch.allclose(bank[first:last].sum(1), torch.ones(last - first), atol=1e-4)
     with pytest.raises(ConfigError, match="f_max"):
@@ -75,9 +84,14 @@ def test_silence_is_zeros_and_too_short_audio_is_refused() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    length=st.integers(1, 6000), seed=st.integers(0, 5), block=st.integers(2, 20), hop=st.integers(50, 256)
+    length=st.integers(1, 6000),
+    seed=st.integers(0, 5),
+    block=st.integers(2, 20),
+    hop=st.integers(50, 256),
 )
-def test_a_stream_gives_the_frames_of_the_whole(length: int, seed: int, block: int, hop: int) -> None:
+def test_a_stream_gives_the_frames_of_the_whole(
+    length: int, seed: int, block: int, hop: int
+) -> None:
     mel, audio = MelPower(**{**SMALL, "hop": hop}), noise(length, seed=seed)
     padded = torch.nn.functional.pad(audio, (0, max(0, mel.shortest - length)))
     centre = bool(seed % 2)

@@ -1,4 +1,5 @@
-"""Scanning folders: containers, damaged and renamed files, gain, silence; the page; prediction alone."""
+"""Scanning folders: containers, damaged and renamed files, gain, silence; the page; prediction
+alone."""
 
 from __future__ import annotations
 
@@ -38,10 +39,18 @@ def pcm(audio):
 
 
 def scan(folder: Path, out: Path, detector: Path) -> dict[str, dict[str, str]]:
-    assert main(["audio", "scan", str(folder), "--out", str(out), "--ckpt_path", str(detector)]) == 0
+    assert (
+        main(["audio", "scan", str(folder), "--out", str(out), "--ckpt_path", str(detector)]) == 0
+    )
     with (out / "scores.csv").open(encoding="utf-8") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert list(next(iter(rows.values()))) == ["file", "duration_s", "probability", "verdict", "reason"]
+    assert list(next(iter(rows.values()))) == [
+        "file",
+        "duration_s",
+        "probability",
+        "verdict",
+        "reason",
+    ]
     return rows
 
 
@@ -68,15 +77,22 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     assert "1 files are no audio" in captured.err and "real time" in captured.out
     assert len(rows) == 11
     # The same PCM, whatever the container and name: bit-equal.
-    same = {rows[name]["probability"] for name in ("a.wav", "album/a.flac", "renamed.txt", "wrong.mp3")}
+    same = {
+        rows[name]["probability"] for name in ("a.wav", "album/a.flac", "renamed.txt", "wrong.mp3")
+    }
     assert len(same) == 1 and 0 < float(same.pop()) < 1
     assert "though named .txt" in rows["renamed.txt"]["reason"]
     assert "though named .mp3" in rows["wrong.mp3"]["reason"]
-    for name, reason in (("empty.wav", "empty"), ("text.mp3", "is not WAV, FLAC, OGG, MP3 or Opus")):
+    for name, reason in (
+        ("empty.wav", "empty"),
+        ("text.mp3", "is not WAV, FLAC, OGG, MP3 or Opus"),
+    ):
         assert rows[name]["verdict"] == "unreadable" and reason in rows[name]["reason"]
         assert rows[name]["probability"] == ""
     assert "1 sample (" in rows["one.wav"]["reason"] and rows["one.wav"]["verdict"] == "uncertain"
-    assert rows["short.wav"]["verdict"] == "uncertain" and "too short" in rows["short.wav"]["reason"]
+    assert (
+        rows["short.wav"]["verdict"] == "uncertain" and "too short" in rows["short.wav"]["reason"]
+    )
     assert "silent" in rows["silent.wav"]["reason"] and rows["silent.wav"]["probability"] == ""
     assert "truncated" in rows["cut.wav"]["reason"] and rows["cut.wav"]["probability"]
 
@@ -100,18 +116,24 @@ def test_gain_changes_nothing(tmp_path: Path, detector: Path, tune) -> None:
     assert found[3:] == pytest.approx([found[0]] * 2, abs=1e-5)
 
 
-def test_the_score_does_not_depend_on_the_reader_s_blocks(tmp_path, detector, tune, monkeypatch) -> None:
+def test_the_score_does_not_depend_on_the_reader_s_blocks(
+    tmp_path, detector, tune, monkeypatch
+) -> None:
     soundfile.write(tmp_path / "a.wav", pcm(tune(0, 12.0)), RATE, "PCM_16")
     task = load_detector(detector)
     whole = score_file(task, tmp_path / "a.wav")
     monkeypatch.setattr("longseq.audio.data.reading._BLOCK", 5000)
     assert len(list(AudioStream(tmp_path / "a.wav", RATE))) == 39
-    assert score_file(task, tmp_path / "a.wav").probability == pytest.approx(whole.probability, abs=1e-6)
+    assert score_file(task, tmp_path / "a.wav").probability == pytest.approx(
+        whole.probability, abs=1e-6
+    )
 
 
 def test_the_packaged_detector_works_at_once(tmp_path: Path, tune) -> None:
     task = load_detector()
-    assert task.calibration.windows and task.methods and set(task.songs) == {"train", "valid", "test"}
+    assert (
+        task.calibration.windows and task.methods and set(task.songs) == {"train", "valid", "test"}
+    )
     soundfile.write(tmp_path / "a.wav", pcm(tune(0, 6.0)), RATE, "PCM_16")
     assert main(["audio", "scan", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "index.html").stat().st_size > 1000
@@ -139,7 +161,9 @@ def test_predict_writes_a_table_and_keeps_earlier_output(
     ]
     for argv, message in cases:
         assert main(argv) == 2
-        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        errors = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
+        ]
         assert len(errors) == 1 and message in errors[0], errors
     assert out.read_text() == before
 
@@ -147,7 +171,9 @@ def test_predict_writes_a_table_and_keeps_earlier_output(
 def test_files_of_other_things_are_no_detector(tmp_path: Path) -> None:
     from longseq.core.checkpoints.safe import save_weights
 
-    save_weights(tmp_path / "x.safetensors", torch.nn.Linear(2, 2), {"_class_path": "longseq.other.Task"})
+    save_weights(
+        tmp_path / "x.safetensors", torch.nn.Linear(2, 2), {"_class_path": "longseq.other.Task"}
+    )
     with pytest.raises(DataError, match="holds no detector"):
         load_detector(tmp_path / "x.safetensors")
     task = SongDetector(model_kwargs=TINY)

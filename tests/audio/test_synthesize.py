@@ -50,8 +50,12 @@ def test_griffin_lim_converges(tune) -> None:
     errors = []
     for steps in (1, 30):
         made = griffin_lim(audio, np.random.default_rng(3), RATE, iterations=steps)
-        spectra = [torch.stft(torch.from_numpy(x), 1024, 256, window=torch.hann_window(1024),
-                              return_complex=True).abs() for x in (audio, made)]  # fmt: skip
+        spectra = [
+            torch.stft(
+                torch.from_numpy(x), 1024, 256, window=torch.hann_window(1024), return_complex=True
+            ).abs()
+            for x in (audio, made)
+        ]
         errors.append(float((spectra[0] - spectra[1]).norm() / spectra[0].norm()))
     assert errors[1] < 0.6 * errors[0]
 
@@ -72,7 +76,15 @@ def test_the_command_writes_one_chain_of_both_classes(tmp_path: Path, tune, caps
         soundfile.write(songs / f"song {i}.ogg", stereo, 22050)
     (songs / "bad.mp3").write_bytes(b"nothing")
     out = tmp_path / "out"
-    argv = ["audio", "synthesize", str(songs), "--out", str(out), "--methods", "phase_vocoder,codec"]
+    argv = [
+        "audio",
+        "synthesize",
+        str(songs),
+        "--out",
+        str(out),
+        "--methods",
+        "phase_vocoder,codec",
+    ]
     assert main([*argv, "--seconds", "2"]) == 0
     captured = capsys.readouterr()
     assert "2 songs" in captured.out and "1 left out" in captured.out and "bad.mp3" in captured.err
@@ -81,7 +93,9 @@ def test_the_command_writes_one_chain_of_both_classes(tmp_path: Path, tune, caps
     folders = ("fake/codec", "fake/phase_vocoder", "real")
     assert files == [f"{folder}/{name}" for folder in folders for name in names]
     infos = [soundfile.info(str(out / name)) for name in files]
-    assert {(i.samplerate, i.channels, i.frames, i.subtype) for i in infos} == {(RATE, 1, 2 * RATE, "PCM_16")}
+    assert {(i.samplerate, i.channels, i.frames, i.subtype) for i in infos} == {
+        (RATE, 1, 2 * RATE, "PCM_16")
+    }
 
 
 def test_bad_arguments_are_one_line(tmp_path: Path, make_songs, capsys) -> None:

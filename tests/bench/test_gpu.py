@@ -1,9 +1,9 @@
-"""``make test-gpu`` as far as a machine without a GPU can run it: parts on a CPU, words, exit status."""
+"""``make test-gpu`` as far as a machine without a GPU can run it: parts on a CPU, words, exit
+status."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longseq.bench import peers, targets
+from longseq.bench import peers
 from longseq.bench.gpu import __main__ as script
 from longseq.bench.gpu import agreement, cases, checks, delta, lengths, timing, training, walks
 from longseq.core.mixers import list_mixers
@@ -39,7 +39,11 @@ def good(tolerance: float = 1e-5, **rest: Any) -> agreement.Case:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_so() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "longseq.bench.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "longseq.bench.gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr.count("\n") == 1 and "torch finds no CUDA device" in run.stderr
@@ -63,7 +67,8 @@ SMALL: list[walks.Shape] = [
 
 
 def test_walks_agree_where_the_kernels_are_those_of_the_cpu() -> None:
-    """The cases of the CUDA kernels, on the CPU's: the same arguments, references, tolerances and repeats."""
+    """The cases of the CUDA kernels, on the CPU's: the same arguments, references, tolerances and
+    repeats."""
     walked = [*walks.scan_cases(SMALL, "cpu"), walks.backward_in_pieces(SMALL[0], "cpu")]
     walked += [*walks.conv_cases("cpu"), next(walks.slstm_cases())]
     before = cuda_scan.PARTIAL_BYTES
@@ -85,8 +90,15 @@ def test_a_wrong_kernel_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert agreement.compare(good(1.0, fast=noisy.fast, repeatable=False), CPU)["ok"]
     (unreached,) = checks.check_all([good()], CPU, late)
     out = capsys.readouterr().out
-    assert out.count("BAD") == 3 and "repeated runs differ" in out and "not run: double (out of time)" in out
-    assert script.summary([*found, unreached], [], 1.0) == 1 and script.summary(found[:1], [], 1.0) == 0
+    assert (
+        out.count("BAD") == 3
+        and "repeated runs differ" in out
+        and "not run: double (out of time)" in out
+    )
+    assert (
+        script.summary([*found, unreached], [], 1.0) == 1
+        and script.summary(found[:1], [], 1.0) == 0
+    )
 
 
 PROGRAM = """
@@ -126,13 +138,18 @@ def test_chunked_cases_by_the_interpreter() -> None:
 
 
 def test_lengths_reach_a_million() -> None:
-    """Every operator at each length; what is short runs on the CPU's kernels against float64 by the same."""
+    """Every operator at each length; what is short runs on the CPU's kernels against float64 by the
+    same."""
     torch.manual_seed(0)
     for length in (1, 66):
         for case in lengths.scans(length):
-            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], case.name
+            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], (
+                case.name
+            )
         for case in lengths.chunks(length, torch.float32):
-            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], case.name
+            assert agreement.compare(dataclasses.replace(case, fast=case.exact), CPU)["ok"], (
+                case.name
+            )
     names = [case.name for case in lengths.cases()]
     assert len(names) == len(set(names)) and sum("L 1048576 " in f"{name} " for name in names) == 10
     assert max(lengths.LENGTHS) == 1 << 20 and min(lengths.LENGTHS) == 1
@@ -174,10 +191,14 @@ def test_training_notices_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) ->
     assert not row["ok"] and "BAD not finite" in training.line(row)
 
 
-def stand_in(name: str, function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def stand_in(
+    name: str, function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
-        monkeypatch.setitem(sys.modules, ".".join(parts[:count]), ModuleType(".".join(parts[:count])))
+        monkeypatch.setitem(
+            sys.modules, ".".join(parts[:count]), ModuleType(".".join(parts[:count]))
+        )
     setattr(sys.modules[module], name, function)
 
 
@@ -187,10 +208,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None) -> tuple[Te
 
 
 def test_peers_are_given_their_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fla and mamba-ssm replaced by functions of their signatures on our references: layouts and names."""
+    """fla and mamba-ssm replaced by functions of their signatures on our references: layouts and
+    names."""
 
-    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
-             delta_bias: Tensor, delta_softplus: bool) -> Tensor:  # fmt: skip
+    def scan(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        delta_bias: Tensor,
+        delta_softplus: bool,
+    ) -> Tensor:
         u, delta, z, B, C = (t.transpose(1, 2) for t in (u, delta, z, B, C))
         y, _ = selective_scan.selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus=delta_softplus
@@ -247,114 +278,3 @@ def test_absent_and_broken_peers_say_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(peers.load_function("fla.ops.gla", "chunk_gla")).startswith(
         "does not load: module 'fla.ops.gla' has no"
     )
-
-
-def timed(family: str, batch: int, length: int, beside: Any) -> timing.Timed:
-    leaves = {"x": torch.ones(3)}
-    return Timed(
-        family, batch, length, "small", lambda x: 2 * x, {"mamba-ssm": beside, "fla": beside}, leaves,
-        Work(exponentials=4e9), Work(bytes=4e9, flops=4e12),
-    )  # fmt: skip
-
-
-def test_timings_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
-    times = iter([2e-3, 3e-3, 8e-3, 4e-3])
-
-    def clock(call: Callable[[], Any]) -> float:
-        call()
-        return next(times)
-
-    case = timed("scan", 1, 262144, (lambda x: 3 * x, {"x": torch.ones(3)}))
-    rows = timing.time_case(
-        Timed(**{**vars(case), "peers": {"mamba-ssm": case.peers["mamba-ssm"]}}), RATES, clock
-    )
-    forward, both = rows
-    assert forward["percent_of_bound"] == pytest.approx(50.0)  # 1 ms of exponentials in 2 ms
-    assert both["percent_of_bound"] == pytest.approx(50.0)  # 4 ms of products in 8 ms, 2 ms of bytes beside
-    assert both["bytes_per_second"] == pytest.approx(5e11)
-    out = capsys.readouterr().out
-    assert "2.000 Texp/s" in out and "50.0 % of bound; mamba-ssm 3.000 ms, 1.50 times ours" in out
-    assert "0.500 TB/s" in out and "500.000 TFLOP/s" in out and "mamba-ssm 4.000 ms, 0.50 times ours" in out
-
-    def fail(x: Tensor) -> Tensor:
-        raise ValueError("stride must be a multiple of 8\nmore")
-
-    def full(x: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("no")
-
-    x = {"x": torch.ones(1)}
-    run = lambda call: (call(), 1.0)[1]  # noqa: E731
-    assert timing.seconds_of_peer((fail, x), False, run) == "fails: stride must be a multiple of 8"
-    assert timing.seconds_of_call(full, x, True, run) == "out of memory"
-    with pytest.raises(ValueError, match="stride"):  # ours may not fail in silence
-        timing.seconds_of_call(fail, x, False, run)
-    (row, _) = timing.time_case(Timed(**{**vars(case), "ours": full, "peers": {"fla": "absent"}}), RATES, run)
-    assert row["seconds"] == "out of memory" and "out of memory; fla: absent" in capsys.readouterr().out
-
-
-def row(family: str, batch: int, length: int, own: Any, theirs: Any, bound: float = 70.0) -> dict[str, Any]:
-    return {
-        "family": family, "batch": batch, "length": length, "seconds": own, "percent_of_bound": bound,
-        "peers": {"mamba-ssm": theirs, "fla": theirs},
-    }  # fmt: skip
-
-
-def test_targets() -> None:
-    rows = [
-        row("scan", 8, 2048, 1.0, 0.1, 10.0),  # too short to be aimed at
-        row("scan", 8, 8192, 1.0, 1.3), row("scan", 1, 262144, 1.0, 2.0, 55.0),
-        row("scan", 1, 1 << 20, 1.0, "out of memory"), row("ssd", 8, 2048, 1.0, "not installed"),
-        row("gla", 8, 2048, 1.0, 1.5), row("retention", 8, 2048, 1.0, 1.01), row("kda", 8, 2048, 1.0, 0.9),
-    ]  # fmt: skip
-    found = targets.gpu_verdicts(rows)
-    assert [one["verdict"] for one in found] == ["met", "missed", "not measured", "met", "missed", "missed"]
-    words = [targets.gpu_line(one) for one in found]
-    assert words[0].endswith("1.30 at worst in 2 timings; 1 of 3 without a figure: out of memory")
-    assert "missed: selective scan: 3 times mamba-ssm's" in words[1] and "2.00 at worst" in words[1]
-    assert words[2] == "  not measured: SSD: as fast as mamba-ssm's (not installed)"
-    assert (
-        "1.01 at worst in 2 timings" in words[3]
-        and "0.90 at worst" in words[4]
-        and "55.00 at worst" in words[5]
-    )
-    assert all("none of it was timed" in targets.gpu_line(one) for one in targets.gpu_verdicts([]))
-
-
-def test_the_whole_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """From options to the written file, with small parts in place of those that need a GPU."""
-    lines = tmp_path / "lines.jsonl"
-    monkeypatch.setattr(checks, "cases", lambda: iter([good(), good()]))
-    monkeypatch.setattr(checks, "list_mixers", lambda: ["mamba"])
-    monkeypatch.setattr(training.train_all, "__defaults__", (1, 16, 8, None))
-    monkeypatch.setattr(script.timing, "measure_rates", lambda clock: RATES)
-    monkeypatch.setattr(script.timing.time_case, "__defaults__", (lambda call: (call(), 1e-3)[1],))
-    monkeypatch.setattr(script.cases, "cases", lambda device: iter([timed("ssd", 1, 9, "not installed")]))
-    monkeypatch.setattr(script.delta, "cases", lambda device: iter([timed("kda", 1, 9, "not installed")]))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a CPU")
-    file = tmp_path / "out" / "gpu.json"
-    # A process's share: the first of two, with every second check and mixer.
-    share = ["--shard", "0/2", "--lines", str(lines), "--seconds", "1e9"]
-    assert script.run(script.options_of(share), CPU, time.perf_counter(), 7) == 0
-    assert [json.loads(x)["kind"] for x in lines.read_text().splitlines()] == ["check", "training"]
-    # The whole, with the shares' processes replaced by one in this process.
-
-    def share_out(jobs: int, options: list[str], lines: Path) -> tuple[list[Any], list[Any]]:
-        train = "--no-training" not in options
-        return checks.share(0, 1, checks.cases, CPU, time.perf_counter() + 1e6, train, checks.Lines(lines))
-
-    monkeypatch.setattr(checks, "share_out", share_out)
-    options = script.options_of(["--json", str(file), "--seconds", "1e9"])
-    assert script.run(options, CPU, time.perf_counter(), 7) == 0
-    content = json.loads(file.read_text())
-    assert content["device"] == "a CPU" and content["seed"] == 7 and len(content["checks"]) == 2
-    assert len(content["training"]) == 1 and len(content["times"]) == 4 and len(content["targets"]) == 6
-    out = capsys.readouterr().out
-    assert "2 of 2 checks passed, 1 of 1 mixers" in out and out.count("not measured") == 6
-    # No time left for anything: said, and not passed.
-    options = script.options_of(["--seconds", "0.001", "--no-training", "--shard", "0/1"])
-    assert script.run(options, CPU, time.perf_counter() - 1, 7) == 1
-    options = script.options_of(["--seconds", "0.001", "--no-training"])
-    assert script.run(options, CPU, time.perf_counter() - 1, 7) == 0  # shares have clocks of their own
-    assert "out of time: ssd B 1 L 9 and what follows" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""``longseq bench recall``: a tiny run leaves whole files; known orderings are judged from results."""
+"""``longseq bench recall``: a tiny run leaves whole files; known orderings are judged from
+results."""
 
 from __future__ import annotations
 
@@ -16,9 +17,20 @@ from longseq.core.errors import ConfigError
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "recall"
-    arguments = ["--mixers", "attention,local_attention", "--tasks", "delay,parity", "--lengths", "48,24"]
+    arguments = [
+        "--mixers",
+        "attention,local_attention",
+        "--tasks",
+        "delay,parity",
+        "--lengths",
+        "48,24",
+    ]
     assert run([*arguments, "--steps", "2", "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["accuracy.png", "results.csv", "results.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy.png",
+        "results.csv",
+        "results.json",
+    ]
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["task"], row["mixer"], row["length"]) for row in rows] == [
@@ -70,7 +82,10 @@ def test_orderings_are_judged() -> None:
     lengths = get_task("multi_query_recall").train_lengths
     falling = {length: 1.0 - 0.2 * place for place, length in enumerate(lengths)}
     level = dict.fromkeys(lengths, 1.0)
-    both = [result("multi_query_recall", "attention", level), result("multi_query_recall", "mamba", falling)]
+    both = [
+        result("multi_query_recall", "attention", level),
+        result("multi_query_recall", "mamba", falling),
+    ]
     assert [holds for _, holds in orderings(both)] == [True]
     both[1].accuracy = level
     assert [holds for _, holds in orderings(both)] == [False]

@@ -1,4 +1,5 @@
-"""Recall tasks: every label against a solver that reads the tokens from left to right and nothing else."""
+"""Recall tasks: every label against a solver that reads the tokens from left to right and nothing
+else."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def solve_associative_recall(tokens: list[int]) -> list[int]:
     pairs = [token for token in tokens[:-2] if token != FILLER]
     known = dict(zip(pairs[::2], pairs[1::2]))
     assert tokens[-2] == MARK
-    assert all(known[key] == value for key, value in zip(pairs[::2], pairs[1::2])), "one value a key"
+    assert all(known[key] == value for key, value in zip(pairs[::2], pairs[1::2])), (
+        "one value a key"
+    )
     return [IGNORE] * (len(tokens) - 1) + [known[tokens[-1]]]
 
 
@@ -83,7 +86,9 @@ def solve_delay(tokens: list[int]) -> list[int]:
     return [tokens[t - 16] if t >= 16 else IGNORE for t in range(len(tokens))]
 
 
-SOLVERS = {name.removeprefix("solve_"): f for name, f in globals().items() if name.startswith("solve_")}
+SOLVERS = {
+    name.removeprefix("solve_"): f for name, f in globals().items() if name.startswith("solve_")
+}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -130,7 +135,8 @@ FROZEN = {
 
 def test_draws_do_not_change_between_versions() -> None:
     sums = {
-        name: int(task.sample(3, task.train_lengths[0], seed=11).labels.sum()) for name, task in TASKS.items()
+        name: int(task.sample(3, task.train_lengths[0], seed=11).labels.sum())
+        for name, task in TASKS.items()
     }
     assert sums == FROZEN
 
@@ -138,7 +144,13 @@ def test_draws_do_not_change_between_versions() -> None:
 def test_wrong_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'delay'"):
         get_task("dealy")
-    for name in ("selective_copying", "induction_heads", "associative_recall", "joint_recall", "delay"):
+    for name in (
+        "selective_copying",
+        "induction_heads",
+        "associative_recall",
+        "joint_recall",
+        "delay",
+    ):
         with pytest.raises(ConfigError, match=f"{name} needs a length"):
             get_task(name).sample(1, 2, seed=0)
     with pytest.raises(ConfigError, match="32 keys"):

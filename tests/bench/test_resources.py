@@ -32,28 +32,50 @@ def test_recording_starts_nothing_and_puts_the_launch_back() -> None:
     with resources.recorded() as seen:
         resources.VARIANTS["walks"]()
     assert nvrtc.launch is real
-    assert {kernel for kernels in seen.values() for kernel in kernels} >= {"linear_forward", "conv_backward"}
+    assert {kernel for kernels in seen.values() for kernel in kernels} >= {
+        "linear_forward",
+        "conv_backward",
+    }
 
 
 def test_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The larger figure of a kernel that is compiled with several macros, and a line for each."""
-    logs = iter([LOG.format(stack=0, stores=0, registers=90), LOG.format(stack=24, stores=16, registers=80)])
+    logs = iter(
+        [LOG.format(stack=0, stores=0, registers=90), LOG.format(stack=24, stores=16, registers=80)]
+    )
 
     def launch_twice() -> None:
         for number in (0, 1):
             nvrtc.launch(
-                "linear_scan.cu", "linear_forward", {"LONGSEQ_REVERSE": number}, (1,), 32, None, None
+                "linear_scan.cu",
+                "linear_forward",
+                {"LONGSEQ_REVERSE": number},
+                (1,),
+                32,
+                None,
+                None,
             )  # type: ignore[arg-type]
 
     monkeypatch.setattr(resources, "VARIANTS", {"tiny": launch_twice})
-    monkeypatch.setattr(nvrtc, "compile_cubin", lambda name, defines, architecture: (b"", next(logs)))
+    monkeypatch.setattr(
+        nvrtc, "compile_cubin", lambda name, defines, architecture: (b"", next(logs))
+    )
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 1))
     (row,) = resources.report([90])
     assert row == {
-        "variant": "tiny", "architecture": 90, "kernel": "linear_forward", "registers": 90,
-        "local_memory": 24, "spill_stores": 16, "spill_loads": 20, "nvrtc": "13.1",
-    }  # fmt: skip
+        "variant": "tiny",
+        "architecture": 90,
+        "kernel": "linear_forward",
+        "registers": 90,
+        "local_memory": 24,
+        "spill_stores": 16,
+        "spill_loads": 20,
+        "nvrtc": "13.1",
+    }
     out = capsys.readouterr().out
     assert "NVRTC 13.1" in out
-    assert "sm_90, linear_forward: 90 registers, 24 bytes of local memory, 16 + 20 bytes of spills" in out
+    assert (
+        "sm_90, linear_forward: 90 registers, 24 bytes of local memory, 16 + 20 bytes of spills"
+        in out
+    )
     assert "spills" not in resources.line({**row, "spill_stores": 0, "spill_loads": 0})

@@ -1,4 +1,5 @@
-"""``longseq bench kernels`` and ``models``: sides agree, limits hold, nothing is left out silently."""
+"""``longseq bench kernels`` and ``models``: sides agree, limits hold, nothing is left out
+silently."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from longseq.bench import kernels, models, peers, speed
+from longseq.bench import kernels, models, peers, runner, speed
 from longseq.bench.block_cases import CASES as BLOCKS
 from longseq.bench.bounds import Bounds, measure_bounds
 from longseq.bench.isolated import Isolated, Job, Probe
@@ -35,15 +36,19 @@ from longseq.bench.measure import (
     executable,
     interleave,
 )
-from longseq.bench.speed import Plan, Runner, grid
+from longseq.bench.runner import Plan, Runner, grid
 from longseq.bench.targets import TARGETS, Target, judge, targets_of
 from longseq.core.errors import ConfigError
 
 BOUNDS = Bounds(fma=1e11, fma_bfloat16=1e10, exp=1e9, bandwidth=1e10, exp_by="torch.exp")
-needs_fork = pytest.mark.skipif(not Isolated.available, reason="needs fork and /proc to measure a process")
+needs_fork = pytest.mark.skipif(
+    not Isolated.available, reason="needs fork and /proc to measure a process"
+)
 
 
-def side(name: str, call: Callable[[Tensor], Tensor], same: bool = True, peer: str | None = None) -> Side:
+def side(
+    name: str, call: Callable[[Tensor], Tensor], same: bool = True, peer: str | None = None
+) -> Side:
     def make(x: Tensor, shape: Shape, mode: Mode) -> Program:
         leaf = x.clone().requires_grad_()
         return Program(lambda: call(leaf), [leaf])
@@ -55,7 +60,9 @@ def case(*sides: Side, name: str = "double") -> Case:
     def inputs(shape: Shape) -> Tensor:
         return torch.ones(shape.batch, shape.length, shape.width, dtype=shape.torch_dtype)
 
-    return Case(name, "twice the input", "operator", inputs, sides, lambda shape, mode: Work(1e6, 0, 1e3))
+    return Case(
+        name, "twice the input", "operator", inputs, sides, lambda shape, mode: Work(1e6, 0, 1e3)
+    )
 
 
 def plan(*cases: Case, quick: bool = True, module: str = "unused", limit: float = 5.0) -> Plan:
@@ -68,9 +75,13 @@ class Unisolated(Isolated):
     available = False
 
 
-def cell(ours: float | None, peer: float | None = None, status: str = "measured", **kw: object) -> Cell:
+def cell(
+    ours: float | None, peer: float | None = None, status: str = "measured", **kw: object
+) -> Cell:
     shape = Shape(kw.get("batch", 1), 4096, 768)  # type: ignore[arg-type]
-    mine = Reading(OURS, "measured" if ours else "failed", seconds=ours, peak_bytes=40, reason="broken")
+    mine = Reading(
+        OURS, "measured" if ours else "failed", seconds=ours, peak_bytes=40, reason="broken"
+    )
     theirs = Reading("mambapy", status, seconds=peer, peak_bytes=100, reason="why")
     return Cell("selective_scan", "operator", "forward", shape, Work(5e9, 0, 0), [mine, theirs])
 
@@ -120,7 +131,9 @@ def test_a_wrong_result_is_refused() -> None:
         with pytest.raises(Disagreement):
             check_agreement(ours, [wrong], "float32")
     found = case(
-        side(OURS, lambda x: 2 * x), side("peer", lambda x: 3 * x), side("other", lambda x: 3 * x, False)
+        side(OURS, lambda x: 2 * x),
+        side("peer", lambda x: 3 * x),
+        side("other", lambda x: 3 * x, False),
     )
     result = Runner(plan(found), Unisolated()).cell(found, "training", Shape(1, 64, 8))
     states = {r.side: r.status for r in result.readings}
@@ -182,7 +195,8 @@ CASES_FILE = """
     def hungry(x):
         return 2 * x + torch.ones(1 << 25).mean() - 1  # 128 MiB
 
-    calls = {"longseq": lambda x: 2 * x, "slow": slow, "large": large, "broken": broken, "hungry": hungry}
+    calls = {"longseq": lambda x: 2 * x, "slow": slow, "large": large}
+    calls |= {"broken": broken, "hungry": hungry}
     CASES = (Case("double", "", "operator", lambda s: torch.ones(s.batch, s.length, s.width),
                   tuple(Side(n, make(c)) for n, c in calls.items()), lambda s, m: Work(1, 1, 1)),)
 """
@@ -197,7 +211,8 @@ def test_limits_of_time_and_memory_hold(tmp_path: Path, monkeypatch: pytest.Monk
     (found,) = module.CASES
 
     class Patient(Runner):
-        """Only the side that never ends meets the limit: how long the others take is the machine's affair."""
+        """Only the side that never ends meets the limit: how long the others take is the machine's
+        affair."""
 
         def _probe(self, case: Case, side: Side, mode: Mode, shape: Shape, limit: float) -> Probe:
             return super()._probe(case, side, mode, shape, limit if side.name == "slow" else 1e6)
@@ -230,7 +245,9 @@ def test_a_job_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     shape = {"batch": 1, "length": 64, "width": 8, "dtype": "float32"}
     with Isolated() as isolated:
-        probe = isolated.run(Job("killed_for_test", "double", "slow", "forward", shape, 1, 1e6, 1 << 30))
+        probe = isolated.run(
+            Job("killed_for_test", "double", "slow", "forward", shape, 1, 1e6, 1 << 30)
+        )
     assert probe.status == "failed"
     assert "was killed" in probe.reason
 
@@ -255,24 +272,22 @@ def test_the_grid() -> None:
     whole = Plan("unused", BLOCKS, speed.LENGTHS, False, False, 1, 1.0, 1.0, True)
     cells = list(grid(whole))
     assert [shape for c, _, shape in cells if c.name == "hyenadna"] == [Shape(1, 1_000_000, 256)]
-    operators = list(grid(Plan("unused", OPERATORS, speed.LENGTHS, False, False, 1, 1.0, 1.0, True)))
+    operators = list(
+        grid(Plan("unused", OPERATORS, speed.LENGTHS, False, False, 1, 1.0, 1.0, True))
+    )
     measured = {(c.name, mode, s.length, s.batch) for c, mode, s in [*cells, *operators]}
     for target in TARGETS:  # the full run measures whatever a target needs
         for batch in target.batches:
             assert (target.case, target.mode, target.length, batch) in measured, target.text
-    assert {s.width for _, _, s in operators if s.length == 1 << 20} == {speed.NARROW}
-
-
-def test_every_target_names_sides_that_exist() -> None:
-    sides = {c.name: {s.name for s in c.sides} for c in [*OPERATORS, *BLOCKS]}
-    for target in TARGETS:
-        assert set(target.sides) <= sides[target.case], target.text
-    assert len(targets_of("kernels")) + len(targets_of("models")) == len(TARGETS)
+    assert {s.width for _, _, s in operators if s.length == 1 << 20} == {runner.NARROW}
 
 
 def test_targets_are_judged() -> None:
     target = Target("50 times", "selective_scan", "forward", "ratio", 50, ("mambapy",))
-    for theirs, reached, words in ((0.6, True, "reached"), (0.4, False, "missed: 0.80 of what it should be")):
+    for theirs, reached, words in (
+        (0.6, True, "reached"),
+        (0.4, False, "missed: 0.80 of what it should be"),
+    ):
         verdict = judge(target, [cell(0.01, theirs)], BOUNDS)
         assert (verdict.reached, verdict.words) == (reached, words)
     both = judge(target, [cell(0.01, 0.6), cell(0.01, 0.3, batch=4)], BOUNDS)
@@ -293,15 +308,26 @@ def test_targets_are_judged() -> None:
 def test_a_tiny_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "measure_bounds", lambda threads, seconds: BOUNDS)  # has a test of its own
+    # Has a test of its own.
+    monkeypatch.setattr(speed, "measure_bounds", lambda threads, seconds: BOUNDS)
     out = tmp_path / "new" / "speed"
-    arguments = ["--quick", "--operators", "fft_conv,causal_conv1d", "--lengths", "64", "--width", "64"]
+    arguments = [
+        "--quick",
+        "--operators",
+        "fft_conv,causal_conv1d",
+        "--lengths",
+        "64",
+        "--width",
+        "64",
+    ]
     arguments += ["--limit", "1e6"]  # a busy machine may take as long as it likes
     assert kernels.run([*arguments, "--threads", "1", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["results.json", "speed.png"]
     content = json.loads((out / "results.json").read_text())
     assert content["format"] == 1
-    assert {"cpu", "isa", "threads", "torch", "commit", "load_before", "peers"} <= set(content["machine"])
+    assert {"cpu", "isa", "threads", "torch", "commit", "load_before", "peers"} <= set(
+        content["machine"]
+    )
     assert content["settings"]["lengths"] == [64]
     assert set(content["bounds"]) == {"fma", "fma_bfloat16", "exp", "bandwidth", "exp_by"}
     assert [(c["case"], c["mode"]) for c in content["cells"]] == [
@@ -330,8 +356,16 @@ def test_what_was_not_measured_has_its_reason_below_the_table() -> None:
 
     found = case(side(OURS, lambda x: x), side("mambapy", lambda x: x), name="selective_scan")
     console = Console(record=True, width=140)
-    facts = {"cpu": "c", "isa": "i", "threads": 1, "cores": 1, "torch": "t", "longseq": "l", "commit": None,
-             "load_before": 3.0}  # fmt: skip
+    facts = {
+        "cpu": "c",
+        "isa": "i",
+        "threads": 1,
+        "cores": 1,
+        "torch": "t",
+        "longseq": "l",
+        "commit": None,
+        "load_before": 3.0,
+    }
     cells = [cell(0.01, 2.0, "stopped"), cell(0.01, None, "absent"), cell(None)]
     show("kernels", [found], cells, BOUNDS, facts, console)
     text = console.export_text()

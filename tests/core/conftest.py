@@ -17,7 +17,8 @@ def odd() -> str:
 
 @pytest.fixture
 def section(odd):
-    """Makes a section with a picture in a folder: (folder, score of the model, lower is better, domain)."""
+    """Makes a section with a picture in a folder: (folder, score of the model, lower is better,
+    domain)."""
 
     def make(folder: Path, model: float, lower: bool = True, domain: str = "toys") -> Section:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,10 @@ def section(odd):
             domain=domain,
             question=f"Which toy? {odd}",
             data="Toys, made up.",
-            scores=[Score("mean", 0.5, notes={"n": "1"}), Score("mamba", model, "model", {"n": odd})],
+            scores=[
+                Score("mean", 0.5, notes={"n": "1"}),
+                Score("mamba", model, "model", {"n": odd}),
+            ],
             metric="error",
             lower_is_better=lower,
             speed="Fast.",

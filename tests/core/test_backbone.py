@@ -1,4 +1,5 @@
-"""The residual backbone: patterns of mixers, settings of single layers, and errors that name the fix."""
+"""The residual backbone: patterns of mixers, settings of single layers, and errors that name the
+fix."""
 
 from __future__ import annotations
 
@@ -32,9 +33,13 @@ def test_two_windows_in_one_stack() -> None:
 
 def test_a_pattern_of_pairs_equals_the_same_by_name() -> None:
     torch.manual_seed(0)
-    by_name = Backbone(16, 2, ["mamba", "s5"], {"mamba": {"d_state": 4}, "s5": {"d_state": 8}}, {"s5": 2.0})
+    by_name = Backbone(
+        16, 2, ["mamba", "s5"], {"mamba": {"d_state": 4}, "s5": {"d_state": 8}}, {"s5": 2.0}
+    )
     torch.manual_seed(0)
-    by_pair = Backbone(16, 2, [["mamba", {"d_state": 4}], ["s5", {"d_state": 8}]], None, {"s5": 2.0})
+    by_pair = Backbone(
+        16, 2, [["mamba", {"d_state": 4}], ["s5", {"d_state": 8}]], None, {"s5": 2.0}
+    )
     for (one, a), (two, b) in zip(by_name.state_dict().items(), by_pair.state_dict().items()):
         assert one == two and torch.equal(a, b)
 

@@ -89,7 +89,9 @@ def test_another_model(toy: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     content = _content(toy.ToyTask())
     state = content["state_dict"]
-    torch.save({**content, "state_dict": {k: v for k, v in state.items() if k != "head.bias"}}, path)
+    torch.save(
+        {**content, "state_dict": {k: v for k, v in state.items() if k != "head.bias"}}, path
+    )
     assert "missing: head.bias" in _message(path, load_task)
     torch.save({**content, "state_dict": {**state, "tail": torch.ones(1)}}, path)
     assert "unexpected: tail" in _message(path, load_task)
@@ -98,7 +100,9 @@ def test_another_model(toy: ModuleType, tmp_path: Path) -> None:
     assert "gru.weight_ih_l0 (15, 3) instead of (12, 3)" in text
     assert "and 2 more" in text
     torch.save(content, path)
-    assert "is a checkpoint of toy, not of genomics" in _message(path, load_task, expected="genomics")
+    assert "is a checkpoint of toy, not of genomics" in _message(
+        path, load_task, expected="genomics"
+    )
     torch.save(_content(toy.ToyTask(), widht=3), path)
     assert "hyper-parameters do not fit ToyTask" in _message(path, load_task)
 
@@ -106,7 +110,10 @@ def test_another_model(toy: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dotted", "says"),
     [
-        ("os.system", "is of os.system, and code from outside longseq is imported only where it is named"),
+        (
+            "os.system",
+            "is of os.system, and code from outside longseq is imported only where it is named",
+        ),
         ("longseq.core.errors.DataError", "no task"),
         ("longseq.core.training.task.nothing", "no task"),
         ("longseq.nowhere.Task", "cannot be imported"),

@@ -24,8 +24,14 @@ def test_what_is_right_is_returned() -> None:
         (lambda: check_positive("n", 0), "n must be an integer of at least 1, got 0"),
         (lambda: check_positive("n", True), "n must be an integer of at least 1, got True"),
         (lambda: check_positive("n", 2.0), "n must be an integer of at least 1, got 2.0"),  # type: ignore[arg-type]
-        (lambda: check_divisible("width", 10, "heads", 4), r"width \(10\) must be divisible by heads \(4\)"),
-        (lambda: check_divisible("width", 10, "heads", 0), "heads must be an integer of at least 1, got 0"),
+        (
+            lambda: check_divisible("width", 10, "heads", 4),
+            r"width \(10\) must be divisible by heads \(4\)",
+        ),
+        (
+            lambda: check_divisible("width", 10, "heads", 0),
+            "heads must be an integer of at least 1, got 0",
+        ),
         (
             lambda: check_choice("form", "gul", Literal["glu", "none"]),
             "form 'gul' is unknown; did you mean 'glu'?",

@@ -1,4 +1,5 @@
-"""The one comparison: order, seeds, verdicts, names that are taken, options that would change the data."""
+"""The one comparison: order, seeds, verdicts, names that are taken, options that would change the
+data."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def run(comparison: Comparison, models, options=(), seeds=(0, 1)):
 
     saved: list[int] = []
     configs = {"net": Path("configs/net.yaml")}
-    rows = compare(comparison, models, seeds, "out", train, configs, options, lambda r: saved.append(len(r)))
+    rows = compare(
+        comparison, models, seeds, "out", train, configs, options, lambda r: saved.append(len(r))
+    )
     return rows, calls, saved
 
 
@@ -76,7 +79,10 @@ def test_models_and_baselines_in_the_order_that_was_asked_for(tmp_path: Path) ->
     assert write_table(tmp_path / "t.csv", [(toys, rows), (toys, rows[:1])]) == 6
     table = read_rows(tmp_path / "t.csv")
     assert [row["seed"] for row in table] == ["0", "1", "", "", "", "0"] and table[0]["size"] == "7"
-    assert "net is level with the best baseline, mean" in table[0]["verdict"] and table[2]["verdict"] == ""
+    assert (
+        "net is level with the best baseline, mean" in table[0]["verdict"]
+        and table[2]["verdict"] == ""
+    )
     assert table[-1]["verdict"] == ""  # the second table has no baseline
 
 
@@ -90,7 +96,9 @@ def test_seeds_are_averaged_and_the_median_is_judged(capsys) -> None:
     assert "net is level with" in said and "1.1000 against 1.0000 error" in said
     assert said.endswith("(median of 3 seeds)")
     alone, *_ = run(toys, ["mean"])
-    assert toys.verdicts(alone) == ["the best is mean with 1.0000 error; nothing to compare it with."]
+    assert toys.verdicts(alone) == [
+        "the best is mean with 1.0000 error; nothing to compare it with."
+    ]
     toys.report(rows)
     assert "1.1000" in capsys.readouterr().out
 

@@ -98,12 +98,17 @@ def graph() -> dict[str, set[str]]:
 
 def test_the_walk_sees_circles_and_lazy_imports(tmp_path: Path) -> None:
     file = tmp_path / "lazy.py"
-    lines = ("from longseq.core.ops import backends", "importlib.import_module('longseq.core.errors')")
+    lines = (
+        "from longseq.core.ops import backends",
+        "importlib.import_module('longseq.core.errors')",
+    )
     file.write_text("def f():\n" + "".join(f"    {line}\n" for line in lines))
     known = modules()
     assert imports(file, known) == {"ops.backends", "errors"}
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
-    assert floor("ops.ssd.triton") > floor("kernels.triton.ssd") and floor("ops.ssd") < floor("mixers.mamba")
+    assert floor("ops.ssd.triton") > floor("kernels.triton.ssd") and floor("ops.ssd") < floor(
+        "mixers.mamba"
+    )
 
 
 def test_no_circle() -> None:
@@ -123,7 +128,14 @@ def test_nothing_imports_a_floor_above() -> None:
 
 def test_no_mixer_looks_below_an_operator() -> None:
     """Which kernel serves is the operators' business: a mixer passes ``backend`` on."""
-    inner = re.compile(r"kernels\b.*|ops\.\w+_calls|ops\.\w+\.(cpu|cuda|triton|torch_op|chunked|composed)")
-    found = [f"{name} -> {to}" for name, targets in graph().items() for to in targets if inner.fullmatch(to)]
+    inner = re.compile(
+        r"kernels\b.*|ops\.\w+_calls|ops\.\w+\.(cpu|cuda|triton|torch_op|chunked|composed)"
+    )
+    found = [
+        f"{name} -> {to}"
+        for name, targets in graph().items()
+        for to in targets
+        if inner.fullmatch(to)
+    ]
     assert [one for one in found if one.startswith(("mixers", "backbone"))] == []
     assert any(one.startswith("ops.ssd") for one in found)

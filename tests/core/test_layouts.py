@@ -1,4 +1,5 @@
-"""Published language-model layouts: exact parameter counts, both directions, live parity of the xLSTM stack.
+"""Published language-model layouts: exact parameter counts, both directions, live parity of the
+xLSTM stack.
 
 The live test runs where LONGSEQ_UPSTREAM_XLSTM names a checkout of NX-AI/xlstm.
 """
@@ -40,14 +41,28 @@ class Model(nn.Module):
 def xlstm(mixer: list[str], d_model: int = 128) -> Model:
     ratio = {"slstm": 1.3} if "slstm" in mixer else 0.0
     return Model(
-        16, d_model, False, n_layers=4, mixer=mixer, mlp_ratio=ratio, mlp="geglu", norm="layer_nobias"
+        16,
+        d_model,
+        False,
+        n_layers=4,
+        mixer=mixer,
+        mlp_ratio=ratio,
+        mlp="geglu",
+        norm="layer_nobias",
     )
 
 
 MODELS = {
     "mamba": lambda: Model(16, 32, True, n_layers=2, mixer="mamba"),
     "hyenadna": lambda: Model(
-        16, 32, False, n_layers=2, mixer="hyena", mixer_kwargs={"l_max": 34}, mlp_ratio=4.0, norm="layer"
+        16,
+        32,
+        False,
+        n_layers=2,
+        mixer="hyena",
+        mixer_kwargs={"l_max": 34},
+        mlp_ratio=4.0,
+        norm="layer",
     ),
     "xlstm": lambda: xlstm(["mlstm", "slstm"], 32),
 }
@@ -69,7 +84,14 @@ def test_parameter_counts_are_the_published_ones() -> None:
     assert count(xlstm(["mlstm"])) == 442_016  # DNA-xLSTM, width 128, 4 layers
     assert count(xlstm(["slstm"])) == 436_352
     hyena = Model(
-        16, 128, True, n_layers=2, mixer="hyena", mixer_kwargs={"l_max": 1026}, mlp_ratio=4.0, norm="layer"
+        16,
+        128,
+        True,
+        n_layers=2,
+        mixer="hyena",
+        mixer_kwargs={"l_max": 1026},
+        mlp_ratio=4.0,
+        norm="layer",
     )
     assert count(hyena) == 436_096  # HyenaDNA tiny-1k
 
@@ -131,7 +153,9 @@ def test_recurrent_weights_of_the_cuda_backend_are_turned() -> None:
             cuda[key] = value.transpose(1, 2).contiguous()
             bias = key.replace("_recurrent_kernel_", "_bias_")
             cuda[bias] = published[bias].view(4, 4, 8).transpose(0, 1).flatten()
-    read = LAYOUTS["xlstm"].from_published({"model.backbone." + key: value for key, value in cuda.items()})
+    read = LAYOUTS["xlstm"].from_published(
+        {"model.backbone." + key: value for key, value in cuda.items()}
+    )
     for key, value in model.state_dict().items():
         torch.testing.assert_close(read[key], value, rtol=0, atol=1e-7)
 
@@ -148,7 +172,9 @@ def test_wrong_files_and_names_are_refused(tmp_path: Path) -> None:
         load_published(model, tmp_path / "x.safetensors", "mamba")
 
 
-@pytest.mark.skipif(CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm")
+@pytest.mark.skipif(
+    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm"
+)
 @pytest.mark.parametrize("slstm_at", [[], [1], [0, 1, 2, 3]])
 def test_the_xlstm_stack_agrees_with_the_published_one(slstm_at: list[int], tmp_path: Path) -> None:
     assert CHECKOUT is not None
@@ -164,10 +190,17 @@ def test_the_xlstm_stack_agrees_with_the_published_one(slstm_at: list[int], tmp_
     config = lm.xLSTMLMModelConfig(
         mlstm_block=None if every else mblock.mLSTMBlockConfig(mlstm=mlayer.mLSTMLayerConfig()),
         slstm_block=sblock.sLSTMBlockConfig(
-            slstm=slayer.sLSTMLayerConfig(backend="vanilla"), feedforward=forward.FeedForwardConfig()
-        ) if slstm_at else None,
-        num_blocks=4, embedding_dim=64, vocab_size=16, context_length=45, slstm_at=slstm_at,
-    )  # fmt: skip
+            slstm=slayer.sLSTMLayerConfig(backend="vanilla"),
+            feedforward=forward.FeedForwardConfig(),
+        )
+        if slstm_at
+        else None,
+        num_blocks=4,
+        embedding_dim=64,
+        vocab_size=16,
+        context_length=45,
+        slstm_at=slstm_at,
+    )
     theirs = lm.xLSTMLMModel(config)
     theirs.reset_parameters()
     disturb(theirs)

@@ -1,4 +1,5 @@
-"""Code from outside: named modules are imported, others refused with the fix, and plug-ins load once."""
+"""Code from outside: named modules are imported, others refused with the fix, and plug-ins load
+once."""
 
 from __future__ import annotations
 
@@ -63,14 +64,22 @@ def count(argv):
     print("eight", *argv)
     return 0
 '''
-SMALL = ["--data.fasta=tiny", "--model.d_model=8", "--model.n_layers=1", "--data.length=64",
-         "--data.batch_size=2", "--trainer.max_steps=2", "--trainer.val_check_interval=2",
-         "--trainer.enable_model_summary=false"]  # fmt: skip
+SMALL = [
+    "--data.fasta=tiny",
+    "--model.d_model=8",
+    "--model.n_layers=1",
+    "--data.length=64",
+    "--data.batch_size=2",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.enable_model_summary=false",
+]
 
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with ``mine.py``, in which the command runs; what it registers is forgotten afterwards."""
+    """A folder with ``mine.py``, in which the command runs; what it registers is forgotten
+    afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -113,7 +122,9 @@ def test_own_mixer_and_task(
     )
     assert (
         "--model: no module mine for mine.MyModel; one in this folder is found by --import mine"
-        in error_of(capsys, "genomics", "fit", "--model=mine.MyModel", *SMALL, "--trainer.logger=false")
+        in error_of(
+            capsys, "genomics", "fit", "--model=mine.MyModel", *SMALL, "--trainer.logger=false"
+        )
     )
     named = ["--import", "mine"]
     fit = ["genomics", "fit", "--model=mine.MyModel", "--data=mine.MyData", "--model.mixer=mine"]
@@ -132,12 +143,18 @@ def test_own_mixer_and_task(
         target = [str(SAMPLES.path("tiny"))] if command == "predict" else []
         out = ["--out", "s.parquet"] if command == "predict" else []
         line = error_of(capsys, "genomics", command, *target, "--ckpt_path", str(checkpoint), *out)
-        assert "last.ckpt: is of mine.MyModel" in line and "(--import mine on the command line, " in line
+        assert (
+            "last.ckpt: is of mine.MyModel" in line
+            and "(--import mine on the command line, " in line
+        )
         assert 'load_task(…, allow=["mine"])' in line and "mine" not in sys.modules
     with pytest.raises(DataError, match=r"is of mine\.MyModel"):
         load_task(checkpoint, "genomics")
     task = load_task(checkpoint, "genomics", allow=["mine"])
-    assert type(task).__name__ == "MyModel" and type(task.model.backbone.layers[0].mixer).__name__ == "Mine"
+    assert (
+        type(task).__name__ == "MyModel"
+        and type(task.model.backbone.layers[0].mixer).__name__ == "Mine"
+    )
     with pytest.raises(DataError, match="is a checkpoint of planets and genomics, not of vision"):
         load_task(checkpoint, "vision", allow=["mine"])
     # By the environment.
@@ -162,7 +179,8 @@ def test_what_is_not_named_is_said_when_training_begins(
     monkeypatch.syspath_prepend(mine)  # as by PYTHONPATH=.
     assert main(["genomics", "fit", "--model=mine.MyModel", *SMALL, "--trainer.logger=false"]) == 0
     assert (
-        "note: to use the checkpoints of this run, name their code: --import mine" in capsys.readouterr().err
+        "note: to use the checkpoints of this run, name their code: --import mine"
+        in capsys.readouterr().err
     )
 
 
@@ -183,7 +201,8 @@ def test_modules_that_cannot_be_imported(mine: Path, capsys: pytest.CaptureFixtu
         "mine.py": "--import mine.py: the name of a module is needed, for example --import mine",
         "a/b": "the name of a module is needed",
         "broken": "--import broken: RuntimeError: no moon (broken.py, line 2)",
-        "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, line 1)",
+        "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, "
+        "line 1)",
     }
     for name, says in cases.items():
         assert says in error_of(capsys, "genomics", "fit", "--import", name)
@@ -205,7 +224,10 @@ def no_plugins() -> Iterator[None]:
 
 
 def test_plug_ins_of_installed_packages(
-    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_plugins: None
+    mine: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_plugins: None,
 ) -> None:
     (mine / "broken.py").write_text("raise RuntimeError('no moon')\n")
     monkeypatch.syspath_prepend(mine)
@@ -219,22 +241,32 @@ def test_plug_ins_of_installed_packages(
     assert out.out == "eight\n"
     assert (
         out.err
-        == "note: the plug-in broken of moons 2.1 is left out: RuntimeError: no moon (broken.py, line 1)\n"
+        == "note: the plug-in broken of moons 2.1 is left out: RuntimeError: no moon (broken.py, "
+        "line 1)\n"
     )
     assert plugins.is_allowed("mine.part") and not plugins.is_allowed("theirs")
     assert main(["doctor", "--no-speed"]) in (0, 1)
     out = capsys.readouterr()
-    assert "left out: RuntimeError: no moon" in " ".join(out.out.split()) and out.err.count("note:") == 0
+    assert (
+        "left out: RuntimeError: no moon" in " ".join(out.out.split())
+        and out.err.count("note:") == 0
+    )
     assert base.create_mixer("mine", 4).d_model == 4
 
 
 def test_named_classes_of_a_checkpoint_are_gated(mine: Path, tmp_path: Path) -> None:
-    """A file that does not admit to a module cannot have it imported through a hyper-parameter either."""
+    """A file that does not admit to a module cannot have it imported through a hyper-parameter
+    either."""
     task = CausalLanguageModel(8, 1)
     hyper = dict(task.hparams)
-    for change in ({"optimizer": "mine.Lion"}, {"metrics": ["mine.Score"]}, {"_class_path": "mine.MyModel"}):
+    for change in (
+        {"optimizer": "mine.Lion"},
+        {"metrics": ["mine.Score"]},
+        {"_class_path": "mine.MyModel"},
+    ):
         torch.save(
-            {"state_dict": task.state_dict(), "hyper_parameters": {**hyper, **change}}, tmp_path / "x.ckpt"
+            {"state_dict": task.state_dict(), "hyper_parameters": {**hyper, **change}},
+            tmp_path / "x.ckpt",
         )
         with pytest.raises(DataError, match="imported only where it is named"):
             load_task(tmp_path / "x.ckpt")
@@ -254,7 +286,9 @@ def test_what_could_not_be_loaded_again_is_refused_at_the_start(mine: Path) -> N
         ConfigError, match=r"Local could not be loaded again: it is defined inside a function"
     ):
         check_reloadable(Local(8, 1))
-    with pytest.raises(ConfigError, match="inside a function or another class; put it into a module of its"):
+    with pytest.raises(
+        ConfigError, match="inside a function or another class; put it into a module of its"
+    ):
         check_reloadable(CausalLanguageModel(8, 1), Nested.Inner("tiny"))
     check_reloadable(CausalLanguageModel(8, 1), GenomeData("tiny"))
     program = """
@@ -266,7 +300,9 @@ class Mine(CausalLanguageModel):
 
 check_reloadable(Mine(8, 1))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "it is defined in the running script or notebook; put it into a module" in done.stderr
 
 
@@ -283,7 +319,8 @@ def test_a_mixer_is_registered_properly_or_refused() -> None:
         base.register_mixer("mine")(int)  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
         base.register_mixer("mamba")(Other)
-    same_name = type("Mamba", (base.Mixer,), {"__module__": "mine"})  # another class of the same name
+    # Another class of the same name.
+    same_name = type("Mamba", (base.Mixer,), {"__module__": "mine"})
     with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
         base.register_mixer("mamba")(same_name)
 
@@ -298,5 +335,7 @@ def test_a_mixer_that_returns_no_state_is_named() -> None:
 
     layer = Backbone(8, 1, "mamba").layers[0]
     layer.mixer = Half(8)
-    with pytest.raises(ConfigError, match=r"Half\.forward must return \(y, state\), and returned Tensor"):
+    with pytest.raises(
+        ConfigError, match=r"Half\.forward must return \(y, state\), and returned Tensor"
+    ):
         layer(torch.zeros(1, 2, 8), None, None)

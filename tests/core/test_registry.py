@@ -1,4 +1,5 @@
-"""The registry of names: order, patterns, what is taken, and the nearest name for a misspelt one."""
+"""The registry of names: order, patterns, what is taken, and the nearest name for a misspelt
+one."""
 
 import pytest
 
@@ -31,5 +32,7 @@ def test_a_name_is_taken_but_a_reload_replaces() -> None:
 def test_a_preset_takes_the_arguments_of_its_class() -> None:
     preset = Preset(plain, {"width": 5})
     assert preset.create("p") == (5, 1) and preset.create("p", width=2, depth=4) == (2, 4)
-    with pytest.raises(ConfigError, match="model 'p' has no hyper-parameter 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        ConfigError, match="model 'p' has no hyper-parameter 'widht'; did you mean 'width'"
+    ):
         preset.create("p", widht=1)

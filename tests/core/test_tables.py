@@ -1,4 +1,5 @@
-"""Tables by suffix: equal content in every kind, whole or not at all, and one line for any other suffix."""
+"""Tables by suffix: equal content in every kind, whole or not at all, and one line for any other
+suffix."""
 
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def test_batches_are_streamed(suffix: str, tmp_path: Path) -> None:
             asked.append(number)
             if broken and number == 2:
                 raise OSError("disk full")
-            base = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["A", "C"]))
+            base = pa.DictionaryArray.from_arrays(
+                pa.array([0, 1], pa.int32()), pa.array(["A", "C"])
+            )
             yield pa.Table.from_arrays([base, pa.array([0.1, None], pa.float32())], schema=schema)
 
     write_batches(file, schema, batches(False))

@@ -112,5 +112,7 @@ def test_a_broken_law_is_named(mixer: type[Mixer], law: str) -> None:
 
 
 def test_wrong_hyper_parameters_are_no_broken_law() -> None:
-    with pytest.raises(ConfigError, match="mixer 'Sum' has no hyper-parameter 'laek'; did you mean 'leak'"):
+    with pytest.raises(
+        ConfigError, match="mixer 'Sum' has no hyper-parameter 'laek'; did you mean 'leak'"
+    ):
         check_mixer(Sum, laek=0.1)

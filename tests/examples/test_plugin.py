@@ -1,4 +1,5 @@
-"""The example package, installed: fit → go on → test → predict, also from Python; refused where unnamed."""
+"""The example package, installed: fit → go on → test → predict, also from Python; refused where
+unnamed."""
 
 from __future__ import annotations
 
@@ -15,10 +16,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE, SAMPLE = ROOT / "examples/plugin", ROOT / "timeseries/samples/electricity_demand.csv"
 SIZES = ["--model.context=48", "--data.context=48", "--model.horizon=24", "--data.horizon=24"]
-FIT = ["timeseries", "fit", "--model=LevelForecaster", "--data.path=electricity_demand", *SIZES,
-       "--model.metrics=[longseq_leaky.metric.Bias]", "--model.total_steps=6", "--data.batch_size=4",
-       "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2", "--trainer.val_check_interval=2",
-       "--trainer.enable_model_summary=false"]  # fmt: skip
+FIT = [
+    "timeseries",
+    "fit",
+    "--model=LevelForecaster",
+    "--data.path=electricity_demand",
+    *SIZES,
+    "--model.metrics=[longseq_leaky.metric.Bias]",
+    "--model.total_steps=6",
+    "--data.batch_size=4",
+    "--trainer.limit_val_batches=2",
+    "--trainer.limit_test_batches=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.enable_model_summary=false",
+]
 LAST = "outputs/timeseries/r/version_0/checkpoints/last.ckpt"
 
 
@@ -33,7 +44,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the example is built by setuptools 77 or newer (pip install 'setuptools>=77')")
     copy, target = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
     shutil.copytree(EXAMPLE, copy)  # a build leaves files beside the sources
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     command += ["--no-index", "--target", str(target), str(copy)]
     subprocess.run(command, check=True, capture_output=True)
     return target
@@ -49,7 +68,9 @@ def python(code: str, folder: Path, *paths: Path) -> subprocess.CompletedProcess
     found = os.pathsep.join([*map(str, paths), *sys.path])
     environment = {**os.environ, "PYTHONPATH": found, "LONGSEQ_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def commands(*lines: list[str]) -> str:
@@ -68,10 +89,20 @@ def trained(site: Path, workdir: Path) -> Path:
         ["timeseries", "fit", "--ckpt_path", LAST, "--name=more", "--trainer.max_steps=6"],
         ["timeseries", "test", "--ckpt_path", LAST],
         predict,
-        ["genomics", "fit", "--data.fasta=tiny", "--model.mixer=leaky_average", "--data.length=64",
-         "--model.d_model=8", "--model.n_layers=1", "--trainer.max_steps=1", "--trainer.logger=false",
-         "--trainer.val_check_interval=1", "--trainer.enable_checkpointing=false"],
-    )  # fmt: skip
+        [
+            "genomics",
+            "fit",
+            "--data.fasta=tiny",
+            "--model.mixer=leaky_average",
+            "--data.length=64",
+            "--model.d_model=8",
+            "--model.n_layers=1",
+            "--trainer.max_steps=1",
+            "--trainer.logger=false",
+            "--trainer.val_check_interval=1",
+            "--trainer.enable_checkpointing=false",
+        ],
+    )
     done = python(code, workdir, site)
     assert done.returncode == 0, done.stderr
     assert "plug-ins: leaky (longseq-leaky 0.1.0)" in done.stdout

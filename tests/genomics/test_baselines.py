@@ -44,7 +44,9 @@ def test_against_dictionaries(order, random_bases):
             continue
         context = test[max(0, t - order) : t].rsplit("N", 1)[-1]
         seen = tables[len(context)].get(context, Counter())
-        assert 2 ** got[t] == pytest.approx((seen[letter] + 0.25) / (sum(seen.values()) + 1), rel=1e-6)
+        assert 2 ** got[t] == pytest.approx(
+            (seen[letter] + 0.25) / (sum(seen.values()) + 1), rel=1e-6
+        )
     assert model.contexts(order) == len(tables[order])
 
 
@@ -54,7 +56,9 @@ def test_probabilities_sum_to_one(name, random_bases):
     model.tune([encode(random_bases(500, 1))])
     context = random_bases(300, 2)
     # The weights must not see the base that they help to predict.
-    assert sum(2 ** model.log2_likelihood(encode(context + x), name)[-1] for x in "ACGT") == pytest.approx(1)
+    assert sum(
+        2 ** model.log2_likelihood(encode(context + x), name)[-1] for x in "ACGT"
+    ) == pytest.approx(1)
 
 
 def test_adaptive_mixture_against_a_loop(random_bases):
@@ -117,7 +121,9 @@ def test_scores_the_targets_of_the_evaluation_windows(tiny):
     targets = sum(int((data[i]["targets"] != -100).sum()) for i in range(len(data)))
     ids = [tiny.fetch(i.chrom, i.start, i.end) for i in intervals]
     assert decode(ids[0]).count("N") == 50
-    assert evaluate([tiny.fetch("tiny1", 100, 3000)], ids, ids, 2)[0]["n_bases"] == targets == 338 - 50
+    assert (
+        evaluate([tiny.fetch("tiny1", 100, 3000)], ids, ids, 2)[0]["n_bases"] == targets == 338 - 50
+    )
 
 
 def test_wrong_arguments(random_bases):

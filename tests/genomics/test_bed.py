@@ -19,7 +19,8 @@ def bed(tmp_path):
 
 
 def test_columns(bed, tiny):
-    text = "# comment\ntrack name=x\nbrowser position\n\ntiny1\t0\t10\ttrain\nchrtiny2 5 2000 peak 7.5 -\r\n"
+    text = "# comment\ntrack name=x\nbrowser position\n\n"
+    text += "tiny1\t0\t10\ttrain\nchrtiny2 5 2000 peak 7.5 -\r\n"
     for name in ("r.bed", "r.bed.gz"):
         assert read_bed(bed(text, name), tiny) == [
             Region("tiny1", 0, 10, "train", None, ".", "train"),

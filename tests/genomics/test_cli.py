@@ -12,7 +12,11 @@ from longseq.genomics.commands import DOMAIN
 from longseq.genomics.data.samples import SAMPLES
 
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.batch_size=2"]
-QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
+QUICK = [
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.val_check_interval=2",
+]
 
 
 @pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
@@ -65,8 +69,19 @@ def bad_files(folder: Path) -> dict[str, tuple[str, list[str]]]:
     }
 
 
-CASES = ["empty", "missing", "letters", "truncated", "duplicate", "beyond", "empty region", "unknown in BED",
-         "unknown chromosome", "wrong key", "wrong mixer"]  # fmt: skip
+CASES = [
+    "empty",
+    "missing",
+    "letters",
+    "truncated",
+    "duplicate",
+    "beyond",
+    "empty region",
+    "unknown in BED",
+    "unknown chromosome",
+    "wrong key",
+    "wrong mixer",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,14 +101,18 @@ def predict_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     out = Path("scores.parquet")
     out.write_bytes(b"earlier")
     assert main(["genomics", "predict", *argv, "--out", str(out)]) == 2
-    assert out.read_bytes() == b"earlier" and not [p for p in out.parent.iterdir() if p.name.startswith(".")]
+    assert out.read_bytes() == b"earlier" and not [
+        p for p in out.parent.iterdir() if p.name.startswith(".")
+    ]
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
     return line
 
 
 def test_a_checkpoint_of_another_model_is_refused(workdir: Path, checkpoint: Path, capsys) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    content["state_dict"] = {key.replace("mixer", "attention"): v for key, v in content["state_dict"].items()}
+    content["state_dict"] = {
+        key.replace("mixer", "attention"): v for key, v in content["state_dict"].items()
+    }
     torch.save(content, "other.ckpt")
     line = predict_error([str(SAMPLES.path("tiny")), "--ckpt_path", "other.ckpt"], capsys)
     assert "other.ckpt" in line and "mixer" in line

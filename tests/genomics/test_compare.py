@@ -1,4 +1,5 @@
-"""Language models beside Markov models: the table, the verdict, and test bases that were trained on."""
+"""Language models beside Markov models: the table, the verdict, and test bases that were trained
+on."""
 
 from pathlib import Path
 
@@ -19,9 +20,9 @@ def test_models_stand_beside_markov_models(workdir: Path, capsys) -> None:
     names = [row["model"] for row in rows]
     assert names[0] == "uniform" and "order-12" in names and names[-2:] == ["mamba_tiny"] * 2
     assert float(rows[0]["bits_per_base"]) == 2 and len({row["bases"] for row in rows}) == 1
-    assert [row["seed"] for row in rows[-2:]] == ["0", "1"] and rows[-1]["bits_per_base"] != rows[-2][
-        "bits_per_base"
-    ]
+    assert [row["seed"] for row in rows[-2:]] == ["0", "1"] and rows[-1]["bits_per_base"] != rows[
+        -2
+    ]["bits_per_base"]
     best = "outputs/genomics/mamba_tiny_seed1/version_0/checkpoints/best.ckpt"
     assert main([*argv, "--models", best, "--out", "u.csv"]) == 0
     (again,) = read_rows("u.csv")

@@ -32,7 +32,9 @@ def _bgzip(path, name="b.fa.gz"):
     return out
 
 
-@pytest.mark.parametrize("kind", ["plain", "crlf", "gzip", "bgzip", "bgzip named .fasta", "one line"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "crlf", "gzip", "bgzip", "bgzip named .fasta", "one line"]
+)
 def test_every_container_gives_the_same_bases(kind, write_fasta, random_bases, cache):
     records = {
         "chr1": random_bases(150_000),
@@ -40,10 +42,16 @@ def test_every_container_gives_the_same_bases(kind, write_fasta, random_bases, c
         "chr3": random_bases(60, 2, "acgtN"),
     }
     path = write_fasta(
-        records, newline="\r\n" if kind == "crlf" else "\n", width=10**6 if kind == "one line" else 60
+        records,
+        newline="\r\n" if kind == "crlf" else "\n",
+        width=10**6 if kind == "one line" else 60,
     )
     if "zip" in kind:
-        path = _gzip(path) if kind == "gzip" else _bgzip(path, "b.fasta" if "named" in kind else "b.fa.gz")
+        path = (
+            _gzip(path)
+            if kind == "gzip"
+            else _bgzip(path, "b.fasta" if "named" in kind else "b.fa.gz")
+        )
     before = set(os.listdir(path.parent))
     genome = Genome(path)
     genome.validate()
@@ -69,11 +77,18 @@ def test_padding_strand_and_mask(tiny):
     assert decode(tiny.fetch("tiny1", 5000, 5003)) == "NNN" == decode(tiny.fetch("tiny1", -9, -6))
     assert tiny.fetch("tiny1", 7, 7).shape == (0,)
     forward = decode(tiny.fetch("tiny1", 10, 20))
-    assert decode(tiny.fetch("tiny1", 10, 20, "-")) == forward[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    assert decode(tiny.fetch("tiny1", 10, 20, "-")) == forward[::-1].translate(
+        str.maketrans("ACGT", "TGCA")
+    )
     ids, mask = tiny.fetch_with_mask("tiny1", 790, 1110)
-    assert mask.sum() == 300 and mask[10:310].all() and decode(ids) == decode(tiny.fetch("tiny1", 790, 1110))
+    assert (
+        mask.sum() == 300
+        and mask[10:310].all()
+        and decode(ids) == decode(tiny.fetch("tiny1", 790, 1110))
+    )
     assert np.array_equal(
-        tiny.fetch_with_mask("tiny1", 790, 900, "-")[1], tiny.fetch_with_mask("tiny1", 790, 900)[1][::-1]
+        tiny.fetch_with_mask("tiny1", 790, 900, "-")[1],
+        tiny.fetch_with_mask("tiny1", 790, 900)[1][::-1],
     )
     assert tiny.fetch_with_mask("tiny1", -5, 5)[1].shape == (10,)
     assert set(decode(tiny.fetch("tiny2", 1000, 1050))) == {"N"}
@@ -98,7 +113,9 @@ def test_names(write_fasta):
 def test_checksum_and_samples():
     line = f"SHA-256: `{Genome(SAMPLES.path('tiny')).checksum()}`"
     assert line in SAMPLES.path("tiny").with_name("SOURCE.md").read_text()
-    with pytest.raises(ValueError, match=r"no packaged genomics sample 'human'.*chlamydia_trachomatis"):
+    with pytest.raises(
+        ValueError, match=r"no packaged genomics sample 'human'.*chlamydia_trachomatis"
+    ):
         SAMPLES.path("human")
 
 
@@ -165,7 +182,8 @@ def test_index_follows_the_file(write_fasta):
     assert Genome(path).records == {"a": 4}
     written = path.stat().st_mtime_ns
     write_fasta({"b": "ACGTACGT"})
-    os.utime(path, ns=(written + 10**9, written + 10**9))  # file systems tell times of their own fineness
+    # File systems tell times of their own fineness.
+    os.utime(path, ns=(written + 10**9, written + 10**9))
     assert Genome(path).records == {"b": 8}
 
 
@@ -207,4 +225,6 @@ def test_workers_read_what_one_process_reads(zipped, tiny):
     shared = list(DataLoader(data, batch_size=None, num_workers=2))
     assert len(alone) == len(shared) == 24
     for one, two in zip(alone, shared):
-        assert torch.equal(one["input_ids"], two["input_ids"]) and torch.equal(one["targets"], two["targets"])
+        assert torch.equal(one["input_ids"], two["input_ids"]) and torch.equal(
+            one["targets"], two["targets"]
+        )

@@ -17,7 +17,9 @@ def test_regions_by_fraction_are_disjoint_and_evaluation_reads_them_in_order() -
     assert batches[0]["first"].item() and not batches[1]["first"].item()
     targets = torch.cat([batch["targets"].flatten() for batch in batches])
     regions = [data.genome.fetch(item.chrom, item.start, item.end) for item in splits.test]
-    assert int((targets != -100).sum()) == sum(int(((r[1:] >= 7) & (r[1:] <= 10)).sum()) for r in regions)
+    assert int((targets != -100).sum()) == sum(
+        int(((r[1:] >= 7) & (r[1:] <= 10)).sum()) for r in regions
+    )
 
 
 def test_chromosomes_are_found_under_either_name(tmp_path) -> None:

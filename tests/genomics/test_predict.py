@@ -32,7 +32,9 @@ def genome() -> Genome:
 
 
 def collect(model, genome, **kwargs) -> np.ndarray:
-    return np.concatenate([part.log_likelihood for part in stream_log_likelihood(model, genome, **kwargs)])
+    return np.concatenate(
+        [part.log_likelihood for part in stream_log_likelihood(model, genome, **kwargs)]
+    )
 
 
 def test_chunks_leave_no_trace(model, genome) -> None:
@@ -42,7 +44,9 @@ def test_chunks_leave_no_trace(model, genome) -> None:
         np.testing.assert_allclose(collect(model, genome, chunk=chunk), whole, rtol=1e-6)
     region = [Interval(next(iter(genome.records)), 100, 140)]
     np.testing.assert_allclose(
-        collect(model, genome, chunk=1, intervals=region), collect(model, genome, intervals=region), rtol=1e-6
+        collect(model, genome, chunk=1, intervals=region),
+        collect(model, genome, intervals=region),
+        rtol=1e-6,
     )
 
 
@@ -58,7 +62,9 @@ def test_scores_are_those_of_a_plain_forward(model, genome) -> None:
     assert np.isnan(actual[~bases]).all() and np.isnan(collect(model, genome)[0])
 
 
-def test_parquet_holds_every_base_with_nulls_where_there_is_no_score(model, genome, tmp_path) -> None:
+def test_parquet_holds_every_base_with_nulls_where_there_is_no_score(
+    model, genome, tmp_path
+) -> None:
     out = tmp_path / "scores.parquet"
     n = write_scores(stream_log_likelihood(model, genome, 700), out, {"checkpoint": "x"})
     table = pq.read_table(out)
@@ -71,15 +77,20 @@ def test_parquet_holds_every_base_with_nulls_where_there_is_no_score(model, geno
 
 
 def test_the_suffix_says_the_kind(model, genome, tmp_path) -> None:
-    """Equal rows as text; the picture is drawn from either; another suffix is refused before any work."""
+    """Equal rows as text; the picture is drawn from either; another suffix is refused before any
+    work."""
     for name in ("s.parquet", "s.csv", "s.tsv"):
         write_scores(stream_log_likelihood(model, genome, 700), tmp_path / name, {})
         plot_scores(tmp_path / name, tmp_path / f"{name}.png")
     frames = [pq.read_table(tmp_path / "s.parquet").to_pandas()]
-    frames += [pd.read_csv(tmp_path / f"s.{kind}", sep=sep) for kind, sep in (("csv", ","), ("tsv", "\t"))]
+    frames += [
+        pd.read_csv(tmp_path / f"s.{kind}", sep=sep) for kind, sep in (("csv", ","), ("tsv", "\t"))
+    ]
     for frame in frames[1:]:
         assert list(frame["base"]) == list(frames[0]["base"])
-        np.testing.assert_array_equal(frame["log_likelihood"].astype("float32"), frames[0]["log_likelihood"])
+        np.testing.assert_array_equal(
+            frame["log_likelihood"].astype("float32"), frames[0]["log_likelihood"]
+        )
     pictures = {(tmp_path / f"s.{kind}.png").read_bytes() for kind in ("parquet", "csv", "tsv")}
     assert len(pictures) == 1
     assert main(["genomics", "predict", "nowhere.fa", "--ckpt_path", "none", "--out", "s.txt"]) == 2
@@ -103,10 +114,21 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("longseq.genomics.demo.demo", partial(demo, sample="tiny"))
     assert main(["demo", "genomics", "--out", str(tmp_path / "out"), "--max_steps", "2"]) == 0
     text = capsys.readouterr().out
-    assert "uniform" in text and "order-12" in text and "mixture" in text and "mamba (this run)" in text
+    assert (
+        "uniform" in text
+        and "order-12" in text
+        and "mixture" in text
+        and "mamba (this run)" in text
+    )
     assert "the best baseline" in text and "bases/s" in text
     folder = tmp_path / "out/genomics/fit/version_0"
-    for name in ("checkpoints/best.ckpt", "loss_curve.png", "scores.parquet", "scores.png", "metrics.csv"):
+    for name in (
+        "checkpoints/best.ckpt",
+        "loss_curve.png",
+        "scores.parquet",
+        "scores.png",
+        "metrics.csv",
+    ):
         assert (folder / name).stat().st_size > 0, name
     scores = tmp_path / "again.parquet"
     checkpoint = str(folder / "checkpoints/best.ckpt")
@@ -121,7 +143,8 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
     ]
     assert main([*predict, "--chunk", "999", "--plot", str(tmp_path / "p.png")]) == 0
     first, again = (
-        pq.read_table(path)["log_likelihood"].to_numpy() for path in (folder / "scores.parquet", scores)
+        pq.read_table(path)["log_likelihood"].to_numpy()
+        for path in (folder / "scores.parquet", scores)
     )
     np.testing.assert_allclose(again, first, rtol=2e-5)
     # `test` needs no configuration, and agrees with the streamed scores of the same region.
@@ -132,7 +155,10 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
     assert len(tested) == 1
     header, row = tested[0].read_text().splitlines()[:2]
     value = float(dict(zip(header.split(","), row.split(",")))["test/bits_per_base"])
-    assert str(round(value, 3)) in text or math.isclose(value, _shown(text), abs_tol=2e-4), (value, text)
+    assert str(round(value, 3)) in text or math.isclose(value, _shown(text), abs_tol=2e-4), (
+        value,
+        text,
+    )
 
 
 def _shown(text: str) -> float:

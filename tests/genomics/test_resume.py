@@ -10,11 +10,19 @@ import pytest
 import torch
 
 ARGUMENTS = [
-    "--data.fasta=tiny", "--data.length=64", "--data.batch_size=2", "--data.start_length=32",
-    "--data.length_warmup_steps=8", "--model.d_model=8", "--model.n_layers=1", "--model.dropout=0.1",
-    "--trainer.max_steps=120", "--trainer.val_check_interval=120", "--trainer.limit_val_batches=0",
+    "--data.fasta=tiny",
+    "--data.length=64",
+    "--data.batch_size=2",
+    "--data.start_length=32",
+    "--data.length_warmup_steps=8",
+    "--model.d_model=8",
+    "--model.n_layers=1",
+    "--model.dropout=0.1",
+    "--trainer.max_steps=120",
+    "--trainer.val_check_interval=120",
+    "--trainer.limit_val_batches=0",
     "--checkpoint_every=1",
-]  # fmt: skip
+]
 
 
 # Named by --import: kills its own process, as kill -9 would, after a number of batches.
@@ -33,14 +41,25 @@ class KillAt(Callback):
 
 
 def fit(root: Path, *more: str) -> int:
-    argv = [sys.executable, "-m", "longseq.core.shell.cli", "genomics", "fit", *ARGUMENTS, *more, "--name=r"]
+    argv = [
+        sys.executable,
+        "-m",
+        "longseq.core.shell.cli",
+        "genomics",
+        "fit",
+        *ARGUMENTS,
+        *more,
+        "--name=r",
+    ]
     argv += [f"--trainer.default_root_dir={root}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     return subprocess.run(argv, capture_output=True, env=environment, check=False).returncode
 
 
 def newest(root: Path) -> Path:
-    return max(root.glob("r/version_*/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    return max(
+        root.glob("r/version_*/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -52,7 +71,11 @@ def test_sigkill_and_resume(tmp_path: Path, workers: int) -> None:
 
     broken.mkdir()
     (broken / "killer.py").write_text(KILLER)
-    kill = ["--import=killer", "--trainer.callbacks=killer.KillAt", "--trainer.callbacks.batches=37"]
+    kill = [
+        "--import=killer",
+        "--trainer.callbacks=killer.KillAt",
+        "--trainer.callbacks.batches=37",
+    ]
     assert fit(broken, seed, extra, *kill) == -signal.SIGKILL
     assert torch.load(newest(broken), weights_only=True)["global_step"] == 36
     # Another seed on the second start: nothing may depend on it.

@@ -29,7 +29,10 @@ def test_fractions_are_disjoint_contiguous_and_cover(records, valid, test):
         splits = split_by_fraction(records, valid, test)
     except ConfigError:
         total = sum(records.values())
-        assert valid + test >= 1 or total - max(1, round(valid * total)) - max(1, round(test * total)) <= 0
+        assert (
+            valid + test >= 1
+            or total - max(1, round(valid * total)) - max(1, round(test * total)) <= 0
+        )
         return
     # In order, each base once: disjoint, covering, contiguous, test last.
     assert bases(splits.train) + bases(splits.valid) + bases(splits.test) == bases(
@@ -42,7 +45,9 @@ def test_fractions_are_disjoint_contiguous_and_cover(records, valid, test):
 
 @given(RECORDS, st.data())
 def test_chromosomes_are_disjoint_and_cover(records, data):
-    held = data.draw(st.lists(st.sampled_from(sorted(records)), unique=True, max_size=len(records) - 1))
+    held = data.draw(
+        st.lists(st.sampled_from(sorted(records)), unique=True, max_size=len(records) - 1)
+    )
     cut = len(held) // 2
     splits = split_by_chromosome(records, held[:cut], held[cut:])
     together = bases(splits.train) + bases(splits.valid) + bases(splits.test)
@@ -52,7 +57,11 @@ def test_chromosomes_are_disjoint_and_cover(records, data):
 
 def test_genome_of_one_record():
     splits = split_by_fraction({"c": 1000})
-    assert splits == ([Interval("c", 0, 850)], [Interval("c", 850, 900)], [Interval("c", 900, 1000)])
+    assert splits == (
+        [Interval("c", 0, 850)],
+        [Interval("c", 850, 900)],
+        [Interval("c", 900, 1000)],
+    )
     assert len(splits.test[0]) == 100
 
 

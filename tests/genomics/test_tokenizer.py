@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.genomics.data.tokenizer import TOKENS, decode, encode, is_base, reverse_complement, soft_mask
+from longseq.genomics.data.tokenizer import (
+    TOKENS,
+    decode,
+    encode,
+    is_base,
+    reverse_complement,
+    soft_mask,
+)
 
 
 def test_ids_are_those_of_hyenadna():
@@ -24,9 +31,13 @@ def test_case_uracil_and_ambiguity():
     assert encode("").shape == (0,)
 
 
-@pytest.mark.parametrize(("text", "position", "char"), [("ACX", 3, "X"), (b"-ACG", 1, "-"), ("ACé", 3, "é")])
+@pytest.mark.parametrize(
+    ("text", "position", "char"), [("ACX", 3, "X"), (b"-ACG", 1, "-"), ("ACé", 3, "é")]
+)
 def test_other_characters_are_named(text, position, char):
-    with pytest.raises(DataError, match=rf"g\.fa: chr1: character '{char}' at position {position + 10} "):
+    with pytest.raises(
+        DataError, match=rf"g\.fa: chr1: character '{char}' at position {position + 10} "
+    ):
         encode(text, path="g.fa", record="chr1", offset=10)
 
 

@@ -1,4 +1,5 @@
-"""Windows: training batches as a function of the step, evaluation windows that cover every base once."""
+"""Windows: training batches as a function of the step, evaluation windows that cover every base
+once."""
 
 from collections import Counter
 
@@ -19,7 +20,9 @@ def whole(genome):
 
 def test_a_batch_depends_on_seed_step_and_rank_only(tiny):
     def make(**kwargs):
-        return StepDataset(tiny, whole(tiny), lambda step: (3, 16 + 16 * (step // 4)), steps=8, **kwargs)
+        return StepDataset(
+            tiny, whole(tiny), lambda step: (3, 16 + 16 * (step // 4)), steps=8, **kwargs
+        )
 
     data = make(seed=1)
     forward = [data[i] for i in range(8)]
@@ -50,9 +53,12 @@ def test_n_is_out_of_the_loss():
 
 
 def test_reverse_complement_augmentation(tiny):
-    # The same windows with and without: each row is the window or its reverse complement, about half each.
+    # The same windows with and without: each row is the window or its reverse complement, about
+    # half each.
     def rows(rc):
-        data = StepDataset(tiny, [Interval("tiny1", 0, 3000)], lambda step: (200, 40), seed=5, rc_augment=rc)
+        data = StepDataset(
+            tiny, [Interval("tiny1", 0, 3000)], lambda step: (200, 40), seed=5, rc_augment=rc
+        )
         batch = data[0]
         return torch.cat([batch["input_ids"], batch["targets"][:, -1:]], 1).numpy()
 
@@ -64,7 +70,9 @@ def test_reverse_complement_augmentation(tiny):
 
 
 def test_starts_are_uniform_over_all_positions(write_fasta, random_bases):
-    genome = Genome(write_fasta({"a": random_bases(30), "b": random_bases(14, 1), "c": random_bases(5, 2)}))
+    genome = Genome(
+        write_fasta({"a": random_bases(30), "b": random_bases(14, 1), "c": random_bases(5, 2)})
+    )
     intervals = [Interval("a", 0, 30), Interval("b", 2, 14), Interval("c", 0, 5)]
     data = StepDataset(genome, intervals, lambda step: (6000, 8), rc_augment=False)
     counts = Counter(map(tuple, data[0]["input_ids"].tolist()))
@@ -111,14 +119,17 @@ def test_evaluation_covers_every_base_once(length, batch, tiny):
             start, windows = int(item["start"][row]), windows + 1
             firsts += bool(item["first"][row])
             assert bool(item["first"][row]) == (start == interval.start)
-            assert item["first"][row] or start == previous_end  # a carried state continues where it stopped
+            # A carried state continues where it stopped.
+            assert item["first"][row] or start == previous_end
             ids = item["input_ids"][row].numpy()
             size = int((ids != PAD).sum())
             assert (ids[:size] == tiny.fetch(interval.chrom, start, start + size)).all()
             previous_end = start + size
             for i in np.flatnonzero(item["targets"][row] != -100):
                 position = start + int(i) + 1
-                assert item["targets"][row, i] == tiny.fetch(interval.chrom, position, position + 1)[0]
+                assert (
+                    item["targets"][row, i] == tiny.fetch(interval.chrom, position, position + 1)[0]
+                )
                 seen[interval.chrom, position] += 1
     expected = {
         (i.chrom, p)

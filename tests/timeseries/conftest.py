@@ -50,6 +50,7 @@ def etth1() -> Path:
     """The hourly transformer data; CC BY-ND, so not part of this repository."""
     if not ETTH1.is_file():
         pytest.skip(
-            "no ETTh1.csv: set LONGSEQ_ETTH1 to ETT-small/ETTh1.csv of github.com/zhouhaoyi/ETDataset"
+            "no ETTh1.csv: set LONGSEQ_ETTH1 to ETT-small/ETTh1.csv of "
+            "github.com/zhouhaoyi/ETDataset"
         )
     return ETTH1

@@ -76,7 +76,12 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 # Mean squared errors of ETTh1 at h = 96, and 0.002 of the reference's rounding.
-ETTH1_96 = {"repeat": 1.294, "seasonal_naive": 0.512, "nlinear_ridge": 0.370, "dlinear_ridge": 0.370}
+ETTH1_96 = {
+    "repeat": 1.294,
+    "seasonal_naive": 0.512,
+    "nlinear_ridge": 0.370,
+    "dlinear_ridge": 0.370,
+}
 
 
 def test_etth1(etth1) -> None:

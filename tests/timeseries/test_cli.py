@@ -1,4 +1,5 @@
-"""The command line of time series: shipped configurations, training, and one-line errors for bad input."""
+"""The command line of time series: shipped configurations, training, and one-line errors for bad
+input."""
 
 from pathlib import Path
 
@@ -11,21 +12,43 @@ from longseq.core.training.loading import load_task
 from longseq.timeseries.commands import DOMAIN
 from longseq.timeseries.data.module import ForecastData
 
-QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
+QUICK = [
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.val_check_interval=2",
+]
 SIZES = ["--data.context=48", "--model.horizon=12"]  # each is typed once
 SMALL = {
     "mixer_forecaster": ["--model.d_model=8", "--model.n_layers=1"],
     "electricity_demand": ["--model.d_model=8", "--model.n_layers=1"],
     "spacetime": ["--model.d_model=8", "--model.d_state=6"],
-    "informer": ["--model.d_model=16", "--model.n_heads=2", "--model.d_ff=16", "--model.label=24",
-                 "--model.channels=2"],
-    "autoformer": ["--model.d_model=16", "--model.n_heads=2", "--model.d_ff=16", "--model.label=24",
-                   "--model.channels=2"],
-}  # fmt: skip
+    "informer": [
+        "--model.d_model=16",
+        "--model.n_heads=2",
+        "--model.d_ff=16",
+        "--model.label=24",
+        "--model.channels=2",
+    ],
+    "autoformer": [
+        "--model.d_model=16",
+        "--model.n_heads=2",
+        "--model.d_ff=16",
+        "--model.label=24",
+        "--model.channels=2",
+    ],
+}
 
 
 def fit(name: str, path: object, *more: str) -> list[str]:
-    argv = ["timeseries", "fit", "--config", name, f"--data.path={path}", "--data.batch_size=4", *SIZES]
+    argv = [
+        "timeseries",
+        "fit",
+        "--config",
+        name,
+        f"--data.path={path}",
+        "--data.batch_size=4",
+        *SIZES,
+    ]
     return [*argv, *SMALL[name], "--trainer.max_steps=2", *more]
 
 
@@ -45,7 +68,11 @@ def test_the_shipped_configurations_have_the_published_sizes(name: str) -> None:
         content.pop(key, None)
     import longseq.timeseries.task as tasks
 
-    cls = {"informer": tasks.Informer, "autoformer": tasks.Autoformer, "spacetime": tasks.SpaceTime}[name]
+    cls = {
+        "informer": tasks.Informer,
+        "autoformer": tasks.Autoformer,
+        "spacetime": tasks.SpaceTime,
+    }[name]
     count = sum(parameter.numel() for parameter in cls(**content).parameters())
     assert count == {"informer": 11_330_055, "autoformer": 10_535_943, "spacetime": 52_737}[name]
 
@@ -74,7 +101,13 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
     figures = []
     for size in (1, 13, 500):
         root = workdir / f"b{size}"
-        argv = ["timeseries", "test", "--ckpt_path", str(checkpoint), f"--data.eval_batch_size={size}"]
+        argv = [
+            "timeseries",
+            "test",
+            "--ckpt_path",
+            str(checkpoint),
+            f"--data.eval_batch_size={size}",
+        ]
         assert main([*argv, f"--trainer.default_root_dir={root}"]) == 0
         (metrics,) = root.rglob("metrics.csv")
         header, row = metrics.read_text().splitlines()[:2]
@@ -85,13 +118,22 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
 
 
 def test_training_goes_on_from_a_checkpoint(checkpoint: Path, workdir: Path) -> None:
-    argv = ["timeseries", "fit", "--ckpt_path", str(checkpoint), "--trainer.max_steps=4", "--name=on"]
+    argv = [
+        "timeseries",
+        "fit",
+        "--ckpt_path",
+        str(checkpoint),
+        "--trainer.max_steps=4",
+        "--name=on",
+    ]
     assert main([*argv, "--trainer.val_check_interval=2"]) == 0
     (last,) = workdir.rglob("on/version_0/checkpoints/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
-def test_resuming_on_other_data_is_refused(checkpoint: Path, workdir: Path, make_wide, capsys) -> None:
+def test_resuming_on_other_data_is_refused(
+    checkpoint: Path, workdir: Path, make_wide, capsys
+) -> None:
     make_wide(600, seed=5).to_csv("other.csv", index=False)
     argv = [
         "timeseries",
@@ -128,7 +170,9 @@ CASES = {
 def test_bad_input_is_one_line_and_status_2(case, workdir, wide_csv, make_wide, capsys) -> None:
     wide = make_wide(60)
     Path("empty.csv").write_text("")
-    wide.astype({"s0": object}).replace({"s0": {wide["s0"][1]: "n/k"}}).to_csv("text.csv", index=False)
+    wide.astype({"s0": object}).replace({"s0": {wide["s0"][1]: "n/k"}}).to_csv(
+        "text.csv", index=False
+    )
     wide.iloc[[0, 1, 1, 2]].to_csv("twice.csv", index=False)
     wide.drop(index=20).to_csv("gap.csv", index=False)
     wide.to_csv("short.csv", index=False)
@@ -140,16 +184,25 @@ def test_bad_input_is_one_line_and_status_2(case, workdir, wide_csv, make_wide, 
 
 @pytest.mark.parametrize(
     ("more", "named"),
-    [(["--model.channels=3"], "has 2 series, the model takes 3"), (["--model.features=5"], "takes 5")],
+    [
+        (["--model.channels=3"], "has 2 series, the model takes 3"),
+        (["--model.features=5"], "takes 5"),
+    ],
 )
-def test_models_of_fixed_series_say_what_does_not_fit(more, named, workdir, wide_csv, capsys) -> None:
+def test_models_of_fixed_series_say_what_does_not_fit(
+    more, named, workdir, wide_csv, capsys
+) -> None:
     assert main(fit("informer", wide_csv, *QUICK, *more)) == 2
     assert named in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_model_is_refused(checkpoint: Path, workdir: Path, wide_csv, capsys) -> None:
+def test_a_checkpoint_of_another_model_is_refused(
+    checkpoint: Path, workdir: Path, wide_csv, capsys
+) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    content["state_dict"] = {key.replace("mixer", "other"): v for key, v in content["state_dict"].items()}
+    content["state_dict"] = {
+        key.replace("mixer", "other"): v for key, v in content["state_dict"].items()
+    }
     torch.save(content, "other.ckpt")
     Path("out.csv").write_text("earlier")
     argv = ["timeseries", "predict", str(wide_csv), "--ckpt_path", "other.ckpt", "--out", "out.csv"]

@@ -9,20 +9,40 @@ from longseq.core.shell.cli import main
 from longseq.timeseries.compare import ForecastComparison
 
 
-def test_models_stand_beside_baselines_with_a_verdict(wide_csv: Path, tmp_path: Path, capsys) -> None:
+def test_models_stand_beside_baselines_with_a_verdict(
+    wide_csv: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / "table.csv"
-    argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6,12"]
+    argv = [
+        "timeseries",
+        "compare",
+        "--data",
+        str(wide_csv),
+        "--context",
+        "48",
+        "--horizons",
+        "6,12",
+    ]
     argv += [
         "--models",
         "repeat,seasonal_naive,nlinear_ridge,dlinear_ridge,mixer_forecaster",
         "--seeds",
         "0,1",
     ]
-    argv += ["--out", str(out), "--folder", str(tmp_path / "runs"), "--model.d_model=8", "--model.n_layers=1"]
+    argv += [
+        "--out",
+        str(out),
+        "--folder",
+        str(tmp_path / "runs"),
+        "--model.d_model=8",
+        "--model.n_layers=1",
+    ]
     assert main([*argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
     table = pd.read_csv(out)
     assert list(table.columns) == list(ForecastComparison.columns) and len(table) == 2 * (4 + 2)
-    assert set(table["horizon"]) == {6, 12} and (table["windows"][table["horizon"] == 6] == 115).all()
+    assert (
+        set(table["horizon"]) == {6, 12} and (table["windows"][table["horizon"] == 6] == 115).all()
+    )
     trained = table[table["kind"] == "model"]
     assert set(trained["model"]) == {"mixer_forecaster"}
     assert set(trained["seed"]) == {0, 1} and trained["verdict"].str.contains("best baseline").all()
@@ -36,7 +56,16 @@ def test_the_same_seed_gives_the_same_result(wide_csv: Path, tmp_path: Path) -> 
     tables = []
     for run in "ab":
         out = tmp_path / f"{run}.parquet"
-        argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]
+        argv = [
+            "timeseries",
+            "compare",
+            "--data",
+            str(wide_csv),
+            "--context",
+            "48",
+            "--horizons",
+            "6",
+        ]
         argv += ["--models", "spacetime", "--out", str(out), "--folder", str(tmp_path / run)]
         argv += ["--model.d_model=8", "--model.d_state=4", "--trainer.max_steps=3"]
         assert main([*argv, "--trainer.val_check_interval=3", "--protocol", "rolling"]) == 0
@@ -44,7 +73,9 @@ def test_the_same_seed_gives_the_same_result(wide_csv: Path, tmp_path: Path) -> 
     assert tables[0]["mse"][0] == tables[1]["mse"][0] and tables[0]["windows"][0] == 5
 
 
-def test_a_checkpoint_is_scored_as_after_its_training(wide_csv: Path, workdir: Path, capsys) -> None:
+def test_a_checkpoint_is_scored_as_after_its_training(
+    wide_csv: Path, workdir: Path, capsys
+) -> None:
     argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]
     small = [
         "--model.d_model=8",
@@ -54,7 +85,9 @@ def test_a_checkpoint_is_scored_as_after_its_training(wide_csv: Path, workdir: P
     ]
     assert main([*argv, "--models", "mixer_forecaster", *small, "--out", "a.tsv"]) == 0
     assert "nothing to compare it with" in capsys.readouterr().out
-    (best,) = workdir.glob("outputs/timeseries/mixer_forecaster_h6_seed0/version_0/checkpoints/best.ckpt")
+    (best,) = workdir.glob(
+        "outputs/timeseries/mixer_forecaster_h6_seed0/version_0/checkpoints/best.ckpt"
+    )
     assert main([*argv, "--models", f"repeat,{best}", "--out", "b.parquet"]) == 0
     first, again = pd.read_csv("a.tsv", sep="\t"), pd.read_parquet("b.parquet")
     assert first["mse"][0] == again["mse"][1] and again["seed"].isna().all()
@@ -62,7 +95,10 @@ def test_a_checkpoint_is_scored_as_after_its_training(wide_csv: Path, workdir: P
     assert "has horizon 6, the comparison 12" in capsys.readouterr().err
     assert main([*argv, "--protocol", "rolling", "--models", str(best), "--out", "c.csv"]) == 2
     assert "was trained on other rows" in capsys.readouterr().err
-    assert main([*argv, "--models", "mixer_forecaster", "--data.protocol=rolling", "--out", "c.csv"]) == 2
+    assert (
+        main([*argv, "--models", "mixer_forecaster", "--data.protocol=rolling", "--out", "c.csv"])
+        == 2
+    )
     assert "--data.protocol: follows from the data" in capsys.readouterr().err
 
 
@@ -82,7 +118,9 @@ def test_a_checkpoint_is_scored_as_after_its_training(wide_csv: Path, workdir: P
         (["--ridge", "-1"], "ridge must be above 0"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(more, named, wide_csv: Path, tmp_path: Path, capsys) -> None:
+def test_bad_input_is_one_line_and_status_2(
+    more, named, wide_csv: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / "table.csv"
     out.write_text("earlier")
     argv = ["timeseries", "compare", "--data", str(wide_csv), "--context", "48", "--horizons", "6"]

@@ -42,7 +42,8 @@ def test_a_table_without_header_or_times_counts_its_rows(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("freq", "season"), [("15min", 96), ("h", 24), ("D", 7), ("W", 52), ("MS", 12), ("QS", 4), ("3h", 8)]
+    ("freq", "season"),
+    [("15min", 96), ("h", 24), ("D", 7), ("W", 52), ("MS", 12), ("QS", 4), ("3h", 8)],
 )
 def test_season_and_future_follow_the_step(freq, season, make_wide, tmp_path) -> None:
     wide = make_wide(30, 1, freq)
@@ -58,7 +59,9 @@ def test_missing_values_and_rows_are_refused_or_carried_forward(make_wide, tmp_p
     wide.loc[5, "s1"] = np.nan
     path = tmp_path / "gaps.csv"
     wide.drop(index=[10, 11]).to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"gaps\.csv: s0 at 2020-01-01 10:00:00: value missing \(5 of 60"):
+    with pytest.raises(
+        DataError, match=r"gaps\.csv: s0 at 2020-01-01 10:00:00: value missing \(5 of 60"
+    ):
         read_panel(path)
     panel = read_panel(path, "ffill")
     assert panel.filled == 5 and len(panel) == 30
@@ -86,19 +89,41 @@ def bad(name: str, wide: pd.DataFrame) -> tuple[pd.DataFrame | bytes, str]:
         "no time": (wide.rename(columns={"date": "when"}), "no time column"),
         "no series": (wide[["date"]], "no series"),
         "bad time": (soon, "line 4"),
-        "unsorted": (wide.iloc[[0, 1, 3, 2, 4]], "line 5: the time 2020-01-01 02:00:00 comes after"),
-        "duplicate": (wide.iloc[[0, 1, 1, 2, 3]], "line 4: the time 2020-01-01 01:00:00 is a duplicate"),
+        "unsorted": (
+            wide.iloc[[0, 1, 3, 2, 4]],
+            "line 5: the time 2020-01-01 02:00:00 comes after",
+        ),
+        "duplicate": (
+            wide.iloc[[0, 1, 1, 2, 3]],
+            "line 4: the time 2020-01-01 01:00:00 is a duplicate",
+        ),
         "irregular": (late, "no multiple"),
         "long without y": (long.rename(columns={"y": "value"}), "no column 'y'"),
-        "long duplicate": (pd.concat([long, long.tail(1)]), "(s1): the time 2020-01-01 11:00:00 is a dup"),
-        "long without id": (long.replace({"unique_id": {"s1": None}}), "line 14: 'unique_id' is empty"),
+        "long duplicate": (
+            pd.concat([long, long.tail(1)]),
+            "(s1): the time 2020-01-01 11:00:00 is a dup",
+        ),
+        "long without id": (
+            long.replace({"unique_id": {"s1": None}}),
+            "line 14: 'unique_id' is empty",
+        ),
         "too short": (wide.head(2), "at least 3"),
-    }  # fmt: skip
+    }
     return cases[name]
 
 
 BAD = [
-    *("empty", "header", "binary", "text", "infinite", "no time", "no series", "bad time", "unsorted"),
+    *(
+        "empty",
+        "header",
+        "binary",
+        "text",
+        "infinite",
+        "no time",
+        "no series",
+        "bad time",
+        "unsorted",
+    ),
     *("duplicate", "irregular", "long without y", "long duplicate", "long without id", "too short"),
 ]
 
@@ -150,7 +175,8 @@ def test_output_is_csv_or_parquet_and_whole(tmp_path) -> None:
     holes=st.sets(st.integers(1, 19)),
 )
 def test_carrying_forward_never_looks_ahead(values, holes, tmp_path_factory) -> None:
-    """Every filled value is the last one before it, and a row's value never depends on later rows."""
+    """Every filled value is the last one before it, and a row's value never depends on later
+    rows."""
     path = tmp_path_factory.mktemp("fill") / "a.csv"
     known = [None if i in holes else value for i, value in enumerate(values)]
     times = pd.date_range("2021", periods=len(values), freq="h")

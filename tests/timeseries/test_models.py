@@ -1,4 +1,5 @@
-"""Forecasters: what they must not look at, what they must not depend on, and what the published ones do."""
+"""Forecasters: what they must not look at, what they must not depend on, and what the published
+ones do."""
 
 import pytest
 import torch
@@ -13,8 +14,16 @@ from longseq.timeseries.models.mixer_forecaster import MixerForecaster
 from longseq.timeseries.models.spacetime import SpaceTime
 
 C, L, H, LABEL, F = 3, 32, 8, 16, 4
-TRANSFORMER = {"channels": C, "context": L, "horizon": H, "label": LABEL, "features": F, "d_model": 16,
-               "n_heads": 2, "d_ff": 32}  # fmt: skip
+TRANSFORMER = {
+    "channels": C,
+    "context": L,
+    "horizon": H,
+    "label": LABEL,
+    "features": F,
+    "d_model": 16,
+    "n_heads": 2,
+    "d_ff": 32,
+}
 
 
 def make(name: str, compat: bool = False) -> nn.Module:
@@ -36,7 +45,9 @@ def inputs(batch: int = 5, seed: int = 1) -> tuple[torch.Tensor, ...]:
     return x, *marks
 
 
-def run(model: nn.Module, x: torch.Tensor, x_mark: torch.Tensor, y_mark: torch.Tensor) -> torch.Tensor:
+def run(
+    model: nn.Module, x: torch.Tensor, x_mark: torch.Tensor, y_mark: torch.Tensor
+) -> torch.Tensor:
     takes_marks = isinstance(model, (Informer, Autoformer))
     return model(x, x_mark, y_mark) if takes_marks else model(x)
 
@@ -112,11 +123,15 @@ def test_a_row_of_informers_forecast_sees_no_later_row_but_the_published_one_doe
             torch.manual_seed(0)
             first = run(model, x, x_mark, y_mark)
             torch.manual_seed(0)
-            same = torch.allclose(run(model, x, x_mark, later)[:, :5], first[:, :5], rtol=0, atol=1e-6)
+            same = torch.allclose(
+                run(model, x, x_mark, later)[:, :5], first[:, :5], rtol=0, atol=1e-6
+            )
         assert same is not compat
 
 
-def test_autoformers_rows_have_their_own_delays_in_training_but_the_published_ones_share_them() -> None:
+def test_autoformers_rows_have_their_own_delays_in_training_but_the_published_ones_share_them() -> (
+    None
+):
     x, x_mark, y_mark = inputs()
     other = x.clone()
     other[1:] = 10 * torch.randn_like(other[1:])
@@ -126,7 +141,9 @@ def test_autoformers_rows_have_their_own_delays_in_training_but_the_published_on
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         with torch.no_grad():
-            same = torch.equal(run(model, x, x_mark, y_mark)[0], run(model, other, x_mark, y_mark)[0])
+            same = torch.equal(
+                run(model, x, x_mark, y_mark)[0], run(model, other, x_mark, y_mark)[0]
+            )
         assert same is not compat
 
 

@@ -2,8 +2,8 @@
 
 The live tests run where LONGSEQ_UPSTREAM_INFORMER, LONGSEQ_UPSTREAM_AUTOFORMER and
 LONGSEQ_UPSTREAM_SPACETIME name checkouts of zhouhaoyi/Informer2020, thuml/Autoformer and
-HazyResearch/spacetime (the last needs einops and opt_einsum); with all set, running this file as a program
-writes the frozen numbers anew.
+HazyResearch/spacetime (the last needs einops and opt_einsum); with all set, running this file as a
+program writes the frozen numbers anew.
 """
 
 from __future__ import annotations
@@ -25,15 +25,44 @@ from longseq.timeseries.models.informer import Informer
 from longseq.timeseries.models.spacetime import SpaceTime
 
 FIXTURE = Path(__file__).parent / "fixtures" / "published.npz"
-REPOSITORIES = {"informer": "zhouhaoyi/Informer2020", "autoformer": "thuml/Autoformer",
-                "spacetime": "HazyResearch/spacetime"}  # fmt: skip
-PARAMETERS = {"informer": (81, 11_330_055), "autoformer": (51, 10_535_943), "spacetime": (15, 52_737)}
+REPOSITORIES = {
+    "informer": "zhouhaoyi/Informer2020",
+    "autoformer": "thuml/Autoformer",
+    "spacetime": "HazyResearch/spacetime",
+}
+PARAMETERS = {
+    "informer": (81, 11_330_055),
+    "autoformer": (51, 10_535_943),
+    "spacetime": (15, 52_737),
+}
 SIZES: dict[str, dict[str, int]] = {
-    "published": {"c": 7, "l": 96, "h": 24, "label": 48, "d": 512, "heads": 8, "ff": 2048, "average": 25,
-                  "width": 128, "state": 64, "lag": 336},
-    "small": {"c": 2, "l": 16, "h": 6, "label": 8, "d": 8, "heads": 2, "ff": 16, "average": 5,
-              "width": 16, "state": 5, "lag": 40},
-}  # fmt: skip
+    "published": {
+        "c": 7,
+        "l": 96,
+        "h": 24,
+        "label": 48,
+        "d": 512,
+        "heads": 8,
+        "ff": 2048,
+        "average": 25,
+        "width": 128,
+        "state": 64,
+        "lag": 336,
+    },
+    "small": {
+        "c": 2,
+        "l": 16,
+        "h": 6,
+        "label": 8,
+        "d": 8,
+        "heads": 2,
+        "ff": 16,
+        "average": 5,
+        "width": 16,
+        "state": 5,
+        "lag": 40,
+    },
+}
 TOLERANCE = 1e-10  # of the largest output, in float64
 
 
@@ -43,7 +72,9 @@ def upstream(name: str) -> str | None:
 
 def import_from(root: str, module: str) -> Any:
     """Imports a module of a checkout; checkouts share names such as ``models`` and ``utils``."""
-    for key in [key for key in sys.modules if key.split(".")[0] in ("models", "model", "utils", "layers")]:
+    for key in [
+        key for key in sys.modules if key.split(".")[0] in ("models", "model", "utils", "layers")
+    ]:
         del sys.modules[key]
     sys.path.insert(0, root)
     try:
@@ -59,18 +90,50 @@ def theirs(name: str, s: dict[str, int]) -> nn.Module:
     torch.manual_seed(0)
     if name == "informer":
         made = import_from(root, "models.model").Informer(
-            s["c"], s["c"], s["c"], s["l"], s["label"], s["h"], factor=5 if s["d"] == 512 else 2,
-            d_model=s["d"], n_heads=s["heads"], e_layers=2, d_layers=1, d_ff=s["ff"], dropout=0.05,
-            attn="prob", embed="timeF", freq="h", activation="gelu", distil=True, mix=True,
+            s["c"],
+            s["c"],
+            s["c"],
+            s["l"],
+            s["label"],
+            s["h"],
+            factor=5 if s["d"] == 512 else 2,
+            d_model=s["d"],
+            n_heads=s["heads"],
+            e_layers=2,
+            d_layers=1,
+            d_ff=s["ff"],
+            dropout=0.05,
+            attn="prob",
+            embed="timeF",
+            freq="h",
+            activation="gelu",
+            distil=True,
+            mix=True,
             device=torch.device("cpu"),
-        )  # fmt: skip
+        )
     elif name == "autoformer":
-        made = import_from(root, "models.Autoformer").Model(SimpleNamespace(
-            seq_len=s["l"], label_len=s["label"], pred_len=s["h"], output_attention=False,
-            moving_avg=s["average"], enc_in=s["c"], dec_in=s["c"], c_out=s["c"], d_model=s["d"],
-            embed="timeF", freq="h", dropout=0.05, factor=3 if s["d"] == 512 else 1, n_heads=s["heads"],
-            d_ff=s["ff"], activation="gelu", e_layers=2, d_layers=1,
-        ))  # fmt: skip
+        made = import_from(root, "models.Autoformer").Model(
+            SimpleNamespace(
+                seq_len=s["l"],
+                label_len=s["label"],
+                pred_len=s["h"],
+                output_attention=False,
+                moving_avg=s["average"],
+                enc_in=s["c"],
+                dec_in=s["c"],
+                c_out=s["c"],
+                d_model=s["d"],
+                embed="timeF",
+                freq="h",
+                dropout=0.05,
+                factor=3 if s["d"] == 512 else 1,
+                n_heads=s["heads"],
+                d_ff=s["ff"],
+                activation="gelu",
+                e_layers=2,
+                d_layers=1,
+            )
+        )
     else:
         made = _their_spacetime(root, s)
     return made.double().eval()
@@ -80,32 +143,65 @@ def _their_spacetime(root: str, s: dict[str, int]) -> nn.Module:
     pytest.importorskip("einops")
     pytest.importorskip("opt_einsum")
     width = s["width"]
-    ssm = {"model_dim": width, "kernel_dim": s["state"], "kernel_repeat": 1, "head_dim": 1, "norm_order": 1}
-    mlp = {"input_dim": width, "activation": "gelu", "dropout": 0.25, "n_layers": 1, "n_activations": 1,
-           "pre_activation": True}  # fmt: skip
-    pre = {"max_diff_order": 4, "min_avg_window": 4, "max_avg_window": 64, "model_dim": width, "n_kernels": 8,
-           "kernel_dim": 2, "kernel_repeat": width // 8, "head_dim": 1}  # fmt: skip
+    ssm = {
+        "model_dim": width,
+        "kernel_dim": s["state"],
+        "kernel_repeat": 1,
+        "head_dim": 1,
+        "norm_order": 1,
+    }
+    mlp = {
+        "input_dim": width,
+        "activation": "gelu",
+        "dropout": 0.25,
+        "n_layers": 1,
+        "n_activations": 1,
+        "pre_activation": True,
+    }
+    pre = {
+        "max_diff_order": 4,
+        "min_avg_window": 4,
+        "max_avg_window": 64,
+        "model_dim": width,
+        "n_kernels": 8,
+        "kernel_dim": 2,
+        "kernel_repeat": width // 8,
+        "head_dim": 1,
+    }
     encoder = {
         "input_dim": width,
         "pre_config": {"method": "residual", "kwargs": pre},
-        "ssm_config": {"method": "companion", "kwargs": {**ssm, "n_kernels": width // 8, "n_heads": 8,
-                                                         "skip_connection": True}},
-        "mlp_config": {"method": "mlp", "kwargs": {**mlp, "output_dim": width, "skip_connection": True}},
+        "ssm_config": {
+            "method": "companion",
+            "kwargs": {**ssm, "n_kernels": width // 8, "n_heads": 8, "skip_connection": True},
+        },
+        "mlp_config": {
+            "method": "mlp",
+            "kwargs": {**mlp, "output_dim": width, "skip_connection": True},
+        },
         "skip_connection": True,
-    }  # fmt: skip
+    }
     none: dict[str, Any] = {"method": "identity", "kwargs": None}
     decoder = {
-        "input_dim": width, "pre_config": none, "mlp_config": none,
-        "ssm_config": {"method": "closed_loop_companion",
-                       "kwargs": {**ssm, "n_kernels": width, "n_heads": 1}},
-    }  # fmt: skip
+        "input_dim": width,
+        "pre_config": none,
+        "mlp_config": none,
+        "ssm_config": {
+            "method": "closed_loop_companion",
+            "kwargs": {**ssm, "n_kernels": width, "n_heads": 1},
+        },
+    }
     made = import_from(root, "model.network").SpaceTime(
-        {"method": "repeat", "kwargs": {"input_dim": 1, "embedding_dim": width}}, {"blocks": [encoder]},
-        {"blocks": [decoder]}, {"method": "mlp", "kwargs": {**mlp, "output_dim": 1}}, lag=s["lag"],
+        {"method": "repeat", "kwargs": {"input_dim": 1, "embedding_dim": width}},
+        {"blocks": [encoder]},
+        {"blocks": [decoder]},
+        {"method": "mlp", "kwargs": {**mlp, "output_dim": 1}},
+        lag=s["lag"],
         horizon=s["h"],
-    )  # fmt: skip
+    )
     for module in made.modules():
-        for key in ("shift_matrix", "p_padding"):  # plain attributes, which .double() does not reach
+        # Plain attributes, which .double() does not reach.
+        for key in ("shift_matrix", "p_padding"):
             if hasattr(module, key):
                 setattr(module, key, getattr(module, key).double())
     return made
@@ -113,13 +209,25 @@ def _their_spacetime(root: str, s: dict[str, int]) -> nn.Module:
 
 def ours(name: str, s: dict[str, int], compat: bool = True) -> nn.Module:
     """Returns our model of the same sizes."""
-    sizes = {"channels": s["c"], "context": s["l"], "horizon": s["h"], "label": s["label"], "d_model": s["d"],
-             "n_heads": s["heads"], "d_ff": s["ff"], "compat": compat}  # fmt: skip
+    sizes = {
+        "channels": s["c"],
+        "context": s["l"],
+        "horizon": s["h"],
+        "label": s["label"],
+        "d_model": s["d"],
+        "n_heads": s["heads"],
+        "d_ff": s["ff"],
+        "compat": compat,
+    }
     small = s["d"] != 512
     if name == "informer":
         return Informer(**sizes, factor=2 if small else 5).double().eval()
     if name == "autoformer":
-        return Autoformer(**sizes, moving_average=s["average"], factor=1 if small else 3).double().eval()
+        return (
+            Autoformer(**sizes, moving_average=s["average"], factor=1 if small else 3)
+            .double()
+            .eval()
+        )
     return SpaceTime(s["h"], s["width"], s["state"], compat=compat).double().eval()
 
 
@@ -128,7 +236,9 @@ def fill(model: nn.Module) -> None:
     for place, (key, value) in enumerate(sorted(model.state_dict().items())):
         if not value.is_floating_point() or key.endswith((".pe", "diff_kernel")):
             continue
-        wave = torch.sin(0.7 * torch.arange(value.numel(), dtype=torch.float64) + place).reshape(value.shape)
+        wave = torch.sin(0.7 * torch.arange(value.numel(), dtype=torch.float64) + place).reshape(
+            value.shape
+        )
         value.copy_(1 + 0.5 * wave if key.endswith("running_var") else 0.3 * wave)
 
 
@@ -203,7 +313,9 @@ def test_outputs_equal_those_of_the_authors_code(name: str, size: str) -> None:
 
 def test_autoformer_trains_as_published_with_shared_delays() -> None:
     if upstream("autoformer") is None:
-        pytest.skip(f"LONGSEQ_UPSTREAM_AUTOFORMER names no checkout of {REPOSITORIES['autoformer']}")
+        pytest.skip(
+            f"LONGSEQ_UPSTREAM_AUTOFORMER names no checkout of {REPOSITORIES['autoformer']}"
+        )
     s = SIZES["small"]
     published, model = theirs("autoformer", s), ours("autoformer", s)
     model.load_state_dict(published.state_dict(), strict=True)
@@ -212,7 +324,10 @@ def test_autoformer_trains_as_published_with_shared_delays() -> None:
         for module in one.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-    assert relative(run_ours("autoformer", model, s), run_theirs("autoformer", published, s)) < TOLERANCE
+    assert (
+        relative(run_ours("autoformer", model, s), run_theirs("autoformer", published, s))
+        < TOLERANCE
+    )
 
 
 if __name__ == "__main__":

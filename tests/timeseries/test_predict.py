@@ -1,4 +1,5 @@
-"""Forecast frames: nothing after the cutoff counts, and nothing but the series and the model does."""
+"""Forecast frames: nothing after the cutoff counts, and nothing but the series and the model
+does."""
 
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def test_the_frame_has_the_usual_columns_and_the_future_times(wide_csv: Path, pa
     name = "MixerForecaster"
     keys = ["unique_id", "ds", "cutoff", "y"]
     assert list(frame.columns) == [*keys, name, f"{name}-lo-80", f"{name}-hi-80", "SeasonalNaive"]
-    assert len(frame) == 2 * H and frame["y"].isna().all() and frame.iloc[:, 4:].notna().all(axis=None)
+    assert (
+        len(frame) == 2 * H and frame["y"].isna().all() and frame.iloc[:, 4:].notna().all(axis=None)
+    )
     assert (frame["cutoff"] == panel.ds[-1]).all()
     assert (frame["ds"][:H] == pd.date_range(panel.ds[-1], periods=H + 1, freq="h")[1:]).all()
     assert frame["SeasonalNaive"][0] == pytest.approx(panel.values[-24, 0], rel=1e-5)
@@ -88,7 +91,11 @@ def test_intervals_cover_as_they_say_on_exchangeable_errors(
     panel, task = read_panel(tmp_path / "long.csv"), make("mixer", wide_csv)
     # Take the level away: this task's untrained error would otherwise drift with the trend.
     flat = Panel(
-        panel.values - 0.002 * np.arange(3000)[:, None], panel.ids, panel.ds, panel.freq, panel.source
+        panel.values - 0.002 * np.arange(3000)[:, None],
+        panel.ids,
+        panel.ds,
+        panel.freq,
+        panel.source,
     )
     frame = forecast_frame(task, flat, list(range(2400, 2900, 5)), levels=(50, 90))
     for level in (50, 90):
@@ -120,9 +127,20 @@ def test_series_unknown_to_the_model_and_wrong_cutoffs(wide_csv: Path, panel: Pa
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, wide_csv: Path) -> Path:
     root = tmp_path_factory.mktemp("run")
-    argv = ["timeseries", "fit", f"--data.path={wide_csv}", "--data.context=48", "--data.horizon=12"]
+    argv = [
+        "timeseries",
+        "fit",
+        f"--data.path={wide_csv}",
+        "--data.context=48",
+        "--data.horizon=12",
+    ]
     argv += ["--model.context=48", "--model.horizon=12", "--model.d_model=8"]
-    argv += ["--model.n_layers=1", "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--name=r"]
+    argv += [
+        "--model.n_layers=1",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=2",
+        "--name=r",
+    ]
     assert main([*argv, f"--trainer.default_root_dir={root}"]) == 0
     return root / "r/version_0/checkpoints/last.ckpt"
 
@@ -132,7 +150,15 @@ def test_the_command_writes_both_formats_from_a_checkpoint_alone(
 ) -> None:
     paths = tmp_path / "f.csv", tmp_path / "f.parquet"
     for out in paths:
-        argv = ["timeseries", "predict", str(wide_csv), "--ckpt_path", str(checkpoint), "--out", str(out)]
+        argv = [
+            "timeseries",
+            "predict",
+            str(wide_csv),
+            "--ckpt_path",
+            str(checkpoint),
+            "--out",
+            str(out),
+        ]
         assert main([*argv, "--cutoffs", "3", "--step", "6", "--level", "80"]) == 0
     text, binary = pd.read_csv(paths[0], parse_dates=["ds", "cutoff"]), pd.read_parquet(paths[1])
     assert text["cutoff"].nunique() == 3 and len(text) == 2 * 3 * H
@@ -158,6 +184,8 @@ def test_bad_input_to_the_command_leaves_earlier_output(
         ([str(wide_csv), "--ckpt_path", str(wide_csv), *command[2:]], "wide.csv"),
     ):
         assert main(["timeseries", "predict", *argv]) == 2
-        (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
+        (line,) = [
+            text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")
+        ]
         assert named in line
         assert out.read_text() == "earlier"

@@ -18,10 +18,14 @@ def panel_of(rows: int, freq: str = "h") -> Panel:
 
 def test_the_packaged_protocols_are_read_and_name_their_quirks() -> None:
     assert list_protocols() == ["ett", "ratio", "rolling"]
-    assert all(load_protocol(name).quirks and load_protocol(name).name == name for name in list_protocols())
+    assert all(
+        load_protocol(name).quirks and load_protocol(name).name == name for name in list_protocols()
+    )
 
 
-@pytest.mark.parametrize(("horizon", "windows"), [(96, 2785), (192, 2689), (336, 2545), (720, 2161)])
+@pytest.mark.parametrize(
+    ("horizon", "windows"), [(96, 2785), (192, 2689), (336, 2545), (720, 2161)]
+)
 def test_ett_counts_the_published_windows(horizon: int, windows: int) -> None:
     split = load_protocol("ett").split(panel_of(17420), 336, horizon)
     assert len(split.test.cutoffs(336, horizon)) == windows
@@ -58,7 +62,9 @@ def test_rolling_ends_with_the_file_and_its_test_targets_do_not_overlap() -> Non
     step=st.one_of(st.none(), st.integers(1, 50)),
 )
 def test_targets_of_a_part_never_reach_the_next(rows, context, horizon, kind, step) -> None:
-    protocol = Protocol("p", kind, 0.7, 0.1 if kind == "ratio" else 3, 0.2 if kind == "ratio" else 4, step)
+    protocol = Protocol(
+        "p", kind, 0.7, 0.1 if kind == "ratio" else 3, 0.2 if kind == "ratio" else 4, step
+    )
     try:
         split = protocol.split(panel_of(rows), context, horizon)
     except DataError:

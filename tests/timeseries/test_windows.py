@@ -1,4 +1,5 @@
-"""Windows: every cutoff once, the scaler from training rows only, batches a pure function of the step."""
+"""Windows: every cutoff once, the scaler from training rows only, batches a pure function of the
+step."""
 
 import numpy as np
 import pytest
@@ -55,10 +56,16 @@ def test_every_test_window_comes_once_and_none_is_dropped(data) -> None:
 
 def test_no_training_window_reaches_beyond_the_training_rows(data) -> None:
     windows, end = data.windows("train"), data.split().train.end
-    assert windows.cutoffs[0] == 48 and windows.cutoffs[-1] + 12 == end and len(windows) == end - 48 - 12 + 1
+    assert (
+        windows.cutoffs[0] == 48
+        and windows.cutoffs[-1] + 12 == end
+        and len(windows) == end - 48 - 12 + 1
+    )
 
 
-def test_training_batches_are_a_function_of_the_step_and_an_epoch_takes_each_window_once(data) -> None:
+def test_training_batches_are_a_function_of_the_step_and_an_epoch_takes_each_window_once(
+    data,
+) -> None:
     windows = data.windows("train")
     first, again = TrainWindows(windows, 8, 3), TrainWindows(windows, 8, 3)
     torch.testing.assert_close(first[70]["x"], again[70]["x"], rtol=0, atol=0)

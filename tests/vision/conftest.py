@@ -1,4 +1,5 @@
-"""Fixtures of the vision tests: one thread, and small sets of images of three kinds that look different."""
+"""Fixtures of the vision tests: one thread, and small sets of images of three kinds that look
+different."""
 
 import io
 import zipfile
@@ -80,7 +81,10 @@ def make_idx(tmp_path):
         folder.mkdir()
         for prefix, count in (("train", train), ("t10k", test)):
             labels = np.arange(count) % 3
-            images = [draw(CLASSES[label], 1000 * len(prefix) + i)[..., 0] for i, label in enumerate(labels)]
+            images = [
+                draw(CLASSES[label], 1000 * len(prefix) + i)[..., 0]
+                for i, label in enumerate(labels)
+            ]
             write_idx(folder / f"{prefix}-images-idx3-ubyte", np.stack(images))
             write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels.astype(np.uint8))
         return folder

@@ -1,4 +1,5 @@
-"""Logistic regression on pixels: learns what is linear, chooses its strength on validation data alone."""
+"""Logistic regression on pixels: learns what is linear, chooses its strength on validation data
+alone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""The command line of vision: shipped configurations, comparison, demo, and one-line errors for bad input."""
+"""The command line of vision: shipped configurations, comparison, demo, and one-line errors for bad
+input."""
 
 from __future__ import annotations
 
@@ -14,9 +15,19 @@ from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
 from longseq.vision.compare import BASELINES
 
-QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.val_check_interval=2"]
-SHORT = ["--data.img_size=12", "--data.batch_size=8", "--model.num_classes=3", "--model.img_size=12",
-         "--trainer.max_steps=2", "--trainer.val_check_interval=2"]  # fmt: skip
+QUICK = [
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.val_check_interval=2",
+]
+SHORT = [
+    "--data.img_size=12",
+    "--data.batch_size=8",
+    "--model.num_classes=3",
+    "--model.img_size=12",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+]
 SIZES = {
     "vmamba": {"dims": [8, 16], "depths": [1, 1]},
     "vim": {"depth": 1, "d_model": 16, "patch_size": 4},
@@ -45,7 +56,13 @@ def checkpoints(workdir: Path, make_zip):
         ("vmamba_pico", "{dims: [8], depths: [1]}"),
         ("vit_pico", "{d_model: 12, n_layers: 1}"),
     ):
-        argv = ["vision", "fit", f"--data.source={make_zip(10)}", "--data.img_size=12", "--data.batch_size=8"]
+        argv = [
+            "vision",
+            "fit",
+            f"--data.source={make_zip(10)}",
+            "--data.img_size=12",
+            "--data.batch_size=8",
+        ]
         argv += [f"--model.model={name}", f"--model.model_kwargs={kwargs}", "--model.num_classes=3"]
         argv += [
             f"--name={name}",
@@ -98,7 +115,9 @@ def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, ca
     ]
     assert main([*argv, "--trainer.val_check_interval=1"]) == 0
     last = "outputs/vision/o/version_0/checkpoints/last.ckpt"
-    assert main(["vision", "compare", "--models", f"{checkpoints[0]},{last}", "--out", "u.csv"]) == 2
+    assert (
+        main(["vision", "compare", "--models", f"{checkpoints[0]},{last}", "--out", "u.csv"]) == 2
+    )
     assert "their test images differ" in capsys.readouterr().err
 
 
@@ -146,7 +165,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", sorted(BAD))
-def test_bad_input_is_one_line_and_status_2(case, workdir: Path, make_zip, make_idx, capsys) -> None:
+def test_bad_input_is_one_line_and_status_2(
+    case, workdir: Path, make_zip, make_idx, capsys
+) -> None:
     named, arguments = BAD[case]
     good = make_zip(4)
     Path("empty").mkdir()

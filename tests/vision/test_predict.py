@@ -1,4 +1,5 @@
-"""Prediction from the checkpoint alone, over folders, zips and IDX files; bad images are reported."""
+"""Prediction from the checkpoint alone, over folders, zips and IDX files; bad images are
+reported."""
 
 from __future__ import annotations
 
@@ -62,9 +63,23 @@ def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoint(make_zip, tmp_path: Path) -> Path:
-    argv = ["vision", "fit", f"--data.source={make_zip(8)}", "--data.img_size=12", "--data.batch_size=8"]
-    argv += ["--model.model=vmamba_pico", "--model.model_kwargs={dims: [8], depths: [1]}", "--name=r"]
-    argv += ["--model.num_classes=3", "--model.ema_decay=0.9", f"--trainer.default_root_dir={tmp_path}"]
+    argv = [
+        "vision",
+        "fit",
+        f"--data.source={make_zip(8)}",
+        "--data.img_size=12",
+        "--data.batch_size=8",
+    ]
+    argv += [
+        "--model.model=vmamba_pico",
+        "--model.model_kwargs={dims: [8], depths: [1]}",
+        "--name=r",
+    ]
+    argv += [
+        "--model.num_classes=3",
+        "--model.ema_decay=0.9",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
     assert main([*argv, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]) == 0
     return tmp_path / "r/version_0/checkpoints/last.ckpt"
 
@@ -79,7 +94,9 @@ def test_the_command_line(
     capsys.readouterr()
     assert main([*base, "p.csv"]) == 0
     out = capsys.readouterr()
-    assert "9 images, 1 could not be read" in out.out and "dark/00.png: the image is empty" in out.err
+    assert (
+        "9 images, 1 could not be read" in out.out and "dark/00.png: the image is empty" in out.err
+    )
     with Path("p.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows][:2] == ["bright/00.png", "bright/01.png"]
@@ -101,7 +118,9 @@ def test_the_command_line(
     assert main(["vision", "predict", str(bad), *base[3:], "p.csv"]) == 2
     assert "none of its 1 images can be read" in capsys.readouterr().err
     assert main([*base, "p.txt"]) == 2
-    assert main(["vision", "predict", str(folder), "--ckpt_path", "none.ckpt", "--out", "p.csv"]) == 2
+    assert (
+        main(["vision", "predict", str(folder), "--ckpt_path", "none.ckpt", "--out", "p.csv"]) == 2
+    )
     with Path("p.csv").open() as file:
         assert list(csv.DictReader(file)) == rows  # the earlier output is intact
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

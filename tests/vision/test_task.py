@@ -1,4 +1,5 @@
-"""The classifier in training: learns, averages its weights, resumes, and refuses what does not fit."""
+"""The classifier in training: learns, averages its weights, resumes, and refuses what does not
+fit."""
 
 from __future__ import annotations
 
@@ -30,10 +31,17 @@ def classifier(**kwargs) -> ImageClassifier:
 
 def train(task: ImageClassifier, data: ImageData, steps: int, folder: Path, **kwargs) -> Trainer:
     trainer = Trainer(
-        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, accelerator="cpu", use_distributed_sampler=False,
-        limit_val_batches=0, **kwargs,
-    )  # fmt: skip
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        accelerator="cpu",
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        **kwargs,
+    )
     trainer.fit(task, data)
     return trainer
 
@@ -43,7 +51,8 @@ def data(make_zip) -> ImageData:
     return ImageData(str(make_zip(12)), img_size=12, batch_size=8)
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])  # also logits that all lie in [0, 1], and sure ones
+# Also logits that all lie in [0, 1], and sure ones.
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_the_metrics_are_their_definitions(scale: float, monkeypatch) -> None:
     torch.manual_seed(0)
     task = classifier(num_classes=7).eval()
@@ -80,7 +89,9 @@ def test_it_learns_and_the_averaged_weights_are_evaluated(make_zip, tmp_path: Pa
     assert torch.equal(task.eval()(x), task.ema(x)) and task.best is task.ema
 
 
-def test_the_average_follows_its_formula_once_an_optimiser_step(data: ImageData, tmp_path: Path) -> None:
+def test_the_average_follows_its_formula_once_an_optimiser_step(
+    data: ImageData, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     task = classifier(ema_decay=0.5)
     expected = [value.clone() for value in task.ema.state_dict().values()]
@@ -112,8 +123,12 @@ def test_a_checkpoint_carries_classes_and_preprocessing(data: ImageData, tmp_pat
     assert isinstance(loaded, ImageClassifier)
     assert loaded.classes == ["bright", "dark", "stripes"]
     assert loaded.preprocess == {
-        "img_size": 12, "channels": 3, "mean": [0.5], "std": [0.5], "crop_ratio": 1.0
-    }  # fmt: skip
+        "img_size": 12,
+        "channels": 3,
+        "mean": [0.5],
+        "std": [0.5],
+        "crop_ratio": 1.0,
+    }
 
 
 def test_mixed_labels_train(make_zip, tmp_path: Path) -> None:
@@ -136,7 +151,9 @@ def test_evaluation_does_not_depend_on_the_batch_size(make_zip, tmp_path: Path) 
 
 def test_state_space_parameters_are_not_decayed() -> None:
     task = classifier(model="vim_nano", model_kwargs={"depth": 1}, ema_decay=0.9, total_steps=10)
-    groups = {group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups}
+    groups = {
+        group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups
+    }
     mixer = task.model.layers[0].mixer
     found = {id(parameter) for parameter in groups["ssm"]["params"]}
     assert {id(mixer.A_log), id(mixer.A_b_log), id(mixer.dt_proj_b.bias)} <= found
@@ -144,7 +161,9 @@ def test_state_space_parameters_are_not_decayed() -> None:
     assert trained == len(list(task.model.parameters()))
 
 
-def test_published_weights_start_a_training_with_a_new_head(data: ImageData, tmp_path: Path) -> None:
+def test_published_weights_start_a_training_with_a_new_head(
+    data: ImageData, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     source = create_model("vmamba_pico", **TINY)
     torch.save({"model": source.state_dict()}, tmp_path / "published.pth")
@@ -172,5 +191,8 @@ def test_what_does_not_fit_is_named(data: ImageData, tmp_path: Path, make_folder
         (folder / part / "dark").rename(folder / part / "night")
     with pytest.raises(DataError, match="but the checkpoint was trained on bright, dark"):
         trainer.test(
-            task, ImageData(str(folder), img_size=12), ckpt_path=str(tmp_path / "a.ckpt"), verbose=False
+            task,
+            ImageData(str(folder), img_size=12),
+            ckpt_path=str(tmp_path / "a.ckpt"),
+            verbose=False,
         )

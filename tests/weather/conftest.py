@@ -22,7 +22,8 @@ def one_thread():
 
 
 def fields(seed: int = 0, rise: float = 3.0, shared: int = 40) -> np.ndarray:
-    """Returns yearly temperatures (T, Y, X): a pattern that grows after the shared years, and noise."""
+    """Returns yearly temperatures (T, Y, X): a pattern that grows after the shared years, and
+    noise."""
     common, own = np.random.default_rng(99), np.random.default_rng(seed)
     pattern = 1 + 0.5 * np.sin(np.arange(20)).reshape(4, 5)
     noise = common.standard_normal((len(YEARS), 4, 5))
@@ -43,12 +44,24 @@ def dataset(
     """Returns a CF data set, one record a year."""
     epoch = "days since 1850-01-01"
     if times is None:
-        dates = [cftime.datetime(int(year), 6, 1, calendar=calendar) for year in YEARS[: len(values)]]
+        dates = [
+            cftime.datetime(int(year), 6, 1, calendar=calendar) for year in YEARS[: len(values)]
+        ]
         times = cftime.date2num(dates, epoch, calendar)
     return xr.Dataset(
-        {name: (("time", "lat", "lon"), values, {"standard_name": "air_temperature", "units": units})},
         {
-            "time": ("time", times, {"units": epoch, "calendar": calendar, "standard_name": "time"}),
+            name: (
+                ("time", "lat", "lon"),
+                values,
+                {"standard_name": "air_temperature", "units": units},
+            )
+        },
+        {
+            "time": (
+                "time",
+                times,
+                {"units": epoch, "calendar": calendar, "standard_name": "time"},
+            ),
             "lat": ("lat", lat, {"units": "degrees_north", "standard_name": "latitude"}),
             "lon": ("lon", lon, {"units": "degrees_east", "standard_name": "longitude"}),
         },
@@ -82,13 +95,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return paths[0], paths[1]
 
 
-SPANS = ["--data.baseline=1900-1919", "--data.valid=1950-1955", "--data.period=1970-1979", "--data.smooth=5"]
+SPANS = [
+    "--data.baseline=1900-1919",
+    "--data.valid=1950-1955",
+    "--data.period=1970-1979",
+    "--data.smooth=5",
+]
 
 
 def fit_arguments(train: str, test: str | None = None, *more: str) -> list[str]:
     """Returns the arguments of a short training."""
     argv = ["weather", "fit", "--config", "emulator", f"--data.train=[{train}]", *SPANS]
-    argv += [f"--data.test={test or 'null'}", "--model.height=4", "--model.width=5", "--model.d_model=8"]
+    argv += [
+        f"--data.test={test or 'null'}",
+        "--model.height=4",
+        "--model.width=5",
+        "--model.d_model=8",
+    ]
     argv += ["--model.n_layers=1", "--model.mixer_kwargs={d_state: 4}", "--trainer.max_steps=2"]
     return [*argv, "--trainer.val_check_interval=2", *more]
 
@@ -96,4 +119,6 @@ def fit_arguments(train: str, test: str | None = None, *more: str) -> list[str]:
 @pytest.fixture(scope="session")
 def lab() -> SimpleNamespace:
     """What makes small climate runs."""
-    return SimpleNamespace(fields=fields, dataset=dataset, fit=fit_arguments, YEARS=YEARS, LAT=LAT, LON=LON)
+    return SimpleNamespace(
+        fields=fields, dataset=dataset, fit=fit_arguments, YEARS=YEARS, LAT=LAT, LON=LON
+    )

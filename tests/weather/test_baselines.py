@@ -46,7 +46,9 @@ def test_shared_years_are_found_and_refused(runs) -> None:
     high, low = (make_scenario(read_field(path), (1900, 1919), 5) for path in runs)
     assert shared_years(high, low).tolist() == list(range(1900, 1940))
     assert refuse_leak([high], low, (1970, 1979)).tolist() == list(range(1900, 1940))
-    with pytest.raises(DataError, match=r"low.nc: the years 1938-1939 are the same as in .*high.nc.*leak"):
+    with pytest.raises(
+        DataError, match=r"low.nc: the years 1938-1939 are the same as in .*high.nc.*leak"
+    ):
         refuse_leak([high], low, (1938, 1945))
     with pytest.raises(DataError, match="the same run"):
         refuse_leak([high], high, (1970, 1979))
@@ -54,7 +56,9 @@ def test_shared_years_are_found_and_refused(runs) -> None:
 
 def test_repacked_years_are_still_the_same(runs, write, lab) -> None:
     high = make_scenario(read_field(runs[0]), (1900, 1919), 5)
-    packed = {"tas": {"dtype": "int16", "scale_factor": 0.0002, "add_offset": 282.0, "_FillValue": -32768}}
+    packed = {
+        "tas": {"dtype": "int16", "scale_factor": 0.0002, "add_offset": 282.0, "_FillValue": -32768}
+    }
     again = make_scenario(
         read_field(write(lab.dataset(lab.fields(2, 1.5)), encoding=packed)), (1900, 1919), 5
     )
@@ -118,7 +122,9 @@ def test_forcings_from_csv_and_netcdf(runs, tmp_path, lab) -> None:
     run = make_scenario(read_field(runs[0]), (1900, 1919), 5, str(table))
     assert run.names == ("co2", "ch4") and run.predictors[-1].tolist() == [79.0, 39.5]
     years, values, names = read_series(runs[0])  # a field is averaged over the area
-    assert names == ["tas"] and np.allclose(values[:, 0] - values[:20, 0].mean(), _mean(runs[0]), atol=1e-4)
+    assert names == ["tas"] and np.allclose(
+        values[:, 0] - values[:20, 0].mean(), _mean(runs[0]), atol=1e-4
+    )
     assert years.tolist() == lab.YEARS.tolist()
     table.write_text("\n".join(["year,co2", *rows[:3], "1903,n/k,1"]).replace(",0.5", ""))
     with pytest.raises(DataError, match="line 5: co2: 'n/k' is no number"):

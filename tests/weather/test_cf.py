@@ -38,9 +38,9 @@ def test_conventions_give_bit_identical_values(write, lab) -> None:
 def test_any_longitude_convention_is_the_same_grid(tenths: list[int], data) -> None:
     lon = np.sort(np.array(tenths)) / 10
     shift = data.draw(st.sampled_from([-360, 0, 360]))
-    other = (np.where(lon >= data.draw(st.integers(0, 360)), lon - 360, lon) + max(0, shift)).astype(
-        np.float32
-    )
+    other = (
+        np.where(lon >= data.draw(st.integers(0, 360)), lon - 360, lon) + max(0, shift)
+    ).astype(np.float32)
     attrs = {"units": "degrees_east"}
     first, same = check_longitude(lon, attrs, "a")
     second, order = check_longitude(other, attrs, "b")
@@ -53,14 +53,21 @@ def test_packed_netcdf3_and_zarr_hold_the_same(write, lab) -> None:
     plain = read_field(write(lab.dataset(values)))
     third = read_field(write(lab.dataset(values), "three.nc", engine="scipy"))
     assert np.array_equal(third.values, plain.values)
-    packed = {"tas": {"dtype": "int16", "scale_factor": 0.001, "add_offset": 280.0, "_FillValue": -32768}}
+    packed = {
+        "tas": {"dtype": "int16", "scale_factor": 0.001, "add_offset": 280.0, "_FillValue": -32768}
+    }
     short = read_field(write(lab.dataset(values), "packed.nc", encoding=packed))
     assert np.abs(short.values - plain.values).max() <= 0.0006
 
 
 @pytest.mark.parametrize(
     ("units", "scale", "offset"),
-    [("degC", 1.0, -273.15), ("degrees_celsius", 1.0, -273.15), ("degF", 1.8, -459.67), ("kelvin", 1.0, 0.0)],
+    [
+        ("degC", 1.0, -273.15),
+        ("degrees_celsius", 1.0, -273.15),
+        ("degF", 1.8, -459.67),
+        ("kelvin", 1.0, 0.0),
+    ],
 )
 def test_temperatures_become_kelvin(write, units, scale, offset, lab) -> None:
     values = lab.fields().astype(np.float64)
@@ -139,7 +146,10 @@ BAD = {
     "longitude units": (lambda d: d["lon"].attrs.pop("units"), "longitude: has no units"),
     "calendar": (lambda d: d["time"].attrs.update(calendar="lunar"), "unknown calendar 'lunar'"),
     "time units": (lambda d: d["time"].attrs.update(units="hours after lunch"), "cannot be read"),
-    "time units 2": (lambda d: d["time"].attrs.update(units="fortnights since 1850-01-01"), "cannot be read"),
+    "time units 2": (
+        lambda d: d["time"].attrs.update(units="fortnights since 1850-01-01"),
+        "cannot be read",
+    ),
     "two variables": (_pressure, "has 2 variables: tas, ps (name one with --variable)"),
 }
 
@@ -150,14 +160,21 @@ def test_what_is_wrong_is_named(case, write, lab) -> None:
     path = write(_with(lab, change))
     with pytest.raises(DataError) as error:
         read_field(path)
-    assert message in str(error.value) and "run.nc" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        message in str(error.value)
+        and "run.nc" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 @pytest.mark.parametrize(
     ("times", "message"),
-    [([0, 360, 360], "time 2: 1851-01-01 00:00:00 occurs twice"), ([0, 720, 360], "time 2: 1851-01-01"),
-     ([0, np.nan, 360], "not all numbers")],
-)  # fmt: skip
+    [
+        ([0, 360, 360], "time 2: 1851-01-01 00:00:00 occurs twice"),
+        ([0, 720, 360], "time 2: 1851-01-01"),
+        ([0, np.nan, 360], "not all numbers"),
+    ],
+)
 def test_times_must_ascend(times, message, write, lab) -> None:
     path = write(lab.dataset(lab.fields()[:3], times=np.array(times, dtype=float)))
     with pytest.raises(DataError, match=message):

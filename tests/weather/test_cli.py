@@ -1,4 +1,5 @@
-"""The command line of weather: every configuration, compare, predict, and one-line errors for bad input."""
+"""The command line of weather: every configuration, compare, predict, and one-line errors for bad
+input."""
 
 from __future__ import annotations
 
@@ -18,10 +19,20 @@ from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import EmulatorComparison
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
-DIGITS = ["--model.depths=[8]", "--model.n_layers=1", "--model.d_state=4", "--model.context=3",
-          "--data.context=3", "--data.frames=6", "--data.horizon=4", "--data.batch_size=2",
-          "--data.eval_videos=2", "--data.digits=1", "--trainer.max_steps=2",
-          "--trainer.val_check_interval=2"]  # fmt: skip
+DIGITS = [
+    "--model.depths=[8]",
+    "--model.n_layers=1",
+    "--model.d_state=4",
+    "--model.context=3",
+    "--data.context=3",
+    "--data.frames=6",
+    "--data.horizon=4",
+    "--data.batch_size=2",
+    "--data.eval_videos=2",
+    "--data.digits=1",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +46,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, runs, lab) -> Path:
 @pytest.fixture(scope="module")
 def video_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("video")
-    argv = ["weather", "fit", "--config", "moving_digits", *DIGITS, f"--trainer.default_root_dir={root}"]
+    argv = [
+        "weather",
+        "fit",
+        "--config",
+        "moving_digits",
+        *DIGITS,
+        f"--trainer.default_root_dir={root}",
+    ]
     assert main([*argv, "--name=r"]) == 0
     return root / "r/version_0/checkpoints/best.ckpt"
 
@@ -47,7 +65,10 @@ def test_every_configuration_is_tested() -> None:
 def test_the_shipped_emulator_is_for_the_packaged_runs() -> None:
     content = yaml.safe_load(DOMAIN.configs()["emulator"].read_text())
     assert content["data"]["init_args"]["train"] == ["A1B_north_america"]
-    assert (content["model"]["init_args"]["height"], content["model"]["init_args"]["width"]) == (37, 49)
+    assert (content["model"]["init_args"]["height"], content["model"]["init_args"]["width"]) == (
+        37,
+        49,
+    )
 
 
 @pytest.mark.parametrize("kind", ["emulator", "video"])
@@ -62,7 +83,11 @@ def test_validate_and_test_need_only_the_checkpoint(kind, request, workdir, caps
 
 def test_two_workers_and_resuming_give_the_same_weights(runs, workdir, lab) -> None:
     base = lab.fit(
-        runs[0], None, "--trainer.val_check_interval=1", "--model.dropout=0.2", "--checkpoint_every=1"
+        runs[0],
+        None,
+        "--trainer.val_check_interval=1",
+        "--model.dropout=0.2",
+        "--checkpoint_every=1",
     )
     whole = [*base, "--trainer.max_steps=4", "--data.num_workers=2", "--name=whole"]
     assert main(whole) == 0
@@ -70,7 +95,10 @@ def test_two_workers_and_resuming_give_the_same_weights(runs, workdir, lab) -> N
     first = [*base, "--model.total_steps=4", "--name=first"]
     assert main(first) == 0
     (last,) = workdir.rglob("first/version_0/checkpoints/last.ckpt")
-    assert main(["weather", "fit", "--ckpt_path", str(last), "--trainer.max_steps=4", "--name=on"]) == 0
+    assert (
+        main(["weather", "fit", "--ckpt_path", str(last), "--trainer.max_steps=4", "--name=on"])
+        == 0
+    )
     (one,) = workdir.rglob("whole/version_0/checkpoints/last.ckpt")
     (two,) = workdir.rglob("on/version_0/checkpoints/last*.ckpt")
     expected, found = (torch.load(path, weights_only=True) for path in (one, two))
@@ -81,13 +109,22 @@ def test_two_workers_and_resuming_give_the_same_weights(runs, workdir, lab) -> N
 
 
 def test_resuming_on_other_data_is_refused(checkpoint, runs, workdir, capsys) -> None:
-    argv = ["weather", "fit", "--ckpt_path", str(checkpoint), f"--data.train=[{runs[1]}]", "--data.test=null"]
+    argv = [
+        "weather",
+        "fit",
+        "--ckpt_path",
+        str(checkpoint),
+        f"--data.train=[{runs[1]}]",
+        "--data.test=null",
+    ]
     assert main([*argv, "--trainer.max_steps=4", *QUICK]) == 2
     assert "other training data than the checkpoint's" in capsys.readouterr().err
 
 
 def test_compare_writes_the_table_and_the_verdict(runs, workdir, capsys, lab) -> None:
-    small = [text for text in lab.fit(runs[0]) if text.startswith("--model.") and "height" not in text]
+    small = [
+        text for text in lab.fit(runs[0]) if text.startswith("--model.") and "height" not in text
+    ]
     small = [text for text in small if "width" not in text]
     argv = [
         "weather",
@@ -113,7 +150,11 @@ def test_compare_writes_the_table_and_the_verdict(runs, workdir, capsys, lab) ->
     ]
     assert main([*argv, *small, "--trainer.max_steps=2"]) == 0
     out = capsys.readouterr().out
-    assert "40 years (1900-1939) are the same" in out and "never scored" in out and "Noise floor" in out
+    assert (
+        "40 years (1900-1939) are the same" in out
+        and "never scored" in out
+        and "Noise floor" in out
+    )
     with Path("t.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(EmulatorComparison.columns) and [row["seed"] for row in rows] == [
@@ -198,9 +239,14 @@ def test_predict_needs_only_the_checkpoint(checkpoint, runs, workdir, capsys) ->
         xr.open_zarr("p.zarr", decode_times=times, chunks=None, consolidated=False) as part,
     ):
         assert (
-            data.tas.dims == ("time", "lat", "lon") and data.sizes["time"] == 80 and part.sizes["time"] == 10
+            data.tas.dims == ("time", "lat", "lon")
+            and data.sizes["time"] == 80
+            and part.sizes["time"] == 10
         )
-        assert np.allclose(part.tas, data.tas[-10:]) and data.tas.attrs["standard_name"] == "air_temperature"
+        assert (
+            np.allclose(part.tas, data.tas[-10:])
+            and data.tas.attrs["standard_name"] == "air_temperature"
+        )
         assert data.time.values[0].calendar == "360_day" and data.time.values[0].year == 1900
         assert {"time_bnds", "lat_bnds", "lon_bnds"} <= set(data.variables)
         about = data.attrs
@@ -215,7 +261,10 @@ def test_predict_needs_only_the_checkpoint(checkpoint, runs, workdir, capsys) ->
     run = load_task(checkpoint, "weather")
     rows = "\n".join(f"{1900 + i},{0.01 * i}" for i in range(80))
     Path("mean.csv").write_text(f"year,{run.about['names'][0]}\n{rows}\n")
-    assert main(["weather", "predict", "mean.csv", "--ckpt_path", str(checkpoint), "--out", "q.nc"]) == 0
+    assert (
+        main(["weather", "predict", "mean.csv", "--ckpt_path", str(checkpoint), "--out", "q.nc"])
+        == 0
+    )
     assert main(["weather", "inspect", "q.nc", "--variable", "tas"]) == 0
     assert "tas (air_temperature), K" in capsys.readouterr().out
 
@@ -248,21 +297,42 @@ def test_predict_refuses_what_does_not_fit(
     cases = [
         ("is not the checkpoint's", [str(moved), "--ckpt_path", str(checkpoint)]),
         ("baseline years", [str(late), "--ckpt_path", str(checkpoint)]),
-        ("VideoForecaster, not of ClimateEmulator", [runs[1], "--ckpt_path", str(video_checkpoint)]),
+        (
+            "VideoForecaster, not of ClimateEmulator",
+            [runs[1], "--ckpt_path", str(video_checkpoint)],
+        ),
         ("no such checkpoint", [runs[1], "--ckpt_path", "none.ckpt"]),
-        ("has no year of --period", [runs[1], "--ckpt_path", str(checkpoint), "--period", "2090-2099"]),
+        (
+            "has no year of --period",
+            [runs[1], "--ckpt_path", str(checkpoint), "--period", "2090-2099"],
+        ),
         ("not on forcings", [runs[1], "--ckpt_path", str(checkpoint), "--forcing", "f.csv"]),
     ]
     for message, more in cases:
         assert main(["weather", "predict", *more, "--out", "p.nc"]) == 2
-        (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
+        (line,) = [
+            text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")
+        ]
         assert message in line
         assert Path("p.nc").read_text() == "earlier"
-    assert main(["weather", "predict", runs[1], "--ckpt_path", str(checkpoint), "--out", "p.csv"]) == 2
+    assert (
+        main(["weather", "predict", runs[1], "--ckpt_path", str(checkpoint), "--out", "p.csv"]) == 2
+    )
 
 
-def test_rollout_writes_the_error_of_every_frame(video_checkpoint, checkpoint, workdir, capsys) -> None:
-    argv = ["weather", "rollout", "--ckpt_path", str(video_checkpoint), "--frames", "6", "--videos", "2"]
+def test_rollout_writes_the_error_of_every_frame(
+    video_checkpoint, checkpoint, workdir, capsys
+) -> None:
+    argv = [
+        "weather",
+        "rollout",
+        "--ckpt_path",
+        str(video_checkpoint),
+        "--frames",
+        "6",
+        "--videos",
+        "2",
+    ]
     assert main([*argv, "--out", "r.csv", "--png", "r.png"]) == 0
     assert "persistence" in capsys.readouterr().out and Path("r.png").stat().st_size > 1000
     with Path("r.csv").open() as file:
@@ -285,5 +355,7 @@ def test_the_demo_returns_its_section(workdir, capsys) -> None:
     section = demo(Path("d"), functools.partial(fit_config, DOMAIN), 2)
     assert section.domain == "weather" and "best baseline, lps" in section.verdict
     assert {score.model for score in section.scores} >= {"lps", "uniform", "zero", "s5 emulator"}
-    assert len(section.pictures) == 2 and all(Path(file).stat().st_size > 0 for file in section.files)
+    assert len(section.pictures) == 2 and all(
+        Path(file).stat().st_size > 0 for file in section.files
+    )
     assert section.seconds > 0 and "Open Government Licence" in section.data

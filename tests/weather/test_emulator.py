@@ -22,9 +22,14 @@ def trained(data: ScenarioData, steps: int, **kwargs) -> ClimateEmulator:
     torch.manual_seed(0)
     task = ClimateEmulator(**{**SMALL, **kwargs})
     trainer = Trainer(
-        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
     trainer.fit(task, data)
     return task.eval()
 
@@ -35,7 +40,9 @@ def test_it_starts_as_pattern_scaling_of_the_training_years(runs) -> None:
     run, mask = data.train_runs[0], data.scored(data.train_runs[0], "train")
     assert mask.sum() == 74 and not mask[50:56].any()
     expected = (
-        PatternScaling().fit(run.predictors[mask], run.anomalies[mask]).predict(data.test_run.predictors)
+        PatternScaling()
+        .fit(run.predictors[mask], run.anomalies[mask])
+        .predict(data.test_run.predictors)
     )
     assert np.abs(run_emulator(task, data.test_run.predictors) - expected).max() < 1e-4
 
@@ -70,9 +77,13 @@ def test_a_year_sees_only_the_past_and_histories_stream(mixer) -> None:
 def test_the_order_of_the_runs_is_a_function_of_the_step() -> None:
     batches = [{"n": torch.tensor(i)} for i in range(3)]
     order = [int(TrainingScenarios(batches, 7)[step]["n"]) for step in range(30)]
-    assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3)) and order[:3] * 10 != order
+    assert (
+        all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3))
+        and order[:3] * 10 != order
+    )
     halves = [
-        [int(TrainingScenarios(batches, 7, rank, 2)[step]["n"]) for step in range(15)] for rank in (0, 1)
+        [int(TrainingScenarios(batches, 7, rank, 2)[step]["n"]) for step in range(15)]
+        for rank in (0, 1)
     ]
     assert [n for pair in zip(*halves) for n in pair] == order
 

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longseq.core.errors import ArgumentError
-from longseq.weather.metrics import FieldError, Noise, area_weights, climatebench, global_rmse, spatial_rmse
+from longseq.weather.metrics import (
+    FieldError,
+    Noise,
+    area_weights,
+    climatebench,
+    global_rmse,
+    spatial_rmse,
+)
 
 
 def oracle(x: np.ndarray, members: np.ndarray, lat: np.ndarray) -> dict[str, float]:
@@ -27,7 +34,8 @@ def oracle(x: np.ndarray, members: np.ndarray, lat: np.ndarray) -> dict[str, flo
     square = 0.0
     for i, j in cells:
         gap = (
-            sum(x[t, i, j] for t in range(years)) / years - sum(truth[t, i, j] for t in range(years)) / years
+            sum(x[t, i, j] for t in range(years)) / years
+            - sum(truth[t, i, j] for t in range(years)) / years
         )
         square += share[i] * gap * gap
     spatial = math.sqrt(square) / scale
@@ -72,7 +80,10 @@ def test_weights_sum_to_one_and_follow_their_definition(kind) -> None:
 
 def test_the_metric_of_training_is_the_same_and_batches_change_nothing() -> None:
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 6, 3, 4)).astype(np.float32), rng.normal(size=(2, 6, 3, 4)).astype(np.float32)
+    x, y = (
+        rng.normal(size=(2, 6, 3, 4)).astype(np.float32),
+        rng.normal(size=(2, 6, 3, 4)).astype(np.float32),
+    )
     mask = np.arange(6) >= 2
     weights = area_weights(np.array([0.0, 20, 40]), 4)
     spatial, whole = FieldError("spatial"), FieldError("global")
@@ -104,7 +115,10 @@ def test_the_margin_is_what_noise_in_the_truth_does_to_a_difference_of_scores() 
     rng = np.random.default_rng(4)
     weights = area_weights(np.linspace(-50, 50, 10), 10)
     truth = rng.standard_normal((10, 10))
-    one, other = truth + 0.3 * rng.standard_normal((10, 10)), truth + 0.3 * rng.standard_normal((10, 10))
+    one, other = (
+        truth + 0.3 * rng.standard_normal((10, 10)),
+        truth + 0.3 * rng.standard_normal((10, 10)),
+    )
     run = 0.8 * rng.standard_normal((400, 10, 10))
     noise = Noise(run, np.zeros((400, 0)), weights, 10)
     gaps = []

@@ -19,17 +19,27 @@ from longseq.weather.maps import plot_maps
 
 
 def made(value: float = 280.0, calendar: str = "noleap") -> xr.Dataset:
-    time = np.array([cftime.datetime(year, 7, 1, calendar=calendar) for year in (2000, 2001)], dtype=object)
+    time = np.array(
+        [cftime.datetime(year, 7, 1, calendar=calendar) for year in (2000, 2001)], dtype=object
+    )
     fields = [Variable("tas", np.full((2, 3, 2), value), "K", {"standard_name": "air_temperature"})]
-    return to_dataset(fields, time, calendar, np.array([-80.0, 0, 80]), np.array([90.0, 270]), {"title": "t"})
+    return to_dataset(
+        fields, time, calendar, np.array([-80.0, 0, 80]), np.array([90.0, 270]), {"title": "t"}
+    )
 
 
 @pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
 def test_what_is_written_is_read_again(name, tmp_path) -> None:
     path = write_dataset(made(), tmp_path / name)
     field = read_field(path)
-    assert (field.values == 280).all() and field.calendar == "noleap" and field.years.tolist() == [2000, 2001]
-    assert field.lat.tolist() == [-80, 0, 80] and field.lon.tolist() == [90, 270] and field.notes == ()
+    assert (
+        (field.values == 280).all()
+        and field.calendar == "noleap"
+        and field.years.tolist() == [2000, 2001]
+    )
+    assert (
+        field.lat.tolist() == [-80, 0, 80] and field.lon.tolist() == [90, 270] and field.notes == ()
+    )
     write_dataset(made(281.0), path)
     assert (read_field(path).values == 281).all()
     assert [file.name for file in tmp_path.iterdir()] == [name]  # no temporary file is left
@@ -38,7 +48,8 @@ def test_what_is_written_is_read_again(name, tmp_path) -> None:
 def test_bounds_and_conventions() -> None:
     data = made()
     assert data.attrs["Conventions"] == "CF-1.8" and data["time"].attrs["bounds"] == "time_bnds"
-    assert data["lat_bnds"].values.tolist() == [[-90, -40], [-40, 40], [40, 90]]  # never beyond a pole
+    # Never beyond a pole.
+    assert data["lat_bnds"].values.tolist() == [[-90, -40], [-40, 40], [40, 90]]
     assert data["lon_bnds"].values.tolist() == [[0, 180], [180, 360]]
     assert np.diff(data["time_bnds"].values).ravel().tolist() == [365, 365]
     assert np.diff(made(calendar="360_day")["time_bnds"].values).ravel().tolist() == [360, 360]
@@ -81,7 +92,11 @@ def test_maps(tmp_path) -> None:
 def test_the_samples_are_small_and_as_documented() -> None:
     paths = [SAMPLES.path(name) for name in SAMPLES.names()]
     assert sum(path.stat().st_size for path in paths) < 3e6
-    stated = re.findall(r"`(\w+\.nc)`: `([0-9a-f]{64})`", Path(paths[0]).with_name("SOURCE.md").read_text())
-    assert dict(stated) == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    stated = re.findall(
+        r"`(\w+\.nc)`: `([0-9a-f]{64})`", Path(paths[0]).with_name("SOURCE.md").read_text()
+    )
+    assert dict(stated) == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
     with pytest.raises(ConfigError, match="did you mean 'E1_north_america'"):
         SAMPLES.path("E1_north_americ")

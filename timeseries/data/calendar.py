@@ -1,4 +1,5 @@
-"""Calendar features of times, each scaled to [-0.5, 0.5]: known for the future as well as for the past."""
+"""Calendar features of times, each scaled to [-0.5, 0.5]: known for the future as well as for the
+past."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Finest first; a step of a day drops the clock, a step of an hour the minutes. The order is that of the
-# published checkpoints of Informer and Autoformer.
+# Finest first; a step of a day drops the clock, a step of an hour the minutes. The order is that of
+# the published checkpoints of Informer and Autoformer.
 FEATURES = ("minute", "hour", "weekday", "day", "yearday")
 _FIRST = {"t": 0, "h": 1, "d": 2}
 N_FEATURES = {"t": 5, "h": 4, "d": 3, "n": 0}
@@ -49,4 +50,6 @@ def calendar_features(ds: pd.Index, kind: str) -> np.ndarray:
         "yearday": (times.day_of_year - 1) / 365.0,
     }
     chosen = FEATURES[_FIRST[kind] :]
-    return np.stack([np.asarray(columns[name], np.float32) - np.float32(0.5) for name in chosen], axis=1)
+    return np.stack(
+        [np.asarray(columns[name], np.float32) - np.float32(0.5) for name in chosen], axis=1
+    )

@@ -1,4 +1,5 @@
-"""Long (``unique_id, ds, y``) and wide CSV or Parquet frames in, a regular panel out; frames out."""
+"""Long (``unique_id, ds, y``) and wide CSV or Parquet frames in, a regular panel out; frames
+out."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Panel:
         return isinstance(self.ds, pd.DatetimeIndex)
 
     def future(self, row: int, horizon: int) -> pd.Index:
-        """Returns the times of rows ``row … row + horizon - 1``, beyond the end of the panel if need be.
+        """Returns the times of rows ``row … row + horizon - 1``, beyond the end of the panel if
+        need be.
 
         Args:
             row: first row.
@@ -77,12 +79,17 @@ class Panel:
             return self
         for name in names:
             if name not in self.ids:
-                raise ConfigError(f"{self.source}: no series {name!r}; {did_you_mean(name, self.ids)}")
+                raise ConfigError(
+                    f"{self.source}: no series {name!r}; {did_you_mean(name, self.ids)}"
+                )
         columns = [self.ids.index(name) for name in names]
-        return Panel(self.values[:, columns], tuple(names), self.ds, self.freq, self.source, self.filled)
+        return Panel(
+            self.values[:, columns], tuple(names), self.ds, self.freq, self.source, self.filled
+        )
 
     def season(self) -> int:
-        """Returns the usual season in rows: a day for steps below a day, else a week, a year, or 1."""
+        """Returns the usual season in rows: a day for steps below a day, else a week, a year, or
+        1."""
         if not self.dated:
             return 1
         offset = self.freq
@@ -100,13 +107,16 @@ class Panel:
 def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
     """Reads a frame; the layout is told by its columns.
 
-    - long: columns ``unique_id``, ``ds``, ``y`` (others are ignored), rows in order of time within a series;
-    - wide: a time column (``ds``, ``date``, ``datetime``, ``timestamp`` or ``time``) and one column a series;
-    - ``.txt`` or ``.txt.gz``: comma-separated numbers without header or times; ``ds`` is then 0, 1, 2, …
+    - long: columns ``unique_id``, ``ds``, ``y`` (others are ignored), rows in order of time within
+      a series;
+    - wide: a time column (``ds``, ``date``, ``datetime``, ``timestamp`` or ``time``) and one column
+      a series;
+    - ``.txt`` or ``.txt.gz``: comma-separated numbers without header or times; ``ds`` is then 0, 1,
+      2, …
 
     Args:
-        path: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``; ``.gz`` may follow text; or the name of a packaged
-            sample, ``electricity_demand``.
+        path: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``; ``.gz`` may follow text; or the name of
+            a packaged sample, ``electricity_demand``.
         missing: what a missing value or row is: an error, or filled with the last value before it.
 
     Raises:
@@ -139,13 +149,17 @@ def panel_of(
     near = [name for name in LONG if name in frame.columns]
     if "unique_id" in near:
         absent = next(name for name in LONG if name not in near)
-        raise DataError(f"looks like a long frame but has no column {absent!r}", path=file,
-                        hint=f"long frames have {', '.join(LONG)}")  # fmt: skip
+        raise DataError(
+            f"looks like a long frame but has no column {absent!r}",
+            path=file,
+            hint=f"long frames have {', '.join(LONG)}",
+        )
     return _from_wide(frame, file, missing, first_line)
 
 
 def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
-    """Returns the table and the line number of its first record (0 for Parquet, which has no lines)."""
+    """Returns the table and the line number of its first record (0 for Parquet, which has no
+    lines)."""
     suffixes = [text for text in file.suffixes if text != ".gz"]
     kind = suffixes[-1] if suffixes else ""
     try:
@@ -166,8 +180,11 @@ def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     ) as error:
         text = " ".join(str(error).split())
         raise DataError(f"cannot be read as {kind or 'a table'}: {text}", path=file) from error
-    raise DataError(f"is of unknown type {kind or '(no suffix)'}", path=file,
-                    hint="give .csv, .tsv, .parquet or .txt")  # fmt: skip
+    raise DataError(
+        f"is of unknown type {kind or '(no suffix)'}",
+        path=file,
+        hint="give .csv, .tsv, .parquet or .txt",
+    )
 
 
 def _where(row: int, first_line: int) -> str:
@@ -221,8 +238,12 @@ def _check_order(ds: pd.Index, record: str, rows: np.ndarray, file: Path, first_
     at = int(np.flatnonzero(~later)[0]) + 1
     what = "is a duplicate" if ds[at] == ds[at - 1] else f"comes after {ds[at - 1]}"
     where = f"{_where(int(rows[at]), first_line)}{record}"
-    raise DataError(f"the time {ds[at]} {what}", path=file, record=where,
-                    hint="sort by time and keep one row a time")  # fmt: skip
+    raise DataError(
+        f"the time {ds[at]} {what}",
+        path=file,
+        record=where,
+        hint="sort by time and keep one row a time",
+    )
 
 
 def _step(ds: pd.Index, file: Path) -> tuple[pd.Index, Any]:
@@ -253,7 +274,9 @@ def _step(ds: pd.Index, file: Path) -> tuple[pd.Index, Any]:
     if off.any():
         at = int(np.flatnonzero(off)[0])
         least = pd.Timedelta(smallest)
-        text = f"the step from {ds[at]} to {ds[at + 1]} is no multiple of the smallest step, {least}"
+        text = (
+            f"the step from {ds[at]} to {ds[at + 1]} is no multiple of the smallest step, {least}"
+        )
         raise DataError(text, path=file, hint="bring the times to one regular step")
     step = pd.Timedelta(smallest)
     return pd.date_range(ds[0], ds[-1], freq=step), pd.tseries.frequencies.to_offset(step)
@@ -277,7 +300,9 @@ def _regular(table: pd.DataFrame, file: Path, missing: Missing) -> Panel:
         if start.any():
             record = f"{ids[int(np.flatnonzero(start)[0])]} at {axis[0]}"
             text = "the first value is missing and has none before it to carry forward"
-            raise DataError(text, path=file, record=record, hint="let all series begin at the same time")
+            raise DataError(
+                text, path=file, record=record, hint="let all series begin at the same time"
+            )
         # Forward only: a value interpolated between two neighbours would look ahead.
         values = table.ffill().to_numpy(np.float64)
     return Panel(values, ids, axis, freq, str(file), int(holes.sum()))
@@ -314,5 +339,7 @@ def _from_wide(frame: pd.DataFrame, file: Path, missing: Missing, first_line: in
     if len(set(map(str, series.columns))) < series.shape[1]:
         raise DataError("two series have the same name", path=file)
     _check_order(ds, "", np.arange(len(ds)), file, first_line)
-    columns = {str(name): _numbers(series[name], str(name), file, first_line) for name in series.columns}
+    columns = {
+        str(name): _numbers(series[name], str(name), file, first_line) for name in series.columns
+    }
     return _regular(pd.DataFrame(columns, index=ds), file, missing)

@@ -18,7 +18,8 @@ Stage = Literal["train", "valid", "test"]
 
 
 class ForecastData(BaseData):
-    """Windows of a long or wide frame: stride 1, no window dropped, the scaler fitted on training rows only.
+    """Windows of a long or wide frame: stride 1, no window dropped, the scaler fitted on training
+    rows only.
 
     Args:
         path: CSV, Parquet or TXT file, or a packaged sample's name; see ``read_panel``.
@@ -29,8 +30,10 @@ class ForecastData(BaseData):
         missing: what a missing value is: "error", or "ffill" to carry the last value forward.
         batch_size: windows a training step.
         eval_batch_size: windows at once in validation and test; the figures do not depend on it.
-        steps_per_epoch: batches between two ends of an epoch; None for one pass over the training windows.
-        valid_stride: rows between validation cutoffs in ``fit``; the test always takes every window.
+        steps_per_epoch: batches between two ends of an epoch; None for one pass over the training
+            windows.
+        valid_stride: rows between validation cutoffs in ``fit``; the test always takes every
+            window.
         seed: of the training batches.
         num_workers: processes that make batches.
     """
@@ -84,7 +87,10 @@ class ForecastData(BaseData):
 
     def facts(self) -> dict[str, Any]:
         """Returns what a model must know of the training rows: the scaler, and when they end."""
-        return {**self.scaler().to_dict(), "train_end": str(self.panel.ds[self.split().train.end - 1])}
+        return {
+            **self.scaler().to_dict(),
+            "train_end": str(self.panel.ds[self.split().train.end - 1]),
+        }
 
     def windows(self, stage: Stage, stride: int = 1) -> Windows:
         """Returns all windows of a part.
@@ -114,7 +120,9 @@ class ForecastData(BaseData):
         return step_dataloader(batches, self.trainer, steps, self.num_workers)
 
     def _evaluation(self, stage: Stage, stride: int = 1) -> Any:
-        batches = EvaluationWindows(self.windows(stage, stride), self.eval_batch_size, *self._ranks())
+        batches = EvaluationWindows(
+            self.windows(stage, stride), self.eval_batch_size, *self._ranks()
+        )
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> Any:

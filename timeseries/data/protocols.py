@@ -32,7 +32,8 @@ class Part(NamedTuple):
     step: int = 1
 
     def cutoffs(self, context: int, horizon: int) -> range:
-        """Returns the first target row of every window; the rows before it are known, it and later ones not.
+        """Returns the first target row of every window; the rows before it are known, it and later
+        ones not.
 
         Args:
             context: known rows L of a window.
@@ -55,8 +56,8 @@ class Protocol:
 
     Args:
         name: for tables.
-        kind: "days" (days of each part from the file's start), "ratio" (shares of the rows) or "rolling"
-            (numbers of cutoffs, counted from the file's end).
+        kind: "days" (days of each part from the file's start), "ratio" (shares of the rows) or
+            "rolling" (numbers of cutoffs, counted from the file's end).
         train: days or share; unused for "rolling".
         valid: days, share or number of cutoffs.
         test: days, share or number of cutoffs.
@@ -95,25 +96,35 @@ class Protocol:
             # The last validation target ends where the first test target begins.
             first_valid = first_test - horizon - (int(self.valid) - 1) * step
             made = Split(
-                Part(0, first_valid), Part(first_valid, first_test, step), Part(first_test, rows, step)
+                Part(0, first_valid),
+                Part(first_valid, first_test, step),
+                Part(first_test, rows, step),
             )
         for name, part in zip(("training", "validation", "test"), made):
             if part.start < 0 or len(part.cutoffs(context, horizon)) == 0:
                 text = (
-                    f"{rows} rows leave no {name} window of context {context} and horizon {horizon} "
-                    f"under protocol {self.name!r}"
+                    f"{rows} rows leave no {name} window of context {context} and horizon "
+                    f"{horizon} under protocol {self.name!r}"
                 )
-                raise DataError(text, path=panel.source, hint="shorten them, or choose another protocol")
+                raise DataError(
+                    text, path=panel.source, hint="shorten them, or choose another protocol"
+                )
         return made
 
     def _days(self, panel: Panel) -> Split:
         if not panel.dated:
-            raise DataError(f"has no dates, which protocol {self.name!r} needs", path=panel.source,
-                            hint="take protocol ratio")  # fmt: skip
+            raise DataError(
+                f"has no dates, which protocol {self.name!r} needs",
+                path=panel.source,
+                hint="take protocol ratio",
+            )
         per_day = pd.Timedelta(days=1) / pd.Timedelta(panel.ds[1] - panel.ds[0])
         if per_day != int(per_day) or per_day < 1:
-            raise DataError(f"its step does not divide a day, which protocol {self.name!r} needs",
-                            path=panel.source, hint="take protocol ratio")  # fmt: skip
+            raise DataError(
+                f"its step does not divide a day, which protocol {self.name!r} needs",
+                path=panel.source,
+                hint="take protocol ratio",
+            )
         borders = [0]
         for days in (self.train, self.valid, self.test):
             borders.append(borders[-1] + int(days * per_day))
@@ -139,7 +150,9 @@ def load_protocol(name: str) -> Protocol:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"no protocol {name!r}; {did_you_mean(name, list_protocols())} (or a YAML file)")
+        raise ConfigError(
+            f"no protocol {name!r}; {did_you_mean(name, list_protocols())} (or a YAML file)"
+        )
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -150,10 +163,14 @@ def load_protocol(name: str) -> Protocol:
         if key not in _KEYS:
             raise ConfigError(f"{path}: no key {key!r}; {did_you_mean(str(key), _KEYS)}")
     made = Protocol(
-        name=str(content.get("name", path.stem)), kind=str(content.get("kind")),
-        train=content.get("train", 0.0), valid=content.get("valid", 0.0), test=content.get("test", 0.0),
-        step=content.get("step"), quirks=tuple(content.get("quirks") or ()),
-    )  # fmt: skip
+        name=str(content.get("name", path.stem)),
+        kind=str(content.get("kind")),
+        train=content.get("train", 0.0),
+        valid=content.get("valid", 0.0),
+        test=content.get("test", 0.0),
+        step=content.get("step"),
+        quirks=tuple(content.get("quirks") or ()),
+    )
     _check(made, path)
     return made
 

@@ -58,8 +58,9 @@ class Scaler:
 class Windows:
     """Scaled windows of a panel by cutoff.
 
-    A window is a dict of float32 tensors: ``x`` (L, C) the context, ``y`` (h, C) the target, and ``x_mark``
-    (L, F) and ``y_mark`` (h, F) the calendar features of both, which are known beforehand.
+    A window is a dict of float32 tensors: ``x`` (L, C) the context, ``y`` (h, C) the target, and
+    ``x_mark`` (L, F) and ``y_mark`` (h, F) the calendar features of both, which are known
+    beforehand.
 
     Args:
         panel: the series.
@@ -101,13 +102,16 @@ class TrainWindows(Dataset[Any]):
 
     Args:
         windows: of the training part.
-        batch_size: windows a batch; an epoch's last batch is filled from the next epoch's first windows.
+        batch_size: windows a batch; an epoch's last batch is filled from the next epoch's first
+            windows.
         seed: of the shuffles.
         rank: of this process.
         world: number of processes.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, windows: Windows, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.windows, self.batch_size, self.seed = windows, batch_size, seed
         self.rank, self.world = rank, world
         self._cached: tuple[int, np.ndarray] | None = None

@@ -21,8 +21,9 @@ def conv3(x: Tensor, weight: Tensor, bias: Tensor | None, circular: bool) -> Ten
         x: input (B, L, D).
         weight: (D', D, 3).
         bias: (D',) or None.
-        circular: as published: the first position sees the last one, and each its right neighbour. Otherwise
-            a position sees itself and the two before it, with the first value repeated in front.
+        circular: as published: the first position sees the last one, and each its right neighbour.
+            Otherwise a position sees itself and the two before it, with the first value repeated in
+            front.
     """
     u = x.transpose(1, 2)
     u = F.pad(u, (1, 1), mode="circular") if circular else F.pad(u, (2, 0), mode="replicate")
@@ -129,7 +130,11 @@ class HeadProjections(nn.Module):
 
     def heads(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries of x (B, H, L, E), and keys and values of memory (B, H, S, E)."""
-        maps = (self.query_projection, x), (self.key_projection, memory), (self.value_projection, memory)
+        maps = (
+            (self.query_projection, x),
+            (self.key_projection, memory),
+            (self.value_projection, memory),
+        )
         q, k, v = (one(z).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for one, z in maps)
         return q, k, v
 
@@ -153,7 +158,9 @@ class FeedForward(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """Maps every position on its own."""
         hidden = F.gelu(F.linear(x, self.conv1.weight.squeeze(-1), self.conv1.bias))
-        return self.dropout(F.linear(self.dropout(hidden), self.conv2.weight.squeeze(-1), self.conv2.bias))
+        return self.dropout(
+            F.linear(self.dropout(hidden), self.conv2.weight.squeeze(-1), self.conv2.bias)
+        )
 
 
 def check_lengths(context: int, label: int, horizon: int) -> None:

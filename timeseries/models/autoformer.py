@@ -1,4 +1,5 @@
-"""Autoformer: auto-correlation and decomposition into season and trend (https://arxiv.org/abs/2106.13008)."""
+"""Autoformer: auto-correlation and decomposition into season and trend
+(https://arxiv.org/abs/2106.13008)."""
 
 from __future__ import annotations
 
@@ -9,13 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longseq.core.checks import check_positive
-from longseq.timeseries.models._parts import DataEmbedding, FeedForward, HeadProjections, check_lengths, conv3
+from longseq.timeseries.models._parts import (
+    DataEmbedding,
+    FeedForward,
+    HeadProjections,
+    check_lengths,
+    conv3,
+)
 
 
 def decompose(x: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Returns what a centred moving average along L leaves, and the average, (B, L, D) each.
 
-    The first and last values are repeated at the ends; an even window reaches one row further ahead.
+    The first and last values are repeated at the ends; an even window reaches one row further
+    ahead.
     """
     before, after = (window - 1) // 2, window // 2
     padded = torch.cat([x[:, :1].expand(-1, before, -1), x, x[:, -1:].expand(-1, after, -1)], dim=1)
@@ -39,16 +47,17 @@ class SeasonalNorm(nn.Module):
 class AutoCorrelation(HeadProjections):
     """Sums the values at the few delays at which queries and keys correlate most.
 
-    corr_τ = Σ_t q_{t+τ} k_t, averaged over heads and channels; the ⌊factor · ln L⌋ largest, through a
-    softmax, weigh the delayed values.
+    corr_τ = Σ_t q_{t+τ} k_t, averaged over heads and channels; the ⌊factor · ln L⌋ largest, through
+    a softmax, weigh the delayed values.
 
     Args:
         d_model: D.
         n_heads: H.
         factor: see above.
-        compat: as published: correlation and delays are circular, the value τ rows *ahead* is taken, and in
-            training the whole batch shares the delays of its mean. Otherwise nothing wraps round, the value τ
-            rows back is taken (0 where there is none), and every row of the batch has its own delays.
+        compat: as published: correlation and delays are circular, the value τ rows *ahead* is
+            taken, and in training the whole batch shares the delays of its mean. Otherwise nothing
+            wraps round, the value τ rows back is taken (0 where there is none), and every row of
+            the batch has its own delays.
     """
 
     def __init__(self, d_model: int, n_heads: int, factor: int, compat: bool) -> None:
@@ -84,7 +93,9 @@ class AutoCorrelation(HeadProjections):
 class EncoderLayer(FeedForward):
     """Auto-correlation and feed-forward; after each only the season is kept."""
 
-    def __init__(self, attention: nn.Module, d_model: int, d_ff: int, window: int, dropout: float) -> None:
+    def __init__(
+        self, attention: nn.Module, d_model: int, d_ff: int, window: int, dropout: float
+    ) -> None:
         super().__init__(d_model, d_ff, dropout, bias=False)
         self.attention, self.window = attention, window
 
@@ -113,9 +124,16 @@ class DecoderLayer(FeedForward):
     """As the encoder's, with attention to the encoder; the trends that fall off are returned."""
 
     def __init__(
-        self, self_attention: nn.Module, cross_attention: nn.Module, d_model: int, channels: int, d_ff: int,
-        window: int, dropout: float, compat: bool,
-    ) -> None:  # fmt: skip
+        self,
+        self_attention: nn.Module,
+        cross_attention: nn.Module,
+        d_model: int,
+        channels: int,
+        d_ff: int,
+        window: int,
+        dropout: float,
+        compat: bool,
+    ) -> None:
         super().__init__(d_model, d_ff, dropout, bias=False)
         self.self_attention, self.cross_attention = self_attention, cross_attention
         self.projection = nn.Conv1d(d_model, channels, 3, bias=False)
@@ -149,12 +167,12 @@ class Decoder(nn.Module):
 class Autoformer(nn.Module):
     """Context (B, L, C) and calendars to forecast (B, h, C).
 
-    The decoder starts from the season of the last ``label`` rows and zeros for the horizon, and from the
-    trend of these rows and the mean of the context. Within the horizon it sees the whole calendar, which is
-    known beforehand; nothing after the cutoff but the calendar enters.
+    The decoder starts from the season of the last ``label`` rows and zeros for the horizon, and
+    from the trend of these rows and the mean of the context. Within the horizon it sees the whole
+    calendar, which is known beforehand; nothing after the cutoff but the calendar enters.
 
-    ``compat=True`` is the published model (see ``AutoCorrelation``; its convolutions are circular too). The
-    state dict is the published one in both cases.
+    ``compat=True`` is the published model (see ``AutoCorrelation``; its convolutions are circular
+    too). The state dict is the published one in both cases.
 
     Args:
         channels: C, number of series.
@@ -194,9 +212,16 @@ class Autoformer(nn.Module):
         compat: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("context", context), ("horizon", horizon),
-                            ("features", features), ("e_layers", e_layers), ("d_layers", d_layers),
-                            ("factor", factor), ("moving_average", moving_average)):  # fmt: skip
+        for name, value in (
+            ("channels", channels),
+            ("context", context),
+            ("horizon", horizon),
+            ("features", features),
+            ("e_layers", e_layers),
+            ("d_layers", d_layers),
+            ("factor", factor),
+            ("moving_average", moving_average),
+        ):
             check_positive(name, value)
         check_lengths(context, label, horizon)
         self.horizon, self.label, self.window = horizon, label, moving_average
@@ -211,12 +236,20 @@ class Autoformer(nn.Module):
 
         self.enc_embedding, self.dec_embedding = embedding(), embedding()
         encoders = [
-            EncoderLayer(correlation(), d_model, d_ff, moving_average, dropout) for _ in range(e_layers)
+            EncoderLayer(correlation(), d_model, d_ff, moving_average, dropout)
+            for _ in range(e_layers)
         ]
         self.encoder = Encoder(encoders, d_model)
         decoders = [
             DecoderLayer(
-                correlation(), correlation(), d_model, channels, d_ff, moving_average, dropout, compat
+                correlation(),
+                correlation(),
+                d_model,
+                channels,
+                d_ff,
+                moving_average,
+                dropout,
+                compat,
             )
             for _ in range(d_layers)
         ]

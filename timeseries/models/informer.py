@@ -1,4 +1,5 @@
-"""Informer: ProbSparse attention, distilling encoder and one-shot decoder (https://arxiv.org/abs/2012.07436)."""
+"""Informer: ProbSparse attention, distilling encoder and one-shot decoder
+(https://arxiv.org/abs/2012.07436)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longseq.core.checks import check_positive
-from longseq.timeseries.models._parts import DataEmbedding, FeedForward, HeadProjections, check_lengths, conv3
+from longseq.timeseries.models._parts import (
+    DataEmbedding,
+    FeedForward,
+    HeadProjections,
+    check_lengths,
+    conv3,
+)
 
 
 def _sparse_count(factor: int, length: int) -> int:
@@ -26,10 +33,11 @@ class ProbAttention(HeadProjections):
         d_model: D.
         n_heads: H.
         factor: the number of sampled keys and of chosen queries is factor · ⌈ln L⌉.
-        masked: the decoder's: the cumulative sum of the values instead of their mean, and keys up to the
-            query. As published, which queries stand out is decided with later keys.
+        masked: the decoder's: the cumulative sum of the values instead of their mean, and keys up
+            to the query. As published, which queries stand out is decided with later keys.
         mix: as published: the heads are laid out along time before the last map.
-        compat: draw the sample from torch's global stream, as published; otherwise the lengths fix it.
+        compat: draw the sample from torch's global stream, as published; otherwise the lengths fix
+            it.
     """
 
     def __init__(
@@ -50,7 +58,9 @@ class ProbAttention(HeadProjections):
         index = self._sample(keys, length, _sparse_count(self.factor, keys)).to(q.device)
         sampled = torch.einsum("bhle,bhlue->bhlu", q, k[:, :, index])
         measure = sampled.amax(-1) - sampled.sum(-1) / keys
-        chosen = measure.topk(_sparse_count(self.factor, length), sorted=False).indices.unsqueeze(-1)
+        chosen = measure.topk(_sparse_count(self.factor, length), sorted=False).indices.unsqueeze(
+            -1
+        )
         top = q.gather(2, chosen.expand(-1, -1, -1, q.shape[-1]))
         scores = top @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         if self.masked:
@@ -142,7 +152,12 @@ class DecoderLayer(FeedForward):
     """Self-attention, attention to the encoder, feed-forward; each added and normalised."""
 
     def __init__(
-        self, self_attention: nn.Module, cross_attention: nn.Module, d_model: int, d_ff: int, dropout: float
+        self,
+        self_attention: nn.Module,
+        cross_attention: nn.Module,
+        d_model: int,
+        d_ff: int,
+        dropout: float,
     ) -> None:
         super().__init__(d_model, d_ff, dropout, bias=True)
         self.self_attention, self.cross_attention = self_attention, cross_attention
@@ -173,14 +188,14 @@ class Decoder(nn.Module):
 class Informer(nn.Module):
     """Context (B, L, C) and calendars to forecast (B, h, C).
 
-    The decoder reads the last ``label`` rows of the context and zeros for the horizon. By default a row of
-    the decoder sees no later row, no convolution wraps round, the decoder's self-attention is exact, and the
-    sample of keys is fixed: the same input gives the same forecast, whatever else is in the batch (in
-    training the distilling layers' batch norms still share statistics).
+    The decoder reads the last ``label`` rows of the context and zeros for the horizon. By default a
+    row of the decoder sees no later row, no convolution wraps round, the decoder's self-attention
+    is exact, and the sample of keys is fixed: the same input gives the same forecast, whatever else
+    is in the batch (in training the distilling layers' batch norms still share statistics).
 
-    ``compat=True`` is the published model: circular convolutions, masked ProbSparse attention whose heads are
-    then laid out along time, and samples from torch's global random stream, in evaluation too. The state dict
-    is the published one in both cases.
+    ``compat=True`` is the published model: circular convolutions, masked ProbSparse attention whose
+    heads are then laid out along time, and samples from torch's global random stream, in evaluation
+    too. The state dict is the published one in both cases.
 
     Args:
         channels: C, number of series.
@@ -220,9 +235,15 @@ class Informer(nn.Module):
         compat: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("context", context), ("horizon", horizon),
-                            ("features", features), ("e_layers", e_layers), ("d_layers", d_layers),
-                            ("factor", factor)):  # fmt: skip
+        for name, value in (
+            ("channels", channels),
+            ("context", context),
+            ("horizon", horizon),
+            ("features", features),
+            ("e_layers", e_layers),
+            ("d_layers", d_layers),
+            ("factor", factor),
+        ):
             check_positive(name, value)
         check_lengths(context, label, horizon)
         self.horizon, self.label = horizon, label
@@ -243,7 +264,9 @@ class Informer(nn.Module):
         distils = [DistilLayer(d_model, compat) for _ in range(e_layers - 1)] if distil else []
         self.encoder = Encoder(encoders, distils, d_model)
         decoders = [
-            DecoderLayer(sparse(True) if compat else full(True), full(False), d_model, d_ff, dropout)
+            DecoderLayer(
+                sparse(True) if compat else full(True), full(False), d_model, d_ff, dropout
+            )
             for _ in range(d_layers)
         ]
         self.decoder = Decoder(decoders, d_model)

@@ -17,16 +17,20 @@ _EPS = 1e-5
 
 
 class MixerForecaster(nn.Module):
-    """Context (B, L, C) to forecast (B, h, C); every series goes through the same network on its own.
+    """Context (B, L, C) to forecast (B, h, C); every series goes through the same network on its
+    own.
 
-    1. The context is taken relative to its own level: less its mean and divided by its standard deviation
-       ("revin", reversible instance normalisation without the affine map, https://openreview.net/forum?id=cGDAkQo1C0p),
-       less its last value ("last"), or as it is. The forecast is put back on that level.
-    2. It is cut into patches of ``patch`` rows every ``stride`` rows, the last of which ends at the cutoff;
-       each is embedded by a linear map (with ``patch = stride = 1`` every row is a position).
-    3. The backbone, and a linear map from its last position ("last") or from all positions ("flatten").
-    4. With ``linear_skip`` a linear map from the context to the horizon is added: the network then learns
-       what the best linear baseline leaves.
+    1. The context is taken relative to its own level: less its mean and divided by its standard
+       deviation ("revin", reversible instance normalisation without the affine map,
+       https://openreview.net/forum?id=cGDAkQo1C0p), less its last value ("last"), or as it is. The
+       forecast is put back on that level.
+    2. It is cut into patches of ``patch`` rows every ``stride`` rows, the last of which ends at the
+       cutoff; each is embedded by a linear map (with ``patch = stride = 1`` every row is a
+       position).
+    3. The backbone, and a linear map from its last position ("last") or from all positions
+        ("flatten").
+    4. With ``linear_skip`` a linear map from the context to the horizon is added: the network then
+       learns what the best linear baseline leaves.
 
     Args:
         context: L.
@@ -66,7 +70,12 @@ class MixerForecaster(nn.Module):
         linear_skip: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("context", context), ("horizon", horizon), ("patch", patch), ("stride", stride)):
+        for name, value in (
+            ("context", context),
+            ("horizon", horizon),
+            ("patch", patch),
+            ("stride", stride),
+        ):
             check_positive(name, value)
         if patch > context:
             raise ConfigError(f"patch ({patch}) must not exceed the context ({context})")
@@ -107,7 +116,8 @@ class MixerForecaster(nn.Module):
         return (y * spread + level).unflatten(0, (batch, channels)).transpose(1, 2)
 
     def _level(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what is subtracted from the rows (N, L) and what they are divided by, (N, 1) each."""
+        """Returns what is subtracted from the rows (N, L) and what they are divided by, (N, 1)
+        each."""
         one = torch.ones_like(u[:, :1])
         if self.normalise == "none":
             return torch.zeros_like(one), one

@@ -1,4 +1,5 @@
-"""SpaceTime: companion state-space layers and a closed-loop decoder (https://arxiv.org/abs/2303.09489)."""
+"""SpaceTime: companion state-space layers and a closed-loop decoder
+(https://arxiv.org/abs/2303.09489)."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ _PER_GROUP = 2 * _ORDERS
 
 
 class Residuals(nn.Module):
-    """Fixed filters before the first layer: differences of order 0 to 3, and the value less a moving average.
+    """Fixed filters before the first layer: differences of order 0 to 3, and the value less a
+    moving average.
 
-    Channels come in groups of eight: four differences, then four moving averages, whose windows of 4 to 63
-    rows are drawn when the model is made and stored with it.
+    Channels come in groups of eight: four differences, then four moving averages, whose windows of
+    4 to 63 rows are drawn when the model is made and stored with it.
 
     Args:
         d_model: width D, a multiple of 8.
@@ -34,7 +36,9 @@ class Residuals(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.groups = check_divisible("d_model", d_model, "channels of a group of filters", _PER_GROUP)
+        self.groups = check_divisible(
+            "d_model", d_model, "channels of a group of filters", _PER_GROUP
+        )
         orders = range(_ORDERS)
         rows = [[(-1.0) ** k * math.comb(n, k) for k in orders] for n in orders]
         windows = torch.randint(_SHORTEST, _LONGEST, (self.groups * _ORDERS, 1))
@@ -46,7 +50,10 @@ class Residuals(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, L, D)."""
         differences = nn.functional.pad(self.diff_kernel, (0, _LONGEST - _ORDERS))
-        both = [kernel.unflatten(0, (self.groups, _ORDERS)) for kernel in (differences, self.ma_r_kernel)]
+        both = [
+            kernel.unflatten(0, (self.groups, _ORDERS))
+            for kernel in (differences, self.ma_r_kernel)
+        ]
         return fft_conv(x, torch.cat(both, 1).flatten(0, 1))
 
 
@@ -75,7 +82,10 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.pre = Residuals(d_model)
         self.ssm = Companion(
-            d_model, d_state, check_divisible("d_model", d_model, "channels a kernel", 8), norm_order
+            d_model,
+            d_state,
+            check_divisible("d_model", d_model, "channels a kernel", 8),
+            norm_order,
         )
         self.mlp = PointwiseMap(d_model, d_model, dropout)
 
@@ -91,8 +101,11 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, d_model: int, d_state: int, norm_order: int) -> None:
         super().__init__()
-        self.ssm = Companion(d_model, d_state, norm_order=norm_order, skip_connection=False, closed_loop=True)
-        # Published checkpoints hold the skip weights, though the layer has no skip: a gradient never comes.
+        self.ssm = Companion(
+            d_model, d_state, norm_order=norm_order, skip_connection=False, closed_loop=True
+        )
+        # Published checkpoints hold the skip weights, though the layer has no skip: a gradient
+        # never comes.
         self.ssm.skip.requires_grad_(False)
 
 
@@ -113,15 +126,16 @@ class Outputs(NamedTuple):
 
 
 class SpaceTime(nn.Module):
-    """Context (B, L, C) to forecast (B, h, C); every series goes through the same network on its own.
+    """Context (B, L, C) to forecast (B, h, C); every series goes through the same network on its
+    own.
 
-    The value, less the mean of the context, is repeated in all channels; one encoder block; and a decoder
-    whose state after the context is rolled out with its own predicted inputs.
+    The value, less the mean of the context, is repeated in all channels; one encoder block; and a
+    decoder whose state after the context is rolled out with its own predicted inputs.
 
-    As published, the state after the context is built with b before its normalisation, while the open loop,
-    and the loop that is closed afterwards, use the normalised one. By default b is the normalised one
-    throughout, so that the closed loop is just the open loop fed with its own predictions; ``compat=True``
-    is as published. The state dict is the published one in both cases.
+    As published, the state after the context is built with b before its normalisation, while the
+    open loop, and the loop that is closed afterwards, use the normalised one. By default b is the
+    normalised one throughout, so that the closed loop is just the open loop fed with its own
+    predictions; ``compat=True`` is as published. The state dict is the published one in both cases.
 
     Args:
         horizon: h.
@@ -148,7 +162,12 @@ class SpaceTime(nn.Module):
         self.horizon = check_positive("horizon", horizon)
         if norm_order < 1:
             raise ConfigError(f"norm_order must be at least 1, got {norm_order}")
-        self.d_model, self.d_state, self.norm_order, self.compat = d_model, d_state, norm_order, compat
+        self.d_model, self.d_state, self.norm_order, self.compat = (
+            d_model,
+            d_state,
+            norm_order,
+            compat,
+        )
         block = EncoderBlock(d_model, d_state, norm_order, dropout)
         self.encoder = nn.ModuleDict({"blocks": nn.ModuleList([block])})
         self.decoder = nn.ModuleDict({"blocks": DecoderBlock(d_model, d_state, norm_order)})
@@ -178,7 +197,8 @@ class SpaceTime(nn.Module):
         return rows - mean, mean
 
     def _closed(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the forecast (N, h, 1), and the decoder's inputs and open-loop outputs (N, L, D)."""
+        """Returns the forecast (N, h, 1), and the decoder's inputs and open-loop outputs (N, L,
+        D)."""
         z = self._block(u.expand(-1, -1, self.d_model))
         y, state = self._loop(z)
         after = state["ssm"]
@@ -207,8 +227,9 @@ class SpaceTime(nn.Module):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the published training loss: root mean square errors of three predictions, added.
 
-        The forecast; the open-loop prediction of the context's (and the first target's) next value; and the
-        decoder's prediction of its own next input, both from the row on at which the state is filled.
+        The forecast; the open-loop prediction of the context's (and the first target's) next value;
+        and the decoder's prediction of its own next input, both from the row on at which the state
+        is filled.
 
         Args:
             x: context (B, L, C), longer than ``d_state``.

@@ -34,7 +34,9 @@ def read_idx(path: str | Path) -> np.ndarray:
         except (EOFError, OSError, zlib.error) as error:
             raise DataError("the gzip file is truncated or damaged", path=file) from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES or raw[3] == 0:
-        raise DataError("is not an IDX file: it does not begin with 00 00, a type and a rank", path=file)
+        raise DataError(
+            "is not an IDX file: it does not begin with 00 00, a type and a rank", path=file
+        )
     kind, rank = np.dtype(_TYPES[raw[2]]), raw[3]
     header = 4 + 4 * rank
     if len(raw) < header:
@@ -43,7 +45,9 @@ def read_idx(path: str | Path) -> np.ndarray:
     wanted = header + math.prod(shape) * kind.itemsize
     if len(raw) != wanted:
         what = "truncated" if len(raw) < wanted else "longer than its header says"
-        raise DataError(f"the IDX file is {what}: {len(raw):,} bytes instead of {wanted:,}", path=file)
+        raise DataError(
+            f"the IDX file is {what}: {len(raw):,} bytes instead of {wanted:,}", path=file
+        )
     return np.frombuffer(raw, kind, offset=header).reshape(shape).astype(kind.newbyteorder("="))
 
 
@@ -78,7 +82,8 @@ def find_idx(folder: Path, part: str, kind: str) -> Path | None:
 
 
 def read_idx_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns images (N, H, W) uint8 and labels (N,) of a part, or None if the folder has no such files.
+    """Returns images (N, H, W) uint8 and labels (N,) of a part, or None if the folder has no such
+    files.
 
     Args:
         folder: where.

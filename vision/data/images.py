@@ -91,7 +91,9 @@ class ArrayImages(ImageSet):
         channels: 1 or 3; grey is repeated, colour becomes luminance.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], channels: int) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], channels: int
+    ) -> None:
         super().__init__(labels, classes)
         images = images[..., None] if images.ndim == 3 else images
         if channels == 1 and images.shape[3] == 3:
@@ -121,7 +123,12 @@ class FileImages(ImageSet):
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: Sequence[int], classes: Sequence[str], channels: int
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        channels: int,
     ) -> None:
         super().__init__(labels, classes)
         self.root, self.names, self.channels = root, list(names), channels
@@ -151,7 +158,13 @@ class FileImages(ImageSet):
         where = (self.root / name, None) if self.root.is_dir() else (self.root, name)
         try:
             content = self._read(name)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            zlib.error,
+        ) as error:
             raise DataError("cannot be read", path=where[0], record=where[1]) from error
         image = decode(content, self.channels, *where)
         if self._cached + image.numel() <= _CACHE_BYTES:
@@ -178,7 +191,8 @@ def open_zip(path: Path) -> list[str]:
 
 
 def list_files(root: Path) -> list[str]:
-    """Returns the paths of all files in a folder or zip, relative to it, sorted; hidden ones left out.
+    """Returns the paths of all files in a folder or zip, relative to it, sorted; hidden ones left
+    out.
 
     Args:
         root: folder or zip.
@@ -186,7 +200,9 @@ def list_files(root: Path) -> list[str]:
     if not root.is_dir():
         names: Iterable[str] = open_zip(root)
     else:
-        names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        names = sorted(
+            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+        )
     hidden = (".", "__MACOSX")
     return [name for name in names if not any(part.startswith(hidden) for part in name.split("/"))]
 

@@ -1,4 +1,5 @@
-"""The data module of images: any source of classified images, split, augmented, in batches by step."""
+"""The data module of images: any source of classified images, split, augmented, in batches by
+step."""
 
 from __future__ import annotations
 
@@ -79,7 +80,12 @@ class TrainingBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.part, self.batch_size, self.transform, self.mixing = part, batch_size, transform, mixing
+        self.part, self.batch_size, self.transform, self.mixing = (
+            part,
+            batch_size,
+            transform,
+            mixing,
+        )
         self.seed, self.rank, self.world = seed, rank, world
         self.per_epoch = max(1, len(part) // (batch_size * world))
 
@@ -88,13 +94,20 @@ class TrainingBatches:
         order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.part))
         first = (index * self.world + self.rank) * self.batch_size
         chosen = np.take(order, range(first, first + self.batch_size), mode="wrap")
-        # torchvision draws from torch's global stream: fork it, so that the training's own is left alone.
+        # torchvision draws from torch's global stream: fork it, so that the training's own is left
+        # alone.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1)[0]))
+            torch.manual_seed(
+                int(np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1)[0])
+            )
             images = torch.stack([self.transform(self.part.image(i)) for i in chosen])
             labels = torch.from_numpy(self.part.labels[chosen])
             images, target = apply_mixing(self.mixing, images, labels)
-        return {"index": torch.from_numpy(self.part.indices[chosen]), "image": images, "target": target}
+        return {
+            "index": torch.from_numpy(self.part.indices[chosen]),
+            "image": images,
+            "target": target,
+        }
 
 
 class EvaluationImages(Dataset[Batch]):
@@ -114,24 +127,29 @@ class EvaluationImages(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         where = torch.tensor(int(self.part.indices[index]))
         image = self.transform(self.part.image(index))
-        return {"index": where, "image": image, "target": torch.tensor(int(self.part.labels[index]))}
+        return {
+            "index": where,
+            "image": image,
+            "target": torch.tensor(int(self.part.labels[index])),
+        }
 
 
 class ImageData(BaseData):
     """Classified images from folders, a zip, IDX files or torchvision.
 
-    Where the source has no validation part, ``valid_fraction`` of the training images is one, with the
-    classes in proportion; where it has no test part, ``test_fraction`` likewise. Images that cannot be read
-    are counted, listed and left out.
+    Where the source has no validation part, ``valid_fraction`` of the training images is one, with
+    the classes in proportion; where it has no test part, ``test_fraction`` likewise. Images that
+    cannot be read are counted, listed and left out.
 
     Args:
-        source: a packaged sample, a folder or zip of class folders (with or without train/, valid/, test/), a
-            folder of IDX files, or ``torchvision:<Name>``.
+        source: a packaged sample, a folder or zip of class folders (with or without train/, valid/,
+            test/), a folder of IDX files, or ``torchvision:<Name>``.
         img_size: side in pixels that the model sees.
         channels: 1 for grey, 3 for colour.
         batch_size: images a training batch.
         eval_batch_size: images an evaluation batch; results do not depend on it.
-        mean: of every channel in [0, 1], or one value for all; from the training images, not from the test's.
+        mean: of every channel in [0, 1], or one value for all; from the training images, not from
+            the test's.
         std: likewise.
         augment: see ``transforms.training_transform``.
         crop_ratio: see ``transforms.evaluation_transform``.
@@ -139,7 +157,8 @@ class ImageData(BaseData):
         cutmix: α of CutMix; 0 for none.
         valid_fraction: share of the training images for validation.
         test_fraction: share for the test.
-        max_train: at most so many training images, drawn with the classes in proportion; None for all.
+        max_train: at most so many training images, drawn with the classes in proportion; None for
+            all.
         seed: of the splits, the order and the augmentation.
         num_workers: processes that make batches.
         root: folder of torchvision's data sets.
@@ -185,7 +204,11 @@ class ImageData(BaseData):
         self.train_transform = training_transform(img_size, mean, std, augment)
         self.eval_transform = evaluation_transform(img_size, mean, std, crop_ratio)
         self.mixup, self.cutmix = mixup, cutmix
-        self.valid_fraction, self.test_fraction, self.max_train = valid_fraction, test_fraction, max_train
+        self.valid_fraction, self.test_fraction, self.max_train = (
+            valid_fraction,
+            test_fraction,
+            max_train,
+        )
         self.seed, self.num_workers = seed, num_workers
         self._parts: dict[str, Part] | None = None
 
@@ -218,7 +241,9 @@ class ImageData(BaseData):
             self.test_fraction if source.test is None else 0.0,
         ]
         labels = source.train.labels
-        valid, test, rest = (train[piece] for piece in split_indices(labels[train], fractions, self.seed))
+        valid, test, rest = (
+            train[piece] for piece in split_indices(labels[train], fractions, self.seed)
+        )
         if self.max_train is not None and check_positive("max_train", self.max_train) < len(rest):
             share = self.max_train / len(rest)
             rest = rest[split_indices(labels[rest], [share], self.seed)[0]]
@@ -241,10 +266,18 @@ class ImageData(BaseData):
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         mixing = mixing_transform(self.mixup, self.cutmix, len(self.classes))
         batches = TrainingBatches(
-            self.parts["train"], self.batch_size, self.train_transform, mixing, self.seed, rank, world
+            self.parts["train"],
+            self.batch_size,
+            self.train_transform,
+            mixing,
+            self.seed,
+            rank,
+            world,
         )
         return step_dataloader(batches, self.trainer, batches.per_epoch, self.num_workers)
 
@@ -256,7 +289,9 @@ class ImageData(BaseData):
         """
         mine = self.parts[part]
         if self.trainer is not None and self.trainer.world_size > 1:
-            mine = Part(mine.images, mine.indices[self.trainer.global_rank :: self.trainer.world_size])
+            mine = Part(
+                mine.images, mine.indices[self.trainer.global_rank :: self.trainer.world_size]
+            )
         if not len(mine):
             return []
         images = EvaluationImages(mine, self.eval_transform)
@@ -277,7 +312,10 @@ def _readable(images: ImageSet) -> np.ndarray:
     if bad and len(bad) == len(images):
         raise bad[0][1]
     if bad:
-        print(f"note: {len(bad)} of {len(images)} images cannot be read and are left out:", file=sys.stderr)
+        print(
+            f"note: {len(bad)} of {len(images)} images cannot be read and are left out:",
+            file=sys.stderr,
+        )
         for _, error in bad[:10]:
             print(f"  {error}", file=sys.stderr)
         if len(bad) > 10:

@@ -1,4 +1,5 @@
-"""Opens whatever holds a classified set of images, and splits it: folders, zips, IDX files, torchvision."""
+"""Opens whatever holds a classified set of images, and splits it: folders, zips, IDX files,
+torchvision."""
 
 from __future__ import annotations
 
@@ -28,8 +29,15 @@ FASHION = (
     "Ankle boot",
 )
 SAMPLES = Samples("vision", {"fashion_mnist_sample": "fashion_mnist_sample"})
-_PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid",
-          "test": "test", "testing": "test"}  # fmt: skip
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass
@@ -47,11 +55,14 @@ class Source:
     test: ImageSet | None = None
 
 
-def open_source(source: str, channels: int, root: str | None = None, download: bool = False) -> Source:
+def open_source(
+    source: str, channels: int, root: str | None = None, download: bool = False
+) -> Source:
     """Opens a data set by what it is.
 
     - the name of a packaged sample, ``fashion_mnist_sample``;
-    - a folder or zip with ``train/``, and perhaps ``valid/`` and ``test/``, of a folder for each class;
+    - a folder or zip with ``train/``, and perhaps ``valid/`` and ``test/``, of a folder for each
+      class;
     - a folder or zip with a folder for each class;
     - a folder with IDX files (``train-images-idx3-ubyte.gz``, …);
     - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts.
@@ -71,7 +82,9 @@ def open_source(source: str, channels: int, root: str | None = None, download: b
     if not path.exists():
         hint = "give a folder, a zip, or torchvision:<Name>"
         raise DataError("no such folder or file", path=path, hint=hint)
-    if path.is_dir() and any(find_idx(path, part, kind) for part in PARTS for kind in ("images", "labels")):
+    if path.is_dir() and any(
+        find_idx(path, part, kind) for part in PARTS for kind in ("images", "labels")
+    ):
         return _idx(path, channels)
     if path.is_file() and path.suffix.lower() != ".zip":
         raise DataError("is neither a folder nor a zip", path=path)
@@ -93,9 +106,15 @@ def _idx(folder: Path, channels: int) -> Source:
 def _class_folders(root: Path, channels: int) -> Source:
     names = [name for name in list_files(root) if is_image(name)]
     if not names:
-        raise DataError("holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg")
+        raise DataError(
+            "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
+        )
     split = [name.split("/") for name in names]
-    while min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1 and split[0][0] not in _PARTS:
+    while (
+        min(map(len, split)) > 2
+        and len({parts[0] for parts in split}) == 1
+        and split[0][0] not in _PARTS
+    ):
         split = [parts[1:] for parts in split]  # a zip of one folder
     found: dict[str, list[tuple[str, str]]] = {}
     tops = {parts[0] for parts in split}
@@ -115,7 +134,9 @@ def _class_folders(root: Path, channels: int) -> Source:
     for part, items in found.items():
         for name, cls in items:
             if cls not in number:
-                raise DataError(f"is of class {cls!r}, which train does not have", path=root, record=name)
+                raise DataError(
+                    f"is of class {cls!r}, which train does not have", path=root, record=name
+                )
         labels = [number[cls] for _, cls in items]
         sets[part] = FileImages(root, [name for name, _ in items], labels, classes, channels)
     return Source(sets["train"], sets.get("valid"), sets.get("test"))
@@ -150,7 +171,8 @@ def _torchvision(name: str, channels: int, root: str | None, download: bool) -> 
 
 
 def split_indices(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Returns disjoint parts of a labelled set, each with the classes in proportion; the rest comes last.
+    """Returns disjoint parts of a labelled set, each with the classes in proportion; the rest comes
+    last.
 
     Args:
         labels: class of every item (N,).
@@ -161,7 +183,9 @@ def split_indices(labels: np.ndarray, fractions: Sequence[float], seed: int) -> 
         ConfigError: unless the fractions are not negative and leave something.
     """
     if min(fractions, default=0) < 0 or sum(fractions) >= 1:
-        raise ConfigError(f"fractions must be at least 0 and sum to less than 1, got {list(fractions)}")
+        raise ConfigError(
+            f"fractions must be at least 0 and sum to less than 1, got {list(fractions)}"
+        )
     generator = np.random.default_rng(seed)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
     for cls in np.unique(labels):

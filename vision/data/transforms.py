@@ -26,14 +26,17 @@ def normalise(mean: Sequence[float], std: Sequence[float]) -> list[Any]:
         ConfigError: unless the deviations are positive.
     """
     if not mean or not std or min(std) <= 0:
-        raise ConfigError(f"mean and std need a value each, std positive; got {list(mean)} and {list(std)}")
+        raise ConfigError(
+            f"mean and std need a value each, std positive; got {list(mean)} and {list(std)}"
+        )
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
 def evaluation_transform(
     size: int, mean: Sequence[float], std: Sequence[float], crop_ratio: float = 1.0
 ) -> v2.Transform:
-    """Returns what validation, test and prediction do: resize the shorter side, centre crop, normalise.
+    """Returns what validation, test and prediction do: resize the shorter side, centre crop,
+    normalise.
 
     Args:
         size: side in pixels.
@@ -45,7 +48,9 @@ def evaluation_transform(
     if not 0 < crop_ratio <= 1:
         raise ConfigError(f"crop_ratio must lie in (0, 1], got {crop_ratio}")
     shorter = round(size / crop_ratio)
-    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(size), *normalise(mean, std)])
+    return v2.Compose(
+        [v2.Resize(shorter, antialias=True), v2.CenterCrop(size), *normalise(mean, std)]
+    )
 
 
 def training_transform(
@@ -57,9 +62,9 @@ def training_transform(
         size: side in pixels.
         mean: of every channel.
         std: of every channel.
-        augment: "none"; "flip", half of them mirrored, which suits short trainings; "shift" by up to an
-            eighth of the side; "shift_flip", both; "crop_flip", a random resized crop, half of them mirrored;
-            "trivial", crop_flip and TrivialAugment (arXiv 2103.10158).
+        augment: "none"; "flip", half of them mirrored, which suits short trainings; "shift" by up
+            to an eighth of the side; "shift_flip", both; "crop_flip", a random resized crop, half
+            of them mirrored; "trivial", crop_flip and TrivialAugment (arXiv 2103.10158).
 
     Raises:
         ConfigError: for an unknown augmentation.
@@ -82,11 +87,13 @@ def training_transform(
 
 
 def mixing_transform(mixup: float, cutmix: float, num_classes: int) -> Any:
-    """Returns a transform of a batch and its labels into mixed images and soft labels; None for neither.
+    """Returns a transform of a batch and its labels into mixed images and soft labels; None for
+    neither.
 
     Args:
         mixup: parameter α of mixup (arXiv 1710.09412), 0 for none.
-        cutmix: parameter α of CutMix (arXiv 1905.04899), 0 for none; with both, one is drawn a batch.
+        cutmix: parameter α of CutMix (arXiv 1905.04899), 0 for none; with both, one is drawn a
+            batch.
         num_classes: number of classes.
     """
     if mixup < 0 or cutmix < 0:

@@ -1,4 +1,5 @@
-"""Small parts that the image models share: stochastic depth, initialisation, the feature extractor."""
+"""Small parts that the image models share: stochastic depth, initialisation, the feature
+extractor."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def path_rates(rate: float, depth: int) -> list[float]:
 
 
 def step_size_bias(shape: tuple[int, ...], low: float = 1e-3, high: float = 0.1) -> Tensor:
-    """Returns biases whose softplus is log-uniform between ``low`` and ``high`` (Mamba's step sizes)."""
+    """Returns biases whose softplus is log-uniform between ``low`` and ``high`` (Mamba's step
+    sizes)."""
     dt = torch.exp(torch.rand(shape) * math.log(high / low) + math.log(low)).clamp(min=1e-4)
     return dt + torch.log(-torch.expm1(-dt))
 
@@ -73,7 +75,8 @@ class ImageModel(nn.Module):
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised features of every position, before pooling; images (B, C, H, W)."""
+        """Returns the normalised features of every position, before pooling; images (B, C, H,
+        W)."""
 
     @abstractmethod
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -116,10 +119,13 @@ class FeatureExtractor(nn.Module):
         stages = len(model.channels)
         wanted = list(range(stages)) if out_indices is None else list(out_indices)
         if not wanted or any(not -stages <= i < stages for i in wanted):
-            raise ConfigError(f"out_indices must lie between {-stages} and {stages - 1}, got {wanted}")
+            raise ConfigError(
+                f"out_indices must lie between {-stages} and {stages - 1}, got {wanted}"
+            )
         self.model, self.out_indices = model, [i % stages for i in wanted]
         self.feature_info = [
-            {"channels": model.channels[i], "reduction": model.reductions[i]} for i in self.out_indices
+            {"channels": model.channels[i], "reduction": model.reductions[i]}
+            for i in self.out_indices
         ]
 
     def forward(self, x: Tensor) -> list[Tensor]:

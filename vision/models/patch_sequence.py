@@ -1,4 +1,5 @@
-"""Images as sequences of patches or single pixels, for any mixer of the core; with attention it is a ViT."""
+"""Images as sequences of patches or single pixels, for any mixer of the core; with attention it is
+a ViT."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from longseq.vision.models.vim import PatchEmbed
 class PatchSequence(ImageModel):
     """Patches along one scan order, a backbone of any mixer, a pooled position, a linear head.
 
-    With ``patch_size=1`` and no positions it is sequential-image classification (one pixel a step, as in Long
-    Range Arena, arXiv 2011.04006); with ``mixer="attention"`` and positions it is a ViT (arXiv 2010.11929)
-    with mean pooling.
+    With ``patch_size=1`` and no positions it is sequential-image classification (one pixel a step,
+    as in Long Range Arena, arXiv 2011.04006); with ``mixer="attention"`` and positions it is a ViT
+    (arXiv 2010.11929) with mean pooling.
 
     Args:
         num_classes: classes of the head; 0 for none.
@@ -36,7 +37,8 @@ class PatchSequence(ImageModel):
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         norm: "rms" or "layer".
         dropout: on residual branches.
-        positions: whether positions are learned; without them the order alone tells where a patch is.
+        positions: whether positions are learned; without them the order alone tells where a patch
+            is.
         order: scan order, see ``scan2d.list_orders``.
         pool: "mean" over all positions, or "last": what a causal mixer knows at the end.
     """
@@ -70,7 +72,9 @@ class PatchSequence(ImageModel):
         self.num_features, self.channels, self.reductions = d_model, [d_model], [patch_size]
         self.order, self.pool = order, pool
         self.patch_embed = PatchEmbed(in_chans, d_model, patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, d_model, self.grid, self.grid)) if positions else None
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(1, d_model, self.grid, self.grid)) if positions else None
+        )
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
@@ -84,7 +88,9 @@ class PatchSequence(ImageModel):
         if self.pos_embed is not None:
             where: Tensor = self.pos_embed
             if grid != (self.grid, self.grid):
-                where = F.interpolate(where, grid, mode="bicubic", antialias=True, align_corners=False)
+                where = F.interpolate(
+                    where, grid, mode="bicubic", antialias=True, align_corners=False
+                )
             patches = patches + where
         tokens = patches.flatten(2).transpose(1, 2)
         if self.order != "raster":

@@ -1,4 +1,5 @@
-"""Image models by name: ``create_model``, ``list_models``, and published checkpoints read safely."""
+"""Image models by name: ``create_model``, ``list_models``, and published checkpoints read
+safely."""
 
 from __future__ import annotations
 
@@ -31,18 +32,37 @@ _PRESETS = {
     "vim_base": Preset(Vim, {"d_model": 768}, "Vim-B, 224 px, published layout"),
     "vim_nano": Preset(
         Vim,
-        {"num_classes": 10, "img_size": 32, "patch_size": 4, "d_model": 128, "depth": 8, "drop_path": 0.05},
+        {
+            "num_classes": 10,
+            "img_size": 32,
+            "patch_size": 4,
+            "d_model": 128,
+            "depth": 8,
+            "drop_path": 0.05,
+        },
         "Vim for 28 to 64 px, patches of 4",
     ),
     "vmamba_tiny": Preset(VMamba, {}, "VMamba-T (s1l8), published layout"),
     "vmamba_nano": Preset(
         VMamba,
-        {"num_classes": 10, "dims": (48, 96, 192), "depths": (2, 2, 2), "stem_stride": 2, "drop_path": 0.05},
+        {
+            "num_classes": 10,
+            "dims": (48, 96, 192),
+            "depths": (2, 2, 2),
+            "stem_stride": 2,
+            "drop_path": 0.05,
+        },
         "VMamba for 28 to 64 px",
     ),
     "vmamba_pico": Preset(
         VMamba,
-        {"num_classes": 10, "dims": (32, 64, 128), "depths": (2, 2, 2), "stem_stride": 2, "drop_path": 0.0},
+        {
+            "num_classes": 10,
+            "dims": (32, 64, 128),
+            "depths": (2, 2, 2),
+            "stem_stride": 2,
+            "drop_path": 0.0,
+        },
         "a VMamba of half a million parameters for 28 to 64 px, to train on a CPU",
     ),
     "vit_tiny": Preset(
@@ -69,7 +89,9 @@ _PRESETS = {
         "a ViT of vmamba_pico's size, 28 to 64 px",
     ),
     "sequential": Preset(
-        PatchSequence, {}, "one pixel a step through any mixer of the core (mixer=..., n_layers=...)"
+        PatchSequence,
+        {},
+        "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
 for _name, _preset in _PRESETS.items():
@@ -87,7 +109,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 @overload
 def create_model(
-    name: str, *, checkpoint: str | Path | None = None, features_only: Literal[False] = False, **kwargs: Any
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    features_only: Literal[False] = False,
+    **kwargs: Any,
 ) -> ImageModel: ...
 
 
@@ -114,8 +140,9 @@ def create_model(
 
     Args:
         name: one of ``list_models()``.
-        checkpoint: a file of weights: published (``.pth``), safetensors, or a state dict. A head of another
-            number of classes is an error: give the file's ``num_classes``, or 0 to leave its head out.
+        checkpoint: a file of weights: published (``.pth``), safetensors, or a state dict. A head of
+            another number of classes is an error: give the file's ``num_classes``, or 0 to leave
+            its head out.
         features_only: whether to return a ``FeatureExtractor``: images to a list of maps.
         out_indices: stages of ``features_only``.
         **kwargs: the model's hyper-parameters, such as ``num_classes``, ``in_chans``, ``img_size``.
@@ -140,8 +167,9 @@ def create_model(
 def convert_published(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Returns a published state dict under this package's names and shapes.
 
-    Accepts for VMamba both published layouts: ``x_proj_weight`` (K, R+2N, D) and ``x_proj.weight`` (K·(R+2N),
-    D), and 1×1 convolutions in place of linear maps. A head that the model does not have is left out.
+    Accepts for VMamba both published layouts: ``x_proj_weight`` (K, R+2N, D) and ``x_proj.weight``
+    (K·(R+2N), D), and 1×1 convolutions in place of linear maps. A head that the model does not have
+    is left out.
 
     Args:
         state: as read from a file.
@@ -172,7 +200,8 @@ def load_published(model: nn.Module, path: str | Path, new_head: bool = False) -
     Args:
         model: from ``create_model``.
         path: the file.
-        new_head: whether the model keeps its own head where the file's has another number of classes.
+        new_head: whether the model keeps its own head where the file's has another number of
+            classes.
 
     Raises:
         DataError: if the file is unusable or of another model.

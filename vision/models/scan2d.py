@@ -1,4 +1,5 @@
-"""Scan orders over a 2-D grid: how an (H, W) map becomes sequences, and how sequences become a map again.
+"""Scan orders over a 2-D grid: how an (H, W) map becomes sequences, and how sequences become a map
+again.
 
 An order is a permutation of the H·W positions in raster order. A scan takes K orders at once:
 
@@ -6,8 +7,8 @@ An order is a permutation of the H·W positions in raster order. A scan takes K 
     reorder:  x (B, L, K, D) → y (B, L, K, D),  y[b, l, k] = x[b, order_k(l), k]
     merge:    y (B, L, K, D) → x (B, L, D),     x[b, p] = Σ_k y[b, order_k⁻¹(p), k]
 
-``merge`` is the adjoint of ``expand``, and of a permutation the adjoint is the inverse: every gradient is
-again a gather of whole rows, where autograd's own would be a slow accumulating scatter.
+``merge`` is the adjoint of ``expand``, and of a permutation the adjoint is the inverse: every
+gradient is again a gather of whole rows, where autograd's own would be a slow accumulating scatter.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ def _column(h: int, w: int) -> np.ndarray:
 
 
 def _snake(h: int, w: int) -> np.ndarray:
-    """Row by row, every second row backwards: neighbours in the sequence are neighbours on the grid."""
+    """Row by row, every second row backwards: neighbours in the sequence are neighbours on the
+    grid."""
     grid = np.arange(h * w).reshape(h, w).copy()
     grid[1::2] = grid[1::2, ::-1]
     return grid.ravel()
 
 
 def _zigzag(h: int, w: int) -> np.ndarray:
-    """Anti-diagonal by anti-diagonal, every second one backwards (the order of JPEG's coefficients)."""
+    """Anti-diagonal by anti-diagonal, every second one backwards (the order of JPEG's
+    coefficients)."""
     rows, columns = np.divmod(np.arange(h * w), w)
     diagonal = rows + columns
     return np.lexsort((np.where(diagonal % 2 == 0, columns, rows), diagonal))
@@ -74,7 +77,8 @@ CROSS_SCAN = ("raster", "column", "raster_reversed", "column_reversed")
 
 
 def list_orders() -> list[str]:
-    """Returns the names of all scan orders; every one also runs backwards, as ``<name>_reversed``."""
+    """Returns the names of all scan orders; every one also runs backwards, as
+    ``<name>_reversed``."""
     return sorted([*_ORDERS, *(f"{name}_reversed" for name in _ORDERS)])
 
 

@@ -1,11 +1,13 @@
-r"""Vision Mamba (Zhu et al. 2024, arXiv 2401.09417): a bidirectional Mamba over a sequence of patches.
+r"""Vision Mamba (Zhu et al. 2024, arXiv 2401.09417): a bidirectional Mamba over a sequence of
+patches.
 
 Patches in raster order, a class token in their middle, learned positions, then layers of
 
 r   ← r + h                                 (the residual stream, float32)
 h   = W_out · ½ (→(x) + ←(x)) ⊙ silu(z),    x, z = split(W_in norm(r))
 
-where → is convolution, silu and selective scan, and ← the same with its own weights from the other end.
+where → is convolution, silu and selective scan, and ← the same with its own weights from the other
+end.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates,
 
 
 class BidirectionalMamba(nn.Module):
-    """The mixer of Vim: (B, L, D) to (B, L, D); parameter names and shapes of the published checkpoints.
+    """The mixer of Vim: (B, L, D) to (B, L, D); parameter names and shapes of the published
+    checkpoints.
 
     Args:
         d_model: width D.
@@ -35,8 +38,13 @@ class BidirectionalMamba(nn.Module):
     """
 
     ssm_parameters: ClassVar[tuple[str, ...]] = (
-        "A_log", "D", "dt_proj.bias", "A_b_log", "D_b", "dt_proj_b.bias",
-    )  # fmt: skip
+        "A_log",
+        "D",
+        "dt_proj.bias",
+        "A_b_log",
+        "D_b",
+        "dt_proj_b.bias",
+    )
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -62,7 +70,13 @@ class BidirectionalMamba(nn.Module):
                 layer.bias.copy_(step_size_bias((self.d_inner,)))
 
     def _scan(
-        self, x: Tensor, conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, skip: Tensor
+        self,
+        x: Tensor,
+        conv: nn.Conv1d,
+        x_proj: nn.Linear,
+        dt_proj: nn.Linear,
+        a_log: Tensor,
+        skip: Tensor,
     ) -> Tensor:
         """Returns one direction's output, ungated: (B, L, D_inner)."""
         u, _ = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu")
@@ -94,21 +108,25 @@ class VimLayer(nn.Module):
         expand: inner width as a multiple of D.
     """
 
-    def __init__(self, d_model: int, drop_path: float, d_state: int, d_conv: int, expand: int) -> None:
+    def __init__(
+        self, d_model: int, drop_path: float, d_state: int, d_conv: int, expand: int
+    ) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
         self.mixer = BidirectionalMamba(d_model, d_state, d_conv, expand)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, h: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the mixer's output and the residual stream (float32 or float64), both (B, L, D)."""
+        """Returns the mixer's output and the residual stream (float32 or float64), both (B, L,
+        D)."""
         wide = torch.promote_types(h.dtype, torch.float32)
         residual = h.to(wide) if residual is None else residual + self.drop_path(h)
         return self.mixer(self.norm(residual.to(self.norm.weight.dtype))), residual
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches as vectors: (B, C, H, W) to (B, D, H/p, W/p), partial patches left out.
+    """Non-overlapping patches as vectors: (B, C, H, W) to (B, D, H/p, W/p), partial patches left
+    out.
 
     Args:
         in_chans: channels C.
@@ -131,8 +149,9 @@ class PatchEmbed(nn.Module):
 class Vim(ImageModel):
     """Vision Mamba with the class token in the middle; published checkpoints load by name.
 
-    Any resolution: the learned positions of the patches are resized bicubically, and the class token, which
-    lies at index M // 2 of the M patches, keeps its own. (The published code takes index 0 for it there.)
+    Any resolution: the learned positions of the patches are resized bicubically, and the class
+    token, which lies at index M // 2 of the M patches, keeps its own. (The published code takes
+    index 0 for it there.)
 
     Args:
         num_classes: classes of the head; 0 for none.
@@ -185,7 +204,10 @@ class Vim(ImageModel):
         self.head = head(d_model, num_classes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for name, parameter in self.layers.named_parameters():  # as published: uniform, divided by √depth
+        for (
+            name,
+            parameter,
+        ) in self.layers.named_parameters():  # as published: uniform, divided by √depth
             if name.endswith("out_proj.weight"):
                 with torch.no_grad():
                     nn.init.kaiming_uniform_(parameter, a=math.sqrt(5)).div_(depth**0.5)
@@ -201,7 +223,9 @@ class Vim(ImageModel):
         own = self.pos_embed[:, middle : middle + 1]
         patches = torch.cat([self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]], 1)
         grid = patches.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True, align_corners=False)
+        grid = F.interpolate(
+            grid, (height, width), mode="bicubic", antialias=True, align_corners=False
+        )
         patches, middle = grid.flatten(2).transpose(1, 2), height * width // 2
         return torch.cat([patches[:, :middle], own, patches[:, middle:]], 1)
 

@@ -3,7 +3,8 @@ r"""VMamba (Liu et al. 2024, arXiv 2401.10166): a four-stage pyramid of 2-D sele
 Block:  x ← x + SS2D(norm(x));  x ← x + MLP(norm(x))
 SS2D:   x = silu(conv(W_in x));  y = merge_k selective_scan_k(expand_k(x));  out = W_out norm(y)
 
-over the four directions of the cross-scan. Inside, everything is channels-last, (B, H, W, C), as in the scan.
+over the four directions of the cross-scan. Inside, everything is channels-last, (B, H, W, C), as in
+the scan.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class ExactMLP(MLP):
 class SS2D(nn.Module):
     """The 2-D selective scan: (B, H, W, D) to the same shape, every position seeing the whole map.
 
-    Parameters have the published names and shapes, K = 4 directions first: ``x_proj_weight`` (K, R+2N, D'),
-    ``dt_projs_weight`` (K, D', R), ``A_logs`` (K·D', N), ``Ds`` (K·D').
+    Parameters have the published names and shapes, K = 4 directions first: ``x_proj_weight`` (K,
+    R+2N, D'), ``dt_projs_weight`` (K, D', R), ``A_logs`` (K·D', N), ``Ds`` (K·D').
 
     Args:
         d_model: width D.
@@ -70,14 +71,22 @@ class SS2D(nn.Module):
         inner = check_positive("ratio · d_model", int(ratio * d_model))
         if conv_size % 2 == 0:
             raise ConfigError(f"conv_size must be odd, got {conv_size}")
-        self.orders, self.d_inner, self.d_state = tuple(orders), inner, check_positive("d_state", d_state)
+        self.orders, self.d_inner, self.d_state = (
+            tuple(orders),
+            inner,
+            check_positive("d_state", d_state),
+        )
         self.dt_rank, lanes = math.ceil(d_model / 16), len(self.orders)
         self.in_proj = nn.Linear(d_model, inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias)
+        self.conv2d = nn.Conv2d(
+            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
+        )
         self.x_proj_weight = nn.Parameter(torch.empty(lanes, self.dt_rank + 2 * d_state, inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(lanes, inner, self.dt_rank))
         self.dt_projs_bias = nn.Parameter(step_size_bias((lanes, inner)))
-        self.A_logs = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(lanes * inner, 1))
+        self.A_logs = nn.Parameter(
+            torch.arange(1, d_state + 1).float().log().repeat(lanes * inner, 1)
+        )
         self.Ds = nn.Parameter(torch.ones(lanes * inner))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, d_model, bias=False)
@@ -91,20 +100,30 @@ class SS2D(nn.Module):
         x = F.silu(self.conv2d(self.in_proj(x).permute(0, 3, 1, 2)))
         x = x.permute(0, 2, 3, 1).reshape(batch, length, self.d_inner)
         scan = scan2d(self.orders, height, width)
-        # A projection of each position commutes with their order: project once for all lanes, then reorder.
+        # A projection of each position commutes with their order: project once for all lanes, then
+        # reorder.
         small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
         small = scan.reorder(small)
         dt, B, C = small.split([self.dt_rank, states, states], dim=-1)
+        # (K, B·L, D')
         delta = torch.matmul(
-            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank), self.dt_projs_weight.transpose(1, 2)
-        )  # (K, B·L, D')
+            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank),
+            self.dt_projs_weight.transpose(1, 2),
+        )
         delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
         logs = self.A_logs
         decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
         y, _ = selective_scan(
-            scan.expand(x).flatten(2), delta, decay, B, C, self.Ds, None, self.dt_projs_bias.flatten(),
+            scan.expand(x).flatten(2),
+            delta,
+            decay,
+            B,
+            C,
+            self.Ds,
+            None,
+            self.dt_projs_bias.flatten(),
             delta_softplus=True,
-        )  # fmt: skip
+        )
         y = scan.merge(y.unflatten(2, (lanes, -1)))
         return self.out_proj(self.out_norm(y)).view(batch, height, width, -1)
 
@@ -146,7 +165,8 @@ class Stage(nn.Module):
     def __init__(self, blocks: Sequence[VSSBlock], width: int, out_width: int | None) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        # The identity in front is there for the published names: the convolution is number 1, its norm 3.
+        # The identity in front is there for the published names: the convolution is number 1, its
+        # norm 3.
         self.downsample = (
             nn.Identity()
             if out_width is None
@@ -179,7 +199,8 @@ class Classifier(nn.Module):
 
 
 class VMamba(ImageModel):
-    """VMamba with convolutional stem, at any resolution; published checkpoints ("s1l8") load by name.
+    """VMamba with convolutional stem, at any resolution; published checkpoints ("s1l8") load by
+    name.
 
     Args:
         num_classes: classes of the head; 0 for none.
@@ -213,25 +234,31 @@ class VMamba(ImageModel):
         if stem_stride not in (2, 4):
             raise ConfigError(f"stem_stride must be 2 or 4, got {stem_stride}")
         if len(dims) != len(depths) or not dims:
-            raise ConfigError(f"dims and depths must be equally long, got {len(dims)} and {len(depths)}")
+            raise ConfigError(
+                f"dims and depths must be equally long, got {len(dims)} and {len(depths)}"
+            )
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 1
         self.num_features, self.channels = dims[-1], list(dims)
         self.reductions = [stem_stride * 2**i for i in range(len(dims))]
-        self.patch_embed = nn.Sequential(  # the numbers in the published names count identities and the GELU
-            nn.Conv2d(in_chans, dims[0] // 2, 3, stride=2, padding=1),
-            nn.Identity(),
-            LayerNorm2d(dims[0] // 2),
-            nn.Identity(),
-            nn.GELU(),
-            nn.Conv2d(dims[0] // 2, dims[0], 3, stride=stem_stride // 2, padding=1),
-            nn.Identity(),
-            LayerNorm2d(dims[0]),
+        self.patch_embed = (
+            nn.Sequential(  # the numbers in the published names count identities and the GELU
+                nn.Conv2d(in_chans, dims[0] // 2, 3, stride=2, padding=1),
+                nn.Identity(),
+                LayerNorm2d(dims[0] // 2),
+                nn.Identity(),
+                nn.GELU(),
+                nn.Conv2d(dims[0] // 2, dims[0], 3, stride=stem_stride // 2, padding=1),
+                nn.Identity(),
+                LayerNorm2d(dims[0]),
+            )
         )
         rates = iter(path_rates(drop_path, sum(depths)))
         stages = []
         for width, after, depth in zip(dims, [*dims[1:], None], depths):
             blocks = [
-                VSSBlock(width, next(rates), mlp_ratio, SS2D(width, d_state, ratio, 3, conv_bias, orders))
+                VSSBlock(
+                    width, next(rates), mlp_ratio, SS2D(width, d_state, ratio, 3, conv_bias, orders)
+                )
                 for _ in range(depth)
             ]
             stages.append(Stage(blocks, width, after))

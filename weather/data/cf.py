@@ -23,7 +23,9 @@ SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr")
 
 def is_zarr(path: Path) -> bool:
     """Returns whether a folder is a Zarr store."""
-    return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+    return path.is_dir() and any(
+        (path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")
+    )
 
 
 def resolve(path: str | Path) -> Path:
@@ -61,9 +63,19 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        IndexError,
+    ) as error:
         kind = "Zarr store" if is_zarr(file) else "NetCDF file"
-        raise DataError(f"the {kind} is truncated or damaged", path=file, hint="copy it again") from error
+        raise DataError(
+            f"the {kind} is truncated or damaged", path=file, hint="copy it again"
+        ) from error
     try:
         yield data
     except (OSError, RuntimeError) as error:
@@ -81,10 +93,14 @@ def _engine(file: Path) -> str:
         return "scipy"
     if head[:4] == b"CDF\x05":
         raise DataError(
-            "is NetCDF-3 of the 64-bit data kind", path=file, hint="convert it: nccopy -k nc4 in out"
+            "is NetCDF-3 of the 64-bit data kind",
+            path=file,
+            hint="convert it: nccopy -k nc4 in out",
         )
     if head[:4] == b"GRIB":
-        raise DataError("is GRIB", path=file, hint="convert it to NetCDF: cdo -f nc4 copy in.grib out.nc")
+        raise DataError(
+            "is GRIB", path=file, hint="convert it to NetCDF: cdo -f nc4 copy in.grib out.nc"
+        )
     raise DataError("is not a NetCDF file", path=file, hint="give a CF NetCDF file or a Zarr store")
 
 
@@ -108,7 +124,9 @@ def _choose(data: Any, variable: str | None, path: str | Path) -> str:
         and data[name].dtype.kind in "fiu"
     ]
     if variable is not None:
-        matching = [name for name in data.data_vars if data[name].attrs.get("standard_name") == variable]
+        matching = [
+            name for name in data.data_vars if data[name].attrs.get("standard_name") == variable
+        ]
         if variable in data.data_vars:
             matching = [variable]
         if not matching:
@@ -135,15 +153,18 @@ def _is_difference(attrs: dict[str, Any]) -> bool:
         str(attrs.get(key, "")) for key in ("standard_name", "units_metadata", "long_name")
     ).lower()
     methods = str(attrs.get("cell_methods", "")).lower()
-    return any(word in words for word in ("anomaly", "difference", "range")) or "range" in methods.split()
+    return (
+        any(word in words for word in ("anomaly", "difference", "range"))
+        or "range" in methods.split()
+    )
 
 
 def read_field(path: str | Path, variable: str | None = None, units: str | None = None) -> Field:
     """Reads a variable on (time, latitude, longitude) from CF NetCDF or Zarr.
 
-    Latitudes are turned to run from south to north and longitudes to ascend in [0, 360), so files that
-    differ in these conventions only give bit-identical values. Units are converted to ``units``, or to the
-    canonical ones of the quantity (K, kg m-2 s-1, Pa, m s-1, 1).
+    Latitudes are turned to run from south to north and longitudes to ascend in [0, 360), so files
+    that differ in these conventions only give bit-identical values. Units are converted to
+    ``units``, or to the canonical ones of the quantity (K, kg m-2 s-1, Pa, m s-1, 1).
 
     Args:
         path: file, Zarr store, or the name of a packaged sample.
@@ -172,7 +193,11 @@ def read_field(path: str | Path, variable: str | None = None, units: str | None 
         if is_zarr(file):
             _check_chunks(file, name)
         values = np.asarray(array.values)
-        attrs = {key: _plain(array.attrs[key]) for key in (*_KEPT, "units_metadata") if key in array.attrs}
+        attrs = {
+            key: _plain(array.attrs[key])
+            for key in (*_KEPT, "units_metadata")
+            if key in array.attrs
+        }
         source = str(array.attrs.get("units", "")).strip()
     if flipped:
         values = values[..., ::-1, :]
@@ -201,7 +226,9 @@ def _reduce(array: Any, kinds: dict[str, str], path: Path) -> tuple[Any, int]:
     for dim in others:
         if array.sizes[dim] != 1:
             text = f"has {array.sizes[dim]} entries along {dim!r}"
-            raise DataError(text, path=path, record=str(array.name), hint="select one of them beforehand")
+            raise DataError(
+                text, path=path, record=str(array.name), hint="select one of them beforehand"
+            )
     array = array.squeeze(others, drop=True) if others else array
     if member is not None and array.sizes[member] == 1:
         array, member = array.squeeze(member, drop=True), None
@@ -214,14 +241,19 @@ def _plain(value: Any) -> Any:
 
 
 def _check_chunks(path: Path, name: str) -> None:
-    """Checks that no chunk of a Zarr array is absent, which would silently read as its fill value."""
+    """Checks that no chunk of a Zarr array is absent, which would silently read as its fill
+    value."""
     import zarr
 
     array: Any = zarr.open_group(str(path), mode="r")[name]
     there, needed = int(array.nchunks_initialized), int(array.nchunks)
     if there < needed:
-        raise DataError(f"{needed - there} of its {needed} chunks are missing", path=path, record=name,
-                        hint="copy the store again")  # fmt: skip
+        raise DataError(
+            f"{needed - there} of its {needed} chunks are missing",
+            path=path,
+            record=name,
+            hint="copy the store again",
+        )
 
 
 def _check_missing(values: np.ndarray, dates: np.ndarray, name: str, path: Path) -> None:
@@ -231,22 +263,30 @@ def _check_missing(values: np.ndarray, dates: np.ndarray, name: str, path: Path)
     if bad.any():
         records = bad.reshape(-1, *values.shape[-3:]).any(0).any((1, 2))
         first = dates[int(records.argmax())]
-        text = f"{int(bad.sum()):,} of {values.size:,} values are missing or not finite, first on {first}"
+        share = f"{int(bad.sum()):,} of {values.size:,} values"
+        text = f"{share} are missing or not finite, first on {first}"
         raise DataError(text, path=path, record=name, hint="fill or cut them beforehand")
 
 
 def _to_units(
     values: np.ndarray, source: str, wanted: str | None, difference: bool, name: str, path: Path
 ) -> tuple[np.ndarray, str, bool]:
-    """Returns the values in the wanted or canonical unit, its name, and whether they were changed."""
+    """Returns the values in the wanted or canonical unit, its name, and whether they were
+    changed."""
     if not source:
         raise DataError("has no units", path=path, record=name, hint="add the CF attribute units")
     known = unit_table.normal_form(source)
     if known is None:
         if wanted is not None and wanted != source:
-            raise DataError(f"units {source!r} are unknown, {wanted!r} is needed", path=path, record=name)
+            raise DataError(
+                f"units {source!r} are unknown, {wanted!r} is needed", path=path, record=name
+            )
         return values, source, False
-    target = unit_table.canonical(known) if wanted is None else (unit_table.normal_form(wanted) or wanted)
+    target = (
+        unit_table.canonical(known)
+        if wanted is None
+        else (unit_table.normal_form(wanted) or wanted)
+    )
     if target != known:
         try:
             values = unit_table.convert(values, known, target, difference)
@@ -255,9 +295,14 @@ def _to_units(
     bounds = unit_table.PLAUSIBLE.get(unit_table.family(known))
     if bounds is not None and not difference and values.size:
         low, high = (
-            unit_table.convert(np.array(bound), unit_table.canonical(known), target) for bound in bounds
+            unit_table.convert(np.array(bound), unit_table.canonical(known), target)
+            for bound in bounds
         )
         if values.min() < low or values.max() > high:
-            text = f"values from {values.min():.4g} to {values.max():.4g} {target} are no temperatures"
-            raise DataError(text, path=path, record=name, hint=f"its units say {source!r}: correct them")
+            text = (
+                f"values from {values.min():.4g} to {values.max():.4g} {target} are no temperatures"
+            )
+            raise DataError(
+                text, path=path, record=name, hint=f"its units say {source!r}: correct them"
+            )
     return values, target, target != known

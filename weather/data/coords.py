@@ -22,18 +22,31 @@ _DEGREES = {
 }
 _AXES = {"time": "T", "latitude": "Y", "longitude": "X", "member": "E"}
 _DECIMALS = 5
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "julian", "noleap", "365_day", "all_leap",
-             "366_day", "360_day")  # fmt: skip
+CALENDARS = (
+    "standard",
+    "gregorian",
+    "proleptic_gregorian",
+    "julian",
+    "noleap",
+    "365_day",
+    "all_leap",
+    "366_day",
+    "360_day",
+)
 
 
 def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
-    """Returns what a coordinate is, by standard name, units, axis, or its own name; None if nothing says.
+    """Returns what a coordinate is, by standard name, units, axis, or its own name; None if nothing
+    says.
 
     Args:
         name: of the coordinate variable or dimension.
         attrs: its attributes.
     """
-    standard, units = str(attrs.get("standard_name", "")), str(attrs.get("units", "")).strip().lower()
+    standard, units = (
+        str(attrs.get("standard_name", "")),
+        str(attrs.get("units", "")).strip().lower(),
+    )
     if standard in ("time", "latitude", "longitude"):
         return standard  # type: ignore[return-value]
     if standard == "realization":
@@ -52,7 +65,9 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
     return None
 
 
-def decode_time(values: np.ndarray, attrs: dict[str, Any], path: str | Path) -> tuple[np.ndarray, str]:
+def decode_time(
+    values: np.ndarray, attrs: dict[str, Any], path: str | Path
+) -> tuple[np.ndarray, str]:
     """Returns the dates (T) and the calendar of a time coordinate, checked to ascend strictly.
 
     Integers without units, as ClimateBench has them, are years.
@@ -67,31 +82,50 @@ def decode_time(values: np.ndarray, attrs: dict[str, Any], path: str | Path) -> 
     """
     import cftime
 
-    units, calendar = str(attrs.get("units", "")).strip(), str(attrs.get("calendar", "standard")).lower()
+    units, calendar = (
+        str(attrs.get("units", "")).strip(),
+        str(attrs.get("calendar", "standard")).lower(),
+    )
     if calendar not in CALENDARS:
         known = ", ".join(CALENDARS)
         raise DataError(f"unknown calendar {calendar!r} (known: {known})", path=path, record="time")
     if not len(values):
         raise DataError("has no records", path=path, record="time")
-    numbers = np.asarray(values, dtype=np.float64) if np.asarray(values).dtype.kind in "iuf" else None
+    numbers = (
+        np.asarray(values, dtype=np.float64) if np.asarray(values).dtype.kind in "iuf" else None
+    )
     if numbers is None or not np.isfinite(numbers).all():
         raise DataError("times are not all numbers", path=path, record="time")
     if units.lower() in ("", "year", "years", "1", "common_year"):
-        whole = np.all(numbers == np.round(numbers)) and numbers.min() >= 1 and numbers.max() <= 9999
+        whole = (
+            np.all(numbers == np.round(numbers)) and numbers.min() >= 1 and numbers.max() <= 9999
+        )
         if not whole:
             hint = 'write units such as "days since 1850-01-01"'
-            raise DataError("has no units, and its values are no years", path=path, record="time", hint=hint)
+            raise DataError(
+                "has no units, and its values are no years", path=path, record="time", hint=hint
+            )
         calendar = str(attrs.get("calendar", "noleap")).lower()
-        dates = np.array([cftime.datetime(int(n), 7, 1, calendar=calendar) for n in numbers], dtype=object)
+        dates = np.array(
+            [cftime.datetime(int(n), 7, 1, calendar=calendar) for n in numbers], dtype=object
+        )
     else:
         try:
-            dates = np.atleast_1d(cftime.num2date(numbers, units, calendar, only_use_cftime_datetimes=True))
+            dates = np.atleast_1d(
+                cftime.num2date(numbers, units, calendar, only_use_cftime_datetimes=True)
+            )
         except (ValueError, OverflowError, TypeError) as error:
-            raise DataError(f"units {units!r} cannot be read: {error}", path=path, record="time") from error
+            raise DataError(
+                f"units {units!r} cannot be read: {error}", path=path, record="time"
+            ) from error
     steps = np.diff(numbers)
     if np.any(steps <= 0):
         where = int(np.flatnonzero(steps <= 0)[0]) + 1
-        what = "occurs twice" if steps[where - 1] == 0 or numbers[where] in numbers[:where] else "is earlier"
+        what = (
+            "occurs twice"
+            if steps[where - 1] == 0 or numbers[where] in numbers[:where]
+            else "is earlier"
+        )
         after = "" if what == "occurs twice" else f" than {dates[where - 1]} before it"
         raise DataError(
             f"{dates[where]} {what}{after}: times must ascend strictly",
@@ -102,7 +136,9 @@ def decode_time(values: np.ndarray, attrs: dict[str, Any], path: str | Path) -> 
     return dates, calendar
 
 
-def check_latitude(values: np.ndarray, attrs: dict[str, Any], path: str | Path) -> tuple[np.ndarray, bool]:
+def check_latitude(
+    values: np.ndarray, attrs: dict[str, Any], path: str | Path
+) -> tuple[np.ndarray, bool]:
     """Returns latitudes in degrees north, ascending, and whether they were turned round.
 
     Args:
@@ -115,7 +151,9 @@ def check_latitude(values: np.ndarray, attrs: dict[str, Any], path: str | Path) 
     """
     lat = _degrees(values, attrs, path, "latitude")
     if np.abs(lat).max() > 90:
-        raise DataError(f"{lat[np.abs(lat).argmax()]:g} lies outside [-90, 90]", path=path, record="latitude")
+        raise DataError(
+            f"{lat[np.abs(lat).argmax()]:g} lies outside [-90, 90]", path=path, record="latitude"
+        )
     steps = np.diff(lat)
     if not (np.all(steps > 0) or np.all(steps < 0)):
         raise DataError("does not ascend or descend strictly", path=path, record="latitude")
@@ -126,7 +164,8 @@ def check_latitude(values: np.ndarray, attrs: dict[str, Any], path: str | Path) 
 def check_longitude(
     values: np.ndarray, attrs: dict[str, Any], path: str | Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns longitudes in degrees east, ascending in [0, 360), and the order of columns that gives them.
+    """Returns longitudes in degrees east, ascending in [0, 360), and the order of columns that
+    gives them.
 
     Args:
         values: (X), in any range within [-360, 720].
@@ -159,7 +198,8 @@ def _degrees(values: np.ndarray, attrs: dict[str, Any], path: str | Path, kind: 
         raise DataError(f"has {found}, {_DEGREES[kind][0]} is needed", path=path, record=kind)
     numbers = np.asarray(values)
     if numbers.dtype == np.float32:
-        # By way of the shortest text: 359.9, which float32 holds as 359.899993896484, is that of -0.1 + 360.
+        # By way of the shortest text: 359.9, which float32 holds as 359.899993896484, is that of
+        # -0.1 + 360.
         numbers = numbers.astype(str)
     numbers = numbers.astype(np.float64)
     if numbers.ndim != 1 or not len(numbers):

@@ -82,7 +82,8 @@ def annual_means(data: Field) -> Field:
         gaps = np.flatnonzero(np.diff(years) != 1)
         if len(gaps):
             raise DataError(
-                f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years are missing",
+                f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years "
+                f"are missing",
                 path=data.path,
             )
         return data

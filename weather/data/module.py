@@ -1,4 +1,5 @@
-"""The data module of emulation: training scenarios, held-out validation years, and a test scenario."""
+"""The data module of emulation: training scenarios, held-out validation years, and a test
+scenario."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ Batch = dict[str, Tensor]
 
 
 def to_batch(run: Scenario, scored: np.ndarray) -> Batch:
-    """Returns a batch of one scenario: predictors (1, T, K), target (1, T, Y, X), mask (1, T), area (Y, X).
+    """Returns a batch of one scenario: predictors (1, T, K), target (1, T, Y, X), mask (1, T), area
+    (Y, X).
 
     Args:
         run: the scenario.
@@ -84,9 +86,9 @@ class Listed(Dataset[Batch]):
 class ScenarioData(BaseData):
     """Yearly fields of climate runs.
 
-    Fields become anomalies to the run's own ``baseline`` years. The predictor is the run's regional mean,
-    smoothed, or ``forcing``. Validation years are taken out of the training runs. A test year that is
-    identical in a training run is refused as a leak.
+    Fields become anomalies to the run's own ``baseline`` years. The predictor is the run's regional
+    mean, smoothed, or ``forcing``. Validation years are taken out of the training runs. A test year
+    that is identical in a training run is refused as a leak.
 
     Args:
         train: files of the training runs (or names of packaged samples).
@@ -160,7 +162,9 @@ class ScenarioData(BaseData):
             for run in runs[1:]:
                 check_alike(runs[0].field, run.field)
                 if run.names != runs[0].names:
-                    raise ConfigError(f"{run.field.path}: has other predictors than {runs[0].field.path}")
+                    raise ConfigError(
+                        f"{run.field.path}: has other predictors than {runs[0].field.path}"
+                    )
             for run in runs:
                 if not self.scored(run, "train").any():
                     raise ConfigError(
@@ -209,7 +213,8 @@ class ScenarioData(BaseData):
             _ = self.test_run
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a prediction needs to know of the training data: units, grid, scales, climatology."""
+        """Returns what a prediction needs to know of the training data: units, grid, scales,
+        climatology."""
         runs = self.train_runs
         first = runs[0]
         masks = [self.scored(run, "train") for run in runs]
@@ -237,7 +242,9 @@ class ScenarioData(BaseData):
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training runs, which resumes at any step."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         batches = [to_batch(run, self.scored(run, "train")) for run in self.train_runs]
         steps = TrainingScenarios(batches, self.seed, rank, world)
         return step_dataloader(steps, self.trainer, self.steps_per_epoch, self.num_workers)

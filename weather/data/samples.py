@@ -1,4 +1,5 @@
-"""The samples that ship with the package; sources and licences stand in ``weather/samples/SOURCE.md``."""
+"""The samples that ship with the package; sources and licences stand in
+``weather/samples/SOURCE.md``."""
 
 from longseq.core.samples import Samples
 

@@ -1,4 +1,5 @@
-"""Scenarios: yearly anomalies with their predictors, and the rule that no scored year was trained on."""
+"""Scenarios: yearly anomalies with their predictors, and the rule that no scored year was trained
+on."""
 
 from __future__ import annotations
 
@@ -148,7 +149,8 @@ def need_years(data: Field, span: Span, what: str) -> np.ndarray:
 
 
 def shared_years(one: Scenario, other: Scenario) -> np.ndarray:
-    """Returns the years whose fields are the same in both runs, as a common historical part makes them.
+    """Returns the years whose fields are the same in both runs, as a common historical part makes
+    them.
 
     Args:
         one: a run.
@@ -190,7 +192,8 @@ def spans_text(years: Sequence[int] | np.ndarray) -> str:
 
 
 def refuse_leak(train: Sequence[Scenario], test: Scenario, scored: Span) -> np.ndarray:
-    """Checks that no scored year of the test is among the training years, and returns the shared years.
+    """Checks that no scored year of the test is among the training years, and returns the shared
+    years.
 
     Args:
         train: runs that are trained on.
@@ -206,12 +209,14 @@ def refuse_leak(train: Sequence[Scenario], test: Scenario, scored: Span) -> np.n
         leaked = shared[inside(shared, scored)]
         if len(leaked):
             rest = shared[-1] + 1
-            hint = f"score later years: --period {rest}-{test.years[-1]}" if rest <= test.years[-1] else (
-                "the two files hold the same run"
-            )  # fmt: skip
+            hint = (
+                f"score later years: --period {rest}-{test.years[-1]}"
+                if rest <= test.years[-1]
+                else ("the two files hold the same run")
+            )
             raise DataError(
-                f"the years {spans_text(leaked)} are the same as in {run.field.path}, on which models are "
-                f"trained: scoring them would be a leak",
+                f"the years {spans_text(leaked)} are the same as in {run.field.path}, on which "
+                f"models are trained: scoring them would be a leak",
                 path=test.field.path,
                 hint=hint,
             )
@@ -225,8 +230,8 @@ def read_series(
     """Reads yearly series: forcings, or a regional mean.
 
     Args:
-        path: table (.csv, .tsv, .parquet) with a column ``year``, or NetCDF with variables on time; those on
-            (time, latitude, longitude) are averaged over the area.
+        path: table (.csv, .tsv, .parquet) with a column ``year``, or NetCDF with variables on time;
+            those on (time, latitude, longitude) are averaged over the area.
         names: of the series to take, in order; None for all.
 
     Returns:
@@ -240,7 +245,9 @@ def read_series(
     chosen = list(table) if names is None else list(names)
     for name in chosen:
         if name not in table:
-            raise DataError(f"has no series {name!r} (it has {', '.join(table) or 'none'})", path=file)
+            raise DataError(
+                f"has no series {name!r} (it has {', '.join(table) or 'none'})", path=file
+            )
     if not chosen:
         raise DataError("has no series over time", path=file)
     values = np.stack([table[name] for name in chosen], 1)
@@ -278,7 +285,11 @@ def _read_netcdf_series(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             raise DataError("has no time coordinate", path=file)
         dates, _ = decode_time(data[times[0]].values, _attrs(data, times[0]), file)
         for name, array in data.data_vars.items():
-            if array.dims[:1] != (times[0],) or array.dtype.kind not in "fiu" or str(name).endswith("bnds"):
+            if (
+                array.dims[:1] != (times[0],)
+                or array.dtype.kind not in "fiu"
+                or str(name).endswith("bnds")
+            ):
                 continue
             kinds = [kind_of(str(dim), _attrs(data, dim)) for dim in array.dims[1:]]
             values = np.asarray(array.values, dtype=np.float64)

@@ -8,7 +8,8 @@ import numpy as np
 
 from longseq.core.errors import ConfigError
 
-# unit → (family, factor, offset): canonical = factor · value + offset. The first of a family is canonical.
+# unit → (family, factor, offset): canonical = factor · value + offset. The first of a family is
+# canonical.
 _UNITS: dict[str, tuple[str, float, float]] = {
     "K": ("temperature", 1.0, 0.0),
     "degC": ("temperature", 1.0, 273.15),
@@ -31,14 +32,38 @@ _UNITS: dict[str, tuple[str, float, float]] = {
     "km": ("length", 1000.0, 0.0),
 }
 _ALIASES = {
-    "kelvin": "K", "degk": "K", "degreek": "K", "degreesk": "K",
-    "c": "degC", "°c": "degC", "celsius": "degC", "degreec": "degC", "degreesc": "degC", "deg_c": "degC",
-    "degree_celsius": "degC", "degrees_celsius": "degC", "degree_c": "degC", "degrees_c": "degC",
-    "f": "degF", "°f": "degF", "fahrenheit": "degF", "degree_fahrenheit": "degF", "degrees_f": "degF",
-    "mm d-1": "mm day-1", "mm hr-1": "mm h-1", "pascal": "Pa", "mbar": "hPa", "millibar": "hPa",
-    "knots": "knot", "kt": "knot", "kg kg-1": "1", "fraction": "1", "percent": "%", "metre": "m",
+    "kelvin": "K",
+    "degk": "K",
+    "degreek": "K",
+    "degreesk": "K",
+    "c": "degC",
+    "°c": "degC",
+    "celsius": "degC",
+    "degreec": "degC",
+    "degreesc": "degC",
+    "deg_c": "degC",
+    "degree_celsius": "degC",
+    "degrees_celsius": "degC",
+    "degree_c": "degC",
+    "degrees_c": "degC",
+    "f": "degF",
+    "°f": "degF",
+    "fahrenheit": "degF",
+    "degree_fahrenheit": "degF",
+    "degrees_f": "degF",
+    "mm d-1": "mm day-1",
+    "mm hr-1": "mm h-1",
+    "pascal": "Pa",
+    "mbar": "hPa",
+    "millibar": "hPa",
+    "knots": "knot",
+    "kt": "knot",
+    "kg kg-1": "1",
+    "fraction": "1",
+    "percent": "%",
+    "metre": "m",
     "meter": "m",
-}  # fmt: skip
+}
 _LOWER = {name.lower(): name for name in _UNITS}
 # Temperatures of the Earth's air and sea; a value outside means that the unit's label is wrong.
 PLAUSIBLE = {"temperature": (150.0, 350.0)}
@@ -91,7 +116,9 @@ def convert(values: np.ndarray, source: str, target: str, difference: bool = Fal
         wrong = source if one is None else target
         raise ConfigError(f"the unit {wrong!r} is unknown; known: {', '.join(_UNITS)}")
     if family(one) != family(other):
-        raise ConfigError(f"{source!r} ({family(one)}) cannot be converted to {target!r} ({family(other)})")
+        raise ConfigError(
+            f"{source!r} ({family(one)}) cannot be converted to {target!r} ({family(other)})"
+        )
     if one == other:
         return np.asarray(values, dtype=np.float64)
     (_, up, shift), (_, down, back) = _UNITS[one], _UNITS[other]

@@ -1,4 +1,5 @@
-"""CF NetCDF and Zarr out: coordinates with bounds, provenance in global attributes, whole or not at all."""
+"""CF NetCDF and Zarr out: coordinates with bounds, provenance in global attributes, whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -139,12 +140,22 @@ def to_dataset(
         "lat": (
             "lat",
             np.asarray(lat, dtype=np.float64),
-            {"standard_name": "latitude", "axis": "Y", "units": "degrees_north", "bounds": "lat_bnds"},
+            {
+                "standard_name": "latitude",
+                "axis": "Y",
+                "units": "degrees_north",
+                "bounds": "lat_bnds",
+            },
         ),
         "lon": (
             "lon",
             np.asarray(lon, dtype=np.float64),
-            {"standard_name": "longitude", "axis": "X", "units": "degrees_east", "bounds": "lon_bnds"},
+            {
+                "standard_name": "longitude",
+                "axis": "X",
+                "units": "degrees_east",
+                "bounds": "lon_bnds",
+            },
         ),
     }
     content: dict[str, Any] = {
@@ -160,7 +171,8 @@ def to_dataset(
 
 
 def write_dataset(data: Any, path: str | Path) -> Path:
-    """Writes a data set as NetCDF-4 (compressed) or Zarr; an earlier file stays whole until the new one is.
+    """Writes a data set as NetCDF-4 (compressed) or Zarr; an earlier file stays whole until the new
+    one is.
 
     Args:
         data: from ``to_dataset``.
@@ -170,7 +182,10 @@ def write_dataset(data: Any, path: str | Path) -> Path:
     names = [name for name in data.data_vars if not str(name).endswith("_bnds")]
     plain: dict[Any, Any] = {name: {"_FillValue": None} for name in data.variables}
     if target.suffix.lower() == ".nc":
-        packed = {name: {"zlib": True, "complevel": 4, "shuffle": True, "_FillValue": None} for name in names}
+        packed = {
+            name: {"zlib": True, "complevel": 4, "shuffle": True, "_FillValue": None}
+            for name in names
+        }
         with atomic_path(target) as temporary:
             data.to_netcdf(temporary, engine="h5netcdf", encoding={**plain, **packed})
         return target

@@ -21,8 +21,8 @@ class FieldEmulator(nn.Module):
 
         field_t = W x_t + c  +  Patterns · head(backbone(embed(x))_t)
 
-    The first two terms are linear pattern scaling; the rest is what the history adds, spread over ``rank``
-    spatial patterns that are learnt.
+    The first two terms are linear pattern scaling; the rest is what the history adds, spread over
+    ``rank`` spatial patterns that are learnt.
 
     Args:
         height: rows of the grid Y.
@@ -35,7 +35,8 @@ class FieldEmulator(nn.Module):
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         dropout: on residual branches and before the head.
         rank: number of spatial patterns of the non-linear part.
-        linear: "lps" keeps W and c as least squares gave them, "learned" trains them, "none" leaves them out.
+        linear: "lps" keeps W and c as least squares gave them, "learned" trains them, "none" leaves
+            them out.
     """
 
     weight: Tensor
@@ -72,7 +73,10 @@ class FieldEmulator(nn.Module):
             # The network starts as pattern scaling alone.
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
-        start = {"weight": torch.zeros(height * width, predictors), "bias": torch.zeros(height * width)}
+        start = {
+            "weight": torch.zeros(height * width, predictors),
+            "bias": torch.zeros(height * width),
+        }
         for part, zeros in start.items():
             if linear == "learned":
                 self.register_parameter(part, nn.Parameter(zeros))

@@ -22,20 +22,22 @@ _CLIPPED = -1e-4
 class ConvS5(nn.Module):
     """Convolutional S5 (arXiv 2310.19694): (B, L, U, H, W) to (B, L, U, H, W).
 
-    Every pixel has a diagonal complex state of P dimensions that is its own; space enters by convolutions:
+    Every pixel has a diagonal complex state of P dimensions that is its own; space enters by
+    convolutions:
 
         x_t = e^{ΛΔ} ⊙ x_{t-1} + (e^{ΛΔ} - 1)/Λ ⊙ (B ∗ u_t),    y_t = 2 Re(C ∗ x_t) + D ∗ u_t.
 
-    All frames go through the convolutions at once and the states through ``linear_scan``. Parameters have the
-    published layout: ``Lambda_re``, ``Lambda_im`` (P), ``B`` (P, U·k², 2) in the order (P, U, k, k),
-    ``C`` (k, k, P, U, 2), ``log_step`` (P, 1). The edges are padded with zeros. The state is "ssm": complex
-    (B, P, H, W), whatever the number of frames.
+    All frames go through the convolutions at once and the states through ``linear_scan``.
+    Parameters have the published layout: ``Lambda_re``, ``Lambda_im`` (P), ``B`` (P, U·k², 2) in
+    the order (P, U, k, k), ``C`` (k, k, P, U, 2), ``log_step`` (P, 1). The edges are padded with
+    zeros. The state is "ssm": complex (B, P, H, W), whatever the number of frames.
 
     Args:
         channels: U.
         d_state: real state dimensions of a pixel, even: P = d_state / 2 conjugate pairs.
         kernel: side k of the kernels of B, C and D; odd.
-        blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even parts.
+        blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even
+            parts.
         init: "legs" is the normal part of HiPPO-LegS, "ptd" LegS after a perturbation.
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
@@ -68,15 +70,24 @@ class ConvS5(nn.Module):
         check_even("d_state / blocks", d_state // blocks)
         self.n_complex, self.kernel, self.clip_eigs = half, kernel, clip_eigs
         form = (
-            normal_part(d_state // blocks) if init == "legs" else perturb_then_diagonalise(d_state // blocks)
+            normal_part(d_state // blocks)
+            if init == "legs"
+            else perturb_then_diagonalise(d_state // blocks)
         )
-        v, v_inverse = torch.block_diag(*[form.v] * blocks), torch.block_diag(*[form.v_inverse] * blocks)
+        v, v_inverse = (
+            torch.block_diag(*[form.v] * blocks),
+            torch.block_diag(*[form.v_inverse] * blocks),
+        )
         eigenvalues = form.eigenvalues.repeat(blocks)
         self.Lambda_re = nn.Parameter(eigenvalues.real.float())
         self.Lambda_im = nn.Parameter(eigenvalues.imag.float())
         taps = kernel * kernel
-        # He's variance for the convolutions that the real matrices would be, then into the eigenbasis.
-        b = torch.randn(d_state, channels * taps, dtype=torch.float64) * (2 / (channels * taps)) ** 0.5
+        # He's variance for the convolutions that the real matrices would be, then into the
+        # eigenbasis.
+        b = (
+            torch.randn(d_state, channels * taps, dtype=torch.float64)
+            * (2 / (channels * taps)) ** 0.5
+        )
         self.B = nn.Parameter(_as_real(v_inverse @ b.to(v.dtype)))
         c = (
             torch.randn(kernel, kernel, channels, d_state, dtype=torch.float64)
@@ -87,7 +98,8 @@ class ConvS5(nn.Module):
         self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
 
     def system(self) -> tuple[Tensor, Tensor]:
-        """Returns the discrete transition (P) and input kernel (P, U, k, k), complex, in float64."""
+        """Returns the discrete transition (P) and input kernel (P, U, k, k), complex, in
+        float64."""
         real = wide(self.Lambda_re)
         eigenvalues = torch.complex(
             real.clamp(max=_CLIPPED) if self.clip_eigs else real, wide(self.Lambda_im)
@@ -149,7 +161,9 @@ class ConvS5(nn.Module):
         """Returns the state at the start of a sequence: zeros (B, P, H, W)."""
         kind = self.D.weight.dtype.to_complex()
         return {
-            "ssm": torch.zeros(batch, self.n_complex, height, width, dtype=kind, device=self.D.weight.device)
+            "ssm": torch.zeros(
+                batch, self.n_complex, height, width, dtype=kind, device=self.D.weight.device
+            )
         }
 
 

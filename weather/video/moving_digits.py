@@ -27,7 +27,8 @@ def load_digits(source: str = "digits") -> np.ndarray:
     """Returns grey images float32 (N, h, w) in [0, 1].
 
     Args:
-        source: "digits" for scikit-learn's 1,797 digits of 8 × 8, or an IDX file of images (perhaps .gz).
+        source: "digits" for scikit-learn's 1,797 digits of 8 × 8, or an IDX file of images (perhaps
+            .gz).
 
     Raises:
         DataError: if the file is no IDX file of images.
@@ -74,7 +75,9 @@ def make_video(
             # Real velocities, so that hardly any video repeats itself, drawn at whole pixels.
             start, velocity = rng.uniform(0, room), rng.uniform(1, speed) * rng.choice((-1, 1))
             # A bounce is a reflection: positions run round a circle of twice the room.
-            where = np.mod(start + velocity * np.arange(frames), 2 * room) if room else np.zeros(frames)
+            where = (
+                np.mod(start + velocity * np.arange(frames), 2 * room) if room else np.zeros(frames)
+            )
             where = np.minimum(where, 2 * room - where)
             paths.append(np.floor(where + 0.5).astype(int))
         for frame, y, x in zip(video, *paths):
@@ -110,7 +113,13 @@ class DigitVideos(Dataset[dict[str, Tensor]]):
         batch_size: int | None = None,
         rank: int = 0,
     ) -> None:
-        self.images, self.count, self.batch_size, self.seed, self.rank = images, count, batch_size, seed, rank
+        self.images, self.count, self.batch_size, self.seed, self.rank = (
+            images,
+            count,
+            batch_size,
+            seed,
+            rank,
+        )
         self.shape = (frames, size, digits, speed)
 
     def __len__(self) -> int:
@@ -121,7 +130,11 @@ class DigitVideos(Dataset[dict[str, Tensor]]):
         numbers = [index] if self.batch_size is None else range(self.batch_size)
         videos = []
         for number in numbers:
-            key = (self.seed, number) if self.batch_size is None else (self.seed, index, self.rank, number)
+            key = (
+                (self.seed, number)
+                if self.batch_size is None
+                else (self.seed, index, self.rank, number)
+            )
             videos.append(make_video(np.random.default_rng(key), self.images, *self.shape))
         made = torch.from_numpy(np.stack(videos))[:, :, None]
         return {"video": made if self.batch_size is not None else made[0]}
@@ -172,11 +185,16 @@ class MovingDigits(BaseData):
             raise ConfigError(f"data.frames ({frames}) must exceed data.context ({context})")
         self.source, self.size, self.digits, self.speed = source, size, digits, speed
         self.frames, self.context, self.horizon = frames, context, horizon
-        self.batch_size, self.eval_batch_size, self.eval_videos = batch_size, eval_batch_size, eval_videos
+        self.batch_size, self.eval_batch_size, self.eval_videos = (
+            batch_size,
+            eval_batch_size,
+            eval_videos,
+        )
         self.steps_per_epoch, self.seed, self.num_workers = steps_per_epoch, seed, num_workers
 
     def images(self, part: str) -> np.ndarray:
-        """Returns the images of a part: of every ten, eight are for training, one each for the others.
+        """Returns the images of a part: of every ten, eight are for training, one each for the
+        others.
 
         Args:
             part: "train", "valid" or "test".
@@ -184,7 +202,8 @@ class MovingDigits(BaseData):
         found = load_digits(self.source if self.source == "digits" else str(Path(self.source)))
         if max(found.shape[1:]) > self.size:
             raise ConfigError(
-                f"data.size ({self.size}) is smaller than the digits of {found.shape[1]} × {found.shape[2]}"
+                f"data.size ({self.size}) is smaller than the digits of {found.shape[1]} × "
+                f"{found.shape[2]}"
             )
         if len(found) < 10:
             raise DataError(f"has {len(found)} images, 10 are needed", path=self.source)
@@ -200,7 +219,9 @@ class MovingDigits(BaseData):
             frames: of a video.
         """
         seed = self.seed * 3 + _PARTS.index(part)
-        return DigitVideos(self.images(part), frames, self.size, self.digits, self.speed, seed, count)
+        return DigitVideos(
+            self.images(part), frames, self.size, self.digits, self.speed, seed, count
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the images, so that bad input fails before training starts."""
@@ -210,9 +231,16 @@ class MovingDigits(BaseData):
         """Returns the loader of training videos, which resumes at any step."""
         rank = self.trainer.global_rank if self.trainer else 0
         made = DigitVideos(
-            self.images("train"), self.frames, self.size, self.digits, self.speed, self.seed * 3, None,
-            self.batch_size, rank,
-        )  # fmt: skip
+            self.images("train"),
+            self.frames,
+            self.size,
+            self.digits,
+            self.speed,
+            self.seed * 3,
+            None,
+            self.batch_size,
+            rank,
+        )
         return step_dataloader(made, self.trainer, self.steps_per_epoch, self.num_workers)
 
     def _evaluation(self, part: str) -> Any:

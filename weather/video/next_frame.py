@@ -18,9 +18,9 @@ from longseq.weather.video.conv_s5 import ConvS5Block, Init
 class NextFrame(nn.Module):
     """Frames (B, L, C, H, W) in [0, 1] to the frames that follow each.
 
-    Frames are cut into patches (pixels become channels); the encoder halves the resolution once for every
-    entry of ``depths`` after the first; the decoder doubles it again and sees the encoder's maps of the same
-    frame. Both work frame by frame: only ConvS5 carries time.
+    Frames are cut into patches (pixels become channels); the encoder halves the resolution once for
+    every entry of ``depths`` after the first; the decoder doubles it again and sees the encoder's
+    maps of the same frame. Both work frame by frame: only ConvS5 carries time.
 
     Args:
         channels: C.
@@ -51,7 +51,10 @@ class NextFrame(nn.Module):
         if not depths:
             raise ConfigError("depths needs at least one number of channels")
         widths = [check_positive("depths", depth) for depth in depths]
-        self.channels, self.patch = check_positive("channels", channels), check_positive("patch", patch)
+        self.channels, self.patch = (
+            check_positive("channels", channels),
+            check_positive("patch", patch),
+        )
         self.factor = patch * 2 ** (len(widths) - 1)
         cells = channels * patch * patch
         self.stem = nn.Conv2d(cells, widths[0], 3, padding=1)
@@ -75,7 +78,9 @@ class NextFrame(nn.Module):
 
     def _decode(self, z: Tensor, maps: list[Tensor], frames: Tensor) -> Tensor:
         for conv, fine in zip(self.up, reversed(maps[:-1])):
-            z = F.gelu(conv(torch.cat([F.interpolate(z, scale_factor=2.0, mode="nearest"), fine], 1)))
+            z = F.gelu(
+                conv(torch.cat([F.interpolate(z, scale_factor=2.0, mode="nearest"), fine], 1))
+            )
         cells = self.head(torch.cat([z, F.pixel_unshuffle(frames, self.patch)], 1))
         return torch.sigmoid(F.pixel_shuffle(cells, self.patch))
 
@@ -89,7 +94,9 @@ class NextFrame(nn.Module):
                 f"NextFrame: sides must be multiples of {self.factor}, got {tuple(frames.shape)}"
             )
 
-    def forward(self, frames: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+    def forward(
+        self, frames: Tensor, states: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]:
         """Predicts the next frame of every frame, all at once.
 
         Args:
@@ -120,7 +127,8 @@ class NextFrame(nn.Module):
         return self._decode(z, maps, frame), carried
 
     def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
-        """Yields the frames after a context one by one, each fed back; holds one frame and one state.
+        """Yields the frames after a context one by one, each fed back; holds one frame and one
+        state.
 
         Args:
             context: (B, L, C, H, W).

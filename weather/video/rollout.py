@@ -1,4 +1,5 @@
-"""``longseq weather rollout``: video frames after a context, beside persistence, with peak memory."""
+"""``longseq weather rollout``: video frames after a context, beside persistence, with peak
+memory."""
 
 from __future__ import annotations
 
@@ -62,7 +63,10 @@ def roll_out(
             for key, guess in ((name, frame), *fixed.items()):
                 errors[key].append(float((guess - truth[:, index]).double().square().mean()))
             if index + 1 in keep:
-                kept[index + 1] = (truth[0, index, 0].numpy().copy(), frame[0, 0].cpu().numpy().copy())
+                kept[index + 1] = (
+                    truth[0, index, 0].numpy().copy(),
+                    frame[0, 0].cpu().numpy().copy(),
+                )
     seconds = time.perf_counter() - start
     return Rollout({key: np.array(value) for key, value in errors.items()}, seconds, kept)
 
@@ -85,7 +89,9 @@ def load_forecaster(path: str | Path, **changes: Any) -> tuple[VideoForecaster, 
     """
     task = load_task(path, "weather")
     if not isinstance(task, VideoForecaster):
-        raise DataError(f"is a checkpoint of {type(task).__name__}, not of VideoForecaster", path=path)
+        raise DataError(
+            f"is a checkpoint of {type(task).__name__}, not of VideoForecaster", path=path
+        )
     return task, load_data(path, MovingDigits, **changes)
 
 
@@ -123,11 +129,15 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--frames", type=int, default=100, help="frames after the context (100)")
     parser.add_argument("--videos", type=int, default=32, help="test videos (32)")
     parser.add_argument("--source", help="IDX file of images, if not what the model was trained on")
-    parser.add_argument("--out", required=True, help=".csv table: frame, and an error for every model")
+    parser.add_argument(
+        "--out", required=True, help=".csv table: frame, and an error for every model"
+    )
     parser.add_argument("--png", help="picture of frames and errors to write")
     args = parser.parse_args(argv)
     if args.frames < 1 or args.videos < 1:
-        raise ConfigError(f"--frames and --videos must be at least 1, got {args.frames} and {args.videos}")
+        raise ConfigError(
+            f"--frames and --videos must be at least 1, got {args.frames} and {args.videos}"
+        )
     check_table(args.out)
     changes = {"source": args.source} if args.source else {}
     task, data = load_forecaster(args.ckpt_path, **changes)
@@ -143,17 +153,21 @@ def run(argv: Sequence[str]) -> int:
         for key, values in result.errors.items()
     ]
     print_table(
-        scores, "mse", f"{args.videos} test videos, mean over {args.frames} frames after {task.context}"
+        scores,
+        "mse",
+        f"{args.videos} test videos, mean over {args.frames} frames after {task.context}",
     )
     print(verdict(scores, "mean squared error"))
     print("frame   " + "".join(f"{key:>15}" for key in result.errors))
     for number in keep:
         print(
-            f"{number:>5}   " + "".join(f"{values[number - 1]:>15.4f}" for values in result.errors.values())
+            f"{number:>5}   "
+            + "".join(f"{values[number - 1]:>15.4f}" for values in result.errors.values())
         )
     speed = args.frames * args.videos / result.seconds
     print(
-        f"{speed:,.0f} frames/s; peak memory {before:.0f} MiB before the rollout, {after:.0f} MiB after it."
+        f"{speed:,.0f} frames/s; peak memory {before:.0f} MiB before the rollout, {after:.0f} MiB "
+        f"after it."
     )
     print(args.out)
     if args.png:

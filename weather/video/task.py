@@ -41,9 +41,9 @@ class FrameError(Metric):
 class VideoForecaster(BaseTask):
     """Predicts the frames that follow a context with ConvS5 (arXiv 2310.19694).
 
-    In training all frames are predicted at once from the true ones; then again, ``passes`` times, with the
-    frames after the context replaced by the model's own predictions of the pass before, so that it learns to
-    go on from what it made. In validation and test it rolls out.
+    In training all frames are predicted at once from the true ones; then again, ``passes`` times,
+    with the frames after the context replaced by the model's own predictions of the pass before, so
+    that it learns to go on from what it made. In validation and test it rolls out.
 
     Args:
         channels: of a frame.
@@ -100,7 +100,9 @@ class VideoForecaster(BaseTask):
                     f"--model.context {self.context} and --data.context {data.context} must agree"
                 )
             if data.size % self.model.factor:
-                raise ConfigError(f"--data.size {data.size} must be a multiple of {self.model.factor}")
+                raise ConfigError(
+                    f"--data.size {data.size} must be a multiple of {self.model.factor}"
+                )
 
     def forward(self, context: Tensor, count: int) -> Tensor:
         """Returns the ``count`` frames that follow a context (B, L, C, H, W)."""

@@ -1,1 +1,2 @@
-"""Triton kernels of the chunked operators; every module here imports triton, so import them where used."""
+"""Triton kernels of the chunked operators; every module here imports triton, so import them where
+used."""

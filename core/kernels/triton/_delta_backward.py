@@ -1,4 +1,5 @@
-"""Host side of the delta rule's backward pass: states are computed again, once, and then all gradients."""
+"""Host side of the delta rule's backward pass: states are computed again, once, and then all
+gradients."""
 
 from __future__ import annotations
 
@@ -13,10 +14,8 @@ from longseq.core.kernels.triton import (
     delta_gradients,
     delta_walks,
 )
-from longseq.core.kernels.triton._delta_plan import (
-    CHUNK,
-    Call,
-    Forms,
+from longseq.core.kernels.triton._delta_plan import CHUNK, Call, Forms
+from longseq.core.kernels.triton._delta_steps import (
     firsts_of,
     join,
     steps_of,
@@ -60,20 +59,51 @@ def gradients(
     if not call.fused:
         du = torch.empty_like(written)
         call.launch(
-            delta_gradients.read_gradients, call.programs,
-            q, k, do, g, forms.read, du, call.scale, *call.sizes, *strides(q), *strides(k), *strides(do),
-            **call.widths(), num_warps=4 * call.wide, num_stages=2 // call.wide,
-        )  # fmt: skip
+            delta_gradients.read_gradients,
+            call.programs,
+            q,
+            k,
+            do,
+            g,
+            forms.read,
+            du,
+            call.scale,
+            *call.sizes,
+            *strides(q),
+            *strides(k),
+            *strides(do),
+            **call.widths(),
+            num_warps=4 * call.wide,
+            num_stages=2 // call.wide,
+        )
     dstates, dwritten = torch.empty_like(states), torch.empty_like(written)
 
     def walk_back(last: Tensor | None, first: Tensor, keep: bool) -> None:
         kept = (dstates, dwritten) if keep else (None, None)
         walk(
-            call, delta_walks.walk_back, 3, steps,
-            forms.far_q, forms.far_k, forms.w, do, last, du, *forms.decays, forms.totals, forms.read, *kept,
-            first, call.scale, *call.sizes, steps.segments, steps.per, *strides(forms.far_q),
-            *strides(forms.far_k), *strides(do),
-        )  # fmt: skip
+            call,
+            delta_walks.walk_back,
+            3,
+            steps,
+            forms.far_q,
+            forms.far_k,
+            forms.w,
+            do,
+            last,
+            du,
+            *forms.decays,
+            forms.totals,
+            forms.read,
+            *kept,
+            first,
+            call.scale,
+            *call.sizes,
+            steps.segments,
+            steps.per,
+            *strides(forms.far_q),
+            *strides(forms.far_k),
+            *strides(do),
+        )
 
     dfirst = call.state(steps.segments)
     lasts = dlast
@@ -94,22 +124,44 @@ def gradients(
         _channel_gradients(call, forms, do, kept, found)
     else:
         call.launch(
-            delta_gradients.chunk_gradients, call.programs,
-            q, k, v, do, call.beta, *forms.decays, forms.totals, forms.inverse, *kept, *found, call.scale,
-            *call.sizes, *strides(q), *strides(k), *strides(v), *strides(do),
-            **call.widths(32), num_warps=4 * call.wide, num_stages=1,
-        )  # fmt: skip
+            delta_gradients.chunk_gradients,
+            call.programs,
+            q,
+            k,
+            v,
+            do,
+            call.beta,
+            *forms.decays,
+            forms.totals,
+            forms.inverse,
+            *kept,
+            *found,
+            call.scale,
+            *call.sizes,
+            *strides(q),
+            *strides(k),
+            *strides(v),
+            *strides(do),
+            **call.widths(32),
+            num_warps=4 * call.wide,
+            num_stages=1,
+        )
     if joined:
-        dq, dk = (x.unflatten(2, (plan.groups, -1)).sum(3).to(y.dtype) for x, y in ((dq, q), (dk, k)))
+        dq, dk = (
+            x.unflatten(2, (plan.groups, -1)).sum(3).to(y.dtype) for x, y in ((dq, q), (dk, k))
+        )
         if call.channel and dlog is not None:
             dlog = dlog.unflatten(2, (plan.groups, -1)).sum(3)
     return Gradients(dq, dk, dv, dbeta, dlog, dfirst[:, :, 0])
 
 
 def _channel_gradients(
-    call: Call, forms: Forms, do: Tensor, kept: tuple[Tensor, Tensor, Tensor, Tensor],
+    call: Call,
+    forms: Forms,
+    do: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor, Tensor],
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
-) -> None:  # fmt: skip
+) -> None:
     """Writes the gradients of a call with a decay per key channel.
 
     Args:
@@ -127,24 +179,75 @@ def _channel_gradients(
     dread, dmet = (call.new(CHUNK, CHUNK) for _ in range(2))
     dbeta_near = call.new(CHUNK, full=True)
     call.launch(
-        delta_channel_gradients.pair_gradients, call.programs,
-        v, do, call.beta, forms.met, forms.inverse, written, dwritten, dv, dread, dmet, dbeta_near,
-        call.scale, *call.sizes, *strides(v), *strides(do),
-        **{name: widths[name] for name in ("SHARE", "V", "T", "BV")}, num_warps=4 * call.wide,
+        delta_channel_gradients.pair_gradients,
+        call.programs,
+        v,
+        do,
+        call.beta,
+        forms.met,
+        forms.inverse,
+        written,
+        dwritten,
+        dv,
+        dread,
+        dmet,
+        dbeta_near,
+        call.scale,
+        *call.sizes,
+        *strides(v),
+        *strides(do),
+        **{name: widths[name] for name in ("SHARE", "V", "T", "BV")},
+        num_warps=4 * call.wide,
         num_stages=1,
-    )  # fmt: skip
+    )
     if plan.shared > 1:
         shared = (plan.groups, plan.shared)
         dread, dmet = (x.unflatten(1, shared).sum(2, dtype=torch.float32) for x in (dread, dmet))
     near = [q.new_empty(q.shape, dtype=torch.float32) for _ in range(3)]
     call.launch(
-        delta_channels.channel_products_backward, plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
-        q, k, g, dread, dmet, *near, plan.length, plan.chunks, plan.groups, *strides(q), *strides(k),
-        K=plan.key, T=CHUNK, BK=padded(plan.key), num_warps=4 if plan.key <= 64 else 8, num_stages=1,
-    )  # fmt: skip
-    call.launch(
-        delta_channel_gradients.join_gradients, call.programs,
-        q, k, do, call.beta, g, written, dwritten, states, dstates, dbeta_near, *near, dq, dk, dbeta, dlog,
-        call.scale, *call.sizes, *strides(q), *strides(k), *strides(do), **widths, num_warps=4 * call.wide,
+        delta_channels.channel_products_backward,
+        plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
+        q,
+        k,
+        g,
+        dread,
+        dmet,
+        *near,
+        plan.length,
+        plan.chunks,
+        plan.groups,
+        *strides(q),
+        *strides(k),
+        K=plan.key,
+        T=CHUNK,
+        BK=padded(plan.key),
+        num_warps=4 if plan.key <= 64 else 8,
         num_stages=1,
-    )  # fmt: skip
+    )
+    call.launch(
+        delta_channel_gradients.join_gradients,
+        call.programs,
+        q,
+        k,
+        do,
+        call.beta,
+        g,
+        written,
+        dwritten,
+        states,
+        dstates,
+        dbeta_near,
+        *near,
+        dq,
+        dk,
+        dbeta,
+        dlog,
+        call.scale,
+        *call.sizes,
+        *strides(q),
+        *strides(k),
+        *strides(do),
+        **widths,
+        num_warps=4 * call.wide,
+        num_stages=1,
+    )

@@ -1,4 +1,4 @@
-"""Host side of the delta rule's kernels: buffers, grids, the order of launches, and the walks."""
+"""Host side of the delta rule's kernels: buffers, and what chunks are made of."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from longseq.core.kernels.triton import (
     delta_channels,
     delta_chunks,
-    delta_walks,
 )
-from longseq.core.kernels.triton._plan import Gates, Plan, apply
+from longseq.core.kernels.triton._plan import Plan
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, strides
 
 CHUNK = 64  # the inverse is written out for four blocks of 16
 _LEAST_SHARED = 101376  # bytes of shared memory a program may use, of the GPUs since Ampere
-_PROGRAMS = 264  # that keep a GPU busy: two a multiprocessor
-_SEGMENT = 8  # chunks that a segment has at least
 
 
-def _shared_memory(tensor: Tensor) -> tuple[int, int]:
-    """Returns the bytes of shared memory a program may use where a tensor is: alone, and beside another."""
+def shared_memory(tensor: Tensor) -> tuple[int, int]:
+    """Returns the bytes of shared memory a program may use where a tensor is: alone, and beside
+    another."""
     if not tensor.is_cuda:
         return _LEAST_SHARED, _LEAST_SHARED
     # Attributes that older versions of torch do not have.
     about = torch.cuda.get_device_properties(tensor.device)
     most = int(getattr(about, "shared_memory_per_block_optin", _LEAST_SHARED))
-    return most, max(_LEAST_SHARED, int(getattr(about, "shared_memory_per_multiprocessor", 0)) // 2 - 1024)
+    return most, max(
+        _LEAST_SHARED, int(getattr(about, "shared_memory_per_multiprocessor", 0)) // 2 - 1024
+    )
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,21 @@ class Call:
 
     @property
     def fused(self) -> bool:
-        """Returns whether a walk has room for whole chunks of queries beside keys and W: for outputs."""
-        return self.rows(3) == CHUNK and self.room(3, 2) <= _shared_memory(self.v)[0]
+        """Returns whether a walk has room for whole chunks of queries beside keys and W: for
+        outputs."""
+        return self.rows(3) == CHUNK and self.room(3, 2) <= shared_memory(self.v)[0]
 
     def rows(self, tiles: int) -> int:
-        """Returns how many rows of a chunk a walk takes at a time: of so many tiles as wide as a key."""
+        """Returns how many rows of a chunk a walk takes at a time: of so many tiles as wide as a
+        key."""
         rows = CHUNK
         while rows > 16 and rows * padded(self.plan.key) * 2 * self.wide * tiles > 1 << 16:
             rows //= 2
         return rows
 
     def room(self, tiles: int, stages: int) -> int:
-        """Returns about how many bytes of shared memory a walk takes that loads T × K tiles ahead."""
+        """Returns about how many bytes of shared memory a walk takes that loads T × K tiles
+        ahead."""
         scores = CHUNK * CHUNK if self.channel and tiles > 2 else 0
         return stages * 2 * self.wide * (tiles * CHUNK * padded(self.plan.key) + scores) + (1 << 14)
 
@@ -118,13 +121,16 @@ class Call:
         launch(kernel, programs, *args, **{"DOT": tile.dot, "PRECISION": tile.precision, **meta})
 
     def widths(self, most: int = 64) -> dict[str, int]:
-        """Returns block widths of keys and values and the widths themselves, as the kernels take them."""
+        """Returns block widths of keys and values and the widths themselves, as the kernels take
+        them."""
         key, value = self.plan.key, self.plan.value
         blocks = {"BK": min(most, padded(key)), "BV": min(most, padded(value))}
         return {"K": key, "V": value, "T": CHUNK, "SHARE": self.plan.shared, **blocks}
 
 
-def call_of(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, scale: float) -> Call:
+def call_of(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, scale: float
+) -> Call:
     """Returns the call of these arguments.
 
     Args:
@@ -153,8 +159,8 @@ class Forms:
         far_k: keys decayed to the chunk's end, or k.
         read: decayed products of queries and keys (B, G, C, T, T), with a decay per channel.
         met: decayed products of keys, alike.
-        decays: with a decay per head its running sums in two parts, and the factors from the chunk's start
-            and to its end, (B, H, C, T) each.
+        decays: with a decay per head its running sums in two parts, and the factors from the
+            chunk's start and to its end, (B, H, C, T) each.
         totals: factors over the chunk (B, H, C), or log-decays (B, G, C, K).
     """
 
@@ -178,20 +184,45 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
     """
     plan, q, k, g = call.plan, call.q, call.k, call.log_decay
     read = met = totals = None
-    decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None)
+    decays: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (
+        None,
+        None,
+        None,
+        None,
+    )
     far_q, near_k, far_k = q, k, k
     per_head = None if call.channel else g
     if call.channel:
         read = call.new(CHUNK, CHUNK, heads=plan.groups)
         met = call.new(CHUNK, CHUNK, heads=plan.groups, full=True)
-        far_q, near_k, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, k))
+        far_q, near_k, far_k = (
+            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, k)
+        )
         totals = call.new(plan.key, heads=plan.groups, full=True)
         call.launch(
-            delta_channels.channel_products, plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
-            q, k, g, read, met, far_q, near_k, far_k, totals, call.scale, plan.length, plan.chunks,
-            plan.groups, *strides(q), *strides(k), K=plan.key, T=CHUNK, BK=padded(plan.key),
-            num_warps=4 if plan.key <= 64 else 8, num_stages=1,
-        )  # fmt: skip
+            delta_channels.channel_products,
+            plan.batch * plan.groups * plan.chunks * (CHUNK // 16),
+            q,
+            k,
+            g,
+            read,
+            met,
+            far_q,
+            near_k,
+            far_k,
+            totals,
+            call.scale,
+            plan.length,
+            plan.chunks,
+            plan.groups,
+            *strides(q),
+            *strides(k),
+            K=plan.key,
+            T=CHUNK,
+            BK=padded(plan.key),
+            num_warps=4 if plan.key <= 64 else 8,
+            num_stages=1,
+        )
     elif g is not None:
         coarse, fine, through, behind = (call.new(CHUNK, full=True) for _ in range(4))
         decays = (coarse, fine, through, behind)
@@ -199,122 +230,40 @@ def forms_of(call: Call, inverse: Tensor | None = None) -> Forms:
     if inverse is None:
         inverse = call.new(CHUNK, CHUNK)
         call.launch(
-            delta_chunks.invert_chunks, call.programs,
-            k, call.beta, per_head, met, inverse, *call.sizes, *strides(k),
-            SHARE=plan.shared, K=plan.key, BK=min(32, padded(plan.key)), EXACT=call.exact,
-            num_warps=2, num_stages=1,
-        )  # fmt: skip
+            delta_chunks.invert_chunks,
+            call.programs,
+            k,
+            call.beta,
+            per_head,
+            met,
+            inverse,
+            *call.sizes,
+            *strides(k),
+            SHARE=plan.shared,
+            K=plan.key,
+            BK=min(32, padded(plan.key)),
+            EXACT=call.exact,
+            num_warps=2,
+            num_stages=1,
+        )
     w, own = call.new(CHUNK, plan.key), call.new(CHUNK, plan.value)
     call.launch(
-        delta_chunks.write_forms, call.programs,
-        near_k, call.v, call.beta, per_head, inverse, w, own, *decays, None if per_head is None else totals,
-        *call.sizes, *strides(near_k), *strides(call.v), **call.widths(),
-        num_warps=4 * call.wide, num_stages=2 // call.wide,
-    )  # fmt: skip
+        delta_chunks.write_forms,
+        call.programs,
+        near_k,
+        call.v,
+        call.beta,
+        per_head,
+        inverse,
+        w,
+        own,
+        *decays,
+        None if per_head is None else totals,
+        *call.sizes,
+        *strides(near_k),
+        *strides(call.v),
+        **call.widths(),
+        num_warps=4 * call.wide,
+        num_stages=2 // call.wide,
+    )
     return Forms(inverse, w, own, far_q, far_k, read, met, decays, totals)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How a walk is cut up: columns of the state a program, segments of the sequence, chunks a segment."""
-
-    block: int
-    segments: int
-    per: int
-
-
-def steps_of(call: Call) -> Steps:
-    """Returns how the walks of a call are cut up: each takes as long as a segment's steps, one by one."""
-    plan = call.plan
-    block = min(32 // call.wide, padded(plan.value))
-    programs = plan.batch * plan.heads * -(-plan.value // block)
-    segments = 1
-    if padded(plan.key) <= 128 and programs > 0:  # a transition fits the shared memory
-        segments = max(1, min(_PROGRAMS // programs, plan.chunks // _SEGMENT))
-    per = -(-plan.chunks // segments)
-    return Steps(block, -(-plan.chunks // per), per)
-
-
-def walk(call: Call, kernel: Any, tiles: int, steps: Steps, *args: Any, **meta: Any) -> None:
-    """Runs ``delta_walks.walk`` or ``walk_back``.
-
-    Args:
-        call: the call.
-        kernel: which.
-        tiles: of T × K that a step loads ahead.
-        steps: how it is cut up.
-        *args: the kernel's.
-        **meta: more of its compile-time arguments.
-    """
-    plan = call.plan
-    stages = 1
-    alone, beside = _shared_memory(call.v)
-    while stages < 3 and call.room(tiles, stages + 1) <= (alone if stages == 1 else beside):
-        stages += 1
-    meta = call.widths() | {"BK": padded(plan.key), "BV": steps.block, "BT": call.rows(tiles)} | meta
-    call.launch(
-        kernel, plan.batch * plan.heads * steps.segments * -(-meta["V"] // meta["BV"]), *args,
-        CHANNEL=call.channel, num_warps=4 * call.wide, num_stages=stages, **meta,
-    )  # fmt: skip
-
-
-def walk_on(
-    call: Call, forms: Forms, steps: Steps, first: Tensor | None, last: Tensor, *,
-    keep: tuple[Tensor, Tensor] | None = None, out: Tensor | None = None, unit: bool = False,
-) -> None:  # fmt: skip
-    """Runs ``delta_walks.walk``: writes the states before the chunks and U where ``keep`` is given."""
-    states, written = (None, None) if keep is None else keep
-    own = {"UNIT": unit} | ({"V": call.plan.key} if unit else {})
-    walk(
-        call, delta_walks.walk, 2 if out is None else 3, steps,
-        forms.far_q, forms.far_k, forms.w, None if unit else forms.own, first, *forms.decays, forms.totals,
-        forms.read, states, written, out, last, call.scale, *call.sizes, steps.segments, steps.per,
-        *strides(forms.far_q), *strides(forms.far_k), **own,
-    )  # fmt: skip
-
-
-def join(
-    call: Call, steps: Steps, transitions: Tensor, own: Tensor, first: Tensor | None, backward: bool
-) -> Tensor:
-    """Returns the state before each segment, or the gradient of that behind it."""
-    plan = call.plan
-    joined = torch.empty_like(own)
-    launch(
-        delta_walks.join_segments, plan.batch * plan.heads * -(-plan.value // 16),
-        transitions, own, first, joined, steps.segments, BACKWARD=backward, K=plan.key, V=plan.value,
-        BK=padded(plan.key), BV=16, EXACT=call.exact, num_warps=4, num_stages=1,
-    )  # fmt: skip
-    return joined
-
-
-def firsts_of(
-    call: Call, forms: Forms, steps: Steps, initial: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the state before each segment, and the transitions of the segments where there are several."""
-    if steps.segments == 1:
-        return initial, None
-    transitions, own = call.state(steps.segments, call.plan.key), call.state(steps.segments)
-    walk_on(call, forms, steps, None, transitions, unit=True)
-    walk_on(call, forms, steps, None, own)
-    return join(call, steps, transitions, own, initial, False), transitions
-
-
-def outputs(call: Call, forms: Forms, initial: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the output (B, L, H, V) and the final state (B, H, K, V)."""
-    plan = call.plan
-    out = call.v.new_empty(call.v.shape)
-    steps = steps_of(call)
-    firsts, _ = firsts_of(call, forms, steps, initial)
-    last = call.state(steps.segments)
-    if call.fused:
-        walk_on(call, forms, steps, firsts, last, out=out)
-        return out, last[:, :, -1].contiguous()
-    states, written = call.new(plan.key, plan.value), call.new(CHUNK, plan.value)
-    walk_on(call, forms, steps, firsts, last, keep=(states, written))
-    # (B, H, C, T, V) seen as (B, L, H, V), the length a multiple of the chunk.
-    values = written.flatten(2, 3).transpose(1, 2)
-    if call.channel:
-        apply(plan, Gates(), call.scale, (forms.far_q, None, values), states, out, mode=1, scores=forms.read)
-    else:
-        apply(plan, Gates(call.log_decay), call.scale, (call.q, call.k, values), states, out)
-    return out, last[:, :, -1].contiguous()

@@ -1,13 +1,15 @@
-"""Host side of the kernels in chunks.py: buffers, grids and the order of launches, forwards and backwards."""
+"""Host side of the kernels over chunks: buffers, grids and the order of launches, both ways."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.triton import chunks as kernels
+from longseq.core.kernels.triton.chunk_states import chunk_states, pass_states
+from longseq.core.kernels.triton.chunks import chunk_apply, gate_gradients
 from longseq.core.kernels.triton.common import Tile, launch, strides
 
 
@@ -44,8 +46,7 @@ class Plan:
         return self.heads // self.groups
 
 
-@dataclass(frozen=True)
-class Gates:
+class Gates(NamedTuple):
     """Per-position factors (B, L, H), float32 and dense; None where there are none.
 
     Attributes:
@@ -71,7 +72,8 @@ def local_states(
     norm: bool,
     per_head_keys: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns what each chunk adds to the state (B, H, C, K, V), its total log-decay, and what it adds to n.
+    """Returns what each chunk adds to the state (B, H, C, K, V), its total log-decay, and what it
+    adds to n.
 
     Args:
         plan: sizes.
@@ -90,12 +92,29 @@ def local_states(
     columns = k.new_empty((*lead, plan.key), dtype=torch.float32) if norm else None
     tiles = -(-plan.key // block_k) * -(-plan.value // block_v)
     launch(
-        kernels.chunk_states, plan.batch * plan.heads * plan.chunks * tiles,
-        k, v, gates.log_decay, gates.weight, gates.row, gates.column, states, columns, totals,
-        scale, plan.length, plan.chunks, plan.heads, plan.key, plan.value, *strides(k), *strides(v),
-        SHARE=1 if per_head_keys else plan.shared, BACKWARD=backward, NORM=norm, BK=block_k, BV=block_v,
+        chunk_states,
+        plan.batch * plan.heads * plan.chunks * tiles,
+        k,
+        v,
+        *gates,
+        states,
+        columns,
+        totals,
+        scale,
+        plan.length,
+        plan.chunks,
+        plan.heads,
+        plan.key,
+        plan.value,
+        *strides(k),
+        *strides(v),
+        SHARE=1 if per_head_keys else plan.shared,
+        BACKWARD=backward,
+        NORM=norm,
+        BK=block_k,
+        BV=block_v,
         **plan.tile.launch(),
-    )  # fmt: skip
+    )
     return states, totals, columns
 
 
@@ -120,8 +139,8 @@ def hand_on(
         per_key: whether totals are (B, G, C, K).
 
     Returns:
-        The state handed out, and the gradient of the totals from what is carried through: (B, H, C), or
-        (B, H, C, K); None without ``before``.
+        The state handed out, and the gradient of the totals from what is carried through: (B, H,
+        C), or (B, H, C, K); None without ``before``.
     """
     key, value = plan.key, plan.value if states.dim() == 5 else 1
     # Elementwise work: 4 warps, and tiles of 1024 so that few heads still make many programs.
@@ -134,11 +153,26 @@ def hand_on(
         shape = (tiles_v, key) if per_key else (tiles,)
         partial = states.new_empty((plan.batch, plan.heads, plan.chunks, *shape))
     launch(
-        kernels.pass_states, plan.batch * plan.heads * tiles,
-        states, first, last, totals, before, partial, plan.chunks, plan.heads, key, value,
-        SHARE=plan.shared, PER_KEY=per_key, BACKWARD=backward, BK=block_k, BV=block_v,
-        num_warps=4, num_stages=1,
-    )  # fmt: skip
+        pass_states,
+        plan.batch * plan.heads * tiles,
+        states,
+        first,
+        last,
+        totals,
+        before,
+        partial,
+        plan.chunks,
+        plan.heads,
+        key,
+        value,
+        SHARE=plan.shared,
+        PER_KEY=per_key,
+        BACKWARD=backward,
+        BK=block_k,
+        BV=block_v,
+        num_warps=4,
+        num_stages=1,
+    )
     return last, None if partial is None else partial.sum(3)
 
 
@@ -187,7 +221,8 @@ def apply(
         mode: its MODE.
         skip: (H, V) float32, a multiple of c added to the output.
         scores: given or stored scores (B, G, C, T, T).
-        columns: the normaliser's states or their gradient (B, H, C, K), for the gradients of q and k.
+        columns: the normaliser's states or their gradient (B, H, C, K), for the gradients of q and
+            k.
         normaliser: given if the output is divided.
 
     Returns:
@@ -210,19 +245,50 @@ def apply(
         norm, stabiliser, columns, eps = 1, normaliser.stabiliser, normaliser.states, normaliser.eps
         product, divided = (torch.empty_like(stabiliser) for _ in range(2))
     launch(
-        kernels.chunk_apply, plan.batch * heads * plan.chunks * -(-outer // block_n),
-        a, b, c, states, gates.log_decay, gates.weight, gates.row, stabiliser, gates.column, columns, skip,
-        scores, out, product, divided, scale, eps, plan.length, plan.chunks, heads, inner, outer,
-        *strides(a), *(nothing if b is None else strides(b)), *(nothing if c is None else strides(c)),
-        *state_strides, LOOP=loop, SHARE=share, BACKWARD=backward, MODE=mode, NORM=norm, BM=block_m,
-        BN=block_n, **plan.tile.launch(),
-    )  # fmt: skip
+        chunk_apply,
+        plan.batch * heads * plan.chunks * -(-outer // block_n),
+        a,
+        b,
+        c,
+        states,
+        gates.log_decay,
+        gates.weight,
+        gates.row,
+        stabiliser,
+        gates.column,
+        columns,
+        skip,
+        scores,
+        out,
+        product,
+        divided,
+        scale,
+        eps,
+        plan.length,
+        plan.chunks,
+        heads,
+        inner,
+        outer,
+        *strides(a),
+        *(nothing if b is None else strides(b)),
+        *(nothing if c is None else strides(c)),
+        *state_strides,
+        LOOP=loop,
+        SHARE=share,
+        BACKWARD=backward,
+        MODE=mode,
+        NORM=norm,
+        BM=block_m,
+        BN=block_n,
+        **plan.tile.launch(),
+    )
     return product, divided
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of a call: of q, k, v, log-decay, weight, and of the state and normaliser handed in."""
+    """Gradients of a call: of q, k, v, log-decay, weight, and of the state and normaliser handed
+    in."""
 
     q: Tensor
     k: Tensor
@@ -276,23 +342,56 @@ def gradients(
         carried = more if carried is None or more is None else carried + more
 
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    # Only the gradients of q and k look at the normaliser's column; that of v has it in its products.
+    # Only the gradients of q and k look at the normaliser's column; that of v has it in its
+    # products.
     apply(plan, gates, scale, (k, q, do), dstates, dv, backward=True, skip=skip)
     apply(plan, gates, scale, (do, v, k), states, dq, over_values=True, columns=columns)
-    apply(plan, gates, scale, (v, do, q), dstates, dk, over_values=True, backward=True, columns=dcolumns)
+    apply(
+        plan,
+        gates,
+        scale,
+        (v, do, q),
+        dstates,
+        dk,
+        over_values=True,
+        backward=True,
+        columns=dcolumns,
+    )
     dlog_decay = dweight = None
     if of_gates:
         dlog_decay = None if gates.log_decay is None else torch.empty_like(gates.log_decay)
         dweight = None if gates.weight is None else torch.empty_like(gates.weight)
         block_k, block_v = (min(64, x) for x in plan.tile.widths(plan.key, plan.value))
         launch(
-            kernels.gate_gradients, plan.batch * plan.heads * plan.chunks,
-            q, k, v, do, states, dstates, gates.log_decay, gates.weight, gates.row, gates.column, columns,
-            dcolumns, carried, dlog_decay, dweight,
-            scale, plan.length, plan.chunks, plan.heads, plan.key, plan.value,
-            *strides(q), *strides(k), *strides(v), *strides(do),
-            SHARE=plan.shared, NORM=norm, BK=block_k, BV=block_v,
+            gate_gradients,
+            plan.batch * plan.heads * plan.chunks,
+            q,
+            k,
+            v,
+            do,
+            states,
+            dstates,
+            *gates,
+            columns,
+            dcolumns,
+            carried,
+            dlog_decay,
+            dweight,
+            scale,
+            plan.length,
+            plan.chunks,
+            plan.heads,
+            plan.key,
+            plan.value,
+            *strides(q),
+            *strides(k),
+            *strides(v),
+            *strides(do),
+            SHARE=plan.shared,
+            NORM=norm,
+            BK=block_k,
+            BV=block_v,
             # Four operands an iteration: more than one stage of them would not fit.
             **(plan.tile.launch() | {"num_stages": 1}),
-        )  # fmt: skip
+        )
     return Gradients(dq, dk, dv, dlog_decay, dweight, dinitial, dcolumn)

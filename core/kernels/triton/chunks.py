@@ -1,9 +1,9 @@
-"""Triton kernels over the chunks of linear attention with one decay a head: states, outputs, gradients.
+"""Triton kernels over the chunks of linear attention with one decay per head: outputs, gradients.
 
-The recurrence is S_t = exp(g_t) S_{t-1} + b_t k_t v_tᵀ, o_t = r_t · scale · S_tᵀ q_t, with a log-decay g,
-an input factor b and an output factor r a head and position. A column of ones beside v, whose memory is the
-vector n, is the mLSTM's normaliser. Per-position arrays are dense (B, L, H), states (B, H, C, K, V), both
-float32.
+The recurrence is S_t = exp(g_t) S_{t-1} + b_t k_t v_tᵀ, o_t = r_t · scale · S_tᵀ q_t, with a
+log-decay g, an input factor b and an output factor r a head and position. A column of ones beside
+v, whose memory is the vector n, is the mLSTM's normaliser. Per-position arrays are dense (B, L, H),
+states (B, H, C, K, V), both float32.
 """
 
 from __future__ import annotations
@@ -15,149 +15,65 @@ from longseq.core.kernels.triton.common import decay_sums
 
 
 @triton.jit
-def chunk_states(
-    k, v, log_decay, weight, row, column, states, column_states, totals,
-    scale, length, chunks, heads, K, V,
-    sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
-    SHARE: tl.constexpr, BACKWARD: tl.constexpr, NORM: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What a chunk adds to the state: Σ_j b_j exp(g_{j+1} + … + g_T) k_j v_jᵀ.
-
-    BACKWARD: what it adds to the state's gradient, Σ_i scale r_i exp(g_1 + … + g_i) q_i do_iᵀ, with k = q and
-    v = do. The normaliser's part has ``column`` (ones if None) in place of v.
-    """
-    tiles_v = (V + BV - 1) // BV
-    tiles = (K + BK - 1) // BK * tiles_v
-    pid = tl.program_id(0)
-    tile = pid % tiles
-    at = (pid // tiles).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
-    offs_t = tl.arange(0, T)
-    start = chunk * T
-    valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
-    coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
-    if BACKWARD:
-        w = tl.exp(coarse + fine) * scale
-        if row is not None:
-            w = w * tl.load(row + gates + offs_t * heads, mask=valid, other=0.0)
-    else:
-        w = tl.exp((all_coarse - coarse) + (all_fine - fine))
-        if weight is not None:
-            w = w * tl.load(weight + gates + offs_t * heads, mask=valid, other=0.0)
-        tl.store(totals + at, all_coarse + all_fine, mask=tile == 0)
-
-    offs_k = (tile // tiles_v) * BK + tl.arange(0, BK)
-    offs_v = (tile % tiles_v) * BV + tl.arange(0, BV)
-    k_at = k + b * sk_b + start * sk_t + (h // SHARE) * sk_h
-    v_at = v + b * sv_b + start * sv_t + h * sv_h
-    k_tile = tl.load(
-        k_at + offs_t[:, None] * sk_t + offs_k[None, :],
-        mask=valid[:, None] & (offs_k < K)[None, :],
-        other=0.0,
-    )
-    v_tile = tl.load(
-        v_at + offs_t[:, None] * sv_t + offs_v[None, :],
-        mask=valid[:, None] & (offs_v < V)[None, :],
-        other=0.0,
-    )
-    weighted = k_tile.to(tl.float32) * w[:, None]
-    own = tl.dot(tl.trans(weighted.to(DOT)), v_tile.to(DOT), input_precision=PRECISION)
-    tl.store(
-        states + at * K * V + offs_k[:, None] * V + offs_v[None, :],
-        own,
-        mask=(offs_k < K)[:, None] & (offs_v < V)[None, :],
-    )
-    if NORM:
-        if column is not None:
-            weighted = weighted * tl.load(column + gates + offs_t * heads, mask=valid, other=0.0)[:, None]
-        tl.store(
-            column_states + at * K + offs_k,
-            tl.sum(weighted, 0),
-            mask=offs_k < tl.where(tile % tiles_v == 0, K, 0),
-        )
-
-
-@triton.jit
-def pass_states(
-    states, first, last, totals, before, partial, chunks, heads, K, V,
-    SHARE: tl.constexpr, PER_KEY: tl.constexpr, BACKWARD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-):  # fmt: skip
-    """Hands the state on from chunk to chunk; in place of what a chunk adds it leaves the state before it.
-
-    BACKWARD: from the last chunk to the first, leaving the gradient of the state behind each chunk; with
-    ``before`` (the states before the chunks) also the part of each chunk's total log-decay's gradient that
-    comes from the state carried through, summed over the tile (PER_KEY: over the tile's value columns).
-    """
-    tiles_v = (V + BV - 1) // BV
-    tiles = (K + BK - 1) // BK * tiles_v
-    pid = tl.program_id(0)
-    tile = pid % tiles
-    bh = (pid // tiles).to(tl.int64)
-    h = bh % heads
-    b = bh // heads
-    offs_k = (tile // tiles_v) * BK + tl.arange(0, BK)
-    offs_v = (tile % tiles_v) * BV + tl.arange(0, BV)
-    mask = (offs_k < K)[:, None] & (offs_v < V)[None, :]
-    inside = offs_k[:, None] * V + offs_v[None, :]
-    state = tl.full((BK, BV), 0.0, dtype=tl.float32)
-    if first is not None:
-        state = tl.load(first + bh * K * V + inside, mask=mask, other=0.0)
-    for step in range(chunks):
-        chunk = step
-        if BACKWARD:
-            chunk = chunks - 1 - step
-        at = bh * chunks + chunk
-        own = tl.load(states + at * K * V + inside, mask=mask, other=0.0)
-        tl.store(states + at * K * V + inside, state, mask=mask)
-        if totals is not None:
-            if PER_KEY:
-                group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
-                decay = tl.exp(tl.load(totals + group * K + offs_k, mask=offs_k < K, other=0.0))[:, None]
-            else:
-                decay = tl.exp(tl.load(totals + at))
-            carried = state * decay
-        else:
-            carried = state
-        if before is not None:
-            product = carried * tl.load(before + at * K * V + inside, mask=mask, other=0.0)
-            if PER_KEY:
-                tl.store(
-                    partial + (at * tiles_v + tile % tiles_v) * K + offs_k,
-                    tl.sum(product, 1),
-                    mask=offs_k < K,
-                )
-            else:
-                tl.store(partial + at * tiles + tile, tl.sum(tl.sum(product, 1), 0))
-        state = carried + own
-    tl.store(last + bh * K * V + inside, state, mask=mask)
-
-
-@triton.jit
 def chunk_apply(
-    a, b, c, states, log_decay, weight, row, stabiliser, column, column_states, skip, scores,
-    out, out_column, out_row,
-    scale, eps, length, chunks, heads, M, N,
-    sa_b, sa_t, sa_h, sb_b, sb_t, sb_h, sc_b, sc_t, sc_h, ss_m, ss_n,
-    LOOP: tl.constexpr, SHARE: tl.constexpr, BACKWARD: tl.constexpr, MODE: tl.constexpr, NORM: tl.constexpr,
-    T: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    a,
+    b,
+    c,
+    states,
+    log_decay,
+    weight,
+    row,
+    stabiliser,
+    column,
+    column_states,
+    skip,
+    scores,
+    out,
+    out_column,
+    out_row,
+    scale,
+    eps,
+    length,
+    chunks,
+    heads,
+    M,
+    N,
+    sa_b,
+    sa_t,
+    sa_h,
+    sb_b,
+    sb_t,
+    sb_h,
+    sc_b,
+    sc_t,
+    sc_h,
+    ss_m,
+    ss_n,
+    LOOP: tl.constexpr,
+    SHARE: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    MODE: tl.constexpr,
+    NORM: tl.constexpr,
+    T: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """The state before the chunk applied to its rows, plus masked, decayed scores applied to c.
 
     One body serves the outputs and three gradients, as a, b, states, c are
-    q, k, S, v → o;  k, q, dS, do → dv (BACKWARD);  do, v, Sᵀ, k → dq;  v, do, dSᵀ, q → dk (BACKWARD).
-    For the last two, a program adds up the LOOP heads that share a key: no atomics, one order of summation.
+    q, k, S, v → o;  k, q, dS, do → dv (BACKWARD);  do, v, Sᵀ, k → dq;  v, do, dSᵀ, q → dk
+    (BACKWARD). For the last two, a program adds up the LOOP heads that share a key: no atomics, one
+    order of summation.
 
     Forwards, row i takes scale r_i exp(g_1+…+g_i) of the state, and column j ≤ i the score
-    scale r_i b_j exp(g_{j+1}+…+g_i) a_i·b_j; BACKWARD, row j takes b_j exp(g_{j+1}+…+g_T) of the state's
-    gradient, and columns i ≥ j the same scores.
+    scale r_i b_j exp(g_{j+1}+…+g_i) a_i·b_j; BACKWARD, row j takes b_j exp(g_{j+1}+…+g_T) of the
+    state's gradient, and columns i ≥ j the same scores.
 
-    MODE: 0 scores as said; 1 ``scores`` given, (B, groups, C, T, T); 2 stored there, not applied; 3 none.
-    NORM: 1 also computes nᵀq and divides the output by max(|nᵀq|, exp(-m)) + eps; 2 the reduced dimension has
-    one more column: ones beside v, and ``column`` beside do.
+    MODE: 0 scores as said; 1 ``scores`` given, (B, groups, C, T, T); 2 stored there, not applied; 3
+    none. NORM: 1 also computes nᵀq and divides the output by max(|nᵀq|, exp(-m)) + eps; 2 the
+    reduced dimension has one more column: ones beside v, and ``column`` beside do.
     """
     tiles = (N + BN - 1) // BN
     pid = tl.program_id(0)
@@ -182,13 +98,17 @@ def chunk_apply(
     for r in range(LOOP):
         h = head * LOOP + r
         gates = (batch * length + start) * (heads * LOOP) + h
-        coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads * LOOP, offs_t, valid, T)
+        coarse, fine, all_coarse, all_fine = decay_sums(
+            log_decay, gates, heads * LOOP, offs_t, valid, T
+        )
         b_factor = tl.full((T,), 1.0, dtype=tl.float32)
         if weight is not None:
             b_factor = tl.load(weight + gates + offs_t * (heads * LOOP), mask=valid, other=0.0)
         r_factor = tl.full((T,), scale, dtype=tl.float32)
         if row is not None:
-            r_factor = r_factor * tl.load(row + gates + offs_t * (heads * LOOP), mask=valid, other=0.0)
+            r_factor = r_factor * tl.load(
+                row + gates + offs_t * (heads * LOOP), mask=valid, other=0.0
+            )
         if BACKWARD:
             w = tl.exp((all_coarse - coarse) + (all_fine - fine)) * b_factor
         else:
@@ -255,13 +175,21 @@ def chunk_apply(
         tl.store(scores + at * T * T + inside, matrix, mask=inside < tl.where(tile == 0, T * T, 0))
     if MODE == 0 or MODE == 1:
         c_tile = tl.load(
-            c + batch * sc_b + start * sc_t + head * sc_h + offs_t[:, None] * sc_t + offs_n[None, :],
+            c
+            + batch * sc_b
+            + start * sc_t
+            + head * sc_h
+            + offs_t[:, None] * sc_t
+            + offs_n[None, :],
             mask=valid[:, None] & mask_n[None, :],
             other=0.0,
         )
         acc = tl.dot(matrix.to(DOT), c_tile.to(DOT), acc=acc, input_precision=PRECISION)
         if skip is not None:
-            acc += c_tile.to(tl.float32) * tl.load(skip + head * N + offs_n, mask=mask_n, other=0.0)[None, :]
+            acc += (
+                c_tile.to(tl.float32)
+                * tl.load(skip + head * N + offs_n, mask=mask_n, other=0.0)[None, :]
+            )
     if NORM == 1:
         gates = (batch * length + start) * heads + head + offs_t * heads
         normaliser += tl.sum(matrix, 1)
@@ -273,7 +201,10 @@ def chunk_apply(
         tl.store(out_column + gates, normaliser, mask=once)
         tl.store(out_row + gates, 1.0 / divisor, mask=once)
     tl.store(
-        out + ((batch * length + start) * heads + head) * N + offs_t[:, None] * (heads * N) + offs_n[None, :],
+        out
+        + ((batch * length + start) * heads + head) * N
+        + offs_t[:, None] * (heads * N)
+        + offs_n[None, :],
         acc.to(out.dtype.element_ty),
         mask=valid[:, None] & mask_n[None, :],
     )
@@ -281,18 +212,52 @@ def chunk_apply(
 
 @triton.jit
 def gate_gradients(
-    q, k, v, do, states, dstates, log_decay, weight, row, column, column_states, column_dstates, carried,
-    dlog_decay, dweight,
-    scale, length, chunks, heads, K, V,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, NORM: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    do,
+    states,
+    dstates,
+    log_decay,
+    weight,
+    row,
+    column,
+    column_states,
+    column_dstates,
+    carried,
+    dlog_decay,
+    dweight,
+    scale,
+    length,
+    chunks,
+    heads,
+    K,
+    V,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    sv_b,
+    sv_t,
+    sv_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    NORM: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Gradients of log-decays and input factors.
 
-    A log-decay g_s takes from every pair that spans it, i ≥ s > j. The sum over those pairs is formed by
-    adding (rows from the end of the chunk, then columns), not as the usual difference of two sums over all
-    pairs, so that strong decays leave no rounding of the large terms behind.
+    A log-decay g_s takes from every pair that spans it, i ≥ s > j. The sum over those pairs is
+    formed by adding (rows from the end of the chunk, then columns), not as the usual difference of
+    two sums over all pairs, so that strong decays leave no rounding of the large terms behind.
     """
     pid = tl.program_id(0)
     at = pid.to(tl.int64)
@@ -320,10 +285,14 @@ def gate_gradients(
         offs_k = first + tl.arange(0, BK)
         mask_k = offs_k < K
         q_tile = tl.load(
-            q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=valid[:, None] & mask_k[None, :], other=0.0
+            q_at + offs_t[:, None] * sq_t + offs_k[None, :],
+            mask=valid[:, None] & mask_k[None, :],
+            other=0.0,
         )
         k_tile = tl.load(
-            k_at + offs_t[None, :] * sk_t + offs_k[:, None], mask=valid[None, :] & mask_k[:, None], other=0.0
+            k_at + offs_t[None, :] * sk_t + offs_k[:, None],
+            mask=valid[None, :] & mask_k[:, None],
+            other=0.0,
         )
         products = tl.dot(q_tile.to(DOT), k_tile.to(DOT), acc=products, input_precision=PRECISION)
 
@@ -347,8 +316,12 @@ def gate_gradients(
             mask_tk = valid[:, None] & mask_k[None, :]
             mask_kv = mask_k[:, None] & mask_v[None, :]
             inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
-            q_tile = tl.load(q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0)
-            k_tile = tl.load(k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0)
+            q_tile = tl.load(
+                q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0
+            )
+            k_tile = tl.load(
+                k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0
+            )
             state = tl.load(states + inside, mask=mask_kv, other=0.0)
             dstate = tl.load(dstates + inside, mask=mask_kv, other=0.0)
             read = tl.dot(q_tile.to(DOT), state.to(DOT), acc=read, input_precision=PRECISION)
@@ -362,8 +335,12 @@ def gate_gradients(
             offs_k = first + tl.arange(0, BK)
             mask_k = offs_k < K
             mask_tk = valid[:, None] & mask_k[None, :]
-            q_tile = tl.load(q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0)
-            k_tile = tl.load(k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0)
+            q_tile = tl.load(
+                q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0
+            )
+            k_tile = tl.load(
+                k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0
+            )
             n = tl.load(column_states + at * K + offs_k, mask=mask_k, other=0.0)
             dn = tl.load(column_dstates + at * K + offs_k, mask=mask_k, other=0.0)
             from_state += beside * tl.sum(q_tile.to(tl.float32) * n[None, :], 1)

@@ -1,4 +1,5 @@
-"""What the Triton kernels share: configurations, launching, and sums of log-decays inside a chunk."""
+"""What the Triton kernels share: configurations, launching, and sums of log-decays inside a
+chunk."""
 
 from __future__ import annotations
 
@@ -48,8 +49,8 @@ class Tile(NamedTuple):
 
 
 MAX_CHUNK = 64
-# (reduce, out, warps, stages) for operands of 2 or 4 bytes, heads up to 64 or wider. Chosen to fit the shared
-# memory of every GPU since Ampere; not measured on one.
+# (reduce, out, warps, stages) for operands of 2 or 4 bytes, heads up to 64 or wider. Chosen to fit
+# the shared memory of every GPU since Ampere; not measured on one.
 _TILES = {
     (2, False): (64, 64, 4, 3),
     (2, True): (64, 128, 8, 2),
@@ -59,16 +60,17 @@ _TILES = {
 
 
 def padded(size: int) -> int:
-    """Returns the block that holds a dimension: a power of two, at least the 16 that matrix products need."""
+    """Returns the block that holds a dimension: a power of two, at least the 16 that matrix
+    products need."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def choose_tile(length: int, chunk_size: int, key: int, value: int, *operands: Tensor) -> Tile:
     """Returns the configuration of a call.
 
-    bfloat16 operands are multiplied as they are. float16 ones are multiplied as TF32, which holds their every
-    bit and, unlike float16, the range of a state. With a float32 operand the products are float32 ("ieee"),
-    or TF32 where the user allowed that for torch's own products
+    bfloat16 operands are multiplied as they are. float16 ones are multiplied as TF32, which holds
+    their every bit and, unlike float16, the range of a state. With a float32 operand the products
+    are float32 ("ieee"), or TF32 where the user allowed that for torch's own products
     (``torch.set_float32_matmul_precision("high")``): errors are then near 3e-4 instead of 1e-6.
 
     Args:
@@ -108,7 +110,8 @@ def launch(kernel: Any, programs: int, *args: Any, **meta: Any) -> None:
 
 
 def rows(x: Tensor) -> Tensor:
-    """Returns x (B, L, H, E) with its last dimension dense; the other strides are the kernels' business."""
+    """Returns x (B, L, H, E) with its last dimension dense; the other strides are the kernels'
+    business."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -126,11 +129,11 @@ def strides(x: Tensor) -> tuple[int, int, int]:
 def decay_sums(log_decay, offset, stride, rows, valid, T: tl.constexpr):
     """Loads a chunk's log-decays; returns their running sums (T,), and the sums, each in two parts.
 
-    The sum over positions j+1 … i is later taken as a difference of running sums. In float32 that would lose
-    the digits of a short span behind a long strong decay, and -inf (a reset) would give NaN. So a log-decay
-    is cut at -128, where the exponential is 0 in float32 anyway, and split: the coarse parts are multiples
-    of 2^-10, whose sums over 128 positions are exact; the fine parts are below 2^-10, and so are their errors
-    below 1e-8.
+    The sum over positions j+1 … i is later taken as a difference of running sums. In float32 that
+    would lose the digits of a short span behind a long strong decay, and -inf (a reset) would give
+    NaN. So a log-decay is cut at -128, where the exponential is 0 in float32 anyway, and split: the
+    coarse parts are multiples of 2^-10, whose sums over 128 positions are exact; the fine parts are
+    below 2^-10, and so are their errors below 1e-8.
     """
     if log_decay is not None:
         g = tl.load(log_decay + offset + rows * stride, mask=valid, other=0.0)

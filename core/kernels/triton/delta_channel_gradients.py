@@ -1,7 +1,7 @@
 """Triton kernels for the gradients inside the delta rule's chunks, with a decay per key channel.
 
-As delta_gradients.py, in three steps: up to the gradients of the decayed products, from those to queries,
-keys and log-decays (delta_channels.py), and all that goes through the states.
+As delta_gradients.py, in three steps: up to the gradients of the decayed products, from those to
+queries, keys and log-decays (delta_channels.py), and all that goes through the states.
 """
 
 from __future__ import annotations
@@ -14,12 +14,34 @@ from longseq.core.kernels.triton.delta_chunks import load_rows
 
 @triton.jit
 def pair_gradients(
-    v, do, beta, met, inverse, written, dwritten, dv, dread, dmet, dbeta,
-    scale, length, chunks, heads,
-    sv_b, sv_t, sv_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    v,
+    do,
+    beta,
+    met,
+    inverse,
+    written,
+    dwritten,
+    dv,
+    dread,
+    dmet,
+    dbeta,
+    scale,
+    length,
+    chunks,
+    heads,
+    sv_b,
+    sv_t,
+    sv_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Writes dV, the gradients of the decayed products (B, H, C, T, T), and Z over ``dwritten``.
 
     Also the part of dβ that comes from inside the chunk (B, H, C, T). ``met`` is A (B, G, C, T, T).
@@ -51,7 +73,9 @@ def pair_gradients(
         tl.store(dwritten + values, low.to(dwritten.dtype.element_ty), mask=mask_v[None, :])
         to = offs_t[:, None] * (heads * V) + offs_v[None, :]
         tl.store(
-            dv + to, (z * factor[:, None]).to(dv.dtype.element_ty), mask=valid[:, None] & mask_v[None, :]
+            dv + to,
+            (z * factor[:, None]).to(dv.dtype.element_ty),
+            mask=valid[:, None] & mask_v[None, :],
         )
         v_tile = load_rows(v, sv_t, start, offs_t, length, offs_v, V)
         own += tl.sum(z * v_tile.to(tl.float32), 1)
@@ -74,17 +98,51 @@ def pair_gradients(
 
 @triton.jit
 def join_gradients(
-    q, k, do, beta, log_decay, written, z, states, dstates, dbeta_near, dq_near, dk_near, difference,
-    dq, dk, dbeta, dlog_decay,
-    scale, length, chunks, heads,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Joins the gradients through the states and those through the products: dq, dk, dg (B, L, H, K) and dβ.
+    q,
+    k,
+    do,
+    beta,
+    log_decay,
+    written,
+    z,
+    states,
+    dstates,
+    dbeta_near,
+    dq_near,
+    dk_near,
+    difference,
+    dq,
+    dk,
+    dbeta,
+    dlog_decay,
+    scale,
+    length,
+    chunks,
+    heads,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Joins the gradients through the states and those through the products: dq, dk, dg (B, L, H,
+    K) and dβ.
 
-    Those through the products are there, (B, L, G, K), and go to the first head of a group; so is q ∘ dq -
-    k ∘ dk of those, whose sum from a position to the chunk's end is its log-decay's gradient.
+    Those through the products are there, (B, L, G, K), and go to the first head of a group; so is q
+    ∘ dq - k ∘ dk of those, whose sum from a position to the chunk's end is its log-decay's
+    gradient.
     """
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
@@ -148,7 +206,9 @@ def join_gradients(
         once = valid[:, None] & (offs_k < tl.where(h % SHARE == 0, K, 0))[None, :]
         entered_k += tl.load(difference + near, mask=once, other=0.0)
         dg = tl.cumsum(entered_k, 0, reverse=True) + (tl.cumsum(left_k, 0) - left_k) + last[None, :]
-        to = ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
+        to = (
+            ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
+        )
         tl.store(dlog_decay + to, dg, mask=valid[:, None] & mask_k[None, :])
         dq_tile = read + tl.load(dq_near + near, mask=once, other=0.0)
         dk_tile = found + wrote + tl.load(dk_near + near, mask=once, other=0.0)

@@ -1,8 +1,9 @@
 """Triton kernels for a decay per key channel: the decayed products inside the delta rule's chunks.
 
-With one decay a channel they are no matrix product times a mask. A block of 16 positions meets an earlier one
-as rows decayed from its own start and columns decayed to it; inside it, halves, quarters, … meet likewise.
-All exponents are sums of log-decays over a real span, formed by adding, and every product is one of matrices.
+With one decay a channel they are no matrix product times a mask. A block of 16 positions meets an
+earlier one as rows decayed from its own start and columns decayed to it; inside it, halves,
+quarters, … meet likewise. All exponents are sums of log-decays over a real span, formed by adding,
+and every product is one of matrices.
 """
 
 from __future__ import annotations
@@ -27,9 +28,19 @@ def _behind(log_decay, stride, start, rows, length, offs_k, K: tl.constexpr):
 
 @triton.jit
 def _double(
-    through, behind, log_decay, stride, start, base, length, offs_k, K: tl.constexpr, h: tl.constexpr
+    through,
+    behind,
+    log_decay,
+    stride,
+    start,
+    base,
+    length,
+    offs_k,
+    K: tl.constexpr,
+    h: tl.constexpr,
 ):
-    """Returns the sums through and behind each row of blocks of 2h rows, from those of blocks of h."""
+    """Returns the sums through and behind each row of blocks of 2h rows, from those of blocks of
+    h."""
     offs = tl.arange(0, 16)
     sibling = tl.full((16, through.shape[1]), 0.0, dtype=tl.float32)
     for r in tl.static_range(h):
@@ -41,14 +52,35 @@ def _double(
 
 @triton.jit
 def channel_products(
-    q, k, log_decay, read, met, far_q, near_k, far_k, totals, scale, length, chunks, groups,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
-    K: tl.constexpr, T: tl.constexpr, BK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    log_decay,
+    read,
+    met,
+    far_q,
+    near_k,
+    far_k,
+    totals,
+    scale,
+    length,
+    chunks,
+    groups,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    K: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Writes decayed products of queries, scaled, and of keys with earlier keys, (B, G, C, T, T).
 
-    Also queries and keys decayed from the chunk's start, keys decayed to its end (B, L, G, K), and the
-    chunk's total log-decay (B, G, C, K).
+    Also queries and keys decayed from the chunk's start, keys decayed to its end (B, L, G, K), and
+    the chunk's total log-decay (B, G, C, K).
     """
     blocks: tl.constexpr = T // 16
     pid = tl.program_id(0)
@@ -119,21 +151,43 @@ def channel_products(
         tl.store(read + step * 16, none.to(read.dtype.element_ty))
         tl.store(met + step * 16, none)
         later += tl.sum(load_rows(log_decay, stride, start, step * 16 + offs, length, offs_k, K), 0)
-    tl.store(far_k + to, (k_tile * tl.exp(behind + later[None, :])).to(far_k.dtype.element_ty), mask=mask)
+    tl.store(
+        far_k + to, (k_tile * tl.exp(behind + later[None, :])).to(far_k.dtype.element_ty), mask=mask
+    )
     total = tl.sum(load_rows(log_decay, stride, start, own, length, offs_k, K), 0) + later
     tl.store(totals + at * K + offs_k, total, mask=offs_k < tl.where(block == 0, K, 0))
 
 
 @triton.jit
 def channel_products_backward(
-    q, k, log_decay, dread, dmet, dq, dk, difference, length, chunks, groups,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
-    K: tl.constexpr, T: tl.constexpr, BK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """From the gradients of the products (scale included) those of q and k by them (B, L, G, K), float32.
+    q,
+    k,
+    log_decay,
+    dread,
+    dmet,
+    dq,
+    dk,
+    difference,
+    length,
+    chunks,
+    groups,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    K: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """From the gradients of the products (scale included) those of q and k by them (B, L, G, K),
+    float32.
 
-    ``difference`` is q ∘ dq + k ∘ dk of later positions - k ∘ dk of earlier ones, without the diagonal, which
-    no decay touches.
+    ``difference`` is q ∘ dq + k ∘ dk of later positions - k ∘ dk of earlier ones, without the
+    diagonal, which no decay touches.
     """
     blocks: tl.constexpr = T // 16
     pid = tl.program_id(0)

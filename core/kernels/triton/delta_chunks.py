@@ -1,9 +1,10 @@
-"""Triton kernels over the chunks of the delta rule: the inverse of its triangle, and what is solved with it.
+"""Triton kernels over the chunks of the delta rule: the inverse of its triangle, and what is solved
+with it.
 
-S_t = D_t S_{t-1} + k_t u_tᵀ with u_t = β_t (v_t - (D_t S_{t-1})ᵀ k_t), o_t = scale · S_tᵀ q_t. Chunks have
-T = 64 positions. With A the strictly lower triangle of decayed key products, M = (I + diag(β) A)⁻¹ and F the
-keys decayed from the chunk's start, U = M diag(β) V - M diag(β) F S_0. What is per chunk is dense:
-(B, H, C, T, …).
+S_t = D_t S_{t-1} + k_t u_tᵀ with u_t = β_t (v_t - (D_t S_{t-1})ᵀ k_t), o_t = scale · S_tᵀ q_t.
+Chunks have T = 64 positions. With A the strictly lower triangle of decayed key products, M = (I +
+diag(β) A)⁻¹ and F the keys decayed from the chunk's start, U = M diag(β) V - M diag(β) F S_0. What
+is per chunk is dense: (B, H, C, T, …).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def load_rows(x, stride, start, rows, length, columns, width: tl.constexpr):
 
 @triton.jit
 def _spans(log_decay, gates, heads, start, rows, length):
-    """Returns sums of 16 log-decays: through each row, behind each row, all; and running, in two parts."""
+    """Returns sums of 16 log-decays: through each row, behind each row, all; and running, in two
+    parts."""
     offs = tl.arange(0, 16)
     g = tl.load(log_decay + gates + rows * heads, mask=start + rows < length, other=0.0)
     follows = (offs < 15) & (start + rows + 1 < length)
@@ -85,11 +87,26 @@ def _given(met, row, column):
 
 @triton.jit
 def invert_chunks(
-    k, beta, log_decay, met, inverse, length, chunks, heads, sk_b, sk_t, sk_h,
-    SHARE: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """Writes M = (I + diag(β) A)⁻¹ (B, H, C, T, T), by blocks of 16; ``met`` is A (B, G, C, T, T) or None."""
+    k,
+    beta,
+    log_decay,
+    met,
+    inverse,
+    length,
+    chunks,
+    heads,
+    sk_b,
+    sk_t,
+    sk_h,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    """Writes M = (I + diag(β) A)⁻¹ (B, H, C, T, T), by blocks of 16; ``met`` is A (B, G, C, T, T)
+    or None."""
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
     h = (at // chunks) % heads
@@ -203,15 +220,42 @@ def invert_chunks(
 
 @triton.jit
 def write_forms(
-    k, v, beta, log_decay, inverse, w, u, running, minor, through, behind, totals, length, chunks, heads,
-    sk_b, sk_t, sk_h, sv_b, sv_t, sv_h,
-    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes W = M diag(β) F (B, H, C, T, K) and M diag(β) V (B, H, C, T, V): U is the latter - W S_0.
+    k,
+    v,
+    beta,
+    log_decay,
+    inverse,
+    w,
+    u,
+    running,
+    minor,
+    through,
+    behind,
+    totals,
+    length,
+    chunks,
+    heads,
+    sk_b,
+    sk_t,
+    sk_h,
+    sv_b,
+    sv_t,
+    sv_h,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Writes W = M diag(β) F (B, H, C, T, K) and M diag(β) V (B, H, C, T, V): U is the latter - W
+    S_0.
 
-    With a decay per head also its running sums in two parts, and the factors from the chunk's start, to its
-    end, and over it. With one per channel, k is decayed from the chunk's start, and the rest is None.
+    With a decay per head also its running sums in two parts, and the factors from the chunk's
+    start, to its end, and over it. With one per channel, k is decayed from the chunk's start, and
+    the rest is None.
     """
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks

@@ -1,8 +1,9 @@
-"""Triton kernels for the delta rule's gradients inside the chunks, once those of U and the states are there.
+"""Triton kernels for the delta rule's gradients inside the chunks, once those of U and the states
+are there.
 
-Z = Mᵀ dU is the gradient of diag(β) (V - F S_0 - A U) for given U. So dV = diag(β) Z, dA = -diag(β) Z Uᵀ
-below the diagonal, and dβ_t = Z_t · (v_t - (F S_0)_t - (A U)_t): nothing is divided by β, and no matrix is
-inverted again. Names and layouts as in delta_chunks.py.
+Z = Mᵀ dU is the gradient of diag(β) (V - F S_0 - A U) for given U. So dV = diag(β) Z, dA = -diag(β)
+Z Uᵀ below the diagonal, and dβ_t = Z_t · (v_t - (F S_0)_t - (A U)_t): nothing is divided by β, and
+no matrix is inverted again. Names and layouts as in delta_chunks.py.
 """
 
 from __future__ import annotations
@@ -16,11 +17,34 @@ from longseq.core.kernels.triton.delta_chunks import load_rows
 
 @triton.jit
 def read_gradients(
-    q, k, do, log_decay, scores, out, scale, length, chunks, heads,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    do,
+    log_decay,
+    scores,
+    out,
+    scale,
+    length,
+    chunks,
+    heads,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """Writes the part of U's gradient that comes from the chunk's own outputs (B, H, C, T, V).
 
     The scores are computed, or given (B, G, C, T, T).
@@ -34,7 +58,9 @@ def read_gradients(
     valid = start + offs_t < length
     if scores is not None:
         group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
-        matrix = tl.load(scores + group * T * T + offs_t[None, :] * T + offs_t[:, None]).to(tl.float32)
+        matrix = tl.load(scores + group * T * T + offs_t[None, :] * T + offs_t[:, None]).to(
+            tl.float32
+        )
     else:
         q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
         k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
@@ -64,13 +90,53 @@ def read_gradients(
 
 @triton.jit
 def chunk_gradients(
-    q, k, v, do, beta, coarse, fine, through, behind, totals, inverse, written, dwritten, states, dstates,
-    dq, dk, dv, dbeta, dlog_decay, scale, length, chunks, heads,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sv_b, sv_t, sv_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes dV, dβ, dq and dk (B, L, H, K) and the log-decays' gradient, with no decay or one per head."""
+    q,
+    k,
+    v,
+    do,
+    beta,
+    coarse,
+    fine,
+    through,
+    behind,
+    totals,
+    inverse,
+    written,
+    dwritten,
+    states,
+    dstates,
+    dq,
+    dk,
+    dv,
+    dbeta,
+    dlog_decay,
+    scale,
+    length,
+    chunks,
+    heads,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    sv_b,
+    sv_t,
+    sv_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Writes dV, dβ, dq and dk (B, L, H, K) and the log-decays' gradient, with no decay or one per
+    head."""
     at = tl.program_id(0).to(tl.int64)
     chunk = at % chunks
     h = (at // chunks) % heads
@@ -99,7 +165,9 @@ def chunk_gradients(
         z = tl.dot(back, du, input_precision=PRECISION)
         to = offs_t[:, None] * (heads * V) + offs_v[None, :]
         tl.store(
-            dv + to, (z * factor[:, None]).to(dv.dtype.element_ty), mask=valid[:, None] & mask_v[None, :]
+            dv + to,
+            (z * factor[:, None]).to(dv.dtype.element_ty),
+            mask=valid[:, None] & mask_v[None, :],
         )
         own += tl.sum(z * load_rows(v, sv_t, start, offs_t, length, offs_v, V).to(tl.float32), 1)
         u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
@@ -112,10 +180,13 @@ def chunk_gradients(
     if totals is not None:
         c = tl.load(coarse + at * T + offs_t)
         f = tl.load(fine + at * T + offs_t)
-        decay = tl.exp(tl.where(seen, (c[:, None] - c[None, :]) + (f[:, None] - f[None, :]), float("-inf")))
+        decay = tl.exp(
+            tl.where(seen, (c[:, None] - c[None, :]) + (f[:, None] - f[None, :]), float("-inf"))
+        )
         met = met * decay
         pairs = pairs * decay
-        # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by adding.
+        # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by
+        # adding.
         products = tl.full((T, T), 0.0, dtype=tl.float32)
         for first in range(0, K, BK):
             offs_k = first + tl.arange(0, BK)
@@ -180,7 +251,9 @@ def chunk_gradients(
         wrote = tl.dot(tl.trans(low_pairs), q_tile.to(DOT), acc=wrote, input_precision=PRECISION)
         wrote = tl.dot(low_back, low, acc=wrote, input_precision=PRECISION)
         read = tl.dot(low_pairs, low, acc=read, input_precision=PRECISION)
-        to = ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
+        to = (
+            ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
+        )
         mask_tk = valid[:, None] & mask_k[None, :]
         tl.store(dq + to, read.to(dq.dtype.element_ty), mask=mask_tk)
         tl.store(dk + to, wrote.to(dk.dtype.element_ty), mask=mask_tk)

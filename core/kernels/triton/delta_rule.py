@@ -1,4 +1,5 @@
-"""The delta rule with no decay, one per head or one per key channel, by Triton: a differentiable operator."""
+"""The delta rule with no decay, one per head or one per key channel, by Triton: a differentiable
+operator."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from longseq.core.kernels.custom_op import define
 from longseq.core.kernels.triton._delta_backward import gradients
-from longseq.core.kernels.triton._delta_plan import CHUNK, call_of, forms_of, outputs
+from longseq.core.kernels.triton._delta_plan import CHUNK, call_of, forms_of
+from longseq.core.kernels.triton._delta_steps import outputs
 from longseq.core.kernels.triton.common import plain, rows
 
 
@@ -46,7 +48,8 @@ def _outputs(x: _Inputs) -> tuple[Tensor, Tensor, Tensor]:
     last = v.new_empty((batch, heads, q.shape[3], value), dtype=torch.float32)
     low = all(x.dtype == torch.bfloat16 for x in (q, k, v)) and not triton.knobs.runtime.interpret
     inverse = v.new_empty(
-        (batch, heads, -(-length // CHUNK), CHUNK, CHUNK), dtype=torch.bfloat16 if low else torch.float32
+        (batch, heads, -(-length // CHUNK), CHUNK, CHUNK),
+        dtype=torch.bfloat16 if low else torch.float32,
     )
     return v.new_empty(v.shape), last, inverse
 
@@ -75,7 +78,8 @@ def _setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], x: _Inputs) -> None:
 
 
 def _backward(ctx: Any, do: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Any, ...]:
-    *tensors, inverse = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
+    # Once: activation checkpointing recomputes at the first look.
+    *tensors, inverse = ctx.saved_tensors
     do = torch.zeros_like(tensors[2]) if do is None else do
     grads = _attend_backward(do, dlast, *tensors, ctx.scale, inverse)
     return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), None)

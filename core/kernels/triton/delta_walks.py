@@ -1,7 +1,8 @@
 """Triton kernels that hand the delta rule's state on from chunk to chunk, and its gradient back.
 
-Names and layouts as in delta_chunks.py. A walk takes one chunk after the other; where there are few heads,
-the sequence is cut into segments, whose transitions and own states are walked side by side and then joined.
+Names and layouts as in delta_chunks.py. A walk takes one chunk after the other; where there are few
+heads, the sequence is cut into segments, whose transitions and own states are walked side by side
+and then joined.
 """
 
 from __future__ import annotations
@@ -14,21 +15,56 @@ from longseq.core.kernels.triton.delta_chunks import load_rows
 
 @triton.jit
 def walk(
-    q, k, w, u, first, coarse, fine, through, behind, totals, read, states, written, out, last,
-    scale, length, chunks, heads, segments, per,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
-    SHARE: tl.constexpr, CHANNEL: tl.constexpr, UNIT: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Hands the state on over the chunks of a segment, a block of its columns a program; writes the last one.
+    q,
+    k,
+    w,
+    u,
+    first,
+    coarse,
+    fine,
+    through,
+    behind,
+    totals,
+    read,
+    states,
+    written,
+    out,
+    last,
+    scale,
+    length,
+    chunks,
+    heads,
+    segments,
+    per,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    SHARE: tl.constexpr,
+    CHANNEL: tl.constexpr,
+    UNIT: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BT: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Hands the state on over the chunks of a segment, a block of its columns a program; writes the
+    last one.
 
-    Also, where memory is given: the state before each chunk, U, and the output, for which BT must be T. Rows
-    of a chunk are taken BT at a time. ``coarse`` and ``fine`` are running sums of log-decays (B, H, C, T),
-    ``through``, ``behind`` and ``totals`` factors. CHANNEL: q is decayed from the chunk's start and k to its
-    end, ``totals`` are log-decays (B, G, C, K) and ``read`` are the scores (B, G, C, T, T).
+    Also, where memory is given: the state before each chunk, U, and the output, for which BT must
+    be T. Rows of a chunk are taken BT at a time. ``coarse`` and ``fine`` are running sums of
+    log-decays (B, H, C, T), ``through``, ``behind`` and ``totals`` factors. CHANNEL: q is decayed
+    from the chunk's start and k to its end, ``totals`` are log-decays (B, G, C, K) and ``read`` are
+    the scores (B, G, C, T, T).
 
-    UNIT: the walk starts from the identity, and u is None: the last state is the segment's transition.
+    UNIT: the walk starts from the identity, and u is None: the last state is the segment's
+    transition.
     """
     tiles: tl.constexpr = (V + BV - 1) // BV
     pid = tl.program_id(0)
@@ -66,7 +102,9 @@ def walk(
         for block in tl.static_range(T // BT):
             offs_t = block * BT + tl.arange(0, BT)
             w_tile = tl.load(
-                w + at * T * K + offs_t[:, None] * K + offs_k[None, :], mask=mask_k[None, :], other=0.0
+                w + at * T * K + offs_t[:, None] * K + offs_k[None, :],
+                mask=mask_k[None, :],
+                other=0.0,
             )
             k_tile = load_rows(k + start * sk_t, sk_t, start, offs_t, length, offs_k, K).to(DOT)
             new = -tl.dot(w_tile.to(DOT), low, input_precision=PRECISION)
@@ -106,17 +144,53 @@ def walk(
 
 @triton.jit
 def walk_back(
-    q, k, w, do, dlast, du, coarse, fine, through, behind, totals, read, dstates, dwritten, dfirst,
-    scale, length, chunks, heads, segments, per,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, sd_b, sd_t, sd_h,
-    SHARE: tl.constexpr, CHANNEL: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    T: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Hands the state's gradient on, from a segment's last chunk to its first, whose gradient it writes.
+    q,
+    k,
+    w,
+    do,
+    dlast,
+    du,
+    coarse,
+    fine,
+    through,
+    behind,
+    totals,
+    read,
+    dstates,
+    dwritten,
+    dfirst,
+    scale,
+    length,
+    chunks,
+    heads,
+    segments,
+    per,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    sd_b,
+    sd_t,
+    sd_h,
+    SHARE: tl.constexpr,
+    CHANNEL: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    T: tl.constexpr,
+    BT: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Hands the state's gradient on, from a segment's last chunk to its first, whose gradient it
+    writes.
 
-    Also, where memory is given: that behind each chunk, and U's. The part of the latter that comes from the
-    chunk's own outputs is computed, for which BT must be T, or given as ``du``. The rest is as in ``walk``.
+    Also, where memory is given: that behind each chunk, and U's. The part of the latter that comes
+    from the chunk's own outputs is computed, for which BT must be T, or given as ``du``. The rest
+    is as in ``walk``.
     """
     tiles: tl.constexpr = (V + BV - 1) // BV
     pid = tl.program_id(0)
@@ -158,7 +232,9 @@ def walk_back(
             k_tile = load_rows(k + start * sk_t, sk_t, start, offs_t, length, offs_k, K).to(DOT)
             q_tile = load_rows(q + start * sq_t, sq_t, start, offs_t, length, offs_k, K).to(DOT)
             w_tile = tl.load(
-                w + at * T * K + offs_t[:, None] * K + offs_k[None, :], mask=mask_k[None, :], other=0.0
+                w + at * T * K + offs_t[:, None] * K + offs_k[None, :],
+                mask=mask_k[None, :],
+                other=0.0,
             )
             do_tile = load_rows(do + start * sd_t, sd_t, start, offs_t, length, offs_v, V)
             values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
@@ -189,17 +265,28 @@ def walk_back(
             if dwritten is not None:
                 tl.store(dwritten + values, new.to(dwritten.dtype.element_ty), mask=mask_v[None, :])
             state = tl.dot(tl.trans(q_tile), reads.to(DOT), acc=state, input_precision=PRECISION)
-            state = tl.dot(tl.trans(w_tile.to(DOT)), (-new).to(DOT), acc=state, input_precision=PRECISION)
+            state = tl.dot(
+                tl.trans(w_tile.to(DOT)), (-new).to(DOT), acc=state, input_precision=PRECISION
+            )
     tl.store(dfirst + at_segment * K * V + inside, state, mask=mask)
 
 
 @triton.jit
 def join_segments(
-    transitions, own, first, states, segments,
-    BACKWARD: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    transitions,
+    own,
+    first,
+    states,
+    segments,
+    BACKWARD: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
     EXACT: tl.constexpr,
-):  # fmt: skip
-    """Writes the state before each segment (B, H, S, K, V), of transitions (B, H, S, K, K) and own states.
+):
+    """Writes the state before each segment (B, H, S, K, V), of transitions (B, H, S, K, K) and own
+    states.
 
     BACKWARD: the gradient of the state behind each segment, from the last to the first.
     """

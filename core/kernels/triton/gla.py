@@ -12,7 +12,9 @@ from longseq.core.kernels.triton import gla_chunks as kernels
 from longseq.core.kernels.triton._plan import Gates, Plan, apply, hand_on, local_states
 from longseq.core.kernels.triton.common import choose_tile, launch, padded, plain, rows, strides
 
-_SUB_BLOCK = 16  # positions on the diagonal that are taken one by one; the least a matrix product takes
+_SUB_BLOCK = (
+    16  # positions on the diagonal that are taken one by one; the least a matrix product takes
+)
 
 
 def _plan(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Plan:
@@ -22,7 +24,8 @@ def _plan(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Plan:
 
 
 def _decayed(plan: Plan, q: Tensor, k: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns queries decayed from the chunk's start, keys decayed to its end, and its total (B, G, C, K)."""
+    """Returns queries decayed from the chunk's start, keys decayed to its end, and its total (B, G,
+    C, K)."""
     block = min(64, padded(plan.key))
     far_q, far_k = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
     totals = g.new_empty((plan.batch, plan.groups, plan.chunks, plan.key))
@@ -129,8 +132,12 @@ def _backward_kernels(into: _Incoming, x: _Inputs) -> list[Tensor]:
     apply(plan, none, scale, (far_k, None, do), dstates, dv, backward=True, mode=1, scores=scores)
     dscores = scores  # the same shape, and no longer needed
     dq_far, dk_far, dq_near, dk_near, difference, dg = (torch.empty_like(g) for _ in range(6))
-    apply(plan, none, scale, (do, v, None), states, dq_far, over_values=True, mode=2, scores=dscores)
-    apply(plan, none, scale, (v, None, None), dstates, dk_far, over_values=True, backward=True, mode=3)
+    apply(
+        plan, none, scale, (do, v, None), states, dq_far, over_values=True, mode=2, scores=dscores
+    )
+    apply(
+        plan, none, scale, (v, None, None), dstates, dk_far, over_values=True, backward=True, mode=3
+    )
     programs = plan.batch * plan.groups * plan.chunks
     launch(
         kernels.channel_scores_backward,
@@ -180,7 +187,13 @@ def _backward_kernels(into: _Incoming, x: _Inputs) -> list[Tensor]:
         num_warps=4,
         num_stages=1,
     )
-    return [dq, dk, dv, dg, v.new_empty((0,)) if initial_state is None else dinitial.to(initial_state.dtype)]
+    return [
+        dq,
+        dk,
+        dv,
+        dg,
+        v.new_empty((0,)) if initial_state is None else dinitial.to(initial_state.dtype),
+    ]
 
 
 def _gradients(into: _Incoming, x: _Inputs) -> list[Tensor]:

@@ -1,9 +1,10 @@
-"""Triton kernels for a decay per key channel (GLA): decayed queries and keys, scores, and their gradients.
+"""Triton kernels for a decay per key channel (GLA): decayed queries and keys, scores, and their
+gradients.
 
-With one decay a channel a chunk's scores are no product of a matrix with a mask. Blocks of BC positions are
-products of queries decayed from their block's start and keys decayed to it; on the diagonal every key is
-taken alone. All exponents are sums of log-decays over a real span, formed by adding: nothing is divided by a
-cumulative decay, and -inf needs no care.
+With one decay a channel a chunk's scores are no product of a matrix with a mask. Blocks of BC
+positions are products of queries decayed from their block's start and keys decayed to it; on the
+diagonal every key is taken alone. All exponents are sums of log-decays over a real span, formed by
+adding: nothing is divided by a cumulative decay, and -inf needs no care.
 """
 
 from __future__ import annotations
@@ -14,10 +15,27 @@ import triton.language as tl
 
 @triton.jit
 def decay_rows(
-    q, k, log_decay, q_out, k_out, totals, length, chunks, groups, K,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, T: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Writes q exp(g_1 + … + g_t), k exp(g_{t+1} + … + g_T) (dense, B, L, G, K) and the chunk's total."""
+    q,
+    k,
+    log_decay,
+    q_out,
+    k_out,
+    totals,
+    length,
+    chunks,
+    groups,
+    K,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Writes q exp(g_1 + … + g_t), k exp(g_{t+1} + … + g_T) (dense, B, L, G, K) and the chunk's
+    total."""
     tiles = (K + BK - 1) // BK
     pid = tl.program_id(0)
     offs_k = (pid % tiles) * BK + tl.arange(0, BK)
@@ -32,7 +50,9 @@ def decay_rows(
     dense = ((b * length + start) * groups + group) * K + inside
     g = tl.load(log_decay + dense, mask=mask, other=0.0)
     follows = (offs_t + 1 < T) & (start + offs_t + 1 < length)
-    after = tl.load(log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0)
+    after = tl.load(
+        log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0
+    )
     q_tile = tl.load(
         q + b * sq_b + start * sq_t + group * sq_h + offs_t[:, None] * sq_t + offs_k[None, :],
         mask=mask,
@@ -76,11 +96,29 @@ def _decays_behind(log_decay, at, stride, first, length, offs_k, K, BC: tl.const
 
 @triton.jit
 def channel_scores(
-    q, k, log_decay, scores, scale, length, chunks, groups, K,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
-    T: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Writes the lower triangle of scale Σ_c q_ic k_jc exp(g_{j+1,c} + … + g_ic), (B, G, C, T, T)."""
+    q,
+    k,
+    log_decay,
+    scores,
+    scale,
+    length,
+    chunks,
+    groups,
+    K,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    T: tl.constexpr,
+    BC: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Writes the lower triangle of scale Σ_c q_ic k_jc exp(g_{j+1,c} + … + g_ic), (B, G, C, T,
+    T)."""
     pid = tl.program_id(0)
     blocks = T // BC
     row_block = pid % blocks
@@ -105,7 +143,9 @@ def channel_scores(
         column_block = row_block - 1 - step
         here = start + column_block * BC
         k_tile = _block(k, k_at, sk_t, here, length, offs_k, K, BC)
-        behind = _decays_behind(log_decay, g_at, sg_t, here, length, offs_k, K, BC) + between[None, :]
+        behind = (
+            _decays_behind(log_decay, g_at, sg_t, here, length, offs_k, K, BC) + between[None, :]
+        )
         k_far = (k_tile * tl.exp(behind)).to(DOT)
         product = tl.dot(q_far, tl.trans(k_far), input_precision=PRECISION) * scale
         tl.store(out_at + (column_block * BC + offs)[None, :], product)
@@ -126,14 +166,34 @@ def channel_scores(
 
 @triton.jit
 def channel_scores_backward(
-    q, k, log_decay, dscores, dq, dk, difference, length, chunks, groups, K,
-    sq_b, sq_t, sq_h, sk_b, sk_t, sk_h,
-    T: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """From the gradient of the scores (scale included) those of q and k through them (B, L, G, K), float32.
+    q,
+    k,
+    log_decay,
+    dscores,
+    dq,
+    dk,
+    difference,
+    length,
+    chunks,
+    groups,
+    K,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    T: tl.constexpr,
+    BC: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """From the gradient of the scores (scale included) those of q and k through them (B, L, G, K),
+    float32.
 
-    ``difference`` is q ∘ dq - k ∘ dk without the diagonal, which no decay touches; its sum from a position to
-    the chunk's end is that position's gradient of the log-decay.
+    ``difference`` is q ∘ dq - k ∘ dk without the diagonal, which no decay touches; its sum from a
+    position to the chunk's end is that position's gradient of the log-decay.
     """
     pid = tl.program_id(0)
     blocks = T // BC
@@ -161,7 +221,10 @@ def channel_scores_backward(
     between = tl.full((BK,), 0.0, dtype=tl.float32)
     for step in range(block):
         other = (block - 1 - step) * BC
-        far = _decays_behind(log_decay, g_at, sg_t, start + other, length, offs_k, K, BC) + between[None, :]
+        far = (
+            _decays_behind(log_decay, g_at, sg_t, start + other, length, offs_k, K, BC)
+            + between[None, :]
+        )
         k_far = (_block(k, k_at, sk_t, start + other, length, offs_k, K, BC) * tl.exp(far)).to(DOT)
         ds = tl.load(ds_at + (own + offs)[:, None] * T + (other + offs)[None, :]).to(DOT)
         dq_tile = tl.dot(ds, k_far, acc=dq_tile, input_precision=PRECISION)
@@ -208,10 +271,33 @@ def channel_scores_backward(
 
 @triton.jit
 def finish_gradients(
-    q, k, log_decay, dq_far, dk_far, dq_near, dk_near, difference, carried, dq, dk, dlog_decay,
-    length, chunks, groups, K, sq_b, sq_t, sq_h, sk_b, sk_t, sk_h, T: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Joins the gradients through the states (of the decayed q and k) and through the scores; dlog_decay."""
+    q,
+    k,
+    log_decay,
+    dq_far,
+    dk_far,
+    dq_near,
+    dk_near,
+    difference,
+    carried,
+    dq,
+    dk,
+    dlog_decay,
+    length,
+    chunks,
+    groups,
+    K,
+    sq_b,
+    sq_t,
+    sq_h,
+    sk_b,
+    sk_t,
+    sk_h,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Joins the gradients through the states (of the decayed q and k) and through the scores;
+    dlog_decay."""
     tiles = (K + BK - 1) // BK
     pid = tl.program_id(0)
     offs_k = (pid % tiles) * BK + tl.arange(0, BK)
@@ -222,10 +308,16 @@ def finish_gradients(
     offs_t = tl.arange(0, T)
     start = chunk * T
     mask = (start + offs_t < length)[:, None] & (offs_k < K)[None, :]
-    dense = ((b * length + start) * groups + group) * K + offs_t[:, None] * (groups * K) + offs_k[None, :]
+    dense = (
+        ((b * length + start) * groups + group) * K
+        + offs_t[:, None] * (groups * K)
+        + offs_k[None, :]
+    )
     g = tl.load(log_decay + dense, mask=mask, other=0.0)
     follows = (offs_t + 1 < T) & (start + offs_t + 1 < length)
-    after = tl.load(log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0)
+    after = tl.load(
+        log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0
+    )
     through = tl.exp(tl.cumsum(g, 0))
     behind = tl.exp(tl.cumsum(after, 0, reverse=True))
     near = tl.load(difference + dense, mask=mask, other=0.0)
@@ -241,7 +333,8 @@ def finish_gradients(
     far = tl.load(dk_far + dense, mask=mask, other=0.0) * behind
     far += tl.load(dk_near + dense, mask=mask, other=0.0)
     tl.store(dk + dense, far.to(dk.dtype.element_ty), mask=mask)
-    # What positions before s add to the state passes s: the rows one earlier, so that s itself is left out.
+    # What positions before s add to the state passes s: the rows one earlier, so that s itself is
+    # left out.
     earlier = mask & (offs_t > 0)[:, None]
     k_before = tl.load(
         k + b * sk_b + start * sk_t + group * sk_h + (offs_t[:, None] - 1) * sk_t + offs_k[None, :],

@@ -1,4 +1,5 @@
-"""Linear attention with no decay or one a head, by Triton: a differentiable operator, also SSD's engine."""
+"""Linear attention with no decay or one a head, by Triton: a differentiable operator, also SSD's
+engine."""
 
 from __future__ import annotations
 
@@ -62,7 +63,11 @@ def _backward_kernels(into: _Incoming, x: _Inputs, wanted: _Wanted) -> list[Tens
     q, k, v, log_decay, weight, skip, initial_state, scale, chunk_size = x
     do, q, k, v = rows(do), rows(q), rows(k), rows(v)
     gates = Gates(plain(log_decay), plain(weight))
-    plan, first, last = _plan(q, k, v, chunk_size), (plain(initial_state), None), (plain(dlast), None)
+    plan, first, last = (
+        _plan(q, k, v, chunk_size),
+        (plain(initial_state), None),
+        (plain(dlast), None),
+    )
     found = gradients(plan, gates, scale, q, k, v, do, first, last, plain(skip), of_gates)
     dskip = None if skip is None else (do.float() * v.float()).sum((0, 1)).to(skip.dtype)
     dinitial = None if initial_state is None else found.state.to(initial_state.dtype)

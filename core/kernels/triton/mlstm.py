@@ -1,4 +1,5 @@
-"""The mLSTM by Triton: linear attention in units of exp(m), m the running maximum of the exponents."""
+"""The mLSTM by Triton: linear attention in units of exp(m), m the running maximum of the
+exponents."""
 
 from __future__ import annotations
 
@@ -79,15 +80,19 @@ def _scan_block(length: int) -> int:
     return min(_BLOCK, padded(length))
 
 
-def _gates(key: int, i: Tensor, log_f: Tensor, m: Tensor, first: Tensor | None) -> tuple[Gates, Tensor]:
-    """Returns the recurrence in units of exp(m), and where m_t comes from m_{t-1} (1.0) or from i_t (0.0).
+def _gates(
+    key: int, i: Tensor, log_f: Tensor, m: Tensor, first: Tensor | None
+) -> tuple[Gates, Tensor]:
+    """Returns the recurrence in units of exp(m), and where m_t comes from m_{t-1} (1.0) or from i_t
+    (0.0).
 
     C_t = exp(F_t + m_{t-1} - m_t) C_{t-1} + exp(i_t - m_t) k_t v_tᵀ; both exponents are ≤ 0.
     """
     start = torch.full_like(m[:, :1], -torch.inf) if first is None else first.unsqueeze(1)
     before = torch.cat([start, m[:, :-1]], 1)
     unit = m.clamp_min(-1e30)
-    # The difference of two neighbouring m first: it is nearly exact, so that no error of m piles up.
+    # The difference of two neighbouring m first: it is nearly exact, so that no error of m piles
+    # up.
     log_decay = log_f + (before.clamp_min(-1e30) - unit)
     log_decay = log_decay.masked_fill(before == -torch.inf, -torch.inf)
     weight = torch.exp(i - unit) * key**-0.5
@@ -165,8 +170,15 @@ def _outputs(x: _Inputs, options: _Options) -> tuple[Tensor, ...]:
     q, _, v, *_ = x
     batch, length, heads, value = v.shape
     key = q.shape[3]
-    shapes = ((batch, heads, key, value), (batch, heads, key), (batch, heads), *[(batch, length, heads)] * 3)
-    last_c, last_n, last_m, stabiliser, product, row = (v.new_empty(s, dtype=torch.float32) for s in shapes)
+    shapes = (
+        (batch, heads, key, value),
+        (batch, heads, key),
+        (batch, heads),
+        *[(batch, length, heads)] * 3,
+    )
+    last_c, last_n, last_m, stabiliser, product, row = (
+        v.new_empty(s, dtype=torch.float32) for s in shapes
+    )
     return v.new_empty(v.shape), last_c, last_n, last_m, stabiliser, product, row
 
 
@@ -177,8 +189,8 @@ def _backward_kernels(into: _Incoming, x: _Inputs, kept: _Kept, options: _Option
     first = plain(m)
     plan = _plan(q, k, v, chunk_size)
     gates, stay = _gates(plan.key, i, log_f, stabiliser, first)
-    # h = y / (max(|p|, exp(-m)) + eps), p = nᵀq: the gradient of p, and that of m with y and p held in units
-    # of exp(m), where all of it but eps (and the cut of the exponent) cancels.
+    # h = y / (max(|p|, exp(-m)) + eps), p = nᵀq: the gradient of p, and that of m with y and p held
+    # in units of exp(m), where all of it but eps (and the cut of the exponent) cancels.
     projection = (dh.float() * h.float()).sum(-1)
     floor = torch.exp((-stabiliser).clamp_max(_MAX_FLOOR_EXPONENT))
     active = product.abs() > floor

@@ -1,4 +1,5 @@
-"""State-space duality by Triton: linear attention whose keys are B, queries C, values x, input factors dt."""
+"""State-space duality by Triton: linear attention whose keys are B, queries C, values x, input
+factors dt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Block-diagonal linear maps y_m = W_m x with small blocks, several of one input in one pass over it."""
+"""Block-diagonal linear maps y_m = W_m x with small blocks, several of one input in one pass over
+it."""
 
 from __future__ import annotations
 

@@ -37,9 +37,8 @@ def reason(call: Arguments) -> str | None:
     if not 0 < len(weights) <= MAX_MAPS:
         return f"it takes 1 to {MAX_MAPS} maps, these are {len(weights)}"
     if weights[0].shape[-1] > MAX_BLOCK:
-        return (
-            f"blocks wider than {MAX_BLOCK} are quicker as matrix products, these have {weights[0].shape[-1]}"
-        )
+        width = weights[0].shape[-1]
+        return f"blocks wider than {MAX_BLOCK} are quicker as matrix products, these have {width}"
     if x.dtype not in (torch.float32, torch.float64) or any(w.dtype != x.dtype for w in weights):
         return "it takes float32 or float64, and weights of the same"
     why = cpu_reason(x, *weights)

@@ -61,7 +61,9 @@ def _backward(ctx: Any, grads: Any, *more: Any) -> tuple[Any, ...]:
     return found[0], found[1]
 
 
-backward = define("longseq::block_linear_backward", (Inputs, _Incoming), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq::block_linear_backward", (Inputs, _Incoming), None, _gradients, cpu=_backward_cpu
+)
 forward = define(
     "longseq::block_linear",
     (Inputs,),

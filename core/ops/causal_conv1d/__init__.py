@@ -1,4 +1,5 @@
-r"""Causal depthwise convolution over time, as in H3 and Mamba: y_t = act(Σ_k w_k x_{t-W+1+k} + bias)."""
+r"""Causal depthwise convolution over time, as in H3 and Mamba: y_t = act(Σ_k w_k x_{t-W+1+k} +
+bias)."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def causal_conv1d(
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
         initial_state: the W-1 inputs before x (B, W-1, D); zeros if None.
-        resets: bool or integer (B, L); a position sees nothing before the last true position at or before it.
+        resets: bool or integer (B, L); a position sees nothing before the last true position at or
+            before it.
         activation: "silu" or None.
         backend: see ``longseq.core.ops.backends``.
 
@@ -53,7 +55,11 @@ def causal_conv1d(
     """
     call = checked(Arguments(x, weight, bias, initial_state, resets, silu(activation)))
     chosen = _DISPATCH.choose(backend, call)
-    if chosen == "cuda" and call.resets is None and cuda.one_position(x, weight, bias, initial_state):
+    if (
+        chosen == "cuda"
+        and call.resets is None
+        and cuda.one_position(x, weight, bias, initial_state)
+    ):
         assert initial_state is not None
         y, after = cuda.update(x[:, 0], weight, bias, initial_state, call.silu)
         return y.unsqueeze(1), after.to(x.dtype)
@@ -72,7 +78,8 @@ def causal_conv1d_step(
     activation: Literal["silu"] | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Convolves one position: ``causal_conv1d`` at L = 1, on a CPU past torch's dispatcher where it may.
+    """Convolves one position: ``causal_conv1d`` at L = 1, on a CPU past torch's dispatcher where it
+    may.
 
     Args:
         x: input (B, D).
@@ -95,12 +102,17 @@ def causal_conv1d_step(
     if fits and backend in ("auto", "cpu") and direct_reason(x, weight, bias, state) is None:
         return cpu.update(x, weight, bias, state, silu(activation))
     weight = weight.squeeze(1) if weight.dim() == 3 else weight
-    y, after = causal_conv1d(x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend)
+    y, after = causal_conv1d(
+        x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend
+    )
     return y.squeeze(1), after
 
 
-def _final_state(x: Tensor, width: int, initial_state: Tensor | None, resets: Tensor | None) -> Tensor:
-    """Returns the last W-1 inputs; those of an earlier segment than the last position's are zero."""
+def _final_state(
+    x: Tensor, width: int, initial_state: Tensor | None, resets: Tensor | None
+) -> Tensor:
+    """Returns the last W-1 inputs; those of an earlier segment than the last position's are
+    zero."""
     past = width - 1
     if past == 0:
         return x[:, :0]

@@ -46,7 +46,9 @@ def checked(call: Arguments) -> Arguments:
     optional = present(bias=bias, initial_state=initial_state)
     check_kind(NAME, True, x=x, weight=weight, **optional)
     if x.dim() != 3 or x.shape[1] == 0:
-        raise ArgumentError(f"{NAME}: x must be (batch, length ≥ 1, channels), got {tuple(x.shape)}")
+        raise ArgumentError(
+            f"{NAME}: x must be (batch, length ≥ 1, channels), got {tuple(x.shape)}"
+        )
     batch, length, channels = x.shape
     check_shape(NAME, "x", x, x.shape, "(batch, length, channels)")
     if weight.dim() != 2 or not 1 <= weight.shape[1] <= MAX_WIDTH:
@@ -59,7 +61,11 @@ def checked(call: Arguments) -> Arguments:
         check_shape(NAME, "bias", bias, (channels,), "(channels,)")
     if initial_state is not None:
         check_shape(
-            NAME, "initial_state", initial_state, (batch, width - 1, channels), "(batch, taps - 1, channels)"
+            NAME,
+            "initial_state",
+            initial_state,
+            (batch, width - 1, channels),
+            "(batch, taps - 1, channels)",
         )
     resets = check_resets(NAME, resets, batch, length)
     named = {"weight": weight, "bias": bias, "initial_state": initial_state, "resets": resets}

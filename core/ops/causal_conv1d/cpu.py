@@ -49,7 +49,8 @@ def forward(y: Tensor, call: Arguments) -> None:
 
 
 def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
-    """Fills the gradients of x, weight, bias and the initial state; those of absent ones are left alone."""
+    """Fills the gradients of x, weight, bias and the initial state; those of absent ones are left
+    alone."""
     dx, dweight, dbias, dinitial = outputs
     arguments, alive = _arguments(call)
     dtype = compute_dtype(call.x, call.weight)
@@ -74,7 +75,8 @@ def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
 def update(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor]:
-    """Convolves one position, past torch's dispatcher: only where ``cpu_calls.direct_reason`` is None.
+    """Convolves one position, past torch's dispatcher: only where ``cpu_calls.direct_reason`` is
+    None.
 
     Args:
         x: input (B, D).

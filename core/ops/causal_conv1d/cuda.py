@@ -31,22 +31,28 @@ def _launch(
     columns = math.ceil(channels / 128)
     # Long spans read less twice; short ones fill the device.
     span = 32
-    while span < 256 and batch * columns * math.ceil(length / (2 * span)) >= 8 * _cuda.multiprocessors(
-        x.device
-    ):
+    while span < 256 and batch * columns * math.ceil(
+        length / (2 * span)
+    ) >= 8 * _cuda.multiprocessors(x.device):
         span *= 2
     while batch * math.ceil(length / span) > 65535:
         span *= 2
     spans = math.ceil(length / span)
     defines: dict[str, str | int] = {
-        "LONGSEQ_X": _cuda.type_of(x), "LONGSEQ_INITIAL": _cuda.type_of(initial),
-        "LONGSEQ_TAPS": weight.shape[1], "LONGSEQ_SILU": int(silu),
-    }  # fmt: skip
+        "LONGSEQ_X": _cuda.type_of(x),
+        "LONGSEQ_INITIAL": _cuda.type_of(initial),
+        "LONGSEQ_TAPS": weight.shape[1],
+        "LONGSEQ_SILU": int(silu),
+    }
     values = {
-        "batch": batch, "length": length, "channels": channels, "span": span, "spans": spans,
+        "batch": batch,
+        "length": length,
+        "channels": channels,
+        "span": span,
+        "spans": spans,
         **_cuda.rows(x=x, initial=initial),
         **_cuda.addresses(**dict(zip(("weight", "bias", "resets"), dense))),
-    }  # fmt: skip
+    }
     return defines, values, (columns, batch * spans), [x, initial, *dense]
 
 
@@ -65,7 +71,11 @@ def backward(dy: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tenso
     dy = _cuda.dense(dy.to(x.dtype))
     parts = (x.shape[0] * values["spans"], *weight.shape)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dinitial = None if initial is None else torch.empty(initial.shape, dtype=initial.dtype, device=x.device)
+    dinitial = (
+        None
+        if initial is None
+        else torch.empty(initial.shape, dtype=initial.dtype, device=x.device)
+    )
     dweight = torch.empty(parts, dtype=torch.float32, device=x.device)
     dbias = torch.empty(parts[:2], dtype=torch.float32, device=x.device)
     outputs = _cuda.addresses(dx=dx, dinitial=dinitial, dweight=dweight, dbias=dbias)
@@ -76,7 +86,8 @@ def backward(dy: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 def one_position(*tensors: Tensor | None) -> bool:
-    """Returns whether ``update`` may serve a call: one position of it, which only this process looks at.
+    """Returns whether ``update`` may serve a call: one position of it, which only this process
+    looks at.
 
     Args:
         *tensors: x (B, 1, D) first, the initial state last.
@@ -95,9 +106,15 @@ def one_position(*tensors: Tensor | None) -> bool:
 def update(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor]:
-    """Convolves one position x (B, D) after W - 1 inputs (B, W - 1, D); returns y and the new state."""
-    defines, values, grid, alive = _launch(Arguments(x.unsqueeze(1), weight, bias, state, None, silu))
-    y, after = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty_like(state.contiguous())
+    """Convolves one position x (B, D) after W - 1 inputs (B, W - 1, D); returns y and the new
+    state."""
+    defines, values, grid, alive = _launch(
+        Arguments(x.unsqueeze(1), weight, bias, state, None, silu)
+    )
+    y, after = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        torch.empty_like(state.contiguous()),
+    )
     arguments = nvrtc.parameters(_SOURCE, "ConvParams", values | _cuda.addresses(y=y, after=after))
     nvrtc.launch(_SOURCE, "conv_update", defines, grid, 128, arguments, x.device)
     del alive

@@ -34,7 +34,8 @@ def causal_conv1d_reference(
         back = width - 1 - tap
         seen = padded[:, tap : tap + length]
         if segment is not None:
-            # What lies before the sequence belongs to segment 0, like everything before the first reset.
+            # What lies before the sequence belongs to segment 0, like everything before the first
+            # reset.
             source = F.pad(segment, (back, 0))[:, :length]
             seen = torch.where((source == segment).unsqueeze(-1), seen, torch.zeros_like(seen))
         y = y + seen * weight[:, tap].to(dtype)

@@ -1,4 +1,5 @@
-"""The causal convolution as an operator of torch: results, gradients, and the rules of autocast and vmap."""
+"""The causal convolution as an operator of torch: results, gradients, and the rules of autocast and
+vmap."""
 
 from __future__ import annotations
 

@@ -19,9 +19,17 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
     return Arguments(rows, rows, rows, gates, gates)
 
 
-# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we could.
-_DISPATCH = Dispatch(NAME, {"cpu": chunked.cpu_reason, "triton": triton.reason}, _example, "chunked")
-_RUN = {"cpu": chunked.run, "triton": triton.run, "chunked": chunked.run, "reference": reference.run}
+# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we
+# could.
+_DISPATCH = Dispatch(
+    NAME, {"cpu": chunked.cpu_reason, "triton": triton.reason}, _example, "chunked"
+)
+_RUN = {
+    "cpu": chunked.run,
+    "triton": triton.run,
+    "chunked": chunked.run,
+    "reference": reference.run,
+}
 
 
 def delta_rule(
@@ -37,23 +45,26 @@ def delta_rule(
     *,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Runs S_t = D_t S_{t-1} + β_t k_t (v_t - (D_t S_{t-1})ᵀ k_t)ᵀ, o_t = scale · S_tᵀ q_t, in chunks.
+    """Runs S_t = D_t S_{t-1} + β_t k_t (v_t - (D_t S_{t-1})ᵀ k_t)ᵀ, o_t = scale · S_tᵀ q_t, in
+    chunks.
 
-    D_t = diag(exp g_t). What a chunk writes, U, solves (I + diag(β) A) U = diag(β) (V - F S_0), with A the
-    strictly lower triangle of the decayed k_t·k_j and F the keys decayed from the chunk's start: the WY form
-    of a product of generalised Householder matrices. All else is linear attention over U. Every exponent is a
-    sum of log-decays over a real span, so that nothing overflows for log-decays ≤ 0; nothing is divided by a
-    cumulative decay. The recurrence is stable for β |k|² ≤ 2: keys are meant to have norm 1.
+    D_t = diag(exp g_t). What a chunk writes, U, solves (I + diag(β) A) U = diag(β) (V - F S_0),
+    with A the strictly lower triangle of the decayed k_t·k_j and F the keys decayed from the
+    chunk's start: the WY form of a product of generalised Householder matrices. All else is linear
+    attention over U. Every exponent is a sum of log-decays over a real span, so that nothing
+    overflows for log-decays ≤ 0; nothing is divided by a cumulative decay. The recurrence is stable
+    for β |k|² ≤ 2: keys are meant to have norm 1.
 
-    See arXiv 2406.06484, eq. 8-11 (DeltaNet, no decay), arXiv 2412.06464, eq. 10 (Gated DeltaNet, per head),
-    and arXiv 2510.26692, eq. 1 (KDA, per key channel).
+    See arXiv 2406.06484, eq. 8-11 (DeltaNet, no decay), arXiv 2412.06464, eq. 10 (Gated DeltaNet,
+    per head), and arXiv 2510.26692, eq. 1 (KDA, per key channel).
 
     Args:
         q: queries (B, L, G, K).
         k: keys (B, L, G, K).
         v: values (B, L, H, V), H a multiple of G; consecutive heads share a query and a key.
         beta: β (B, L, H), the part of the difference that is written; 0 to 2.
-        log_decay: g ≤ 0; None, (B, L, H) per head or (B, L, G, K) per key channel; -inf forgets all.
+        log_decay: g ≤ 0; None, (B, L, H) per head or (B, L, G, K) per key channel; -inf forgets
+            all.
         scale: factor of the output; 1/√K if None.
         initial_state: S before position 0, (B, H, K, V); zeros if None.
         resets: bool or integer (B, L), true where the state is cleared before the position is read.

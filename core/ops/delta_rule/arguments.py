@@ -42,14 +42,17 @@ def checked(call: Arguments) -> Arguments:
     for name, tensor in (("q", q), ("v", v)):
         if tensor.ndim != 4 or tensor.shape[1] < 1:
             raise ArgumentError(
-                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got {tuple(tensor.shape)}"
+                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got "
+                f"{tuple(tensor.shape)}"
             )
     batch, length, heads, d_value = v.shape
     groups, d_key = q.shape[2:]
     check_shape(NAME, "q", q, (batch, length, groups, d_key), "(batch, length, groups, key width)")
     check_shape(NAME, "k", k, q.shape, "(batch, length, groups, key width)")
     if heads % groups:
-        raise ArgumentError(f"{NAME}: v must have a multiple of the {groups} heads of q, got {heads}")
+        raise ArgumentError(
+            f"{NAME}: v must have a multiple of the {groups} heads of q, got {heads}"
+        )
     check_shape(NAME, "beta", beta, (batch, length, heads), "(batch, length, heads)")
     resets = check_resets(NAME, resets, batch, length)
     named = {"q": q, "k": k, "beta": beta, "log_decay": log_decay}
@@ -57,12 +60,15 @@ def checked(call: Arguments) -> Arguments:
     check_device(NAME, v, named)
     if log_decay is not None and log_decay.shape not in ((batch, length, heads), q.shape):
         raise ArgumentError(
-            f"{NAME}: log_decay must have shape {(batch, length, heads)} = (batch, length, heads) or "
-            f"{tuple(q.shape)} = (batch, length, groups, key width), got {tuple(log_decay.shape)}"
+            f"{NAME}: log_decay must have shape {(batch, length, heads)} = (batch, length, heads) "
+            f"or {tuple(q.shape)} = (batch, length, groups, key width), got "
+            f"{tuple(log_decay.shape)}"
         )
     if initial_state is not None:
         shape = (batch, heads, d_key, d_value)
-        check_shape(NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)")
+        check_shape(
+            NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)"
+        )
     return call if resets is None else call._replace(resets=resets)
 
 

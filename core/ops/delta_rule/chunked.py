@@ -22,13 +22,17 @@ from longseq.core.ops.precision import autocast_off
 
 
 def cpu_reason(call: Arguments) -> str | None:
-    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it better."""
+    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it
+    better."""
     device = call.v.device
-    return None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
+    return (
+        None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
+    )
 
 
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
-    """Runs a checked call; a single position is a step, and a long call without gradients goes by blocks."""
+    """Runs a checked call; a single position is a step, and a long call without gradients goes by
+    blocks."""
     v = call.v
     if v.shape[1] == 1:
         return reference.run(call)
@@ -67,9 +71,10 @@ def _chunked(
         through, behind = through.repeat_interleave(shared, 1), behind.repeat_interleave(shared, 1)
     else:
         decay = _decay_matrix(spans)
+        # (B, H, C, T, T)
         read, met = (
             (x @ kc.transpose(-1, -2)).repeat_interleave(shared, 1) * decay for x in (qc, kc)
-        )  # (B, H, C, T, T)
+        )
     qc, kc = qc.repeat_interleave(shared, 1), kc.repeat_interleave(shared, 1)
     # solve_triangular takes the diagonal as ones and does not look above it.
     writes = torch.linalg.solve_triangular(
@@ -88,7 +93,6 @@ def _chunked(
 
 def _decay_matrix(spans: Spans) -> Tensor:
     """Returns exp(g_{j+1} + … + g_i) for j ≤ i, else 0, (..., T, T), of sums (..., T/h, h, 1)."""
-    blocks = (
-        a[..., 1::2, :, :] + b[..., 0::2, :, :].transpose(-1, -2) for a, b in spans[:-1]
-    )  # later rows, earlier columns
+    # Later rows, earlier columns.
+    blocks = (a[..., 1::2, :, :] + b[..., 0::2, :, :].transpose(-1, -2) for a, b in spans[:-1])
     return lower_triangular(spans[0][1], blocks, -torch.inf).exp()

@@ -47,11 +47,14 @@ def run(call: Arguments) -> tuple[Tensor, Tensor]:
         q, k, values, beta, g, state = prepared(call)
         shared = v.shape[2] // q.shape[2]
         q, k = q.repeat_interleave(shared, 2), k.repeat_interleave(shared, 2)
-        decay = (g.unsqueeze(-1) if g.ndim == 3 else g.repeat_interleave(shared, 2)).exp().unsqueeze(-1)
+        decay = (
+            (g.unsqueeze(-1) if g.ndim == 3 else g.repeat_interleave(shared, 2)).exp().unsqueeze(-1)
+        )
         outputs = []
         for t in range(v.shape[1]):
             state = decay[:, t] * state
-            held = (k[:, t].unsqueeze(-2) @ state).squeeze(-2)  # the value that the key finds, (B, H, V)
+            # The value that the key finds, (B, H, V)
+            held = (k[:, t].unsqueeze(-2) @ state).squeeze(-2)
             written = beta[:, t].unsqueeze(-1) * (values[:, t] - held)
             state = state + k[:, t].unsqueeze(-1) * written.unsqueeze(-2)
             outputs.append((q[:, t].unsqueeze(-2) @ state).squeeze(-2))

@@ -1,4 +1,5 @@
-"""A matrix state whose transition is any diagonal matrix plus any matrix of rank one, as in RWKV-7."""
+"""A matrix state whose transition is any diagonal matrix plus any matrix of rank one, as in
+RWKV-7."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
     return Arguments(rows, rows, rows, rows, rows, rows)
 
 
-# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we could.
+# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we
+# could.
 _DISPATCH = Dispatch(NAME, {"cpu": chunked.cpu_reason}, _example, "chunked")
 _RUN = {"cpu": chunked.run, "chunked": chunked.run, "reference": reference.run}
 
@@ -40,12 +42,12 @@ def dplr(
 ) -> tuple[Tensor, Tensor]:
     """Runs S_t = (diag(exp g_t) + a_t b_tᵀ) S_{t-1} + k_t v_tᵀ, o_t = scale · S_tᵀ q_t, in chunks.
 
-    What the positions of a chunk find, P with rows p_t = S_{t-1}ᵀ b_t, solves (I - A) P = B V + F S_0: A and
-    B are the strictly lower triangles of b_t with a_j and with k_j, decayed over what lies between, and F is
-    b decayed from the chunk's start. All else is linear attention over V and P. Every exponent is a sum of
-    log-decays over a real span: nothing overflows for log-decays ≤ 0, and nothing is divided by a cumulative
-    decay. See arXiv 2503.14456, eq. 16-17 (RWKV-7: a = κ̂ ∘ η, b = -κ̂, and |κ̂| = 1 keeps it stable); the
-    delta rule is a = -β k, b = exp(g) ∘ k.
+    What the positions of a chunk find, P with rows p_t = S_{t-1}ᵀ b_t, solves (I - A) P = B V + F
+    S_0: A and B are the strictly lower triangles of b_t with a_j and with k_j, decayed over what
+    lies between, and F is b decayed from the chunk's start. All else is linear attention over V and
+    P. Every exponent is a sum of log-decays over a real span: nothing overflows for log-decays ≤ 0,
+    and nothing is divided by a cumulative decay. See arXiv 2503.14456, eq. 16-17 (RWKV-7: a = κ̂ ∘
+    η, b = -κ̂, and |κ̂| = 1 keeps it stable); the delta rule is a = -β k, b = exp(g) ∘ k.
 
     Args:
         q: queries (B, L, H, K).

@@ -39,7 +39,8 @@ def checked(call: Arguments) -> Arguments:
     for name, tensor in (("q", q), ("v", v)):
         if tensor.ndim != 4 or tensor.shape[1] < 1:
             raise ArgumentError(
-                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got {tuple(tensor.shape)}"
+                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got "
+                f"{tuple(tensor.shape)}"
             )
     batch, length, heads, d_value = v.shape
     d_key = q.shape[3]
@@ -49,7 +50,9 @@ def checked(call: Arguments) -> Arguments:
     resets = check_resets(NAME, resets, batch, length)
     if initial_state is not None:
         shape = (batch, heads, d_key, d_value)
-        check_shape(NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)")
+        check_shape(
+            NAME, "initial_state", initial_state, shape, "(batch, heads, key width, value width)"
+        )
     optional = present(initial_state=initial_state, resets=resets)
     check_device(NAME, v, {"q": q, "k": k, "a": a, "b": b, "log_decay": log_decay, **optional})
     return call._replace(resets=resets)

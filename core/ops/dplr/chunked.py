@@ -21,13 +21,17 @@ from longseq.core.ops.precision import autocast_off
 
 
 def cpu_reason(call: Arguments) -> str | None:
-    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it better."""
+    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it
+    better."""
     device = call.v.device
-    return None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
+    return (
+        None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
+    )
 
 
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
-    """Runs a checked call; a single position is a step, and a long call without gradients goes by blocks."""
+    """Runs a checked call; a single position is a step, and a long call without gradients goes by
+    blocks."""
     v = call.v
     if v.shape[1] == 1:
         return reference.run(call)
@@ -57,7 +61,8 @@ def _chunked(
 ) -> tuple[Tensor, Tensor]:
     """The operator for prepared arguments, q scaled.
 
-    What position t finds, p_t = S_{t-1}ᵀ b_t, is read behind position t-1: b is moved one position back.
+    What position t finds, p_t = S_{t-1}ᵀ b_t, is read behind position t-1: b is moved one position
+    back.
     """
     qc, kc, vc, ac, bc = (to_chunks(x, chunk) for x in (q, k, v, a, b))
     spans = span_sums(to_chunks(g, chunk))

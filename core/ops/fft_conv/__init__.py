@@ -28,7 +28,8 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
     return Arguments(new(1, 64, 32), new(32, 64))
 
 
-# For other devices torch's own FFTs are the operator's proper form, which nobody needs to be warned of.
+# For other devices torch's own FFTs are the operator's proper form, which nobody needs to be warned
+# of.
 _DISPATCH = Dispatch(NAME, {"cpu": cpu.reason}, _example, "composed", announced=False)
 
 
@@ -43,18 +44,19 @@ def fft_conv(
 ) -> Tensor:
     """Causal convolution ``y[t] = Σ_j k[j]·u[t-j] + skip·u[t]`` in O((H + L) log(H + L)).
 
-    The history is joined to the input and only the outputs of the new positions are kept (overlap-save), so
-    that the FFT may wrap around into what is thrown away: its size is max(H + L, L + taps - 1). A sequence
-    much longer than the kernel is cut into overlapping frames, O(L log taps). Packed segments are convolved
-    apart, in groups padded to the next power of two. Computed in float32, or float64 if u or k is; on a CPU
-    by compiled kernels that keep nothing but the input and the kernel for the backward, elsewhere by
-    ``torch.fft``.
+    The history is joined to the input and only the outputs of the new positions are kept
+    (overlap-save), so that the FFT may wrap around into what is thrown away: its size is max(H + L,
+    L + taps - 1). A sequence much longer than the kernel is cut into overlapping frames, O(L log
+    taps). Packed segments are convolved apart, in groups padded to the next power of two. Computed
+    in float32, or float64 if u or k is; on a CPU by compiled kernels that keep nothing but the
+    input and the kernel for the backward, elsewhere by ``torch.fft``.
 
     Args:
         u: input (B, L, D), L ≥ 1.
         k: kernel (D, taps), any number of taps.
         skip: weight (D,) of a direct connection.
-        history: inputs (B, H, D) before position 0, oldest first, any H ≥ 0; zeros stand for nothing.
+        history: inputs (B, H, D) before position 0, oldest first, any H ≥ 0; zeros stand for
+            nothing.
         segment_ids: integers (B, L); a change of id ends the reach of what came before. Position 0
             continues the history.
         backend: see ``longseq.core.ops.backends``; "reference" is the direct sum.
@@ -75,7 +77,8 @@ def fft_conv(
     dtype = work_dtype(u, k)
     x, taps = u, k.to(dtype)
     if history is not None:
-        reach = min(history.shape[1], taps.shape[1] - 1)  # older inputs are out of the kernel's reach
+        # Older inputs are out of the kernel's reach.
+        reach = min(history.shape[1], taps.shape[1] - 1)
         x = torch.cat([history[:, history.shape[1] - reach :].to(u.dtype), u], 1) if reach else u
     direct = None if skip is None else skip.to(dtype)
     if segment_ids is None:

@@ -23,7 +23,8 @@ class Arguments(NamedTuple):
 
 
 def work_dtype(*tensors: Tensor) -> torch.dtype:
-    """Returns the dtype in which a convolution is computed: float64 if any tensor is, else float32."""
+    """Returns the dtype in which a convolution is computed: float64 if any tensor is, else
+    float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
@@ -35,13 +36,21 @@ def check(call: Arguments) -> None:
     """
     u, k, skip, history, ids = call
     if u.ndim != 3 or u.shape[1] < 1:
-        raise ArgumentError(f"{NAME}: u must be (B, L, D) with L of at least 1, got {tuple(u.shape)}")
+        raise ArgumentError(
+            f"{NAME}: u must be (B, L, D) with L of at least 1, got {tuple(u.shape)}"
+        )
     batch, length, width = u.shape
     if k.ndim != 2 or k.shape[0] != width or k.shape[1] < 1:
         raise ArgumentError(f"{NAME}: k must be ({width}, taps), got {tuple(k.shape)}")
     if skip is not None and skip.shape != (width,):
         raise ArgumentError(f"{NAME}: skip must be ({width},), got {tuple(skip.shape)}")
-    if history is not None and (history.ndim != 3 or (history.shape[0], history.shape[2]) != (batch, width)):
-        raise ArgumentError(f"{NAME}: history must be ({batch}, H, {width}), got {tuple(history.shape)}")
+    if history is not None and (
+        history.ndim != 3 or (history.shape[0], history.shape[2]) != (batch, width)
+    ):
+        raise ArgumentError(
+            f"{NAME}: history must be ({batch}, H, {width}), got {tuple(history.shape)}"
+        )
     if ids is not None and ids.shape != (batch, length):
-        raise ArgumentError(f"{NAME}: segment_ids must be ({batch}, {length}), got {tuple(ids.shape)}")
+        raise ArgumentError(
+            f"{NAME}: segment_ids must be ({batch}, {length}), got {tuple(ids.shape)}"
+        )

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_BLOCK_VALUES = 1 << 26  # values of one padded spectrum above which channels are processed in blocks
+# Values of one padded spectrum above which channels are processed in blocks.
+_BLOCK_VALUES = 1 << 26
 SHORT_KERNEL = 8
 """A sequence this many times longer than the kernel is cut into overlapping frames."""
 
 
 @lru_cache(maxsize=4096)
 def fft_size(n: int) -> int:
-    """Returns the smallest even 2^a·3^b·5^c that is at least ``n``: sizes at which a real FFT is fast.
+    """Returns the smallest even 2^a·3^b·5^c that is at least ``n``: sizes at which a real FFT is
+    fast.
 
     Args:
         n: least size, at least 1.
@@ -50,8 +52,8 @@ def convolve(x: Tensor, k: Tensor, skip: Tensor | None, new: int) -> Tensor:
 def _by_blocks(x: Tensor, k: Tensor, new: int) -> Tensor:
     """Convolves x (B, T, D) with k (D, taps) and returns the last ``new`` outputs (B, new, D).
 
-    Where the spectra would be large, channels go in blocks whose spectra are computed again in the backward
-    pass instead of being kept.
+    Where the spectra would be large, channels go in blocks whose spectra are computed again in the
+    backward pass instead of being kept.
     """
     x = x.transpose(1, 2)
     per_channel = 2 * x.shape[0] * x.shape[2]

@@ -46,7 +46,8 @@ def field_size(n: int) -> int:
 
 
 def _arguments(x: Tensor, kernel: Tensor, skip: Tensor | None, new: int, span: int) -> list[Any]:
-    """Returns the kernels' common arguments, for frames of the ``span`` positions to be worked out."""
+    """Returns the kernels' common arguments, for frames of the ``span`` positions to be worked
+    out."""
     batch, total, channels = x.shape
     taps = kernel.shape[1]
     reach = min(taps, total) - 1

@@ -15,7 +15,8 @@ def fft_conv_reference(
     history: Tensor | None = None,
     segment_ids: Tensor | None = None,
 ) -> Tensor:
-    """The direct sum that ``fft_conv`` equals, one tap at a time, O((H + L)·L); same arguments and result."""
+    """The direct sum that ``fft_conv`` equals, one tap at a time, O((H + L)·L); same arguments and
+    result."""
     check(Arguments(u, k, skip, history, segment_ids))
     dtype = work_dtype(u, k)
     batch, length, _ = u.shape

@@ -12,7 +12,8 @@ Convolve = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 def by_segments(x: Tensor, k: Tensor, segment_ids: Tensor, convolve: Convolve) -> Tensor:
-    """Convolves each packed segment of x (B, H + L, D) alone; the first of a row owns the H before it."""
+    """Convolves each packed segment of x (B, H + L, D) alone; the first of a row owns the H before
+    it."""
     batch, new = segment_ids.shape
     before = x.shape[1] - new
     rows, starts, lengths = segment_table(segment_ids)
@@ -33,12 +34,14 @@ def by_segments(x: Tensor, k: Tensor, segment_ids: Tensor, convolve: Convolve) -
         piece = torch.where(valid.unsqueeze(-1), piece, 0.0)
         outputs.append(convolve(piece, k, None, longest)[valid])
         places.append(place[valid])
-    y = torch.cat(outputs)[torch.cat(places).argsort()]  # the segments tile the pack: back to where they lay
+    # The segments tile the pack: back to where they lay.
+    y = torch.cat(outputs)[torch.cat(places).argsort()]
     return y.reshape(batch, before + new, -1)[:, before:]
 
 
 def segment_table(segment_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the row, start and length of every packed segment, in order: three integer tensors (S,).
+    """Returns the row, start and length of every packed segment, in order: three integer tensors
+    (S,).
 
     Args:
         segment_ids: integers (B, L); a segment ends where the id changes.
@@ -52,7 +55,11 @@ def segment_table(segment_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def carry_history(
-    u: Tensor, history: Tensor | None, limit: int, segment_ids: Tensor | None = None, fixed: bool = False
+    u: Tensor,
+    history: Tensor | None,
+    limit: int,
+    segment_ids: Tensor | None = None,
+    fixed: bool = False,
 ) -> Tensor:
     """Returns the inputs that later positions of the same sequence still need.
 
@@ -60,8 +67,8 @@ def carry_history(
         u: input (B, L, D).
         history: inputs (B, H, D) before it, or None.
         limit: how many to keep at most.
-        segment_ids: integers (B, L); what lies before a row's last segment becomes zero, and is dropped where
-            it is so in every row.
+        segment_ids: integers (B, L); what lies before a row's last segment becomes zero, and is
+            dropped where it is so in every row.
         fixed: pad with zeros on the left to exactly ``limit``.
 
     Returns:
@@ -74,7 +81,9 @@ def carry_history(
         changed = segment_ids[:, 1:] != segment_ids[:, :-1]
         position = torch.arange(1, u.shape[1], device=u.device) + (total - u.shape[1])
         begin = torch.nn.functional.pad(changed * position, (1, 0)).amax(1)
-        x = torch.where((torch.arange(total, device=u.device) >= begin.unsqueeze(1)).unsqueeze(-1), x, 0.0)
+        x = torch.where(
+            (torch.arange(total, device=u.device) >= begin.unsqueeze(1)).unsqueeze(-1), x, 0.0
+        )
         keep = min(keep, total - int(begin.min()))
     x = x[:, total - keep :]
     return torch.nn.functional.pad(x, (0, 0, limit - keep, 0)) if fixed else x

@@ -1,4 +1,5 @@
-"""The long convolution on the CPU as an operator of torch: the backward keeps the input and the kernel."""
+"""The long convolution on the CPU as an operator of torch: the backward keeps the input and the
+kernel."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def _backward_cpu(into: _Incoming, inputs: Inputs) -> list[Tensor]:
 def spectral_gradients(
     dy: Tensor, x: Tensor, kernel: Tensor, skip: Tensor | None, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of x and of the kernel in operations of torch, which have derivatives themselves.
+    """Returns the gradients of x and of the kernel in operations of torch, which have derivatives
+    themselves.
 
     Args:
         dy: (B, L, D).
@@ -60,7 +62,9 @@ def spectral_gradients(
         response = response + skip.unsqueeze(-1)
     dx = torch.fft.irfft(later * response.conj(), n=size)[..., :total].transpose(1, 2)
     spectrum = torch.fft.rfft(x.to(kernel.dtype).transpose(1, 2), n=size)
-    lags = torch.fft.irfft((later * spectrum.conj()).sum(0), n=size)[:, : min(total, kernel.shape[1])]
+    lags = torch.fft.irfft((later * spectrum.conj()).sum(0), n=size)[
+        :, : min(total, kernel.shape[1])
+    ]
     return dx.to(x.dtype), torch.nn.functional.pad(lags, (0, kernel.shape[1] - lags.shape[1]))
 
 
@@ -77,11 +81,14 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dx, dkernel = spectral_gradients(dy, x, kernel, skip, size)
     else:
         dx, dkernel = backward(dy, x, kernel, skip, ctx.new)
-    # The kernel's gradient at lag 0 is that of the direct connection; a view would keep all of it alive.
+    # The kernel's gradient at lag 0 is that of the direct connection; a view would keep all of it
+    # alive.
     return dx, dkernel, None if skip is None else dkernel[:, 0].clone(), None
 
 
-backward = define("longseq::long_conv_backward", (_Incoming, Inputs), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq::long_conv_backward", (_Incoming, Inputs), None, _gradients, cpu=_backward_cpu
+)
 forward = define(
     "longseq::long_conv",
     (Inputs,),

@@ -1,4 +1,5 @@
-"""Hyena's operator: a long convolution between two gates, all inputs through short convolutions first."""
+"""Hyena's operator: a long convolution between two gates, all inputs through short convolutions
+first."""
 
 from __future__ import annotations
 
@@ -32,11 +33,13 @@ def gated_conv(
     *,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Computes ``y = s(x₀) ⊙ (kernel * u + skip·u)``, ``u = s(x₁) ⊙ s(x₂)``, with causal convolutions.
+    """Computes ``y = s(x₀) ⊙ (kernel * u + skip·u)``, ``u = s(x₁) ⊙ s(x₂)``, with causal
+    convolutions.
 
-    On a CPU it is one compiled pass over x each way: short convolutions and products happen where the long
-    convolution's transform reads and writes, nothing but x and the weights is kept for the backward, and the
-    gradient of x is written once, in one piece. Elsewhere it is the four operators one after another.
+    On a CPU it is one compiled pass over x each way: short convolutions and products happen where
+    the long convolution's transform reads and writes, nothing but x and the weights is kept for the
+    backward, and the gradient of x is written once, in one piece. Elsewhere it is the four
+    operators one after another.
 
     Args:
         x: [x₀, x₁, x₂], (B, L, 3D), nothing before position 0.
@@ -48,8 +51,8 @@ def gated_conv(
         backend: see ``longseq.core.ops.backends``; "reference" is the direct sums.
 
     Returns:
-        y and u, (B, L, D) in x's dtype. The products between are kept in float32, or in float64 if x or the
-        kernel is.
+        y and u, (B, L, D) in x's dtype. The products between are kept in float32, or in float64 if
+        x or the kernel is.
 
     Raises:
         ArgumentError: for shapes that do not fit.

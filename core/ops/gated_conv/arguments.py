@@ -31,11 +31,14 @@ def check(call: Arguments) -> None:
     """
     x, weight, bias, kernel, skip, shift = call
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] % 3:
-        raise ArgumentError(f"{NAME}: x must be (B, L, 3D) with L of at least 1, got {tuple(x.shape)}")
+        raise ArgumentError(
+            f"{NAME}: x must be (B, L, 3D) with L of at least 1, got {tuple(x.shape)}"
+        )
     width, inner = x.shape[2] // 3, x.shape[2]
     if weight.ndim != 2 or weight.shape[0] != inner or not 1 <= weight.shape[1] <= MAX_WIDTH:
         raise ArgumentError(
-            f"{NAME}: weight must be ({inner}, W), W from 1 to {MAX_WIDTH}, got {tuple(weight.shape)}"
+            f"{NAME}: weight must be ({inner}, W), W from 1 to {MAX_WIDTH}, got "
+            f"{tuple(weight.shape)}"
         )
     for name, vector in (("bias", bias), ("shift", shift)):
         if vector is not None and vector.shape != (inner,):

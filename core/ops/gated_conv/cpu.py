@@ -23,7 +23,8 @@ def _arguments(call: Arguments, taps: Tensor) -> tuple[list[Any], list[Any]]:
     """Returns the kernels' common arguments and the tensors that must outlive the call."""
     x = cpu_calls.dense(call.x)
     vectors = [
-        cpu_calls.vector(t, call.kernel.dtype) for t in (call.weight, call.bias, call.shift, call.skip)
+        cpu_calls.vector(t, call.kernel.dtype)
+        for t in (call.weight, call.bias, call.shift, call.skip)
     ]
     *small, skip = (cpu_calls.pointer(t) for t in vectors)
     batch, length, inner = x.shape
@@ -47,7 +48,8 @@ def forward(y: Tensor, u: Tensor, call: Arguments) -> None:
 
 
 def backward(outputs: Sequence[Tensor], dy: Tensor, du: Tensor | None, call: Arguments) -> None:
-    """Fills the gradients of x, weight, bias, kernel and shift, all but x's in the kernel's dtype."""
+    """Fills the gradients of x, weight, bias, kernel and shift, all but x's in the kernel's
+    dtype."""
     dx, dweight, dbias, dkernel, dshift = outputs
     length = call.x.shape[1]
     seen = dkernel[:, :length]  # laid out as the kernel is

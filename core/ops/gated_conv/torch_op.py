@@ -59,13 +59,16 @@ def _backward(ctx: Any, dy: Tensor | None, du: Tensor | None) -> tuple[Tensor | 
     if torch.is_grad_enabled():
         return _differentiable_gradients(dy, du, call)
     dx, dweight, dbias, dkernel, dshift = backward(dy, du, *call)
-    # The kernel's gradient at lag 0 is that of the direct connection; a view would keep all of it alive.
+    # The kernel's gradient at lag 0 is that of the direct connection; a view would keep all of it
+    # alive.
     dskip = None if call.skip is None else dkernel[:, 0].clone()
     dbias, dshift = None if call.bias is None else dbias, None if call.shift is None else dshift
     return dx, dweight, dbias, dkernel, dskip, dshift
 
 
-def _differentiable_gradients(dy: Tensor, du: Tensor | None, call: Arguments) -> tuple[Tensor | None, ...]:
+def _differentiable_gradients(
+    dy: Tensor, du: Tensor | None, call: Arguments
+) -> tuple[Tensor | None, ...]:
     """Returns the gradients in operations that have derivatives themselves."""
 
     def run(*there: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +85,9 @@ def _differentiable_gradients(dy: Tensor, du: Tensor | None, call: Arguments) ->
     return tuple(None if t is None else next(grads) for t in call)
 
 
-backward = define("longseq::gated_conv_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq::gated_conv_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu
+)
 forward = define(
     "longseq::gated_conv",
     (Arguments,),

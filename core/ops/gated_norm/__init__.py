@@ -1,4 +1,5 @@
-"""Norms of groups of channels with a swish gate, in one pass over the rows; only inputs are kept."""
+"""Norms of groups of channels with a swish gate, in one pass over the rows; only inputs are
+kept."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ def _rows(x: Tensor | None) -> cpu_calls.Arg:
 
 def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
     """Returns the kernels' common arguments and the tensors that must outlive the call."""
-    rows = [x if x is None or x.stride(1) == 1 else x.contiguous() for x in (call.y, call.z, call.u)]
+    rows = [
+        x if x is None or x.stride(1) == 1 else x.contiguous() for x in (call.y, call.z, call.u)
+    ]
     vectors = [cpu_calls.vector(x, call.y.dtype) for x in (call.weight, call.skip)]
     arguments = [
         (*call.y.shape, call.groups),
@@ -64,7 +66,9 @@ def backward(outputs: Sequence[Tensor], dout: Tensor, call: Arguments) -> None:
     arguments, alive = _arguments(call)
     dout = dout if dout.stride(1) == 1 else dout.contiguous()
     blocks = -(-dy.shape[0] // native().NORM_ROWS)
-    parts = [None if x is None else dy.new_empty((blocks, dy.shape[1])) for x in (call.weight, call.skip)]
+    parts = [
+        None if x is None else dy.new_empty((blocks, dy.shape[1])) for x in (call.weight, call.skip)
+    ]
     native().gated_norm_backward(
         *arguments,
         _rows(dout),

@@ -62,7 +62,9 @@ def _backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads, None, None, None, None)
 
 
-backward = define("longseq::gated_norm_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq::gated_norm_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu
+)
 forward = define(
     "longseq::gated_norm",
     (Arguments,),

@@ -26,8 +26,8 @@ _DISPATCH = Dispatch("biased_glu", {"cpu": cpu.reason}, _example, "composed", an
 def biased_glu(x: Tensor, bias: Tensor | None = None, *, backend: Backend = "auto") -> Tensor:
     """Returns ``(a + α) ⊙ σ(g + γ)`` for x = [a, g] and the bias [α, γ].
 
-    Float32 and float64 on a CPU run in one compiled pass each way, which the bias and its gradient are part
-    of; anything else through ``torch.nn.functional.glu``.
+    Float32 and float64 on a CPU run in one compiled pass each way, which the bias and its gradient
+    are part of; anything else through ``torch.nn.functional.glu``.
 
     Args:
         x: (..., 2W).

@@ -15,7 +15,9 @@ _ROWS = 128  # that share one partial sum of the bias's gradient, as in the comp
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels do not take a call, or None if they do."""
     x, bias = call
-    if x.dtype not in (torch.float32, torch.float64) or (bias is not None and bias.dtype != x.dtype):
+    if x.dtype not in (torch.float32, torch.float64) or (
+        bias is not None and bias.dtype != x.dtype
+    ):
         return "it takes float32 or float64, and a bias of the same"
     return cpu_reason(x, bias) if x.numel() else "there is nothing to compute"
 

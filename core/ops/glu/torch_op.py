@@ -54,7 +54,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None if bias is None else dbias
 
 
-backward = define("longseq::biased_glu_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq::biased_glu_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu
+)
 forward = define(
     "longseq::biased_glu",
     (Arguments,),

@@ -42,17 +42,18 @@ def linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """Runs S_t = diag(exp g_t) S_{t-1} + k_t v_tᵀ, o_t = scale · S_tᵀ q_t, in chunks.
 
-    Inside a chunk the scores are a masked matrix product; between chunks one K × V state is handed on. With
-    a decay per key channel the product is taken over halves, quarters, … of the chunk, each with its decays
-    measured from the cut, so that every exponent is a sum of log-decays over a real span: nothing overflows
-    for log-decays ≤ 0, and there is no division by a cumulative decay. See arXiv 2307.08621, eq. 7
-    (retention), and arXiv 2312.06635, eq. 3-5 and section 4 (GLA).
+    Inside a chunk the scores are a masked matrix product; between chunks one K × V state is handed
+    on. With a decay per key channel the product is taken over halves, quarters, … of the chunk,
+    each with its decays measured from the cut, so that every exponent is a sum of log-decays over a
+    real span: nothing overflows for log-decays ≤ 0, and there is no division by a cumulative decay.
+    See arXiv 2307.08621, eq. 7 (retention), and arXiv 2312.06635, eq. 3-5 and section 4 (GLA).
 
     Args:
         q: queries (B, L, G, K).
         k: keys (B, L, G, K).
         v: values (B, L, H, V), H a multiple of G; consecutive heads share a query and a key.
-        log_decay: g ≤ 0; None, (B, L, H) per head or (B, L, G, K) per key channel; -inf forgets all.
+        log_decay: g ≤ 0; None, (B, L, H) per head or (B, L, G, K) per key channel; -inf forgets
+            all.
         scale: factor of the scores; 1/√K if None.
         initial_state: S before position 0, (B, H, K, V); zeros if None.
         resets: bool or integer (B, L), true where the state is cleared before the position is read.

@@ -24,18 +24,26 @@ from longseq.core.ops.precision import autocast_off
 
 
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
-    """Runs a checked call; a single position is a step, and a long call without gradients goes by blocks."""
+    """Runs a checked call; a single position is a step, and a long call without gradients goes by
+    blocks."""
     if call.v.shape[1] == 1:
         return reference.run(call)
     if not by_blocks(call.v.shape[1]):
         return _run(call)
 
     def block(
-        q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, resets: Tensor | None, state: Tensor | None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor | None,
+        resets: Tensor | None,
+        state: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         return run(call._replace(q=q, k=k, v=v, log_decay=g, resets=resets, initial_state=state))
 
-    return run_blocks(block, (call.q, call.k, call.v, call.log_decay, call.resets), call.initial_state)
+    return run_blocks(
+        block, (call.q, call.k, call.v, call.log_decay, call.resets), call.initial_state
+    )
 
 
 def _run(call: Arguments) -> tuple[Tensor, Tensor]:
@@ -79,7 +87,9 @@ def per_head(
     qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, stepped))
     spans = span_sums(to_chunks(g.unsqueeze(-1), chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, H, C, T, 1)
-    blocks = (a[..., 1::2, :, :].exp() * b[..., 0::2, :, :].exp().transpose(-1, -2) for a, b in spans[:-1])
+    blocks = (
+        a[..., 1::2, :, :].exp() * b[..., 0::2, :, :].exp().transpose(-1, -2) for a, b in spans[:-1]
+    )
     decay = lower_triangular(torch.ones_like(spans[0][0]), blocks, 0.0)  # (B, H, C, T, T)
     scores = (qc @ kc.transpose(-1, -2)).unsqueeze(2) * decay.unflatten(1, (groups, shared))
     y = scores.flatten(1, 2) @ vc

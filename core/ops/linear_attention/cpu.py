@@ -1,4 +1,5 @@
-"""Linear attention with a decay per head, chunk by chunk in the caches, with a backward that recomputes."""
+"""Linear attention with a decay per head, chunk by chunk in the caches, with a backward that
+recomputes."""
 
 from __future__ import annotations
 
@@ -54,10 +55,13 @@ class Walk:
     def values(self, c: int) -> tuple[Tensor, Tensor]:
         """Returns the values of chunk c (B, T, H, V), and times their steps."""
         values = self.shape.at(self.v, c)
-        return values, values if self.step is None else values * self.shape.at(self.step, c).unsqueeze(-1)
+        return values, values if self.step is None else values * self.shape.at(
+            self.step, c
+        ).unsqueeze(-1)
 
     def advance(self, state: Tensor, c: int, stepped: Tensor, out: Tensor) -> None:
-        """Writes the state (B·G, K, R·V) after chunk c, that of the last ``Decays.fill``, to ``out``."""
+        """Writes the state (B·G, K, R·V) after chunk c, that of the last ``Decays.fill``, to
+        ``out``."""
         shape, decays = self.shape, self.decays
         torch.mul(shape.heads_of(state), shape.per_state(decays.total), out=shape.heads_of(out))
         torch.mul(stepped, shape.per_value(decays.behind), out=self.weighted)
@@ -77,14 +81,17 @@ class Walk:
             torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
             weights = decays.fill(c, scores=self.scores)
             torch.bmm(weights, shape.heads_first(stepped), out=inside)
-            out = shape.unfolded(torch.bmm(queries, state, out=across)).mul_(shape.per_value(decays.through))
+            out = shape.unfolded(torch.bmm(queries, state, out=across)).mul_(
+                shape.per_value(decays.through)
+            )
             if self.skip is not None:
                 out.addcmul_(values, self.skip)
             shape.put(y, c, out.add_(shape.heads_last(inside)))
             self.advance(state, c, stepped, state)
 
     def backward(self, dy: Tensor, dstate: Tensor, marks: Tensor, grads: Sequence[Tensor]) -> None:
-        """Writes the gradients of q, k, v, g, step and skip; the last state's becomes the first's."""
+        """Writes the gradients of q, k, v, g, step and skip; the last state's becomes the
+        first's."""
         dq, dk, dv, dg, dstep, dskip = grads
         shape, decays = self.shape, self.decays
         dgs, slopes = torch.empty_like(decays.g), torch.empty_like(decays.matrix)
@@ -103,18 +110,24 @@ class Walk:
                 out = shape.at(dy, c)
                 dapart = shape.heads_first(out)
                 decays.fill(c)
-                # Across the chunk's borders: what the exponents get, and the first part of all gradients.
+                # Across the chunk's borders: what the exponents get, and the first part of all
+                # gradients.
                 through, behind = shape.per_value(decays.through), shape.per_value(decays.behind)
                 decayed = shape.folded(out * through)
                 weighted = shape.folded(torch.mul(stepped, behind, out=self.weighted))
                 at_end = shape.unfolded(torch.bmm(keys, dstate, out=entered)).mul_(behind)
                 before = shape.unfolded(torch.bmm(queries, state, out=seen).mul_(decayed))
                 entering, leaving = (
-                    x.sum(-1).transpose(1, 2).reshape(decays.heads, -1) for x in (before, at_end * stepped)
+                    x.sum(-1).transpose(1, 2).reshape(decays.heads, -1)
+                    for x in (before, at_end * stepped)
                 )
                 dkeys = torch.bmm(weighted, dstate.transpose(1, 2))
                 shape.heads_of(dstate).mul_(shape.per_state(decays.total))
-                whole = torch.linalg.vecdot(shape.heads_of(dstate), shape.heads_of(state)).sum(2).flatten()
+                whole = (
+                    torch.linalg.vecdot(shape.heads_of(dstate), shape.heads_of(state))
+                    .sum(2)
+                    .flatten()
+                )
                 # Inside the chunk.
                 torch.bmm(queries, keys.transpose(1, 2), out=self.scores)
                 torch.bmm(dapart, shape.heads_first(stepped).transpose(1, 2), out=slopes)

@@ -45,7 +45,9 @@ def run(call: Arguments) -> tuple[Tensor, Tensor]:
         q, k, values, g, state = prepared(call)
         shared = v.shape[2] // q.shape[2]
         q, k = q.repeat_interleave(shared, 2), k.repeat_interleave(shared, 2)
-        decay = (g.unsqueeze(-1) if g.ndim == 3 else g.repeat_interleave(shared, 2)).exp().unsqueeze(-1)
+        decay = (
+            (g.unsqueeze(-1) if g.ndim == 3 else g.repeat_interleave(shared, 2)).exp().unsqueeze(-1)
+        )
         outputs = []
         for t in range(v.shape[1]):
             state = decay[:, t] * state + k[:, t].unsqueeze(-1) * values[:, t].unsqueeze(-2)

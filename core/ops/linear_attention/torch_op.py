@@ -1,4 +1,5 @@
-"""Linear attention with a decay per head on the CPU as an operator of torch: results, gradients, vmap."""
+"""Linear attention with a decay per head on the CPU as an operator of torch: results, gradients,
+vmap."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def _outputs(x: Inputs, first: _First, saving: _Saving) -> list[Tensor]:
 
 
 def _gradients(into: _Incoming, x: Inputs, saved: _Saved) -> list[Tensor]:
-    """Returns room for the gradients of q, k, v, g, the first state, step, and skip, that of every row."""
+    """Returns room for the gradients of q, k, v, g, the first state, step, and skip, that of every
+    row."""
     dstep = x.v.new_empty((0,) if x.step is None else x.step.shape)
     dskip = x.v.new_empty((0,) if x.skip is None else (x.v.shape[0], *x.skip.shape))
     return [*[t.new_empty(t.shape) for t in (x.q, x.k, x.v, x.g, into.dlast)], dstep, dskip]
@@ -136,7 +138,8 @@ def decay_attention(
     step: Tensor | None = None,
     skip: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``chunked.per_head`` where no intermediate is larger than a chunk's, on the CPU; same arguments."""
+    """``chunked.per_head`` where no intermediate is larger than a chunk's, on the CPU; same
+    arguments."""
     y, last, _ = forward(q, k, v, g, step, skip, chunk_size, state, torch.is_grad_enabled())
     return y, last
 
@@ -144,9 +147,9 @@ def decay_attention(
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call on the CPU, by whichever of its ways is the quickest.
 
-    The walk is for a decay per head. A decay per channel is products of matrices alone, which torch does as
-    quickly as we could. With gradients and a key for every head, the products of all chunks at once are
-    quicker than the walk.
+    The walk is for a decay per head. A decay per channel is products of matrices alone, which torch
+    does as quickly as we could. With gradients and a key for every head, the products of all chunks
+    at once are quicker than the walk.
     """
     if call.v.shape[1] == 1:
         return reference.run(call)

@@ -33,19 +33,23 @@ def linear_scan(
 
     Args:
         a: decays, broadcastable to b; a decay of exactly zero resets the channel.
-        b: inputs (B, L, …), real or complex; float32, float64, bfloat16, float16, complex64 or complex128.
+        b: inputs (B, L, …), real or complex; float32, float64, bfloat16, float16, complex64 or
+            complex128.
         initial_state: (B, …); zero if None.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
-        All states (B, L, …) and the last one (B, …): float32 or float64 or their complex counterparts.
+        All states (B, L, …) and the last one (B, …): float32 or float64 or their complex
+        counterparts.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
     check_kind(_NAME, False, a=a, b=b, **present(initial_state=initial_state))
     if b.dim() < 2 or b.shape[1] == 0:
-        raise ArgumentError(f"{_NAME}: b must be (batch, length ≥ 1, channels…), got {tuple(b.shape)}")
+        raise ArgumentError(
+            f"{_NAME}: b must be (batch, length ≥ 1, channels…), got {tuple(b.shape)}"
+        )
     check_shape(_NAME, "b", b, b.shape, "(batch, length, channels…)")
     try:
         a_full = a.expand(b.shape)
@@ -76,5 +80,6 @@ def linear_scan(
 
 
 def _flatten(tensor: Tensor) -> Tensor:
-    """Returns (B, L, …) as (B, L, D), keeping a broadcast batch or time dimension unmaterialised."""
+    """Returns (B, L, …) as (B, L, D), keeping a broadcast batch or time dimension
+    unmaterialised."""
     return tensor.unsqueeze(2) if tensor.dim() == 2 else tensor.flatten(2)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 class Arguments(NamedTuple):
-    """A call of the kernels: a and b (B, L, D), the initial state (B, D); all real or all complex."""
+    """A call of the kernels: a and b (B, L, D), the initial state (B, D); all real or all
+    complex."""
 
     a: Tensor
     b: Tensor

@@ -26,13 +26,22 @@ def _linear(a: Tensor, b: Tensor, out: Tensor, reverse: bool, **values: int) -> 
     tiles = math.ceil(channels / 32)
     chunk, chunks = _cuda.split(length, batch * tiles, 64, b.device)
     defines: dict[str, str | int] = {
-        "LONGSEQ_COMPLEX": int(b.is_complex()), "LONGSEQ_REVERSE": int(reverse),
-        "LONGSEQ_A": _cuda.type_of(a), "LONGSEQ_B": _cuda.type_of(b), "LONGSEQ_OUT": _cuda.type_of(out),
-    }  # fmt: skip
+        "LONGSEQ_COMPLEX": int(b.is_complex()),
+        "LONGSEQ_REVERSE": int(reverse),
+        "LONGSEQ_A": _cuda.type_of(a),
+        "LONGSEQ_B": _cuda.type_of(b),
+        "LONGSEQ_OUT": _cuda.type_of(out),
+    }
     values |= {
-        "batch": batch, "length": length, "channels": channels, "tiles": tiles, "chunk": chunk,
-        "chunks": chunks, **_cuda.rows(a=a, b=b), **_cuda.addresses(out=out),
-    }  # fmt: skip
+        "batch": batch,
+        "length": length,
+        "channels": channels,
+        "tiles": tiles,
+        "chunk": chunk,
+        "chunks": chunks,
+        **_cuda.rows(a=a, b=b),
+        **_cuda.addresses(out=out),
+    }
     alive: list[Tensor] = []
 
     def launch(kernel: str, grid: tuple[int, ...], threads: int) -> None:
@@ -41,7 +50,9 @@ def _linear(a: Tensor, b: Tensor, out: Tensor, reverse: bool, **values: int) -> 
 
     if chunks > 1:
         dtype = torch.complex64 if b.is_complex() else torch.float32
-        alive = [torch.empty(batch, chunks, channels, dtype=dtype, device=b.device) for _ in range(3)]
+        alive = [
+            torch.empty(batch, chunks, channels, dtype=dtype, device=b.device) for _ in range(3)
+        ]
         values |= _cuda.addresses(local=alive[0], product=alive[1])
         launch("linear_summary", (batch * tiles, chunks), 256)
         values |= _cuda.addresses(starts=alive[2])
@@ -51,14 +62,22 @@ def _linear(a: Tensor, b: Tensor, out: Tensor, reverse: bool, **values: int) -> 
 
 
 def forward(h: Tensor, a: Tensor, b: Tensor, initial: Tensor | None) -> None:
-    """Fills h (B, L, D), dense, float32 or complex64. Other arguments as in ``linear_scan``, flattened."""
+    """Fills h (B, L, D), dense, float32 or complex64. Other arguments as in ``linear_scan``,
+    flattened."""
     initial = _cuda.parameter(initial)
     _linear(a, b, h, False, **_cuda.addresses(initial=initial))
 
 
 def backward(
-    da: Tensor, db: Tensor, dinitial: Tensor, dh: Tensor, a: Tensor, initial: Tensor | None, h: Tensor
+    da: Tensor,
+    db: Tensor,
+    dinitial: Tensor,
+    dh: Tensor,
+    a: Tensor,
+    initial: Tensor | None,
+    h: Tensor,
 ) -> None:
-    """Fills da, db (dense, in the dtypes of a and b) and dinitial (as h): the scan from right to left."""
+    """Fills da, db (dense, in the dtypes of a and b) and dinitial (as h): the scan from right to
+    left."""
     initial = _cuda.parameter(initial)
     _linear(a, dh, db, True, **_cuda.addresses(initial=initial, h=h, da=da, dinitial=dinitial))

@@ -9,7 +9,8 @@ from longseq.core.ops.precision import compute_dtype
 
 
 def linear_scan_reference(a: Tensor, b: Tensor, initial_state: Tensor | None = None) -> Tensor:
-    """The recurrence written out. Arguments as in ``linear_scan`` with a of b's shape; returns all states."""
+    """The recurrence written out. Arguments as in ``linear_scan`` with a of b's shape; returns all
+    states."""
     dtype = compute_dtype(a, b, initial_state)
     if any(t is not None and t.is_complex() for t in (a, b, initial_state)):
         dtype = torch.promote_types(dtype, torch.complex64)

@@ -1,4 +1,5 @@
-"""The linear scan as an operator of torch: results, gradients, and the rules of autocast and vmap."""
+"""The linear scan as an operator of torch: results, gradients, and the rules of autocast and
+vmap."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def _backward_cpu(into: _Incoming, call: Arguments, saved: _Saved) -> tuple[Tens
     return grads
 
 
-def _backward_cuda(into: _Incoming, call: Arguments, saved: _Saved) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cuda(
+    into: _Incoming, call: Arguments, saved: _Saved
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = _gradients(into, call, saved)
     if saved.h.numel():
         cuda.backward(*grads, into.dh, call.a, call.initial_state, saved.h)

@@ -3,8 +3,8 @@ r"""One position of a whole Mamba layer, for decoding.
     u, z = W_in x;   u' = silu(conv(u));   Δ, B, C = W_x u';
     y = W_out (scan(u', W_dt Δ, A, B, C, D) · silu(z))
 
-At a batch of one, time goes into reading the weights and into the calls between them; on a CPU it is one call
-that reads the weights once, in order, by all threads.
+At a batch of one, time goes into reading the weights and into the calls between them; on a CPU it
+is one call that reads the weights once, in order, by all threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
         return made.requires_grad_(False)
 
     layer = MambaLayer(
-        linear(16, 64), new(32, 1, 4), bias, linear(32, 9), linear(1, 32), new(32, 4), bias, linear(32, 16)
+        linear(16, 64),
+        new(32, 1, 4),
+        bias,
+        linear(32, 9),
+        linear(1, 32),
+        new(32, 4),
+        bias,
+        linear(32, 16),
     )
     return Arguments(x, new(1, 3, 32), new(1, 32, 4), layer)
 
@@ -47,7 +54,8 @@ def mamba_step(
         conv: the last d_conv - 1 inputs of the convolution, (B, d_conv - 1, D).
         state: h (B, D, N).
         layer: its maps and parameters.
-        backend: see ``longseq.core.ops.backends``; of the layer's operators where the one call is not made.
+        backend: see ``longseq.core.ops.backends``; of the layer's operators where the one call is
+            not made.
 
     Returns:
         y (B, d_model), the new ``conv`` and the new ``state``.

@@ -39,7 +39,9 @@ def _weights(layer: MambaLayer) -> tuple[Tensor | None, ...]:
 def reason(call: Arguments) -> str | None:
     """Returns why the kernel does not take a call, or None if it does."""
     x, conv, state, layer = call
-    if not all(plain_map(one) for one in (layer.in_proj, layer.x_proj, layer.dt_proj, layer.out_proj)):
+    if not all(
+        plain_map(one) for one in (layer.in_proj, layer.x_proj, layer.dt_proj, layer.out_proj)
+    ):
         return "a map is more than a matrix"
     weights = _weights(layer)
     why = cpu_calls.direct_reason(x, conv, state, *weights)
@@ -49,7 +51,11 @@ def reason(call: Arguments) -> str | None:
         return "it takes float32 or float64"
     if not 1 <= x.shape[0] <= LARGEST_BATCH:
         return f"it takes 1 to {LARGEST_BATCH} rows, these are {x.shape[0]}"
-    (rows, d_model), (width, states), rank = x.shape, layer.A_log.shape, layer.dt_proj.weight.shape[1]
+    (rows, d_model), (width, states), rank = (
+        x.shape,
+        layer.A_log.shape,
+        layer.dt_proj.weight.shape[1],
+    )
     shapes = (
         (2 * width, d_model),
         (2 * width,),
@@ -63,10 +69,16 @@ def reason(call: Arguments) -> str | None:
         (d_model, width),
         (d_model,),
     )
-    fits = conv.shape == (rows, layer.taps.shape[-1] - 1, width) and state.shape == (rows, width, states)
+    fits = conv.shape == (rows, layer.taps.shape[-1] - 1, width) and state.shape == (
+        rows,
+        width,
+        states,
+    )
     if not fits or any(t is not None and t.shape != shape for t, shape in zip(weights, shapes)):
         return "its shapes do not fit one another"
-    if not all(t is None or (t.dtype == x.dtype and t.is_contiguous()) for t in (x, conv, state, *weights)):
+    if not all(
+        t is None or (t.dtype == x.dtype and t.is_contiguous()) for t in (x, conv, state, *weights)
+    ):
         return "it takes dense tensors of one dtype"
     return None
 

@@ -1,4 +1,5 @@
-"""The mLSTM's matrix memory: exponential input gates, sigmoid forget gates, and a stabiliser, over chunks."""
+"""The mLSTM's matrix memory: exponential input gates, sigmoid forget gates, and a stabiliser, over
+chunks."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def mlstm(
         v: values (B, L, H, V).
         i: input gates before their exponential (B, L, H).
         f: forget gates before their sigmoid (B, L, H).
-        initial_state: C (B, H, K, V), n (B, H, K), m (B, H); None for the start: zeros, and m = -inf.
+        initial_state: C (B, H, K, V), n (B, H, K), m (B, H); None for the start: zeros, and m =
+            -inf.
         resets: bool or integer (B, L), true where the state is cleared before the position is read.
         chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
         eps: added to the denominator.

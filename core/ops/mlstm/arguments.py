@@ -43,11 +43,15 @@ def checked(call: Arguments) -> Arguments:
     """
     q, k, v, i, f, initial_state, resets, *_ = call
     if v.ndim != 4 or v.shape[1] < 1:
-        raise ArgumentError(f"{NAME}: v must be (batch, length ≥ 1, heads, width), got {tuple(v.shape)}")
+        raise ArgumentError(
+            f"{NAME}: v must be (batch, length ≥ 1, heads, width), got {tuple(v.shape)}"
+        )
     batch, length, heads, d_value = v.shape
     d_key = q.shape[-1]
     for name, tensor in (("q", q), ("k", k)):
-        check_shape(NAME, name, tensor, (batch, length, heads, d_key), "(batch, length, heads, key width)")
+        check_shape(
+            NAME, name, tensor, (batch, length, heads, d_key), "(batch, length, heads, key width)"
+        )
     for name, tensor in (("i", i), ("f", f)):
         check_shape(NAME, name, tensor, (batch, length, heads), "(batch, length, heads)")
     resets = check_resets(NAME, resets, batch, length)

@@ -22,7 +22,8 @@ from longseq.core.ops.precision import autocast_off
 
 
 def run(call: Arguments) -> tuple[Tensor, MLSTMState]:
-    """Runs a checked call; a single position is a step, and a long call without gradients goes by blocks."""
+    """Runs a checked call; a single position is a step, and a long call without gradients goes by
+    blocks."""
     if call.v.shape[1] == 1:
         return reference.step(call)
     if not by_blocks(call.v.shape[1]):
@@ -84,7 +85,8 @@ def composed(
     spans = span_sums(to_chunks(g.unsqueeze(-1), chunk))
     through, behind = (x.squeeze(-3) for x in spans[-1])  # (B, H, C, T, 1)
 
-    # The exponents of the state's units at the borders of the chunks: never below any inside the chunk.
+    # The exponents of the state's units at the borders of the chunks: never below any inside the
+    # chunk.
     exponent, total = behind + ic, through[..., -1, :]
     units = [m.unsqueeze(-1)]
     for chunk_m, chunk_total in zip(exponent.amax(-2).unbind(2), total.unbind(2)):

@@ -89,7 +89,8 @@ class _Walk:
 def forward(
     x: Inputs, options: Options, memory: Memory, marks: Sequence[Tensor], h: Tensor, seen: Tensor
 ) -> None:
-    """Walks over all chunks; writes h (B, L, H, V), nᵀq (B, L, H), the marks, and the memory in place."""
+    """Walks over all chunks; writes h (B, L, H, V), nᵀq (B, L, H), the marks, and the memory in
+    place."""
     q, k, v, *_ = x
     walk, eps = _Walk(x, options.chunk_size), options.eps
     shape, decays = walk.shape, walk.decays
@@ -112,19 +113,25 @@ def forward(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Returns the sum over the last dimension of a product that is not written out: (..., E) to (...)."""
+    """Returns the sum over the last dimension of a product that is not written out: (..., E) to
+    (...)."""
     return torch.linalg.vecdot(a, b)
 
 
 def backward(
-    dh: Tensor, dlast: Sequence[Tensor], x: Inputs, kept: Kept, options: Options, outputs: Sequence[Tensor]
+    dh: Tensor,
+    dlast: Sequence[Tensor],
+    x: Inputs,
+    kept: Kept,
+    options: Options,
+    outputs: Sequence[Tensor],
 ) -> None:
     """Walks back over all chunks; writes the gradients of q, k, v, i, g, C, n and m.
 
     With y_t = Σ_s P[t, s] (q_t·k_s) v_s + through_t Cᵀ q_t and x_t = nᵀ q_t alike, the output is
-    h_t = y_t / (max(|x_t|, exp(-m_t)) + eps). A larger m_t divides y_t, x_t and exp(-m_t) by the same, so
-    that only eps (and the bound of the exponent) leaves it a gradient. That of the memory's unit is
-    -⟨dC, C⟩ - ⟨dn, n⟩. Both go to the exponent that attains m.
+    h_t = y_t / (max(|x_t|, exp(-m_t)) + eps). A larger m_t divides y_t, x_t and exp(-m_t) by the
+    same, so that only eps (and the bound of the exponent) leaves it a gradient. That of the
+    memory's unit is -⟨dC, C⟩ - ⟨dn, n⟩. Both go to the exponent that attains m.
     """
     q, k, v, *_ = x
     h, seen, *marks = kept
@@ -180,7 +187,9 @@ def backward(
             # Inside the chunk.
             torch.bmm(queries, keys.transpose(1, 2), out=walk.scores)
             torch.bmm(dy, values.transpose(1, 2), out=slopes)
-            decays.slopes(c, walk.scores, slopes, entering, leaving, whole, dgs[c], dseen, dunits, dis[c], dm)
+            decays.slopes(
+                c, walk.scores, slopes, entering, leaving, whole, dgs[c], dseen, dunits, dis[c], dm
+            )
             torch.bmm(decays.matrix.transpose(1, 2), dy, out=inside).addcmul_(entered, behind_)
             dqueries.baddbmm_(slopes, keys)
             dkeys.baddbmm_(slopes.transpose(1, 2), queries).mul_(walk.scale)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# exp(-m) is a floor under the denominator; beyond this exponent the output is zero to any rounding, while
-# float32 would overflow.
+# exp(-m) is a floor under the denominator; beyond this exponent the output is zero to any rounding,
+# while float32 would overflow.
 MAX_FLOOR_EXPONENT = 60.0
 
 
 def finite(m: Tensor) -> Tensor:
-    """Returns m with -inf (nothing seen yet) made finite, so that exp(-inf - m) is 0 and not NaN."""
+    """Returns m with -inf (nothing seen yet) made finite, so that exp(-inf - m) is 0 and not
+    NaN."""
     return m.clamp_min(-1e30)
 
 
@@ -21,5 +22,6 @@ def floor_of(m: Tensor) -> Tensor:
 
 
 def normalise(y: Tensor, m: Tensor, eps: float) -> Tensor:
-    """Returns h (..., V) for y (..., V + 1), whose last column is nᵀq, and the stabiliser m (...)."""
+    """Returns h (..., V) for y (..., V + 1), whose last column is nᵀq, and the stabiliser m
+    (...)."""
     return y[..., :-1] / (torch.maximum(y[..., -1:].abs(), floor_of(m).unsqueeze(-1)) + eps)

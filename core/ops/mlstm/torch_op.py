@@ -35,12 +35,15 @@ class _Incoming(NamedTuple):
 
 
 def _outputs(x: Inputs, memory: _Memory, options: Options, saving: _Saving) -> list[Tensor]:
-    """Returns room for h, the last memory, nᵀq, and the marks C (B, marks, H, K, V), n and m alike."""
+    """Returns room for h, the last memory, nᵀq, and the marks C (B, marks, H, K, V), n and m
+    alike."""
     batch, length, heads, d_value = x.v.shape
     every = MARK * chunk_length(options.chunk_size, length)
     count = -(-length // every) if saving.marked else 0
     d_key = x.k.shape[3]
-    marks = [x.v.new_empty((batch, count, heads, *size)) for size in ((d_key, d_value), (d_key,), ())]
+    marks = [
+        x.v.new_empty((batch, count, heads, *size)) for size in ((d_key, d_value), (d_key,), ())
+    ]
     return [*[t.new_empty(t.shape) for t in (x.v, *memory, x.i)], *marks]
 
 
@@ -128,7 +131,8 @@ def walk(
     chunk_size: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``chunked.composed`` where no intermediate is larger than a chunk's, on the CPU; same arguments."""
+    """``chunked.composed`` where no intermediate is larger than a chunk's, on the CPU; same
+    arguments."""
     marked = torch.is_grad_enabled()
     h, last_c, last_n, last_m, *_ = forward(q, k, v, i, g, c, n, m, chunk_size, eps, marked)
     return h, last_c, last_n, last_m

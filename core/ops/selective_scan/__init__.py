@@ -1,4 +1,5 @@
-r"""Selective scan (Mamba, arXiv 2312.00752): a linear recurrence whose coefficients depend on the input.
+r"""Selective scan (Mamba, arXiv 2312.00752): a linear recurrence whose coefficients depend on the
+input.
 
     Δ_t = softplus(delta_t + delta_bias)                      per channel d
     h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t                    per channel d and state n
@@ -32,7 +33,12 @@ _DISPATCH = Dispatch(
     _example,
     by_name=("mamba_ssm",),
 )
-_RUN = {"cpu": torch_op.run, "cuda": torch_op.run, "mamba_ssm": mamba_ssm.run, "reference": reference.run}
+_RUN = {
+    "cpu": torch_op.run,
+    "cuda": torch_op.run,
+    "mamba_ssm": mamba_ssm.run,
+    "reference": reference.run,
+}
 
 
 def selective_scan(
@@ -67,12 +73,14 @@ def selective_scan(
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
-        The output (B, L, D) in u's dtype, and the final state (B, D, N), float32 or float64 (or their complex
-        counterparts). Both are differentiable.
+        The output (B, L, D) in u's dtype, and the final state (B, D, N), float32 or float64 (or
+        their complex counterparts). Both are differentiable.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
-    call = checked(Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus))
+    call = checked(
+        Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus)
+    )
     return _RUN[_DISPATCH.choose(backend, call)](call)

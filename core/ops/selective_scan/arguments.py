@@ -31,7 +31,8 @@ class Arguments(NamedTuple):
 
 
 def checked(x: Arguments) -> Arguments:
-    """Checks all arguments; returns them with B and C as (B, L, G, N) of A's kind, and resets as bool.
+    """Checks all arguments; returns them with B and C as (B, L, G, N) of A's kind, and resets as
+    bool.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
@@ -40,7 +41,9 @@ def checked(x: Arguments) -> Arguments:
     check_kind(NAME, True, u=u, delta=delta, **present(D=D, z=z, delta_bias=delta_bias))
     check_kind(NAME, False, A=A, B=B, C=C, **present(initial_state=initial_state))
     if u.dim() != 3 or u.shape[1] == 0:
-        raise ArgumentError(f"{NAME}: u must be (batch, length ≥ 1, channels), got {tuple(u.shape)}")
+        raise ArgumentError(
+            f"{NAME}: u must be (batch, length ≥ 1, channels), got {tuple(u.shape)}"
+        )
     batch, length, width = u.shape
     check_shape(NAME, "delta", delta, u.shape, "(batch, length, channels)")
     if A.dim() != 2:
@@ -51,25 +54,39 @@ def checked(x: Arguments) -> Arguments:
     for name, m in (("B", B), ("C", C)):
         m = m.unsqueeze(2) if m.dim() == 3 else m
         groups = m.shape[2] if m.dim() == 4 else 1
-        check_shape(NAME, name, m, (batch, length, groups, states), "(batch, length, groups, states)")
+        check_shape(
+            NAME, name, m, (batch, length, groups, states), "(batch, length, groups, states)"
+        )
         if groups == 0 or width % groups:
-            raise ArgumentError(f"{NAME}: {name} has {groups} groups, which must divide the {width} channels")
+            raise ArgumentError(
+                f"{NAME}: {name} has {groups} groups, which must divide the {width} channels"
+            )
         if m.is_complex() and not A.is_complex():
             raise ArgumentError(f"{NAME}: {name} is complex, so A must be, got {A.dtype}")
         if A.is_complex() and not m.is_complex():
             m = m.to(torch.complex128 if compute_dtype(u, A) == torch.float64 else torch.complex64)
         maps.append(m)
     if maps[0].shape[2] != maps[1].shape[2]:
-        raise ArgumentError(f"{NAME}: C must have B's {maps[0].shape[2]} groups, got {maps[1].shape[2]}")
+        raise ArgumentError(
+            f"{NAME}: C must have B's {maps[0].shape[2]} groups, got {maps[1].shape[2]}"
+        )
     for name, vector in (("D", D), ("delta_bias", delta_bias)):
         if vector is not None:
             check_shape(NAME, name, vector, (width,), "(channels,)")
     if z is not None:
         check_shape(NAME, "z", z, u.shape, "(batch, length, channels)")
     if initial_state is not None:
-        check_shape(NAME, "initial_state", initial_state, (batch, width, states), "(batch, channels, states)")
+        check_shape(
+            NAME,
+            "initial_state",
+            initial_state,
+            (batch, width, states),
+            "(batch, channels, states)",
+        )
         if initial_state.is_complex() != A.is_complex():
-            raise ArgumentError(f"{NAME}: initial_state is {initial_state.dtype} but A is {A.dtype}")
+            raise ArgumentError(
+                f"{NAME}: initial_state is {initial_state.dtype} but A is {A.dtype}"
+            )
     resets = check_resets(NAME, resets, batch, length)
     named = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_device(NAME, u, {**named, "initial_state": initial_state, "resets": resets})

@@ -30,7 +30,8 @@ def saved_size(length: int, width: int, groups: int, A: Tensor) -> int:
 
 
 def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any], torch.dtype]:
-    """Returns the kernels' arguments, the tensors that must outlive the call, and the compute dtype."""
+    """Returns the kernels' arguments, the tensors that must outlive the call, and the compute
+    dtype."""
     dtype = compute_dtype(x.u, x.A)
     u, delta, B, C = (cpu_calls.strided(t) for t in (x.u, x.delta, x.B, x.C))
     z = None if x.z is None else cpu_calls.strided(x.z)
@@ -60,7 +61,8 @@ def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any
 
 
 def forward(y: Tensor, final: Tensor, states: Tensor | None, x: Arguments) -> None:
-    """Fills y, the final state, and the states for the backward pass where there is room for them."""
+    """Fills y, the final state, and the states for the backward pass where there is room for
+    them."""
     arguments, alive, _ = _arguments(x, states)
     native().selective_scan_forward(*arguments, cpu_calls.across(y), final.data_ptr())
     del alive
@@ -81,8 +83,8 @@ def backward(
     arguments, alive, dtype = _arguments(x, states)
     batch, _, width = x.u.shape
     du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = outputs
-    # The kernel writes these in its compute dtype, whatever the arguments' dtypes are. It sums over time;
-    # the sum over the batch is here, so that a row's part has its own place.
+    # The kernel writes these in its compute dtype, whatever the arguments' dtypes are. It sums over
+    # time; the sum over the batch is here, so that a row's part has its own place.
     state_dtype = torch.promote_types(dtype, torch.complex64) if x.A.is_complex() else dtype
     rows_A = x.A.new_empty((batch, *x.A.shape), dtype=state_dtype)
     rows_D, rows_bias = (x.u.new_empty((batch, width), dtype=dtype) for _ in range(2))

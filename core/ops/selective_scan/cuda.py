@@ -1,4 +1,5 @@
-"""Selective scan on CUDA: block shapes, the split of a long sequence, and the kernels' arguments."""
+"""Selective scan on CUDA: block shapes, the split of a long sequence, and the kernels'
+arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ MAX_STATES = 64
 SAVED = 32
 """Positions between two saved states."""
 PARTIAL_BYTES = 1 << 29
-"""Of the parts of dB and dC, one a block of channels: a backward pass that would need more runs in pieces."""
+"""Of the parts of dB and dC, one a block of channels: a backward pass that would need more runs in
+pieces."""
 _STRUCT = "ScanParams"
 _FORWARD, _BACKWARD = "selective_scan.cu", "selective_scan_backward.cu"
 
@@ -39,7 +41,8 @@ def _numbers(A: Tensor) -> int:
 
 
 def saved_size(length: int, A: Tensor) -> int:
-    """Returns how many numbers are saved for a row: (ceil(L / SAVED), N, D), complex ones as two."""
+    """Returns how many numbers are saved for a row: (ceil(L / SAVED), N, D), complex ones as
+    two."""
     return (length + SAVED - 1) // SAVED * _numbers(A) * A.shape[0]
 
 
@@ -67,7 +70,8 @@ class Plan:
 
 
 def plan(u: Tensor, A: Tensor, groups: int, backward: bool = False) -> Plan:
-    """Returns the grid's shape: wide blocks where they fill the device, narrow ones or a split where not.
+    """Returns the grid's shape: wide blocks where they fill the device, narrow ones or a split
+    where not.
 
     Args:
         u: input (B, L, D).
@@ -77,8 +81,8 @@ def plan(u: Tensor, A: Tensor, groups: int, backward: bool = False) -> Plan:
     """
     batch, length, width = u.shape
     numbers, per_group = _numbers(A), width // groups
-    # 64 numbers of state leave shared memory for few channels; an odd N has too few gradients at a time to be
-    # shared out to 32 lanes.
+    # 64 numbers of state leave shared memory for few channels; an odd N has too few gradients at a
+    # time to be shared out to 32 lanes.
     channels, warps = (32, 4) if numbers <= 32 else (16, 2)
     if A.shape[1] % 2:
         channels = 16
@@ -93,7 +97,8 @@ def plan(u: Tensor, A: Tensor, groups: int, backward: bool = False) -> Plan:
 
 
 def piece(shape: Plan, batch: int, groups: int, states: int, item: int) -> int:
-    """Returns how many positions of each chunk a launch of the backward pass covers: all, or whole tiles.
+    """Returns how many positions of each chunk a launch of the backward pass covers: all, or whole
+    tiles.
 
     Args:
         shape: the grid's.
@@ -123,21 +128,35 @@ class _Call:
         self.alive: list[Tensor | None] = [*row_tensors, *dense, _cuda.flags(resets)]
         self.plan = plan(u, A, self.groups, backward)
         self.defines: dict[str, str | int] = {
-            "LONGSEQ_COMPLEX": int(A.is_complex()), "LONGSEQ_STATES": self.states,
-            "LONGSEQ_CHANNELS": self.plan.channels, "LONGSEQ_WARPS": self.plan.warps,
-            "LONGSEQ_GROUP": self.plan.group, "LONGSEQ_BLOCKS": self.plan.blocks,
-            "LONGSEQ_RESETS": int(resets is not None), "LONGSEQ_SAVED": SAVED,
+            "LONGSEQ_COMPLEX": int(A.is_complex()),
+            "LONGSEQ_STATES": self.states,
+            "LONGSEQ_CHANNELS": self.plan.channels,
+            "LONGSEQ_WARPS": self.plan.warps,
+            "LONGSEQ_GROUP": self.plan.group,
+            "LONGSEQ_BLOCKS": self.plan.blocks,
+            "LONGSEQ_RESETS": int(resets is not None),
+            "LONGSEQ_SAVED": SAVED,
             "LONGSEQ_GATED": int(z is not None),
-            "LONGSEQ_U": _cuda.type_of(u), "LONGSEQ_DELTA": _cuda.type_of(delta),
-            "LONGSEQ_MAPS": _cuda.type_of(B), "LONGSEQ_Z": _cuda.type_of(z),
-        }  # fmt: skip
+            "LONGSEQ_U": _cuda.type_of(u),
+            "LONGSEQ_DELTA": _cuda.type_of(delta),
+            "LONGSEQ_MAPS": _cuda.type_of(B),
+            "LONGSEQ_Z": _cuda.type_of(z),
+        }
         self.values = {
-            "batch": self.batch, "length": self.length, "channels": self.width, "groups": self.groups,
-            "tiles": self.plan.tiles, "chunk": self.plan.chunk, "chunks": self.plan.chunks,
-            "piece": self.plan.chunk, "softplus": int(softplus),
+            "batch": self.batch,
+            "length": self.length,
+            "channels": self.width,
+            "groups": self.groups,
+            "tiles": self.plan.tiles,
+            "chunk": self.plan.chunk,
+            "chunks": self.plan.chunks,
+            "piece": self.plan.chunk,
+            "softplus": int(softplus),
             **_cuda.rows(**dict(zip(("u", "delta", "B", "C", "z"), row_tensors))),
-            **_cuda.addresses(**dict(zip(("A", "D", "bias", "initial"), dense)), resets=self.alive[-1]),
-        }  # fmt: skip
+            **_cuda.addresses(
+                **dict(zip(("A", "D", "bias", "initial"), dense)), resets=self.alive[-1]
+            ),
+        }
 
     def per_chunk(self, *, dtype: torch.dtype | None = None, states: bool = True) -> Tensor:
         shape = (self.batch, self.plan.chunks, self.states, self.width)
@@ -159,9 +178,12 @@ class _Call:
     def summarise(self) -> dict[str, Tensor]:
         """Runs over the chunks one by one: their final states from zero, sums of dt, and resets."""
         parts = {
-            "local": self.per_chunk(), "sums": self.per_chunk(dtype=torch.float32, states=False),
-            "shut": torch.empty(self.batch, self.plan.chunks, dtype=torch.uint8, device=self.device),
-        }  # fmt: skip
+            "local": self.per_chunk(),
+            "sums": self.per_chunk(dtype=torch.float32, states=False),
+            "shut": torch.empty(
+                self.batch, self.plan.chunks, dtype=torch.uint8, device=self.device
+            ),
+        }
         self.launch(_FORWARD, "scan_summary", **_cuda.addresses(**parts))
         return parts
 
@@ -185,7 +207,8 @@ def forward(y: Tensor, final: Tensor, saved: Tensor | None, x: Arguments) -> Non
 
 
 def backward(dy: Tensor, dfinal: Tensor | None, x: Arguments, saved: Tensor) -> dict[str, Tensor]:
-    """Returns gradients by name: du, ddelta, dz in the arguments' dtypes, the others float32 or complex64.
+    """Returns gradients by name: du, ddelta, dz in the arguments' dtypes, the others float32 or
+    complex64.
 
     Arguments as in ``forward``, with what it saved.
     """
@@ -195,7 +218,10 @@ def backward(dy: Tensor, dfinal: Tensor | None, x: Arguments, saved: Tensor) -> 
     if call.plan.chunks > 1:
         parts, back, back_local = call.summarise(), call.per_chunk(), call.per_chunk()
         call.launch(
-            _BACKWARD, "scan_back_summary", **_cuda.rows(dy=dy), **_cuda.addresses(back_local=back_local)
+            _BACKWARD,
+            "scan_back_summary",
+            **_cuda.rows(dy=dy),
+            **_cuda.addresses(back_local=back_local),
         )
         call.launch(
             _FORWARD,
@@ -219,7 +245,12 @@ def backward(dy: Tensor, dfinal: Tensor | None, x: Arguments, saved: Tensor) -> 
 
 
 def _backward_pieces(
-    call: _Call, dy: Tensor, dfinal: Tensor | None, back: Tensor | None, saved: Tensor, new: dict[str, Tensor]
+    call: _Call,
+    dy: Tensor,
+    dfinal: Tensor | None,
+    back: Tensor | None,
+    saved: Tensor,
+    new: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Runs the backward kernel over the pieces of the chunks, the last first.
 
@@ -232,7 +263,8 @@ def _backward_pieces(
         new: gradients to be filled, but for B and C.
 
     Returns:
-        The gradients of B and C, (B, chunks * chunk, G, N): beyond the sequence's end they mean nothing.
+        The gradients of B and C, (B, chunks * chunk, G, N): beyond the sequence's end they mean
+        nothing.
     """
     p, size = call.plan, call.state.itemsize
     width = piece(p, call.batch, call.groups, call.states, size)

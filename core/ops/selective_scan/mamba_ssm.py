@@ -16,7 +16,8 @@ _MAX_STATES = 256
 
 
 class _NoGradient(torch.autograd.Function):
-    """The identity of a tensor that must not be differentiated, because that would be silently wrong."""
+    """The identity of a tensor that must not be differentiated, because that would be silently
+    wrong."""
 
     @staticmethod
     def forward(ctx: Any, state: Tensor) -> Tensor:
@@ -25,8 +26,8 @@ class _NoGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         raise BackendError(
-            "selective_scan: mamba-ssm has no gradient of the final state; leave the state out of the loss, "
-            "or take another backend"
+            "selective_scan: mamba-ssm has no gradient of the final state; leave the state out of "
+            "the loss, or take another backend"
         )
 
 
@@ -58,7 +59,8 @@ def run(x: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call by ``selective_scan_fn``, channels first.
 
     Returns:
-        The output (B, L, D), and the final state (B, D, N) float32, which raises where it is differentiated.
+        The output (B, L, D), and the final state (B, D, N) float32, which raises where it is
+        differentiated.
     """
     x = _lowered(x)
     with autocast_off(x.u):

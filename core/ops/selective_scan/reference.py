@@ -33,7 +33,8 @@ def run(x: Arguments) -> tuple[Tensor, Tensor]:
     if delta_bias is not None:
         dt = dt + delta_bias.to(dtype)
     if delta_softplus:
-        dt = F.softplus(dt, threshold=40.0)  # torch's default, 20, is off by 2e-9 there: much in float64
+        # torch's default, 20, is off by 2e-9 there: much in float64
+        dt = F.softplus(dt, threshold=40.0)
     A = A.to(cdtype)
     if initial_state is None:
         h = torch.zeros(batch, width, A.shape[1], dtype=cdtype, device=u.device)

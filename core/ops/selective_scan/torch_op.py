@@ -1,4 +1,5 @@
-"""The selective scan as an operator of torch: results, gradients, and the rules of autocast and vmap."""
+"""The selective scan as an operator of torch: results, gradients, and the rules of autocast and
+vmap."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def _outputs(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
         size = cuda.saved_size(length, x.A)
     else:
         size = cpu.saved_size(length, width, x.B.shape[2], x.A)
-    # In two dimensions: the number of chunks as a size of its own would be 1 or not, and bind torch.export.
+    # In two dimensions: the number of chunks as a size of its own would be 1 or not, and bind
+    # torch.export.
     saved = (batch, size) if saving.save_states else (0,)
     kept = torch.promote_types(dtype, torch.complex64) if x.A.is_complex() else dtype
     final = x.u.new_empty((batch, width, x.A.shape[1]), dtype=kept)
@@ -55,7 +57,8 @@ def _gradients(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
 def _forward_cpu(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
     y, final, states = _outputs(x, saving)
     if x.u.shape[2] // x.B.shape[2] % cpu.LANES:
-        states.zero_()  # the kernels leave the padding alone; an operator's outputs must be the same twice
+        # The kernels leave the padding alone; an operator's outputs must be the same twice.
+        states.zero_()
     cpu_calls.fresh(y, states)
     if y.numel():
         cpu.forward(y, final, states if saving.save_states else None, x)
@@ -97,9 +100,13 @@ def _setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], x: Arguments, saving
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
     if not ctx.save_states:
-        raise RuntimeError("longseq::selective_scan was called with save_states=False but needs a gradient")
+        raise RuntimeError(
+            "longseq::selective_scan was called with save_states=False but needs a gradient"
+        )
     *tensors, states = ctx.saved_tensors
     x = Arguments._make([*tensors, ctx.softplus])
     grads = backward(torch.zeros_like(x.u) if dy is None else dy, dfinal, *x, states)
@@ -107,7 +114,8 @@ def _backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Tensor | No
     return (*kept, None, None, None)
 
 
-# The gradients of A, D and delta_bias differ between vmapped samples, which therefore run one by one.
+# The gradients of A, D and delta_bias differ between vmapped samples, which therefore run one by
+# one.
 backward = define(
     "longseq::selective_scan_backward",
     (_Incoming, Arguments, _Saved),

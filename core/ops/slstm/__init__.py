@@ -1,19 +1,20 @@
 """The stabilised sLSTM recurrence of xLSTM, with recurrent weights inside each head.
 
-For one head of width P and the gate pre-activations g_t = (ĩ, f̃, z̃, õ)_t ∈ R^{4P} (arXiv 2405.04517,
-eq. 8-14, stabilised by eq. 15-17):
+For one head of width P and the gate pre-activations g_t = (ĩ, f̃, z̃, õ)_t ∈ R^{4P} (arXiv
+2405.04517, eq. 8-14, stabilised by eq. 15-17):
 
     (ĩ, f̃, z̃, õ) = g_t + R h_{t-1}
-    m_t = max(log σ(f̃) + m_{t-1}, ĩ)          i = exp(ĩ - m_t)     f = exp(log σ(f̃) + m_{t-1} - m_t)
-    c_t = f c_{t-1} + i tanh(z̃)               n_t = f n_{t-1} + i   h_t = σ(õ) c_t / n_t
+    m_t = max(log σ(f̃) + m_{t-1}, ĩ)          i = exp(ĩ - m_t)     f = exp(log σ(f̃) + m_{t-1} -
+    m_t) c_t = f c_{t-1} + i tanh(z̃)               n_t = f n_{t-1} + i   h_t = σ(õ) c_t / n_t
 
-m is a running maximum in the logarithm, so that i and f never exceed 1 and one of them is 1: from a fresh
-state (h, c, n, m) = (0, 0, 0, -inf) the normaliser n_t is at least 1, and no division is unsafe.
+m is a running maximum in the logarithm, so that i and f never exceed 1 and one of them is 1: from a
+fresh state (h, c, n, m) = (0, 0, 0, -inf) the normaliser n_t is at least 1, and no division is
+unsafe.
 
-The recurrence is not linear, so time is walked step by step: on a CPU by a compiled kernel that keeps a
-head's weights in a core's cache, on a CUDA device by one that keeps them in shared memory, elsewhere by
-``walk``. The CPU kernel's backward computes the gates again from saved pre-activations and saved
-cells; dR is one GEMM over the whole of time.
+The recurrence is not linear, so time is walked step by step: on a CPU by a compiled kernel that
+keeps a head's weights in a core's cache, on a CUDA device by one that keeps them in shared memory,
+elsewhere by ``walk``. The CPU kernel's backward computes the gates again from saved pre-activations
+and saved cells; dR is one GEMM over the whole of time.
 """
 
 from __future__ import annotations
@@ -53,14 +54,17 @@ def slstm(
     """Runs the recurrence over a sequence or the next chunk of one.
 
     Args:
-        gates: pre-activations (B, L, 4, H, P) in the order i, f, z, o, input and bias parts added up.
+        gates: pre-activations (B, L, 4, H, P) in the order i, f, z, o, input and bias parts added
+            up.
         recurrent: R, (H, 4P, P): row k·P + p of a head gives pre-activation k of unit p.
         initial_state: from the previous chunk; None stands for a fresh start.
-        resets: bool or integer (B, L), true where the state is forgotten before the position is read.
+        resets: bool or integer (B, L), true where the state is forgotten before the position is
+            read.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
-        h (B, L, H, P) in the dtype of ``gates``, and the state after the last position, at least float32.
+        h (B, L, H, P) in the dtype of ``gates``, and the state after the last position, at least
+        float32.
 
     Raises:
         ArgumentError: naming the argument that does not fit.

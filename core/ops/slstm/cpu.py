@@ -26,8 +26,11 @@ def _flags(resets: Tensor | None) -> Tensor | None:
     return None if resets is None else resets.to(torch.uint8).contiguous()
 
 
-def forward(hs: Tensor, last: Tensor, raw: Tensor | None, marks: Tensor | None, call: Arguments) -> None:
-    """Fills h (B, L, H, P) and the last state; pre-activations and cells where there is room for them."""
+def forward(
+    hs: Tensor, last: Tensor, raw: Tensor | None, marks: Tensor | None, call: Arguments
+) -> None:
+    """Fills h (B, L, H, P) and the last state; pre-activations and cells where there is room for
+    them."""
     gates, recurrent, first = (x.contiguous() for x in call[:3])
     flags = _flags(call.resets)
     cpu_calls.fresh(hs, *[] if raw is None else [raw])
@@ -37,7 +40,9 @@ def forward(hs: Tensor, last: Tensor, raw: Tensor | None, marks: Tensor | None, 
     )
 
 
-def backward(grads: tuple[Tensor, Tensor, Tensor], grad_hs: Tensor, grad_last: Tensor, kept: Kept) -> None:
+def backward(
+    grads: tuple[Tensor, Tensor, Tensor], grad_hs: Tensor, grad_last: Tensor, kept: Kept
+) -> None:
     """Fills the gradients of gates, recurrent and first.
 
     Args:

@@ -13,7 +13,8 @@ from longseq.core.ops.slstm.arguments import Arguments, Kept
 
 _SOURCE = "slstm.cu"
 MAX_WIDTH = 512
-"""Units of a head: wider ones would read megabytes of weights at every step through one multiprocessor."""
+"""Units of a head: wider ones would read megabytes of weights at every step through one
+multiprocessor."""
 
 
 def reason(tensor: Tensor) -> str | None:
@@ -42,9 +43,11 @@ def _launch(kernel: str, hs: Tensor, floats: int, values: dict[str, int]) -> Non
     shared = 4 * floats * width * rows
     resident = shared + 16 * width * width <= shared_limit(hs.device)
     defines: dict[str, str | int] = {
-        "LONGSEQ_WIDTH": width, "LONGSEQ_ROWS": rows, "LONGSEQ_THREADS": threads,
+        "LONGSEQ_WIDTH": width,
+        "LONGSEQ_ROWS": rows,
+        "LONGSEQ_THREADS": threads,
         "LONGSEQ_RESIDENT": int(resident),
-    }  # fmt: skip
+    }
     arguments = nvrtc.parameters(
         _SOURCE, "SlstmParams", values | {"batch": batch, "length": length, "heads": heads}
     )
@@ -79,7 +82,10 @@ def backward(grad_hs: Tensor, grad_last: Tensor, kept: Kept) -> tuple[Tensor, Te
     """
     recurrent, first, resets, hs, saved, _ = kept
     batch, length, heads, width = hs.shape
-    grad_gates, grad_first = hs.new_empty(batch, length, 4, heads, width), first.new_empty(first.shape)
+    grad_gates, grad_first = (
+        hs.new_empty(batch, length, 4, heads, width),
+        first.new_empty(first.shape),
+    )
     weights, first, flags = recurrent.contiguous(), first.contiguous(), _cuda.flags(resets)
     grad_hs, grad_last = grad_hs.contiguous(), grad_last.contiguous()
     values = _cuda.addresses(

@@ -16,7 +16,8 @@ def slstm_reference(
     initial_state: SLSTMState | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, SLSTMState]:
-    """The equations one position at a time, differentiated by autograd; takes and returns as ``slstm``."""
+    """The equations one position at a time, differentiated by autograd; takes and returns as
+    ``slstm``."""
     batch, length, _, heads, width = gates.shape
     resets = check_resets(NAME, resets, batch, length)
     dtype = torch.float64 if gates.dtype == torch.float64 else torch.float32

@@ -26,7 +26,8 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def _outputs(call: Arguments, saving: _Saving) -> Outputs:
-    """Returns h, the last state, and what the backward needs: empty without ``save``, else private."""
+    """Returns h, the last state, and what the backward needs: empty without ``save``, else
+    private."""
     gates, _, first, _ = call
     batch, length, _, heads, width = gates.shape
     hs, last = gates.new_empty(batch, length, heads, width), gates.new_empty(first.shape)
@@ -41,7 +42,11 @@ def _outputs(call: Arguments, saving: _Saving) -> Outputs:
 def _gradients(into: _Incoming, kept: Kept) -> Gradients:
     batch, length, heads, width = kept.hs.shape
     gates = kept.hs.new_empty(batch, length, 4, heads, width)
-    return gates, kept.recurrent.new_empty(kept.recurrent.shape), kept.first.new_empty(kept.first.shape)
+    return (
+        gates,
+        kept.recurrent.new_empty(kept.recurrent.shape),
+        kept.first.new_empty(kept.first.shape),
+    )
 
 
 def _forward_walk(call: Arguments, saving: _Saving) -> Outputs:
@@ -93,7 +98,9 @@ def _setup(ctx: Any, output: Outputs, call: Arguments, saving: _Saving) -> None:
     ctx.saved = saving.save
 
 
-def _backward(ctx: Any, grad_hs: Tensor | None, grad_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, grad_hs: Tensor | None, grad_last: Tensor | None, *_: None
+) -> tuple[Any, ...]:
     if not ctx.saved:
         raise RuntimeError("longseq::slstm_forward was called with save=False but needs a gradient")
     kept = Kept(*ctx.saved_tensors)

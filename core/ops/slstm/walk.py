@@ -1,7 +1,8 @@
-"""The sLSTM recurrence walked step by step in torch: for devices that have no kernel. Called by ``slstm``.
+"""The sLSTM recurrence walked step by step in torch: for devices that have no kernel. Called by
+``slstm``.
 
-What can be batched is: a step is one GEMM over heads and rows, the backward walks back with no graph, and dR
-is one GEMM over the whole of time.
+What can be batched is: a step is one GEMM over heads and rows, the backward walks back with no
+graph, and dR is one GEMM over the whole of time.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def forward(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         call: of the kernels.
 
     Returns:
-        h (B, L, H, P), the last state (4, B, H, P), and for the backward c, n, i, f, tanh z̃, σ(õ) and σ(-f̃),
-        (7, L, H, B, P).
+        h (B, L, H, P), the last state (4, B, H, P), and for the backward c, n, i, f, tanh z̃, σ(õ)
+        and σ(-f̃), (7, L, H, B, P).
     """
     gates, recurrent, first, resets = call
     batch, length, _, heads, width = gates.shape
@@ -67,8 +68,8 @@ def forward(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 def backward(grad_hs: Tensor, grad_last: Tensor, kept: Kept) -> tuple[Tensor, Tensor, Tensor]:
     """Walks back. Returns the gradients of gates, recurrent and first, in their shapes.
 
-    The maximum m is differentiated too, whichever of its arguments it is: h does not depend on it, but the
-    final c, n and m do.
+    The maximum m is differentiated too, whichever of its arguments it is: h does not depend on it,
+    but the final c, n and m do.
 
     Args:
         grad_hs: gradient of h (B, L, H, P).
@@ -79,11 +80,13 @@ def backward(grad_hs: Tensor, grad_last: Tensor, kept: Kept) -> tuple[Tensor, Te
     batch, length, heads, width = hs.shape
     cells, (i, f, z, o, leak) = saved[:2], saved[2:].unbind(0)
     hs, grad_hs, first = hs.permute(1, 2, 0, 3), grad_hs.permute(1, 2, 0, 3), first.transpose(1, 2)
-    before = torch.cat([first[:3].unsqueeze(1), torch.stack([hs, *cells])[:, :-1]], 1)  # (3, L, H, B, P)
+    # (3, L, H, B, P)
+    before = torch.cat([first[:3].unsqueeze(1), torch.stack([hs, *cells])[:, :-1]], 1)
     if resets is not None:
         before = before.masked_fill(resets.t()[None, :, None, :, None], 0)
     h_before, c_before, n_before = before.unbind(0)
-    # What a step multiplies its gradients by does not depend on them: computed for all of time at once.
+    # What a step multiplies its gradients by does not depend on them: computed for all of time at
+    # once.
     normaliser = cells[1]
     h_to_c, h_to_n, h_to_o = o / normaliser, hs / normaliser, hs * (1 - o)
     c_to_z = i * (1 - z * z)

@@ -1,4 +1,5 @@
-"""State-space duality (Mamba-2): a scalar decay per head, computed as masked matrix products over chunks."""
+"""State-space duality (Mamba-2): a scalar decay per head, computed as masked matrix products over
+chunks."""
 
 from __future__ import annotations
 
@@ -55,9 +56,9 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """Runs h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ, y_t = h_t C_t + D x_t, in chunks.
 
-    See arXiv 2405.21060, eq. 1-2 for the recurrence and section 6 for the chunks. B, C and x·dt are the keys,
-    queries and values of a linear attention whose log-decay is dt·A; any length and any head or state size
-    will do.
+    See arXiv 2405.21060, eq. 1-2 for the recurrence and section 6 for the chunks. B, C and x·dt are
+    the keys, queries and values of a linear attention whose log-decay is dt·A; any length and any
+    head or state size will do.
 
     Args:
         x: input (B, L, H, P).
@@ -83,6 +84,8 @@ def ssd(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(
-        Arguments(x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit)
+        Arguments(
+            x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit
+        )
     )
     return _RUN[_DISPATCH.choose(backend, call)](call)

@@ -61,16 +61,21 @@ def checked(call: Arguments) -> Arguments:
     for name, tensor in (("x", x), ("B", B)):
         if tensor.ndim != 4 or tensor.shape[1] < 1:
             raise ArgumentError(
-                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got {tuple(tensor.shape)}"
+                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got "
+                f"{tuple(tensor.shape)}"
             )
     batch, length, heads, width = x.shape
     groups, states = B.shape[2:]
     if heads % groups:
-        raise ArgumentError(f"{NAME}: B must have groups that divide the {heads} heads of x, got {groups}")
+        raise ArgumentError(
+            f"{NAME}: B must have groups that divide the {heads} heads of x, got {groups}"
+        )
     check_shape(NAME, "dt", dt, (batch, length, heads), "(batch, length, heads)")
     check_shape(NAME, "A", A, (heads,), "(heads,)")
     for name, tensor in (("B", B), ("C", C)):
-        check_shape(NAME, name, tensor, (batch, length, groups, states), "(batch, length, groups, states)")
+        check_shape(
+            NAME, name, tensor, (batch, length, groups, states), "(batch, length, groups, states)"
+        )
     if D is not None:
         per_channel = (heads, width), "(heads, width)"
         check_shape(NAME, "D", D, *(per_channel if D.ndim == 2 else ((heads,), "(heads,)")))

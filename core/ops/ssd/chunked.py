@@ -1,4 +1,5 @@
-"""SSD over chunks in torch's own operations: a linear attention of queries C, keys B and values x·dt."""
+"""SSD over chunks in torch's own operations: a linear attention of queries C, keys B and values
+x·dt."""
 
 from __future__ import annotations
 

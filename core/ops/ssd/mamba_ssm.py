@@ -31,8 +31,8 @@ def reason(call: Arguments) -> str | None:
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call by ``mamba_chunk_scan_combined``.
 
-    Resets become ``seq_idx``, the number of resets up to a position. An initial state belongs to index 0: a
-    reset at position 0 clears it.
+    Resets become ``seq_idx``, the number of resets up to a position. An initial state belongs to
+    index 0: a reset at position 0 clears it.
     """
     call = _lowered(call)
     index = None

@@ -48,7 +48,11 @@ def ssd_reference(
         ArgumentError: naming the argument that does not fit.
     """
     return run(
-        checked(Arguments(x, dt, A, B, C, 64, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit))
+        checked(
+            Arguments(
+                x, dt, A, B, C, 64, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit
+            )
+        )
     )
 
 

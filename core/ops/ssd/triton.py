@@ -23,5 +23,7 @@ def run(call: Arguments) -> tuple[Tensor, Tensor]:
     with autocast_off(x):
         step = call.step_size()
         chunk_length(call.chunk_size, x.shape[1])
-        y, last = scan(x, step, call.A, B, C, call.D, call.initial_states, call.resets, call.chunk_size)
+        y, last = scan(
+            x, step, call.A, B, C, call.D, call.initial_states, call.resets, call.chunk_size
+        )
         return skip_and_gate(y, x, None, call.z), last

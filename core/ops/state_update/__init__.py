@@ -1,9 +1,10 @@
-r"""One position of a diagonal state-space layer, for decoding: ``selective_scan`` and ``ssd`` at L = 1.
+r"""One position of a diagonal state-space layer, for decoding: ``selective_scan`` and ``ssd`` at L
+= 1.
 
     Δ = softplus(dt + dt_bias);   h' = exp(Δ A) h + Δ B u;   y = (C h' + D u) · silu(z)
 
-On a CPU the kernel is called without the dispatch of a custom operator, which would cost more than the
-arithmetic, wherever no autograd, compiler, transform or autocast has to see the call.
+On a CPU the kernel is called without the dispatch of a custom operator, which would cost more than
+the arithmetic, wherever no autograd, compiler, transform or autocast has to see the call.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def state_update(
         dt_softplus: whether the softplus is applied.
         dt_limit: bounds of the step size; (0, inf) is no bound, as in ``ssd``.
         log_decay: whether ``A`` is log(-A).
-        backend: see ``longseq.core.ops.backends``; of ``selective_scan`` or ``ssd`` where the kernel may not
-            be called directly.
+        backend: see ``longseq.core.ops.backends``; of ``selective_scan`` or ``ssd`` where the
+            kernel may not be called directly.
 
     Returns:
         y (B, D) in x's dtype and the new state, shaped as ``state``.

@@ -56,7 +56,11 @@ def _by_channels(call: Arguments, B: Tensor, C: Tensor, backend: Backend) -> tup
 
     if call.limited():
         dt = dt if bias is None else dt + bias
-        dt, bias, with_softplus = (softplus(dt) if with_softplus else dt).clamp(*call.dt_limit), None, False
+        dt, bias, with_softplus = (
+            (softplus(dt) if with_softplus else dt).clamp(*call.dt_limit),
+            None,
+            False,
+        )
     step = per_channel(dt)
     assert step is not None
     y, last = selective_scan(

@@ -15,11 +15,17 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def reason(call: Arguments) -> str | None:
-    """Returns why the kernel may not take a call, or None if it may: it reads what the sizes say is there."""
+    """Returns why the kernel may not take a call, or None if it may: it reads what the sizes say is
+    there."""
     state, x, dt, A, B, C, D, z, bias, *_ = call
     if state.dtype not in _DTYPES or A.is_complex():
         return "it takes real states in float32 or float64"
-    (rows, *_, states), (batch, width), (of_dt, heads), maps = state.shape, x.shape, dt.shape, B.shape
+    (rows, *_, states), (batch, width), (of_dt, heads), maps = (
+        state.shape,
+        x.shape,
+        dt.shape,
+        B.shape,
+    )
     fits = (
         rows == batch == of_dt == maps[0]
         and width * states * rows == state.numel()

@@ -11,7 +11,8 @@ from longseq.timeseries import Forecaster
 
 
 class LevelForecaster(Forecaster):
-    """Forecasts every series on its own, as its last value plus a map of the backbone's last position.
+    """Forecasts every series on its own, as its last value plus a map of the backbone's last
+    position.
 
     Args:
         context: known rows L.

@@ -1,4 +1,5 @@
-"""What ``longseq.plugins`` names: importing it registers the mixer and makes the classes known by name."""
+"""What ``longseq.plugins`` names: importing it registers the mixer and makes the classes known by
+name."""
 
 from longseq_leaky.forecaster import LevelForecaster
 from longseq_leaky.metric import Bias

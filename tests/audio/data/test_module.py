@@ -1,4 +1,5 @@
-"""Labelled folders: splits by song, held-out methods, batches by step, and folders that cannot be used."""
+"""Labelled folders: splits by song, held-out methods, batches by step, and folders that cannot be
+used."""
 
 from __future__ import annotations
 
@@ -21,12 +22,19 @@ def data(source, **kwargs) -> SongData:
     return SongData(str(source), **{**defaults, **kwargs})
 
 
-@given(count=st.integers(3, 40), seed=st.integers(0, 99), valid=st.floats(0.0, 0.4), test=st.floats(0.0, 0.3))
+@given(
+    count=st.integers(3, 40),
+    seed=st.integers(0, 99),
+    valid=st.floats(0.0, 0.4),
+    test=st.floats(0.0, 0.3),
+)
 def test_every_song_is_in_one_part(count: int, seed: int, valid: float, test: float) -> None:
     songs = [f"s{i}" for i in range(count)] * 2
     parts = split_songs(songs, valid, test, seed)
     assert sorted(name for part in parts.values() for name in part) == sorted(set(songs))
-    assert parts["train"] and bool(parts["valid"]) == (valid > 0) and bool(parts["test"]) == (test > 0)
+    assert (
+        parts["train"] and bool(parts["valid"]) == (valid > 0) and bool(parts["test"]) == (test > 0)
+    )
     assert parts == split_songs(songs[::-1], valid, test, seed)
 
 
@@ -36,7 +44,11 @@ def test_versions_of_a_song_never_leak(make_songs) -> None:
     assert not songs["train"] & songs["test"] and not songs["train"] & songs["valid"]
     assert not songs["valid"] & songs["test"]
     methods = {part: {item.method for item in items} for part, items in found.parts.items()}
-    assert methods == {"train": {"", "noise"}, "valid": {"", "noise"}, "test": {"", "noise", "ring"}}
+    assert methods == {
+        "train": {"", "noise"},
+        "valid": {"", "noise"},
+        "test": {"", "noise", "ring"},
+    }
     assert found.methods == ["noise"]
     assert sum(map(len, found.songs.values())) == 8
 
@@ -48,7 +60,9 @@ def test_both_layouts_of_folders_are_the_same(make_songs) -> None:
         (root / "fake" / method).rename(root / method)
     (root / "fake").rmdir()
     flat, _ = list_recordings(root)
-    assert [(item.song, item.method) for item in nested] == [(item.song, item.method) for item in flat]
+    assert [(item.song, item.method) for item in nested] == [
+        (item.song, item.method) for item in flat
+    ]
     assert len(flat) == 12 and not bad
 
 
@@ -57,7 +71,9 @@ def test_batches_are_a_function_of_the_step(make_songs) -> None:
     first, second = (data(root, cache_mb=mb).train_dataloader().dataset for mb in (0, 100))
     for step in (0, 7):
         a, b = first[step], second[step]
-        assert torch.equal(a["target"], torch.tensor([0.0, 1.0, 0.0, 1.0])) and a["audio"].shape == (4, 16000)
+        assert torch.equal(a["target"], torch.tensor([0.0, 1.0, 0.0, 1.0])) and a[
+            "audio"
+        ].shape == (4, 16000)
         assert torch.equal(a["audio"], b["audio"])
     assert not torch.equal(first[0]["audio"], first[1]["audio"])
 
@@ -75,8 +91,11 @@ def test_every_window_is_evaluated_once_whatever_the_batch_size(make_songs) -> N
     seen = []
     for size in (1, 5):
         clips = EvaluationClips(parts, SongReader(16000), 1.0, size)
-        rows = [(int(i), x.sum().item()) for k in range(len(clips))
-                for i, x in zip(clips[k]["recording"], clips[k]["audio"])]  # fmt: skip
+        rows = [
+            (int(i), x.sum().item())
+            for k in range(len(clips))
+            for i, x in zip(clips[k]["recording"], clips[k]["audio"])
+        ]
         seen.append(sorted(rows))
     assert seen[0] == seen[1] and len(seen[0]) == 2 * len(parts)
     assert list(windows(parts[0], 30.0)) == [(0.0, 2.5)]
@@ -121,7 +140,9 @@ def test_unusable_folders_are_one_line(tmp_path: Path, make_songs) -> None:
         _ = data(root, valid_fraction=0.7, test_fraction=0.3).parts
     found, _ = list_recordings(root)
     with pytest.raises(DataError, match="have no synthetic version"):
-        split_recordings([item for item in found if item.song == "song0" or not item.fake], 0.4, 0.3, 0)
+        split_recordings(
+            [item for item in found if item.song == "song0" or not item.fake], 0.4, 0.3, 0
+        )
 
 
 def test_other_sample_rates_are_resampled(make_songs) -> None:

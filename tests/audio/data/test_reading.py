@@ -46,7 +46,9 @@ def test_every_container_gives_the_samples(name: str, tmp_path: Path, tune) -> N
 
 def test_equal_pcm_is_equal_in_every_lossless_container(tmp_path: Path, tune) -> None:
     # As integers: from floats, libsndfile's FLAC encoder rounds otherwise than its WAV writer does.
-    stereo = np.round(32000 * np.stack((tune(1, 8.0, 44100), tune(2, 8.0, 44100)), 1)).astype(np.int16)
+    stereo = np.round(32000 * np.stack((tune(1, 8.0, 44100), tune(2, 8.0, 44100)), 1)).astype(
+        np.int16
+    )
     for name, kind in (("a.wav", "WAV"), ("a.flac", "FLAC"), ("a.aiff", "AIFF")):
         soundfile.write(tmp_path / name, stereo, 44100, "PCM_16", format=kind)
     first, *others = [read_audio(tmp_path / name) for name in ("a.wav", "a.flac", "a.aiff")]
@@ -69,7 +71,9 @@ def test_the_stream_counts_what_it_read(tmp_path: Path, tune) -> None:
     soundfile.write(tmp_path / "a.wav", tune(0, 10.0), RATE, "PCM_16")
     stream = AudioStream(tmp_path / "a.wav", RATE)
     sizes = [len(chunk) for chunk in stream]
-    assert sum(sizes) == 10 * RATE and len(sizes) > 1 and stream.seconds == 10.0 and not stream.notes
+    assert (
+        sum(sizes) == 10 * RATE and len(sizes) > 1 and stream.seconds == 10.0 and not stream.notes
+    )
     assert len(read_audio(tmp_path / "a.wav", RATE, max_seconds=2.5)) == 2.5 * RATE
 
 
@@ -113,7 +117,9 @@ def test_renamed_files_are_read_by_content(tmp_path: Path, tune) -> None:
         soundfile.write(renamed, tune(0), RATE, subtype, format=kind)
         assert sniff(renamed) == kind and "though named .txt" in audio_info(renamed).notes[0]
     soundfile.write(tmp_path / "flac_inside.mp3", tune(0), RATE, "PCM_16", format="FLAC")
-    assert audio_info(tmp_path / "flac_inside.mp3").notes == ("is FLAC by its content, though named .mp3",)
+    assert audio_info(tmp_path / "flac_inside.mp3").notes == (
+        "is FLAC by its content, though named .mp3",
+    )
     assert len(read_audio(tmp_path / "flac_inside.mp3")) == 3 * RATE
 
 

@@ -1,4 +1,5 @@
-"""The Mamba detector: whole songs in a stream, causality, independence of the batch; clips of SpecTTTra."""
+"""The Mamba detector: whole songs in a stream, causality, independence of the batch; clips of
+SpecTTTra."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from longseq.audio.scoring import song_logit
 from longseq.audio.task import SongDetector
 from longseq.core.errors import ArgumentError, ConfigError
 
-TINY = {"d_model": 16, "n_layers": 2, "channels": 2, "n_fft": 512, "hop": 128, "n_mels": 16, "block": 40}
+TINY = {
+    "d_model": 16,
+    "n_layers": 2,
+    "channels": 2,
+    "n_fft": 512,
+    "hop": 128,
+    "n_mels": 16,
+    "block": 40,
+}
 
 
 @pytest.fixture
@@ -91,14 +100,17 @@ def test_spectttra_pads_short_clips_and_cuts_long_songs(tune) -> None:
     assert [(s.start, s.end) for s in segments] == [(0, 5), (5, 10), (10, 12)]
     with torch.no_grad():
         padded = np.pad(audio[160000:], (0, 3 * 16000))
-        assert segments[2].logit == pytest.approx(float(model(torch.from_numpy(padded)[None])), abs=1e-6)
+        assert segments[2].logit == pytest.approx(
+            float(model(torch.from_numpy(padded)[None])), abs=1e-6
+        )
         with pytest.raises(ArgumentError, match="5 s"):
             model(torch.zeros(1, 80001))
     assert len(list(model.segments([audio[:100]]))) == 1
 
 
 def test_the_metric_is_the_share_of_ordered_pairs(monkeypatch) -> None:
-    """Also of log-odds beyond the ends of a float32 sigmoid, and of batches that lie in [0, 1] by chance."""
+    """Also of log-odds beyond the ends of a float32 sigmoid, and of batches that lie in [0, 1] by
+    chance."""
     task = SongDetector(model_kwargs=TINY).eval()
     logits = torch.tensor([-90.0, 40.0, 41.0, 0.1, 0.9, 0.5, 50.0, 41.0])
     target = torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])

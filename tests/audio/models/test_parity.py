@@ -1,7 +1,8 @@
-"""SpecTTTra and the front end against the published code (awsaf49/sonics) and torchaudio, live and frozen.
+"""SpecTTTra and the front end against the published code (awsaf49/sonics) and torchaudio, live and
+frozen.
 
-The live tests run where LONGSEQ_UPSTREAM_SONICS names a checkout and torchaudio and timm are installed; with
-it set, running this file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_SONICS names a checkout and torchaudio and timm are
+installed; with it set, running this file as a program writes the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ FROZEN = ("spectttra_alpha_5s", "spectttra_beta_5s", "spectttra_gamma_5s")
 def sound(seconds: float) -> Tensor:
     """A chirp, a beating chord and clicks, by formula: (1, N)."""
     t = np.arange(round(seconds * 16000)) / 16000
-    x = np.sin(2 * np.pi * (200 * t + 300 * t**2)) + 0.5 * np.sin(2 * np.pi * 440 * t) * np.sin(7 * t)
+    x = np.sin(2 * np.pi * (200 * t + 300 * t**2)) + 0.5 * np.sin(2 * np.pi * 440 * t) * np.sin(
+        7 * t
+    )
     x += 0.3 * (np.arange(len(t)) % 3001 == 0) + 1e-3 * np.sin(1e4 * t**2)
     return torch.from_numpy(0.2 * x).float()[None]
 
@@ -57,14 +60,17 @@ def fill(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
             count = torch.arange(parameter.numel(), dtype=torch.float64)
-            values = torch.sin(count * (1 + 0.01 * number) + number) * (0.05 if parameter.ndim > 1 else 0.2)
+            values = torch.sin(count * (1 + 0.01 * number) + number) * (
+                0.05 if parameter.ndim > 1 else 0.2
+            )
             parameter.copy_(values.view_as(parameter) + float("norm" in name))
     return model.eval()
 
 
 def their_model(name: str) -> nn.Module:
     """Builds the published code's model from the published configuration."""
-    for module in ("huggingface_hub", "librosa"):  # for its hub and its loader, which are not needed
+    # For its hub and its loader, which are not needed.
+    for module in ("huggingface_hub", "librosa"):
         if module not in sys.modules and importlib.util.find_spec(module) is None:
             stub: Any = types.ModuleType(module)
             stub.HfApi = stub.create_repo = stub.hf_hub_download = None
@@ -130,13 +136,20 @@ def test_the_frozen_logits_of_the_published_code(name: str) -> None:
 def test_published_weights_are_read_strictly(tmp_path: Path) -> None:
     state = create_model("spectttra_gamma_5s").state_dict()
     assert {k for k in state if not k.startswith("encoder.transformer")} == {
-        "ft_extractor.audio2melspec.spectrogram.window", "ft_extractor.audio2melspec.mel_scale.fb",
-        "classifier.weight", "classifier.bias",
-        *(f"encoder.st_tokenizer.{way}_tokenizer.{part}" for way in ("temporal", "spectral")
-          for part in ("conv1d.weight", "pos_encoder.pe", "norm_pre.weight", "norm_pre.bias")),
-    }  # fmt: skip
+        "ft_extractor.audio2melspec.spectrogram.window",
+        "ft_extractor.audio2melspec.mel_scale.fb",
+        "classifier.weight",
+        "classifier.bias",
+        *(
+            f"encoder.st_tokenizer.{way}_tokenizer.{part}"
+            for way in ("temporal", "spectral")
+            for part in ("conv1d.weight", "pos_encoder.pe", "norm_pre.weight", "norm_pre.bias")
+        ),
+    }
     file = tmp_path / "pytorch_model.bin"
-    torch.save({k: v for k, v in state.items() if k != "classifier.bias"} | {"extra": torch.ones(1)}, file)
+    torch.save(
+        {k: v for k, v in state.items() if k != "classifier.bias"} | {"extra": torch.ones(1)}, file
+    )
     with pytest.raises(DataError, match=r"missing: classifier\.bias; unexpected: extra"):
         create_model("spectttra_gamma_5s", checkpoint=file)
     torch.save(state, file)
@@ -154,7 +167,10 @@ def write_fixture() -> None:
     db = AmplitudeToDB(top_db=80)(mel(sound(5.0)))
     logmel = ((db - db.mean()) / (db.std() + 1e-6))[0, :, ::12].numpy()
     with torch.no_grad():
-        logits = {name: np.float32(float(fill(their_model(name))(unit_gain(sound(5.0))))) for name in FROZEN}
+        logits = {
+            name: np.float32(float(fill(their_model(name))(unit_gain(sound(5.0)))))
+            for name in FROZEN
+        }
     np.savez_compressed(FIXTURE, logmel=logmel, **logits)
 
 

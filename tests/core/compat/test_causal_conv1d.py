@@ -68,7 +68,9 @@ def same(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> float:
 
 
 def gradients(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(y, leaves, normal(*y.shape, seed=8).to(y.dtype), retain_graph=True))
+    return list(
+        torch.autograd.grad(y, leaves, normal(*y.shape, seed=8).to(y.dtype), retain_graph=True)
+    )
 
 
 @pytest.mark.parametrize("activation", [None, "silu", "swish"])
@@ -80,7 +82,11 @@ def test_convolution_with_states(length: int, taps: int, activation: Any) -> Non
     expected = oracle(*given.values(), past, None, activation is not None)
     buffer = torch.zeros(BATCH, WIDTH, taps - 1, dtype=torch.float64)
     y, final = causal_conv1d_fn(
-        **given, initial_states=past, return_final_states=True, final_states_out=buffer, activation=activation
+        **given,
+        initial_states=past,
+        return_final_states=True,
+        final_states_out=buffer,
+        activation=activation,
     )
     wanted = torch.cat([past, given["x"]], 2)[..., length:]
     assert final is buffer and torch.equal(final, wanted)
@@ -154,10 +160,19 @@ def test_update(size: int, length: int | None, circular: bool) -> None:
     indexed = causal_conv1d_update(
         given["x"], slots, weight, given["bias"], **options, conv_state_indices=torch.tensor([2, 0])
     )
-    assert torch.equal(indexed, y) and torch.equal(slots[[2, 0]], state) and slots[[1, 3]].isnan().all()
+    assert (
+        torch.equal(indexed, y)
+        and torch.equal(slots[[2, 0]], state)
+        and slots[[1, 3]].isnan().all()
+    )
     kept = slots.clone()
     padded = causal_conv1d_update(
-        -given["x"], slots, weight, given["bias"], **options, conv_state_indices=torch.tensor([2, -1])
+        -given["x"],
+        slots,
+        weight,
+        given["bias"],
+        **options,
+        conv_state_indices=torch.tensor([2, -1]),
     )
     assert (padded[1] == 0).all() and (padded[0] != 0).any()
     assert torch.equal(slots[0], kept[0]) and not torch.equal(slots[2], kept[2])
@@ -175,10 +190,14 @@ def test_a_wrong_argument_is_named() -> None:
     given, state = inputs(), torch.zeros(BATCH, WIDTH, TAPS - 1, dtype=torch.float64)
     seq_idx = torch.zeros(BATCH, LENGTH, dtype=torch.int32)
     for key, value in (
-        ("x", torch.ones(3)), ("weight", torch.ones(2, 2)), ("activation", "relu"),
-        ("seq_idx", torch.ones(2, 3)), ("seq_idx", torch.ones(BATCH, LENGTH)),
-        ("bias", torch.ones(1)), ("initial_states", torch.ones(2)),
-    ):  # fmt: skip
+        ("x", torch.ones(3)),
+        ("weight", torch.ones(2, 2)),
+        ("activation", "relu"),
+        ("seq_idx", torch.ones(2, 3)),
+        ("seq_idx", torch.ones(BATCH, LENGTH)),
+        ("bias", torch.ones(1)),
+        ("initial_states", torch.ones(2)),
+    ):
         with pytest.raises(ArgumentError, match=key):
             causal_conv1d_fn(**{**given, key: value})
     with pytest.raises(ArgumentError, match="seq_idx does not go together"):
@@ -186,9 +205,13 @@ def test_a_wrong_argument_is_named() -> None:
     with pytest.raises(ArgumentError, match="seq_idx does not go together"):
         causal_conv1d_fn(**given, seq_idx=seq_idx, initial_states=state)
     for key, value in (
-        ("conv_state", state[..., :2]), ("conv_state", state[:1]), ("conv_state_indices", torch.ones(3)),
-        ("cache_seqlens", torch.ones(2)), ("x", torch.ones(5)), ("activation", "gelu"),
-    ):  # fmt: skip
+        ("conv_state", state[..., :2]),
+        ("conv_state", state[:1]),
+        ("conv_state_indices", torch.ones(3)),
+        ("cache_seqlens", torch.ones(2)),
+        ("x", torch.ones(5)),
+        ("activation", "gelu"),
+    ):
         with pytest.raises(ArgumentError, match=key):
             causal_conv1d_update(**{**given, "conv_state": state, key: value})
 
@@ -228,7 +251,9 @@ def test_against_upstream(upstream: ModuleType, activation: Any, initial: bool) 
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("length", [None, 1, 3])
 @pytest.mark.parametrize("size", [TAPS - 1, 8])
-def test_update_against_upstream(upstream: ModuleType, size: int, length: int | None, circular: bool) -> None:
+def test_update_against_upstream(
+    upstream: ModuleType, size: int, length: int | None, circular: bool
+) -> None:
     given = {k: v.float() for k, v in inputs(length or 1).items()}
     if length is None:
         given["x"] = given["x"].squeeze(-1)

@@ -1,6 +1,7 @@
 """The signatures of mamba-ssm: against plain recurrences, and against the published references.
 
-The live tests run where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops imports.
+The live tests run where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops
+imports.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ LAYOUTS = ["constant", "shared", "grouped"]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=dtype
+    )
 
 
 def scan_inputs(kind_B: str, kind_C: str, complex_: bool) -> dict[str, Tensor]:
@@ -59,10 +62,17 @@ def scan_inputs(kind_B: str, kind_C: str, complex_: bool) -> dict[str, Tensor]:
 
 
 def scan_oracle(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-    z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
     return_last_state: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """One position after the other, B and C written out for every channel."""
 
     def at(m: Tensor, t: int) -> Tensor:  # (batch or 1, channels, states)
@@ -86,17 +96,24 @@ def scan_oracle(
     return (y, h) if return_last_state else y
 
 
-def run(function: Callable[..., Any], inputs: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+def run(
+    function: Callable[..., Any], inputs: dict[str, Tensor], **options: Any
+) -> dict[str, Tensor]:
     leaves = {k: t.detach().requires_grad_() for k, t in inputs.items()}
     outputs = function(**leaves, **options)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     real = [torch.view_as_real(t) if t.is_complex() else t for t in outputs]
     weights = [normal(*t.shape, seed=7).to(t.dtype) for t in real]
     grads = torch.autograd.grad(real, [*leaves.values()], weights)
-    return {**{f"output {i}": t.detach() for i, t in enumerate(outputs)}, **dict(zip(leaves, grads))}
+    return {
+        **{f"output {i}": t.detach() for i, t in enumerate(outputs)},
+        **dict(zip(leaves, grads)),
+    }
 
 
-def close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> float:
+def close(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12
+) -> float:
     """Returns the largest difference, relative to each tensor's largest value."""
     assert actual.keys() == expected.keys()
     largest = 0.0
@@ -117,14 +134,18 @@ def test_selective_scan(kind_B: str, kind_C: str, complex_: bool) -> None:
     small = {k: inputs[k] for k in ("u", "delta", "A", "B", "C")}
     small["delta"] = small["delta"].abs()
     close(run(compat.selective_scan_fn, small), run(scan_oracle, small))
-    assert torch.equal(compat.selective_scan_fn(**small), run(compat.selective_scan_fn, small)["output 0"])
+    assert torch.equal(
+        compat.selective_scan_fn(**small), run(compat.selective_scan_fn, small)["output 0"]
+    )
 
 
 def test_selective_scan_returns_what_upstream_returns() -> None:
     inputs = {k: v.float() for k, v in scan_inputs("shared", "shared", False).items()}
     half = {k: v.bfloat16() if k in ("u", "delta", "z", "B", "C") else v for k, v in inputs.items()}
     for kind in ("shared", "constant"):
-        half["C"] = half["C"] if kind == "shared" else scan_inputs("shared", "constant", False)["C"].float()
+        half["C"] = (
+            half["C"] if kind == "shared" else scan_inputs("shared", "constant", False)["C"].float()
+        )
         y, last = compat.selective_scan_fn(**half, delta_softplus=True, return_last_state=True)
         assert y.dtype == torch.bfloat16 and y.is_contiguous() and last.dtype == torch.float32
         exact = scan_oracle(**{k: v.double() for k, v in half.items()}, delta_softplus=True)
@@ -138,7 +159,9 @@ def test_constant_maps_never_take_the_memory_of_all_states() -> None:
     program = """
 import re, torch
 from longseq.core.compat.mamba_ssm import selective_scan_fn
-def value(key): return 1024 * int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+def value(key):
+    text = open("/proc/self/status").read()
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", text)[1])
 def run(length):
     u, delta = (torch.randn(1, 128, length).requires_grad_() for _ in range(2))
     A, B, C = (-torch.rand(128, 64).requires_grad_() for _ in range(3))
@@ -151,7 +174,8 @@ print(run(8192))
 """
     if not sys.platform.startswith("linux"):
         pytest.skip("peak memory is read from /proc")
-    # glibc keeps freed blocks for itself above a threshold that it moves; a fixed one counts what is in use.
+    # glibc keeps freed blocks for itself above a threshold that it moves; a fixed one counts what
+    # is in use.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
@@ -177,8 +201,10 @@ def update_inputs(heads: int | None, groups: int) -> dict[str, Tensor]:
 def update_oracle(state: Tensor, inputs: dict[str, Tensor], options: dict[str, Any]) -> Tensor:
     """Row by row and head by head through the scan of one position."""
     heads = state.dim() == 4
-    i = {k: v if heads or k == "state" else v.unsqueeze(0 if k in ("A", "D", "dt_bias") else 1)
-         for k, v in inputs.items()}  # fmt: skip
+    i = {
+        k: v if heads or k == "state" else v.unsqueeze(0 if k in ("A", "D", "dt_bias") else 1)
+        for k, v in inputs.items()
+    }
     state = state if heads else state.unsqueeze(1)
     out = torch.empty_like(i["x"])
     for row in range(BATCH):
@@ -216,13 +242,21 @@ def test_selective_state_update(heads: int | None, groups: int, optional: bool) 
     indexed = compat.selective_state_update(
         slots, **inputs, **options, state_batch_indices=torch.tensor([3, 1], dtype=torch.int32)
     )
-    assert torch.equal(indexed, y) and torch.equal(slots[[3, 1]], state) and slots[[0, 2, 4]].isnan().all()
+    assert (
+        torch.equal(indexed, y)
+        and torch.equal(slots[[3, 1]], state)
+        and slots[[0, 2, 4]].isnan().all()
+    )
     kept = slots.clone()
     padded = compat.selective_state_update(
         slots, **inputs, **options, state_batch_indices=torch.tensor([-1, 1])
     )
     assert (padded[0] == 0).all() and (padded[1] != 0).any()
-    assert torch.equal(slots[3], kept[3]) and not torch.equal(slots[1], kept[1]) and slots[4].isnan().all()
+    assert (
+        torch.equal(slots[3], kept[3])
+        and not torch.equal(slots[1], kept[1])
+        and slots[4].isnan().all()
+    )
 
 
 def test_low_precision_states_are_updated_in_their_own_dtype() -> None:
@@ -230,7 +264,9 @@ def test_low_precision_states_are_updated_in_their_own_dtype() -> None:
     inputs["A"] = inputs["A"].float()
     state = inputs.pop("state")
     exact_state = state.double()
-    exact = update_oracle(exact_state, {k: v.double() for k, v in inputs.items()}, {"dt_softplus": True})
+    exact = update_oracle(
+        exact_state, {k: v.double() for k, v in inputs.items()}, {"dt_softplus": True}
+    )
     y = compat.selective_state_update(state, **inputs, dt_softplus=True)
     assert y.dtype == state.dtype == torch.bfloat16
     for found, wanted in ((y, exact), (state, exact_state)):
@@ -244,9 +280,15 @@ def test_stepping_equals_the_scan() -> None:
     for t in range(LENGTH):
         now = {k: inputs[k][..., t] for k in ("B", "C", "z")}
         y_t = compat.selective_state_update(
-            state, inputs["u"][..., t], inputs["delta"][..., t], inputs["A"], D=inputs["D"], **now,
-            dt_bias=inputs["delta_bias"], dt_softplus=True,
-        )  # fmt: skip
+            state,
+            inputs["u"][..., t],
+            inputs["delta"][..., t],
+            inputs["A"],
+            D=inputs["D"],
+            **now,
+            dt_bias=inputs["delta_bias"],
+            dt_softplus=True,
+        )
         close({"y": y_t}, {"y": y[..., t]})
     close({"state": state}, {"state": last})
 
@@ -269,23 +311,39 @@ def ssd_oracle(i: dict[str, Tensor], resets: Tensor, low: float) -> tuple[Tensor
 def test_mamba_chunk_scan_combined(first: int) -> None:
     length, heads, width = 21, 4, 3
     i = {
-        "x": normal(1, length, heads, width), "dt": normal(1, length, heads), "A": -normal(heads).exp(),
-        "B": normal(1, length, 2, STATES), "C": normal(1, length, 2, STATES, seed=1), "D": normal(heads),
-        "z": normal(1, length, heads, width, seed=2), "dt_bias": normal(heads, seed=1),
+        "x": normal(1, length, heads, width),
+        "dt": normal(1, length, heads),
+        "A": -normal(heads).exp(),
+        "B": normal(1, length, 2, STATES),
+        "C": normal(1, length, 2, STATES, seed=1),
+        "D": normal(heads),
+        "z": normal(1, length, heads, width, seed=2),
+        "dt_bias": normal(heads, seed=1),
         "initial_states": normal(1, heads, width, STATES),
-    }  # fmt: skip
+    }
     bounds = [0, 9, 10, 21]
     seq_idx = torch.tensor([[first] * 9 + [5] + [6] * 11], dtype=torch.int32)
     resets = torch.zeros(1, length, dtype=torch.bool)
     resets[:, [9, 10] if first == 0 else [0, 9, 10]] = True  # the initial state is sequence 0's
     y, states = ssd_oracle(i, resets, 0.1)
-    options = {"chunk_size": 8, "seq_idx": seq_idx, "dt_softplus": True, "dt_limit": (0.1, float("inf"))}
+    options = {
+        "chunk_size": 8,
+        "seq_idx": seq_idx,
+        "dt_softplus": True,
+        "dt_limit": (0.1, float("inf")),
+    }
     out = compat.mamba_chunk_scan_combined(**i, **options)
     close({"y": out}, {"y": y})
     out, final = compat.mamba_chunk_scan_combined(**i, **options, return_final_states=True)
     close({"y": out, "final": final}, {"y": y, "final": states[-1]})
-    more = {"cu_seqlens": torch.tensor(bounds), "return_varlen_states": True, "state_dtype": torch.float32}
-    out, final, varlen = compat.mamba_chunk_scan_combined(**i, **options, **more, return_final_states=True)
+    more = {
+        "cu_seqlens": torch.tensor(bounds),
+        "return_varlen_states": True,
+        "state_dtype": torch.float32,
+    }
+    out, final, varlen = compat.mamba_chunk_scan_combined(
+        **i, **options, **more, return_final_states=True
+    )
     if first == 0:
         close({"varlen": varlen}, {"varlen": torch.cat([states[t - 1] for t in bounds[1:]])})
     assert len(compat.mamba_chunk_scan_combined(**i, **options, **more)) == 2
@@ -298,17 +356,24 @@ def test_a_wrong_argument_is_named(name: str) -> None:
     scan, update = scan_inputs("shared", "shared", False), update_inputs(None, 1)
     wrong: list[tuple[dict[str, Any], str, Any]] = {
         "selective_scan_fn": [
-            (scan, "u", torch.ones(2, 3)), (scan, "delta", torch.ones(BATCH, LENGTH, WIDTH)),
-            (scan, "B", torch.ones(3)), (scan, "C", torch.ones(4, WIDTH)), (scan, "z", torch.ones(1)),
+            (scan, "u", torch.ones(2, 3)),
+            (scan, "delta", torch.ones(BATCH, LENGTH, WIDTH)),
+            (scan, "B", torch.ones(3)),
+            (scan, "C", torch.ones(4, WIDTH)),
+            (scan, "z", torch.ones(1)),
             (scan_inputs("shared", "shared", True), "B", torch.ones(BATCH, STATES, LENGTH)),
         ],
         "selective_state_update": [
-            (update, "state", torch.ones(2)), (update, "x", torch.ones(BATCH, 7)),
-            (update, "B", torch.ones(7, 4)), (update, "C", torch.ones(BATCH, 7)),
-            (update, "dt", "dt"), (update, "A", torch.ones(WIDTH)), (update, "D", torch.ones(1)),
+            (update, "state", torch.ones(2)),
+            (update, "x", torch.ones(BATCH, 7)),
+            (update, "B", torch.ones(7, 4)),
+            (update, "C", torch.ones(BATCH, 7)),
+            (update, "dt", "dt"),
+            (update, "A", torch.ones(WIDTH)),
+            (update, "D", torch.ones(1)),
             (update, "state_batch_indices", torch.ones(BATCH)),
         ],
-    }.get(name, [])  # type: ignore[assignment]  # fmt: skip
+    }.get(name, [])  # type: ignore[assignment]
     for inputs, key, value in wrong:
         with pytest.raises(ArgumentError, match=rf"\b{key}\b"):
             getattr(compat, name)(**{**inputs, key: value})
@@ -316,7 +381,8 @@ def test_a_wrong_argument_is_named(name: str) -> None:
 
 @pytest.fixture
 def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a module of the checkout without its package's __init__ and without its Triton layer norm."""
+    """Imports a module of the checkout without its package's __init__ and without its Triton layer
+    norm."""
     before = set(sys.modules)
 
     def load(module: str) -> ModuleType:
@@ -339,7 +405,9 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Module
 @pytest.mark.parametrize("complex_", [False, True])
 @pytest.mark.parametrize("kind_C", LAYOUTS)
 @pytest.mark.parametrize("kind_B", LAYOUTS)
-def test_selective_scan_against_upstream(upstream: Any, kind_B: str, kind_C: str, complex_: bool) -> None:
+def test_selective_scan_against_upstream(
+    upstream: Any, kind_B: str, kind_C: str, complex_: bool
+) -> None:
     module = upstream("mamba_ssm.ops.selective_scan_interface")
     assert (
         inspect.signature(module.selective_scan_fn).parameters.keys()
@@ -364,5 +432,6 @@ def test_state_update_against_upstream(upstream: Any, heads: int | None, groups:
     y = compat.selective_state_update(mine, **inputs, dt_softplus=True)
     expected = module.selective_state_update_ref(theirs, **inputs, dt_softplus=True)
     print(
-        "selective_state_update_ref", close({"y": y, "state": mine}, {"y": expected, "state": theirs}, 1e-6)
+        "selective_state_update_ref",
+        close({"y": y, "state": mine}, {"y": expected, "state": theirs}, 1e-6),
     )

@@ -1,4 +1,5 @@
-"""CUDA emulated: builds the sources with the C++ compiler, runs them on CPU tensors by ``emulator.h``."""
+"""CUDA emulated: builds the sources with the C++ compiler, runs them on CPU tensors by
+``emulator.h``."""
 
 from __future__ import annotations
 
@@ -52,14 +53,27 @@ class Emulator:
             "-shared",
             "-fPIC",
         ]
-        command += ["-w", *[f"-D{key}={value}" for key, value in defines], str(code), "-o", str(library)]
+        command += [
+            "-w",
+            *[f"-D{key}={value}" for key, value in defines],
+            str(code),
+            "-o",
+            str(library),
+        ]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 
     def launch(
-        self, name: str, kernel: str, defines: Mapping[str, str | int], grid: Sequence[int], threads: int,
-        arguments: Any, device: torch.device, shared: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        kernel: str,
+        defines: Mapping[str, str | int],
+        grid: Sequence[int],
+        threads: int,
+        arguments: Any,
+        device: torch.device,
+        shared: int = 0,
+    ) -> None:
         assert device.type == "cpu"
         self.launched.append(kernel)
         function = getattr(self.library(name, tuple(sorted(defines.items()))), f"emulate_{kernel}")

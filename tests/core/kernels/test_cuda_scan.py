@@ -1,4 +1,5 @@
-"""Selective scan in CUDA C++, run by the emulator: against the float64 recurrence, all gradients, races."""
+"""Selective scan in CUDA C++, run by the emulator: against the float64 recurrence, all gradients,
+races."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from longseq.core.errors import BackendError
 from longseq.core.ops import cuda_calls
-from longseq.core.ops.selective_scan import cpu, cuda, selective_scan, selective_scan_reference, torch_op
+from longseq.core.ops.selective_scan import (
+    cpu,
+    cuda,
+    selective_scan,
+    selective_scan_reference,
+    torch_op,
+)
 from longseq.core.ops.selective_scan.arguments import Arguments
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
@@ -19,7 +26,8 @@ NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes; which optional arguments are there ("D", "z", "b", "i", "r"), softplus "s", complex "c"."""
+    """Sizes; which optional arguments are there ("D", "z", "b", "i", "r"), softplus "s", complex
+    "c"."""
 
     length: int
     width: int
@@ -62,16 +70,22 @@ def make(case: Case) -> list[Tensor | None]:
         decay, kind = torch.complex(decay, 3 * normal(case.width, case.states)), torch.complex64
     maps = (case.batch, case.length, case.groups, case.states)
     B, C = (
-        torch.randn(*maps, generator=g, dtype=kind).to(case.dtype if kind == torch.float32 else kind)
+        torch.randn(*maps, generator=g, dtype=kind).to(
+            case.dtype if kind == torch.float32 else kind
+        )
         for _ in range(2)
     )
     delta = normal(*rows) - 2 if "s" in case.given else 0.2 * normal(*rows).abs()
     optional = {
-        "D": normal(case.width), "z": normal(*rows, dtype=case.dtype), "b": 0.1 * normal(case.width),
+        "D": normal(case.width),
+        "z": normal(*rows, dtype=case.dtype),
+        "b": 0.1 * normal(case.width),
         "i": torch.randn(case.batch, case.width, case.states, generator=g, dtype=kind),
         "r": torch.rand(case.batch, case.length, generator=g) < 0.05,
-    }  # fmt: skip
-    D, z, bias, initial, resets = (value if key in case.given else None for key, value in optional.items())
+    }
+    D, z, bias, initial, resets = (
+        value if key in case.given else None for key, value in optional.items()
+    )
     # Time-major memory, as a transposed activation has it.
     u = normal(case.length, case.batch, case.width, dtype=case.dtype).transpose(0, 1)
     return [u, delta.to(case.dtype), decay, B, C, D, z, bias, initial, resets]
@@ -86,23 +100,30 @@ def run(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor) ->
     return {"y": y, "final": final, **named}
 
 
-def expected(case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor) -> dict[str, Tensor]:
+def expected(
+    case: Case, tensors: list[Tensor | None], dy: Tensor, dfinal: Tensor
+) -> dict[str, Tensor]:
     """The recurrence in float64, differentiated by autograd."""
 
     def wide(tensor: Tensor) -> Tensor:
         return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
     leaves = {n: wide(t).requires_grad_() for n, t in zip(NAMES, tensors) if t is not None}
-    y, final = selective_scan_reference(**leaves, delta_softplus="s" in case.given, resets=tensors[-1])
+    y, final = selective_scan_reference(
+        **leaves, delta_softplus="s" in case.given, resets=tensors[-1]
+    )
     grads = torch.autograd.grad([y, final], list(leaves.values()), [wide(dy), wide(dfinal)])
     return {"y": y.detach(), "final": final.detach(), **{f"d{n}": g for n, g in zip(leaves, grads)}}
 
 
 @pytest.fixture(autouse=True)
 def cuda_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved has the CUDA kernels' shape though the tensors are on a CPU, and starts as NaN."""
+    """What is saved has the CUDA kernels' shape though the tensors are on a CPU, and starts as
+    NaN."""
 
-    monkeypatch.setattr(cpu, "saved_size", lambda length, width, groups, A: cuda.saved_size(length, A))
+    monkeypatch.setattr(
+        cpu, "saved_size", lambda length, width, groups, A: cuda.saved_size(length, A)
+    )
     real = torch.Tensor.new_empty
 
     def poisoned(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -120,7 +141,9 @@ def test_agrees_with_the_float64_recurrence(
     emulator.multiprocessors = case.multiprocessors
     if case.chunk:
         monkeypatch.setattr(
-            cuda_calls, "split", lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk)
+            cuda_calls,
+            "split",
+            lambda length, *rest: (case.chunk, (length + case.chunk - 1) // case.chunk),
         )
     if case.pieces:
         monkeypatch.setattr(cuda, "PARTIAL_BYTES", 0)
@@ -136,7 +159,9 @@ def test_agrees_with_the_float64_recurrence(
     tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(case.dtype, 1e-5)
     assert runs[0].keys() == want.keys()
     for key, exact in want.items():
-        error = (runs[0][key].to(exact.dtype) - exact).abs().max() / exact.abs().max().clamp_min(1e-30)
+        error = (runs[0][key].to(exact.dtype) - exact).abs().max() / exact.abs().max().clamp_min(
+            1e-30
+        )
         assert error < tolerance, (key, float(error))
         for again in runs[1:]:  # threads in another order: a missing barrier would show
             assert torch.equal(runs[0][key], again[key]), key
@@ -158,7 +183,9 @@ def test_parts_of_the_gradients_of_the_maps_are_bounded_at_any_length() -> None:
     assert cuda.piece(short, 1 << 20, 1, 16, 4) == 32  # never less than a tile
 
 
-def test_pieces_change_nothing_but_roundings(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_change_nothing_but_roundings(
+    emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = CASES["pieces"]
     tensors, dfinal = make(case), torch.ones(1, 5, 4)
     dy = torch.linspace(-1, 1, 1500).view(1, 300, 5)
@@ -179,7 +206,9 @@ def test_nan_does_not_pass_a_reset(emulator: Any) -> None:
     clean = run(case, [u, *tensors[1:9], resets], torch.ones_like(u), torch.ones(1, 5, 4))
     u[0, 20] = torch.nan
     dirty = run(case, [u, *tensors[1:9], resets], torch.ones_like(u), torch.ones(1, 5, 4))
-    assert dirty["y"][0, 20:37].isnan().all() and torch.equal(dirty["y"][0, 37:], clean["y"][0, 37:])
+    assert dirty["y"][0, 20:37].isnan().all() and torch.equal(
+        dirty["y"][0, 37:], clean["y"][0, 37:]
+    )
     assert torch.equal(dirty["final"], clean["final"])
     assert torch.equal(dirty["ddelta"][0, 37:], clean["ddelta"][0, 37:])
     u[0, 20], u[0, 50] = 0.0, torch.nan

@@ -1,4 +1,5 @@
-"""Causal convolution, linear scan and sLSTM in CUDA C++, run by the emulator, against float64 references."""
+"""Causal convolution, linear scan and sLSTM in CUDA C++, run by the emulator, against float64
+references."""
 
 from __future__ import annotations
 
@@ -73,9 +74,13 @@ def test_causal_conv_update(emulator: Any) -> None:
 
 @pytest.mark.parametrize("complex_", [False, True])
 @pytest.mark.parametrize("chunk", [0, 128])
-def test_linear_scan(complex_: bool, chunk: int, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_scan(
+    complex_: bool, chunk: int, emulator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if chunk:
-        monkeypatch.setattr(cuda_calls, "split", lambda length, *rest: (chunk, (length + chunk - 1) // chunk))
+        monkeypatch.setattr(
+            cuda_calls, "split", lambda length, *rest: (chunk, (length + chunk - 1) // chunk)
+        )
     g = torch.Generator().manual_seed(chunk)
     dtype, length = (torch.complex64 if complex_ else torch.float32), 300 if chunk else 75
     a = torch.rand(1, length, 37, generator=g).expand(2, length, 37)
@@ -90,14 +95,19 @@ def test_linear_scan(complex_: bool, chunk: int, emulator: Any, monkeypatch: pyt
     for emulator.order in (0, 1, 2):
         h = linear_op._forward_cuda(Linear(a, b, first))
         assert close(h, exact.detach())
-        grads = linear_op._backward_cuda(linear_op._Incoming(dh), Linear(a, b, first), linear_op._Saved(h))
+        grads = linear_op._backward_cuda(
+            linear_op._Incoming(dh), Linear(a, b, first), linear_op._Saved(h)
+        )
         assert all(close(x, y) for x, y in zip(grads, exact_grads))
     assert ("linear_summary" in emulator.launched) == bool(chunk)
 
 
 def test_linear_scan_in_half_precision_keeps_float32_states(emulator: Any) -> None:
     g = torch.Generator().manual_seed(0)
-    a, b = torch.rand(1, 20, 3, generator=g).bfloat16(), torch.randn(1, 20, 3, generator=g).bfloat16()
+    a, b = (
+        torch.rand(1, 20, 3, generator=g).bfloat16(),
+        torch.randn(1, 20, 3, generator=g).bfloat16(),
+    )
     h = linear_op._forward_cuda(Linear(a, b, None))
     exact = linear_scan_reference(a.double(), b.double())
     assert h.dtype == torch.float32 and close(h, exact)
@@ -107,10 +117,16 @@ def test_linear_scan_in_half_precision_keeps_float32_states(emulator: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("batch", "width", "multiprocessors", "shared"), [(3, 5, 4, 227), (1, 40, 4, 10), (5, 9, 1, 227)]
+    ("batch", "width", "multiprocessors", "shared"),
+    [(3, 5, 4, 227), (1, 40, 4, 10), (5, 9, 1, 227)],
 )
 def test_slstm(
-    batch: int, width: int, multiprocessors: int, shared: int, emulator: Any, monkeypatch: pytest.MonkeyPatch
+    batch: int,
+    width: int,
+    multiprocessors: int,
+    shared: int,
+    emulator: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     emulator.multiprocessors = multiprocessors
     monkeypatch.setattr(slstm_cuda, "shared_limit", lambda device: shared * 1024)

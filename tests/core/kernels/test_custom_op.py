@@ -1,4 +1,5 @@
-"""Operators from records: the schema, one list of arguments for all rules, and the rules themselves."""
+"""Operators from records: the schema, one list of arguments for all rules, and the rules
+themselves."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 def _gradients(into: Incoming, inputs: Inputs) -> list[Tensor]:
     empty = inputs.x.new_empty((0,))
-    return [torch.empty_like(inputs.x), empty if inputs.bias is None else torch.empty_like(inputs.bias)]
+    return [
+        torch.empty_like(inputs.x),
+        empty if inputs.bias is None else torch.empty_like(inputs.bias),
+    ]
 
 
 def _backward_cpu(into: Incoming, inputs: Inputs) -> list[Tensor]:
@@ -57,7 +61,9 @@ def _backward_cpu(into: Incoming, inputs: Inputs) -> list[Tensor]:
     return [dx, dbias]
 
 
-backward = define("longseq_test::scaled_backward", (Incoming, Inputs), None, _gradients, cpu=_backward_cpu)
+backward = define(
+    "longseq_test::scaled_backward", (Incoming, Inputs), None, _gradients, cpu=_backward_cpu
+)
 scaled = define(
     "longseq_test::scaled",
     (Inputs,),
@@ -84,7 +90,8 @@ def leaves() -> tuple[Tensor, Tensor]:
 
 def test_the_schema_is_that_of_the_records() -> None:
     assert str(scaled.op._opoverload._schema) == (
-        "longseq_test::scaled(Tensor x, Tensor? bias, float scale, SymInt times, bool negate) -> Tensor"
+        "longseq_test::scaled(Tensor x, Tensor? bias, float scale, SymInt times, bool negate) -> "
+        "Tensor"
     )
     assert str(backward.op._opoverload._schema).startswith(
         "longseq_test::scaled_backward(Tensor dy, Tensor x, "
@@ -108,7 +115,8 @@ def test_transforms() -> None:
     torch.testing.assert_close(found, expected)
     rows = torch.stack([x, 2 * x])
     assert torch.equal(torch.func.vmap(lambda x: call(x, bias))(rows)[1], call(2 * x, bias))
-    both = torch.func.vmap(call)(rows, torch.stack([bias, -bias]))  # the bias is no row: sample by sample
+    # The bias is no row: sample by sample.
+    both = torch.func.vmap(call)(rows, torch.stack([bias, -bias]))
     assert torch.equal(both[1], call(2 * x, -bias))
 
 

@@ -38,8 +38,11 @@ TINY = {
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("variant", resources.VARIANTS)
-def test_every_source_compiles_and_keeps_its_arrays_in_registers(variant: str, architecture: int) -> None:
-    """How many registers are spilled is the compiler's affair, and a report of ``make test-gpu``."""
+def test_every_source_compiles_and_keeps_its_arrays_in_registers(
+    variant: str, architecture: int
+) -> None:
+    """How many registers are spilled is the compiler's affair, and a report of ``make
+    test-gpu``."""
     for kernel, usage in resources.compile_variant(variant, architecture).items():
         assert usage.local_memory <= resources.LOCAL_MEMORY_LIMIT, (kernel, usage)
 
@@ -69,7 +72,9 @@ def test_a_wheel_carries_every_source() -> None:
         parts = Path("core/kernels/cuda") / file.name
         for pattern in patterns:
             plain = pattern.strip("/")
-            hit = fnmatch.fnmatch(str(parts), plain) or any(fnmatch.fnmatch(p, plain) for p in parts.parts)
+            hit = fnmatch.fnmatch(str(parts), plain) or any(
+                fnmatch.fnmatch(p, plain) for p in parts.parts
+            )
             assert not hit, (file.name, pattern)
         assert '#include "' not in nvrtc.source(file.name)  # each is found beside it
 
@@ -92,8 +97,15 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any,
 def test_cache(compiled: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = nvrtc.cubin("linear_scan.cu", TINY, 90)
     (file,) = (tmp_path / "cache" / "kernels").iterdir()
-    assert nvrtc.cubin("linear_scan.cu", dict(reversed(TINY.items())), 90) == code and len(compiled) == 1
-    for broken in (b"", file.read_bytes()[:-1], file.read_bytes()[:60] + b"X" + file.read_bytes()[61:]):
+    assert (
+        nvrtc.cubin("linear_scan.cu", dict(reversed(TINY.items())), 90) == code
+        and len(compiled) == 1
+    )
+    for broken in (
+        b"",
+        file.read_bytes()[:-1],
+        file.read_bytes()[:60] + b"X" + file.read_bytes()[61:],
+    ):
         file.write_bytes(broken)
         before = len(compiled)
         assert nvrtc.cubin("linear_scan.cu", TINY, 90) == code and len(compiled) == before + 1
@@ -151,7 +163,9 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
     def start(function: Any, *rest: Any) -> tuple[int]:
         *numbers, stream, pointers, extra = rest
         (address,) = (ctypes.c_void_p * 1).from_address(pointers)
-        calls.append((function, *numbers, stream, list((ctypes.c_int64 * 20).from_address(address)), extra))
+        calls.append(
+            (function, *numbers, stream, list((ctypes.c_int64 * 20).from_address(address)), extra)
+        )
         return (0,)
 
     def load(code: bytes) -> tuple[int, str]:
@@ -159,11 +173,16 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
         return 0, "module"
 
     driver = SimpleNamespace(
-        cuCtxGetCurrent=lambda: (0, 7), cuModuleLoadData=load, CUstream=int, cuLaunchKernel=start,
+        cuCtxGetCurrent=lambda: (0, 7),
+        cuModuleLoadData=load,
+        CUstream=int,
+        cuLaunchKernel=start,
         cuModuleGetFunction=lambda module, name: (0, name.decode()),
         cuFuncSetAttribute=lambda *arguments: (calls.append(arguments[1:]), (0,))[1],
-        CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared"),
-    )  # fmt: skip
+        CUfunction_attribute=SimpleNamespace(
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared"
+        ),
+    )
     monkeypatch.setattr(nvrtc, "_load", lambda: (None, driver, ""))
     monkeypatch.setattr(nvrtc, "_MODULES", {})
     monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
@@ -173,7 +192,9 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
     names = nvrtc.fields("linear_scan.cu", "LinearParams")
     for _ in range(2):
         device = torch.device("cuda:0")
-        nvrtc.launch("linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000)
+        nvrtc.launch(
+            "linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000
+        )
     code, attribute, first, second = calls
     assert code.startswith(b"code of") and attribute == ("shared", 100_000) and first == second
     assert first[:9] == ("linear_forward", 4, 2, 1, 256, 1, 1, 100_000, 5) and first[-1] == 0
@@ -182,7 +203,9 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
         nvrtc.parameters("linear_scan.cu", "LinearParams", {"bach": 2})
     driver.cuLaunchKernel = lambda *arguments: (701,)
     with pytest.raises(BackendError, match="starting linear_forward: 701"):
-        nvrtc.launch("linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000)
+        nvrtc.launch(
+            "linear_scan.cu", "linear_forward", TINY, (4, 2), 256, values, device, shared=100_000
+        )
 
 
 @pytest.fixture
@@ -208,7 +231,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     [
         ((9, 0), 13000, None),
         ((7, 5), 13000, r"NVIDIA Test \(sm_75\) is older than the sm_80"),
-        ((12, 9), 13000, r"NVRTC 13.2 does not know NVIDIA Test \(sm_129\).*install a newer PyTorch"),
+        (
+            (12, 9),
+            13000,
+            r"NVRTC 13.2 does not know NVIDIA Test \(sm_129\).*install a newer PyTorch",
+        ),
         (
             (9, 0),
             12080,
@@ -216,7 +243,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         ),
     ],
 )
-def test_reasons_with_a_gpu(gpu: SimpleNamespace, capability: Any, driver: int, reason: str | None) -> None:
+def test_reasons_with_a_gpu(
+    gpu: SimpleNamespace, capability: Any, driver: int, reason: str | None
+) -> None:
     gpu.capability, gpu.driver = capability, driver
     found = nvrtc.device_reason(0)
     available, note = nvrtc.describe()
@@ -229,7 +258,13 @@ def test_reasons_with_a_gpu(gpu: SimpleNamespace, capability: Any, driver: int, 
 def test_reasons_without_nvrtc(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
+    for cached in (
+        nvrtc._load,
+        nvrtc.version,
+        nvrtc.architectures,
+        nvrtc.nvrtc_reason,
+        nvrtc._device_reason,
+    ):
         cached.cache_clear()
 
     def missing(name: str) -> Any:
@@ -241,13 +276,20 @@ def test_reasons_without_nvrtc(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyP
         assert reason is not None and "pip install cuda-bindings nvidia-cuda-nvrtc" in reason
         row = next(row for row in availability.describe() if row[0] == "cuda")
         assert not row[1] and "torch finds no CUDA device" in row[2] and "pip install" in row[2]
-    for cached in (nvrtc._load, nvrtc.version, nvrtc.architectures, nvrtc.nvrtc_reason, nvrtc._device_reason):
+    for cached in (
+        nvrtc._load,
+        nvrtc.version,
+        nvrtc.architectures,
+        nvrtc.nvrtc_reason,
+        nvrtc._device_reason,
+    ):
         cached.cache_clear()
     assert nvrtc.device_reason(0) is not None
 
 
 def test_reason_of_a_compiler_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bindings load, NVRTC itself does not: what the bindings raise then becomes what to install."""
+    """The bindings load, NVRTC itself does not: what the bindings raise then becomes what to
+    install."""
 
     def missing() -> Any:
         raise RuntimeError('Failure finding "libnvrtc.so"')
@@ -257,14 +299,18 @@ def test_reason_of_a_compiler_library_that_is_not_there(monkeypatch: pytest.Monk
     for one in cached:
         one.cache_clear()
     reason = nvrtc.nvrtc_reason()
-    assert reason is not None and re.search(r"does not load .*libnvrtc.*pip install cuda-bindings", reason)
+    assert reason is not None and re.search(
+        r"does not load .*libnvrtc.*pip install cuda-bindings", reason
+    )
     with pytest.raises(BackendError, match="libnvrtc"):
         nvrtc.compile_cubin("linear_scan.cu", TINY, 90)
     for one in cached:
         one.cache_clear()
 
 
-def test_reason_of_another_makers_gpu(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_of_another_makers_gpu(
+    gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert "built for ROCm" in str(nvrtc.device_reason(0))
 
@@ -293,4 +339,6 @@ def test_faults_can_be_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "driver is too old: it serves CUDA 12.0" in reason(0) and nvrtc.simulated("no-triton")
     monkeypatch.undo()
     monkeypatch.setenv("LONGSEQ_SIMULATE", "no-nvrtc")
-    assert "LONGSEQ_SIMULATE=no-nvrtc" in nvrtc._load.__wrapped__()[2] and not nvrtc.simulated("old-driver")
+    assert "LONGSEQ_SIMULATE=no-nvrtc" in nvrtc._load.__wrapped__()[2] and not nvrtc.simulated(
+        "old-driver"
+    )

@@ -1,4 +1,5 @@
-"""Attention: the formula written out, grouped heads, windows, packs and refusals beyond the contract's."""
+"""Attention: the formula written out, grouped heads, windows, packs and refusals beyond the
+contract's."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_TRANSFORMERS")
 def by_hand(
     mixer: Attention | LocalAttention, x: Tensor, window: int | None, both_ways: bool = False
 ) -> Tensor:
-    """Every pair of positions by the formula, the rotation as a multiplication of complex numbers."""
+    """Every pair of positions by the formula, the rotation as a multiplication of complex
+    numbers."""
     batch, length, _ = x.shape
     heads, groups, width = mixer.n_heads, mixer.n_kv_heads, mixer.d_head
     q = mixer.q_proj(x).view(batch, length, heads, width)
@@ -29,7 +31,9 @@ def by_hand(
     v = mixer.v_proj(x).view(batch, length, groups, width)
     if mixer.rope_base is not None:
         half = width // 2
-        angle = torch.arange(length)[:, None] * mixer.rope_base ** (-torch.arange(half).double() / half)
+        angle = torch.arange(length)[:, None] * mixer.rope_base ** (
+            -torch.arange(half).double() / half
+        )
         turn = torch.polar(torch.ones_like(angle), angle)[:, None]
         q, k = (torch.complex(part[..., :half], part[..., half:]) * turn for part in (q, k))
         q, k = (torch.cat([part.real, part.imag], -1) for part in (q, k))
@@ -149,7 +153,8 @@ def test_wrong_window_is_refused(window: object) -> None:
     "(pip install --target FOLDER transformers)",
 )
 def test_equals_upstream_llama() -> None:
-    """Output and gradients of the Llama attention of Hugging Face transformers, with the same weights."""
+    """Output and gradients of the Llama attention of Hugging Face transformers, with the same
+    weights."""
     assert CHECKOUT is not None
     sys.path.insert(0, CHECKOUT)
     from transformers import LlamaConfig  # type: ignore[import-not-found]
@@ -172,7 +177,9 @@ def test_equals_upstream_llama() -> None:
         if layer is ours:
             y = layer(leaf)[0]
         else:
-            y = layer(leaf, position_embeddings=rotary(leaf, torch.arange(29)[None]), attention_mask=mask)[0]
+            y = layer(
+                leaf, position_embeddings=rotary(leaf, torch.arange(29)[None]), attention_mask=mask
+            )[0]
         results.append((y, *torch.autograd.grad(y.square().sum(), [leaf, *layer.parameters()])))
     for actual, expected in zip(*results):
         error = ((actual - expected).abs().max() / expected.abs().max()).item()

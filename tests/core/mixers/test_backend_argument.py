@@ -1,4 +1,5 @@
-"""The ``backend`` of mixers whose operators have several: stored, passed down, refused where impossible."""
+"""The ``backend`` of mixers whose operators have several: stored, passed down, refused where
+impossible."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_named_backends_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_the_reference_runs_no_kernel_of_the_operator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_runs_no_kernel_of_the_operator(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def kernel(*args: object) -> None:
         raise AssertionError("a kernel was called")
 
@@ -98,5 +101,7 @@ def test_the_convolution_runs_where_the_main_operator_has_a_backend_of_its_own()
         assert convolution_backend(check_backend(backend)) == backend
     for backend in ("triton", "mamba_ssm"):
         assert convolution_backend(check_backend(backend)) == "auto"
-    with pytest.raises(BackendError, match="ssd: backend 'triton' cannot be used: it runs on CUDA tensors"):
+    with pytest.raises(
+        BackendError, match="ssd: backend 'triton' cannot be used: it runs on CUDA tensors"
+    ):
         create_mixer("mamba2", 16, backend="triton")(torch.ones(1, 3, 16))

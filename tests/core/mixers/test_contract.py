@@ -15,7 +15,10 @@ from longseq.core.mixers import create_mixer, list_mixers
 D_MODEL = 16
 # Hyper-parameters that make a mixer small, or that exercise a path that its defaults do not.
 SMALL: dict[str, list[dict[str, object]]] = {
-    "attention": [{"n_heads": 4, "n_kv_heads": 2}, {"n_heads": 2, "rope_base": None, "bidirectional": True}],
+    "attention": [
+        {"n_heads": 4, "n_kv_heads": 2},
+        {"n_heads": 2, "rope_base": None, "bidirectional": True},
+    ],
     "local_attention": [{"window": 4, "n_heads": 4, "n_kv_heads": 1}, {"window": 16, "n_heads": 2}],
     "bidirectional": [
         {"mixer": "slstm", "combine": "concat"},
@@ -27,7 +30,10 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"l_max": 64, "filter_order": 8},
         {"l_max": 64, "filter_order": 8, "order": 3, "short_filter_order": 4},
     ],
-    "long_conv": [{"l_max": 64, "lam": 0.01, "channels": 2}, {"l_max": 3, "lam": 0.01, "smooth_window": 3}],
+    "long_conv": [
+        {"l_max": 64, "lam": 0.01, "channels": 2},
+        {"l_max": 3, "lam": 0.01, "smooth_window": 3},
+    ],
     "orchid": [
         {"l_max": 64, "filter_order": 8},
         {"l_max": 64, "filter_order": 8, "kind": "corrTime", "transform": "fft"},
@@ -38,7 +44,14 @@ SMALL: dict[str, list[dict[str, object]]] = {
     ],
     "mamba2": [
         {"d_state": 8, "headdim": 8, "chunk_size": 8},
-        {"d_state": 3, "headdim": 4, "d_ssm": 24, "ngroups": 2, "norm_before_gate": True, "D_has_hdim": True},
+        {
+            "d_state": 3,
+            "headdim": 4,
+            "d_ssm": 24,
+            "ngroups": 2,
+            "norm_before_gate": True,
+            "D_has_hdim": True,
+        },
     ],
     "mlstm": [
         {"round_up_to": 16, "chunk_size": 8},
@@ -46,7 +59,10 @@ SMALL: dict[str, list[dict[str, object]]] = {
     ],
     "retention": [{"n_heads": 2, "chunk_size": 8}],
     "gla": [{"n_heads": 2, "chunk_size": 8, "gate_logit_normalizer": 1.0}],
-    "delta_net": [{"n_heads": 2, "chunk_size": 8}, {"use_gate": True, "conv_bias": True, "expand_v": 0.5}],
+    "delta_net": [
+        {"n_heads": 2, "chunk_size": 8},
+        {"use_gate": True, "conv_bias": True, "expand_v": 0.5},
+    ],
     "gated_delta_net": [{"n_heads": 2, "chunk_size": 8}, {"head_dim": 4, "allow_neg_eigval": True}],
     "gated_delta_product": [
         {"n_heads": 2, "head_dim": 4, "chunk_size": 8},
@@ -54,31 +70,45 @@ SMALL: dict[str, list[dict[str, object]]] = {
     ],
     "kda": [{"n_heads": 2, "chunk_size": 8}, {"head_dim": 4, "expand_v": 2.0, "conv_size": 1}],
     "rwkv7": [{"head_dim": 4, "chunk_size": 8}, {"head_dim": 16, "decay_low_rank_dim": 3}],
-    "s4": [{"d_state": 8, "chunk_size": 8}, {"d_state": 6, "init": "legt", "n_ssm": 4, "output": "linear"}],
-    "s4d": [{"d_state": 8, "chunk_size": 8}, {"d_state": 6, "init": "ptd", "disc": "bilinear", "n_ssm": 4}],
+    "s4": [
+        {"d_state": 8, "chunk_size": 8},
+        {"d_state": 6, "init": "legt", "n_ssm": 4, "output": "linear"},
+    ],
+    "s4d": [
+        {"d_state": 8, "chunk_size": 8},
+        {"d_state": 6, "init": "ptd", "disc": "bilinear", "n_ssm": 4},
+    ],
     "dss": [{"d_state": 4, "chunk_size": 8}, {"d_state": 3, "version": "softmax", "l_max": 50}],
     "s5": [
         {"d_state": 8, "blocks": 2, "chunk_size": 4},
         {"d_state": 6, "init": "ptd", "activation": "full_glu"},
     ],
-    "companion": [{"d_state": 4, "chunk_size": 8}, {"d_state": 5, "n_kernels": 4, "closed_loop": True}],
+    "companion": [
+        {"d_state": 4, "chunk_size": 8},
+        {"d_state": 5, "n_kernels": 4, "closed_loop": True},
+    ],
     "mamba": [{"d_state": 4}, {"d_state": 3, "d_conv": 3, "expand": 1}],
 }
 DTYPES = [torch.float32, torch.float64]
 
 
 def cases() -> Iterator[Any]:
-    """Every registered mixer, every law that holds for it, both dtypes where the law has none of its own."""
+    """Every registered mixer, every law that holds for it, both dtypes where the law has none of
+    its own."""
     for name in list_mixers():
         for kwargs in SMALL.get(name, [{}]):
             label = name + "".join(f"-{key}={value}" for key, value in kwargs.items())
             for law in testing.checks_of(testing.Subject(name, kwargs).fresh()):
                 for dtype in DTYPES[: 1 if law in testing.ONCE else 2]:
-                    yield pytest.param(name, kwargs, law, dtype, id=f"{law}-{str(dtype)[6:]}-{label}")
+                    yield pytest.param(
+                        name, kwargs, law, dtype, id=f"{law}-{str(dtype)[6:]}-{label}"
+                    )
 
 
 @pytest.mark.parametrize(("name", "kwargs", "law", "dtype"), list(cases()))
-def test_every_mixer_obeys(name: str, kwargs: dict[str, object], law: str, dtype: torch.dtype) -> None:
+def test_every_mixer_obeys(
+    name: str, kwargs: dict[str, object], law: str, dtype: torch.dtype
+) -> None:
     subject = testing.Subject(name, kwargs, dtype, D_MODEL)
     testing.checks_of(subject.fresh())[law](subject)
 

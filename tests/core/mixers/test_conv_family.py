@@ -34,7 +34,8 @@ def data(length: int, dtype: torch.dtype = torch.float32, batch: int = 2, seed: 
 
 @pytest.mark.parametrize(("cls", "kwargs"), FAMILY)
 def test_a_long_sequence_in_uneven_chunks(cls: type[Mixer], kwargs: dict[str, Any]) -> None:
-    """Far beyond the kernels' windows, frames of the overlap method and single positions included."""
+    """Far beyond the kernels' windows, frames of the overlap method and single positions
+    included."""
     torch.manual_seed(0)
     mixer = cls(8, **kwargs)
     x = data(611)
@@ -75,7 +76,9 @@ def test_a_long_hyena_without_gradients_runs_in_blocks(
 
 
 @pytest.mark.parametrize(("cls", "kwargs"), FAMILY)
-def test_parameters_with_their_own_learning_rate_exist(cls: type[Mixer], kwargs: dict[str, Any]) -> None:
+def test_parameters_with_their_own_learning_rate_exist(
+    cls: type[Mixer], kwargs: dict[str, Any]
+) -> None:
     mixer, marked = cls(8, **kwargs), 0
     for module in mixer.modules():
         for name in getattr(module, "ssm_parameters", ()):
@@ -199,6 +202,8 @@ def test_orchid_mixes_packed_segments_apart_and_takes_no_state() -> None:
         (Orchid, {"conv_filter_size": 4}, "conv_filter_size"),
     ],
 )
-def test_wrong_hyper_parameters_are_refused(cls: type[Mixer], kwargs: dict[str, Any], match: str) -> None:
+def test_wrong_hyper_parameters_are_refused(
+    cls: type[Mixer], kwargs: dict[str, Any], match: str
+) -> None:
     with pytest.raises(ConfigError, match=match):
         cls(8, **kwargs)

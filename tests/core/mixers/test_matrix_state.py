@@ -1,4 +1,5 @@
-"""Mamba-2, mLSTM, retention and GLA beyond the contract: layouts, wrong settings, initial values, streams."""
+"""Mamba-2, mLSTM, retention and GLA beyond the contract: layouts, wrong settings, initial values,
+streams."""
 
 from __future__ import annotations
 
@@ -87,7 +88,11 @@ def test_layout_is_the_published_one(name: str) -> None:
         ("mlstm", {"qkv_block": 5}, r"inner width \(64\) must be divisible by qkv_block \(5\)"),
         ("mlstm", {"proj_factor": 0.0}, "proj_factor must be above 0"),
         ("mlstm", {"n_blocks": 0}, "n_blocks"),
-        ("retention", {"n_heads": 3}, r"expand_k · d_model \(16\) must be divisible by n_heads \(3\)"),
+        (
+            "retention",
+            {"n_heads": 3},
+            r"expand_k · d_model \(16\) must be divisible by n_heads \(3\)",
+        ),
         ("retention", {"n_heads": 16}, "must be even to be rotated, got 1"),
         ("retention", {"rotary_base": 0.0}, "rotary_base must be above 0"),
         ("gla", {"expand_v": 0.01}, "expand_v · d_model must be an integer of at least 1, got 0"),
@@ -136,7 +141,9 @@ def test_gated_norm_orders_and_groups() -> None:
         with torch.no_grad():
             norm.weight.copy_(torch.arange(8))
         value = (y if before else y * gate).view(2, 3, 2, 4)
-        expected = (value / (value.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(2) * norm.weight
+        expected = (value / (value.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten(
+            2
+        ) * norm.weight
         torch.testing.assert_close(norm(y, z), expected * gate if before else expected)
 
 
@@ -167,7 +174,8 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 def test_retention_decays_are_those_of_the_paper() -> None:
-    """With equal queries and keys of constant direction, the outputs before the norm are geometric sums."""
+    """With equal queries and keys of constant direction, the outputs before the norm are geometric
+    sums."""
     mixer = create_mixer("retention", 8, n_heads=4, rotary_base=1e12).double()
     with torch.no_grad():
         for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
@@ -182,7 +190,8 @@ def test_retention_decays_are_those_of_the_paper() -> None:
 
 
 def test_retention_streams_without_a_position_limit() -> None:
-    """The state holds no absolute position: far downstream the same inputs give the same outputs."""
+    """The state holds no absolute position: far downstream the same inputs give the same
+    outputs."""
     torch.manual_seed(0)
     mixer = create_mixer("retention", 16, n_heads=2)
     x = torch.randn(1, 400, 16)

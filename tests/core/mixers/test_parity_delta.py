@@ -1,9 +1,10 @@
-"""The layers on the delta rule against flash-linear-attention in float64, live and from frozen numbers.
+"""The layers on the delta rule against flash-linear-attention in float64, live and from frozen
+numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention, with einops,
-triton and transformers importable; running this file as a program there writes the frozen numbers anew.
-The layers' kernels give way to the repository's own naive references, whose casts to float32 are read as
-casts to float64.
+The live tests run where LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention,
+with einops, triton and transformers importable; running this file as a program there writes the
+frozen numbers anew. The layers' kernels give way to the repository's own naive references, whose
+casts to float32 are read as casts to float64.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from parity import differences, fill, gradients, waves
 FIXTURE = Path(__file__).parent / "fixtures" / "delta.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_FLA")
 needs_checkout = pytest.mark.skipif(
-    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_FLA names no checkout of fla-org/flash-linear-attention"
+    CHECKOUT is None,
+    reason="LONGSEQ_UPSTREAM_FLA names no checkout of fla-org/flash-linear-attention",
 )
 TOLERANCE = 1e-10
 RANKS = {"decay_low_rank_dim": 3, "a_low_rank_dim": 2, "gate_low_rank_dim": 3}
@@ -38,27 +40,35 @@ RANKS = {"decay_low_rank_dim": 3, "a_low_rank_dim": 2, "gate_low_rank_dim": 3}
 CASES: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
     "delta_net": (
         {"n_heads": 2, "use_gate": True, "conv_bias": True},
-        "delta_net", "DeltaNet", {"num_heads": 2, "use_gate": True, "conv_bias": True},
+        "delta_net",
+        "DeltaNet",
+        {"num_heads": 2, "use_gate": True, "conv_bias": True},
     ),
     "gated_delta_net": (
         {"n_heads": 2, "head_dim": 3, "expand_v": 1.0, "allow_neg_eigval": True},
-        "gated_deltanet", "GatedDeltaNet",
+        "gated_deltanet",
+        "GatedDeltaNet",
         {"num_heads": 2, "head_dim": 3, "expand_v": 1.0, "allow_neg_eigval": True},
     ),
     "gated_delta_product": (
         {"n_heads": 2, "head_dim": 3, "expand_v": 1.0, "num_householder": 2},
-        "gated_deltaproduct", "GatedDeltaProduct",
+        "gated_deltaproduct",
+        "GatedDeltaProduct",
         {"num_heads": 2, "head_dim": 3, "expand_v": 1.0, "num_householder": 2},
     ),
     "kda": (
         {"n_heads": 2, "head_dim": 4, "expand_v": 0.5},
-        "kda", "KimiDeltaAttention", {"num_heads": 2, "head_dim": 4, "expand_v": 0.5},
+        "kda",
+        "KimiDeltaAttention",
+        {"num_heads": 2, "head_dim": 4, "expand_v": 0.5},
     ),
     "rwkv7": (
         {"head_dim": 4, **RANKS},
-        "rwkv7", "RWKV7Attention", {"head_dim": 4, "layer_idx": 0, "num_hidden_layers": 2, **RANKS},
+        "rwkv7",
+        "RWKV7Attention",
+        {"head_dim": 4, "layer_idx": 0, "num_hidden_layers": 2, **RANKS},
     ),
-}  # fmt: skip
+}
 
 
 def upstream(module: str) -> Any:
@@ -71,7 +81,8 @@ def upstream(module: str) -> Any:
     def lenient(
         self: Any, fn: Any, arg_names: Any, configs: Any, key: Any, *rest: Any, **options: Any
     ) -> None:
-        # Newer Triton refuses tuning keys that are no argument; the kernels are imported here, never run.
+        # Newer Triton refuses tuning keys that are no argument; the kernels are imported here,
+        # never run.
         original(self, fn, arg_names, configs, [k for k in key if k in arg_names], *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +94,11 @@ def naive(module: str, name: str) -> Any:
     """A naive reference of the checkout that computes in float64."""
     source = inspect.getsource(upstream(module))
     for narrow in (".float()", "torch.float32", "torch.float)"):
-        wide = {".float()": ".double()", "torch.float32": "torch.float64", "torch.float)": "torch.float64)"}
+        wide = {
+            ".float()": ".double()",
+            "torch.float32": "torch.float64",
+            "torch.float)": "torch.float64)",
+        }
         source = source.replace(narrow, wide[narrow])
     copied = ModuleType("naive")
     exec(compile(source, module, "exec"), vars(copied))
@@ -95,7 +110,8 @@ def unit(x: Tensor) -> Tensor:
 
 
 def their_rwkv7(d_model: int) -> nn.Module:
-    """RWKV-7's layer of index 0, float64, with the checkout's own references in place of its kernels."""
+    """RWKV-7's layer of index 0, float64, with the checkout's own references in place of its
+    kernels."""
     module, parts = upstream("fla.layers.rwkv7"), "fla.ops.rwkv7."
     run = naive("fla.ops.generalized_delta_rule.dplr.naive", "dplr_recurrence")
 
@@ -104,7 +120,10 @@ def their_rwkv7(d_model: int) -> nn.Module:
         return run(*flat)[0].transpose(1, 2), None
 
     module.chunk_rwkv7 = operator
-    module.token_shift = lambda x, *_, **__: (upstream("fla.modules.token_shift").token_shift_ref(x), None)
+    module.token_shift = lambda x, *_, **__: (
+        upstream("fla.modules.token_shift").token_shift_ref(x),
+        None,
+    )
     module.fused_addcmul_rwkv7 = upstream(parts + "fused_addcmul").torch_addcmul_rwkv7
     module.fused_k_rwkv7 = upstream(parts + "fused_k_update").k_update_ref
     corrected = upstream(parts + "gate_output_correction").gate_output_correction_ref
@@ -113,7 +132,8 @@ def their_rwkv7(d_model: int) -> nn.Module:
 
 
 def their_layer(name: str, d_model: int) -> nn.Module:
-    """The published layer, float64, with naive operators, convolutions and norms in place of the kernels."""
+    """The published layer, float64, with naive operators, convolutions and norms in place of the
+    kernels."""
     _, file, cls, options = CASES[name]
     if name == "rwkv7":
         return their_rwkv7(d_model)
@@ -122,10 +142,11 @@ def their_layer(name: str, d_model: int) -> nn.Module:
         "delta_net": ("fla.ops.delta_rule.naive", "delta_rule_recurrence"),
         "gated_delta_net": ("fla.ops.gated_delta_rule.naive", "naive_recurrent_gated_delta_rule"),
         "gated_delta_product": (
-            "fla.ops.gated_delta_product.naive", "naive_recurrent_gated_delta_product",
+            "fla.ops.gated_delta_product.naive",
+            "naive_recurrent_gated_delta_product",
         ),
         "kda": ("fla.ops.kda.naive", "naive_recurrent_kda"),
-    }  # fmt: skip
+    }
     run = naive(*operators[name])
 
     def operator(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, **o: Any) -> Any:
@@ -144,8 +165,13 @@ def their_layer(name: str, d_model: int) -> nn.Module:
         y = run(q=q, k=k, v=v, beta=beta, g=g)[0]
         return (y.transpose(1, 2) if y.shape[1] != q.shape[1] else y), None
 
-    for kernel in ("chunk_delta_rule", "chunk_gated_delta_rule", "chunk_gated_delta_product", "chunk_kda",
-                   "fused_recurrent_delta_rule"):  # fmt: skip
+    for kernel in (
+        "chunk_delta_rule",
+        "chunk_gated_delta_rule",
+        "chunk_gated_delta_product",
+        "chunk_kda",
+        "fused_recurrent_delta_rule",
+    ):
         if hasattr(module, kernel):
             setattr(module, kernel, operator)
     layer = getattr(module, cls)(hidden_size=d_model, **options).double()
@@ -154,7 +180,9 @@ def their_layer(name: str, d_model: int) -> nn.Module:
     def convolution(conv: nn.Conv1d) -> Any:
         def call(x: Tensor, **_: Any) -> Any:
             taps = conv.weight.shape[-1]
-            y = conv1d(pad(x.mT, (taps - 1, 0)), conv.weight, conv.bias, groups=conv.weight.shape[0])
+            y = conv1d(
+                pad(x.mT, (taps - 1, 0)), conv.weight, conv.bias, groups=conv.weight.shape[0]
+            )
             return silu(y).mT, None
 
         return call
@@ -168,7 +196,8 @@ def their_layer(name: str, d_model: int) -> nn.Module:
 
     def wide(x: Tensor) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Tensor, "float", Tensor.double)  # the layers compute their decays in float32
+            # The layers compute their decays in float32.
+            patch.setattr(Tensor, "float", Tensor.double)
             return forward(x)
 
     layer.forward = wide
@@ -200,8 +229,10 @@ def test_operator_equals_naive(kind: str) -> None:
         theirs, last = run(*(x.transpose(1, 2) for x in (q, k, v, beta)), initial_state=start)
         theirs = theirs.transpose(1, 2)
     else:
-        where = {"head": ("gated_delta_rule", "naive_recurrent_gated_delta_rule"),
-                 "channel": ("kda", "naive_recurrent_kda")}[kind]  # fmt: skip
+        where = {
+            "head": ("gated_delta_rule", "naive_recurrent_gated_delta_rule"),
+            "channel": ("kda", "naive_recurrent_kda"),
+        }[kind]
         run = naive(f"fla.ops.{where[0]}.naive", where[1])
         theirs, last = run(
             q=q, k=k, v=v, g=leaves["g"], beta=beta, initial_state=start, output_final_state=True
@@ -215,7 +246,10 @@ def test_operator_equals_naive(kind: str) -> None:
 @needs_checkout
 def test_general_operator_equals_naive() -> None:
     torch.manual_seed(0)
-    leaves = {name: torch.randn(2, 75, 3, 8, dtype=torch.float64) for name in ("q", "k", "v", "a", "b", "g")}
+    leaves = {
+        name: torch.randn(2, 75, 3, 8, dtype=torch.float64)
+        for name in ("q", "k", "v", "a", "b", "g")
+    }
     leaves["b"] = unit(leaves["b"])
     leaves["a"] = -leaves["b"] * leaves["a"].sigmoid()
     leaves["g"] = nn.functional.logsigmoid(leaves["g"])

@@ -1,8 +1,8 @@
 """Retention and GLA against flash-linear-attention on a CPU, live and from frozen numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention, with einops,
-triton and transformers importable; running this file as a program there writes the frozen numbers anew.
-The layers' Triton kernels give way to the repository's own naive references.
+The live tests run where LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention,
+with einops, triton and transformers importable; running this file as a program there writes the
+frozen numbers anew. The layers' Triton kernels give way to the repository's own naive references.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from parity import differences, fill, gradients, waves
 FIXTURE = Path(__file__).parent / "fixtures" / "fla.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_FLA")
 needs_checkout = pytest.mark.skipif(
-    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_FLA names no checkout of fla-org/flash-linear-attention"
+    CHECKOUT is None,
+    reason="LONGSEQ_UPSTREAM_FLA names no checkout of fla-org/flash-linear-attention",
 )
-# The naive references compute in float32 whatever they are given: sums of some hundred terms, reordered.
+# The naive references compute in float32 whatever they are given: sums of some hundred terms,
+# reordered.
 TOLERANCE = 1e-5
 CASES = {"retention": {"n_heads": 4}, "gla": {"n_heads": 2}}
 
@@ -42,7 +44,8 @@ def upstream(module: str) -> Any:
     def lenient(
         self: Any, fn: Any, arg_names: Any, configs: Any, key: Any, *rest: Any, **options: Any
     ) -> None:
-        # Newer Triton refuses tuning keys that are no argument; the kernels are imported here, never run.
+        # Newer Triton refuses tuning keys that are no argument; the kernels are imported here,
+        # never run.
         original(self, fn, arg_names, configs, [k for k in key if k in arg_names], *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +74,9 @@ def test_operator_equals_naive(kind: str) -> None:
         y, state = linear_attention(q, k, v, g, initial_state=start)
         naive = {
             "gla": lambda: upstream("fla.ops.gla.naive").naive_recurrent_gla,
-            "simple_gla_recurrent": lambda: upstream("fla.ops.simple_gla.naive").naive_recurrent_simple_gla,
+            "simple_gla_recurrent": lambda: (
+                upstream("fla.ops.simple_gla.naive").naive_recurrent_simple_gla
+            ),
             "simple_gla_chunk": lambda: upstream("fla.ops.simple_gla.naive").naive_chunk_simple_gla,
         }[kind]()
         theirs, their_state = naive(q, k, v, g, initial_state=start, output_final_state=True)
@@ -83,7 +88,9 @@ def test_operator_equals_naive(kind: str) -> None:
 
 def their_layer(name: str, d_model: int, n_heads: int) -> nn.Module:
     """The published layer with naive operators, norm and rotation in place of the kernels."""
-    module = upstream({"gla": "fla.layers.gla", "retention": "fla.layers.multiscale_retention"}[name])
+    module = upstream(
+        {"gla": "fla.layers.gla", "retention": "fla.layers.multiscale_retention"}[name]
+    )
     if name == "gla":
         naive_gla = upstream("fla.ops.gla.naive").naive_recurrent_gla
 
@@ -104,13 +111,17 @@ def their_layer(name: str, d_model: int, n_heads: int) -> nn.Module:
 
         def rotate(q: Tensor, k: Tensor, **_: Any) -> Any:
             angles = torch.outer(torch.arange(q.shape[1]).float(), layer.rotary.inv_freq)
-            return tuple(rotation.rotary_embedding_ref(x, angles.cos(), angles.sin()) for x in (q, k))
+            return tuple(
+                rotation.rotary_embedding_ref(x, angles.cos(), angles.sin()) for x in (q, k)
+            )
 
         layer.rotary.forward = rotate
 
     def norm(o: Tensor, g: Tensor) -> Tensor:
         gated = layer.g_norm_swish_gate
-        return nn.functional.rms_norm(o, o.shape[-1:], gated.weight, gated.eps) * nn.functional.silu(g)
+        return nn.functional.rms_norm(
+            o, o.shape[-1:], gated.weight, gated.eps
+        ) * nn.functional.silu(g)
 
     layer.g_norm_swish_gate.forward = norm
     return layer

@@ -1,7 +1,8 @@
 """H3 against the layer published with its paper (HazyResearch/H3), live and from frozen numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_H3 names a checkout of that repository, and einops, opt_einsum and
-scipy are installed; with it set, running this file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_H3 names a checkout of that repository, and einops,
+opt_einsum and scipy are installed; with it set, running this file as a program writes the frozen
+numbers again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from parity import differences, disturb, with_gradients
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_H3")
-live = pytest.mark.skipif(CHECKOUT is None, reason="LONGSEQ_UPSTREAM_H3 names no checkout of HazyResearch/H3")
-# In float32 the published zoh loses digits in e^z - 1 for small steps, and takes powers in float32. Its
-# shift kernel is rounded to float32 whatever the parameters are, which bounds the comparison in float64.
+live = pytest.mark.skipif(
+    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_H3 names no checkout of HazyResearch/H3"
+)
+# In float32 the published zoh loses digits in e^z - 1 for small steps, and takes powers in float32.
+# Its shift kernel is rounded to float32 whatever the parameters are, which bounds the comparison in
+# float64.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 CASES: list[dict[str, Any]] = [
     {"d_state": 16},
@@ -104,7 +108,9 @@ def test_equals_frozen_upstream() -> None:
     ours.load_state_dict({key[7:]: v for key, v in frozen.items() if key.startswith("weight:")})
     expected = {key[4:]: v for key, v in frozen.items() if key.startswith("out:")}
     names = [key for key in expected if key not in ("x", "y")]
-    actual = with_gradients(ours, {name: ours.get_parameter(name) for name in names}, frozen["input"])
+    actual = with_gradients(
+        ours, {name: ours.get_parameter(name) for name in names}, frozen["input"]
+    )
     found = differences(actual, expected)
     assert max(found.values()) <= TOLERANCE[torch.float64], found
 

@@ -1,7 +1,8 @@
-"""Hyena against HyenaDNA's standalone operator (HazyResearch/hyena-dna), live and from frozen numbers.
+"""Hyena against HyenaDNA's standalone operator (HazyResearch/hyena-dna), live and from frozen
+numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_HYENA_DNA names a checkout of that repository and einops is
-installed; with it set, running this file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_HYENA_DNA names a checkout of that repository and einops
+is installed; with it set, running this file as a program writes the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from parity import differences, disturb, with_gradients
 FIXTURES = Path(__file__).parent / "fixtures"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_HYENA_DNA")
 live = pytest.mark.skipif(
-    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_HYENA_DNA names no checkout of HazyResearch/hyena-dna"
+    CHECKOUT is None,
+    reason="LONGSEQ_UPSTREAM_HYENA_DNA names no checkout of HazyResearch/hyena-dna",
 )
-# FFTs of another size: a few dozen roundings relative to the largest value. In float64 the published tables
-# of positions keep the float32 values that they were made with, as ours do.
+# FFTs of another size: a few dozen roundings relative to the largest value. In float64 the
+# published tables of positions keep the float32 values that they were made with, as ours do.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 FROZEN = {"l_max": 12, "filter_order": 8, "order": 2}
 
@@ -49,7 +51,9 @@ def upstream(d_model: int, l_max: int, filter_order: int, order: int) -> nn.Modu
     stub("transformers.tokenization_utils", AddedToken=str, PreTrainedTokenizer=object)
     stub("torchvision")
     stub("torchvision.ops", StochasticDepth=nn.Identity)
-    spec = importlib.util.spec_from_file_location("hyena_dna", Path(CHECKOUT) / "standalone_hyenadna.py")
+    spec = importlib.util.spec_from_file_location(
+        "hyena_dna", Path(CHECKOUT) / "standalone_hyenadna.py"
+    )
     assert spec is not None and spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -103,19 +107,24 @@ def test_starts_as_upstream_starts() -> None:
 
 
 def test_equals_frozen_upstream() -> None:
-    frozen = {key: torch.from_numpy(value) for key, value in np.load(FIXTURES / "hyena.npz").items()}
+    frozen = {
+        key: torch.from_numpy(value) for key, value in np.load(FIXTURES / "hyena.npz").items()
+    }
     ours = Hyena(4, **FROZEN).double()
     ours.load_state_dict({key[7:]: v for key, v in frozen.items() if key.startswith("weight:")})
     expected = {key[4:]: v for key, v in frozen.items() if key.startswith("out:")}
     names = [key for key in expected if key not in ("x", "y")]
-    actual = with_gradients(ours, {name: ours.get_parameter(name) for name in names}, frozen["input"])
+    actual = with_gradients(
+        ours, {name: ours.get_parameter(name) for name in names}, frozen["input"]
+    )
     # The outputs are stored as float32.
     found = differences(actual, expected)
     assert max(found.values()) <= 1e-6, found
 
 
 def write_fixture() -> None:
-    """Writes weights, input, output and gradients of the published operator, computed in float64."""
+    """Writes weights, input, output and gradients of the published operator, computed in
+    float64."""
     torch.manual_seed(0)
     layer = upstream(4, **FROZEN)
     disturb(layer)

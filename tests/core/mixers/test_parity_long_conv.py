@@ -1,8 +1,9 @@
 """LongConv, SGConv and Orchid against their published code, live and from frozen numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_SAFARI, LONGSEQ_UPSTREAM_SGCONV and LONGSEQ_UPSTREAM_ORCHID name
-checkouts of HazyResearch/safari, ctlllll/SGConv and Karami-m/orchid, and einops and opt_einsum are installed;
-with all three set, running this file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_SAFARI, LONGSEQ_UPSTREAM_SGCONV and
+LONGSEQ_UPSTREAM_ORCHID name checkouts of HazyResearch/safari, ctlllll/SGConv and Karami-m/orchid,
+and einops and opt_einsum are installed; with all three set, running this file as a program writes
+the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ CLASSES: dict[str, type[Mixer]] = {"long_conv": LongConv, "sgconv": SGConv, "orc
 # FFTs of another size: a few dozen roundings relative to the largest value.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    # Where the kernel is longer than the sequence, the published LongConv wraps round; ours stays causal.
+    # Where the kernel is longer than the sequence, the published LongConv wraps round; ours stays
+    # causal.
     ("long_conv", {"l_max": 32, "lam": 0.01}),
-    ("long_conv", {"l_max": 16, "lam": 0.01, "channels": 2, "smooth_window": 7, "weight_init": "double_exp"}),
+    (
+        "long_conv",
+        {"l_max": 16, "lam": 0.01, "channels": 2, "smooth_window": 7, "weight_init": "double_exp"},
+    ),
     ("sgconv", {"l_max": 64, "kernel_dim": 8}),
     ("sgconv", {"l_max": 64, "kernel_dim": 4, "channels": 2, "decay_max": 3.0, "postact": "glu"}),
     ("sgconv", {"l_max": 20, "kernel_dim": 8, "combine": "sum", "interpolate": "nearest"}),
@@ -56,7 +61,8 @@ FROZEN: list[tuple[str, dict[str, Any]]] = [
 
 
 def load(name: str, path: Path, stand_ins: dict[str, Any]) -> Any:
-    """Executes one file of a checkout, with stand-ins for what it imports and is not reached here."""
+    """Executes one file of a checkout, with stand-ins for what it imports and is not reached
+    here."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -126,7 +132,8 @@ def upstream_orchid(root: Path, d_model: int, **kwargs: Any) -> nn.Module:
     dxt: Any = "fft"
     if kwargs.pop("transform", "dct") == "dct":
         cosine: Any = importlib.import_module("orchid_standalone.utils.dxt")
-        dxt = ("dctxd-o", cosine.DCTX("dctxd", l_max - 1, norm="ortho"))  # made for one length, the test's
+        # Made for one length, the test's.
+        dxt = ("dctxd-o", cosine.DCTX("dctxd", l_max - 1, norm="ortho"))
     conditioning = {
         "type": kwargs.pop("kind", "absfreq"),
         "nn": "convtf",
@@ -186,7 +193,9 @@ def test_equals_upstream(name: str, kwargs: dict[str, Any], dtype: torch.dtype) 
 
 @pytest.mark.parametrize(("name", "kwargs"), FROZEN)
 def test_equals_frozen_upstream(name: str, kwargs: dict[str, Any]) -> None:
-    frozen = {key: torch.from_numpy(value) for key, value in np.load(FIXTURES / f"{name}.npz").items()}
+    frozen = {
+        key: torch.from_numpy(value) for key, value in np.load(FIXTURES / f"{name}.npz").items()
+    }
     ours = CLASSES[name](4, **kwargs).double()
     ours.load_state_dict({key[7:]: v for key, v in frozen.items() if key.startswith("weight:")})
     expected = {key[4:]: v for key, v in frozen.items() if key.startswith("out:")}

@@ -1,7 +1,7 @@
 """Mamba against state-spaces/mamba's own layer on a CPU, live and frozen.
 
-The live test runs where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops is there;
-run as a program there, this file writes the frozen numbers.
+The live test runs where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba and einops is
+there; run as a program there, this file writes the frozen numbers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ SIZES = {"d_model": 12, "d_state": 5, "d_conv": 4, "expand": 2}
 
 
 def upstream_layer() -> nn.Module:
-    """The published module on its slow path, with the published reference in place of the CUDA scan."""
+    """The published module on its slow path, with the published reference in place of the CUDA
+    scan."""
     assert CHECKOUT is not None
-    for name in ("", ".modules", ".ops", ".ops.triton"):  # their __init__ files import CUDA extensions
+    # Their __init__ files import CUDA extensions.
+    for name in ("", ".modules", ".ops", ".ops.triton"):
         package = types.ModuleType(f"mamba_ssm{name}")
         package.__path__ = [str(Path(CHECKOUT, "mamba_ssm", *name.split(".")[1:]))]
         sys.modules.setdefault(f"mamba_ssm{name}", package)
@@ -61,10 +63,15 @@ def evaluate(module: nn.Module, length: int) -> dict[str, Tensor]:
 
 def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     assert ours.keys() == theirs.keys()
-    return max(((ours[key] - value).abs().max() / value.abs().max()).item() for key, value in theirs.items())
+    return max(
+        ((ours[key] - value).abs().max() / value.abs().max()).item()
+        for key, value in theirs.items()
+    )
 
 
-@pytest.mark.skipif(CHECKOUT is None, reason="LONGSEQ_UPSTREAM_MAMBA names no checkout of state-spaces/mamba")
+@pytest.mark.skipif(
+    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_MAMBA names no checkout of state-spaces/mamba"
+)
 @pytest.mark.parametrize("length", [1, 2, 33, 130])
 def test_live(length: int) -> None:
     theirs, ours = upstream_layer(), create_mixer("mamba", **SIZES)
@@ -86,4 +93,6 @@ def test_frozen() -> None:
 if __name__ == "__main__":
     layer = upstream_layer()
     fill(layer)
-    np.savez_compressed(FIXTURE, **{key: value.numpy() for key, value in evaluate(layer, 9).items()})
+    np.savez_compressed(
+        FIXTURE, **{key: value.numpy() for key, value in evaluate(layer, 9).items()}
+    )

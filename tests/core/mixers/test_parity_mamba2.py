@@ -1,7 +1,9 @@
-"""Mamba-2 against published code on a CPU: state-spaces/mamba's references and transformers, live and frozen.
+"""Mamba-2 against published code on a CPU: state-spaces/mamba's references and transformers, live
+and frozen.
 
-The live tests run where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba, with einops and triton
-importable, and where transformers is installed; run as a program there, this file writes the frozen numbers.
+The live tests run where LONGSEQ_UPSTREAM_MAMBA names a checkout of state-spaces/mamba, with einops
+and triton importable, and where transformers is installed; run as a program there, this file writes
+the frozen numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
     reason="transformers is not installed (pip install transformers)",
 )
-# Sums of some hundred terms in another order; upstream's layers compute in float32 whatever they are given.
+# Sums of some hundred terms in another order; upstream's layers compute in float32 whatever they
+# are given.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -54,16 +57,20 @@ def test_operator_equals_ssd_minimal(dtype: torch.dtype) -> None:
     leaves = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "start": start}
 
     y, state = ssd(x, dt, A, B, C, initial_states=start)
-    their_y, their_state = minimal(x * dt[..., None], A * dt, B, C, 16, initial_states=start[:, None])
+    their_y, their_state = minimal(
+        x * dt[..., None], A * dt, B, C, 16, initial_states=start[:, None]
+    )
     found = differences(
-        {"state": state, **gradients(y, leaves)}, {"state": their_state, **gradients(their_y, leaves)}
+        {"state": state, **gradients(y, leaves)},
+        {"state": their_state, **gradients(their_y, leaves)},
     )
     print({key: f"{value:.1e}" for key, value in found.items()})
     assert max(found.values()) <= TOLERANCE[dtype], found
 
 
 def their_layer(weights: dict[str, Tensor], x: Tensor, **options: Any) -> Tensor:
-    """The published reference of the fused layer; its CUDA parts give way to its own torch references."""
+    """The published reference of the fused layer; its CUDA parts give way to its own torch
+    references."""
     combined = upstream("mamba_ssm.ops.triton.ssd_combined")
     scan = upstream("mamba_ssm.ops.selective_scan_interface")
     norm = upstream("mamba_ssm.ops.triton.layernorm_gated")
@@ -71,7 +78,9 @@ def their_layer(weights: dict[str, Tensor], x: Tensor, **options: Any) -> Tensor
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         padded = nn.functional.pad(x, (weight.shape[1] - 1, 0))
-        return nn.functional.silu(nn.functional.conv1d(padded, weight[:, None], bias, groups=x.shape[1]))
+        return nn.functional.silu(
+            nn.functional.conv1d(padded, weight[:, None], bias, groups=x.shape[1])
+        )
 
     def normalise(
         y: Tensor, weight: Tensor, bias: None, z: Tensor, eps: float, norm_before_gate: bool

@@ -1,8 +1,9 @@
 """S4, S4D and DSS against the authors' code on a CPU in float64, live and from frozen numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_S4 names a checkout of state-spaces/s4, or LONGSEQ_UPSTREAM_DSS one
-of ag1988/dss, with einops and opt_einsum importable; with both set, running this file as a program writes the
-frozen numbers anew. Modules that the checkouts import for training alone are stood in for.
+The live tests run where LONGSEQ_UPSTREAM_S4 names a checkout of state-spaces/s4, or
+LONGSEQ_UPSTREAM_DSS one of ag1988/dss, with einops and opt_einsum importable; with both set,
+running this file as a program writes the frozen numbers anew. Modules that the checkouts import for
+training alone are stood in for.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ FILES = {
     "DSS": ("ag1988/dss", "src/models/sequence/ss/standalone/dss.py"),
 }
 D_MODEL, LENGTH = 4, 24
-# Sums of some hundred terms in float64. The published S4 kernel comes from an inverse FFT and holds C (1 -
-# Āᴸ), and the published DSS adds 1e-7 to denominators, which both sides do.
+# Sums of some hundred terms in float64. The published S4 kernel comes from an inverse FFT and holds
+# C (1 - Āᴸ), and the published DSS adds 1e-7 to denominators, which both sides do.
 TOLERANCE = 1e-11
 close = functools.partial(parity.close, bound=TOLERANCE)
 FROZEN = ["s4-legs", "s4-legt", "s4d-inv", "dss-exp", "dss-softmax"]
@@ -72,7 +73,8 @@ def needs(name: str) -> None:
 
 
 def widen(patch: pytest.MonkeyPatch) -> None:
-    """The published DSS rounds its kernel to float32, by a cast that also drops its imaginary part."""
+    """The published DSS rounds its kernel to float32, by a cast that also drops its imaginary
+    part."""
     cast = Tensor.float
     patch.setattr(Tensor, "float", lambda t: t.real if t.dtype == torch.complex128 else cast(t))
 
@@ -86,7 +88,9 @@ class Options(dict):  # type: ignore[type-arg]
 def upstream(name: str) -> Any:
     root = checkout(name)
     assert root is not None
-    lightning, utilities, omegaconf = (ModuleType(n) for n in ("pytorch_lightning", "u", "omegaconf"))
+    lightning, utilities, omegaconf = (
+        ModuleType(n) for n in ("pytorch_lightning", "u", "omegaconf")
+    )
     utilities.rank_zero_only = lambda f: f  # type: ignore[attr-defined]
     omegaconf.DictConfig = Options  # type: ignore[attr-defined]
     stand_ins = {
@@ -94,7 +98,9 @@ def upstream(name: str) -> Any:
         "pytorch_lightning.utilities": utilities,
         "omegaconf": omegaconf,
     }
-    spec = importlib.util.spec_from_file_location(f"upstream_{name.lower()}", Path(root) / FILES[name][1])
+    spec = importlib.util.spec_from_file_location(
+        f"upstream_{name.lower()}", Path(root) / FILES[name][1]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -181,7 +187,9 @@ def test_live_kernel_state_and_steps(case: str) -> None:
     theirs(x)
     mixer: Any = ours(case, theirs.state_dict())
     with torch.no_grad():
-        close(mixer.convolution_kernel(LENGTH), theirs.layer.kernel(L=LENGTH)[0][0], f"{case}: kernel")
+        close(
+            mixer.convolution_kernel(LENGTH), theirs.layer.kernel(L=LENGTH)[0][0], f"{case}: kernel"
+        )
         start = torch.view_as_complex(normal(2, D_MODEL, mixer.n_complex, 2, seed=3))
         theirs.setup_step()
         theirs.default_state(2)
@@ -242,7 +250,9 @@ def write_fixture() -> None:
         values = {**theirs.state_dict(), "y": y.detach(), "gradient": gradient}
         arrays[f"{case}/names"] = np.array(list(values))
         arrays[f"{case}/shapes"] = np.array([",".join(map(str, v.shape)) for v in values.values()])
-        arrays[f"{case}/values"] = torch.cat([v.double().flatten() for v in values.values()]).numpy()
+        arrays[f"{case}/values"] = torch.cat(
+            [v.double().flatten() for v in values.values()]
+        ).numpy()
     np.savez_compressed(FIXTURE, **arrays)
 
 

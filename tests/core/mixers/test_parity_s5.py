@@ -49,13 +49,15 @@ def upstream() -> tuple[Any, Any, Any, Any]:
     jax = importlib.import_module("jax")
     jnp = importlib.import_module("jax.numpy")
     jax.config.update("jax_enable_x64", True)
-    if not hasattr(jnp, "DeviceArray"):  # a name that newer jax no longer has; used in annotations only
+    # A name that newer jax no longer has; used in annotations only.
+    if not hasattr(jnp, "DeviceArray"):
         jnp.DeviceArray = jax.Array
     return jax, jnp, importlib.import_module("s5.ssm"), importlib.import_module("s5.layers")
 
 
 def build(case: str) -> tuple[Any, dict[str, Tensor]]:
-    """Returns a function that gives the published layer's outputs and gradients, and its weights."""
+    """Returns a function that gives the published layer's outputs and gradients, and its
+    weights."""
     jax, jnp, ssm, layers = upstream()
     init = importlib.import_module("s5.ssm_init")
     options = CASES[case]
@@ -88,7 +90,8 @@ def build(case: str) -> tuple[Any, dict[str, Tensor]]:
     variables = layer.init(jax.random.PRNGKey(0), jnp.zeros((LENGTH, D_MODEL)))
     rng = np.random.default_rng(1)
     parameters = jax.tree_util.tree_map(
-        lambda p: np.asarray(p, dtype=np.float64) + 0.05 * rng.standard_normal(p.shape), variables["params"]
+        lambda p: np.asarray(p, dtype=np.float64) + 0.05 * rng.standard_normal(p.shape),
+        variables["params"],
     )
     if options["clip_eigs"]:  # one eigenvalue in the right half plane
         parameters["seq"]["Lambda_re"][0] = 0.3
@@ -99,7 +102,9 @@ def build(case: str) -> tuple[Any, dict[str, Tensor]]:
 
     def outputs_and_gradients(x: Tensor, up: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (_, y), (by_parameters, by_x) = run(parameters, jnp.asarray(x.numpy()), jnp.asarray(up.numpy()))
+        (_, y), (by_parameters, by_x) = run(
+            parameters, jnp.asarray(x.numpy()), jnp.asarray(up.numpy())
+        )
         return torch.from_numpy(np.array(y)), {
             "x": torch.from_numpy(np.array(by_x)),
             **translate(by_parameters),
@@ -113,7 +118,9 @@ def translate(parameters: Any) -> dict[str, Tensor]:
     weights = {k: torch.from_numpy(np.array(v)) for k, v in parameters["seq"].items()}
     for name in ("out1", "out2"):
         if name in parameters:
-            weights[f"{name}.weight"] = torch.from_numpy(np.array(parameters[name]["kernel"]).T.copy())
+            weights[f"{name}.weight"] = torch.from_numpy(
+                np.array(parameters[name]["kernel"]).T.copy()
+            )
             weights[f"{name}.bias"] = torch.from_numpy(np.array(parameters[name]["bias"]))
     for name in ("scale", "bias"):
         weights[f"norm.{name}"] = torch.from_numpy(np.array(parameters["norm"][name]))
@@ -128,7 +135,9 @@ class Layer(torch.nn.Module):
         options = {"d_state": D_STATE, "chunk_size": 8, **CASES[case]}
         self.mixer: Mixer = create_mixer("s5", D_MODEL, **options).double()
         self.mixer.load_state_dict({k: v for k, v in weights.items() if not k.startswith("norm.")})
-        self.scale, self.bias = (torch.nn.Parameter(weights[f"norm.{n}"]) for n in ("scale", "bias"))
+        self.scale, self.bias = (
+            torch.nn.Parameter(weights[f"norm.{n}"]) for n in ("scale", "bias")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.mixer(F.layer_norm(x, (D_MODEL,), self.scale, self.bias, eps=1e-6))[0]

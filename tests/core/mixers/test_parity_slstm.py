@@ -1,7 +1,8 @@
-"""sLSTM against the layer published with xLSTM (NX-AI/xlstm, vanilla backend), live and from frozen numbers.
+"""sLSTM against the layer published with xLSTM (NX-AI/xlstm, vanilla backend), live and from frozen
+numbers.
 
-The live test runs where LONGSEQ_UPSTREAM_XLSTM names a checkout of that repository; with it set, running this
-file as a program writes the frozen numbers again.
+The live test runs where LONGSEQ_UPSTREAM_XLSTM names a checkout of that repository; with it set,
+running this file as a program writes the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from parity import differences, disturb, with_gradients
 
 FIXTURE = Path(__file__).parent / "fixtures" / "slstm.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_XLSTM")
-# The same sums in another order over 33 steps of a recurrence that does not grow: tens of roundings.
+# The same sums in another order over 33 steps of a recurrence that does not grow: tens of
+# roundings.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -37,7 +39,9 @@ def upstream(d_model: int, n_heads: int) -> nn.Module:
     return layer
 
 
-@pytest.mark.skipif(CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm")
+@pytest.mark.skipif(
+    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm"
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("d_model", "n_heads"), [(16, 4), (24, 2)])
 def test_equals_upstream(d_model: int, n_heads: int, dtype: torch.dtype) -> None:
@@ -62,7 +66,9 @@ def test_equals_upstream(d_model: int, n_heads: int, dtype: torch.dtype) -> None
     assert (y - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
-@pytest.mark.skipif(CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm")
+@pytest.mark.skipif(
+    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm"
+)
 def test_starts_as_upstream_starts() -> None:
     theirs, ours = upstream(32, 4), create_mixer("slstm", 32, n_heads=4)
     for name, value in ours.state_dict().items():
@@ -77,15 +83,20 @@ def test_equals_frozen_upstream() -> None:
     frozen = {key: torch.from_numpy(value) for key, value in np.load(FIXTURE).items()}
     ours = create_mixer("slstm", 8, n_heads=2).double()
     prefix = "weight:"
-    ours.load_state_dict({key[len(prefix) :]: v for key, v in frozen.items() if key.startswith(prefix)})
+    ours.load_state_dict(
+        {key[len(prefix) :]: v for key, v in frozen.items() if key.startswith(prefix)}
+    )
     expected = {key[len("out:") :]: v for key, v in frozen.items() if key.startswith("out:")}
-    found = differences(with_gradients(ours, dict(ours.named_parameters()), frozen["input"]), expected)
+    found = differences(
+        with_gradients(ours, dict(ours.named_parameters()), frozen["input"]), expected
+    )
     # The outputs are stored as float32.
     assert max(found.values()) <= 1e-6, found
 
 
 def write_fixture() -> None:
-    """Writes the frozen numbers: weights, input, output and gradients of the upstream layer, in float64."""
+    """Writes the frozen numbers: weights, input, output and gradients of the upstream layer, in
+    float64."""
     torch.manual_seed(0)
     layer = upstream(8, 2).double()
     disturb(layer, 0.3)

@@ -1,7 +1,9 @@
-"""SpaceTime's companion state-space model against the authors' code on a CPU, live and from frozen numbers.
+"""SpaceTime's companion state-space model against the authors' code on a CPU, live and from frozen
+numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_SPACETIME names a checkout of HazyResearch/spacetime, with einops
-and opt_einsum importable; with it set, running this file as a program writes the frozen numbers anew.
+The live tests run where LONGSEQ_UPSTREAM_SPACETIME names a checkout of HazyResearch/spacetime, with
+einops and opt_einsum importable; with it set, running this file as a program writes the frozen
+numbers anew.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from parity import normal
 FIXTURE = Path(__file__).parent / "fixtures" / "spacetime.npz"
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_SPACETIME")
 needs_checkout = pytest.mark.skipif(
-    CHECKOUT is None, reason="LONGSEQ_UPSTREAM_SPACETIME names no checkout of HazyResearch/spacetime"
+    CHECKOUT is None,
+    reason="LONGSEQ_UPSTREAM_SPACETIME names no checkout of HazyResearch/spacetime",
 )
 D_MODEL, D_STATE, LENGTH, HORIZON = 4, 5, 30, 9
 TOLERANCE = 1e-12  # sums of some hundred terms in float64
@@ -114,7 +117,9 @@ def test_live_closed_loop() -> None:
         outputs = run(x)
         named = dict(module.named_parameters())
         leaves = {n: p for n, p in named.items() if n != "skip"}
-        results.append((outputs, torch.autograd.grad(outputs, [x, *leaves.values()], ups), ["x", *leaves]))
+        results.append(
+            (outputs, torch.autograd.grad(outputs, [x, *leaves.values()], ups), ["x", *leaves])
+        )
     (outputs, gradients, names), (outputs_theirs, gradients_theirs, names_theirs) = results
     close(outputs[0], outputs_theirs[0], "rollout: outputs")
     close(outputs[1], outputs_theirs[1], "rollout: inputs")
@@ -188,7 +193,9 @@ def write_fixture() -> None:
         values = {**theirs.state_dict(), "wanted y": y.detach(), "wanted gradient": gradient}
         if case == "closed":
             theirs.closed_loop = True
-            values |= dict(zip(("wanted forecast", "wanted inputs"), (t.detach() for t in theirs(x))))
+            values |= dict(
+                zip(("wanted forecast", "wanted inputs"), (t.detach() for t in theirs(x)))
+            )
         arrays[f"{case}/names"] = np.array(list(values))
         arrays[f"{case}/shapes"] = np.array([",".join(map(str, v.shape)) for v in values.values()])
         arrays[f"{case}/values"] = torch.cat([v.flatten() for v in values.values()]).numpy()

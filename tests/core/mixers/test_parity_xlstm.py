@@ -1,7 +1,8 @@
-"""mLSTM against the layer and the operators published with xLSTM (NX-AI/xlstm), live and from frozen numbers.
+"""mLSTM against the layer and the operators published with xLSTM (NX-AI/xlstm), live and from
+frozen numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_XLSTM names a checkout of that repository; with it set, running this
-file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_XLSTM names a checkout of that repository; with it set,
+running this file as a program writes the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_XLSTM")
 needs_checkout = pytest.mark.skipif(
     CHECKOUT is None, reason="LONGSEQ_UPSTREAM_XLSTM names no checkout of NX-AI/xlstm"
 )
-# Upstream subtracts cumulative sums of log forget gates where we add up spans: it loses digits in float32.
+# Upstream subtracts cumulative sums of log forget gates where we add up spans: it loses digits in
+# float32.
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
 D_MODEL, N_HEADS, LENGTH = 16, 4, 37
 
@@ -65,13 +67,15 @@ def test_operator_equals_upstream(form: str, dtype: torch.dtype) -> None:
     gates = [x.transpose(1, 2) for x in (i, f)]
     actual, expected = gradients(y, leaves), {}
     if form == "parallel":
-        theirs = backends.parallel_stabilized_simple(*heads_first, *(gate.unsqueeze(-1) for gate in gates))
+        theirs = backends.parallel_stabilized_simple(
+            *heads_first, *(gate.unsqueeze(-1) for gate in gates)
+        )
     else:
         theirs, (c, n, m) = backends.chunkwise_simple(
             *(x.contiguous() for x in (*heads_first, *gates)), chunk_size=16, return_last_state=True
         )
-        # There the queries are scaled instead of the keys, and m starts from 0 instead of -inf: what does not
-        # depend on that is exp(m) C and exp(m) n.
+        # There the queries are scaled instead of the keys, and m starts from 0 instead of -inf:
+        # what does not depend on that is exp(m) C and exp(m) n.
         unit = m.squeeze((-1, -2)).exp()
         expected |= {"c": c * 8**-0.5 * unit[..., None, None], "n": n * 8**-0.5 * unit[..., None]}
         unit = state[2].exp()
@@ -89,7 +93,9 @@ def test_operator_equals_upstream(form: str, dtype: torch.dtype) -> None:
 def test_layer_equals_upstream(bias: bool, dtype: torch.dtype) -> None:
     theirs = their_layer(D_MODEL, N_HEADS, LENGTH, bias).to(dtype)
     fill(theirs, 0.4)
-    ours = create_mixer("mlstm", D_MODEL, n_heads=N_HEADS, round_up_to=16, bias=bias, chunk_size=16).to(dtype)
+    ours = create_mixer(
+        "mlstm", D_MODEL, n_heads=N_HEADS, round_up_to=16, bias=bias, chunk_size=16
+    ).to(dtype)
     ours.load_state_dict(theirs.state_dict())
     x = waves(2, LENGTH, D_MODEL).to(dtype).requires_grad_()
     found = differences(

@@ -21,7 +21,16 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dss", {"d_state": 8}),
     ("dss", {"d_state": 8, "version": "softmax", "l_max": 700, "separate_dt": False}),
     ("s5", {"d_state": 64}),
-    ("s5", {"d_state": 16, "blocks": 4, "init": "ptd", "c_init": "complex_normal", "activation": "none"}),
+    (
+        "s5",
+        {
+            "d_state": 16,
+            "blocks": 4,
+            "init": "ptd",
+            "c_init": "complex_normal",
+            "activation": "none",
+        },
+    ),
     ("companion", {"d_state": 9, "n_kernels": 3}),
 ]
 IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
@@ -72,7 +81,8 @@ def test_the_kernel_is_the_response_to_an_impulse(name: str, kwargs: dict[str, A
 @pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
 def test_state_space_parameters_are_named(name: str, kwargs: dict[str, Any]) -> None:
     mixer = create_mixer(name, D_MODEL, **kwargs)
-    if name != "companion":  # its vectors are normalised, and take the learning rate of the rest as published
+    # Its vectors are normalised, and take the learning rate of the rest as published.
+    if name != "companion":
         assert set(mixer.ssm_parameters) & set(dict(mixer.named_parameters()))
 
 
@@ -133,7 +143,9 @@ def test_s5_step_rescale_is_another_sampling_rate() -> None:
 
 def test_dss_softmax_weights_sum_to_one() -> None:
     """With W = Λ the kernel of each state dimension sums to 1 over l_max positions."""
-    mixer: Any = create_mixer("dss", 2, d_state=3, version="softmax", l_max=40, separate_dt=False).double()
+    mixer: Any = create_mixer(
+        "dss", 2, d_state=3, version="softmax", l_max=40, separate_dt=False
+    ).double()
     with torch.no_grad():
         mixer.kernel.Lambda[0, 0] = 0.4  # one eigenvalue grows
         w = torch.view_as_complex(mixer.kernel.Lambda.clone())
@@ -156,9 +168,15 @@ def test_half_precision_parameters_keep_a_full_state() -> None:
     for name in ("s4", "s4d", "dss", "s5", "companion"):
         mixer = create_mixer(name, D_MODEL, d_state=8).to(torch.bfloat16)
         y, state = mixer(data(2, 70, D_MODEL).bfloat16())
-        assert y.dtype == torch.bfloat16 and state["ssm"].dtype in (torch.float32, torch.complex64), name
+        assert y.dtype == torch.bfloat16 and state["ssm"].dtype in (
+            torch.float32,
+            torch.complex64,
+        ), name
         y_t, state = mixer.step(data(2, D_MODEL).bfloat16(), state)
-        assert y_t.dtype == torch.bfloat16 and state["ssm"].dtype in (torch.float32, torch.complex64), name
+        assert y_t.dtype == torch.bfloat16 and state["ssm"].dtype in (
+            torch.float32,
+            torch.complex64,
+        ), name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from longseq.core.mixers import create_mixer
 
 def test_parameters_are_the_published_layer_s() -> None:
     shapes = {
-        name: tuple(value.shape) for name, value in create_mixer("slstm", 12, n_heads=2).state_dict().items()
+        name: tuple(value.shape)
+        for name, value in create_mixer("slstm", 12, n_heads=2).state_dict().items()
     }
     assert shapes == {
         "conv1d.conv.weight": (12, 1, 4),
@@ -34,7 +35,8 @@ def test_forget_biases_fall_across_a_head() -> None:
 
 
 def test_recurrence_tracks_parity() -> None:
-    """What no linear recurrence does: the state flips with every 1, for longer than any training length."""
+    """What no linear recurrence does: the state flips with every 1, for longer than any training
+    length."""
     torch.manual_seed(0)
     mixer = create_mixer("slstm", 8, n_heads=1, d_conv=0)
     head = torch.nn.Linear(8, 2)
@@ -47,7 +49,9 @@ def test_recurrence_tracks_parity() -> None:
     for step in range(200):
         bits = torch.randint(2, (32, 2 + step // 20), generator=generator)
         logits = head(mixer(embedding(bits))[0])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), (bits.cumsum(1) % 2).flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), (bits.cumsum(1) % 2).flatten()
+        )
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,4 +1,5 @@
-"""What all operators have in common: resets of integers, activation checkpointing, the meta device."""
+"""What all operators have in common: resets of integers, activation checkpointing, the meta
+device."""
 
 from __future__ import annotations
 
@@ -41,7 +42,13 @@ def arguments(name: str, device: str = "cpu") -> list[Tensor]:
     rows, gates, keys = normal(B, L, H, P), normal(B, L, H), normal(B, L, H, N)
     flat, wide = normal(B, L, P), normal(B, L, 3 * P)
     return {
-        "selective_scan": [flat, flat.sigmoid(), -normal(P, N).exp(), normal(B, L, N), normal(B, L, N)],
+        "selective_scan": [
+            flat,
+            flat.sigmoid(),
+            -normal(P, N).exp(),
+            normal(B, L, N),
+            normal(B, L, N),
+        ],
         "ssd": [rows, gates.sigmoid(), -normal(H).exp(), keys, normal(B, L, H, N)],
         "linear_attention": [keys, normal(B, L, H, N), rows, -gates.exp()],
         "delta_rule": [
@@ -107,7 +114,9 @@ def flat(result: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("table", [WITH_RESETS, REFERENCES], ids=["operator", "reference"])
 @pytest.mark.parametrize("name", WITH_RESETS)
-def test_resets_are_bools_or_integers_everywhere(name: str, table: dict[str, Callable[..., Any]]) -> None:
+def test_resets_are_bools_or_integers_everywhere(
+    name: str, table: dict[str, Callable[..., Any]]
+) -> None:
     operator, given = table[name], arguments(name)
     resets = torch.zeros(B, L, dtype=torch.bool)
     resets[0, [3, 40]] = resets[1, 69] = True
@@ -117,9 +126,13 @@ def test_resets_are_bools_or_integers_everywhere(name: str, table: dict[str, Cal
     for kind in (torch.int64, torch.int32, torch.uint8):
         found = flat(operator(*given, resets=7 * resets.to(kind)))
         assert all(torch.equal(a, b) for a, b in zip(found, expected))
-    with pytest.raises(ArgumentError, match=f"{name}: resets must be bool or integer, got torch.float32"):
+    with pytest.raises(
+        ArgumentError, match=f"{name}: resets must be bool or integer, got torch.float32"
+    ):
         operator(*given, resets=resets.float())
-    with pytest.raises(ArgumentError, match=rf"{name}: resets must have shape \(2, 70\) = \(batch, length\)"):
+    with pytest.raises(
+        ArgumentError, match=rf"{name}: resets must have shape \(2, 70\) = \(batch, length\)"
+    ):
         operator(*given, resets=resets[:, 1:])
     with pytest.raises(ArgumentError, match=f"{name}: resets must be a bool tensor, got list"):
         operator(*given, resets=[[0] * L] * B)
@@ -134,7 +147,9 @@ def test_activations_can_be_computed_again(name: str) -> None:
         return tuple(flat(OPERATORS[name](*values)))
 
     def gradients(outputs: Any) -> tuple[Tensor | None, ...]:
-        loss = torch.stack([x.sum() for x in outputs if x.requires_grad and bool(x.isfinite().all())]).sum()
+        loss = torch.stack(
+            [x.sum() for x in outputs if x.requires_grad and bool(x.isfinite().all())]
+        ).sum()
         return torch.autograd.grad(loss, leaves, allow_unused=True)
 
     found = gradients(checkpoint(run, *leaves, use_reentrant=False))

@@ -1,4 +1,5 @@
-"""Which backend serves a call: names, reasons, the one announcement of a fallback, instruction sets."""
+"""Which backend serves a call: names, reasons, the one announcement of a fallback, instruction
+sets."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "linear_scan": lambda backend: linear_scan(
         torch.full((1, 5, 2), 0.5), torch.ones(1, 5, 2), backend=backend
     ),
-    "causal_conv1d": lambda backend: causal_conv1d(torch.ones(1, 5, 2), torch.ones(2, 3), backend=backend),
+    "causal_conv1d": lambda backend: causal_conv1d(
+        torch.ones(1, 5, 2), torch.ones(2, 3), backend=backend
+    ),
     "slstm": lambda backend: slstm(rows(1, 9, 4, 2, 3), rows(2, 12, 3), backend=backend),
     "ssd": lambda backend: ssd(
         STATES, scalars(1, 9, 2), -torch.ones(2), STATES, STATES.flip(1), backend=backend
@@ -65,7 +68,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         STATES, STATES.flip(1), STATES, scalars(1, 9, 2), scalars(1, 9, 2), backend=backend
     ),
     "fft_conv": lambda backend: fft_conv(rows(1, 9, 3), rows(3, 9), backend=backend),
-    "gated_conv": lambda backend: gated_conv(rows(1, 9, 6), rows(6, 3), None, rows(2, 9), backend=backend),
+    "gated_conv": lambda backend: gated_conv(
+        rows(1, 9, 6), rows(6, 3), None, rows(2, 9), backend=backend
+    ),
     "gated_norm": lambda backend: gated_rms_norm(
         rows(2, 80, 32), rows(2, 80, 32), torch.ones(32), backend=backend
     ),
@@ -86,7 +91,9 @@ def broken_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The compiled kernels fail to load, as in a process that has not tried to load them yet."""
     real = builtins.__import__
 
-    def refuse(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+    def refuse(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
         if fromlist and "_cpu" in fromlist:
             raise ImportError("undefined symbol: _ZN3foo")
         return real(name, globals, locals, fromlist, level)
@@ -111,15 +118,21 @@ def test_backends_by_name(operator: str) -> None:
     ):
         CALLS[operator]("refrence")
     for name in ("cuda", "triton", "mamba_ssm"):
-        with pytest.raises(BackendError, match=rf"{operator}: backend '{name}' cannot be used: \w+"):
+        with pytest.raises(
+            BackendError, match=rf"{operator}: backend '{name}' cannot be used: \w+"
+        ):
             CALLS[operator](name)
 
 
 @pytest.mark.parametrize("operator", CALLS)
-def test_a_fallback_is_announced_once_with_its_reason(operator: str, broken_extension: None) -> None:
+def test_a_fallback_is_announced_once_with_its_reason(
+    operator: str, broken_extension: None
+) -> None:
     with pytest.warns(UserWarning) as found:
         CALLS[operator]("auto")
-    ours = [one for one in found if f"longseq.{operator} runs {FORMS[operator]}: " in str(one.message)]
+    ours = [
+        one for one in found if f"longseq.{operator} runs {FORMS[operator]}: " in str(one.message)
+    ]
     assert len(ours) == 1 and ours[0].filename == __file__
     assert re.search("cpu: .*undefined symbol", str(ours[0].message))
     with warnings.catch_warnings():
@@ -181,7 +194,9 @@ def test_the_reference_of_a_chunked_operator_is_its_recurrence(
     monkeypatch.setitem(module._RUN, "cpu", chunked)
     gates = scalars(1, 9, 2)
     calls = CALLS | {
-        "delta_rule": lambda backend: module.delta_rule(STATES, STATES, STATES, gates, backend=backend),
+        "delta_rule": lambda backend: module.delta_rule(
+            STATES, STATES, STATES, gates, backend=backend
+        ),
         "dplr": lambda backend: module.dplr(*[STATES] * 5, -STATES.square(), backend=backend),
     }
     calls[operator]("reference")
@@ -196,7 +211,9 @@ def test_the_chunked_form_is_announced_by_its_name_where_a_gpu_has_no_triton(
     monkeypatch.setitem(dispatch._auto, "cpu", lambda call: "it runs on CPU tensors")
     monkeypatch.setitem(dispatch._auto, "triton", lambda call: "triton is not installed")
     backends._announce.cache_clear()
-    with pytest.warns(UserWarning, match="ssd runs its chunked form.*triton: triton is not installed"):
+    with pytest.warns(
+        UserWarning, match="ssd runs its chunked form.*triton: triton is not installed"
+    ):
         assert dispatch.choose("auto", None) == "chunked"
     backends._announce.cache_clear()
 
@@ -208,7 +225,11 @@ def test_torchs_own_operations_are_no_fallback_where_they_are_the_form() -> None
         biased_glu(low)
         block_linear(low, rows(3, 2, 2).bfloat16())
         gated_rms_norm(low, low, torch.ones(6))
-    with pytest.raises(BackendError, match="biased_glu: backend 'cpu' cannot be used: it takes float32 or"):
+    with pytest.raises(
+        BackendError, match="biased_glu: backend 'cpu' cannot be used: it takes float32 or"
+    ):
         biased_glu(low, backend="cpu")
-    with pytest.raises(BackendError, match="for up to 4096 values torch's own operations are as quick"):
+    with pytest.raises(
+        BackendError, match="for up to 4096 values torch's own operations are as quick"
+    ):
         gated_rms_norm(rows(1, 9, 6), rows(1, 9, 6), torch.ones(6), backend="cpu")

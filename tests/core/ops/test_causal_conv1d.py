@@ -1,4 +1,5 @@
-"""Causal convolution: the kernels against torch in float64, and what it carries, resets and refuses."""
+"""Causal convolution: the kernels against torch in float64, and what it carries, resets and
+refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _cpu.select_isa(before)
 
 
-def make(length: int, width: int, channels: int, given: str = "bi", batch: int = 2) -> dict[str, Tensor]:
+def make(
+    length: int, width: int, channels: int, given: str = "bi", batch: int = 2
+) -> dict[str, Tensor]:
     """The arguments; ``given`` has "b" for a bias, "i" for an initial state, "r" for resets."""
     g = torch.Generator().manual_seed(length * width)
     tensors = {
@@ -44,9 +47,13 @@ def make(length: int, width: int, channels: int, given: str = "bi", batch: int =
 
 
 def oracle(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, initial_state: Tensor | None = None,
-    resets: Tensor | None = None, activation: str | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    activation: str | None = None,
+) -> tuple[Tensor, Tensor]:
     """torch's own convolution, segment by segment."""
     past = weight.shape[1] - 1
     rows, states = [], []
@@ -58,7 +65,9 @@ def oracle(
         pieces = []
         for start, stop in pairwise(bounds):
             seen = torch.cat([before, x[row, start:stop]]).T
-            pieces.append(conv1d(seen.unsqueeze(0), weight.unsqueeze(1), bias, groups=x.shape[2])[0].T)
+            pieces.append(
+                conv1d(seen.unsqueeze(0), weight.unsqueeze(1), bias, groups=x.shape[2])[0].T
+            )
             state = pad(seen, (past, 0))[:, seen.shape[1] :].T
             before = zeros
         rows.append(torch.cat(pieces))
@@ -75,13 +84,16 @@ def results(
 ) -> dict[str, Tensor]:
     """Output, state, and the gradients of a weighted sum of both."""
     leaves = {
-        k: t.detach() if t.dtype == torch.bool else t.detach().requires_grad_() for k, t in tensors.items()
+        k: t.detach() if t.dtype == torch.bool else t.detach().requires_grad_()
+        for k, t in tensors.items()
     }
     y, state = function(**leaves, activation=activation)
     g = torch.Generator().manual_seed(0)
     weights = [torch.randn(t.shape, generator=g).bfloat16().to(t.dtype) for t in (y, state)]
     weights[1] *= from_state
-    grads = torch.autograd.grad([y, state], [t for t in leaves.values() if t.requires_grad], weights)
+    grads = torch.autograd.grad(
+        [y, state], [t for t in leaves.values() if t.requires_grad], weights
+    )
     names = [k for k, t in leaves.items() if t.requires_grad]
     return {"y": y.detach(), "state": state.detach(), **dict(zip(names, grads))}
 
@@ -101,20 +113,31 @@ def worst(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize(
     ("length", "width", "channels", "given", "activation"),
     [
-        (1, 1, 1, "", None), (1, 4, 17, "bi", "silu"), (2, 4, 33, "r", "silu"), (3, 5, 3, "bir", None),
-        (7, 32, 5, "bir", "silu"), (31, 3, 64, "b", "silu"), (32, 32, 7, "ir", "silu"),
+        (1, 1, 1, "", None),
+        (1, 4, 17, "bi", "silu"),
+        (2, 4, 33, "r", "silu"),
+        (3, 5, 3, "bir", None),
+        (7, 32, 5, "bir", "silu"),
+        (31, 3, 64, "b", "silu"),
+        (32, 32, 7, "ir", "silu"),
         (33, 2, 65, "bi", None),
-        (64, 4, 16, "br", "silu"), (1000, 4, 9, "bir", "silu"), (1000, MAX_WIDTH, 3, "bir", None),
-        (4097, 4, 5, "bir", "silu"), (4097, 7, 3, "b", None),
+        (64, 4, 16, "br", "silu"),
+        (1000, 4, 9, "bir", "silu"),
+        (1000, MAX_WIDTH, 3, "bir", None),
+        (4097, 4, 5, "bir", "silu"),
+        (4097, 7, 3, "b", None),
     ],
-)  # fmt: skip
+)
 def test_every_kernel_against_torch_in_float64(
     isa: str, length: int, width: int, channels: int, given: str, activation: str | None
 ) -> None:
     tensors = make(length, width, channels, given)
     expected = results(oracle, widen(tensors), activation)
     assert worst(results(causal_conv1d, tensors, activation), expected) <= TOLERANCE[torch.float32]
-    assert worst(results(causal_conv1d, widen(tensors), activation), expected) <= TOLERANCE[torch.float64]
+    assert (
+        worst(results(causal_conv1d, widen(tensors), activation), expected)
+        <= TOLERANCE[torch.float64]
+    )
     slow = results(lambda **k: causal_conv1d(**k, backend="reference"), widen(tensors), activation)
     assert worst(slow, expected) <= TOLERANCE[torch.float64]
 
@@ -136,7 +159,9 @@ def test_strides(isa: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weights", ["same", "float32"])
 def test_half_precision_costs_one_rounding(dtype: torch.dtype, weights: str) -> None:
-    tensors = {k: t if t.dtype == torch.bool else t.to(dtype) for k, t in make(100, 4, 9, "bir").items()}
+    tensors = {
+        k: t if t.dtype == torch.bool else t.to(dtype) for k, t in make(100, 4, 9, "bir").items()
+    }
     if weights == "float32":
         tensors |= {k: tensors[k].float() for k in ("weight", "bias")}
     # Not through the state: autograd adds its gradient to x's in half precision, a second rounding.
@@ -145,16 +170,21 @@ def test_half_precision_costs_one_rounding(dtype: torch.dtype, weights: str) -> 
     assert actual["y"].dtype == actual["state"].dtype == dtype
     for name, value in expected.items():
         rounding = torch.finfo(actual[name].dtype).eps / 2
-        assert ((actual[name] - value).abs() <= rounding * value.abs() + 1e-5 * value.abs().max()).all(), name
+        assert (
+            (actual[name] - value).abs() <= rounding * value.abs() + 1e-5 * value.abs().max()
+        ).all(), name
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["x", "weight", "bias", "initial_state"])
-def test_bad_values_reach_what_depends_on_them_and_nothing_else(isa: str, name: str, bad: float) -> None:
+def test_bad_values_reach_what_depends_on_them_and_nothing_else(
+    isa: str, name: str, bad: float
+) -> None:
     tensors = make(40, 4, 18, "bi")
     tensors["resets"] = torch.zeros(2, 40, dtype=torch.bool)
     tensors["resets"][:, 22] = True
-    # In the weight the newest tap: what another tap makes of the zeros before a segment is nobody's business.
+    # In the weight the newest tap: what another tap makes of the zeros before a segment is nobody's
+    # business.
     place = {"x": (1, 20, 7), "weight": (7, 3), "bias": (7,), "initial_state": (1, 2, 7)}[name]
     tensors[name][place] = bad
     actual = results(causal_conv1d, tensors, "silu")
@@ -165,7 +195,12 @@ def test_bad_values_reach_what_depends_on_them_and_nothing_else(isa: str, name: 
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 90), st.floats(0, 1), st.integers(1, MAX_WIDTH), st.sampled_from(["i", "bir", "b"]))
+@given(
+    st.integers(1, 90),
+    st.floats(0, 1),
+    st.integers(1, MAX_WIDTH),
+    st.sampled_from(["i", "bir", "b"]),
+)
 def test_a_sequence_may_be_cut_anywhere(length: int, at: float, width: int, given: str) -> None:
     tensors = make(length, width, 5, given)
     y, last = causal_conv1d(**tensors, activation="silu")
@@ -179,15 +214,30 @@ def test_a_sequence_may_be_cut_anywhere(length: int, at: float, width: int, give
 
 
 WRONG = {
-    "x": [torch.zeros(2, 40), torch.zeros(2, 0, 5), torch.zeros(2, 40, 5, dtype=torch.int64), None,
-          torch.zeros(2, 40, 5, dtype=torch.complex64)],
-    "weight": [torch.zeros(5), torch.zeros(4, 4), torch.zeros(5, 0), torch.zeros(5, 33),
-               torch.zeros(5, 4, dtype=torch.int8), torch.zeros(5, 4, device="meta")],
+    "x": [
+        torch.zeros(2, 40),
+        torch.zeros(2, 0, 5),
+        torch.zeros(2, 40, 5, dtype=torch.int64),
+        None,
+        torch.zeros(2, 40, 5, dtype=torch.complex64),
+    ],
+    "weight": [
+        torch.zeros(5),
+        torch.zeros(4, 4),
+        torch.zeros(5, 0),
+        torch.zeros(5, 33),
+        torch.zeros(5, 4, dtype=torch.int8),
+        torch.zeros(5, 4, device="meta"),
+    ],
     "bias": [torch.zeros(4), torch.zeros(5, dtype=torch.complex64), 0.0],
-    "initial_state": [torch.zeros(2, 5, 3), torch.zeros(2, 4, 5), torch.zeros(2, 3, 5, device="meta")],
+    "initial_state": [
+        torch.zeros(2, 5, 3),
+        torch.zeros(2, 4, 5),
+        torch.zeros(2, 3, 5, device="meta"),
+    ],
     "resets": [torch.zeros(2, 39, dtype=torch.bool), torch.zeros(2, 40), True],
     "activation": ["relu"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

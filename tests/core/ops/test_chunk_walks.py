@@ -27,16 +27,30 @@ def normal(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
 def mlstm_inputs(length: int, batch: int = BATCH) -> list[Tensor]:
     rows = (batch, length, HEADS)
     q, k, v, i, f, c, n, m = normal(
-        length, (*rows, KEY), (*rows, KEY), (*rows, VALUE), rows, rows,
-        (batch, HEADS, KEY, VALUE), (batch, HEADS, KEY), (batch, HEADS),
-    )  # fmt: skip
+        length,
+        (*rows, KEY),
+        (*rows, KEY),
+        (*rows, VALUE),
+        rows,
+        rows,
+        (batch, HEADS, KEY, VALUE),
+        (batch, HEADS, KEY),
+        (batch, HEADS),
+    )
     return [q, k, v, i, torch.nn.functional.logsigmoid(f + 2), c, n, m]
 
 
 def attention_inputs(length: int, batch: int = BATCH) -> list[Tensor]:
     rows, groups = (batch, length, HEADS), (batch, length, 2, KEY)
     q, k, v, g, state, step, skip = normal(
-        length, groups, groups, (*rows, VALUE), rows, (batch, HEADS, KEY, VALUE), rows, (HEADS, VALUE)
+        length,
+        groups,
+        groups,
+        (*rows, VALUE),
+        rows,
+        (batch, HEADS, KEY, VALUE),
+        rows,
+        (HEADS, VALUE),
     )
     return [q, k, v, -g.exp(), state, step, skip]
 
@@ -65,8 +79,12 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 def loss(outputs: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([(y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y).cos()).sum()
-                        for y in outputs]).sum()  # fmt: skip
+    return torch.stack(
+        [
+            (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y).cos()).sum()
+            for y in outputs
+        ]
+    ).sum()
 
 
 def gradients(function: Function, values: list[Tensor]) -> tuple[Tensor, ...]:
@@ -76,13 +94,20 @@ def gradients(function: Function, values: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize(("walk", "composed", "inputs", "decay"), CASES)
-@pytest.mark.parametrize("length", [2, 4, 37, 70])  # 70: several marks of several chunks, the last one ragged
+# 70: several marks of several chunks, the last one ragged
+@pytest.mark.parametrize("length", [2, 4, 37, 70])
 def test_walks_equal_their_definition(
-    walk: Function, composed: Function, inputs: Callable[[int], list[Tensor]], decay: int, length: int
+    walk: Function,
+    composed: Function,
+    inputs: Callable[[int], list[Tensor]],
+    decay: int,
+    length: int,
 ) -> None:
     values = inputs(length)
     values[decay][:, [0, length // 2]] = -math.inf
-    torch.testing.assert_close(gradients(walk, values), gradients(composed, values), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(
+        gradients(walk, values), gradients(composed, values), rtol=1e-9, atol=1e-11
+    )
     single = [x.float() for x in values]
     for found, wanted in zip(gradients(walk, single), gradients(walk, values)):
         assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
@@ -106,7 +131,10 @@ def test_derivatives_and_transforms(
     torch.testing.assert_close(tuple(x[0] for x in found), wanted)
     first, second = (
         torch.autograd.grad(
-            sum(g.square().sum() for g in torch.autograd.grad(loss(f(*values)), values, create_graph=True)),
+            sum(
+                g.square().sum()
+                for g in torch.autograd.grad(loss(f(*values)), values, create_graph=True)
+            ),
             values,
         )
         for f in (walk, composed)
@@ -178,8 +206,10 @@ def test_gated_layer_norm(width: int, groups: int, monkeypatch: pytest.MonkeyPat
 
     values = [y, z, weight, u, skip]
     torch.testing.assert_close(
-        gradients(lambda *v: (kernel(*v),), values), gradients(lambda *v: (definition(*v),), values),
-        rtol=1e-9, atol=1e-9,
-    )  # fmt: skip
+        gradients(lambda *v: (kernel(*v),), values),
+        gradients(lambda *v: (definition(*v),), values),
+        rtol=1e-9,
+        atol=1e-9,
+    )
     few = [x[:2].detach().requires_grad_() if x.ndim == 2 else x for x in values]
     assert torch.autograd.gradgradcheck(kernel, few)

@@ -1,4 +1,5 @@
-"""The delta rule: chunked against sequential for every kind of decay, strong decays, repeated keys."""
+"""The delta rule: chunked against sequential for every kind of decay, strong decays, repeated
+keys."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def test_a_log_decay_of_minus_infinity_is_a_reset(decay: str) -> None:
     actual = run(delta_rule, forgets, torch.float64, None)
     assert_close(actual, expected, 1e-12)
     assert expected["initial_state"].abs().max() == 0
-    fresh, _ = delta_rule_reference(**{k: v[:, 8:] for k, v in tensors.items() if k != "initial_state"})
+    fresh, _ = delta_rule_reference(
+        **{k: v[:, 8:] for k, v in tensors.items() if k != "initial_state"}
+    )
     torch.testing.assert_close(actual["y"][:, 8:], fresh, rtol=1e-12, atol=1e-12)
 
 
@@ -121,7 +124,9 @@ def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.Monkey
 def test_orthogonal_keys_are_linear_attention() -> None:
     """No key finds what another one wrote."""
     tensors = {key: value for key, value in inputs(KEY, "head").items() if key != "initial_state"}
-    keys = torch.linalg.qr(torch.randn(BATCH, GROUPS, KEY, KEY, dtype=torch.float64))[0].transpose(1, 2)
+    keys = torch.linalg.qr(torch.randn(BATCH, GROUPS, KEY, KEY, dtype=torch.float64))[0].transpose(
+        1, 2
+    )
     beta = tensors.pop("beta")
     y, state = delta_rule(**tensors | {"k": keys, "beta": beta})
     written = tensors["v"] * beta.unsqueeze(-1)
@@ -129,7 +134,8 @@ def test_orthogonal_keys_are_linear_attention() -> None:
 
 
 def test_a_repeated_key_finds_its_last_value() -> None:
-    """A linear system that is as far from its diagonal as it can be: every key of a chunk is the same."""
+    """A linear system that is as far from its diagonal as it can be: every key of a chunk is the
+    same."""
     for dtype, tolerance in TOLERANCE.items():
         tensors = {key: value.to(dtype) for key, value in inputs(100, "none").items()}
         tensors["k"] = tensors["k"][:, :1].expand(-1, 100, -1, -1)
@@ -150,7 +156,9 @@ def test_low_precision_inputs_keep_a_float32_state() -> None:
         y, state = delta_rule(**tensors)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     expected, _ = delta_rule_reference(**{key: value.double() for key, value in tensors.items()})
-    assert (y - expected).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
+    assert (
+        y - expected
+    ).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
 
 
 @pytest.mark.parametrize("decay", ["head", "channel"])
@@ -178,7 +186,9 @@ def test_transforms_compilation_and_second_derivatives() -> None:
     rows = [torch.stack([value, 2 * value]) for value in values]
     found = torch.func.vmap(torch.func.grad(run_it, tuple(range(len(values)))))(*rows)
     for i, value in enumerate(values):
-        torch.testing.assert_close(found[i][0], wanted[i], msg=f"argument {names[i]} {tuple(value.shape)}")
+        torch.testing.assert_close(
+            found[i][0], wanted[i], msg=f"argument {names[i]} {tuple(value.shape)}"
+        )
     compiled = torch.compile(run_it, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(torch.autograd.grad(compiled(*values), values), wanted)
 

@@ -1,4 +1,5 @@
-"""The diagonal-plus-rank-one recurrence: chunked against sequential, and the delta rule as a case of it."""
+"""The diagonal-plus-rank-one recurrence: chunked against sequential, and the delta rule as a case
+of it."""
 
 from __future__ import annotations
 
@@ -28,10 +29,14 @@ def inputs(length: int, strength: float = 1.0) -> dict[str, Tensor]:
     rows = (BATCH, length, HEADS, KEY)
     found = normalize(normal(*rows), dim=-1)
     return {
-        "q": normal(*rows), "k": normal(*rows), "v": normal(BATCH, length, HEADS, VALUE),
-        "a": found * normal(*rows).sigmoid(), "b": -found,
-        "log_decay": -strength * normal(*rows).exp(), "initial_state": normal(BATCH, HEADS, KEY, VALUE),
-    }  # fmt: skip
+        "q": normal(*rows),
+        "k": normal(*rows),
+        "v": normal(BATCH, length, HEADS, VALUE),
+        "a": found * normal(*rows).sigmoid(),
+        "b": -found,
+        "log_decay": -strength * normal(*rows).exp(),
+        "initial_state": normal(BATCH, HEADS, KEY, VALUE),
+    }
 
 
 def run(
@@ -104,7 +109,9 @@ def test_the_delta_rule_is_a_case_of_it() -> None:
     a, b = -beta * tensors["k"], tensors["log_decay"].exp() * tensors["k"]
     actual = dplr(**tensors | {"a": a, "b": b, "v": beta * tensors["v"]})
     rest = {key: value for key, value in tensors.items() if key not in "ab"}
-    torch.testing.assert_close(actual, delta_rule(**rest, beta=beta.squeeze(-1)), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        actual, delta_rule(**rest, beta=beta.squeeze(-1)), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +130,9 @@ def test_low_precision_inputs_keep_a_float32_state() -> None:
         y, state = dplr(**tensors)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     expected, _ = dplr_reference(**{key: value.double() for key, value in tensors.items()})
-    assert (y - expected).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
+    assert (
+        y - expected
+    ).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
 
 
 def test_second_derivatives_transforms_and_compilation() -> None:

@@ -1,4 +1,5 @@
-"""fft_conv against the direct sum: values, gradients, history, packing, frames, channel blocks, sizes."""
+"""fft_conv against the direct sum: values, gradients, history, packing, frames, channel blocks,
+sizes."""
 
 from __future__ import annotations
 
@@ -8,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longseq.core.ops.fft_conv import carry_history, composed, cpu, fft_conv, fft_conv_reference, fft_size
+from longseq.core.ops.fft_conv import (
+    carry_history,
+    composed,
+    cpu,
+    fft_conv,
+    fft_conv_reference,
+    fft_size,
+)
 
 # Relative to the largest value: FFT roundings grow with log n only.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-# (length, taps, history): one position, odd lengths, kernels shorter and longer than everything, frames
+# (length, taps, history): one position, odd lengths, kernels shorter and longer than everything,
+# frames
 SHAPES = [
     (1, 1, 0),
     (1, 9, 5),
@@ -26,7 +35,9 @@ SHAPES = [
 ]
 
 
-def make(length: int, taps: int, before: int, dtype: torch.dtype, width: int = 3) -> dict[str, Tensor]:
+def make(
+    length: int, taps: int, before: int, dtype: torch.dtype, width: int = 3
+) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(length + 7 * taps + before)
 
     def draw(*shape: int) -> Tensor:
@@ -102,10 +113,12 @@ def test_any_number_of_channels_and_either_layout_of_the_kernel(
 
 @pytest.mark.parametrize("length", [1200, 2000, 4000, 5000])
 def test_transforms_of_every_radix_in_float32(length: int) -> None:
-    """Lengths whose transforms have factors 2, 3, 5 and 9, and more points than one block of the cache."""
+    """Lengths whose transforms have factors 2, 3, 5 and 9, and more points than one block of the
+    cache."""
     values = {key: t.detach() for key, t in make(length, length, 0, torch.float64, 2).items()}
     exact = torch.fft.irfft(
-        torch.fft.rfft(values["u"].transpose(1, 2), n=2 * length) * torch.fft.rfft(values["k"], n=2 * length)
+        torch.fft.rfft(values["u"].transpose(1, 2), n=2 * length)
+        * torch.fft.rfft(values["k"], n=2 * length)
     )[..., :length].transpose(1, 2)
     y = fft_conv(values["u"].float(), values["k"].float())
     assert (y - exact).abs().max() <= 2e-6 * exact.abs().max()
@@ -124,7 +137,9 @@ def test_under_transforms_and_compilation() -> None:
     kernels = torch.stack([k, k.flip(1), -k])
     loop = torch.stack([one(u, k) for k in kernels])
     torch.testing.assert_close(torch.func.vmap(one, (None, 0))(u, kernels), loop)
-    found = torch.func.vmap(torch.func.grad(lambda u, k: one(u, k).square().sum(), 1), (0, None))(rows, k)
+    found = torch.func.vmap(torch.func.grad(lambda u, k: one(u, k).square().sum(), 1), (0, None))(
+        rows, k
+    )
     wanted = torch.stack([torch.autograd.grad(one(row, k).square().sum(), k)[0] for row in rows])
     torch.testing.assert_close(found, wanted)
     compiled = torch.compile(fft_conv, fullgraph=True, backend="aot_eager")
@@ -146,7 +161,8 @@ def test_chunks_equal_whole(lengths: list[int], taps: int, packed: bool) -> None
     ids = (torch.rand(2, total, generator=g) < 0.15).cumsum(1) if packed else None
     history, parts, lo = None, [], 0
     for length in lengths:
-        # the id at the cut decides whether the segment goes on, so each chunk shares a position with the last
+        # the id at the cut decides whether the segment goes on, so each chunk shares a position
+        # with the last
         here = None if ids is None else ids[:, lo : lo + length]
         if ids is not None and lo > 0 and history is not None:
             new = (ids[:, lo] != ids[:, lo - 1])[:, None, None]
@@ -164,7 +180,9 @@ def test_low_precision_activations_are_convolved_in_float32() -> None:
     y = fft_conv(values["u"].bfloat16(), values["k"].float())
     exact = fft_conv_reference(values["u"].bfloat16().double(), values["k"].float().double())
     assert y.dtype == torch.bfloat16
-    assert ((y.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()  # one rounding at the end
+    assert (
+        (y.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4
+    ).all()  # one rounding at the end
 
 
 def test_causality_is_exact_between_chunks_and_to_rounding_inside() -> None:

@@ -1,4 +1,5 @@
-"""gated_conv against its four operators as direct sums: values, gradients, sizes, transforms, memory."""
+"""gated_conv against its four operators as direct sums: values, gradients, sizes, transforms,
+memory."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from longseq.core.ops.gated_conv import cpu, gated_conv, gated_conv_reference
 
 # Relative to the largest value: FFT roundings grow with log n only.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-# (batch, length, width, short taps, long taps): one position, odd lengths, fewer positions than short taps
+# (batch, length, width, short taps, long taps): one position, odd lengths, fewer positions than
+# short taps
 SHAPES = [
     (2, 1, 3, 3, 1),
     (2, 2, 3, 3, 2),
@@ -33,7 +35,9 @@ def make(
     g = torch.Generator().manual_seed(length + 7 * taps + width)
     inner = 3 * width
     shapes = ((batch, length, inner), (inner, short), (inner,), (width, taps), (width,), (inner,))
-    return [torch.randn(*s, generator=g, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+    return [
+        torch.randn(*s, generator=g, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes
+    ]
 
 
 def close(actual: Tensor | None, expected: Tensor | None, what: str, bound: float) -> None:
@@ -52,15 +56,19 @@ def compare(values: list[Tensor], bound: float) -> None:
     actual, expected = gated_conv(*values), gated_conv_reference(*values)
     for name, a, e in zip("yu", actual, expected):
         close(a, e, name, bound)
-    weights = torch.linspace(0, 9, actual[0].numel(), dtype=actual[0].dtype).sin().view_as(actual[0])
+    weights = (
+        torch.linspace(0, 9, actual[0].numel(), dtype=actual[0].dtype).sin().view_as(actual[0])
+    )
     for use in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         found, wanted = (
             torch.autograd.grad(
                 sum((w * y * weights).sum() for w, y in zip(use, run) if w),
-                values, retain_graph=True, allow_unused=True,
+                values,
+                retain_graph=True,
+                allow_unused=True,
             )
             for run in (actual, expected)
-        )  # fmt: skip
+        )
         for name, a, e in zip(NAMES, found, wanted):
             close(a, e, f"gradient of {name} {use}", bound)
 
@@ -90,7 +98,9 @@ def test_without_bias_skip_and_shift_and_with_taps_laid_out_by_tap() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 35), st.integers(1, 6), st.integers(1, 90))
+@given(
+    st.integers(1, 3), st.integers(1, 70), st.integers(1, 35), st.integers(1, 6), st.integers(1, 90)
+)
 def test_any_sizes(batch: int, length: int, width: int, short: int, taps: int) -> None:
     compare(make(batch, length, width, short, taps), 1e-12)
 
@@ -100,7 +110,9 @@ def test_any_sizes(batch: int, length: int, width: int, short: int, taps: int) -
 def test_sees_only_the_past(cut: int) -> None:
     x, *rest = make(2, 40, 3, 3, 40)
     changed = torch.cat([x[:, :cut], -x[:, cut:]], 1)
-    torch.testing.assert_close(gated_conv(changed, *rest)[0][:, :cut], gated_conv(x, *rest)[0][:, :cut])
+    torch.testing.assert_close(
+        gated_conv(changed, *rest)[0][:, :cut], gated_conv(x, *rest)[0][:, :cut]
+    )
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
@@ -178,7 +190,9 @@ def test_keeps_its_arguments_only() -> None:
         (5, (3,), r"shift must be \(9,\)"),
     ],
 )
-def test_names_the_argument_that_does_not_fit(place: int, shape: tuple[int, ...], words: str) -> None:
+def test_names_the_argument_that_does_not_fit(
+    place: int, shape: tuple[int, ...], words: str
+) -> None:
     values = make(2, 4, 3, 3, 4)
     values[place] = torch.zeros(shape)
     with pytest.raises(ArgumentError, match=words):

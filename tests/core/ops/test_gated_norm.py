@@ -14,7 +14,9 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "SMALL", 40)  # three rows of twelve values
 
 
-def composed(y: Tensor, z: Tensor, weight: Tensor, groups: int, norm_first: bool, eps: float) -> Tensor:
+def composed(
+    y: Tensor, z: Tensor, weight: Tensor, groups: int, norm_first: bool, eps: float
+) -> Tensor:
     return gated_rms_norm(y, z, weight, groups, norm_first, eps, backend="reference")
 
 
@@ -22,14 +24,17 @@ def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 5, 12), (2, 5, 12), (12,))
     return [
-        torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes
+        torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for s in shapes
     ]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_equals_its_definition(norm_first: bool, groups: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_equals_its_definition(
+    norm_first: bool, groups: int, dtype: torch.dtype, tolerance: float
+) -> None:
     values = inputs(dtype)
     weights = torch.linspace(-1, 2, 120, dtype=dtype).view(2, 5, 12)
     actual, expected = (f(*values, groups, norm_first, 1e-3) for f in (gated_rms_norm, composed))
@@ -55,9 +60,13 @@ def test_strided_inputs_transforms_and_compilation() -> None:
     torch.testing.assert_close(gated_rms_norm(y, z, weight), expected)
     rows = torch.stack([y, -y])
     found = torch.func.vmap(lambda y: gated_rms_norm(y, z, weight))(rows)
-    torch.testing.assert_close(found, torch.stack([expected, composed(-y, z, weight, 1, True, 1e-5)]))
+    torch.testing.assert_close(
+        found, torch.stack([expected, composed(-y, z, weight, 1, True, 1e-5)])
+    )
     gradient = torch.func.grad(lambda w: gated_rms_norm(y, z, w).sum())(weight)
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), weight, retain_graph=True)[0])
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(expected.sum(), weight, retain_graph=True)[0]
+    )
     compiled = torch.compile(gated_rms_norm, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(y, z, weight), expected)
 
@@ -65,6 +74,8 @@ def test_strided_inputs_transforms_and_compilation() -> None:
 def test_lower_precision_is_computed_in_float32() -> None:
     y, z, weight = inputs()
     out = gated_rms_norm(y.bfloat16(), z.bfloat16(), weight.bfloat16())
-    exact = composed(y.bfloat16().double(), z.bfloat16().double(), weight.bfloat16().double(), 1, True, 1e-5)
+    exact = composed(
+        y.bfloat16().double(), z.bfloat16().double(), weight.bfloat16().double(), 1, True, 1e-5
+    )
     assert out.dtype == torch.bfloat16
     assert ((out - exact).abs() <= 2**-8 * exact.abs() + 1e-6).all()

@@ -1,4 +1,5 @@
-"""biased_glu against torch's: values, gradients, sizes, transforms; and the maps that leave it their bias."""
+"""biased_glu against torch's: values, gradients, sizes, transforms; and the maps that leave it
+their bias."""
 
 from __future__ import annotations
 
@@ -49,7 +50,10 @@ def test_no_rows_half_precision_and_other_strides() -> None:
     assert biased_glu(torch.zeros(0, 6), torch.zeros(6)).shape == (0, 3)
     compare(make(5, 6, dtype=torch.bfloat16), 1e-6)  # torch's own
     x, _ = make(6, 5)
-    compare([x.detach().T.requires_grad_(), torch.zeros(6, dtype=torch.float64, requires_grad=True)], 1e-13)
+    compare(
+        [x.detach().T.requires_grad_(), torch.zeros(6, dtype=torch.float64, requires_grad=True)],
+        1e-13,
+    )
 
 
 def test_large_values_stay_finite() -> None:
@@ -66,7 +70,9 @@ def test_gradients_of_the_gradients_transforms_and_compilation() -> None:
     rows = torch.stack([x, -x])
     wanted = torch.stack([biased_glu(row, bias) for row in rows])
     torch.testing.assert_close(torch.func.vmap(biased_glu, (0, None))(rows, bias), wanted)
-    found = torch.func.vmap(torch.func.grad(lambda r, b: biased_glu(r, b).square().sum(), 1), (0, None))
+    found = torch.func.vmap(
+        torch.func.grad(lambda r, b: biased_glu(r, b).square().sum(), 1), (0, None)
+    )
     each = [torch.autograd.grad(biased_glu(row, bias).square().sum(), bias)[0] for row in rows]
     torch.testing.assert_close(found(rows, bias), torch.stack(each))
     y = torch.compile(biased_glu, fullgraph=True, backend="aot_eager")(x, bias)
@@ -122,7 +128,9 @@ def test_the_activation_before_the_layer(rate: float) -> None:
     assert torch.autograd.gradcheck(lambda x: mix_gelu(layer, dropout, x), x)
     assert torch.autograd.gradgradcheck(lambda x: mix_gelu(layer, dropout, x), x)
     rows = torch.stack([x, -x]).detach()
-    torch.testing.assert_close(torch.func.vmap(lambda r: mix_gelu(layer, dropout, r))(rows), plain(rows))
+    torch.testing.assert_close(
+        torch.func.vmap(lambda r: mix_gelu(layer, dropout, r))(rows), plain(rows)
+    )
 
 
 def test_the_activation_is_not_kept() -> None:

@@ -1,4 +1,5 @@
-"""Linear attention: chunked against sequential for every kind of decay, strong decays, wrong shapes."""
+"""Linear attention: chunked against sequential for every kind of decay, strong decays, wrong
+shapes."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ def test_a_log_decay_of_minus_infinity_is_a_reset(decay: str) -> None:
     actual = run(linear_attention, forgets, torch.float64, None)
     assert_close(actual, expected, 1e-12)
     assert expected["initial_state"].abs().max() == 0
-    fresh, _ = linear_attention_reference(**{k: v[:, 8:] for k, v in tensors.items() if k != "initial_state"})
+    fresh, _ = linear_attention_reference(
+        **{k: v[:, 8:] for k, v in tensors.items() if k != "initial_state"}
+    )
     torch.testing.assert_close(actual["y"][:, 8:], fresh, rtol=1e-12, atol=1e-12)
 
 
@@ -120,7 +123,9 @@ def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.Monkey
 def test_defaults_are_plain_causal_attention_without_softmax() -> None:
     tensors = inputs(9, "none")
     q, k, v = tensors["q"], tensors["k"].repeat_interleave(SHARED, 2), tensors["v"]
-    scores = torch.einsum("blhk,bmhk->bhlm", q.repeat_interleave(SHARED, 2), k).tril() / math.sqrt(KEY)
+    scores = torch.einsum("blhk,bmhk->bhlm", q.repeat_interleave(SHARED, 2), k).tril() / math.sqrt(
+        KEY
+    )
     y, state = linear_attention(q, tensors["k"], v)
     torch.testing.assert_close(y, torch.einsum("bhlm,bmhv->blhv", scores, v))
     torch.testing.assert_close(state, torch.einsum("blhk,blhv->bhkv", k, v))
@@ -131,8 +136,12 @@ def test_low_precision_inputs_keep_a_float32_state() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y, state = linear_attention(**tensors)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
-    expected, _ = linear_attention_reference(**{key: value.double() for key, value in tensors.items()})
-    assert (y - expected).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
+    expected, _ = linear_attention_reference(
+        **{key: value.double() for key, value in tensors.items()}
+    )
+    assert (
+        y - expected
+    ).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
 
 
 @pytest.mark.parametrize("decay", ["head", "channel"])
@@ -140,7 +149,8 @@ def test_gradcheck(decay: str) -> None:
     tensors = {key: value[:1].requires_grad_() for key, value in inputs(6, decay).items()}
     names = list(tensors)
     assert torch.autograd.gradcheck(
-        lambda *values: linear_attention(**dict(zip(names, values)), chunk_size=4), list(tensors.values())
+        lambda *values: linear_attention(**dict(zip(names, values)), chunk_size=4),
+        list(tensors.values()),
     )
 
 
@@ -160,7 +170,9 @@ def test_transforms_compilation_and_second_derivatives() -> None:
     rows = [torch.stack([value, 2 * value]) for value in values]
     found = torch.func.vmap(torch.func.grad(run_it, tuple(range(len(values)))))(*rows)
     for i, value in enumerate(values):
-        torch.testing.assert_close(found[i][0], wanted[i], msg=f"argument {names[i]} {tuple(value.shape)}")
+        torch.testing.assert_close(
+            found[i][0], wanted[i], msg=f"argument {names[i]} {tuple(value.shape)}"
+        )
     compiled = torch.compile(run_it, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(torch.autograd.grad(compiled(*values), values), wanted)
 
@@ -193,5 +205,7 @@ def test_span_sums_fill_a_decay_matrix() -> None:
     matrix = lower_triangular(torch.zeros(8, 1, 1, dtype=torch.float64), blocks, -math.inf)
     for row in range(8):
         for column in range(8):
-            span = log_decay[column + 1 : row + 1].sum() if column <= row else torch.tensor(-math.inf)
+            span = (
+                log_decay[column + 1 : row + 1].sum() if column <= row else torch.tensor(-math.inf)
+            )
             torch.testing.assert_close(matrix[row, column], span.double())

@@ -1,4 +1,5 @@
-"""Linear scan: the kernels against the float64 recurrence, and what it broadcasts, carries and refuses."""
+"""Linear scan: the kernels against the float64 recurrence, and what it broadcasts, carries and
+refuses."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def reference(a: Tensor, b: Tensor, initial_state: Tensor | None = None) -> tupl
     return h, h[:, -1]
 
 
-def results(function: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def results(
+    function: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     outputs = function(**leaves)
     g = torch.Generator().manual_seed(0)
@@ -58,12 +61,15 @@ def results(function: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, T
 
 
 def widen(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: t.to(torch.complex128 if t.is_complex() else torch.float64) for k, t in tensors.items()}
+    return {
+        k: t.to(torch.complex128 if t.is_complex() else torch.float64) for k, t in tensors.items()
+    }
 
 
 def worst(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(
-        ((actual[k] - v).abs().max() / v.abs().max().clamp(min=1e-30)).item() for k, v in expected.items()
+        ((actual[k] - v).abs().max() / v.abs().max().clamp(min=1e-30)).item()
+        for k, v in expected.items()
     )
 
 
@@ -127,12 +133,16 @@ def test_half_precision_inputs_keep_a_float32_state(dtype: torch.dtype) -> None:
     assert actual["h"].dtype == actual["last"].dtype == torch.float32
     for name, value in expected.items():
         rounding = torch.finfo(actual[name].dtype).eps / 2
-        assert ((actual[name] - value).abs() <= rounding * value.abs() + 1e-5 * value.abs().max()).all(), name
+        assert (
+            (actual[name] - value).abs() <= rounding * value.abs() + 1e-5 * value.abs().max()
+        ).all(), name
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("name", ["a", "b", "initial_state"])
-def test_bad_values_reach_what_depends_on_them_and_nothing_else(isa: str, name: str, bad: float) -> None:
+def test_bad_values_reach_what_depends_on_them_and_nothing_else(
+    isa: str, name: str, bad: float
+) -> None:
     tensors = make(40, (18,), False, True)
     tensors[name][(1, 7) if name == "initial_state" else (1, 20, 7)] = bad
     actual, expected = results(linear_scan, tensors), results(reference, tensors)
@@ -154,9 +164,19 @@ def test_a_sequence_may_be_cut_anywhere(length: int, at: float, width: int, comp
 
 
 WRONG = {
-    "a": [torch.zeros(3), torch.zeros(2, 40, 5, dtype=torch.int32), 0.5, torch.zeros(5, device="meta")],
+    "a": [
+        torch.zeros(3),
+        torch.zeros(2, 40, 5, dtype=torch.int32),
+        0.5,
+        torch.zeros(5, device="meta"),
+    ],
     "b": [torch.zeros(2), torch.zeros(2, 0, 5), torch.zeros(2, 40, 5, dtype=torch.bool), None],
-    "initial_state": [torch.zeros(5), torch.zeros(2, 40, 5), [0.0], torch.zeros(2, 5, device="meta")],
+    "initial_state": [
+        torch.zeros(5),
+        torch.zeros(2, 40, 5),
+        [0.0],
+        torch.zeros(2, 5, device="meta"),
+    ],
 }
 
 

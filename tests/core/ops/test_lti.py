@@ -37,7 +37,11 @@ def inputs(
     g = torch.Generator().manual_seed(length)
     u = torch.randn(batch, length, channels, dtype=torch.float64, generator=g).to(dtype)
     x0 = torch.randn(
-        batch, channels, 5, dtype=torch.complex128 if kind == "complex" else torch.float64, generator=g
+        batch,
+        channels,
+        5,
+        dtype=torch.complex128 if kind == "complex" else torch.float64,
+        generator=g,
     )
     return u, x0.to(dtype.to_complex() if kind == "complex" else dtype)
 
@@ -69,7 +73,9 @@ def test_chunked_is_the_recurrence(
     resets = random_resets(length) if packed else None
     y, last = lti_scan(u, *weights, state, resets, chunk_size=8)
     wide = [u.double(), *weights]
-    y_ref, last_ref = lti_scan_reference(*wide, None if state is None else state.to(weights[0].dtype), resets)
+    y_ref, last_ref = lti_scan_reference(
+        *wide, None if state is None else state.to(weights[0].dtype), resets
+    )
     assert y.dtype == dtype and last.dtype == x0.dtype
     close(y, y_ref, dtype, "output")
     close(last, last_ref, dtype, "state")
@@ -79,7 +85,9 @@ def test_chunked_is_the_recurrence(
         loss = (y.double() * w).sum() + last.abs().double().square().sum()
         return torch.autograd.grad(loss, leaves, allow_unused=True)
 
-    for name, actual, expected in zip(["u", "x0", "a", "b", "c"], grads(y, last), grads(y_ref, last_ref)):
+    for name, actual, expected in zip(
+        ["u", "x0", "a", "b", "c"], grads(y, last), grads(y_ref, last_ref)
+    ):
         assert (actual is None) == (expected is None), name
         if actual is not None and expected is not None:
             close(actual, expected, dtype, f"gradient of {name}")
@@ -123,7 +131,10 @@ def test_the_sequence_is_not_seen_backwards_across_chunks() -> None:
     u, _ = inputs("complex", 32, torch.float32)
     changed = u.clone()
     changed[:, 16:] += 1
-    before, after = lti_scan(u, a, b, c, chunk_size=8)[0], lti_scan(changed, a, b, c, chunk_size=8)[0]
+    before, after = (
+        lti_scan(u, a, b, c, chunk_size=8)[0],
+        lti_scan(changed, a, b, c, chunk_size=8)[0],
+    )
     assert torch.equal(before[:, :16], after[:, :16])
 
 
@@ -148,5 +159,7 @@ def test_complex_inputs_give_complex_outputs(packed: bool) -> None:
     up = [torch.ones_like(t) * (1 - 2j) for t in actual]
     for x, y in zip(actual, expected):
         close(x, y, torch.float64, "values")
-    for x, y in zip(torch.autograd.grad(actual, leaves, up), torch.autograd.grad(expected, leaves, up)):
+    for x, y in zip(
+        torch.autograd.grad(actual, leaves, up), torch.autograd.grad(expected, leaves, up)
+    ):
         close(x, y, torch.float64, "gradient")

@@ -1,9 +1,10 @@
-"""The backend "mamba_ssm": what it hands over, what it refuses, and what it says where the package is absent.
+"""The backend "mamba_ssm": what it hands over, what it refuses, and what it says where the package
+is absent.
 
-The package needs a GPU, so a module of the same names and signatures stands in for it, which computes by
-longseq's reference operators. These tests show that layouts, dtypes, defaults and resets are handed over and
-taken back as the published signatures have them; nothing about mamba-ssm's own kernels, for which there is
-``make test-gpu``.
+The package needs a GPU, so a module of the same names and signatures stands in for it, which
+computes by longseq's reference operators. These tests show that layouts, dtypes, defaults and
+resets are handed over and taken back as the published signatures have them; nothing about
+mamba-ssm's own kernels, for which there is ``make test-gpu``.
 """
 
 from __future__ import annotations
@@ -27,34 +28,68 @@ B, L, W, N, G, H = 2, 11, 6, 4, 2, 4
 
 
 def published_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Any = None, z: Any = None,
-    delta_bias: Any = None, delta_softplus: bool = False, return_last_state: bool = False,
-) -> Any:  # fmt: skip
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Any = None,
+    z: Any = None,
+    delta_bias: Any = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Any:
     """The signature of ``selective_scan_fn``, with the checks of its compiled kernel."""
     assert u.shape == (u.shape[0], W, L) == delta.shape and A.shape == (W, N)
     assert B.shape == C.shape == (u.shape[0], G, N, L)
-    assert all(t.dtype == u.dtype and t.stride(-1) == 1 for t in (delta, B, C) + (() if z is None else (z,)))
+    assert all(
+        t.dtype == u.dtype and t.stride(-1) == 1
+        for t in (delta, B, C) + (() if z is None else (z,))
+    )
     assert all(t is None or t.dtype == torch.float32 for t in (A, D, delta_bias))
     y, last = selective_scan_reference(
-        u.transpose(1, 2), delta.transpose(1, 2), A, B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2), D,
-        None if z is None else z.transpose(1, 2), delta_bias, delta_softplus=delta_softplus,
-    )  # fmt: skip
+        u.transpose(1, 2),
+        delta.transpose(1, 2),
+        A,
+        B.permute(0, 3, 1, 2),
+        C.permute(0, 3, 1, 2),
+        D,
+        None if z is None else z.transpose(1, 2),
+        delta_bias,
+        delta_softplus=delta_softplus,
+    )
     return (y.transpose(1, 2), last) if return_last_state else y.transpose(1, 2)
 
 
 def published_ssd(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int, D: Any = None, z: Any = None,
-    dt_bias: Any = None, initial_states: Any = None, seq_idx: Any = None, cu_seqlens: Any = None,
-    dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, float("inf")),
-    return_final_states: bool = False, return_varlen_states: bool = False, state_dtype: Any = None,
-) -> Any:  # fmt: skip
-    """The signature of ``mamba_chunk_scan_combined``: the state is zeroed wherever ``seq_idx`` changes."""
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Any = None,
+    z: Any = None,
+    dt_bias: Any = None,
+    initial_states: Any = None,
+    seq_idx: Any = None,
+    cu_seqlens: Any = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    return_final_states: bool = False,
+    return_varlen_states: bool = False,
+    state_dtype: Any = None,
+) -> Any:
+    """The signature of ``mamba_chunk_scan_combined``: the state is zeroed wherever ``seq_idx``
+    changes."""
     assert chunk_size & (chunk_size - 1) == 0 and return_final_states
     resets = None
     if seq_idx is not None:
         assert seq_idx.dtype == torch.int32 and seq_idx.shape == x.shape[:2]
         resets = torch.diff(seq_idx, dim=1, prepend=torch.zeros_like(seq_idx[:, :1])) != 0
-    return ssd_reference(x, dt, A, B, C, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit)
+    return ssd_reference(
+        x, dt, A, B, C, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit
+    )
 
 
 @pytest.fixture
@@ -78,19 +113,29 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 def scan_inputs(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {
-        "u": normal(B, L, W, dtype=dtype), "delta": normal(B, L, W, seed=1, dtype=dtype),
-        "A": -normal(W, N).exp(), "B": normal(B, L, G, N, dtype=dtype),
-        "C": normal(B, L, G, N, seed=2, dtype=dtype), "D": normal(W),
-        "z": normal(B, L, W, seed=3, dtype=dtype), "delta_bias": normal(W, seed=4),
-    }  # fmt: skip
+        "u": normal(B, L, W, dtype=dtype),
+        "delta": normal(B, L, W, seed=1, dtype=dtype),
+        "A": -normal(W, N).exp(),
+        "B": normal(B, L, G, N, dtype=dtype),
+        "C": normal(B, L, G, N, seed=2, dtype=dtype),
+        "D": normal(W),
+        "z": normal(B, L, W, seed=3, dtype=dtype),
+        "delta_bias": normal(W, seed=4),
+    }
 
 
 def ssd_inputs() -> dict[str, Tensor]:
     return {
-        "x": normal(B, L, H, 3), "dt": normal(B, L, H), "A": -normal(H).exp(), "B": normal(B, L, G, N),
-        "C": normal(B, L, G, N, seed=2), "D": normal(H), "z": normal(B, L, H, 3, seed=3),
-        "dt_bias": normal(H, seed=4), "initial_states": normal(B, H, 3, N, seed=5),
-    }  # fmt: skip
+        "x": normal(B, L, H, 3),
+        "dt": normal(B, L, H),
+        "A": -normal(H).exp(),
+        "B": normal(B, L, G, N),
+        "C": normal(B, L, G, N, seed=2),
+        "D": normal(H),
+        "z": normal(B, L, H, 3, seed=3),
+        "dt_bias": normal(H, seed=4),
+        "initial_states": normal(B, H, 3, N, seed=5),
+    }
 
 
 def agree(function: Any, tensors: dict[str, Tensor], with_state: bool, **options: Any) -> None:
@@ -104,12 +149,16 @@ def agree(function: Any, tensors: dict[str, Tensor], with_state: bool, **options
         found.append((y, last, *torch.autograd.grad(loss, list(leaves.values()))))
     for key, a, b in zip(["y", "last", *tensors], *found):
         assert a.dtype == b.dtype and a.shape == b.shape, key
-        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            a, b, rtol=2e-5, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 def test_scan(package: Any) -> None:
     agree(selective_scan, scan_inputs(), False, delta_softplus=True)
-    few = {key: value for key, value in scan_inputs().items() if key in ("u", "delta", "A", "B", "C")}
+    few = {
+        key: value for key, value in scan_inputs().items() if key in ("u", "delta", "A", "B", "C")
+    }
     few["delta"] = few["delta"].abs()
     agree(selective_scan, few, False)
 
@@ -118,13 +167,22 @@ def test_ssd(package: Any) -> None:
     resets = torch.zeros(B, L, dtype=torch.bool)
     resets[0, [0, 4]] = resets[1, 7] = True
     for given in (None, resets):
-        agree(ssd, ssd_inputs(), True, dt_softplus=True, resets=given, chunk_size=5, dt_limit=(0.01, 1.0))
+        agree(
+            ssd,
+            ssd_inputs(),
+            True,
+            dt_softplus=True,
+            resets=given,
+            chunk_size=5,
+            dt_limit=(0.01, 1.0),
+        )
 
 
 def test_autocast_lowers_activations_only(package: Any) -> None:
     tensors = scan_inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        y, last = selective_scan(**tensors, backend="mamba_ssm")  # ``published_scan`` checks the dtypes
+        # ``published_scan`` checks the dtypes
+        y, last = selective_scan(**tensors, backend="mamba_ssm")
     assert y.dtype == torch.bfloat16 and last.dtype == torch.float32
 
 
@@ -148,12 +206,19 @@ def test_the_final_state_of_the_scan_cannot_be_differentiated_in_silence(package
     ],
 )
 def test_what_the_scan_cannot_serve(package: Any, change: dict[str, Tensor], reason: str) -> None:
-    with pytest.raises(BackendError, match=f"selective_scan: backend 'mamba_ssm' cannot be used: .*{reason}"):
+    with pytest.raises(
+        BackendError, match=f"selective_scan: backend 'mamba_ssm' cannot be used: .*{reason}"
+    ):
         selective_scan(**{**scan_inputs(), **change}, backend="mamba_ssm")
 
 
 def test_other_refusals(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = {**scan_inputs(), "A": -torch.ones(W, 300), "B": torch.ones(B, L, 300), "C": torch.ones(B, L, 300)}
+    wide = {
+        **scan_inputs(),
+        "A": -torch.ones(W, 300),
+        "B": torch.ones(B, L, 300),
+        "C": torch.ones(B, L, 300),
+    }
     with pytest.raises(BackendError, match="up to 256 states, this call has 300"):
         selective_scan(**wide, backend="mamba_ssm")
     with pytest.raises(BackendError, match=r"ssd: .* x, B, C and z in one dtype"):
@@ -165,7 +230,9 @@ def test_other_refusals(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row() -> tuple[bool, str]:
-    return next((there, note) for name, there, note in availability.describe() if name == "mamba_ssm")
+    return next(
+        (there, note) for name, there, note in availability.describe() if name == "mamba_ssm"
+    )
 
 
 def test_an_absent_or_broken_package(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +243,10 @@ def test_an_absent_or_broken_package(package: Any, monkeypatch: pytest.MonkeyPat
         return load
 
     cases: list[tuple[Exception, str]] = [
-        (ModuleNotFoundError("no", name="mamba_ssm"), r'not installed: pip install "longseq\[mamba-ssm\]"'),
+        (
+            ModuleNotFoundError("no", name="mamba_ssm"),
+            r'not installed: pip install "longseq\[mamba-ssm\]"',
+        ),
         (ModuleNotFoundError("no", name="einops"), "it needs einops: pip install einops"),
         (ImportError("undefined symbol: _ZN3c10"), "undefined symbol.*reinstall it for torch"),
     ]
@@ -198,4 +268,8 @@ def test_a_package_without_its_compiled_scan(package: Any, monkeypatch: pytest.M
     assert row() == (False, "mamba-ssm is installed, but torch finds no CUDA device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     there, note = calls.describe()
-    assert there and note.startswith("ssd by the mamba-ssm package") and "built without its scan" in note
+    assert (
+        there
+        and note.startswith("ssd by the mamba-ssm package")
+        and "built without its scan" in note
+    )

@@ -12,7 +12,8 @@ from torch import Tensor
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.mlstm import MLSTMState, mlstm, mlstm_reference
 
-# Relative to the largest value: about a hundred roundings, in float64 a thousand after the division.
+# Relative to the largest value: about a hundred roundings, in float64 a thousand after the
+# division.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 BATCH, HEADS, KEY, VALUE = 2, 3, 5, 4
 
@@ -27,8 +28,8 @@ def inputs(length: int) -> dict[str, Tensor]:
         "q": normal(BATCH, length, HEADS, KEY),
         "k": normal(BATCH, length, HEADS, KEY),
         "v": normal(BATCH, length, HEADS, VALUE),
-        # Small input gates keep |n·q| below the floor exp(-m) as a rule: a division by a difference that
-        # happens to vanish would amplify any rounding.
+        # Small input gates keep |n·q| below the floor exp(-m) as a rule: a division by a difference
+        # that happens to vanish would amplify any rounding.
         "i": normal(BATCH, length, HEADS) - 3,
         "f": normal(BATCH, length, HEADS) + 2,
         "c": 0.3 * normal(BATCH, HEADS, KEY, VALUE),
@@ -38,7 +39,9 @@ def inputs(length: int) -> dict[str, Tensor]:
 
 
 def call(
-    function: Callable[..., tuple[Tensor, MLSTMState]], tensors: dict[str, Tensor], **options: object
+    function: Callable[..., tuple[Tensor, MLSTMState]],
+    tensors: dict[str, Tensor],
+    **options: object,
 ) -> dict[str, Tensor]:
     gates = [tensors[key] for key in ("q", "k", "v", "i", "f")]
     state = tuple(tensors[key] for key in ("c", "n", "m")) if "c" in tensors else None
@@ -59,7 +62,10 @@ def run(
         weights = torch.linspace(-1, 1, value.numel(), dtype=torch.float64).view_as(value).cos()
         loss = loss + (value * weights.to(dtype)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
-    return {**{key: value.detach() for key, value in results.items()}, **dict(zip(leaves, gradients))}
+    return {
+        **{key: value.detach() for key, value in results.items()},
+        **dict(zip(leaves, gradients)),
+    }
 
 
 def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
@@ -92,15 +98,24 @@ def test_without_gradients_a_long_call_runs_in_blocks(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("function", [mlstm, mlstm_reference])
-def test_the_equations_without_a_stabiliser(function: Callable[..., tuple[Tensor, MLSTMState]]) -> None:
+def test_the_equations_without_a_stabiliser(
+    function: Callable[..., tuple[Tensor, MLSTMState]],
+) -> None:
     tensors = inputs(12)
     actual = call(function, tensors, eps=0.0)
     scale = tensors["m"].exp()
     c, n = tensors["c"] * scale[..., None, None], tensors["n"] * scale[..., None]
     for t in range(12):
         forget, write = torch.sigmoid(tensors["f"][:, t]), torch.exp(tensors["i"][:, t])
-        key, value, query = tensors["k"][:, t] / math.sqrt(KEY), tensors["v"][:, t], tensors["q"][:, t]
-        c = forget[..., None, None] * c + write[..., None, None] * key[..., None] * value[..., None, :]
+        key, value, query = (
+            tensors["k"][:, t] / math.sqrt(KEY),
+            tensors["v"][:, t],
+            tensors["q"][:, t],
+        )
+        c = (
+            forget[..., None, None] * c
+            + write[..., None, None] * key[..., None] * value[..., None, :]
+        )
         n = forget[..., None] * n + write[..., None] * key
         floor = (n * query).sum(-1, keepdim=True).abs().clamp_min(1.0)
         expected = torch.einsum("bhkv,bhk->bhv", c, query) / floor
@@ -115,7 +130,9 @@ def test_a_reset_is_a_fresh_start() -> None:
     actual = run(mlstm, tensors, torch.float64, resets=resets)
     for key in ("c", "n", "m"):
         assert actual[key].abs().max() == 0, "a gradient passed a reset"
-    fresh = call(mlstm_reference, {k: v[:, 8:] for k, v in tensors.items() if k not in ("c", "n", "m")})
+    fresh = call(
+        mlstm_reference, {k: v[:, 8:] for k, v in tensors.items() if k not in ("c", "n", "m")}
+    )
     torch.testing.assert_close(actual["y"][:, 8:], fresh["y"], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(actual["last m"], fresh["last m"], rtol=1e-12, atol=1e-12)
 

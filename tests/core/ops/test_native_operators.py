@@ -1,4 +1,5 @@
-"""What the three compiled operators share: torch's transforms and compilers, threads, batches, no data."""
+"""What the three compiled operators share: torch's transforms and compilers, threads, batches, no
+data."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ Tensors = dict[str, Tensor]
 PER_ROW = ("u", "delta", "B", "C", "z", "initial_state", "x", "a", "b")
 
 
-def selective(batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False) -> Tensors:
+def selective(
+    batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False
+) -> Tensors:
     g = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
     wide = (lambda t: torch.complex(t, normal(*t.shape))) if complex_ else (lambda t: t)
@@ -40,7 +43,9 @@ def selective(batch: int, length: int, width: int, dtype: torch.dtype, complex_:
     }
 
 
-def linear(batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False) -> Tensors:
+def linear(
+    batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False
+) -> Tensors:
     g = torch.Generator().manual_seed(0)
     kind = torch.promote_types(dtype, torch.complex64) if complex_ else dtype
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=kind)  # noqa: E731
@@ -51,7 +56,9 @@ def linear(batch: int, length: int, width: int, dtype: torch.dtype, complex_: bo
     }
 
 
-def conv(batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False) -> Tensors:
+def conv(
+    batch: int, length: int, width: int, dtype: torch.dtype, complex_: bool = False
+) -> Tensors:
     g = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
     return {
@@ -67,9 +74,16 @@ OPERATORS: dict[str, tuple[Callable[..., Tensors], Callable[..., tuple[Tensor, T
     "linear_scan": (linear, linear_scan),
     "causal_conv1d": (conv, lambda **k: causal_conv1d(**k, activation="silu")),
 }
-KINDS = [("selective_scan", False), ("selective_scan", True), ("linear_scan", False), ("linear_scan", True),
-         ("causal_conv1d", False)]  # fmt: skip
-each = pytest.mark.parametrize(("name", "complex_"), KINDS, ids=[n + "-complex" * c for n, c in KINDS])
+KINDS = [
+    ("selective_scan", False),
+    ("selective_scan", True),
+    ("linear_scan", False),
+    ("linear_scan", True),
+    ("causal_conv1d", False),
+]
+each = pytest.mark.parametrize(
+    ("name", "complex_"), KINDS, ids=[n + "-complex" * c for n, c in KINDS]
+)
 by_name = pytest.mark.parametrize("name", OPERATORS)
 
 
@@ -104,15 +118,22 @@ def test_opcheck(dtype: torch.dtype, optional: bool) -> None:
     resets = torch.tensor([[False] * 3 + [True] + [False] * 2] * 2) if optional else None
     t = selective(2, 6, 3, torch.float64)
     t = {
-        k: v.to(torch.float32 if dtype == torch.bfloat16 and k in ("A", "D") else dtype) for k, v in t.items()
+        k: v.to(torch.float32 if dtype == torch.bfloat16 and k in ("A", "D") else dtype)
+        for k, v in t.items()
     }
     t["B"], t["C"] = t["B"].unsqueeze(2), t["C"].unsqueeze(2)
-    extra = [t["D"], t["z"], t["delta_bias"], t["initial_state"], resets] if optional else [None] * 5
+    extra = (
+        [t["D"], t["z"], t["delta_bias"], t["initial_state"], resets] if optional else [None] * 5
+    )
     scan = [*(t[k] for k in ("u", "delta", "A", "B", "C")), *extra]
-    leaves = [v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in scan]
+    leaves = [
+        v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in scan
+    ]
     torch.library.opcheck(selective_op.forward.op, (*leaves, True, True))
     y, final, states = selective_op.forward(*scan, True, True)
-    torch.library.opcheck(selective_op.backward.op, (torch.ones_like(y), final, *scan, True, states))
+    torch.library.opcheck(
+        selective_op.backward.op, (torch.ones_like(y), final, *scan, True, states)
+    )
 
     t = {k: v.to(dtype) for k, v in linear(2, 6, 3, torch.float64).items()}
     steps = [t["a"], t["b"], t["initial_state"] if optional else None]
@@ -122,8 +143,14 @@ def test_opcheck(dtype: torch.dtype, optional: bool) -> None:
     torch.library.opcheck(linear_op.backward.op, (torch.ones_like(h), *steps, h))
 
     t = {k: v.to(dtype) for k, v in conv(2, 6, 3, torch.float64).items()}
-    row = [t["x"], t["weight"], *([t["bias"], t["initial_state"], resets] if optional else [None] * 3)]
-    leaves = [v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in row]
+    row = [
+        t["x"],
+        t["weight"],
+        *([t["bias"], t["initial_state"], resets] if optional else [None] * 3),
+    ]
+    leaves = [
+        v.clone().requires_grad_() if v is not None and v.is_floating_point() else v for v in row
+    ]
     torch.library.opcheck(conv_op.forward.op, (*leaves, True))
     torch.library.opcheck(conv_op.backward.op, (torch.ones_like(t["x"]), *row, True))
 
@@ -136,7 +163,9 @@ class Layer(nn.Module):
         make, self.run = OPERATORS[name]
         tensors = make(2, 6, 3, torch.float32)
         self.rows = [k for k in tensors if k in PER_ROW]
-        self.weights = nn.ParameterDict({k: nn.Parameter(t) for k, t in tensors.items() if k not in PER_ROW})
+        self.weights = nn.ParameterDict(
+            {k: nn.Parameter(t) for k, t in tensors.items() if k not in PER_ROW}
+        )
 
     def forward(self, *rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.run(**dict(zip(self.rows, rows)), **dict(self.weights.items()))
@@ -177,7 +206,8 @@ def test_inductor() -> None:
 @by_name
 def test_export(name: str) -> None:
     layer, rows = layer_and_rows(name)
-    # From the width of the convolution's kernel on: its final state is a slice of the sequence only there.
+    # From the width of the convolution's kernel on: its final state is a slice of the sequence only
+    # there.
     length = torch.export.Dim("length", min=4 if name == "causal_conv1d" else 2, max=1000)
     dims = [{1: length} if key != "initial_state" else {} for key in layer.rows]
     program = torch.export.export(layer.eval(), tuple(rows), dynamic_shapes=(tuple(dims),))
@@ -226,9 +256,9 @@ def test_functional_and_per_sample_gradients_equal_autograd(name: str, complex_:
     for batched in (tuple(k for k in tensors if k in PER_ROW), tuple(tensors)):
         stacks = samples(tensors, batched)
         fixed = {k: t for k, t in tensors.items() if k not in batched}
-        found = vmap(grad(lambda part, rest: loss(run, {**part, **rest}), argnums=(0, 1)), (0, None))(
-            stacks, fixed
-        )
+        found = vmap(
+            grad(lambda part, rest: loss(run, {**part, **rest}), argnums=(0, 1)), (0, None)
+        )(stacks, fixed)
         for i in range(3):
             expected = wanted({**fixed, **{k: s[i] for k, s in stacks.items()}})
             for key, value in {**found[0], **found[1]}.items():
@@ -264,15 +294,23 @@ def test_autocast_lowers_activations_and_keeps_states(name: str) -> None:
         assert run(**half)[0].dtype == y.dtype
     assert state.dtype == torch.float32
     for found, wanted in zip((y, state), exact):
-        assert (found - wanted).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * wanted.abs().max()
+        assert (found - wanted).abs().max() <= 2 * torch.finfo(
+            torch.bfloat16
+        ).eps * wanted.abs().max()
     (y.float().sum() + state.sum()).backward()
     for tensor in leaves.values():
-        assert tensor.grad is not None and tensor.grad.dtype == torch.float32 and tensor.grad.isfinite().all()
+        assert (
+            tensor.grad is not None
+            and tensor.grad.dtype == torch.float32
+            and tensor.grad.isfinite().all()
+        )
 
 
 @each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bits_do_not_depend_on_threads_or_neighbours(name: str, complex_: bool, dtype: torch.dtype) -> None:
+def test_bits_do_not_depend_on_threads_or_neighbours(
+    name: str, complex_: bool, dtype: torch.dtype
+) -> None:
     if complex_ and dtype == torch.bfloat16:
         pytest.skip("there is no complex bfloat16")
     make, run = OPERATORS[name]
@@ -298,11 +336,14 @@ def test_bits_do_not_depend_on_threads_or_neighbours(name: str, complex_: bool, 
 
 @each
 @pytest.mark.parametrize(("batch", "length", "width"), [(0, 5, 3), (2, 1, 1), (2, 5, 0), (0, 1, 0)])
-def test_small_and_empty_inputs(name: str, complex_: bool, batch: int, length: int, width: int) -> None:
+def test_small_and_empty_inputs(
+    name: str, complex_: bool, batch: int, length: int, width: int
+) -> None:
     make, run = OPERATORS[name]
     tensors = make(batch, length, width, torch.float32, complex_)
     for found, wanted in zip(
-        value_and_grads(run, tensors), value_and_grads(lambda **k: run(**k, backend="reference"), tensors)
+        value_and_grads(run, tensors),
+        value_and_grads(lambda **k: run(**k, backend="reference"), tensors),
     ):
         torch.testing.assert_close(found, wanted)
     with pytest.raises(LongseqError, match="length ≥ 1"):

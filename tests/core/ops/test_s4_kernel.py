@@ -24,7 +24,9 @@ from longseq.core.ops.ssm_init import hippo, low_rank_form
 
 def hippo_system(measure: str = "legs", n: int = 8, heads: int = 3) -> LowRankSystem:
     form = low_rank_form(measure, n, clip_b=None)  # type: ignore[arg-type]
-    c = torch.randn(heads, n // 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    c = torch.randn(
+        heads, n // 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)
+    )
     dt = torch.logspace(-2, -0.5, heads, dtype=torch.float64).unsqueeze(1)
     spread = [form.eigenvalues - 1e-3, form.b]
     eigenvalues, b = (t.expand(heads, -1).clone() for t in spread)
@@ -38,7 +40,9 @@ def close(actual: Tensor, expected: Tensor, bound: float = 1e-12) -> None:
 
 @pytest.mark.parametrize("dt", [1e-12, 1e-6, 1e-3, 0.1, 3.0])
 def test_zero_order_hold_at_every_scale(dt: float) -> None:
-    eigenvalues = torch.tensor([-0.5 - 3j, -1e-4 + 0j, -0.0 - 1e-9j, -2.0 - 100j], dtype=torch.complex128)
+    eigenvalues = torch.tensor(
+        [-0.5 - 3j, -1e-4 + 0j, -0.0 - 1e-9j, -2.0 - 100j], dtype=torch.complex128
+    )
     a, factor = discretise(eigenvalues, torch.tensor(dt, dtype=torch.float64))
     z = eigenvalues * dt
     close(a, torch.exp(z))
@@ -86,7 +90,10 @@ def test_vandermonde_kernel(length: int) -> None:
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 51, 64])
 def test_low_rank_kernel(measure: str, length: int) -> None:
     system = LowRankSystem(*(t.requires_grad_() for t in hippo_system(measure)))
-    k, reference = low_rank_kernel(system, length, block=7), low_rank_kernel_reference(system, length)
+    k, reference = (
+        low_rank_kernel(system, length, block=7),
+        low_rank_kernel_reference(system, length),
+    )
     # The inverse FFT divides by 1 + P*(…)P, whose condition costs one or two digits.
     close(k, reference, 1e-11)
     up = torch.randn(3, length, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -104,7 +111,8 @@ def test_low_rank_kernel_in_float32() -> None:
 
 @pytest.mark.parametrize("measure", ["legs", "legt", "fout"])
 def test_the_half_states_are_hippo(measure: str) -> None:
-    """V and its conjugate turn the discretised half-system back into the bilinear step of HiPPO itself."""
+    """V and its conjugate turn the discretised half-system back into the bilinear step of HiPPO
+    itself."""
     n, dt = 8, 0.1
     a, b = hippo(measure, n)  # type: ignore[arg-type]
     form = low_rank_form(measure, n, clip_b=None)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""Selective scan: every kernel against the float64 recurrence, all gradients, special values, errors."""
+"""Selective scan: every kernel against the float64 recurrence, all gradients, special values,
+errors."""
 
 from __future__ import annotations
 
@@ -24,15 +25,15 @@ SIZES = {"batch": 2, "length": 40, "width": 5, "states": 3}
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes; which optional arguments are there; how the activations lie in memory; and their magnitudes."""
+    """Sizes; which optional arguments are there; how the activations lie in memory; and their
+    magnitudes."""
 
     length: int
     states: int
     width: int
     groups: int = 1
-    given: str = (
-        ""  # of "D", "z", "b" (bias), "s" (softplus), "i" (initial state), "r" (resets), "c" (complex)
-    )
+    # of "D", "z", "b" (bias), "s" (softplus), "i" (initial state), "r" (resets), "c" (complex)
+    given: str = ""
     layout: str = "dense"
     realistic: bool = False
     batch: int = 2
@@ -72,7 +73,9 @@ def lay(tensor: Tensor, layout: str) -> Tensor:
     if layout == "transposed":
         return tensor.transpose(1, 2).contiguous().transpose(1, 2)
     if layout == "sliced":
-        wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 3), torch.nan, dtype=tensor.dtype)
+        wide = torch.full(
+            (*tensor.shape[:-1], 2 * tensor.shape[-1] + 3), torch.nan, dtype=tensor.dtype
+        )
         wide[..., 1 : 1 + tensor.shape[-1]] = tensor
         return wide[..., 1 : 1 + tensor.shape[-1]]
     return tensor[:1].expand_as(tensor) if layout == "expanded" else tensor
@@ -92,7 +95,8 @@ def make(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         maps = (case.batch, case.length, case.states)
     delta = normal(*shape)
     if case.realistic:
-        steps = torch.exp(torch.rand(shape, generator=g, dtype=torch.float64) * 4.6 - 6.9)  # 0.001 … 0.1
+        # 0.001 … 0.1
+        steps = torch.exp(torch.rand(shape, generator=g, dtype=torch.float64) * 4.6 - 6.9)
         delta = (torch.log(torch.expm1(steps)) if "s" in case.given else steps).to(dtype)
     elif "s" not in case.given:
         delta = delta.abs()
@@ -210,7 +214,9 @@ def test_extreme_step_sizes_and_decays(isa: str) -> None:
         assert all(value.isfinite().all() for value in found.values())
         assert max(errors(found, expected).values()) <= TOLERANCE[dtype]
         state = found["state"]
-        assert (state[:, 0] == 0).all() or state[:, 0].abs().max() < 1e-35  # softplus(-200) is nothing
+        assert (state[:, 0] == 0).all() or state[
+            :, 0
+        ].abs().max() < 1e-35  # softplus(-200) is nothing
     tensors["delta"] = torch.full((2, 50, 7), 1e30)
     tensors["A"] = torch.full((7, 4), -1e5)
     y, state = selective_scan(
@@ -223,8 +229,12 @@ NAN_BITS = (0x7FC00000, 0x7FC00123, -0x3FFFF9)  # quiet NaNs with other payloads
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, *NAN_BITS])
-@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state"])
-def test_bad_values_reach_what_depends_on_them_and_nothing_else(isa: str, name: str, bad: float) -> None:
+@pytest.mark.parametrize(
+    "name", ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state"]
+)
+def test_bad_values_reach_what_depends_on_them_and_nothing_else(
+    isa: str, name: str, bad: float
+) -> None:
     tensors = {key: value.contiguous() for key, value in make(Case(40, 3, 18, 1, "Dzbsi")).items()}
     if isinstance(bad, int):
         bad_value = torch.tensor(bad, dtype=torch.int32).view(torch.float32)
@@ -249,7 +259,10 @@ def test_resets_equal_separate_runs_and_stop_nan() -> None:
     y, state = selective_scan(**tensors, resets=resets, delta_softplus=True)
     pieces = []
     for start, stop in ((0, 33), (33, 64), (64, 70)):
-        part = {k: v[:, start:stop] if k in ("u", "delta", "B", "C", "z") else v for k, v in tensors.items()}
+        part = {
+            k: v[:, start:stop] if k in ("u", "delta", "B", "C", "z") else v
+            for k, v in tensors.items()
+        }
         pieces.append(selective_scan(**part, delta_softplus=True))
     assert torch.equal(y, torch.cat([piece[0] for piece in pieces], 1))
     assert torch.equal(state, pieces[-1][1])
@@ -289,7 +302,9 @@ def test_memory_stays_within_four_times_the_inputs() -> None:
     program = """
 import re, torch
 from longseq.core.ops.selective_scan import selective_scan
-def value(key): return 1024 * int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+def value(key):
+    text = open("/proc/self/status").read()
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", text)[1])
 def run(length):
     shapes = [(1, length, 256)] * 3 + [(1, length, 16)] * 2
     u, delta, z, B, C = (torch.randn(s).requires_grad_() for s in shapes)
@@ -305,25 +320,44 @@ print(run(4096))
 """
     if not sys.platform.startswith("linux"):
         pytest.skip("peak memory is read from /proc")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) <= 4.0
 
 
 WRONG = {
-    "u": [torch.zeros(2, 40), torch.zeros(2, 0, 5), torch.zeros(2, 40, 5, dtype=torch.int64), [1.0],
-          torch.zeros(2, 40, 5, dtype=torch.complex64), torch.zeros(2, 40, 5, dtype=torch.float8_e4m3fn)],
+    "u": [
+        torch.zeros(2, 40),
+        torch.zeros(2, 0, 5),
+        torch.zeros(2, 40, 5, dtype=torch.int64),
+        [1.0],
+        torch.zeros(2, 40, 5, dtype=torch.complex64),
+        torch.zeros(2, 40, 5, dtype=torch.float8_e4m3fn),
+    ],
     "delta": [torch.zeros(2, 40, 4), torch.zeros(2, 40, 5, dtype=torch.bool), 0.5],
     "A": [torch.zeros(5), torch.zeros(4, 3), torch.zeros(5, 3, device="meta"), "A"],
-    "B": [torch.zeros(2, 40, 4), torch.zeros(2, 39, 3), torch.zeros(2, 40, 2, 3), torch.zeros(2, 40, 0, 3),
-          torch.zeros(2, 40, 3, dtype=torch.complex64), torch.zeros(5, 3), None],
+    "B": [
+        torch.zeros(2, 40, 4),
+        torch.zeros(2, 39, 3),
+        torch.zeros(2, 40, 2, 3),
+        torch.zeros(2, 40, 0, 3),
+        torch.zeros(2, 40, 3, dtype=torch.complex64),
+        torch.zeros(5, 3),
+        None,
+    ],
     "C": [torch.zeros(2, 40, 1, 4), torch.zeros(2, 40, 5, 3), torch.zeros(2, 40, 3, device="meta")],
     "D": [torch.zeros(4), torch.zeros(5, 1), torch.zeros(5, dtype=torch.int32), 1.0],
     "z": [torch.zeros(2, 40, 1), torch.zeros(40, 5)],
     "delta_bias": [torch.zeros(6), torch.zeros(5, device="meta")],
     "initial_state": [torch.zeros(2, 3, 5), torch.zeros(2, 5, 3, dtype=torch.complex64)],
-    "resets": [torch.zeros(2, 39, dtype=torch.bool), torch.zeros(2, 40), [True],
-               torch.zeros(2, 40, dtype=torch.bool, device="meta")],
-}  # fmt: skip
+    "resets": [
+        torch.zeros(2, 39, dtype=torch.bool),
+        torch.zeros(2, 40),
+        [True],
+        torch.zeros(2, 40, dtype=torch.bool, device="meta"),
+    ],
+}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from longseq.core.ops.slstm import SLSTMState, cpu, slstm, slstm_reference, torc
 from longseq.core.ops.slstm import walk as steps_in_torch
 from longseq.core.ops.slstm.arguments import Arguments, Kept
 
-# The kernels, the walk and the equations add the same numbers in another order, and the recurrence multiplies
-# roundings by factors of at most one: some tens of roundings, relative to the largest value.
+# The kernels, the walk and the equations add the same numbers in another order, and the recurrence
+# multiplies roundings by factors of at most one: some tens of roundings, relative to the largest
+# value.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
@@ -82,14 +83,19 @@ def compare(
 ) -> None:
     """Compares values and all gradients of ``slstm`` with those of the equations."""
     gates, recurrent, first = problem(batch, length, heads, width, dtype, state)
-    resets = torch.rand(batch, length, generator=torch.Generator().manual_seed(5)) < 0.2 if reset else None
+    resets = (
+        torch.rand(batch, length, generator=torch.Generator().manual_seed(5)) < 0.2
+        if reset
+        else None
+    )
     leaves = [gates, recurrent, *(first or ())]
     results = []
     for function in (slstm, slstm_reference):
         y, last = function(gates, recurrent, first, resets)
         generator = torch.Generator().manual_seed(3)
         loss = sum(
-            (part * torch.randn(part.shape, generator=generator, dtype=dtype)).sum() for part in (y, *last)
+            (part * torch.randn(part.shape, generator=generator, dtype=dtype)).sum()
+            for part in (y, *last)
         )
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         results.append(((y, *last), gradients))
@@ -102,15 +108,25 @@ def compare(
         close(actual_gradient, expected_gradient, f"gradient of {name}")
 
 
-# Lengths around the steps between saved cells; widths below, at and above a vector and four vectors.
+# Lengths around the steps between saved cells; widths below, at and above a vector and four
+# vectors.
 SIZES = [(2, 1, 1, 3), (3, 17, 2, 4), (1, 64, 4, 1), (5, 33, 2, 19), (4, 16, 1, 64), (2, 5, 3, 70)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("batch", "length", "heads", "width"), SIZES)
-@pytest.mark.parametrize(("state", "reset"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("state", "reset"), [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_every_kernel_equals_equations(
-    isa: str, dtype: torch.dtype, batch: int, length: int, heads: int, width: int, state: bool, reset: bool
+    isa: str,
+    dtype: torch.dtype,
+    batch: int,
+    length: int,
+    heads: int,
+    width: int,
+    state: bool,
+    reset: bool,
 ) -> None:
     compare(dtype, batch, length, heads, width, state, reset)
 
@@ -119,7 +135,14 @@ def test_every_kernel_equals_equations(
 @pytest.mark.parametrize(("batch", "length", "heads", "width"), SIZES[:4])
 @pytest.mark.parametrize(("state", "reset"), [(True, True), (False, False)])
 def test_walk_equals_equations(
-    walk: None, dtype: torch.dtype, batch: int, length: int, heads: int, width: int, state: bool, reset: bool
+    walk: None,
+    dtype: torch.dtype,
+    batch: int,
+    length: int,
+    heads: int,
+    width: int,
+    state: bool,
+    reset: bool,
 ) -> None:
     compare(dtype, batch, length, heads, width, state, reset)
 
@@ -142,7 +165,9 @@ def test_bits_do_not_depend_on_threads_or_neighbours(isa: str) -> None:
             torch.set_num_threads(threads)
             runs.append(run_all(gates, recurrent, first, resets))
         one = slice(3, 4)
-        alone = run_all(gates[one], recurrent, SLSTMState(*(part[one] for part in first)), resets[one])
+        alone = run_all(
+            gates[one], recurrent, SLSTMState(*(part[one] for part in first)), resets[one]
+        )
     finally:
         torch.set_num_threads(before)
     for i, value in enumerate(runs[0]):
@@ -163,7 +188,9 @@ def test_nothing_passes_a_reset(isa: str) -> None:
     assert y[0, :12].isfinite().all() and y[0, 30:].isfinite().all() and y[1].isfinite().all()
     assert y[0, 12, 1].isnan().any() and last.isfinite().all()
     grad = rest[3]
-    assert grad[0, :10].isfinite().all() and grad[0, 30:].isfinite().all() and grad[1].isfinite().all()
+    assert (
+        grad[0, :10].isfinite().all() and grad[0, 30:].isfinite().all() and grad[1].isfinite().all()
+    )
 
 
 def test_infinite_and_nan_gates_equal_equations(isa: str) -> None:

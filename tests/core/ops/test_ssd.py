@@ -102,7 +102,9 @@ def test_low_precision_inputs_keep_a_float32_state() -> None:
         y, state = ssd(**tensors, dt_softplus=True)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     expected, _ = ssd_reference(**{k: v.double() for k, v in tensors.items()}, dt_softplus=True)
-    assert (y - expected).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
+    assert (
+        y - expected
+    ).abs().max() <= 2**-8 * expected.abs().max()  # the rounding of the output alone
 
 
 def test_gradcheck() -> None:
@@ -117,13 +119,17 @@ def test_gradcheck() -> None:
 @pytest.mark.parametrize("name", ["dt", "A", "B", "C", "D", "z", "dt_bias", "initial_states"])
 def test_wrong_shapes_are_named(name: str) -> None:
     tensors = inputs(4)
-    with pytest.raises(ArgumentError, match=f"^ssd: {name if name != 'B' else 'C'} must have shape"):
+    with pytest.raises(
+        ArgumentError, match=f"^ssd: {name if name != 'B' else 'C'} must have shape"
+    ):
         ssd(**tensors | {name: tensors[name][..., :-1]})
 
 
 def test_wrong_groups_and_resets_are_named() -> None:
     tensors = inputs(4)
-    with pytest.raises(ArgumentError, match="B must have groups that divide the 6 heads of x, got 4"):
+    with pytest.raises(
+        ArgumentError, match="B must have groups that divide the 6 heads of x, got 4"
+    ):
         ssd(**tensors | {key: torch.ones(BATCH, 4, 4, STATES) for key in ("B", "C")})
     with pytest.raises(ArgumentError, match=r"resets must have shape \(2, 4\)"):
         ssd(**tensors, resets=torch.zeros(BATCH, 3, dtype=torch.bool))

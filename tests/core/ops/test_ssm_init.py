@@ -51,7 +51,8 @@ def test_legs_has_the_eigenvalues_minus_1_to_minus_n() -> None:
 def test_windowed_measures_forget_what_left_the_window(measure: str) -> None:
     window = 2.0
     a, b = hippo(measure, 128)  # type: ignore[arg-type]
-    inside = (torch.linalg.matrix_exp(a * (0.9 * window)) @ b)[:8]  # the response to an impulse, smooth part
+    # The response to an impulse, smooth part.
+    inside = (torch.linalg.matrix_exp(a * (0.9 * window)) @ b)[:8]
     behind = (torch.linalg.matrix_exp(a * (1.1 * window)) @ b)[:8]
     assert behind.norm() < 0.15 * inside.norm()
 
@@ -90,7 +91,9 @@ def test_diagonal_systems() -> None:
     legs, _ = diagonal_system("legs", 64)
     inv, _ = diagonal_system("inv", 64)
     # S4D-Inv was found as the asymptotics of S4D-LegS.
-    assert ((legs.imag.sort().values - inv.imag.sort().values).abs() <= 0.06 * inv.imag.abs().max()).all()
+    assert (
+        (legs.imag.sort().values - inv.imag.sort().values).abs() <= 0.06 * inv.imag.abs().max()
+    ).all()
     assert (diagonal_system("ptd", 64)[0].real < 0).all()
 
 
@@ -101,17 +104,23 @@ def test_perturb_then_diagonalise(n: int, size: float) -> None:
     a, _ = hippo("legs", n)
     v = torch.cat([form.v, form.v.conj()], 1)
     inverse = torch.cat([form.v_inverse, form.v_inverse.conj()])
-    rebuilt = (v @ torch.diag(torch.cat([form.eigenvalues, form.eigenvalues.conj()])) @ inverse).real
+    rebuilt = (
+        v @ torch.diag(torch.cat([form.eigenvalues, form.eigenvalues.conj()])) @ inverse
+    ).real
     perturbation = torch.linalg.matrix_norm(rebuilt - a, 2) / torch.linalg.matrix_norm(a, 2)
     assert perturbation.item() == pytest.approx(size, rel=1e-9)
-    assert torch.linalg.cond(v) < 2 / size, "the eigenvectors are well conditioned, unlike HiPPO's own"
+    assert torch.linalg.cond(v) < 2 / size, (
+        "the eigenvectors are well conditioned, unlike HiPPO's own"
+    )
     assert (form.eigenvalues.real < 0).all()
 
 
 def test_the_perturbed_system_is_close_at_every_frequency_and_the_normal_part_is_not() -> None:
     n = 64
     a, b = (t.to(torch.complex128) for t in hippo("legs", n))
-    c = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(torch.complex128)
+    c = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(
+        torch.complex128
+    )
     s = 1j * torch.logspace(-1, 3, 60, dtype=torch.float64)
     exact = transfer(a, b, c, s)
 
@@ -123,7 +132,8 @@ def test_the_perturbed_system_is_close_at_every_frequency_and_the_normal_part_is
 
     assert error(*perturb_then_diagonalise(n, 0.1)) < 0.1
     assert error(*perturb_then_diagonalise(n, 0.02)) < 0.02
-    assert error(*normal_part(n), 0.5) > 0.5  # halved input weights, as the theory of S4D-LegS has them
+    # Halved input weights, as the theory of S4D-LegS has them.
+    assert error(*normal_part(n), 0.5) > 0.5
 
 
 @pytest.mark.parametrize(

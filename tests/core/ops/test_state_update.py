@@ -1,4 +1,5 @@
-"""One decoding step by the kernels: equal to the operators at L = 1, and not used where it must not be."""
+"""One decoding step by the kernels: equal to the operators at L = 1, and not used where it must not
+be."""
 
 from __future__ import annotations
 
@@ -45,19 +46,33 @@ def test_equals_selective_scan(
 ) -> None:
     g = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
-    state, x, dt, z = normal(batch, width, states), *(normal(batch, 2 * width)[:, :width] for _ in range(3))
+    state, x, dt, z = (
+        normal(batch, width, states),
+        *(normal(batch, 2 * width)[:, :width] for _ in range(3)),
+    )
     dt = dt / 5 if optional else dt.abs() - 0.1  # without softplus a little growth, too
-    A_log, B, C = normal(width, states), normal(batch, groups, states), normal(batch, groups, states)
+    A_log, B, C = (
+        normal(width, states),
+        normal(batch, groups, states),
+        normal(batch, groups, states),
+    )
     D, bias = (normal(width), normal(width)) if optional else (None, None)
     y, after = state_update(
         state, x, dt, A_log, B, C, D, z if optional else None, bias, optional, log_decay=True
     )
     wide = [None if t is None else t.double() for t in (D, z if optional else None, bias)]
     expected, last = selective_scan_reference(
-        x.double().unsqueeze(1), dt.double().unsqueeze(1), -A_log.double().exp(), B.double().unsqueeze(1),
-        C.double().unsqueeze(1), wide[0], None if wide[1] is None else wide[1].unsqueeze(1), wide[2],
-        delta_softplus=optional, initial_state=state.double(),
-    )  # fmt: skip
+        x.double().unsqueeze(1),
+        dt.double().unsqueeze(1),
+        -A_log.double().exp(),
+        B.double().unsqueeze(1),
+        C.double().unsqueeze(1),
+        wide[0],
+        None if wide[1] is None else wide[1].unsqueeze(1),
+        wide[2],
+        delta_softplus=optional,
+        initial_state=state.double(),
+    )
     close(y, expected.squeeze(1), TOLERANCE[dtype])
     close(after, last, TOLERANCE[dtype])
 
@@ -73,14 +88,26 @@ def test_equals_ssd(
     g = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
     state, x, dt = normal(2, heads, width, states), normal(2, heads * width), normal(2, heads)
-    A, B, C, bias = -normal(heads).exp(), normal(2, groups, states), normal(2, groups, states), normal(heads)
+    A, B, C, bias = (
+        -normal(heads).exp(),
+        normal(2, groups, states),
+        normal(2, groups, states),
+        normal(heads),
+    )
     D = normal(heads * width) if wide_skip else normal(heads)
     y, after = state_update(state, x, dt, A, B, C, D, None, bias, True, (0.2, 1.5))
     expected, last = ssd_reference(
-        x.double().view(2, 1, heads, width), dt.double().unsqueeze(1), A.double(), B.double().unsqueeze(1),
-        C.double().unsqueeze(1), D.double().view(heads, width) if wide_skip else D.double(),
-        dt_bias=bias.double(), initial_states=state.double(), dt_softplus=True, dt_limit=(0.2, 1.5),
-    )  # fmt: skip
+        x.double().view(2, 1, heads, width),
+        dt.double().unsqueeze(1),
+        A.double(),
+        B.double().unsqueeze(1),
+        C.double().unsqueeze(1),
+        D.double().view(heads, width) if wide_skip else D.double(),
+        dt_bias=bias.double(),
+        initial_states=state.double(),
+        dt_softplus=True,
+        dt_limit=(0.2, 1.5),
+    )
     close(y, expected.flatten(1), TOLERANCE[dtype])
     close(after, last, TOLERANCE[dtype])
 
@@ -142,7 +169,11 @@ def test_a_mixers_step_without_gradients_equals_that_with(
 @pytest.mark.parametrize("batch", [1, 3, 4, 7, 9])
 @pytest.mark.parametrize(
     ("width", "options"),
-    [(7, {}), (33, {"d_state": 5, "bias": True}), (100, {"dt_rank": 3, "conv_bias": False, "d_conv": 1})],
+    [
+        (7, {}),
+        (33, {"d_state": 5, "bias": True}),
+        (100, {"dt_rank": 3, "conv_bias": False, "d_conv": 1}),
+    ],
 )
 def test_the_whole_layers_step(
     isa: str, dtype: torch.dtype, batch: int, width: int, options: dict[str, object]
@@ -180,7 +211,11 @@ def direct(*tensors: Tensor | None) -> bool:
 
 def test_what_must_see_the_operators_gets_them() -> None:
     plain, leaf = torch.zeros(2), torch.zeros(2, requires_grad=True)
-    assert direct(plain, None) and not direct(leaf) and not direct(plain, torch.zeros(2, device="meta"))
+    assert (
+        direct(plain, None)
+        and not direct(leaf)
+        and not direct(plain, torch.zeros(2, device="meta"))
+    )
     with torch.no_grad():
         assert direct(leaf)
         with torch.autocast("cpu", torch.bfloat16):
@@ -225,7 +260,9 @@ def test_what_does_not_fit_reaches_the_operators_which_name_it() -> None:
         state_update(state, x, dt, A, maps, maps, dt_bias=wrong)
     with pytest.raises(ArgumentError, match="selective_scan: A must have shape"):
         state_update(state, x, dt, A[:5], maps, maps)
-    with pytest.raises(ArgumentError, match=r"selective_scan: initial_state is torch\.complex64 but A is"):
+    with pytest.raises(
+        ArgumentError, match=r"selective_scan: initial_state is torch\.complex64 but A is"
+    ):
         state_update(state.to(torch.complex64), x, dt, A, maps, maps)
     heads = torch.zeros(2, 3, 2, 4)
     with pytest.raises(ArgumentError, match="ssd: dt must have shape"):
@@ -244,13 +281,25 @@ def test_the_composed_form_equals_the_kernel(limited: bool) -> None:
 
     limits = (0.3, 0.6) if limited else (0.0, math.inf)
     maps = draw(2, 1, 4), draw(2, 1, 4)
-    channels = (draw(2, 6, 4), draw(2, 6), draw(2, 6), draw(6, 4), *maps, draw(6), draw(2, 6), draw(6))
+    channels = (
+        draw(2, 6, 4),
+        draw(2, 6),
+        draw(2, 6),
+        draw(6, 4),
+        *maps,
+        draw(6),
+        draw(2, 6),
+        draw(6),
+    )
     heads = (draw(2, 3, 2, 4), draw(2, 6), draw(2, 3), draw(3), *maps, draw(3), draw(2, 6), draw(3))
     for tensors in (channels, heads):
         found = state_update(*tensors, True, limits, True)
         leaves = [x.clone().requires_grad_() for x in tensors]
-        wanted = state_update(*leaves, True, limits, True)  # gradients are wanted, so by the operators
+        # Gradients are wanted, so by the operators.
+        wanted = state_update(*leaves, True, limits, True)
         assert wanted[0].requires_grad and not found[0].requires_grad
         for a, b in zip(found, wanted):
             close(a, b.detach(), 1e-12)
-        assert all(g is not None for g in torch.autograd.grad(wanted[0].sum() + wanted[1].sum(), leaves))
+        assert all(
+            g is not None for g in torch.autograd.grad(wanted[0].sum() + wanted[1].sum(), leaves)
+        )

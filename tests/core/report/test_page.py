@@ -1,4 +1,5 @@
-"""The report page: self-contained, escaped, honest about lost comparisons, and readable in a browser."""
+"""The report page: self-contained, escaped, honest about lost comparisons, and readable in a
+browser."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.core.report.page import write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class _Reader(HTMLParser):
@@ -38,13 +41,17 @@ def read(path: Path) -> _Reader:
     return reader
 
 
-def test_the_page_needs_nothing_but_itself_and_escapes_what_it_shows(section, odd, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_but_itself_and_escapes_what_it_shows(
+    section, odd, tmp_path: Path
+) -> None:
     page = tmp_path / "index.html"
     write_page(page, f"Title {odd}", [section(tmp_path / "toys", 0.4)], f"footer {odd}")
     reader = read(page)
     assert "script" not in {tag for tag, _ in reader.tags}
     sources = [attrs.get("src") for tag, attrs in reader.tags if tag in ("img", "iframe", "link")]
-    assert sources and all(source and source.startswith("data:image/png;base64,") for source in sources)
+    assert sources and all(
+        source and source.startswith("data:image/png;base64,") for source in sources
+    )
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page.read_text(encoding="utf-8"))
     assert reader.text.count(odd) >= 4
     assert [attrs["href"] for tag, attrs in reader.tags if tag == "a"] == ["#toys", "toys/a.png"]
@@ -61,7 +68,9 @@ def test_the_verdict_is_shown_whichever_way_it_falls(
     write_page(tmp_path / "index.html", "t", [section(tmp_path / "toys", model, lower)])
     reader = read(tmp_path / "index.html")
     (kind,) = (
-        attrs["class"] for tag, attrs in reader.tags if (attrs.get("class") or "").startswith("verdict")
+        attrs["class"]
+        for tag, attrs in reader.tags
+        if (attrs.get("class") or "").startswith("verdict")
     )
     assert kind == ("verdict lost" if lost else "verdict")
     assert ("does not beat" if lost else "beats") in reader.text
@@ -80,21 +89,36 @@ def test_a_missing_picture_leaves_the_earlier_page(section, tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine (Debian: apt install chromium)"
+)
 def test_a_browser_shows_sections_and_pictures(section, tmp_path: Path) -> None:
     made = [section(tmp_path / name, 0.4, domain=name) for name in ("toys", "games")]
     page = tmp_path / "index.html"
     write_page(page, "Report", made)
     # A probe in a copy: counts what was laid out, with widths, as the browser sees it.
-    probe = """<script>onload = () => { const shown = [...document.images].filter(i => i.naturalWidth > 50);
+    probe = """<script>onload = () => {
+    const shown = [...document.images].filter(i => i.naturalWidth > 50);
       document.title = [shown.length, document.querySelectorAll('section').length,
       document.body.scrollWidth <= innerWidth].join(' '); }</script></body>"""
     copy = tmp_path / "probe.html"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000",
-               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=4000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        copy.as_uri(),
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+        check=False,
     )
     assert "<title>2 2 true</title>" in done.stdout, done.stderr[-500:]

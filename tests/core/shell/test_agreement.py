@@ -1,4 +1,5 @@
-"""What model and data must share is typed once; a contradiction is refused before anything is read."""
+"""What model and data must share is typed once; a contradiction is refused before anything is
+read."""
 
 from __future__ import annotations
 
@@ -27,8 +28,12 @@ def added(argv: list[str], *configs: str) -> list[str]:
 
 def test_a_flag_on_one_side_holds_for_both() -> None:
     assert added(["--data.horizon", "48"]) == ["--model.horizon=48"]
-    assert added(["--model.context=24", "--data.horizon=12"]) == ["--data.context=24", "--model.horizon=12"]
-    assert added(["--data.horizon=48", "--data.horizon=96"]) == ["--model.horizon=96"]  # the last one counts
+    assert added(["--model.context=24", "--data.horizon=12"]) == [
+        "--data.context=24",
+        "--model.horizon=12",
+    ]
+    # The last one counts.
+    assert added(["--data.horizon=48", "--data.horizon=96"]) == ["--model.horizon=96"]
     assert added(["--data.horizon=48", "--model.horizon", "48"]) == []
     assert added(["--data.horizon=48", "--model.init_args.horizon=48"]) == []
     assert added(["--model.init_args.horizon=48"]) == ["--data.horizon=48"]
@@ -51,13 +56,16 @@ def test_a_flag_wins_over_a_configuration_wherever_it_stands() -> None:
 
 
 def test_a_contradiction_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.horizon 96 and --data\.horizon 48 must agree; give one"):
+    with pytest.raises(
+        ConfigError, match=r"--model\.horizon 96 and --data\.horizon 48 must agree; give one"
+    ):
         agree(DOMAIN, ["--model.horizon=96", "--data.horizon=48"], [])
 
 
 def test_a_model_that_does_not_know_the_value_is_left_alone() -> None:
     weather = load_domain("weather")
-    assert agree(weather, ["--data.context=3"], []) == ["--data.context=3"]  # no model of scenarios has one
+    # No model of scenarios has one.
+    assert agree(weather, ["--data.context=3"], []) == ["--data.context=3"]
     video = ["--model=VideoForecaster", "--data=MovingDigits", "--data.context=3"]
     assert agree(weather, video, []) == [*video, "--model.context=3"]
 
@@ -65,7 +73,8 @@ def test_a_model_that_does_not_know_the_value_is_left_alone() -> None:
 def test_a_new_model_is_made_to_fit_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Classes, channels and side follow from the images, unless a configuration of one's own differs."""
+    """Classes, channels and side follow from the images, unless a configuration of one's own
+    differs."""
     monkeypatch.chdir(tmp_path)
     for name in "abc":
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -76,9 +85,13 @@ def test_a_new_model_is_made_to_fit_its_data(
     argv += ["--data.batch_size=4", "--model.model=vit_pico", "--trainer.max_steps=1"]
     argv += ["--trainer.limit_val_batches=0"]
     assert main(argv) == 0, capsys.readouterr().err
-    saved = load_checkpoint("outputs/vision/cifar/version_0/checkpoints/last.ckpt")["hyper_parameters"]
+    saved = load_checkpoint("outputs/vision/cifar/version_0/checkpoints/last.ckpt")[
+        "hyper_parameters"
+    ]
     assert (saved["num_classes"], saved["in_chans"], saved["img_size"]) == (3, 3, 12)
-    (tmp_path / "mine.yaml").write_text("model: {class_path: ImageClassifier, init_args: {num_classes: 5}}")
+    (tmp_path / "mine.yaml").write_text(
+        "model: {class_path: ImageClassifier, init_args: {num_classes: 5}}"
+    )
     assert main([*argv, "--model.init_args.num_classes=4"]) == 2
     assert "num_classes is 4, but images has 3 classes" in capsys.readouterr().err
     assert main([*argv, "--config=mine.yaml"]) == 2

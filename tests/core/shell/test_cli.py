@@ -1,4 +1,5 @@
-"""The command line: help without torch, exit statuses, one-line errors, checkpoints against arguments."""
+"""The command line: help without torch, exit statuses, one-line errors, checkpoints against
+arguments."""
 
 from __future__ import annotations
 
@@ -59,7 +60,14 @@ def _error(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 2) -> s
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["--version"], ["toy", "--help"], ["nonsense"], ["audio", "--help"], ["toy", "fitt"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["toy", "--help"],
+        ["nonsense"],
+        ["audio", "--help"],
+        ["toy", "fitt"],
+    ],
 )
 def test_light_commands_do_not_import_torch(argv: list[str]) -> None:
     code = (
@@ -100,9 +108,11 @@ def test_fit_writes_everything(trained: Path) -> None:
 BAD = {
     "toy fit --model.widht 3": "--model.widht: ToyTask has no such argument; did you mean 'width'?",
     "toy fit --model.width abc": "--model.width: expected int, got abc",
-    "toy fit --trainer.max_stepz 3": "--trainer.max_stepz: no such option; did you mean 'trainer.max_steps'?",
-    "toy fit --config key.yaml": "key.yaml: model.widht: ToyTask has no such argument; did you mean 'width'?",
-    "toy fit --config trainer.yaml": "trainer.yaml: trainer.max_stepz: no such option; did you mean",
+    "toy fit --trainer.max_stepz 3": "--trainer.max_stepz: no such option; did you mean "
+    "'trainer.max_steps'?",
+    "toy fit --config key.yaml": "key.yaml: model.widht: ToyTask has no such argument; did you "
+    "mean 'width'?",
+    "toy fit --config trainer.yaml": "trainer.yaml: trainer.max_stepz: no such option; did you",
     "toy fit --config type.yaml": "type.yaml: trainer.max_steps: expected int, got many",
     "toy fit --config syntax.yaml": "syntax.yaml: line 2: is not valid YAML",
     "toy fit --config nowhere.yaml": "no such file or packaged configuration",
@@ -120,7 +130,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_bad_usage_is_one_line(line: str, toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_usage_is_one_line(
+    line: str, toy: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("key.yaml").write_text("model:\n  class_path: ToyTask\n  init_args:\n    widht: 3\n")
     Path("trainer.yaml").write_text("trainer:\n  max_stepz: 3\n")
     Path("type.yaml").write_text("trainer:\n  max_steps: many\n")
@@ -143,7 +155,9 @@ def test_other_statuses(
     assert main(["toy", "fit", "--trainer.logger=false", *QUIET]) == 130
 
 
-def test_a_missing_requirement_is_named(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_requirement_is_named(
+    toy: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     domains.register_domain(domains.Domain("toy", "", requires=("os", "absent_module"), task="x.Y"))
     text = _error(capsys, "toy", "fit")
     assert text == 'error: longseq toy needs absent_module: pip install "longseq[toy]"'
@@ -157,7 +171,10 @@ def test_what_is_required_is_said(toy: ModuleType, capsys: pytest.CaptureFixture
 
 
 def test_packaged_configurations(
-    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    toy: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "package" / "configs").mkdir(parents=True)
     (tmp_path / "package" / "configs" / "tiny.yaml").write_text("trainer:\n  max_steps: 2\n")
@@ -168,7 +185,9 @@ def test_packaged_configurations(
     assert "did you mean 'tiny'?" in _error(capsys, "toy", "fit", "--config", "tinny")
 
 
-def test_checkpoint_and_arguments(toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_and_arguments(
+    toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ckpt, off = ["--ckpt_path", str(trained)], ["--trainer.logger=false", *QUIET]
     # No configuration is needed; the data's values can be changed.
     assert main(["toy", "validate", *ckpt, *off, "--data.seed=4"]) == 0
@@ -186,12 +205,24 @@ def test_checkpoint_and_arguments(toy: ModuleType, trained: Path, capsys: pytest
     text = _error(capsys, "toy", "fit", *ckpt, "--model.lr", "0.5")
     assert "--model.lr 0.5 contradicts" in text and "trained with lr 0.02" in text
     Path("other.yaml").write_text("model:\n  class_path: ToyTask\n  init_args:\n    width: 5\n")
-    assert "--model.width 5 contradicts" in _error(capsys, "toy", "fit", "--config", "other.yaml", *ckpt)
+    assert "--model.width 5 contradicts" in _error(
+        capsys, "toy", "fit", "--config", "other.yaml", *ckpt
+    )
     assert "another shape" in _error(
         capsys, "toy", "fit", "--init_from", str(trained), "--model.width=5", *off
     )
     assert (
-        main(["toy", "fit", "--init_from", str(trained), "--model.lr=0.5", "--trainer.max_steps=1", *off])
+        main(
+            [
+                "toy",
+                "fit",
+                "--init_from",
+                str(trained),
+                "--model.lr=0.5",
+                "--trainer.max_steps=1",
+                *off,
+            ]
+        )
         == 0
     )
 
@@ -201,7 +232,19 @@ def test_last_is_the_newest_checkpoint(
 ) -> None:
     root = f"--trainer.default_root_dir={trained.parents[3]}"
     assert (
-        main(["toy", "fit", "--ckpt_path", "last", root, "--name=more", "--trainer.max_steps=7", *QUIET]) == 0
+        main(
+            [
+                "toy",
+                "fit",
+                "--ckpt_path",
+                "last",
+                root,
+                "--name=more",
+                "--trainer.max_steps=7",
+                *QUIET,
+            ]
+        )
+        == 0
     )
     again = torch.load(
         trained.parents[3] / "more" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True
@@ -244,7 +287,8 @@ def test_a_checkpoint_of_another_domain(
 
 
 def test_one_line_of_a_worker_error() -> None:
-    text = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    text = "Caught DataError in DataLoader worker process 0.\n"
+    text += "Original Traceback (most recent call last):\n"
     error = DataError(text + "  File x\nlongseq.core.errors.DataError: a.fa: record 3: bad base")
     assert one_line(error) == "a.fa: record 3: bad base"
 
@@ -264,7 +308,9 @@ def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'recall'?" in capsys.readouterr().err
 
 
-def test_a_domain_left_out_of_an_installation(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_domain_left_out_of_an_installation(
+    monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("longseq.core.domain._present", lambda name: name != "audio")
     assert main(["audio", "fit"]) == 2
     assert "audio is not part of this version; available: genomics" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""``longseq data``: packages unpacked inside their folder, once; one-line errors; nothing half-done left."""
+"""``longseq data``: packages unpacked inside their folder, once; one-line errors; nothing half-done
+left."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def debian(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb on this machine")
+needs_dpkg = pytest.mark.skipif(
+    shutil.which("dpkg-deb") is None, reason="no dpkg-deb on this machine"
+)
 
 
 @needs_dpkg
@@ -95,7 +98,11 @@ def test_wrong_names_and_files_are_one_line(tmp_path: Path, monkeypatch, capsys)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["data", "fashion-mnist", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "apt-get is not on this machine" in error and "--archive" in error
+    assert (
+        error.count("\n") == 1
+        and "apt-get is not on this machine" in error
+        and "--archive" in error
+    )
     assert list((tmp_path / "out").iterdir()) == []
     assert main(["data"]) == 0
     assert all(name in capsys.readouterr().out for name in ["iris-sample-data"])

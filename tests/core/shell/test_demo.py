@@ -58,4 +58,6 @@ def test_wrong_use_is_one_line(domains, tmp_path: Path, capsys) -> None:
 def test_scores_of_a_section_have_a_verdict(domains, section, tmp_path: Path) -> None:
     assert run_demos(["--out", str(tmp_path)], [load_domain("toys")]) == 0
     made = section(tmp_path, 0.4)
-    assert made.verdict.startswith("mamba beats the best baseline") and isinstance(made.scores[0], Score)
+    assert made.verdict.startswith("mamba beats the best baseline") and isinstance(
+        made.scores[0], Score
+    )

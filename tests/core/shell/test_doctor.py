@@ -30,7 +30,11 @@ from longseq.core.shell import doctor
     ],
 )
 def test_without_a_device_it_says_why_and_what_to_install(
-    built_for: str | None, driver: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built_for: str | None,
+    driver: str | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "version"
     if driver is not None:
@@ -49,7 +53,9 @@ def test_every_backend_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in out
     rows = {item: value for _, item, value in doctor.backend_rows()}
     assert rows["cpu"].startswith("available") and "not part of this version" not in out
-    assert all(value.startswith(("available", "no: ")) and len(value) > 9 for value in rows.values())
+    assert all(
+        value.startswith(("available", "no: ")) and len(value) > 9 for value in rows.values()
+    )
 
 
 def test_triton_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +83,13 @@ def test_why_says_which_backend_serves_an_operator(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("│")]
     assert [line.split()[1] for line in lines if line.split()[1] != "│"] == [
-        "cpu", "triton", "mamba_ssm", "chunked", "reference", "cuda",
-    ]  # fmt: skip
+        "cpu",
+        "triton",
+        "mamba_ssm",
+        "chunked",
+        "reference",
+        "cuda",
+    ]
     assert "serves" in lines[0] and "ssd, float32 on cpu" in out
     assert "it runs on CUDA tensors" in out and "the operator has no such backend" in out
 
@@ -101,9 +112,15 @@ def test_every_operator_has_one_that_serves(device: str, dtype: torch.dtype) -> 
     if device == "cuda" and torch.cuda.is_available():
         device = "cuda:0"
     names = availability.operators()
-    assert {"selective_scan", "ssd", "linear_attention", "mlstm", "slstm", "delta_rule", "fft_conv"} <= set(
-        names
-    )
+    assert {
+        "selective_scan",
+        "ssd",
+        "linear_attention",
+        "mlstm",
+        "slstm",
+        "delta_rule",
+        "fft_conv",
+    } <= set(names)
     for name in names:
         rows = availability.explain(name, dtype, device)
         assert [row.state for row in rows].count("serves") == 1, (name, rows)

@@ -1,4 +1,5 @@
-"""Mistakes in flags and files are told before torch or Lightning is imported, in the words of the parser."""
+"""Mistakes in flags and files are told before torch or Lightning is imported, in the words of the
+parser."""
 
 from __future__ import annotations
 
@@ -26,12 +27,18 @@ MISTAKES = {
     "file": ("timeseries fit --data.path bad.csv", "bad.csv: "),
     "no file": ("genomics fit --data.fasta none.fa", "none.fa: no such genome file"),
     "no BED": ("genomics fit --data.fasta tiny --data.bed none.bed", "none.bed: no such BED file"),
-    "model": ("timeseries fit --config mixer_forecaster --model.normalize=x", "did you mean 'normalise'"),
+    "model": (
+        "timeseries fit --config mixer_forecaster --model.normalize=x",
+        "did you mean 'normalise'",
+    ),
     "recipe": (
         "audio fit --model.optimizr=adamw",
         "SongDetector has no such argument; did you mean 'opt",
     ),
-    "data": ("vision fit --data.sorce=x.zip", "ImageData has no such argument; did you mean 'source'"),
+    "data": (
+        "vision fit --data.sorce=x.zip",
+        "ImageData has no such argument; did you mean 'source'",
+    ),
     "trainer": ("weather fit --trainer.max_stepz 3", "did you mean 'trainer.max_steps'"),
     "section": ("genomics fit --modle.lr 3", "--modle.lr: no such option; did you mean 'model'"),
     "YAML": ("genomics fit --config bad.yaml", "bad.yaml: line 1: is not valid YAML"),
@@ -44,7 +51,11 @@ def test_a_mistake_is_told_without_torch(name: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("model: [")
     line, words = MISTAKES[name]
     run = subprocess.run(
-        [sys.executable, "-c", CODE, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CODE, *line.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     error, weight = run.stderr.splitlines()
     assert run.returncode == 2 and error.startswith("error: ") and words in error, run.stderr
@@ -68,12 +79,16 @@ def test_arguments_read_from_the_source_are_those_of_the_class(name: str) -> Non
     assert found is not None and set(found) == set(inspect.signature(Trainer).parameters)
 
 
-def test_what_cannot_be_told_is_left_to_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_told_is_left_to_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text("class Free:\n    def __init__(self, **anything): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     domain = load_domain("timeseries")
     assert early.arguments_of("mine.Free") is None and early.arguments_of("nowhere.Model") is None
-    early.check_flags(domain, ["--model=mine.Free", "--model.whatever=1", "--model.init_args.x=2"], [])
+    early.check_flags(
+        domain, ["--model=mine.Free", "--model.whatever=1", "--model.init_args.x=2"], []
+    )
     early.check(domain, ["--data=mine.Free", "--data.path=none.csv"], [])
     with pytest.raises(DataError, match=r"none\.csv: no such time-series file"):
         early.check(domain, ["--data.path=none.csv"], [])
@@ -82,13 +97,18 @@ def test_what_cannot_be_told_is_left_to_the_parser(tmp_path: Path, monkeypatch: 
 
 
 def test_options_of_every_command_are_known() -> None:
-    """Lightning's own arguments of the four commands, and a flag that lacks its value, reach the parser."""
+    """Lightning's own arguments of the four commands, and a flag that lacks its value, reach the
+    parser."""
     given = {"self", "model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
     for command in TASK_COMMANDS:
-        assert set(inspect.signature(getattr(Trainer, command)).parameters) - given <= set(early.RUN), command
+        assert set(inspect.signature(getattr(Trainer, command)).parameters) - given <= set(
+            early.RUN
+        ), command
     domain = load_domain("timeseries")
     early.check(domain, ["--data.path"], [])
-    early.check(domain, ["--model=./mine.yaml", "--model.x=1", '--data={"class_path": "ForecastData"}'], [])
+    early.check(
+        domain, ["--model=./mine.yaml", "--model.x=1", '--data={"class_path": "ForecastData"}'], []
+    )
     early.check(domain, ["--data.series+", "a", "--verbose", "false"], [])
     with pytest.raises(DataError, match=r"none\.csv"):
         early.check(domain, ["--data.init_args.path=none.csv"], [])

@@ -1,4 +1,5 @@
-"""The help of task commands is made once: the second time neither torch nor Lightning is imported."""
+"""The help of task commands is made once: the second time neither torch nor Lightning is
+imported."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ def test_flags_and_configurations_choose_whose_arguments_are_shown() -> None:
     assert "--model.norm_order" in short_help.text(domain, "fit", ["--model=SpaceTime", "--help"])
     assert "--model.norm_order" not in short_help.text(domain, "fit")
     assert "--model." not in short_help.text(domain, "test", ["--ckpt_path", "x.ckpt"])
-    with pytest.raises(ConfigError, match="no class named 'SpaceTim' in longseq timeseries; did you mean"):
+    with pytest.raises(
+        ConfigError, match="no class named 'SpaceTim' in longseq timeseries; did you mean"
+    ):
         short_help.text(domain, "fit", ["--model", "SpaceTim"])
     with pytest.raises(ConfigError, match=r"mine\.Model cannot be imported"):
         short_help.text(domain, "fit", ["--model", "mine.Model"])
@@ -69,14 +72,18 @@ def test_flags_and_configurations_choose_whose_arguments_are_shown() -> None:
 
 def test_every_trainer_flag_is_one_of_lightnings() -> None:
     known = inspect.signature(Trainer).parameters
-    assert set(short_help.TRAINER) <= set(known) and set(short_help.DEVICE) <= set(short_help.TRAINER)
+    assert set(short_help.TRAINER) <= set(known) and set(short_help.DEVICE) <= set(
+        short_help.TRAINER
+    )
 
 
 def test_the_first_of_two_configurations_may_name_the_class(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("trainer: {max_steps: 3}")
     domain = load_domain("timeseries")
-    assert "--model.norm_order" in short_help.text(domain, "fit", ["--config=spacetime", f"--config={file}"])
+    assert "--model.norm_order" in short_help.text(
+        domain, "fit", ["--config=spacetime", f"--config={file}"]
+    )
     before = task_help._fingerprint(domain, "fit", [f"--config={file}"])
     file.write_text("model: SpaceTime")
     assert task_help._fingerprint(domain, "fit", [f"--config={file}"]) != before

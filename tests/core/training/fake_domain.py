@@ -15,12 +15,18 @@ DOMAIN = Domain(
     data="longseq.core.training.hyper.BaseData",
     modules=("longseq.toy",),
     commands={"demo": Command("nothing much", "longseq.toy:demo")},
-    defaults={"model": "ToyTask", "data": "ToyData", "trainer.max_steps": 7, "trainer.accelerator": "cpu"},
+    defaults={
+        "model": "ToyTask",
+        "data": "ToyData",
+        "trainer.max_steps": 7,
+        "trainer.accelerator": "cpu",
+    },
 )
 
 
 def install() -> types.ModuleType:
-    """Makes ``toy.py`` importable as ``longseq.toy``, registers the domain, and returns the module."""
+    """Makes ``toy.py`` importable as ``longseq.toy``, registers the domain, and returns the
+    module."""
     module = sys.modules.get("longseq.toy")
     if module is None:
         module = sys.modules["longseq.toy"] = types.ModuleType("longseq.toy")

@@ -1,4 +1,5 @@
-"""What a run learns of its data: taken from the data module, kept in the checkpoint, read from old ones."""
+"""What a run learns of its data: taken from the data module, kept in the checkpoint, read from old
+ones."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from longseq.timeseries.task import MixerForecaster, SpaceTime
 from longseq.vision.task import ImageClassifier
 
 SMALL = {"context": 48, "horizon": 6, "d_model": 8}
-FIT = ["timeseries", "fit", "--data.path=electricity_demand", "--data.context=48", "--data.horizon=6"]
+FIT = [
+    "timeseries",
+    "fit",
+    "--data.path=electricity_demand",
+    "--data.context=48",
+    "--data.horizon=6",
+]
 FIT += ["--model=SpaceTime", "--model.d_model=8", "--model.d_state=4", "--model.context=48"]
 FIT += ["--model.horizon=6", "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--name=a"]
 
@@ -33,7 +40,13 @@ def test_facts_travel_and_bind_only_the_training(workdir: Path, capsys) -> None:
     # Trained on other rows: evaluation may be, going on may not.
     other = [f"--ckpt_path={last}", "--data.protocol=rolling"]
     assert main(["timeseries", "test", *other]) == 0
-    going_on = ["timeseries", "fit", "--data.path=electricity_demand", "--trainer.max_steps=2", *other]
+    going_on = [
+        "timeseries",
+        "fit",
+        "--data.path=electricity_demand",
+        "--trainer.max_steps=2",
+        *other,
+    ]
     assert main(going_on) == 2
     assert "another mean or standard deviation" in capsys.readouterr().err
     assert main([*FIT[:-1], "--name=b", f"--init_from={last}", "--data.protocol=rolling"]) == 0
@@ -42,7 +55,10 @@ def test_facts_travel_and_bind_only_the_training(workdir: Path, capsys) -> None:
 def test_the_scaler_of_an_old_checkpoint_is_found(tmp_path: Path) -> None:
     task = SpaceTime(**SMALL, d_state=4)
     scaler = {"ids": ["a"], "mean": [0.5], "std": [2.0], "train_end": "7"}
-    content = {"state_dict": task.state_dict(), "hyper_parameters": {**task.hparams, "scaler": scaler}}
+    content = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": {**task.hparams, "scaler": scaler},
+    }
     torch.save(content, tmp_path / "old.ckpt")
     loaded = load_task(tmp_path / "old.ckpt", "timeseries")
     assert isinstance(loaded, SpaceTime) and loaded.scaler == scaler
@@ -62,7 +78,11 @@ def test_what_old_checkpoints_kept_among_the_weights_is_found(tmp_path: Path) ->
     state = {**task.state_dict(), "_extra_state": facts}
     torch.save({"state_dict": state, "hyper_parameters": dict(task.hparams)}, tmp_path / "old.ckpt")
     loaded = load_task(tmp_path / "old.ckpt", ImageClassifier)
-    assert isinstance(loaded, ImageClassifier) and loaded.facts == facts and loaded.classes == ["a", "b"]
+    assert (
+        isinstance(loaded, ImageClassifier)
+        and loaded.facts == facts
+        and loaded.classes == ["a", "b"]
+    )
     load_weights(tmp_path / "old.ckpt", task)  # --init_from
 
 

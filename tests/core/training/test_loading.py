@@ -1,4 +1,5 @@
-"""Reading a checkpoint: its data module with changes, and classes that have moved since it was written."""
+"""Reading a checkpoint: its data module with changes, and classes that have moved since it was
+written."""
 
 from pathlib import Path
 

@@ -101,10 +101,23 @@ def test_cosine_with_warmup_values() -> None:
 def test_length_warmup_keeps_the_tokens_of_a_batch() -> None:
     warmup = LengthWarmup(length=1024, batch_size=2, start_length=128, steps=300)
     found = [warmup.schedule(step) for step in (0, 99, 100, 199, 200, 299, 300, 10**6)]
-    assert found == [(16, 128), (16, 128), (8, 256), (8, 256), (4, 512), (4, 512), (2, 1024), (2, 1024)]
+    assert found == [
+        (16, 128),
+        (16, 128),
+        (8, 256),
+        (8, 256),
+        (4, 512),
+        (4, 512),
+        (2, 1024),
+        (2, 1024),
+    ]
     assert LengthWarmup(64, 3).schedule(5) == (3, 64)
     assert LengthWarmup(96, 2, stages=[[0, 50], [10, 96]]).schedule(9) == (3, 50)
-    assert LengthWarmup(1000, 1, start_length=300, steps=10).stages == [(0, 300), (5, 600), (10, 1000)]
+    assert LengthWarmup(1000, 1, start_length=300, steps=10).stages == [
+        (0, 300),
+        (5, 600),
+        (10, 1000),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +201,9 @@ def test_loss_curve(tmp_path: Path) -> None:
 
 @pytest.fixture
 def toy() -> ModuleType:
-    module: ModuleType = runpy.run_path(str(Path(__file__).with_name("fake_domain.py")))["install"]()
+    module: ModuleType = runpy.run_path(str(Path(__file__).with_name("fake_domain.py")))[
+        "install"
+    ]()
     return module
 
 

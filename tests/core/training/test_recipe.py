@@ -1,4 +1,5 @@
-"""The recipe: signatures and defaults; optimisers, schedules, losses and metrics by name and class path."""
+"""The recipe: signatures and defaults; optimisers, schedules, losses and metrics by name and class
+path."""
 
 from __future__ import annotations
 
@@ -124,9 +125,14 @@ def test_the_default_is_adamw_with_cosine() -> None:
 
 def test_any_torch_optimiser() -> None:
     net = model()
-    sgd = Recipe(lr=0.1, optimizer="torch.optim.SGD", optimizer_kwargs={"momentum": 0.5}).make_optimizer(net)
+    sgd = Recipe(
+        lr=0.1, optimizer="torch.optim.SGD", optimizer_kwargs={"momentum": 0.5}
+    ).make_optimizer(net)
     assert isinstance(sgd, torch.optim.SGD) and sgd.param_groups[0]["momentum"] == 0.5
-    assert {g["name"]: g["weight_decay"] for g in sgd.param_groups} == {"decay": 0.1, "no_decay": 0.0}
+    assert {g["name"]: g["weight_decay"] for g in sgd.param_groups} == {
+        "decay": 0.1,
+        "no_decay": 0.0,
+    }
     nadam = Recipe(optimizer="torch.optim.NAdam", betas=(0.5, 0.6)).make_optimizer(net)
     assert nadam.param_groups[0]["betas"] == (0.5, 0.6)
     wrong = {
@@ -140,7 +146,10 @@ def test_any_torch_optimiser() -> None:
     for name, says in wrong.items():
         with pytest.raises(ConfigError, match=says):
             Recipe(optimizer=name).make_optimizer(net)
-    for kwargs, says in (({"momentun": 1}, "momentun"), ({"lr": 1}, "lr has an argument of its own")):
+    for kwargs, says in (
+        ({"momentun": 1}, "momentun"),
+        ({"lr": 1}, "lr has an argument of its own"),
+    ):
         with pytest.raises(ConfigError, match=says):
             Recipe(optimizer="torch.optim.SGD", optimizer_kwargs=kwargs).make_optimizer(net)
 
@@ -158,7 +167,9 @@ def test_muon_agrees_with_torch() -> None:
     torch.manual_seed(0)
     one = nn.Linear(6, 12, bias=False)
     two = copy.deepcopy(one)
-    ours = Recipe(optimizer="muon", optimizer_kwargs={"muon_lr": 0.1}, weight_decay=0.2).make_optimizer(one)
+    ours = Recipe(
+        optimizer="muon", optimizer_kwargs={"muon_lr": 0.1}, weight_decay=0.2
+    ).make_optimizer(one)
     theirs = torch.optim.Muon(two.parameters(), lr=0.1, weight_decay=0.2)
     start = one.weight.clone()
     run(one, ours, 1)
@@ -172,7 +183,10 @@ def test_muon_takes_matrices_and_adamw_the_rest() -> None:
     one, two = model(), model()
     optimizer = Recipe(lr=0.1, optimizer="muon", weight_decay=0.0).make_optimizer(one)
     assert isinstance(optimizer, MuonAdamW)
-    assert {g["name"]: len(g["params"]) for g in optimizer.param_groups} == {"no_decay": 4, "muon": 2}
+    assert {g["name"]: len(g["params"]) for g in optimizer.param_groups} == {
+        "no_decay": 4,
+        "muon": 2,
+    }
     adam = Recipe(lr=0.1, weight_decay=0.0).make_optimizer(two)
     run(one, optimizer, 3)
     run(two, adam, 3)
@@ -214,7 +228,9 @@ def test_schedules_rise_and_end(name: str) -> None:
 def test_torch_schedules() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     recipe = Recipe(
-        schedule="torch.optim.lr_scheduler.ExponentialLR", schedule_kwargs={"gamma": 0.5}, warmup_steps=2
+        schedule="torch.optim.lr_scheduler.ExponentialLR",
+        schedule_kwargs={"gamma": 0.5},
+        warmup_steps=2,
     )
     scheduler = recipe.make_schedule(optimizer, 10)["scheduler"]
     found = []
@@ -264,7 +280,9 @@ def test_metrics_and_loss_of_a_task(tmp_path: Path) -> None:
     ]
     task = Tiny(loss="torch.nn.L1Loss", metrics=metrics)
     assert list(task.state_dict()) == ["layer.weight", "layer.bias"]
-    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    trainer = Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
     batches = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
     trainer.validate(task, torch.utils.data.DataLoader(batches, batch_size=None), verbose=False)
     flat = batches.flatten(0, 1)
@@ -272,7 +290,9 @@ def test_metrics_and_loss_of_a_task(tmp_path: Path) -> None:
     found = trainer.callback_metrics
     assert float(found["val/loss"]) == pytest.approx(float(error.abs().mean()))
     assert float(found["val/mean_absolute_error"]) == pytest.approx(float(error.abs().mean()))
-    assert float(found["val/mean_squared_error"]) == pytest.approx(float(error.square().mean().sqrt()))
+    assert float(found["val/mean_squared_error"]) == pytest.approx(
+        float(error.square().mean().sqrt())
+    )
     wrong: list[tuple[Any, str]] = [
         ([3], "class_path and init_args, is needed, got 3"),
         (["torch.nn.Linear"], "is no torchmetrics Metric"),
@@ -284,9 +304,17 @@ def test_metrics_and_loss_of_a_task(tmp_path: Path) -> None:
             Tiny(metrics=value)
 
 
-COMMON = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.logger=false",
-          "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]  # fmt: skip
-ACCURACY = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 16}}
+COMMON = [
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.enable_model_summary=false",
+]
+ACCURACY = {
+    "class_path": "torchmetrics.classification.MulticlassAccuracy",
+    "init_args": {"num_classes": 16},
+}
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.batch_size=2"]
 GENOME = ["genomics", "fit", "--data.fasta=tiny", *SMALL]
 
@@ -294,26 +322,49 @@ GENOME = ["genomics", "fit", "--data.fasta=tiny", *SMALL]
 @pytest.mark.parametrize(
     "options",
     [
-        ["--model.optimizer=muon", "--model.optimizer_kwargs={muon_lr: 0.01}", "--model.schedule=wsd"],
-        ["--model.optimizer=torch.optim.SGD", "--model.schedule=torch.optim.lr_scheduler.ExponentialLR",
-         "--model.schedule_kwargs={gamma: 0.9}", "--model.warmup_steps=0"],
-        ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss_kwargs={label_smoothing: 0.1}",
-         "--model.metrics=" + json.dumps([ACCURACY])],
+        [
+            "--model.optimizer=muon",
+            "--model.optimizer_kwargs={muon_lr: 0.01}",
+            "--model.schedule=wsd",
+        ],
+        [
+            "--model.optimizer=torch.optim.SGD",
+            "--model.schedule=torch.optim.lr_scheduler.ExponentialLR",
+            "--model.schedule_kwargs={gamma: 0.9}",
+            "--model.warmup_steps=0",
+        ],
+        [
+            "--model.loss=torch.nn.CrossEntropyLoss",
+            "--model.loss_kwargs={label_smoothing: 0.1}",
+            "--model.metrics=" + json.dumps([ACCURACY]),
+        ],
     ],
     ids=["muon", "sgd", "loss"],
-)  # fmt: skip
-def test_from_the_command_line(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_from_the_command_line(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*GENOME, *COMMON, *options]) == 0
 
 
-def test_a_named_class_takes_none_of_the_default_ones_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_named_class_takes_none_of_the_default_ones_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """As it did: SpaceTime had MixerForecaster's width, dropout and weight decay."""
     import yaml
 
-    argv = ["timeseries", "fit", "--model=SpaceTime", "--data.path=electricity_demand", "--model.context=96"]
+    argv = [
+        "timeseries",
+        "fit",
+        "--model=SpaceTime",
+        "--data.path=electricity_demand",
+        "--model.context=96",
+    ]
     assert main([*argv, "--print_config"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)["model"]
-    own = {name: one.default for name, one in inspect.signature(SpaceTime.__init__).parameters.items()}
+    own = {
+        name: one.default for name, one in inspect.signature(SpaceTime.__init__).parameters.items()
+    }
     own = json.loads(json.dumps({**{k: v for k, v in own.items() if k != "self"}, "context": 96}))
     assert found["init_args"] == own

@@ -31,15 +31,20 @@ def _run(context: Any, **arguments: Any) -> int:
     return int(process.exitcode)
 
 
-# 5 batches an epoch: kills in the middle of an epoch, right at its end, and just after a checkpoint.
+# 5 batches an epoch: kills in the middle of an epoch, right at its end, and just after a
+# checkpoint.
 CASES = [
     pytest.param({"kill_at": 8, "workers": 0}, id="mid-epoch"),
     pytest.param({"kill_at": 8, "workers": 2}, id="mid-epoch-2-workers"),
     pytest.param({"kill_at": 11, "workers": 0, "every": 5}, id="checkpoint-at-epoch-end"),
     pytest.param({"kill_at": 13, "workers": 0, "every": 1, "steps": 14}, id="every-step"),
-    pytest.param({"kill_at": 13, "workers": 2, "accumulate": 2, "every": 2, "steps": 9}, id="accumulate"),
+    pytest.param(
+        {"kill_at": 13, "workers": 2, "accumulate": 2, "every": 2, "steps": 9}, id="accumulate"
+    ),
     pytest.param({"kill_at": 8, "workers": 0, "max_epochs": 3}, id="by-epochs"),
-    pytest.param({"kill_at": 11, "workers": 0, "max_epochs": 3, "every": 5}, id="by-epochs-at-epoch-end"),
+    pytest.param(
+        {"kill_at": 11, "workers": 0, "max_epochs": 3, "every": 5}, id="by-epochs-at-epoch-end"
+    ),
 ]
 
 

@@ -1,4 +1,5 @@
-"""``fit`` from Python: the same training as the command line's, bit for bit; errors before it begins."""
+"""``fit`` from Python: the same training as the command line's, bit for bit; errors before it
+begins."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def weights(path: Path | None) -> dict[str, Any]:
     assert path is not None
     content = torch.load(path, weights_only=True)
     tensors = {
-        name: value for name, value in content["state_dict"].items() if isinstance(value, torch.Tensor)
+        name: value
+        for name, value in content["state_dict"].items()
+        if isinstance(value, torch.Tensor)
     }
     moments = content["optimizer_states"][0]["state"]
     return {**tensors, **{f"moment {key}": state["exp_avg_sq"] for key, state in moments.items()}}
@@ -61,11 +64,20 @@ def test_a_run_says_what_it_left(run: Run, folder: Path) -> None:
     assert run.last == run.folder / "checkpoints/last.ckpt"
     assert run.best.is_file() and run.last.is_file()
     assert run.seconds > 0 and {"train/loss", "val/loss", "val/bits_per_base"} <= run.metrics.keys()
-    assert {"config.yaml", "metrics.csv", "loss_curve.png"} <= {path.name for path in run.folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "loss_curve.png"} <= {
+        path.name for path in run.folder.iterdir()
+    }
 
 
 def test_equal_to_the_command_line_bit_for_bit(run: Run, folder: Path) -> None:
-    argv = ["genomics", "fit", "--data.fasta=tiny", "--data.length=64", "--data.batch_size=2", "--name=r"]
+    argv = [
+        "genomics",
+        "fit",
+        "--data.fasta=tiny",
+        "--data.length=64",
+        "--data.batch_size=2",
+        "--name=r",
+    ]
     argv += [f"--model.{name}={value}" for name, value in SMALL.items()]
     argv += [
         "--trainer.max_steps=6",
@@ -79,22 +91,33 @@ def test_equal_to_the_command_line_bit_for_bit(run: Run, folder: Path) -> None:
     # The configuration that a run from Python leaves trains the same on the command line.
     again = ["genomics", "fit", f"--config={run.folder}/config.yaml", "--name=again"]
     assert main([*again, "--trainer.default_root_dir=command"]) == 0
-    assert_equal(weights(run.last), weights(folder / "command/again/version_0/checkpoints/last.ckpt"))
+    assert_equal(
+        weights(run.last), weights(folder / "command/again/version_0/checkpoints/last.ckpt")
+    )
 
 
 def test_resumed_runs_are_equal_too(run: Run, folder: Path) -> None:
-    half = fit(*make(total_steps=6), out=folder / "half", max_steps=3, checkpoint_every=1, **OPTIONS)
+    half = fit(
+        *make(total_steps=6), out=folder / "half", max_steps=3, checkpoint_every=1, **OPTIONS
+    )
     whole = fit(*make(total_steps=6), out=folder / "whole", max_steps=6, **OPTIONS)
     seed_everything(5)  # nothing may depend on the second start
     task = CausalLanguageModel(**SMALL, total_steps=6)
     rest = fit(
-        task, GenomeData("tiny", **DATA), out=folder / "half", max_steps=6, ckpt_path="last", **OPTIONS
+        task,
+        GenomeData("tiny", **DATA),
+        out=folder / "half",
+        max_steps=6,
+        ckpt_path="last",
+        **OPTIONS,
     )
     assert rest.folder != half.folder
     assert_equal(weights(rest.last), weights(whole.last))
     # By the command line, too.
     argv = ["genomics", "fit", "--ckpt_path", str(half.last), "--name=c", "--trainer.max_steps=6"]
-    assert main([*argv, "--trainer.val_check_interval=3", "--trainer.default_root_dir=command"]) == 0
+    assert (
+        main([*argv, "--trainer.val_check_interval=3", "--trainer.default_root_dir=command"]) == 0
+    )
     assert_equal(weights(whole.last), weights(folder / "command/c/version_0/checkpoints/last.ckpt"))
 
 
@@ -112,7 +135,10 @@ def test_weights_to_start_from(run: Run, folder: Path) -> None:
 
 def test_what_a_task_learns_of_its_data_is_no_contradiction(folder: Path) -> None:
     rows = "\n".join(
-        ["date,a,b", *(f"2020-01-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24},{i}" for i in range(480))]
+        [
+            "date,a,b",
+            *(f"2020-01-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24},{i}" for i in range(480)),
+        ]
     )
     (folder / "wide.csv").write_text(rows + "\n")
 
@@ -161,9 +187,13 @@ def test_classes_of_a_function_are_refused(folder: Path) -> None:
             val_check_interval=1,
         )
     made = fit(
-        Local(**SMALL), GenomeData("tiny", **DATA), out=folder / "local", max_steps=1, val_check_interval=1,
+        Local(**SMALL),
+        GenomeData("tiny", **DATA),
+        out=folder / "local",
+        max_steps=1,
+        val_check_interval=1,
         enable_checkpointing=False,
-    )  # fmt: skip
+    )
     assert made.last is None and made.best is None
     with pytest.raises(DataError, match="holds no checkpoint"):
         _ = made.checkpoint

@@ -1,4 +1,5 @@
-"""A toy task and data module with dropout, and ``fit`` to train it, also in processes to be killed."""
+"""A toy task and data module with dropout, and ``fit`` to train it, also in processes to be
+killed."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class ToyTask(BaseTask):
         warmup_steps: of the schedule.
     """
 
-    def __init__(self, width: int = 4, dropout: float = 0.3, lr: float = 1e-2, warmup_steps: int = 2) -> None:
+    def __init__(
+        self, width: int = 4, dropout: float = 0.3, lr: float = 1e-2, warmup_steps: int = 2
+    ) -> None:
         super().__init__(lr=lr, warmup_steps=warmup_steps, total_steps=40)
         self.gru = nn.GRU(3, width, batch_first=True)
         self.drop = nn.Dropout(dropout)
@@ -59,7 +62,12 @@ class ToyTask(BaseTask):
             self.trained += batch["step"].tolist()
         y = self.head(self.drop(self.gru(x)[0]))
         target = x.cumsum(1) / torch.arange(1, x.shape[1] + 1).view(1, -1, 1)
-        return {"loss": (y - target).square().mean(), "count": x.shape[0], "preds": y, "target": target}
+        return {
+            "loss": (y - target).square().mean(),
+            "count": x.shape[0],
+            "preds": y,
+            "target": target,
+        }
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self.head(self.gru(batch["input_ids"])[0])
@@ -79,7 +87,9 @@ class ToyData(BaseData):
         self.seed, self.steps_per_epoch, self.num_workers = seed, steps_per_epoch, num_workers
 
     def train_dataloader(self) -> Any:
-        return step_dataloader(ToySteps(self.seed), self.trainer, self.steps_per_epoch, self.num_workers)
+        return step_dataloader(
+            ToySteps(self.seed), self.trainer, self.steps_per_epoch, self.num_workers
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         steps = ToySteps(self.seed + 77)
@@ -148,7 +158,11 @@ def fit(
     )
     trainer.fit(task, data, ckpt_path=str(Path(folder) / "last.ckpt") if resume else None)
     if out is not None:
-        state = {"weights": task.state_dict(), "trained": task.trained, "epoch": trainer.current_epoch}
+        state = {
+            "weights": task.state_dict(),
+            "trained": task.trained,
+            "epoch": trainer.current_epoch,
+        }
         torch.save({**state, "optimizer": trainer.optimizers[0].state_dict()["state"]}, out)
     return task
 
@@ -164,7 +178,6 @@ def demo(argv: list[str]) -> int:
 
 
 if __name__ == "__kill__":
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # of the loader's workers; the parent is a forkserver
+    # Of the loader's workers; the parent is a forkserver.
+    multiprocessing.set_start_method("fork", force=True)
     fit(**ARGS)  # type: ignore[name-defined]  # noqa: F821

@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError
 from longseq.vision.data.module import ImageData, TrainingBatches
-from longseq.vision.data.transforms import evaluation_transform, mixing_transform, training_transform
+from longseq.vision.data.transforms import (
+    evaluation_transform,
+    mixing_transform,
+    training_transform,
+)
 
 
 @pytest.fixture
@@ -81,7 +85,11 @@ def test_bad_images_are_listed_and_left_out(make_folder, capsys) -> None:
     parts = ImageData(str(folder), img_size=12).parts
     assert len(parts["train"]) + len(parts["valid"]) == 29 and len(parts["test"]) == 29
     error = capsys.readouterr().err
-    assert "1 of 30 images cannot be read" in error and "train/dark/03.png" in error and "05.png" in error
+    assert (
+        "1 of 30 images cannot be read" in error
+        and "train/dark/03.png" in error
+        and "05.png" in error
+    )
 
 
 @given(st.integers(5, 40), st.integers(5, 40), st.integers(2, 24))

@@ -128,7 +128,8 @@ def test_splits_that_leave_nothing_are_refused() -> None:
 
 @pytest.mark.skipif(
     not CIFAR.is_file(),
-    reason="no subset of CIFAR-10: set LONGSEQ_CIFAR10_SUBSET to a zip of train/<class>/*.png (10,000) and "
+    reason="no subset of CIFAR-10: set LONGSEQ_CIFAR10_SUBSET to a zip of train/<class>/*.png "
+    "(10,000) and "
     "test/<class>/*.png (2,000), made from www.cs.toronto.edu/~kriz/cifar.html",
 )
 def test_the_cifar_subset_opens() -> None:

@@ -1,4 +1,5 @@
-"""Every model by name: sizes, shapes at any resolution, features, determinism, published layouts."""
+"""Every model by name: sizes, shapes at any resolution, features, determinism, published
+layouts."""
 
 from __future__ import annotations
 
@@ -70,7 +71,12 @@ def test_features_only_gives_maps_of_the_promised_size(name: str) -> None:
     maps = extractor.eval()(images((16, 24)))
     assert len(maps) == len(extractor.feature_info)
     for found, info in zip(maps, extractor.feature_info):
-        assert found.shape == (2, info["channels"], 16 // info["reduction"], 24 // info["reduction"])
+        assert found.shape == (
+            2,
+            info["channels"],
+            16 // info["reduction"],
+            24 // info["reduction"],
+        )
     last = create_model(name, features_only=True, out_indices=(-1,))
     assert len(last(images((16, 24)))) == 1
 
@@ -89,7 +95,9 @@ def test_every_parameter_learns(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name).train()
     torch.nn.functional.cross_entropy(model(images((32, 32))), torch.tensor([0, 1])).backward()
-    without = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    without = [
+        key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not without
 
 
@@ -107,19 +115,29 @@ def test_the_positions_keep_the_class_token_in_the_middle() -> None:
 def test_sequential_runs_any_mixer_and_any_order() -> None:
     for mixer, order in (("s4d", "snake"), ("mlstm", "spiral"), (["mamba", "attention"], "zigzag")):
         model = create_model(
-            "sequential", mixer=mixer, d_model=16, n_layers=2, order=order, in_chans=1, num_classes=3
+            "sequential",
+            mixer=mixer,
+            d_model=16,
+            n_layers=2,
+            order=order,
+            in_chans=1,
+            num_classes=3,
         )
         assert model(torch.randn(2, 1, 5, 6)).shape == (2, 3)
 
 
 def test_a_causal_sequence_ends_at_the_last_pixel_of_its_order() -> None:
-    model = create_model("sequential", d_model=16, n_layers=1, order="column_reversed", pool="last").eval()
+    model = create_model(
+        "sequential", d_model=16, n_layers=1, order="column_reversed", pool="last"
+    ).eval()
     x = images((4, 4), 1)
     changed = x.clone()
     changed[..., 0, 0] += 1  # the last pixel
     with torch.no_grad():
         first, second = model.forward_features(x), model.forward_features(changed)
-    assert torch.equal(first[:, :-1], second[:, :-1]) and not torch.equal(first[:, -1], second[:, -1])
+    assert torch.equal(first[:, :-1], second[:, :-1]) and not torch.equal(
+        first[:, -1], second[:, -1]
+    )
 
 
 def test_bad_arguments_are_named() -> None:
@@ -173,7 +191,9 @@ class TestPublishedFiles:
 
     def test_a_head_of_another_size_is_an_error_and_none_is_fine(self, tmp_path: Path) -> None:
         torch.save({"model": create_model("vim_nano", depth=1).state_dict()}, tmp_path / "a.pth")
-        with pytest.raises(DataError, match=r"a\.pth.*head\.weight \(10, 128\) instead of \(5, 128\)"):
+        with pytest.raises(
+            DataError, match=r"a\.pth.*head\.weight \(10, 128\) instead of \(5, 128\)"
+        ):
             create_model("vim_nano", depth=1, num_classes=5, checkpoint=tmp_path / "a.pth")
         create_model("vim_nano", depth=1, num_classes=0, checkpoint=tmp_path / "a.pth")
 

@@ -1,7 +1,8 @@
-"""Vim and VMamba against the published code (hustvl/Vim, MzeroMiko/VMamba), live and from frozen numbers.
+"""Vim and VMamba against the published code (hustvl/Vim, MzeroMiko/VMamba), live and from frozen
+numbers.
 
-The live tests run where LONGSEQ_UPSTREAM_VIM and LONGSEQ_UPSTREAM_VMAMBA name checkouts and einops is
-installed; with both set, running this file as a program writes the frozen numbers again.
+The live tests run where LONGSEQ_UPSTREAM_VIM and LONGSEQ_UPSTREAM_VMAMBA name checkouts and einops
+is installed; with both set, running this file as a program writes the frozen numbers again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 def upstream() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vision_upstream", ROOT / "bench/vision_upstream.py")
+    spec = importlib.util.spec_from_file_location(
+        "vision_upstream", ROOT / "bench/vision_upstream.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,14 +55,23 @@ def their_vmamba(channel_first: bool, **kwargs: Any) -> nn.Module:
     if not kwargs:
         return found.vmamba_tiny_s1l8(channel_first=channel_first)
     return found.VSSM(
-        ssm_d_state=1, ssm_ratio=1.0, ssm_dt_rank="auto", ssm_conv=3, ssm_conv_bias=False, ssm_init="v0",
-        forward_type="v05_noz", norm_layer="ln2d" if channel_first else "ln", downsample_version="v3",
-        patchembed_version="v2", **kwargs,
-    )  # fmt: skip
+        ssm_d_state=1,
+        ssm_ratio=1.0,
+        ssm_dt_rank="auto",
+        ssm_conv=3,
+        ssm_conv_bias=False,
+        ssm_init="v0",
+        forward_type="v05_noz",
+        norm_layer="ln2d" if channel_first else "ln",
+        downsample_version="v3",
+        patchembed_version="v2",
+        **kwargs,
+    )
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Moves every parameter away from its start, so that no term is absent by its initialisation."""
+    """Moves every parameter away from its start, so that no term is absent by its
+    initialisation."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 0.05 if parameter.dim() > 1 and "A_" not in name else 0.1
@@ -78,7 +90,11 @@ def fill(model: nn.Module) -> None:
 
 
 def waves(*shape: int) -> Tensor:
-    return torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1).view(shape).float()
+    return (
+        torch.sin(0.9 * torch.arange(int(np.prod(shape)), dtype=torch.float64) ** 1.1)
+        .view(shape)
+        .float()
+    )
 
 
 def outcome(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -92,10 +108,12 @@ def outcome(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def largest(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference, relative to its tensor's largest value, or to 1e-2 of the largest of all."""
+    """The largest difference, relative to its tensor's largest value, or to 1e-2 of the largest of
+    all."""
     floor = 1e-2 * max(value.abs().max().item() for value in expected.values())
     return max(
-        (actual[key].reshape(value.shape) - value).abs().max().item() / max(value.abs().max().item(), floor)
+        (actual[key].reshape(value.shape) - value).abs().max().item()
+        / max(value.abs().max().item(), floor)
         for key, value in expected.items()
     )
 
@@ -153,7 +171,8 @@ def test_vmamba_gradients_equal_upstreams() -> None:
 
 
 def digest(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """The logits, and four projections of every gradient on waves, which tell any two gradients apart."""
+    """The logits, and four projections of every gradient on waves, which tell any two gradients
+    apart."""
     found = {"y": values["y"].double().numpy()}
     rows = []
     for name in sorted(values.keys() - {"y"}):

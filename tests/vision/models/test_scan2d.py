@@ -1,4 +1,5 @@
-"""Scan orders: permutations with inverses, an adjoint merge, gradients, and the shapes they are named for."""
+"""Scan orders: permutations with inverses, an adjoint merge, gradients, and the shapes they are
+named for."""
 
 import numpy as np
 import pytest

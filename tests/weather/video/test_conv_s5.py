@@ -1,4 +1,5 @@
-"""ConvS5: parallel = sequential = chunked, an independent float64 NumPy oracle, layout, and gradients."""
+"""ConvS5: parallel = sequential = chunked, an independent float64 NumPy oracle, layout, and
+gradients."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def convolve(frame: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def oracle(layer: ConvS5, u: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The recurrence of the paper in complex128, frame by frame; u (L, U, H, W), state (P, H, W)."""
+    """The recurrence of the paper in complex128, frame by frame; u (L, U, H, W), state (P, H,
+    W)."""
     get = {name: value.detach().double().numpy() for name, value in layer.named_parameters()}
     lam = np.minimum(get["Lambda_re"], -1e-4) + 1j * get["Lambda_im"]
     step = np.exp(get["log_step"][:, 0])
@@ -92,12 +94,16 @@ def test_parallel_is_sequential_is_chunked(length: int, batch: int, data) -> Non
 @pytest.mark.parametrize("kind", ["block", "layer"])
 def test_gradients_agree_and_pass_through_the_state(kind) -> None:
     torch.manual_seed(0)
-    layer = make(4, dtype=torch.float64) if kind == "layer" else ConvS5Block(4, 8, groups=2).double()
+    layer = (
+        make(4, dtype=torch.float64) if kind == "layer" else ConvS5Block(4, 8, groups=2).double()
+    )
     ssm = layer if kind == "layer" else layer.ssm
     u = torch.randn(2, 5, 4, 3, 3, dtype=torch.float64)
 
     def gradients(parts: list[torch.Tensor]) -> list[torch.Tensor]:
-        start = {"ssm": torch.full((2, 4, 3, 3), 0.1 + 0.2j, dtype=torch.complex128, requires_grad=True)}
+        start = {
+            "ssm": torch.full((2, 4, 3, 3), 0.1 + 0.2j, dtype=torch.complex128, requires_grad=True)
+        }
         outputs, state = [], start
         for part in parts:
             y, state = layer(part, state)
@@ -125,11 +131,17 @@ def test_layout_and_parameter_groups() -> None:
     layer = make(5, 12)
     shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
     assert shapes == {
-        "Lambda_re": (6,), "Lambda_im": (6,), "B": (6, 45, 2), "C": (3, 3, 6, 5, 2), "log_step": (6, 1),
+        "Lambda_re": (6,),
+        "Lambda_im": (6,),
+        "B": (6, 45, 2),
+        "C": (3, 3, 6, 5, 2),
+        "log_step": (6, 1),
         "D.weight": (5, 5, 3, 3),
-    }  # fmt: skip
+    }
     groups = {group["name"]: group["params"] for group in parameter_groups(layer, 1e-3, 0.1)}
-    assert {id(p) for p in groups["ssm"]} == {id(getattr(layer, name)) for name in ConvS5.ssm_parameters}
+    assert {id(p) for p in groups["ssm"]} == {
+        id(getattr(layer, name)) for name in ConvS5.ssm_parameters
+    }
     assert (layer.Lambda_re < 0).all() and layer.system()[0].abs().max() < 1
 
 

@@ -1,4 +1,5 @@
-"""Moving digits and the next-frame model: laws of the videos, streaming, learning, constant memory."""
+"""Moving digits and the next-frame model: laws of the videos, streaming, learning, constant
+memory."""
 
 from __future__ import annotations
 
@@ -42,17 +43,28 @@ def test_parts_do_not_share_images_and_batches_are_functions_of_the_step() -> No
     assert torch.equal(first["video"], again["video"]) and first["video"].shape == (2, 5, 1, 16, 16)
     assert not torch.equal(loader.dataset[1]["video"], first["video"])
     assert data.videos("test", 3, 7)[2]["video"].shape == (7, 1, 16, 16)
-    assert not torch.equal(data.videos("test", 3, 7)[0]["video"], data.videos("valid", 3, 7)[0]["video"])
+    assert not torch.equal(
+        data.videos("test", 3, 7)[0]["video"], data.videos("valid", 3, 7)[0]["video"]
+    )
 
 
 def test_idx_files(tmp_path) -> None:
     images = (load_digits() * 255).astype(np.uint8)[:30]
-    content = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape) + images.tobytes()
+    content = (
+        b"\x00\x00\x08\x03"
+        + b"".join(n.to_bytes(4, "big") for n in images.shape)
+        + images.tobytes()
+    )
     (tmp_path / "a").write_bytes(content)
     (tmp_path / "a.gz").write_bytes(gzip.compress(content))
     for name in ("a", "a.gz"):
         assert np.array_equal(load_digits(str(tmp_path / name)), images / np.float32(255))
-    bad = {"cut": content[:-1], "text": b"hello", "cut.gz": gzip.compress(content)[:50], "empty": b""}
+    bad = {
+        "cut": content[:-1],
+        "text": b"hello",
+        "cut.gz": gzip.compress(content)[:50],
+        "empty": b"",
+    }
     for name, wrong in bad.items():
         (tmp_path / name).write_bytes(wrong)
         with pytest.raises(DataError, match=name):
@@ -111,7 +123,9 @@ def test_memory_does_not_grow_with_the_rollout() -> None:
             if index in (9, 59):
                 gc.collect()
                 # One expression: a name would keep the tensors of now alive until the next count.
-                held.append(sum(size_of(one) for one in gc.get_objects() if type(one) is torch.Tensor))
+                held.append(
+                    sum(size_of(one) for one in gc.get_objects() if type(one) is torch.Tensor)
+                )
     assert held[1] <= held[0] + size
 
 

@@ -1,8 +1,8 @@
 """Compiles the Triton kernels to machine code for an architecture, on a machine without a GPU.
 
-``python compile_kernels.py ARCHITECTURE DTYPE KEY_WIDTH VALUE_WIDTH CHUNK`` (90 bfloat16 64 64 64) runs each
-operator forwards and backwards with a launcher that compiles in place of running, and prints a line a kernel:
-name, shared memory in bytes, compile-time arguments.
+``python compile_kernels.py ARCHITECTURE DTYPE KEY_WIDTH VALUE_WIDTH CHUNK`` (90 bfloat16 64 64 64)
+runs each operator forwards and backwards with a launcher that compiles in place of running, and
+prints a line a kernel: name, shared memory in bytes, compile-time arguments.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from longseq.core.kernels.triton import _delta_plan, _plan, delta_rule, gla, linear_attention, mlstm
+from longseq.core.kernels.triton import (
+    _delta_plan,
+    _delta_steps,
+    _plan,
+    delta_rule,
+    gla,
+    linear_attention,
+    mlstm,
+)
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-SHARED_LIMIT = 101376  # bytes a block may use on compute capability 8.6 and 8.9, the least since Ampere
+SHARED_LIMIT = (
+    101376  # bytes a block may use on compute capability 8.6 and 8.9, the least since Ampere
+)
 _seen: set[str] = set()
 
 
@@ -33,7 +43,11 @@ def compile_in_place(kernel: Any, programs: int, *args: Any, **meta: Any) -> Non
     values = dict(zip(kernel.arg_names, args)) | meta
     for index, name in enumerate(kernel.arg_names):
         value = values[name]
-        if kernel.params[index].is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        if (
+            kernel.params[index].is_constexpr
+            or value is None
+            or (isinstance(value, int) and value == 1)
+        ):
             signature[name] = "constexpr"
             constants[(index,)] = value
         elif isinstance(value, float):
@@ -60,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dtype = getattr(torch, sys.argv[2])
     key, value, chunk = (int(x) for x in sys.argv[3:])
-    for module in (_plan, _delta_plan, gla, mlstm):
+    for module in (_plan, _delta_plan, _delta_steps, gla, mlstm):
         module.launch = compile_in_place  # type: ignore[attr-defined]
     q = torch.zeros(1, 128, 2, key, dtype=dtype, requires_grad=True)
     v = torch.zeros(1, 128, 4, value, dtype=dtype, requires_grad=True)

@@ -1,4 +1,5 @@
-"""Where the Triton kernels run: on a GPU, or by Triton's interpreter if the process was started with it."""
+"""Where the Triton kernels run: on a GPU, or by Triton's interpreter if the process was started
+with it."""
 
 from __future__ import annotations
 

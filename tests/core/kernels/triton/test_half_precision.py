@@ -1,7 +1,9 @@
-"""Triton operators in bfloat16 and float16, and under autocast: outputs, final states and every gradient.
+"""Triton operators in bfloat16 and float16, and under autocast: outputs, final states and every
+gradient.
 
-The interpreter multiplies bfloat16 operands as float32 (see ``common.choose_tile``). What is checked without
-a GPU is what is rounded where: inputs, outputs, the decayed operands that are stored, and gradients.
+The interpreter multiplies bfloat16 operands as float32 (see ``common.choose_tile``). What is
+checked without a GPU is what is rounded where: inputs, outputs, the decayed operands that are
+stored, and gradients.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from longseq.core.ops.ssd import ssd, ssd_reference
 Tensors = dict[str, Tensor]
 LOW = ("q", "k", "v", "x", "z", "B", "C")  # activations; gates, decays and states are float32
 LENGTH = 21
-# A rounding is at most 2^-8 of a number in bfloat16, where the interpreter cuts off instead (2^-7), and 2^-11
-# in float16. Outputs and gradients are rounded once, the decayed operands that are stored once more, and over
-# a sum such errors average out.
+# A rounding is at most 2^-8 of a number in bfloat16, where the interpreter cuts off instead (2^-7),
+# and 2^-11 in float16. Outputs and gradients are rounded once, the decayed operands that are stored
+# once more, and over a sum such errors average out.
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["bf16", "fp16"])
 
@@ -50,19 +52,32 @@ def delta_inputs(decay: str) -> Tensors:
 
 def ssd_inputs() -> Tensors:
     return {
-        "x": normal(1, LENGTH, 4, 3), "dt": normal(1, LENGTH, 4), "A": -normal(4).exp(),
-        "B": normal(1, LENGTH, 2, 5), "C": normal(1, LENGTH, 2, 5, seed=1), "D": normal(4),
-        "dt_bias": normal(4, seed=1), "initial_states": normal(1, 4, 3, 5),
-    }  # fmt: skip
+        "x": normal(1, LENGTH, 4, 3),
+        "dt": normal(1, LENGTH, 4),
+        "A": -normal(4).exp(),
+        "B": normal(1, LENGTH, 2, 5),
+        "C": normal(1, LENGTH, 2, 5, seed=1),
+        "D": normal(4),
+        "dt_bias": normal(4, seed=1),
+        "initial_states": normal(1, 4, 3, 5),
+    }
 
 
 def mlstm_inputs(divided: bool) -> Tensors:
-    # Small input gates: the divisor is its floor. Large ones, and products of one sign: it is |nᵀq|, and no
-    # difference that happens to vanish.
+    # Small input gates: the divisor is its floor. Large ones, and products of one sign: it is
+    # |nᵀq|, and no difference that happens to vanish.
     sign, shift = (torch.abs, 4.0) if divided else (torch.clone, -3.0)
     made = {name: sign(normal(1, LENGTH, 2, 5, seed=at)) for at, name in enumerate("qk")}
-    made |= {"v": normal(1, LENGTH, 2, 4), "i": normal(1, LENGTH, 2) + shift, "f": normal(1, LENGTH, 2) + 2}
-    return made | {"c": 0.3 * normal(1, 2, 5, 4), "n": 0.3 * sign(normal(1, 2, 5)), "m": normal(1, 2) + shift}
+    made |= {
+        "v": normal(1, LENGTH, 2, 4),
+        "i": normal(1, LENGTH, 2) + shift,
+        "f": normal(1, LENGTH, 2) + 2,
+    }
+    return made | {
+        "c": 0.3 * normal(1, 2, 5, 4),
+        "n": 0.3 * sign(normal(1, 2, 5)),
+        "m": normal(1, 2) + shift,
+    }
 
 
 def memory(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
@@ -108,7 +123,8 @@ def run(
     device: str,
     **options: Any,
 ) -> Tensors:
-    """Outputs and gradients of a loss linear in the output; ``exact``: in float64, of the rounded inputs."""
+    """Outputs and gradients of a loss linear in the output; ``exact``: in float64, of the rounded
+    inputs."""
     leaves = {}
     for key, value in tensors.items():
         leaf = value.to(device, dtype if key in LOW else torch.float32)
@@ -148,18 +164,22 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype, device: str) -> None
     ],
 )
 def test_autocast_lowers_activations_and_nothing_else(name: str, device: str) -> None:
-    """As the compiled operators do: float32 arguments under autocast = activations rounded beforehand."""
+    """As the compiled operators do: float32 arguments under autocast = activations rounded
+    beforehand."""
     fast, _, tensors, options = OPERATORS[name]
     options = {**options, "chunk_size": 16, "backend": "triton", "resets": packed(device)}
     full = {key: value.to(device, torch.float32).requires_grad_() for key, value in tensors.items()}
     low = {
-        key: value.detach().to(torch.bfloat16 if key in LOW else torch.float32) for key, value in full.items()
+        key: value.detach().to(torch.bfloat16 if key in LOW else torch.float32)
+        for key, value in full.items()
     }
     low = {key: value.requires_grad_() for key, value in low.items()}
     with torch.autocast(device, torch.bfloat16):
         under = fast(**full, **options)
     rounded = fast(**low, **options)
-    assert under[0].dtype == torch.bfloat16 and all(state.dtype == torch.float32 for state in under[1:])
+    assert under[0].dtype == torch.bfloat16 and all(
+        state.dtype == torch.float32 for state in under[1:]
+    )
     for a, b in zip(under, rounded):
         assert torch.equal(a, b)
     found, expected = (

@@ -1,6 +1,8 @@
-"""Without a GPU: the operators' tests in a process of their own, by Triton's interpreter; and compiling.
+"""Without a GPU: the operators' tests in a process of their own, by Triton's interpreter; and
+compiling.
 
-Triton reads TRITON_INTERPRET when it is imported, which torch may have done long before a test asks for it.
+Triton reads TRITON_INTERPRET when it is imported, which torch may have done long before a test asks
+for it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ def in_process(*command: str, interpret: bool) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"OMP_NUM_THREADS": "1"} | ({"TRITON_INTERPRET": "1"} if interpret else {})
     run = subprocess.run(
-        [sys.executable, *command], cwd=FOLDER, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=FOLDER,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     return run.stdout
@@ -39,8 +46,23 @@ def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
     out = in_process("compile_kernels.py", "90", "bfloat16", "16", "16", "16", interpret=False)
     compiled = {line.split()[0] for line in out.splitlines()}
     assert compiled == {
-        "chunk_states", "pass_states", "chunk_apply", "gate_gradients", "running_maximum",
-        "collect_backwards", "decay_rows", "channel_scores", "channel_scores_backward", "finish_gradients",
-        "channel_products", "channel_products_backward", "invert_chunks", "write_forms", "walk",
-        "walk_back", "chunk_gradients", "pair_gradients", "join_gradients",
-    }  # fmt: skip
+        "chunk_states",
+        "pass_states",
+        "chunk_apply",
+        "gate_gradients",
+        "running_maximum",
+        "collect_backwards",
+        "decay_rows",
+        "channel_scores",
+        "channel_scores_backward",
+        "finish_gradients",
+        "channel_products",
+        "channel_products_backward",
+        "invert_chunks",
+        "write_forms",
+        "walk",
+        "walk_back",
+        "chunk_gradients",
+        "pair_gradients",
+        "join_gradients",
+    }

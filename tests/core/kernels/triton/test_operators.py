@@ -18,8 +18,8 @@ from longseq.core.ops.linear_attention import linear_attention, linear_attention
 from longseq.core.ops.mlstm import mlstm, mlstm_reference
 from longseq.core.ops.ssd import ssd, ssd_reference
 
-# Relative to the largest value. float32: a hundred roundings; the others: a rounding of the inputs to every
-# product, and of the outputs.
+# Relative to the largest value. float32: a hundred roundings; the others: a rounding of the inputs
+# to every product, and of the outputs.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 Tensors = dict[str, Tensor]
 Function = Callable[..., dict[str, Tensor]]
@@ -68,8 +68,8 @@ def attention(function: Callable[..., Any], **options: Any) -> Function:
 
 
 def mlstm_inputs(length: int, with_state: bool = True, shift: float = -3.0) -> Tensors:
-    # The default shift keeps |nᵀq| below its floor as a rule: dividing by a difference that happens to vanish
-    # would amplify any rounding.
+    # The default shift keeps |nᵀq| below its floor as a rule: dividing by a difference that happens
+    # to vanish would amplify any rounding.
     n = normal(length)
     made = {name: n(1, length, 2, 5) for name in ("q", "k")}
     made |= {"v": n(1, length, 2, 4), "i": n(1, length, 2) + shift, "f": n(1, length, 2) + 2}
@@ -87,8 +87,11 @@ def memory(function: Callable[..., Any], **options: Any) -> Function:
     return call
 
 
-def run(function: Function, tensors: Tensors, exact: bool, dtype: torch.dtype, device: str) -> Tensors:
-    """Returns outputs and gradients; ``exact``: in float64, of the inputs as they are in ``dtype``."""
+def run(
+    function: Function, tensors: Tensors, exact: bool, dtype: torch.dtype, device: str
+) -> Tensors:
+    """Returns outputs and gradients; ``exact``: in float64, of the inputs as they are in
+    ``dtype``."""
     low = ("q", "k", "v", "x", "z", "B", "C")
     leaves = {}
     for key, value in tensors.items():
@@ -98,10 +101,13 @@ def run(function: Function, tensors: Tensors, exact: bool, dtype: torch.dtype, d
     loss = torch.zeros((), device=device)
     for key, value in results.items():
         weights = (
-            torch.linspace(-1, 1, value.numel(), dtype=torch.float64, device=device).view_as(value).cos()
+            torch.linspace(-1, 1, value.numel(), dtype=torch.float64, device=device)
+            .view_as(value)
+            .cos()
         )
         loss = loss + (value.double() * weights).sum()
-        if key != "y":  # whose rounding would change the gradient of a loss that is not linear in it
+        # Whose rounding would change the gradient of a loss that is not linear in it.
+        if key != "y":
             loss = loss + value.double().sin().sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return {key: value.detach() for key, value in results.items()} | {
@@ -110,7 +116,11 @@ def run(function: Function, tensors: Tensors, exact: bool, dtype: torch.dtype, d
 
 
 def assert_agree(
-    fast: Function, reference: Function, tensors: Tensors, device: str, dtype: torch.dtype = torch.float32
+    fast: Function,
+    reference: Function,
+    tensors: Tensors,
+    device: str,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     expected = run(reference, tensors, True, dtype, device)
     actual = run(fast, tensors, False, dtype, device)
@@ -148,7 +158,8 @@ def test_several_blocks_on_the_diagonal(device: str) -> None:
 
 @pytest.mark.parametrize("decay", ["head", "channel"])
 def test_strong_decays_keep_float32_precision(decay: str, device: str) -> None:
-    """Cumulative log-decays of thousands inside a chunk, slow spans between them, and resets as -inf."""
+    """Cumulative log-decays of thousands inside a chunk, slow spans between them, and resets as
+    -inf."""
     tensors = attention_inputs(32, decay, strength=60.0)
     tensors["log_decay"][:, torch.arange(32) % 16 >= 4] *= 1e-3
     tensors["log_decay"][:, 9] = -torch.inf
@@ -175,9 +186,12 @@ def test_low_precision(decay: str, dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.parametrize("decay", ["none", "head", "channel"])
-@pytest.mark.parametrize(("length", "groups", "strength"), [(1, 1, 1.0), (70, 2, 1.0), (70, 1, 60.0)])
+@pytest.mark.parametrize(
+    ("length", "groups", "strength"), [(1, 1, 1.0), (70, 2, 1.0), (70, 1, 60.0)]
+)
 def test_delta_rule(length: int, groups: int, strength: float, decay: str, device: str) -> None:
-    """Two chunks, with resets, a state handed in and two heads a key; strong decays with slow spans."""
+    """Two chunks, with resets, a state handed in and two heads a key; strong decays with slow
+    spans."""
     options = {"resets": some_resets(length, device) if length > 1 else None}
     tensors = delta_inputs(length, decay, strength, groups)
     if strength > 1 and decay != "none":
@@ -193,9 +207,9 @@ def test_delta_rule(length: int, groups: int, strength: float, decay: str, devic
 @pytest.mark.parametrize("decay", ["none", "head", "channel"])
 def test_delta_rule_in_segments(decay: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three chunks, each walked by itself and then joined; a reset in the last one."""
-    from longseq.core.kernels.triton import _delta_plan
+    from longseq.core.kernels.triton import _delta_steps
 
-    monkeypatch.setattr(_delta_plan, "_SEGMENT", 1)
+    monkeypatch.setattr(_delta_steps, "_SEGMENT", 1)
     options = {"resets": torch.zeros(1, 140, dtype=torch.bool, device=device)}
     options["resets"][:, 133] = True
     tensors = delta_inputs(140, decay, strength=1e-2)
@@ -204,7 +218,8 @@ def test_delta_rule_in_segments(decay: str, device: str, monkeypatch: pytest.Mon
 
 
 def test_delta_rule_compiled_and_transformed(device: str) -> None:
-    """Without graph breaks, under torch.func and for an empty batch: the inverse is an output of its own."""
+    """Without graph breaks, under torch.func and for an empty batch: the inverse is an output of
+    its own."""
     tensors = {key: value.float().to(device) for key, value in delta_inputs(5, "head").items()}
     names, values = list(tensors), [value.requires_grad_() for value in tensors.values()]
 
@@ -222,11 +237,14 @@ def test_delta_rule_compiled_and_transformed(device: str) -> None:
     assert y.shape == (0, 5, 2, 4) and state.shape == (0, 2, 5, 4)
 
 
-@pytest.mark.parametrize(("decay", "shared"), [("head", 101376), ("head", 232448), ("channel", 232448)])
+@pytest.mark.parametrize(
+    ("decay", "shared"), [("head", 101376), ("head", 232448), ("channel", 232448)]
+)
 def test_delta_rule_of_repeated_keys(
     decay: str, shared: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The triangle is as far from the identity as can be; wide heads, little and much shared memory."""
+    """The triangle is as far from the identity as can be; wide heads, little and much shared
+    memory."""
     from longseq.core.kernels.triton import _delta_plan
 
     monkeypatch.setattr(_delta_plan, "_LEAST_SHARED", shared)
@@ -241,10 +259,16 @@ def test_delta_rule_of_repeated_keys(
 def test_ssd(length: int, groups: int, device: str) -> None:
     n, heads = normal(length), 2 * groups
     tensors = {
-        "x": n(1, length, heads, 3), "dt": n(1, length, heads), "A": -n(heads).exp(),
-        "B": n(1, length, groups, 5), "C": n(1, length, groups, 5), "D": n(heads),
-        "z": n(1, length, heads, 3), "dt_bias": n(heads), "initial_states": n(1, heads, 3, 5),
-    }  # fmt: skip
+        "x": n(1, length, heads, 3),
+        "dt": n(1, length, heads),
+        "A": -n(heads).exp(),
+        "B": n(1, length, groups, 5),
+        "C": n(1, length, groups, 5),
+        "D": n(heads),
+        "z": n(1, length, heads, 3),
+        "dt_bias": n(heads),
+        "initial_states": n(1, heads, 3, 5),
+    }
     options = {"dt_softplus": True, "resets": some_resets(length, device) if length > 1 else None}
     assert_agree(
         attention(ssd, chunk_size=16, backend="triton", **options),
@@ -255,7 +279,8 @@ def test_ssd(length: int, groups: int, device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "with_state", "with_resets"), [(1, False, False), (19, True, False), (19, False, True)]
+    ("length", "with_state", "with_resets"),
+    [(1, False, False), (19, True, False), (19, False, True)],
 )
 def test_mlstm(length: int, with_state: bool, with_resets: bool, device: str) -> None:
     resets = some_resets(length, device) if with_resets else None
@@ -327,7 +352,9 @@ def test_compiles_without_graph_breaks(device: str) -> None:
 
 def test_what_triton_cannot_serve(device: str) -> None:
     tensors = {key: value.to(device) for key, value in attention_inputs(4, "head").items()}
-    with pytest.raises(BackendError, match=r"'triton' cannot be used: .* an argument is torch.float64"):
+    with pytest.raises(
+        BackendError, match=r"'triton' cannot be used: .* an argument is torch.float64"
+    ):
         linear_attention(**tensors, backend="triton")
     tensors = {key: value.float() for key, value in tensors.items()}
     with pytest.raises(ArgumentError, match="linear_attention: k must"):
