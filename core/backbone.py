@@ -272,7 +272,7 @@ class Backbone(nn.Module):
 
         Args:
             x: embedded input (B, L, D).
-            states: one state a layer, from the previous chunk; None at the start.
+            states: one state per layer, from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
             keep_states: whether states are returned; those of long convolutions are as long as the
                 input.

@@ -28,7 +28,7 @@ class DeltaMixer(Mixer):
         n_heads: number of heads H.
         d_key: width of a head's keys.
         d_value: width of a head's values.
-        writes: keys and values a position and head.
+        writes: keys and values per position and head.
         conv_size: taps of the convolutions of queries, keys and values.
         conv_bias: whether the convolutions have a bias.
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1.

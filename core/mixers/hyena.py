@@ -222,7 +222,7 @@ class Hyena(Mixer):
     ``x_0, …, x_{N-1}, v = short_conv(in_proj(u))``; then for n = N-1 … 1: ``v ← h_n * (x_n · v) +
     bias_n·x_n·v`` with a causal convolution ``*``, and ``y = out_proj(x_0 · v)``. The long
     convolutions need the whole history: the state carries their inputs, ``(order - 1)·d_model``
-    values a position.
+    values per position.
 
     Args:
         d_model: width D.

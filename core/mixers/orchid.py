@@ -68,7 +68,7 @@ class _Conditioning(nn.Module):
     def __init__(self, d_model: int, kind: str, transform: str, taps: int) -> None:
         super().__init__()
         self.kind, self.transform = kind, transform
-        spectrum = 1 if transform == "dct" else 2  # a complex spectrum has two values a bin
+        spectrum = 1 if transform == "dct" else 2  # a complex spectrum has two values per bin
         if kind == "absfreq":
             self.nn_model = _LocalConv(d_model, d_model, d_model, taps)
             self.nn_model2 = _LocalConv(d_model, spectrum * d_model, d_model, taps)

@@ -13,7 +13,7 @@ from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.dplr import dplr
 
 _STRONGEST = (
-    0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself a position
+    0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself per position
 )
 
 
