@@ -106,6 +106,7 @@ def test_fit_writes_everything(trained: Path) -> None:
 
 
 BAD = {
+    "toy fit --model.width.x 3": "--model.width: takes one value; it has no part x",
     "toy fit --model.widht 3": "--model.widht: ToyTask has no such argument; did you mean 'width'?",
     "toy fit --model.width abc": "--model.width: expected int, got abc",
     "toy fit --trainer.max_stepz 3": "--trainer.max_stepz: no such option; did you mean "
