@@ -160,7 +160,7 @@ class HyenaFilter(nn.Module):
         dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
         with autocast_off(self.bias):
             h = self.pos_emb.z[:, :length].to(dtype)
-            for layer in self.implicit_filter[:-1]:
+            for layer in list(self.implicit_filter)[:-1]:
                 if isinstance(layer, nn.Linear):
                     bias = None if layer.bias is None else layer.bias.to(dtype)
                     h = nn.functional.linear(h, layer.weight.to(dtype), bias)
