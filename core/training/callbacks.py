@@ -158,9 +158,19 @@ class Screen(Callback):
             print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
         path = best.best_model_path if best is not None else last
         if path and self.command is not None:
-            named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
-            checkpoint = shlex.quote(_shortest(path))
-            print(f"next: {self.command} test{named} --ckpt_path {checkpoint}", file=sys.stderr)
+            say_next(f"{self.command} test", path)
+
+
+def say_next(command: str, checkpoint: str) -> None:
+    """Prints the command to type next.
+
+    Args:
+        command: for example "longseq genomics test".
+        checkpoint: for its ``--ckpt_path``.
+    """
+    named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
+    path = shlex.quote(_shortest(checkpoint))
+    print(f"next: {command}{named} --ckpt_path {path}", file=sys.stderr)
 
 
 def _shortest(path: str) -> str:
