@@ -9,7 +9,13 @@ from pathlib import Path
 
 
 class LongseqError(Exception):
-    """Base of every error that the command line prints as one line, with exit status 2."""
+    """Base of every error that the command line prints as one line.
+
+    Attributes:
+        status: that the command line exits with.
+    """
+
+    status = 2
 
 
 class ConfigError(LongseqError, ValueError):

@@ -19,6 +19,7 @@ from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.tables import read_rows
+from longseq.core.training.guards import StopOnNotFinite, StopOnSignal
 from longseq.core.training.task import BaseTask
 
 
@@ -283,12 +284,14 @@ def default_callbacks(
     best = ModelCheckpoint(filename="best", monitor=monitor, save_on_train_epoch_end=False)
     return [
         progress_bar() if bar else StepLog(),
+        StopOnNotFinite(),
         Throughput(),
         LearningRateMonitor(logging_interval="step"),
         *([best] if monitor else []),
         StepCheckpoint(every_n_steps),
         LossCurve(),
         Screen(command),
+        StopOnSignal(),
     ]
 
 
