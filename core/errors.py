@@ -56,6 +56,19 @@ class DataError(LongseqError, ValueError):
         self.path, self.record, self.hint = path, record, hint
 
 
+def plain(text: str) -> str:
+    """Returns a text that a terminal can show: control characters and bytes of no character, which
+    file names may hold, are written as escapes.
+
+    Args:
+        text: a message, or a name.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a suggestion for a misspelt name, or the list of known names.
 

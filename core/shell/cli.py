@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from longseq.core import __version__, plugins
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
-from longseq.core.errors import ConfigError, LongseqError, did_you_mean
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean, plain
 
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
@@ -162,8 +162,8 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Original Traceback") for line in lines):
         kind, _, message = lines[-1].partition(": ")
-        return message or kind
-    return " ".join(lines) or type(error).__name__
+        return plain(message or kind)
+    return plain(" ".join(lines)) or type(error).__name__
 
 
 if __name__ == "__main__":

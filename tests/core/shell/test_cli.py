@@ -288,6 +288,8 @@ def test_a_checkpoint_of_another_domain(
 
 
 def test_one_line_of_a_worker_error() -> None:
+    odd = DataError("is damaged", path="a\x1b[31m\udcff[bold].csv")
+    assert one_line(odd) == "a\\x1b[31m\\udcff[bold].csv: is damaged"
     text = "Caught DataError in DataLoader worker process 0.\n"
     text += "Original Traceback (most recent call last):\n"
     error = DataError(text + "  File x\nlongseq.core.errors.DataError: a.fa: record 3: bad base")
