@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longseq.core.kernels.custom_op import in_forward_mode
 from longseq.core.ops.backends import Backend, Dispatch, cpu_reason
 from longseq.core.ops.precision import autocast_dtype
 
@@ -42,6 +43,8 @@ def _reason(call: _Call) -> str | None:
     layer, x = call
     if not plain_map(layer, _ANY_HOOKS):
         return "the layer is more than a product and a sum"
+    if in_forward_mode():
+        return "forward-mode differentiation has to see the call"
     if x.dtype != layer.weight.dtype or x.dtype not in (torch.float32, torch.float64):
         return "it takes float32 or float64, and weights of the same"
     why = cpu_reason(x)
