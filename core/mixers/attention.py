@@ -81,7 +81,7 @@ class Attention(AttentionBase):
             else s["k"].new_full((len(s["k"]),), s["k"].shape[1], dtype=torch.long)
             for s in states
         ]
-        joined = super().join_states([{"k": s["k"], "v": s["v"]} for s in states])
+        joined = super().join_states([{n: v for n, v in s.items() if n != "seen"} for s in states])
         alike = all("seen" not in s and s["k"].shape[1] == joined["k"].shape[1] for s in states)
         return joined if alike else {**joined, "seen": torch.cat(seen)}
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from longseq.core.mixers._attention import AttentionBase, positions_in_pack, rotate
+from longseq.core.mixers._attention import positions_in_pack, rotate
+from longseq.core.mixers.attention import Attention
 from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.linear_scan import linear_scan
 
@@ -15,7 +16,7 @@ _BIASES = 1 << 24
 
 
 @register_mixer("forgetting_attention")
-class ForgettingAttention(AttentionBase):
+class ForgettingAttention(Attention):
     """Attention with a forget gate (FoX, arXiv 2503.02130, eq. 5-7).
 
         f_t = σ(W_f x_t + b)
@@ -40,8 +41,6 @@ class ForgettingAttention(AttentionBase):
     Raises:
         ConfigError: if the widths do not divide, or a value is out of range.
     """
-
-    finite_state = False
 
     def __init__(
         self,
@@ -88,11 +87,13 @@ class ForgettingAttention(AttentionBase):
         totals = torch.cat([-state["f"].to(total.dtype), total], 1)
         y = self._attend(q, k, v, totals, positions)
         faded = (total[:, -1:] - totals).to(state["f"].dtype)
-        kept = positions[:, -1] + 1
-        fewest, most = (int(bound) for bound in kept.aminmax())
-        after: State = {"k": k[:, -most:], "v": v[:, -most:], "f": faded[:, -most:]}
-        if fewest < most:
-            after["seen"] = kept
+        after: State = {"k": k, "v": v, "f": faded}
+        if resets is not None or "seen" in state:
+            kept = positions[:, -1] + 1
+            fewest, most = (int(bound) for bound in kept.aminmax())
+            after = {name: value[:, -most:] for name, value in after.items()}
+            if fewest < most:
+                after["seen"] = kept
         return self.o_proj(y.flatten(2)), after
 
     def _totals(self, log_forget: Tensor, resets: Tensor | None) -> Tensor:
