@@ -78,6 +78,7 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"d_attention": 8, "d_ema": 4, "window": 4},
         {"d_attention": 4, "d_value": 8, "d_ema": 2, "window": 1},
     ],
+    "pgn": [{"window": 4}, {"window": 1}],
     "hgrn2": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "lower_bound": 0.5}],
     "transnormer": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "decay": False, "gate": False}],
     "forgetting_attention": [

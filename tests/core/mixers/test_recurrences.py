@@ -150,6 +150,18 @@ def mega(m: Any, x: Tensor) -> Tensor:
     return torch.stack(outputs, 1)
 
 
+def pgn(m: Any, x: Tensor) -> Tensor:
+    outputs = []
+    for t, x_t in enumerate(x.unbind(1)):
+        h = m.history.bias.expand(len(x), -1)
+        for lag in range(1, min(t, m.window) + 1):
+            h = h + x[:, t - lag] @ m.history.weight[:, :, m.window - lag].T
+        gate = m.gate(torch.cat([x_t, h], -1)).sigmoid()
+        candidate = m.candidate(torch.cat([x_t, gate * h], -1)).tanh()
+        outputs.append(gate * h + (1 - gate) * candidate)
+    return torch.stack(outputs, 1)
+
+
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (mamba3, {"d_state": 8, "headdim": 8, "chunk_size": 4}),
     (mamba3, {"d_state": 6, "headdim": 4, "ngroups": 2, "rope_fraction": 1.0, "out_norm": True}),
@@ -160,6 +172,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (transnormer, {"n_heads": 2, "depth": 0.25, "chunk_size": 8}),
     (transnormer, {"n_heads": 4, "decay": False, "gate": False}),
     (forgetting_attention, {"n_heads": 4, "n_kv_heads": 2}),
+    (pgn, {"window": 6}),
     (mega, {"d_attention": 8, "d_ema": 4, "window": 5}),
 ]
 
