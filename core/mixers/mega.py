@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,13 @@ class Mega(Mixer):
         ConfigError: if a value is out of range.
     """
 
-    ssm_parameters = ("ema.delta", "ema.alpha", "ema.beta", "ema.gamma", "ema.omega")
+    ssm_parameters: ClassVar[tuple[str, ...]] = (
+        "ema.delta",
+        "ema.alpha",
+        "ema.beta",
+        "ema.gamma",
+        "ema.omega",
+    )
 
     def __init__(
         self,
@@ -108,9 +115,14 @@ class Mega(Mixer):
         """Returns h (B, D, n), the last ``window`` - 1 keys (B, window - 1, z) and values, and how
         many positions of the chunk have been (B,)."""
         device, dtype = self._where(device, dtype)
+        shape = (batch, *self.ema.delta.shape)
+        ema = torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype))
+        return {"ema": ema, **self._chunk_state(batch, device, dtype)}
+
+    def _chunk_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
+        """Returns no keys and values yet, and that there are none."""
         dtype, before = recurrent_dtype(dtype), self.window - 1
         return {
-            "ema": torch.zeros(batch, *self.ema.delta.shape, device=device, dtype=dtype),
             "k": torch.zeros(batch, before, self.d_attention, device=device, dtype=dtype),
             "v": torch.zeros(batch, before, self.d_value, device=device, dtype=dtype),
             "seen": torch.zeros(batch, device=device, dtype=torch.long),
@@ -122,7 +134,7 @@ class Mega(Mixer):
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
         state = self.init_state(len(x), x.device, x.dtype) if state is None else state
-        averaged, ema = self.ema(x, state["ema"], resets)
+        averaged, carried = self._average(x, state, resets)
         v = silu(self.v_proj(x))
         update, z, gate, own = self.mx_proj(averaged).split(
             [self.d_model, self.d_attention, self.d_value, self.d_model], -1
@@ -137,12 +149,17 @@ class Mega(Mixer):
         h = silu(own + self.h_proj(silu(gate) * read))
         mixed = torch.sigmoid(update)
         after: State = {
-            "ema": ema.to(state["ema"].dtype),
+            **carried,
             "k": k[:, k.shape[1] - before :].to(state["k"].dtype),
             "v": v[:, v.shape[1] - before :].to(state["v"].dtype),
             "seen": (positions[:, -1] + 1) % self.window,
         }
         return mixed * h + (1 - mixed) * x, after
+
+    def _average(self, x: Tensor, state: State, resets: Tensor | None) -> tuple[Tensor, State]:
+        """Returns what stands for the past at every position (B, L, D), and its state."""
+        averaged, last = self.ema(x, state["ema"], resets)
+        return averaged, {"ema": last.to(state["ema"].dtype)}
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, reach: Tensor) -> Tensor:
         """Attends inside chunks, by blocks of queries.

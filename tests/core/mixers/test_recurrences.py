@@ -130,11 +130,33 @@ def forgetting_attention(m: Any, x: Tensor) -> Tensor:
 
 def mega(m: Any, x: Tensor) -> Tensor:
     p, a = m.ema.delta.sigmoid(), m.ema.alpha.sigmoid()
-    h, keys, values, outputs = x.new_zeros(len(x), *p.shape), [], [], []
-    for t, x_t in enumerate(x.unbind(1)):
+    h, averages = x.new_zeros(len(x), *p.shape), []
+    for x_t in x.unbind(1):
         h = p * m.ema.beta * x_t[..., None] + (1 - p * a) * h
         average = (h * m.ema.gamma).sum(-1) / math.sqrt(p.shape[1])
-        average = silu(average + m.ema.omega * x_t)
+        averages.append(silu(average + m.ema.omega * x_t))
+    return chunked_attention(m, x, averages)
+
+
+def tcnca(m: Any, x: Tensor) -> Tensor:
+    values = x
+    for i, layer in enumerate(m.tcn.layers):
+        taps, dilation, total = layer.weight.squeeze(1), m.tcn.dilations[i], []
+        for t in range(x.shape[1]):
+            y = layer.bias.expand(len(x), -1)
+            for k in range(taps.shape[1]):
+                lag = (taps.shape[1] - 1 - k) * dilation
+                y = y + (values[:, t - lag] * taps[:, k] if t >= lag else 0)
+            total.append(y)
+        values = values + silu(torch.stack(total, 1))
+    return chunked_attention(m, x, list(values.unbind(1)))
+
+
+def chunked_attention(m: Any, x: Tensor, averages: list[Tensor]) -> Tensor:
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    outputs = []
+    for t, (x_t, average) in enumerate(zip(x.unbind(1), averages)):
         update, z, gate, own = m.mx_proj(average).split(
             [m.d_model, m.d_attention, m.d_value, m.d_model], -1
         )
@@ -173,6 +195,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (transnormer, {"n_heads": 4, "decay": False, "gate": False}),
     (forgetting_attention, {"n_heads": 4, "n_kv_heads": 2}),
     (pgn, {"window": 6}),
+    (tcnca, {"d_attention": 8, "kernel": 3, "base": 3, "depth": 3, "window": 5}),
     (mega, {"d_attention": 8, "d_ema": 4, "window": 5}),
 ]
 
