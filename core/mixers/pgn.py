@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.mixers._attention import positions_in_pack
+from longseq.core.mixers._submodules import holding
 from longseq.core.mixers.base import Mixer, State, register_mixer, segment_resets
 
 # Windows that are laid out at a time where sequences are packed: 64 MiB of float32.
@@ -80,7 +81,8 @@ class PGN(Mixer):
             past: inputs, W before the first position and none of the last one (B, W + L - 1, D).
             positions: earlier positions of its own sequence that each one has (B, L).
         """
-        window, weight = self.window, self.history.weight.flatten(1)  # (D, D · W)
+        conv = holding(self.history, nn.Conv1d, "history")
+        window, weight = self.window, conv.weight.flatten(1)  # (D, D · W)
         place = torch.arange(window, 0, -1, device=past.device)  # distances of a window's columns
         block = max(1, _VALUES // (len(past) * window * self.d_model))
         found = []
@@ -88,5 +90,5 @@ class PGN(Mixer):
             mine = positions[:, lo : lo + block]
             part = past[:, lo : lo + mine.shape[1] + window - 1].unfold(1, window, 1)
             part = torch.where((place <= mine.unsqueeze(-1)).unsqueeze(2), part, 0)
-            found.append(F.linear(part.flatten(2), weight, self.history.bias))
+            found.append(F.linear(part.flatten(2), weight, conv.bias))
         return torch.cat(found, 1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.mixers._attention import positions_in_pack
+from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import State, register_mixer
 from longseq.core.mixers.mega import Mega
 
@@ -49,9 +50,8 @@ class DilatedConvolutions(nn.Module):
             far = torch.full((len(x),), max(self.reaches), device=x.device)
             own = positions_in_pack(resets, far, length)
         for layer, reach, before in zip(self.layers, self.reaches, past.split(self.reaches, 1)):
-            assert isinstance(layer, nn.Conv1d)
             whole = torch.cat([before.to(x.dtype), x], 1)
-            y = layer(whole.mT).mT if own is None else self._packed(layer, whole, own)
+            y = layer(whole.mT).mT if own is None else _packed(layer, whole, own)
             last = whole[:, length:]
             if own is not None:  # what a later sequence must not see is as if it had not been
                 place = torch.arange(reach, 0, -1, device=x.device)
@@ -59,25 +59,6 @@ class DilatedConvolutions(nn.Module):
             kept.append(last)
             x = x + F.silu(y)
         return x, torch.cat(kept, 1).to(past.dtype)
-
-    def _packed(self, layer: nn.Conv1d, whole: Tensor, own: Tensor) -> Tensor:
-        """Returns a layer's output (B, L, D) where taps end at the sequences' starts.
-
-        Args:
-            layer: of the network.
-            whole: its inputs with those before (B, reach + L, D).
-            own: earlier positions of its own sequence that each one may see (B, L).
-        """
-        dilation, length = layer.dilation[0], own.shape[1]
-        taps = layer.weight.squeeze(1)
-        assert layer.bias is not None
-        total = layer.bias.expand(len(whole), length, -1)
-        for k in range(taps.shape[1]):
-            lag = (taps.shape[1] - 1 - k) * dilation
-            lo = whole.shape[1] - length - lag
-            part = whole[:, lo : lo + length] * taps[:, k]
-            total = total + torch.where((own >= lag).unsqueeze(-1), part, 0)
-        return total
 
 
 @register_mixer("tcnca")
@@ -133,3 +114,24 @@ class TCNCA(Mega):
     def _average(self, x: Tensor, state: State, resets: Tensor | None) -> tuple[Tensor, State]:
         averaged, past = self.tcn(x, state["past"], resets)
         return averaged, {"past": past}
+
+
+def _packed(layer: nn.Module, whole: Tensor, own: Tensor) -> Tensor:
+    """Returns a layer's output (B, L, D) where taps end at the sequences' starts.
+
+    Args:
+        layer: of the network.
+        whole: its inputs with those before (B, reach + L, D).
+        own: earlier positions of its own sequence that each one may see (B, L).
+    """
+    conv = holding(layer, nn.Conv1d, "a layer of tcn")
+    taps, bias = conv_weights(conv, "a layer of tcn")
+    assert bias is not None
+    dilation, length = conv.dilation[0], own.shape[1]
+    total = bias.expand(len(whole), length, -1)
+    for k in range(taps.shape[1]):
+        lag = (taps.shape[1] - 1 - k) * dilation
+        lo = whole.shape[1] - length - lag
+        part = whole[:, lo : lo + length] * taps[:, k]
+        total = total + torch.where((own >= lag).unsqueeze(-1), part, 0)
+    return total
