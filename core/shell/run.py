@@ -19,7 +19,8 @@ USAGE = """usage: longseq run [--force] script.py [arguments]
 
 Runs a Python program in which mamba_ssm, causal_conv1d, accelerated_scan, selective_scan_cuda and
 causal_conv1d_cuda are longseq's own where they are not installed: on any machine, without a build.
-Processes that the program starts (torchrun, jupyter, workers) have them too.
+Processes that the program starts (torchrun, jupyter, workers) have them too. Without a GPU,
+"with torch.cuda.device(x.device)" does nothing for an x on the CPU instead of raising.
 
   --force  in place of installed ones as well
   -m       a module, as python -m"""
@@ -49,8 +50,11 @@ def run(argv: Sequence[str]) -> int:
             "the usage"
         )
     target = args[0] if module else str(require_file(args[0], "script"))
+    from longseq.core.compat._without_gpu import accept_cpu_devices  # torch: not for --help
+
     os.environ.update(environment(force))
     install(force)
+    accept_cpu_devices()
     sys.argv = args
     # As python itself does: what lies beside the script, or in the current folder, is found.
     sys.path.insert(0, os.getcwd() if module else str(Path(target).resolve().parent))
