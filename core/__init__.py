@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longseq.core.backbone import Backbone
+    from longseq.core.language_model import LanguageModel
     from longseq.core.mixers import Mixer, create_mixer, list_mixers
 
 __version__ = "0.1.0"
-__all__ = ["Backbone", "Mixer", "__version__", "create_mixer", "list_mixers"]
+__all__ = [
+    "Backbone",
+    "LanguageModel",
+    "Mixer",
+    "__version__",
+    "create_mixer",
+    "list_mixers",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from longseq.core.backbone import Backbone
 
         return Backbone
+    if name == "LanguageModel":
+        from longseq.core.language_model import LanguageModel
+
+        return LanguageModel
     if name in ("Mixer", "create_mixer", "list_mixers"):
         from longseq.core import mixers
 

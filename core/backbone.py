@@ -4,10 +4,9 @@ pattern."""
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,55 +17,43 @@ from longseq.core.mixers import Mixer, State, create_mixer
 from longseq.core.mixers.base import mixer_class
 from longseq.core.mixers.guard import StackCarry
 from longseq.core.mixers.padding import real_positions, run_real
+from longseq.core.mlp import MLPS
 
-NORMS: dict[str, Any] = {
-    "rms": nn.RMSNorm,
-    "layer": nn.LayerNorm,
-    "layer_nobias": partial(nn.LayerNorm, bias=False),
-}
 _POSITIONS = 1 << 16  # without gradients, a longer input goes through an MLP in such blocks
 
 
-class MLP(nn.Module):
-    """Two linear maps with a GELU between: (B, L, D) to (B, L, D).
+class OffsetRMSNorm(nn.Module):
+    """x / rms(x) · (1 + w), in float32 at least, as in Gemma: the scale is kept less 1.
 
     Args:
-        d_model: width D.
-        d_hidden: hidden width.
+        width: channels.
+        eps: added to the mean square.
     """
 
-    def __init__(self, d_model: int, d_hidden: int) -> None:
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(d_model, d_hidden)
-        self.fc2 = nn.Linear(d_hidden, d_model)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps every position on its own."""
-        return self.fc2(nn.functional.gelu(self.fc1(x), approximate="tanh"))
+        """(..., width) to the same, in the input's dtype."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = 1 + self.weight.to(dtype)
+        return nn.functional.rms_norm(x.to(dtype), weight.shape, weight, self.eps).to(x.dtype)
 
 
-class GatedMLP(nn.Module):
-    """GEGLU without biases: W2 (GELU(a) · b) with [a, b] = W1 x (arXiv 2002.05202); (B, L, D) to
-    (B, L, D).
-
-    Args:
-        d_model: width D.
-        d_hidden: hidden width; rounded up to a multiple of 64, as in xLSTM's blocks.
-    """
-
-    def __init__(self, d_model: int, d_hidden: int) -> None:
-        super().__init__()
-        d_hidden = math.ceil(d_hidden / 64) * 64
-        self.fc1 = nn.Linear(d_model, 2 * d_hidden, bias=False)
-        self.fc2 = nn.Linear(d_hidden, d_model, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps every position on its own."""
-        gate, value = self.fc1(x).chunk(2, -1)
-        return self.fc2(nn.functional.gelu(gate) * value)
+NORMS: dict[str, Any] = {
+    "rms": nn.RMSNorm,
+    "rms_offset": OffsetRMSNorm,
+    "layer": nn.LayerNorm,
+    "layer_nobias": partial(nn.LayerNorm, bias=False),
+}
 
 
-MLPS: dict[str, Any] = {"gelu": MLP, "geglu": GatedMLP}
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Returns ``norm(x)`` in the dtype of the norm's weights, if x is a wider residual stream."""
+    dtype = cast(Tensor, norm.weight).dtype
+    return norm(x.to(dtype) if x.dtype == torch.float32 and dtype.itemsize == 2 else x)
 
 
 class Layer(nn.Module):
@@ -75,37 +62,47 @@ class Layer(nn.Module):
     Args:
         mixer: the sequence mixer.
         mlp_ratio: hidden width of the MLP as a multiple of D; 0 for none.
-        norm: "rms", "layer" or "layer_nobias".
+        norm: one of ``NORMS``.
         dropout: on both branches.
-        mlp: "gelu" or "geglu".
+        mlp: one of ``longseq.core.mlp.MLPS``.
+        norm_eps: of the norms.
+        mlp_kwargs: hyper-parameters of the MLP.
     """
 
     def __init__(
-        self, mixer: Mixer, mlp_ratio: float, norm: str, dropout: float, mlp: str = "gelu"
+        self,
+        mixer: Mixer,
+        mlp_ratio: float,
+        norm: str,
+        dropout: float,
+        mlp: str = "gelu",
+        norm_eps: float = 1e-5,
+        mlp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         d_model = mixer.d_model
-        self.norm1 = NORMS[norm](d_model, eps=1e-5)
+        settings = {"d_hidden": int(mlp_ratio * d_model), **(mlp_kwargs or {})}
+        self.norm1 = NORMS[norm](d_model, eps=norm_eps)
         self.mixer = mixer
-        self.mlp = MLPS[mlp](d_model, int(mlp_ratio * d_model)) if mlp_ratio else None
-        self.norm2 = NORMS[norm](d_model, eps=1e-5) if mlp_ratio else None
+        self.mlp = MLPS[mlp](d_model, **settings) if mlp_ratio else None
+        self.norm2 = NORMS[norm](d_model, eps=norm_eps) if mlp_ratio else None
         self.dropout = nn.Dropout(dropout)
 
     def _channel(self, x: Tensor) -> Tensor:
         if self.mlp is None or self.norm2 is None:
             return x
         if torch.is_grad_enabled() or x.ndim < 3 or x.shape[1] <= _POSITIONS:
-            return x + self.dropout(self.mlp(self.norm2(x)))
+            return x + self.dropout(self.mlp(normed(self.norm2, x)))
         y = torch.empty_like(x)
         for part, out in zip(x.split(_POSITIONS, 1), y.split(_POSITIONS, 1)):
-            out.copy_(part + self.dropout(self.mlp(self.norm2(part))))
+            out.copy_(part + self.dropout(self.mlp(normed(self.norm2, part))))
         return y
 
     def forward(
         self, x: Tensor, state: State | None, segment_ids: Tensor | None
     ) -> tuple[Tensor, State]:
         """As ``Mixer.forward``, with the residual branches."""
-        out = self.mixer(self.norm1(x), state, segment_ids)
+        out = self.mixer(normed(self.norm1, x), state, segment_ids)
         if not (isinstance(out, tuple) and len(out) == 2):
             name = type(self.mixer).__name__
             raise ConfigError(
@@ -116,7 +113,7 @@ class Layer(nn.Module):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """As ``Mixer.step``, with the residual branches."""
-        y_t, state = self.mixer.step(self.norm1(x_t), state)
+        y_t, state = self.mixer.step(normed(self.norm1, x_t), state)
         return self._channel(x_t + self.dropout(y_t)), state
 
 
@@ -180,9 +177,14 @@ class Backbone(nn.Module):
             from mixer to ratio gives only some layers an MLP: ``{"slstm": 1.3}`` with
             ``mlp="geglu"`` and ``norm="layer_nobias"`` makes xLSTM's stack (arXiv 2405.04517,
             figures 10 and 11).
-        norm: "rms", "layer", or "layer_nobias".
+        norm: "rms", "layer", "layer_nobias", or "rms_offset", whose scale is kept less 1.
         dropout: on every residual branch.
-        mlp: "gelu", two linear maps with a GELU between, or "geglu", gated and without biases.
+        mlp: "gelu", two linear maps with a GELU between, or gated ones without biases: "geglu",
+            "geglu_tanh" with GELU's approximation, "swiglu" with SiLU.
+        norm_eps: added to the mean square in every norm.
+        mlp_kwargs: hyper-parameters of the MLPs beside the ratio's: see ``longseq.core.mlp``.
+        residual_in_fp32: whether the residual stream is kept in float32 where the parameters are
+            of half precision.
 
     A mixer that takes its place in the stack (``depth``, from 0 to 1) or the stack's height
     (``n_blocks``) for its initial values gets them, unless ``mixer_kwargs`` says otherwise.
@@ -198,9 +200,12 @@ class Backbone(nn.Module):
         mixer: str | Sequence[str | Sequence[Any]] = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
         mlp_ratio: float | Mapping[str, float] = 0.0,
-        norm: Literal["rms", "layer", "layer_nobias"] = "rms",
+        norm: Literal["rms", "layer", "layer_nobias", "rms_offset"] = "rms",
         dropout: float = 0.0,
-        mlp: Literal["gelu", "geglu"] = "gelu",
+        mlp: Literal["gelu", "geglu", "geglu_tanh", "swiglu"] = "gelu",
+        norm_eps: float = 1e-5,
+        mlp_kwargs: Mapping[str, Any] | None = None,
+        residual_in_fp32: bool = False,
     ) -> None:
         super().__init__()
         check_positive("d_model", d_model)
@@ -241,27 +246,37 @@ class Backbone(nn.Module):
             name, alone = pattern[i % len(pattern)]
             shared = kwargs if isinstance(mixer, str) else kwargs.get(name, {})
             made = create_mixer(name, d_model, **{**_place(name, i, n_layers), **shared, **alone})
-            layers.append(Layer(made, ratios.get(name, 0.0), norm, dropout, mlp))
-        self.d_model = d_model
+            ratio = ratios.get(name, 0.0)
+            layers.append(Layer(made, ratio, norm, dropout, mlp, norm_eps, mlp_kwargs))
+        self.d_model, self.residual_in_fp32 = d_model, residual_in_fp32
         self.layers = nn.ModuleList(layers)
-        self.norm_f = NORMS[norm](d_model, eps=1e-5)
+        self.norm_f = NORMS[norm](d_model, eps=norm_eps)
         self._scale_residual_branches()
 
     def _scale_residual_branches(self) -> None:
         """Divides the last map of every residual branch by √(number of branches), as GPT-2 does."""
-        branches = sum(2 if layer.mlp is not None else 1 for layer in self._layers())
+        branches = sum(2 if layer.mlp is not None else 1 for layer in self.residual_layers())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith((".out_proj.weight", ".o_proj.weight", ".mlp.fc2.weight")):
                     parameter.div_(branches**0.5)
 
-    def _layers(self) -> list[Layer]:
+    def residual_layers(self) -> list[Layer]:
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     @property
     def causal(self) -> bool:
         """Whether every mixer is causal."""
-        return all(layer.mixer.causal for layer in self._layers())
+        return all(layer.mixer.causal for layer in self.residual_layers())
+
+    def _residual(self, x: Tensor) -> Tensor:
+        wide = self.residual_in_fp32 and x.dtype.itemsize == 2
+        return x.float() if wide else x
+
+    def join_states(self, states: Sequence[list[State]]) -> list[State]:
+        """Returns the states of several batches as that of one; see ``Mixer.join_states``."""
+        layers = zip(self.residual_layers(), zip(*states))
+        return [layer.mixer.join_states(each) for layer, each in layers]
 
     def forward(
         self,
@@ -295,15 +310,17 @@ class Backbone(nn.Module):
             real = real_positions("Backbone", x, attention_mask, lengths)
             if x.shape[0] and x.shape[1]:
                 run = partial(self.forward, keep_states=keep_states)
-                carry = StackCarry(layer.mixer for layer in self._layers() if keep_states or states)
+                layers = self.residual_layers()
+                carry = StackCarry(layer.mixer for layer in layers if keep_states or states)
                 return run_real(run, carry, x, states, segment_ids, real)
+        x = self._residual(x)
         carried: list[State] = []
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.residual_layers()):
             x, state = layer(x, None if states is None else states[i], segment_ids)
             if keep_states:
                 carried.append(state)
             del state
-        return self.norm_f(x), carried
+        return normed(self.norm_f, x), carried
 
     def step(self, x_t: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Runs one position: x_t (B, D).
@@ -311,18 +328,19 @@ class Backbone(nn.Module):
         Returns:
             The normalised output (B, D) and the new states.
         """
+        x_t = self._residual(x_t)
         carried: list[State] = []
-        for layer, state in zip(self._layers(), states):
+        for layer, state in zip(self.residual_layers(), states):
             x_t, state = layer.step(x_t, state)
             carried.append(state)
-        return self.norm_f(x_t), carried
+        return normed(self.norm_f, x_t), carried
 
     def init_states(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> list[State]:
         """Returns the states of all layers at the start of a sequence; see ``Mixer.init_state``."""
-        return [layer.mixer.init_state(batch, device, dtype) for layer in self._layers()]
+        return [layer.mixer.init_state(batch, device, dtype) for layer in self.residual_layers()]
 
     def state_size(self, length: int) -> int:
         """Returns the number of values that one row carries after ``length`` positions."""
-        return sum(layer.mixer.state_size(length) for layer in self._layers())
+        return sum(layer.mixer.state_size(length) for layer in self.residual_layers())

@@ -71,6 +71,8 @@ class Layout:
             difference from 1).
         tied: whether the head shares the embedding's weights, and may be absent.
         drop: pattern of published keys that are no weights (masks), left out.
+        fused: pairs of an end of our keys and the ends of the published ones of which its value is
+            made, one above the other.
         repair: brings shapes that depend on the publisher's backend into ours.
     """
 
@@ -79,6 +81,7 @@ class Layout:
     shifted: tuple[str, ...] = ()
     tied: bool = False
     drop: str = r"(?!)"
+    fused: Sequence[tuple[str, Sequence[str]]] = ()
     repair: Callable[[Tensors], Tensors] = dict
 
     def from_published(self, state: Mapping[str, Tensor]) -> Tensors:
@@ -95,6 +98,12 @@ class Layout:
                 continue
             ours = _rename(name, self.rules)
             found[ours] = value + 1 if ours.endswith(self.shifted) and self.shifted else value
+        for ours, parts in self.fused:
+            for key in [key for key in found if key.endswith(parts[0])]:
+                names = [key.removesuffix(parts[0]) + part for part in parts]
+                if all(name in found for name in names):
+                    value = torch.cat([found.pop(name) for name in names])
+                    found[key.removesuffix(parts[0]) + ours] = value
         if self.tied and "embedding.weight" in found:
             found.setdefault("lm_head.weight", found["embedding.weight"])
         return self.repair(found)
@@ -110,7 +119,10 @@ class Layout:
         for key, value in state.items():
             if self.shifted and key.endswith(self.shifted):
                 value = value - 1
-            written[self.prefixes[0] + _rename(key, swapped)] = value
+            ends = next((e for e in self.fused if key.endswith(e[0])), (key, [key]))
+            for end, part in zip(ends[1], value.chunk(len(ends[1]))):
+                name = key.removesuffix(ends[0]) + end
+                written[self.prefixes[0] + _rename(name, swapped)] = part
         return written
 
 
@@ -137,6 +149,17 @@ def _slstm_kernels(state: Tensors) -> Tensors:
     return state
 
 
+def _shared_frequencies(state: Tensors) -> Tensors:
+    """Fills in the sines' frequencies, one tensor for all layers of a filter, which files hold
+    once."""
+    for key in [key for key in state if re.search(r"implicit_filter\.\d+\.weight$", key)]:
+        head, number, _ = key.rsplit(".", 2)
+        first, own = f"{head}.1.freq", f"{head}.{int(number) - 1}.freq"
+        if int(number) > 1 and first in state:
+            state.setdefault(own, state[first])
+    return state
+
+
 _LAYERS = "backbone.layers.{i}."
 LAYOUTS: dict[str, Layout] = {
     "mamba": Layout(
@@ -153,6 +176,7 @@ LAYOUTS: dict[str, Layout] = {
             ("hyena.backbone.layers.{i}.", _LAYERS),
             ("hyena.backbone.ln_f.", "backbone.norm_f."),
         ),
+        repair=_shared_frequencies,
     ),
     "xlstm": Layout(
         rules=(

@@ -25,6 +25,9 @@ class AttentionBase(Mixer):
             mask's.
         bias: whether the query, key and value projections have a bias.
         dropout: probability of dropping an attention weight in training.
+        rope_fraction: part of a head's features that is turned, the first ones.
+        out_bias: whether the output projection has a bias.
+        scale: of the products of queries and keys; None for 1/√P.
 
     Raises:
         ConfigError: if the widths do not divide, or a value is out of range.
@@ -39,6 +42,9 @@ class AttentionBase(Mixer):
         rope_base: float | None,
         bias: bool,
         dropout: float,
+        rope_fraction: float = 1.0,
+        out_bias: bool = False,
+        scale: float | None = None,
     ) -> None:
         super().__init__(d_model)
         if d_head is None:
@@ -46,19 +52,23 @@ class AttentionBase(Mixer):
         check_positive("d_head", d_head)
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         check_divisible("n_heads", n_heads, "n_kv_heads", n_kv_heads)
+        self.d_rotary = int(d_head * rope_fraction)
         if rope_base is not None:
-            if d_head % 2:
-                raise ConfigError(f"d_head must be even for rotary positions, got {d_head}")
+            if not 0 < rope_fraction <= 1:
+                raise ConfigError(f"rope_fraction must lie in (0, 1], got {rope_fraction!r}")
+            if self.d_rotary % 2 or not self.d_rotary:
+                name = "d_head" if rope_fraction == 1 else "rope_fraction · d_head"
+                raise ConfigError(f"{name} must be even for rotary positions, got {self.d_rotary}")
             if rope_base <= 1:
                 raise ConfigError(f"rope_base must be above 1, got {rope_base!r}")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {dropout!r}")
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
-        self.rope_base, self.dropout = rope_base, dropout
+        self.rope_base, self.dropout, self.scale = rope_base, dropout, scale
         self.q_proj = nn.Linear(d_model, n_heads * d_head, bias=bias)
         self.k_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
         self.v_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=bias)
-        self.o_proj = nn.Linear(n_heads * d_head, d_model, bias=False)
+        self.o_proj = nn.Linear(n_heads * d_head, d_model, bias=out_bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries (B, L, H, P), keys and values (B, L, H_kv, P) of x (B, L, D)."""
@@ -69,10 +79,17 @@ class AttentionBase(Mixer):
             self.v_proj(x).unflatten(-1, shape),
         )
 
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Turns queries or keys (B, L, H, P) by their positions, (L,) or (B, L); see ``rotate``."""
+        if self.rope_base is None or self.d_rotary == self.d_head:
+            return rotate(x, positions, self.rope_base)
+        turned, rest = x.split([self.d_rotary, self.d_head - self.d_rotary], -1)
+        return torch.cat([rotate(turned, positions, self.rope_base), rest], -1)
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
     ) -> Tensor:
-        """Returns softmax(q kᵀ / √P) v.
+        """Returns softmax(scale · q kᵀ) v.
 
         Args:
             q: (B, Q, H, P).
@@ -91,6 +108,7 @@ class AttentionBase(Mixer):
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=is_causal,
+            scale=self.scale,
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return y.transpose(1, 2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ConfigError
-from longseq.core.mixers._attention import AttentionBase, positions_in_pack, rotate
+from longseq.core.mixers._attention import AttentionBase, positions_in_pack
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 
 # Queries that share one explicit mask: bounds the mask's memory by 1024 keys-wide rows instead of
@@ -38,6 +38,9 @@ class Attention(AttentionBase):
         bias: whether the query, key and value projections have a bias.
         dropout: probability of dropping an attention weight in training.
         bidirectional: whether every position sees the whole sequence; there is no state then.
+        rope_fraction: part of a head's features that is turned, the first ones.
+        out_bias: whether the output projection has a bias.
+        scale: of the products of queries and keys; None for 1/√P.
 
     Raises:
         ConfigError: if the widths do not divide, or a value is out of range.
@@ -55,8 +58,12 @@ class Attention(AttentionBase):
         bias: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        rope_fraction: float = 1.0,
+        out_bias: bool = False,
+        scale: float | None = None,
     ) -> None:
-        super().__init__(d_model, n_heads, n_kv_heads, d_head, rope_base, bias, dropout)
+        heads = (n_heads, n_kv_heads, d_head)
+        super().__init__(d_model, *heads, rope_base, bias, dropout, rope_fraction, out_bias, scale)
         self.causal = not bidirectional
 
     def state_size(self, length: int) -> int:
@@ -108,7 +115,7 @@ class Attention(AttentionBase):
         if resets is not None or seen is not None:
             seen = torch.full((batch,), past, device=x.device) if seen is None else seen
             positions = positions_in_pack(resets, seen, length)
-        q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+        q, k = self.rotate(q, positions), self.rotate(k, positions)
         if state is not None:
             k = torch.cat([state["k"].to(k.dtype), k], 1)
             v = torch.cat([state["v"].to(v.dtype), v], 1)
@@ -141,7 +148,7 @@ class Attention(AttentionBase):
     def _both_ways(self, x: Tensor, resets: Tensor | None) -> Tensor:
         q, k, v = self.project(x)
         positions = torch.arange(x.shape[1], device=x.device)
-        q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+        q, k = self.rotate(q, positions), self.rotate(k, positions)
         if resets is None:
             return self.o_proj(self.attend(q, k, v, None).flatten(2))
         sequence = resets.cumsum(1)

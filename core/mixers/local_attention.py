@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers._attention import AttentionBase, positions_in_pack, rotate
+from longseq.core.mixers._attention import AttentionBase, positions_in_pack
 from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
 
 
@@ -33,6 +33,9 @@ class LocalAttention(AttentionBase):
         rope_base: base of the rotary frequencies; None for no rotary positions.
         bias: whether the query, key and value projections have a bias.
         dropout: probability of dropping an attention weight in training.
+        rope_fraction: part of a head's features that is turned, the first ones.
+        out_bias: whether the output projection has a bias.
+        scale: of the products of queries and keys; None for 1/√P.
 
     Raises:
         ConfigError: if the widths do not divide, or a value is out of range.
@@ -48,8 +51,12 @@ class LocalAttention(AttentionBase):
         rope_base: float | None = 10_000.0,
         bias: bool = False,
         dropout: float = 0.0,
+        rope_fraction: float = 1.0,
+        out_bias: bool = False,
+        scale: float | None = None,
     ) -> None:
-        super().__init__(d_model, n_heads, n_kv_heads, d_head, rope_base, bias, dropout)
+        heads = (n_heads, n_kv_heads, d_head)
+        super().__init__(d_model, *heads, rope_base, bias, dropout, rope_fraction, out_bias, scale)
         if check_positive("window", window) < 2:
             raise ConfigError("window must be at least 2: with 1, a position sees itself only")
         self.window = window
@@ -104,7 +111,7 @@ class LocalAttention(AttentionBase):
         place = torch.arange(width, device=x.device)
         distance = place[earlier:, None] - place
         mask = (distance >= 0) & (distance <= reach)
-        q, k = rotate(q, place[earlier:], self.rope_base), rotate(k, place, self.rope_base)
+        q, k = self.rotate(q, place[earlier:]), self.rotate(k, place)
         y = self.attend(q, k, v, mask).reshape(batch, blocks * block, -1)[:, :length]
         return self.o_proj(y), after
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
@@ -41,6 +41,9 @@ class Mamba(Mixer):
         dt_init_floor: step sizes are clamped to at least this at initialisation.
         bias: whether the input and output projections have biases.
         conv_bias: whether the convolution has one.
+        bcdt_norm: root-mean-square norm of B, C and the low-rank step sizes: "rms" with weights
+            (Jamba, arXiv 2403.19887, section 6.4), "weightless" (FalconMamba, 2410.05355), or None.
+        bcdt_eps: added to its mean squares.
         backend: of the scan, and of the convolution where it has that one; see
             ``longseq.core.ops.backends``.
 
@@ -62,6 +65,8 @@ class Mamba(Mixer):
         dt_init_floor: float = 1e-4,
         bias: bool = False,
         conv_bias: bool = True,
+        bcdt_norm: Literal["rms", "weightless"] | None = None,
+        bcdt_eps: float = 1e-6,
         backend: Backend = "auto",
     ) -> None:
         super().__init__(d_model)
@@ -86,6 +91,13 @@ class Mamba(Mixer):
         )
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        if bcdt_norm is not None:
+            check_choice("bcdt_norm", bcdt_norm, Literal["rms", "weightless"])
+            weighted = bcdt_norm == "rms"
+            self.dt_layernorm = nn.RMSNorm(self.dt_rank, bcdt_eps, weighted)
+            self.b_layernorm = nn.RMSNorm(d_state, bcdt_eps, weighted)
+            self.c_layernorm = nn.RMSNorm(d_state, bcdt_eps, weighted)
+        self.bcdt_norm = bcdt_norm
         self._init_step_sizes(dt_min, dt_max, dt_init_floor)
 
     def _init_step_sizes(self, dt_min: float, dt_max: float, floor: float) -> None:
@@ -110,6 +122,8 @@ class Mamba(Mixer):
             backend=convolution_backend(self.backend),
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if self.bcdt_norm is not None:
+            dt, B, C = self.dt_layernorm(dt), self.b_layernorm(B), self.c_layernorm(C)
         # The bias is added inside the scan, in float32, whatever the activations are.
         delta, bias = product_and_bias(self.dt_proj, dt)
         y, ssm = selective_scan(
@@ -130,6 +144,8 @@ class Mamba(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""
+        if self.bcdt_norm is not None:
+            return super().step(x_t, state)
         conv1d = holding(self.conv1d, nn.Conv1d, "conv1d")
         layer = MambaLayer(
             self.in_proj,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,10 @@ class Mamba2(Mixer):
         dt_limit: bounds of the step size at run time.
         bias: whether the projections have a bias.
         conv_bias: whether the convolution has one.
+        d_inner: the block's inner width in place of ``expand · d_model``.
+        norm_eps: added to the mean square in the norm.
+        multipliers: of z, x, B, C and dt, constant factors behind the input projection (Falcon-H1,
+            arXiv 2507.22448, section 3.2); None for none.
         chunk_size: positions a chunk of the operator; changes speed only.
         backend: of the operator, and of the convolution where it has that one; see
             ``longseq.core.ops.backends``.
@@ -79,6 +84,9 @@ class Mamba2(Mixer):
         dt_limit: tuple[float, float] = (0.0, math.inf),
         bias: bool = False,
         conv_bias: bool = True,
+        d_inner: int | None = None,
+        norm_eps: float = 1e-5,
+        multipliers: Sequence[float] | None = None,
         chunk_size: int = 64,
         backend: Backend = "auto",
     ) -> None:
@@ -88,13 +96,18 @@ class Mamba2(Mixer):
             check_positive("d_conv", d_conv),
         )
         self.d_inner = check_positive("expand", expand) * d_model
+        if d_inner is not None:
+            self.d_inner = check_positive("d_inner", d_inner)
         self.d_ssm = self.d_inner if d_ssm is None else check_positive("d_ssm", d_ssm)
         if self.d_ssm > self.d_inner:
-            raise ConfigError(f"d_ssm ({d_ssm}) must be at most expand · d_model ({self.d_inner})")
+            raise ConfigError(f"d_ssm ({d_ssm}) must be at most the inner width ({self.d_inner})")
         if headdim is None:
             headdim = max(p for p in range(1, 65) if self.d_ssm % p == 0)
         self.nheads = check_divisible(
-            "d_ssm" if d_ssm else "expand · d_model", self.d_ssm, "headdim", headdim
+            "d_ssm" if d_ssm else "d_inner" if d_inner else "expand · d_model",
+            self.d_ssm,
+            "headdim",
+            headdim,
         )
         check_divisible("number of heads", self.nheads, "ngroups", ngroups)
         if not 0 < A_init_range[0] <= A_init_range[1]:
@@ -123,8 +136,20 @@ class Mamba2(Mixer):
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(*A_init_range).log())
         self.D = nn.Parameter(torch.ones(self.d_ssm if D_has_hdim else self.nheads))
-        self.norm = GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate) if rmsnorm else None
+        self.norm = (
+            GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate, norm_eps) if rmsnorm else None
+        )
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        if multipliers is not None:
+            if len(multipliers) != 5:
+                raise ConfigError(f"multipliers are five, of z, x, B, C, dt; got {multipliers!r}")
+            if self.d_ssm < self.d_inner:
+                raise ConfigError("multipliers are defined without an MLP part (d_ssm) only")
+            maps = ngroups * d_state
+            widths = torch.tensor([self.d_ssm, self.d_ssm, maps, maps, self.nheads])
+            factors = torch.tensor([float(m) for m in multipliers]).repeat_interleave(widths)
+        self.factors: Tensor | None
+        self.register_buffer("factors", factors if multipliers else None, persistent=False)
 
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -138,15 +163,21 @@ class Mamba2(Mixer):
             "ssm": torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype)),
         }
 
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Returns the MLP's gate and value, z, what is convolved, and dt."""
+        d_mlp = self.d_inner - self.d_ssm
+        projected = self.in_proj(x)
+        if self.factors is not None:
+            projected = projected * self.factors.to(projected.dtype)
+        sizes = [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads]
+        return projected.split(sizes, dim=-1)
+
     def forward(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
-        d_mlp = self.d_inner - self.d_ssm
-        mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x).split(
-            [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
-        )
+        mlp_gate, mlp_value, z, mixed, dt = self._project(x)
         mixed, conv = causal_conv1d(
             mixed,
             *conv_weights(self.conv1d, "conv1d"),
@@ -181,10 +212,8 @@ class Mamba2(Mixer):
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""
         conv = state["conv"]
-        d_mlp, maps = self.d_inner - self.d_ssm, self.ngroups * self.d_state
-        mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(
-            [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
-        )
+        maps = self.ngroups * self.d_state
+        mlp_gate, mlp_value, z, mixed, dt = self._project(x_t)
         taps, bias = conv_weights(self.conv1d, "conv1d")
         mixed, conv = causal_conv1d_step(
             mixed, taps, bias, conv, "silu", convolution_backend(self.backend)

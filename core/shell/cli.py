@@ -16,6 +16,7 @@ _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
+    "generate": "text from a folder of a published language model: longseq generate FOLDER",
     "bench": "measurements: longseq bench kernels, models or recall",
     "run": "a script written for mamba-ssm or causal-conv1d: longseq run script.py [arguments]",
 }
@@ -69,12 +70,14 @@ def _dispatch(args: list[str]) -> int:
         return 0
     if first.startswith("-"):
         raise ConfigError(f"no option {first!r} before the domain; longseq --help shows the usage")
-    if first in ("doctor", "demo", "bench"):
+    if first in ("doctor", "demo", "bench", "generate"):
         plugins.load_installed()
     if first == "doctor":
         return int(import_object("longseq.core.shell.doctor:run", ":")(args[1:]))
     if first == "data":
         return int(import_object("longseq.core.shell.data_sources:run", ":")(args[1:]))
+    if first == "generate":
+        return int(import_object("longseq.core.shell.generate:run", ":")(args[1:]))
     if first == "demo":
         return _demo(args[1:])
     if first == "bench":

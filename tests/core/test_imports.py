@@ -14,8 +14,8 @@ FLOORS = (
     ("kernels",),
     ("ops",),
     ("mixers", "compat"),
-    ("backbone",),
-    ("checkpoints", "compare", "training"),
+    ("mlp", "backbone"),
+    ("checkpoints", "compare", "generation", "language_model", "training"),
     ("report", "testing"),
     ("shell",),
 )

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longseq.core.backbone import MLP
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mlp import MLP
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
 from longseq.vision.models.scan2d import CROSS_SCAN, scan2d

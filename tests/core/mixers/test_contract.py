@@ -107,7 +107,26 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"d_state": 4, "chunk_size": 8},
         {"d_state": 5, "n_kernels": 4, "closed_loop": True},
     ],
-    "mamba": [{"d_state": 4}, {"d_state": 3, "d_conv": 3, "expand": 1}],
+    "mamba": [
+        {"d_state": 4},
+        {"d_state": 3, "d_conv": 3, "expand": 1},
+        {"d_state": 4, "bcdt_norm": "rms"},
+    ],
+    "rg_lru": [{}, {"d_inner": 12, "n_heads": 3, "d_conv": 2}],
+    "mlstm_large": [
+        {"n_heads": 2, "chunk_size": 8},
+        {"n_heads": 4, "qk_dim_factor": 1.0, "gate_soft_cap": 2.0, "bias": True},
+    ],
+    "parallel": [
+        {
+            "mixers": [
+                ["mamba2", {"d_inner": 24, "headdim": 4, "multipliers": [1.0, 0.5, 2.0, 0.7, 1.1]}],
+                ["attention", {"n_heads": 4, "rope_fraction": 0.5, "scale": 0.3}],
+            ],
+            "in_scales": [1.0, 0.5],
+            "out_scales": [0.3, 2.0],
+        },
+    ],
 }
 DTYPES = [torch.float32, torch.float64]
 

@@ -1,0 +1,358 @@
+"""Folders of published models: ``config.json``, weights in one file or in shards, read and written
+whole."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.backbone import Backbone, read_pattern
+from longseq.core.checkpoints.families import FAMILIES, REFUSED, Family, Published
+from longseq.core.checkpoints.layouts import Layout, read_state_dict
+from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.files import atomic_path, require_file
+from longseq.core.mixers import Mixer
+
+OWN_TYPE = "longseq"
+"""``model_type`` of a model that is not of a published family."""
+CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_OWN_LAYOUT = Layout(rules=())
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+        DataError: if it is missing or holds anything else.
+    """
+    file = require_file(path, "file")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"is not JSON: {error}", path=file) from error
+    if not isinstance(content, dict):
+        raise DataError("holds no JSON object", path=file)
+    return content
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Returns the configuration of a published model.
+
+    Args:
+        folder: of the model.
+
+    Raises:
+        DataError: if there is no such folder or no readable ``config.json``.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(
+            "is not a folder",
+            path=folder,
+            hint="download the model first, and give the folder that holds its config.json",
+        )
+    return read_json(Path(folder) / CONFIG)
+
+
+def model_type(config: Mapping[str, Any]) -> str | None:
+    """Returns the family's name; mamba-ssm's own folders do not say it."""
+    name = config.get("model_type")
+    if name is None and "d_model" in config and "ssm_cfg" in config:
+        return "mamba_ssm"
+    return None if name is None else str(name)
+
+
+def find_family(folder: str | Path, config: Mapping[str, Any]) -> Family:
+    """Returns the family of a configuration.
+
+    Raises:
+        DataError: if it is none of ours, naming it.
+    """
+    name = model_type(config)
+    file = Path(folder) / CONFIG
+    if name in REFUSED:
+        raise DataError(f"model_type {name!r} cannot be computed here: {REFUSED[name]}", path=file)
+    if name not in FAMILIES:
+        near = did_you_mean(str(name), FAMILIES)
+        raise DataError(f"model_type {name!r} is no family of ours; {near}", path=file)
+    return FAMILIES[name]
+
+
+def read_family(
+    folder: str | Path, config: Mapping[str, Any], ignore: Iterable[str] = ()
+) -> tuple[dict[str, Any], Layout]:
+    """Returns the arguments of ``LanguageModel`` and the published names.
+
+    Args:
+        folder: of the model, for messages.
+        config: its configuration.
+        ignore: settings that may be there unread.
+
+    Raises:
+        DataError: for an unknown family or a setting that would not be honoured.
+    """
+    if model_type(config) == OWN_TYPE:
+        settings = config.get("settings")
+        if not isinstance(settings, dict):
+            raise DataError("has no settings", path=Path(folder) / CONFIG)
+        return settings, _OWN_LAYOUT
+    family = find_family(folder, config)
+    published = Published(config, Path(folder) / CONFIG, ignore)
+    try:
+        settings = family.read(published)
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"cannot be understood: {error}", path=published.path) from error
+    published.done()
+    return settings, family.layout(settings)
+
+
+def find_dtype(dtype: torch.dtype | str, config: Mapping[str, Any]) -> torch.dtype:
+    """Returns the dtype of the parameters.
+
+    Args:
+        dtype: one, its name, or "auto" for what the configuration says (float32 if nothing).
+        config: of the model.
+
+    Raises:
+        ConfigError: if there is no such floating-point dtype.
+    """
+    if dtype == "auto":
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ConfigError(f"dtype {dtype!r} is none of float32, bfloat16, float16, float64")
+    return found
+
+
+def stop_tokens(folder: str | Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the ids that end a text: of ``generation_config.json`` if it is there, else of the
+    configuration."""
+    file = Path(folder) / "generation_config.json"
+    own = read_json(file) if file.is_file() else {}
+    ids = own.get("eos_token_id", config.get("eos_token_id"))
+    if ids is None:
+        return ()
+    return tuple(int(i) for i in (ids if isinstance(ids, list) else [ids]))
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Returns the files that hold a model's weights, safetensors before pickles.
+
+    Raises:
+        DataError: if there is none, or an index names a file that is missing or elsewhere.
+    """
+    folder = Path(folder)
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not places:
+                raise DataError("has no weight_map", path=index)
+            shards = sorted({str(shard) for shard in places.values()})
+            for shard in shards:
+                if Path(shard).name != shard or shard in (".", ".."):
+                    raise DataError(f"names a file outside its folder: {shard!r}", path=index)
+            return [require_file(folder / shard, "shard") for shard in shards]
+    raise DataError(
+        "holds no weights",
+        path=folder,
+        hint=f"it needs {' or '.join(_WEIGHTS)}, or shards beside an .index.json",
+    )
+
+
+def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
+    """Loads the weights of a folder into a model, all keys and shapes checked.
+
+    Args:
+        folder: of the model.
+        model: takes the weights in place.
+        layout: the published names.
+        dtype: of the parameters; those of state spaces stay at least float32.
+
+    Raises:
+        DataError: if a file is unusable or of another model.
+    """
+    published: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        published.update(read_state_dict(file))
+    state = layout.from_published(published)
+    del published
+    tied = _tied(model)
+    if tied:
+        # Hugging Face keeps the shared tensor once; a second copy must be the same.
+        head = state.setdefault("lm_head.weight", state.get("embedding.weight", torch.empty(0)))
+        if not torch.equal(head, state.get("embedding.weight", head)):
+            raise DataError(
+                "tie_word_embeddings is set, and the head differs from the embedding",
+                path=Path(folder) / CONFIG,
+            )
+    cast(model, dtype)
+    check_state_dict(model, state, folder)
+    model.load_state_dict(state, strict=True)
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Turns a model's parameters into a dtype, those of state spaces into float32 at least."""
+    kept = torch.promote_types(dtype, torch.float32)
+    wide = {
+        parameter
+        for mixer in model.modules()
+        if isinstance(mixer, Mixer)
+        for name, parameter in mixer.named_parameters()
+        if name in mixer.ssm_parameters
+    }
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(kept if tensor in wide else dtype)
+
+
+def _tied(model: nn.Module) -> bool:
+    own = dict(model.named_parameters(remove_duplicate=False))
+    return own["lm_head.weight"] is own["embedding.weight"]
+
+
+def save_folder(
+    folder: str | Path,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    published: Mapping[str, Any] | None,
+    family: str | None,
+    max_shard_size: int,
+) -> None:
+    """Writes ``config.json`` and the weights; see ``LanguageModel.save_pretrained``.
+
+    Args:
+        folder: is made if it is not there.
+        model: whose weights are written.
+        settings: its arguments.
+        published: the configuration that it was read from, if any.
+        family: ``model_type`` to write; None for the one it came from, or our own.
+        max_shard_size: bytes in a file.
+
+    Raises:
+        ConfigError: if the family cannot hold the model.
+    """
+    config, layout = _config(settings, published, family)
+    dtype = str(model.get_parameter("embedding.weight").dtype).removeprefix("torch.")
+    if "dtype" in config or "torch_dtype" not in config:
+        config["dtype"] = dtype
+    if "torch_dtype" in config:
+        config["torch_dtype"] = dtype
+    state = dict(model.state_dict())
+    if _tied(model):
+        del state["lm_head.weight"]
+    tensors = layout.to_published(state)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _write_shards(Path(folder), tensors, max_shard_size)
+    _write_json(Path(folder) / CONFIG, config)
+
+
+def _config(
+    settings: Mapping[str, Any], published: Mapping[str, Any] | None, name: str | None
+) -> tuple[dict[str, Any], Layout]:
+    """Returns the configuration to write and the names."""
+    if published is not None and name in (None, model_type(published)):
+        kind = FAMILIES[str(model_type(published))]
+        return dict(published), kind.layout(settings)
+    if name in (None, OWN_TYPE):
+        return {"model_type": OWN_TYPE, "settings": dict(settings)}, _OWN_LAYOUT
+    kind_or_none = FAMILIES.get(str(name))
+    if kind_or_none is None or kind_or_none.write is None:
+        known = [one.model_type for one in FAMILIES.values() if one.write is not None]
+        raise ConfigError(f"no family {name!r} to write; {did_you_mean(str(name), known)}")
+    kind = kind_or_none
+    assert kind.write is not None
+    config = {
+        "model_type": kind.model_type,
+        "architectures": [kind.architecture],
+        **kind.write(settings),
+    }
+    read = kind.read(Published(config))
+    _require_same(settings, read, kind.model_type)
+    return config, kind.layout(settings)
+
+
+def _require_same(ours: Mapping[str, Any], read: Mapping[str, Any], family: str) -> None:
+    """Refuses a model that a family's configuration does not carry: what it would be read as is
+    built, one layer of it, and must be the same module for module."""
+    plain = ("embedding_scale", "logit_scale", "logit_soft_cap", "tie_embeddings", "n_layers")
+    for name in plain:
+        if (name in read and ours[name] != read[name]) or (
+            name not in read
+            and ours[name]
+            not in (
+                1,
+                None,
+            )
+        ):
+            raise ConfigError(f"{family} has no place for {name} = {ours[name]!r}")
+    patterns = [read_pattern(one["mixer"]) for one in (ours, read)]
+    if any(entry != patterns[0][0] for entry in patterns[0]):
+        raise ConfigError(f"{family} has no place for a pattern of different mixers")
+    mine, theirs = (_facts(one) for one in (ours, read))
+    for place in sorted(set(mine) | set(theirs)):
+        if mine.get(place) != theirs.get(place):
+            raise ConfigError(
+                f"{family} has no place for {place} = {mine.get(place)!r}: it would be read as "
+                f"{theirs.get(place)!r}"
+            )
+
+
+def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the shapes and plain attributes of the first layer and the last norm."""
+    taken = inspect.signature(Backbone.__init__).parameters
+    backbone = Backbone(**{k: v for k, v in settings.items() if k in taken} | {"n_layers": 1})
+    facts: dict[str, Any] = {name: tuple(t.shape) for name, t in backbone.state_dict().items()}
+    for name, tensor in backbone.named_buffers():
+        facts[name] = tensor.tolist()
+    for place, module in backbone.named_modules():
+        for name, value in vars(module).items():
+            hidden = name.startswith("_") or name in ("p", "chunk_size", "backend", "inplace")
+            if not hidden and isinstance(value, (int, float, str, tuple)):
+                facts[f"{place}.{name}"] = value
+    return facts
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> None:
+    """Writes safetensors: one file, or several and an index."""
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().clone().contiguous()
+        if shards[-1] and size + value.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = _WEIGHTS[0] if len(shards) == 1 else file
+        with atomic_path(folder / file) as temporary:
+            save_file(shard, temporary, metadata={"format": "pt"})
+        places |= dict.fromkeys(shard, file)
+    index = folder / f"{_WEIGHTS[0]}.index.json"
+    if len(shards) == 1:
+        index.unlink(missing_ok=True)
+        return
+    (folder / _WEIGHTS[0]).unlink(missing_ok=True)
+    total = sum(value.nbytes for shard in shards for value in shard.values())
+    _write_json(index, {"metadata": {"total_size": total}, "weight_map": places})
