@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.results import Score, best, print_table, verdict
+from longseq.core.results import Score, best, digits, print_table, verdict
 from longseq.core.tables import write_rows
 from longseq.core.training.by_config import Train, Values
 
@@ -56,6 +56,7 @@ class Comparison(ABC):
         models_first: whether the data is known only from the models.
         trained: configurations that are trained where no ``--models`` are given.
         at_test: baselines quick enough to stand beside every ``test``.
+        configs: packaged configurations that it can train and score; empty for all.
     """
 
     baselines: ClassVar[Mapping[str, Any]]
@@ -65,6 +66,7 @@ class Comparison(ABC):
     models_first: ClassVar[bool] = False
     trained: ClassVar[Sequence[str]] = ()
     at_test: ClassVar[Sequence[str]] = ()
+    configs: ClassVar[Sequence[str]] = ()
 
     @classmethod
     @abstractmethod
@@ -189,7 +191,8 @@ class Comparison(ABC):
             values = [row.value for row in mine]
             notes = self.notes(mine)
             if len(values) > 1:
-                notes = {"± (seeds)": f"{np.std(values, ddof=1):.4f} ({len(values)})", **notes}
+                spread = digits(float(np.std(values, ddof=1)))
+                notes = {"± (seeds)": f"{spread} ({len(values)})", **notes}
             found.append(Score(name, float(np.mean(values)), mine[0].kind, notes))
         return found
 
@@ -205,7 +208,8 @@ class Comparison(ABC):
         if not any(found):
             first = best(self.scores(rows), rows[0].kind, self.lower_is_better)
             nothing = "nothing to compare it with."
-            found = [f"the best is {first.model} with {first.value:.4f} {self.metric}; {nothing}"]
+            score = f"{digits(first.value)} {self.metric}"
+            found = [f"the best is {first.model} with {score}; {nothing}"]
         return [f"{self.prefix}{text}" for text in found if text]
 
     def report(self, rows: Sequence[Row]) -> None:

@@ -3,6 +3,7 @@ words."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,20 @@ class Score:
     value: float
     kind: Literal["model", "baseline"] = "baseline"
     notes: dict[str, str] = field(default_factory=dict)
+
+
+def digits(value: float) -> str:
+    """Returns a number with four decimals, or four significant digits below 0.01.
+
+    Args:
+        value: of any size and unit: precipitation in kg m-2 s-1 is some 1e-5.
+    """
+    size = abs(value)
+    if not size or not math.isfinite(size) or size >= 0.01:
+        return f"{value:.4f}"
+    if size < 1e-4:
+        return f"{value:.3e}"
+    return f"{value:.{3 - math.floor(math.log10(size))}f}"
 
 
 def best(scores: Sequence[Score], kind: str, lower_is_better: bool = True) -> Score:
@@ -57,7 +72,8 @@ def verdict(
     relation = "beats" if gain > tie else "does not beat" if gain < -tie else "is level with"
     return (
         f"{model.model} {relation} the best baseline, {baseline.model}: "
-        f"{model.value:.4f} against {baseline.value:.4f} {metric}, a difference of {abs(gain):.4f}."
+        f"{digits(model.value)} against {digits(baseline.value)} {metric}, a difference of "
+        f"{digits(abs(gain))}."
     )
 
 
@@ -88,7 +104,7 @@ def print_table(
         style = "bold green" if score.kind == "model" else None
         table.add_row(
             score.model,
-            f"{score.value:.4f}",
+            digits(score.value),
             *(score.notes.get(name, "") for name in columns),
             style=style,
         )

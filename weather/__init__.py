@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Packages of the `weather` extra that the domain needs; the command line checks them before it
 # starts.
-REQUIRES = ("xarray", "h5netcdf", "h5py", "zarr", "cftime", "scipy", "sklearn")
+REQUIRES = ("xarray", "cf_units", "h5netcdf", "h5py", "zarr", "cftime", "scipy", "sklearn")
 
 _EXPORTS = {
     "ClimateEmulator": "longseq.weather.task",

@@ -13,15 +13,18 @@ import numpy as np
 
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import ConfigError
+from longseq.core.results import digits
 from longseq.core.training.by_config import Values
 from longseq.weather.baselines import BASELINES, predict_baseline
 from longseq.weather.data.module import ScenarioData
-from longseq.weather.data.scenario import need_years, refuse_leak, spans_text
-from longseq.weather.metrics import Noise, global_rmse, spatial_rmse
+from longseq.weather.data.scenario import REGIONAL, need_years, refuse_leak, spans_text
+from longseq.weather.metrics import global_rmse, spatial_rmse
+from longseq.weather.noise import Noise
 from longseq.weather.predict import load_emulator, run_emulator
 from longseq.weather.task import ClimateEmulator
 
 METRIC = "spatial RMSE"
+_HANDED_ON = ("baseline", "period", "smooth", "valid", "anomalies", "interpolate")
 
 
 class EmulatorComparison(Comparison):
@@ -36,14 +39,16 @@ class EmulatorComparison(Comparison):
     """
 
     baselines = BASELINES
+    trained = ("emulator",)
+    configs = ("emulator",)
     score = "spatial_rmse"
     columns = {
         "model": "",
         "seed": "d",
-        **dict.fromkeys(("spatial_rmse", "global_rmse", "noise_floor"), ".6f"),
+        **dict.fromkeys(("spatial_rmse", "global_rmse", "noise_floor"), ".6g"),
         "verdict": "",
         "kind": "",
-        "noise_floor_global": ".6f",
+        "noise_floor_global": ".6g",
     }
 
     def __init__(self, data: ScenarioData, title: str = "") -> None:
@@ -53,13 +58,17 @@ class EmulatorComparison(Comparison):
         self.known = refuse_leak(self.train, self.test, period)
         self.truth = self.test.anomalies[self.chosen]
         first = self.train[0]
-        self.noise = Noise(first.anomalies, first.predictors, first.weights, int(self.chosen.sum()))
+        forcings = None if tuple(first.names) == (REGIONAL,) else first.predictors
+        self.noise = Noise(first.anomalies, forcings, first.weights, int(self.chosen.sum()))
         self._title = title
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--train", required=True, nargs="+", help="NetCDF files, Zarr stores or sample names"
+            "--train",
+            required=True,
+            nargs="+",
+            help="runs: NetCDF files, Zarr stores, sample names, patterns, or several joined by +",
         )
         parser.add_argument("--test", required=True, help="likewise, one")
         parser.add_argument(
@@ -80,6 +89,16 @@ class EmulatorComparison(Comparison):
             "--train_forcing", nargs="+", help="forcings of every training run (the regional mean)"
         )
         parser.add_argument("--test_forcing", help="forcings of the test run")
+        parser.add_argument(
+            "--anomalies",
+            action="store_true",
+            help="the files hold anomalies already: nothing is subtracted",
+        )
+        parser.add_argument(
+            "--interpolate",
+            action="store_true",
+            help="fill in the years between those of a CSV linearly (refused otherwise)",
+        )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[EmulatorComparison]:
@@ -96,6 +115,8 @@ class EmulatorComparison(Comparison):
             args.smooth,
             args.train_forcing,
             args.test_forcing,
+            args.anomalies,
+            args.interpolate,
         )
         trained = ", ".join(args.train)
         title = f"{args.test}, {args.period}, trained on {trained}, anomalies to {args.baseline}"
@@ -134,6 +155,7 @@ class EmulatorComparison(Comparison):
 
     def _row(self, model: str, kind: Any, prediction: np.ndarray, seed: int | None = None) -> Row:
         weights, noise = self.test.weights, self.noise
+        prediction = self.test.admissible(prediction)
         value = spatial_rmse(prediction, self.truth, weights)
         numbers = {
             "global_rmse": global_rmse(prediction, self.truth, weights),
@@ -165,7 +187,7 @@ class EmulatorComparison(Comparison):
         """The test run is not given to the training."""
         data, hyper = self.data, self.data.hparams
         rows, columns = self.train[0].weights.shape
-        own = {key: hyper[key] for key in ("baseline", "period", "smooth", "valid")}
+        own = {key: hyper[key] for key in _HANDED_ON}
         own |= {key: hyper[key] for key in ("variable", "units") if hyper[key] is not None}
         if data.forcing:
             own["forcing"] = data.forcing
@@ -179,17 +201,17 @@ class EmulatorComparison(Comparison):
         return self.noise.margin(row.state, rival.state, (row.value, rival.value))
 
     def explain(self, row: Row, rival: Row) -> str:
-        return f"Internal variability explains differences up to {self.tie(row, rival):.4f}."
+        return f"Internal variability explains differences up to {digits(self.tie(row, rival))}."
 
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
-        return {"global RMSE": f"{np.mean([row.numbers['global_rmse'] for row in rows]):.4f}"}
+        return {"global RMSE": digits(float(np.mean([row.numbers["global_rmse"] for row in rows])))}
 
     def verdicts(self, rows: Sequence[Row]) -> list[str]:
         noise, units = self.noise, self.test.field.units
         floor = "none, the training run is too short to tell variability from its trend."
         if np.isfinite(noise.spatial):
             floor = (
-                f"internal variability alone gives about {noise.spatial:.4f} {units} spatial and "
-                f"{noise.whole:.4f} {units} global."
+                f"internal variability alone gives about {digits(noise.spatial)} {units} spatial "
+                f"and {digits(noise.whole)} {units} global (autocorrelation {noise.phi:.2f})."
             )
         return [f"Noise floor: {floor}", *super().verdicts(rows)]

@@ -122,7 +122,7 @@ def _pictures(out: Path, comparison: EmulatorComparison, checkpoint: Path) -> tu
         "emulator": guess,
         "emulator - E1": guess - truth,
     }
-    plot_maps(panels, test.field.lat, test.field.lon, maps, test.field.units, ["emulator - E1"])
+    plot_maps(panels, test.field.grid, maps, test.field.units, ["emulator - E1"])
     plot_series(
         {
             "A1B (trained on)": (train.years, train.mean()),

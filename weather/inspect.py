@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
+from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
+from longseq.weather.data.source import read_field
+from longseq.weather.metrics import area_mean
 
 
 def run(argv: Sequence[str]) -> int:
@@ -21,6 +23,9 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--variable", help="name or standard name (the only one)")
     parser.add_argument("--units", help="to convert to (canonical ones)")
+    parser.add_argument(
+        "--anomalies", action="store_true", help="the values are anomalies or other differences"
+    )
     args = parser.parse_args(argv)
     files: list[str] = []
     for text in args.inputs:
@@ -37,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     errors: list[DataError] = []
     for file in files:
         try:
-            _show(file, args.variable, args.units)
+            _show(file, args.variable, args.units, args.anomalies)
         except DataError as error:
             if len(files) == 1:
                 raise
@@ -51,15 +56,21 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _show(file: str, variable: str | None, units: str | None) -> None:
-    data = read_field(file, variable, units)
-    low, high, mean = (float(f(data.values)) for f in (np.min, np.max, np.mean))
+def _show(file: str, variable: str | None, units: str | None, anomalies: bool) -> None:
+    data = read_field(file, variable, units, True if anomalies else None)
+    low, high = float(np.nanmin(data.values)), float(np.nanmax(data.values))
+    mean = float(area_mean(np.nan_to_num(data.mean), data.grid.weights(mask=data.mask)).mean())
     print(
         f"{file}: {data.name} ({data.attrs.get('standard_name', 'no standard name')}), {data.units}"
     )
     print(f"  {len(data.time)} times {data.time[0]} … {data.time[-1]}, calendar {data.calendar}")
     print(f"  latitude {data.lat[0]:g} … {data.lat[-1]:g} ({len(data.lat)}), ", end="")
     print(f"longitude {data.lon[0]:g} … {data.lon[-1]:g} ({len(data.lon)})")
-    print(f"  values {low:.6g} … {high:.6g}, mean {mean:.6g}")
+    print(f"  {'round the globe' if data.grid.periodic else 'a region'}; ", end="")
+    print(f"values {low:.6g} … {high:.6g}, area mean {mean:.6g}")
+    if data.bounds is not None:
+        print(f"  intervals from {data.bounds[0, 0]} to {data.bounds[-1, 1]}")
+    for scalar in data.scalars:
+        print(f"  {scalar.name} {scalar.value:g} {scalar.attrs.get('units', '')}".rstrip())
     for note in data.notes:
         print(f"  changed: {note}")

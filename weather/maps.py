@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from longseq.core.figures import new_figure, save_png
-from longseq.weather.data.writer import cell_bounds
+from longseq.weather.coastlines import draw_coastlines
+from longseq.weather.data.grid import Grid
 
 
 def plot_maps(
     fields: Mapping[str, np.ndarray],
-    lat: np.ndarray,
-    lon: np.ndarray,
+    grid: Grid,
     image: str | Path,
     units: str,
     differences: Sequence[str] = (),
@@ -24,45 +25,51 @@ def plot_maps(
     about zero.
 
     Args:
-        fields: title → (Y, X).
-        lat: degrees north (Y), ascending.
-        lon: degrees east (X), ascending in [0, 360).
+        fields: title → (Y, X); NaN in cells without values, which stay grey.
+        grid: of all fields.
         image: PNG to write.
         units: of all fields.
         differences: titles that are differences.
     """
     from matplotlib.colors import Normalize
 
-    edges_x, edges_y = cell_bounds(lon, 0, 360), cell_bounds(lat, -90, 90)
-    aspect = 1 / max(0.2, float(np.cos(np.deg2rad(lat.mean()))))
-    figure = new_figure(4.4 * len(fields) + 0.6, 4.2)
+    edges_y, edges_x = grid.edges()
+    width, height = float(np.ptp(edges_x)), float(np.ptp(edges_y))
+    # Away from the equator a degree of longitude is shorter; a map of the whole globe is equal in
+    # degrees, as all are used to.
+    middle = float(edges_y.mean())
+    aspect = 1.0 if height > 120 else 1 / max(0.2, float(np.cos(np.deg2rad(middle))))
+    size = 5.2
+    figure = new_figure(size * len(fields) + 0.6, min(9.0, size * height / width * aspect + 1.6))
     axes = np.atleast_1d(figure.subplots(1, len(fields), sharey=True))
     scales: dict[bool, Any] = {}
     for wanted in (False, True):
         group = [value for title, value in fields.items() if (title in differences) == wanted]
         if group:
-            low, high = min(map(np.min, group)), max(map(np.max, group))
-            size = max(abs(low), abs(high)) or 1.0
+            low, high = min(map(np.nanmin, group)), max(map(np.nanmax, group))
+            most = max(abs(low), abs(high)) or 1.0
             centred = wanted or low < 0 < high
             scales[wanted] = Normalize(
-                -size if centred else low, size if centred else max(high, low + 1e-9)
+                -most if centred else low, most if centred else max(high, low * (1 + 1e-9))
             )
     for axis, (title, value) in zip(axes, fields.items()):
         difference = title in differences
         norm = scales[difference]
         colours = "RdBu_r" if norm.vmin < 0 else "YlOrRd"
-        mesh = axis.pcolormesh(
-            _joined(edges_x), _joined(edges_y), value, norm=norm, cmap=colours, rasterized=True
+        axis.set_facecolor("0.88")
+        masked = np.ma.masked_invalid(value)
+        mesh = axis.pcolormesh(edges_x, edges_y, masked, norm=norm, cmap=colours, rasterized=True)
+        draw_coastlines(axis, edges_x[0], edges_x[-1])
+        axis.set(
+            xlabel="longitude (°E)",
+            aspect=aspect,
+            xlim=(edges_x[0], edges_x[-1]),
+            ylim=(edges_y[0], edges_y[-1]),
         )
-        axis.set(title=title, xlabel="longitude (°E)", aspect=aspect)
+        axis.set_title("\n".join(textwrap.wrap(title, 44)), fontsize="medium")
         figure.colorbar(mesh, ax=axis, orientation="horizontal", label=units, shrink=0.85)
     axes[0].set_ylabel("latitude (°N)")
     save_png(figure, image)
-
-
-def _joined(bounds: np.ndarray) -> np.ndarray:
-    """Returns cell bounds (N, 2) as edges (N + 1)."""
-    return np.concatenate([bounds[:, 0], bounds[-1:, 1]])
 
 
 def plot_series(

@@ -1,5 +1,4 @@
-"""Scores of climate emulators: ClimateBench's three, their parts in physical units, and the noise
-floor."""
+"""Scores of climate emulators: ClimateBench's three, and their parts in physical units."""
 
 from __future__ import annotations
 
@@ -11,30 +10,25 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from longseq.core.errors import ArgumentError
-
-Weighting = Literal["cos", "bounds"]
+from longseq.weather.data.grid import Grid, Weighting
 
 
 def area_weights(lat: np.ndarray, columns: int, kind: Weighting = "cos") -> np.ndarray:
-    """Returns weights (Y, X) that sum to one.
+    """Returns weights (Y, X) that sum to one, of columns that are equally wide.
 
     Args:
         lat: degrees north (Y).
         columns: X.
-        kind: "cos", the cosine of the latitude, as ClimateBench has it; or "bounds", the difference
-            of the sines of the cells' bounds, as WeatherBench 2 has it.
+        kind: "cos", the cosine of the latitude, as ClimateBench has it; or "area", the difference
+            of the sines of the rows' edges, as WeatherBench 2 has it. Edges lie halfway between
+            rows, and the outer ones as far out as the inner ones are in, but not beyond the poles.
     """
     lat = np.asarray(lat, dtype=np.float64)
-    if kind == "cos":
-        rows = np.cos(np.deg2rad(lat))
-    else:
-        order = np.argsort(lat)
-        middle = (lat[order][1:] + lat[order][:-1]) / 2
-        edges = np.sin(np.deg2rad(np.concatenate([[-90.0], middle, [90.0]])))
-        rows = np.empty_like(lat)
-        rows[order] = np.diff(edges)
-    weights = np.repeat(rows[:, None], columns, 1)
-    return weights / weights.sum()
+    order = np.argsort(lat)
+    made = Grid.of(lat[order], 360.0 / columns * np.arange(columns)).weights(kind)
+    weights = np.empty_like(made)
+    weights[order] = made
+    return weights
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -105,66 +99,6 @@ def climatebench(
     scale = abs(float(area_mean(y.mean(0), weights)))
     spatial, whole = spatial_rmse(x, y, weights) / scale, global_rmse(x, y, weights) / scale
     return {"spatial": spatial, "global": whole, "total": spatial + 5 * whole}
-
-
-class Noise:
-    """What internal variability alone does to the scores, from the departures of a run from its
-    forced part.
-
-    The forced part of every grid cell is a least-squares fit on the predictors that all models see
-    and a polynomial in time (cubic where there are enough years); the departures r are cut into
-    blocks as long as the scored period. A model that knew the forced response exactly would still
-    score about
-
-        spatial √mean_b ⟨(mean_T r_b)²⟩  and  global √mean_t ⟨r_t⟩²,
-
-    both scaled up for the coefficients that the fit took.
-
-    Args:
-        fields: yearly fields of one run (T, Y, X), consecutive.
-        predictors: of the same years (T, K).
-        weights: (Y, X).
-        length: years of the scored period.
-    """
-
-    def __init__(
-        self, fields: np.ndarray, predictors: np.ndarray, weights: np.ndarray, length: int
-    ) -> None:
-        years, blocks = len(fields), len(fields) // length
-        self.weights, self.blocks = weights, np.zeros((0, *weights.shape))
-        self.spatial = self.whole = float("nan")
-        degree = min(3, blocks - 2 - predictors.shape[1])
-        if degree < 0:  # too few years to tell variability from the forced part
-            return
-        spread = predictors.std(0)
-        scaled = (predictors - predictors.mean(0)) / np.where(spread > 0, spread, 1.0)
-        basis = np.concatenate(
-            [np.polynomial.legendre.legvander(np.linspace(-1, 1, years), degree), scaled], 1
-        )
-        rank, flat = basis.shape[1], np.asarray(fields, dtype=np.float64).reshape(years, -1)
-        rest = (flat - basis @ np.linalg.lstsq(basis, flat, rcond=None)[0]).reshape(fields.shape)
-        used = rest[years - blocks * length :].reshape(blocks, length, *weights.shape)
-        self.blocks = used.mean(1) * np.sqrt(blocks / (blocks - rank))
-        self.spatial = float(np.sqrt(area_mean(self.blocks**2, weights).mean()))
-        means = area_mean(rest, weights)
-        self.whole = float(np.sqrt((means**2).sum() / (years - rank)))
-
-    def margin(self, one: np.ndarray, other: np.ndarray, scores: tuple[float, float]) -> float:
-        """Returns the difference of two spatial scores that variability explains in 19 of 20 cases.
-
-        With noise r in the truth, score² differs by ⟨(x - y)(x + y - 2 truth)⟩, in which r enters
-        as -2 ⟨(x - y) r⟩: its deviation over the blocks, divided by the sum of the scores, is that
-        of the score.
-
-        Args:
-            one: a model's mean over the period (Y, X).
-            other: another's.
-            scores: their spatial scores.
-        """
-        if not len(self.blocks) or sum(scores) <= 0:
-            return 0.0
-        effect = 2 * area_mean((one - other) * self.blocks, self.weights)
-        return float(1.96 * np.sqrt(np.mean(effect**2)) / sum(scores))
 
 
 class FieldError(Metric):

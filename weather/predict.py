@@ -14,16 +14,20 @@ import torch
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.tables import SUFFIXES as TABLES
 from longseq.core.training.loading import load_task
-from longseq.weather.data.cf import SUFFIXES, is_zarr, read_field, resolve
-from longseq.weather.data.field import Field
+from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
+from longseq.weather.data.field import Field, Scalar
+from longseq.weather.data.grid import Grid
+from longseq.weather.data.positive import keep_positive, reference
+from longseq.weather.data.runs import read_run
 from longseq.weather.data.scenario import (
     Scenario,
     inside,
     make_scenario,
     parse_span,
-    read_series,
     running_mean,
 )
+from longseq.weather.data.series import read_series
+from longseq.weather.data.times import mid_years, year_bounds
 from longseq.weather.data.writer import (
     Variable,
     check_output,
@@ -63,7 +67,9 @@ def run_emulator(task: ClimateEmulator, predictors: np.ndarray) -> np.ndarray:
         return task(x)[0].cpu().numpy()
 
 
-def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) -> Scenario:
+def scenario_of(
+    task: ClimateEmulator, path: str, forcing: str | None = None, interpolate: bool = False
+) -> Scenario:
     """Returns a run as the emulator was trained to see it: its variable, units, baseline years and
     smoothing.
 
@@ -71,6 +77,7 @@ def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) ->
         task: the emulator.
         path: file of the run.
         forcing: its forcings, for an emulator that was trained on forcings.
+        interpolate: whether forcings are filled in linearly between the years of their file.
 
     Raises:
         DataError: if the file lacks something, or lies on another grid.
@@ -84,9 +91,13 @@ def scenario_of(task: ClimateEmulator, path: str, forcing: str | None = None) ->
         raise ConfigError(
             f"--forcing: the checkpoint was trained on {', '.join(about['names'])}: give their file"
         )
-    data = read_field(path, None, about["units"])
-    run = make_scenario(data, tuple(about["baseline"]), about["smooth"], forcing)
+    anomalies = bool(about.get("anomalies"))
+    data = read_run(path, None, about["units"], True if anomalies else None)
+    run = make_scenario(
+        data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
+    )
     check_grid(task, run.field)
+    check_history(task, run.years, path)
     return run
 
 
@@ -96,16 +107,31 @@ def check_grid(task: ClimateEmulator, data: Field) -> None:
     Raises:
         DataError: if not.
     """
-    lat, lon = np.array(task.about["lat"]), np.array(task.about["lon"])
-    if data.shape != (len(lat), len(lon)) or not (
-        np.allclose(data.lat, lat, atol=1e-4) and np.allclose(data.lon, lon, atol=1e-4)
-    ):
-        text = (
-            f"its grid of {data.shape[0]} × {data.shape[1]} cells from {data.lat[0]:g}°N "
-            f"{data.lon[0]:g}°E is not the checkpoint's of {len(lat)} × {len(lon)} from "
-            f"{lat[0]:g}°N {lon[0]:g}°E"
-        )
+    grid = Grid.from_facts(task.about)
+    if not data.grid.same(grid):
+        text = f"its grid of {data.grid} is not the checkpoint's of {grid}"
         raise DataError(text, path=data.path, hint="regrid it")
+    mask = task.about.get("mask")
+    known = np.ones(grid.shape, bool) if mask is None else np.array(mask)
+    own = np.ones(grid.shape, bool) if data.mask is None else data.mask
+    if not np.array_equal(known, own):
+        text = f"has values in {int(own.sum()):,} cells, the checkpoint in {int(known.sum()):,}"
+        raise DataError(text, path=data.path, hint="mask it alike")
+
+
+def check_history(task: ClimateEmulator, years: np.ndarray, path: str) -> None:
+    """Checks that a history begins no later than those that the emulator was trained on.
+
+    Raises:
+        DataError: if it does: the emulator would take the missing years for years without change.
+    """
+    first = task.about.get("first_year")
+    if first is not None and years[0] > first:
+        raise DataError(
+            f"begins in {years[0]}, the training runs in {first}: the emulator needs the history",
+            path=path,
+            hint=f"put the years from {first} before it, as historical.nc+{Path(path).name}",
+        )
 
 
 def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, command: str) -> Any:
@@ -118,20 +144,25 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
         command: for the history.
     """
     about = task.about
-    climatology = np.array(about["climatology"])
-    if Path(path).suffix.lower() in TABLES:
-        years, predictors, _ = read_series(path, about["names"])
+    climatology, grid = np.array(about["climatology"]), Grid.from_facts(about)
+    mask = None if about.get("mask") is None else np.array(about["mask"])
+    if Path(path.partition("::")[0]).suffix.lower() in TABLES:
+        years, predictors, _ = read_series(path, about["names"], args.interpolate)
+        check_history(task, years, path)
         if about["regional"]:
             predictors = running_mean(predictors, about["smooth"])
         calendar = "noleap"
-        time = _midyears(years, calendar)
+        time, bounds = mid_years(years, calendar), year_bounds(years, calendar)
         inputs = [path]
     else:
-        run = scenario_of(task, path, args.forcing)
+        run = scenario_of(task, path, args.forcing, args.interpolate)
         years, predictors, calendar = run.years, run.predictors, run.field.calendar
-        time, climatology = run.field.time, run.climatology
+        time, bounds, climatology = run.field.time, run.field.bounds, run.climatology
         inputs = [path, *([args.forcing] if args.forcing else [])]
     anomalies = run_emulator(task, predictors)
+    if about.get("positive"):
+        scale = reference(climatology, grid.weights(mask=mask))
+        anomalies = keep_positive(anomalies, climatology, scale)
     chosen = np.ones(len(years), dtype=bool)
     if args.period:
         chosen = inside(years, parse_span("--period", args.period))
@@ -139,8 +170,12 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
             raise DataError(f"has no year of --period {args.period}", path=path)
     name, units, attrs = about["variable"], about["units"], dict(about["attrs"])
     baseline = "-".join(map(str, about["baseline"]))
+    total = climatology + anomalies[chosen]
+    if about.get("positive"):
+        total = np.maximum(total, 0.0)  # the last digit of a total of nothing
+    whole = [Variable(name, total, units, attrs)]
     fields = [
-        Variable(name, climatology + anomalies[chosen], units, attrs),
+        *([] if about.get("anomalies") else whole),
         Variable(
             f"{name}_anomaly",
             anomalies[chosen],
@@ -165,19 +200,17 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
     about_file["training_files"] = ", ".join(Path(file).name for file in about["training"])
     about_file["baseline_years"] = baseline
     about_file["comment"] = (
-        "Longitudes ascend in [0, 360), latitudes from south to north. A statistical estimate of "
-        "the forced response, not a climate model's output."
+        "A statistical estimate of the forced response, not a climate model's output."
     )
     return to_dataset(
-        fields, time[chosen], calendar, np.array(about["lat"]), np.array(about["lon"]), about_file
-    )
-
-
-def _midyears(years: np.ndarray, calendar: str) -> np.ndarray:
-    import cftime
-
-    return np.array(
-        [cftime.datetime(int(year), 7, 1, calendar=calendar) for year in years], dtype=object
+        fields,
+        time[chosen],
+        calendar,
+        grid,
+        about_file,
+        None if bounds is None else bounds[chosen],
+        mask,
+        [Scalar(*one) for one in about.get("scalars", ())],
     )
 
 
@@ -199,8 +232,14 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--forcing", help="forcings of the scenario, where the checkpoint was trained on them"
     )
+    parser.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="fill in the years between those of a CSV linearly (refused otherwise)",
+    )
     parser.add_argument("--period", help="years to write, such as 2080-2099 (all)")
-    parser.add_argument("--map", help="PNG map of the mean anomaly of the written years")
+    parser.add_argument("--map", help="PNG map of the mean anomaly over --map_period")
+    parser.add_argument("--map_period", help="years of the map (the last 20 that are written)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
     command = "longseq weather predict " + " ".join(argv)
@@ -217,19 +256,35 @@ def run(argv: Sequence[str]) -> int:
         f"({task.about['units']})"
     )
     if args.map:
-        from longseq.weather.maps import plot_maps
-
-        name = f"{task.about['variable']}_anomaly"
-        title = f"{Path(args.input).name}: mean anomaly {args.period or 'of all years'}"
-        plot_maps(
-            {title: data[name].values.mean(0)},
-            data.lat.values,
-            data.lon.values,
-            args.map,
-            data[name].units,
-        )
+        _draw(args, task, data)
         print(args.map)
     return 0
+
+
+def _draw(args: argparse.Namespace, task: ClimateEmulator, data: Any) -> None:
+    """Draws the mean anomaly of the years of ``--map_period``."""
+    from longseq.weather.maps import plot_maps
+
+    name = f"{task.about['variable']}_anomaly"
+    years = _years_of(data)
+    first, last = int(years[max(0, len(years) - 20)]), int(years[-1])
+    if args.map_period:
+        first, last = parse_span("--map_period", args.map_period)
+    chosen = inside(years, (first, last))
+    if not chosen.any():
+        raise ConfigError(f"--map_period {args.map_period}: no such years are written")
+    baseline = "-".join(map(str, task.about["baseline"]))
+    title = f"{Path(args.input).name}: {first}-{last} relative to {baseline}"
+    mean = data[name].values[chosen].mean(0)
+    plot_maps({title: mean}, Grid.from_facts(task.about), args.map, data[name].units)
+
+
+def _years_of(data: Any) -> np.ndarray:
+    import cftime
+
+    time = data["time"]
+    dates = cftime.num2date(time.values, time.attrs["units"], time.attrs["calendar"])
+    return np.array([date.year for date in dates])
 
 
 def _run_folder(args: argparse.Namespace, folder: Path, command: str) -> int:

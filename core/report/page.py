@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from longseq.core.files import atomic_path, require_file
 from longseq.core.report.section import Section
-from longseq.core.results import Score
+from longseq.core.results import Score, digits
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --model: #1a7f37; }
@@ -94,7 +94,7 @@ def _table(section: Section) -> str:
     def row(score: Score) -> str:
         cells = [
             score.model,
-            f"{score.value:.4f}",
+            digits(score.value),
             *(score.notes.get(name, "") for name in columns),
         ]
         mark = ' class="model"' if score.kind == "model" else ""

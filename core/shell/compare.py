@@ -37,6 +37,8 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     assert domain.compare is not None
     cls: type[Comparison] = import_object(domain.compare.run, ":")
     configs = domain.configs()
+    if cls.configs:
+        configs = {name: configs[name] for name in cls.configs}
     usual = ",".join((*cls.baselines, *cls.trained))
     parser = argparse.ArgumentParser(
         prog=f"longseq {domain.name} compare",

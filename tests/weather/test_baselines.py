@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.baselines import BASELINES, PatternScaling, predict_baseline
-from longseq.weather.data.cf import read_field
 from longseq.weather.data.scenario import (
     inside,
     make_scenario,
@@ -20,6 +19,7 @@ from longseq.weather.data.scenario import (
     shared_years,
     spans_text,
 )
+from longseq.weather.data.source import read_field
 from longseq.weather.metrics import global_rmse, spatial_rmse
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from longseq.core.errors import ArgumentError
 from longseq.weather.metrics import (
     FieldError,
-    Noise,
     area_weights,
     climatebench,
     global_rmse,
@@ -67,13 +66,13 @@ def test_global_is_a_yearly_error_and_spatial_an_error_of_the_mean() -> None:
         spatial_rmse(swing, target[:1], weights)
 
 
-@pytest.mark.parametrize("kind", ["cos", "bounds"])
+@pytest.mark.parametrize("kind", ["cos", "area"])
 def test_weights_sum_to_one_and_follow_their_definition(kind) -> None:
     lat = np.array([60.0, 0.0, -60.0])
     weights = area_weights(lat, 4, kind)
     assert weights.sum() == pytest.approx(1, abs=1e-15) and np.ptp(weights, axis=1).max() == 0
     ratio = weights[1, 0] / weights[0, 0]
-    expected = 2.0 if kind == "cos" else 1.0 / (1 - 0.5)  # bounds at 30°: (0.5 + 0.5) / (1 - 0.5)
+    expected = 2.0 if kind == "cos" else 1.0 / (1 - 0.5)  # edges at 30°: (0.5 + 0.5) / (1 - 0.5)
     assert ratio == pytest.approx(expected)
     assert np.array_equal(area_weights(lat[::-1], 4, kind), weights[::-1])
 
@@ -95,36 +94,3 @@ def test_the_metric_of_training_is_the_same_and_batches_change_nothing() -> None
     assert float(spatial.compute()) == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-5)
     squares = [global_rmse(x[i, mask], y[i, mask], weights) ** 2 for i in range(2)]
     assert float(whole.compute()) == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-5)
-
-
-def test_the_noise_floor_recovers_known_variability() -> None:
-    rng = np.random.default_rng(3)
-    weights, years, length = area_weights(np.linspace(-60, 60, 12), 20), 240, 20
-    t = np.linspace(-1, 1, years)
-    level = (t + t**2)[:, None]
-    forced = 3 * level[:, :, None] * rng.uniform(0.5, 2, (12, 20)) + (t**3)[:, None, None]
-    noise = Noise(forced + 0.5 * rng.standard_normal((years, 12, 20)), level, weights, length)
-    assert noise.spatial == pytest.approx(0.5 / math.sqrt(length), rel=0.1)
-    assert noise.whole == pytest.approx(0.5 * math.sqrt((weights**2).sum()), rel=0.15)
-    assert Noise(forced, level, weights, length).spatial < 1e-10  # a forced response is no noise
-    short = Noise(forced[:30], level[:30], weights, length)
-    assert math.isnan(short.spatial) and short.margin(forced[0], forced[1], (1.0, 1.0)) == 0
-
-
-def test_the_margin_is_what_noise_in_the_truth_does_to_a_difference_of_scores() -> None:
-    rng = np.random.default_rng(4)
-    weights = area_weights(np.linspace(-50, 50, 10), 10)
-    truth = rng.standard_normal((10, 10))
-    one, other = (
-        truth + 0.3 * rng.standard_normal((10, 10)),
-        truth + 0.3 * rng.standard_normal((10, 10)),
-    )
-    run = 0.8 * rng.standard_normal((400, 10, 10))
-    noise = Noise(run, np.zeros((400, 0)), weights, 10)
-    gaps = []
-    for _ in range(300):
-        seen = truth + 0.8 * rng.standard_normal((10, 10, 10)).mean(0)
-        scores = [spatial_rmse(guess[None], seen[None], weights) for guess in (one, other)]
-        gaps.append(scores[0] - scores[1])
-    margin = noise.margin(one, other, tuple(scores))
-    assert margin == pytest.approx(1.96 * np.std(gaps), rel=0.3)

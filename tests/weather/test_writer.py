@@ -12,9 +12,13 @@ import pytest
 import xarray as xr
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.data.cf import read_field
+from longseq.weather.coastlines import coastlines
+from longseq.weather.data.field import Scalar
+from longseq.weather.data.grid import Grid
 from longseq.weather.data.samples import SAMPLES
-from longseq.weather.data.writer import Variable, cell_bounds, provenance, to_dataset, write_dataset
+from longseq.weather.data.source import read_field
+from longseq.weather.data.times import year_bounds
+from longseq.weather.data.writer import Variable, provenance, to_dataset, write_dataset
 from longseq.weather.maps import plot_maps
 
 
@@ -23,9 +27,10 @@ def made(value: float = 280.0, calendar: str = "noleap") -> xr.Dataset:
         [cftime.datetime(year, 7, 1, calendar=calendar) for year in (2000, 2001)], dtype=object
     )
     fields = [Variable("tas", np.full((2, 3, 2), value), "K", {"standard_name": "air_temperature"})]
-    return to_dataset(
-        fields, time, calendar, np.array([-80.0, 0, 80]), np.array([90.0, 270]), {"title": "t"}
-    )
+    grid = Grid.of(np.array([-80.0, 0, 80]), np.array([90.0, 270]))
+    height = Scalar("height", 2.0, {"units": "m", "positive": "up", "axis": "Z"})
+    edges = year_bounds(np.array([2000, 2001]), calendar)
+    return to_dataset(fields, time, calendar, grid, {"title": "t"}, edges, None, [height])
 
 
 @pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
@@ -53,7 +58,27 @@ def test_bounds_and_conventions() -> None:
     assert data["lon_bnds"].values.tolist() == [[0, 180], [180, 360]]
     assert np.diff(data["time_bnds"].values).ravel().tolist() == [365, 365]
     assert np.diff(made(calendar="360_day")["time_bnds"].values).ravel().tolist() == [360, 360]
-    assert cell_bounds(np.array([5.0]), 0, 360).tolist() == [[0, 360]]
+    assert float(data["height"]) == 2 and data["height"].attrs["positive"] == "up"
+
+
+def test_texts_are_characters_and_masked_cells_missing(tmp_path) -> None:
+    import h5py
+
+    time = made()["time"].values
+    dates = np.array([cftime.datetime(2000 + i, 7, 1, calendar="noleap") for i in range(2)])
+    grid = Grid.of(np.array([0.0, 10]), np.array([-10.0, 0, 10]))
+    mask = np.array([[True, True, False], [True, False, True]])
+    field = Variable("tas", np.full((2, 2, 3), 281.0), "K", {"standard_name": "air_temperature"})
+    data = to_dataset([field], dates, "noleap", grid, {"title": "t"}, None, mask)
+    path = write_dataset(data, tmp_path / "m.nc")
+    with h5py.File(path) as file:
+        kinds = {file["tas"].attrs.get_id(name).dtype.kind for name in ("units", "standard_name")}
+        assert kinds == {"S"} and file.attrs.get_id("title").dtype.kind == "S"
+        assert float(file["tas"].attrs["_FillValue"][0]) == pytest.approx(1e20)
+    again = read_field(path)
+    assert np.array_equal(again.mask, mask) and again.lon.tolist() == [-10, 0, 10]
+    assert np.isnan(again.values[:, ~mask]).all() and (again.values[:, mask] == 281).all()
+    assert again.bounds is None and len(time) == 2
 
 
 def test_a_failed_write_leaves_the_earlier_output(tmp_path, monkeypatch) -> None:
@@ -83,10 +108,21 @@ def test_provenance(tmp_path, monkeypatch) -> None:
 
 def test_maps(tmp_path) -> None:
     field = np.random.default_rng(0).normal(size=(3, 4))
-    lat, lon = np.array([10.0, 20, 30]), np.array([0.0, 10, 20, 30])
-    plot_maps({"a": field + 9, "b": field}, lat, lon, tmp_path / "m.png", "K", ["b"])
-    plot_maps({"flat": np.zeros((3, 4))}, lat, lon, tmp_path / "z.png", "K")
+    grid = Grid.of(np.array([10.0, 20, 30]), np.array([-10.0, 0, 10, 20]))
+    field[0, 0] = np.nan
+    plot_maps({"a": field + 9, "b": field}, grid, tmp_path / "m.png", "K", ["b"])
+    plot_maps({"flat": np.zeros((3, 4))}, grid, tmp_path / "z.png", "K")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("m.png", "z.png"))
+
+
+def test_coastlines_are_lines_on_the_globe() -> None:
+    lines = coastlines()
+    assert len(lines) > 100 and all(len(line) > 1 for line in lines)
+    points = np.concatenate(lines)
+    assert np.abs(points[:, 0]).max() <= 180 and np.abs(points[:, 1]).max() <= 90
+    # No line is drawn along the edge of the flat map.
+    edge = [np.abs(np.abs(line[:, 0]) - 180) < 0.01 for line in lines]
+    assert not any((one[1:] & one[:-1]).any() for one in edge)
 
 
 def test_the_samples_are_small_and_as_documented() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from longseq.core.errors import DataError
+from longseq.weather.data.grid import Grid, make_grid
 
 Kind = Literal["time", "latitude", "longitude", "member"]
 _NAMES = {
@@ -16,23 +17,20 @@ _NAMES = {
     "longitude": ("longitude", "lon", "nav_lon", "x"),
     "member": ("member", "realization", "realisation", "ensemble", "number", "member_id"),
 }
+# By these names a coordinate without any units is taken to be in degrees, as ClimateBench's are.
+_PLAIN_NAMES = ("latitude", "lat", "longitude", "lon")
 _DEGREES = {
     "latitude": ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"),
     "longitude": ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee"),
 }
 _AXES = {"time": "T", "latitude": "Y", "longitude": "X", "member": "E"}
-_DECIMALS = 5
-CALENDARS = (
-    "standard",
-    "gregorian",
-    "proleptic_gregorian",
-    "julian",
-    "noleap",
-    "365_day",
-    "all_leap",
-    "366_day",
-    "360_day",
+_PROJECTED = (
+    "grid_latitude",
+    "grid_longitude",
+    "projection_x_coordinate",
+    "projection_y_coordinate",
 )
+_DECIMALS = 5
 
 
 def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
@@ -43,18 +41,18 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
         name: of the coordinate variable or dimension.
         attrs: its attributes.
     """
-    standard, units = (
-        str(attrs.get("standard_name", "")),
-        str(attrs.get("units", "")).strip().lower(),
-    )
+    standard = str(attrs.get("standard_name", ""))
+    units = str(attrs.get("units", "")).strip().lower()
     if standard in ("time", "latitude", "longitude"):
         return standard  # type: ignore[return-value]
     if standard == "realization":
         return "member"
+    if standard in _PROJECTED:
+        return None
     for kind in ("latitude", "longitude"):
         if units in _DEGREES[kind]:
-            return kind
-    if " since " in units:
+            return kind  # type: ignore[return-value]
+    if " since " in units or " as %y" in units:
         return "time"
     for kind, axis in _AXES.items():
         if attrs.get("axis") == axis:
@@ -65,79 +63,51 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
     return None
 
 
-def decode_time(
-    values: np.ndarray, attrs: dict[str, Any], path: str | Path
-) -> tuple[np.ndarray, str]:
-    """Returns the dates (T) and the calendar of a time coordinate, checked to ascend strictly.
-
-    Integers without units, as ClimateBench has them, are years.
+def read_grid(
+    data: Any, latitude: str, longitude: str, path: str | Path
+) -> tuple[Grid, bool, np.ndarray, list[str]]:
+    """Returns the grid of two coordinates, whether rows were turned, the order of columns, and what
+    was changed.
 
     Args:
-        values: of the coordinate.
-        attrs: its attributes: units, calendar.
+        data: an xarray data set.
+        latitude: name of the coordinate.
+        longitude: likewise.
         path: file, for messages.
 
     Raises:
-        DataError: for missing or unknown units or calendars, duplicate or unsorted times.
+        DataError: for wrong units, values, order or bounds.
     """
-    import cftime
+    attrs = [dict(data[name].attrs) for name in (latitude, longitude)]
+    notes = [
+        f"{name} has no units: taken to be in degrees"
+        for name, own in zip((latitude, longitude), attrs)
+        if not str(own.get("units", "")).strip()
+    ]
+    lat, flipped = check_latitude(data[latitude].values, attrs[0], path, latitude)
+    raw = check_longitude(data[longitude].values, attrs[1], path, longitude)
+    bounds = [_bounds(data, name, own) for name, own in zip((latitude, longitude), attrs)]
+    if flipped and bounds[0] is not None:
+        bounds[0] = bounds[0][::-1]
+    grid, order = make_grid(lat, raw, bounds[0], bounds[1], path)
+    if flipped:
+        notes.append("latitude turned to run from south to north")
+    if not np.allclose(raw, grid.lon):
+        where = "in [0, 360)" if grid.periodic else "from its western edge"
+        notes.append(f"longitude turned to ascend {where}")
+    return grid, flipped, order, notes
 
-    units, calendar = (
-        str(attrs.get("units", "")).strip(),
-        str(attrs.get("calendar", "standard")).lower(),
-    )
-    if calendar not in CALENDARS:
-        known = ", ".join(CALENDARS)
-        raise DataError(f"unknown calendar {calendar!r} (known: {known})", path=path, record="time")
-    if not len(values):
-        raise DataError("has no records", path=path, record="time")
-    numbers = (
-        np.asarray(values, dtype=np.float64) if np.asarray(values).dtype.kind in "iuf" else None
-    )
-    if numbers is None or not np.isfinite(numbers).all():
-        raise DataError("times are not all numbers", path=path, record="time")
-    if units.lower() in ("", "year", "years", "1", "common_year"):
-        whole = (
-            np.all(numbers == np.round(numbers)) and numbers.min() >= 1 and numbers.max() <= 9999
-        )
-        if not whole:
-            hint = 'write units such as "days since 1850-01-01"'
-            raise DataError(
-                "has no units, and its values are no years", path=path, record="time", hint=hint
-            )
-        calendar = str(attrs.get("calendar", "noleap")).lower()
-        dates = np.array(
-            [cftime.datetime(int(n), 7, 1, calendar=calendar) for n in numbers], dtype=object
-        )
-    else:
-        try:
-            dates = np.atleast_1d(
-                cftime.num2date(numbers, units, calendar, only_use_cftime_datetimes=True)
-            )
-        except (ValueError, OverflowError, TypeError) as error:
-            raise DataError(
-                f"units {units!r} cannot be read: {error}", path=path, record="time"
-            ) from error
-    steps = np.diff(numbers)
-    if np.any(steps <= 0):
-        where = int(np.flatnonzero(steps <= 0)[0]) + 1
-        what = (
-            "occurs twice"
-            if steps[where - 1] == 0 or numbers[where] in numbers[:where]
-            else "is earlier"
-        )
-        after = "" if what == "occurs twice" else f" than {dates[where - 1]} before it"
-        raise DataError(
-            f"{dates[where]} {what}{after}: times must ascend strictly",
-            path=path,
-            record=f"time {where}",
-            hint="sort the records and drop duplicates",
-        )
-    return dates, calendar
+
+def _bounds(data: Any, name: str, attrs: dict[str, Any]) -> np.ndarray | None:
+    """Returns the bounds (N, 2) that an attribute names, if the file has them."""
+    bounds = str(attrs.get("bounds", ""))
+    if bounds not in data.variables or data[bounds].shape != (data.sizes[name], 2):
+        return None
+    return _shortest(data[bounds].values)
 
 
 def check_latitude(
-    values: np.ndarray, attrs: dict[str, Any], path: str | Path
+    values: np.ndarray, attrs: dict[str, Any], path: str | Path, name: str = "latitude"
 ) -> tuple[np.ndarray, bool]:
     """Returns latitudes in degrees north, ascending, and whether they were turned round.
 
@@ -145,11 +115,12 @@ def check_latitude(
         values: (Y).
         attrs: of the coordinate.
         path: file, for messages.
+        name: of the coordinate.
 
     Raises:
         DataError: for wrong units, values outside [-90, 90], or no monotonic order.
     """
-    lat = _degrees(values, attrs, path, "latitude")
+    lat = _degrees(values, attrs, path, "latitude", name)
     if np.abs(lat).max() > 90:
         raise DataError(
             f"{lat[np.abs(lat).argmax()]:g} lies outside [-90, 90]", path=path, record="latitude"
@@ -162,48 +133,52 @@ def check_latitude(
 
 
 def check_longitude(
-    values: np.ndarray, attrs: dict[str, Any], path: str | Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns longitudes in degrees east, ascending in [0, 360), and the order of columns that
-    gives them.
+    values: np.ndarray, attrs: dict[str, Any], path: str | Path, name: str = "longitude"
+) -> np.ndarray:
+    """Returns longitudes in degrees east as the file has them, rounded to 1e-5.
 
     Args:
         values: (X), in any range within [-360, 720].
         attrs: of the coordinate.
         path: file, for messages.
+        name: of the coordinate.
 
     Raises:
         DataError: for wrong units, values out of range, or a meridian that occurs twice.
     """
-    lon = _degrees(values, attrs, path, "longitude")
+    lon = _degrees(values, attrs, path, "longitude", name)
     if lon.min() < -360 or lon.max() > 720:
         raise DataError("lies outside [-360, 720]", path=path, record="longitude")
-    turned = np.round(np.mod(np.round(lon, _DECIMALS), 360.0), _DECIMALS)
-    turned[turned >= 360.0] = 0.0
-    order = np.argsort(turned, kind="stable")
-    turned = turned[order]
+    turned = np.sort(np.round(np.mod(lon, 360.0), _DECIMALS) % 360.0)
     twice = np.flatnonzero(np.diff(turned) == 0)
     if len(twice):
         text = f"the meridian {turned[twice[0]]:g} occurs twice"
         raise DataError(text, path=path, record="longitude", hint="drop the repeated column")
-    return turned, order
+    return lon
 
 
-def _degrees(values: np.ndarray, attrs: dict[str, Any], path: str | Path, kind: str) -> np.ndarray:
+def _degrees(
+    values: np.ndarray, attrs: dict[str, Any], path: str | Path, kind: str, name: str
+) -> np.ndarray:
     units = str(attrs.get("units", "")).strip()
-    plain = ("degrees", "degree")  # tolerated where the standard name says which
-    named = attrs.get("standard_name") == kind
-    if units.lower() not in (*_DEGREES[kind], *(plain if named else ())):
+    # "degrees" is tolerated where the standard name or the name says which.
+    named = attrs.get("standard_name") == kind or name.lower() in _PLAIN_NAMES
+    plain = ("degrees", "degree", "") if named else ()
+    if units.lower() not in (*_DEGREES[kind], *plain):
         found = f"units {units!r}" if units else "no units"
         raise DataError(f"has {found}, {_DEGREES[kind][0]} is needed", path=path, record=kind)
-    numbers = np.asarray(values)
-    if numbers.dtype == np.float32:
-        # By way of the shortest text: 359.9, which float32 holds as 359.899993896484, is that of
-        # -0.1 + 360.
-        numbers = numbers.astype(str)
-    numbers = numbers.astype(np.float64)
-    if numbers.ndim != 1 or not len(numbers):
+    numbers = _shortest(values)
+    if numbers.ndim != 1 or not numbers.size:
         raise DataError("must be one-dimensional (a regular grid)", path=path, record=kind)
     if not np.isfinite(numbers).all():
         raise DataError("has missing values", path=path, record=kind)
     return np.round(numbers, _DECIMALS)
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """Returns float64; float32 by way of its shortest text: 359.9, which float32 holds as
+    359.899993896484, is that of -0.1 + 360."""
+    numbers = np.asarray(values)
+    if numbers.dtype == np.float32:
+        numbers = numbers.astype(str)
+    return numbers.astype(np.float64)

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from longseq.core.errors import DataError
+from longseq.weather.data.grid import Grid
+from longseq.weather.data.times import days_in_year, interval_days, mid_years, year_bounds
+
+# What is read at once while yearly means are taken.
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar coordinate, such as the height of 2 m of a near-surface temperature.
+
+    Args:
+        name: of the variable.
+        value: a number.
+        attrs: its attributes.
+    """
+
+    name: str
+    value: float
+    attrs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,28 +36,44 @@ class Field:
     """A variable on (time, latitude, longitude).
 
     Args:
-        values: float32 (T, Y, X), or (M, T, Y, X) with M ensemble members.
+        values: float32 (T, Y, X), or (M, T, Y, X) with M ensemble members; NaN where ``mask`` is
+            False.
         time: T cftime dates, ascending.
-        lat: degrees north (Y), ascending: from south to north.
-        lon: degrees east (X), ascending in [0, 360).
+        grid: its cells.
         name: of the variable.
         units: of the values.
         calendar: CF name.
         path: file that it was read from.
         attrs: further CF attributes: standard_name, long_name, cell_methods.
-        notes: what was changed on reading, for example "longitude from [-180, 180) to [0, 360)".
+        notes: what was changed on reading, for example "units converted from degC to K".
+        bounds: start and end of every record, cftime dates (T, 2); None if unknown.
+        mask: bool (Y, X), False in cells without values (land of a sea surface temperature); None
+            if all have some.
+        scalars: scalar coordinates.
     """
 
     values: np.ndarray
     time: np.ndarray
-    lat: np.ndarray
-    lon: np.ndarray
+    grid: Grid
     name: str
     units: str
     calendar: str
     path: str = ""
     attrs: dict[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    bounds: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    scalars: Sequence[Scalar] = ()
+
+    @property
+    def lat(self) -> np.ndarray:
+        """Degrees north (Y), ascending."""
+        return self.grid.lat
+
+    @property
+    def lon(self) -> np.ndarray:
+        """Degrees east (X), ascending without a jump."""
+        return self.grid.lon
 
     @property
     def years(self) -> np.ndarray:
@@ -54,66 +90,167 @@ class Field:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the grid (Y, X)."""
-        return len(self.lat), len(self.lon)
+        return self.grid.shape
 
 
 def same_grid(one: Field, other: Field) -> bool:
     """Returns whether two fields lie on the same grid, to 1e-4 degrees."""
-    return (
-        one.shape == other.shape
-        and np.allclose(one.lat, other.lat, atol=1e-4)
-        and np.allclose(one.lon, other.lon, atol=1e-4)
-    )
+    return one.grid.same(other.grid)
+
+
+@dataclass(frozen=True)
+class Year:
+    """The records that make a year's mean.
+
+    Args:
+        year: its number.
+        start: the first record.
+        stop: after the last.
+        weights: of the records, summing to one.
+    """
+
+    year: int
+    start: int
+    stop: int
+    weights: np.ndarray
+
+
+def year_plan(
+    time: np.ndarray, calendar: str, bounds: np.ndarray | None, path: str
+) -> tuple[list[Year], np.ndarray, Sequence[str]]:
+    """Returns which records make which year, the dates they were sorted by, and notes.
+
+    With bounds, records count by their lengths and must fill the year; without, a year has one
+    record, twelve months that count by their days, or equally many records every day. Files whose
+    stamps are all at midnight and fill whole years only as the ends of their intervals are taken
+    so.
+
+    Args:
+        time: cftime dates (T).
+        calendar: CF name.
+        bounds: of the records (T, 2), or None.
+        path: file, for messages.
+
+    Raises:
+        DataError: for incomplete or missing years, and records longer than a year.
+    """
+    notes: list[str] = []
+    if bounds is not None and np.median(interval_days(bounds)) > 400:
+        days = np.median(interval_days(bounds))
+        text = f"its records cover {days / 365.25:.3g} years each (a climatology, not a run)"
+        raise DataError(text, path=path)
+    problem = _incomplete(time, calendar, bounds)
+    if problem and bounds is None and all((d.hour, d.minute) == (0, 0) for d in time):
+        ends = np.array([date - _second() for date in time], dtype=object)
+        if _incomplete(ends, calendar, None) is None:
+            time, problem = ends, None
+            notes.append("times at midnight without bounds taken as the ends of their intervals")
+    if problem:
+        year, text = problem
+        hint = "cut the file to whole years"
+        raise DataError(text, path=path, record=f"year {year}", hint=hint)
+    numbers = np.array([date.year for date in time])
+    years, starts, counts = np.unique(numbers, return_index=True, return_counts=True)
+    gaps = np.flatnonzero(np.diff(years) != 1)
+    if len(gaps):
+        text = f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years "
+        raise DataError(f"{text}are missing", path=path)
+    plan = []
+    for year, start, count in zip(years, starts, counts):
+        part = slice(int(start), int(start + count))
+        if bounds is not None:
+            weights = interval_days(bounds[part])
+        elif count == 12:
+            weights = np.array([float(date.daysinmonth) for date in time[part]])
+        else:
+            weights = np.ones(count)
+        plan.append(Year(int(year), part.start, part.stop, weights / weights.sum()))
+    return plan, time, notes
+
+
+def _second() -> Any:
+    from datetime import timedelta
+
+    return timedelta(seconds=1)
+
+
+def _incomplete(
+    time: np.ndarray, calendar: str, bounds: np.ndarray | None
+) -> tuple[int, str] | None:
+    """Returns the first incomplete year and what is wrong with it."""
+    numbers = np.array([date.year for date in time])
+    years, counts = np.unique(numbers, return_counts=True)
+    if np.all(counts == 1):
+        return None
+    for year, count in zip(years, counts):
+        chosen = numbers == year
+        length = days_in_year(int(year), calendar)
+        if bounds is not None:
+            there = float(interval_days(bounds[chosen]).sum())
+            if abs(there - length) > 0.01 * length / max(12, count):
+                return int(year), f"its records cover {there:g} of {length} days"
+            continue
+        months = {date.month for date in time[chosen]}
+        days = {(date.month, date.day) for date in time[chosen]}
+        full = (count == 12 and len(months) == 12) or (count % length == 0 and len(days) == length)
+        if not full:
+            what = "whole years of one, twelve, or equally many records a day are needed"
+            return int(year), f"has {count} records: {what}"
+    return None
+
+
+def take_years(
+    read: Callable[[int, int], np.ndarray], plan: Sequence[Year], shape: Sequence[int]
+) -> np.ndarray:
+    """Returns yearly means (…, years, Y, X) of records that are read in blocks.
+
+    Args:
+        read: returns the records from one to another (…, t, Y, X).
+        plan: of ``year_plan``.
+        shape: of one record (…, Y, X).
+    """
+    cells = int(np.prod(shape))
+    step = max(1, _BLOCK_BYTES // (8 * cells))
+    means = np.empty((*shape[:-2], len(plan), *shape[-2:]), dtype=np.float32)
+    for at, year in enumerate(plan):
+        total = np.zeros(shape)
+        for start in range(year.start, year.stop, step):
+            stop = min(year.stop, start + step)
+            weights = year.weights[start - year.start : stop - year.start]
+            block = read(start, stop)
+            if len(weights) == 1:
+                total += weights[0] * block[..., 0, :, :]
+            else:
+                total += np.einsum("t,...tyx->...yx", weights, block, dtype=np.float64)
+        means[..., at, :, :] = total
+    return means
 
 
 def annual_means(data: Field) -> Field:
-    """Returns yearly means; months count by their days in the file's own calendar.
+    """Returns yearly means; records count by their bounds, or months by their days in the calendar.
 
     Args:
-        data: one record a year (kept as it is), twelve a year, or one a day.
+        data: one record a year (kept as it is), twelve a year, equally many a day, or any whose
+            bounds fill whole years.
 
     Raises:
-        DataError: if a year has fewer records than its neighbours, or the step is another.
+        DataError: if years are missing or incomplete.
     """
-    import cftime
-
-    years, counts = np.unique(data.years, return_counts=True)
-    if np.all(counts == 1):
-        gaps = np.flatnonzero(np.diff(years) != 1)
-        if len(gaps):
-            raise DataError(
-                f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years "
-                f"are missing",
-                path=data.path,
-            )
-        return data
-    weights = np.array([_days(date) for date in data.time], dtype=np.float64)
-    for year, count in zip(years, counts):
-        dates = data.time[data.years == year]
-        months = {date.month for date in dates}
-        full = (count == 12 and len(months) == 12) or count == sum(
-            _days(cftime.datetime(year, month, 1, calendar=data.calendar)) for month in range(1, 13)
-        )
-        if not full:
-            raise DataError(
-                f"has {count} records: whole years of one, twelve, or one record a day are needed",
-                path=data.path,
-                record=f"year {year}",
-                hint="cut the file to whole years",
-            )
-    daily = counts[0] > 12
-    means, times = [], []
-    for year in years:
-        chosen = np.flatnonzero(data.years == year)
-        weight = np.ones(len(chosen)) if daily else weights[chosen]
-        part = data.values[..., chosen, :, :].astype(np.float64)
-        means.append(np.einsum("t,...tyx->...yx", weight / weight.sum(), part))
-        times.append(cftime.datetime(int(year), 7, 1, calendar=data.calendar))
-    values = np.stack(means, axis=-3).astype(np.float32)
-    return replace(
-        data, values=values, time=np.array(times, dtype=object), notes=(*data.notes, "yearly means")
-    )
+    plan, _, notes = year_plan(data.time, data.calendar, data.bounds, data.path)
+    if all(year.stop - year.start == 1 for year in plan):
+        return replace(data, notes=(*data.notes, *notes))
+    shape = (*data.values.shape[:-3], *data.shape)
+    values = take_years(lambda start, stop: data.values[..., start:stop, :, :], plan, shape)
+    return replace(data, values=values, **yearly_axis(plan, data.calendar, data.notes, notes))
 
 
-def _days(date: Any) -> int:
-    return int(date.daysinmonth)
+def yearly_axis(
+    plan: Sequence[Year], calendar: str, notes: Sequence[str], more: Sequence[str]
+) -> dict[str, Any]:
+    """Returns time, bounds and notes of yearly means of shorter records."""
+    years = np.array([year.year for year in plan])
+    return {
+        "time": mid_years(years, calendar),
+        "bounds": year_bounds(years, calendar),
+        "notes": (*notes, *more, "yearly means"),
+    }

@@ -15,12 +15,11 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
-from longseq.weather.data.cf import read_field
+from longseq.weather.data.runs import check_alike, read_run
 from longseq.weather.data.scenario import (
     REGIONAL,
     Scenario,
     Span,
-    check_alike,
     inside,
     make_scenario,
     need_years,
@@ -90,9 +89,12 @@ class ScenarioData(BaseData):
     mean, smoothed, or ``forcing``. Validation years are taken out of the training runs. A test year
     that is identical in a training run is refused as a leak.
 
+    A run is a file, a Zarr store, a packaged sample's name, a pattern, or several of them joined by
+    ``+`` (``tas_historical.nc+tas_ssp585.nc``); files of the same years are members.
+
     Args:
-        train: files of the training runs (or names of packaged samples).
-        test: file of the test run; None for none.
+        train: the training runs.
+        test: the test run; None for none.
         variable: name or standard name; None if the files have one.
         units: to convert to; None for the canonical ones.
         baseline: years of the climatology.
@@ -101,6 +103,8 @@ class ScenarioData(BaseData):
         smooth: years of the running mean of the regional mean; odd.
         forcing: a file of forcings for every training run; None for the regional mean.
         test_forcing: likewise of the test run.
+        anomalies: whether the files hold anomalies already, so that nothing is subtracted.
+        interpolate: whether forcings are filled in linearly between the years of their files.
         steps_per_epoch: batches between two ends of an epoch.
         seed: of the order of the runs.
         num_workers: processes that make batches.
@@ -120,6 +124,8 @@ class ScenarioData(BaseData):
         smooth: int = 31,
         forcing: list[str] | None = None,
         test_forcing: str | None = None,
+        anomalies: bool = False,
+        interpolate: bool = False,
         steps_per_epoch: int = 50,
         seed: int = 0,
         num_workers: int = 0,
@@ -138,6 +144,7 @@ class ScenarioData(BaseData):
         if valid is not None:
             self.spans["valid"] = parse_span("data.valid", valid)
         self.smooth, self.forcing, self.test_forcing = smooth, forcing, test_forcing
+        self.anomalies, self.interpolate = anomalies, interpolate
         self.steps_per_epoch = check_positive("steps_per_epoch", steps_per_epoch)
         self.seed, self.num_workers = seed, num_workers
         self._train: list[Scenario] | None = None
@@ -150,8 +157,11 @@ class ScenarioData(BaseData):
             path: its file.
             forcing: its forcings, if any.
         """
-        data = read_field(path, self.variable, self.units)
-        return make_scenario(data, self.spans["baseline"], self.smooth, forcing)
+        difference = True if self.anomalies else None
+        data = read_run(path, self.variable, self.units, difference)
+        return make_scenario(
+            data, self.spans["baseline"], self.smooth, forcing, self.anomalies, self.interpolate
+        )
 
     @property
     def train_runs(self) -> list[Scenario]:
@@ -227,8 +237,12 @@ class ScenarioData(BaseData):
             "variable": first.field.name,
             "units": first.field.units,
             "attrs": {key: str(value) for key, value in first.field.attrs.items()},
-            "lat": first.field.lat.tolist(),
-            "lon": first.field.lon.tolist(),
+            **first.field.grid.facts(),
+            "mask": None if first.field.mask is None else first.field.mask.tolist(),
+            "scalars": [[one.name, one.value, dict(one.attrs)] for one in first.field.scalars],
+            "anomalies": self.anomalies,
+            "positive": first.positive,
+            "first_year": max(int(run.years[0]) for run in runs),
             "baseline": list(first.baseline),
             "smooth": self.smooth,
             "names": list(first.names),

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.tables import SUFFIXES as TABLES
-from longseq.core.tables import read_rows
-from longseq.weather.data.cf import open_dataset, resolve
-from longseq.weather.data.coords import decode_time, kind_of
-from longseq.weather.data.field import Field, annual_means, same_grid
-from longseq.weather.metrics import area_mean, area_weights
+from longseq.weather.data import units as unit_library
+from longseq.weather.data.field import Field, annual_means
+from longseq.weather.data.positive import keep_positive, reference
+from longseq.weather.data.runs import check_alike
+from longseq.weather.data.series import read_series
+from longseq.weather.metrics import area_mean
 
 Span = tuple[int, int]
 # Two runs of a chaotic model never agree to a thousandth of a year-to-year deviation in every cell.
@@ -71,12 +70,13 @@ class Scenario:
 
     Args:
         field: yearly means as read.
-        anomalies: float32 (T, Y, X), relative to ``climatology``.
-        climatology: mean of the baseline years (Y, X), float64.
+        anomalies: float32 (T, Y, X), relative to ``climatology``; 0 in cells without values.
+        climatology: mean of the baseline years (Y, X), float64; 0 where the field holds anomalies.
         predictors: (T, K), float64: the smoothed regional-mean anomaly, or forcings.
         names: of the predictors.
-        weights: (Y, X), cosine of the latitude, summing to one.
+        weights: areas of the cells (Y, X), summing to one; 0 in cells without values.
         baseline: its years.
+        positive: whether totals cannot be negative.
     """
 
     field: Field
@@ -86,6 +86,7 @@ class Scenario:
     names: Sequence[str]
     weights: np.ndarray
     baseline: Span
+    positive: bool = False
 
     @property
     def years(self) -> np.ndarray:
@@ -96,11 +97,25 @@ class Scenario:
         """Returns the regional mean of the anomalies (T), not smoothed."""
         return area_mean(self.anomalies, self.weights)
 
+    def admissible(self, anomalies: np.ndarray) -> np.ndarray:
+        """Returns predicted anomalies (…, Y, X) as they can be: totals of rain above zero."""
+        if not self.positive:
+            return anomalies
+        scale = reference(self.climatology, self.weights)
+        return keep_positive(np.asarray(anomalies), self.climatology, scale)
+
 
 REGIONAL = "regional_mean"
 
 
-def make_scenario(data: Field, baseline: Span, smooth: int, forcing: str | None = None) -> Scenario:
+def make_scenario(
+    data: Field,
+    baseline: Span,
+    smooth: int,
+    forcing: str | None = None,
+    anomalies: bool = False,
+    interpolate: bool = False,
+) -> Scenario:
     """Returns the yearly anomalies of a field and its predictors.
 
     Args:
@@ -108,25 +123,33 @@ def make_scenario(data: Field, baseline: Span, smooth: int, forcing: str | None 
         baseline: years of the climatology that is subtracted.
         smooth: years of the centred running mean of the regional mean.
         forcing: file of forcings; None takes the regional mean itself as predictor.
+        anomalies: whether the field holds anomalies already: nothing is subtracted.
+        interpolate: whether forcings are filled in linearly between the years of their file.
 
     Raises:
         DataError: if baseline years or forcings are missing.
     """
     yearly = annual_means(data)
     values, years = yearly.mean.astype(np.float64), yearly.years
-    chosen = need_years(yearly, baseline, "baseline")
-    climatology = values[chosen].mean(0)
-    weights = area_weights(yearly.lat, len(yearly.lon))
-    anomalies = (values - climatology).astype(np.float32)
+    if yearly.mask is not None:
+        values = np.where(yearly.mask, values, 0.0)
+    climatology = np.zeros(yearly.shape)
+    if not anomalies:
+        climatology = values[need_years(yearly, baseline, "baseline")].mean(0)
+    weights = yearly.grid.weights(mask=yearly.mask)
+    found = (values - climatology).astype(np.float32)
     if forcing is None:
-        predictors, names = running_mean(area_mean(anomalies, weights), smooth)[:, None], [REGIONAL]
+        predictors, names = running_mean(area_mean(found, weights), smooth)[:, None], [REGIONAL]
     else:
-        found, predictors, names = read_series(forcing)
-        missing = sorted(set(years.tolist()) - set(found.tolist()))
+        own, predictors, names = read_series(forcing, interpolate=interpolate)
+        missing = sorted(set(years.tolist()) - set(own.tolist()))
         if missing:
             raise DataError(f"has no year {missing[0]}, which {data.path} has", path=forcing)
-        predictors = predictors[np.searchsorted(found, years)]
-    return Scenario(yearly, anomalies, climatology, predictors, tuple(names), weights, baseline)
+        predictors = predictors[np.searchsorted(own, years)]
+    positive = not anomalies and unit_library.is_positive(yearly.name, yearly.attrs)
+    return Scenario(
+        yearly, found, climatology, predictors, tuple(names), weights, baseline, positive
+    )
 
 
 def need_years(data: Field, span: Span, what: str) -> np.ndarray:
@@ -161,23 +184,12 @@ def shared_years(one: Scenario, other: Scenario) -> np.ndarray:
     """
     check_alike(one.field, other.field)
     common, a, b = np.intersect1d(one.years, other.years, return_indices=True)
-    x, y = one.field.mean[a].astype(np.float64), other.field.mean[b].astype(np.float64)
+    x, y = (
+        np.nan_to_num(run.field.mean[rows].astype(np.float64))
+        for run, rows in ((one, a), (other, b))
+    )
     spread = float(one.anomalies.std(0, dtype=np.float64).max())
     return common[np.abs(x - y).max((1, 2)) <= _IDENTICAL * spread]
-
-
-def check_alike(one: Field, other: Field) -> None:
-    """Checks that two fields lie on one grid, in one unit.
-
-    Raises:
-        DataError: naming both files and what differs.
-    """
-    if not same_grid(one, other):
-        sizes = [f"{data.shape[0]} × {data.shape[1]}" for data in (other, one)]
-        text = f"lies on another grid ({sizes[0]}) than {one.path} ({sizes[1]})"
-        raise DataError(text, path=other.path, hint="regrid one of them")
-    if one.units != other.units:
-        raise DataError(f"is in {other.units}, {one.path} in {one.units}", path=other.path)
 
 
 def spans_text(years: Sequence[int] | np.ndarray) -> str:
@@ -222,86 +234,3 @@ def refuse_leak(train: Sequence[Scenario], test: Scenario, scored: Span) -> np.n
             )
         found |= set(shared.tolist())
     return np.array(sorted(found), dtype=int)
-
-
-def read_series(
-    path: str | Path, names: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Reads yearly series: forcings, or a regional mean.
-
-    Args:
-        path: table (.csv, .tsv, .parquet) with a column ``year``, or NetCDF with variables on time;
-            those on (time, latitude, longitude) are averaged over the area.
-        names: of the series to take, in order; None for all.
-
-    Returns:
-        Years (T), values (T, K) and names (K).
-
-    Raises:
-        DataError: for missing columns, values or unsorted years.
-    """
-    file = resolve(path)
-    years, table = _read_table(file) if file.suffix.lower() in TABLES else _read_netcdf_series(file)
-    chosen = list(table) if names is None else list(names)
-    for name in chosen:
-        if name not in table:
-            raise DataError(
-                f"has no series {name!r} (it has {', '.join(table) or 'none'})", path=file
-            )
-    if not chosen:
-        raise DataError("has no series over time", path=file)
-    values = np.stack([table[name] for name in chosen], 1)
-    if len(np.flatnonzero(np.diff(years) <= 0)):
-        where = int(np.flatnonzero(np.diff(years) <= 0)[0]) + 1
-        raise DataError("years must ascend strictly", path=file, record=f"year {years[where]}")
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        raise DataError(f"{chosen[column]} is missing", path=file, record=f"year {years[row]}")
-    return years, values, chosen
-
-
-def _read_table(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    rows = read_rows(file)
-    if not rows or "year" not in rows[0]:
-        raise DataError("needs a column 'year' and rows below it", path=file)
-    table: dict[str, list[float]] = {name: [] for name in rows[0] if name}
-    for line, row in enumerate(rows, 2):
-        for name in table:
-            try:
-                table[name].append(float(row[name]))
-            except (TypeError, ValueError) as error:
-                raise DataError(
-                    f"{name}: {row[name]!r} is no number", path=file, record=f"line {line}"
-                ) from error
-    years = np.array(table.pop("year")).astype(int)
-    return years, {name: np.array(column) for name, column in table.items()}
-
-
-def _read_netcdf_series(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    table: dict[str, np.ndarray] = {}
-    with open_dataset(file) as data:
-        times = [str(dim) for dim in data.dims if kind_of(str(dim), _attrs(data, dim)) == "time"]
-        if not times or times[0] not in data.variables:
-            raise DataError("has no time coordinate", path=file)
-        dates, _ = decode_time(data[times[0]].values, _attrs(data, times[0]), file)
-        for name, array in data.data_vars.items():
-            if (
-                array.dims[:1] != (times[0],)
-                or array.dtype.kind not in "fiu"
-                or str(name).endswith("bnds")
-            ):
-                continue
-            kinds = [kind_of(str(dim), _attrs(data, dim)) for dim in array.dims[1:]]
-            values = np.asarray(array.values, dtype=np.float64)
-            if kinds == ["latitude", "longitude"]:
-                lat = np.asarray(data[array.dims[1]].values, dtype=np.float64)
-                values = area_mean(values, area_weights(lat, values.shape[-1]))
-            elif kinds:
-                continue
-            table[str(name)] = values
-    return np.array([date.year for date in dates]), table
-
-
-def _attrs(data: object, name: object) -> dict[str, object]:
-    variables = data.variables  # type: ignore[attr-defined]
-    return dict(variables[name].attrs) if name in variables else {}

@@ -18,8 +18,11 @@ import numpy as np
 from longseq.core import __version__
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
+from longseq.weather.data.field import Scalar
+from longseq.weather.data.grid import Grid
 
 _EPOCH = "days since 1850-01-01 00:00:00"
+_MISSING = np.float32(1e20)  # as CMIP has it
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,15 @@ def provenance(
     }
 
 
-def cell_bounds(centres: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns cell bounds (N, 2) halfway between centres."""
-    if len(centres) == 1:
-        return np.array([[low, high]])
-    middle = (centres[1:] + centres[:-1]) / 2
-    first, last = centres[0] - (middle[0] - centres[0]), centres[-1] + (centres[-1] - middle[-1])
-    edges = np.concatenate([[first], middle, [last]])
-    return np.stack([edges[:-1], edges[1:]], 1)
-
-
 def to_dataset(
     variables: Sequence[Variable],
     time: np.ndarray,
     calendar: str,
-    lat: np.ndarray,
-    lon: np.ndarray,
+    grid: Grid,
     attrs: Mapping[str, Any],
+    bounds: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    scalars: Sequence[Scalar] = (),
 ) -> Any:
     """Returns a CF xarray data set of yearly fields.
 
@@ -110,9 +105,11 @@ def to_dataset(
         variables: to write.
         time: cftime dates (T), one a year.
         calendar: of the dates.
-        lat: degrees north (Y), ascending.
-        lon: degrees east (X), ascending.
+        grid: of the fields.
         attrs: global attributes.
+        bounds: start and end of every year, cftime dates (T, 2); None where they are not known.
+        mask: bool (Y, X), False in cells without values, which are written as missing.
+        scalars: scalar coordinates.
     """
     import cftime
     import xarray as xr
@@ -120,54 +117,40 @@ def to_dataset(
     def number(dates: Any) -> np.ndarray:
         return np.asarray(cftime.date2num(dates, _EPOCH, calendar), dtype=np.float64)
 
-    bounds = [
-        [cftime.datetime(int(date.year) + shift, 1, 1, calendar=calendar) for shift in (0, 1)]
-        for date in time
-    ]
-    lat_bounds = np.clip(cell_bounds(np.asarray(lat), -90.0, 90.0), -90.0, 90.0)
-    coords = {
-        "time": (
-            "time",
-            number(time),
-            {
-                "standard_name": "time",
-                "axis": "T",
-                "units": _EPOCH,
-                "calendar": calendar,
-                "bounds": "time_bnds",
-            },
-        ),
-        "lat": (
-            "lat",
-            np.asarray(lat, dtype=np.float64),
-            {
-                "standard_name": "latitude",
-                "axis": "Y",
-                "units": "degrees_north",
-                "bounds": "lat_bnds",
-            },
-        ),
-        "lon": (
-            "lon",
-            np.asarray(lon, dtype=np.float64),
-            {
-                "standard_name": "longitude",
-                "axis": "X",
-                "units": "degrees_east",
-                "bounds": "lon_bnds",
-            },
-        ),
+    axes = {
+        "lat": (grid.lat, grid.lat_bounds, "latitude", "Y", "degrees_north"),
+        "lon": (grid.lon, grid.lon_bounds, "longitude", "X", "degrees_east"),
     }
-    content: dict[str, Any] = {
-        "time_bnds": (("time", "bnds"), number(np.array(bounds, dtype=object))),
-        "lat_bnds": (("lat", "bnds"), lat_bounds),
-        "lon_bnds": (("lon", "bnds"), cell_bounds(np.asarray(lon), 0.0, 360.0)),
-    }
+    about = {"standard_name": "time", "axis": "T", "units": _EPOCH, "calendar": calendar}
+    content: dict[str, Any] = {}
+    if bounds is not None:
+        about["bounds"] = "time_bnds"
+        content["time_bnds"] = (("time", "bnds"), number(bounds))
+    coords: dict[str, Any] = {"time": ("time", number(time), about)}
+    for name, (centres, edges, standard, axis, units) in axes.items():
+        own = {"standard_name": standard, "axis": axis, "units": units, "bounds": f"{name}_bnds"}
+        coords[name] = (name, np.asarray(centres, dtype=np.float64), own)
+        content[f"{name}_bnds"] = ((name, "bnds"), np.asarray(edges, dtype=np.float64))
+    for scalar in scalars:
+        coords[scalar.name] = ((), np.float64(scalar.value), dict(scalar.attrs))
     for variable in variables:
         own = {key: value for key, value in variable.attrs.items() if value not in (None, "")}
         values = np.asarray(variable.values, dtype=np.float32)
+        if mask is not None:
+            values = np.where(mask, values, np.float32(np.nan))
         content[variable.name] = (("time", "lat", "lon"), values, {**own, "units": variable.units})
     return xr.Dataset(content, coords, {"Conventions": "CF-1.8", **attrs})
+
+
+def _as_characters(data: Any) -> Any:
+    """Returns a data set whose texts are stored as characters (NC_CHAR), as CF has them, not as
+    strings of variable length."""
+    made = data.copy()
+    for attrs in (made.attrs, *(made[name].attrs for name in made.variables)):
+        for key, value in attrs.items():
+            if isinstance(value, str) and value:
+                attrs[key] = np.bytes_(value.encode())
+    return made
 
 
 def write_dataset(data: Any, path: str | Path) -> Path:
@@ -180,14 +163,22 @@ def write_dataset(data: Any, path: str | Path) -> Path:
     """
     target = check_output(path)
     names = [name for name in data.data_vars if not str(name).endswith("_bnds")]
+    masked = [name for name in names if bool(np.isnan(data[name].values).any())]
     plain: dict[Any, Any] = {name: {"_FillValue": None} for name in data.variables}
     if target.suffix.lower() == ".nc":
         packed = {
-            name: {"zlib": True, "complevel": 4, "shuffle": True, "_FillValue": None}
+            name: {
+                "zlib": True,
+                "complevel": 4,
+                "shuffle": True,
+                "_FillValue": _MISSING if name in masked else None,
+            }
             for name in names
         }
         with atomic_path(target) as temporary:
-            data.to_netcdf(temporary, engine="h5netcdf", encoding={**plain, **packed})
+            _as_characters(data).to_netcdf(
+                temporary, engine="h5netcdf", encoding={**plain, **packed}
+            )
         return target
     if target.is_file():
         raise DataError("is a file, a folder for the Zarr store is needed", path=target)

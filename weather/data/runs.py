@@ -1,0 +1,130 @@
+"""A run from the archive's files: one, several that follow each other, and members."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from longseq.core.errors import DataError
+from longseq.weather.data.cf import resolve
+from longseq.weather.data.field import Field
+from longseq.weather.data.source import read_years
+
+
+def run_files(text: str) -> list[str]:
+    """Returns the files of a run.
+
+    Args:
+        text: a path, a pattern such as ``tas_*.nc``, or several of both joined by ``+``, as
+            ``tas_historical.nc+tas_ssp585.nc``. What exists under its whole name is taken as it is.
+
+    Raises:
+        DataError: for a pattern that no file matches.
+    """
+    found: list[str] = []
+    parts = [text] if resolve(text).exists() else [part.strip() for part in text.split("+")]
+    for part in parts:
+        if not resolve(part).exists() and any(sign in part for sign in "*?["):
+            names = sorted(glob.glob(part))
+            if not names:
+                raise DataError("no file matches the pattern", path=part)
+            found += names
+        else:
+            found.append(part)
+    return found
+
+
+def read_run(
+    text: str,
+    variable: str | None = None,
+    units: str | None = None,
+    difference: bool | None = None,
+) -> Field:
+    """Reads the yearly means of a run; its files are joined in time, and those of the same years
+    become members.
+
+    Args:
+        text: as in ``run_files``.
+        variable: name or standard name; None if the files have one.
+        units: to convert to; None for the canonical ones.
+        difference: whether values are differences; None to tell by name and attributes.
+
+    Raises:
+        DataError: for files that do not fit together, and as ``read_years`` does.
+    """
+    files = run_files(text)
+    parts = [read_years(file, variable, units, difference) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts[1:]:
+        check_alike(parts[0], part)
+        if part.calendar != parts[0].calendar:
+            calendars = f"{part.calendar!r}, {parts[0].path} {parts[0].calendar!r}"
+            raise DataError(f"has the calendar {calendars}", path=part.path)
+    spans: dict[tuple[int, int], list[Field]] = {}
+    for part in sorted(parts, key=lambda one: (one.years[0], one.years[-1])):
+        spans.setdefault((int(part.years[0]), int(part.years[-1])), []).append(part)
+    joined = _in_time([_members(group) for group in spans.values()])
+    return replace(joined, path=text, notes=(*joined.notes, f"{len(files)} files joined"))
+
+
+def _members(group: Sequence[Field]) -> Field:
+    """Returns files of the same years as members of one field."""
+    if len(group) == 1:
+        return group[0]
+    parts = [one.values if one.values.ndim == 4 else one.values[None] for one in group]
+    for index, part in enumerate(parts):
+        for earlier in parts[:index]:
+            if part.shape == earlier.shape and np.array_equal(part, earlier, equal_nan=True):
+                raise DataError(f"holds the same values as {group[0].path}", path=group[index].path)
+    return replace(group[0], values=np.concatenate(parts))
+
+
+def _in_time(parts: Sequence[Field]) -> Field:
+    """Returns fields one after the other, checked to leave no gap and not to overlap."""
+    for one, other in itertools.pairwise(parts):
+        step = int(other.years[0]) - int(one.years[-1])
+        if step != 1:
+            what = "overlap" if step < 1 else "leave a gap"
+            text = f"its years {other.years[0]}-{other.years[-1]} and {one.years[0]}-"
+            text += f"{one.years[-1]} of {one.path} {what}"
+            raise DataError(text, path=other.path)
+    if len(parts) == 1:
+        return parts[0]
+    members = [one.values.shape[0] if one.values.ndim == 4 else 1 for one in parts]
+    if len(set(members)) > 1:
+        counts = ", ".join(map(str, members))
+        text = f"its parts have {counts} members: as many are needed in all"
+        raise DataError(text, path=parts[0].path)
+    edges = [one.bounds for one in parts]
+    bounds = None if any(edge is None for edge in edges) else np.concatenate(edges)  # type: ignore[arg-type]
+    return replace(
+        parts[0],
+        values=np.concatenate([one.values for one in parts], -3),
+        time=np.concatenate([one.time for one in parts]),
+        bounds=bounds,
+        notes=tuple(dict.fromkeys(note for one in parts for note in one.notes)),
+    )
+
+
+def check_alike(one: Field, other: Field) -> None:
+    """Checks that two fields lie on one grid with one mask, in one unit.
+
+    Raises:
+        DataError: naming both files and what differs.
+    """
+    if not one.grid.same(other.grid):
+        text = f"lies on another grid ({other.grid}) than {one.path} ({one.grid})"
+        raise DataError(text, path=other.path, hint="regrid one of them")
+    if one.units != other.units:
+        raise DataError(f"is in {other.units}, {one.path} in {one.units}", path=other.path)
+    first, second = (
+        np.ones(data.shape, bool) if data.mask is None else data.mask for data in (one, other)
+    )
+    if not np.array_equal(first, second):
+        text = f"has values in {int(second.sum()):,} cells, {one.path} in {int(first.sum()):,}"
+        raise DataError(text, path=other.path, hint="mask them alike")

@@ -1,0 +1,179 @@
+"""Yearly series: forcings or a regional mean, from tables, RCMIP and IIASA files, and NetCDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from longseq.core.errors import DataError, did_you_mean
+from longseq.core.tables import SUFFIXES as TABLES
+from longseq.core.tables import read_rows
+from longseq.weather.data.cf import kinds_of, open_dataset, resolve
+from longseq.weather.data.coords import kind_of, read_grid
+from longseq.weather.data.times import decode_time
+
+Table = dict[str, np.ndarray]
+# Columns before the years in the wide layout of RCMIP and the IIASA databases.
+_WIDE = ("model", "scenario", "region", "variable", "unit")
+_WORLD = ("World", "world", "Global")
+
+
+def read_series(
+    path: str | Path, names: Sequence[str] | None = None, interpolate: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Reads yearly series: forcings, or a regional mean.
+
+    Args:
+        path: table (.csv, .tsv, .parquet) with a column ``year``; a table in the layout of RCMIP
+            and IIASA, its scenario after two colons (``rcmip.csv::ssp126``); or NetCDF with
+            variables on time, those on (time, latitude, longitude) averaged over the area.
+        names: of the series to take, in order; None for all.
+        interpolate: whether years between those of the file are filled in linearly.
+
+    Returns:
+        Years (T), values (T, K) and names (K).
+
+    Raises:
+        DataError: for missing columns, values or years, and unsorted years.
+    """
+    text, _, scenario = str(path).partition("::")
+    file = resolve(text)
+    table: Table
+    if file.suffix.lower() in TABLES:
+        years, table = _read_table(file, scenario)
+    else:
+        years, table = _read_netcdf(file)
+    chosen = list(table) if names is None else list(names)
+    for name in chosen:
+        if name not in table:
+            raise DataError(
+                f"has no series {name!r} (it has {', '.join(table) or 'none'})", path=path
+            )
+    if not chosen:
+        raise DataError("has no series over time", path=path)
+    values = np.stack([table[name] for name in chosen], 1)
+    steps = np.diff(years)
+    if np.any(steps <= 0):
+        where = int(np.flatnonzero(steps <= 0)[0]) + 1
+        raise DataError("years must ascend strictly", path=path, record=f"year {years[where]}")
+    if np.any(steps > 1) and not interpolate:
+        at = int(np.flatnonzero(steps > 1)[0])
+        raise DataError(
+            f"the years {years[at]} and {years[at + 1]} follow each other: one value a year is "
+            f"needed",
+            path=path,
+            hint="--interpolate fills in the years between linearly",
+        )
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(f"{chosen[column]} is missing", path=path, record=f"year {years[row]}")
+    if np.any(steps > 1):
+        whole = np.arange(years[0], years[-1] + 1)
+        values = np.stack([np.interp(whole, years, column) for column in values.T], 1)
+        years = whole
+    return years, values, chosen
+
+
+def _number(text: str | None, name: str, file: Path, line: int) -> float:
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        where = f"line {line}"
+        raise DataError(f"{name}: {text!r} is no number", path=file, record=where) from error
+
+
+def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
+    rows = read_rows(file)
+    columns = [name for name in rows[0] if name] if rows else []
+    if {"variable", "region"} <= {name.lower() for name in columns}:
+        return _read_wide(file, rows, columns, scenario)
+    if scenario:
+        raise DataError(f"has no scenarios, {scenario!r} cannot be chosen", path=file)
+    if "year" not in columns:
+        raise DataError("needs a column 'year' and rows below it", path=file)
+    table: dict[str, list[float]] = {name: [] for name in columns}
+    for line, row in enumerate(rows, 2):
+        for name in table:
+            table[name].append(_number(row[name], name, file, line))
+    numbers = np.array(table.pop("year"))
+    if np.any(numbers != np.round(numbers)):
+        raise DataError("years must be whole numbers", path=file, record="year")
+    return numbers.astype(int), {name: np.array(column) for name, column in table.items()}
+
+
+def _read_wide(
+    file: Path, rows: list[dict[str, str]], columns: list[str], scenario: str
+) -> tuple[np.ndarray, Table]:
+    """Reads the layout of RCMIP and IIASA: a row a variable, a column a year."""
+    by_name = {name.lower(): name for name in columns}
+    years = sorted(int(name) for name in columns if name.strip().isdigit())
+    known = list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
+    if not years:
+        raise DataError("has no columns of years", path=file)
+    if not scenario and len(known) > 1:
+        hint = f"name one: {file.name}::{known[0]}"
+        raise DataError(f"holds {len(known)} scenarios", path=file, hint=hint)
+    scenario = scenario or known[0]
+    if scenario not in known:
+        hint = did_you_mean(scenario, known)
+        raise DataError(f"has no scenario {scenario!r}", path=file, hint=hint)
+    label = {str(int(name)): name for name in columns if name.strip().isdigit()}
+    table: Table = {}
+    for line, row in enumerate(rows, 2):
+        if row[by_name["scenario"]] != scenario or row[by_name["region"]] not in _WORLD:
+            continue
+        name = row[by_name["variable"]]
+        if name in table:
+            text = f"{name} occurs twice for {scenario}, {row[by_name['region']]}"
+            raise DataError(text, path=file, record=f"line {line}")
+        texts = [row[label[str(year)]] for year in years]
+        table[name] = np.array(
+            [_number(t, name, file, line) if t and t.strip() else np.nan for t in texts]
+        )
+    # Years that no variable has (a database's empty decades) are no years of the file.
+    there = np.isfinite(np.stack(list(table.values()))).any(0) if table else np.zeros(0, bool)
+    if not there.any():
+        raise DataError(f"has no values of {scenario} for the World", path=file)
+    return np.array(years)[there], {name: column[there] for name, column in table.items()}
+
+
+def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
+    table: Table = {}
+    with open_dataset(file) as data:
+        times = [
+            str(dim)
+            for dim in data.dims
+            if dim in data.variables and kind_of(str(dim), dict(data[dim].attrs)) == "time"
+        ]
+        if not times:
+            raise DataError("has no time coordinate", path=file)
+        time = data[times[0]]
+        bounds = str(time.attrs.get("bounds", ""))
+        edges = data[bounds].values if bounds in data.variables else None
+        dates = decode_time(time.values, dict(time.attrs), file, edges).dates
+        named = {str(data[name].attrs.get("bounds")) for name in data.variables}
+        for name, array in data.data_vars.items():
+            own = array.dims[:1] == (times[0],) and array.dtype.kind in "fiu"
+            if not own or str(name) in named or str(name).endswith("bnds"):
+                continue
+            values = np.asarray(array.values, dtype=np.float64)
+            kinds = kinds_of(array, data)
+            if set(kinds) == {"time", "latitude", "longitude"} and array.ndim == 3:
+                grid, flipped, order, _ = read_grid(
+                    data, kinds["latitude"], kinds["longitude"], file
+                )
+                field = array.transpose(kinds["time"], kinds["latitude"], kinds["longitude"])
+                values = np.asarray(field.values, dtype=np.float64)
+                values = (values[:, ::-1] if flipped else values)[..., order]
+                mask = np.isfinite(values).all(0)
+                weights = grid.weights(mask=mask if mask.any() else None)
+                values = np.einsum("tyx,yx->t", np.where(mask, values, 0.0), weights)
+            elif array.ndim != 1:
+                continue
+            table[str(name)] = values
+    years = np.array([date.year for date in dates])
+    if np.any(np.diff(years) == 0):
+        raise DataError("has more than one record a year", path=file, hint="give yearly means")
+    return years, table
