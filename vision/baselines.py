@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from longseq.core.errors import ConfigError
-from longseq.vision.data.module import Part
+from longseq.core.errors import ConfigError, DataError
+from longseq.vision.data.parts import Part
+from longseq.vision.data.pixels import unit
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 _MAX_SIDE = (
@@ -34,8 +35,16 @@ def pixels(
     side, chosen = min(size, _MAX_SIDE), np.arange(len(part))
     if limit is not None and limit < len(part):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(part))[:limit])
-    rows = [_resized(part.image(int(index)), side).flatten() for index in chosen]
-    return torch.stack(rows).numpy(), part.labels[chosen]
+    rows, kept = [], []
+    for index in chosen.tolist():
+        try:
+            rows.append(_resized(part.image(index), side).flatten())
+            kept.append(index)
+        except DataError as error:
+            part.note(index, error)
+    if not rows:
+        raise ConfigError("the baseline needs images, and none can be read")
+    return torch.stack(rows).numpy(), part.labels[kept]
 
 
 def _resized(image: Tensor, side: int) -> Tensor:
@@ -43,7 +52,7 @@ def _resized(image: Tensor, side: int) -> Tensor:
     height, width = image.shape[1:]
     square = min(height, width)
     top, left = (height - square) // 2, (width - square) // 2
-    image = image[:, top : top + square, left : left + square].float() / 255
+    image = unit(image[:, top : top + square, left : left + square])
     if square == side:
         return image
     return F.interpolate(

@@ -182,6 +182,7 @@ class ImageComparison(Comparison):
         data = self._add(path)
         task = load_task(path, ImageClassifier)
         assert isinstance(task, ImageClassifier)
+        data.take(task.preprocess)
         if task.classes != data.classes:
             raise DataError(f"was trained on other classes than those of {data.source}", path=path)
         model, hits, images = task.best.eval().to(self.device), 0, 0

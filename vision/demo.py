@@ -12,6 +12,7 @@ from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
 from longseq.vision.compare import BASELINES, ImageComparison, tie_width
 from longseq.vision.data.idx import find_idx
+from longseq.vision.data.pixels import Reading
 from longseq.vision.data.sources import SAMPLES
 from longseq.vision.plots import plot_predictions
 from longseq.vision.predict import classify, open_images, write_predictions
@@ -46,7 +47,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     assert isinstance(task, ImageClassifier)
     source = find_idx(SAMPLES.path(CONFIG), "test", "images")
     assert source is not None
-    images = open_images(source, task.in_chans)
+    images = open_images(source, Reading.of(task.preprocess))
     begin = time.perf_counter()
     predictions = list(classify(task, images))
     predicted = time.perf_counter() - begin

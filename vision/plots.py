@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from torch import Tensor
+
 from longseq.core.figures import new_figure, save_png
 from longseq.vision.data.images import ImageSet
+from longseq.vision.data.pixels import unit
 from longseq.vision.predict import Prediction
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """Returns an image of a set as matplotlib draws it: (H, W) or (H, W, 3), in [0, 1].
+
+    Args:
+        image: (C, H, W); of more than three bands, or two, the first is drawn.
+    """
+    shown = unit(image if len(image) in (1, 3) else image[:1]).clamp(0, 1)
+    return shown.permute(1, 2, 0).squeeze(-1).numpy()
 
 
 def plot_predictions(
@@ -42,8 +56,7 @@ def plot_predictions(
         for axes in grid:
             axes.axis("off")
         for axes, index in zip(grid, indices):
-            pixels = images.image(index).permute(1, 2, 0).numpy()
-            axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray")
+            axes.imshow(picture(images.image(index)), cmap="gray", vmin=0, vmax=1)
             right = guesses[index] == labels[index]
             text = (
                 classes[guesses[index]]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
 from longseq.core.training.loading import load_task
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
-from longseq.vision.data.transforms import evaluation_transform
+from longseq.vision.data.pixels import Reading
+from longseq.vision.data.transforms import Normalise, resize
 from longseq.vision.task import ImageClassifier
 
 
@@ -36,12 +38,12 @@ class Prediction:
     error: str = ""
 
 
-def open_images(path: str | Path, channels: int) -> ImageSet:
+def open_images(path: str | Path, reading: Reading) -> ImageSet:
     """Opens the images to be classified.
 
     Args:
         path: a folder or a zip, searched to any depth; one image; or an IDX file of images.
-        channels: 1 or 3.
+        reading: how files become channels, ``Reading.of(task.preprocess)``.
 
     Raises:
         DataError: if there are none.
@@ -53,7 +55,7 @@ def open_images(path: str | Path, channels: int) -> ImageSet:
         from longseq.vision.data.idx import read_idx
 
         array = read_idx(root)
-        return ArrayImages(array, torch.zeros(len(array), dtype=torch.int64).numpy(), [], channels)
+        return ArrayImages(array, np.zeros(len(array), np.int64), [], reading)
     if root.is_file() and is_image(root.name):
         root, names = root.parent, [root.name]
     elif root.is_file() and root.suffix.lower() != ".zip":
@@ -68,7 +70,7 @@ def open_images(path: str | Path, channels: int) -> ImageSet:
             )
     if not names:
         raise DataError("holds no images", path=root)
-    return FileImages(root, names, [0] * len(names), [], channels)
+    return FileImages(root, names, [0] * len(names), [], reading)
 
 
 def classify(
@@ -84,7 +86,8 @@ def classify(
     """
     check_positive("batch_size", batch_size)
     how = dict(task.preprocess)
-    transform = evaluation_transform(how["img_size"], how["mean"], how["std"], how["crop_ratio"])
+    square = resize(how["img_size"], how["crop_ratio"], how.get("interpolation", "bilinear"))
+    normalise = Normalise(how["mean"], how["std"])
     model = task.best.eval().to(device)
     for start in range(0, len(images), batch_size):
         indices = range(start, min(start + batch_size, len(images)))
@@ -92,7 +95,7 @@ def classify(
         errors: dict[int, str] = {}
         for index in indices:
             try:
-                tensors.append(transform(images.image(index)))
+                tensors.append(normalise(square(images.image(index))))
             except DataError as error:
                 errors[index] = str(error)
         if tensors:
@@ -152,7 +155,7 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed"
         )
-    images = open_images(args.images, task.in_chans)
+    images = open_images(args.images, Reading.of(task.preprocess))
     found = list(classify(task, images, args.batch_size, args.device))
     bad = [item for item in found if item.error]
     for item in bad[:10]:

@@ -121,7 +121,7 @@ class ImageClassifier(BaseTask):
             )
 
     def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
-        """The classes must be those of the training, in the same order."""
+        """The classes must be those of the training, in the same order; pixels are read alike."""
         if (
             "classes" in found
             and found["classes"] != known.get("classes")
@@ -132,6 +132,8 @@ class ImageClassifier(BaseTask):
                 f"trained on {', '.join(known.get('classes', [])[:4])}…",
                 path=self.data.source,
             )
+        if isinstance(self.data, ImageData) and known.get("preprocess"):
+            self.data.take(known["preprocess"])
 
     def setup(self, stage: str) -> None:
         """Also loads the weights to start from."""
@@ -160,5 +162,9 @@ class ImageClassifier(BaseTask):
         step = self.trainer.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            averaged, current = (list(one.state_dict().values()) for one in (self.ema, self.model))
-            torch._foreach_lerp_(averaged, current, 1 - decay)
+            pairs = list(zip(self.ema.state_dict().values(), self.model.state_dict().values()))
+            weights = [pair for pair in pairs if pair[0].is_floating_point()]
+            torch._foreach_lerp_(*(list(side) for side in zip(*weights)), 1 - decay)
+            for averaged, current in pairs:
+                if not averaged.is_floating_point():
+                    averaged.copy_(current)  # what batch norms count

@@ -33,6 +33,7 @@ SIZES = {
     "vim": {"depth": 1, "d_model": 16, "patch_size": 4},
     "vit": {"n_layers": 1, "d_model": 24, "patch_size": 4},
     "sequential": {"n_layers": 1, "d_model": 8},
+    "hybrid": {"dims": [8, 16], "scans": [1], "depths": [1, 1]},
 }
 
 

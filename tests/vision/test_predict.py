@@ -12,6 +12,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
+from longseq.vision.data.pixels import Reading
 from longseq.vision.predict import Prediction, classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
 
@@ -28,7 +29,7 @@ def task() -> ImageClassifier:
 
 
 def test_neither_batches_nor_the_container_change_a_prediction(task, make_folder, make_zip) -> None:
-    folder, packed = open_images(make_folder(4), 3), open_images(make_zip(4), 3)
+    folder, packed = (open_images(made, Reading(3)) for made in (make_folder(4), make_zip(4)))
     whole = list(classify(task, folder, 64))
     for images, size in ((folder, 1), (folder, 5), (packed, 64)):
         for a, b in zip(classify(task, images, size), whole, strict=True):
@@ -41,7 +42,7 @@ def test_bad_images_keep_their_rows(task, make_folder) -> None:
     (folder / "dark/00.png").write_bytes(b"")
     (folder / "dark/01.png").write_text("no image")
     (folder / "notes.txt").write_text("left out by name")
-    found = {item.file: item for item in classify(task, open_images(folder, 3), 4)}
+    found = {item.file: item for item in classify(task, open_images(folder, Reading(3)), 4)}
     assert len(found) == 6
     assert "empty" in found["dark/00.png"].error and "known format" in found["dark/01.png"].error
     assert sum(bool(item.probabilities) for item in found.values()) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -11,41 +12,81 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from longseq.core.errors import DataError
+from longseq.vision.data.medical import is_dicom, read_dicom, read_nifti
+from longseq.vision.data.pillow import read_pillow
+from longseq.vision.data.pixels import Pixels, Reading, Where, stored, to_unit
+from longseq.vision.data.tiff import MAGIC, read_tiff
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-_CACHE_BYTES = 1 << 30
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".avif"),
+    *(".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
+)
 
 
-def decode(content: bytes, channels: int, path: str | Path, record: str | None = None) -> Tensor:
-    """Returns an image as bytes (C, H, W).
+def read_file(content: bytes, reading: Reading, where: Where) -> tuple[np.ndarray, int | None]:
+    """Returns the bands that are asked for (H, W, C), as stored, and the bits of a value.
+
+    Args:
+        content: the file's bytes; its kind is told by its beginning, not by its name.
+        reading: how files become channels.
+        where: the file, for messages.
+
+    Returns:
+        The array in the file's own dtype (float32 where pixels were computed), and the number of
+        bits that values use where their dtype has more, or None.
+
+    Raises:
+        DataError: if it is empty, damaged, no image, or other than what is asked for.
+    """
+    if not content:
+        raise where.error("the image is empty")
+    if content.startswith(MAGIC):
+        pixels = read_tiff(content, reading, where)
+    elif content.startswith(b"\x93NUMPY"):
+        pixels = _read_npy(content, reading, where)
+    elif is_dicom(content):
+        pixels = read_dicom(content, reading, where)
+    elif content[:2] == b"\x1f\x8b" or content[344:348] in (b"n+1\0", b"ni1\0"):
+        pixels = read_nifti(content, reading, where)
+    else:
+        pixels = read_pillow(content, reading, where)
+    if min(pixels.array.shape[1:]) == 0:
+        raise where.error("has no pixels")
+    return stored(pixels, reading, where), pixels.bits
+
+
+def _read_npy(content: bytes, reading: Reading, where: Where) -> Pixels:
+    """Reads an array of numpy, (H, W) or (H, W, bands)."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise where.error("is not an array of numbers, or is truncated") from error
+    if array.ndim not in (2, 3):
+        raise where.error(f"has the shape {array.shape}, not (H, W) or (H, W, bands)")
+    array = array.astype(array.dtype.newbyteorder("="))
+    array = array.astype(np.uint8) * 255 if array.dtype.kind == "b" else array
+    array = array[None, ..., None] if array.ndim == 2 else array[None]
+    missing = ~np.isfinite(array) if array.dtype.kind == "f" else None
+    return Pixels(array, "grey" if array.shape[3] == 1 else "bands", missing=missing)
+
+
+def decode(content: bytes, reading: Reading, path: str | Path, record: str | None = None) -> Tensor:
+    """Returns an image (C, H, W): bytes, or float32 with its range at 0 to 1.
 
     Args:
         content: the file's bytes.
-        channels: 1 for grey, 3 for RGB; transparency is left out.
+        reading: how files become channels.
         path: the file or archive, for messages.
         record: the archive's member.
 
     Raises:
-        DataError: if it is empty, truncated or no image.
+        DataError: as ``read_file``, and for a type of pixels of which no range is known.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    if not content:
-        raise DataError("the image is empty", path=path, record=record)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            array = np.array(image.convert("L" if channels == 1 else "RGB"))
-    except UnidentifiedImageError as error:
-        raise DataError("is not an image of a known format", path=path, record=record) from error
-    except Image.DecompressionBombError as error:
-        raise DataError("the image is too large", path=path, record=record) from error
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
-        raise DataError("the image is truncated or damaged", path=path, record=record) from error
-    return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1)
+    where = Where(path, record)
+    return to_unit(read_file(content, reading, where)[0], reading, where)
 
 
 class ImageSet(ABC):
@@ -54,31 +95,38 @@ class ImageSet(ABC):
     Args:
         labels: class of every image (N,); empty if there are none.
         classes: names of the classes.
+        reading: how they become channels.
     """
 
-    def __init__(self, labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:
+    def __init__(
+        self, labels: Sequence[int] | np.ndarray, classes: Sequence[str], reading: Reading
+    ) -> None:
         self.labels, self.classes = np.asarray(labels, np.int64), list(classes)
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
+    def stored(self, index: int) -> tuple[np.ndarray, int | None]:
+        """Returns image ``index`` (H, W, C) in its own dtype, and its bits; see ``read_file``."""
+
     def image(self, index: int) -> Tensor:
-        """Returns image ``index``, bytes (C, H, W)."""
+        """Returns image ``index`` (C, H, W): bytes, or float32 with its range at 0 to 1."""
+        return to_unit(self.stored(index)[0], self.reading, self.where(index))
+
+    def where(self, index: int) -> Where:
+        """Returns its place, for messages."""
+        return Where(f"image {index}")
 
     def name(self, index: int) -> str:
         """Returns a name for messages and results."""
         return str(index)
 
-    def check(self) -> list[tuple[int, DataError]]:
-        """Reads every image once and returns those that cannot be read, with the reason."""
-        bad = []
-        for index in range(len(self)):
-            try:
-                self.image(index)
-            except DataError as error:
-                bad.append((index, error))
-        return bad
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are read, so that none can turn out to be damaged."""
+        return False
 
 
 class ArrayImages(ImageSet):
@@ -88,38 +136,32 @@ class ArrayImages(ImageSet):
         images: bytes (N, H, W) or (N, H, W, C).
         labels: (N,).
         classes: names.
-        channels: 1 or 3; grey is repeated, colour becomes luminance.
+        reading: 1 channel makes luminance of colour, 3 repeat grey.
     """
 
+    in_memory = True
+
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], channels: int
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], reading: Reading
     ) -> None:
-        super().__init__(labels, classes)
-        images = images[..., None] if images.ndim == 3 else images
-        if channels == 1 and images.shape[3] == 3:
-            weights = np.array([0.299, 0.587, 0.114], np.float32)
-            images = np.rint(images.astype(np.float32) @ weights).astype(np.uint8)[..., None]
-        self.images, self.channels = images, channels
+        super().__init__(labels, classes, reading)
+        self.images = images[..., None] if images.ndim == 3 else images
 
-    def image(self, index: int) -> Tensor:
-        """Returns image ``index``, bytes (C, H, W)."""
-        found = torch.from_numpy(self.images[index].copy()).permute(2, 0, 1)
-        return found.expand(self.channels, -1, -1)
-
-    def check(self) -> list[tuple[int, DataError]]:
-        """Returns nothing: arrays were checked when they were read."""
-        return []
+    def stored(self, index: int) -> tuple[np.ndarray, int | None]:
+        image = self.images[index]
+        colour = {1: "grey", 3: "rgb"}.get(image.shape[2], "bands")
+        return stored(Pixels(image[None], colour), self.reading, self.where(index)), None
 
 
 class FileImages(ImageSet):
-    """Image files in a folder or in a zip, decoded when asked for and kept while memory allows.
+    """Image files in a folder or in a zip, decoded when asked for.
 
     Args:
         root: the folder or the zip.
         names: paths inside it.
         labels: (N,).
         classes: names.
-        channels: 1 or 3.
+        reading: how they become channels.
     """
 
     def __init__(
@@ -128,13 +170,12 @@ class FileImages(ImageSet):
         names: Sequence[str],
         labels: Sequence[int],
         classes: Sequence[str],
-        channels: int,
+        reading: Reading,
     ) -> None:
-        super().__init__(labels, classes)
-        self.root, self.names, self.channels = root, list(names), channels
+        super().__init__(labels, classes, reading)
+        self.root, self.names = root, list(names)
         self._archive: zipfile.ZipFile | None = None
-        self._cache: dict[int, Tensor] = {}
-        self._cached = 0
+        self._owner = 0
 
     def __getstate__(self) -> dict[str, Any]:  # a worker process opens the archive for itself
         return {**self.__dict__, "_archive": None}
@@ -142,22 +183,24 @@ class FileImages(ImageSet):
     def _read(self, name: str) -> bytes:
         if self.root.is_dir():
             return (self.root / name).read_bytes()
-        if self._archive is None:
-            self._archive = zipfile.ZipFile(self.root)
+        # A forked worker shares its parent's position in the file: it opens the archive for itself.
+        if self._archive is None or self._owner != os.getpid():
+            self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
         return self._archive.read(name)
 
-    def image(self, index: int) -> Tensor:
-        """Returns image ``index``, bytes (C, H, W).
+    def where(self, index: int) -> Where:
+        name = self.names[index]
+        return Where(self.root / name) if self.root.is_dir() else Where(self.root, name)
+
+    def stored(self, index: int) -> tuple[np.ndarray, int | None]:
+        """Returns image ``index`` (H, W, C) in its own dtype, and its bits.
 
         Raises:
             DataError: naming the file, if it cannot be read.
         """
-        if index in self._cache:
-            return self._cache[index]
-        name = self.names[index]
-        where = (self.root / name, None) if self.root.is_dir() else (self.root, name)
+        where = self.where(index)
         try:
-            content = self._read(name)
+            content = self._read(self.names[index])
         except (
             OSError,
             zipfile.BadZipFile,
@@ -165,12 +208,8 @@ class FileImages(ImageSet):
             NotImplementedError,
             zlib.error,
         ) as error:
-            raise DataError("cannot be read", path=where[0], record=where[1]) from error
-        image = decode(content, self.channels, *where)
-        if self._cached + image.numel() <= _CACHE_BYTES:
-            self._cache[index] = image
-            self._cached += image.numel()
-        return image
+            raise where.error("cannot be read") from error
+        return read_file(content, self.reading, where)
 
     def name(self, index: int) -> str:
         """Returns the path inside the folder or zip."""
@@ -200,8 +239,13 @@ def list_files(root: Path) -> list[str]:
     if not root.is_dir():
         names: Iterable[str] = open_zip(root)
     else:
+        # Paths as text: a hundred thousand Path objects take seconds.
+        base = str(root)
         names = sorted(
-            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+            "/".join([*where, name])
+            for folder, _, files in os.walk(base)
+            for where in [[] if folder == base else os.path.relpath(folder, base).split(os.sep)]
+            for name in files
         )
     hidden = (".", "__MACOSX")
     return [name for name in names if not any(part.startswith(hidden) for part in name.split("/"))]

@@ -3,135 +3,34 @@ step."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
+from longseq.vision.data.batches import (
+    EvaluationImages,
+    EvaluationLoader,
+    TrainingBatches,
+    together,
+)
 from longseq.vision.data.images import ImageSet
+from longseq.vision.data.parts import Part, Prepared, moments, readable
+from longseq.vision.data.pixels import MAX_PIXELS, Reading, learn_ranges
 from longseq.vision.data.sources import open_source, split_indices
 from longseq.vision.data.transforms import (
     Augment,
-    apply_mixing,
-    evaluation_transform,
+    Interpolation,
+    Normalise,
     mixing_transform,
+    resize,
     training_transform,
 )
-
-Batch = dict[str, Tensor]
-
-
-class Part:
-    """Some images of a set.
-
-    Args:
-        images: the whole set.
-        indices: which of them.
-    """
-
-    def __init__(self, images: ImageSet, indices: np.ndarray) -> None:
-        self.images, self.indices = images, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Class of every image, int64 (N,)."""
-        return self.images.labels[self.indices]
-
-    def image(self, index: int) -> Tensor:
-        """Returns image ``index`` of this part, bytes (C, H, W)."""
-        return self.images.image(int(self.indices[index]))
-
-    def name(self, index: int) -> str:
-        """Returns its name."""
-        return self.images.name(int(self.indices[index]))
-
-
-class TrainingBatches:
-    """Batch n as a pure function of n: the shuffling, the augmentation and the mixing too.
-
-    Args:
-        part: training images.
-        batch_size: images a batch and process.
-        transform: of one image.
-        mixing: of a batch, or None.
-        seed: of everything random.
-        rank: of this process.
-        world: number of processes.
-    """
-
-    def __init__(
-        self,
-        part: Part,
-        batch_size: int,
-        transform: Any,
-        mixing: Any,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.part, self.batch_size, self.transform, self.mixing = (
-            part,
-            batch_size,
-            transform,
-            mixing,
-        )
-        self.seed, self.rank, self.world = seed, rank, world
-        self.per_epoch = max(1, len(part) // (batch_size * world))
-
-    def __getitem__(self, step: int) -> Batch:
-        epoch, index = divmod(step, self.per_epoch)
-        order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.part))
-        first = (index * self.world + self.rank) * self.batch_size
-        chosen = np.take(order, range(first, first + self.batch_size), mode="wrap")
-        # torchvision draws from torch's global stream: fork it, so that the training's own is left
-        # alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                int(np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1)[0])
-            )
-            images = torch.stack([self.transform(self.part.image(i)) for i in chosen])
-            labels = torch.from_numpy(self.part.labels[chosen])
-            images, target = apply_mixing(self.mixing, images, labels)
-        return {
-            "index": torch.from_numpy(self.part.indices[chosen]),
-            "image": images,
-            "target": target,
-        }
-
-
-class EvaluationImages(Dataset[Batch]):
-    """Images one by one, as they are evaluated.
-
-    Args:
-        part: the images.
-        transform: of one image.
-    """
-
-    def __init__(self, part: Part, transform: Any) -> None:
-        self.part, self.transform = part, transform
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def __getitem__(self, index: int) -> Batch:
-        where = torch.tensor(int(self.part.indices[index]))
-        image = self.transform(self.part.image(index))
-        return {
-            "index": where,
-            "image": image,
-            "target": torch.tensor(int(self.part.labels[index])),
-        }
 
 
 class ImageData(BaseData):
@@ -139,22 +38,35 @@ class ImageData(BaseData):
 
     Where the source has no validation part, ``valid_fraction`` of the training images is one, with
     the classes in proportion; where it has no test part, ``test_fraction`` likewise. Images that
-    cannot be read are counted, listed and left out.
+    cannot be read are listed and left out: at the start of sets of up to 2,000 images, and when
+    their turn comes in larger ones.
 
     Args:
         source: a packaged sample, a folder or zip of class folders (with or without train/, valid/,
             test/), a folder of IDX files, or ``torchvision:<Name>``.
         img_size: side in pixels that the model sees.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for grey, 3 for colour, or the number of bands.
         batch_size: images a training batch.
         eval_batch_size: images an evaluation batch; results do not depend on it.
-        mean: of every channel in [0, 1], or one value for all; from the training images, not from
-            the test's.
+        mean: of every channel where 0 to 1 is the range of values, or one value for all; None
+            measures it on up to 256 training images.
         std: likewise.
+        value_range: which stored values become 0 and 1. "auto": 0 and 255 of bytes, and for other
+            types the 0.1% and 99.9% quantiles of up to 256 training images; "train": those for
+            bytes too; "type": what the integer type can hold; or [low, high]. The checkpoint keeps
+            it.
+        bands: numbers of the stored bands to take, from 0, as many as channels; None for all.
+        page: of a stack: its number from 0, or "channels": the pages are the channels.
+        background: behind transparent pixels: 0 black, 1 white.
+        truncated: whether to keep files that end early, with what is missing left grey or black.
+        max_pixels: larger images are refused.
         augment: see ``transforms.training_transform``.
-        crop_ratio: see ``transforms.evaluation_transform``.
+        erasing: probability of erasing a random rectangle of a training image.
+        crop_ratio: see ``transforms.resize``.
+        interpolation: "bilinear", "bicubic" or "nearest", when images are resized.
         mixup: α of mixup; 0 for none.
         cutmix: α of CutMix; 0 for none.
+        balanced: whether training draws the classes equally often, whatever their sizes.
         valid_fraction: share of the training images for validation.
         test_fraction: share for the test.
         max_train: at most so many training images, drawn with the classes in proportion; None for
@@ -174,12 +86,21 @@ class ImageData(BaseData):
         channels: int = 3,
         batch_size: int = 128,
         eval_batch_size: int = 256,
-        mean: Sequence[float] = (0.5,),
-        std: Sequence[float] = (0.5,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        value_range: str | Sequence[float] = "auto",
+        bands: Sequence[int] | None = None,
+        page: int | str | None = None,
+        background: float = 1.0,
+        truncated: bool = False,
+        max_pixels: int = MAX_PIXELS,
         augment: Augment = "shift_flip",
+        erasing: float = 0.0,
         crop_ratio: float = 1.0,
+        interpolation: Interpolation = "bilinear",
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        balanced: bool = False,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
         max_train: int | None = None,
@@ -189,20 +110,28 @@ class ImageData(BaseData):
         download: bool = False,
     ) -> None:
         super().__init__()
-        if channels not in (1, 3):
-            raise ConfigError(f"channels must be 1 or 3, got {channels}")
+        self.reading = Reading(
+            channels,
+            None if bands is None else tuple(bands),
+            int(page) if isinstance(page, str) and page.isdecimal() else page,  # type: ignore[arg-type]
+            background,
+            truncated=truncated,
+            max_pixels=check_positive("max_pixels", max_pixels),
+        )
+        learn_ranges([], value_range)  # a bad value fails here
+        if mean is not None or std is not None:
+            Normalise(mean or (0.5,), std or (0.5,), channels)
         self.source, self.channels, self.root, self.download = source, channels, root, download
         self.batch_size = check_positive("batch_size", batch_size)
         self.eval_batch_size = check_positive("eval_batch_size", eval_batch_size)
-        self.preprocess: dict[str, Any] = {
-            "img_size": img_size,
-            "channels": channels,
-            "mean": list(mean),
-            "std": list(std),
-            "crop_ratio": crop_ratio,
-        }
-        self.train_transform = training_transform(img_size, mean, std, augment)
-        self.eval_transform = evaluation_transform(img_size, mean, std, crop_ratio)
+        self.img_size, self.value_range, self.balanced = img_size, value_range, balanced
+        self.mean = None if mean is None else list(mean)
+        self.std = None if std is None else list(std)
+        self.crop_ratio, self.interpolation = crop_ratio, interpolation
+        self.train_transform = training_transform(
+            img_size, augment, erasing, channels, interpolation
+        )
+        self.eval_transform = resize(img_size, crop_ratio, interpolation)
         self.mixup, self.cutmix = mixup, cutmix
         self.valid_fraction, self.test_fraction, self.max_train = (
             valid_fraction,
@@ -211,13 +140,64 @@ class ImageData(BaseData):
         )
         self.seed, self.num_workers = seed, num_workers
         self._parts: dict[str, Part] | None = None
+        self._known: Mapping[str, Any] | None = None
 
     @property
     def parts(self) -> dict[str, Part]:
         """The parts "train", "valid" and "test"; opened, checked and split at first use."""
         if self._parts is None:
             self._parts = self._open()
+            self._learn()
         return self._parts
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """How images become the model's input, as plain values; reads the data if need be."""
+        parts = self.parts
+        assert self.mean is not None and self.std is not None
+        return {
+            "img_size": self.img_size,
+            "channels": self.channels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "crop_ratio": self.crop_ratio,
+            "interpolation": self.interpolation,
+            "reading": parts["train"].images.reading.facts(),
+        }
+
+    @property
+    def normalise(self) -> Normalise:
+        """The normalisation, measured if need be."""
+        how = self.preprocess
+        return Normalise(how["mean"], how["std"], self.channels)
+
+    def take(self, preprocess: Mapping[str, Any]) -> None:
+        """Takes what a checkpoint learnt of its training images in place of what these would say.
+
+        Args:
+            preprocess: of ``ImageClassifier``: ranges, mean and deviation.
+        """
+        self._known = dict(preprocess)
+        if self._parts is not None:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Finds the ranges of pixels and their moments, where they are not given."""
+        assert self._parts is not None
+        train, given = self._parts["train"], self.hparams
+        known = self._known
+        if known and isinstance(self.value_range, str):
+            ranges = dict(Reading.of(known).ranges)
+        else:
+            ranges = learn_ranges(_stored(train), self.value_range)
+        for part in self._parts.values():
+            part.images.reading = replace(self.reading, ranges=ranges)
+        if known:
+            mean, std = list(known["mean"]), list(known["std"])
+        elif given["mean"] is None or given["std"] is None:
+            mean, std = moments(train, self.eval_transform)
+        self.mean = mean if given["mean"] is None else list(given["mean"])
+        self.std = std if given["std"] is None else list(given["std"])
 
     def facts(self) -> dict[str, Any]:
         """Returns the names of the classes and the preprocessing."""
@@ -230,12 +210,12 @@ class ImageData(BaseData):
 
     def model_arguments(self) -> dict[str, Any]:
         """Returns the number of classes, the channels and the side of the images."""
-        size = self.preprocess["img_size"]
+        size = self.img_size
         return {"num_classes": len(self.classes), "in_chans": self.channels, "img_size": size}
 
     def _open(self) -> dict[str, Part]:
-        source = open_source(self.source, self.channels, self.root, self.download)
-        train = _readable(source.train)
+        source = open_source(self.source, self.reading, self.root, self.download)
+        train = readable(source.train)
         fractions = [
             self.valid_fraction if source.valid is None else 0.0,
             self.test_fraction if source.test is None else 0.0,
@@ -270,11 +250,16 @@ class ImageData(BaseData):
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
         mixing = mixing_transform(self.mixup, self.cutmix, len(self.classes))
+        train, fixed = self.parts["train"], self.train_transform.fixed
+        shape = (self.channels, self.img_size, self.img_size)
         batches = TrainingBatches(
-            self.parts["train"],
+            train,
             self.batch_size,
             self.train_transform,
+            self.normalise,
+            None if fixed is None else Prepared(train, fixed, shape),
             mixing,
+            self.balanced,
             self.seed,
             rank,
             world,
@@ -294,8 +279,10 @@ class ImageData(BaseData):
             )
         if not len(mine):
             return []
-        images = EvaluationImages(mine, self.eval_transform)
-        return DataLoader(images, self.eval_batch_size, num_workers=self.num_workers)
+        images = EvaluationImages(mine, self.eval_transform, self.normalise)
+        return EvaluationLoader(
+            images, self.eval_batch_size, num_workers=self.num_workers, collate_fn=together
+        )
 
     def val_dataloader(self) -> Any:
         """Returns the validation images in order."""
@@ -306,22 +293,16 @@ class ImageData(BaseData):
         return self.evaluation("test")
 
 
-def _readable(images: ImageSet) -> np.ndarray:
-    """Returns the numbers of the images that can be read, and lists the others on stderr."""
-    bad = images.check()
-    if bad and len(bad) == len(images):
-        raise bad[0][1]
-    if bad:
-        print(
-            f"note: {len(bad)} of {len(images)} images cannot be read and are left out:",
-            file=sys.stderr,
-        )
-        for _, error in bad[:10]:
-            print(f"  {error}", file=sys.stderr)
-        if len(bad) > 10:
-            print(f"  and {len(bad) - 10} more", file=sys.stderr)
-    return np.setdiff1d(np.arange(len(images)), [index for index, _ in bad])
+def _stored(part: Part) -> list[tuple[np.ndarray, int | None]]:
+    """Returns a sample of a part's images in their own dtypes."""
+    found = []
+    for index in part.sample():
+        try:
+            found.append(part.stored(index))
+        except DataError as error:
+            part.note(index, error)
+    return found
 
 
 def _whole(images: ImageSet) -> Part:
-    return Part(images, _readable(images))
+    return Part(images, readable(images))

@@ -4,6 +4,7 @@ torchvision."""
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.samples import Samples
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+from longseq.vision.data.pixels import Reading
 
 FASHION = (
     "T-shirt/top",
@@ -56,7 +58,7 @@ class Source:
 
 
 def open_source(
-    source: str, channels: int, root: str | None = None, download: bool = False
+    source: str, reading: Reading, root: str | None = None, download: bool = False
 ) -> Source:
     """Opens a data set by what it is.
 
@@ -69,7 +71,7 @@ def open_source(
 
     Args:
         source: path, or ``torchvision:<Name>``.
-        channels: 1 for grey, 3 for colour.
+        reading: how files become channels.
         root: folder of torchvision's data sets.
         download: whether torchvision may download.
 
@@ -77,7 +79,7 @@ def open_source(
         DataError: if there is no such data or it has no images.
     """
     if source.startswith("torchvision:"):
-        return _torchvision(source.removeprefix("torchvision:"), channels, root, download)
+        return _torchvision(source.removeprefix("torchvision:"), reading, root, download)
     path = SAMPLES.path(source) if source in SAMPLES.names() else Path(source)
     if not path.exists():
         hint = "give a folder, a zip, or torchvision:<Name>"
@@ -85,45 +87,50 @@ def open_source(
     if path.is_dir() and any(
         find_idx(path, part, kind) for part in PARTS for kind in ("images", "labels")
     ):
-        return _idx(path, channels)
+        return _idx(path, reading)
     if path.is_file() and path.suffix.lower() != ".zip":
         raise DataError("is neither a folder nor a zip", path=path)
-    return _class_folders(path, channels)
+    return _class_folders(path, reading)
 
 
-def _idx(folder: Path, channels: int) -> Source:
+def _idx(folder: Path, reading: Reading) -> Source:
     pairs = {part: read_idx_pair(folder, part) for part in PARTS}
     if pairs["train"] is None:
         raise DataError("has IDX files but none of the training part", path=folder)
     count = 1 + max(int(pair[1].max()) for pair in pairs.values() if pair is not None)
     fashion = count == len(FASHION) and "fashion" in str(folder.resolve()).lower()
     classes = list(FASHION) if fashion else [str(i) for i in range(count)]
-    sets = {part: pair and ArrayImages(*pair, classes, channels) for part, pair in pairs.items()}
+    sets = {part: pair and ArrayImages(*pair, classes, reading) for part, pair in pairs.items()}
     assert sets["train"]
     return Source(sets["train"], None, sets["test"] or None)
 
 
-def _class_folders(root: Path, channels: int) -> Source:
+def _class_folders(root: Path, reading: Reading) -> Source:
     names = [name for name in list_files(root) if is_image(name)]
     if not names:
         raise DataError(
             "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
         )
     split = [name.split("/") for name in names]
-    while (
-        min(map(len, split)) > 2
-        and len({parts[0] for parts in split}) == 1
-        and split[0][0] not in _PARTS
-    ):
+    while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
         split = [parts[1:] for parts in split]  # a zip of one folder
     found: dict[str, list[tuple[str, str]]] = {}
-    tops = {parts[0] for parts in split}
-    parted = tops <= set(_PARTS) and all(len(parts) > 2 for parts in split)
+    parted = any(_PARTS.get(parts[0]) == "train" and len(parts) > 2 for parts in split)
+    stray = []
     for name, parts in zip(names, split):
-        if len(parts) < (3 if parted else 2):
-            raise DataError("lies in no class folder", path=root, record=name)
+        if len(parts) < (3 if parted else 2) or (parted and parts[0] not in _PARTS):
+            stray.append(name)
+            continue
         part, cls = (_PARTS[parts[0]], parts[1]) if parted else ("train", parts[0])
         found.setdefault(part, []).append((name, cls))
+    if stray:
+        where = "train/<class>/, valid/<class>/ or test/<class>/" if parted else "<class>/"
+        if not found:
+            raise DataError(
+                "lies in no class folder", path=root, record=stray[0], hint=f"expected {where}"
+            )
+        shown = ", ".join(stray[:3]) + (f" and {len(stray) - 3} more" if len(stray) > 3 else "")
+        print(f"note: {root}: left out, not in {where}: {shown}", file=sys.stderr)
     if "train" not in found:
         raise DataError("has no train folder", path=root)
     classes = sorted({cls for _, cls in found["train"]})
@@ -138,11 +145,16 @@ def _class_folders(root: Path, channels: int) -> Source:
                     f"is of class {cls!r}, which train does not have", path=root, record=name
                 )
         labels = [number[cls] for _, cls in items]
-        sets[part] = FileImages(root, [name for name, _ in items], labels, classes, channels)
+        sets[part] = FileImages(root, [name for name, _ in items], labels, classes, reading)
     return Source(sets["train"], sets.get("valid"), sets.get("test"))
 
 
-def _torchvision(name: str, channels: int, root: str | None, download: bool) -> Source:
+def _is_cover(split: Sequence[Sequence[str]]) -> bool:
+    """Returns whether the one top folder only holds the data set, and is none of its parts."""
+    return split[0][0] not in _PARTS and any(len(parts) > 2 for parts in split)
+
+
+def _torchvision(name: str, reading: Reading, root: str | None, download: bool) -> Source:
     import torchvision
 
     known = [
@@ -166,7 +178,7 @@ def _torchvision(name: str, channels: int, root: str | None, download: bool) -> 
             ) from error
         images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
         classes = [str(text) for text in getattr(data, "classes", range(int(labels.max()) + 1))]
-        sets.append(ArrayImages(images, labels, classes, channels))
+        sets.append(ArrayImages(images, labels, classes, reading))
     return Source(sets[0], None, sets[1])
 
 

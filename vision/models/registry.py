@@ -15,6 +15,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
+from longseq.vision.models.resnet import ResNet
 from longseq.vision.models.vim import Vim
 from longseq.vision.models.vmamba import VMamba
 
@@ -87,6 +88,12 @@ _PRESETS = {
         PatchSequence,
         {**_VIT, **_heads(3), "img_size": 32, "patch_size": 4, "d_model": 96, "n_layers": 5},
         "a ViT of vmamba_pico's size, 28 to 64 px",
+    ),
+    "resnet8": Preset(ResNet, {}, "a plain ResNet of 8 layers, for 28 to 64 px: the CNN to beat"),
+    "hybrid_pico": Preset(
+        ResNet,
+        {"dims": (32, 80, 224), "scans": (2,)},
+        "convolutional stages, then a recurrence over the map; 28 to 64 px, to train on a CPU",
     ),
     "sequential": Preset(
         PatchSequence,

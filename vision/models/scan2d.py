@@ -119,8 +119,8 @@ class Scan2d:
         self.n_orders, self.length = table.shape
         lane = np.arange(self.n_orders)[:, None]
 
-        def rows(index: np.ndarray) -> Tensor:  # (K, L) to (L·K,)
-            return torch.from_numpy(np.ascontiguousarray(index.T).ravel())
+        def rows(index: np.ndarray) -> np.ndarray:  # (K, L) to (L·K,)
+            return np.ascontiguousarray(index.T).ravel()
 
         self._expand = rows(table)
         self._reorder = rows(table * self.n_orders + lane)
@@ -128,23 +128,32 @@ class Scan2d:
 
     def expand(self, x: Tensor) -> Tensor:
         """Returns x along every order: (B, L, D) to (B, L, K, D)."""
-        where = [index.to(x.device) for index in (self._expand, self._merge)]
+        where = _rows(x, self._expand, self._merge)
         return _Expand.apply(x, *where)
 
     def reorder(self, x: Tensor) -> Tensor:
         """Returns lane k of x along order k: (B, L, K, D) to the same shape."""
-        where = [index.to(x.device) for index in (self._reorder, self._merge)]
+        where = _rows(x, self._reorder, self._merge)
         return _Reorder.apply(x, *where)
 
     def restore(self, x: Tensor) -> Tensor:
         """Undoes ``reorder``: (B, L, K, D) to the same shape."""
-        where = [index.to(x.device) for index in (self._merge, self._reorder)]
+        where = _rows(x, self._merge, self._reorder)
         return _Reorder.apply(x, *where)
 
     def merge(self, y: Tensor) -> Tensor:
         """Puts every position back and sums over the orders: (B, L, K, D) to (B, L, D)."""
-        where = [index.to(y.device) for index in (self._expand, self._merge)]
+        where = _rows(y, self._expand, self._merge)
         return _Merge.apply(y, *where)
+
+
+def _rows(x: Tensor, *indices: np.ndarray) -> list[Tensor]:
+    """Returns indices as tensors beside x.
+
+    They are kept as arrays: a tensor would carry the mode of the call that made it (inference,
+    tracing) into later ones.
+    """
+    return [torch.from_numpy(index).to(x.device) for index in indices]
 
 
 @lru_cache(maxsize=256)
@@ -156,8 +165,7 @@ def scan2d(orders: tuple[str, ...], height: int, width: int) -> Scan2d:
         height: rows of the grid.
         width: columns.
     """
-    with torch.inference_mode(False):  # kept for the next call, which may be one of training
-        return Scan2d(orders, height, width)
+    return Scan2d(orders, height, width)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

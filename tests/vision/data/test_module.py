@@ -1,5 +1,7 @@
 """Batches as a function of the step; disjoint parts; evaluation in order; mixing."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError
-from longseq.vision.data.module import ImageData, TrainingBatches
+from longseq.vision.data.batches import TrainingBatches
+from longseq.vision.data.module import ImageData
+from longseq.vision.data.parts import Prepared
 from longseq.vision.data.transforms import (
-    evaluation_transform,
+    Augment,
+    flip,
     mixing_transform,
+    resize,
+    shift,
     training_transform,
 )
 
@@ -21,7 +28,9 @@ def data(make_zip) -> ImageData:
 
 
 def batches(data: ImageData, **kwargs) -> TrainingBatches:
-    return TrainingBatches(data.parts["train"], 7, data.train_transform, None, 3, **kwargs)
+    part, transform = data.parts["train"], data.train_transform
+    prepared = Prepared(part, transform.fixed, (3, 12, 12))
+    return TrainingBatches(part, 7, transform, data.normalise, prepared, seed=3, **kwargs)
 
 
 def test_parts_are_disjoint_and_in_proportion(data: ImageData) -> None:
@@ -66,7 +75,8 @@ def test_evaluation_is_in_order_and_untouched_by_augmentation(data: ImageData) -
     found = list(data.evaluation("test"))
     index = torch.cat([batch["index"] for batch in found])
     assert index.tolist() == list(range(60))
-    expected = (data.parts["test"].image(0).float() / 255 - 0.5) / 0.5
+    mean, std = (torch.tensor(data.preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
+    expected = (data.parts["test"].image(0).float() / 255 - mean) / std
     torch.testing.assert_close(found[0]["image"][0], expected)
 
 
@@ -96,9 +106,13 @@ def test_bad_images_are_listed_and_left_out(make_folder, capsys) -> None:
 @settings(max_examples=25, deadline=None)
 def test_every_size_becomes_the_size_asked_for(height: int, width: int, size: int) -> None:
     image = torch.zeros(3, height, width, dtype=torch.uint8)
-    assert evaluation_transform(size, (0.5,), (0.5,), 0.9)(image).shape == (3, size, size)
-    for augment in ("none", "flip", "shift", "shift_flip", "crop_flip", "trivial"):
-        assert training_transform(size, (0.5,), (0.5,), augment)(image).shape == (3, size, size)
+    assert resize(size, 0.9)(image).shape == (3, size, size)
+    for augment in get_args(Augment):
+        steps = training_transform(size, augment, erasing=0.5)
+        one = image if steps.fixed is None else steps.fixed(image)
+        one = one if steps.single is None else steps.single(one)
+        batch = one[None] if steps.batch is None else steps.batch(one[None])
+        assert batch.shape == (1, 3, size, size) and batch.dtype == torch.uint8
 
 
 def test_mixing_gives_soft_labels_that_sum_to_one() -> None:
@@ -118,7 +132,16 @@ def test_mixing_gives_soft_labels_that_sum_to_one() -> None:
 def test_bad_values_are_named(make_zip) -> None:
     path = str(make_zip(2))
     for kwargs, message in (
-        ({"channels": 2}, "channels"),
+        ({"channels": 0}, "channels"),
+        ({"channels": 1, "mean": (0.5, 0.5, 0.5)}, "data.mean has 3 values, data.channels is 1"),
+        ({"channels": 4, "augment": "trivial"}, "1 or 3 channels"),
+        ({"bands": (0, 1)}, "bands must be 3 numbers"),
+        ({"page": "all"}, "page must be"),
+        ({"value_range": "full"}, "value_range 'full' is unknown"),
+        ({"value_range": (1, 1)}, "low < high"),
+        ({"background": 2.0}, "background"),
+        ({"erasing": 2.0}, "erasing"),
+        ({"interpolation": "cubic"}, "interpolation"),
         ({"augment": "flop"}, "augment"),
         ({"std": (0.0,)}, "std"),
         ({"crop_ratio": 1.5}, "crop_ratio"),
@@ -130,3 +153,59 @@ def test_bad_values_are_named(make_zip) -> None:
         ImageData(path, batch_size=64).setup("fit")
     with pytest.raises(ConfigError, match="mixup"):
         mixing_transform(-1, 0, 3)
+
+
+def test_shifts_and_flips_are_of_every_image_alone() -> None:
+    torch.manual_seed(0)
+    images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).repeat(64, 1, 1, 1)
+    moved = shift(images, 2)
+    corners = {(int(image[0, 2, 2]) - 1) for image in moved}
+    assert len(corners) > 9 and moved.shape == images.shape
+    padded = torch.nn.functional.pad(images[:1], (2,) * 4)
+    windows = [padded[0, :, i : i + 5, j : j + 5] for i in range(5) for j in range(5)]
+    assert all(any(torch.equal(image, window) for window in windows) for image in moved)
+    turned = flip(images)
+    mirrored = [torch.equal(image, images[0].flip(2)) for image in turned]
+    assert 16 < sum(mirrored) < 48
+    assert all(m or torch.equal(i, images[0]) for m, i in zip(mirrored, turned))
+
+
+def test_a_kept_image_is_the_made_one(make_folder) -> None:
+    data = ImageData(str(make_folder(4)), img_size=8, batch_size=4)
+    part, fixed = data.parts["train"], data.train_transform.fixed
+    prepared = Prepared(part, fixed, (3, 8, 8))
+    first = [prepared.image(i) for i in range(len(part))]
+    part.images.names = []  # nothing can be read any more
+    assert all(torch.equal(prepared.image(i), image) for i, image in enumerate(first))
+
+
+def test_what_turns_out_damaged_is_replaced_and_left_out(make_folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("longseq.vision.data.parts.CHECKED", 0)
+    monkeypatch.setattr("longseq.vision.data.parts.SAMPLE", 4)
+    folder = make_folder(10)
+    data = ImageData(str(folder), img_size=12, batch_size=27, valid_fraction=0.1)
+    assert len(data.parts["train"]) == 27
+    for index in (2, 5):
+        (folder / data.parts["train"].name(index)).write_bytes(b"")
+    (folder / data.parts["test"].name(3)).write_bytes(b"")
+    batch = batches(data)[0]
+    whole = data.train_dataloader().dataset[0]
+    gone = set(data.parts["train"].indices[[2, 5]].tolist())
+    assert len(whole["index"]) == 27 and not gone & set(whole["index"].tolist())
+    assert torch.equal(batch["image"], batches(data)[0]["image"])
+    tested = torch.cat([one["index"] for one in data.evaluation("test")])
+    assert tested.tolist() == [i for i in range(30) if i != 3]
+    assert capsys.readouterr().err.count("the image is empty") == 3  # once each
+
+
+def test_balanced_batches_draw_classes_equally(tmp_path, make_folder) -> None:
+    folder = make_folder(40, ("",))
+    for cls, kept in (("dark", 4), ("stripes", 2)):
+        for i in range(kept, 40):
+            (folder / cls / f"{i:02d}.png").unlink()
+    data = ImageData(
+        str(folder), img_size=12, batch_size=8, balanced=True, valid_fraction=0, test_fraction=0
+    )
+    loader = data.train_dataloader().dataset
+    seen = torch.cat([loader[step]["target"] for step in range(50)])
+    assert torch.bincount(seen).float().div(len(seen)).sub(1 / 3).abs().max() < 0.08

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.images import ArrayImages, FileImages, decode
+from longseq.vision.data.parts import readable
+from longseq.vision.data.pixels import Reading
 from longseq.vision.data.sources import FASHION, open_source, split_indices
 
 CIFAR = Path(
@@ -20,9 +22,9 @@ CIFAR = Path(
 
 
 def test_folder_and_zip_give_the_same_images(make_folder, make_zip) -> None:
-    folder = open_source(str(make_folder(3)), 3)
+    folder = open_source(str(make_folder(3)), Reading(3))
     for path in (make_zip(3), make_zip(3, name="one.zip", prefix="data/")):
-        packed = open_source(str(path), 3)
+        packed = open_source(str(path), Reading(3))
         assert packed.train.classes == folder.train.classes == ["bright", "dark", "stripes"]
         for part in ("train", "test"):
             a, b = getattr(folder, part), getattr(packed, part)
@@ -32,20 +34,20 @@ def test_folder_and_zip_give_the_same_images(make_folder, make_zip) -> None:
 
 
 def test_parts_go_by_many_names(make_folder) -> None:
-    found = open_source(str(make_folder(2, ("training", "val", "testing"))), 1)
+    found = open_source(str(make_folder(2, ("training", "val", "testing"))), Reading(1))
     assert found.valid is not None and found.test is not None and len(found.valid) == 6
     assert found.train.image(0).shape == (1, 12, 12)
 
 
 def test_class_folders_alone_are_training_images(make_folder) -> None:
-    found = open_source(str(make_folder(2, ("",))), 3)
+    found = open_source(str(make_folder(2, ("",))), Reading(3))
     assert len(found.train) == 6 and found.test is None
 
 
 def test_idx_and_the_packaged_sample(make_idx) -> None:
-    found = open_source(str(make_idx()), 3)
+    found = open_source(str(make_idx()), Reading(3))
     assert found.train.image(0).shape == (3, 12, 12) and found.train.classes == ["0", "1", "2"]
-    sample = open_source("fashion_mnist_sample", 1)
+    sample = open_source("fashion_mnist_sample", Reading(1))
     assert sample.test is not None and (len(sample.train), len(sample.test)) == (5000, 1000)
     assert sample.train.classes == list(FASHION)
     assert np.bincount(sample.test.labels).tolist() == [100] * 10
@@ -55,12 +57,12 @@ def test_torchvision_data_sets(tmp_path, make_idx) -> None:
     raw = make_idx(name="MNIST").rename(tmp_path / "raw")
     (tmp_path / "MNIST").mkdir()
     raw.rename(tmp_path / "MNIST/raw")
-    found = open_source("torchvision:MNIST", 1, str(tmp_path))
+    found = open_source("torchvision:MNIST", Reading(1), str(tmp_path))
     assert found.test is not None and (len(found.train), len(found.test)) == (30, 9)
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
-        open_source("torchvision:CIFAR11", 3)
+        open_source("torchvision:CIFAR11", Reading(3))
     with pytest.raises(DataError, match=r"data\.download"):
-        open_source("torchvision:CIFAR10", 3, str(tmp_path))
+        open_source("torchvision:CIFAR10", Reading(3), str(tmp_path))
 
 
 def test_bad_sources_are_named(tmp_path, make_folder) -> None:
@@ -74,7 +76,8 @@ def test_bad_sources_are_named(tmp_path, make_folder) -> None:
     for cls in ("dark", "stripes"):
         (one / f"train/{cls}/00.png").unlink()
     loose = make_folder(1, ("",), name="loose")
-    (loose / "dark/00.png").rename(loose / "x.png")
+    for i, cls in enumerate(("dark", "bright", "stripes")):
+        (loose / cls / "00.png").rename(loose / f"{'xyz'[i]}.png")
     for path, message in (
         ("none", "no such folder"),
         ("empty", "holds no images"),
@@ -85,8 +88,23 @@ def test_bad_sources_are_named(tmp_path, make_folder) -> None:
         ("loose", "x.png: lies in no class folder"),
     ):
         with pytest.raises(DataError, match=message) as caught:
-            open_source(str(tmp_path / path), 3)
+            open_source(str(tmp_path / path), Reading(3))
         assert path in str(caught.value)
+
+
+def test_a_stray_file_is_left_out_and_named(make_folder, capsys) -> None:
+    plain, parted = make_folder(2, ("",), "plain"), make_folder(2, name="parted")
+    (plain / "dark/00.png").rename(plain / "cover.png")
+    (parted / "test/dark/00.png").rename(parted / "train/cover.png")
+    (parted / "docs").mkdir()
+    (parted / "train/dark/00.png").rename(parted / "docs/figure.png")
+    found = open_source(str(plain), Reading(3))
+    assert len(found.train) == 5 and found.train.classes == ["bright", "dark", "stripes"]
+    assert "left out, not in <class>/: cover.png" in capsys.readouterr().err
+    found = open_source(str(parted), Reading(3))
+    assert found.test is not None and (len(found.train), len(found.test)) == (5, 5)
+    assert found.train.classes == ["bright", "dark", "stripes"]
+    assert "docs/figure.png, train/cover.png" in capsys.readouterr().err
 
 
 def test_undecodable_images_are_named(make_folder, tmp_path) -> None:
@@ -94,17 +112,17 @@ def test_undecodable_images_are_named(make_folder, tmp_path) -> None:
     good = (folder / "train/dark/00.png").read_bytes()
     for content, message in ((b"", "empty"), (b"hello", "known format"), (good[:-30], "truncated")):
         with pytest.raises(DataError, match=message) as caught:
-            decode(content, 3, "a.zip", "x/y.png")
+            decode(content, Reading(3), "a.zip", "x/y.png")
         assert "a.zip: x/y.png" in str(caught.value)
-    files = FileImages(folder, ["train/dark/00.png", "train/none.png"], [0, 0], ["a"], 1)
-    assert [index for index, _ in files.check()] == [1]
+    files = FileImages(folder, ["train/dark/00.png", "train/none.png"], [0, 0], ["a"], Reading(1))
+    assert readable(files).tolist() == [0]
 
 
 def test_colour_becomes_luminance_and_grey_is_repeated() -> None:
     colour = np.zeros((1, 2, 2, 3), np.uint8)
     colour[..., 1] = 100
-    assert ArrayImages(colour, np.zeros(1), ["a"], 1).image(0).unique().tolist() == [59]
-    grey = ArrayImages(colour[..., 1], np.zeros(1), ["a"], 3).image(0)
+    assert ArrayImages(colour, np.zeros(1), ["a"], Reading(1)).image(0).unique().tolist() == [59]
+    grey = ArrayImages(colour[..., 1], np.zeros(1), ["a"], Reading(3)).image(0)
     assert grey.shape == (3, 2, 2) and (grey == 100).all()
 
 
@@ -133,6 +151,6 @@ def test_splits_that_leave_nothing_are_refused() -> None:
     "test/<class>/*.png (2,000), made from www.cs.toronto.edu/~kriz/cifar.html",
 )
 def test_the_cifar_subset_opens() -> None:
-    found = open_source(str(CIFAR), 3)
+    found = open_source(str(CIFAR), Reading(3))
     assert found.test is not None and (len(found.train), len(found.test)) == (10_000, 2_000)
     assert found.train.image(0).shape == (3, 32, 32) and len(found.train.classes) == 10

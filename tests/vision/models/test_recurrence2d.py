@@ -1,0 +1,48 @@
+"""The gated recurrence over a map: its definition, every order, and its gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from longseq.vision.models.recurrence2d import GatedRecurrence2d, along, back
+from longseq.vision.models.scan2d import list_orders, scan_order
+
+
+@pytest.mark.parametrize("order", list_orders())
+def test_along_is_the_scan_order_and_back_undoes_it(order: str) -> None:
+    x = torch.randn(2, 3, 5, 4)
+    sequence = along(x, order)
+    assert torch.equal(sequence, x.flatten(1, 2)[:, torch.from_numpy(scan_order(order, 3, 5))])
+    assert torch.equal(back(sequence, order, 3, 5), x)
+
+
+@pytest.mark.parametrize("orders", [("raster",), ("raster", "column_reversed", "snake")])
+def test_it_is_the_recurrence_written_out(orders) -> None:
+    torch.manual_seed(0)
+    layer, x = GatedRecurrence2d(6, orders).double(), torch.randn(2, 6, 3, 4).double()
+    value, *gates = layer.proj(x).split(6, 1)
+    expected = torch.zeros_like(x)
+    for gate, name in zip(gates, orders):
+        keep, state = torch.sigmoid(gate).flatten(2), torch.zeros(2, 6).double()
+        for position in scan_order(name, 3, 4).tolist():
+            here = keep[..., position]
+            state = here * state + (1 - here) * value.flatten(2)[..., position]
+            expected.flatten(2)[..., position] += state
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_its_gradient() -> None:
+    torch.manual_seed(0)
+    layer = GatedRecurrence2d(3, ("raster", "raster_reversed")).double()
+    x = torch.randn(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, x)
+
+
+def test_bfloat16_keeps_its_state_in_float32() -> None:
+    torch.manual_seed(0)
+    layer, x = GatedRecurrence2d(8), torch.randn(1, 8, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert (y.float() - layer(x)).abs().max() < 0.1

@@ -1,0 +1,141 @@
+"""Reading images through Pillow: photographs, palettes, transparency, orientation, frames."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from longseq.core.errors import DataError
+from longseq.vision.data.pixels import Pixels, Reading, Where, oriented, pick_page
+
+_ORIENTATION = 0x0112
+_WIDE = {2: "rgb", 4: "grey", 6: "rgb"}
+"""PNG's colour types of more than one band: those that Pillow would cut down to bytes."""
+
+
+@contextlib.contextmanager
+def _settings(truncated: bool) -> Iterator[None]:
+    """Pillow's two global settings for the time of one reading."""
+    from PIL import Image, ImageFile
+
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, truncated
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def check_size(width: int, height: int, reading: Reading, where: Where) -> None:
+    """Checks an image's size before its pixels are read.
+
+    Raises:
+        DataError: if it has more pixels than allowed.
+    """
+    if width * height > reading.max_pixels:
+        raise where.error(
+            f"has {width:,} × {height:,} pixels, more than data.max_pixels "
+            f"({reading.max_pixels:,})",
+            "raise it if the file is to be trusted, or cut the image into tiles",
+        )
+
+
+def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
+    """Reads an image that Pillow knows.
+
+    Args:
+        content: the file's bytes.
+        reading: what is asked for.
+        where: the file.
+
+    Raises:
+        DataError: if it is no image, damaged, too large, or a stack with no page chosen.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with _settings(reading.truncated), Image.open(io.BytesIO(content)) as image:
+            check_size(image.width, image.height, reading, where)
+            if wide := _sixteen_bits(content, image, where):
+                return wide
+            # A phone's MPO is one photograph with what belongs to it, not a stack.
+            count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+            frames = []
+            for number in pick_page(count, reading, where, "frames"):
+                if count > 1:
+                    image.seek(number)
+                frames.append(_frame(image, reading, where))
+            first = frames[0]
+            if any(one.array.shape != first.array.shape for one in frames):
+                raise where.error("has frames of different sizes", "choose one with data.page")
+            arrays = [one.array for one in frames]
+            return Pixels(np.stack(arrays), first.colour, first.alpha, first.bits)
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise where.error("is not an image of a known format") from error
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+        keep = None if reading.truncated else "data.truncated keeps what can be read of such files"
+        raise where.error("the image is truncated or damaged", keep) from error
+
+
+def _frame(image: Any, reading: Reading, where: Where) -> Pixels:
+    """Returns one frame (H, W, bands), turned as its orientation tag says."""
+    from PIL import ImageOps
+
+    image.load()
+    many = isinstance(reading.page, str)
+    mode, kind = image.mode, image.format
+    if kind == "PPM" and mode == "RGB" and _maxval(image) > 255:
+        raise where.error("holds colours of 16 bits, which Pillow reads as 8", "save it as TIFF")
+    image = ImageOps.exif_transpose(image)
+    alpha = None
+    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM", "JPEG2000")):
+        return Pixels(np.asarray(image).astype(np.uint16)[..., None], "grey")
+    if mode in ("I", "F"):
+        return Pixels(np.asarray(image)[..., None], "grey")
+    if mode in ("LA", "La", "L", "1"):
+        clear = image.has_transparency_data and not many
+        image, colour, alpha = image.convert("LA" if clear else "L"), "grey", clear
+    elif mode in ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"):
+        if many:
+            image, colour = image.convert("L"), "grey"
+        else:
+            clear = image.has_transparency_data
+            image, colour, alpha = image.convert("RGBA" if clear else "RGB"), "rgb", clear
+    else:
+        raise where.error(f"has colours of the mode {mode}", "save it as grey or RGB")
+    array = np.array(image)
+    array = array[..., None] if array.ndim == 2 else array
+    return Pixels(array, colour, "straight" if alpha else None)
+
+
+def _maxval(image: Any) -> int:
+    """Returns the value of white in a PPM file, as its decoder is told."""
+    args = image.tile[0][3] if image.tile else ()
+    found = args[1] if isinstance(args, tuple) and len(args) > 1 else 255
+    return found if isinstance(found, int) else 255
+
+
+def _sixteen_bits(content: bytes, image: Any, where: Where) -> Pixels | None:
+    """Returns a PNG of 16 bits and more than one band, which Pillow would cut down to bytes."""
+    if image.format != "PNG" or content[24] != 16 or content[25] not in _WIDE:
+        return None
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise where.error(
+            "is a PNG of 16 bits and several bands, which Pillow reads as 8 bits",
+            "pip install imagecodecs",
+        ) from error
+    try:
+        array = imagecodecs.png_decode(content)
+    except (RuntimeError, ValueError) as error:
+        raise where.error("the image is truncated or damaged") from error
+    array = oriented(array, image.getexif().get(_ORIENTATION, 1))
+    return Pixels(array[None], _WIDE[content[25]], None if content[25] == 2 else "straight")

@@ -1,0 +1,133 @@
+"""Reading TIFF and GeoTIFF through tifffile: any dtype, bands, stacks, no-data values."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+from longseq.core.errors import DataError
+from longseq.vision.data.pillow import check_size, read_pillow
+from longseq.vision.data.pixels import Pixels, Reading, Where, oriented, pick_page
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NODATA, _ORIENTATION = 42113, 274
+_PLAIN = (0, 1, 2)
+"""Photometric kinds that are numbers as they stand: white is zero, black is zero, RGB."""
+
+
+def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
+    """Reads a TIFF file.
+
+    Palettes, CMYK, YCbCr and Lab are left to Pillow.
+
+    Args:
+        content: the file's bytes.
+        reading: what is asked for.
+        where: the file.
+
+    Raises:
+        DataError: if it is damaged, or a stack with no page chosen.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        # Pillow reads the common kinds right, and names what it cannot.
+        return read_pillow(content, reading, where)
+    # What is wrong with a file is said by the error below, once.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            series = file.series
+            if int(series[0].keyframe.photometric) not in _PLAIN:
+                return read_pillow(content, reading, where)
+            if len(series) > 1:
+                alike = len({(one.shape, one.axes, one.dtype) for one in series}) == 1
+                chosen = pick_page(len(series), reading, where, "images")
+                if len(chosen) > 1 and not alike:
+                    raise where.error("has images of different sizes", "choose one with data.page")
+                parts = [_series(series[i], reading, where, whole=True) for i in chosen]
+            else:
+                parts = [_series(series[0], reading, where, whole=False)]
+    except DataError:
+        raise
+    except Exception as error:  # of damaged bytes tifffile and its decoders may raise anything
+        if "imagecodecs" in str(error):
+            raise where.error(
+                f"is compressed in a way that needs a further package: {error}",
+                "pip install imagecodecs",
+            ) from error
+        raise where.error("the image is truncated or damaged") from error
+    first = parts[0]
+    array = np.concatenate([one.array for one in parts])
+    return Pixels(array, first.colour, first.alpha, first.bits, _join(parts))
+
+
+def _join(parts: list[Pixels]) -> np.ndarray | None:
+    """Returns the masks of several images as one."""
+    if all(one.missing is None for one in parts):
+        return None
+    return np.concatenate(
+        [np.zeros(p.array.shape, bool) if p.missing is None else p.missing for p in parts]
+    )
+
+
+def _series(series: Any, reading: Reading, where: Where, whole: bool) -> Pixels:
+    """Returns one series of pages; ``whole`` if its page was chosen already."""
+    page, axes, shape = series.keyframe, series.axes, series.shape
+    check_size(int(page.imagewidth), int(page.imagelength), reading, where)
+    if "Y" not in axes or "X" not in axes:
+        raise where.error(f"has the axes {axes}, which are no picture")
+    array = series.asarray()
+    if array.shape != shape or array.size == 0:
+        raise ValueError("fewer pixels than the header says")
+    # Samples (S), or else an own axis of channels (C), are bands; every other axis counts pages.
+    band = "S" if "S" in axes else "C" if "C" in axes else ""
+    others = [i for i, axis in enumerate(axes) if axis not in ("Y", "X", band)]
+    order = [*others, axes.index("Y"), axes.index("X"), *([axes.index(band)] if band else [])]
+    array = array.transpose(order)
+    tail = array.shape[len(others) :]
+    array = array.reshape(math.prod(array.shape[: len(others)]), *tail)
+    array = array if band else array[..., None]
+    chosen = [0] if whole and len(array) == 1 else pick_page(len(array), reading, where)
+    array = array[chosen]
+
+    bits, photometric = int(page.bitspersample), int(page.photometric)
+    if array.dtype.kind == "b":
+        array, bits = array.astype(np.uint8), 1
+    if array.dtype.kind == "u" and photometric == 0:
+        array = np.array(2**bits - 1, array.dtype) - array
+    if array.dtype == np.uint8 and bits < 8:
+        array = (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    extra = [int(one) for one in page.extrasamples]
+    colour = "rgb" if photometric == 2 else "grey"
+    alpha = None
+    plain = 3 if colour == "rgb" else 1
+    if band == "S" and len(extra) == 1 and extra[0] in (1, 2) and array.shape[3] == plain + 1:
+        alpha = "premultiplied" if extra[0] == 1 else "straight"
+    elif array.shape[3] != plain:
+        colour = "bands"
+    tag = page.tags.get(_ORIENTATION)
+    turn = 1 if tag is None else int(tag.value)
+    array = np.stack([oriented(one, turn) for one in array])
+    used = bits if array.dtype.kind == "u" and 8 < bits < 8 * array.dtype.itemsize else None
+    return Pixels(array, colour, alpha, used, _missing(array, page))
+
+
+def _missing(array: np.ndarray, page: Any) -> np.ndarray | None:
+    """Returns where an image has no data: not a number, or the value that GDAL's tag names."""
+    found = ~np.isfinite(array) if array.dtype.kind == "f" else None
+    tag = page.tags.get(_NODATA)
+    if tag is None:
+        return found
+    try:
+        value = float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return found
+    if math.isfinite(value):
+        here = array == np.asarray(value).astype(array.dtype)
+        found = here if found is None else found | here
+    return found
