@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 SYNTHETIC, UNCERTAIN, NO_SIGN = "synthetic", "uncertain", "no sign"
+# Of a file that decodes, but to nothing that has a score; and of one that does not decode.
+UNSCORABLE, UNREADABLE = "unscorable", "unreadable"
 # The narrowest band of probabilities that is called uncertain, and the error that each side of it
 # may make.
 _NARROWEST, _ERROR = (0.35, 0.65), 0.05
@@ -34,12 +36,19 @@ class Calibration:
     windows: int = 0
 
     def probability(self, logit: float) -> float:
-        """Returns the calibrated probability of being synthetic."""
+        """Returns the calibrated probability of being synthetic; NaN for a log-odds of NaN."""
         z = self.slope * logit + self.offset
+        if math.isnan(z):
+            return math.nan
         return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
 
     def verdict(self, probability: float) -> str:
-        """Returns the verdict on a probability; always "uncertain" for an uncalibrated model."""
+        """Returns the verdict on a probability; always "uncertain" for an uncalibrated model.
+
+        What has no probability is "unscorable", whatever the calibration.
+        """
+        if math.isnan(probability):
+            return UNSCORABLE
         if not self.windows or self.low <= probability <= self.high:
             return UNCERTAIN
         return SYNTHETIC if probability > self.high else NO_SIGN

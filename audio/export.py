@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longseq.audio.models.registry import MODELS, load_published
 from longseq.audio.task import SongDetector
+from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.loading import load_task
@@ -15,16 +17,19 @@ from longseq.core.training.loading import load_task
 PACKAGED = Path(__file__).parent / "checkpoints" / "mamba_resynthesis.safetensors"
 
 
-def load_detector(path: str | Path | None = None) -> SongDetector:
+def load_detector(path: str | Path | None = None) -> Any:
     """Returns a detector in evaluation mode.
 
     Args:
-        path: ``.ckpt`` of ``fit``, or ``.safetensors`` of ``export``; None for the packaged one.
+        path: ``.ckpt`` of ``fit``, ``.safetensors`` of ``export``, or published SONICS weights
+            (``pytorch_model.bin`` or the folder that holds it); None for the packaged one.
 
     Raises:
         DataError: if the file is unusable or of another model.
     """
     file = PACKAGED if path is None else Path(path)
+    if file.is_dir() or file.suffix == ".bin":
+        return load_sonics(file)
     if file.suffix != ".safetensors":
         task = load_task(file, SongDetector)
         assert isinstance(task, SongDetector)
@@ -37,7 +42,7 @@ def load_detector(path: str | Path | None = None) -> SongDetector:
         raise DataError(
             "holds no detector of longseq",
             path=file,
-            hint="give a checkpoint of `longseq audio fit`, or what `longseq audio export` wrote",
+            hint="give a checkpoint of `longseq audio fit` or the output of `longseq audio export`",
         )
     try:
         task = SongDetector(**hyper)
@@ -46,6 +51,40 @@ def load_detector(path: str | Path | None = None) -> SongDetector:
         raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
     check_state_dict(task.model, state, file)
     task.model.load_state_dict(state, strict=True)
+    return task.eval()
+
+
+def load_sonics(path: str | Path) -> SongDetector:
+    """Returns a detector of published SONICS weights; which model it is, their shapes say.
+
+    It is not calibrated, so that its verdict is always "uncertain".
+
+    Args:
+        path: ``pytorch_model.bin``, or the folder that holds it.
+
+    Raises:
+        DataError: if the weights are unusable, or no model fits them in every key and shape.
+    """
+    file = Path(path) / "pytorch_model.bin" if Path(path).is_dir() else Path(path)
+    state = read_state_dict(file)
+    tokens = "encoder.st_tokenizer.{}_tokenizer.conv1d.weight"
+    temporal, spectral = (state.get(tokens.format(part)) for part in ("temporal", "spectral"))
+    if temporal is None or spectral is None or temporal.ndim != 3 or spectral.ndim != 3:
+        raise DataError("holds no SpecTTTra: the tokenisers' weights are missing", path=file)
+    clips = {"t_clip": temporal.shape[2], "f_clip": spectral.shape[2], "frames": spectral.shape[1]}
+    for name in MODELS.names("spectttra*"):
+        if clips.items() <= dict(MODELS[name].kwargs).items():
+            break
+    else:
+        raise DataError(f"no published SpecTTTra has {clips}", path=file)
+    blocks = {key.split(".")[3] for key in state if key.startswith("encoder.transformer.blocks.")}
+    width = temporal.shape[0]
+    task = SongDetector(
+        model=name,
+        model_kwargs={"d_model": width, "n_layers": len(blocks), "n_heads": max(1, width // 64)},
+    )
+    load_published(task.model, file)
+    task.methods = ["the generators of SONICS, Suno and Udio"]
     return task.eval()
 
 

@@ -4,16 +4,19 @@ table."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from longseq.audio.calibration import UNREADABLE
 from longseq.audio.data.reading import list_audio
 from longseq.audio.export import load_detector
-from longseq.audio.scoring import UNREADABLE, FileScore, score_files
+from longseq.audio.scoring import FileScore, score_files, shown_name
 from longseq.core.errors import DataError
-from longseq.core.tables import check_table, write_rows
+from longseq.core.tables import DELIMITERS, check_table, write_rows
 
 COLUMNS = {"file": "", "duration_s": ".3f", "probability": ".9g", "verdict": "", "reason": ""}
 
@@ -30,37 +33,72 @@ def list_files(root: str | Path) -> tuple[Path, list[Path]]:
     """
     files, other = list_audio(root)
     if other:
-        names = ", ".join(path.name for path in other[:3]) + (", …" if len(other) > 3 else "")
+        names = ", ".join(shown_name(path.name) for path in other[:3]) + (
+            ", …" if len(other) > 3 else ""
+        )
         print(f"note: {len(other)} files are no audio by name or content: {names}", file=sys.stderr)
     if not files:
         raise DataError("holds no audio files", path=root)
     return (Path(root) if Path(root).is_dir() else Path(root).parent), files
 
 
-def write_scores(path: str | Path, scores: Sequence[FileScore]) -> None:
+def safe_cell(text: str) -> str:
+    """Returns text that a spreadsheet does not take for a formula: with an apostrophe before it.
+
+    Args:
+        text: of a cell.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def write_scores(path: str | Path, scores: Iterable[FileScore]) -> None:
     """Writes ``file, duration_s, probability, verdict, reason`` whole or not at all.
 
     Args:
-        path: the file.
+        path: the file; in .csv and .tsv, cells that begin like a formula are escaped.
         scores: rows.
     """
-    rows = [
-        [
-            item.file.encode("utf-8", "replace").decode(),
-            item.seconds,
-            item.probability,
-            item.verdict,
-            item.reason,
-        ]
+    escape = safe_cell if Path(path).suffix.lower() in DELIMITERS else str
+    rows = (
+        [escape(item.file), item.seconds, item.probability, item.verdict, escape(item.reason)]
         for item in scores
-    ]
+    )
     write_rows(path, COLUMNS, rows)
 
 
-def summary(scores: Sequence[FileScore]) -> str:
+def summary(verdicts: Iterable[str]) -> str:
     """Returns the counts of verdicts in words."""
-    counts = Counter(item.verdict for item in scores)
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps what C libraries print (mpg123 on every damaged frame) off the terminal.
+
+    Python's own messages still reach it. Nothing happens where stderr has been redirected already.
+    """
+    try:
+        ours = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        ours = False
+    if not ours:
+        yield
+        return
+    sys.stderr.flush()
+    before, copy = sys.stderr, os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(
+        copy, "w", encoding=before.encoding, errors=before.errors, buffering=1
+    ) as stderr:
+        os.dup2(nothing, 2)
+        os.close(nothing)
+        sys.stderr = stderr
+        try:
+            yield
+        finally:
+            stderr.flush()
+            os.dup2(copy, 2)
+            sys.stderr = before
 
 
 def run(argv: Sequence[str]) -> int:
@@ -80,12 +118,13 @@ def run(argv: Sequence[str]) -> int:
     check_table(args.out)
     task = load_detector(args.ckpt_path).to(args.device)
     folder, files = list_files(args.audio)
-    scores = list(score_files(task, files, folder, args.workers))
+    with quiet_libraries():
+        scores = list(score_files(task, files, folder, args.workers))
     bad = [item for item in scores if item.verdict == UNREADABLE]
     for item in bad[:10]:
         print(f"note: {item.file}: {item.reason}", file=sys.stderr)
     if len(bad) == len(scores):
         raise DataError(f"none of its {len(files)} files can be read", path=args.audio)
     write_scores(args.out, scores)
-    print(f"{args.out}: {len(scores)} files: {summary(scores)}")
+    print(f"{args.out}: {len(scores)} files: {summary(item.verdict for item in scores)}")
     return 0

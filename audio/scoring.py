@@ -1,28 +1,66 @@
-"""Scoring recordings: every file streamed through a detector, with a verdict and the reason for
-it."""
+"""Scoring recordings: every file streamed through a detector, with a verdict and its reason."""
 
 from __future__ import annotations
 
-import copy
+import math
+import os
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from longseq.audio.calibration import NO_SIGN, SYNTHETIC, UNCERTAIN, Calibration
-from longseq.audio.data.reading import AudioStream
-from longseq.audio.familiarity import SECONDS, profile
+from longseq.audio.calibration import (
+    NO_SIGN,
+    SYNTHETIC,
+    UNCERTAIN,
+    UNREADABLE,
+    UNSCORABLE,
+    Calibration,
+)
+from longseq.audio.data.reading import AudioStream, UnscorableError
 from longseq.audio.models.detector import Segment
-from longseq.audio.task import SongDetector
 from longseq.core.checks import check_positive
 from longseq.core.errors import DataError
 
-UNREADABLE = "unreadable"
 # Below the first there is no score at all, below the second no verdict.
 SHORTEST, SHORT = 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a detector found in a recording.
+
+    Args:
+        segments: of the recording, in order.
+        peak: largest absolute sample.
+        logit: log-odds of the whole; the segments' mean by weight if None.
+        evidence: what spoke, in words and numbers.
+        unlike: why the recording is not like the music that the detector knows; empty if it is.
+    """
+
+    segments: list[Segment]
+    peak: float
+    logit: float | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    unlike: str = ""
+
+
+class Detector(Protocol):
+    """What a scan needs of a detector."""
+
+    calibration: Calibration
+    methods: list[str]
+    rate: int | None
+    """Sample rate of the audio that it takes, Hz; None for each file's own."""
+
+    def listen(self, stream: AudioStream) -> Heard:
+        """Goes through a recording in constant memory."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +71,11 @@ class FileScore:
         file: its path as it is to be shown.
         seconds: duration that was decoded, s; 0 if nothing was.
         probability: calibrated, that it is synthetic; None if there is none.
-        verdict: "synthetic", "no sign", "uncertain" or "unreadable".
+        verdict: "synthetic", "no sign", "uncertain", "unscorable" or "unreadable".
         reason: for the verdict, in words.
-        segments: of the file, in order.
-        segment_probabilities: of every segment.
+        segments: (start in s, end in s, probability) of every segment, in order.
+        tags: artist and title, where the file names them.
+        evidence: what spoke, from the detector.
     """
 
     file: str
@@ -44,8 +83,27 @@ class FileScore:
     probability: float | None
     verdict: str
     reason: str
-    segments: list[Segment] = field(default_factory=list)
-    segment_probabilities: list[float] = field(default_factory=list)
+    segments: list[tuple[float, float, float]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, known: dict[str, Any]) -> FileScore:
+        """Makes one from ``to_dict``."""
+        return cls(**{**known, "segments": [(a, b, p) for a, b, p in known["segments"]]})
+
+
+def shown_name(path: str | Path) -> str:
+    r"""Returns a name that can be shown and stored anywhere.
+
+    Bytes that are not UTF-8 and control characters appear as ``\xe9``.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def song_logit(segments: list[Segment]) -> float:
@@ -54,111 +112,106 @@ def song_logit(segments: list[Segment]) -> float:
     return float(np.average([segment.logit for segment in segments], weights=weights))
 
 
-def score_file(task: SongDetector, path: str | Path, name: str | None = None) -> FileScore:
-    """Streams a file through a detector, in constant memory; a file that cannot be read says why.
+def score_file(detector: Detector, path: str | Path, name: str | None = None) -> FileScore:
+    """Streams a file through a detector, in constant memory; a file that has no score says why.
 
     Args:
-        task: in evaluation mode.
+        detector: in evaluation mode.
         path: the file.
         name: as it is to be shown; the path if None.
     """
-    shown = str(path) if name is None else name
-    peak, failure, stream = 0.0, "", None
-    segments: list[Segment] = []
-    distances: list[float] = []
-    window = round(SECONDS * task.model.sample_rate)
-    mel = copy.deepcopy(task.mel).cpu()
-
-    def chunks(source: AudioStream) -> Iterator[np.ndarray]:
-        nonlocal peak
-        rest = np.zeros(0, np.float32)
-        for chunk in source:
-            peak = max(peak, float(np.abs(chunk).max()))
-            rest = np.concatenate((rest, chunk))
-            while len(rest) >= window:
-                measure(rest[:window])
-                rest = rest[window:]
-            yield chunk
-        if not distances and len(rest):
-            measure(rest)
-
-    def measure(audio: np.ndarray) -> None:
-        if task.familiarity is not None:
-            rows = profile(torch.from_numpy(audio)[None], mel)
-            distances.append(float(task.familiarity.distance(rows)[0]))
-
+    shown = shown_name(path) if name is None else name
+    stream = None
     try:
-        stream = AudioStream(path, task.model.sample_rate)
-        segments = list(task.model.segments(chunks(stream)))
-    except DataError as error:
-        failure = str(error).removeprefix(f"{path}: ")
-    if failure or stream is None:
-        return FileScore(shown, stream.seconds if stream else 0.0, None, UNREADABLE, failure)
-    seconds, notes = stream.seconds, stream.notes
-    if seconds < SHORTEST or not segments:
+        stream = AudioStream(path, detector.rate)
+        heard = detector.listen(stream)
+    except (DataError, OSError) as error:
+        reason = shown_name(str(error).removeprefix(f"{path}: "))
+        verdict = UNSCORABLE if isinstance(error, UnscorableError) else UNREADABLE
+        return FileScore(shown, stream.seconds if stream else 0.0, None, verdict, reason)
+    seconds, notes, tags = stream.seconds, stream.notes, stream.info.tags
+
+    def unscorable(why: str) -> FileScore:
+        reason = "; ".join([why, *notes])
+        return FileScore(shown, seconds, None, UNSCORABLE, reason, tags=tags)
+
+    if seconds < SHORTEST or not heard.segments:
         samples = f"{stream.frames_read} sample{'s' if stream.frames_read != 1 else ''}"
-        notes.insert(0, f"{samples} ({seconds:.4g} s): too short for a score")
-        return FileScore(shown, seconds, None, UNCERTAIN, "; ".join(notes))
-    if peak == 0.0:
-        return FileScore(
-            shown, seconds, None, UNCERTAIN, "; ".join(["silent: nothing to judge", *notes])
-        )
-    calibration = task.calibration
-    probability = calibration.probability(song_logit(segments))
-    parts = [calibration.probability(segment.logit) for segment in segments]
+        return unscorable(f"{samples} ({seconds:.4g} s): too short for a score")
+    if heard.peak == 0.0:
+        return unscorable("silent: nothing to judge")
+    bad = [part for part in heard.segments if not math.isfinite(part.logit)]
+    logit = song_logit(heard.segments) if heard.logit is None else heard.logit
+    if bad or not math.isfinite(logit):
+        where = f"from second {bad[0].start:.1f}: " if bad else ""
+        level = f"samples reach {heard.peak:.3g} times full scale" if heard.peak > 1e3 else ""
+        return unscorable(f"{where}no finite score{', ' if level else ''}{level}")
+    calibration = detector.calibration
+    probability = calibration.probability(logit)
+    parts = [(part.start, part.end, calibration.probability(part.logit)) for part in heard.segments]
     verdict = UNCERTAIN if seconds < SHORT else calibration.verdict(probability)
-    reason = _reason(calibration, probability, verdict, parts, seconds)
-    distance = float(np.mean(distances)) if distances else 0.0
-    if verdict != UNCERTAIN and task.familiarity is not None and distance > task.familiarity.limit:
-        verdict = UNCERTAIN
-        reason = (
-            f"unlike the music that the detector learnt from (distance {distance:.1f}, limit "
-            f"{task.familiarity.limit:.1f}): {probability:.2f} says little"
-        )
-    return FileScore(
-        shown, seconds, probability, verdict, "; ".join([reason, *notes]), segments, parts
-    )
+    reason = _reason(calibration, probability, verdict, [p for _, _, p in parts], seconds)
+    if heard.evidence.get("words") and verdict != NO_SIGN:
+        reason = f"{reason}; {heard.evidence['words']}"
+    if heard.unlike and verdict != UNCERTAIN:
+        verdict, reason = UNCERTAIN, f"{heard.unlike}: {probability:.2f} says little"
+    reason = "; ".join([reason, *notes])
+    return FileScore(shown, seconds, probability, verdict, reason, parts, tags, heard.evidence)
+
+
+def _score_any(detector: Detector, path: Path, name: str) -> FileScore:
+    """Scores a file of a collection, where nothing that one file does may end the scan."""
+    try:
+        return score_file(detector, path, name)
+    except Exception as error:  # noqa: BLE001
+        reason = f"{type(error).__name__}: {shown_name(str(error))}"
+        return FileScore(name, 0.0, None, UNREADABLE, reason)
 
 
 def score_files(
-    task: SongDetector, files: Sequence[Path], folder: Path, workers: int = 1
+    detector: Detector, files: Sequence[Path], folder: Path, workers: int = 1
 ) -> Iterator[FileScore]:
     """Yields the scores of files in order, several at a time; they do not depend on how many.
 
     Args:
-        task: in evaluation mode.
+        detector: in evaluation mode.
         files: to score.
         folder: that their names are relative to.
-        workers: files at a time, each on one thread; decoding and the model both leave Python's
-            lock.
+        workers: files at a time, each on one thread; decoding and the model leave Python's lock.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    waiting: deque[Future[FileScore]] = deque()
+    pool = ThreadPoolExecutor(check_positive("--workers", workers))
     try:
-        with ThreadPoolExecutor(check_positive("--workers", workers)) as pool:
-            yield from pool.map(
-                lambda file: score_file(task, file, str(file.relative_to(folder))), files
-            )
+        for file in files:
+            name = shown_name(file.relative_to(folder))
+            waiting.append(pool.submit(_score_any, detector, file, name))
+            # No more than this ahead, so that memory does not grow with the collection.
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(threads)
 
 
 def _reason(
     calibration: Calibration, probability: float, verdict: str, parts: list[float], seconds: float
 ) -> str:
+    low, high = calibration.low, calibration.high
     if not calibration.windows:
         return "the detector is not calibrated: train it with validation songs"
     if seconds < SHORT:
         return f"{seconds:.1f} s are too short for a verdict"
     if verdict == UNCERTAIN:
-        band = f"{calibration.low:.2f} to {calibration.high:.2f}"
-        return f"{probability:.2f} lies in the uncertain band, {band}"
-    high = sum(p > calibration.high for p in parts)
+        return f"{probability:.2f} lies in the uncertain band, {low:.2f} to {high:.2f}"
+    loud = sum(p > high for p in parts)
     if verdict == SYNTHETIC:
-        alone = f"{high} of {len(parts)} segments alone say so"
-        return f"{probability:.2f} > {calibration.high:.2f}; {alone}"
+        return f"{probability:.2f} > {high:.2f}; {loud} of {len(parts)} segments alone say so"
     assert verdict == NO_SIGN
     return (
-        f"{probability:.2f} < {calibration.low:.2f}: no sign of the methods it was trained on; "
+        f"{probability:.2f} < {low:.2f}: no sign of the methods it was trained on; "
         "others may go unseen"
     )

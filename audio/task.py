@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from torchmetrics.classification import BinaryAUROC
 
 from longseq.audio.calibration import Calibration, calibrate
 from longseq.audio.data.module import SongData
-from longseq.audio.familiarity import Familiarity, fit_familiarity
+from longseq.audio.data.reading import AudioStream
+from longseq.audio.familiarity import SECONDS, Familiarity, fit_familiarity, profile
 from longseq.audio.features import MelPower
 from longseq.audio.models.registry import create_model, load_published
+from longseq.audio.scoring import Heard
 from longseq.core.errors import ConfigError
 from longseq.core.training.facts import Fact
 from longseq.core.training.task import BaseTask
@@ -94,6 +96,48 @@ class SongDetector(BaseTask):
     def forward(self, audio: Tensor) -> Tensor:
         """Returns the log-odds (B,) that recordings (B, N) are synthetic."""
         return self.model(audio, self._curve(audio) if self.training and self.equaliser else None)
+
+    @property
+    def rate(self) -> int:
+        """Sample rate of the audio that the model takes, Hz."""
+        return self.model.sample_rate
+
+    def listen(self, stream: AudioStream) -> Heard:
+        """Goes through a recording in constant memory.
+
+        Args:
+            stream: at ``rate``.
+        """
+        peak, window = 0.0, round(SECONDS * self.rate)
+        distances: list[float] = []
+        mel = copy.deepcopy(self.mel).cpu()
+
+        def measure(audio: np.ndarray) -> None:
+            if self.familiarity is not None:
+                rows = profile(torch.from_numpy(audio)[None], mel)
+                distances.append(float(self.familiarity.distance(rows)[0]))
+
+        def chunks() -> Iterator[np.ndarray]:
+            nonlocal peak
+            rest = np.zeros(0, np.float32)
+            for chunk in stream:
+                peak = max(peak, float(np.abs(chunk).max()))
+                rest = np.concatenate((rest, chunk))
+                while len(rest) >= window:
+                    measure(rest[:window])
+                    rest = rest[window:]
+                yield chunk
+            if not distances and len(rest):
+                measure(rest)
+
+        segments = list(self.model.segments(chunks()))
+        unlike, distance = "", float(np.mean(distances)) if distances else 0.0
+        if self.familiarity is not None and distance > self.familiarity.limit:
+            unlike = (
+                f"unlike the music that the detector learnt from (distance {distance:.1f}, limit "
+                f"{self.familiarity.limit:.1f})"
+            )
+        return Heard(segments, peak, unlike=unlike)
 
     def _curve(self, audio: Tensor) -> Tensor:
         """Draws smooth curves over frequency (B, 1, n_mels): a few cosines of random amplitude."""

@@ -74,7 +74,7 @@ def list_recordings(root: str | Path) -> tuple[list[Recording], list[DataError]]
                 bad.append(error)
                 continue
             damage = [note for note in info.notes if note.startswith("is truncated")]
-            if damage or not info.frames:
+            if damage or not info.seconds:
                 bad.append(DataError(damage[0] if damage else "holds no samples", path=path))
                 continue
             found.append(Recording(path, path.stem, method, info.seconds))

@@ -1,44 +1,50 @@
-"""Decoding audio files to mono at one sample rate, whole, in part, or as a stream in constant
-memory."""
+"""Decoding audio files, whole, in part, or as a stream in constant memory; and listing folders."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from longseq.audio.data.containers import FOREIGN, Layout, read_layout
+from longseq.audio.data.decoders import AvDecoder, Decoder, SoundDecoder, has_pyav, open_part
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
-# Files of these kinds are audio that libsndfile cannot decode.
-_FOREIGN = {".m4a": "M4A/AAC", ".aac": "AAC", ".wma": "WMA", ".mp4": "MP4"}
-# Frames read at a time: the same for every container, so that equal PCM gives equal output.
-_BLOCK = 1 << 16
+# Endings of audio → the kind that they promise.
 _KINDS = {
-    ".wav": "WAV",
-    ".flac": "FLAC",
-    ".ogg": "OGG",
-    ".oga": "OGG",
-    ".opus": "OGG",
-    ".mp3": "MP3",
-}
+    ".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".opus": "OGG", ".mp3": "MP3",
+    ".aif": "AIFF", ".aiff": "AIFF", ".aifc": "AIFF", ".w64": "W64", ".caf": "CAF", ".au": "AU",
+    ".snd": "AU", ".voc": "VOC", ".sph": "NIST", ".rf64": "WAV", ".m4a": "M4A/AAC",
+    ".m4b": "M4A/AAC", ".mp4": "M4A/AAC", ".alac": "M4A/AAC", ".aac": "AAC", ".wma": "WMA",
+    ".mka": "Matroska", ".webm": "Matroska", ".ape": "APE", ".wv": "WavPack", ".mpc": "Musepack",
+}  # fmt: off
+SUFFIXES = tuple(suffix for suffix, kind in _KINDS.items() if kind not in FOREIGN)
+# Channels whose mean has less than this share of their power cancel each other.
+_CANCELLED = 0.01
+CANCELLED_NOTE = "its channels cancel each other (out of phase): where they do, one is taken"
+
+
+class UnscorableError(DataError):
+    """A file that decodes, but to samples that say nothing: values that are not finite."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header and its decoding say.
+    """What a file's header and its bytes say.
 
     Args:
         path: the file.
         kind: container, for example "FLAC".
-        sample_rate: of the file, Hz.
-        channels: number.
-        frames: samples a channel that the header promises.
+        sample_rate: of its first stream, Hz.
+        channels: number, of its first stream.
+        seconds: duration that the header promises, s; 0 if it does not say.
+        counted: whether that is a fact; an MP3 without a table of contents has its length guessed.
+        tags: artist and title, where the file names them.
         notes: what is odd about the file, in words; empty if nothing is.
     """
 
@@ -46,94 +52,49 @@ class AudioInfo:
     kind: str
     sample_rate: int
     channels: int
-    frames: int
+    seconds: float
+    counted: bool = True
+    tags: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """Duration that the header promises, s."""
-        return self.frames / self.sample_rate
 
 
 def sniff(path: str | Path) -> str | None:
-    """Returns the kind of audio that a file's first bytes announce, whatever its name; None if
-    none.
+    """Returns the kind of audio that a file's bytes announce, whatever its name; None if none.
 
     Args:
         path: a readable file.
     """
-    with Path(path).open("rb") as file:
-        head = file.read(12)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return "WAV"
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return "AIFF"
-    for magic, kind in ((b"fLaC", "FLAC"), (b"OggS", "OGG"), (b"ID3", "MP3")):
-        if head.startswith(magic):
-            return kind
-    frame_sync = len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
-    # Layer 3 of MPEG 1, 2 or 2.5 with a valid bit rate and sample rate.
-    if frame_sync and head[1] & 0x06 == 0x02 and head[2] & 0xF0 != 0xF0 and head[2] & 0x0C != 0x0C:
-        return "MP3"
-    return None
+    return read_layout(path).kind
 
 
 def is_audio_name(path: str | Path) -> bool:
     """Returns whether a file's name ends like that of audio, readable here or not."""
-    return Path(path).suffix.lower() in (*SUFFIXES, *_FOREIGN)
+    return Path(path).suffix.lower() in _KINDS
 
 
-def _open(path: str | Path) -> tuple[Any, Path]:
-    """Opens a file by its content.
-
-    Raises:
-        DataError: if it is missing, empty or nothing that can be decoded.
-    """
-    import soundfile
-
+def _layout(path: str | Path) -> tuple[Path, Layout]:
     file = require_file(path, "audio file")
-    kind = sniff(file)
-    if kind is None:
-        foreign = _FOREIGN.get(file.suffix.lower())
-        if foreign:
-            raise DataError(
-                f"{foreign} is not decoded here",
-                path=file,
-                hint="convert it: ffmpeg -i file out.flac",
-            )
-        raise DataError(
-            "is not WAV, FLAC, OGG, MP3 or Opus", path=file, hint="convert it to FLAC or WAV"
-        )
-    try:
-        sound = soundfile.SoundFile(str(file))
-    except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
-        raise DataError(
-            f"cannot be decoded as {kind}: {reason}",
-            path=file,
-            hint="convert or copy the file again",
-        ) from None
-    if sound.samplerate < 1 or sound.channels < 1:
-        sound.close()
-        raise DataError("its header has no sample rate or channels", path=file)
-    return sound, file
+    layout = read_layout(file)
+    if layout.kind is None:
+        kinds = "WAV, FLAC, OGG, MP3, Opus, AIFF, W64, CAF, AU or M4A"
+        raise DataError(f"is not {kinds}", path=file, hint="convert it to FLAC or WAV")
+    return file, layout
 
 
-def _is_cut(file: Path, kind: str) -> bool:
-    """Returns whether the container itself shows that the file's end is missing (WAV, AIFF,
-    OGG)."""
-    size = file.stat().st_size
+def _is_cut(file: Path, layout: Layout) -> bool:
+    """Returns whether the container shows that the file's end is missing (WAV, AIFF, OGG)."""
+    last = layout.parts[-1]
     with file.open("rb") as stream:
-        if kind in ("WAV", "AIFF"):
+        if layout.kind in ("WAV", "AIFF"):
+            stream.seek(last.start)
             head = stream.read(8)
-            promised = int.from_bytes(head[4:8], "little" if kind == "WAV" else "big")
+            promised = int.from_bytes(head[4:8], "little" if layout.kind == "WAV" else "big")
             # 0 and 2³²-1 stand for "unknown" in files that were written to a pipe.
-            return (
-                promised not in (0, 0xFFFFFFFF) and promised + 8 > size + 1 and head[:4] != b"RF64"
-            )
-        if kind == "OGG":
-            stream.seek(max(0, size - (1 << 17)))
-            tail = stream.read()
+            known = promised not in (0, 0xFFFFFFFF) and head[:4] != b"RF64"
+            return known and promised + 8 > last.end - last.start + 1
+        if layout.kind == "OGG":
+            stream.seek(max(last.start, last.end - (1 << 17)))
+            tail = stream.read(last.end - stream.tell())
             page = tail.rfind(b"OggS")
             return page < 0 or page + 5 >= len(tail) or not tail[page + 5] & 0x04
     return False
@@ -148,108 +109,155 @@ def audio_info(path: str | Path) -> AudioInfo:
     Raises:
         DataError: if it is missing, empty or not decodable audio.
     """
-    sound, file = _open(path)
-    with sound:
-        return _info(sound, file)
+    return _info(*_layout(path))
 
 
-def _info(sound: Any, file: Path) -> AudioInfo:
-    kind = sniff(file) or "?"
-    suffix, notes = file.suffix.lower(), []
-    if _KINDS.get(suffix, kind) != kind or suffix not in SUFFIXES:
-        notes.append(f"is {kind} by its content, though named {file.suffix or 'without an ending'}")
-    if _is_cut(file, kind):
+def _info(file: Path, layout: Layout) -> AudioInfo:
+    seconds, first = 0.0, None
+    for part in layout.parts:
+        decoder = open_part(file, layout, part)
+        seconds += decoder.frames / decoder.sample_rate
+        first = first or (decoder.sample_rate, decoder.channels, decoder.tags)
+        decoder.close()
+    assert first is not None and layout.kind is not None
+    notes = list(layout.notes)
+    if _KINDS.get(file.suffix.lower()) != layout.kind:
+        named = file.suffix or "without an ending"
+        notes.append(f"is {layout.kind} by its content, though named {named}")
+    if _is_cut(file, layout):
         notes.append("is truncated: its end is missing")
-    return AudioInfo(
-        file, kind, sound.samplerate, sound.channels, max(0, sound.frames), tuple(notes)
-    )
+    return AudioInfo(file, layout.kind, *first[:2], seconds, layout.counted, first[2], tuple(notes))
 
 
 class AudioStream:
-    """Mono samples of a file at one rate, in chunks; iterate over it once.
+    """A file's samples in chunks, in constant memory; iterate over it, or over ``blocks``, once.
 
-    Channels are averaged. Reading is by fixed blocks of frames, so the output is a function of the
-    samples alone: the same PCM in another container gives the same values, bit for bit.
+    Reading is by fixed blocks of frames, so the output is a function of the samples alone: the same
+    PCM in another container gives the same values, bit for bit. Streams that were joined end to end
+    follow each other.
 
     Args:
         path: the file.
-        sample_rate: of the output, Hz.
+        sample_rate: of the output, Hz; None for each stream's own.
 
     Attributes:
         info: the header.
-        frames_read: frames decoded so far, at the file's rate.
+        seconds: decoded so far, s.
 
     Raises:
         DataError: if the file cannot be opened; while iterating, if it ends in a decoding error
-            before its first sample, or holds values that are not finite.
+            before its first sample; ``UnscorableError`` if it holds values that are not finite.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int = 16000) -> None:
-        sound, file = _open(path)
-        with sound:
-            self.info = _info(sound, file)
+    def __init__(self, path: str | Path, sample_rate: int | None = 16000) -> None:
+        self._file, self._known = _layout(path)
+        self.info = _info(self._file, self._known)
         self.sample_rate = sample_rate
-        self.frames_read = 0
-        self._broken = ""
+        self.seconds, self.frames_read = 0.0, 0
+        self._broken, self._odd = "", ""
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields float32 arrays (N,) of mono samples, N > 0."""
-        import soundfile
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields float32 arrays (N, channels), N > 0, and their rate in Hz."""
         import soxr
 
-        rate = self.info.sample_rate
-        resampler = (
-            None if rate == self.sample_rate else soxr.ResampleStream(rate, self.sample_rate, 1)
-        )
-        self.frames_read = 0
-        sound, file = _open(self.info.path)
-        with sound:
-            while True:
-                try:
-                    block = sound.read(_BLOCK, dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError as error:
-                    self._broken = str(error.error_string).rstrip(".")
-                    break
-                if not len(block):
-                    break
-                self.frames_read += len(block)
-                mono = block.mean(1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-                if not np.isfinite(mono).all():
-                    second = self.frames_read / rate
-                    raise DataError(
-                        "holds values that are not finite",
-                        path=file,
-                        record=f"before second {second:.1f}",
-                    )
-                if resampler is not None:
-                    mono = resampler.resample_chunk(mono)
-                if len(mono):
-                    yield mono
+        for part in self._known.parts:
+            decoder = open_part(self._file, self._known, part)
+            rate, channels = decoder.sample_rate, decoder.channels
+            target = self.sample_rate or rate
+            resampler = None if rate == target else soxr.ResampleStream(rate, target, channels)
+            for block in self._whole(decoder):
+                out = block if resampler is None else resampler.resample_chunk(block)
+                if len(out):
+                    yield out, target
+            if resampler is not None and self.frames_read:
+                rest = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+                if len(rest):
+                    yield rest, target
         if not self.frames_read:
             why = f": {self._broken}" if self._broken else ""
             raise DataError(
-                f"holds no samples{why}", path=file, hint="copy or convert the file again"
+                f"holds no samples{why}", path=self._file, hint="copy or convert the file again"
             )
-        if resampler is not None:
-            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            if len(rest):
-                yield rest
 
-    @property
-    def seconds(self) -> float:
-        """Duration decoded so far, s."""
-        return self.frames_read / self.info.sample_rate
+    def _whole(self, decoder: Decoder) -> Iterator[np.ndarray]:
+        """Yields the blocks of a decoder, checked; where one gives up, PyAV goes on."""
+        read = 0
+        try:
+            for block in decoder.blocks():
+                read += len(block)
+                yield self._checked(block, decoder.sample_rate)
+            broken = decoder.broken
+            if not broken and self._known.counted and self.info.kind == "MP3":
+                # mpg123 gives up on a damaged frame without an error.
+                missing = decoder.frames - read > 0.1 * decoder.sample_rate
+                broken = "it stops early" if missing else ""
+        finally:
+            decoder.close()
+        if broken and isinstance(decoder, SoundDecoder) and has_pyav():
+            again = self._reopened(decoder)
+            skip = read
+            if again is not None:
+                try:
+                    for block in again.blocks():
+                        rest = block[skip:]
+                        skip = max(0, skip - len(block))
+                        if len(rest):
+                            yield self._checked(rest, decoder.sample_rate)
+                finally:
+                    again.close()
+                self._odd = f"is damaged ({broken}): the damaged spots are left out"
+                return
+        self._broken = self._broken or broken
+
+    def _reopened(self, decoder: SoundDecoder) -> AvDecoder | None:
+        try:
+            again = AvDecoder(self._file, self._known.parts[0], self.info.kind)
+        except DataError:
+            return None
+        alike = (again.sample_rate, again.channels) == (decoder.sample_rate, decoder.channels)
+        if alike and len(self._known.parts) == 1:
+            return again
+        again.close()
+        return None
+
+    def _checked(self, block: np.ndarray, rate: int) -> np.ndarray:
+        self.frames_read += len(block)
+        self.seconds += len(block) / rate
+        if not np.isfinite(block).all():
+            raise UnscorableError(
+                "holds values that are not finite",
+                path=self._file,
+                record=f"before second {self.seconds:.1f}",
+            )
+        return block
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields float32 arrays (N,) of mono samples, N > 0: the channels' mean.
+
+        Where the channels have cancelled each other so far, the first stands for them all.
+        """
+        power = np.zeros(2)
+        for block, _ in self.blocks():
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(1, dtype=np.float32)
+            if block.shape[1] > 1:
+                power += [np.square(x, dtype=np.float64).sum() for x in (mono, block)]
+                if power[0] < _CANCELLED * power[1] / block.shape[1]:
+                    mono = np.ascontiguousarray(block[:, 0])
+                    self._odd = self._odd or CANCELLED_NOTE
+            yield mono
 
     @property
     def notes(self) -> list[str]:
         """What is odd about the file, complete once it was read to its end."""
         found = list(self.info.notes)
-        missing = self.info.frames - self.frames_read
         # MP3 headers may count the encoder's padding: a tenth of a second is no truncation.
-        if self._broken or missing > 0.1 * self.info.sample_rate:
+        missing = self.info.counted and self.info.seconds - self.seconds > 0.1
+        if self._broken or missing:
             why = f" ({self._broken})" if self._broken else ""
-            promised = f" of {self.info.seconds:.1f}" if missing > 0 else ""
+            promised = f" of {self.info.seconds:.1f}" if missing else ""
             found.append(f"is damaged: {self.seconds:.1f}{promised} s could be decoded{why}")
+        if self._odd:
+            found.append(self._odd)
         return found
 
 
@@ -259,7 +267,7 @@ def read_audio(
     """Returns a file's mono samples, float32 (N,).
 
     Args:
-        path: WAV, FLAC, OGG (Vorbis, Opus), MP3 or AIFF, recognised by content.
+        path: a file of any kind that is read here, recognised by content.
         sample_rate: of the output, Hz.
         max_seconds: stop after so many seconds; None for all.
 
@@ -293,27 +301,58 @@ def read_excerpt(
     import soundfile
     import soxr
 
-    sound, file = _open(path)
-    with sound:
-        rate = sound.samplerate
-        try:
-            sound.seek(min(round(start * rate), max(0, sound.frames)))
-            block = sound.read(round(seconds * rate), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            reason = str(error.error_string).rstrip(".")
-            raise DataError(
-                f"cannot be decoded: {reason}", path=file, record=f"second {start:.1f}"
-            ) from None
+    file, layout = _layout(path)
+    decoder: Any = open_part(file, layout, layout.parts[0])
+    if len(layout.parts) > 1 or not isinstance(decoder, SoundDecoder):
+        # Not seekable to a sample: read from the start.
+        decoder.close()
+        whole = read_audio(file, sample_rate, start + seconds)
+        return whole[round(start * sample_rate) :]
+    rate, wanted, pieces = decoder.sample_rate, round(seconds * decoder.sample_rate), []
+    try:
+        decoder.seek(round(start * rate))
+        for block in decoder.blocks():
+            pieces.append(block[:wanted])
+            wanted -= len(pieces[-1])
+            if not wanted:
+                break
+    except soundfile.LibsndfileError as error:
+        decoder.broken = str(error.error_string).rstrip(".")
+    finally:
+        decoder.close()
+    if decoder.broken:
+        record = f"second {start:.1f}"
+        raise DataError(f"cannot be decoded: {decoder.broken}", path=file, record=record)
+    block = np.concatenate(pieces) if pieces else np.zeros((0, decoder.channels), np.float32)
     mono = block.mean(1, dtype=np.float32)
+    if np.square(mono).sum() < _CANCELLED * np.square(block).sum() / block.shape[1]:
+        mono = np.ascontiguousarray(block[:, 0])
     if not np.isfinite(mono).all():
-        raise DataError(
-            "holds values that are not finite", path=file, record=f"from second {start:.1f}"
-        )
+        record = f"from second {start:.1f}"
+        raise UnscorableError("holds values that are not finite", path=file, record=record)
     return mono if rate == sample_rate or not len(mono) else soxr.resample(mono, rate, sample_rate)
 
 
+def _walk(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[Path]:
+    """Yields the files of a folder, hidden ones left out; collects links to folders."""
+    for where, folders, names in os.walk(folder):
+        try:
+            status = os.stat(where)
+        except OSError:  # removed meanwhile
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if not os.path.islink(os.path.join(where, name))]
+        links += [Path(where) / name for name in shown if name not in folders]
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(where) / name
+
+
 def list_audio(root: str | Path) -> tuple[list[Path], list[Path]]:
-    """Lists the files of a folder, searched to any depth, in order.
+    """Lists the files of a folder, searched to any depth, in order; links to folders are followed.
+
+    A folder that is reached in several ways is read once, under its own name if it has one here.
 
     Args:
         root: a folder, or one file.
@@ -330,12 +369,21 @@ def list_audio(root: str | Path) -> tuple[list[Path], list[Path]]:
     if folder.is_file():
         return [folder], []
     audio, other = [], []
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            path = Path(where) / name
-            known = is_audio_name(path) or (os.access(path, os.R_OK) and sniff(path) is not None)
-            (audio if known else other).append(path)
+    seen: set[tuple[int, int]] = set()
+    links: list[Path] = []
+    found = list(_walk(folder, seen, links))
+    while links:
+        link = links.pop(0)
+        status = link.stat()
+        if (status.st_dev, status.st_ino) not in seen:
+            found += _walk(link, seen, links)
+    for path in sorted(found, key=lambda path: os.fsencode(path.relative_to(folder))):
+        (audio if is_audio_name(path) or _is_audio(path) else other).append(path)
     return audio, other
+
+
+def _is_audio(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK) and sniff(path) is not None
+    except OSError:
+        return False

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longseq.audio.baselines import SpectralRegression, spectral_statistics
-from longseq.audio.calibration import NO_SIGN, SYNTHETIC, UNCERTAIN, Calibration, calibrate
+from longseq.audio.calibration import (
+    NO_SIGN,
+    SYNTHETIC,
+    UNCERTAIN,
+    UNSCORABLE,
+    Calibration,
+    calibrate,
+)
 from longseq.audio.features import MelPower
 from longseq.audio.metrics import auc, auc_draws
 from longseq.core.errors import ConfigError, DataError
@@ -43,6 +50,9 @@ def test_a_useless_detector_is_uncertain_about_nearly_all() -> None:
 def test_without_validation_there_is_no_verdict() -> None:
     assert calibrate(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == Calibration()
     assert Calibration().verdict(0.999) == UNCERTAIN
+    # NaN is no probability at all, and never "no sign".
+    assert np.isnan(Calibration().probability(np.nan))
+    assert Calibration(windows=9).verdict(np.nan) == UNSCORABLE
     assert Calibration(slope=1.0).probability(-1e6) == 0.0 and Calibration().probability(1e6) == 1.0
 
 

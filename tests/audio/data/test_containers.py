@@ -1,0 +1,252 @@
+"""Where audio lies in a file: tags and junk before it, streams joined end to end, kinds by
+content."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from longseq.audio.data.containers import Part, Window, id3_size, mp3_frame, read_layout
+from longseq.audio.data.reading import (
+    CANCELLED_NOTE,
+    AudioStream,
+    UnscorableError,
+    audio_info,
+    list_audio,
+    read_audio,
+    read_excerpt,
+)
+from longseq.core.errors import DataError
+
+RATE = 44100
+ID3 = b"ID3\x04\0\0\0\0\x10\0" + bytes(2048)
+
+
+def encoded(tmp_path: Path, audio, kind: str, subtype: str, rate=RATE, **how) -> bytes:
+    soundfile.write(tmp_path / "part", audio, rate, subtype, format=kind, **how)
+    return (tmp_path / "part").read_bytes()
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def heard(path: Path) -> tuple[float, list[str]]:
+    stream = AudioStream(path, None)
+    assert sum(len(block) / rate for block, rate in stream.blocks()) == pytest.approx(
+        stream.seconds
+    )
+    return stream.seconds, stream.notes
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_without_a_count_of_frames_is_whole(mode: str, tmp_path: Path, tune) -> None:
+    audio = np.concatenate((tune(0, 4.0, RATE), 0.001 * tune(1, 4.0, RATE)))
+    content = encoded(tmp_path, audio, "MP3", "MPEG_LAYER_III", bitrate_mode=mode)
+    place = max(content.find(b"Xing"), content.find(b"Info"))
+    assert place > 0
+    bare = written(tmp_path / "bare.mp3", content[:place] + bytes(4) + content[place + 4 :])
+    seconds, notes = heard(bare)
+    # The frame that held the count is one of silence now.
+    assert notes == [] and 8.0 <= seconds < 8.0 + 3 * 1152 / RATE
+    first, second = read_audio(bare, RATE), audio
+    lag = len(first) - len(second)
+    assert 0 <= lag <= 3 * 1152
+    after = [np.dot(first[i : i + RATE], second[:RATE]) for i in range(2 * 1152)]
+    assert max(after) > 0.95 * np.dot(second[:RATE], second[:RATE])
+
+
+def test_tags_padding_and_junk_before_the_audio(tmp_path: Path, tune) -> None:
+    audio = tune(0, 3.0, RATE)
+    kinds = {
+        "MP3": encoded(tmp_path, audio, "MP3", "MPEG_LAYER_III"),
+        "FLAC": encoded(tmp_path, audio, "FLAC", "PCM_16"),
+        "OGG": encoded(tmp_path, audio, "OGG", "VORBIS"),
+    }
+    junk = np.random.default_rng(1).bytes(3000)
+    for kind, content in kinds.items():
+        for name, before in (("tag", ID3), ("padded", ID3 + bytes(5000)), ("junk", junk)):
+            file = written(tmp_path / f"{name}.{kind.lower()}", before + content)
+            info = audio_info(file)
+            assert info.kind == kind, (kind, name)
+            seconds, notes = heard(file)
+            assert seconds == pytest.approx(3.0, abs=0.06), (kind, name)
+            said = [note for note in notes if "3000 bytes of something else" in note]
+            assert len(notes) == len(said) == (name == "junk"), notes
+    assert "though named" in audio_info(written(tmp_path / "f.mp3", ID3 + kinds["FLAC"])).notes[0]
+
+
+def test_streams_joined_end_to_end_are_all_read(tmp_path: Path, tune) -> None:
+    audio = tune(0, 3.0, RATE)
+    flac = encoded(tmp_path, audio, "FLAC", "PCM_16")
+    vorbis = encoded(tmp_path, audio, "OGG", "VORBIS")
+    opus = encoded(tmp_path, tune(1, 2.0, 48000), "OGG", "OPUS", 48000)
+    single = read_audio(written(tmp_path / "one.flac", flac), RATE)
+    cases = [
+        ("twice.flac", flac + flac, 6.0),
+        ("tagged.flac", flac + ID3 + flac, 6.0),
+        ("twice.ogg", vorbis + vorbis, 6.0),
+        ("twice.opus", opus + opus, 4.0),
+        ("rates.ogg", vorbis + opus + vorbis, 8.0),
+    ]
+    for name, content, seconds in cases:
+        file = written(tmp_path / name, content)
+        found, notes = heard(file)
+        assert found == pytest.approx(seconds, abs=0.01), name
+        assert [note for note in notes if "joined end to end; all are read" in note], name
+        assert audio_info(file).seconds == pytest.approx(seconds, abs=0.01)
+        assert len(read_audio(file, RATE)) == pytest.approx(seconds * RATE, abs=500)
+    twice = read_audio(tmp_path / "twice.flac", RATE)
+    assert np.array_equal(twice, np.concatenate((single, single)))
+    part = read_excerpt(tmp_path / "twice.flac", 3.5, 1.0, RATE)
+    assert np.array_equal(part, single[RATE // 2 : RATE // 2 + RATE])
+
+
+@pytest.mark.parametrize("kind", ["W64", "CAF", "AU", "RF64", "VOC"])
+def test_other_containers_of_libsndfile(kind: str, tmp_path: Path, tune) -> None:
+    audio = np.round(30000 * tune(0, 2.0, RATE)).astype(np.int16)
+    soundfile.write(tmp_path / f"a.{kind.lower()}", audio, RATE, "PCM_16", format=kind)
+    soundfile.write(tmp_path / "a.flac", audio, RATE, "PCM_16")
+    assert list_audio(tmp_path)[1] == [] and audio_info(tmp_path / f"a.{kind.lower()}").notes == ()
+    found = [read_audio(path, RATE) for path in list_audio(tmp_path)[0]]
+    assert len(found) == 2 and np.array_equal(*found)
+
+
+def av_file(path: Path, audio: np.ndarray, codec: str, container: str, sample: str) -> Path:
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    with av.open(str(path), "w", format=container) as made:
+        stream = made.add_stream(codec, rate=RATE, layout="mono")
+        stream.bit_rate = 128000
+        size = stream.codec_context.frame_size or 1024
+        change = av.AudioResampler(format=sample, layout="mono", rate=RATE, frame_size=size)
+        frame = av.AudioFrame.from_ndarray(audio[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = RATE, 0
+        for piece in [*change.resample(frame), *change.resample(None), None]:
+            made.mux(stream.encode(piece))
+    return path
+
+
+def test_m4a_aac_alac_and_wma_through_pyav(tmp_path: Path, tune) -> None:
+    audio = np.round(30000 * tune(0, 3.0, RATE)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", audio, RATE, "PCM_16")
+    true = read_audio(tmp_path / "a.wav", RATE)
+    alac = av_file(tmp_path / "l.m4a", audio, "alac", "ipod", "s16p")
+    assert np.array_equal(read_audio(alac, RATE), true) and audio_info(alac).notes == ()
+    aac = read_audio(av_file(tmp_path / "a.m4a", audio, "aac", "ipod", "fltp"), RATE)
+    # The priming of 1,024 samples is trimmed: no lag fits better than none.
+    fits = [np.dot(aac[2000 + lag : 40000 + lag], true[2000:40000]) for lag in range(-600, 1100, 4)]
+    assert np.argmax(fits) == 150 and abs(len(aac) - len(true)) < 1024
+    for name, codec, container in (("a.aac", "aac", "adts"), ("a.wma", "wmav2", "asf")):
+        seconds, notes = heard(av_file(tmp_path / name, audio, codec, container, "fltp"))
+        assert seconds == pytest.approx(3.0, abs=0.1) and notes == [], name
+    part = read_excerpt(alac, 1.0, 1.0, RATE)
+    assert np.array_equal(part, true[RATE : 2 * RATE])
+    (tmp_path / "cut.m4a").write_bytes((tmp_path / "a.m4a").read_bytes()[:9000])
+    with pytest.raises(DataError, match="cannot be decoded as M4A/AAC"):
+        read_audio(tmp_path / "cut.m4a")
+
+
+def test_without_pyav_the_way_out_is_said(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("longseq.audio.data.decoders.has_pyav", lambda: False)
+    file = written(tmp_path / "a.m4a", b"\0\0\0\x20ftypM4A " + bytes(100))
+    with pytest.raises(DataError, match=r"needs PyAV.*longseq\[audio-formats\]"):
+        audio_info(file)
+
+
+def test_a_damaged_mp3_is_read_around_its_spots(tmp_path: Path, tune) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    content = bytearray(encoded(tmp_path, tune(0, 12.0, RATE), "MP3", "MPEG_LAYER_III"))
+    rng = np.random.default_rng(3)
+    for place in rng.integers(5000, len(content) - 500, 12):
+        content[place : place + 120] = rng.bytes(120)
+    seconds, notes = heard(written(tmp_path / "a.mp3", bytes(content)))
+    assert seconds > 10 and any("damaged" in note for note in notes), (seconds, notes)
+
+
+def test_channels_that_cancel_are_heard(tmp_path: Path, tune) -> None:
+    audio = np.round(30000 * tune(0, 3.0, RATE)).astype(np.int16)
+    for name, pair in (("out", (audio, -audio)), ("in", (audio, audio)), ("mono", (audio,))):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack(pair, 1), RATE, "PCM_16")
+    first, *others = [read_audio(tmp_path / f"{name}.wav", RATE) for name in ("out", "in", "mono")]
+    assert all(np.array_equal(first, other) for other in others)
+    assert heard_mono(tmp_path / "out.wav") == [CANCELLED_NOTE]
+    assert heard_mono(tmp_path / "in.wav") == []
+    assert np.abs(read_excerpt(tmp_path / "out.wav", 1.0, 1.0, RATE)).max() > 0.1
+
+
+def heard_mono(path: Path) -> list[str]:
+    stream = AudioStream(path, RATE)
+    for _ in stream:
+        pass
+    return stream.notes
+
+
+def test_values_that_are_not_finite_are_their_own_error(tmp_path: Path, tune) -> None:
+    audio = tune(0, 3.0, RATE)
+    audio[RATE] = np.nan
+    soundfile.write(tmp_path / "a.wav", audio, RATE, "FLOAT")
+    with pytest.raises(UnscorableError, match=r"before second 1\.5: holds values"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, tune) -> None:
+    audio = np.round(30000 * tune(0, 1.0, RATE)).astype(np.int16)
+    for content, kind in ((b"caf\xe9.wav", "WAV"), (b"\xff.flac", "FLAC")):
+        name = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + content))
+        soundfile.write(os.fsencode(name), audio, RATE, "PCM_16", format=kind)
+    files, other = list_audio(tmp_path)
+    assert len(files) == 2 and not other
+    assert np.array_equal(*[read_audio(file, RATE) for file in files])
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "b").mkdir(parents=True)
+    (tmp_path / "far").mkdir()
+    for place in (root / "b" / "x.wav", tmp_path / "far" / "y.wav"):
+        place.write_bytes(b"?")
+    (root / "a").symlink_to(root / "b")  # before its target in order, and yet the target's name
+    (root / "far").symlink_to(tmp_path / "far")
+    (root / "b" / "loop").symlink_to(root)
+    (root / "broken").symlink_to(tmp_path / "none")
+    files, other = list_audio(root)
+    assert [str(path.relative_to(root)) for path in files] == ["b/x.wav", "far/y.wav"]
+    assert [path.name for path in other] == ["broken"]
+
+
+def test_headers_are_parsed() -> None:
+    assert (
+        id3_size(ID3) == len(ID3) and id3_size(b"ID3") == 0 and id3_size(b"ID3\4\0\0\xff000") == 0
+    )
+    assert mp3_frame(b"\xff\xfb\x90\x00") == (417, (3, 44100, 1152))
+    assert mp3_frame(b"\xff\xfb\x92\x00") == (418, (3, 44100, 1152))
+    assert mp3_frame(b"\xff\xf3\x80\x00") == (208, (2, 22050, 576))
+    for bad in (b"\xff\xd8\xff\xe0", b"\xff\xfb\xf0\x00", b"\xff\xfb\x9c\x00", b"\xff\xfb"):
+        assert mp3_frame(bad) is None
+
+
+def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
+    file = written(tmp_path / "x", bytes(range(100)))
+    with Window(file.open("rb"), Part(10, 20), b"ab") as window:
+        assert window.read() == b"ab" + bytes(range(10, 20))
+        assert window.seek(-3, os.SEEK_END) == 9 and window.read(99) == bytes([17, 18, 19])
+        window.seek(1)
+        assert window.read(3) == b"b" + bytes([10, 11]) and window.tell() == 4
+
+
+def test_no_audio_has_no_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, content in (
+        ("empty", b""),
+        ("text", b"hello " * 1000),
+        ("zeros", bytes(10000)),
+        ("noise", rng.bytes(200000)),
+        ("picture", b"\xff\xd8\xff\xe0" + rng.bytes(5000)),
+        ("tag", b"ID3"),
+    ):
+        assert read_layout(written(tmp_path / name, content)).kind is None, name
