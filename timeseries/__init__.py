@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from longseq.timeseries.baselines import make_baseline
     from longseq.timeseries.data.module import ForecastData
     from longseq.timeseries.forecast import forecast_frame
-    from longseq.timeseries.task import Autoformer, Forecaster, Informer, MixerForecaster, SpaceTime
+    from longseq.timeseries.task import (
+        Autoformer,
+        ForecastTask,
+        Informer,
+        MixerForecaster,
+        SpaceTime,
+    )
 
 # Packages of the `timeseries` extra that the domain needs; the command line checks them before it
 # starts.
@@ -20,7 +26,7 @@ REQUIRES = ("pandas", "pyarrow")
 _EXPORTS = {
     "Autoformer": "longseq.timeseries.task",
     "ForecastData": "longseq.timeseries.data.module",
-    "Forecaster": "longseq.timeseries.task",
+    "ForecastTask": "longseq.timeseries.task",
     "Informer": "longseq.timeseries.task",
     "MixerForecaster": "longseq.timeseries.task",
     "SpaceTime": "longseq.timeseries.task",
@@ -31,7 +37,7 @@ __all__ = [
     "REQUIRES",
     "Autoformer",
     "ForecastData",
-    "Forecaster",
+    "ForecastTask",
     "Informer",
     "MixerForecaster",
     "SpaceTime",

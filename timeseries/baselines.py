@@ -114,9 +114,19 @@ class LinearRidge(Baseline):
             step = windows.cutoffs[1] - first
         gram = torch.zeros(length + 1, length + 1, dtype=torch.float64)
         cross = torch.zeros(length + 1, horizon, dtype=torch.float64)
-        for series in values.T:
-            rows = series[first - length : last + horizon].unfold(0, length + horizon, step)
-            for chunk in rows.split(4096):
+        if first < length:
+            raise ConfigError(
+                f"{type(self).__name__} is fitted on whole contexts: the first of these has "
+                f"{first} rows of {length}"
+            )
+        for c, series in enumerate(values.T):
+            span = slice(first - length, last + horizon)
+            rows = series[span].unfold(0, length + horizon, step)
+            # Only windows inside the series and whose targets were all observed.
+            seen = windows.observed[span, c].unfold(0, length + horizon, step)
+            begins = torch.arange(first - length, last - length + 1, step)
+            whole = seen[:, length:].all(1) & (begins >= int(windows.starts[c]))
+            for chunk in rows[whole].split(4096):
                 context = torch.cat([chunk[:, :length], chunk.new_ones(len(chunk), 1)], dim=1)
                 gram.addmm_(context.T, context)
                 cross.addmm_(context.T, chunk[:, length:])

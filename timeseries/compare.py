@@ -19,18 +19,19 @@ from longseq.core.training.loading import load_task
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import BASELINES, RIDGE, Baseline, make_baseline
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.data.module import FACTS, ForecastData
 from longseq.timeseries.data.protocols import list_protocols
 from longseq.timeseries.data.windows import EvaluationWindows, Windows
 from longseq.timeseries.forecast import run_model
 from longseq.timeseries.metrics import ForecastError
-from longseq.timeseries.task import Forecaster
+from longseq.timeseries.options import add_roles, roles_of
+from longseq.timeseries.task import ForecastTask
 
 
 def evaluate(
-    model: Forecaster | Baseline, windows: Windows, batch_size: int = 128
+    model: ForecastTask | Baseline, windows: Windows, batch_size: int = 128
 ) -> tuple[float, float]:
-    """Returns mean squared and mean absolute error over all windows.
+    """Returns mean squared and mean absolute error over all observed targets.
 
     Args:
         model: a task in evaluation mode, or a fitted baseline.
@@ -38,10 +39,11 @@ def evaluate(
         batch_size: windows at once; the result does not depend on it.
     """
     mse, mae = ForecastError("mse"), ForecastError("mae")
-    for batch in EvaluationWindows(windows, batch_size):
+    alone = isinstance(model, Baseline) or model.channel_independent
+    for batch in EvaluationWindows(windows, batch_size, pairs=alone):
         forecast = run_model(model, batch)
-        mse.update(forecast, batch["y"])
-        mae.update(forecast, batch["y"])
+        mse.update(forecast, batch["y"], batch["y_mask"])
+        mae.update(forecast, batch["y"], batch["y_mask"])
     return float(mse.compute()), float(mae.compute())
 
 
@@ -72,6 +74,13 @@ class ForecastComparison(Comparison):
         data.setup()
         self.season = season or data.panel.season()
         self.test = data.windows("test")
+        if len(self.test.pairs) == 0:
+            raise DataError(
+                f"none of the {len(self.test):,} test windows has an observed target and "
+                f"{data.least} rows before it",
+                path=data.path,
+                hint="take other --series, or allow padded contexts by --min_context",
+            )
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -85,8 +94,9 @@ class ForecastComparison(Comparison):
             "--horizons", default="96,192,336,720", help="predicted rows (96,192,336,720)"
         )
         parser.add_argument("--series", help="names of the series to take, by commas (all)")
+        add_roles(parser)
         parser.add_argument(
-            "--missing", choices=("error", "ffill"), default="error", help="missing values (error)"
+            "--min_context", type=int, help="rows that a context needs, padded if fewer (--context)"
         )
         parser.add_argument("--season", type=int, help="rows of a season (from the time step)")
         parser.add_argument(
@@ -98,7 +108,13 @@ class ForecastComparison(Comparison):
         series = None if args.series is None else args.series.split(",")
         for horizon in whole_numbers("--horizons", args.horizons):
             data = ForecastData(
-                args.data, args.protocol, args.context, horizon, series, args.missing
+                args.data,
+                args.protocol,
+                args.context,
+                horizon,
+                series,
+                min_context=args.min_context,
+                **vars(roles_of(args)),
             )
             yield cls(data, args.season, args.ridge)
 
@@ -125,7 +141,7 @@ class ForecastComparison(Comparison):
     @property
     def title(self) -> str:
         data, panel = self.data, self.data.panel
-        filled = f", {panel.filled} values carried forward" if panel.filled else ""
+        filled = f", {panel.missing} values missing and not scored" if panel.missing else ""
         spans = f"context {data.context}, horizon {data.horizon}"
         where = f"{data.path}, protocol {data.protocol.name}, {spans}"
         return f"{where}: {len(self.test):,} test windows of {', '.join(panel.ids[:7])}{filled}"
@@ -142,7 +158,7 @@ class ForecastComparison(Comparison):
         }
 
     def _row(
-        self, name: str, model: Forecaster | Baseline, start: float, parameters: int, **own: Any
+        self, name: str, model: ForecastTask | Baseline, start: float, parameters: int, **own: Any
     ) -> Row:
         mse, mae = evaluate(model, self.test, self.data.eval_batch_size)
         kind = "baseline" if isinstance(model, Baseline) else "model"
@@ -165,22 +181,26 @@ class ForecastComparison(Comparison):
 
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
         start = time.perf_counter()
-        task = load_task(path, Forecaster)
-        assert isinstance(task, Forecaster)
+        task = load_task(path, ForecastTask)
+        assert isinstance(task, ForecastTask)
         for size in ("context", "horizon"):
             if getattr(task, size) != getattr(self.data, size):
                 text = (
                     f"has {size} {getattr(task, size)}, the comparison {getattr(self.data, size)}"
                 )
                 raise DataError(text, path=path)
-        if task.scaler != self.data.facts():
+        found = self.data.facts()
+        if any(task.facts.get(name) != found[name] for name in FACTS if name in task.facts):
             raise DataError("was trained on other rows than those before the test", path=path)
         parameters = sum(parameter.numel() for parameter in task.parameters())
         return [self._row(name, task, start, parameters, seed=seed)]
 
     def values(self, config: Path, seed: int) -> Values:
         data = self.data
-        known = {"path": data.path, "protocol": data.hparams["protocol"], "missing": data.missing}
+        told = {name: value for name, value in vars(data.roles).items() if value is not None}
+        known = {"path": data.path, "protocol": data.hparams["protocol"], **told}
+        if data.least != data.context:
+            known["min_context"] = data.least
         sizes = {"context": data.context, "horizon": data.horizon}
         model: dict[str, Any] = dict(sizes)
         content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}

@@ -15,7 +15,7 @@ from longseq.timeseries.compare import evaluate
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
 from longseq.timeseries.plots import plot_forecast
-from longseq.timeseries.task import Forecaster
+from longseq.timeseries.task import ForecastTask
 
 CONFIG = SAMPLE = "electricity_demand"
 _DAYS = 5  # in the picture, and in the written forecasts
@@ -39,7 +39,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     run = train(CONFIG, out, values=few_steps(max_steps))
     folder, checkpoint = run.folder, run.checkpoint
     task = load_task(checkpoint, "timeseries")
-    assert isinstance(task, Forecaster)
+    assert isinstance(task, ForecastTask)
 
     print("2. Fitting the baselines on the same rows, and scoring every test window")
     data = ForecastData(SAMPLE, context=task.context, horizon=task.horizon)

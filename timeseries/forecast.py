@@ -3,9 +3,7 @@ rows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,15 +13,16 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.baselines import Baseline, SeasonalNaive
+from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.frames import Panel
-from longseq.timeseries.data.windows import Scaler, Windows
-from longseq.timeseries.task import Forecaster
+from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.windows import Scaler, Windows, spread
+from longseq.timeseries.task import ForecastTask
 
 BASELINE_COLUMN = "SeasonalNaive"
 
 
-def run_model(model: Forecaster | Baseline, batch: dict[str, Tensor]) -> Tensor:
+def run_model(model: ForecastTask | Baseline, batch: dict[str, Tensor]) -> Tensor:
     """Returns the forecast (B, h, C) of a batch of ``Windows``, on the CPU; the target is not read.
 
     Args:
@@ -37,24 +36,32 @@ def run_model(model: Forecaster | Baseline, batch: dict[str, Tensor]) -> Tensor:
         return model(*(batch[name].to(device) for name in ("x", "x_mark", "y_mark"))).float().cpu()
 
 
-def match_panel(task: Forecaster, panel: Panel, known: int) -> tuple[Panel, Scaler]:
+def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Panel, Scaler]:
     """Returns the panel with the series that a model takes, and their scaler.
 
     Series are known by name. One that the model was not trained on is scaled by its own values
-    before row ``known``, if the model treats every series on its own.
+    before its first cutoff, if the model treats every series on its own.
 
     Args:
         task: with the scaler of its training.
         panel: the series.
-        known: first row that must not be looked at.
+        known: first row of every series that must not be looked at (C,).
 
     Raises:
-        DataError: if a series is missing, or not known to a model of fixed series.
+        DataError: if a series is missing, or not known to a model of fixed series, or the rows are
+            not those of the training.
     """
     trained = task.get_scaler()
-    if trained is None:
+    if trained is None or task.facts is None:
         raise ConfigError(
             "the model has no scaler: it was not trained on data of longseq timeseries"
+        )
+    frequency = task.facts.get("frequency")
+    if frequency is not None and frequency != panel.frequency:
+        raise DataError(
+            f"has a row every {panel.frequency}, the model was trained on a row every {frequency}",
+            path=panel.source,
+            hint="resample the file, or train on it",
         )
     if not task.channel_independent:
         absent = [name for name in trained.ids if name not in panel.ids]
@@ -62,20 +69,20 @@ def match_panel(task: Forecaster, panel: Panel, known: int) -> tuple[Panel, Scal
             raise DataError(
                 f"has no series {absent[0]!r}, which the model was trained on", path=panel.source
             )
+        known = np.full(len(trained.ids), known.min())
         panel = panel.select(list(trained.ids))
     task.check_series(panel.ids, N_FEATURES[resolution(panel.freq)], panel.source)
-    history = panel.values[:known]
-    mean, std = history.mean(0), history.std(0)
-    std = np.where(std > 0, std, 1.0)
+    rows = np.arange(len(panel))[:, None]
+    mean, std = spread(np.where(rows < known, panel.values, np.nan))
+    place = {name: i for i, name in enumerate(trained.ids)}
     for i, name in enumerate(panel.ids):
-        if name in trained.ids:
-            at = trained.ids.index(name)
-            mean[i], std[i] = trained.mean[at], trained.std[at]
+        if name in place:
+            mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
     return panel, Scaler(panel.ids, mean, std)
 
 
 def forecast_frame(
-    task: Forecaster,
+    task: ForecastTask,
     panel: Panel,
     cutoffs: Sequence[int] | None = None,
     levels: Sequence[int] = (),
@@ -87,7 +94,8 @@ def forecast_frame(
     Args:
         task: a fitted forecaster.
         panel: the series.
-        cutoffs: first unknown rows; the end of the panel if None.
+        cutoffs: first unknown rows; where every series ends if None (where the panel ends, for a
+            model that takes all series at once).
         levels: percentages of the intervals, for example (90,).
         batch_size: cutoffs at once; the result does not depend on it.
         season: of the seasonal naive forecast beside the model's, in rows; the panel's usual one if
@@ -96,72 +104,135 @@ def forecast_frame(
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
         known), the model's name, ``<name>-lo-90`` and ``<name>-hi-90`` for every level, and
-        ``SeasonalNaive``.
+        ``SeasonalNaive``. A series that has not begun at a cutoff has no rows there.
 
     Raises:
         DataError: if the panel is too short for the context or for the calibration of the
             intervals.
         ConfigError: for a wrong cutoff or level.
     """
-    at = [len(panel)] if cutoffs is None else list(cutoffs)
+    check_levels(levels)
     context, horizon = task.context, task.horizon
-    _check_cutoffs(at, panel, context)
-    panel, scaler = match_panel(task, panel, min(at))
+    rows, series = _pairs(task, panel, cutoffs)
+    known = np.full(len(panel.ids), len(panel))
+    np.minimum.at(known, series, rows)
+    ids = panel.ids
+    panel, scaler = match_panel(task, panel, known)
+    if panel.ids != ids:
+        rows, series = _pairs(task, panel, cutoffs)
     task = task.eval()
     seasonal = SeasonalNaive(horizon, min(season or panel.season(), context))
-    # Rows beyond the end are NaN: they are targets only.
-    extended = Panel(
-        np.concatenate([panel.values, np.full((horizon, len(panel.ids)), np.nan)]),
-        panel.ids,
-        panel.ds.append(panel.future(len(panel), horizon)),
-        panel.freq,
-        panel.source,
-    )
-    windows = Windows(extended, scaler, at, context, horizon)
+    # Rows beyond the end are not observed: they are targets only.
+    extended = panel.extended(horizon)
     name = type(task).__name__
-    columns: dict[str, list[np.ndarray]] = {name: [], BASELINE_COLUMN: []}
-    for batch in _batches(windows, batch_size):
-        for column, model in ((name, task), (BASELINE_COLUMN, seasonal)):
-            columns[column].append(scaler.inverse(run_model(model, batch).double().numpy()))
-    values = {column: np.concatenate(parts) for column, parts in columns.items()}  # (K, h, C)
+    values = _run(task, seasonal, extended, scaler, rows, series, batch_size)
     if levels:
-        radii = _conformal_radii(task, panel, scaler, min(at), levels, batch_size)
-        for level, radius in zip(levels, radii):
-            values[f"{name}-lo-{level}"] = values[name] - radius
-            values[f"{name}-hi-{level}"] = values[name] + radius
-    order = [name, *(key for key in values if key not in (name, BASELINE_COLUMN)), BASELINE_COLUMN]
-    frames = []
-    for c, series in enumerate(panel.ids):
-        for k, row in enumerate(at):
-            rows: dict[str, Any] = {
-                "unique_id": series,
-                "ds": extended.ds[row : row + horizon],
-                "cutoff": extended.ds[row - 1],
-                "y": extended.values[row : row + horizon, c],
-            }
-            frames.append(pd.DataFrame(rows | {key: values[key][k, :, c] for key in order}))
-    return pd.concat(frames, ignore_index=True)
+        widths = _conformal_radii(task, panel, scaler, int(rows.min()), levels, batch_size)
+        for level, radius in zip(levels, widths):
+            values[f"{name}-lo-{level}"] = values[name] - radius.T[series]
+            values[f"{name}-hi-{level}"] = values[name] + radius.T[series]
+    ahead = rows[:, None] + np.arange(horizon)
+    own = [key for key in values if key not in (name, BASELINE_COLUMN)]
+    columns = {
+        "unique_id": np.repeat(np.asarray(panel.ids, dtype=object)[series], horizon),
+        "ds": extended.ds[ahead.ravel()],
+        "cutoff": extended.ds[np.repeat(rows - 1, horizon)],
+        "y": extended.values[ahead, series[:, None]].ravel(),
+        **{key: values[key].ravel() for key in (name, *own, BASELINE_COLUMN)},
+    }
+    return pd.DataFrame(columns)
 
 
-def _check_cutoffs(at: Sequence[int], panel: Panel, context: int) -> None:
-    if not at:
+def _pairs(
+    task: ForecastTask, panel: Panel, cutoffs: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cutoff and the series of every forecast, series by series.
+
+    Raises:
+        DataError: if a series is too short.
+        ConfigError: for a wrong cutoff.
+    """
+    least = int((task.facts or {}).get("least", task.context))
+    every = np.arange(len(panel.ids))
+    if cutoffs is None:
+        rows = panel.ends if task.channel_independent else np.full(len(every), len(panel))
+        series = every
+    else:
+        at = np.asarray(list(cutoffs), int)
+        _check_cutoffs(at, panel, least)
+        rows, series = np.tile(at, len(every)), np.repeat(every, len(at))
+    begun = panel.starts[series] < rows
+    if task.channel_independent and cutoffs is not None:
+        rows, series = rows[begun], series[begun]
+    elif not begun.all():
+        empty = panel.ids[int(series[~begun][0])]
+        raise DataError(f"the series {empty!r} has no value before the cutoff", path=panel.source)
+    if len(rows) == 0:
+        raise DataError("no series has begun at these cutoffs", path=panel.source)
+    length = rows - panel.starts[series] if task.channel_independent else rows
+    short = length < least
+    if short.any():
+        at = int(np.flatnonzero(short)[0])
+        who = f" (series {panel.ids[series[at]]!r}, and {int(short.sum()) - 1} forecasts more)"
+        raise DataError(
+            f"has {int(length[at])} rows before the cutoff, the model's context is {least}"
+            f"{who if len(every) > 1 else ''}",
+            path=panel.source,
+            hint="give a longer file, or train with --data.min_context",
+        )
+    return rows, series
+
+
+def _check_cutoffs(at: np.ndarray, panel: Panel, least: int) -> None:
+    if not len(at):
         raise ConfigError("at least one cutoff is needed")
     for row in at:
         if row > len(panel) or row < 1:
             raise ConfigError(f"cutoff {row} lies outside the {len(panel)} rows of {panel.source}")
-    if min(at) < context:
-        text = f"has {min(at)} rows before the cutoff, the model's context is {context}"
+    if at.min() < least:
+        text = f"has {at.min()} rows before the cutoff, the model's context is {least}"
         raise DataError(text, path=panel.source, hint="give a longer file")
 
 
-def _batches(windows: Windows, batch_size: int) -> Any:
+def _run(
+    task: ForecastTask,
+    seasonal: Baseline,
+    extended: Panel,
+    scaler: Scaler,
+    rows: np.ndarray,
+    series: np.ndarray,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Returns the forecasts of the model and of the baseline by column, (P, h) each, in the data's
+    units."""
     check_positive("batch_size", batch_size)
+    distinct, place = np.unique(rows, return_inverse=True)
+    windows = Windows(extended, scaler, distinct.tolist(), task.context, task.horizon, 1)
+    found = {type(task).__name__: [], BASELINE_COLUMN: []}  # type: dict[str, list[np.ndarray]]
+    if task.channel_independent:
+        pairs = place * windows.series + series
+        for start in range(0, len(pairs), batch_size):
+            batch = windows.batch_of_pairs(pairs[start : start + batch_size])
+            for (_, parts), model in zip(found.items(), (task, seasonal)):
+                parts.append(run_model(model, batch)[:, :, 0].double().numpy())
+        scaled = {name: np.concatenate(parts) for name, parts in found.items()}
+    else:
+        for batch in _batches(windows, batch_size):
+            for (_, parts), model in zip(found.items(), (task, seasonal)):
+                parts.append(run_model(model, batch).double().numpy())
+        whole = {name: np.concatenate(parts) for name, parts in found.items()}
+        scaled = {name: value[place, :, series] for name, value in whole.items()}
+    mean, std = scaler.mean[series, None], scaler.std[series, None]
+    return {name: value * std + mean for name, value in scaled.items()}
+
+
+def _batches(windows: Windows, batch_size: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(windows), batch_size):
         yield windows.batch(range(start, min(start + batch_size, len(windows))))
 
 
 def _conformal_radii(
-    task: Forecaster,
+    task: ForecastTask,
     panel: Panel,
     scaler: Scaler,
     cutoff: int,
@@ -170,22 +241,16 @@ def _conformal_radii(
 ) -> list[np.ndarray]:
     """Returns a half-width (h, C) for every level, in the units of the data.
 
-    Split conformal prediction: the ⌈(n + 1) · level⌉-th smallest of n absolute errors at earlier
-    cutoffs, whose targets lie after the training rows and before the cutoff. Nothing that the model
-    was fitted on counts, and nothing after the cutoff. (Validation rows, which chose the
-    checkpoint, do count.)
+    The errors are those at earlier cutoffs, whose targets lie after the training rows and before
+    the cutoff. Nothing that the model was fitted on counts, nothing after the cutoff, and nothing
+    that was not observed. (Validation rows, which chose the checkpoint, do count.)
     """
-    for level in levels:
-        if not 0 < level < 100:
-            raise ConfigError(f"a level is a percentage between 1 and 99, got {level}")
     assert task.scaler is not None
     end = task.scaler["train_end"]
     trained = pd.Timestamp(end) if panel.dated else int(end)
-    first = max(
-        task.context, int(np.searchsorted(np.asarray(panel.ds), np.asarray(trained), side="right"))
-    )
+    first = max(task.context, int(panel.ds.searchsorted(trained, side="right")))
     earlier = range(first, cutoff - task.horizon + 1)
-    need = math.ceil(1 / (1 - max(levels) / 100)) - 1
+    need = needed(levels)
     if len(earlier) < need:
         text = (
             f"has {len(earlier)} cutoffs between the end of training ({end}) and "
@@ -195,8 +260,17 @@ def _conformal_radii(
             text, path=panel.source, hint="give a lower --level, or a file that goes on longer"
         )
     errors = []
-    for batch in _batches(Windows(panel, scaler, earlier, task.context, task.horizon), batch_size):
-        errors.append((run_model(task, batch) - batch["y"]).abs().double().numpy())
-    ordered = np.sort(np.concatenate(errors), axis=0)
-    ranks = [math.ceil((len(ordered) + 1) * level / 100 - 1e-9) for level in levels]
-    return [ordered[rank - 1] * scaler.std for rank in ranks]
+    windows = Windows(panel, scaler, earlier, task.context, task.horizon)
+    for batch in _batches(windows, batch_size):
+        error = (run_model(task, batch) - batch["y"]).abs().double()
+        errors.append(torch.where(batch["y_mask"], error, torch.nan).numpy())
+    widths = radii(np.concatenate(errors), levels) * scaler.std
+    if np.isinf(widths).any():
+        name = panel.ids[int(np.flatnonzero(np.isinf(widths).any((0, 1)))[0])]
+        raise DataError(
+            f"too few values of {name!r} are observed between the end of training ({end}) and "
+            f"{panel.ds[cutoff - 1]} for an interval of {max(levels)}%",
+            path=panel.source,
+            hint="give a lower --level",
+        )
+    return list(widths)

@@ -44,8 +44,16 @@ class ForecastError(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, forecast: Tensor, target: Tensor) -> None:
-        """Adds a batch of forecasts and targets, (B, h, C) each."""
+    def update(self, forecast: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            forecast: (B, h, C).
+            target: (B, h, C).
+            mask: where the target was observed (B, h, C), bool; everywhere if None.
+        """
+        if mask is not None:
+            forecast, target = forecast[mask], target[mask]
         self.total += error_sum(forecast.detach(), target, self.kind)
         self.count += target.numel()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.figures import new_figure, save_png
-from longseq.timeseries.data.frames import Panel
+from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.forecast import BASELINE_COLUMN
 
 

@@ -14,7 +14,8 @@ from longseq.core.tables import check_table, write_frame
 from longseq.core.training.loading import load_task
 from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.forecast import BASELINE_COLUMN, forecast_frame
-from longseq.timeseries.task import Forecaster
+from longseq.timeseries.options import add_roles, roles_of
+from longseq.timeseries.task import ForecastTask
 
 
 def run(argv: Sequence[str]) -> int:
@@ -47,9 +48,7 @@ def run(argv: Sequence[str]) -> int:
         help="percentage of an interval, calibrated on the rows between training and cutoff; may "
         "be repeated",
     )
-    parser.add_argument(
-        "--missing", choices=("error", "ffill"), default="error", help="missing values (error)"
-    )
+    add_roles(parser)
     parser.add_argument(
         "--season", type=int, help="rows of a season of the naive forecast (from the time step)"
     )
@@ -58,9 +57,9 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     check_table(args.out)
     task = load_task(args.ckpt_path, "timeseries")
-    if not isinstance(task, Forecaster):
+    if not isinstance(task, ForecastTask):
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed")
-    panel = read_panel(args.frame, args.missing)
+    panel = read_panel(args.frame, roles=roles_of(args))
     step = task.horizon if args.step is None else args.step
     if args.cutoffs < 0 or step < 1:
         raise ConfigError(
@@ -77,7 +76,9 @@ def run(argv: Sequence[str]) -> int:
         task.to(args.device), panel, cutoffs, sorted(set(args.level)), args.batch_size, args.season
     )
     write_frame(frame, args.out)
-    filled = f" ({panel.filled} missing values carried forward)" if panel.filled else ""
+    for note in panel.notes:
+        print(f"{args.frame}: {note}")
+    filled = f" ({panel.missing} missing values carried forward)" if panel.missing else ""
     count = 1 if cutoffs is None else len(cutoffs)
     print(
         f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} "

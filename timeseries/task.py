@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -14,7 +15,7 @@ from torchmetrics import Metric
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.data.module import FACTS, ForecastData
 from longseq.timeseries.data.windows import Scaler
 from longseq.timeseries.metrics import ForecastError
 from longseq.timeseries.models.autoformer import Autoformer as AutoformerModel
@@ -23,7 +24,7 @@ from longseq.timeseries.models.mixer_forecaster import MixerForecaster as MixerF
 from longseq.timeseries.models.spacetime import SpaceTime as SpaceTimeModel
 
 
-class Forecaster(BaseTask):
+class ForecastTask(BaseTask):
     """A model that maps a context to the mean forecast of a horizon.
 
     Subclasses set ``context`` and ``horizon``. ``fit`` takes the scaler from the data (training
@@ -53,20 +54,36 @@ class Forecaster(BaseTask):
         """Returns the forecast (B, h, C) of z-scores x (B, L, C); the marks are calendar
         features."""
 
-    def training_loss(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """Returns the loss of training where it is not the mean squared error."""
+    def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor | None:
+        """Returns the loss of training where it is not the mean squared error.
+
+        Args:
+            batch: windows.
+            mask: where targets were observed; None for everywhere.
+        """
         return None
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Returns the loss, the number of windows, and forecast and target."""
+        """Returns the loss, the number of windows, and forecast and target; of targets that were
+        not observed none counts."""
         count, target = len(batch["x"]), batch["y"]
-        loss = self.training_loss(batch) if self.training and self.own_loss is None else None
+        mask = batch.get("y_mask")
+        mask = None if mask is None or bool(mask.all()) else mask
+        loss = self.training_loss(batch, mask) if self.training and self.own_loss is None else None
         if loss is not None:
             return {"loss": loss, "count": count}
         forecast = self(batch["x"], batch["x_mark"], batch["y_mark"])
-        loss = self.criterion(forecast, target, F.mse_loss)
-        pair = (forecast, target)
-        return {"loss": loss, "count": count, "forecast": forecast, "target": target, "pair": pair}
+        if mask is None:
+            loss, pair = self.criterion(forecast, target, F.mse_loss), (forecast, target)
+        else:
+            # Where nothing was observed the error is zero by construction, and the mean is taken
+            # over the rest; this serves every loss that is a mean over values.
+            seen = torch.where(mask, target, forecast.detach())
+            scale = mask.numel() / mask.sum().clamp(min=1)
+            loss = self.criterion(forecast, seen, F.mse_loss) * scale
+            pair = (forecast[mask], target[mask])
+        found = {"loss": loss, "count": count, "forecast": forecast, "target": target}
+        return found | {"mask": mask, "pair": pair}
 
     @property
     def scaler(self) -> dict[str, Any] | None:
@@ -88,11 +105,13 @@ class Forecaster(BaseTask):
 
     def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
         """Other training rows would need another scaler; evaluation may be on any."""
-        if stage == "fit" and known != found and isinstance(self.data, ForecastData):
+        if stage != "fit" or not isinstance(self.data, ForecastData):
+            return
+        # What earlier versions did not record is not compared.
+        if any(known[name] != found.get(name) for name in known if name in FACTS):
             raise ConfigError(
-                f"{self.data.path}: its training rows have another mean or standard deviation "
-                f"than those of "
-                "the checkpoint; --init_from starts a new training from its weights"
+                f"{self.data.path}: its training rows have another mean or standard deviation than "
+                "those of the checkpoint; --init_from starts a new training from its weights"
             )
 
     @classmethod
@@ -131,7 +150,7 @@ class Forecaster(BaseTask):
         return None if self.scaler is None else Scaler.from_dict(self.scaler)
 
 
-class MixerForecaster(Forecaster):
+class MixerForecaster(ForecastTask):
     """A channel-independent forecaster around any mixer of the core.
 
     Args:
@@ -200,7 +219,7 @@ class MixerForecaster(Forecaster):
         return self.model(x)
 
 
-class SpaceTime(Forecaster):
+class SpaceTime(ForecastTask):
     """SpaceTime with its published hyper-parameters; see ``models.spacetime``.
 
     Args:
@@ -234,12 +253,12 @@ class SpaceTime(Forecaster):
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x)
 
-    def training_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         """Returns the sum of three root mean square errors; see ``models.spacetime``."""
-        return self.model.loss(batch["x"], batch["y"])
+        return self.model.loss(batch["x"], batch["y"], mask)
 
 
-class Informer(Forecaster):
+class Informer(ForecastTask):
     """Informer with its published hyper-parameters; see ``models.informer``.
 
     Args:
@@ -306,7 +325,7 @@ class Informer(Forecaster):
         return self.model(x, x_mark, y_mark)
 
 
-class Autoformer(Forecaster):
+class Autoformer(ForecastTask):
     """Autoformer with its published hyper-parameters; see ``models.autoformer``.
 
     Args:

@@ -155,7 +155,7 @@ CASES = {
     "empty": ("empty.csv", ["--data.path=empty.csv"]),
     "text": ("text.csv: line 3", ["--data.path=text.csv"]),
     "duplicate": ("twice.csv: line 4", ["--data.path=twice.csv"]),
-    "gap": ("gap.csv: s0 at", ["--data.path=gap.csv"]),
+    "gap": ("gap.csv: s0 at", ["--data.path=gap.csv", "--data.missing=error"]),
     "short": ("short.csv", ["--data.path=short.csv"]),
     "protocol": ("did you mean 'ratio'", ["--data.protocol=ration"]),
     "ett": ("protocol 'ett' needs 14400", ["--data.protocol=ett"]),

@@ -13,7 +13,7 @@ from longseq.core.shell.cli import main
 from longseq.timeseries.data.frames import Panel, read_panel
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
-from longseq.timeseries.task import Autoformer, Forecaster, Informer, MixerForecaster, SpaceTime
+from longseq.timeseries.task import Autoformer, ForecastTask, Informer, MixerForecaster, SpaceTime
 
 L, H = 48, 12
 SMALL = {"context": L, "horizon": H, "d_model": 16}
@@ -30,7 +30,7 @@ def panel(wide_csv: Path) -> Panel:
     return read_panel(wide_csv)
 
 
-def make(name: str, wide_csv: Path) -> Forecaster:
+def make(name: str, wide_csv: Path) -> ForecastTask:
     """An untrained task with the scaler that ``fit`` would give it."""
     cls, arguments = TASKS[name]
     data = ForecastData(str(wide_csv), "ratio", L, H)

@@ -44,9 +44,13 @@ def test_every_test_window_comes_once_and_none_is_dropped(data) -> None:
     part = data.split().test
     expected = part.end - part.start - 12 + 1
     batches = list(data.test_dataloader())
-    assert sum(len(batch["x"]) for batch in batches) == expected == len(data.windows("test"))
-    assert len(batches[-1]["x"]) == expected % 7 or 7
+    assert (
+        sum(len(batch["x"]) for batch in batches) == 2 * expected == 2 * len(data.windows("test"))
+    )
+    assert len(batches[-1]["x"]) == (2 * expected % 7 or 7)
+    # A window is a cutoff and a series; the series of a cutoff follow one another.
     x, y = (torch.cat([batch[name] for batch in batches]) for name in ("x", "y"))
+    x, y = (v.unflatten(0, (-1, 2)).squeeze(-1).transpose(1, 2) for v in (x, y))
     scaled = torch.from_numpy(data.scaler().transform(data.panel.values)).float()
     for k in (0, 1, expected - 1):
         row = part.start + k

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longseq.core.files import EARLY_BYTES, require_file
-from longseq.timeseries.data.frames import read_panel
+from longseq.timeseries.data.frames import Roles, read_panel
 from longseq.timeseries.data.samples import SAMPLES
 
 
@@ -24,6 +24,7 @@ def check(arguments: Mapping[str, Any]) -> None:
     if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
         return
     file = require_file(path, "time-series file")
-    missing = arguments.get("missing", "error")
-    if file.stat().st_size <= EARLY_BYTES and missing in ("error", "ffill"):
-        read_panel(file, missing)
+    fields = ("id", "time", "target", "zone", "resample", "missing")
+    told = {name: arguments.get(name) for name in fields if arguments.get(name) is not None}
+    if file.stat().st_size <= EARLY_BYTES and told.get("missing", "ffill") in ("error", "ffill"):
+        read_panel(file, roles=Roles(**told))

@@ -1,9 +1,9 @@
-"""Long (``unique_id, ds, y``) and wide CSV or Parquet frames in, a regular panel out; frames
-out."""
+"""Long and wide frames from CSV, Parquet or memory, to a panel: column roles, gaps, resampling."""
 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,101 +15,49 @@ import pandas as pd
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.tables import DELIMITERS
+from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.samples import SAMPLES
+from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
 
-TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time")
-LONG = ("unique_id", "ds", "y")
-Missing = Literal["error", "ffill"]
-_HINT = "--data.missing=ffill carries the last value forward"
+TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
+ID_NAMES = ("unique_id", "item_id", "series_id")
+TARGET_NAMES = ("y", "target")
+Missing = Literal["ffill", "error"]
+_CELLS = 400_000_000  # float64 values of a panel: 3.2 GB
+_DECIMAL_COMMA = re.compile(r"^\s*-?(\d{1,3}(\.\d{3})+|\d+),\d+\s*$")
+_MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
+
+__all__ = ["Missing", "Panel", "Roles", "panel_of", "read_frame", "read_panel"]
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Series on one regular time axis.
+class Roles:
+    """What the columns of a frame are, and how its times are read; None: by the usual names.
 
     Args:
-        values: float64 (T, C), T rows of C series, no gaps.
-        ids: name of every series.
-        ds: time of every row: a ``DatetimeIndex``, or integers for files without times.
-        freq: step of ``ds``: a pandas offset, or 1.
-        source: file that it came from, for messages.
-        filled: number of values that were missing and carried forward.
+        id: column with the name of the series, of a long frame.
+        time: column with the times.
+        target: column with the values, of a long frame; or the one series to take of a wide one.
+        zone: IANA name of the clock of the times, for example "Europe/Berlin".
+        resample: step to average the values over, for example "1min", for times on no regular step.
+        missing: "ffill": values that are missing are never a target, and contexts carry the last
+            value forward; "error": they are refused.
     """
 
-    values: np.ndarray
-    ids: tuple[str, ...]
-    ds: pd.Index
-    freq: Any
-    source: str = ""
-    filled: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ds)
-
-    @property
-    def dated(self) -> bool:
-        """Whether the rows have calendar times."""
-        return isinstance(self.ds, pd.DatetimeIndex)
-
-    def future(self, row: int, horizon: int) -> pd.Index:
-        """Returns the times of rows ``row … row + horizon - 1``, beyond the end of the panel if
-        need be.
-
-        Args:
-            row: first row.
-            horizon: number of rows.
-        """
-        known = self.ds[row : row + horizon]
-        more = horizon - len(known)
-        if more == 0:
-            return known
-        if not self.dated:
-            return pd.Index(np.arange(horizon) + (self.ds[-1] + 1 + row - len(self)))
-        skip = max(0, row - len(self))
-        beyond = pd.date_range(self.ds[-1], periods=more + skip + 1, freq=self.freq)[1 + skip :]
-        return known.append(beyond)
-
-    def select(self, names: list[str] | None) -> Panel:
-        """Returns the panel with only the named series, in that order; itself for None.
-
-        Raises:
-            ConfigError: for an unknown name.
-        """
-        if names is None:
-            return self
-        for name in names:
-            if name not in self.ids:
-                raise ConfigError(
-                    f"{self.source}: no series {name!r}; {did_you_mean(name, self.ids)}"
-                )
-        columns = [self.ids.index(name) for name in names]
-        return Panel(
-            self.values[:, columns], tuple(names), self.ds, self.freq, self.source, self.filled
-        )
-
-    def season(self) -> int:
-        """Returns the usual season in rows: a day for steps below a day, else a week, a year, or
-        1."""
-        if not self.dated:
-            return 1
-        offset = self.freq
-        if isinstance(offset, pd.offsets.Tick) or type(offset).__name__ == "Day":
-            step = pd.Timedelta(self.ds[1] - self.ds[0])
-            for span in (pd.Timedelta(days=1), pd.Timedelta(days=7)):
-                if step < span and span % step == pd.Timedelta(0):
-                    return int(span / step)
-            return 52 if step == pd.Timedelta(days=7) else 1
-        name = type(offset).__name__
-        periods = {"Month": 12, "Quarter": 4, "BusinessDay": 5}
-        return next((n for key, n in periods.items() if key in name), 1)
+    id: str | None = None
+    time: str | None = None
+    target: str | None = None
+    zone: str | None = None
+    resample: str | None = None
+    missing: Missing = "ffill"
 
 
-def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
-    """Reads a frame; the layout is told by its columns.
+def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None = None) -> Panel:
+    """Reads a frame; the layout is told by its columns, or by ``roles``.
 
-    - long: columns ``unique_id``, ``ds``, ``y`` (others are ignored), rows in order of time within
-      a series;
-    - wide: a time column (``ds``, ``date``, ``datetime``, ``timestamp`` or ``time``) and one column
+    - long: columns ``unique_id``, ``ds``, ``y`` (or ``item_id``, ``timestamp``, ``target``), rows
+      in order of time within a series; series may begin and end where they like;
+    - wide: a time column (``ds``, ``date``, ``datetime``, ``timestamp``, ``time``) and one column
       a series;
     - ``.txt`` or ``.txt.gz``: comma-separated numbers without header or times; ``ds`` is then 0, 1,
       2, …
@@ -117,18 +65,25 @@ def read_panel(path: str | Path, missing: Missing = "error") -> Panel:
     Args:
         path: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``; ``.gz`` may follow text; or the name of
             a packaged sample, ``electricity_demand``.
-        missing: what a missing value or row is: an error, or filled with the last value before it.
+        missing: see ``Roles``, where ``roles`` are not given.
+        roles: of the columns.
 
     Raises:
         DataError: naming the file, the record and what is wrong.
     """
     packaged = str(path) in SAMPLES.names() and not Path(path).exists()
     file = require_file(SAMPLES.path(str(path)) if packaged else path, "time-series file")
-    return panel_of(*_read_frame(file), source=file, missing=missing)
+    frame, first_line = read_frame(file)
+    return panel_of(frame, first_line, source=file, roles=roles or Roles(missing=missing))
 
 
 def panel_of(
-    frame: pd.DataFrame, first_line: int = 2, *, source: str | Path, missing: Missing = "error"
+    frame: pd.DataFrame,
+    first_line: int = 2,
+    *,
+    source: str | Path,
+    missing: Missing = "ffill",
+    roles: Roles | None = None,
 ) -> Panel:
     """Checks a frame and returns its series; for readers of other formats.
 
@@ -136,37 +91,74 @@ def panel_of(
         frame: long or wide, see ``read_panel``.
         first_line: of the file that the first row stands in, for messages.
         source: the file, for messages.
-        missing: see ``read_panel``.
+        missing: see ``Roles``, where ``roles`` are not given.
+        roles: of the columns.
 
     Raises:
         DataError: naming the file, the record and what is wrong.
     """
-    file = Path(source)
+    told, where = roles or Roles(missing=missing), Source(Path(source), first_line)
     if frame.empty:
-        raise DataError("has a header but no rows", path=file)
-    if set(LONG) <= set(map(str, frame.columns)):
-        return _from_long(frame, file, missing, first_line)
-    near = [name for name in LONG if name in frame.columns]
-    if "unique_id" in near:
-        absent = next(name for name in LONG if name not in near)
-        raise DataError(
-            f"looks like a long frame but has no column {absent!r}",
-            path=file,
-            hint=f"long frames have {', '.join(LONG)}",
+        raise where.error("has a header but no rows")
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame = frame.reset_index(names=[frame.index.name or TIME_NAMES[0]])
+    frame = frame.rename(columns=str)
+    if len(set(frame.columns)) < frame.shape[1]:
+        raise where.error("two columns have the same name")
+    for name in (told.id, told.time, told.target):
+        if name is not None and name not in frame.columns:
+            raise where.error(f"has no column {name!r}; {did_you_mean(name, frame.columns)}")
+    id_, time, target = _roles(frame, told, where)
+    if id_ is not None and target is not None:
+        return _from_long(frame, id_, time, target, told, where)
+    return _from_wide(frame, time, target, told, where)
+
+
+def _roles(
+    frame: pd.DataFrame, told: Roles, where: Source
+) -> tuple[str | None, str | None, str | None]:
+    """Returns the columns of series' names, times and values; the first is None for a wide frame.
+
+    Raises:
+        DataError: for a long frame without values or times, or a frame without times.
+    """
+    lower = {name.lower(): name for name in reversed(frame.columns)}
+
+    def find(given: str | None, usual: tuple[str, ...]) -> str | None:
+        return given or next((lower[name] for name in usual if name in lower), None)
+
+    id_, target = find(told.id, ID_NAMES), find(told.target, TARGET_NAMES)
+    time = find(told.time, TIME_NAMES)
+    if where.first_line == 1 and told.time is None:
+        return None, None, told.target
+    if id_ is not None and target is None:
+        wanted = "y" if id_ == "unique_id" else "target"
+        raise where.error(
+            f"looks like a long frame (it has {id_!r}) but has no column {wanted!r}",
+            hint="name the column of the values: --target NAME, or --data.target in fit",
         )
-    return _from_wide(frame, file, missing, first_line)
+    if time is None:
+        raise where.error(
+            f"has no time column among {', '.join(frame.columns[:5])}",
+            hint=f"call it one of {', '.join(TIME_NAMES[:5])}, or name it: --time NAME",
+        )
+    return id_, time, target
 
 
-def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
-    """Returns the table and the line number of its first record (0 for Parquet, which has no
-    lines)."""
+def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
+    """Returns the table of a file and the line number of its first record (0 for Parquet, which has
+    no lines).
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     suffixes = [text for text in file.suffixes if text != ".gz"]
-    kind = suffixes[-1] if suffixes else ""
+    kind = suffixes[-1].lower() if suffixes else ""
     try:
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(file), 0
         if kind in DELIMITERS:
-            return pd.read_csv(file, sep=DELIMITERS[kind]), 2
+            return _read_text(file, DELIMITERS[kind]), 2
         if kind == ".txt":
             return pd.read_csv(file, header=None), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -187,159 +179,159 @@ def _read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     )
 
 
-def _where(row: int, first_line: int) -> str:
-    return f"line {row + first_line}" if first_line else f"row {row}"
+def _read_text(file: Path, delimiter: str) -> pd.DataFrame:
+    """Reads CSV; a header with semicolons and no commas is of the European kind."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        header = stream.readline().decode("utf-8-sig", errors="replace")
+    if ";" in header and "," not in header and delimiter == ",":
+        return pd.read_csv(file, sep=";", dtype=str, encoding="utf-8-sig")
+    return pd.read_csv(file, sep=delimiter)
 
 
-def _numbers(column: pd.Series, name: str, file: Path, first_line: int) -> np.ndarray:
+def _numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     """Returns a column as float64; NaN where it is empty.
 
     Raises:
         DataError: at the first value that is no finite number.
     """
-    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, copy=True)
+    text = column
+    if column.dtype == object or pd.api.types.is_string_dtype(column):
+        given = column.dropna().astype(str)
+        if given.str.match(_DECIMAL_COMMA.pattern).any():
+            # 1.234,5: every point in such a column separates thousands.
+            text = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
     bad = (np.isnan(values) & column.notna().to_numpy()) | np.isinf(values)
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        value = column.iloc[row]
-        shown = repr(value) if isinstance(value, str) else str(value)
-        text = f"{name!r} is {shown}, a finite number is needed"
-        raise DataError(text, path=file, record=_where(row, first_line))
+        for row in np.flatnonzero(bad):
+            value = column.iloc[int(row)]
+            if isinstance(value, str) and value.strip().lower() in _MISSING_TEXT:
+                continue
+            shown = repr(value) if isinstance(value, str) else str(value)
+            raise where.error(f"{name!r} is {shown}, a finite number is needed", int(row))
     return values
 
 
-def _times(column: pd.Series, file: Path, first_line: int) -> pd.Index:
-    """Returns a column of integers or dates as an index.
+def _from_long(
+    frame: pd.DataFrame, id_: str, time: str | None, target: str, told: Roles, where: Source
+) -> Panel:
+    assert time is not None
+    empty = frame[id_].isna().to_numpy()
+    if empty.any():
+        raise where.error(f"{id_!r} is empty", int(np.flatnonzero(empty)[0]))
+    codes, names = pd.factorize(frame[id_])
+    values = _numbers(frame[target], target, where)
+    ds = parse_times(frame[time], where, told.zone, codes)
+    unused = [name for name in frame.columns if name not in (id_, time, target)]
+    if unused:
+        where.notes.append(f"columns not used: {', '.join(unused)}")
+    return _assemble(ds, codes, pd.Index(names.astype(str)), values, told, where)
 
-    Raises:
-        DataError: at the first value that is no time.
+
+def _from_wide(
+    frame: pd.DataFrame, time: str | None, target: str | None, told: Roles, where: Source
+) -> Panel:
+    if time is None:
+        ds, series = pd.Index(np.arange(len(frame))), frame
+    else:
+        ds, series = parse_times(frame[time], where, told.zone), frame.drop(columns=time)
+    if target is not None:
+        unused = [name for name in series.columns if name != target]
+        series = series[[target]]
+        if unused:
+            where.notes.append(f"the series is {target}; columns not used: {', '.join(unused)}")
+    elif told.id is None and where.first_line != 1 and series.shape[1] > 1:
+        shown = ", ".join(series.columns[:6]) + (" …" if series.shape[1] > 6 else "")
+        where.notes.append(f"every column is a series: {shown} (or name one by --target)")
+    if series.shape[1] == 0:
+        raise where.error("has times but no series")
+    rows, width = len(frame), series.shape[1]
+    columns = [_numbers(series[name], name, where) for name in series.columns]
+    names = pd.Index(series.columns)
+    if told.resample is None:
+        check_order(ds, np.zeros(rows, np.int64), pd.Index(["all"]), where)
+    codes = np.repeat(np.arange(width), rows)
+    times = ds if width == 1 else ds[np.tile(np.arange(rows), width)]
+    return _assemble(times, codes, names, np.concatenate(columns), told, where, ordered=True)
+
+
+def _assemble(
+    ds: pd.Index,
+    codes: np.ndarray,
+    names: pd.Index,
+    values: np.ndarray,
+    told: Roles,
+    where: Source,
+    ordered: bool = False,
+) -> Panel:
+    """Makes a panel of values by time and series.
+
+    Args:
+        ds: time of every value.
+        codes: number of the series of every value.
+        names: of the series.
+        values: NaN where missing.
+        told: for missing values and resampling.
+        where: the frame.
+        ordered: whether the order of times has been checked.
     """
-    if pd.api.types.is_integer_dtype(column):
-        return pd.Index(column.to_numpy(np.int64))
-    times = pd.to_datetime(column, errors="coerce", format=None)
-    if times.isna().any():
-        row = int(np.flatnonzero(times.isna().to_numpy())[0])
-        text = f"{column.name!r} is {column.iloc[row]!r}, a date and time (or an integer) is needed"
-        raise DataError(text, path=file, record=_where(row, first_line))
-    if times.dt.tz is not None:
-        times = times.dt.tz_convert("UTC").dt.tz_localize(None)
-    return pd.DatetimeIndex(times)
-
-
-def _check_order(ds: pd.Index, record: str, rows: np.ndarray, file: Path, first_line: int) -> None:
-    """Checks that times ascend strictly.
-
-    Raises:
-        DataError: at the first duplicate or step back.
-    """
-    later = np.asarray(ds[1:] > ds[:-1])
-    if later.all():
-        return
-    at = int(np.flatnonzero(~later)[0]) + 1
-    what = "is a duplicate" if ds[at] == ds[at - 1] else f"comes after {ds[at - 1]}"
-    where = f"{_where(int(rows[at]), first_line)}{record}"
-    raise DataError(
-        f"the time {ds[at]} {what}",
-        path=file,
-        record=where,
-        hint="sort by time and keep one row a time",
-    )
-
-
-def _step(ds: pd.Index, file: Path) -> tuple[pd.Index, Any]:
-    """Returns the regular axis that ``ds`` lies on, and its step.
-
-    Raises:
-        DataError: if there is none.
-    """
-    if len(ds) < 3:
-        raise DataError(f"has {len(ds)} times, at least 3 are needed", path=file)
-    if not isinstance(ds, pd.DatetimeIndex):
-        return pd.Index(np.arange(ds[0], ds[-1] + 1)), 1
-    gaps = np.diff(ds.to_numpy())
-    if (gaps == gaps[0]).all():
-        return ds, pd.tseries.frequencies.to_offset(pd.Timedelta(gaps[0]))
-    month = ds[0].month
-    offsets = pd.offsets
-    for offset in (
-        *(offsets.MonthBegin(), offsets.MonthEnd(), offsets.BusinessDay()),
-        *(offsets.QuarterBegin(startingMonth=month), offsets.QuarterEnd(startingMonth=month)),
-        *(offsets.YearBegin(month=month), offsets.YearEnd(month=month)),
-    ):
-        axis = pd.date_range(ds[0], periods=len(ds), freq=offset)
-        if len(axis) == len(ds) and (axis == ds).all():
-            return ds, offset
-    smallest = gaps.min()
-    off = (gaps % smallest).astype(np.int64) != 0
-    if off.any():
-        at = int(np.flatnonzero(off)[0])
-        least = pd.Timedelta(smallest)
-        text = (
-            f"the step from {ds[at]} to {ds[at + 1]} is no multiple of the smallest step, {least}"
+    if told.resample is not None:
+        ds, codes, values = _resample(ds, codes, values, told.resample, where)
+    elif not ordered:
+        check_order(ds, codes, names, where)
+    distinct = ds.unique().sort_values()
+    axis, freq = regular_axis(distinct, where)
+    if len(axis) * len(names) > _CELLS:
+        raise where.error(
+            f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
+            hint="split the file, or take a longer --resample",
         )
-        raise DataError(text, path=file, hint="bring the times to one regular step")
-    step = pd.Timedelta(smallest)
-    return pd.date_range(ds[0], ds[-1], freq=step), pd.tseries.frequencies.to_offset(step)
+    table = np.full((len(axis), len(names)), np.nan)
+    table[axis.get_indexer(ds), codes] = values
+    panel = Panel(table, tuple(map(str, names)), axis, freq, str(where.file), tuple(where.notes))
+    if told.missing == "error":
+        _refuse_missing(panel, where)
+    return panel
 
 
-def _regular(table: pd.DataFrame, file: Path, missing: Missing) -> Panel:
-    """Makes a panel of a table indexed by time: gaps filled or refused."""
-    axis, freq = _step(table.index, file)
-    table = table.reindex(axis)
-    values = table.to_numpy(np.float64)
-    holes = np.isnan(values)
-    ids = tuple(str(name) for name in table.columns)
+def _refuse_missing(panel: Panel, where: Source) -> None:
+    holes = ~panel.observed
     if holes.any():
         column = int(np.flatnonzero(holes.any(0))[0])
         row = int(np.flatnonzero(holes[:, column])[0])
-        record = f"{ids[column]} at {axis[row]}"
-        if missing == "error":
-            text = f"value missing ({int(holes.sum())} of {holes.size} are)"
-            raise DataError(text, path=file, record=record, hint=_HINT)
-        start = np.isnan(values[0])
-        if start.any():
-            record = f"{ids[int(np.flatnonzero(start)[0])]} at {axis[0]}"
-            text = "the first value is missing and has none before it to carry forward"
-            raise DataError(
-                text, path=file, record=record, hint="let all series begin at the same time"
-            )
-        # Forward only: a value interpolated between two neighbours would look ahead.
-        values = table.ffill().to_numpy(np.float64)
-    return Panel(values, ids, axis, freq, str(file), int(holes.sum()))
+        raise DataError(
+            f"value missing ({int(holes.sum())} of {holes.size} are)",
+            path=where.file,
+            record=f"{panel.ids[column]} at {panel.ds[row]}",
+            hint="missing=ffill carries the last value forward in contexts and scores none of it",
+        )
 
 
-def _from_long(frame: pd.DataFrame, file: Path, missing: Missing, first_line: int) -> Panel:
-    empty = frame["unique_id"].isna().to_numpy()
-    if empty.any():
-        row = int(np.flatnonzero(empty)[0])
-        raise DataError("'unique_id' is empty", path=file, record=_where(row, first_line))
-    values = _numbers(frame["y"], "y", file, first_line)
-    ds = _times(frame["ds"], file, first_line)
-    ids = frame["unique_id"].astype(str).to_numpy()
-    columns = {}
-    for name in dict.fromkeys(ids):
-        rows = np.flatnonzero(ids == name)
-        _check_order(ds[rows], f" ({name})", rows, file, first_line)
-        columns[name] = pd.Series(values[rows], index=ds[rows])
-    return _regular(pd.DataFrame(columns), file, missing)
+def _resample(
+    ds: pd.Index, codes: np.ndarray, values: np.ndarray, step: str, where: Source
+) -> tuple[pd.Index, np.ndarray, np.ndarray]:
+    """Returns the means over every step, by the beginning of the step.
 
-
-def _from_wide(frame: pd.DataFrame, file: Path, missing: Missing, first_line: int) -> Panel:
-    if first_line == 1:
-        ds, series = pd.Index(np.arange(len(frame))), frame
-    else:
-        lower = {str(name).lower(): name for name in frame.columns}
-        found = next((lower[name] for name in TIME_NAMES if name in lower), None)
-        if found is None:
-            text = f"has no time column among {', '.join(map(str, frame.columns[:5]))}"
-            raise DataError(text, path=file, hint=f"call it one of {', '.join(TIME_NAMES)}")
-        ds, series = _times(frame[found], file, first_line), frame.drop(columns=found)
-    if series.shape[1] == 0:
-        raise DataError("has times but no series", path=file)
-    if len(set(map(str, series.columns))) < series.shape[1]:
-        raise DataError("two series have the same name", path=file)
-    _check_order(ds, "", np.arange(len(ds)), file, first_line)
-    columns = {
-        str(name): _numbers(series[name], str(name), file, first_line) for name in series.columns
-    }
-    return _regular(pd.DataFrame(columns, index=ds), file, missing)
+    Raises:
+        ConfigError: for a step that is none, or times that are none.
+    """
+    if not isinstance(ds, pd.DatetimeIndex):
+        raise ConfigError(f"{where.file}: resample needs dates, the times are whole numbers")
+    try:
+        offset: Any = pd.tseries.frequencies.to_offset(step)
+        local = ds.tz_localize(None) if ds.tz is not None else ds
+        fixed = pd.Timedelta(offset)
+    except ValueError as error:
+        raise ConfigError(
+            f"resample is a step of fixed length like 10s, 1min, 1h or 1D, got {step!r}"
+        ) from error
+    # Days begin at the local midnight; shorter steps are cut in instants, which clocks share.
+    by_day = fixed >= pd.Timedelta(days=1)
+    bins = (local if by_day else ds).floor(fixed)
+    known = ~np.isnan(values)
+    grouped = pd.Series(values[known]).groupby([codes[known], bins[known]], sort=True).mean()
+    found = pd.DatetimeIndex(grouped.index.get_level_values(1))
+    if by_day and ds.tz is not None:
+        found = found.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward")  # type: ignore[arg-type]
+    where.notes.append(f"averaged over {step}: {len(values):,} values became {len(grouped):,}")
+    return found, grouped.index.get_level_values(0).to_numpy(), grouped.to_numpy()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
-from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.data.frames import Missing, Panel, Roles, read_panel
 from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
 
 Stage = Literal["train", "valid", "test"]
+FACTS = ("ids", "mean", "std", "train_end", "frequency", "least")
 
 
 class ForecastData(BaseData):
@@ -27,8 +29,10 @@ class ForecastData(BaseData):
         context: known rows L of a window.
         horizon: predicted rows h.
         series: names of the series to take; None for all.
-        missing: what a missing value is: "error", or "ffill" to carry the last value forward.
-        batch_size: windows a training step.
+        missing: "ffill": a value that is missing is never a target of training or of a score, and
+            contexts carry the last value forward; "error": it is refused.
+        batch_size: windows a training step; a window is of one series, or of all of them where the
+            model takes a fixed number.
         eval_batch_size: windows at once in validation and test; the figures do not depend on it.
         steps_per_epoch: batches between two ends of an epoch; None for one pass over the training
             windows.
@@ -36,6 +40,13 @@ class ForecastData(BaseData):
             window.
         seed: of the training batches.
         num_workers: processes that make batches.
+        id: column with the name of the series, of a long frame; by the usual names if None.
+        time: column with the times; by the usual names if None.
+        target: column with the values; by the usual names if None.
+        zone: IANA name of the clock of the times, for example "Europe/Berlin".
+        resample: step to average over, for times on no regular step, for example "1min".
+        min_context: rows since a series began that a window needs; None for the whole context.
+            What is shorter than the context is padded on the left.
     """
 
     def __init__(
@@ -45,13 +56,19 @@ class ForecastData(BaseData):
         context: int = 336,
         horizon: int = 96,
         series: list[str] | None = None,
-        missing: Literal["error", "ffill"] = "error",
+        missing: Literal["ffill", "error"] = "ffill",
         batch_size: int = 32,
         eval_batch_size: int = 128,
         steps_per_epoch: int | None = None,
         valid_stride: int = 1,
         seed: int = 0,
         num_workers: int = 0,
+        id: str | None = None,
+        time: str | None = None,
+        target: str | None = None,
+        zone: str | None = None,
+        resample: str | None = None,
+        min_context: int | None = None,
     ) -> None:
         super().__init__()
         sizes = {"context": context, "horizon": horizon, "batch_size": batch_size}
@@ -60,11 +77,20 @@ class ForecastData(BaseData):
             check_positive(name, value)
         self.path, self.protocol = path, load_protocol(protocol)
         self.context, self.horizon, self.series = context, horizon, series
-        self.missing: Literal["error", "ffill"] = missing
+        self.missing: Missing = missing
+        if missing not in get_args(Missing):
+            raise ConfigError(f"missing is {' or '.join(get_args(Missing))}, got {missing!r}")
+        if min_context is not None and not 1 <= min_context <= context:
+            raise ConfigError(
+                f"min_context must lie between 1 and the context ({context}), got {min_context}"
+            )
+        self.roles = Roles(id, time, target, zone, resample, missing)
+        self.least = context if min_context is None else min_context
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride
         self.seed, self.num_workers = seed, num_workers
         self._panel: Panel | None = None
+        self._told = False
 
     @property
     def panel(self) -> Panel:
@@ -75,22 +101,22 @@ class ForecastData(BaseData):
 
     def read(self) -> Panel:
         """Reads the file; what a data module of another format replaces."""
-        return read_panel(Path(self.path), self.missing)
+        return read_panel(Path(self.path), roles=self.roles)
 
     def split(self) -> Split:
         """Returns the rows of the three parts."""
-        return self.protocol.split(self.panel, self.context, self.horizon)
+        return self.protocol.split(self.panel, self.least, self.horizon)
 
     def scaler(self) -> Scaler:
         """Returns the scaler of the training rows."""
         return Scaler.fit(self.panel, self.split().train)
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a model must know of the training rows: the scaler, and when they end."""
-        return {
-            **self.scaler().to_dict(),
-            "train_end": str(self.panel.ds[self.split().train.end - 1]),
-        }
+        """Returns what a model must know of the training rows: the scaler, when they end, their
+        frequency, and how short a context may be."""
+        end = str(self.panel.ds[self.split().train.end - 1])
+        own = {"train_end": end, "frequency": self.panel.frequency, "least": self.least}
+        return {**self.scaler().to_dict(), **own}
 
     def windows(self, stage: Stage, stride: int = 1) -> Windows:
         """Returns all windows of a part.
@@ -100,29 +126,44 @@ class ForecastData(BaseData):
             stride: takes every so many-th cutoff.
         """
         part = getattr(self.split(), stage)
-        cutoffs = part.cutoffs(self.context, self.horizon)[::stride]
-        return Windows(self.panel, self.scaler(), cutoffs, self.context, self.horizon)
+        cutoffs = part.cutoffs(self.least, self.horizon)[::stride]
+        return Windows(self.panel, self.scaler(), cutoffs, self.context, self.horizon, self.least)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads and checks the file, so that bad input fails before training starts."""
         self.split()
+        if stage in (None, "fit") and not self._told:
+            self._told = True
+            for note in self.panel.notes:
+                print(f"{self.path}: {note}")
 
     def _ranks(self) -> tuple[int, int]:
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
+    @property
+    def _pairs(self) -> bool:
+        """Whether a window is one of one series: unless the model takes all series at once."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return bool(getattr(module, "channel_independent", True))
+
     def train_dataloader(self) -> Any:
         """Returns the loader of training windows, which resumes at any step."""
         windows = self.windows("train")
         rank, world = self._ranks()
-        steps = self.steps_per_epoch or max(1, len(windows) // (self.batch_size * world))
-        batches = TrainWindows(windows, self.batch_size, self.seed, rank, world)
+        batches = TrainWindows(windows, self.batch_size, self.seed, rank, world, self._pairs)
+        if len(batches) == 0:
+            raise DataError(
+                f"no series has {self.least} rows before a training target",
+                path=self.path,
+                hint="shorten --data.context, or allow padded contexts by --data.min_context",
+            )
+        steps = self.steps_per_epoch or max(1, len(batches) // (self.batch_size * world))
         return step_dataloader(batches, self.trainer, steps, self.num_workers)
 
     def _evaluation(self, stage: Stage, stride: int = 1) -> Any:
-        batches = EvaluationWindows(
-            self.windows(stage, stride), self.eval_batch_size, *self._ranks()
-        )
+        windows, (rank, world) = self.windows(stage, stride), self._ranks()
+        batches = EvaluationWindows(windows, self.eval_batch_size, rank, world, self._pairs)
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> Any:

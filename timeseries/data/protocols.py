@@ -11,7 +11,7 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.timeseries.data.frames import Panel
+from longseq.timeseries.data.panel import Panel
 
 _FOLDER = Path(__file__).resolve().parent.parent / "protocols"
 _KINDS = ("days", "ratio", "rolling")
@@ -36,7 +36,7 @@ class Part(NamedTuple):
         ones not.
 
         Args:
-            context: known rows L of a window.
+            context: known rows that a window needs: L, or fewer where it may be padded.
             horizon: predicted rows h of a window.
         """
         return range(max(self.start, context), self.end - horizon + 1, self.step)
@@ -78,7 +78,7 @@ class Protocol:
 
         Args:
             panel: the series.
-            context: known rows L of a window.
+            context: known rows that a window needs.
             horizon: predicted rows h.
 
         Raises:
@@ -107,7 +107,10 @@ class Protocol:
                     f"{horizon} under protocol {self.name!r}"
                 )
                 raise DataError(
-                    text, path=panel.source, hint="shorten them, or choose another protocol"
+                    text,
+                    path=panel.source,
+                    hint="shorten them, choose another protocol, or allow padded contexts by "
+                    "--data.min_context",
                 )
         return made
 

@@ -1,9 +1,10 @@
-"""The scaler, and windows of context and target: every cutoff, no last batch dropped."""
+"""The scaler, and windows of context and target: pairs of a series and a cutoff, none dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longseq.timeseries.data.calendar import calendar_features, resolution
-from longseq.timeseries.data.frames import Panel
+from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.protocols import Part
+
+# A deviation below so much of the largest value is the rounding of a file, not a signal.
+_ROUNDING = 1e-8
+
+
+def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and deviation of every column of (T, C) without its NaN; the deviation of a
+    column that is constant to rounding is 1, and the mean of one without values 0."""
+    known = ~np.isnan(values)
+    count = np.maximum(known.sum(0), 1)
+    filled = np.where(known, values, 0.0)
+    mean = filled.sum(0) / count
+    std = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(0) / count)
+    largest = np.abs(filled).max(0, initial=0.0)
+    return mean, np.where(std > _ROUNDING * largest, std, 1.0)
 
 
 @dataclass(frozen=True)
@@ -32,10 +48,8 @@ class Scaler:
 
     @classmethod
     def fit(cls, panel: Panel, train: Part) -> Scaler:
-        """Fits on the training rows, and on no other."""
-        rows = panel.values[train.start : train.end]
-        std = rows.std(axis=0)
-        return cls(panel.ids, rows.mean(axis=0), np.where(std > 0, std, 1.0))
+        """Fits on the observed values of the training rows, and on no others."""
+        return cls(panel.ids, *spread(panel.values[train.start : train.end]))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Returns (…, C) values as z-scores."""
@@ -60,7 +74,8 @@ class Windows:
 
     A window is a dict of float32 tensors: ``x`` (L, C) the context, ``y`` (h, C) the target, and
     ``x_mark`` (L, F) and ``y_mark`` (h, F) the calendar features of both, which are known
-    beforehand.
+    beforehand; and of bool tensors that say what was observed: ``x_mask`` (L, C), ``y_mask``
+    (h, C). Values that were not are carried forward in ``x``, and in ``y`` they mean nothing.
 
     Args:
         panel: the series.
@@ -68,33 +83,83 @@ class Windows:
         cutoffs: first target row of every window.
         context: L.
         horizon: h.
+        least: rows since a series began that a context needs; L if None. What is shorter than L is
+            padded on the left.
     """
 
     def __init__(
-        self, panel: Panel, scaler: Scaler, cutoffs: Sequence[int], context: int, horizon: int
+        self,
+        panel: Panel,
+        scaler: Scaler,
+        cutoffs: Sequence[int],
+        context: int,
+        horizon: int,
+        least: int | None = None,
     ) -> None:
         self.cutoffs, self.context, self.horizon = cutoffs, context, horizon
-        self.values = torch.from_numpy(scaler.transform(panel.values).astype(np.float32))
-        marks = calendar_features(panel.ds, resolution(panel.freq))
-        self.marks = torch.from_numpy(marks)
+        self.least = context if least is None else least
+        carried = scaler.transform(panel.carried())
+        self.values = torch.from_numpy(carried.astype(np.float32))
+        self.observed = torch.from_numpy(panel.observed)
+        self.starts = panel.starts
+        self.marks = torch.from_numpy(calendar_features(panel.ds, resolution(panel.freq)))
 
     def __len__(self) -> int:
         return len(self.cutoffs)
 
+    @property
+    def series(self) -> int:
+        """Number of series C."""
+        return self.values.shape[1]
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """Windows of single series, as ``place in cutoffs · C + series``, int64 (P,).
+
+        Those whose series has begun ``least`` rows before the cutoff, and of whose targets at least
+        one was observed.
+        """
+        at = np.asarray(self.cutoffs, np.int64)
+        seen = np.zeros((len(self.observed) + 1, self.series), np.int32)
+        np.cumsum(self.observed.numpy(), axis=0, out=seen[1:])
+        targets = seen[np.minimum(at + self.horizon, len(self.observed))] - seen[at]
+        begun = at[:, None] - self.starts[None] >= max(self.least, 1)
+        return np.flatnonzero((targets > 0) & begun)
+
     def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """Returns windows stacked into (B, …).
+        """Returns windows of all series, stacked into (B, …, C).
 
         Args:
             which: positions in ``cutoffs``.
         """
-        at = torch.tensor([self.cutoffs[i] for i in which]).unsqueeze(1)
-        past, next_ = at + torch.arange(-self.context, 0), at + torch.arange(self.horizon)
-        return {
-            "x": self.values[past],
-            "y": self.values[next_],
-            "x_mark": self.marks[past],
-            "y_mark": self.marks[next_],
+        at = torch.tensor([self.cutoffs[i] for i in which])
+        return self._gather(at, slice(None))
+
+    def batch_of_pairs(self, pairs: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """Returns windows of one series each, stacked into (B, …, 1).
+
+        Args:
+            pairs: as in ``pairs``.
+        """
+        place, series = np.divmod(np.asarray(pairs, np.int64), self.series)
+        at = torch.tensor([self.cutoffs[int(i)] for i in place])
+        return self._gather(at, torch.from_numpy(series).unsqueeze(1))
+
+    def _gather(self, at: Tensor, series: Any) -> dict[str, Tensor]:
+        past = at.unsqueeze(1) + torch.arange(-self.context, 0)
+        future = at.unsqueeze(1) + torch.arange(self.horizon)
+        whole = isinstance(series, slice)
+        near = past.clamp(min=0)
+        inside = (past >= 0).unsqueeze(-1) if whole else past >= 0
+        found = {
+            "x": self.values[near, series],
+            "y": self.values[future, series],
+            "x_mask": self.observed[near, series] & inside,
+            "y_mask": self.observed[future, series],
         }
+        if not whole:
+            found = {name: value.unsqueeze(-1) for name, value in found.items()}
+        return found | {"x_mark": self.marks[near], "y_mark": self.marks[future]}
 
 
 class TrainWindows(Dataset[Any]):
@@ -107,25 +172,38 @@ class TrainWindows(Dataset[Any]):
         seed: of the shuffles.
         rank: of this process.
         world: number of processes.
+        pairs: whether a window is one of one series; False for all series at a cutoff.
     """
 
     def __init__(
-        self, windows: Windows, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        windows: Windows,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        pairs: bool = False,
     ) -> None:
         self.windows, self.batch_size, self.seed = windows, batch_size, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.pairs = rank, world, pairs
         self._cached: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.windows.pairs) if self.pairs else len(self.windows)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:
             generator = np.random.default_rng([self.seed, epoch])
-            self._cached = epoch, generator.permutation(len(self.windows))
+            self._cached = epoch, generator.permutation(len(self))
         return self._cached[1]
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         first = (step * self.world + self.rank) * self.batch_size
-        places = (divmod(i, len(self.windows)) for i in range(first, first + self.batch_size))
-        return self.windows.batch([int(self._order(epoch)[place]) for epoch, place in places])
+        places = (divmod(i, len(self)) for i in range(first, first + self.batch_size))
+        chosen = [int(self._order(epoch)[place]) for epoch, place in places]
+        if self.pairs:
+            return self.windows.batch_of_pairs(self.windows.pairs[chosen])
+        return self.windows.batch(chosen)
 
 
 class EvaluationWindows(Dataset[Any]):
@@ -136,11 +214,14 @@ class EvaluationWindows(Dataset[Any]):
         batch_size: windows a batch; a matter of memory, not of the result.
         rank: of this process, which takes every ``world``-th window.
         world: number of processes.
+        pairs: whether a window is one of one series; False for all series at a cutoff.
     """
 
-    def __init__(self, windows: Windows, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.windows, self.batch_size = windows, batch_size
-        self._mine = range(rank, len(windows), world)
+    def __init__(
+        self, windows: Windows, batch_size: int, rank: int = 0, world: int = 1, pairs: bool = False
+    ) -> None:
+        self.windows, self.batch_size, self.pairs = windows, batch_size, pairs
+        self._mine = range(rank, len(windows.pairs) if pairs else len(windows), world)
 
     def __len__(self) -> int:
         return -(-len(self._mine) // self.batch_size)
@@ -149,7 +230,10 @@ class EvaluationWindows(Dataset[Any]):
         if not 0 <= place < len(self):
             raise IndexError(place)
         start = place * self.batch_size
-        return self.windows.batch(self._mine[start : start + self.batch_size])
+        mine = self._mine[start : start + self.batch_size]
+        if self.pairs:
+            return self.windows.batch_of_pairs(self.windows.pairs[np.asarray(mine)])
+        return self.windows.batch(mine)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return (self[place] for place in range(len(self)))

@@ -224,7 +224,7 @@ class SpaceTime(nn.Module):
         next_input, _ = lti_scan(z, a, b, k)
         return Outputs(forecast, self.output(y), next_input.to(z.dtype), z)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
         """Returns the published training loss: root mean square errors of three predictions, added.
 
         The forecast; the open-loop prediction of the context's (and the first target's) next value;
@@ -234,6 +234,7 @@ class SpaceTime(nn.Module):
         Args:
             x: context (B, L, C), longer than ``d_state``.
             y: target (B, h, C).
+            mask: where the target was observed (B, h, C), bool; everywhere if None.
 
         Raises:
             ConfigError: if the context is too short to fill the state.
@@ -246,6 +247,10 @@ class SpaceTime(nn.Module):
         u, mean = self._series(x)
         target = y.transpose(1, 2).reshape(-1, y.shape[1], 1) - mean
         out, first = self.outputs(u), self.d_state
+        if mask is not None:
+            # An error of zero, and the mean over those that are left.
+            known = mask.transpose(1, 2).reshape(target.shape)
+            target = torch.where(known, target, out.forecast.detach())
         series = torch.cat([u, target[:, :1]], dim=1)
         pairs = (
             (out.forecast, target),
@@ -253,5 +258,8 @@ class SpaceTime(nn.Module):
             (out.next_input[:, first - 1 : -1], out.inputs[:, first:]),
         )
         # The square root has no gradient at 0.
-        parts = [torch.sqrt(nn.functional.mse_loss(guess, truth) + 1e-12) for guess, truth in pairs]
+        errors = [nn.functional.mse_loss(guess, truth) for guess, truth in pairs]
+        if mask is not None:
+            errors[0] = errors[0] * mask.numel() / mask.sum().clamp(min=1)
+        parts = [torch.sqrt(error + 1e-12) for error in errors]
         return parts[0] + parts[1] + parts[2]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from longseq.core import Backbone
-from longseq.timeseries import Forecaster
+from longseq.timeseries import ForecastTask
 
 
-class LevelForecaster(Forecaster):
+class LevelForecaster(ForecastTask):
     """Forecasts every series on its own, as its last value plus a map of the backbone's last
     position.
 

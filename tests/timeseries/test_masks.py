@@ -1,0 +1,178 @@
+"""What was not observed neither trains nor scores, in windows, losses, metrics and intervals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.errors import DataError
+from longseq.timeseries.baselines import BASELINES, make_baseline
+from longseq.timeseries.compare import evaluate
+from longseq.timeseries.conformal import radii
+from longseq.timeseries.data.frames import panel_of, read_panel
+from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.data.windows import Scaler, Windows, spread
+from longseq.timeseries.forecast import forecast_frame
+from longseq.timeseries.task import Informer, MixerForecaster, SpaceTime
+
+L, H = 48, 12
+
+
+@pytest.fixture
+def dead(tmp_path, make_wide) -> str:
+    """Two series of noise; the first has no value after row 480."""
+    wide = make_wide(600)
+    wide.loc[480:, "s0"] = np.nan
+    wide.to_csv(tmp_path / "dead.csv", index=False)
+    return str(tmp_path / "dead.csv")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_dead_sensor_is_not_scored(name, dead):
+    whole, alone = (ForecastData(dead, "ratio", L, H, series) for series in (None, ["s1"]))
+    figures = []
+    for data in (whole, alone):
+        model = make_baseline(name, H, 24)
+        model.fit(ForecastData(dead, "ratio", L, H, ["s1"]).windows("train"))
+        figures.append(evaluate(model, data.windows("test")))
+    np.testing.assert_allclose(figures[0], figures[1], rtol=1e-12)
+    sensor = ForecastData(dead, "ratio", L, H, ["s0"])
+    model = make_baseline("repeat", H)
+    assert np.isnan(evaluate(model, sensor.windows("test"))).all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "more"),
+    [
+        (MixerForecaster, {"n_layers": 1, "dropout": 0.0}),
+        (SpaceTime, {"d_state": 6, "dropout": 0.0}),
+        (Informer, {"n_heads": 2, "d_ff": 16, "label": 24, "channels": 2, "dropout": 0.0}),
+    ],
+)
+def test_targets_that_were_not_observed_give_no_gradient(cls, more, wide_csv):
+    data = ForecastData(str(wide_csv), "ratio", L, H)
+    torch.manual_seed(0)
+    task = cls(context=L, horizon=H, d_model=16, **more).train()
+    batch = data.windows("train").batch(range(6))
+    mask = torch.rand(batch["y"].shape, generator=torch.Generator().manual_seed(1)) < 0.6
+
+    def gradient(target: torch.Tensor) -> tuple[float, torch.Tensor]:
+        torch.manual_seed(5)
+        loss = task.compute({**batch, "y": target, "y_mask": mask})["loss"]
+        task.zero_grad()
+        loss.backward()
+        found = [p.grad.flatten() for p in task.parameters() if p.grad is not None]
+        return loss.item(), torch.cat(found)
+
+    first = gradient(batch["y"])
+    other = gradient(torch.where(mask, batch["y"], 1e3))
+    # The second term of SpaceTime's loss reads the first target, which is then the forecast.
+    assert first[0] == pytest.approx(other[0], rel=1e-6)
+    torch.testing.assert_close(first[1], other[1], rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_is_the_mean_over_what_was_observed(wide_csv):
+    data = ForecastData(str(wide_csv), "ratio", L, H)
+    task = MixerForecaster(L, H, d_model=8, n_layers=1).eval()
+    batch = data.windows("train").batch(range(4))
+    batch["y_mask"] = torch.rand(batch["y"].shape) < 0.5
+    out = task.compute(batch)
+    error = (out["forecast"] - batch["y"])[batch["y_mask"]]
+    torch.testing.assert_close(out["loss"], error.square().mean())
+    assert out["pair"][0].shape == out["pair"][1].shape == (int(batch["y_mask"].sum()),)
+
+
+def test_the_scaler_and_windows_leave_out_what_is_missing(make_wide):
+    wide = make_wide(100)
+    wide.loc[10:39, "s0"] = np.nan
+    panel = panel_of(wide, source="m")
+    mean, std = spread(panel.values)
+    known = wide["s0"].dropna().to_numpy()
+    assert mean[0] == pytest.approx(known.mean()) and std[0] == pytest.approx(known.std())
+    scaler = Scaler(panel.ids, mean, std)
+    windows = Windows(panel, scaler, range(20, 80), 20, 10)
+    batch = windows.batch([0, 5])
+    assert not batch["x_mask"][0, 10:, 0].any() and batch["x_mask"][..., 1].all()
+    assert batch["x"].isfinite().all()
+    # Cutoffs 20 to 30 have no target of the first series at all.
+    pairs = windows.pairs
+    assert len(pairs) == 60 + 60 - 11 and windows.batch_of_pairs(pairs[:3])["x"].shape == (3, 20, 1)
+    torch.testing.assert_close(
+        windows.batch_of_pairs(pairs[-2:])["y"][:, :, 0], windows.batch([59])["y"][0].T
+    )
+
+
+def test_short_contexts_are_padded_on_the_left(make_wide):
+    panel = panel_of(make_wide(60), source="m")
+    windows = Windows(panel, Scaler(panel.ids, *spread(panel.values)), [5, 40], 16, 4, least=3)
+    batch = windows.batch([0])
+    assert batch["x_mask"][0, :, 0].tolist() == [False] * 11 + [True] * 5
+    assert (batch["x"][0, :11] == batch["x"][0, 11]).all()
+    assert len(windows.pairs) == 4
+    assert len(Windows(panel, Scaler(panel.ids, *spread(panel.values)), [5, 40], 16, 4).pairs) == 2
+
+
+def test_a_column_of_rounding_is_not_blown_up():
+    noise = 1e-7 * np.random.default_rng(0).standard_normal(500)
+    mean, std = spread(np.stack([1e6 + noise, noise, np.full(500, 3.0)], 1))
+    assert std[0] == 1 and std[1] == pytest.approx(1e-7, rel=0.2) and std[2] == 1
+    assert mean[2] == 3
+
+
+def test_a_context_with_gaps_gives_a_forecast(wide_csv):
+    panel = read_panel(wide_csv)
+    data = ForecastData(str(wide_csv), "ratio", L, H)
+    task = MixerForecaster(L, H, d_model=8, n_layers=1)
+    task.facts = data.facts()
+    values = panel.values.copy()
+    values[-30:-20, 0] = np.nan
+    frame = forecast_frame(task, replace(panel, values=values), levels=(80,))
+    assert frame["MixerForecaster"].notna().all() and len(frame) == 2 * H
+    values[:, 0] = np.nan
+    with pytest.raises(DataError, match="'s0' has no value"):
+        forecast_frame(task, replace(panel, values=values))
+
+
+def test_every_series_is_forecast_from_its_own_end(wide_csv):
+    panel = read_panel(wide_csv)
+    task = MixerForecaster(L, H, d_model=8, n_layers=1)
+    task.facts = ForecastData(str(wide_csv), "ratio", L, H).facts()
+    values = panel.values.copy()
+    values[550:, 1] = np.nan
+    frame = forecast_frame(task, replace(panel, values=values))
+    ends = frame.groupby("unique_id")["cutoff"].first()
+    assert ends["s0"] == panel.ds[-1] and ends["s1"] == panel.ds[549]
+    cut = replace(panel, values=panel.values[:550], ds=panel.ds[:550])
+    expected = forecast_frame(task, cut)
+    for column in ("ds", "MixerForecaster", "SeasonalNaive"):
+        mine, other = (one[one["unique_id"] == "s1"][column] for one in (frame, expected))
+        assert (mine.to_numpy() == other.to_numpy()).all()
+
+
+def test_another_frequency_is_refused(wide_csv, make_wide):
+    task = MixerForecaster(L, H, d_model=8, n_layers=1)
+    task.facts = ForecastData(str(wide_csv), "ratio", L, H).facts()
+    daily = panel_of(make_wide(100, freq="D"), source="daily.csv")
+    with pytest.raises(DataError, match=r"daily.csv: has a row every D, .* every h"):
+        forecast_frame(task, daily)
+
+
+def test_intervals_count_observed_errors_only():
+    errors = np.array([[1.0, np.nan], [2.0, 4.0], [3.0, np.nan], [4.0, 5.0]])
+    width = radii(errors, (50, 75))
+    assert width[:, 0].tolist() == [3, 4]
+    assert width[0, 1] == 5 and np.isinf(width[1, 1])
+
+
+def test_training_memory_and_batches_do_not_depend_on_the_number_of_series():
+    days = pd.date_range("2020-01-01", periods=120)
+    shapes = set()
+    for count in (3, 400):
+        frame = pd.DataFrame(np.random.default_rng(0).random((120, count)), index=days)
+        data = ForecastData("none", "ratio", 14, 7, batch_size=32)
+        data._panel = panel_of(frame, source="m")
+        batch = next(iter(data.train_dataloader()))
+        shapes.add((batch["x"].shape, batch["y"].shape))
+    assert shapes == {((32, 14, 1), (32, 7, 1))}

@@ -1,0 +1,136 @@
+"""What a column of times says: every kind of clock is understood, or refused by name."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.data.frames import Roles, read_panel
+
+
+def write(path, times, values=None, name="ds", target="y1"):
+    values = np.arange(len(times), dtype=float) if values is None else values
+    pd.DataFrame({name: times, target: values}).to_csv(path, index=False)
+    return path
+
+
+def quarter_hours(start: str, end: str, zone: str = "Europe/Berlin") -> pd.DatetimeIndex:
+    return pd.date_range(start, end, freq="15min", tz=zone, inclusive="left")
+
+
+@pytest.mark.parametrize("season", ["2024-10-25/2024-10-30", "2024-03-29/2024-04-02"])
+def test_offsets_over_a_change_of_clocks_are_one_regular_axis_in_their_zone(season, tmp_path):
+    ds = quarter_hours(*season.split("/"))
+    path = write(tmp_path / "a.csv", [stamp.isoformat() for stamp in ds])
+    panel = read_panel(path)
+    assert len(panel) == len(ds) and panel.missing == 0 and panel.season() == 96
+    assert (panel.ds == ds).all() and str(panel.ds.tz) == "Europe/Berlin"
+    assert any("Europe/Berlin" in note for note in panel.notes)
+    # The next row is a quarter of an hour later, whatever the clocks do.
+    assert panel.future(len(panel), 1)[0] - panel.ds[-1] == pd.Timedelta(minutes=15)
+    assert str(read_panel(path, roles=Roles(zone="UTC")).ds.tz) == "UTC"
+
+
+def test_one_offset_is_kept_as_it_is(tmp_path):
+    path = write(tmp_path / "a.csv", [f"2024-10-27T0{h}:00:00+01:00" for h in range(6)])
+    panel = read_panel(path)
+    assert panel.ds[0].hour == 0 and panel.ds[0].utcoffset() == pd.Timedelta(hours=1)
+
+
+def test_a_local_clock_needs_its_zone_where_an_hour_comes_twice(tmp_path):
+    ds = quarter_hours("2024-10-26", "2024-10-29")
+    path = write(tmp_path / "a.csv", ds.tz_localize(None))
+    with pytest.raises(DataError, match=r"line 110: .*02:00:00 comes after.*do not sort.*--zone"):
+        read_panel(path)
+    panel = read_panel(path, roles=Roles(zone="Europe/Berlin"))
+    assert (panel.ds == ds).all() and panel.missing == 0
+    hours = pd.date_range("2024-10-26", "2024-10-29", freq="h", tz="Europe/Berlin")
+    twice = write(tmp_path / "b.csv", hours.tz_localize(None))
+    with pytest.raises(DataError, match=r"is a duplicate.*do not sort"):
+        read_panel(twice)
+    assert len(read_panel(twice, roles=Roles(zone="Europe/Berlin"))) == len(hours)
+    gone = write(tmp_path / "c.csv", ["2024-03-31 01:00", "2024-03-31 02:00", "2024-03-31 03:00"])
+    with pytest.raises(DataError, match=r"line 3: .*02:00:00 does not exist in Europe/Berlin"):
+        read_panel(gone, roles=Roles(zone="Europe/Berlin"))
+    with pytest.raises(ConfigError, match="no time zone 'Berlin'"):
+        read_panel(gone, roles=Roles(zone="Berlin"))
+
+
+def test_days_of_a_zone_are_days_and_not_24_hours(tmp_path):
+    ds = pd.date_range("2024-03-25", periods=14, freq="D", tz="Europe/Berlin")
+    panel = read_panel(write(tmp_path / "a.csv", [stamp.isoformat() for stamp in ds]))
+    assert len(panel) == 14 and panel.season() == 7 and panel.frequency == "D"
+    assert [stamp.hour for stamp in panel.future(10, 20)] == [0] * 20
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1, "s"), (10**3, "ms"), (10**6, "us"), (10**9, "ns")])
+def test_epochs_are_times(scale, unit, tmp_path):
+    seconds = 1_704_067_200 + np.arange(40) * 60
+    panel = read_panel(write(tmp_path / "a.csv", seconds * scale))
+    assert len(panel) == 40 and panel.dated and panel.frequency == "min"
+    assert panel.ds[0] == pd.Timestamp("2024-01-01", tz="UTC")
+    assert f"in {unit}, UTC" in panel.notes[0]
+
+
+def test_whole_numbers_are_dates_months_or_numbers_and_never_thousands_of_empty_rows(tmp_path):
+    days = pd.date_range("2022-01-01", periods=400)
+    panel = read_panel(write(tmp_path / "a.csv", days.strftime("%Y%m%d").astype(int)))
+    assert len(panel) == 400 and panel.season() == 7 and panel.ds[-1] == days[-1]
+    months = pd.date_range("2020-01-01", periods=30, freq="MS")
+    panel = read_panel(write(tmp_path / "b.csv", months.strftime("%Y%m").astype(int)))
+    assert len(panel) == 30 and panel.season() == 12
+    panel = read_panel(write(tmp_path / "c.csv", np.arange(1980, 2010)))
+    assert len(panel) == 30 and not panel.dated and list(panel.future(30, 2)) == [2010, 2011]
+    panel = read_panel(write(tmp_path / "d.csv", np.arange(0, 300, 10)))
+    assert len(panel) == 30 and list(panel.future(30, 2)) == [300, 310]
+    with pytest.raises(DataError, match="irregular: at their smallest step there would be"):
+        read_panel(write(tmp_path / "e.csv", np.r_[np.arange(300), 10**6]))
+
+
+def test_european_files(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"{day:02d}.02.2024;{day}.234,5" for day in range(1, 15)]
+    path.write_text("Datum;Preis\n" + "\n".join(rows) + "\n", encoding="utf-8-sig")
+    panel = read_panel(path)
+    assert panel.ids == ("Preis",) and panel.frequency == "D" and len(panel) == 14
+    assert panel.values[1, 0] == 2234.5 and panel.ds[1] == pd.Timestamp("2024-02-02")
+    for mark, ambiguous in (("/", True), ("/", False)):
+        days = range(1, 13 if ambiguous else 20)
+        other = tmp_path / "b.csv"
+        other.write_text("ds,y\n" + "".join(f"{d:02d}{mark}03{mark}2024,{d}\n" for d in days))
+        if ambiguous:
+            with pytest.raises(DataError, match="begins with the day or the month"):
+                read_panel(other)
+        else:
+            assert read_panel(other).ds[1] == pd.Timestamp("2024-03-02")
+
+
+def test_parquet_with_times_as_its_index_keeps_the_zone(tmp_path):
+    ds = pd.date_range("2024-10-26", periods=72, freq="h", tz="Europe/Berlin", name="when")
+    pd.DataFrame({"price": np.arange(72.0)}, index=ds).to_parquet(tmp_path / "a.parquet")
+    panel = read_panel(tmp_path / "a.parquet", roles=Roles(time="when"))
+    assert (panel.ds == ds).all() and panel.ids == ("price",)
+    plain = ds.rename(None)
+    pd.DataFrame({"price": np.arange(72.0)}, index=plain).to_parquet(tmp_path / "b.parquet")
+    assert (read_panel(tmp_path / "b.parquet").ds == ds).all()
+
+
+def test_jittered_sensors_are_refused_with_a_way_out_and_resampled(tmp_path):
+    rng = np.random.default_rng(0)
+    ds = pd.date_range("2024-01-01", periods=600, freq="s")
+    ds += pd.to_timedelta(rng.integers(0, 300, 600), unit="ms")
+    path = write(tmp_path / "a.csv", ds)
+    with pytest.raises(DataError, match="--resample"):
+        read_panel(path)
+    panel = read_panel(path, roles=Roles(resample="10s"))
+    assert len(panel) == 60 and panel.values[0, 0] == pytest.approx(4.5)
+    assert "600 values became 60" in panel.notes[0]
+    with pytest.raises(ConfigError, match="resample is a step"):
+        read_panel(path, roles=Roles(resample="often"))
+
+
+@pytest.mark.parametrize("freq", ["MS", "ME", "QS", "YS", "B", "W", "D"])
+def test_a_missing_row_leaves_the_step_as_it_is(freq, tmp_path):
+    ds = pd.date_range("2015-01-01", periods=40, freq=freq)
+    panel = read_panel(write(tmp_path / "a.csv", ds.delete([7, 8, 20])))
+    assert len(panel) == 40 and panel.missing == 3 and (panel.ds == ds).all()

@@ -1,0 +1,147 @@
+"""The panel: series on one regular time axis, each with its own start, end and gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from longseq.core.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series on one regular time axis.
+
+    Args:
+        values: float64 (T, C), T rows of C series; NaN where nothing was observed: before a series
+            begins, after it ends, and in its gaps.
+        ids: name of every series.
+        ds: time of every row: a ``DatetimeIndex`` (with its zone, where one is known), or integers
+            for files without times.
+        freq: step of ``ds``: a pandas offset, or a whole number.
+        source: file that it came from, for messages.
+        notes: what the reader understood and a user should know, a sentence each.
+    """
+
+    values: np.ndarray
+    ids: tuple[str, ...]
+    ds: pd.Index
+    freq: Any
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ds)
+
+    @property
+    def dated(self) -> bool:
+        """Whether the rows have calendar times."""
+        return isinstance(self.ds, pd.DatetimeIndex)
+
+    @cached_property
+    def observed(self) -> np.ndarray:
+        """Where a value was observed, bool (T, C)."""
+        return ~np.isnan(self.values)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First observed row of every series (C,); T for one without values."""
+        return np.where(self.observed.any(0), self.observed.argmax(0), len(self))
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """One past the last observed row of every series (C,); 0 for one without values."""
+        return np.where(self.observed.any(0), len(self) - self.observed[::-1].argmax(0), 0)
+
+    @property
+    def missing(self) -> int:
+        """Number of values that are missing between the first and the last of their series."""
+        inside = np.maximum(self.ends - self.starts, 0).sum()
+        return int(inside - self.observed.sum())
+
+    def carried(self) -> np.ndarray:
+        """Returns the values with gaps and ends carried forward, as models read them (T, C).
+
+        Rows before a series begins hold its first value. Whatever is carried is context only: it
+        is never a target of training, of a score or of an interval.
+        """
+        rows = np.where(self.observed, np.arange(len(self))[:, None], -1)
+        last = np.maximum.accumulate(rows, axis=0)
+        first = np.minimum(self.starts, len(self) - 1)
+        filled = np.take_along_axis(self.values, np.where(last < 0, first, last), axis=0)
+        return np.where(self.observed.any(0), filled, 0.0)
+
+    def future(self, row: int, horizon: int) -> pd.Index:
+        """Returns the times of rows ``row … row + horizon - 1``, beyond the end if need be.
+
+        Args:
+            row: first row.
+            horizon: number of rows.
+        """
+        known = self.ds[row : row + horizon]
+        more = horizon - len(known)
+        if more == 0:
+            return known
+        skip = max(0, row - len(self))
+        if not self.dated:
+            return known.append(pd.Index(self.ds[-1] + self.freq * (1 + skip + np.arange(more))))
+        beyond = pd.date_range(self.ds[-1], periods=more + skip + 1, freq=self.freq)[1 + skip :]
+        return known.append(beyond)
+
+    def extended(self, horizon: int) -> Panel:
+        """Returns the panel with ``horizon`` rows more, of which nothing is observed."""
+        empty = np.full((horizon, len(self.ids)), np.nan)
+        ds = self.ds.append(self.future(len(self), horizon))
+        return replace(self, values=np.concatenate([self.values, empty]), ds=ds)
+
+    def select(self, names: list[str] | None) -> Panel:
+        """Returns the panel with only the named series, in that order; itself for None.
+
+        Raises:
+            ConfigError: for an unknown name.
+        """
+        if names is None:
+            return self
+        for name in names:
+            if name not in self.ids:
+                raise ConfigError(
+                    f"{self.source}: no series {name!r}; {did_you_mean(name, self.ids)}"
+                )
+        place = {name: i for i, name in enumerate(self.ids)}
+        columns = [place[name] for name in names]
+        return replace(self, values=self.values[:, columns], ids=tuple(names))
+
+    @property
+    def step(self) -> pd.Timedelta | None:
+        """The usual distance of two rows; None without times."""
+        if not self.dated or len(self) < 2:
+            return None
+        return pd.Timedelta(np.median(np.diff(self.ds.tz_localize(None).to_numpy())))
+
+    @property
+    def frequency(self) -> str:
+        """The step in words that a checkpoint can keep: "h", "15min", "MS", "D", or "1" for rows
+        without times."""
+        return str(getattr(self.freq, "freqstr", self.freq))
+
+    def season(self) -> int:
+        """Returns the usual season in rows: a day for steps below a day, else a week, a year, or 1.
+
+        Steps below a minute have none that could be taken for granted.
+        """
+        step = self.step
+        if step is None or step < pd.Timedelta(minutes=1):
+            return 1
+        if "Business" in type(self.freq).__name__:
+            return 5
+        for span in (pd.Timedelta(days=1), pd.Timedelta(days=7)):
+            if step < span and span % step == pd.Timedelta(0):
+                return int(span / step)
+        days = step / pd.Timedelta(days=1)
+        if days == 7:
+            return 52
+        return 12 if 28 <= days <= 31 else 4 if 89 <= days <= 92 else 1

@@ -1,0 +1,334 @@
+"""What a column of times says (dates, offsets, zones, epochs, numbers), and its regular step."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import zoneinfo
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from longseq.core.errors import ConfigError, DataError
+
+_OFFSET = r"\d{2}:\d{2}.*?(Z|[+-]\d{2}:?\d{2})$"
+_EUROPEAN = re.compile(r"^\s*(\d{1,2})([./-])(\d{1,2})\2(\d{4})")
+# A unit's largest value is the year 2100, its smallest 1980: no two ranges meet.
+_EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_ZONES = (
+    *("Europe/Berlin", "Europe/London", "Europe/Athens", "Europe/Lisbon"),
+    *("America/New_York", "America/Chicago", "America/Denver", "America/Los_Angeles"),
+    *("America/Halifax", "America/St_Johns", "America/Anchorage", "America/Santiago"),
+    *("Australia/Sydney", "Australia/Adelaide", "Pacific/Auckland", "Africa/Cairo"),
+    *("Asia/Jerusalem", "Asia/Beirut"),
+)
+ZONE_HINT = "say its zone: --zone Europe/Berlin, or --data.zone in fit"
+STEP_HINT = "bring the times to one regular step: --resample 1min, or --data.resample in fit"
+_SPARSE = 4  # an axis may have so many times as many rows as there are times
+
+
+@dataclass
+class Source:
+    """Where a frame came from, and what was understood of it.
+
+    Args:
+        file: for messages.
+        first_line: of the file that the first row stands in; 0 where there are no lines.
+        notes: sentences for the user, filled while reading.
+    """
+
+    file: Path
+    first_line: int = 2
+    notes: list[str] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        """Returns the place of a row."""
+        return f"line {row + self.first_line}" if self.first_line else f"row {row}"
+
+    def error(self, text: str, row: int | None = None, hint: str | None = None) -> DataError:
+        """Returns an error that names the file, and the row where there is one."""
+        record = None if row is None else self.where(row)
+        return DataError(text, path=self.file, record=record, hint=hint)
+
+
+def parse_times(
+    column: pd.Series, source: Source, zone: str | None = None, groups: np.ndarray | None = None
+) -> pd.Index:
+    """Returns a column of dates, epochs or whole numbers as an index.
+
+    - with offsets (``+02:00``): instants; the zone is ``zone``, or the one offset, or the zone
+      whose clock changes fit all rows, or UTC;
+    - without: the clock of ``zone``, or a clock of no zone;
+    - whole numbers: dates (20240131, 202401), epochs in s, ms, µs or ns, or numbers.
+
+    Args:
+        column: as read.
+        source: of the frame.
+        zone: IANA name of the zone of the clock, for example "Europe/Berlin".
+        groups: number of the series of every row, where the frame has several.
+
+    Raises:
+        DataError: at the first value that is no time, or does not exist in the zone.
+        ConfigError: for an unknown zone.
+    """
+    if zone is not None:
+        _check_zone(zone)
+    if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(column):
+        times = pd.DatetimeIndex(column)
+        _check_all(times, column, source)
+    else:
+        whole = _whole_numbers(column)
+        if whole is not None:
+            found = _integers(whole, str(column.name), source)
+            if not isinstance(found, pd.DatetimeIndex):
+                if zone is not None:
+                    raise source.error(f"{column.name!r} holds whole numbers, which have no zone")
+                return found
+            times = found
+        else:
+            times = _texts(column.astype(str), source, zone)
+    if zone is None:
+        return times
+    if times.tz is not None:
+        return times.tz_convert(zone)
+    return _localise(times, zone, source, groups)
+
+
+def _check_zone(zone: str) -> None:
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"no time zone {zone!r}; give an IANA name, for example Europe/Berlin"
+        ) from error
+
+
+def _check_all(times: pd.DatetimeIndex, column: pd.Series, source: Source) -> None:
+    if times.isna().any():
+        row = int(np.flatnonzero(times.isna())[0])
+        text = f"{column.name!r} is {column.iloc[row]!r}, a date and time (or an integer) is needed"
+        raise source.error(text, row)
+
+
+def _whole_numbers(column: pd.Series) -> np.ndarray | None:
+    if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+        return column.to_numpy(np.int64)
+    if not pd.api.types.is_numeric_dtype(column) and len(column):
+        text = column.astype(str)
+        if re.fullmatch(r"-?\d{1,19}", text.iloc[0]) and text.str.fullmatch(r"-?\d{1,19}").all():
+            try:
+                return text.astype(np.int64).to_numpy()
+            except (OverflowError, ValueError):
+                return None
+    return None
+
+
+def _integers(values: np.ndarray, name: str, source: Source) -> pd.Index:
+    """Returns whole numbers as dates where they can be nothing else, else as they are."""
+    low, high = int(values.min()), int(values.max())
+    month = values // 100 % 100
+    if low >= 19_000_101 and high <= 21_001_231 and ((month >= 1) & (month <= 12)).all():
+        parsed = pd.to_datetime(pd.Series(values).astype(str), format="%Y%m%d", errors="coerce")
+        if parsed.notna().all():
+            source.notes.append(f"{name}: whole numbers like {values[0]} are read as dates")
+            return pd.DatetimeIndex(parsed)
+    month = values % 100
+    if low >= 190_001 and high <= 210_012 and ((month >= 1) & (month <= 12)).all():
+        parsed = pd.to_datetime(pd.Series(values).astype(str), format="%Y%m")
+        source.notes.append(f"{name}: whole numbers like {values[0]} are read as months")
+        return pd.DatetimeIndex(parsed)
+    for unit, per_second in _EPOCHS.items():
+        if low >= 315_532_800 * per_second and high < 4_102_444_800 * per_second:
+            source.notes.append(f"{name}: read as the time since 1970 in {unit}, UTC")
+            return pd.DatetimeIndex(pd.to_datetime(values, unit=unit, utc=True))
+    return pd.Index(values)
+
+
+def _texts(text: pd.Series, source: Source, zone: str | None) -> pd.DatetimeIndex:
+    offsets = text.str.extract(_OFFSET, expand=False)
+    if offsets.notna().any():
+        absent = offsets.isna().to_numpy()
+        if absent.any():
+            row = int(np.flatnonzero(absent)[0])
+            raise source.error(f"the time {text.iloc[row]!r} has no offset, and others have", row)
+        times = pd.DatetimeIndex(pd.to_datetime(text, utc=True, errors="coerce", format="mixed"))
+        _check_all(times, text, source)
+        return times if zone is not None else _zone_of(times, offsets, source)
+    first = _EUROPEAN.match(text.iloc[0])
+    if first is not None:
+        return _day_and_month(text, first.group(2), source)
+    times = pd.DatetimeIndex(pd.to_datetime(text, errors="coerce", format=None))
+    if times.isna().any():
+        times = pd.DatetimeIndex(pd.to_datetime(text, errors="coerce", format="ISO8601"))
+    _check_all(times, text, source)
+    return times
+
+
+def _zone_of(times: pd.DatetimeIndex, offsets: pd.Series, source: Source) -> pd.DatetimeIndex:
+    """Returns instants in the zone that their offsets tell."""
+    codes, texts = pd.factorize(offsets.str.replace("Z", "+00:00"))
+    minutes = np.array([_minutes(one) for one in texts])[codes]
+    if len(set(minutes.tolist())) == 1:
+        shift = int(minutes[0])
+        fixed = dt.timezone(dt.timedelta(minutes=shift)) if shift else dt.UTC
+        return times.tz_convert(fixed)
+    for name in _ZONES:
+        there = times.tz_convert(name)
+        found = (there.tz_localize(None) - times.tz_localize(None)) / pd.Timedelta(minutes=1)
+        if (np.asarray(found) == minutes).all():
+            source.notes.append(f"the offsets are those of {name}, which is taken (or say --zone)")
+            return there
+    source.notes.append("the offsets fit no zone that is known: the calendar is that of UTC")
+    return times
+
+
+def _minutes(offset: str) -> int:
+    sign = -1 if offset[0] == "-" else 1
+    digits = offset[1:].replace(":", "")
+    return sign * (int(digits[:2]) * 60 + int(digits[2:]))
+
+
+def _day_and_month(text: pd.Series, mark: str, source: Source) -> pd.DatetimeIndex:
+    """Returns dates like 31.12.2024 or 12/31/2024; which comes first must follow from the file."""
+    parts = text.str.extract(r"^\s*(\d{1,2})[./-](\d{1,2})[./-]\d{4}")
+    parts = parts.apply(pd.to_numeric, errors="coerce")
+    day_first = mark == "." or bool((parts[0] > 12).any())
+    if not day_first and not (parts[1] > 12).any():
+        raise source.error(
+            f"it cannot be told whether {text.iloc[0]!r} begins with the day or the month",
+            hint="write dates as 2024-12-31",
+        )
+    times = pd.to_datetime(text, errors="coerce", dayfirst=day_first, format="mixed")
+    _check_all(pd.DatetimeIndex(times), text, source)
+    return pd.DatetimeIndex(times)
+
+
+def _localise(
+    times: pd.DatetimeIndex, zone: str, source: Source, groups: np.ndarray | None
+) -> pd.DatetimeIndex:
+    """Reads a local clock: of an hour that comes twice, the first pass is summer time."""
+    key = pd.DataFrame({"time": times, "group": 0 if groups is None else groups})
+    first = ~key.duplicated().to_numpy()
+    try:
+        return times.tz_localize(zone, ambiguous=first, nonexistent="raise")
+    except ValueError as error:
+        gone = times.tz_localize(zone, ambiguous=first, nonexistent="NaT").isna()
+        row = int(np.flatnonzero(gone)[0]) if gone.any() else 0
+        text = f"the time {times[row]} does not exist in {zone}, where clocks go forward"
+        raise source.error(text, row, "is it another zone, or standard time all year?") from error
+
+
+def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: Source) -> None:
+    """Checks that times ascend strictly within every series.
+
+    Args:
+        times: of all rows.
+        groups: number of the series of every row.
+        names: of the series.
+        source: of the frame.
+
+    Raises:
+        DataError: at the first duplicate or step back.
+    """
+    order = np.argsort(groups, kind="stable")
+    instants = times.asi8 if isinstance(times, pd.DatetimeIndex) else np.asarray(times)
+    sorted_times, sorted_groups = instants[order], groups[order]
+    back = (sorted_times[1:] <= sorted_times[:-1]) & (sorted_groups[1:] == sorted_groups[:-1])
+    if not back.any():
+        return
+    places = np.flatnonzero(back) + 1
+    at = int(places[np.argmin(order[places])])
+    row, before = int(order[at]), int(order[at - 1])
+    time, previous = times[row], times[before]
+    what = "is a duplicate" if time == previous else f"comes after {previous}"
+    series = f" ({names[groups[row]]})" if len(names) > 1 else ""
+    hint = "sort by time and keep one row a time"
+    if isinstance(times, pd.DatetimeIndex) and times.tz is None:
+        step_back = previous - time
+        if step_back < pd.Timedelta(hours=1) and time.hour <= 3 and time.month in (4, 9, 10, 11):
+            hint = f"do not sort: it looks like the hour that comes twice; {ZONE_HINT}"
+    raise DataError(
+        f"the time {time} {what}",
+        path=source.file,
+        record=f"{source.where(row)}{series}",
+        hint=hint,
+    )
+
+
+def regular_axis(ds: pd.Index, source: Source) -> tuple[pd.Index, Any]:
+    """Returns the regular axis that times lie on, and its step.
+
+    Args:
+        ds: distinct times in order.
+        source: of the frame.
+
+    Raises:
+        DataError: if there is none, or almost all of its rows would be empty.
+    """
+    if len(ds) < 3:
+        raise source.error(f"has {len(ds)} times, at least 3 are needed")
+    if not isinstance(ds, pd.DatetimeIndex):
+        step = math.gcd(*np.diff(ds.to_numpy()).tolist())
+        _check_density(len(ds), (int(ds[-1]) - int(ds[0])) // step + 1, ds, source)
+        return pd.Index(np.arange(ds[0], ds[-1] + 1, step)), step
+    gaps = np.diff(ds.asi8)
+    if ds.tz is not None and pd.Timedelta(gaps.min(), ds.unit) >= pd.Timedelta(hours=22):
+        # Days of a zone have 23 to 25 hours: its own clock is what is regular.
+        axis, freq = regular_axis(ds.tz_localize(None), source)
+        return axis.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward"), freq  # type: ignore[attr-defined]
+    if (gaps == gaps[0]).all():
+        return ds, _tick(pd.Timedelta(gaps[0], ds.unit))
+    for offset in _calendar_steps(ds):
+        axis = pd.date_range(ds[0], ds[-1], freq=offset)
+        if len(axis) <= _SPARSE * len(ds) and ds.isin(axis).all():
+            return axis, offset
+    smallest = gaps.min()
+    off = gaps % smallest != 0
+    if off.any():
+        at = int(np.flatnonzero(off)[0])
+        least = pd.Timedelta(smallest, ds.unit)
+        raise source.error(
+            f"the step from {ds[at]} to {ds[at + 1]} is no multiple of the smallest step, {least}",
+            hint=STEP_HINT,
+        )
+    step = pd.Timedelta(smallest, ds.unit)
+    _check_density(len(ds), (ds.asi8[-1] - ds.asi8[0]) // smallest + 1, ds, source)
+    return pd.date_range(ds[0], ds[-1], freq=step), _tick(step)
+
+
+def _tick(step: pd.Timedelta) -> Any:
+    """Returns a step of fixed length as an offset; days are days of the calendar."""
+    day = pd.Timedelta(days=1)
+    if step % day == pd.Timedelta(0):
+        return pd.offsets.Day(step // day)
+    return pd.tseries.frequencies.to_offset(step)
+
+
+def _calendar_steps(ds: pd.DatetimeIndex) -> list[Any]:
+    """Returns the steps of no fixed length that may fit, the longest first."""
+    month, day, offsets = ds[0].month, ds[0].day, pd.offsets
+    found: list[Any] = []
+    if (ds.day == day).all() and day == 1:
+        found += [offsets.YearBegin(month=month), offsets.QuarterBegin(startingMonth=month)]
+        found += [offsets.MonthBegin()]
+    elif (ds.day == day).all() and day <= 28:
+        found += [pd.DateOffset(months=n) for n in (12, 3, 1)]
+    elif ds.is_month_end.all():
+        found += [offsets.YearEnd(month=month), offsets.QuarterEnd(startingMonth=month)]
+        found += [offsets.MonthEnd()]
+    if (ds.day_of_week < 5).all() and (ds == ds.normalize()).all():
+        found.append(offsets.BusinessDay())
+    return found
+
+
+def _check_density(times: int, rows: int, ds: pd.Index, source: Source) -> None:
+    if rows > _SPARSE * times + 1000 or (times > 50 and rows > 10 * _SPARSE * times):
+        raise source.error(
+            f"its {times:,} times from {ds[0]} to {ds[-1]} are irregular: at their smallest step "
+            f"there would be {rows:,} rows",
+            hint=STEP_HINT,
+        )

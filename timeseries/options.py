@@ -1,0 +1,27 @@
+"""Options of the commands that say what the columns of a frame are and how its times are read."""
+
+from __future__ import annotations
+
+import argparse
+
+from longseq.timeseries.data.frames import Roles
+
+
+def add_roles(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``Roles``."""
+    parser.add_argument("--id", help="column with the series' names (unique_id, item_id)")
+    parser.add_argument("--time", help="column with the times (ds, date, timestamp, …)")
+    parser.add_argument("--target", help="column with the values (y, target)")
+    parser.add_argument("--zone", help="time zone of the clock of the times, e.g. Europe/Berlin")
+    parser.add_argument("--resample", help="average over this step, e.g. 1min, for irregular times")
+    parser.add_argument(
+        "--missing",
+        choices=("ffill", "error"),
+        default="ffill",
+        help="missing values: carried forward in contexts and never scored, or an error (ffill)",
+    )
+
+
+def roles_of(args: argparse.Namespace) -> Roles:
+    """Returns what the options of ``add_roles`` say."""
+    return Roles(args.id, args.time, args.target, args.zone, args.resample, args.missing)
