@@ -1,5 +1,5 @@
-"""``longseq genomics compare``: language models beside Markov models on held-out regions of one
-genome."""
+"""``longseq genomics compare``: language models beside Markov models and experts that learn as they
+read, on held-out regions of one genome."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from longseq.core.training.loading import load_data, load_task
 from longseq.genomics.baselines import BASELINES
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
+from longseq.genomics.experts import Experts, mixture_bits, network_logs
 from longseq.genomics.metrics import perplexity
+from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.predict import stream_log_likelihood
+from longseq.genomics.streaming import stream_log_probs
 from longseq.genomics.task import CausalLanguageModel
 
 # What decides which bases are the test's.
@@ -28,6 +31,8 @@ _SPLIT = ("bed", "valid_chromosomes", "test_chromosomes", "valid_fraction", "tes
 
 class GenomeComparison(Comparison):
     """Bits per base of the test regions, each read from its first base to its last.
+
+    Where the experts are among the baselines, every model is also scored as one of them.
 
     Args:
         data: the genome and its split.
@@ -48,6 +53,7 @@ class GenomeComparison(Comparison):
 
     def __init__(self, data: GenomeData) -> None:
         self.data, self.splits = data, data.splits()
+        self._with_experts = False
         data.setup("fit")
         if not self.splits.test:
             raise DataError("the split leaves no bases for the test", path=data.fasta)
@@ -96,6 +102,7 @@ class GenomeComparison(Comparison):
         return Row(model, kind, bits, seed, numbers=numbers)
 
     def baseline(self, name: str) -> list[Row]:
+        self._with_experts |= name == "experts"
         genome = self.data.genome
         parts = [
             [genome.fetch(one.chrom, one.start, one.end) for one in part] for part in self.splits
@@ -113,11 +120,31 @@ class GenomeComparison(Comparison):
         task = load_task(path, CausalLanguageModel)
         assert isinstance(task, CausalLanguageModel)
         model, genome = task.model.eval(), self.data.genome
-        scored = stream_log_likelihood(model, genome, intervals=self.splits.test)
+        scored = stream_log_likelihood(
+            model, genome, intervals=self.splits.test, window=task.window
+        )
         values = np.concatenate([part.log_likelihood for part in scored]).astype(np.float64)
         bits = -float(np.nanmean(values)) / math.log(2)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return [self._row(name, "model", bits, parameters, int(np.isfinite(values).sum()), seed)]
+        bases = int(np.isfinite(values).sum())
+        rows = [self._row(name, "model", bits, parameters, bases, seed)]
+        if self._with_experts:
+            both = self._with_network(model, task.window)
+            rows.append(self._row(f"experts + {name}", "model", both, parameters, bases, seed))
+        return rows
+
+    def _with_network(self, model: DNALanguageModel, window: int | None) -> float:
+        """Returns bits per base of the mixture of all experts and a model."""
+        parts = [
+            [self.data.genome.fetch(one.chrom, one.start, one.end) for one in part]
+            for part in self.splits
+        ]
+        logs = []
+        for one in (*self.splits.valid, *self.splits.test):
+            chunks = stream_log_probs(model, self.data.genome, [one], window=window)
+            logs.append(np.concatenate([network_logs(chunk.log_probs) for chunk in chunks]))
+        train, valid, test = parts
+        return mixture_bits(Experts(networks=1), [*train, *valid], test, logs)[0]
 
     def _check_split(self, path: Path) -> None:
         """Checks that the test bases were no training bases of a checkpoint.

@@ -20,6 +20,7 @@ from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.streaming import stream_log_probs
 from longseq.genomics.task import CausalLanguageModel
 
 
@@ -46,38 +47,22 @@ def stream_log_likelihood(
     genome: Genome,
     chunk: int = 65536,
     intervals: Sequence[Interval] | None = None,
+    window: int | None = None,
 ) -> Iterator[ScoredChunk]:
-    """Scores a genome in one pass: the state is carried from chunk to chunk, so the cuts leave no
-    trace.
+    """Scores a genome in one pass; see ``streaming`` for what is carried from chunk to chunk.
 
     Args:
         model: a causal language model, in evaluation mode.
         genome: the sequence.
         chunk: bases read at once; memory grows with it, the result does not depend on it.
         intervals: what to score, each from an empty state; every record as a whole if None.
+        window: positions at once for models that cannot carry a state; their own reach if None.
     """
-    if chunk < 1:
-        raise ConfigError(f"the chunk must be at least 1 base, got {chunk}")
-    device = next(model.parameters()).device
-    if intervals is None:
-        intervals = [Interval(name, 0, size) for name, size in genome.records.items()]
-    for item in intervals:
-        states, ahead = None, None  # ahead: log-probabilities of the base that comes next (V,)
-        for start in range(item.start, item.end, chunk):
-            ids = genome.fetch(item.chrom, start, min(start + chunk, item.end))
-            tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
-            with torch.inference_mode():
-                logits, states = model(tokens.unsqueeze(0), states)
-                logp = torch.log_softmax(logits[0].float(), -1)
-                first = (
-                    torch.full_like(logp[:1], float("nan")) if ahead is None else ahead.unsqueeze(0)
-                )
-                chosen = torch.cat([first, logp[:-1]]).gather(1, tokens.unsqueeze(1)).squeeze(1)
-                ahead = logp[-1].clone()
-            scores = chosen.float().cpu().numpy()
-            yield ScoredChunk(
-                item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan"))
-            )
+    for part in stream_log_probs(model, genome, intervals, chunk, window):
+        tokens = torch.from_numpy(part.ids.astype(np.int64)).to(part.log_probs.device)
+        scores = part.log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1).float().cpu().numpy()
+        known = np.where(is_base(part.ids), scores, np.float32("nan"))
+        yield ScoredChunk(part.chrom, part.start, part.ids, known)
 
 
 def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:

@@ -14,6 +14,7 @@ from longseq.core.training.task import BaseTask
 from longseq.genomics.data.tokenizer import IGNORE_INDEX
 from longseq.genomics.metrics import BitsPerBase, token_nll
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.streaming import Stream, reach
 
 
 class CausalLanguageModel(BaseTask):
@@ -21,6 +22,8 @@ class CausalLanguageModel(BaseTask):
 
     In validation and test the windows of a region follow each other, and the state is carried from
     one to the next: the figure is that of one pass over the region, whatever the window length.
+    Models that cannot carry a state for ever (Hyena, attention) read overlapping windows of their
+    own reach instead.
 
     Args:
         d_model: width D.
@@ -32,6 +35,7 @@ class CausalLanguageModel(BaseTask):
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         mlp: "gelu" or "geglu", see ``Backbone``.
+        kmer: add an embedding of the last k bases to that of the base; 0 for none.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -49,6 +53,7 @@ class CausalLanguageModel(BaseTask):
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         mlp: Literal["gelu", "geglu"] = "gelu",
+        kmer: int = 0,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -62,10 +67,16 @@ class CausalLanguageModel(BaseTask):
             dropout,
             tie_embeddings,
             mlp=mlp,
+            kmer=kmer,
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")
-        self._carried: list[State] | None = None
+        self._stream_of_region: Stream | None = None
+
+    @property
+    def window(self) -> int | None:
+        """Positions that the model reads at once; None if it carries its state for ever."""
+        return reach(self.model, self.facts.get("length"))
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns bits per base."""
@@ -86,11 +97,12 @@ class CausalLanguageModel(BaseTask):
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""
-        follows = "first" in batch and not bool(batch["first"].any())
-        carried = self._carried if follows else None
-        logits, states = self.model(batch["input_ids"], carried, keep_states="first" in batch)
-        if "first" in batch:
-            self._carried = states
+        if "first" in batch:  # validation and test: a region is read from end to end
+            if self._stream_of_region is None or bool(batch["first"].any()):
+                self._stream_of_region = Stream(self.model, self.window)
+            logits = self._stream_of_region.read(batch["input_ids"])
+        else:
+            logits = self.model(batch["input_ids"], None, keep_states=False)[0]
         targets = batch["targets"]
         nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
         count = int(known.sum())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from longseq.core.backbone import Backbone
 from longseq.core.mixers import State
 from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE
+from longseq.genomics.models.kmers import KmerEmbedding
 
 
 class DNALanguageModel(nn.Module):
@@ -28,6 +29,7 @@ class DNALanguageModel(nn.Module):
         tie_embeddings: whether the head shares the embedding's weights.
         vocab_size: tokens, padding included.
         mlp: "gelu" or "geglu", see ``Backbone``.
+        kmer: add an embedding of the last k bases to that of the base; 0 for none.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class DNALanguageModel(nn.Module):
         tie_embeddings: bool = True,
         vocab_size: int = PADDED_VOCAB_SIZE,
         mlp: Literal["gelu", "geglu"] = "gelu",
+        kmer: int = 0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        self.kmers = KmerEmbedding(kmer, d_model) if kmer else None
         self.backbone = Backbone(
             d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, mlp
         )
@@ -73,14 +77,26 @@ class DNALanguageModel(nn.Module):
             Logits of the next token (B, L, V) and the states after the last position (none without
             ``keep_states``).
         """
-        x, states = self.backbone(self.embedding(input_ids), states, segment_ids, keep_states)
-        return self.lm_head(x), states
+        x, words = self.embedding(input_ids), None
+        if self.kmers is not None:
+            own = None if states is None else states[-1]
+            states = None if states is None else states[:-1]
+            added, words = self.kmers(input_ids, own, segment_ids)
+            x = x + added
+        x, states = self.backbone(x, states, segment_ids, keep_states)
+        return self.lm_head(x), states if words is None or not keep_states else [*states, words]
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Runs one position: input_ids (B,) to logits (B, V)."""
-        x, states = self.backbone.step(self.embedding(input_ids), states)
-        return self.lm_head(x), states
+        x = self.embedding(input_ids)
+        if self.kmers is None:
+            x, states = self.backbone.step(x, states)
+            return self.lm_head(x), states
+        added, words = self.kmers(input_ids.unsqueeze(1), states[-1])
+        x, states = self.backbone.step(x + added.squeeze(1), states[:-1])
+        return self.lm_head(x), [*states, words]
 
     def init_states(self, batch: int, dtype: torch.dtype | None = None) -> list[State]:
         """Returns the states at the start of a sequence."""
-        return self.backbone.init_states(batch, dtype=dtype)
+        states = self.backbone.init_states(batch, dtype=dtype)
+        return states if self.kmers is None else [*states, self.kmers.init_state(batch)]
