@@ -16,7 +16,7 @@ from longseq.core.errors import DataError
 from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_data, load_task
 from longseq.genomics.baselines import BASELINES
-from longseq.genomics.data.module import GenomeData
+from longseq.genomics.data.module import TEST_FRACTION, GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.experts import Experts, mixture_bits, network_logs
 from longseq.genomics.metrics import perplexity
@@ -56,7 +56,7 @@ class GenomeComparison(Comparison):
         self._with_experts = False
         data.setup("fit")
         if not self.splits.test:
-            raise DataError("the split leaves no bases for the test", path=data.fasta)
+            raise DataError("the split leaves no bases for the test", path=data.title)
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,9 @@ class GenomeComparison(Comparison):
         parser.add_argument(
             "--valid_fraction", type=float, default=0.05, help="for validation (0.05)"
         )
-        parser.add_argument("--test_fraction", type=float, default=0.1, help="for the test (0.1)")
+        parser.add_argument(
+            "--test_fraction", type=float, default=TEST_FRACTION, help="for the test (0.1)"
+        )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[GenomeComparison]:
@@ -82,7 +84,7 @@ class GenomeComparison(Comparison):
     @property
     def title(self) -> str:
         bases = sum(len(interval) for interval in self.splits.test)
-        return f"{self.data.fasta}: {bases:,} test bases in {len(self.splits.test)} regions"
+        return f"{self.data.title}: {bases:,} test bases in {len(self.splits.test)} regions"
 
     def tie(self, row: Row, rival: Row) -> float:
         return 5e-4
@@ -153,10 +155,11 @@ class GenomeComparison(Comparison):
             DataError: if it was trained on this genome with another split.
         """
         trained = load_data(path, GenomeData)
-        if Path(trained.fasta).name != Path(self.data.fasta).name:
+        before, now = ({Path(one).name for one in data.files} for data in (trained, self.data))
+        if not before & now:
             return  # another genome
         for key in _SPLIT:
-            if trained.hparams[key] != self.data.hparams[key]:
+            if _said(trained, key) != _said(self.data, key):
                 raise DataError(
                     f"was trained with data.{key} {trained.hparams[key]!r}, the comparison has "
                     f"{self.data.hparams[key]!r}: it may have been trained on test bases",
@@ -165,4 +168,10 @@ class GenomeComparison(Comparison):
 
     def values(self, config: Path, seed: int) -> Values:
         own = {key: self.data.hparams[key] for key in _SPLIT}
-        return {"data": {"fasta": self.data.fasta, **own, "seed": seed}}
+        return {"data": {"fasta": self.data.hparams["fasta"], **own, "seed": seed}}
+
+
+def _said(data: GenomeData, key: str) -> Any:
+    """Returns what decides on a split; the default fraction by its value."""
+    value = data.hparams[key]
+    return TEST_FRACTION if key == "test_fraction" and value is None else value

@@ -15,11 +15,13 @@ import torch
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_batches
 from longseq.core.training.loading import load_task
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.records import RecordCosts
 from longseq.genomics.streaming import stream_log_probs
 from longseq.genomics.task import CausalLanguageModel
 
@@ -44,7 +46,7 @@ class ScoredChunk:
 
 def stream_log_likelihood(
     model: DNALanguageModel,
-    genome: Genome,
+    genome: Genome | Collection,
     chunk: int = 65536,
     intervals: Sequence[Interval] | None = None,
     window: int | None = None,
@@ -138,6 +140,13 @@ def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iter
             progress.advance(bar, len(part.ids))
 
 
+def collected(chunks: Iterator[ScoredChunk], costs: RecordCosts) -> Iterator[ScoredChunk]:
+    """Passes chunks on and counts what their records cost."""
+    for part in chunks:
+        costs.add(part.chrom, part.log_likelihood)
+        yield part
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics predict``."""
     parser = argparse.ArgumentParser(
@@ -177,8 +186,11 @@ def run(argv: Sequence[str]) -> int:
         "position": "0-based",
     }
     total = sum(genome.records.values())
-    chunks = with_progress(stream_log_likelihood(model, genome, args.chunk), total, "scoring")
+    scored = stream_log_likelihood(model, genome, args.chunk, window=task.window)
+    costs = RecordCosts()
+    chunks = with_progress(collected(scored, costs), total, "scoring")
     bases = write_scores(chunks, args.out, metadata)
+    costs.print()
     print(f"{args.out}: {bases:,} bases of {len(genome.records)} records")
     if args.plot:
         from longseq.genomics.plots import plot_scores

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.mixers import State
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.models.language_model import DNALanguageModel
@@ -145,7 +146,7 @@ class Chunk:
 
 def stream_log_probs(
     model: DNALanguageModel,
-    genome: Genome,
+    genome: Genome | Collection,
     intervals: Sequence[Interval] | None = None,
     chunk: int = 65536,
     window: int | None = None,

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
 from longseq.core.training.task import BaseTask
+from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.tokenizer import IGNORE_INDEX
 from longseq.genomics.metrics import BitsPerBase, token_nll
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.records import RecordCosts
 from longseq.genomics.streaming import Stream, reach
 
 
@@ -72,6 +75,7 @@ class CausalLanguageModel(BaseTask):
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")
         self._stream_of_region: Stream | None = None
+        self._costs = RecordCosts()
 
     @property
     def window(self) -> int | None:
@@ -107,8 +111,35 @@ class CausalLanguageModel(BaseTask):
         nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
         count = int(known.sum())
         found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        if "weights" in batch:  # repeats may count less
+            weights = batch["weights"] * known
+            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
+        if "interval" in batch and self._trainer is not None and self.trainer.testing:
+            scores = torch.where(known, -nll, torch.nan).double().cpu().numpy()
+            for row, interval in enumerate(batch["interval"].tolist()):
+                self._costs.add(self._region(interval), scores[row])
+        if "weights" in batch:  # repeats count less
+            weights = batch["weights"] * known
+            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
         if self.own_loss is not None or self.recipe.metrics:
             found["pair"] = logits[known], targets[known]
         if self.own_loss is not None:
             found["loss"] = self.own_loss(*found["pair"])
         return found
+
+    def _region(self, index: int) -> str:
+        """Returns the name of a tested region: its record, and where in it if that is a part."""
+        if not isinstance(self.data, GenomeData):
+            return f"region {index + 1}"
+        one = self.data.tested[index]
+        whole = one.start == 0 and one.end == self.data.genome.records[one.chrom]
+        return one.chrom if whole else f"{one.chrom}:{one.start + 1}-{one.end}"
+
+    def on_test_epoch_start(self) -> None:
+        """Begins to count what each record costs."""
+        self._costs = RecordCosts()
+
+    def on_test_epoch_end(self) -> None:
+        """Prints what each record costs."""
+        if self.trainer.is_global_zero:
+            self._costs.print()

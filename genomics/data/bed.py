@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longseq.core.errors import DataError
 from longseq.core.files import open_unzipped
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 
 _SPLITS = {
@@ -41,7 +42,7 @@ class Region:
     split: str | None = None
 
 
-def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
+def read_bed(path: str | Path, genome: Genome | Collection | None = None) -> list[Region]:
     """Returns the regions of a BED file in its order; comments, track and browser lines are not
     regions.
 
@@ -73,7 +74,7 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
     return regions
 
 
-def _region(line: str, genome: Genome | None, lengths: dict[str, int]) -> Region:
+def _region(line: str, genome: Genome | Collection | None, lengths: dict[str, int]) -> Region:
     columns = line.split("\t") if "\t" in line else line.split()
     if len(columns) < 3:
         raise DataError(f"{len(columns)} columns, at least 3 are needed (chrom, start, end)")

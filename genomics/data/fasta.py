@@ -166,6 +166,10 @@ class Genome:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def checksums(self) -> list[str]:
+        """Returns the checksum in a list, as a collection does."""
+        return [self.checksum()]
+
     # ---- reading
 
     def _fetch(
