@@ -19,6 +19,10 @@ DOMAIN = Domain(
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
+        "variants": Command(
+            "log-likelihood ratio of every allele of a VCF file, into its INFO",
+            "longseq.genomics.variants:run",
+        ),
         "predict": Command(
             "log-likelihood of every base of a genome, to CSV, TSV or Parquet",
             "longseq.genomics.predict:run",
