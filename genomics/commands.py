@@ -19,6 +19,10 @@ DOMAIN = Domain(
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
+        "mutagenesis": Command(
+            "log-likelihood ratio of every single-base change of a region, with a logo",
+            "longseq.genomics.mutagenesis:run",
+        ),
         "variants": Command(
             "log-likelihood ratio of every allele of a VCF file, into its INFO",
             "longseq.genomics.variants:run",

@@ -62,7 +62,7 @@ class GenomeComparison(Comparison):
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         names = ", ".join(SAMPLES.names())
         parser.add_argument(
-            "--data", required=True, help=f"FASTA or GenBank file, or a sample: {names}"
+            "--data", required=True, help=f"genome files by commas, or samples: {names}"
         )
         parser.add_argument("--bed", help="BED file with the split (by fraction)")
         parser.add_argument(
@@ -75,7 +75,9 @@ class GenomeComparison(Comparison):
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[GenomeComparison]:
         fractions = {"valid_fraction": args.valid_fraction, "test_fraction": args.test_fraction}
-        yield cls(GenomeData(args.data, args.bed, **fractions))
+        files = args.data.split(",")
+        data = files[0] if len(files) == 1 else files
+        yield cls(GenomeData(data, args.bed, **fractions))
 
     @property
     def metric(self) -> str:

@@ -189,11 +189,11 @@ def evaluate(
     for name, parts in (
         ("counts", {"copies": False, "genes": False}),
         ("counts + copies", {"genes": False}),
+        ("gene HMM", {"orders": (), "copies": False}),
         ("experts", {}),
     ):
         bits, inputs, count = mixture_bits(Experts(**parts), before, test)
         rows.append(row(name, bits, 0, count))
         if name == "experts":
-            alone = {"gene HMM": "near genes order-3", "copies": "copies"}
-            rows += [row(title, inputs[key], 0, count) for title, key in alone.items()]
+            rows.append(row("copies", inputs["copies"], 0, count))
     return rows

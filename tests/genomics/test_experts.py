@@ -104,7 +104,7 @@ def test_the_baseline_has_a_row_for_each_expert(bacterium: np.ndarray) -> None:
     train, valid, test = bacterium[:30_000], bacterium[30_000:32_000], bacterium[32_000:36_000]
     rows = BASELINES["experts"]([train], [valid], [test])
     names = [row["model"] for row in rows]
-    assert names == ["counts", "counts + copies", "experts", "gene HMM", "copies"]
+    assert names == ["counts", "counts + copies", "gene HMM", "experts", "copies"]
     assert {row["n_bases"] for row in rows} == {3999}
     by_name = {row["model"]: row["bits_per_base"] for row in rows}
     assert by_name["experts"] < by_name["counts"]
