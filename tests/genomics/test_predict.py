@@ -168,7 +168,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
 
 def _shown(text: str) -> float:
     """The model's figure in the demo's table."""
-    row = next(line for line in text.splitlines() if "mamba (this run)" in line)
+    row = next(line for line in text.splitlines() if "│ mamba (this run)" in line)
     return float(row.split("│")[2])
 
 
