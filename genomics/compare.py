@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,20 @@ class GenomeComparison(Comparison):
         files = args.data.split(",")
         data = files[0] if len(files) == 1 else files
         yield cls(GenomeData(data, args.bed, **fractions))
+
+    at_test = ("markov",)
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> GenomeComparison | None:
+        known = isinstance(task, CausalLanguageModel) and isinstance(data, GenomeData)
+        return cls(data) if known else None
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        parameters = sum(parameter.numel() for parameter in task.model.parameters())
+        bases = sum(len(interval) for interval in self.splits.test)
+        return self._row(
+            str(task.hparams["mixer"]), "model", metrics["bits_per_base"], parameters, bases
+        )
 
     @property
     def metric(self) -> str:

@@ -136,8 +136,8 @@ def _scan_with_constant_maps(
     """The scan where B or C, or both, are constants (D, N).
 
     The recurrence is linear, so a factor per channel and state can be applied to what comes out of
-    it: each state is scanned with ones in the place of the constants. That is one scan a state, in
-    the memory of a few (B, L, D) tensors; in the backward pass each is run again.
+    it: each state is scanned with ones in the place of the constants. That is one scan per state,
+    in the memory of a few (B, L, D) tensors; in the backward pass each is run again.
     """
     if (maps[0].is_complex() or maps[1].is_complex()) and not A.is_complex():
         raise ArgumentError(
@@ -351,7 +351,7 @@ def mamba_chunk_scan_combined(
         A: decay rates (H,).
         B: input maps (B, L, G, N).
         C: output maps (B, L, G, N).
-        chunk_size: positions a chunk; changes speed only.
+        chunk_size: positions per chunk; changes speed only.
         D: skip (H,) or (H, P).
         z: gate (B, L, H, P).
         dt_bias: added to dt (H,).
