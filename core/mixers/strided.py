@@ -49,11 +49,12 @@ class Strided(Mixer):
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """See ``Mixer.init_state``: the inner mixer's, each with a dimension s after the batch."""
-        return self._split(self.inner.init_state(batch * self.stride, device, dtype), batch)
+        state = self.inner.init_state(batch * self.stride, device, dtype)
+        return self._split(state, batch, self.stride)
 
-    def _split(self, state: State, batch: int) -> State:
-        """Returns the state of (B · s) rows as that of (B, s)."""
-        return {name: value.unflatten(0, (batch, -1)) for name, value in state.items()}
+    def _split(self, state: State, batch: int, phases: int) -> State:
+        """Returns the state of (B · n) rows, n phases, as that of (B, n)."""
+        return {name: value.unflatten(0, (batch, phases)) for name, value in state.items()}
 
     def _cleared(self, state: State, rows: Tensor) -> State:
         """Returns the state with some rows (B, s) as at the start of a sequence."""
@@ -71,24 +72,26 @@ class Strided(Mixer):
         batch, length, width = x.shape
         s = self.stride
         whole, rest = length // s, length % s
-        resets = segment_resets(segment_ids)
+        resets = segment_resets(segment_ids) if length else None
         # Counted, so that two sequences of one id with a short one between stay apart.
         segment = None if resets is None else resets.long().cumsum(1)
         if state is None and (segment is not None or whole == 0):
             state = self.init_state(batch, x.device, x.dtype)
         outputs = []
         seen = torch.zeros(batch, s, dtype=torch.long, device=x.device)  # the last segment a phase
-        if whole:
+        if whole or not rest:  # also of nothing
             ids = None
             if segment is not None and state is not None:
                 phases = segment[:, : whole * s].unflatten(1, (whole, s)).mT
                 state = self._cleared(state, phases[:, :, 0] != 0)
                 ids, seen = phases.flatten(0, 1), phases[:, :, -1]
-            rows = x[:, : whole * s].unflatten(1, (whole, s)).transpose(1, 2).flatten(0, 1)
+            rows = x[:, : whole * s].reshape(batch, whole, s, width).transpose(1, 2)
+            rows = rows.reshape(batch * s, whole, width)
             given = None if state is None else {k: v.flatten(0, 1) for k, v in state.items()}
             y, after = self.inner(rows, given, ids)
-            state = self._split(after, batch)
-            outputs.append(y.unflatten(0, (batch, s)).transpose(1, 2).reshape(batch, -1, width))
+            state = self._split(after, batch, s)
+            y = y.reshape(batch, s, whole, width).transpose(1, 2)
+            outputs.append(y.reshape(batch, whole * s, width))
         assert state is not None
         if rest:
             first = {name: value[:, :rest] for name, value in state.items()}
@@ -98,8 +101,8 @@ class Strided(Mixer):
                 seen = torch.cat([seen[:, rest:], now], 1)
             rows = x[:, whole * s :].reshape(batch * rest, 1, width)
             y, after = self.inner(rows, {k: v.flatten(0, 1) for k, v in first.items()})
-            outputs.append(y.view(batch, rest, width))
-            new = self._split(after, batch)
+            outputs.append(y.reshape(batch, rest, width))
+            new = self._split(after, batch, rest)
             state = {k: torch.cat([v[:, rest:], new[k]], 1) for k, v in state.items()}
         if segment is not None and length:
             state = self._cleared(state, seen != segment[:, -1:])
