@@ -19,6 +19,10 @@ DOMAIN = Domain(
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
+        "export": Command(
+            "a checkpoint's model alone, as a small safetensors file",
+            "longseq.genomics.scorers:run",
+        ),
         "mutagenesis": Command(
             "log-likelihood ratio of every single-base change of a region, with a logo",
             "longseq.genomics.mutagenesis:run",

@@ -14,7 +14,7 @@ import numpy as np
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import DataError
 from longseq.core.training.by_config import Values
-from longseq.core.training.loading import load_data, load_task
+from longseq.core.training.loading import load_data
 from longseq.genomics.baselines import BASELINES
 from longseq.genomics.data.module import TEST_FRACTION, GenomeData
 from longseq.genomics.data.samples import SAMPLES
@@ -22,6 +22,7 @@ from longseq.genomics.experts import Experts, mixture_bits, network_logs
 from longseq.genomics.metrics import perplexity
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.predict import stream_log_likelihood
+from longseq.genomics.scorers import load_model
 from longseq.genomics.streaming import stream_log_probs
 from longseq.genomics.task import CausalLanguageModel
 
@@ -134,9 +135,8 @@ class GenomeComparison(Comparison):
         ]
 
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
-        self._check_split(path)
-        task = load_task(path, CausalLanguageModel)
-        assert isinstance(task, CausalLanguageModel)
+        task = load_model(path)
+        self._check_split(path, task)
         model, genome = task.model.eval(), self.data.genome
         scored = stream_log_likelihood(
             model, genome, intervals=self.splits.test, window=task.window
@@ -164,12 +164,16 @@ class GenomeComparison(Comparison):
         train, valid, test = parts
         return mixture_bits(Experts(networks=1), [*train, *valid], test, logs)[0]
 
-    def _check_split(self, path: Path) -> None:
+    def _check_split(self, path: Path, task: CausalLanguageModel) -> None:
         """Checks that the test bases were no training bases of a checkpoint.
 
         Raises:
             DataError: if it was trained on this genome with another split.
         """
+        if path.suffix == ".safetensors":  # knows its genomes, but not how they were split
+            if set(task.facts.get("genomes", ())) & set(self.data.genome.checksums()):
+                raise DataError("was trained on this genome, perhaps on test bases", path=path)
+            return
         trained = load_data(path, GenomeData)
         before, now = ({Path(one).name for one in data.files} for data in (trained, self.data))
         if not before & now:

@@ -16,7 +16,7 @@ from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import decode
 from longseq.genomics.data.vcf import Variant
-from longseq.genomics.scorers import load_scorer
+from longseq.genomics.scorers import CKPT_HELP, load_scorer
 from longseq.genomics.variant_scores import Scorer
 from longseq.genomics.variant_sites import CONTEXT, WINDOW, Options, score_variants
 
@@ -115,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("genome", help="genome file or packaged sample")
     parser.add_argument("--region", required=True, help="record:first-last, from 1")
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
+    parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     parser.add_argument("--plot", help="PNG of the matrix with a logo")
     parser.add_argument("--context", type=int, default=CONTEXT, help=f"as of variants ({CONTEXT})")

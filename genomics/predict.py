@@ -21,7 +21,7 @@ from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.records import RecordCosts
-from longseq.genomics.scorers import load_model
+from longseq.genomics.scorers import CKPT_HELP, load_model, model_file
 from longseq.genomics.streaming import Chunk, stream_log_probs
 
 _GIVEN = {
@@ -219,7 +219,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
+    parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--region", help="only record:first-last, from 1 (all records)")
     parser.add_argument("--bed", help="only the regions of a BED file")
@@ -245,7 +245,7 @@ def run(argv: Sequence[str]) -> int:
     metadata = {
         "genome": Path(source).name,
         "genome_sha256": genome.checksum(),
-        "checkpoint": Path(args.ckpt_path).name,
+        "checkpoint": model_file(args.ckpt_path).name,
         "log_likelihood": f"ln of the probability of the base given {_GIVEN[args.strand]}",
         "position": "0-based",
         "strand": args.strand,

@@ -39,6 +39,7 @@ class CausalLanguageModel(BaseTask):
         tie_embeddings: whether the head shares the embedding's weights.
         mlp: "gelu" or "geglu", see ``Backbone``.
         kmer: add an embedding of the last k bases to that of the base; 0 for none.
+        only_bases: give tokens other than A, C, G and T no probability.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -57,6 +58,7 @@ class CausalLanguageModel(BaseTask):
         tie_embeddings: bool = True,
         mlp: Literal["gelu", "geglu"] = "gelu",
         kmer: int = 0,
+        only_bases: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -71,6 +73,7 @@ class CausalLanguageModel(BaseTask):
             tie_embeddings,
             mlp=mlp,
             kmer=kmer,
+            only_bases=only_bases,
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")

@@ -26,7 +26,7 @@ from longseq.genomics.data.vcf import (
     with_header,
     with_info,
 )
-from longseq.genomics.scorers import load_scorer
+from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
 from longseq.genomics.variant_scores import Scorer, Unit
 from longseq.genomics.variant_sites import (
     CONTEXT,
@@ -191,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("vcf", help="VCF file, plain, gzip or bgzip")
     made.add_argument("--fasta", required=True, help="the reference: FASTA, GenBank or a sample")
-    made.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
+    made.add_argument("--ckpt_path", help=CKPT_HELP)
     made.add_argument("--out", required=True, help=".vcf, .vcf.gz, .csv, .tsv or .parquet")
     made.add_argument("--context", type=int, default=CONTEXT, help="bases before a site: this many "
                       f"to twice as many ({CONTEXT})")  # fmt: skip
@@ -269,7 +269,7 @@ def with_bar(results: Iterator[Any], work: Sequence[Unit]) -> Iterator[Any]:
 def _key(args: argparse.Namespace, options: Options) -> str:
     """Returns a checksum of all that the scores depend on."""
     found = hashlib.sha256(repr(options).encode())
-    for path in (args.vcf, args.fasta, args.ckpt_path):
+    for path in (args.vcf, args.fasta, model_file(args.ckpt_path)):
         with Path(path).open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
 from longseq.core.mixers import State
-from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE
+from longseq.genomics.data.tokenizer import BASES, PADDED_VOCAB_SIZE
 from longseq.genomics.models.kmers import KmerEmbedding
 
 
@@ -30,6 +30,7 @@ class DNALanguageModel(nn.Module):
         vocab_size: tokens, padding included.
         mlp: "gelu" or "geglu", see ``Backbone``.
         kmer: add an embedding of the last k bases to that of the base; 0 for none.
+        only_bases: give tokens other than A, C, G and T no probability.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class DNALanguageModel(nn.Module):
         vocab_size: int = PADDED_VOCAB_SIZE,
         mlp: Literal["gelu", "geglu"] = "gelu",
         kmer: int = 0,
+        only_bases: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
@@ -53,6 +55,10 @@ class DNALanguageModel(nn.Module):
         self.backbone = Backbone(
             d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout, mlp
         )
+        self.mask: Tensor | None
+        mask = torch.full((vocab_size,), -1e4)  # e^-10000 is 0, and no gradient is NaN
+        mask[list(BASES)] = 0.0
+        self.register_buffer("mask", mask if only_bases else None, persistent=False)
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -84,17 +90,21 @@ class DNALanguageModel(nn.Module):
             added, words = self.kmers(input_ids, own, segment_ids)
             x = x + added
         x, states = self.backbone(x, states, segment_ids, keep_states)
-        return self.lm_head(x), states if words is None or not keep_states else [*states, words]
+        return self._head(x), states if words is None or not keep_states else [*states, words]
+
+    def _head(self, x: Tensor) -> Tensor:
+        logits = self.lm_head(x)
+        return logits if self.mask is None else logits + self.mask
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Runs one position: input_ids (B,) to logits (B, V)."""
         x = self.embedding(input_ids)
         if self.kmers is None:
             x, states = self.backbone.step(x, states)
-            return self.lm_head(x), states
+            return self._head(x), states
         added, words = self.kmers(input_ids.unsqueeze(1), states[-1])
         x, states = self.backbone.step(x + added.squeeze(1), states[:-1])
-        return self.lm_head(x), [*states, words]
+        return self._head(x), [*states, words]
 
     def init_states(self, batch: int, dtype: torch.dtype | None = None) -> list[State]:
         """Returns the states at the start of a sequence."""

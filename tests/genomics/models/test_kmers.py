@@ -48,6 +48,16 @@ def test_chunks_steps_and_packs_give_the_whole(kmer: int) -> None:
         torch.testing.assert_close(rest, model(ids[:, 10:])[0][:, 2:])
 
 
+def test_only_bases_are_predicted() -> None:
+    torch.manual_seed(0)
+    model = DNALanguageModel(8, 1, only_bases=True)
+    logits, _ = model(tokens(2, 5))
+    chances = logits.softmax(-1)
+    torch.testing.assert_close(chances[..., A : T + 1].sum(-1), torch.ones(2, 5))
+    logits.logsumexp(-1).sum().backward()
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+
+
 @pytest.mark.parametrize("k", [0, 9])
 def test_word_lengths_are_checked(k: int) -> None:
     with pytest.raises(ConfigError, match="kmer"):
