@@ -17,6 +17,7 @@ _FIXED = {
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
     "bench": "measurements: longseq bench kernels, models or recall",
+    "run": "a script written for mamba-ssm or causal-conv1d: longseq run script.py [arguments]",
 }
 _BENCHMARKS = {
     "kernels": "the operators' speed and memory against their peers and the machine's bounds",
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
+    if args[:1] == ["run"]:  # whose other arguments are the script's
+        return int(import_object("longseq.core.shell.run:run", ":")(args[1:]))
     args, modules = plugins.take_imports(args)
     first = args[0] if args else "--help"
     if first in ("-V", "--version", "version"):

@@ -19,13 +19,14 @@ class _Incoming(NamedTuple):
 
 
 def _output(call: Arguments) -> Tensor:
-    return call.x.new_empty(call.x.shape)
+    return cpu_calls.empty_as(call.x)
 
 
 def _gradients(into: _Incoming, call: Arguments) -> list[Tensor]:
     """Returns room for the gradients of the first four arguments; none for absent ones."""
     absent = call.x.new_empty((0,))
-    return [absent.clone() if t is None else t.new_empty(t.shape) for t in call[:4]]
+    room = [absent.clone() if t is None else t.new_empty(t.shape) for t in call[1:4]]
+    return [cpu_calls.empty_as(call.x), *room]
 
 
 def _forward_cpu(call: Arguments) -> Tensor:

@@ -128,6 +128,62 @@ def forgetting_attention(m: Any, x: Tensor) -> Tensor:
     return torch.stack(outputs, 1)
 
 
+def mega(m: Any, x: Tensor) -> Tensor:
+    p, a = m.ema.delta.sigmoid(), m.ema.alpha.sigmoid()
+    h, averages = x.new_zeros(len(x), *p.shape), []
+    for x_t in x.unbind(1):
+        h = p * m.ema.beta * x_t[..., None] + (1 - p * a) * h
+        average = (h * m.ema.gamma).sum(-1) / math.sqrt(p.shape[1])
+        averages.append(silu(average + m.ema.omega * x_t))
+    return chunked_attention(m, x, averages)
+
+
+def tcnca(m: Any, x: Tensor) -> Tensor:
+    values = x
+    for i, layer in enumerate(m.tcn.layers):
+        taps, dilation, total = layer.weight.squeeze(1), m.tcn.dilations[i], []
+        for t in range(x.shape[1]):
+            y = layer.bias.expand(len(x), -1)
+            for k in range(taps.shape[1]):
+                lag = (taps.shape[1] - 1 - k) * dilation
+                y = y + (values[:, t - lag] * taps[:, k] if t >= lag else 0)
+            total.append(y)
+        values = values + silu(torch.stack(total, 1))
+    return chunked_attention(m, x, list(values.unbind(1)))
+
+
+def chunked_attention(m: Any, x: Tensor, averages: list[Tensor]) -> Tensor:
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    outputs = []
+    for t, (x_t, average) in enumerate(zip(x.unbind(1), averages)):
+        update, z, gate, own = m.mx_proj(average).split(
+            [m.d_model, m.d_attention, m.d_value, m.d_model], -1
+        )
+        query, key = (silu(z) * kappa + mu for kappa, mu in zip(m.kappa, m.mu))
+        if t % m.window == 0:
+            keys, values = [], []
+        keys, values = [*keys, key], [*values, silu(m.v_proj(x_t))]
+        scores = torch.stack([(query * k).sum(-1) for k in keys], -1) / math.sqrt(m.d_attention)
+        weights = torch.softmax(scores + m.relative[: len(keys)].flip(0), -1)
+        read = (weights[..., None] * torch.stack(values, 1)).sum(1)
+        update = update.sigmoid()
+        outputs.append(update * silu(own + m.h_proj(silu(gate) * read)) + (1 - update) * x_t)
+    return torch.stack(outputs, 1)
+
+
+def pgn(m: Any, x: Tensor) -> Tensor:
+    outputs = []
+    for t, x_t in enumerate(x.unbind(1)):
+        h = m.history.bias.expand(len(x), -1)
+        for lag in range(1, min(t, m.window) + 1):
+            h = h + x[:, t - lag] @ m.history.weight[:, :, m.window - lag].T
+        gate = m.gate(torch.cat([x_t, h], -1)).sigmoid()
+        candidate = m.candidate(torch.cat([x_t, gate * h], -1)).tanh()
+        outputs.append(gate * h + (1 - gate) * candidate)
+    return torch.stack(outputs, 1)
+
+
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (mamba3, {"d_state": 8, "headdim": 8, "chunk_size": 4}),
     (mamba3, {"d_state": 6, "headdim": 4, "ngroups": 2, "rope_fraction": 1.0, "out_norm": True}),
@@ -138,6 +194,9 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (transnormer, {"n_heads": 2, "depth": 0.25, "chunk_size": 8}),
     (transnormer, {"n_heads": 4, "decay": False, "gate": False}),
     (forgetting_attention, {"n_heads": 4, "n_kv_heads": 2}),
+    (pgn, {"window": 6}),
+    (tcnca, {"d_attention": 8, "kernel": 3, "base": 3, "depth": 3, "window": 5}),
+    (mega, {"d_attention": 8, "d_ema": 4, "window": 5}),
 ]
 
 
