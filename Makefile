@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # The interpreter of Triton 3.6, which torch 2.11 brings, breaks with numpy 2.4.
 PINS = $(if $(TORCH),torch==$(TORCH)) $(if $(filter 2.11.%,$(TORCH)),'numpy<2.4')
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PINS) --editable
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels/cpu/*)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels/cpu/* genomics/native/*)
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 

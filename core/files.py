@@ -4,12 +4,15 @@ renamed."""
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from longseq.core.errors import DataError
 
@@ -148,6 +151,34 @@ def require_file(path: str | Path, what: str = "file") -> Path:
     if file.stat().st_size == 0:
         raise DataError(f"the {what} is empty", path=file)
     return file
+
+
+def is_gzip(path: str | Path) -> bool:
+    """Returns whether a file is compressed by gzip, by its first bytes."""
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def open_unzipped(path: str | Path, what: str = "file") -> Iterator[BinaryIO]:
+    """Opens a file that may be compressed by gzip, whatever its name.
+
+    Args:
+        path: the file.
+        what: the kind of file, for the message.
+
+    Yields:
+        Its content, unpacked.
+
+    Raises:
+        DataError: as ``require_file``, and if the compression turns out to be damaged or cut short.
+    """
+    path = require_file(path, what)
+    try:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"truncated or damaged gzip file: {error}", path=path) from None
 
 
 def cache_dir(part: str) -> Path:

@@ -98,7 +98,12 @@ def write_frame(frame: pd.DataFrame, path: str | Path) -> None:
             frame.to_csv(temporary, index=False, sep=DELIMITERS[kind])
 
 
-def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
+def write_batches(
+    path: str | Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.Table],
+    encodings: Mapping[str, str] | None = None,
+) -> None:
     """Writes Arrow tables as they come, in constant memory; the file has its name when it is whole.
 
     Args:
@@ -106,6 +111,8 @@ def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Tabl
         schema: of every table; its metadata is kept in Parquet. Dictionaries are written as text
             elsewhere.
         batches: tables of consecutive rows.
+        encodings: of columns in Parquet, for example "DELTA_BINARY_PACKED"; the others are
+            dictionaries. The file is then compressed by zstd.
 
     Raises:
         ConfigError: for another suffix.
@@ -116,7 +123,11 @@ def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.Tabl
     import pyarrow.parquet as pq
 
     if kind == ".parquet":
-        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        how: dict[str, Any] = {}
+        if encodings:
+            others = [name for name in schema.names if name not in encodings]
+            how = {"use_dictionary": others, "column_encoding": encodings, "compression": "zstd"}
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, **how) as writer:
             for batch in batches:
                 writer.write_table(batch)
         return

@@ -327,16 +327,16 @@ def evaluate(
             first = False
     if n_bases == 0:
         raise ConfigError("the test sequences have no base to predict")
-    rows: list[dict[str, Any]] = [_row("uniform", 2.0, 0, n_bases)]
+    rows: list[dict[str, Any]] = [row("uniform", 2.0, 0, n_bases)]
     contexts = [model.contexts(k) for k in range(max_order + 1)]
     for name, total in sums.items():
         title = f"order-{name}" if isinstance(name, int) else f"{name} mixture"
         seen = contexts[name] if isinstance(name, int) else sum(contexts)
-        rows.append(_row(title, total / n_bases, seen, n_bases))
+        rows.append(row(title, total / n_bases, seen, n_bases))
     return rows
 
 
-def _row(model: str, bits: float, contexts: int, n_bases: int) -> dict[str, Any]:
+def row(model: str, bits: float, contexts: int, n_bases: int) -> dict[str, Any]:
     return {
         "model": model,
         "bits_per_base": bits,

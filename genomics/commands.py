@@ -19,6 +19,18 @@ DOMAIN = Domain(
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
+        "export": Command(
+            "a checkpoint's model alone, as a small safetensors file",
+            "longseq.genomics.scorers:run",
+        ),
+        "mutagenesis": Command(
+            "log-likelihood ratio of every single-base change of a region, with a logo",
+            "longseq.genomics.mutagenesis:run",
+        ),
+        "variants": Command(
+            "log-likelihood ratio of every allele of a VCF file, into its INFO",
+            "longseq.genomics.variants:run",
+        ),
         "predict": Command(
             "log-likelihood of every base of a genome, to CSV, TSV or Parquet",
             "longseq.genomics.predict:run",

@@ -24,7 +24,7 @@ SAMPLE = "chlamydia_trachomatis"
 
 
 def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SAMPLE) -> Section:
-    """Trains on a packaged genome, scores the held-out tenth beside Markov models, streams the
+    """Trains on a packaged genome, scores the held-out tenth beside baselines, streams the
     whole genome.
 
     Args:
@@ -38,13 +38,10 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
     run = train(CONFIG, out, values={"data": {"fasta": sample}, **few_steps(max_steps)})
     folder, checkpoint = run.folder, run.checkpoint
 
-    print(
-        "2. Fitting the baselines: Markov models of order 0 to 12 and their mixtures, on the same "
-        "bases"
-    )
+    print("2. The baselines on the same bases: Markov models, and experts that learn as they read")
     comparison = GenomeComparison(GenomeData(sample))
     splits, genome = comparison.splits, comparison.data.genome
-    rows = comparison.baseline("markov")
+    rows = [*comparison.baseline("markov"), *comparison.baseline("experts")]
 
     print("3. Scoring the held-out tenth")
     scored = comparison.checkpoint(checkpoint, "mamba (this run)", None)
@@ -67,8 +64,9 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
         domain="genomics",
         question="How well can the next base of a genome be told from all bases before it?",
         data=f"{sample}, {total:,} bases, tested on {tested:,} that no model saw; source and "
-        f"licence in "
-        "genomics/samples/SOURCE.md.",
+        "licence in genomics/samples/SOURCE.md. The compressor GeCo3 costs 1.9352 bits per base "
+        "on the test bases of chlamydia_trachomatis (-l 16). Experts learn from the genome up to "
+        "each base, the test's own past included, as a compressor does.",
         scores=scores,
         metric="bits per base",
         tie=5e-4,

@@ -11,6 +11,7 @@ import numpy as np
 from longseq.core.errors import DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import read_batches
+from longseq.genomics.data.formats import format_of
 from longseq.genomics.data.genbank import Gene, read_genbank
 from longseq.genomics.data.splits import Interval
 
@@ -58,15 +59,13 @@ def plot_scores(
     Args:
         scores: table of ``longseq genomics predict``.
         image: PNG to write.
-        genome: GenBank file with the genes; any other file has none to draw.
+        genome: GenBank or EMBL file with the genes; a file of another format has none to draw.
         chrom: the record; the longest if None.
         held_out: regions to shade.
     """
     name, size, bits = _binned(Path(scores), chrom)
     genes: list[Gene] = []
-    if genome is not None and any(
-        part in Path(genome).name for part in (".gb", ".gbk", ".genbank")
-    ):
+    if genome is not None and format_of(genome) in ("genbank", "embl"):
         genes = [
             gene for record in read_genbank(genome) if record.name == name for gene in record.genes
         ]

@@ -12,15 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_batches
-from longseq.core.training.loading import load_task
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.regions import chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
-from longseq.genomics.task import CausalLanguageModel
+from longseq.genomics.records import RecordCosts
+from longseq.genomics.scorers import CKPT_HELP, load_model, model_file
+from longseq.genomics.streaming import Chunk, stream_log_probs
+
+_GIVEN = {
+    "+": "all bases before it",
+    "-": "all bases after it, on the other strand",
+    "both": "the bases before it and those after it, the mean of the two logarithms",
+}
 
 
 @dataclass(frozen=True)
@@ -43,41 +51,80 @@ class ScoredChunk:
 
 def stream_log_likelihood(
     model: DNALanguageModel,
-    genome: Genome,
+    genome: Genome | Collection,
     chunk: int = 65536,
     intervals: Sequence[Interval] | None = None,
+    window: int | None = None,
 ) -> Iterator[ScoredChunk]:
-    """Scores a genome in one pass: the state is carried from chunk to chunk, so the cuts leave no
-    trace.
+    """Scores a genome in one pass; see ``streaming`` for what is carried from chunk to chunk.
 
     Args:
         model: a causal language model, in evaluation mode.
         genome: the sequence.
         chunk: bases read at once; memory grows with it, the result does not depend on it.
         intervals: what to score, each from an empty state; every record as a whole if None.
+        window: positions at once for models that cannot carry a state; their own reach if None.
     """
-    if chunk < 1:
-        raise ConfigError(f"the chunk must be at least 1 base, got {chunk}")
-    device = next(model.parameters()).device
-    if intervals is None:
-        intervals = [Interval(name, 0, size) for name, size in genome.records.items()]
-    for item in intervals:
-        states, ahead = None, None  # ahead: log-probabilities of the base that comes next (V,)
-        for start in range(item.start, item.end, chunk):
-            ids = genome.fetch(item.chrom, start, min(start + chunk, item.end))
-            tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
-            with torch.inference_mode():
-                logits, states = model(tokens.unsqueeze(0), states)
-                logp = torch.log_softmax(logits[0].float(), -1)
-                first = (
-                    torch.full_like(logp[:1], float("nan")) if ahead is None else ahead.unsqueeze(0)
-                )
-                chosen = torch.cat([first, logp[:-1]]).gather(1, tokens.unsqueeze(1)).squeeze(1)
-                ahead = logp[-1].clone()
-            scores = chosen.float().cpu().numpy()
-            yield ScoredChunk(
-                item.chrom, start, ids, np.where(is_base(ids), scores, np.float32("nan"))
-            )
+    for part in stream_log_probs(model, genome, intervals, chunk, window):
+        yield ScoredChunk(part.chrom, part.start, part.ids, _chosen(part))
+
+
+def score_strands(
+    model: DNALanguageModel,
+    genome: Genome | Collection,
+    intervals: Sequence[Interval],
+    strand: str = "+",
+    chunk: int = 65536,
+    window: int | None = None,
+) -> Iterator[ScoredChunk]:
+    """Scores intervals on a strand, or on both.
+
+    On the other strand a base is predicted from those after it; a region's scores there are kept
+    until they can be turned round, in 4 bytes a base.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        genome: the sequence.
+        intervals: what to score.
+        strand: "+", "-", or "both" for the mean of the two (of one, at a region's ends).
+        chunk: bases read at once.
+        window: see ``stream_log_likelihood``.
+
+    Yields:
+        Bases in the order of the genome, whatever the strand.
+    """
+    if strand == "+":
+        yield from stream_log_likelihood(model, genome, chunk, intervals, window)
+        return
+    for one in intervals:
+        back = np.empty(len(one), np.float32)
+        for part in stream_log_probs(model, genome, [one], chunk, window, "-"):
+            scores = _chosen(part)[::-1]
+            back[part.start - one.start : part.start - one.start + len(scores)] = scores
+        if strand == "both":
+            forward = stream_log_likelihood(model, genome, chunk, [one], window)
+        else:
+            forward = _unscored(genome, one, chunk)
+        for piece in forward:
+            low = piece.start - one.start
+            pair = np.stack([piece.log_likelihood, back[low : low + len(piece.ids)]])
+            known = np.isfinite(pair).sum(0)
+            mean = np.where(np.isfinite(pair), pair, 0).sum(0) / np.maximum(known, 1)
+            values = np.where(known > 0, mean, np.nan).astype(np.float32)
+            yield ScoredChunk(piece.chrom, piece.start, piece.ids, values)
+
+
+def _unscored(genome: Genome | Collection, one: Interval, chunk: int) -> Iterator[ScoredChunk]:
+    for start in range(one.start, one.end, chunk):
+        ids = genome.fetch(one.chrom, start, min(start + chunk, one.end))
+        yield ScoredChunk(one.chrom, start, ids, np.full(len(ids), np.nan, np.float32))
+
+
+def _chosen(part: Chunk) -> np.ndarray:
+    """Returns ln p of each base of a chunk, float32 (n,), NaN for what is no base."""
+    tokens = torch.from_numpy(part.ids.astype(np.int64)).to(part.log_probs.device)
+    scores = part.log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1).float().cpu().numpy()
+    return np.where(is_base(part.ids), scores, np.float32("nan"))
 
 
 def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
@@ -122,7 +169,9 @@ def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict
             bases += n
             yield pa.Table.from_arrays(columns, schema=schema)
 
-    write_batches(path, schema, tables())
+    # Positions by their differences, scores byte by byte: 3.6 bytes a base in place of 11.7.
+    encodings = {"position": "DELTA_BINARY_PACKED", "log_likelihood": "BYTE_STREAM_SPLIT"}
+    write_batches(path, schema, tables(), encodings)
     return bases
 
 
@@ -153,6 +202,13 @@ def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iter
             progress.advance(bar, len(part.ids))
 
 
+def collected(chunks: Iterator[ScoredChunk], costs: RecordCosts) -> Iterator[ScoredChunk]:
+    """Passes chunks on and counts what their records cost."""
+    for part in chunks:
+        costs.add(part.chrom, part.log_likelihood)
+        yield part
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics predict``."""
     parser = argparse.ArgumentParser(
@@ -163,8 +219,16 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a language model")
+    parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
+    parser.add_argument("--region", help="only record:first-last, from 1 (all records)")
+    parser.add_argument("--bed", help="only the regions of a BED file")
+    parser.add_argument(
+        "--strand",
+        default="+",
+        choices=("+", "-", "both"),
+        help="-: given all bases after it, read on the other strand; both: the mean",
+    )
     parser.add_argument(
         "--chunk", type=int, default=65536, help="bases read at once (default 65536)"
     )
@@ -177,24 +241,24 @@ def run(argv: Sequence[str]) -> int:
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
-    task = load_task(args.ckpt_path, "genomics")
-    if not isinstance(task, CausalLanguageModel):
-        raise ConfigError(
-            f"{args.ckpt_path}: is a {type(task).__name__}, a CausalLanguageModel is needed"
-        )
-    model = task.model.eval().to(args.device)
+    task = load_model(args.ckpt_path, args.device)
     metadata = {
         "genome": Path(source).name,
         "genome_sha256": genome.checksum(),
-        "checkpoint": Path(args.ckpt_path).name,
-        "log_likelihood": "natural logarithm of the probability of the base given all bases "
-        "before it",
+        "checkpoint": model_file(args.ckpt_path).name,
+        "log_likelihood": f"ln of the probability of the base given {_GIVEN[args.strand]}",
         "position": "0-based",
+        "strand": args.strand,
     }
-    total = sum(genome.records.values())
-    chunks = with_progress(stream_log_likelihood(model, genome, args.chunk), total, "scoring")
+    intervals = chosen(genome, args.region, args.bed)
+    total = sum(len(one) for one in intervals)
+    scored = score_strands(task.model, genome, intervals, args.strand, args.chunk, task.window)
+    costs = RecordCosts()
+    chunks = with_progress(collected(scored, costs), total, "scoring")
     bases = write_scores(chunks, args.out, metadata)
-    print(f"{args.out}: {bases:,} bases of {len(genome.records)} records")
+    costs.print()
+    records = len({one.chrom for one in intervals})
+    print(f"{args.out}: {bases:,} bases of {records} records")
     if args.plot:
         from longseq.genomics.plots import plot_scores
 

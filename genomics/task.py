@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
 from longseq.core.training.task import BaseTask
+from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.tokenizer import IGNORE_INDEX
 from longseq.genomics.metrics import BitsPerBase, token_nll
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.records import RecordCosts
+from longseq.genomics.streaming import Stream, reach
 
 
 class CausalLanguageModel(BaseTask):
@@ -21,6 +25,8 @@ class CausalLanguageModel(BaseTask):
 
     In validation and test the windows of a region follow each other, and the state is carried from
     one to the next: the figure is that of one pass over the region, whatever the window length.
+    Models that cannot carry a state for ever (Hyena, attention) read overlapping windows of their
+    own reach instead.
 
     Args:
         d_model: width D.
@@ -32,6 +38,8 @@ class CausalLanguageModel(BaseTask):
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         mlp: "gelu" or "geglu", see ``Backbone``.
+        kmer: add an embedding of the last k bases to that of the base; 0 for none.
+        only_bases: give tokens other than A, C, G and T no probability.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -49,6 +57,8 @@ class CausalLanguageModel(BaseTask):
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         mlp: Literal["gelu", "geglu"] = "gelu",
+        kmer: int = 0,
+        only_bases: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -62,10 +72,18 @@ class CausalLanguageModel(BaseTask):
             dropout,
             tie_embeddings,
             mlp=mlp,
+            kmer=kmer,
+            only_bases=only_bases,
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")
-        self._carried: list[State] | None = None
+        self._stream_of_region: Stream | None = None
+        self._costs = RecordCosts()
+
+    @property
+    def window(self) -> int | None:
+        """Positions that the model reads at once; None if it carries its state for ever."""
+        return reach(self.model, self.facts.get("length"))
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns bits per base."""
@@ -86,17 +104,45 @@ class CausalLanguageModel(BaseTask):
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""
-        follows = "first" in batch and not bool(batch["first"].any())
-        carried = self._carried if follows else None
-        logits, states = self.model(batch["input_ids"], carried, keep_states="first" in batch)
-        if "first" in batch:
-            self._carried = states
+        if "first" in batch:  # validation and test: a region is read from end to end
+            if self._stream_of_region is None or bool(batch["first"].any()):
+                self._stream_of_region = Stream(self.model, self.window)
+            logits = self._stream_of_region.read(batch["input_ids"])
+        else:
+            logits = self.model(batch["input_ids"], None, keep_states=False)[0]
         targets = batch["targets"]
         nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
         count = int(known.sum())
         found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
+        if "weights" in batch:  # repeats may count less
+            weights = batch["weights"] * known
+            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
+        if "interval" in batch and self._trainer is not None and self.trainer.testing:
+            scores = torch.where(known, -nll, torch.nan).double().cpu().numpy()
+            for row, interval in enumerate(batch["interval"].tolist()):
+                self._costs.add(self._region(interval), scores[row])
+        if "weights" in batch:  # repeats count less
+            weights = batch["weights"] * known
+            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
         if self.own_loss is not None or self.recipe.metrics:
             found["pair"] = logits[known], targets[known]
         if self.own_loss is not None:
             found["loss"] = self.own_loss(*found["pair"])
         return found
+
+    def _region(self, index: int) -> str:
+        """Returns the name of a tested region: its record, and where in it if that is a part."""
+        if not isinstance(self.data, GenomeData):
+            return f"region {index + 1}"
+        one = self.data.tested[index]
+        whole = one.start == 0 and one.end == self.data.genome.records[one.chrom]
+        return one.chrom if whole else f"{one.chrom}:{one.start + 1}-{one.end}"
+
+    def on_test_epoch_start(self) -> None:
+        """Begins to count what each record costs."""
+        self._costs = RecordCosts()
+
+    def on_test_epoch_end(self) -> None:
+        """Prints what each record costs."""
+        if self.trainer.is_global_zero:
+            self._costs.print()

@@ -41,6 +41,30 @@ class DataSource:
 
 
 SOURCES: dict[str, DataSource] = {
+    "bacterial-strains": DataSource(
+        "genomics",
+        "debian",
+        "ragout-examples",
+        "usr/share/doc/ragout/examples",
+        "BSD 3-clause; GenBank records",
+        "strains of E. coli, H. pylori, S. aureus and V. cholerae, and draft contigs, FASTA",
+    ),
+    "e-coli-536": DataSource(
+        "genomics",
+        "debian",
+        "bowtie-examples",
+        "usr/share/doc/bowtie/examples/genomes",
+        "Artistic; GenBank records",
+        "E. coli 536 (NC_008253), FASTA",
+    ),
+    "variant-calls": DataSource(
+        "genomics",
+        "debian",
+        "r-bioc-variantannotation",
+        "usr/lib/R/site-library/VariantAnnotation/extdata",
+        "Artistic 2.0",
+        "VCF of the 1000 Genomes Project and others: chr22 (10,376 records), an exome, structural",
+    ),
     "fashion-mnist": DataSource(
         "vision",
         "debian",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from longseq.core.errors import DataError
-from longseq.core.files import require_file
+from longseq.core.files import open_unzipped
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 
 _SPLITS = {
@@ -43,7 +42,7 @@ class Region:
     split: str | None = None
 
 
-def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
+def read_bed(path: str | Path, genome: Genome | Collection | None = None) -> list[Region]:
     """Returns the regions of a BED file in its order; comments, track and browser lines are not
     regions.
 
@@ -55,14 +54,10 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
     Raises:
         DataError: on the first line that is wrong, by number.
     """
-    path = require_file(path, "BED file")
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
+    path = Path(path)
     try:
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as handle:
-            lines = handle.read().splitlines()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"truncated or damaged gzip file: {error}", path=path) from None
+        with open_unzipped(path, "BED file") as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError("is not a text file, so not BED", path=path) from None
     lengths = genome.records if genome is not None else {}
@@ -79,7 +74,7 @@ def read_bed(path: str | Path, genome: Genome | None = None) -> list[Region]:
     return regions
 
 
-def _region(line: str, genome: Genome | None, lengths: dict[str, int]) -> Region:
+def _region(line: str, genome: Genome | Collection | None, lengths: dict[str, int]) -> Region:
     columns = line.split("\t") if "\t" in line else line.split()
     if len(columns) < 3:
         raise DataError(f"{len(columns)} columns, at least 3 are needed (chrom, start, end)")

@@ -20,10 +20,13 @@ def check(arguments: Mapping[str, Any]) -> None:
     Raises:
         DataError: if one cannot be used.
     """
-    path, bed = arguments.get("fasta"), arguments.get("bed")
+    given, bed = arguments.get("fasta"), arguments.get("bed")
     if isinstance(bed, str):
         require_file(bed, "BED file")
-    if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
-        return
-    if require_file(path, "genome file").stat().st_size <= EARLY_BYTES:
-        Genome(path).validate()
+    if isinstance(given, str) and given.startswith("[") and not Path(given).exists():
+        given = [one.strip(" '\"") for one in given.strip("[]").split(",")]
+    for path in given if isinstance(given, list) else [given]:
+        if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
+            continue
+        if require_file(path, "genome file").stat().st_size <= EARLY_BYTES:
+            Genome(path).validate()

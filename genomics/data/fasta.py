@@ -1,4 +1,4 @@
-"""Random access to a genome in a FASTA file (plain, gzip or bgzip) or a GenBank file."""
+"""Random access to a genome: FASTA (plain, gzip or bgzip), or a file of another format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
-from longseq.core.files import atomic_path, cache_dir, require_file
+from longseq.core.files import atomic_path, cache_dir, is_gzip, open_unzipped, require_file
+from longseq.genomics.data.formats import Format, format_of, is_irregular, write_fasta
 from longseq.genomics.data.tokenizer import (
     NUCLEOTIDE_LETTERS,
     N,
@@ -73,13 +75,13 @@ class _Record(NamedTuple):
 class Genome:
     """A reference sequence that is read by region.
 
-    The index is built once by pyfaidx and kept in the cache folder, never beside the file. A file
-    that is gzip but not bgzip, or GenBank, is unpacked once into the cache folder (keyed on path,
-    size and time of change). Each process opens the file for itself, so that the workers of a
-    DataLoader may share a Genome.
+    The index is built once by pyfaidx and kept in the cache folder, never beside the file. What
+    cannot be indexed as it stands (gzip but not bgzip, GenBank, EMBL, FASTQ, GFF3 with FASTA,
+    uneven FASTA) is rewritten once into the cache folder (keyed on path, size and time of change).
+    Each process opens the file for itself, so that the workers of a DataLoader may share a Genome.
 
     Args:
-        path: FASTA (.fa, .fasta, .fa.gz …) or GenBank (.gb, .gbk, .gbk.gz).
+        path: FASTA, FASTQ, GenBank, EMBL, or GFF3 with FASTA; known by content, plain or gzip.
 
     Raises:
         DataError: if the file is missing, empty, truncated or not indexable, has no records, two
@@ -91,6 +93,7 @@ class Genome:
         stat = self.path.stat()
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
         stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        self._cleaned = False
         self._cached = cache_dir("genomics") / stem
         self._sequence_file, self._bgzip = self._prepare()
         self._index = self._read_index()
@@ -163,6 +166,10 @@ class Genome:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def checksums(self) -> list[str]:
+        """Returns the checksum in a list, as a collection does."""
+        return [self.checksum()]
+
     # ---- reading
 
     def _fetch(
@@ -224,58 +231,71 @@ class Genome:
     # ---- opening
 
     def _prepare(self) -> tuple[Path, bool]:
-        """Returns the file to index and whether it is bgzip; unpacks what pyfaidx cannot index."""
-        with self.path.open("rb") as file:
-            head = file.read(64)
-            file.seek(-min(len(_BGZF_EOF), self.path.stat().st_size), os.SEEK_END)
-            tail = file.read()
-        zipped = head[:2] == b"\x1f\x8b"
+        """Returns the file to index and whether it is bgzip; rewrites what cannot be indexed."""
+        target = self._cached.with_suffix(".fa")
+        zipped = is_gzip(self.path)
         named_gz = self.path.name.lower().endswith((".gz", ".bgz"))
         if named_gz and not zipped:
             raise DataError(
                 "is named as a gzip file but is not one", path=self.path, hint="rename it"
             )
-        if zipped:
-            with self._unzip() as file:
-                head = file.read(64)
-        if head.lstrip().startswith(b"LOCUS"):
-            return self._unpack_genbank(), False
-        # A bgzip block carries its length in a gzip extra field named BC.
         bgzip = zipped and self._is_bgzip()
-        if bgzip and tail != _BGZF_EOF:
-            raise DataError("truncated bgzip file: its end marker is missing", path=self.path)
-        if not zipped or (bgzip and named_gz):
+        if target.exists():
+            self._warn()
+            return target, False
+        kind = format_of(self.path)
+        if kind != "fasta":
+            self._rewrite(kind)
+            return target, False
+        direct = not zipped or (bgzip and named_gz)
+        if not (direct and self._cached.with_suffix(".fai").exists()):
+            with open_unzipped(self.path) as file:
+                irregular = is_irregular(file)
+            if irregular:
+                self._rewrite(kind)
+                return target, False
+        if direct:
             return self.path, bgzip
-        target = self._cached.with_suffix(".fa")
-        if not target.exists():
-            with (
-                self._unzip() as source,
-                atomic_path(target) as temporary,
-                temporary.open("wb") as out,
-            ):
-                shutil.copyfileobj(source, out, 1 << 20)
+        with (
+            open_unzipped(self.path) as source,
+            atomic_path(target) as temporary,
+            temporary.open("wb") as out,
+        ):
+            shutil.copyfileobj(source, out, 1 << 20)
         return target, False
 
     def _is_bgzip(self) -> bool:
+        """Returns whether a gzip file is of bgzip's kind, which is read by region."""
         with self.path.open("rb") as file:
             head = file.read(14)
-        return len(head) == 14 and bool(head[3] & 4) and head[12:14] == b"BC"
+            file.seek(-min(len(_BGZF_EOF), self.path.stat().st_size), os.SEEK_END)
+            tail = file.read()
+        # A bgzip block carries its length in a gzip extra field named BC.
+        bgzip = len(head) == 14 and bool(head[3] & 4) and head[12:14] == b"BC"
+        if bgzip and tail != _BGZF_EOF:
+            raise DataError("truncated bgzip file: its end marker is missing", path=self.path)
+        return bgzip
 
-    def _unzip(self) -> Any:
-        return _Unzip(self.path)
-
-    def _unpack_genbank(self) -> Path:
-        from longseq.genomics.data.genbank import read_genbank
-
+    def _rewrite(self, kind: Format) -> None:
+        """Writes the sequences into the cache as FASTA that can be indexed."""
         target = self._cached.with_suffix(".fa")
-        if not target.exists():
-            records = read_genbank(self.path)
-            with atomic_path(target) as temporary, temporary.open("w") as out:
-                for record in records:
-                    out.write(f">{record.name}\n")
-                    for i in range(0, len(record.sequence), 80):
-                        out.write(record.sequence[i : i + 80] + "\n")
-        return target
+        with atomic_path(target) as temporary, temporary.open("w") as out:
+            dashes = write_fasta(self.path, kind, out)
+        if dashes:
+            first = next(iter(dashes))
+            note = (
+                f"{self.path}: {sum(dashes.values()):,} alignment dashes were left out in "
+                f"{len(dashes):,} records (first {first}): positions count the bases alone"
+            )
+            with atomic_path(self._cached.with_suffix(".note")) as temporary:
+                temporary.write_text(note)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Says what a rewritten file has lost, whenever it is opened."""
+        note = self._cached.with_suffix(".note")
+        if note.exists():
+            warnings.warn(note.read_text(), stacklevel=4)
 
     def _read_index(self) -> dict[str, _Record]:
         target = self._cached.with_suffix(".fai")
@@ -302,6 +322,13 @@ class Genome:
             except UnicodeDecodeError:
                 raise DataError("is not a text file, so not FASTA", path=self.path) from None
             except pyfaidx.FastaIndexingError as error:
+                rewritten = self._cached.with_suffix(".fa")
+                if "Line length" in str(error) and not self._cleaned:
+                    self._cleaned = True
+                    self._rewrite("fasta")
+                    self._sequence_file, self._bgzip = rewritten, False
+                    self._build_index(target)
+                    return
                 raise self._index_error(str(error)) from None
             except (*_BGZF_ERRORS, OSError) as error:
                 raise DataError(f"cannot be indexed: {error}", path=self.path) from None
@@ -318,14 +345,6 @@ class Genome:
 
     def _index_error(self, message: str) -> DataError:
         """Returns pyfaidx's complaint with the user's file name and a remedy."""
-        if "Line length" in message:
-            name, _, line = message.partition(">")[2].partition(" at line ")
-            return DataError(
-                f"sequence lines of different lengths near line {line.rstrip('.')}",
-                path=self.path,
-                record=name,
-                hint="rewrap it, for example with: seqtk seq -l 60",
-            )
         if "Bad sequence name" in message:
             return DataError(f"a record without a name ({message})", path=self.path)
         return DataError(
@@ -339,19 +358,3 @@ class Genome:
         # The format leaves out the first block.
         pairs = np.concatenate([[[0, 0]], words[1:].reshape(-1, 2)])
         return pairs[:, 0], pairs[:, 1]
-
-
-class _Unzip:
-    """Opens a gzip file for reading and turns its errors into one DataError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = gzip.open(path, "rb")  # noqa: SIM115 (closed by __exit__)
-
-    def __enter__(self) -> Any:
-        return self._file
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._file.close()
-        if isinstance(error, _GZIP_ERRORS):
-            raise DataError(f"truncated or damaged gzip file: {error}", path=self._path) from None

@@ -1,16 +1,16 @@
-"""Reads GenBank files: the sequence of every record and its table of genes."""
+"""Reads GenBank and EMBL files: the sequence of every record and its table of genes."""
 
 from __future__ import annotations
 
-import gzip
+import io
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longseq.core.errors import DataError
-from longseq.core.files import require_file
+from longseq.core.files import open_unzipped
+from longseq.genomics.data.formats import format_of
 
 # Features that are products of a gene; a bare `gene` feature is kept only where none of them has
 # its name.
@@ -60,40 +60,46 @@ class GenBankRecord:
 
 
 def read_genbank(path: str | Path) -> list[GenBankRecord]:
-    """Returns the records of a GenBank file.
+    """Returns the records of a GenBank or EMBL file.
 
     Args:
-        path: .gb or .gbk, plain or gzip.
+        path: GenBank or EMBL, by its content, plain or gzip.
 
     Raises:
         DataError: if the file is missing, malformed or truncated, or a record has no sequence.
     """
     from Bio import BiopythonWarning, SeqIO
 
-    path = require_file(path, "GenBank file")
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    opener = gzip.open if zipped else open
+    path = Path(path)
+    kind = "embl" if format_of(path) == "embl" else "genbank"
+    title = {"embl": "EMBL", "genbank": "GenBank"}[kind]
     try:
-        with opener(path, "rt") as handle, warnings.catch_warnings(record=True) as caught:
+        with (
+            open_unzipped(path, f"{title} file") as file,
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always", BiopythonWarning)
-            parsed = list(SeqIO.parse(handle, "genbank"))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"truncated or damaged gzip file: {error}", path=path) from None
+            handle = io.TextIOWrapper(file, encoding="utf-8-sig")
+            try:
+                parsed = list(SeqIO.parse(handle, kind))
+            finally:
+                handle.detach()
     except UnicodeDecodeError:
-        raise DataError("is not a text file, so not GenBank", path=path) from None
+        raise DataError(f"is not a text file, so not {title}", path=path) from None
+    except DataError:
+        raise
     except (ValueError, AssertionError, LookupError, AttributeError, TypeError) as error:
         # Biopython's scanner has no error of its own: a damaged line ends in any of these.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"malformed GenBank file: {reason}", path=path) from None
+        raise DataError(f"malformed {title} file: {reason}", path=path) from None
     for warning in caught:
         text = " ".join(str(warning.message).split())
         # Biopython only warns of a sequence cut short; a genome without its end must not pass for
         # whole.
         if "Premature end" in text or "Expected sequence length" in text:
-            raise DataError(f"truncated GenBank file: {text}", path=path)
+            raise DataError(f"truncated {title} file: {text}", path=path)
     if not parsed:
-        raise DataError("no GenBank records", path=path)
+        raise DataError(f"no {title} records", path=path)
     return [_record(record, path) for record in parsed]
 
 

@@ -45,7 +45,7 @@ def split_by_chromosome(
         test: records for testing; HyenaDNA's are chr14 and chrX.
 
     Raises:
-        ConfigError: if a record is in both, or none is left for training.
+        ConfigError: if a record is in both.
         DataError: if there is no such record.
     """
     valid = [resolve_name(name, records) for name in valid]
@@ -58,8 +58,6 @@ def split_by_chromosome(
     splits = Splits([], [], [])
     for name, length in records.items():
         getattr(splits, held.get(name, "train")).append(Interval(name, 0, length))
-    if not splits.train:
-        raise ConfigError("no record is left for training")
     return splits
 
 
@@ -76,16 +74,15 @@ def split_by_fraction(records: Mapping[str, int], valid: float = 0.05, test: flo
         test: fraction of all bases for testing; above 0, at least one base.
 
     Raises:
-        ConfigError: if the fractions leave nothing for training.
+        ConfigError: if the fractions are none.
     """
-    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+    if not (0 <= valid <= 1 and 0 <= test <= 1 and valid + test <= 1):
         raise ConfigError(
-            f"valid={valid} and test={test}: fractions of at least 0 that sum to less than 1"
+            f"valid={valid} and test={test}: fractions of at least 0 that sum to at most 1"
         )
     total = sum(records.values())
     n_test, n_valid = (max(1, round(f * total)) if f > 0 else 0 for f in (test, valid))
-    if n_test + n_valid >= total:
-        raise ConfigError(f"a genome of {total} bases has none left for training")
+    n_valid = min(n_valid, total - n_test)
     bounds = (0, total - n_test - n_valid, total - n_test, total)
     splits = Splits([], [], [])
     begin = 0  # of the record in the concatenated genome
@@ -106,7 +103,7 @@ def split_from_bed(regions: Iterable[Region]) -> Splits:
         regions: of :func:`longseq.genomics.data.bed.read_bed`.
 
     Raises:
-        DataError: if a region has no split, or there is none for training.
+        DataError: if a region has no split.
     """
     splits = Splits([], [], [])
     for region in regions:
@@ -118,8 +115,6 @@ def split_from_bed(regions: Iterable[Region]) -> Splits:
             )
         getattr(splits, region.split).append(Interval(region.chrom, region.start, region.end))
     merged = Splits(*map(merge, splits))
-    if not merged.train:
-        raise DataError("no region is marked train")
     shared = _overlap(merged)
     if shared:
         warnings.warn(f"{shared:,} bases lie in more than one split of the BED file", stacklevel=2)

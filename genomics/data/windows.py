@@ -11,9 +11,12 @@ import torch
 from torch.utils.data import Dataset
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import IGNORE_INDEX, PAD, N, is_base, reverse_complement
+
+_TRIES = 1000
 
 
 def next_token_targets(ids: np.ndarray) -> np.ndarray:
@@ -47,7 +50,9 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
     Training therefore resumes at any step with exactly the batches that it would have had. Use it
     with ``DataLoader(ds, sampler=range(first_step, last_step), batch_size=None)``.
 
-    A window's start is uniform over all positions of all intervals at which it fits. An interval
+    A window's start is uniform over all positions of all intervals at which it fits, and the window
+    is taken with the probability of its share of known bases, or else drawn anew: none is without
+    a base, and none of N alone costs a step. An interval
     shorter than a window counts as one position and is padded with N after its end, never with
     bases from outside it, which might be held out.
 
@@ -59,6 +64,8 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         rc_augment: take each window's reverse complement with probability one half.
         steps: number of steps, for ``len``.
         rank: of this process in data-parallel training; every rank draws its own windows.
+        weights: how often each interval's positions are drawn, relative to one another.
+        repeat_weight: of soft-masked bases in the loss; those of others are 1.
 
     Attributes:
         skipped: number of intervals that were left out as shorter than two bases.
@@ -66,7 +73,7 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        genome: Genome,
+        genome: Genome | Collection,
         intervals: Sequence[Interval],
         schedule: Callable[[int], tuple[int, int]],
         seed: int = 0,
@@ -74,12 +81,19 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         *,
         steps: int | None = None,
         rank: int = 0,
+        weights: Sequence[float] | None = None,
+        repeat_weight: float = 1.0,
     ) -> None:
         if seed < 0 or rank < 0:
             raise ConfigError(f"seed={seed} and rank={rank} must be at least 0")
         self.genome, self.schedule, self.seed, self.rank = genome, schedule, seed, rank
         self.rc_augment, self.steps = rc_augment, steps
         self.intervals, self.skipped = _usable(intervals)
+        self.repeat_weight = repeat_weight
+        self._weights = None
+        if weights is not None:
+            kept = [one for one, item in zip(weights, intervals, strict=True) if len(item) >= 2]
+            self._weights = np.array(kept, np.float64)
         self._sizes = np.array([len(item) for item in self.intervals], np.int64)
         self._cumulative: tuple[int, np.ndarray] = (0, self._sizes)
 
@@ -101,28 +115,65 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             np.random.Philox(np.random.SeedSequence([self.seed, step, self.rank]))
         )
         cumulative = self._starts(length)
-        draws = rng.integers(cumulative[-1], size=batch)
-        # Drawn whether used or not, so that the augmentation does not change where the windows lie.
-        flips = rng.random(batch) < 0.5
-        which = np.searchsorted(cumulative, draws, side="right")
         ids = np.full((batch, length + 1), N, np.uint8)
-        for row, (draw, index, flip) in enumerate(zip(draws, which, flips)):
-            item = self.intervals[index]
-            start = item.start + int(draw - (cumulative[index - 1] if index else 0))
-            bases = self.genome.fetch(item.chrom, start, min(start + length + 1, item.end))
-            ids[row, : len(bases)] = (
-                reverse_complement(bases) if flip and self.rc_augment else bases
-            )
-        return {
+        repeats = np.zeros((batch, length + 1), bool)
+        draws = self._draw(rng, batch)
+        # Drawn whether used or not, so that the augmentation does not change where windows lie.
+        flips = rng.random(batch) < 0.5
+        for row in range(batch):
+            for _ in range(_TRIES):
+                bases, mask = self._window(draws[row], cumulative, length)
+                if rng.random() * (len(bases) - 1) < np.count_nonzero(is_base(bases[1:])):
+                    break
+                draws[row] = self._draw(rng, 1)[0]
+            else:
+                raise DataError(
+                    f"{_TRIES} windows of {length} bases had hardly a known base among them",
+                    path=self.genome.path,
+                    hint="leave its regions of N out by a BED file",
+                )
+            if flips[row] and self.rc_augment:
+                bases, mask = reverse_complement(bases), mask[::-1]
+            ids[row, : len(bases)], repeats[row, : len(bases)] = bases, mask
+        found = {
             "input_ids": torch.from_numpy(ids[:, :-1].astype(np.int64)),
             "targets": torch.from_numpy(next_token_targets(ids)),
         }
+        if self.repeat_weight != 1.0:
+            weights = np.where(repeats[:, 1:], np.float32(self.repeat_weight), np.float32(1))
+            found["weights"] = torch.from_numpy(weights)
+        return found
+
+    def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Returns places in the running total of window starts, (count,)."""
+        total = self._cumulative[1][-1]
+        if self._weights is None:
+            return rng.integers(total, size=count)
+        return rng.random(count) * total
+
+    def _window(
+        self, draw: float, cumulative: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the bases of the window at a place in the running total, and their soft mask."""
+        index = int(np.searchsorted(cumulative, draw, side="right"))
+        item, before = self.intervals[index], cumulative[index - 1] if index else 0
+        inside = draw - before
+        if self._weights is not None:
+            inside = inside / self._weights[index]
+        start = item.start + min(int(inside), max(len(item) - length, 1) - 1)
+        end = min(start + length + 1, item.end)
+        if self.repeat_weight != 1.0:
+            return self.genome.fetch_with_mask(item.chrom, start, end)
+        bases = self.genome.fetch(item.chrom, start, end)
+        return bases, np.zeros(len(bases), bool)
 
     def _starts(self, length: int) -> np.ndarray:
         """Returns the running total of window starts over the intervals, int64, shape
         (len(intervals),)."""
         if self._cumulative[0] != length:  # a warm-up keeps one length for many steps
-            self._cumulative = (length, np.cumsum(np.maximum(self._sizes - length, 1)))
+            starts = np.maximum(self._sizes - length, 1)
+            weighted = starts if self._weights is None else starts * self._weights
+            self._cumulative = (length, np.cumsum(weighted))
         return self._cumulative[1]
 
 
@@ -145,7 +196,11 @@ class EvaluationDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, genome: Genome, intervals: Sequence[Interval], length: int, batch_size: int = 1
+        self,
+        genome: Genome | Collection,
+        intervals: Sequence[Interval],
+        length: int,
+        batch_size: int = 1,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ConfigError(f"length={length} and batch_size={batch_size} must be at least 1")

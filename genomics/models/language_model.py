@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from longseq.core.errors import ConfigError
+from longseq.core.generation import Generation
 from longseq.core.language_model import LanguageModel
-from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE
+from longseq.core.mixers import State
+from longseq.genomics.data.tokenizer import BASES, PADDED_VOCAB_SIZE
+from longseq.genomics.models.kmers import KmerEmbedding
 
 
 class DNALanguageModel(LanguageModel):
@@ -24,6 +31,8 @@ class DNALanguageModel(LanguageModel):
         tie_embeddings: whether the head shares the embedding's weights.
         vocab_size: tokens, padding included.
         mlp: "gelu" or "geglu", see ``Backbone``.
+        kmer: add an embedding of the last k bases to that of the base; 0 for none.
+        only_bases: give tokens other than A, C, G and T no probability.
     """
 
     def __init__(
@@ -38,6 +47,8 @@ class DNALanguageModel(LanguageModel):
         tie_embeddings: bool = True,
         vocab_size: int = PADDED_VOCAB_SIZE,
         mlp: Literal["gelu", "geglu"] = "gelu",
+        kmer: int = 0,
+        only_bases: bool = False,
     ) -> None:
         super().__init__(
             vocab_size,
@@ -51,3 +62,64 @@ class DNALanguageModel(LanguageModel):
             tie_embeddings,
             mlp,
         )
+        self.kmers = KmerEmbedding(kmer, d_model) if kmer else None
+        self.mask: Tensor | None
+        mask = torch.full((vocab_size,), -1e4)  # e^-10000 is 0, and no gradient is NaN
+        mask[list(BASES)] = 0.0
+        self.register_buffer("mask", mask if only_bases else None, persistent=False)
+
+    def head(self, x: Tensor) -> Tensor:
+        """See ``LanguageModel.head``."""
+        logits = super().head(x)
+        return logits if self.mask is None else logits + self.mask
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
+        keep_states: bool = True,
+    ) -> tuple[Tensor, list[State]]:
+        """See ``LanguageModel.forward``; the last state is that of the words, if there are any."""
+        if self.kmers is None:
+            return super().forward(input_ids, states, segment_ids, keep_states)
+        own = None if states is None else states[-1]
+        states = None if states is None else states[:-1]
+        added, words = self.kmers(input_ids, own, segment_ids)
+        x, states = self.backbone(self.embed(input_ids) + added, states, segment_ids, keep_states)
+        return self.head(x), [*states, words] if keep_states else states
+
+    def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        """See ``LanguageModel.step``."""
+        if self.kmers is None:
+            return super().step(input_ids, states)
+        added, words = self.kmers(input_ids.unsqueeze(1), states[-1])
+        x, states = self.backbone.step(self.embed(input_ids) + added.squeeze(1), states[:-1])
+        return self.head(x), [*states, words]
+
+    def init_states(self, batch: int, dtype: torch.dtype | None = None) -> list[State]:
+        """See ``LanguageModel.init_states``."""
+        states = super().init_states(batch, dtype)
+        return states if self.kmers is None else [*states, self.kmers.init_state(batch)]
+
+    def generate(self, *args: Any, **settings: Any) -> list[Generation]:
+        """See ``LanguageModel.generate``.
+
+        Raises:
+            ConfigError: for a model with words, whose states are not joined yet.
+        """
+        self._without_words("generate")
+        return super().generate(*args, **settings)
+
+    def save_pretrained(self, *args: Any, **settings: Any) -> None:
+        """See ``LanguageModel.save_pretrained``.
+
+        Raises:
+            ConfigError: for a model with words, which that layout does not have.
+        """
+        self._without_words("save_pretrained")
+        super().save_pretrained(*args, **settings)
+
+    def _without_words(self, what: str) -> None:
+        if self.kmers is not None:
+            raise ConfigError(f"{what} cannot serve a model with kmer={self.kmers.k}")

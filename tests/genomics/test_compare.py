@@ -27,6 +27,12 @@ def test_models_stand_beside_markov_models(workdir: Path, capsys) -> None:
     assert main([*argv, "--models", best, "--out", "u.csv"]) == 0
     (again,) = read_rows("u.csv")
     assert again["bits_per_base"] == rows[-1]["bits_per_base"] and again["model"] == "best"
+    assert main([*argv, "--models", f"{best},experts", "--out", "w.csv"]) == 0
+    rows = {row["model"]: row for row in read_rows("w.csv")}
+    assert {"best", "experts + best", "experts", "gene HMM", "copies", "counts"} <= set(rows)
+    assert rows["experts + best"]["kind"] == "model" and "experts" in rows["best"]["verdict"]
+    assert rows["best"]["bits_per_base"] == again["bits_per_base"]
+    assert rows["best"]["bases"] == rows["experts"]["bases"]
     assert main([*argv, "--models", best, "--test_fraction", "0.3", "--out", "v.csv"]) == 2
     assert "it may have been trained on test bases" in capsys.readouterr().err
     assert not Path("v.csv").exists()

@@ -17,7 +17,12 @@ from longseq.genomics.data.splits import Interval
 from longseq.genomics.demo import demo
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.plots import plot_scores
-from longseq.genomics.predict import stream_log_likelihood, write_scores
+from longseq.genomics.predict import (
+    ScoredChunk,
+    score_strands,
+    stream_log_likelihood,
+    write_scores,
+)
 
 
 @pytest.fixture(scope="module")
@@ -163,5 +168,39 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys, monkeypatch) -> None:
 
 def _shown(text: str) -> float:
     """The model's figure in the demo's table."""
-    row = next(line for line in text.splitlines() if "mamba (this run)" in line)
+    row = next(line for line in text.splitlines() if "│ mamba (this run)" in line)
     return float(row.split("│")[2])
+
+
+def test_strands_are_read_from_their_own_ends(model, genome) -> None:
+    region = [Interval("tiny2", 900, 1100)]  # with 50 N in the middle
+
+    def scores(strand: str, chunk: int = 64) -> np.ndarray:
+        parts = list(score_strands(model, genome, region, strand, chunk))
+        assert [part.start for part in parts] == list(range(900, 1100, chunk))
+        return np.concatenate([part.log_likelihood for part in parts])
+
+    forward, back = scores("+"), scores("-")
+    ids = torch.from_numpy(genome.fetch("tiny2", 900, 1100, "-").astype(np.int64))
+    with torch.no_grad():
+        logp = model(ids[None])[0][0].float().log_softmax(-1)
+    expected = logp[:-1].gather(1, ids[1:, None])[:, 0].numpy()[::-1]
+    known = np.isfinite(back[:-1])
+    np.testing.assert_allclose(back[:-1][known], expected[known], rtol=1e-5)
+    assert np.isnan(back[-1]) and np.isnan(forward[0]) and np.isnan(back[100:150]).all()
+    both = scores("both", 200)
+    np.testing.assert_allclose(both[1:100], (forward[1:100] + back[1:100]) / 2, rtol=1e-6)
+    assert both[0] == back[0] and both[-1] == forward[-1]
+
+
+def test_a_base_takes_less_than_four_bytes_of_parquet(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    n = 200_000
+    values = -rng.exponential(1.3, n).astype(np.float32)
+    ids = rng.integers(7, 11, n).astype(np.uint8)
+    path = tmp_path / "s.parquet"
+    write_scores(iter([ScoredChunk("c", 10**6, ids, values)]), path, {})
+    assert path.stat().st_size < 4 * n
+    back = pq.read_table(path)
+    assert np.array_equal(back["log_likelihood"].to_numpy(), values)
+    assert back["position"].to_pylist()[-1] == 10**6 + n - 1

@@ -24,6 +24,10 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"mixer": "slstm", "combine": "concat"},
         {"mixer": "local_attention", "mixer_kwargs": {"window": 4}, "tied": ("q_proj", "o_proj")},
     ],
+    "strided": [
+        {"mixer_kwargs": {"d_state": 4}},
+        {"mixer": "gla", "stride": 4, "mixer_kwargs": {"n_heads": 2, "chunk_size": 8}},
+    ],
     "slstm": [{}, {"n_heads": 2, "d_conv": 0}],
     "h3": [{"d_state": 8}, {"d_state": 4, "head_dim": 4, "n_ssm": 2, "disc": "zoh"}],
     "hyena": [

@@ -1,0 +1,179 @@
+"""Sequence files as they come: which format a file is of by its content, and any of them as FASTA.
+
+What cannot be read by region as it stands is rewritten once into the cache: FASTQ, GenBank, EMBL,
+GFF3 with a ##FASTA section, and FASTA with uneven or blank lines, a byte order mark, line ends of
+old Macs, a trailing "*", spaces, or the dashes of an alignment.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, Literal, TextIO
+
+from longseq.core.errors import DataError
+from longseq.core.files import open_unzipped
+from longseq.genomics.data.tokenizer import NUCLEOTIDE_LETTERS
+
+Format = Literal["fasta", "fastq", "genbank", "embl", "gff3"]
+_BOM = b"\xef\xbb\xbf"
+_BEGINS: tuple[tuple[bytes, Format], ...] = (
+    (b"LOCUS", "genbank"),
+    (b"ID   ", "embl"),
+    (b"@", "fastq"),
+    (b"##gff-version", "gff3"),
+)
+_CHUNK = 1 << 22
+_WIDTH = 80
+
+
+def format_of(path: str | Path) -> Format:
+    """Returns a sequence file's format by its first characters, plain or gzip; "fasta" for others.
+
+    Args:
+        path: the file.
+    """
+    with open_unzipped(path, "genome file") as file:
+        head = file.read(64).removeprefix(_BOM).lstrip()
+    return next((kind for begin, kind in _BEGINS if head.startswith(begin)), "fasta")
+
+
+def is_irregular(file: BinaryIO) -> bool:
+    """Returns whether a FASTA file has to be cleaned before its lines can be counted.
+
+    Lines of different lengths are not looked for: indexing finds them.
+
+    Args:
+        file: its content.
+    """
+    held, in_header, first = b"", False, True  # held: line ends, to be seen with what follows them
+    while chunk := file.read(_CHUNK):
+        block = held + chunk
+        if first and block.startswith(_BOM):
+            return True
+        text = block.rstrip(b"\r\n")
+        held = block[len(text) :]
+        if not text:
+            continue
+        blank = rb"(?:\A|\n)\r?\n(?=[^>\r\n])" if first else rb"\n\r?\n(?=[^>\r\n])"
+        first = False
+        if (b"\r" in text and re.search(rb"\r[^\n]", text)) or re.search(blank, text):
+            return True
+        body = text
+        if in_header:
+            _, end, body = text.partition(b"\n")
+            in_header = not end
+        in_header = in_header or text[text.rfind(b"\n") + 1 :].startswith(b">")
+        in_header = in_header and not held
+        body = re.sub(rb"(?m)^>[^\n]*\n?", b"", body).translate(None, NUCLEOTIDE_LETTERS + b"\r\n")
+        if any(byte in body for byte in b"-* \t"):
+            return True
+    return held.endswith(b"\r")
+
+
+def write_clean(lines: Iterable[str], out: TextIO) -> dict[str, int]:
+    """Writes the records of FASTA lines with even lines.
+
+    Blank lines, white space and a "*" at the end of a record are dropped, and so are the dashes of
+    an alignment.
+
+    Args:
+        lines: text lines.
+        out: takes the cleaned file.
+
+    Returns:
+        Records in which there were dashes, with their number.
+    """
+    dashes: dict[str, int] = {}
+    name, left, star = "", "", False
+
+    def write(text: str, end: bool) -> str:
+        whole = len(text) if end else len(text) // _WIDTH * _WIDTH
+        for low in range(0, whole, _WIDTH):
+            out.write(text[low : min(low + _WIDTH, whole)] + "\n")
+        return text[whole:]
+
+    for number, line in enumerate(lines):
+        text = line.removeprefix("\ufeff") if number == 0 else line
+        if text.startswith(">"):
+            write(left, True)
+            left, star = "", False
+            name = (text[1:].split() or [""])[0]
+            out.write(text.rstrip() + "\n")
+            continue
+        text = "".join(text.split())
+        if not text:
+            continue
+        if star:  # it was not at the end
+            left, star = left + "*", False
+        if text.endswith("*"):
+            text, star = text[:-1], True
+        if count := text.count("-"):
+            dashes[name] = dashes.get(name, 0) + count
+            text = text.replace("-", "")
+        left = write(left + text, False)
+    write(left, True)
+    return dashes
+
+
+def write_fasta(path: Path, kind: Format, out: TextIO) -> dict[str, int]:
+    """Writes the sequences of a file of any format as FASTA.
+
+    Args:
+        path: the file, plain or gzip.
+        kind: its format.
+        out: takes the FASTA.
+
+    Returns:
+        As ``write_clean``.
+
+    Raises:
+        DataError: if it is malformed, or has no sequence.
+    """
+    if kind in ("genbank", "embl"):
+        from longseq.genomics.data.genbank import read_genbank
+
+        records = read_genbank(path)
+        return write_clean(
+            (part for one in records for part in (f">{one.name}", one.sequence)), out
+        )
+    with open_unzipped(path, "genome file") as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        try:
+            if kind == "fastq":
+                return write_clean(_fastq_lines(text, path), out)
+            if kind == "gff3":
+                return write_clean(_after_fasta(text, path), out)
+            return write_clean(text, out)
+        except UnicodeDecodeError:
+            raise DataError("is not a text file, so not FASTA", path=path) from None
+        finally:
+            text.detach()
+
+
+def _fastq_lines(text: IO[str], path: Path) -> Iterator[str]:
+    from Bio.SeqIO.QualityIO import FastqGeneralIterator
+
+    number = 0
+    try:
+        for title, sequence, _ in FastqGeneralIterator(text):
+            number += 1
+            yield f">{title}"
+            yield sequence
+    except ValueError as error:
+        where = f"read {number + 1}"
+        raise DataError(f"malformed FASTQ file: {error}", path=path, record=where) from None
+
+
+def _after_fasta(text: IO[str], path: Path) -> Iterator[str]:
+    for line in text:
+        if line.startswith("##FASTA"):
+            yield from text
+            return
+    raise DataError(
+        "a GFF3 file without a ##FASTA section has no sequence",
+        path=path,
+        hint="give the FASTA file that it describes",
+    )

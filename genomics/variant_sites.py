@@ -1,0 +1,154 @@
+"""What of a VCF record can be scored, why the rest cannot, and a place for the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError, DataError
+from longseq.genomics.data.collection import Collection
+from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.tokenizer import encode, is_base
+from longseq.genomics.data.vcf import Variant
+from longseq.genomics.variant_scores import Scorer, Site, Unit, units
+
+CONTEXT, WINDOW = 8192, 256
+REASONS = {
+    "REF_MISMATCH": "REF is not what the reference has there",
+    "NO_SUCH_RECORD": "CHROM is not in the reference",
+    "OUTSIDE": "REF reaches outside the record",
+    "UNKNOWN_BASE": "REF or ALT has a letter other than A, C, G and T",
+    "SYMBOLIC": "ALT is symbolic or a breakend",
+    "SPANNING_DELETION": "ALT is *",
+    "NO_ALT": "ALT is .",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How variants are scored.
+
+    Args:
+        context: C, see ``variant_scores``.
+        window: W, bases after the reference allele.
+        strand: "both", "+" or "-".
+    """
+
+    context: int = CONTEXT
+    window: int = WINDOW
+    strand: str = "both"
+
+    def __post_init__(self) -> None:
+        check_positive("context", self.context)
+        check_positive("window", self.window)
+        if self.strand not in ("both", "+", "-"):
+            raise ConfigError(f"strand {self.strand!r} must be both, + or -")
+
+    @property
+    def strands(self) -> str:
+        return "+-" if self.strand == "both" else self.strand
+
+
+class Scored(NamedTuple):
+    """The scores of one variant's alternative alleles; NaN where an allele has a reason instead."""
+
+    forward: list[float]
+    reverse: list[float]
+    reasons: list[str]
+
+    def mean(self) -> list[float]:
+        """Returns the mean over the strands that were read."""
+        pairs = zip(self.forward, self.reverse)
+        return [b if np.isnan(a) else a if np.isnan(b) else (a + b) / 2 for a, b in pairs]
+
+
+def site_of(
+    variant: Variant, index: int, genome: Genome | Collection
+) -> tuple[str, Site | None, list[str]]:
+    """Returns a variant's record, what can be scored of it, and a reason ("" for none) per allele.
+
+    Args:
+        variant: of a VCF file.
+        index: of it.
+        genome: the reference.
+    """
+    if not variant.alts:
+        return "", None, ["NO_ALT"]
+    kinds = [_reason(one) for one in (variant.ref, *variant.alts)]
+    reasons = kinds[1:]
+    whole, chrom = kinds[0], ""
+    try:
+        chrom = genome.resolve(variant.chrom)
+    except DataError:
+        whole = "NO_SUCH_RECORD"
+    else:
+        end = variant.start + len(variant.ref)
+        if variant.start < 0 or end > genome.records[chrom]:
+            whole = "OUTSIDE"
+        elif not whole:
+            there = genome.fetch(chrom, variant.start, end)
+            if not np.array_equal(there, encode(variant.ref)):
+                whole = "REF_MISMATCH" if is_base(there).all() else "UNKNOWN_BASE"
+    if whole:
+        return chrom, None, [whole] * len(variant.alts)
+    letters = [one for one, reason in zip(variant.alts, reasons) if not reason]
+    if not letters:
+        return chrom, None, reasons
+    alleles = tuple(encode(one) for one in (variant.ref, *letters))
+    return chrom, Site(index, variant.start, alleles), reasons
+
+
+def _reason(allele: str) -> str:
+    if allele == "*":
+        return "SPANNING_DELETION"
+    if not allele.isalpha():
+        return "SYMBOLIC"
+    return "" if set(allele) <= set("ACGT") else "UNKNOWN_BASE"
+
+
+def score_variants(
+    variants: Sequence[Variant],
+    scorer: Scorer,
+    options: Options = Options(),
+) -> list[Scored]:
+    """Scores variants in one process.
+
+    Args:
+        variants: in any order.
+        scorer: the model with its reference; its window is that of the options.
+        options: how.
+
+    Returns:
+        Scores in the order of the variants.
+    """
+    work, found = prepare(variants, scorer.genome, options)
+    for unit in work:
+        put(found, unit.strand, scorer.score(unit))
+    return found
+
+
+def prepare(
+    variants: Sequence[Variant], genome: Genome | Collection, options: Options
+) -> tuple[list[Unit], list[Scored]]:
+    """Returns what is to be done, and a place for each variant's scores, with reasons."""
+    found, sites = [], []
+    for index, variant in enumerate(variants):
+        chrom, site, reasons = site_of(variant, index, genome)
+        nothing = [float("nan")] * len(reasons)
+        found.append(Scored(nothing, list(nothing), reasons))
+        if site is not None:
+            sites.append((chrom, site))
+    return units(sites, genome.records, options.context, options.strands), found
+
+
+def put(found: Sequence[Scored], strand: str, scores: dict[int, list[float]]) -> None:
+    """Puts the scores of a unit into their places."""
+    for index, values in scores.items():
+        into = found[index].forward if strand == "+" else found[index].reverse
+        places = [i for i, reason in enumerate(found[index].reasons) if not reason]
+        for place, value in zip(places, values, strict=True):
+            into[place] = value

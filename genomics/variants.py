@@ -1,0 +1,275 @@
+"""``longseq genomics variants``: VCF in, VCF out, with the log-likelihood ratio of every allele."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from longseq.core.errors import ConfigError
+from longseq.core.tables import check_table, write_rows
+from longseq.genomics.data.samples import SAMPLES
+from longseq.genomics.data.vcf import (
+    Variant,
+    is_vcf,
+    open_output,
+    read_lines,
+    read_variants,
+    with_header,
+    with_info,
+)
+from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
+from longseq.genomics.variant_scores import Scorer, Unit
+from longseq.genomics.variant_sites import (
+    CONTEXT,
+    REASONS,
+    WINDOW,
+    Options,
+    Scored,
+    prepare,
+    put,
+)
+
+_RATIO = "ln p(ALT and what follows) - ln p(REF and what follows)"
+INFO = {
+    "LSQ_LLR": f'Number=A,Type=Float,Description="{_RATIO}, the mean of the strands"',
+    "LSQ_FWD": f'Number=A,Type=Float,Description="{_RATIO}, forward strand"',
+    "LSQ_REV": f'Number=A,Type=Float,Description="{_RATIO}, reverse strand"',
+    "LSQ_SKIP": 'Number=.,Type=String,Description="Why an ALT was not scored, . if it was: '
+    + ", ".join(REASONS)
+    + '"',
+}
+COLUMNS = {
+    "chrom": "",
+    "pos": "d",
+    "id": "",
+    "ref": "",
+    "alt": "",
+    "llr": ".6f",
+    "llr_forward": ".6f",
+    "llr_reverse": ".6f",
+    "reason": "",
+}
+
+
+# ---- processes and resuming
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start(fasta: str, checkpoint: str | None, window: int, device: str) -> None:
+    torch.set_num_threads(1)
+    _WORKER["scorer"] = load_scorer(fasta, checkpoint, window, device)
+
+
+def _work(unit: Unit) -> dict[int, list[float]]:
+    return _WORKER["scorer"].score(unit)
+
+
+class Progress:
+    """Scores that an interrupted run has left beside its output.
+
+    Args:
+        out: of the run.
+        key: what the scores depend on; those of another key are thrown away.
+    """
+
+    def __init__(self, out: str | Path, key: str) -> None:
+        self.path = Path(f"{out}.partial")
+        self.done: dict[int, dict[int, list[float]]] = {}
+        if self.path.exists():
+            lines = self.path.read_text().splitlines()
+            if lines and lines[0] == json.dumps(key):
+                for line in lines[1:]:
+                    try:
+                        number, scores = json.loads(line)
+                    except ValueError:  # cut off while it was written
+                        break
+                    self.done[number] = {int(index): values for index, values in scores.items()}
+        self._file = self.path.open("w")
+        self._write(key)
+        for number, scores in self.done.items():
+            self._write([number, scores])
+
+    def _write(self, value: Any) -> None:
+        self._file.write(json.dumps(value) + "\n")
+        self._file.flush()
+
+    def add(self, number: int, scores: dict[int, list[float]]) -> None:
+        """Keeps the scores of a unit."""
+        self._write([number, scores])
+
+    def close(self, finished: bool) -> None:
+        """Ends; a finished run needs them no more."""
+        self._file.close()
+        if finished:
+            self.path.unlink()
+
+
+def run_units(
+    work: Sequence[Unit], done: dict[int, Any], args: argparse.Namespace, scorer: Scorer
+) -> Iterator[tuple[int, dict[int, list[float]]]]:
+    """Yields number and scores of every unit that is not done, from one process or several."""
+    left = [number for number in range(len(work)) if number not in done]
+    if args.workers <= 1 or len(left) < 2:
+        for number in left:
+            yield number, scorer.score(work[number])
+        return
+    start = (str(args.fasta), args.ckpt_path, args.window, args.device)
+    with ProcessPoolExecutor(args.workers, get_context("spawn"), _start, start) as pool:
+        yield from zip(left, pool.map(_work, [work[number] for number in left]))
+
+
+# ---- writing
+
+
+def _numbers(values: Sequence[float]) -> str:
+    if all(np.isnan(value) for value in values):
+        return ""
+    return ",".join("." if np.isnan(value) else f"{value:.6f}" for value in values)
+
+
+def info(scored: Scored) -> dict[str, str]:
+    """Returns the INFO fields of a variant."""
+    reasons = scored.reasons if any(scored.reasons) else []
+    return {
+        "LSQ_LLR": _numbers(scored.mean()),
+        "LSQ_FWD": _numbers(scored.forward),
+        "LSQ_REV": _numbers(scored.reverse),
+        "LSQ_SKIP": ",".join(reason or "." for reason in reasons),
+    }
+
+
+def write_vcf(source: str | Path, out: str | Path, found: Sequence[Scored], note: str) -> None:
+    """Writes a VCF file again with the scores: the same lines in the same order."""
+    header: list[str] = []
+    scores = iter(found)
+    with open_output(out) as write:
+        for _, line in read_lines(source):
+            if line.startswith("#"):
+                header.append(line)
+                if not line.startswith("##"):
+                    for one in with_header(header, INFO, note):
+                        write(one)
+            elif line:
+                write(with_info(line, info(next(scores))))
+
+
+def table_rows(variants: Sequence[Variant], found: Sequence[Scored]) -> Iterator[list[Any]]:
+    """Yields a row per alternative allele; the position counts from 1, as in VCF."""
+    for variant, scored in zip(variants, found):
+        for i, value in enumerate(scored.mean()):
+            numbers = (value, scored.forward[i], scored.reverse[i])
+            yield [
+                variant.chrom,
+                variant.start + 1,
+                variant.name,
+                variant.ref,
+                variant.alts[i] if variant.alts else ".",
+                *(None if np.isnan(number) else number for number in numbers),
+                scored.reasons[i],
+            ]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's arguments."""
+    made = argparse.ArgumentParser(
+        prog="longseq genomics variants",
+        description="Scores every ALT by ln p(ALT and the bases after it) - ln p(REF and the same "
+        "bases) under a language model: below 0, the reference is the likelier.",
+        epilog=f"INFO: {', '.join(INFO)}. Why an ALT is not scored: "
+        + "; ".join(f"{key}, {text}" for key, text in REASONS.items())
+        + ".",
+    )
+    made.add_argument("vcf", help="VCF file, plain, gzip or bgzip")
+    made.add_argument("--fasta", required=True, help="the reference: FASTA, GenBank or a sample")
+    made.add_argument("--ckpt_path", help=CKPT_HELP)
+    made.add_argument("--out", required=True, help=".vcf, .vcf.gz, .csv, .tsv or .parquet")
+    made.add_argument("--context", type=int, default=CONTEXT, help="bases before a site: this many "
+                      f"to twice as many ({CONTEXT})")  # fmt: skip
+    made.add_argument("--window", type=int, default=WINDOW, help=f"bases after REF ({WINDOW})")
+    made.add_argument("--strand", default="both", help="both (default), + or -")
+    made.add_argument("--workers", type=int, default=1, help="processes (1)")
+    made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq genomics variants``."""
+    args = parser().parse_args(argv)
+    options = Options(args.context, args.window, args.strand)
+    if not is_vcf(args.out):
+        check_table(args.out)
+    if Path(args.out).exists() and Path(args.out).samefile(args.vcf):
+        raise ConfigError("--out must be another file than the input")
+    args.fasta = SAMPLES.path(args.fasta) if args.fasta in SAMPLES.names() else Path(args.fasta)
+    scorer = load_scorer(args.fasta, args.ckpt_path, args.window, args.device)
+    variants = list(read_variants(args.vcf))
+    work, found = prepare(variants, scorer.genome, options)
+    key = _key(args, options)
+    progress, finished = Progress(args.out, key), False
+    if progress.done:
+        print(f"going on: {len(progress.done):,} of {len(work):,} blocks are done")
+    try:
+        for number, scores in progress.done.items():
+            put(found, work[number].strand, scores)
+        for number, scores in with_bar(run_units(work, progress.done, args, scorer), work):
+            put(found, work[number].strand, scores)
+            progress.add(number, scores)
+        if is_vcf(args.out):
+            note = json.dumps({"model": key[:12], "context": args.context, "window": args.window})
+            write_vcf(args.vcf, args.out, found, note)
+        else:
+            write_rows(args.out, COLUMNS, table_rows(variants, found))
+        finished = True
+    finally:
+        progress.close(finished)
+    report(args.out, variants, found, work, options)
+    return 0
+
+
+def report(
+    out: str, variants: Sequence[Variant], found: Sequence[Scored], work: Sequence[Unit],
+    options: Options,
+) -> None:  # fmt: skip
+    """Prints what was scored, what was not and why, and what it cost."""
+    reasons = [reason for one in found for reason in one.reasons]
+    scored = reasons.count("")
+    positions = sum(unit.positions(options.window) for unit in work)
+    print(f"{out}: {len(variants):,} records, {scored:,} of {len(reasons):,} alleles scored")
+    for reason in REASONS:
+        if count := reasons.count(reason):
+            print(f"  {count:,} not scored: {reason} ({REASONS[reason]})")
+    if scored:
+        rows = len(options.strands) * sum(
+            1 + one.reasons.count("") for one in found if "" in one.reasons
+        )
+        naive = rows * (options.context + options.window)
+        print(f"{positions:,} positions were run, one by one it would be {naive:,}")
+
+
+def with_bar(results: Iterator[Any], work: Sequence[Unit]) -> Iterator[Any]:
+    """Passes results on and shows how far they are, on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(
+        results, "scoring", total=len(work), console=Console(stderr=True), transient=True
+    )
+
+
+def _key(args: argparse.Namespace, options: Options) -> str:
+    """Returns a checksum of all that the scores depend on."""
+    found = hashlib.sha256(repr(options).encode())
+    for path in (args.vcf, args.fasta, model_file(args.ckpt_path)):
+        with Path(path).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()

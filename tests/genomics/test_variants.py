@@ -1,0 +1,233 @@
+"""Variants: equal to two passes, whatever their neighbours; the VCF as it was, but for INFO."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longseq.core.errors import DataError
+from longseq.core.shell.cli import main
+from longseq.core.tables import read_rows
+from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.tokenizer import decode, encode, is_base, reverse_complement
+from longseq.genomics.data.vcf import Variant, read_variants
+from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.streaming import Stream, reach
+from longseq.genomics.variant_scores import Scorer
+from longseq.genomics.variant_sites import Options, prepare, score_variants
+
+MIXERS = {
+    "mamba": ({"d_state": 4}, 6),
+    "hyena": ({"l_max": 64, "filter_order": 8}, 0),
+    "long_conv": ({"l_max": 32}, 0),
+    "attention": ({"n_heads": 2}, 0),
+}
+C, W = 100, 24
+
+
+@pytest.fixture
+def genome(tmp_path: Path) -> Genome:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "ref.fa"
+    texts = ["".join(rng.choice(list("ACGT"), n).tolist()) for n in (730, 90)]
+    texts[0] = texts[0][:400] + "N" * 20 + texts[0][420:]
+    path.write_text("".join(f">chr{i + 1}\n{text}\n" for i, text in enumerate(texts)))
+    return Genome(path)
+
+
+def scorer(genome: Genome, mixer: str = "mamba") -> Scorer:
+    torch.manual_seed(0)
+    kwargs, kmer = MIXERS[mixer]
+    model = DNALanguageModel(8, 2, mixer, kwargs, kmer=kmer).double().eval()
+    return Scorer(model, genome, W, reach(model, 64))
+
+
+def variants(genome: Genome) -> list[Variant]:
+    """SNVs, insertions, deletions, several alleles; at ends of blocks and of records; unsorted."""
+    found = []
+    for chrom, start, length, alts in [
+        ("chr1", 300, 1, ["A", "C", "G", "T"]),
+        ("chr1", 0, 1, ["A", "C"]),
+        ("chr1", 99, 1, ["AC"]),
+        ("chr1", 100, 4, ["G"]),
+        ("chr1", 101, 1, ["T", "TTTTT", "G"]),
+        ("chr1", 729, 1, ["A", "C"]),
+        ("chr1", 700, 30, ["A"]),
+        ("chr1", 390, 1, ["G", "C"]),  # the window reaches over the N
+        ("2", 45, 2, ["CA"]),
+    ]:
+        ref = decode(genome.fetch(chrom, start, start + length))
+        found.append(Variant(chrom, start, ".", ref, tuple(a for a in alts if a != ref)))
+    return found
+
+
+def passes(scorer: Scorer, chrom: str, strand: str, start: int, ref: str, alt: str) -> float:
+    """ln p(ALT …) - ln p(REF …) by two passes from the first base of the context to the last."""
+    size = scorer.genome.records[scorer.genome.resolve(chrom)]
+    if strand == "-":
+        start, ref, alt = (
+            size - start - len(ref),
+            *(decode(reverse_complement(encode(one))) for one in (ref, alt)),
+        )
+    whole = decode(scorer.genome.fetch(chrom, 0, size, strand))
+    begin, end = max(0, (start // C - 1) * C), start + len(ref)
+    totals = []
+    for allele in (ref, alt):
+        ids = encode(whole[begin:start] + allele + whole[end : end + W])
+        tokens = torch.from_numpy(ids.astype(np.int64))[None]
+        with torch.no_grad():
+            logp = Stream(scorer.model, scorer.reach).read(tokens)[0].float().log_softmax(-1)
+        logp = torch.cat([torch.full_like(logp[:1], math.log(0.25)), logp[:-1]])
+        scores = logp.gather(1, tokens[0, :, None])[:, 0].double().numpy()
+        totals.append(np.where(is_base(ids), scores, 0)[start - begin :].sum())
+    return float(totals[1] - totals[0])
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_scores_are_those_of_two_passes(mixer: str, genome: Genome) -> None:
+    given, by = variants(genome), scorer(genome, mixer)
+    found = score_variants(given, by, Options(C, W))
+    for variant, scored in zip(given, found, strict=True):
+        assert not any(scored.reasons)
+        for i, alt in enumerate(variant.alts):
+            for strand, values in (("+", scored.forward), ("-", scored.reverse)):
+                where = (variant.chrom, strand, variant.start, variant.ref, alt)
+                assert values[i] == pytest.approx(passes(by, *where), abs=1e-5), where
+            assert scored.mean()[i] == (scored.forward[i] + scored.reverse[i]) / 2
+
+
+def test_neighbours_change_nothing_and_prefixes_are_shared(genome: Genome) -> None:
+    given, by = variants(genome), scorer(genome)
+    together = score_variants(given, by, Options(C, W))
+    alone = [score_variants([one], by, Options(C, W))[0] for one in given]
+    for a, b in zip(together, alone):
+        np.testing.assert_allclose(a.mean(), b.mean(), atol=1e-6)
+    work, _ = prepare(given, genome, Options(C, W, "+"))
+    assert {(unit.chrom, unit.begin) for unit in work} == {
+        ("chr1", 0), ("chr1", 200), ("chr1", 600), ("chr2", 0)
+    }  # fmt: skip
+
+
+HEADER = """##fileformat=VCFv4.2
+##source=somebody's = odd; header
+##INFO=<ID=AF,Number=A,Type=Float,Description="frequency">
+##contig=<ID=1>
+#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tNA1
+"""
+
+
+def vcf(genome: Genome) -> str:
+    base = decode(genome.fetch("chr1", 299, 300))
+    other = "A" if base != "A" else "C"
+    rows = [
+        ("1", 300, "rs1", base, other, "AF=0.1;DB"),
+        ("1", 300, "rs2", other, base, "."),
+        ("1", 300, ".", base, "<DEL>", "END=400"),
+        ("1", 300, ".", base, f"{other},*", "AF=0.1,0.2"),
+        ("1", 730, ".", decode(genome.fetch("chr1", 729, 730)) + "A", "A", "."),
+        ("1", 405, ".", "N", "A", "."),
+        ("7", 5, ".", "A", "G", "."),
+        ("1", 10, ".", decode(genome.fetch("chr1", 9, 10)), ".", "."),
+        ("1", 300, ".", base, f"{base}[1:5[", "."),
+        ("1", 300, ".", base.lower(), other.lower(), "LSQ_LLR=7;X=1"),
+        ("1", 0, ".", "A", "C", "."),
+        ("1", 300, ".", base, "R", "."),
+    ]
+    lines = [f"{c}\t{p}\t{n}\t{r}\t{a}\t50\tPASS\t{i}\tGT:DP\t0|1:9" for c, p, n, r, a, i in rows]
+    return HEADER + "\n".join(lines) + "\n"
+
+
+REASONS = ["", "REF_MISMATCH", "SYMBOLIC", ".,SPANNING_DELETION", "OUTSIDE", "UNKNOWN_BASE"]
+REASONS += ["NO_SUCH_RECORD", "NO_ALT", "SYMBOLIC", "", "OUTSIDE", "UNKNOWN_BASE"]
+
+
+@pytest.fixture
+def checkpoint(workdir: Path, genome: Genome) -> str:
+    small = ["--model.d_model=8", "--model.n_layers=1", "--data.length=32", "--progress", "lines"]
+    steps = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--name", "m"]
+    assert main(["genomics", "fit", "--data.fasta", str(genome.path), *small, *steps]) == 0
+    return "outputs/genomics/m/version_0/checkpoints/best.ckpt"
+
+
+def info(line: str) -> dict[str, str]:
+    return dict(one.partition("=")[::2] for one in line.split("\t")[7].split(";"))
+
+
+@pytest.mark.parametrize("suffix", [".vcf", ".vcf.gz"])
+def test_vcf_in_vcf_out(suffix: str, checkpoint: str, genome: Genome, capsys) -> None:
+    text = vcf(genome)
+    source = Path("in.vcf.gz")
+    source.write_bytes(gzip.compress(text.encode()))
+    argv = ["genomics", "variants", str(source), "--fasta", str(genome.path)]
+    argv += ["--ckpt_path", checkpoint, "--context", str(C), "--window", str(W)]
+    assert main([*argv, "--out", f"out{suffix}"]) == 0
+    said = capsys.readouterr().out
+    assert "12 records, 3 of 13 alleles scored" in said and "2 not scored: OUTSIDE" in said
+    raw = Path(f"out{suffix}").read_bytes()
+    lines = (gzip.decompress(raw) if suffix == ".vcf.gz" else raw).decode().splitlines()
+    before = text.splitlines()
+    added = [one for one in lines if one.startswith("##") and one not in before]
+    assert [one.startswith("##INFO=<ID=LSQ_") for one in added] == [True] * 4 + [False]
+    assert [one for one in lines if one.startswith("#") and one not in added] == before[:5]
+    for old, new, reason in zip(before[5:], lines[5 + len(added) :], REASONS, strict=True):
+        parts, again = old.split("\t"), new.split("\t")
+        assert parts[:7] + parts[8:] == again[:7] + again[8:]
+        fields = info(new)
+        assert fields.get("LSQ_SKIP", "") == reason
+        kept = {key: value for key, value in info(old).items() if key not in (".", "LSQ_LLR")}
+        assert kept.items() <= fields.items()
+        assert ("LSQ_LLR" in fields) == (not reason or reason.startswith("."))
+    assert info(lines[-9])["LSQ_LLR"].endswith(",.")
+    assert not list(Path().glob("*.partial"))
+    # the same numbers from several processes, and as a table
+    assert main([*argv, "--out", "out.tsv", "--workers", "2"]) == 0
+    rows = read_rows("out.tsv")
+    assert len(rows) == 13 and rows[0]["id"] == "rs1" and rows[0]["pos"] == "300"
+    assert rows[0]["llr"] == info(lines[5 + len(added)])["LSQ_LLR"]
+    assert rows[1]["reason"] == "REF_MISMATCH" and rows[1]["llr"] == ""
+
+
+def test_an_interrupted_run_goes_on(checkpoint: str, genome: Genome, capsys, monkeypatch) -> None:
+    Path("in.vcf").write_text(vcf(genome))
+    argv = ["genomics", "variants", "in.vcf", "--fasta", str(genome.path)]
+    argv += ["--ckpt_path", checkpoint, "--context", str(C)]
+    assert main([*argv, "--out", "whole.vcf"]) == 0
+    real, calls = Scorer.score, []
+
+    def failing(self: Scorer, unit: object) -> object:
+        calls.append(unit)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, unit)
+
+    monkeypatch.setattr(Scorer, "score", failing)
+    assert main([*argv, "--out", "out.vcf"]) == 130
+    assert Path("out.vcf.partial").exists() and not Path("out.vcf").exists()
+    monkeypatch.setattr(Scorer, "score", real)
+    capsys.readouterr()
+    assert main([*argv, "--out", "out.vcf"]) == 0
+    assert "going on: 1 of 2" in capsys.readouterr().out
+    assert Path("out.vcf").read_text() == Path("whole.vcf").read_text()
+    assert not Path("out.vcf.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hello\n", "line 1 must begin"),
+        ("##fileformat=VCFv4.2\n", "no line #CHROM"),
+        (HEADER + "1\t5\n", "line 6: 2 columns by tabs"),
+        (HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n", "line 6: POS 'x'"),
+        (HEADER + "1\t5\t.\t<A>\tC\t.\t.\t.\n", "line 6: REF '<A>'"),
+    ],
+)
+def test_bad_files_are_named(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.vcf"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says):
+        list(read_variants(path))
