@@ -122,7 +122,7 @@ class ForecastComparison(Comparison):
 
     @classmethod
     def of_test(cls, task: Any, data: Any) -> ForecastComparison | None:
-        known = isinstance(task, Forecaster) and isinstance(data, ForecastData)
+        known = isinstance(task, ForecastTask) and isinstance(data, ForecastData)
         return cls(data) if known else None
 
     def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
