@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.safe import check_state_dict
@@ -82,9 +83,7 @@ class BaseTask(LightningModule):
         self.metrics = nn.ModuleDict(
             {stage: made.clone(prefix=f"{stage}/") for stage in ("val", "test")}
         )
-        self._losses = nn.ModuleDict(
-            {stage: MeanMetric(nan_strategy="disable") for stage in ("val", "test")}
-        )
+        self._losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
         self.own_loss = self.recipe.make_loss()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -243,6 +242,27 @@ class BaseTask(LightningModule):
             self.check_facts(checkpoint[KEY], self.facts, "" if stage is None else stage.value)
         self.facts = dict(checkpoint[KEY])
         self._stream.load_state_dict(checkpoint.get("rng_states", []))
+
+
+class MeanLoss(Metric):
+    """The mean of a loss over all samples of all ranks. torchmetrics' own mean drops what is not a
+    number, or, told not to, the weights."""
+
+    total: Tensor
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "samples"):
+            self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, samples: int) -> None:
+        """Adds the mean loss of so many samples."""
+        self.total += loss * samples
+        self.samples += samples
+
+    def compute(self) -> Tensor:
+        return self.total / self.samples
 
 
 def _copy_function(function: Any) -> Any:
