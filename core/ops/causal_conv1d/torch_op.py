@@ -37,7 +37,7 @@ def _forward_cpu(call: Arguments) -> Tensor:
 
 
 def _forward_cuda(call: Arguments) -> Tensor:
-    y = _output(call)
+    y = call.x.new_empty(call.x.shape)  # the kernel writes channels beside each other
     if y.numel():
         cuda.forward(y, call)
     return y
