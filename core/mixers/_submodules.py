@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TypeVar
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from longseq.core.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
+_OF_HOOKS = {"weight_orig", "weight_g"}  # of which a hook makes the weight when a layer is called
 
 
 def holding(module: nn.Module, kind: type[M], name: str) -> M:
@@ -26,10 +26,12 @@ def holding(module: nn.Module, kind: type[M], name: str) -> M:
     Raises:
         ConfigError: if it is of another class, or its forward or weight is not its own.
     """
-    if type(module) is kind and "forward" not in module.__dict__:
-        if "weight" in module._parameters:
-            return module
-    elif isinstance(module, kind) and is_parametrized(module, "weight"):
+    # By methods, not by the class alone: parametrised layers and traced ones have classes of their
+    # own.
+    methods = ("forward", "_conv_forward")
+    own = [getattr(type(module), one, None) is getattr(kind, one, None) for one in methods]
+    plain = all(own) and not module.__dict__.keys() & set(methods)
+    if isinstance(module, kind) and plain and not module._parameters.keys() & _OF_HOOKS:
         return module
     raise ConfigError(
         f"{name} is {type(module).__name__}, and its weights go into an operator, which would pass "

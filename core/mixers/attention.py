@@ -120,7 +120,7 @@ class Attention(AttentionBase):
             k = torch.cat([state["k"].to(k.dtype), k], 1)
             v = torch.cat([state["v"].to(v.dtype), v], 1)
         if positions.dim() == 1 and (past == 0 or length == 1):
-            y = self.attend(q, k, v, None, is_causal=length > 1)
+            y = self.attend(q, k, v, None, is_causal=past == 0)
         else:
             y = self._masked(q, k, v, past, positions)
         after: State = {"k": k, "v": v}

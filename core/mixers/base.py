@@ -42,7 +42,7 @@ class Mixer(nn.Module, ABC):
     9. no rows or no positions give an empty output, zero gradients and the state as it was;
     10. on the meta device shapes are inferred, and nothing is computed;
     11. a module put in the place of a submodule, such as an adapter, is called, or refused by name;
-    12. ``torch.export`` takes a length that is left open.
+    12. ``torch.export`` takes a length that is left open, or the mixer refuses it by name.
 
     ``forward`` and ``step`` of a subclass are wrapped (``longseq.core.mixers.guard``): laws 7, 8
     and 9 and the checks of the input are kept there once for all mixers, and ``forward`` gains

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 from longseq.core.mixers._attention import positions_in_pack, rotate
 from longseq.core.mixers.attention import Attention
 from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.exported import is_open
 from longseq.core.ops.linear_scan import linear_scan
 
 # Biases made at a time, in float64: 128 MiB.
@@ -115,16 +116,24 @@ class ForgettingAttention(Attention):
             positions: how many earlier keys a query may see (B, L).
         """
         length, past = q.shape[1], k.shape[1] - q.shape[1]
-        block = max(16, min(length, _BIASES // max(1, totals.numel())))
         totals = totals.transpose(1, 2)
+        if is_open(length):  # one block of all queries: their number is not known
+            bias = self._bias(totals, positions, 0, length, past)
+            return self.attend(q, k, v, bias.to(q.dtype))
+        block = max(16, min(length, _BIASES // max(1, totals.numel())))
         outputs = []
         for lo in range(0, length, block):
             hi = min(lo + block, length)
             keys = past + hi
-            queries = torch.arange(past + lo, keys, device=q.device)
-            distance = queries[:, None] - torch.arange(keys, device=q.device)
-            mask = (distance >= 0) & (distance <= positions[:, lo:hi, None])
-            bias = totals[:, :, past + lo : keys, None] - totals[:, :, None, :keys]
-            bias = bias.to(q.dtype).masked_fill(~mask.unsqueeze(1), -torch.inf)
+            bias = self._bias(totals, positions, lo, hi, past).to(q.dtype)
             outputs.append(self.attend(q[:, lo:hi], k[:, :keys], v[:, :keys], bias))
         return torch.cat(outputs, 1)
+
+    def _bias(self, totals: Tensor, positions: Tensor, lo: int, hi: int, past: int) -> Tensor:
+        """Returns what is added to the scores of the queries from lo to hi (B, H, hi - lo, past +
+        hi): log-forget gates in between, and -inf for keys that are not seen."""
+        queries = torch.arange(past + lo, past + hi, device=totals.device)
+        distance = queries[:, None] - torch.arange(past + hi, device=totals.device)
+        mask = (distance >= 0) & (distance <= positions[:, lo:hi, None])
+        bias = totals[:, :, past + lo : past + hi, None] - totals[:, :, None, : past + hi]
+        return bias.masked_fill(~mask.unsqueeze(1), -torch.inf)

@@ -11,6 +11,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import AttentionBase, positions_in_pack
 from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.exported import is_open
 
 
 @register_mixer("local_attention")
@@ -99,6 +100,12 @@ class LocalAttention(AttentionBase):
             "seen": (positions[:, -1] + 1).clamp(max=earlier),
         }
 
+        if is_open(length):  # one block of all queries: their number is not known
+            place = torch.arange(earlier + length, device=x.device)
+            q, k = self.rotate(q, place[earlier:]), self.rotate(k, place)
+            distance = place[earlier:, None] - place
+            mask = ((distance >= 0) & (distance <= reach[:, :, None])).unsqueeze(1)
+            return self.o_proj(self.attend(q, k, v, mask).flatten(2)), after
         block = min(self.window, length)
         blocks = -(-length // block)
         spare = blocks * block - length

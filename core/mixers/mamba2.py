@@ -146,8 +146,9 @@ class Mamba2(Mixer):
             if self.d_ssm < self.d_inner:
                 raise ConfigError("multipliers are defined without an MLP part (d_ssm) only")
             maps = ngroups * d_state
-            widths = torch.tensor([self.d_ssm, self.d_ssm, maps, maps, self.nheads])
-            factors = torch.tensor([float(m) for m in multipliers]).repeat_interleave(widths)
+            widths = (self.d_ssm, self.d_ssm, maps, maps, self.nheads)
+            rows = zip(multipliers, widths, strict=True)
+            factors = torch.tensor([float(m) for m, width in rows for _ in range(width)])
         self.factors: Tensor | None
         self.register_buffer("factors", factors if multipliers else None, persistent=False)
 

@@ -276,5 +276,7 @@ class Mamba3(Mixer):
         if self.norm is None:
             y = y * silu(gate)
         else:
-            y = self.norm(y.flatten(3), gate.flatten(3)).unflatten(-1, (self.nheads, -1))
+            pairs = zip(y.flatten(3).unbind(2), gate.flatten(3).unbind(2))
+            normed = torch.stack([self.norm(*pair) for pair in pairs], 2)
+            y = normed.unflatten(-1, (self.nheads, -1))
         return (y * self.mimo_o.transpose(0, 1)).sum(2) if self.mimo_rank > 1 else y.squeeze(2)

@@ -13,6 +13,7 @@ from torch.nn.functional import silu
 from longseq.core.checks import check_positive
 from longseq.core.mixers._attention import positions_in_pack
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.exported import is_open
 from longseq.core.ops.lti import lti_scan
 
 
@@ -174,13 +175,18 @@ class Mega(Mixer):
             (B, L, V).
         """
         batch, length = q.shape[:2]
-        before, block = self.window - 1, min(self.window, length)
-        spare = -length % block
+        before = self.window - 1
+        # One block of all queries where their number is not known.
+        block = length if is_open(length) else min(self.window, length)
+        spare = 0 if is_open(length) else -length % block
         width = block + before
-        q = F.pad(q, (0, 0, 0, spare)).unflatten(1, (-1, block))
-        k = F.pad(k, (0, 0, 0, spare)).unfold(1, width, block).mT
-        v = F.pad(v, (0, 0, 0, spare)).unfold(1, width, block).mT
-        reach = F.pad(reach, (0, spare)).unflatten(1, (-1, block))
+        if is_open(length):
+            q, k, v, reach = (t.unsqueeze(1) for t in (q, k, v, reach))
+        else:
+            q = F.pad(q, (0, 0, 0, spare)).unflatten(1, (-1, block))
+            k = F.pad(k, (0, 0, 0, spare)).unfold(1, width, block).mT
+            v = F.pad(v, (0, 0, 0, spare)).unfold(1, width, block).mT
+            reach = F.pad(reach, (0, spare)).unflatten(1, (-1, block))
         place = torch.arange(width, device=q.device)
         distance = place[before:, None] - place
         bias = self.relative[distance.clamp(0, before)].to(q.dtype)

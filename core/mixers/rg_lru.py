@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, softplus
 
 from longseq.core.checks import check_divisible, check_positive
+from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -129,8 +130,7 @@ class RGLRU(Mixer):
         resets = segment_resets(segment_ids)
         u, conv = causal_conv1d(
             self.linear_x(x),
-            self.conv_1d.weight.squeeze(1),
-            self.conv_1d.bias,
+            *conv_weights(self.conv_1d, "conv_1d"),
             state["conv"],
             resets,
             backend=convolution_backend(self.backend),
@@ -149,8 +149,7 @@ class RGLRU(Mixer):
         """See ``Mixer.step``."""
         u, conv = causal_conv1d_step(
             self.linear_x(x_t),
-            self.conv_1d.weight,
-            self.conv_1d.bias,
+            *conv_weights(self.conv_1d, "conv_1d"),
             state["conv"],
             backend=convolution_backend(self.backend),
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import Mixer, State, create_mixer, register_mixer, segment_resets
+from longseq.core.ops.exported import is_open
 
 
 @register_mixer("strided")
@@ -70,6 +71,10 @@ class Strided(Mixer):
     ) -> tuple[Tensor, State]:
         """See ``Mixer.forward``."""
         batch, length, width = x.shape
+        if is_open(length):
+            raise ConfigError(
+                "strided's phases depend on how the length divides: export it for one length"
+            )
         s = self.stride
         whole, rest = length // s, length % s
         resets = segment_resets(segment_ids) if length else None

@@ -11,8 +11,33 @@ from torch import Tensor
 
 from longseq.core.ops.arguments import check_resets
 from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.precision import autocast_off
 
+
+class _Open(NamedTuple):
+    u: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    state: Tensor | None
+    resets: Tensor | None
+    chunk_size: int
+
+
+def _empty(call: _Open) -> tuple[Tensor, Tensor]:
+    u, a = call.u, call.a
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    kept = torch.promote_types(dtype, torch.complex64) if a.is_complex() else dtype
+    shape = (u.shape[0], u.shape[2], a.shape[-1])
+    return u.new_empty(u.shape, dtype=dtype), u.new_empty(shape, dtype=kept)
+
+
+def _whole(call: _Open) -> tuple[Tensor, Tensor]:
+    return lti_scan(*call)
+
+
+_OPEN = exported("longseq::lti_scan", _Open, _empty, _whole)
 CHUNK = 64
 # Matrix products over chunks are its proper form on every device.
 _DISPATCH = Dispatch("lti_scan", {}, lambda new: None, "chunked", announced=False)
@@ -61,6 +86,9 @@ def lti_scan(
     resets = check_resets("lti_scan", resets, u.shape[0], u.shape[1])
     if _DISPATCH.choose(backend, None) == "reference":
         return lti_scan_reference(u, a, b, c, state, resets)
+    if is_open(u.shape[1]):
+        y, last = _OPEN(u, a, b, c, state, resets, chunk_size)
+        return y, last
     batch, length, channels = u.shape
     u = u.to(torch.promote_types(u.dtype, torch.float32))
     dtype = u.dtype

@@ -49,6 +49,7 @@ FURTHER_LAWS: dict[str, Check] = {
     "empty": input_laws.check_empty,
     "meta": module_laws.check_meta,
     "adapters": module_laws.check_adapters,
+    "export": module_laws.check_export,
 }
 ONCE = (
     "packing_continues",

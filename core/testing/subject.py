@@ -32,7 +32,7 @@ WORDS = {
     9: "nothing in, nothing out, and zero gradients",
     10: "the meta device infers shapes",
     11: "what was put in a submodule's place is called, or refused by name",
-    12: "torch.export takes a length that is left open",
+    12: "torch.export takes a length that is left open, or it is refused by name",
 }
 """The laws of the contract in words."""
 

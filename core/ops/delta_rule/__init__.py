@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.delta_rule import chunked, reference, triton
 from longseq.core.ops.delta_rule.arguments import NAME, Arguments, checked
 from longseq.core.ops.delta_rule.reference import delta_rule_reference
+from longseq.core.ops.exported import exported, is_open
+from longseq.core.ops.precision import compute_dtype
 
 __all__ = ["delta_rule", "delta_rule_reference"]
 
@@ -30,6 +33,33 @@ _RUN = {
     "chunked": chunked.run,
     "reference": reference.run,
 }
+
+
+class _Open(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    log_decay: Tensor | None
+    initial_state: Tensor | None
+    resets: Tensor | None
+    scale: float
+    chunk_size: int
+
+
+def _empty(call: _Open) -> tuple[Tensor, Tensor]:
+    q, k, v, beta, log_decay, first, *_ = call
+    shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3])
+    dtype = compute_dtype(q, k, v, beta, log_decay, first)
+    return v.new_empty(v.shape), v.new_empty(shape, dtype=dtype)
+
+
+def _whole(call: _Open) -> tuple[Tensor, Tensor]:
+    q, k, v, beta, log_decay, first, resets, scale, chunk_size = call
+    return delta_rule(q, k, v, beta, log_decay, scale, first, resets, chunk_size)
+
+
+_OPEN = exported("longseq::delta_rule", _Open, _empty, _whole)
 
 
 def delta_rule(
@@ -79,4 +109,8 @@ def delta_rule(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(Arguments(q, k, v, beta, log_decay, scale, initial_state, resets, chunk_size))
+    if is_open(v.shape[1]):
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        y, last = _OPEN(q, k, v, beta, log_decay, initial_state, call.resets, scale, chunk_size)
+        return y, last
     return _RUN[_DISPATCH.choose(backend, call)](call)

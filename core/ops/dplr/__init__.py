@@ -4,6 +4,7 @@ RWKV-7."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.dplr import chunked, reference
 from longseq.core.ops.dplr.arguments import NAME, Arguments, checked
 from longseq.core.ops.dplr.reference import dplr_reference
+from longseq.core.ops.exported import exported, is_open
+from longseq.core.ops.precision import compute_dtype
 
 __all__ = ["dplr", "dplr_reference"]
 
@@ -24,6 +27,32 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
 # could.
 _DISPATCH = Dispatch(NAME, {"cpu": chunked.cpu_reason}, _example, "chunked")
 _RUN = {"cpu": chunked.run, "chunked": chunked.run, "reference": reference.run}
+
+
+class _Open(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    a: Tensor
+    b: Tensor
+    log_decay: Tensor
+    initial_state: Tensor | None
+    resets: Tensor | None
+    scale: float
+    chunk_size: int
+
+
+def _empty(call: _Open) -> tuple[Tensor, Tensor]:
+    shape = (*call.v.shape[::2], call.q.shape[3], call.v.shape[3])
+    last = call.v.new_empty(shape, dtype=compute_dtype(*call[:7]))
+    return call.v.new_empty(call.v.shape), last
+
+
+def _whole(call: _Open) -> tuple[Tensor, Tensor]:
+    return dplr(*call[:6], call.scale, call.initial_state, call.resets, call.chunk_size)
+
+
+_OPEN = exported("longseq::dplr", _Open, _empty, _whole)
 
 
 def dplr(
@@ -70,4 +99,8 @@ def dplr(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(Arguments(q, k, v, a, b, log_decay, scale, initial_state, resets, chunk_size))
+    if is_open(v.shape[1]):
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        y, last = _OPEN(q, k, v, a, b, log_decay, initial_state, call.resets, scale, chunk_size)
+        return y, last
     return _RUN[_DISPATCH.choose(backend, call)](call)

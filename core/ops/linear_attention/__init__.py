@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.linear_attention import chunked, cpu, reference, torch_op, triton
 from longseq.core.ops.linear_attention.arguments import NAME, Arguments, checked
 from longseq.core.ops.linear_attention.reference import linear_attention_reference
+from longseq.core.ops.precision import compute_dtype
 
 __all__ = ["linear_attention", "linear_attention_reference"]
 
@@ -26,6 +29,32 @@ _RUN = {
     "chunked": chunked.run,
     "reference": reference.run,
 }
+
+
+class _Open(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None
+    initial_state: Tensor | None
+    resets: Tensor | None
+    scale: float
+    chunk_size: int
+
+
+def _empty(call: _Open) -> tuple[Tensor, Tensor]:
+    q, k, v, log_decay, first, *_ = call
+    shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3])
+    dtype = compute_dtype(q, k, v, log_decay, first)
+    return v.new_empty(v.shape), v.new_empty(shape, dtype=dtype)
+
+
+def _whole(call: _Open) -> tuple[Tensor, Tensor]:
+    q, k, v, log_decay, first, resets, scale, chunk_size = call
+    return linear_attention(q, k, v, log_decay, scale, first, resets, chunk_size)
+
+
+_OPEN = exported("longseq::linear_attention", _Open, _empty, _whole)
 
 
 def linear_attention(
@@ -68,4 +97,8 @@ def linear_attention(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(Arguments(q, k, v, log_decay, scale, initial_state, resets, chunk_size))
+    if is_open(v.shape[1]):
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        y, last = _OPEN(q, k, v, log_decay, initial_state, call.resets, scale, chunk_size)
+        return y, last
     return _RUN[_DISPATCH.choose(backend, call)](call)

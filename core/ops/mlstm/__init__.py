@@ -4,13 +4,16 @@ chunks."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.mlstm import chunked, cpu, reference, torch_op, triton
 from longseq.core.ops.mlstm.arguments import NAME, Arguments, MLSTMState, checked
 from longseq.core.ops.mlstm.reference import mlstm_reference
+from longseq.core.ops.precision import compute_dtype
 
 __all__ = ["MLSTMState", "mlstm", "mlstm_reference"]
 
@@ -27,6 +30,38 @@ _RUN = {
     "chunked": chunked.run,
     "reference": reference.run,
 }
+
+
+class _Open(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    i: Tensor
+    f: Tensor
+    c: Tensor | None
+    n: Tensor | None
+    m: Tensor | None
+    resets: Tensor | None
+    chunk_size: int
+    eps: float
+
+
+def _empty(call: _Open) -> list[Tensor]:
+    v, dtype = call.v, compute_dtype(*call[:5])
+    shape = (v.shape[0], v.shape[2], call.q.shape[3], v.shape[3])
+    last = [v.new_empty(size, dtype=dtype) for size in (shape, shape[:3], shape[:2])]
+    return [v.new_empty(v.shape), *last]
+
+
+def _whole(call: _Open) -> list[Tensor]:
+    *inputs, c, n, m, resets, chunk_size, eps = call
+    first = None if c is None or n is None or m is None else (c, n, m)
+    q, k, v, i, f = inputs
+    h, last = mlstm(q, k, v, i, f, first, resets, chunk_size, eps)
+    return [h, *last]
+
+
+_OPEN = exported("longseq::mlstm_memory", _Open, _empty, _whole)
 
 
 def mlstm(
@@ -70,4 +105,8 @@ def mlstm(
         BackendError: if the backend asked for cannot serve the call.
     """
     call = checked(Arguments(q, k, v, i, f, initial_state, resets, chunk_size, eps))
+    if is_open(v.shape[1]):
+        first = (None, None, None) if initial_state is None else initial_state
+        h, c, n, m = _OPEN(q, k, v, i, f, *first, call.resets, chunk_size, eps)
+        return h, (c, n, m)
     return _RUN[_DISPATCH.choose(backend, call)](call)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
+from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.ssd import chunked, cpu, mamba_ssm, reference, triton
 from longseq.core.ops.ssd.arguments import NAME, Arguments, checked
 from longseq.core.ops.ssd.reference import ssd_reference
@@ -35,6 +37,41 @@ _RUN = {
     "chunked": chunked.run,
     "reference": reference.run,
 }
+
+
+class _Open(NamedTuple):
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    initial_states: Tensor | None
+    resets: Tensor | None
+    chunk_size: int
+    dt_softplus: bool
+    least: float
+    most: float
+
+
+def _arguments(call: _Open) -> Arguments:
+    limits = (call.least, call.most)
+    return Arguments(*call[:5], call.chunk_size, *call[5:10], call.dt_softplus, limits)
+
+
+def _empty(call: _Open) -> tuple[Tensor, Tensor]:
+    x, dtype = call.x, _arguments(call).dtype()
+    shape = (x.shape[0], *x.shape[2:], call.B.shape[3])
+    return x.new_empty(x.shape), x.new_empty(shape, dtype=dtype)
+
+
+def _whole(call: _Open) -> tuple[Tensor, Tensor]:
+    return ssd(*_arguments(call))
+
+
+_OPEN = exported("longseq::ssd", _Open, _empty, _whole)
 
 
 def ssd(
@@ -88,4 +125,8 @@ def ssd(
             x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states, resets, dt_softplus, dt_limit
         )
     )
+    if is_open(x.shape[1]):
+        optional = (D, z, dt_bias, initial_states, call.resets)
+        y, last = _OPEN(x, dt, A, B, C, *optional, chunk_size, dt_softplus, *dt_limit)
+        return y, last
     return _RUN[_DISPATCH.choose(backend, call)](call)

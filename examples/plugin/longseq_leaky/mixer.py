@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ class LeakyAverage(Mixer):
 
     def __init__(self, d_model: int, slowest: float = 100.0) -> None:
         super().__init__(d_model)
-        rates = torch.logspace(0.0, -torch.tensor(slowest).log10().item(), d_model)
+        rates = torch.logspace(0.0, -math.log10(slowest), d_model)
         self.log_rate = nn.Parameter(rates.log())
         self.out_proj = nn.Linear(d_model, d_model)
 

@@ -122,7 +122,7 @@ def results(operator: Operator, arguments: Any) -> tuple[Tensor, ...]:
 
     def flat(value: Any) -> list[Tensor]:
         if isinstance(value, Tensor):
-            return [torch.view_as_real(value) if value.is_complex() else value]
+            return [torch.stack([value.real, value.imag], -1) if value.is_complex() else value]
         return [one for part in value for one in flat(part)]
 
     return tuple(flat(operator.call(*arguments)))
