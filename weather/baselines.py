@@ -1,10 +1,12 @@
-"""The plain baselines of climate emulation: linear pattern scaling, uniform warming, persistence,
-zero."""
+"""The plain baselines of climate emulation: pattern scaling with and without a memory, a Gaussian
+process, a random forest, uniform warming, persistence, zero."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,180 @@ class PatternScaling:
     def predict(self, predictors: np.ndarray) -> np.ndarray:
         """Returns anomalies (T, Y, X) of predictors (T, K)."""
         return self.intercept + np.einsum("tk,kyx->tyx", predictors, self.slopes)
+
+
+def exponential_filter(series: np.ndarray, years: float) -> np.ndarray:
+    """Returns y_t = k y_{t-1} + (1 - k) x_t with k = exp(-1 / years), from y_0 = x_0.
+
+    Args:
+        series: (T, K).
+        years: time constant.
+    """
+    keep, made = float(np.exp(-1 / years)), np.empty_like(series, dtype=np.float64)
+    state = np.asarray(series[0], dtype=np.float64)
+    for year, value in enumerate(series):
+        state = keep * state + (1 - keep) * value
+        made[year] = state
+    return made
+
+
+def with_lags(predictors: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+    """Returns predictors (T, K) beside their exponential filters (T, K · (1 + number of scales)).
+
+    Args:
+        predictors: of one run.
+        scales: time constants in years.
+    """
+    lagged = [exponential_filter(predictors, scale) for scale in scales]
+    return np.concatenate([predictors, *lagged], 1)
+
+
+class LaggedPatternScaling:
+    """Pattern scaling on the predictors and on their exponential filters, in every cell.
+
+    A surface that lags behind the forcing, as the ocean does, follows filters of it; this is the
+    baseline that a memory has to beat. The time constants are those that predict held-out training
+    runs best (or held-out fifths of the years where there is one run).
+    """
+
+    scales: Sequence[float] = ()
+    CANDIDATES = ((), (5.0,), (15.0,), (50.0,), (150.0,), (5.0, 50.0), (15.0, 150.0))
+
+    def fit(
+        self, predictors: Sequence[np.ndarray], fields: Sequence[np.ndarray], weights: np.ndarray
+    ) -> LaggedPatternScaling:
+        """Chooses time constants and fits slopes.
+
+        Args:
+            predictors: of every run (T, K).
+            fields: anomalies of every run (T, Y, X).
+            weights: areas (Y, X).
+        """
+        flat = [np.asarray(field, dtype=np.float64).reshape(len(field), -1) for field in fields]
+        area = np.sqrt(weights.ravel())
+        # The leading patterns decide; the rest is noise and costs time.
+        _, _, axes = np.linalg.svd(np.concatenate(flat) * area, full_matrices=False)
+        short = [one * area @ axes[:10].T for one in flat]
+        errors = [self._held_out(predictors, short, scales) for scales in self.CANDIDATES]
+        self.scales = self.CANDIDATES[int(np.argmin(errors))]
+        design = [with_lags(one, self.scales) for one in predictors]
+        shape = fields[0].shape[1:]
+        whole = Ridge().fit(np.concatenate(design), np.concatenate(flat))
+        self.ridge, self.shape = whole, shape
+        return self
+
+    def _held_out(
+        self, predictors: Sequence[np.ndarray], short: Sequence[np.ndarray], scales: Sequence[float]
+    ) -> float:
+        """Returns the squared error of years that were held out of the fit."""
+        design = [with_lags(one, scales) for one in predictors]
+        if len(design) > 1:
+            parts = [np.full(len(one), index) for index, one in enumerate(design)]
+        else:
+            parts = [np.arange(len(design[0])) * 5 // len(design[0])]
+        x, y, part = np.concatenate(design), np.concatenate(short), np.concatenate(parts)
+        error = 0.0
+        for index in np.unique(part):
+            out = part == index
+            error += float(((Ridge().fit(x[~out], y[~out]).predict(x[out]) - y[out]) ** 2).sum())
+        return error
+
+    def predict(self, predictors: np.ndarray) -> np.ndarray:
+        """Returns anomalies (T, Y, X) of a whole history of predictors (T, K)."""
+        made = self.ridge.predict(with_lags(predictors, self.scales))
+        return made.reshape(-1, *self.shape)
+
+
+# Per year and in the regressors' own deviations.
+RIDGE = 1e-4
+
+
+class Ridge:
+    """Least squares with a slight penalty on slopes of scaled regressors, because filters of one
+    series are nearly collinear.
+
+    Args:
+        penalty: per year; 0 for least squares.
+    """
+
+    def __init__(self, penalty: float = RIDGE) -> None:
+        self.penalty = penalty
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Ridge:
+        """Fits values (N, C) on regressors (N, K)."""
+        self.mean, spread = x.mean(0), x.std(0)
+        self.spread = np.where(spread > 0, spread, 1.0)
+        z = (x - self.mean) / self.spread
+        self.offset = y.mean(0)
+        rows = np.sqrt(self.penalty * len(z)) * np.eye(z.shape[1])
+        zeros = np.zeros((z.shape[1], y.shape[1]))
+        both = np.concatenate([z, rows]), np.concatenate([y - self.offset, zeros])
+        self.slopes = np.linalg.lstsq(*both, rcond=None)[0]
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Returns values (N, C) of regressors (N, K)."""
+        return self.offset + (x - self.mean) / self.spread @ self.slopes
+
+    def linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns slopes (C, K) and intercepts (C) of unscaled regressors."""
+        slopes = (self.slopes / self.spread[:, None]).T
+        return slopes, self.offset - slopes @ self.mean
+
+
+class Regression:
+    """A regression of scikit-learn from lagged predictors to the leading patterns of the fields.
+
+    Args:
+        make: returns an estimator with ``fit`` and ``predict``.
+        patterns: principal components that are predicted.
+        most: training years; more are thinned out evenly, because a Gaussian process costs their
+            cube.
+    """
+
+    def __init__(self, make: Callable[[int], Any], patterns: int = 8, most: int = 10**9) -> None:
+        self.make, self.patterns, self.most = make, patterns, most
+
+    def run(self, given: Known, scales: Sequence[float]) -> np.ndarray:
+        """Fits on the training runs and returns the test run's anomalies (T', Y, X).
+
+        Args:
+            given: runs.
+            scales: time constants of the filters beside the predictors.
+        """
+        x = np.concatenate([with_lags(run.predictors, scales) for run in given.train])
+        _, fields = stacked(given.train)
+        area = np.sqrt(given.test.weights.ravel())
+        flat = fields.reshape(len(fields), -1)
+        offset = flat.mean(0)
+        _, _, axes = np.linalg.svd((flat - offset) * area, full_matrices=False)
+        axes = axes[: self.patterns]
+        scores = ((flat - offset) * area) @ axes.T
+        mean, spread = x.mean(0), x.std(0)
+        spread = np.where(spread > 0, spread, 1.0)
+        unit = scores.std(0).max() or 1.0
+        chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), self.most)).astype(int))
+        model = self.make(x.shape[1]).fit(((x - mean) / spread)[chosen], scores[chosen] / unit)
+        test = with_lags(given.test.predictors, scales)[given.chosen]
+        found = np.asarray(model.predict((test - mean) / spread)).reshape(len(test), -1) * unit
+        # Back through patterns that were weighted by area; masked cells weigh nothing.
+        inverse = np.divide(1.0, area, out=np.zeros_like(area), where=area > 0)
+        return (offset + found @ axes * inverse).reshape(given.shape)
+
+
+def _gaussian_process(features: int) -> Any:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+
+    kernel = ConstantKernel(1.0) * DotProduct(1.0) + ConstantKernel(0.3) * RBF([2.0] * features)
+    return GaussianProcessRegressor(kernel + WhiteKernel(0.1), random_state=0)
+
+
+def _random_forest(features: int) -> Any:
+    from sklearn.ensemble import RandomForestRegressor
+
+    _ = features
+    return RandomForestRegressor(200, min_samples_leaf=3, random_state=0)
 
 
 def stacked(train: Sequence[Scenario]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +259,34 @@ def _pattern_scaling(given: Known) -> np.ndarray:
     return PatternScaling().fit(*stacked(given.train)).predict(given.test.predictors[given.chosen])
 
 
+def _lagged_fit(given: Known) -> LaggedPatternScaling:
+    return LaggedPatternScaling().fit(
+        [run.predictors for run in given.train],
+        [run.anomalies for run in given.train],
+        given.test.weights,
+    )
+
+
+@BASELINES.register("lagged")
+def _lagged(given: Known) -> np.ndarray:
+    """Pattern scaling on the predictors and their exponential filters."""
+    return _lagged_fit(given).predict(given.test.predictors)[given.chosen]
+
+
+@BASELINES.register("gp")
+def _gp(given: Known) -> np.ndarray:
+    """A Gaussian process on the regressors of ``lagged``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a length scale at its bound
+        return Regression(_gaussian_process, most=300).run(given, _lagged_fit(given).scales)
+
+
+@BASELINES.register("forest")
+def _forest(given: Known) -> np.ndarray:
+    """A random forest on the regressors of ``lagged``."""
+    return Regression(_random_forest).run(given, _lagged_fit(given).scales)
+
+
 @BASELINES.register("uniform")
 def _uniform(given: Known) -> np.ndarray:
     """The regional mean everywhere."""
@@ -110,6 +314,8 @@ def _persistence(given: Known) -> np.ndarray:
     """The mean of the last known years, as many as are scored, but at most 30."""
     start, end = given.test.baseline
     years = given.known if len(given.known) else np.arange(start, end + 1)
+    if not np.isin(years, given.test.years).any():  # anomalies, of which no year is known
+        return np.zeros(given.shape)
     last = np.isin(given.test.years, years[-min(30, given.shape[0]) :])
     return np.broadcast_to(given.test.anomalies[last].mean(0, dtype=np.float64), given.shape).copy()
 

@@ -34,6 +34,10 @@ DOMAIN = Domain(
             "video frames of a checkpoint after a context, beside persistence",
             "longseq.weather.video.rollout:run",
         ),
+        "overshoot": Command(
+            "where memory must beat pattern scaling: train and score on a climate that has one",
+            "longseq.weather.overshoot:run",
+        ),
         "inspect": Command(
             "what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"
         ),

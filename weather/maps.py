@@ -95,3 +95,39 @@ def plot_series(
     axes.set(xlabel="year", ylabel=ylabel)
     axes.legend(loc="upper left", fontsize="small")
     save_png(figure, image)
+
+
+def plot_hysteresis(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    years: np.ndarray,
+    image: str | Path,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> None:
+    """Draws paths through a plane, their years marked on the first.
+
+    Args:
+        curves: label → (x, y), one value a year.
+        years: of the values.
+        image: PNG to write.
+        xlabel: of x.
+        ylabel: of y.
+        title: of the picture.
+    """
+    figure = new_figure(7, 5)
+    axes = figure.add_subplot()
+    styles = ({"color": "0.2", "linewidth": 2.2}, {"linestyle": "--"}, {"linestyle": ":"}, {})
+    for (label, (x, y)), style in zip(curves.items(), styles):
+        axes.plot(x, y, label=label, **style)
+    x, y = next(iter(curves.values()))
+    for year in range(int(years[0]) // 20 * 20, int(years[-1]) + 1, 20):
+        at = np.flatnonzero(years == year)
+        if len(at):
+            axes.plot(x[at], y[at], "o", color="0.2", markersize=4)
+            axes.annotate(
+                str(year), (x[at[0]], y[at[0]]), textcoords="offset points", xytext=(6, -3)
+            )
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.legend(loc="upper left", fontsize="small")
+    save_png(figure, image)

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
-from longseq.weather.baselines import PatternScaling
+from longseq.weather.baselines import RIDGE, Ridge
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import Scenario
 from longseq.weather.metrics import FieldError
@@ -36,8 +36,9 @@ class ClimateEmulator(BaseTask):
         mlp_ratio: hidden width of the MLPs as a multiple of ``d_model``; 0 for none.
         dropout: on residual branches and before the head.
         rank: spatial patterns of the non-linear part.
-        linear: "lps" keeps the least-squares pattern, "learned" trains on from it, "none" leaves it
-            out.
+        linear: "lps" keeps the least-squares pattern, "lagged" likewise on the predictors and their
+            exponential filters, "learned" trains on from "lps", "none" leaves it out.
+        lags: time constants of the filters in years.
         jitter: deviation of noise that is added to the predictors in training, in their own
             deviations.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
@@ -59,7 +60,8 @@ class ClimateEmulator(BaseTask):
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         rank: int = 8,
-        linear: Literal["lps", "learned", "none"] = "lps",
+        linear: Literal["lps", "lagged", "learned", "none"] = "lps",
+        lags: list[float] | None = None,
         jitter: float = 0.0,
         **recipe: Any,
     ) -> None:
@@ -76,6 +78,7 @@ class ClimateEmulator(BaseTask):
             dropout,
             rank,
             linear,
+            (5.0, 50.0) if lags is None else lags,
         )
         self.jitter = jitter
 
@@ -133,14 +136,18 @@ class ClimateEmulator(BaseTask):
         if self.model.linear == "none":
             return
         chosen = [data.scored(run, "train") for run in data.train_runs]
-        predictors = np.concatenate(
-            [run.predictors[mask] for run, mask in zip(data.train_runs, chosen)]
-        )
-        fields = np.concatenate([run.anomalies[mask] for run, mask in zip(data.train_runs, chosen)])
-        scaled = self.scaled(torch.from_numpy(predictors)).numpy()
-        lps = PatternScaling().fit(scaled, fields / self.about["scale"])
-        weight = torch.from_numpy(lps.slopes.reshape(len(lps.slopes), -1).T.copy())
-        self.model.set_linear(weight, torch.from_numpy(lps.intercept.reshape(-1)))
+        pairs = list(zip(data.train_runs, chosen))
+        fields = np.concatenate([run.anomalies[mask] for run, mask in pairs])
+        regressors = []
+        for run, mask in pairs:
+            scaled = self.scaled(torch.from_numpy(run.predictors))
+            # The history is whole, whichever years are fitted.
+            made, _ = self.model.with_lags(scaled[None])
+            regressors.append(made[0].numpy()[mask])
+        fit = Ridge(RIDGE if self.model.lags else 0.0)
+        fit.fit(np.concatenate(regressors), fields.reshape(len(fields), -1) / self.about["scale"])
+        weight, bias = fit.linear()
+        self.model.set_linear(torch.from_numpy(weight), torch.from_numpy(bias))
 
     def scaled(self, predictors: Tensor) -> Tensor:
         """Returns predictors (…, K) in deviations of the training years."""

@@ -129,7 +129,7 @@ def test_the_samples_are_small_and_as_documented() -> None:
     paths = [SAMPLES.path(name) for name in SAMPLES.names()]
     assert sum(path.stat().st_size for path in paths) < 3e6
     stated = re.findall(
-        r"`(\w+\.nc)`: `([0-9a-f]{64})`", Path(paths[0]).with_name("SOURCE.md").read_text()
+        r"`(\w+\.(?:nc|csv))`: `([0-9a-f]{64})`", Path(paths[0]).with_name("SOURCE.md").read_text()
     )
     assert dict(stated) == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths

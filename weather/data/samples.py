@@ -5,5 +5,9 @@ from longseq.core.samples import Samples
 
 SAMPLES = Samples(
     "weather",
-    {"A1B_north_america": "A1B_north_america.nc", "E1_north_america": "E1_north_america.nc"},
+    {
+        "A1B_north_america": "A1B_north_america.nc",
+        "E1_north_america": "E1_north_america.nc",
+        "ssp_forcing": "ssp_forcing.csv",
+    },
 )

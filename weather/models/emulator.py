@@ -12,8 +12,9 @@ from longseq.core.backbone import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
+from longseq.core.ops.linear_scan import linear_scan
 
-Linear = Literal["lps", "learned", "none"]
+Linear = Literal["lps", "lagged", "learned", "none"]
 
 
 class FieldEmulator(nn.Module):
@@ -22,7 +23,9 @@ class FieldEmulator(nn.Module):
         field_t = W x_t + c  +  Patterns · head(backbone(embed(x))_t)
 
     The first two terms are linear pattern scaling; the rest is what the history adds, spread over
-    ``rank`` spatial patterns that are learnt.
+    ``rank`` spatial patterns that are learnt. With ``linear="lagged"`` x is joined by its
+    exponential filters f_t = k f_{t-1} + (1 - k) x_t, k = exp(-1 / lag), f_0 = x_0, so that the
+    linear part has a memory too.
 
     Args:
         height: rows of the grid Y.
@@ -35,8 +38,9 @@ class FieldEmulator(nn.Module):
         mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
         dropout: on residual branches and before the head.
         rank: number of spatial patterns of the non-linear part.
-        linear: "lps" keeps W and c as least squares gave them, "learned" trains them, "none" leaves
-            them out.
+        linear: "lps" keeps W and c as least squares gave them, "lagged" likewise on the predictors
+            and their filters, "learned" trains them, "none" leaves them out.
+        lags: time constants of the filters in years.
     """
 
     weight: Tensor
@@ -55,13 +59,17 @@ class FieldEmulator(nn.Module):
         dropout: float = 0.0,
         rank: int = 8,
         linear: Linear = "lps",
+        lags: Sequence[float] = (5.0, 50.0),
     ) -> None:
         super().__init__()
         sizes = {"height": height, "width": width, "predictors": predictors, "rank": rank}
         for name, value in sizes.items():
             check_positive(name, value)
-        if linear not in ("lps", "learned", "none"):
-            raise ConfigError(f"linear is lps, learned or none, got {linear!r}")
+        if linear not in ("lps", "lagged", "learned", "none"):
+            raise ConfigError(f"linear is lps, lagged, learned or none, got {linear!r}")
+        self.lags = tuple(float(lag) for lag in lags) if linear == "lagged" else ()
+        if any(not lag > 0 for lag in self.lags):
+            raise ConfigError(f"lags are years above zero, got {list(lags)}")
         self.height, self.width, self.predictors, self.linear = height, width, predictors, linear
         self.embed = nn.Linear(predictors, d_model)
         self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, "rms", dropout)
@@ -73,8 +81,9 @@ class FieldEmulator(nn.Module):
             # The network starts as pattern scaling alone.
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+        columns = predictors * (1 + len(self.lags))
         start = {
-            "weight": torch.zeros(height * width, predictors),
+            "weight": torch.zeros(height * width, columns),
             "bias": torch.zeros(height * width),
         }
         for part, zeros in start.items():
@@ -87,7 +96,7 @@ class FieldEmulator(nn.Module):
         """Sets the linear part.
 
         Args:
-            weight: slopes (Y·X, K).
+            weight: slopes (Y·X, K), or (Y·X, K · (1 + number of lags)).
             bias: intercepts (Y·X).
         """
         with torch.no_grad():
@@ -104,8 +113,30 @@ class FieldEmulator(nn.Module):
         Returns:
             Fields (B, T, Y, X) and the states after the last year.
         """
-        z, states = self.backbone(self.embed(x), states)
+        own, inner = None, states
+        if self.lags and states is not None:
+            own, inner = states[-1]["filters"], states[:-1]
+        z, after = self.backbone(self.embed(x), inner)
         y = self.patterns(self.head(self.dropout(z)))
         if self.linear != "none":
-            y = y + nn.functional.linear(x, self.weight, self.bias)
-        return y.unflatten(-1, (self.height, self.width)), states
+            regressors, own = self.with_lags(x, own)
+            y = y + nn.functional.linear(regressors, self.weight, self.bias)
+        if self.lags:
+            after = [*after, {"filters": own}]
+        return y.unflatten(-1, (self.height, self.width)), after
+
+    def with_lags(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Returns predictors beside their exponential filters, and the filters' last values.
+
+        Args:
+            x: predictors (B, T, K).
+            state: the filters before x (B, K · number of lags); None starts from x's first values.
+        """
+        if not self.lags:
+            return x, None
+        every = x.repeat(1, 1, len(self.lags))
+        lags = torch.tensor(self.lags, dtype=x.dtype, device=x.device)
+        keep = torch.exp(-1 / lags).repeat_interleave(x.shape[-1])
+        before = every[:, 0] if state is None else state
+        filtered, _ = linear_scan(keep.expand_as(every), (1 - keep) * every, before)
+        return torch.cat([x, filtered], -1), filtered[:, -1]
