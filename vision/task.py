@@ -17,6 +17,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.facts import Fact
 from longseq.core.training.task import BaseTask
 from longseq.vision.data.module import ImageData
+from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
 
 
@@ -32,7 +33,7 @@ class ImageClassifier(BaseTask):
         in_chans: channels of the images.
         img_size: side in pixels.
         model_kwargs: further hyper-parameters of the model.
-        checkpoint: published weights to start from; the head may be of another number of classes.
+        pretrained: published weights to start from, fitted to channels, size and classes.
         label_smoothing: share of the probability that is spread over all classes.
         ema_decay: decay of the exponential moving average of the weights a step; 0 for none.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
@@ -58,7 +59,7 @@ class ImageClassifier(BaseTask):
         in_chans: int = 3,
         img_size: int = 32,
         model_kwargs: dict[str, Any] | None = None,
-        checkpoint: str | None = None,
+        pretrained: str | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
         **recipe: Any,
@@ -73,7 +74,7 @@ class ImageClassifier(BaseTask):
             raise ConfigError(f"num_classes must be at least 2, got {num_classes}")
         common = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
         self.model = create_model(model, **{**common, **(model_kwargs or {})})
-        self.start_from = checkpoint
+        self.start_from = pretrained
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
@@ -135,6 +136,14 @@ class ImageClassifier(BaseTask):
         if isinstance(self.data, ImageData) and known.get("preprocess"):
             self.data.take(known["preprocess"])
 
+    @classmethod
+    def upgrade(cls, content: dict[str, Any]) -> None:
+        """Also renames what was called ``checkpoint``."""
+        super().upgrade(content)
+        hyper = content.get("hyper_parameters") or {}
+        if "checkpoint" in hyper:
+            hyper["pretrained"] = hyper.pop("checkpoint")
+
     def setup(self, stage: str) -> None:
         """Also loads the weights to start from."""
         super().setup(stage)
@@ -142,10 +151,8 @@ class ImageClassifier(BaseTask):
             self._start_from(self.start_from)
 
     def _start_from(self, path: str) -> None:
-        """Loads published weights, all but a head of another number of classes."""
-        from longseq.vision.models.registry import load_published
-
-        load_published(self.model, path, new_head=True)
+        """Loads published weights."""
+        load_published(self.model, path)
         if self.ema is not None:
             self.ema.load_state_dict(self.model.state_dict())
 

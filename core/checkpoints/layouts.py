@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checkpoints.inert import read_inert
 from longseq.core.checkpoints.safe import check_state_dict, read_weights
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
@@ -19,43 +20,60 @@ from longseq.core.files import require_file
 Tensors = dict[str, Tensor]
 
 
-def read_state_dict(
-    path: str | Path, inside: Sequence[str] = ("model_ema", "model", "state_dict")
-) -> Tensors:
-    """Reads a file of weights as others publish them: safetensors, or a pickle of plain tensors.
+INSIDE = (
+    "model_ema",
+    "state_dict_ema",
+    "model",
+    "state_dict",
+    "net_E",
+    "net",
+    "params_ema",
+    "params",
+    "module",
+)
+"""Keys under which training checkpoints keep their weights, averaged ones first."""
+
+
+def read_state_dict(path: str | Path, inside: Sequence[str] = INSIDE) -> Tensors:
+    """Reads a file of weights as others publish them: safetensors, or what ``torch.save`` wrote.
+
+    Objects of the publisher's own classes (arguments, configurations) are left out; nothing that
+    the file names is run.
 
     Args:
-        path: ``.safetensors``, or anything that ``torch.save`` wrote; only tensors and plain values
-            are read.
+        path: the file.
         inside: keys under which a training checkpoint keeps its state dict, the first one that is
-            there.
+            there and not empty.
 
     Returns:
         Name → tensor.
 
     Raises:
-        DataError: if the file is missing, damaged, holds pickled objects or no state dict.
+        DataError: if the file is missing, damaged or holds no state dict.
     """
     if Path(path).suffix == ".safetensors":
         return dict(read_weights(path)[0])
     file = require_file(path, "checkpoint")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise DataError(
-            "cannot be read as plain weights (damaged, or holds pickled objects)",
-            path=file,
-            hint="re-save its state dict alone, with torch.save(content['state_dict'], ...)",
-        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
+        try:
+            content = read_inert(file)
+        except Exception as error:  # of damaged bytes unpickling may raise anything
+            raise DataError("is no file of weights, or is damaged", path=file) from error
     for key in inside:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        found = content.get(key) if isinstance(content, dict) else None
+        if isinstance(found, dict) and found:
+            content = found
             break
-    if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
+    if not isinstance(content, dict) or not content:
         raise DataError("holds no state dict", path=file)
-    return content
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors or any(isinstance(value, dict) for value in content.values()):
+        raise DataError(
+            f"holds no state dict; it has {', '.join(map(str, list(content)[:4]))}", path=file
+        )
+    return tensors
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ BAD = {
     "model": ("did you mean 'vmamba_pico'", ["--model.model=vmamba_pik"]),
     "model argument": ("did you mean 'dims'", ["--model.model_kwargs={dim: [8]}"]),
     "argument": ("did you mean 'img_size'", ["--data.image_size=8"]),
-    "published": ("w.pth", ["--model.checkpoint=w.pth"]),
+    "published": ("w.pth", ["--model.pretrained=w.pth"]),
 }
 
 

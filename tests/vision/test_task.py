@@ -162,7 +162,7 @@ def test_published_weights_start_a_training_with_a_new_head(
     torch.manual_seed(0)
     source = create_model("vmamba_pico", **TINY)
     torch.save({"model": source.state_dict()}, tmp_path / "published.pth")
-    task = classifier(checkpoint=str(tmp_path / "published.pth"), ema_decay=0.9, lr=1e-9)
+    task = classifier(pretrained=str(tmp_path / "published.pth"), ema_decay=0.9, lr=1e-9)
     train(task, data, 1, tmp_path)
     for key, value in source.state_dict().items():
         if not key.startswith("classifier.head"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,13 @@ class ImageModel(nn.Module):
         num_features: width of the pooled features.
         channels: width of the map after every stage.
         reductions: how many pixels a position of that map spans.
+        stem_key: the first convolution's weight, which published weights may have for other
+            channels.
+        head_key: the classifier's name.
+        head_norms: norms before it, which a file of a backbone alone need not have.
+        positions_keys: learned positions, which depend on the size of images.
+        pretrained_cfg: ``mean``, ``std``, ``crop_ratio``, ``interpolation`` and ``img_size`` with
+            which published weights were evaluated; empty where none are published.
     """
 
     num_features: int
@@ -60,6 +69,15 @@ class ImageModel(nn.Module):
     min_size: int
     channels: list[int]
     reductions: list[int]
+    stem_key: ClassVar[str] = "patch_embed.proj.weight"
+    head_key: ClassVar[str] = "head"
+    head_norms: ClassVar[tuple[str, ...]] = ()
+    positions_keys: ClassVar[tuple[str, ...]] = ()
+    pretrained_cfg: Mapping[str, Any] = MappingProxyType({})
+
+    def fit_positions(self, positions: Tensor) -> Tensor | None:
+        """Returns stored positions at this model's grid; None if they are of another kind."""
+        return None
 
     def check_images(self, x: Tensor) -> None:
         """Checks a batch of images.

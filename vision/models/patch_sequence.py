@@ -44,6 +44,8 @@ class PatchSequence(ImageModel):
     """
 
     no_decay_parameters = ("pos_embed",)
+    positions_keys = ("pos_embed",)
+    head_norms = ("backbone.norm_f",)
 
     def __init__(
         self,
@@ -96,6 +98,13 @@ class PatchSequence(ImageModel):
         if self.order != "raster":
             tokens = tokens[:, torch.from_numpy(scan_order(self.order, *grid)).to(x.device)]
         return self.backbone(tokens, keep_states=False)[0], grid
+
+    def fit_positions(self, positions: Tensor) -> Tensor | None:
+        """Returns stored positions (1, D, g, g) at this model's grid."""
+        if positions.dim() != 4:
+            return None
+        size = (self.grid, self.grid)
+        return F.interpolate(positions, size, mode="bicubic", antialias=True, align_corners=False)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the normalised tokens in scan order, (B, M, D)."""

@@ -3,18 +3,15 @@ safely."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from torch import Tensor, nn
-
-from longseq.core.checkpoints.layouts import read_state_dict
-from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
+from longseq.vision.models.published import fit_published, head_classes, read_published, tell
 from longseq.vision.models.resnet import ResNet
 from longseq.vision.models.vim import Vim
 from longseq.vision.models.vmamba import VMamba
@@ -26,6 +23,16 @@ def _heads(n: int) -> dict[str, Any]:
     return {"mixer_kwargs": {"n_heads": n, "rope_base": None, "bidirectional": True, "bias": True}}
 
 
+_BASE = (128, 256, 512, 1024)
+IMAGENET = {
+    "img_size": 224,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_ratio": 0.875,
+    "interpolation": "bicubic",
+}
+"""How Vim's and VMamba's own scripts evaluate their published weights."""
+_PUBLISHED = ("vim_tiny", "vim_small", "vim_base", "vmamba_tiny", "vmamba_small", "vmamba_base")
 MODELS: Registry[Preset] = Registry("model")
 _PRESETS = {
     "vim_tiny": Preset(Vim, {}, "Vim-T, 224 px, published layout"),
@@ -43,7 +50,30 @@ _PRESETS = {
         },
         "Vim for 28 to 64 px, patches of 4",
     ),
+    "vim_tiny_plus": Preset(Vim, {"stride": 8}, "Vim-T+: patches of 16 at a stride of 8"),
+    "vim_small_plus": Preset(Vim, {"d_model": 384, "stride": 8}, "Vim-S+: likewise"),
     "vmamba_tiny": Preset(VMamba, {}, "VMamba-T (s1l8), published layout"),
+    "vmamba_small": Preset(
+        VMamba, {"depths": (2, 2, 20, 2), "drop_path": 0.3}, "VMamba-S (s1l20), published layout"
+    ),
+    "vmamba_base": Preset(
+        VMamba,
+        {"dims": _BASE, "depths": (2, 2, 20, 2), "drop_path": 0.5},
+        "VMamba-B (s1l20), published layout",
+    ),
+    "vmamba_tiny_s2l5": Preset(
+        VMamba, {"depths": (2, 2, 5, 2), "ratio": 2.0}, "VMamba-T (s2l5), published layout"
+    ),
+    "vmamba_small_s2l15": Preset(
+        VMamba,
+        {"depths": (2, 2, 15, 2), "ratio": 2.0, "drop_path": 0.3},
+        "VMamba-S (s2l15), published layout",
+    ),
+    "vmamba_base_s2l15": Preset(
+        VMamba,
+        {"dims": _BASE, "depths": (2, 2, 15, 2), "ratio": 2.0, "drop_path": 0.6},
+        "VMamba-B (s2l15), published layout",
+    ),
     "vmamba_nano": Preset(
         VMamba,
         {
@@ -118,7 +148,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(
     name: str,
     *,
-    checkpoint: str | Path | None = None,
+    pretrained: str | Path | None = None,
     features_only: Literal[False] = False,
     **kwargs: Any,
 ) -> ImageModel: ...
@@ -128,7 +158,7 @@ def create_model(
 def create_model(
     name: str,
     *,
-    checkpoint: str | Path | None = None,
+    pretrained: str | Path | None = None,
     features_only: Literal[True],
     out_indices: Sequence[int] | None = None,
     **kwargs: Any,
@@ -138,7 +168,7 @@ def create_model(
 def create_model(
     name: str,
     *,
-    checkpoint: str | Path | None = None,
+    pretrained: str | Path | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     **kwargs: Any,
@@ -147,9 +177,10 @@ def create_model(
 
     Args:
         name: one of ``list_models()``.
-        checkpoint: a file of weights: published (``.pth``), safetensors, or a state dict. A head of
-            another number of classes is an error: give the file's ``num_classes``, or 0 to leave
-            its head out.
+        pretrained: a file of weights: published (``.pth``), safetensors, or a state dict. The first
+            convolution is fitted to ``in_chans`` and positions to ``img_size``; the head is the
+            file's, or begins anew where ``num_classes`` is another number (0 for none). What was
+            changed is said on stderr.
         features_only: whether to return a ``FeatureExtractor``: images to a list of maps.
         out_indices: stages of ``features_only``.
         **kwargs: the model's hyper-parameters, such as ``num_classes``, ``in_chans``, ``img_size``.
@@ -162,61 +193,16 @@ def create_model(
     if "img_size" not in keywords(preset.cls):
         kwargs.pop("img_size", None)  # a model without learned positions takes any size as it is
     model = preset.create(name, **kwargs)
-    if checkpoint is not None:
-        load_published(model, checkpoint)
+    if pretrained is not None:
+        state, prefix = read_published(pretrained, model)
+        classes, own = head_classes(state, model), head_classes(model.state_dict(), model)
+        if "num_classes" not in kwargs and classes not in (None, own):
+            model = preset.create(name, **kwargs, num_classes=classes)
+        tell(pretrained, fit_published(state, model, pretrained, prefix))
+    if name.startswith(_PUBLISHED):
+        model.pretrained_cfg = dict(IMAGENET)
     if features_only:
         return FeatureExtractor(model, out_indices)
     if out_indices is not None:
         raise ConfigError("out_indices needs features_only=True")
     return model
-
-
-def convert_published(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Returns a published state dict under this package's names and shapes.
-
-    Accepts for VMamba both published layouts: ``x_proj_weight`` (K, R+2N, D) and ``x_proj.weight``
-    (K·(R+2N), D), and 1×1 convolutions in place of linear maps. A head that the model does not have
-    is left out.
-
-    Args:
-        state: as read from a file.
-        model: that is to take it.
-    """
-    own = model.state_dict()
-    renamed = {
-        ".x_proj.weight": ".x_proj_weight",
-        ".dt_projs.weight": ".dt_projs_weight",
-        ".dt_projs.bias": ".dt_projs_bias",
-    }
-    found = {}
-    for key, value in state.items():
-        for old, new in renamed.items():
-            if key.endswith(old) and key not in own and key.replace(old, new) in own:
-                key = key.replace(old, new)
-        if key in own and value.numel() == own[key].numel() and value.dim() != own[key].dim():
-            value = value.reshape(own[key].shape)
-        if key not in own and key.rpartition(".")[0].endswith("head"):
-            continue
-        found[key] = value
-    return found
-
-
-def load_published(model: nn.Module, path: str | Path, new_head: bool = False) -> None:
-    """Loads a published checkpoint into a model, all keys and shapes checked.
-
-    Args:
-        model: from ``create_model``.
-        path: the file.
-        new_head: whether the model keeps its own head where the file's has another number of
-            classes.
-
-    Raises:
-        DataError: if the file is unusable or of another model.
-    """
-    state, own = convert_published(read_state_dict(path), model), model.state_dict()
-    if new_head:
-        for key in [key for key in own if key.rpartition(".")[0].endswith("head")]:
-            if key not in state or state[key].shape != own[key].shape:
-                state[key] = own[key]
-    check_state_dict(model, state, path)
-    model.load_state_dict(state, strict=True)

@@ -76,6 +76,8 @@ class ResNet(ImageModel):
         drop_path: highest rate of stochastic depth.
     """
 
+    stem_key = "stem.0.0.weight"
+
     def __init__(
         self,
         num_classes: int = 10,

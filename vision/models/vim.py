@@ -125,18 +125,20 @@ class VimLayer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches as vectors: (B, C, H, W) to (B, D, H/p, W/p), partial patches left
-    out.
+    """Patches as vectors: (B, C, H, W) to (B, D, H/s, W/s), partial patches left out.
 
     Args:
         in_chans: channels C.
         d_model: width D.
         patch_size: side p in pixels.
+        stride: pixels from one patch to the next; ``patch_size`` if None.
     """
 
-    def __init__(self, in_chans: int, d_model: int, patch_size: int) -> None:
+    def __init__(
+        self, in_chans: int, d_model: int, patch_size: int, stride: int | None = None
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, d_model, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_chans, d_model, patch_size, stride=stride or patch_size)
         nn.init.normal_(self.proj.weight, std=(in_chans * patch_size**2) ** -0.5)
         if self.proj.bias is not None:
             nn.init.zeros_(self.proj.bias)
@@ -144,6 +146,20 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
         return self.proj(x)
+
+
+def resize_positions(positions: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Returns positions (1, side² + 1, D) at another grid, bicubically, (1, H·W + 1, D).
+
+    The class token's, in the middle, stays in the middle.
+    """
+    middle = side * side // 2
+    own = positions[:, middle : middle + 1]
+    patches = torch.cat([positions[:, :middle], positions[:, middle + 1 :]], 1)
+    grid = patches.transpose(1, 2).unflatten(2, (side, side))
+    grid = F.interpolate(grid, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    patches, middle = grid.flatten(2).transpose(1, 2), height * width // 2
+    return torch.cat([patches[:, :middle], own, patches[:, middle:]], 1)
 
 
 class Vim(ImageModel):
@@ -158,6 +174,7 @@ class Vim(ImageModel):
         in_chans: channels of the images.
         img_size: side in pixels for which positions are stored.
         patch_size: side of a patch.
+        stride: pixels from one patch to the next, 8 in "Vim-T+"; ``patch_size`` if None.
         d_model: width D.
         depth: number of layers.
         d_state: states per channel.
@@ -169,6 +186,8 @@ class Vim(ImageModel):
     """
 
     no_decay_parameters = ("cls_token", "pos_embed")
+    positions_keys = ("pos_embed",)
+    head_norms = ("norm_f",)
 
     def __init__(
         self,
@@ -176,6 +195,7 @@ class Vim(ImageModel):
         in_chans: int = 3,
         img_size: int = 224,
         patch_size: int = 16,
+        stride: int | None = None,
         d_model: int = 192,
         depth: int = 24,
         d_state: int = 16,
@@ -188,9 +208,11 @@ class Vim(ImageModel):
         super().__init__()
         check_positive("depth", depth)
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), patch_size
-        side = check_positive("img_size", img_size) // check_positive("patch_size", patch_size)
-        self.grid, self.num_features = check_positive("img_size // patch_size", side), d_model
-        self.patch_embed = PatchEmbed(in_chans, d_model, patch_size)
+        step = check_positive("patch_size", patch_size)
+        step = step if stride is None else check_positive("stride", stride)
+        side = (check_positive("img_size", img_size) - patch_size) // step + 1
+        self.grid, self.num_features = check_positive("patches a side", side), d_model
+        self.patch_embed = PatchEmbed(in_chans, d_model, patch_size, step)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d_model))
         self.pos_embed = nn.Parameter(torch.zeros(1, side * side + 1, d_model))
         self.pos_drop = nn.Dropout(drop_rate)
@@ -213,21 +235,20 @@ class Vim(ImageModel):
                     nn.init.kaiming_uniform_(parameter, a=math.sqrt(5)).div_(depth**0.5)
         stages = min(stages, depth)
         self._ends = [round((i + 1) * depth / stages) for i in range(stages)]
-        self.channels, self.reductions = [d_model] * stages, [patch_size] * stages
+        self.channels, self.reductions = [d_model] * stages, [step] * stages
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Returns the positions (1, H·W + 1, D) of a grid, the class token's at H·W // 2."""
         if (height, width) == (self.grid, self.grid):
             return self.pos_embed
-        middle = self.grid * self.grid // 2
-        own = self.pos_embed[:, middle : middle + 1]
-        patches = torch.cat([self.pos_embed[:, :middle], self.pos_embed[:, middle + 1 :]], 1)
-        grid = patches.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        grid = F.interpolate(
-            grid, (height, width), mode="bicubic", antialias=True, align_corners=False
-        )
-        patches, middle = grid.flatten(2).transpose(1, 2), height * width // 2
-        return torch.cat([patches[:, :middle], own, patches[:, middle:]], 1)
+        return resize_positions(self.pos_embed, self.grid, height, width)
+
+    def fit_positions(self, positions: Tensor) -> Tensor | None:
+        """Returns stored positions (1, g·g + 1, D) at this model's grid."""
+        side = math.isqrt(positions.shape[1] - 1)
+        if side * side + 1 != positions.shape[1]:
+            return None
+        return resize_positions(positions, side, self.grid, self.grid)
 
     def _run(self, x: Tensor, ends: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         """Returns the normalised tokens (B, M + 1, D), and maps after ``ends`` layers each."""

@@ -216,6 +216,10 @@ class VMamba(ImageModel):
         orders: scan orders; four for the published weights.
     """
 
+    stem_key = "patch_embed.0.weight"
+    head_key = "classifier.head"
+    head_norms = ("classifier.norm",)
+
     def __init__(
         self,
         num_classes: int = 1000,

@@ -3,14 +3,12 @@ layouts."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from longseq.core.errors import ArgumentError, ConfigError, DataError
+from longseq.core.errors import ArgumentError, ConfigError
 from longseq.vision import create_model, list_models
 from longseq.vision.models.layers import DropPath, FeatureExtractor, path_rates
 from longseq.vision.models.registry import MODELS
@@ -21,6 +19,13 @@ PUBLISHED = {
     "vim_small": 25_796_584,
     "vim_base": 97_598_440,
     "vmamba_tiny": 30_249_064,
+    "vmamba_small": 49_012_840,
+    "vmamba_base": 86_614_504,
+    "vmamba_tiny_s2l5": 30_705_832,
+    "vmamba_small_s2l15": 50_147_752,
+    "vmamba_base_s2l15": 88_557_800,
+    "vim_tiny_plus": 7_250_344,
+    "vim_small_plus": 26_001_256,
 }
 SMALL = [
     "vim_nano",
@@ -182,7 +187,7 @@ def test_bad_arguments_are_named() -> None:
         create_model("vim_nano")(torch.zeros(1, 3, 3, 8))
     with pytest.raises(ArgumentError, match="batch, 3, height"):
         create_model("vmamba_nano")(torch.zeros(1, 1, 8, 8))
-    assert set(list_models("vim*")) == {"vim_tiny", "vim_small", "vim_base", "vim_nano"}
+    assert {"vim_tiny", "vim_small", "vim_base", "vim_nano"} <= set(list_models("vim*"))
     assert all(MODELS[name].help for name in list_models())
 
 
@@ -194,48 +199,3 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     assert y.mean().item() == pytest.approx(1, abs=0.05) and torch.equal(y[:, 0], y[:, 1])
     assert torch.equal(layer.eval()(y), y)
     assert path_rates(0.2, 3) == [0.0, 0.1, 0.2] and path_rates(0.2, 1) == [0.0]
-
-
-class TestPublishedFiles:
-    """Checkpoints in the layouts that are published."""
-
-    def test_both_vmamba_layouts_load(self, tmp_path: Path) -> None:
-        torch.manual_seed(0)
-        source, x = create_model("vmamba_nano").eval(), images()
-        other = {}
-        for key, value in source.state_dict().items():
-            if key.endswith(("x_proj_weight", "dt_projs_weight")):
-                key, value = key.replace("_weight", ".weight"), value.flatten(0, 1)
-            elif key.endswith("in_proj.weight"):
-                value = value[:, :, None, None]
-            other[key] = value
-        torch.save({"model": other}, tmp_path / "flat.pth")
-        torch.save({"model_ema": source.state_dict(), "model": {}}, tmp_path / "ema.pth")
-        for name in ("flat.pth", "ema.pth"):
-            loaded = create_model("vmamba_nano", checkpoint=tmp_path / name).eval()
-            with torch.no_grad():
-                assert torch.equal(loaded(x), source(x))
-
-    def test_a_head_of_another_size_is_an_error_and_none_is_fine(self, tmp_path: Path) -> None:
-        torch.save({"model": create_model("vim_nano", depth=1).state_dict()}, tmp_path / "a.pth")
-        with pytest.raises(
-            DataError, match=r"a\.pth.*head\.weight \(10, 128\) instead of \(5, 128\)"
-        ):
-            create_model("vim_nano", depth=1, num_classes=5, checkpoint=tmp_path / "a.pth")
-        create_model("vim_nano", depth=1, num_classes=0, checkpoint=tmp_path / "a.pth")
-
-    def test_files_of_other_kinds_are_refused(self, tmp_path: Path) -> None:
-        torch.save({"model": create_model("vit_pico").state_dict()}, tmp_path / "vit.pth")
-        (tmp_path / "text.pth").write_text("hello")
-        torch.save({"model": [1, 2]}, tmp_path / "list.pth")
-        torch.save({"model": {}, "optimizer": Path("x")}, tmp_path / "object.pth")
-        for name, message in (
-            ("vit.pth", "another model"),
-            ("text.pth", "plain weights"),
-            ("list.pth", "no state dict"),
-            ("object.pth", "pickled"),
-            ("none.pth", "no such"),
-        ):
-            with pytest.raises(DataError, match=message) as caught:
-                create_model("vim_nano", checkpoint=tmp_path / name)
-            assert name in str(caught.value)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.vision import create_model
-from longseq.vision.models.registry import convert_published
+from longseq.vision.models.published import convert_names
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vision_mamba.npz"
 ROOT = Path(__file__).parents[3]
@@ -150,7 +150,7 @@ def test_vmamba_tiny_equals_upstream(channel_first: bool) -> None:
     torch.manual_seed(0)
     theirs = randomise(their_vmamba(channel_first))
     ours = create_model("vmamba_tiny")
-    ours.load_state_dict(convert_published(theirs.state_dict(), ours), strict=True)
+    ours.load_state_dict(convert_names(theirs.state_dict(), ours), strict=True)
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         found = (ours.eval()(x) - theirs.eval()(x)).abs().max().item()
@@ -163,7 +163,7 @@ def test_vmamba_gradients_equal_upstreams() -> None:
     torch.manual_seed(0)
     sizes = {"dims": [16, 32], "depths": [1, 2], "num_classes": 5}
     theirs, ours = randomise(their_vmamba(True, **sizes)), create_model("vmamba_tiny", **sizes)
-    ours.load_state_dict(convert_published(theirs.state_dict(), ours), strict=True)
+    ours.load_state_dict(convert_names(theirs.state_dict(), ours), strict=True)
     x = torch.randn(2, 3, 32, 48)
     found = largest(outcome(ours, x), outcome(theirs, x))
     print(f"vmamba gradients: {found:.1e}")
