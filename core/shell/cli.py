@@ -16,12 +16,13 @@ _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
-    "bench": "measurements: longseq bench kernels, models or recall",
+    "bench": "measurements: longseq bench kernels, models, recall or forecasting",
 }
 _BENCHMARKS = {
     "kernels": "the operators' speed and memory against their peers and the machine's bounds",
     "models": "the same of blocks and whole models",
     "recall": "small models of every mixer on copying, induction and associative recall",
+    "forecasting": "forecasters on many data sets against seasonal naive, as geometric means",
 }
 
 

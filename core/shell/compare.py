@@ -28,7 +28,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     assert domain.compare is not None
     cls: type[Comparison] = import_object(domain.compare.run, ":")
     configs = domain.configs()
-    usual = ",".join((*cls.baselines, *cls.trained))
+    usual = ",".join((*(cls.usual or cls.baselines), *cls.trained))
     parser = argparse.ArgumentParser(
         prog=f"longseq {domain.name} compare",
         description=f"{domain.compare.help}. Options of fit (--model.x, --trainer.x, …) are "
