@@ -49,6 +49,7 @@ class Comparison(ABC):
 
     Attributes:
         baselines: by name.
+        usual: those of them that are taken where no ``--models`` are given; all if empty.
         score: column of the value in the written table.
         columns: of the written table, name → format (see ``write_rows``); "model", "kind", "seed",
             "verdict" and ``score`` come from the row, all others from its ``numbers``.
@@ -60,6 +61,7 @@ class Comparison(ABC):
     """
 
     baselines: ClassVar[Mapping[str, Any]]
+    usual: ClassVar[Sequence[str]] = ()
     score: ClassVar[str]
     columns: ClassVar[Mapping[str, str]]
     lower_is_better: ClassVar[bool] = True

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from longseq.timeseries.baselines import make_baseline
     from longseq.timeseries.data.module import ForecastData
     from longseq.timeseries.forecast import forecast_frame
+    from longseq.timeseries.forecaster import Forecaster
     from longseq.timeseries.task import (
         Autoformer,
         ForecastTask,
@@ -27,6 +28,7 @@ _EXPORTS = {
     "Autoformer": "longseq.timeseries.task",
     "ForecastData": "longseq.timeseries.data.module",
     "ForecastTask": "longseq.timeseries.task",
+    "Forecaster": "longseq.timeseries.forecaster",
     "Informer": "longseq.timeseries.task",
     "MixerForecaster": "longseq.timeseries.task",
     "SpaceTime": "longseq.timeseries.task",
@@ -38,6 +40,7 @@ __all__ = [
     "Autoformer",
     "ForecastData",
     "ForecastTask",
+    "Forecaster",
     "Informer",
     "MixerForecaster",
     "SpaceTime",

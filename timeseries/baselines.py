@@ -26,7 +26,12 @@ class Baseline(ABC):
 
     Args:
         horizon: predicted rows h.
+
+    Attributes:
+        kind: what tables call it: "baseline", or "model" for one that has to beat baselines.
     """
+
+    kind = "baseline"
 
     def __init__(self, horizon: int) -> None:
         self.horizon = check_positive("horizon", horizon)

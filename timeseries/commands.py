@@ -5,7 +5,7 @@ from longseq.timeseries import REQUIRES
 
 DOMAIN = Domain(
     name="timeseries",
-    help="forecasters on CSV or Parquet frames, beside repeat, seasonal naive and ridge baselines",
+    help="forecasters on CSV or Parquet frames, zero-shot or trained, beside plain baselines",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
@@ -17,10 +17,15 @@ DOMAIN = Domain(
         "models beside baselines on one file, with a verdict",
         "longseq.timeseries.compare:ForecastComparison",
     ),
-    modules=("longseq.timeseries.task", "longseq.timeseries.data.module"),
+    modules=(
+        "longseq.timeseries.task",
+        "longseq.timeseries.zero_shot_task",
+        "longseq.timeseries.data.module",
+        "longseq.timeseries.data.pretraining",
+    ),
     commands={
         "predict": Command(
-            "forecasts of a checkpoint for a frame, to CSV or Parquet",
+            "forecasts for a frame, with no training or by a checkpoint, to CSV or Parquet",
             "longseq.timeseries.predict:run",
         ),
     },

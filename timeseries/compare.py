@@ -17,12 +17,13 @@ from longseq.core.errors import DataError
 from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_task
 from longseq.timeseries import task as tasks
-from longseq.timeseries.baselines import BASELINES, RIDGE, Baseline, make_baseline
+from longseq.timeseries.baselines import RIDGE, Baseline, make_baseline
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.module import FACTS, ForecastData
 from longseq.timeseries.data.protocols import list_protocols
 from longseq.timeseries.data.windows import EvaluationWindows, Windows
 from longseq.timeseries.forecast import run_model
+from longseq.timeseries.local import BASELINES
 from longseq.timeseries.metrics import ForecastError
 from longseq.timeseries.options import add_roles, roles_of
 from longseq.timeseries.task import ForecastTask
@@ -57,6 +58,7 @@ class ForecastComparison(Comparison):
     """
 
     baselines = BASELINES
+    usual = ("repeat", "seasonal_naive", "nlinear_ridge", "dlinear_ridge")
     score = "mse"
     columns = {
         **dict.fromkeys(("model", "kind"), ""),
@@ -161,7 +163,7 @@ class ForecastComparison(Comparison):
         self, name: str, model: ForecastTask | Baseline, start: float, parameters: int, **own: Any
     ) -> Row:
         mse, mae = evaluate(model, self.test, self.data.eval_batch_size)
-        kind = "baseline" if isinstance(model, Baseline) else "model"
+        kind = model.kind if isinstance(model, Baseline) else "model"
         numbers = {
             "mae": mae,
             "parameters": parameters,

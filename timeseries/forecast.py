@@ -17,9 +17,8 @@ from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
+from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.task import ForecastTask
-
-BASELINE_COLUMN = "SeasonalNaive"
 
 
 def run_model(model: ForecastTask | Baseline, batch: dict[str, Tensor]) -> Tensor:
@@ -131,16 +130,7 @@ def forecast_frame(
         for level, radius in zip(levels, widths):
             values[f"{name}-lo-{level}"] = values[name] - radius.T[series]
             values[f"{name}-hi-{level}"] = values[name] + radius.T[series]
-    ahead = rows[:, None] + np.arange(horizon)
-    own = [key for key in values if key not in (name, BASELINE_COLUMN)]
-    columns = {
-        "unique_id": np.repeat(np.asarray(panel.ids, dtype=object)[series], horizon),
-        "ds": extended.ds[ahead.ravel()],
-        "cutoff": extended.ds[np.repeat(rows - 1, horizon)],
-        "y": extended.values[ahead, series[:, None]].ravel(),
-        **{key: values[key].ravel() for key in (name, *own, BASELINE_COLUMN)},
-    }
-    return pd.DataFrame(columns)
+    return long_frame(extended, rows, series, values)
 
 
 def _pairs(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from longseq.core.errors import DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.timeseries.data.panel import Panel
-from longseq.timeseries.forecast import BASELINE_COLUMN
+from longseq.timeseries.long_frame import BASELINE_COLUMN
 
 
 def plot_forecast(
@@ -57,4 +58,34 @@ def plot_forecast(
     axes.set_ylabel(unit)
     figure.legend(loc="outside upper right", ncols=4, fontsize=8)
     figure.autofmt_xdate()
+    save_png(figure, path)
+
+
+def plot_lead_error(frame: pd.DataFrame, model: str, path: str | Path) -> None:
+    """Draws the mean absolute error by step ahead beside the seasonal naive forecast's, as PNG, in
+    units of what that one misses over all steps.
+
+    Args:
+        frame: of a cross-validation, with known ``y``.
+        model: the model's column.
+        path: the file.
+
+    Raises:
+        DataError: if no target is known.
+    """
+    known = frame[frame["y"].notna()]
+    if known.empty:
+        raise DataError("no target of the forecasts is known: nothing to compare with")
+    lead = known.groupby(["unique_id", "cutoff"]).cumcount() + 1
+    figure = new_figure(7, 3.2)
+    axes = figure.add_subplot()
+    unit = (known[BASELINE_COLUMN] - known["y"]).abs().groupby(known["unique_id"]).mean()
+    size = known["unique_id"].map(unit.where(unit > 0, 1.0))
+    for column, colour, style in ((BASELINE_COLUMN, "tab:orange", ":"), (model, "tab:blue", "-")):
+        error = ((known[column] - known["y"]).abs() / size).groupby(lead).mean()
+        axes.plot(error.index, error.to_numpy(), color=colour, ls=style, label=column)
+    axes.set_xlabel("rows ahead")
+    axes.set_ylabel("error")
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     save_png(figure, path)

@@ -1,4 +1,5 @@
-"""``longseq timeseries predict``: a frame in, a frame of forecasts out, from a checkpoint alone."""
+"""``longseq timeseries predict``: a frame in, a frame of forecasts out, with or without a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -11,27 +12,85 @@ import pandas as pd
 from longseq.core.errors import ConfigError
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
-from longseq.core.training.loading import load_task
-from longseq.timeseries.data.frames import read_panel
-from longseq.timeseries.forecast import BASELINE_COLUMN, forecast_frame
+from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.long_frame import BASELINE_COLUMN
 from longseq.timeseries.options import add_roles, roles_of
-from longseq.timeseries.task import ForecastTask
+from longseq.timeseries.zero_shot import NAME, zero_shot_frame
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq timeseries predict``."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    check_table(args.out)
+    task = None
+    if args.ckpt_path is None:
+        if args.horizon is None:
+            raise ConfigError("say how many rows to forecast: --horizon 28 (or give --ckpt_path)")
+        horizon = args.horizon
+    else:
+        # Lightning is imported only where a checkpoint of it is read.
+        from longseq.core.training.loading import load_task
+        from longseq.timeseries.forecast import forecast_frame
+        from longseq.timeseries.task import ForecastTask
+
+        task = load_task(args.ckpt_path, "timeseries")
+        if not isinstance(task, ForecastTask):
+            raise ConfigError(
+                f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed"
+            )
+        horizon = task.horizon
+        if args.horizon not in (None, horizon):
+            raise ConfigError(
+                f"--horizon {args.horizon}: the model of {args.ckpt_path} forecasts {horizon} rows"
+            )
+    if horizon < 1:
+        raise ConfigError(f"--horizon must be at least 1, got {horizon}")
+    panel = read_panel(args.frame, roles=roles_of(args))
+    least = 1 if task is None else int((task.facts or {}).get("least", task.context))
+    cutoffs = _cutoffs(args, panel, horizon, least)
+    levels = sorted(set(args.level))
+    if task is None:
+        frame = zero_shot_frame(
+            panel, horizon, cutoffs, levels or (80,), args.batch_size, args.season
+        )
+        name = NAME
+    else:
+        frame = forecast_frame(
+            task.to(args.device), panel, cutoffs, levels, args.batch_size, args.season
+        )
+        name = type(task).__name__
+    write_frame(frame, args.out)
+    for note in panel.notes:
+        print(f"{args.frame}: {note}")
+    if name == NAME and task is None:
+        print("no checkpoint named: the packaged zero-shot forecaster was taken")
+    filled = f" ({panel.missing} missing values carried forward)" if panel.missing else ""
+    count = 1 if cutoffs is None else len(cutoffs)
+    print(
+        f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} "
+        f"cutoffs{filled}"
+    )
+    if cutoffs is not None:
+        _print_scores(frame, name, args.frame)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longseq timeseries predict",
         description="Forecasts after the end of a long or wide frame, or from earlier cutoffs, as "
-        "a frame "
-        "with the columns unique_id, ds, cutoff, y, the model's name, and the seasonal naive "
-        "forecast.",
+        "a frame with the columns unique_id, ds, cutoff, y, the model's name, and the seasonal "
+        "naive forecast. Without a checkpoint the packaged zero-shot forecaster is taken.",
     )
     parser.add_argument(
         "frame", help="CSV or Parquet file: unique_id, ds, y; or a time column and the series"
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a forecaster")
-    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
+    parser.add_argument("--horizon", type=int, help="rows to forecast; needed without a checkpoint")
+    parser.add_argument("--ckpt_path", help="checkpoint of a forecaster (the packaged one)")
+    parser.add_argument(
+        "--out", default="forecasts.csv", help=".csv, .tsv or .parquet to write (forecasts.csv)"
+    )
     parser.add_argument(
         "--cutoffs",
         type=int,
@@ -45,48 +104,33 @@ def run(argv: Sequence[str]) -> int:
         type=int,
         action="append",
         default=[],
-        help="percentage of an interval, calibrated on the rows between training and cutoff; may "
-        "be repeated",
+        help="percentage of an interval; may be repeated. Of a checkpoint it is calibrated on the "
+        "rows between training and cutoff; of the packaged forecaster it is its own (80)",
     )
     add_roles(parser)
     parser.add_argument(
-        "--season", type=int, help="rows of a season of the naive forecast (from the time step)"
+        "--season", type=int, help="rows of a season (from the time step; 1 for none)"
     )
     parser.add_argument("--batch_size", type=int, default=64, help="cutoffs at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    args = parser.parse_args(argv)
-    check_table(args.out)
-    task = load_task(args.ckpt_path, "timeseries")
-    if not isinstance(task, ForecastTask):
-        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed")
-    panel = read_panel(args.frame, roles=roles_of(args))
-    step = task.horizon if args.step is None else args.step
+    return parser
+
+
+def _cutoffs(args: argparse.Namespace, panel: Panel, horizon: int, least: int) -> list[int] | None:
+    """Returns the cutoffs that the options ask for; None for the end of every series."""
+    step = horizon if args.step is None else args.step
     if args.cutoffs < 0 or step < 1:
         raise ConfigError(
             f"--cutoffs must be at least 0 and --step at least 1, got {args.cutoffs} and {step}"
         )
-    last = len(panel) - task.horizon
+    last = len(panel) - horizon
     cutoffs = [last - i * step for i in reversed(range(args.cutoffs))] or None
-    if cutoffs is not None and cutoffs[0] < task.context:
+    if cutoffs is not None and cutoffs[0] < least:
         raise ConfigError(
-            f"{args.frame}: {len(panel)} rows leave no {args.cutoffs} cutoffs of context "
-            f"{task.context} and horizon {task.horizon}; lower --cutoffs or --step"
+            f"{args.frame}: {len(panel)} rows leave no {args.cutoffs} cutoffs of context {least} "
+            f"and horizon {horizon}; lower --cutoffs or --step"
         )
-    frame = forecast_frame(
-        task.to(args.device), panel, cutoffs, sorted(set(args.level)), args.batch_size, args.season
-    )
-    write_frame(frame, args.out)
-    for note in panel.notes:
-        print(f"{args.frame}: {note}")
-    filled = f" ({panel.missing} missing values carried forward)" if panel.missing else ""
-    count = 1 if cutoffs is None else len(cutoffs)
-    print(
-        f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} "
-        f"cutoffs{filled}"
-    )
-    if cutoffs is not None:
-        _print_scores(frame, type(task).__name__, args.frame)
-    return 0
+    return cutoffs
 
 
 def _print_scores(frame: pd.DataFrame, model: str, source: str) -> None:
@@ -96,7 +140,7 @@ def _print_scores(frame: pd.DataFrame, model: str, source: str) -> None:
     scores = []
     for column, kind in ((model, "model"), (BASELINE_COLUMN, "baseline")):
         error = (frame[column] - frame["y"]) / spread
-        mse, mae = float(np.mean(error**2)), float(np.mean(error.abs()))
+        mse, mae = float(np.nanmean(error**2)), float(np.nanmean(error.abs()))
         notes = {"mae": f"{mae:.4f}"}
         scores.append(Score(column, mse, "model" if kind == "model" else "baseline", notes))
     print_table(scores, "mse", f"{source}: known targets, in units of each series' deviation")

@@ -17,13 +17,14 @@ _FIXED = {
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
     "generate": "text from a folder of a published language model: longseq generate FOLDER",
-    "bench": "measurements: longseq bench kernels, models or recall",
+    "bench": "measurements: longseq bench kernels, models, recall or forecasting",
     "run": "a script written for mamba-ssm or causal-conv1d: longseq run script.py [arguments]",
 }
 _BENCHMARKS = {
     "kernels": "the operators' speed and memory against their peers and the machine's bounds",
     "models": "the same of blocks and whole models",
     "recall": "small models of every mixer on copying, induction and associative recall",
+    "forecasting": "forecasters on many data sets against seasonal naive, as geometric means",
 }
 
 

@@ -39,7 +39,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     configs = domain.configs()
     if cls.configs:
         configs = {name: configs[name] for name in cls.configs}
-    usual = ",".join((*cls.baselines, *cls.trained))
+    usual = ",".join((*(cls.usual or cls.baselines), *cls.trained))
     parser = argparse.ArgumentParser(
         prog=f"longseq {domain.name} compare",
         description=f"{domain.compare.help}. Options of fit (--model.x, --trainer.x, …) are "

@@ -39,6 +39,12 @@ SMALL = {
 }
 
 
+GENERATED = [
+    *("--data.batch_size=16", "--data.steps_per_epoch=2", "--data.valid_batches=1"),
+    *("--model.d_model=16", "--model.n_layers=1", "--model.hidden=16", "--trainer.max_steps=2"),
+]
+
+
 def fit(name: str, path: object, *more: str) -> list[str]:
     argv = [
         "timeseries",
@@ -53,7 +59,11 @@ def fit(name: str, path: object, *more: str) -> list[str]:
 
 
 def test_every_configuration_is_tested() -> None:
-    assert set(SMALL) == set(DOMAIN.configs())
+    assert {*SMALL, "zero_shot"} == set(DOMAIN.configs())
+
+
+def test_pretraining_on_generated_series_needs_no_file(workdir: Path) -> None:
+    assert main(["timeseries", "fit", "--config", "zero_shot", *GENERATED, *QUICK]) == 0
 
 
 @pytest.mark.parametrize("name", SMALL)

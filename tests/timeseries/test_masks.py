@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from longseq.core.errors import DataError
-from longseq.timeseries.baselines import BASELINES, make_baseline
-from longseq.timeseries.compare import evaluate
+from longseq.timeseries.baselines import make_baseline
+from longseq.timeseries.compare import ForecastComparison, evaluate
 from longseq.timeseries.conformal import radii
 from longseq.timeseries.data.frames import panel_of, read_panel
 from longseq.timeseries.data.module import ForecastData
@@ -29,7 +29,7 @@ def dead(tmp_path, make_wide) -> str:
     return str(tmp_path / "dead.csv")
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ForecastComparison.usual)
 def test_a_dead_sensor_is_not_scored(name, dead):
     whole, alone = (ForecastData(dead, "ratio", L, H, series) for series in (None, ["s1"]))
     figures = []

@@ -245,14 +245,19 @@ def _from_wide(
         where.notes.append(f"every column is a series: {shown} (or name one by --target)")
     if series.shape[1] == 0:
         raise where.error("has times but no series")
-    rows, width = len(frame), series.shape[1]
-    columns = [_numbers(series[name], name, where) for name in series.columns]
     names = pd.Index(series.columns)
-    if told.resample is None:
-        check_order(ds, np.zeros(rows, np.int64), pd.Index(["all"]), where)
-    codes = np.repeat(np.arange(width), rows)
-    times = ds if width == 1 else ds[np.tile(np.arange(rows), width)]
-    return _assemble(times, codes, names, np.concatenate(columns), told, where, ordered=True)
+    if told.resample is not None:
+        columns = [_numbers(series[name], name, where) for name in names]
+        codes, rows = np.repeat(np.arange(len(names)), len(frame)), np.arange(len(frame))
+        times = ds[np.tile(rows, len(names))]
+        return _assemble(times, codes, names, np.concatenate(columns), told, where)
+    check_order(ds, np.zeros(len(frame), np.int64), pd.Index(["all"]), where)
+    axis, freq = regular_axis(ds, where)
+    table = _empty(axis, names, where)
+    at = axis.get_indexer(ds)
+    for i, name in enumerate(names):
+        table[at, i] = _numbers(series[name], name, where)
+    return _panel(table, names, axis, freq, told, where)
 
 
 def _assemble(
@@ -262,7 +267,6 @@ def _assemble(
     values: np.ndarray,
     told: Roles,
     where: Source,
-    ordered: bool = False,
 ) -> Panel:
     """Makes a panel of values by time and series.
 
@@ -273,21 +277,30 @@ def _assemble(
         values: NaN where missing.
         told: for missing values and resampling.
         where: the frame.
-        ordered: whether the order of times has been checked.
     """
     if told.resample is not None:
         ds, codes, values = _resample(ds, codes, values, told.resample, where)
-    elif not ordered:
+    else:
         check_order(ds, codes, names, where)
     distinct = ds.unique().sort_values()
     axis, freq = regular_axis(distinct, where)
+    table = _empty(axis, names, where)
+    table[axis.get_indexer(ds), codes] = values
+    return _panel(table, names, axis, freq, told, where)
+
+
+def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
     if len(axis) * len(names) > _CELLS:
         raise where.error(
             f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
             hint="split the file, or take a longer --resample",
         )
-    table = np.full((len(axis), len(names)), np.nan)
-    table[axis.get_indexer(ds), codes] = values
+    return np.full((len(axis), len(names)), np.nan)
+
+
+def _panel(
+    table: np.ndarray, names: pd.Index, axis: pd.Index, freq: Any, told: Roles, where: Source
+) -> Panel:
     panel = Panel(table, tuple(map(str, names)), axis, freq, str(where.file), tuple(where.notes))
     if told.missing == "error":
         _refuse_missing(panel, where)

@@ -1,0 +1,134 @@
+"""Forecaster: a frame in and a frame out, for every kind of model, and nothing after a cutoff."""
+
+import importlib.util
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries import Forecaster
+from longseq.timeseries.plots import plot_lead_error
+
+SMALL = {
+    "zero_shot": {},
+    "seasonal_naive": {},
+    "repeat": {},
+    "ses": {},
+    "theta": {},
+    "croston": {},
+    "tsb": {},
+    "ar": {},
+    "nlinear_ridge": {"context": 30},
+    "mixer_forecaster": {"horizon": 8, "max_steps": 2, "d_model": 8, "n_layers": 1, "context": 24},
+}
+
+
+def sales(series: int = 3, rows: int = 120, ragged: bool = True) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=rows)
+    parts = []
+    for i in range(series):
+        t = np.arange(rows)
+        y = 20 + 5 * i + 6 * np.sin(2 * np.pi * t / 7) + rng.normal(size=rows)
+        first, last = (5 * i, rows - 9 * i) if ragged else (0, rows)
+        frame = pd.DataFrame({"unique_id": f"item{i}", "ds": days, "y": y})
+        parts.append(frame.iloc[first:last])
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_model_forecasts_ragged_series_from_their_own_ends(name):
+    df = sales()
+    ridge = name == "nlinear_ridge"
+    forecaster = Forecaster(name, **SMALL[name]).fit(df)
+    found = forecaster.predict(13)
+    assert len(found) == 3 * 13 and found["y"].isna().all()
+    column = forecaster.name
+    assert list(found.columns[:5]) == ["unique_id", "ds", "cutoff", "y", column]
+    assert found[column].notna().all() and found.columns[-1] == "SeasonalNaive"
+    ends = df.groupby("unique_id")["ds"].max()
+    assert (found.groupby("unique_id")["cutoff"].first() == ends).all()
+    assert (found.groupby("unique_id")["ds"].min() == ends + pd.Timedelta(days=1)).all()
+    if not ridge and name != "mixer_forecaster":
+        # Local: one series alone gives what it gave among others.
+        alone = Forecaster(name, **SMALL[name]).fit(df[df["unique_id"] == "item1"]).predict(13)
+        mine = found[found["unique_id"] == "item1"][column].to_numpy()
+        np.testing.assert_allclose(alone[column], mine, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "theta", "nlinear_ridge", "mixer_forecaster"])
+def test_cross_validation_sees_nothing_after_its_cutoffs(name):
+    df = sales(2, ragged=False)
+    wild = df.copy()
+    cut = df["ds"].unique()[110]
+    wild.loc[wild["ds"] > cut, "y"] = 1e5
+    made = Forecaster(name, **SMALL[name])
+    found, other = (made.cross_validation(one, 8, windows=2, step=9) for one in (df, wild))
+    assert found["cutoff"].nunique() == 2 and len(found) == 2 * 2 * 8
+    early = (found["cutoff"] <= cut).to_numpy()
+    assert early.any()
+    np.testing.assert_array_equal(found[made.name][early], other[made.name][early])
+    merged = found.merge(df, on=["unique_id", "ds"], suffixes=("", "_known"))
+    np.testing.assert_array_equal(merged["y"], merged["y_known"])
+
+
+def test_polars_comes_out_where_polars_went_in():
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    df = sales(2)
+    found = Forecaster("theta").fit(polars.from_pandas(df)).predict(5)
+    assert isinstance(found, polars.DataFrame)
+    expected = Forecaster("theta").fit(df).predict(5)
+    np.testing.assert_allclose(found["Theta"].to_numpy(), expected["Theta"].to_numpy())
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "theta", "mixer_forecaster"])
+def test_a_saved_forecaster_forecasts_the_same(name, tmp_path):
+    forecaster = Forecaster(name, **SMALL[name]).fit(sales(2))
+    expected = forecaster.predict(10)
+    forecaster.save(tmp_path / "f")
+    again = Forecaster.load(tmp_path / "f").predict(10)
+    pd.testing.assert_frame_equal(again, expected, rtol=1e-6)
+    with pytest.raises(DataError, match="holds no forecaster"):
+        Forecaster.load(tmp_path)
+
+
+def test_refitting_trains_at_every_cutoff():
+    df, made = sales(2, ragged=False), Forecaster("mixer_forecaster", **SMALL["mixer_forecaster"])
+    once = made.cross_validation(df, 8, windows=2)
+    anew = made.cross_validation(df, 8, windows=2, refit=True)
+    first = (once["cutoff"] == once["cutoff"].min()).to_numpy()
+    name = made.name
+    np.testing.assert_allclose(once[name][first], anew[name][first], rtol=1e-6)
+    assert not np.allclose(once[name][~first], anew[name][~first])
+
+
+def test_wrong_use_is_named():
+    with pytest.raises(ConfigError, match="did you mean 'zero_shot'"):
+        Forecaster("zeroshot")
+    with pytest.raises(ConfigError, match="theta takes no argument 'd_model'"):
+        Forecaster("theta", d_model=3)
+    with pytest.raises(ConfigError, match="call fit first"):
+        Forecaster("theta").predict(3)
+    with pytest.raises(ConfigError, match="predict\\(28\\)"):
+        Forecaster("theta").fit(sales(1)).predict()
+    with pytest.raises(ConfigError, match="got list"):
+        Forecaster("theta").fit([1, 2, 3])
+    with pytest.raises(DataError, match="needs"):
+        Forecaster("mixer_forecaster", context=50, horizon=40).fit(sales(1, 60))
+    if importlib.util.find_spec("statsforecast") is None:
+        with pytest.raises(ConfigError, match="pip install statsforecast"):
+            Forecaster("auto_theta").fit(sales(1)).predict(3)
+
+
+def test_pictures(tmp_path):
+    df = sales(2, ragged=False)
+    forecaster = Forecaster("zero_shot").fit(df)
+    forecaster.plot(forecaster.predict(14), tmp_path / "f.png", "item1")
+    found = forecaster.cross_validation(df, 7, windows=2)
+    forecaster.plot(found, tmp_path / "w.png")
+    plot_lead_error(found, forecaster.name, tmp_path / "e.png")
+    for name in "fwe":
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(DataError, match="no target"):
+        plot_lead_error(forecaster.predict(3), forecaster.name, tmp_path / "x.png")

@@ -1,0 +1,206 @@
+"""The zero-shot forecaster: any series, any horizon, gaps; and its generated series."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
+from longseq.timeseries.data.chaos import SYSTEMS, simulate
+from longseq.timeseries.data.frames import panel_of
+from longseq.timeseries.data.pretraining import make_batch
+from longseq.timeseries.data.synthetic import FAMILIES, generate
+from longseq.timeseries.models._seasons import fill_forward, find_periods
+from longseq.timeseries.models.zero_shot import ZeroShot as Network
+from longseq.timeseries.quantiles import at_levels, naive_error, pinball, smape
+from longseq.timeseries.zero_shot import LEVELS, PACKAGED, Quantiles, zero_shot_frame
+from longseq.timeseries.zero_shot_task import ZeroShot
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Quantiles:
+    return Quantiles()
+
+
+def waves(n: int, period: int = 24, noise: float = 0.1, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = np.arange(n)
+    return 50 + 10 * np.sin(2 * np.pi * t / period) + noise * rng.standard_normal(n)
+
+
+def test_the_package_is_small_and_knows_a_season(packaged):
+    assert PACKAGED.stat().st_size <= 5e6
+    assert (PACKAGED.parent / "zero_shot.md").is_file()
+    series = waves(300)
+    found = packaged.forecast([series[:240]], 60)[0]
+    assert np.abs(found[:, 4] - series[240:]).mean() < 1.0
+    assert (np.diff(found, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 17, 64, 65, 400, 2500])
+def test_any_length_and_horizon(packaged, n):
+    for horizon in (1, 64, 65, 200):
+        found = packaged.forecast([waves(n)], horizon, 24)
+        assert found.shape == (1, horizon, 9) and np.isfinite(found).all()
+        assert (np.diff(found, axis=-1) >= -1e-9).all()
+
+
+def test_batches_order_and_neighbours_change_nothing(packaged):
+    contexts = [waves(n, seed=n) for n in (3, 30, 200, 200, 31, 600, 7, 64)]
+    whole = packaged.forecast(contexts, 20, 24)
+    for size in (1, 3):
+        np.testing.assert_allclose(packaged.forecast(contexts, 20, 24, size), whole, rtol=1e-5)
+    alone = packaged.forecast([contexts[3]], 20, 24)
+    np.testing.assert_allclose(alone[0], whole[3], rtol=1e-5)
+
+
+def test_scale_level_and_sign_of_the_series(packaged):
+    series = waves(200)
+    base = packaged.forecast([series], 30)[0]
+    for factor, shift in ((1e-6, 0.0), (1e8, 0.0), (1.0, 1e9), (-1.0, 0.0)):
+        found = packaged.forecast([factor * series + shift], 30)[0]
+        expected = factor * base + shift
+        expected = expected[:, ::-1] if factor < 0 else expected
+        np.testing.assert_allclose(found, expected, atol=2e-3 * abs(factor) * series.std())
+
+
+def test_constant_series_gaps_and_counts(packaged):
+    constant = packaged.forecast([np.full(50, 7.3)], 10)[0]
+    np.testing.assert_allclose(constant, 7.3, atol=0.1)
+    gaps = waves(300)
+    gaps[np.random.default_rng(0).random(300) < 0.3] = np.nan
+    gaps[-5:] = np.nan
+    found = packaged.forecast([gaps], 24, 24)[0]
+    assert np.abs(found[:, 4] - waves(324, noise=0)[300:]).mean() < 2.5
+    counts = np.random.default_rng(1).poisson(0.3, 200).astype(float)
+    assert packaged.forecast([counts], 100).min() >= 0
+    with pytest.raises(ConfigError, match="context 1 holds no number"):
+        packaged.forecast([counts, np.full(9, np.nan)], 3)
+
+
+def test_a_frame_of_ragged_series(packaged):
+    days = pd.date_range("2024-01-01", periods=90)
+    rows = [(0, 90), (40, 80), (85, 90)]
+    parts = [
+        pd.DataFrame({"unique_id": f"s{i}", "ds": days[a:b], "y": waves(90, 7)[a:b]})
+        for i, (a, b) in enumerate(rows)
+    ]
+    panel = panel_of(pd.concat(parts), source="m")
+    frame = zero_shot_frame(panel, 14, levels=(80, 95), quantiles=packaged)
+    assert len(frame) == 3 * 14 and frame.iloc[:, 4:].notna().all(axis=None)
+    assert (frame["ZeroShot-lo-95"] <= frame["ZeroShot-lo-80"]).all()
+    early = zero_shot_frame(panel, 5, [60, 70], quantiles=packaged)
+    assert set(early["unique_id"]) == {"s0", "s1"}
+    # Nothing after the cutoff counts.
+    changed = panel.values.copy()
+    changed[60:] = 1e6
+    other = zero_shot_frame(
+        panel_of(pd.DataFrame(changed, index=days), source="m"), 5, [60], quantiles=packaged
+    )
+    mine = early[(early["cutoff"] == days[59])]["ZeroShot"].to_numpy()
+    np.testing.assert_allclose(other["ZeroShot"][: len(mine)], mine, rtol=1e-6)
+    with pytest.raises(DataError, match="no series has begun"):
+        zero_shot_frame(panel.select(["s2"]), 5, [3], quantiles=packaged)
+
+
+def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):
+    days = pd.date_range("2024-01-01", periods=90)
+    pd.DataFrame({"ds": days, "y": waves(90, 7)}).to_csv(tmp_path / "sales.csv", index=False)
+    assert main(["timeseries", "predict", str(tmp_path / "sales.csv"), "--horizon", "28"]) == 0
+    found = pd.read_csv("forecasts.csv")
+    assert len(found) == 28 and {"ZeroShot", "ZeroShot-lo-80", "SeasonalNaive"} <= set(found)
+    assert "packaged zero-shot forecaster" in capsys.readouterr().out
+    command = ["timeseries", "predict", str(tmp_path / "sales.csv"), "--out", "b.csv"]
+    assert main([*command, "--horizon", "7", "--cutoffs", "3"]) == 0
+    assert "best baseline" in capsys.readouterr().out
+    for more, named in (([], "--horizon 28"), (["--horizon", "0"], "at least 1")):
+        assert main([*command, *more]) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_fine_tuning_begins_with_the_packaged_weights(wide_csv: Path, workdir: Path):
+    argv = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}"]
+    argv += ["--data.context=96", "--data.horizon=12", "--data.batch_size=4"]
+    argv += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--name=r"]
+    assert main(argv) == 0
+    checkpoint = next(workdir.rglob("last.ckpt"))
+    command = ["timeseries", "predict", str(wide_csv), "--ckpt_path", str(checkpoint)]
+    assert main([*command, "--out", "f.csv", "--level", "80"]) == 0
+    found = pd.read_csv("f.csv")
+    # Two steps change little: it forecasts about what the packaged one does.
+    panel = panel_of(pd.read_csv(wide_csv), source="m")
+    packaged = zero_shot_frame(panel, 12)
+    spread = panel.values.std()
+    assert np.abs(found["ZeroShot"] - packaged["ZeroShot"]).mean() < 0.3 * spread
+
+
+def test_pretraining_batches_are_a_function_of_the_step_and_train():
+    a, b = make_batch(0, 3, 16), make_batch(0, 3, 16)
+    assert torch.equal(a["x"].nan_to_num(), b["x"].nan_to_num()) and a["cutoffs"] == b["cutoffs"]
+    assert not torch.equal(a["x"].nan_to_num(), make_batch(1, 3, 16)["x"].nan_to_num())
+    task = ZeroShot(pretrained=False, d_model=16, n_layers=1, hidden=16).train()
+    for step in range(6):
+        out = task.compute(make_batch(0, step, 16))
+        out["loss"].backward()
+        assert out["loss"].isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_the_network_reads_no_value_after_a_cutoff(layers):
+    torch.manual_seed(0)
+    network = Network(16, layers, hidden=16).eval()
+    x = torch.randn(4, 128)
+    known, hint = torch.rand(4, 128) < 0.9, torch.zeros(4, dtype=torch.int64)
+    wild = torch.cat([x[:, :64], 100 * torch.randn(4, 64)], 1)
+    first, other = (network(one, known, hint, [64, 128]) for one in (x, wild))
+    torch.testing.assert_close(first.quantiles[0], other.quantiles[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(first.quantiles[1], other.quantiles[1])
+
+
+@pytest.mark.parametrize("period", [4, 7, 12, 24, 48])
+def test_periods_are_found(period):
+    # Lags 47 and 48 of a sine differ by 1%: with more noise either may look the better.
+    series = torch.from_numpy(waves(10 * period, period, noise=0.1)).float()[None]
+    history = fill_forward(series, torch.ones_like(series, dtype=torch.bool))
+    assert find_periods(history, torch.zeros(1, dtype=torch.int64)).first.item() in (
+        period,
+        2 * period,
+    )
+    noise = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    history = fill_forward(noise, torch.ones_like(noise, dtype=torch.bool))
+    assert find_periods(history, torch.zeros(1, dtype=torch.int64)).strength[0, 0] < 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("length", [40, 300])
+def test_every_family_gives_finite_series(family, length):
+    x, periods = family(np.random.default_rng(0), 20, length)
+    assert x.shape == (20, length) and np.isfinite(x).all() and periods.shape == (20,)
+    y, _ = generate(np.random.default_rng(1), 33, length)
+    assert y.shape == (33, length) and np.isfinite(y).any(1).all()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_flows_stay_on_their_attractors(name):
+    path = simulate(name, 300, 2, seed=1)
+    assert np.isfinite(path).all() and np.abs(path).max() < 500
+    assert (path.std(1) > 1e-3).all(0).any()
+
+
+def test_scores_of_quantiles():
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    q, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([3.0])
+    expected = 2 * (0.1 * 3 + 0.5 * 2 + 0.9 * 1) / 3
+    assert pinball(q, y, levels).item() == pytest.approx(expected)
+    grid = at_levels(
+        np.array([[-1.2816, 0.0, 1.2816]]), np.array([0.1, 0.5, 0.9]), np.array([0.05])
+    )
+    assert grid[0, 0] == pytest.approx(-1.645, abs=1e-3)
+    assert naive_error(np.array([1.0, 2.0, 4.0, np.nan]), 1) == 1.5
+    assert np.isnan(naive_error(np.full(5, 2.0), 1))
+    assert smape(np.array([1.0, 0.0, 5.0]), np.array([3.0, 0.0, np.nan])) == pytest.approx(50.0)
+    assert len(LEVELS) == 9

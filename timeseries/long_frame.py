@@ -1,0 +1,34 @@
+"""Forecasts as a long frame: one row a series, cutoff and step ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from longseq.timeseries.data.panel import Panel
+
+BASELINE_COLUMN = "SeasonalNaive"
+
+
+def long_frame(
+    extended: Panel, rows: np.ndarray, series: np.ndarray, values: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """Returns forecasts as a frame, series by series, the seasonal naive column last.
+
+    Args:
+        extended: the panel, with rows for all that is forecast.
+        rows: first unknown row of every forecast (P,).
+        series: its series (P,).
+        values: forecasts by column, (P, h) each.
+    """
+    horizon = next(iter(values.values())).shape[1]
+    ahead = rows[:, None] + np.arange(horizon)
+    order = [key for key in values if key != BASELINE_COLUMN]
+    columns = {
+        "unique_id": np.repeat(np.asarray(extended.ids, dtype=object)[series], horizon),
+        "ds": extended.ds[ahead.ravel()],
+        "cutoff": extended.ds[np.repeat(rows - 1, horizon)],
+        "y": extended.values[ahead, series[:, None]].ravel(),
+        **{key: values[key].ravel() for key in (*order, BASELINE_COLUMN)},
+    }
+    return pd.DataFrame(columns)
