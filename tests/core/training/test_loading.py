@@ -24,7 +24,11 @@ def test_data_comes_back_with_changes(tmp_path: Path) -> None:
     hyper = dict(GenomeData("tiny", length=64).hparams)
     file = write(tmp_path / "a.ckpt", datamodule_hyper_parameters={**hyper, "_instantiator": "x"})
     data = load_data(file, GenomeData, batch_size=3)
-    assert data.fasta == "tiny" and data.hparams["length"] == 64 and data.hparams["batch_size"] == 3
+    assert (
+        data.hparams["fasta"] == "tiny"
+        and data.hparams["length"] == 64
+        and data.hparams["batch_size"] == 3
+    )
     with pytest.raises(DataError, match="does not say on which ForecastData it was trained"):
         load_data(file, ForecastData)
     with pytest.raises(DataError, match="do not fit GenomeData"):
