@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform
 from longseq.core.ops.backends import cpu_reason, native
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -154,6 +154,8 @@ def direct_reason(*tensors: Tensor | None) -> str | None:
     """
     if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
         return "a compiler or transform has to see the call"
+    if in_forward_mode():
+        return "forward-mode differentiation has to see the call"
     if torch.is_autocast_enabled("cpu"):
         return "autocast has to see the call"
     for t in tensors:
