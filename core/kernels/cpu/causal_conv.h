@@ -103,26 +103,27 @@ template <class R> void causal_conv_update_as(const CausalConv& p) {
 // L positions after a buffer of T, which moves on by L in place; anything may be dense.
 template <class R> void causal_conv_shift_as(const CausalConv& p) {
   constexpr int V = kLanes<R>;
-  const int64_t tiles = (p.D + V - 1) / V, rows = p.T + p.L;
-  parallel(p.B * tiles, p.threads, [&](int64_t index) {
-    const int64_t b = index / tiles, at = index % tiles * V, n = std::min<int64_t>(V, p.D - at);
-    Buffer<R> seen(rows * V, R(0)), y(p.L * V);
-    read_tile<R>(p.buffer, b, 0, p.T, at, n, V, seen.data());
-    read_tile<R>(p.x, b, 0, p.L, at, n, V, &seen[p.T * V]);
-    R lane[V] = {};
-    if (p.bias) std::copy_n(static_cast<const R*>(p.bias) + at, n, lane);
-    const Vec<R> bias = load(lane);
-    for (int64_t t = 0; t < p.L; ++t) {
-      Vec<R> sum = bias;
-      for (int64_t k = 0; k < p.W; ++k) {
-        for (int64_t i = 0; i < n; ++i) lane[i] = static_cast<const R*>(p.weight)[(at + i) * p.W + k];
-        sum += load(lane) * load(&seen[(p.T + t - p.W + 1 + k) * V]);
+  const int64_t rows = p.T + p.L;
+  each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
+    Buffer<R> seen(rows * V, R(0)), y(p.L * V), taps(p.W * V, R(0)), bias(V, R(0));
+    for (int64_t at = s.at; at < s.at + s.n; at += V) {
+      const int64_t n = std::min<int64_t>(V, s.at + s.n - at);
+      read_tile<R>(p.buffer, s.b, 0, p.T, at, n, V, seen.data());
+      read_tile<R>(p.x, s.b, 0, p.L, at, n, V, &seen[p.T * V]);
+      const R* weight = static_cast<const R*>(p.weight) + at * p.W;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t k = 0; k < p.W; ++k) taps[k * V + i] = weight[i * p.W + k];
+        if (p.bias) bias[i] = static_cast<const R*>(p.bias)[at + i];
       }
-      if (p.silu) sum *= sigmoid<R>(sum);
-      store(&y[t * V], sum);
+      for (int64_t t = 0; t < p.L; ++t) {
+        Vec<R> sum = load(bias.data());
+        for (int64_t k = 0; k < p.W; ++k) sum += load(&taps[k * V]) * load(&seen[(p.T + t - p.W + 1 + k) * V]);
+        if (p.silu) sum *= sigmoid<R>(sum);
+        store(&y[t * V], sum);
+      }
+      write_tile<R>(p.y, s.b, 0, p.L, at, n, V, y.data(), false);
+      write_tile<R>(p.buffer, s.b, 0, p.T, at, n, V, &seen[p.L * V], false);
     }
-    write_tile<R>(p.y, b, 0, p.L, at, n, V, y.data(), false);
-    write_tile<R>(p.buffer, b, 0, p.T, at, n, V, &seen[p.L * V], false);
   });
 }
 

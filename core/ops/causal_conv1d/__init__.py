@@ -141,15 +141,17 @@ def causal_conv1d_shift(
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    call = checked(Arguments(x, weight, bias, None, None, silu(activation)))
-    past, size = weight.shape[1] - 1, buffer.shape[1]
+    call = Arguments(x, weight, bias, None, None, silu(activation))
+    past, size = weight.shape[-1] - 1, buffer.shape[1]
     if buffer.shape != (x.shape[0], size, x.shape[2]) or size < past:
         raise ArgumentError(
             f"causal_conv1d_shift: buffer must be {(x.shape[0], past, x.shape[2])} = (batch, at "
             f"least taps - 1, channels), got {tuple(buffer.shape)}"
         )
     short = 0 < x.shape[1] <= cpu.SHORT and buffer.dtype == x.dtype
-    if short and direct_reason(x, weight, bias, buffer) is None:
+    fits = weight.shape == (x.shape[2], past + 1) and 0 <= past < MAX_WIDTH
+    fits = fits and (bias is None or bias.shape == (x.shape[2],))
+    if short and fits and direct_reason(x, weight, bias, buffer) is None:
         return cpu.shift(call, buffer)
     before = buffer[:, size - past :].to(x.dtype, copy=True)  # autograd needs it once overwritten
     y, _ = causal_conv1d(x, weight, bias, before, activation=activation)

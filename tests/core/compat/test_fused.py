@@ -128,7 +128,8 @@ def test_norms_inside_and_wrong_rows() -> None:
         )
         return F.linear(y.transpose(1, 2), g["out_proj_weight"], g["out_proj_bias"])
 
-    same_gradients(interface.mamba_inner_fn, by_parts, {**given, **norms})
+    with pytest.warns(UserWarning, match="normalises delta after its projection"):
+        same_gradients(interface.mamba_inner_fn, by_parts, {**given, **norms})
     given["x_proj_weight"] = given["x_proj_weight"][1:]
     with pytest.raises(ArgumentError, match=r"x_proj_weight must have 11 rows .* got \(10, 6\)"):
         interface.mamba_inner_fn(**given)

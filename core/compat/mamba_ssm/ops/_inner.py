@@ -3,6 +3,7 @@ mamba-ssm and of Vision Mamba's fork of it."""
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -197,7 +198,8 @@ def mamba_inner_fn(
             same.
         b_rms_weight: of an RMS norm of B (N,); its gradient exists, unlike in the original.
         c_rms_weight: of an RMS norm of C (N,).
-        dt_rms_weight: of an RMS norm of Δ (D,).
+        dt_rms_weight: of an RMS norm of Δ after its projection (D,), with a warning: FalconMamba
+            as transformers defines it has the norm before.
         b_c_dt_rms_eps: added to their mean squares.
 
     Returns:
@@ -207,6 +209,13 @@ def mamba_inner_fn(
         ArgumentError: naming the argument that does not fit.
     """
     del checkpoint_lvl
+    if dt_rms_weight is not None:
+        # FalconMamba's weights are for the other order, which its training by this call is not.
+        warnings.warn(
+            "mamba_inner_fn normalises delta after its projection, as mamba-ssm does; the torch "
+            "path of transformers' FalconMamba does so before it",
+            stacklevel=2,
+        )
     parts = prepare(
         xz,
         conv1d_weight,
