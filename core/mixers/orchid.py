@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers._hyena_filter import HyenaFilter
 from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, register_mixer
-from longseq.core.mixers.hyena import HyenaFilter
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.dct import dct, idct
 from longseq.core.ops.exported import is_open

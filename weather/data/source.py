@@ -13,8 +13,15 @@ import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.data import units as unit_library
+from longseq.weather.data.attributes import (
+    check_chunks,
+    plain_value,
+    reduce_dimensions,
+    scalars_of,
+    units_of,
+)
 from longseq.weather.data.cf import choose, is_zarr, kinds_of, open_dataset, resolve
-from longseq.weather.data.coords import kind_of, read_grid
+from longseq.weather.data.coords import read_grid
 from longseq.weather.data.field import Field, Scalar, take_years, year_plan, yearly_axis
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.times import Times, decode_time, interval_days
@@ -230,7 +237,7 @@ def open_source(
     with open_dataset(file) as data:
         name = choose(data, variable, file)
         kinds = kinds_of(data[name], data)
-        array = _reduce(data[name], kinds, file)
+        array = reduce_dimensions(data[name], kinds, file)
         time = data[kinds["time"]]
         if "climatology" in time.attrs:
             raise DataError("is a climatology, not a run of years", path=file, record=name)
@@ -240,13 +247,13 @@ def open_source(
         grid, flipped, order, notes = read_grid(data, kinds["latitude"], kinds["longitude"], file)
         notes += times.notes
         if is_zarr(file):
-            notes += _check_chunks(file, name)
-        attrs = {key: _plain(array.attrs[key]) for key in _KEPT if key in array.attrs}
+            notes += check_chunks(file, name)
+        attrs = {key: plain_value(array.attrs[key]) for key in _KEPT if key in array.attrs}
         told = {**attrs, "units_metadata": array.attrs.get("units_metadata", "")}
         if difference is None:
             difference = unit_library.is_difference(name, told)
         water = unit_library.is_water(name, attrs)
-        found, target, more = _units(array, units, water, name, file)
+        found, target, more = units_of(array, units, water, name, file)
         made = Source(
             array,
             file,
@@ -256,7 +263,7 @@ def open_source(
             flipped,
             order,
             attrs,
-            _scalars(data, array),
+            scalars_of(data, array),
             target,
             found,
             difference,
@@ -316,93 +323,3 @@ def read_years(
         if all(year.stop - year.start == 1 for year in plan):
             return source.field(values, notes=(*source.notes, *notes))
         return source.field(values, **yearly_axis(plan, times.calendar, source.notes, notes))
-
-
-def _reduce(array: Any, kinds: dict[str, str], path: Path) -> Any:
-    """Drops dimensions of size 1 and orders the rest as (member,) time, latitude, longitude."""
-    core = [kinds[kind] for kind in ("time", "latitude", "longitude")]
-    member = kinds.get("member")
-    others = [dim for dim in array.dims if dim not in core and dim != member]
-    for dim in others:
-        if array.sizes[dim] != 1:
-            text = f"has {array.sizes[dim]} entries along {dim!r}"
-            hint = "select one of them beforehand"
-            raise DataError(text, path=path, record=str(array.name), hint=hint)
-    array = array.squeeze(others) if others else array
-    if member is not None and array.sizes[member] == 1:
-        array, member = array.squeeze(member, drop=True), None
-    return array.transpose(*([member] if member is not None else []), *core)
-
-
-def _scalars(data: Any, array: Any) -> tuple[Scalar, ...]:
-    """Returns the scalar coordinates of a variable, those of dropped dimensions included."""
-    text = str(array.attrs.get("coordinates", array.encoding.get("coordinates", "")))
-    names = dict.fromkeys((*text.split(), *map(str, array.coords)))
-    found = []
-    for name in names:
-        variable = array.coords[name] if name in array.coords else data.variables.get(name)
-        if variable is None or variable.size != 1 or variable.dtype.kind not in "fiu":
-            continue
-        if name in array.dims or kind_of(name, dict(variable.attrs)) is not None:
-            continue
-        attrs = {key: _plain(value) for key, value in variable.attrs.items() if key != "bounds"}
-        found.append(Scalar(name, float(variable.values.item()), attrs))
-    return tuple(found)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _check_chunks(path: Path, name: str) -> list[str]:
-    """Checks that no chunk of a Zarr array is absent that would silently read as missing.
-
-    An absent chunk holds the array's fill value. Where that is a number and no mark of missing
-    values, as zarr's default 0 is, blocks of nothing but it are not written, by design.
-    """
-    import zarr
-
-    array: Any = zarr.open_group(str(path), mode="r")[name]
-    there, needed = int(array.nchunks_initialized), int(array.nchunks)
-    if there >= needed:
-        return []
-    # Without a fill value, as xarray makes arrays of format 2 that have no _FillValue, zarr leaves
-    # out and reads blocks of zeros. xarray takes a fill value of format 2 for the mark itself.
-    fill = 0 if array.fill_value is None else array.fill_value
-    marked = any(mark in array.attrs for mark in ("_FillValue", "missing_value"))
-    plain = np.isfinite(fill) and not marked
-    if not plain:
-        raise DataError(
-            f"{needed - there} of its {needed} chunks are missing",
-            path=path,
-            record=name,
-            hint="copy the store again",
-        )
-    return [f"{needed - there} of {needed} chunks are not stored and read as {fill:g}"]
-
-
-def _units(
-    array: Any, wanted: str | None, water: bool, name: str, path: Path
-) -> tuple[str, str, list[str]]:
-    """Returns the unit of a file, the wanted or canonical one, and notes."""
-    source = str(array.attrs.get("units", "")).strip()
-    if not source:
-        if wanted is not None and unit_library.parse(wanted) is not None:
-            return wanted, wanted, [f"has no units: taken to be in {wanted}, as --units says"]
-        hint = "add the CF attribute units, or say --units"
-        raise DataError("has no units", path=path, record=name, hint=hint)
-    if unit_library.parse(source) is None:
-        if wanted is not None and wanted != source:
-            text = f"units {source!r} are unknown to UDUNITS, {wanted!r} is needed"
-            raise DataError(text, path=path, record=name)
-        return source, source, [f"units {source!r} are unknown to UDUNITS and kept"]
-    target = wanted if wanted is not None else unit_library.canonical(source, water)
-    if unit_library.parse(target) is None:
-        raise DataError(f"the unit {target!r} is unknown to UDUNITS", path=path, record=name)
-    try:
-        unit_library.convert(np.zeros(1), source, target, water=water)
-    except ConfigError as error:
-        raise DataError(f"units: {error}", path=path, record=name) from error
-    if unit_library.parse(source) == unit_library.parse(target):
-        return target, target, []
-    return source, target, [f"units converted from {source} to {target}"]
