@@ -221,7 +221,7 @@ class BlockStream:
 
     Args:
         mel: the mel spectrogram.
-        block: frames a block.
+        block: frames per block.
         centre: see ``normalise``.
     """
 

@@ -1,4 +1,4 @@
-"""Results of a scan as they come: one JSON object a file, from which the table is built; a scan
+"""Results of a scan as they come: one JSON object per file, from which the table is built; a scan
 that was interrupted goes on from them."""
 
 from __future__ import annotations

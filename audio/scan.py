@@ -25,7 +25,7 @@ _ORDER = {"synthetic": 0, "uncertain": 1, "unscorable": 2, "unreadable": 3, "no 
 
 
 def write_segments(path: str | Path, scores: Iterable[FileScore]) -> None:
-    """Writes one JSON object a segment: file, start_s, end_s, probability; whole or not at all.
+    """Writes one JSON object per segment: file, start_s, end_s, probability; whole or not at all.
 
     Args:
         path: the file.

@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio synthesize``."""
     parser = argparse.ArgumentParser(
         prog="longseq audio synthesize",
-        description="Writes OUT/real/ and OUT/fake/METHOD/ with one file a song: a labelled "
+        description="Writes OUT/real/ and OUT/fake/METHOD/ with one file per song: a labelled "
         "folder for "
         "fit and compare in which only the synthesis tells the classes apart.",
     )

@@ -35,7 +35,7 @@ _PIECE = 1 << 18  # bases read at once
 
 
 class Experts:
-    """Experts and their mixture over one stream of sequences; memory grows by 5 bytes a base.
+    """Experts and their mixture over one stream of sequences; memory grows by 5 bytes per base.
 
     Args:
         orders: of the direct counts, 1 … 12; order 12 takes 134 MB.

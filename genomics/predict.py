@@ -80,7 +80,7 @@ def score_strands(
     """Scores intervals on a strand, or on both.
 
     On the other strand a base is predicted from those after it; a region's scores there are kept
-    until they can be turned round, in 4 bytes a base.
+    until they can be turned round, in 4 bytes per base.
 
     Args:
         model: a causal language model, in evaluation mode.

@@ -85,7 +85,7 @@ class LinearRidge(Baseline):
     """A linear map from context to horizon, the same for every series, by ridge regression in
     closed form.
 
-    With the features Φ (one row a window and series) and targets Y: W = (ΦᵀΦ + λP)⁻¹ ΦᵀY, P the
+    With the features Φ (one row per window and series) and targets Y: W = (ΦᵀΦ + λP)⁻¹ ΦᵀY, P the
     identity but for the intercept, which is not penalised. Sums run over windows in float64, so no
     window is kept.
 

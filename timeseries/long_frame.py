@@ -1,4 +1,4 @@
-"""Forecasts as a long frame: one row a series, cutoff and step ahead."""
+"""Forecasts as a long frame: one row per series, cutoff and step ahead."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ def plot_predictions(
 
     Args:
         images: what was classified.
-        predictions: one an image, all readable.
+        predictions: one per image, all readable.
         classes: names of the classes.
         labels: the true class of every image.
         path: the file.
-        columns: images a row.
+        columns: images per row.
     """
     guesses = [
         max(range(len(classes)), key=lambda i: item.probabilities[i]) for item in predictions

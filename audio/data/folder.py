@@ -38,7 +38,8 @@ class Recording:
 
 
 def list_recordings(root: str | Path) -> tuple[list[Recording], list[DataError]]:
-    """Lists a labelled folder: ``real/`` beside ``fake/<method>/``, or beside one folder a method.
+    """Lists a labelled folder: ``real/`` beside ``fake/<method>/``, or beside one folder per
+    method.
 
     Args:
         root: the folder.

@@ -79,7 +79,7 @@ class TrainingClips:
         recordings: of the training part.
         reader: reads them.
         seconds: of an excerpt.
-        batch_size: excerpts a batch and process; even.
+        batch_size: excerpts per batch and process; even.
         seed: of the draws.
         rank: of this process.
     """
@@ -198,7 +198,7 @@ class SongData(BaseData):
         test_fraction: share of the songs for the test.
         seed: of split and draws.
         sample_rate: Hz; the model's.
-        cache_mb: memory for decoded songs, MB a process; 0 decodes every excerpt anew.
+        cache_mb: memory for decoded songs, MB per process; 0 decodes every excerpt anew.
         num_workers: processes that make batches.
     """
 

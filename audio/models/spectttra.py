@@ -35,7 +35,7 @@ class Tokenizer(nn.Module):
     Args:
         channels: C.
         length: L.
-        clip: positions a token.
+        clip: positions per token.
         d_model: width D.
     """
 

@@ -35,7 +35,7 @@ def check_indices(name: str, key: str, indices: Tensor | None, batch: int) -> Te
     """Returns which rows are not padding; None without indices.
 
     Raises:
-        ArgumentError: if the indices are not integers, one a row.
+        ArgumentError: if the indices are not integers, one per row.
     """
     if indices is None:
         return None

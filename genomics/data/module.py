@@ -49,7 +49,7 @@ class GenomeData(BaseData):
             on, and all of any other.
         repeat_weight: of soft-masked (lower-case) bases in the training loss.
         length: training window L.
-        batch_size: windows a step at full length.
+        batch_size: windows per step at full length.
         start_length: first window of a length warm-up; None for none.
         length_warmup_steps: steps until the full length.
         steps_per_epoch: batches between two ends of an epoch; None for one pass over the training

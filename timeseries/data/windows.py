@@ -167,7 +167,7 @@ class TrainWindows(Dataset[Any]):
 
     Args:
         windows: of the training part.
-        batch_size: windows a batch; an epoch's last batch is filled from the next epoch's first
+        batch_size: windows per batch; an epoch's last batch is filled from the next epoch's first
             windows.
         seed: of the shuffles.
         rank: of this process.
@@ -211,7 +211,7 @@ class EvaluationWindows(Dataset[Any]):
 
     Args:
         windows: of the validation or test part.
-        batch_size: windows a batch; a matter of memory, not of the result.
+        batch_size: windows per batch; a matter of memory, not of the result.
         rank: of this process, which takes every ``world``-th window.
         world: number of processes.
         pairs: whether a window is one of one series; False for all series at a cutoff.

@@ -24,13 +24,13 @@ class TrainingBatches:
 
     Args:
         part: training images.
-        batch_size: images a batch and process.
+        batch_size: images per batch and process.
         transform: of the images, up to the normalisation.
         normalise: of a batch.
         prepared: the images after the transform's fixed step; None where it has none.
         mixing: of a batch, or None.
         balanced: whether classes are drawn equally often, with replacement, instead of every image
-            once an epoch.
+            once per epoch.
         seed: of everything random.
         rank: of this process.
         world: number of processes.

@@ -106,7 +106,7 @@ def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
 def _read_wide(
     file: Path, rows: list[dict[str, str]], columns: list[str], scenario: str
 ) -> tuple[np.ndarray, Table]:
-    """Reads the layout of RCMIP and IIASA: a row a variable, a column a year."""
+    """Reads the layout of RCMIP and IIASA: a row per variable, a column per year."""
     by_name = {name.lower(): name for name in columns}
     years = sorted(int(name) for name in columns if name.strip().isdigit())
     known = list(dict.fromkeys(row[by_name["scenario"]] for row in rows))

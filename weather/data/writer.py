@@ -103,7 +103,7 @@ def to_dataset(
 
     Args:
         variables: to write.
-        time: cftime dates (T), one a year.
+        time: cftime dates (T), one per year.
         calendar: of the dates.
         grid: of the fields.
         attrs: global attributes.

@@ -32,7 +32,7 @@ class Mamba2(Mamba2Layer):
 
     Args:
         d_model: width D.
-        d_state: states a channel N.
+        d_state: states per channel N.
         d_conv: taps of the convolution.
         conv_init: its weights are drawn from ± this; torch's own if None.
         expand: inner width as a multiple of D.
@@ -40,7 +40,7 @@ class Mamba2(Mamba2Layer):
         d_ssm: inner channels that pass the scan, all if None; the others are a gated MLP.
         ngroups: groups of heads that share B and C, and of the norm.
         A_init_range: range of the initial decay rates.
-        D_has_hdim: whether the skip is one a channel, not one a head.
+        D_has_hdim: whether the skip is one per channel, not one per head.
         rmsnorm: whether the gated output is normalised.
         norm_before_gate: whether the gate comes after the norm.
         dt_min: smallest step size at initialisation.
@@ -49,7 +49,7 @@ class Mamba2(Mamba2Layer):
         dt_limit: bounds of the step size, while generating too.
         bias: whether the projections have a bias.
         conv_bias: whether the convolution has one.
-        chunk_size: positions a chunk; changes speed only.
+        chunk_size: positions per chunk; changes speed only.
         use_mem_eff_path: accepted; there is one path.
         layer_idx: the layer's number, by which its states are kept while generating.
         process_group: None; a layer split over processes is not offered.

@@ -22,7 +22,7 @@ class Mamba2Simple(Mamba2Layer):
 
     Args:
         d_model: width D.
-        d_state: states a channel N.
+        d_state: states per channel N.
         d_conv: taps of the convolution.
         conv_init: its weights are drawn from ± this; torch's own if None.
         expand: inner width as a multiple of D.
@@ -37,7 +37,7 @@ class Mamba2Simple(Mamba2Layer):
         activation: of the convolution.
         bias: whether the projections have a bias.
         conv_bias: whether the convolution has one.
-        chunk_size: positions a chunk; changes speed only.
+        chunk_size: positions per chunk; changes speed only.
         use_mem_eff_path: whether the norm is over each of the groups (the published fused path) or
             over all channels (the other one).
         layer_idx: accepted.

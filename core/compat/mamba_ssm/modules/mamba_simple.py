@@ -46,7 +46,7 @@ class Mamba(nn.Module):
 
     Args:
         d_model: width D.
-        d_state: states a channel N.
+        d_state: states per channel N.
         d_conv: taps of the convolution.
         expand: inner width as a multiple of D.
         dt_rank: rank of the step sizes; "auto" is ⌈D/16⌉.

@@ -25,8 +25,8 @@ def scan_with_constant_maps(
     """The scan where B or C, or both, are constants (D, N).
 
     The recurrence is linear, so a factor per channel and state can be applied to what comes out of
-    it: each state is scanned with ones in the place of the constants. That is one scan a state, in
-    the memory of a few (B, L, D) tensors; in the backward pass each is run again.
+    it: each state is scanned with ones in the place of the constants. That is one scan per state,
+    in the memory of a few (B, L, D) tensors; in the backward pass each is run again.
     """
     if (maps[0].is_complex() or maps[1].is_complex()) and not A.is_complex():
         raise ArgumentError(

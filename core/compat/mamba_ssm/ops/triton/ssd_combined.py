@@ -62,7 +62,7 @@ def mamba_chunk_scan_combined(
         A: decay rates (H,).
         B: input maps (B, L, G, N).
         C: output maps (B, L, G, N).
-        chunk_size: positions a chunk; changes speed only.
+        chunk_size: positions per chunk; changes speed only.
         D: skip (H,) or (H, P).
         z: gate (B, L, H, P).
         dt_bias: added to dt (H,).
@@ -182,7 +182,7 @@ def mamba_split_conv1d_scan_combined(
         dt_bias: (H,).
         A: decay rates (H,).
         D: skip (H,), or (H, P).
-        chunk_size: positions a chunk; changes speed only.
+        chunk_size: positions per chunk; changes speed only.
         initial_states: (B, H, P, N).
         seq_idx: integers (B, L), the sequence of each position.
         dt_limit: bounds of the step size.
