@@ -72,10 +72,10 @@ def comb_scores(u: np.ndarray, spacing: np.ndarray, high: float) -> np.ndarray:
         spacing: Hz, any shape.
         high: upper end of the band, Hz.
     """
-    from scipy.stats import gamma
+    from scipy.special import gammaincc
 
     total, count = _sums(u, spacing, high)
-    score = -gamma.logsf(total, np.maximum(count, 1)) / np.log(10)
+    score = -np.log10(np.maximum(gammaincc(np.maximum(count, 1), total), 1e-300))
     return np.where(count >= 3, score, 0.0)
 
 

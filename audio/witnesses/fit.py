@@ -27,7 +27,7 @@ from longseq.audio.witnesses.texture import known, texture
 from longseq.core.checks import check_positive
 from longseq.core.errors import DataError
 
-FALSE_POSITIVES, UNCERTAIN_SHARE = 0.003, 0.05
+FALSE_POSITIVES, UNCERTAIN_SHARE = 0.005, 0.05
 _STRENGTH, _FOLDS = 0.01, 5
 
 

