@@ -48,7 +48,8 @@ def _inputs(name: str) -> Callable[[Shape], peers.Block]:
 
 @cache
 def _projections(name: str, width: int) -> tuple[float, float]:
-    """Returns multiply-adds a position in the linear maps of a layer, and its number of weights."""
+    """Returns multiply-adds per position in the linear maps of a layer, and its number of
+    weights."""
     mixer = create_mixer(name, width, **_options(name, 64))
     return peers.flops_of_projections(mixer), float(sum(p.numel() for p in mixer.parameters()))
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-adds, exponentials and bytes a second, measured here
+"""What this machine can do at most: multiply-adds, exponentials and bytes per second, measured here
 and now."""
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Bounds:
     hand.
 
     Attributes:
-        fma: float32 multiply-adds a second, of the matrix product of square matrices (MKL or
+        fma: float32 multiply-adds per second, of the matrix product of square matrices (MKL or
             OpenBLAS).
         fma_bfloat16: the same in bfloat16; below ``fma`` where the processor has no such
             instructions.
         exp: float32 exponentials a second in the second-level cache, of torch.exp or numpy.exp.
-        bandwidth: bytes a second, read and written, of a copy far larger than the caches.
+        bandwidth: bytes per second, read and written, of a copy far larger than the caches.
         exp_by: which of the two was faster.
     """
 
@@ -75,7 +75,7 @@ def _shortest(run: Callable[[], object], seconds: float) -> float:
 
 
 def _fma(dtype: torch.dtype, sizes: Sequence[int], seconds: float) -> float:
-    """Returns multiply-adds a second, the best of some sizes."""
+    """Returns multiply-adds per second, the best of some sizes."""
     rates = []
     for n in sizes:
         a, b = (torch.rand(n, n).to(dtype) for _ in range(2))
@@ -89,11 +89,11 @@ def _fma(dtype: torch.dtype, sizes: Sequence[int], seconds: float) -> float:
 
 
 def _exp(threads: int, seconds: float) -> tuple[float, str]:
-    """Returns exponentials a second and whose they are: torch's, or numpy's in one thread for
+    """Returns exponentials per second and whose they are: torch's, or numpy's in one thread for
     each."""
     count = (
         1 << 16
-    ) * threads  # 2 × 256 kB a thread: in the second-level cache; torch splits it evenly
+    ) * threads  # 2 × 256 kB per thread: in the second-level cache; torch splits it evenly
     x, out = -torch.rand(count), torch.empty(count)
     by_torch = count / _shortest(lambda: torch.exp(x, out=out), seconds / 2)
     parts = [

@@ -230,10 +230,10 @@ def _parser() -> argparse.ArgumentParser:
         "--lengths", type=_list, metavar="n,m", help="test lengths in place of each task's own"
     )
     parser.add_argument(
-        "--steps", type=int, default=defaults.steps, help="of training a model, at most"
+        "--steps", type=int, default=defaults.steps, help="of training per model, at most"
     )
     parser.add_argument(
-        "--budget", type=float, help="seconds of training a model, in place of steps"
+        "--budget", type=float, help="seconds of training per model, in place of steps"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("recall"), metavar="DIR", help="folder of the results"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -16,8 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from longseq.bench.recall_tasks import get_task
+from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.mixers.base import mixer_class
+from longseq.core.tables import write_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SOLVED = 0.95
 
@@ -152,17 +156,16 @@ def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) 
         The files.
     """
     table, record, plot = folder / "results.csv", folder / "results.json", folder / "accuracy.png"
-    with atomic_path(table) as path, path.open("w", newline="") as file:
-        names = [f.name for f in dataclasses.fields(Result) if f.name != "accuracy"]
-        writer = csv.writer(file)
-        writer.writerow([*names, "length", "trained_length", "accuracy", "chance"])
-        for r in results:
-            task = get_task(r.task)
-            for length, value in r.accuracy.items():
-                trained = length <= max(task.train_lengths)
-                writer.writerow(
-                    [*(getattr(r, n) for n in names), length, trained, value, task.chance]
-                )
+    kinds = {"str": "", "int": "d", "float": "r"}
+    own = {f.name: kinds[str(f.type)] for f in dataclasses.fields(Result) if f.name != "accuracy"}
+    further = {"length": "d", "trained_length": "", "accuracy": "r", "chance": "r"}
+    rows: list[list[Any]] = []
+    for r in results:
+        task = get_task(r.task)
+        for length, value in r.accuracy.items():
+            trained = str(length <= max(task.train_lengths))
+            rows.append([*(getattr(r, name) for name in own), length, trained, value, task.chance])
+    write_rows(table, own | further, rows)
     with atomic_path(record) as path:
         content = {
             "settings": dict(settings),
@@ -172,19 +175,16 @@ def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) 
             "orderings": [{"statement": text, "seen": holds} for text, holds in orderings(results)],
         }
         path.write_text(json.dumps(content, indent=1))
-    with atomic_path(plot) as path:
-        _draw(results, path)
+    save_png(_figure(results), plot)
     return [table, record, plot]
 
 
-def _draw(results: Sequence[Result], path: Path) -> None:
-    from matplotlib.figure import Figure  # only here: it takes longer to import than a short run
-
+def _figure(results: Sequence[Result]) -> Figure:
     names = list(dict.fromkeys(r.task for r in results))
     mixers = list(dict.fromkeys(r.mixer for r in results))
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4 * columns, 3.4 * rows), layout="constrained")
+    figure = new_figure(4 * columns, 3.4 * rows)
     for place, name in enumerate(names):
         axis, task = figure.add_subplot(rows, columns, place + 1), get_task(name)
         for r in (r for r in results if r.task == name):
@@ -201,4 +201,4 @@ def _draw(results: Sequence[Result], path: Path) -> None:
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(mixers)
     )
-    figure.savefig(path, dpi=130)
+    return figure

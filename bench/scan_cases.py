@@ -155,7 +155,7 @@ def _slstm_vanilla(tensors: Tensors, shape: Shape, mode: Mode) -> Program:
 
 
 def slstm_work(shape: Shape, mode: Mode) -> Work:
-    """Returns the work of the recurrence: four matrices a head, six exponentials a unit."""
+    """Returns the work of the recurrence: four matrices per head, six exponentials per unit."""
     tokens = shape.batch * (1 if mode == "step" else shape.length)
     times = 3 if mode == "training" else 1
     units = tokens * shape.width

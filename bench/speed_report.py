@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -25,8 +25,12 @@ from longseq.bench.isolated import Isolated, available_memory
 from longseq.bench.measure import OURS, Case, Cell, Reading
 from longseq.bench.targets import Verdict, judge, targets_of
 from longseq.core import __version__
+from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.shell.doctor import cpu_kernels, cpu_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = 1
 
@@ -306,19 +310,16 @@ def write(
         path.write_text(json.dumps(record(suite, cells, bounds, facts, settings), indent=1) + "\n")
     if not plot:
         return [values]
-    with atomic_path(picture) as path:
-        _draw(cells, bounds, facts, path)
+    save_png(_figure(cells, bounds, facts), picture)
     return [values, picture]
 
 
-def _draw(cells: Sequence[Cell], bounds: Bounds, facts: Mapping[str, Any], path: Path) -> None:
+def _figure(cells: Sequence[Cell], bounds: Bounds, facts: Mapping[str, Any]) -> Figure:
     """Plots seconds over length at batch 1 in float32; a step is a point at length 1."""
-    from matplotlib.figure import Figure  # only here: it takes long to import
-
     names = list(dict.fromkeys((cell.case, cell.mode) for cell in cells))
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+    figure = new_figure(4 * columns, 3 * rows)
     sides = list(dict.fromkeys(r.side for cell in cells for r in cell.readings))
     for place, (case, mode) in enumerate(names):
         axis = figure.add_subplot(rows, columns, place + 1)
@@ -345,4 +346,4 @@ def _draw(cells: Sequence[Cell], bounds: Bounds, facts: Mapping[str, Any], path:
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(8, len(handles))
     )
     figure.suptitle(f"{facts['cpu']}, {facts['threads']} threads, float32, B 1", fontsize=10)
-    figure.savefig(path, dpi=110)
+    return figure

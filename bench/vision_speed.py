@@ -64,7 +64,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=int, default=224, help="side of the images (224)")
-    parser.add_argument("--batch", type=int, default=1, help="images a batch (1)")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch (1)")
     parser.add_argument(
         "--repeats", type=int, default=3, help="runs of each, after one to warm up (3)"
     )

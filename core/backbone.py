@@ -16,6 +16,8 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers import Mixer, State, create_mixer
 from longseq.core.mixers.base import mixer_class
+from longseq.core.mixers.guard import StackCarry
+from longseq.core.mixers.padding import real_positions, run_real
 
 NORMS: dict[str, Any] = {
     "rms": nn.RMSNorm,
@@ -267,20 +269,34 @@ class Backbone(nn.Module):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
         Args:
             x: embedded input (B, L, D).
-            states: one state a layer, from the previous chunk; None at the start.
+            states: one state per layer, from the previous chunk; None at the start.
             segment_ids: see ``Mixer.forward``.
             keep_states: whether states are returned; those of long convolutions are as long as the
                 input.
+            attention_mask: bool or integer (B, L), 0 at padding; see ``Mixer``.
+            lengths: integers (B,), the number of real positions of each row, its first ones.
 
         Returns:
-            The normalised output (B, L, D) and the states after the last position (none without
-            ``keep_states``).
+            The normalised output (B, L, D), zero at padding, and the states after the last (real)
+            position (none without ``keep_states``).
+
+        Raises:
+            ArgumentError: for a mask or lengths that do not fit.
         """
+        if attention_mask is not None or lengths is not None:
+            real = real_positions("Backbone", x, attention_mask, lengths)
+            if x.shape[0] and x.shape[1]:
+                run = partial(self.forward, keep_states=keep_states)
+                carry = StackCarry(layer.mixer for layer in self._layers() if keep_states or states)
+                return run_real(run, carry, x, states, segment_ids, real)
         carried: list[State] = []
         for i, layer in enumerate(self._layers()):
             x, state = layer(x, None if states is None else states[i], segment_ids)

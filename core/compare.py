@@ -55,6 +55,7 @@ class Comparison(ABC):
         lower_is_better: the score's direction.
         models_first: whether the data is known only from the models.
         trained: configurations that are trained where no ``--models`` are given.
+        at_test: baselines quick enough to stand beside every ``test``.
     """
 
     baselines: ClassVar[Mapping[str, Any]]
@@ -63,6 +64,7 @@ class Comparison(ABC):
     lower_is_better: ClassVar[bool] = True
     models_first: ClassVar[bool] = False
     trained: ClassVar[Sequence[str]] = ()
+    at_test: ClassVar[Sequence[str]] = ()
 
     @classmethod
     @abstractmethod
@@ -73,6 +75,26 @@ class Comparison(ABC):
     @abstractmethod
     def of(cls, args: argparse.Namespace) -> Iterator[Comparison]:
         """Yields the comparisons that the options ask for, each with a table of its own."""
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> Comparison | None:
+        """Returns the comparison on what ``test`` has just tested on; None if there is none.
+
+        Args:
+            task: that was tested.
+            data: its data module.
+        """
+        _ = task, data
+        return None
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        """Returns the row of what ``test`` has just tested.
+
+        Args:
+            task: that was tested.
+            metrics: that ``test`` has measured, without "test/".
+        """
+        raise NotImplementedError(type(self).__name__)
 
     @abstractmethod
     def baseline(self, name: str) -> list[Row]:
@@ -203,6 +225,20 @@ class Comparison(ABC):
                 [known[name] if name in known else row.numbers.get(name) for name in self.columns]
             )
         return found
+
+
+def report_test(comparison: Comparison, task: Any, metrics: Mapping[str, float]) -> None:
+    """Prints what was tested beside the baselines that are quick, and the verdict.
+
+    Args:
+        comparison: of ``of_test``.
+        task: that was tested.
+        metrics: as for ``tested``.
+    """
+    rows = [comparison.tested(task, metrics)]
+    for name in comparison.at_test:
+        rows += comparison.baseline(name)
+    comparison.report(rows)
 
 
 def check_models(text: str, baselines: Mapping[str, Any], configs: Mapping[str, Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the command line knows of a domain without importing it in earnest: names, help,
+"""What the command line knows of a domain without importing it: names, help,
 requirements."""
 
 from __future__ import annotations

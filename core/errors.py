@@ -9,7 +9,13 @@ from pathlib import Path
 
 
 class LongseqError(Exception):
-    """Base of every error that the command line prints as one line, with exit status 2."""
+    """Base of every error that the command line prints as one line.
+
+    Attributes:
+        status: that the command line exits with.
+    """
+
+    status = 2
 
 
 class ConfigError(LongseqError, ValueError):
@@ -48,6 +54,19 @@ class DataError(LongseqError, ValueError):
         text = f"{where}: {message}" if where else message
         super().__init__(f"{text} ({hint})" if hint else text)
         self.path, self.record, self.hint = path, record, hint
+
+
+def plain(text: str) -> str:
+    """Returns a text that a terminal can show: control characters and bytes of no character, which
+    file names may hold, are written as escapes.
+
+    Args:
+        text: a message, or a name.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,9 @@ renamed."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,33 +16,111 @@ from longseq.core.errors import DataError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` and renames it to ``path`` if the block succeeds.
+    """Yields a temporary path beside the target and renames it to it if the block succeeds.
+
+    A link is followed: what it points to is replaced. A device, a pipe or the like is never
+    replaced: the temporary file is copied into it. What is renamed has reached the disk before.
 
     Args:
-        path: the final file; missing parent folders are made.
+        path: the final file, "~" for the home folder; missing parent folders are made.
 
     Raises:
-        DataError: if ``path`` is a folder.
+        DataError: if ``path`` is a folder, or cannot be written: no room, no right, too long a
+            name.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise DataError("is a folder, a file name is needed", path=target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
+    target = _target(path)
+    special = target.exists() and not target.is_file()
+    folder = Path(tempfile.gettempdir()) if special else target.parent
+    temporary: Path | None = None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A name that is at its limit by itself leaves no room for a longer one.
+        handle, name = tempfile.mkstemp(
+            dir=folder, prefix=f".{target.stem[:32]}.", suffix=target.suffix[:16]
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
-        # mkstemp makes the file private to the user; give it the permissions that open() would have
-        # given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        if special:
+            with temporary.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            return
+        # mkstemp makes the file private to the user; give it the permissions that open() would
+        # have given.
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        reason = _WRITING.get(error.errno or 0)
+        if reason is None or not _is_about(error, folder):
+            raise
+        raise DataError(f"cannot be written: {reason}", path=path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Checks that an output can be written, before the work for it is done.
+
+    Args:
+        path: of ``atomic_path``.
+
+    Raises:
+        DataError: as there.
+    """
+    target = _target(path)
+    if target.exists() and not target.is_file():
+        reason = None if os.access(target, os.W_OK) else errno.EACCES
+    else:
+        folder = next(one for one in target.parents if one.exists())
+        if not folder.is_dir():
+            reason = errno.ENOTDIR
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            read_only = getattr(os, "ST_RDONLY", 1) & os.statvfs(folder).f_flag
+            reason = errno.EROFS if read_only else errno.EACCES
+        else:
+            reason = None if shutil.disk_usage(folder).free else errno.ENOSPC
+    if reason is not None:
+        raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
+
+
+def _target(path: str | Path) -> Path:
+    """Returns what is to be written: links followed, "~" the home folder; never a folder."""
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    if any(len(os.fsencode(part)) > 255 for part in target.parts):
+        raise DataError(f"cannot be written: {_WRITING[errno.ENAMETOOLONG]}", path=path)
+    if target.is_dir():
+        raise DataError("is a folder, a file name is needed", path=path)
+    return target
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Returns whether an error is of writing into a folder, not of a file that the block reads."""
+    if not error.filename:
+        return True
+    file = Path(os.fsdecode(error.filename))
+    return file == folder or folder in file.parents or file in folder.parents
+
+
+def _umask() -> int:
+    """Returns the process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # once, on import: between the two calls other threads would write without one
+_WRITING = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOTDIR: "a part of its path is a file",
+}
 
 
 EARLY_BYTES = 1 << 24

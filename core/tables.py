@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path, require_file
+from longseq.core.files import atomic_path, check_writable, require_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ def check_table(path: str | Path) -> str:
     kind = Path(path).suffix.lower()
     if kind not in SUFFIXES:
         raise ConfigError(f"{path}: a table must end in .csv, .tsv or .parquet")
+    check_writable(path)
     if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
             f"{path}: Parquet needs pyarrow: pip install pyarrow; .csv and .tsv do not"

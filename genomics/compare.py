@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,20 @@ class GenomeComparison(Comparison):
     def of(cls, args: argparse.Namespace) -> Iterator[GenomeComparison]:
         fractions = {"valid_fraction": args.valid_fraction, "test_fraction": args.test_fraction}
         yield cls(GenomeData(args.data, args.bed, **fractions))
+
+    at_test = ("markov",)
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> GenomeComparison | None:
+        known = isinstance(task, CausalLanguageModel) and isinstance(data, GenomeData)
+        return cls(data) if known else None
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        parameters = sum(parameter.numel() for parameter in task.model.parameters())
+        bases = sum(len(interval) for interval in self.splits.test)
+        return self._row(
+            str(task.hparams["mixer"]), "model", metrics["bits_per_base"], parameters, bases
+        )
 
     @property
     def metric(self) -> str:

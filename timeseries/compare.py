@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,18 @@ class ForecastComparison(Comparison):
             )
             yield cls(data, args.season, args.ridge)
 
+    at_test = ("repeat", "seasonal_naive", "nlinear_ridge")
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> ForecastComparison | None:
+        known = isinstance(task, Forecaster) and isinstance(data, ForecastData)
+        return cls(data) if known else None
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        parameters = sum(parameter.numel() for parameter in task.parameters())
+        numbers = {"mae": metrics["mae"], "parameters": parameters}
+        return Row(type(task).__name__, "model", metrics["mse"], numbers=numbers)
+
     @property
     def label(self) -> str:
         return f"h{self.data.horizon}"
@@ -122,10 +134,11 @@ class ForecastComparison(Comparison):
         return 5e-4
 
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
+        seconds = [row.numbers["seconds"] for row in rows if "seconds" in row.numbers]
         return {
             "mae": f"{np.mean([row.numbers['mae'] for row in rows]):.4f}",
             "parameters": f"{rows[0].numbers['parameters']:,}",
-            "seconds": f"{np.mean([row.numbers['seconds'] for row in rows]):.1f}",
+            **({"seconds": f"{np.mean(seconds):.1f}"} if seconds else {}),
         }
 
     def _row(

@@ -24,6 +24,8 @@ from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between models that are compared.
 _SPLIT = ("source", "valid_fraction", "test_fraction", "seed", "root")
+# `test` fits the regression too where that takes seconds: on so many images, of so many pixels.
+_AT_TEST, _AT_TEST_SIZE = 10_000, 32
 BASELINES: Registry[Callable[[ImageData, int | None], Score]] = Registry("baseline")
 
 
@@ -113,6 +115,25 @@ class ImageComparison(Comparison):
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[ImageComparison]:
         yield cls({"source": args.source} if args.source else {}, args.max_rows, args.device)
+
+    at_test = ("most_frequent_class",)
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> ImageComparison | None:
+        if not (isinstance(task, ImageClassifier) and isinstance(data, ImageData)):
+            return None
+        made = cls(limit=_AT_TEST)
+        made.data = data
+        values = len(data.parts["test"]) * data.preprocess["img_size"] ** 2
+        if values <= _AT_TEST * _AT_TEST_SIZE**2:
+            made.at_test = tuple(BASELINES)  # type: ignore[misc]
+        return made
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        parameters = sum(parameter.numel() for parameter in task.model.parameters())
+        notes = {"parameters": f"{parameters:,}"}
+        name = str(task.hparams["model"])
+        return self._row(Score(name, metrics["accuracy"], "model", notes))
 
     @property
     def images(self) -> int:

@@ -4,7 +4,7 @@ verdict."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import need_years, refuse_leak, spans_text
 from longseq.weather.metrics import Noise, global_rmse, spatial_rmse
 from longseq.weather.predict import load_emulator, run_emulator
+from longseq.weather.task import ClimateEmulator
 
 METRIC = "spatial RMSE"
 
@@ -106,6 +107,18 @@ class EmulatorComparison(Comparison):
                 "training runs: they are trained on and never scored."
             )
         yield made
+
+    at_test = ("lps",)
+
+    @classmethod
+    def of_test(cls, task: Any, data: Any) -> EmulatorComparison | None:
+        if not (isinstance(task, ClimateEmulator) and isinstance(data, ScenarioData)):
+            return None
+        return cls(data, f"{data.hparams['test']}, {data.hparams['period']}")
+
+    def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
+        anomalies = run_emulator(task, self.test.predictors)
+        return self.anomalies(type(task).__name__, anomalies)
 
     @property
     def title(self) -> str:

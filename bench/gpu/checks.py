@@ -67,7 +67,7 @@ class Lines:
 def check_all(
     todo: Iterable[Case], device: torch.device, deadline: float, lines: Lines | None = None
 ) -> list[Result]:
-    """Runs checks and prints a line each; what is not reached before the deadline has not
+    """Runs checks and prints a line for each; what is not reached before the deadline has not
     passed."""
     found = []
     for case in todo:

@@ -24,7 +24,7 @@ PRECISIONS = (
 
 
 def packed(batch: int, length: int) -> torch.Tensor:
-    """Returns resets of several sequences a row, none at position 0."""
+    """Returns resets of several sequences per row, none at position 0."""
     resets = torch.rand(batch, length) < 4 / length
     resets[:, 0] = False
     return resets

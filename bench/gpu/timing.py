@@ -16,7 +16,7 @@ from longseq.bench.peers import in_short
 
 @dataclass(frozen=True)
 class Rates:
-    """What the GPU does a second.
+    """What the GPU does per second.
 
     Attributes:
         exponentials: single-precision ones.
@@ -163,7 +163,7 @@ def seconds_of_peer(
 
 
 def time_case(case: Timed, rates: Rates, clock: Callable[..., float] = seconds_of) -> list[Result]:
-    """Times a case, forward and with its backward, and prints a line each.
+    """Times a case, forward and with its backward, and prints a line for each.
 
     Args:
         case: what to time.

@@ -66,7 +66,7 @@ def train_all(
     length: int = 256,
     names: list[str] | None = None,
 ) -> list[Result]:
-    """Trains every registered mixer and prints a line each.
+    """Trains every registered mixer and prints a line for each.
 
     Args:
         device: where.

@@ -84,7 +84,8 @@ def check_state_dict(
         path: file that they came from, for the message.
 
     Raises:
-        DataError: naming the first few keys that are missing, unexpected or of another shape.
+        DataError: naming the first few keys that are missing, unexpected, of another shape or not
+            numbers.
     """
     own = module.state_dict()
     missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
@@ -100,6 +101,17 @@ def check_state_dict(
             f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
         )
         raise DataError(message, path=path)
+    broken = [k for k, v in state.items() if isinstance(v, Tensor) and _has_nan(v)]
+    if broken:
+        hint = "the training diverged: take an earlier checkpoint"
+        raise DataError(
+            f"holds weights that are not numbers: {_first(broken)}", path=path, hint=hint
+        )
+
+
+def _has_nan(value: Tensor) -> bool:
+    """Returns whether a tensor holds a NaN; infinities may be meant, in masks."""
+    return (value.is_floating_point() or value.is_complex()) and bool(value.isnan().any())
 
 
 def save_weights(path: str | Path, module: nn.Module, hyper_parameters: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ def define(
     rows: Iterable[str] | None = None,
     setup: Impl | None = None,
     backward: Impl | None = None,
+    composed: Impl | None = None,
     lower: Iterable[str] = (),
     keep: Iterable[str] = (),
 ) -> Callable[..., Any]:
@@ -50,7 +51,10 @@ def define(
         rows: names of arguments whose first dimension is the batch, into which vmap is folded; None
             where a result sums over the batch, so that vmapped samples run one by one.
         setup: called with autograd's context, the output, and the records.
-        backward: called with autograd's context and the gradients; None if there is no derivative.
+        backward: called with autograd's context and the gradients.
+        composed: the same results of the records in torch's own operations: what forward-mode
+            derivatives (jvp) are taken of, and, without ``backward``, gradients by recomputation.
+            Without it the former are refused, and without both any.
         lower: names of arguments that are activations: autocast casts them to its dtype.
         keep: names of arguments (decays, biases, states) that autocast raises to float32.
 
@@ -100,8 +104,9 @@ def define(
         if setup is not None:
             setup(ctx, output, *packed(inputs))
 
-    if backward is not None:
-        op.register_autograd(backward, setup_context=setup_context)
+    if backward is None:
+        setup_context, backward = _recomputed(name, composed, packed)
+    op.register_autograd(backward, setup_context=setup_context)
     lower, keep = frozenset(lower), frozenset(keep)
     if lower or keep:
         _register_autocast(op, names, lower, keep)
@@ -114,9 +119,110 @@ def define(
             found = _vmap_fold(call, folded, info, in_dims, args)
         return found, 0 if isinstance(found, Tensor) else (0,) * len(found)
 
-    call = _transformable(op, vmap, setup_context, backward)
+    transformable = _transformable(op, vmap, setup_context, backward)
+
+    def call(*args: Any) -> Any:
+        if in_forward_mode():
+            if composed is not None:
+                return composed(*packed(cast(args)))
+            _refuse_tangents(name, args)
+        return transformable(*args)
+
+    def cast(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        device = next(one.device.type for one in args if isinstance(one, Tensor))
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return args
+        return _autocast(names, args, lower, keep, torch.get_autocast_dtype(device))
+
     call.op = op  # type: ignore[attr-defined]
     return call
+
+
+def _autocast(
+    names: Sequence[str],
+    args: Sequence[Any],
+    lower: frozenset[str],
+    keep: frozenset[str],
+    target: torch.dtype,
+) -> tuple[Any, ...]:
+    """Returns the arguments as autocast gives them to an operator."""
+    found = []
+    for name, value in zip(names, args):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+            if name in lower:
+                value = value.to(target)
+            elif name in keep:
+                value = value.float()
+        found.append(value)
+    return tuple(found)
+
+
+def in_forward_mode() -> bool:
+    """Returns whether forward-mode derivatives are being taken, eagerly: a kernel would lose
+    them."""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
+def _refuse_tangents(name: str, args: Iterable[Any]) -> None:
+    for value in args:
+        dual = isinstance(value, Tensor) and torch.autograd.forward_ad.unpack_dual(value)
+        if dual and dual.tangent is not None:
+            raise RuntimeError(f"{name} has no forward-mode derivative (jvp)")
+
+
+def gradients_of(
+    function: Impl, given: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Returns the gradients of a function by computing it again, in operations that have
+    derivatives themselves.
+
+    Args:
+        function: of as many arguments as are given, returning a tensor or several.
+        given: its arguments; None for an absent one, which has no gradient.
+        cotangents: the gradients of its results; None for zeros.
+    """
+    there = [value for value in given if value is not None]
+
+    def again(*values: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(values)
+        results = function(*[None if value is None else next(rest) for value in given])
+        return (results,) if isinstance(results, Tensor) else tuple(results)
+
+    results, pull, *_ = torch.func.vjp(again, *there)
+    pairs = zip(results, cotangents)
+    found = iter(pull(tuple(torch.zeros_like(y) if d is None else d.to(y.dtype) for y, d in pairs)))
+    return [None if value is None else next(found) for value in given]
+
+
+def _recomputed(name: str, composed: Impl | None, packed: Impl) -> tuple[Impl, Impl]:
+    """Returns the rules of autograd for an operator whose gradients are those of ``composed``."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if composed is None:
+            return
+        ctx.places = [i for i, one in enumerate(inputs) if isinstance(one, Tensor)]
+        ctx.plain = [None if isinstance(one, Tensor) else one for one in inputs]
+        ctx.save_for_backward(*[inputs[i] for i in ctx.places])
+
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if composed is None:
+            raise RuntimeError(f"{name} has no derivative: second derivatives are not supported")
+        grads = tuple(grads[0]) if isinstance(grads[0], (list, tuple)) else grads
+        args, saved = list(ctx.plain), dict(zip(ctx.places, ctx.saved_tensors))
+        wanted = [i for i in ctx.places if ctx.needs_input_grad[i]]
+        for i, value in saved.items():
+            args[i] = value
+
+        def again(*values: Tensor) -> Any:
+            filled = list(args)
+            for i, value in zip(wanted, values):
+                filled[i] = value
+            return composed(*packed(tuple(filled)))
+
+        found = dict(zip(wanted, gradients_of(again, [args[i] for i in wanted], grads)))
+        return tuple(found.get(i) for i in range(len(args)))
+
+    return setup_context, backward
 
 
 def _register_autocast(
@@ -129,18 +235,7 @@ def _register_autocast(
 
         def kernel(*args: Any) -> Any:
             target = torch.get_autocast_dtype(device.lower())
-            cast = []
-            for name, value in zip(names, args):
-                if (
-                    isinstance(value, Tensor)
-                    and value.is_floating_point()
-                    and value.dtype != torch.float64
-                ):
-                    if name in lower:
-                        value = value.to(target)
-                    elif name in keep:
-                        value = value.float()
-                cast.append(value)
+            cast = _autocast(names, args, lower, keep, target)
             with torch._C._ExcludeDispatchKeyGuard(keys):
                 return overload(*cast)
 
@@ -158,7 +253,7 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> Callable[..., Any]:
+def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl) -> Callable[..., Any]:
     """Returns a function that calls a custom operator, also inside torch.func transforms.
 
     The autograd rule of a ``custom_op`` does not work under torch.func.grad (torch 2.15), that of
@@ -178,10 +273,6 @@ def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl | None) -> C
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            if backward is None:
-                raise RuntimeError(
-                    f"{op._name} has no derivative: second derivatives are not supported"
-                )
             return backward(ctx, *grads)
 
     Function.vmap = staticmethod(vmap)  # type: ignore[method-assign]

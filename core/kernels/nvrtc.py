@@ -293,7 +293,7 @@ def cubin(name: str, defines: Defines, architecture: int) -> bytes:
     """
     try:
         file = cache_file(name, defines, architecture)
-    except DataError:  # nowhere to keep it: compiled once a process then
+    except DataError:  # nowhere to keep it: compiled once per process then
         return compile_cubin(name, defines, architecture)[0]
     head = len(_MAGIC) + 32
     try:

@@ -11,6 +11,7 @@ from torch.nn.functional import rms_norm, softplus
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
@@ -28,7 +29,7 @@ class DeltaMixer(Mixer):
         n_heads: number of heads H.
         d_key: width of a head's keys.
         d_value: width of a head's values.
-        writes: keys and values a position and head.
+        writes: keys and values per position and head.
         conv_size: taps of the convolutions of queries, keys and values.
         conv_bias: whether the convolutions have a bias.
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1.
@@ -95,13 +96,14 @@ class DeltaMixer(Mixer):
 
         Queries and keys have norm 1.
         """
-        convolutions = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
-        biases = [c.bias for c in convolutions if c.bias is not None]
+        names = ("q_conv1d", "k_conv1d", "v_conv1d")
+        convolutions = [conv_weights(getattr(self, name), name) for name in names]
+        biases = [bias for _, bias in convolutions if bias is not None]
         mixed, conv = causal_conv1d(
             torch.cat(
                 [projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj)], -1
             ),
-            torch.cat([c.weight.squeeze(1) for c in convolutions]),
+            torch.cat([weight for weight, _ in convolutions]),
             torch.cat(biases) if biases else None,
             None if state is None else state["conv"],
             resets,
@@ -127,7 +129,7 @@ def unit(x: Tensor) -> Tensor:
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS)).to(x.dtype)
 
 
-def normalised(o: Tensor, norm: nn.RMSNorm) -> Tensor:
+def normalised(o: Tensor, norm: nn.Module) -> Tensor:
     """Returns o over its root mean square times the norm's weight, computed in float32 at least.
 
     Args:
@@ -135,6 +137,7 @@ def normalised(o: Tensor, norm: nn.RMSNorm) -> Tensor:
         norm: with a weight (V,).
     """
     dtype = recurrent_dtype(o.dtype)
+    norm = holding(norm, nn.RMSNorm, "o_norm")
     return rms_norm(o.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.eps).to(o.dtype)
 
 

@@ -28,7 +28,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class SSMLayer(Mixer):
-    """One state-space model a channel, skip connection, activation, dropout, and a position-wise
+    """One state-space model per channel, skip connection, activation, dropout, and a position-wise
     output map.
 
     y = out(dropout(act(SSM(x) + D · x))), with out(h) = h₁ · σ(h₂), [h₁, h₂] = W h + β for "glu".

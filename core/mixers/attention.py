@@ -3,6 +3,8 @@ bidirectional."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -70,6 +72,18 @@ class Attention(AttentionBase):
         device, dtype = self._where(device, dtype)
         empty = torch.zeros(batch, 0, self.n_kv_heads, self.d_head, device=device, dtype=dtype)
         return {"k": empty, "v": empty.clone()}
+
+    def join_states(self, states: Sequence[State]) -> State:
+        """See ``Mixer.join_states``: ``seen`` tells how many positions are a row's own."""
+        seen = [
+            s["seen"]
+            if "seen" in s
+            else s["k"].new_full((len(s["k"]),), s["k"].shape[1], dtype=torch.long)
+            for s in states
+        ]
+        joined = super().join_states([{n: v for n, v in s.items() if n != "seen"} for s in states])
+        alike = all("seen" not in s and s["k"].shape[1] == joined["k"].shape[1] for s in states)
+        return joined if alike else {**joined, "seen": torch.cat(seen)}
 
     def forward(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None

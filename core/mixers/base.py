@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers.guard import guarded_forward, guarded_step
 from longseq.core.registry import Registry
 
 State = dict[str, Tensor]
@@ -35,11 +36,25 @@ class Mixer(nn.Module, ABC):
     3. changing ``x[t:]`` leaves ``y[:t]`` as it was;
     4. a row's output does not depend on its neighbours in the batch;
     5. packed sequences (``segment_ids``) = the sequences run one by one;
-    6. the gradient reaches the initial state, and the final state is differentiable.
+    6. the gradient reaches the initial state, and the final state is differentiable;
+    7. a value that is not finite reaches no output before it and no other sequence;
+    8. padding changes nothing: ``attention_mask`` or ``lengths`` = the real positions alone;
+    9. no rows or no positions give an empty output, zero gradients and the state as it was;
+    10. on the meta device shapes are inferred, and nothing is computed;
+    11. a module put in the place of a submodule, such as an adapter, is called, or refused by name;
+    12. ``torch.export`` takes a length that is left open.
+
+    ``forward`` and ``step`` of a subclass are wrapped (``longseq.core.mixers.guard``): laws 7, 8
+    and 9 and the checks of the input are kept there once for all mixers, and ``forward`` gains
+
+    - ``attention_mask``: bool or integer (B, L), 0 at padding, which may lie anywhere; or
+    - ``lengths``: integers (B,), the number of real positions of each row, its first ones.
+
+    Outputs at padding are zero, and each row's state is that after its last real position.
 
     Attributes:
         causal: whether position t sees only positions up to t; of the class, or of an instance
-            where an option decides. Laws 1, 2, 3, 5 and 6 hold for causal mixers.
+            where an option decides. Laws 1, 2, 3, 5, 6 and 8's states hold for causal mixers.
         finite_state: whether the state's size is independent of how many positions were seen.
         ssm_parameters: names, relative to the mixer, of parameters that take the learning rate of
             state-space parameters and no weight decay.
@@ -53,6 +68,13 @@ class Mixer(nn.Module, ABC):
         super().__init__()
         self.d_model = check_positive("d_model", d_model)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.forward = guarded_forward(cls.forward)  # type: ignore[method-assign]
+        if "step" in cls.__dict__:
+            cls.step = guarded_step(cls.step)  # type: ignore[method-assign]
+
     @abstractmethod
     def forward(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
@@ -60,7 +82,7 @@ class Mixer(nn.Module, ABC):
         """Mixes a whole sequence or the next chunk of one.
 
         Args:
-            x: input (B, L, D), L ≥ 1.
+            x: input (B, L, D). A subclass's own code is never given B = 0 or L = 0.
             state: what the previous chunk returned; None stands for the start of a sequence.
             segment_ids: integers (B, L), constant inside a packed sequence; wherever the id changes
                 from one position to the next, the state is reset. Position 0 continues ``state``.
@@ -69,6 +91,7 @@ class Mixer(nn.Module, ABC):
             The output (B, L, D) and the state after the last position.
         """
 
+    @guarded_step
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Mixes one position.
 
@@ -107,6 +130,23 @@ class Mixer(nn.Module, ABC):
             )
         return sum(value[0].numel() for value in self.init_state(1, device="cpu").values())
 
+    def join_states(self, states: Sequence[State]) -> State:
+        """Returns the states of all rows of several batches, one batch after the other.
+
+        Histories that differ in length are filled up with zeros on the left, before their start.
+
+        Args:
+            states: at least one.
+        """
+        joined: State = {}
+        for key in states[0]:
+            parts = [state[key] for state in states]
+            if parts[0].dim() > 1:
+                longest = max(part.shape[1] for part in parts)
+                parts = [fill_left(part, longest) for part in parts]
+            joined[key] = torch.cat(parts)
+        return joined
+
     def _where(
         self, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> tuple[torch.device | str, torch.dtype]:
@@ -115,6 +155,14 @@ class Mixer(nn.Module, ABC):
         return (parameter.device if device is None else device), (
             parameter.dtype if dtype is None else dtype
         )
+
+
+def fill_left(value: Tensor, length: int) -> Tensor:
+    """Returns a history (B, T, …) with zeros before it, (B, length, …)."""
+    missing = length - value.shape[1]
+    if not missing:
+        return value
+    return torch.cat([value.new_zeros(value.shape[0], missing, *value.shape[2:]), value], 1)
 
 
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -38,7 +38,7 @@ class Companion(Mixer):
     Args:
         d_model: width D.
         d_state: M.
-        n_kernels: number of systems, a divisor of d_model; one a channel if None.
+        n_kernels: number of systems, a divisor of d_model; one per channel if None.
         norm_order: order of the norm of a (and of b, c and k, if ``closed_loop``) that is divided
             out; 0 for none.
         kernel_init: "normal", or "xavier" for uniform within ±1/√M.

@@ -99,7 +99,6 @@ class DeltaNet(DeltaMixer):
     def _normalise(self, x: Tensor, o: Tensor) -> Tensor:
         """Normalises each head's output, and gates it where there is a gate."""
         if self.g_proj is None:
-            assert isinstance(self.o_norm, nn.RMSNorm)
             return normalised(o, self.o_norm)
         gated: torch.Tensor = self.o_norm(o, self.g_proj(x).unflatten(-1, (self.n_heads, -1)))
         return gated

@@ -1,4 +1,4 @@
-"""Gated DeltaProduct: several corrections of the state a position, a product of Householder
+"""Gated DeltaProduct: several corrections of the state per position, a product of Householder
 matrices."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GatedDeltaProduct(DeltaMixer):
 
     The transition α_t Π_j (I - β_tj k_tj k_tjᵀ) can be any rotation of n dimensions at most: with n
     ≥ 2 it tracks the states of groups that are not commutative. It is the delta rule over n
-    positions a position.
+    positions per position.
 
     Parameters are named and shaped as in flash-linear-attention's layer.
 

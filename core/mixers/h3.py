@@ -95,8 +95,8 @@ class H3(Mixer):
     Args:
         d_model: width D.
         d_state: N, taps of the shift SSM and (in conjugate pairs) modes of the diagonal one; even.
-        head_dim: keys and values in a head; the outer product holds head_dim² recurrences a head.
-        n_ssm: independent copies of A and B; one a head if None.
+        head_dim: keys and values in a head; the outer product holds head_dim² recurrences per head.
+        n_ssm: independent copies of A and B; one per head if None.
         measure: initial frequencies: ``diag-lin`` or ``diag-inv`` (S4D).
         disc: discretisation: ``bilinear`` or ``zoh``.
         dt_min: least initial step.

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, register_mixer, segment_resets
 from longseq.core.ops.causal_conv1d import MAX_WIDTH, causal_conv1d
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 from longseq.core.ops.gated_conv import gated_conv
-from longseq.core.ops.linear_maps import split_bias
-from longseq.core.ops.precision import autocast_off
+from longseq.core.ops.linear_maps import plain_map, split_bias
+from longseq.core.ops.precision import autocast_dtype, autocast_off
 
 # A larger filter is kept between calls only where positions come few at a time.
 _CACHED_VALUES = 1 << 24
@@ -71,6 +72,17 @@ class _Modulation(nn.Module):
     def forward(self, t: Tensor, h: Tensor, low: int, high: int) -> Tensor:
         rates = self.deltas[..., low:high].to(h.dtype).abs().neg()
         return h * (t * rates).exp_().add_(self.shift)
+
+
+def _widened(layer: nn.Module, h: Tensor) -> Tensor:
+    """Returns a linear map of h, or what was put in its place, computed in h's dtype."""
+    if plain_map(layer):
+        assert isinstance(layer, nn.Linear)
+        bias = None if layer.bias is None else layer.bias.to(h.dtype)
+        return nn.functional.linear(h, layer.weight.to(h.dtype), bias)
+    own = next((p.dtype for p in layer.parameters() if p.is_floating_point()), h.dtype)
+    y: Tensor = layer(h.to(own))
+    return y.to(h.dtype)
 
 
 class HyenaFilter(nn.Module):
@@ -160,12 +172,8 @@ class HyenaFilter(nn.Module):
         dtype = work_dtype(self.bias)  # positions need more than bfloat16's 8 bits
         with autocast_off(self.bias):
             h = self.pos_emb.z[:, :length].to(dtype)
-            for layer in self.implicit_filter[:-1]:
-                if isinstance(layer, nn.Linear):
-                    bias = None if layer.bias is None else layer.bias.to(dtype)
-                    h = nn.functional.linear(h, layer.weight.to(dtype), bias)
-                else:
-                    h = layer(h)
+            for layer in list(self.implicit_filter)[:-1]:
+                h = layer(h) if isinstance(layer, _Sine) else _widened(layer, h)
         return h
 
     def taps(self, features: Tensor, low: int, high: int) -> Tensor:
@@ -179,8 +187,11 @@ class HyenaFilter(nn.Module):
         with autocast_off(self.bias):
             t = self.pos_emb.t[:, : features.shape[1]].to(features.dtype)
             last = self.implicit_filter[-1]
-            assert isinstance(last, nn.Linear)
-            h = nn.functional.linear(features, last.weight[low:high].to(features.dtype))
+            if plain_map(last):
+                assert isinstance(last, nn.Linear)
+                h = nn.functional.linear(features, last.weight[low:high].to(features.dtype))
+            else:
+                h = _widened(last, features)[..., low:high]
             return self.modulation(t, h, low, high)[0].T
 
     def forward(self, length: int, stepping: bool = False) -> Tensor:
@@ -201,6 +212,8 @@ class HyenaFilter(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         tracked = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
         untraceable = torch.compiler.is_compiling() or any(p.is_inference() for p in tensors)
+        # What was put in a layer's place may change its mind without its parameters changing.
+        untraceable |= not all(isinstance(m, _Sine) or plain_map(m) for m in self.implicit_filter)
         if tracked or untraceable or (length * width > _CACHED_VALUES and not stepping):
             return self.taps(self.features(length), 0, width)
         key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in tensors)
@@ -222,7 +235,7 @@ class Hyena(Mixer):
     ``x_0, …, x_{N-1}, v = short_conv(in_proj(u))``; then for n = N-1 … 1: ``v ← h_n * (x_n · v) +
     bias_n·x_n·v`` with a causal convolution ``*``, and ``y = out_proj(x_0 · v)``. The long
     convolutions need the whole history: the state carries their inputs, ``(order - 1)·d_model``
-    values a position.
+    values per position.
 
     Args:
         d_model: width D.
@@ -317,10 +330,9 @@ class Hyena(Mixer):
         """As ``forward``, for whole sequences and order 2: all between the projections is one
         operator."""
         projected, shift = split_bias(self.in_proj, x)
-        short, kernel = self.short_filter, self.filter_fn(x.shape[1])
-        y, inputs = gated_conv(
-            projected, short.weight.squeeze(1), short.bias, kernel, self.filter_fn.bias, shift
-        )
+        kernel = self.filter_fn(x.shape[1])
+        weight, bias = conv_weights(self.short_filter, "short_filter")
+        y, inputs = gated_conv(projected, weight, bias, kernel, self.filter_fn.bias, shift)
         past = self.taps - 1
         recent = projected[:, max(0, x.shape[1] - past) :] if past else projected[:, :0]
         recent = recent if shift is None else recent + shift
@@ -334,7 +346,7 @@ class Hyena(Mixer):
     def _short_conv(
         self, x: Tensor, past: Tensor, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        weight, bias = conv_weights(self.short_filter, "short_filter")
         return causal_conv1d(self.in_proj(x), weight, bias, past, resets)
 
     def _forward_long(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -374,7 +386,7 @@ class Hyena(Mixer):
             ),
         }
         del features, inputs, gates
-        if self.out_proj.weight.dtype != product.dtype:  # under autocast
+        if autocast_dtype(product) is not None:
             return self.out_proj(product), after
         for low in range(0, length, _POSITIONS):
             product[:, low : low + _POSITIONS] = self.out_proj(product[:, low : low + _POSITIONS])
@@ -386,7 +398,7 @@ class Hyena(Mixer):
         device, dtype = self._where(device, dtype)
         return {
             "conv_state": torch.zeros(
-                batch, self.taps - 1, self.in_proj.out_features, device=device, dtype=dtype
+                batch, self.taps - 1, self.d_model * (self.order + 1), device=device, dtype=dtype
             ),
             "conv_history": torch.zeros(
                 batch, 0, (self.order - 1) * self.d_model, device=device, dtype=dtype
@@ -394,6 +406,6 @@ class Hyena(Mixer):
         }
 
     def state_size(self, length: int) -> int:
-        return (self.taps - 1) * self.in_proj.out_features + (
+        return (self.taps - 1) * self.d_model * (self.order + 1) + (
             self.order - 1
         ) * self.d_model * length

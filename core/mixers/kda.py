@@ -23,7 +23,7 @@ class KDA(DeltaMixer):
     """Kimi delta attention (arXiv 2510.26692, eq. 1 and section 4).
 
         q, k, v = SiLU(conv(W x)),   q and k over their norms,   β_t = σ(W_β x_t)
-        α_t = exp(-exp(A) · softplus(W_2 W_1 x_t + b)), a number a key channel
+        α_t = exp(-exp(A) · softplus(W_2 W_1 x_t + b)), a number per key channel
         S_t = (I - β_t k_t k_tᵀ) diag(α_t) S_{t-1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t / √K
         y = W_o (RMSNorm(o) · σ(W_g2 W_g1 x + c)),   normalised head by head
 

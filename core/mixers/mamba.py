@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.linear_maps import product_and_bias
 from longseq.core.ops.mamba_step import MambaLayer, mamba_step
 from longseq.core.ops.selective_scan import selective_scan
 
@@ -101,8 +103,7 @@ class Mamba(Mixer):
         u, z = self.in_proj(x).split(self.d_inner, dim=-1)
         u, conv = causal_conv1d(
             u,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
+            *conv_weights(self.conv1d, "conv1d"),
             initial_state=None if state is None else state["conv"],
             resets=resets,
             activation="silu",
@@ -110,7 +111,7 @@ class Mamba(Mixer):
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         # The bias is added inside the scan, in float32, whatever the activations are.
-        delta = nn.functional.linear(dt, self.dt_proj.weight)
+        delta, bias = product_and_bias(self.dt_proj, dt)
         y, ssm = selective_scan(
             u,
             delta,
@@ -119,7 +120,7 @@ class Mamba(Mixer):
             C,
             self.D,
             z,
-            self.dt_proj.bias,
+            bias,
             delta_softplus=True,
             initial_state=None if state is None else state["ssm"],
             resets=resets,
@@ -129,10 +130,11 @@ class Mamba(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""
+        conv1d = holding(self.conv1d, nn.Conv1d, "conv1d")
         layer = MambaLayer(
             self.in_proj,
-            self.conv1d.weight,
-            self.conv1d.bias,
+            conv1d.weight,
+            conv1d.bias,
             self.x_proj,
             self.dt_proj,
             self.A_log,

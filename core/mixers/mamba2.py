@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._gated_norm import GatedRMSNorm
+from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -148,8 +149,7 @@ class Mamba2(Mixer):
         )
         mixed, conv = causal_conv1d(
             mixed,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
+            *conv_weights(self.conv1d, "conv1d"),
             None if state is None else state["conv"],
             resets,
             activation="silu",
@@ -185,7 +185,7 @@ class Mamba2(Mixer):
         mlp_gate, mlp_value, z, mixed, dt = self.in_proj(x_t).split(
             [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads], dim=-1
         )
-        taps, bias = self.conv1d.weight, self.conv1d.bias
+        taps, bias = conv_weights(self.conv1d, "conv1d")
         mixed, conv = causal_conv1d_step(
             mixed, taps, bias, conv, "silu", convolution_backend(self.backend)
         )

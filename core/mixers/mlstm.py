@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,13 @@ from torch.nn.functional import group_norm, linear, silu
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.gated_norm import gated_layer_norm
+from longseq.core.ops.linear_maps import plain_map
 from longseq.core.ops.mlstm import mlstm
 
 
@@ -29,11 +30,14 @@ class _HeadwiseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return _headwise(x, self)[0]
+        (y,) = block_linear(x, self.weight)
+        return y if self.bias is None else y + self.bias
 
 
 def _headwise(x: Tensor, *maps: _HeadwiseLinear) -> list[Tensor]:
     """Applies maps with blocks of one size to the same input."""
+    if not all(plain_map(m, kind=_HeadwiseLinear) for m in maps):
+        return [m(x) for m in maps]
     outputs = block_linear(x, *[m.weight for m in maps])
     return [y if m.bias is None else y + m.bias for y, m in zip(outputs, maps)]
 
@@ -165,11 +169,9 @@ class MLSTM(Mixer):
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
         inner, z = self.proj_up(x).chunk(2, -1)
-        conv = cast(nn.Conv1d, self.conv1d["conv"])
         u, history = causal_conv1d(
             inner,
-            conv.weight.squeeze(1),
-            conv.bias,
+            *conv_weights(self.conv1d["conv"], "conv1d.conv"),
             None if state is None else state["conv"],
             resets,
             activation="silu",
@@ -198,6 +200,9 @@ def _gates(parts: Sequence[Tensor], *gates: nn.Linear) -> tuple[Tensor, ...]:
 
     The biases, about 5, are added in full precision.
     """
+    if not all(plain_map(gate) for gate in gates):
+        whole = torch.cat(list(parts), -1)
+        return tuple(y.to(recurrent_dtype(y.dtype)) for y in (gate(whole) for gate in gates))
     weight = torch.cat([gate.weight for gate in gates]).split(
         [part.shape[-1] for part in parts], -1
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, register_mixer
 from longseq.core.mixers.hyena import HyenaFilter
 from longseq.core.ops.causal_conv1d import causal_conv1d
@@ -40,9 +41,9 @@ class _LocalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.conv1d_ls[0], self.norm_ls[0].get_submodule("norm_conv_kernel")
-        assert (
-            isinstance(conv, nn.Conv1d) and isinstance(norm, nn.LayerNorm) and conv.bias is not None
-        )
+        conv = holding(conv, nn.Conv1d, "conv1d_ls")
+        norm = holding(norm, nn.LayerNorm, "norm_conv_kernel")
+        assert conv.bias is not None
         weight, bias, scale, shift = (
             p.to(x.dtype) for p in (conv.weight, conv.bias, norm.weight, norm.bias)
         )
@@ -68,7 +69,7 @@ class _Conditioning(nn.Module):
     def __init__(self, d_model: int, kind: str, transform: str, taps: int) -> None:
         super().__init__()
         self.kind, self.transform = kind, transform
-        spectrum = 1 if transform == "dct" else 2  # a complex spectrum has two values a bin
+        spectrum = 1 if transform == "dct" else 2  # a complex spectrum has two values per bin
         if kind == "absfreq":
             self.nn_model = _LocalConv(d_model, d_model, d_model, taps)
             self.nn_model2 = _LocalConv(d_model, spectrum * d_model, d_model, taps)
@@ -201,7 +202,7 @@ class Orchid(Mixer):
         with autocast_off(x):
             u = u.to(dtype)
             adapted = self.conv_kernel_nn(u[..., -self.d_model :])
-            mixed, _ = causal_conv1d(u, self.conv1d_short.weight.squeeze(1), self.conv1d_short.bias)
+            mixed, _ = causal_conv1d(u, *conv_weights(self.conv1d_short, "conv1d_short"))
             gate_out, gate_in, v = mixed.transpose(1, 2).chunk(3, 1)
             v = v * gate_in
             y = _filtered(v, self._fixed(self.fixed_conv, length) + adapted, self.transform)

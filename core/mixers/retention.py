@@ -21,8 +21,8 @@ class Retention(Mixer):
         o_t = Σ_{s ≤ t} γ^{t-s} (R^t q_t)ᵀ (R^s k_s) v_s / √K,   γ_h = 1 - 2^{-5-h}
         y = W_o (RMSNorm(o) · SiLU(W_g x)),   normalised head by head
 
-    R turns pairs of channels by fixed angles a position; with the decay γ this is the paper's xPos.
-    Parameters are named and shaped as in flash-linear-attention's layer. Only differences of
+    R turns pairs of channels by fixed angles per position; with the decay γ this is the paper's
+    xPos. Parameters are named and shaped as in flash-linear-attention's layer. Only differences of
     positions matter, so the state is kept as seen from the next position: it needs no position
     counter and streams without end.
 

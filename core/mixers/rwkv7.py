@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, normalize
 
 from longseq.core.checks import check_divisible, check_positive
+from longseq.core.mixers._submodules import holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.dplr import dplr
 
 _STRONGEST = (
-    0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself a position
+    0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself per position
 )
 
 
@@ -189,12 +190,13 @@ class RWKV7(Mixer):
             backend=self.backend,
         )
         wide = recurrent_dtype(o.dtype)
+        norm = holding(self.g_norm, nn.GroupNorm, "g_norm")
         normed = group_norm(
             o.flatten(0, 1).flatten(1).to(wide),
             self.n_heads,
-            self.g_norm.weight.to(wide),
-            self.g_norm.bias.to(wide),
-            self.g_norm.eps,
+            norm.weight.to(wide),
+            norm.bias.to(wide),
+            norm.eps,
         ).view(*o.shape)
         own = (r * k * self.r_k.to(r.dtype)).sum(-1, keepdim=True) * v
         y = (normed.to(own.dtype) + own).flatten(2) * self.g_lora(mixed["g"])

@@ -90,10 +90,10 @@ class S4(SSMLayer):
 
     Args:
         d_model: width D.
-        d_state: real state dimensions a channel, even: N = d_state / 2 conjugate pairs.
+        d_state: real state dimensions per channel, even: N = d_state / 2 conjugate pairs.
         init: "legs" remembers the whole past, "legt" and "fout" a window.
         rank: of the low-rank term; the least that ``init`` needs (2 for "legt", else 1) if None.
-        n_ssm: number of different (A, B), a divisor of d_model; one a channel if None.
+        n_ssm: number of different (A, B), a divisor of d_model; one per channel if None.
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
         activation: "gelu", "relu", "silu" or "none".

@@ -88,10 +88,10 @@ class S4D(DiagonalLayer):
 
     Args:
         d_model: width D.
-        d_state: real state dimensions a channel, even: N = d_state / 2 conjugate pairs.
+        d_state: real state dimensions per channel, even: N = d_state / 2 conjugate pairs.
         init: "lin", "inv", "legs" or "ptd"; see ``longseq.core.ops.ssm_init.diagonal_system``.
         disc: "zoh" or "bilinear".
-        n_ssm: number of different (A, B), a divisor of d_model; one a channel if None.
+        n_ssm: number of different (A, B), a divisor of d_model; one per channel if None.
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
         activation: "gelu", "relu", "silu" or "none".

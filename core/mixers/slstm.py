@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.slstm import SLSTMState, slstm
@@ -146,9 +147,9 @@ class SLSTM(Mixer):
         after: State = {}
         u = x
         if self.d_conv:
-            conv = self.conv1d.conv
+            weight, bias = conv_weights(self.conv1d.conv, "conv1d.conv")
             u, after["conv"] = causal_conv1d(
-                x, conv.weight.squeeze(1), conv.bias, state["conv"], resets, activation="silu"
+                x, weight, bias, state["conv"], resets, activation="silu"
             )
         gates = torch.stack([self.fgate(u), self.igate(u), self.zgate(x), self.ogate(x)], 2)
         gates = gates.unflatten(3, (self.n_heads, self.d_head))

@@ -8,9 +8,21 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.kernels.custom_op import in_transform
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Returns whether Python may look at values: not under a compiler or a transform, nor in
+    tensors without memory."""
+    if torch.compiler.is_compiling() or in_transform():
+        return False
+    return all(type(t) in _PLAIN and t.device.type != "meta" for t in tensors)
 
 
 def present(**named: Tensor | None) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform
 from longseq.core.ops.backends import cpu_reason, native
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -52,6 +52,20 @@ def strided(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def strided_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """Returns the tensor with time dense if the other's is, and else with channels dense.
+
+    Args:
+        tensor: (B, L, D).
+        other: of the same shape, as ``strided`` or ``empty_as`` returned it.
+    """
+    if across(other)[4] == 1:
+        return dense(tensor)
+    if tensor.stride(1) == 1 and across(strided(tensor))[4] != 1:
+        return tensor
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
     """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided``
     returned."""
@@ -61,6 +75,12 @@ def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
     sizes = zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]))
     last = 1 if tensor.is_complex() else next((stride for size, stride in sizes if size != 1), 1)
     return (*rows(tensor), last)
+
+
+def anyhow(tensor: Tensor) -> tuple[int, int, int, int, int]:
+    """Returns (pointer, dtype, strides of batch, time and channels) of a real tensor (B, L, D)."""
+    batch, time, channels = tensor.stride()
+    return tensor.data_ptr(), _CODES[tensor.dtype], batch, time, channels
 
 
 def empty_as(tensor: Tensor) -> Tensor:
@@ -134,6 +154,8 @@ def direct_reason(*tensors: Tensor | None) -> str | None:
     """
     if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
         return "a compiler or transform has to see the call"
+    if in_forward_mode():
+        return "forward-mode differentiation has to see the call"
     if torch.is_autocast_enabled("cpu"):
         return "autocast has to see the call"
     for t in tensors:

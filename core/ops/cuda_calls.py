@@ -92,7 +92,7 @@ def type_of(tensor: Tensor | None) -> str:
 
 
 def split(length: int, blocks: int, tile: int, device: torch.device) -> tuple[int, int]:
-    """Returns into what chunks a sequence is split so that a device is filled: positions a chunk,
+    """Returns into what chunks a sequence is split so that a device is filled: positions per chunk,
     and chunks.
 
     A split costs a second pass over the inputs, so one that would not at least treble the blocks is
@@ -102,7 +102,7 @@ def split(length: int, blocks: int, tile: int, device: torch.device) -> tuple[in
         length: positions.
         blocks: without a split.
         tile: positions that a block handles at a time; a chunk is at least eight tiles.
-        device: to be filled with three blocks a multiprocessor.
+        device: to be filled with three blocks per multiprocessor.
     """
     chunks = min(3 * multiprocessors(device) // max(blocks, 1), length // (8 * tile))
     if chunks < 3:

@@ -9,20 +9,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longseq.core.kernels.custom_op import in_forward_mode
 from longseq.core.ops.backends import Backend, Dispatch, cpu_reason
 from longseq.core.ops.precision import autocast_dtype
 
 
 def plain_map(
-    layer: nn.Module, hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks")
+    layer: nn.Module,
+    hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks"),
+    kind: type[nn.Module] = nn.Linear,
 ) -> bool:
     """Returns whether a layer is a linear map and no more: no hooks, no forward of its own.
 
     Args:
         layer: any.
         hooks: names of the hooks that count.
+        kind: the class that it must have.
     """
-    plain = type(layer) is nn.Linear and "forward" not in layer.__dict__
+    plain = type(layer) is kind and "forward" not in layer.__dict__
     return plain and not any(getattr(layer, name) for name in hooks)
 
 
@@ -39,6 +43,8 @@ def _reason(call: _Call) -> str | None:
     layer, x = call
     if not plain_map(layer, _ANY_HOOKS):
         return "the layer is more than a product and a sum"
+    if in_forward_mode():
+        return "forward-mode differentiation has to see the call"
     if x.dtype != layer.weight.dtype or x.dtype not in (torch.float32, torch.float64):
         return "it takes float32 or float64, and weights of the same"
     why = cpu_reason(x)
@@ -69,6 +75,20 @@ def split_bias(
         backend: see ``longseq.core.ops.backends``; the bias is left only to one of the CPU kernels.
     """
     if _DISPATCH.choose(backend, _Call(layer, x)) != "cpu":
+        return layer(x), None
+    assert isinstance(layer, nn.Linear)
+    return nn.functional.linear(x, layer.weight), layer.bias
+
+
+def product_and_bias(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns a map's product and its bias apart, for an operator that adds the bias in full
+    precision; of a layer that is more than a linear map, what it returns, and None.
+
+    Args:
+        layer: the linear layer, or what was put in its place.
+        x: its input.
+    """
+    if not plain_map(layer, _ANY_HOOKS):
         return layer(x), None
     assert isinstance(layer, nn.Linear)
     return nn.functional.linear(x, layer.weight), layer.bias

@@ -35,7 +35,7 @@ def lti_scan(
 
     The sequence is cut into chunks of T positions. Inside a chunk the output is a product with the
     T × T Toeplitz matrix of the kernel c·Aˡb; between chunks only the states pass. Everything is a
-    batched matrix product of cost O(L · (T + N)) a channel, and no tensor larger than (B, H, N,
+    batched matrix product of cost O(L · (T + N)) per channel, and no tensor larger than (B, H, N,
     L/T) is made. Powers of A are products, never quotients, in the dtype of ``a``: give it in
     float64 to keep long products exact, whatever ``u`` is.
 

@@ -9,7 +9,9 @@ part.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from longseq.core.checks import check_choice, check_even
 from longseq.core.errors import ConfigError
 
 Measure = Literal["legs", "legt", "fout"]
+P = ParamSpec("P")
+R = TypeVar("R")
 DiagonalInit = Literal["lin", "inv", "legs", "ptd"]
 
 
@@ -49,6 +53,25 @@ class DiagonalForm(NamedTuple):
     eigenvalues: Tensor
     v: Tensor
     v_inverse: Tensor
+
+
+def _on_cpu(make: Callable[P, R]) -> Callable[P, R]:
+    """Makes a record of tensors on the CPU, whatever device is being built for, and then moves it
+    there: eigenvalues are looked at, which the meta device does not allow.
+
+    Args:
+        make: returns a NamedTuple of tensors.
+    """
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        target = torch.get_default_device()
+        with torch.device("cpu"):
+            record: Any = make(*args, **kwargs)
+        moved: R = type(record)(*[tensor.to(target) for tensor in record])
+        return moved
+
+    return made
 
 
 def hippo(measure: Measure, n: int) -> tuple[Tensor, Tensor]:
@@ -100,6 +123,7 @@ def low_rank(measure: Measure, n: int) -> Tensor:
     return hippo(measure, n)[1].unsqueeze(0)
 
 
+@_on_cpu
 def low_rank_form(measure: Measure, n: int, clip_b: float | None = 2.0) -> LowRankForm:
     """Diagonalises the normal part of a HiPPO matrix (S4, arXiv 2111.00396).
 
@@ -142,6 +166,7 @@ def normal_part(n: int) -> DiagonalForm:
     return DiagonalForm(form.eigenvalues, form.v, form.v.conj().T.resolve_conj())
 
 
+@_on_cpu
 def perturb_then_diagonalise(n: int, size: float = 0.1) -> DiagonalForm:
     """Diagonalises HiPPO-LegS after a small perturbation (PTD, arXiv 2310.01698).
 

@@ -4,6 +4,7 @@ in."""
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 
 import yaml  # type: ignore[import-untyped]
@@ -53,20 +54,19 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
             if flags["model"] != flags["data"]:
                 raise ConfigError(
                     f"{names['model']} {flags['model']} and {names['data']} {flags['data']} must "
-                    f"agree; "
-                    "give one of them"
+                    "agree; give one of them"
                 )
             continue
+        values = {
+            side: configured(configs, side)["init_args"].get(name)
+            for side, name in (("model", model), ("data", data))
+        }
         for side, other in (("model", "data"), ("data", "model")):
-            if flags[side] is not None:
-                added.append(f"{names[other]}={flags[side]}")
-        if not any(flags.values()):
-            names_in = {"model": model, "data": data}
-            values = {
-                side: configured(configs, side)["init_args"].get(name)
-                for side, name in names_in.items()
-            }
-            for side, other in (("model", "data"), ("data", "model")):
-                if values[side] is not None and values[other] is None:
-                    added.append(f"{names[other]}={values[side]}")
+            if (flag := flags[side]) is not None:
+                added.append(f"{names[other]}={flag}")
+                if values[other] is not None and str(values[other]) != flag:
+                    said = f"note: {names[other]} follows {names[side]} {flag}"
+                    print(f"{said}; the configuration had {values[other]}", file=sys.stderr)
+            elif not any(flags.values()) and values[side] is not None and values[other] is None:
+                added.append(f"{names[other]}={values[side]}")
     return [*argv, *added]

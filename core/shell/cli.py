@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from longseq.core import __version__, plugins
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
-from longseq.core.errors import ConfigError, LongseqError, did_you_mean
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean, plain
 
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
     "bench": "measurements: longseq bench kernels, models or recall",
+    "run": "a script written for mamba-ssm or causal-conv1d: longseq run script.py [arguments]",
 }
 _BENCHMARKS = {
     "kernels": "the operators' speed and memory against their peers and the machine's bounds",
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
     0 is success, 2 wrong usage, configuration or input (one line on stderr), 1 an unexpected
-    failure (with a traceback), 130 an interruption by Ctrl-C.
+    failure (with a traceback), 130 an interruption by Ctrl-C, 143 one by SIGTERM.
 
     Args:
         argv: arguments without the program's name; those of the process if None.
@@ -39,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except LongseqError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argparse, and Lightning's answer to Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):
             return 130
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's, before the first step
+            return 143
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception:  # noqa: BLE001 - the last resort: whatever was not foreseen shows its traceback
         traceback.print_exc()
@@ -53,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
+    if args[:1] == ["run"]:  # whose other arguments are the script's
+        return int(import_object("longseq.core.shell.run:run", ":")(args[1:]))
     args, modules = plugins.take_imports(args)
     first = args[0] if args else "--help"
     if first in ("-V", "--version", "version"):
@@ -160,8 +165,8 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Original Traceback") for line in lines):
         kind, _, message = lines[-1].partition(": ")
-        return message or kind
-    return " ".join(lines) or type(error).__name__
+        return plain(message or kind)
+    return plain(" ".join(lines)) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -15,6 +15,15 @@ from longseq.core.tables import check_table
 _PASSED_ON = ("--model.", "--data.", "--trainer.", "--progress")
 
 
+def _example(parser: argparse.ArgumentParser, models: Sequence[str]) -> str:
+    """Returns an example call with every option that is needed."""
+    needed = [
+        f"{one.option_strings[0]} {one.dest.upper()}" for one in parser._actions if one.required
+    ]
+    asked = " ".join(text for text in needed if not text.startswith("--out"))
+    return f"example: {parser.prog} {asked} --models {','.join(models)} --out scores.csv"
+
+
 def run(domain: Domain, argv: Sequence[str]) -> int:
     """Runs the comparison of a domain.
 
@@ -44,6 +53,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     parser.add_argument("--folder", default=folder, help=f"for checkpoints and logs ({folder})")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     cls.add_arguments(parser)
+    parser.epilog = _example(parser, [*list(cls.baselines)[:1], *list(configs)[:1]])
     args, options = parser.parse_known_args(argv)
     for text in options:
         if text.startswith("-") and not text.startswith(_PASSED_ON):

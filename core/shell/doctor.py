@@ -179,7 +179,11 @@ _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="longseq doctor", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="longseq doctor",
+        description=__doc__,
+        epilog="example: longseq doctor --why ssd --device cuda --dtype bfloat16",
+    )
     parser.add_argument("--no-speed", action="store_true", help="leave the speed reading out")
     parser.add_argument(
         "--why",

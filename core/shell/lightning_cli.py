@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from longseq.core import plugins
 from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
+from longseq.core.compare import Comparison, report_test
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.shell.agreement import agree
@@ -34,6 +35,7 @@ from longseq.core.shell.arguments import (
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
+from longseq.core.training.callbacks import say_next
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 from longseq.core.training.run import (
@@ -216,6 +218,28 @@ class DomainCLI(LightningCLI):
                     file=sys.stderr,
                 )
         self.outcome = train(self.trainer, model, datamodule, **kwargs)
+
+    def test(
+        self,
+        model: BaseTask,
+        datamodule: LightningDataModule | None = None,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Tests, and shows the score beside the baselines where the domain has quick ones."""
+        compare = self.domain.compare
+        cls: type[Comparison] | None = import_object(compare.run, ":") if compare else None
+        beside = cls.of_test(model, datamodule) if cls is not None else None
+        found = self.trainer.test(
+            model, datamodule=datamodule, verbose=verbose and beside is None, **kwargs
+        )
+        if beside is None or not self.trainer.is_global_zero or not found or not found[0]:
+            return
+        metrics = {name.removeprefix("test/"): value for name, value in found[0].items()}
+        report_test(beside, model, metrics)
+        rest = ", ".join(f"{name} {value:.6g}" for name, value in found[0].items())
+        print(f"all that was measured: {rest}")
+        say_next(f"longseq {self.domain.name} predict", str(self.checkpoint))
 
     def _parse_ckpt_path(self) -> None:
         """Checks the arguments against the checkpoint, where Lightning would silently overrule

@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import did_you_mean
 from longseq.core.plugins import OPTION
+from longseq.core.training.recipe import Recipe
 
 _NOT_ACCEPTED = re.compile(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
 _BAD_VALUE = re.compile(
@@ -21,6 +22,8 @@ _BAD_VALUE = re.compile(
 )
 _NO_OPTION = re.compile(r"does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"unrecognized arguments: (--)?([\w.-]+)")
+_PART = re.compile(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)$")
+_LIST = re.compile(r".*Parser key \"([\w.]+)\":.*Expected a (?:<class 'list'>|list\b)", re.DOTALL)
 _NO_CLASS = re.compile(
     r"Parser key \"(\w+)\":.*Expected a dot import path string: (\S+)", re.DOTALL
 )
@@ -58,6 +61,14 @@ def _place(key: str, configs: Sequence[str]) -> str:
         if _has_key(content, key):
             return f"{file}: {key}"
     return f"--{key}"
+
+
+def _own_arguments(key: str, name: str, value: str) -> str:
+    """Says where an argument that was written as a part of a name belongs."""
+    where = f"{key.rpartition('.')[2]}_kwargs"
+    if where not in Recipe.names():
+        return f"it has no part {name}"
+    return f"its arguments are --{key}_kwargs '{{{name}: {value}}}'"
 
 
 def _arguments(cls: Any) -> list[str]:
@@ -127,6 +138,8 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
         if section and "." not in key and key != section.group(1):
             key = f"{section.group(1)}.{key}"
         wanted = _CLASS.sub(r"\1", kind)
+        if part := _PART.match(value.strip()):
+            return f"{_place(key, configs)}: takes one value; {_own_arguments(key, *part.groups())}"
         return f"{_place(key, configs)}: expected {wanted}, got {value.strip()}"
     if match := _NO_OPTION.search(text):
         key = match.group(1)
@@ -142,6 +155,10 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
         packaged = ", ".join(domain.configs())
         hint = f"--config with one of {packaged}" if packaged else "--config file.yaml"
         return f"{' and '.join(names)} needed: {hint} (longseq {domain.name} {command} --help)"
+    if match := _LIST.search(text):
+        key = match.group(1)
+        key = f"model.{key}" if key in Recipe.names() else key
+        return f"{_place(key, configs)}: a list in brackets is needed, such as '[one, two]'"
     if match := _UNION.search(text):
         text = match.group(1)
     return " ".join(_CLASS.sub(r"\1", text).split())

@@ -19,6 +19,7 @@ from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.tables import read_rows
+from longseq.core.training.guards import StopOnNotFinite, StopOnSignal
 from longseq.core.training.task import BaseTask
 
 
@@ -158,9 +159,19 @@ class Screen(Callback):
             print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
         path = best.best_model_path if best is not None else last
         if path and self.command is not None:
-            named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
-            checkpoint = shlex.quote(_shortest(path))
-            print(f"next: {self.command} test{named} --ckpt_path {checkpoint}", file=sys.stderr)
+            say_next(f"{self.command} test", path)
+
+
+def say_next(command: str, checkpoint: str) -> None:
+    """Prints the command to type next.
+
+    Args:
+        command: for example "longseq genomics test".
+        checkpoint: for its ``--ckpt_path``.
+    """
+    named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
+    path = shlex.quote(_shortest(checkpoint))
+    print(f"next: {command}{named} --ckpt_path {path}", file=sys.stderr)
 
 
 def _shortest(path: str) -> str:
@@ -273,12 +284,14 @@ def default_callbacks(
     best = ModelCheckpoint(filename="best", monitor=monitor, save_on_train_epoch_end=False)
     return [
         progress_bar() if bar else StepLog(),
+        StopOnNotFinite(),
         Throughput(),
         LearningRateMonitor(logging_interval="step"),
         *([best] if monitor else []),
         StepCheckpoint(every_n_steps),
         LossCurve(),
         Screen(command),
+        StopOnSignal(),
     ]
 
 

@@ -15,7 +15,7 @@ class LengthWarmup:
 
     Either give ``stages``, or ``start_length`` and ``steps``: the length then doubles from
     ``start_length`` until it reaches ``length``, in equal parts of ``steps``. With neither there is
-    no warm-up. The batch grows as the sequence shrinks: ``batch_size * length`` tokens a batch
+    no warm-up. The batch grows as the sequence shrinks: ``batch_size * length`` tokens per batch
     (rounded down to whole rows).
 
     Args:

@@ -65,6 +65,15 @@ class Recipe:
             for one in parameters
         ]
 
+    def check(self) -> None:
+        """Checks optimiser and schedule on one small layer, before a run leaves anything behind.
+
+        Raises:
+            ConfigError: as ``make_optimizer`` and ``make_schedule`` do.
+        """
+        optimizer = self.make_optimizer(nn.Linear(2, 2))
+        self.make_schedule(optimizer, self.total_steps or self.warmup_steps + 1)
+
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """Returns the optimiser over the groups of ``parameter_groups``.
 

@@ -133,6 +133,7 @@ def train(
     Raises:
         ConfigError: if a checkpoint of this run could not be loaded again.
     """
+    task.recipe.check()
     if trainer.checkpoint_callbacks:
         check_reloadable(task, data)
     begin = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.safe import check_state_dict
@@ -81,6 +81,9 @@ class BaseTask(LightningModule):
         made = MetricCollection({**own, **further})
         self.metrics = nn.ModuleDict(
             {stage: made.clone(prefix=f"{stage}/") for stage in ("val", "test")}
+        )
+        self._losses = nn.ModuleDict(
+            {stage: MeanMetric(nan_strategy="disable") for stage in ("val", "test")}
         )
         self.own_loss = self.recipe.make_loss()
 
@@ -185,7 +188,12 @@ class BaseTask(LightningModule):
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
         out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
-        self.log(f"{stage}/loss", loss, batch_size=count, prog_bar=True, sync_dist=stage != "train")
+        if stage == "train":
+            self.log("train/loss", loss, batch_size=count, prog_bar=True)
+        else:  # by count over all ranks, where Lightning would take the mean of the ranks' means
+            mean: Any = self._losses[stage]
+            mean.update(loss.detach(), count)
+            self.log(f"{stage}/loss", mean, batch_size=count, prog_bar=True)
         if stage != "train" and self.recipe.metrics and "pair" not in out:
             raise ConfigError(
                 f"{type(self).__name__} gives further metrics no prediction and target"

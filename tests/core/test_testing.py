@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import Mixer, State
 from longseq.core.mixers.base import segment_resets
-from longseq.core.testing import ContractError, check_mixer
+from longseq.core.testing import ContractError, Subject, check_mixer
+from longseq.core.testing.input_laws import check_empty, check_finite, check_padding
 
 
 class Sum(Mixer):
@@ -87,6 +88,34 @@ class Overflows(Sum):
         return (y * float("inf") if torch.is_autocast_enabled("cpu") else y), state
 
 
+class PassesByItsMap(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        out, self.out_proj.forward = self.out_proj.forward, lambda y: y
+        y, state = super().forward(x, state, segment_ids)
+        self.out_proj.forward = out
+        return nn.functional.linear(y, self.out_proj.weight, self.out_proj.bias), state
+
+
+class LooksAtValues(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        return super().forward(x * float(bool(x[0, 0, 0].item() < 1e9)), state, segment_ids)
+
+
+def by_a_matrix(self, x, state=None, segment_ids=None):
+    """The whole of it as a masked product, in which zero times NaN is NaN."""
+    steps = torch.arange(x.shape[1])
+    powers = (steps[:, None] - steps).clamp(min=0)
+    weights = torch.where(steps[:, None] >= steps, 0.5**powers, 0.0).to(x.dtype)
+    return weights @ x, {"h": x[:, -1]}
+
+
+class Unguarded(Sum):
+    pass
+
+
+Unguarded.forward = by_a_matrix  # type: ignore[method-assign]
+
+
 def test_a_mixer_that_obeys_passes() -> None:
     check_mixer(Sum, leak=0.25)
     check_mixer("mamba", d_state=3)
@@ -104,6 +133,8 @@ def test_a_mixer_that_obeys_passes() -> None:
         (CutsTheGradient, "law 1, gradient|law 6"),
         (Understates, "state_size"),
         (Overflows, "bfloat16 training, step 0"),
+        (PassesByItsMap, "law 11, forward passes by what is in the place of out_proj"),
+        (LooksAtValues, "law 10"),
     ],
 )
 def test_a_broken_law_is_named(mixer: type[Mixer], law: str) -> None:
@@ -116,3 +147,12 @@ def test_wrong_hyper_parameters_are_no_broken_law() -> None:
         ConfigError, match="mixer 'Sum' has no hyper-parameter 'laek'; did you mean 'leak'"
     ):
         check_mixer(Sum, laek=0.1)
+
+
+def test_what_the_guard_keeps_is_missed_without_it() -> None:
+    with pytest.raises(ContractError, match="law 7, nan, the sequence behind"):
+        check_finite(Subject(Unguarded, {}))
+    with pytest.raises((ContractError, TypeError), match="attention_mask"):
+        check_padding(Subject(Unguarded, {}))
+    with pytest.raises((ContractError, IndexError)):
+        check_empty(Subject(Unguarded, {}))

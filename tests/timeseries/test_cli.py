@@ -95,7 +95,7 @@ def test_the_scaler_of_the_training_rows_travels_with_the_checkpoint(
 
 
 def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_the_figure(
-    checkpoint: Path, workdir: Path
+    checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["timeseries", "validate", "--ckpt_path", str(checkpoint)]) == 0
     figures = []
@@ -115,6 +115,9 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
         figures.append([float(named[key]) for key in ("test/mse", "test/mae", "test/loss")])
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5)
+    said = capsys.readouterr()
+    assert "nlinear_ridge" in said.out and "the best baseline" in said.out
+    assert said.err.splitlines()[-1].startswith("next: longseq timeseries predict --ckpt_path")
 
 
 def test_training_goes_on_from_a_checkpoint(checkpoint: Path, workdir: Path) -> None:

@@ -40,6 +40,7 @@ Strided strided(const Wide& a) {
   t.stride_c = a[4];
   return t;
 }
+Strided strided(const Arg& a) { return strided(Wide{a[0], a[1], a[2], a[3], 1}); }
 template <class T = void> T* pointer(int64_t address) { return reinterpret_cast<T*>(address); }
 
 std::vector<const Kernels*> available() {
@@ -85,6 +86,15 @@ SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool comp
   p.u = strided(u), p.delta = strided(delta), p.z = strided(z), p.Bm = strided(B), p.Cm = strided(C);
   p.A = pointer(A), p.skip = pointer(skip), p.delta_bias = pointer(bias), p.initial = pointer(initial);
   p.resets = pointer<uint8_t>(resets), p.states = pointer(states);
+  return p;
+}
+
+// sizes: B, L, D, W
+CausalConv short_conv(const std::array<int64_t, 4>& sizes, bool silu, int64_t compute, int threads, int64_t weight,
+                      int64_t bias) {
+  CausalConv p{};
+  p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.silu = silu, p.compute = compute;
+  p.threads = threads, p.weight = pointer(weight), p.bias = pointer(bias);
   return p;
 }
 
@@ -215,34 +225,36 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     current->linear_scan_backward(p);
   });
-  m.def("causal_conv_forward", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Arg x,
-                                  int64_t weight, int64_t bias, Arg initial, int64_t resets, Arg y) {
-    CausalConv p{};
-    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.silu = silu, p.compute = compute;
-    p.threads = threads, p.x = tensor(x), p.weight = pointer(weight), p.bias = pointer(bias);
-    p.initial = tensor(initial), p.resets = pointer<uint8_t>(resets), p.y = tensor(y);
+  // sizes: B, L, D, W
+  m.def("causal_conv_forward", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Wide x,
+                                  int64_t weight, int64_t bias, Arg initial, int64_t resets, Wide y) {
+    CausalConv p = short_conv(sizes, silu, compute, threads, weight, bias);
+    p.x = strided(x), p.initial = strided(initial), p.resets = pointer<uint8_t>(resets), p.y = strided(y);
     nb::gil_scoped_release release;
     current->causal_conv_forward(p);
   });
-  m.def("causal_conv_backward", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Arg x,
-                                   int64_t weight, int64_t bias, Arg initial, int64_t resets, Arg dy, Arg dx,
+  m.def("causal_conv_backward", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Wide x,
+                                   int64_t weight, int64_t bias, Arg initial, int64_t resets, Wide dy, Wide dx,
                                    Arg dinitial, int64_t dweight, int64_t dbias) {
-    CausalConv p{};
-    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.silu = silu, p.compute = compute;
-    p.threads = threads, p.x = tensor(x), p.weight = pointer(weight), p.bias = pointer(bias);
-    p.initial = tensor(initial), p.resets = pointer<uint8_t>(resets), p.dy = tensor(dy), p.dx = tensor(dx);
-    p.dinitial = tensor(dinitial), p.dweight = pointer(dweight), p.dbias = pointer(dbias);
+    CausalConv p = short_conv(sizes, silu, compute, threads, weight, bias);
+    p.x = strided(x), p.initial = strided(initial), p.resets = pointer<uint8_t>(resets), p.dy = strided(dy);
+    p.dx = strided(dx), p.dinitial = strided(dinitial), p.dweight = pointer(dweight), p.dbias = pointer(dbias);
     nb::gil_scoped_release release;
     current->causal_conv_backward(p);
   });
   m.def("causal_conv_update", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Arg x,
                                  int64_t weight, int64_t bias, Arg initial, Arg y, Arg next) {
-    CausalConv p{};
-    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.W = sizes[3], p.silu = silu, p.compute = compute;
-    p.threads = threads, p.x = tensor(x), p.weight = pointer(weight), p.bias = pointer(bias);
-    p.initial = tensor(initial), p.y = tensor(y), p.next = tensor(next);
+    CausalConv p = short_conv(sizes, silu, compute, threads, weight, bias);
+    p.x = strided(x), p.initial = strided(initial), p.y = strided(y), p.next = strided(next);
     nb::gil_scoped_release release;
     current->causal_conv_update(p);
+  });
+  m.def("causal_conv_shift", [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Wide x,
+                                int64_t weight, int64_t bias, int64_t T, Wide buffer, Wide y) {
+    CausalConv p = short_conv(sizes, silu, compute, threads, weight, bias);
+    p.x = strided(x), p.y = strided(y), p.T = T, p.buffer = strided(buffer);
+    nb::gil_scoped_release release;
+    current->causal_conv_shift(p);
   });
   // sizes: B, D, N, G, width; flags: softplus, log_decay, scalar, skip_per_head
   m.def("state_update", [](std::array<int64_t, 5> sizes, std::array<bool, 4> flags, double low, double high,

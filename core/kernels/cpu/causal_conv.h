@@ -1,5 +1,7 @@
 // Causal depthwise convolution over time with an initial state, segment resets and a fused SiLU. Lanes are channels.
 #pragma once
+#include "across.h"
+#include "causal_conv_along.h"
 #include "row_walk.h"
 
 namespace LONGSEQ_ISA {
@@ -52,19 +54,10 @@ template <class R> struct ConvSpan {
     }
     return y;
   }
-  // Calls run(taps, or 0 where resets lie in the way or they are not 2 to 4) with a compile-time number.
-  template <class F> void with_taps(const F& run) const {
-    if (p.resets) return run(std::integral_constant<int, 0>());
-    switch (K) {
-      case 2: return run(std::integral_constant<int, 2>());
-      case 3: return run(std::integral_constant<int, 3>());
-      case 4: return run(std::integral_constant<int, 4>());
-      default: return run(std::integral_constant<int, 0>());
-    }
-  }
 };
 
 template <class R> void causal_conv_forward_as(const CausalConv& p) {
+  if (p.x.stride_c != 1) return causal_conv_forward_along<R>(p);
   constexpr int V = kLanes<R>;
   const bool stream = worth_streaming<R>(p.B * p.L * p.D);
   each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
@@ -73,7 +66,7 @@ template <class R> void causal_conv_forward_as(const CausalConv& p) {
     for (int64_t t0 = 0; t0 < p.L; t0 += kWalkRows) {
       const int64_t T = std::min(kWalkRows, p.L - t0);
       span.step(t0, T);
-      span.with_taps([&](auto taps) {
+      with_taps(p.resets ? 0 : p.W, [&](auto taps) {
         for (int64_t i = 0; i < s.n; i += V) {
           const int some = span.lanes(i);
           for (int64_t t = 0; t < T; ++t) {
@@ -107,8 +100,35 @@ template <class R> void causal_conv_update_as(const CausalConv& p) {
   });
 }
 
+// L positions after a buffer of T, which moves on by L in place; anything may be dense.
+template <class R> void causal_conv_shift_as(const CausalConv& p) {
+  constexpr int V = kLanes<R>;
+  const int64_t tiles = (p.D + V - 1) / V, rows = p.T + p.L;
+  parallel(p.B * tiles, p.threads, [&](int64_t index) {
+    const int64_t b = index / tiles, at = index % tiles * V, n = std::min<int64_t>(V, p.D - at);
+    Buffer<R> seen(rows * V, R(0)), y(p.L * V);
+    read_tile<R>(p.buffer, b, 0, p.T, at, n, V, seen.data());
+    read_tile<R>(p.x, b, 0, p.L, at, n, V, &seen[p.T * V]);
+    R lane[V] = {};
+    if (p.bias) std::copy_n(static_cast<const R*>(p.bias) + at, n, lane);
+    const Vec<R> bias = load(lane);
+    for (int64_t t = 0; t < p.L; ++t) {
+      Vec<R> sum = bias;
+      for (int64_t k = 0; k < p.W; ++k) {
+        for (int64_t i = 0; i < n; ++i) lane[i] = static_cast<const R*>(p.weight)[(at + i) * p.W + k];
+        sum += load(lane) * load(&seen[(p.T + t - p.W + 1 + k) * V]);
+      }
+      if (p.silu) sum *= sigmoid<R>(sum);
+      store(&y[t * V], sum);
+    }
+    write_tile<R>(p.y, b, 0, p.L, at, n, V, y.data(), false);
+    write_tile<R>(p.buffer, b, 0, p.T, at, n, V, &seen[p.L * V], false);
+  });
+}
+
 // dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): of the K - 1 positions before a step, what it adds comes last.
 template <class R> void causal_conv_backward_as(const CausalConv& p) {
+  if (p.x.stride_c != 1) return causal_conv_backward_along<R>(p);
   constexpr int V = kLanes<R>;
   const bool stream = worth_streaming<R>(p.B * p.L * p.D);
   each_span<R>(p.B, p.D, V, p.threads, [&](const Span& s) {
@@ -128,7 +148,7 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
       const int64_t T = std::min(kWalkRows, p.L - t0);
       span.step(t0, T);
       dy.step(t0, T);
-      span.with_taps([&](auto taps) {
+      with_taps(p.resets ? 0 : p.W, [&](auto taps) {
         constexpr int KS = decltype(taps)::value;
         for (int64_t i = 0; i < s.n; i += V) {
           const int some = span.lanes(i);

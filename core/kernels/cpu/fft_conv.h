@@ -32,7 +32,7 @@ template <class R> class FieldMemory {
   R* memory_;
 };
 
-// One group of channels: moves rows between tensors and buffers of one vector a value.
+// One group of channels: moves rows between tensors and buffers of one vector per value.
 template <class R> class FieldMover {
  public:
   static constexpr int V = kLanes<R>;

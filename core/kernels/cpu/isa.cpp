@@ -32,6 +32,7 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<CausalConv, causal_conv_forward_as<float>, causal_conv_forward_as<double>>,
     by_type<CausalConv, causal_conv_backward_as<float>, causal_conv_backward_as<double>>,
     by_type<CausalConv, causal_conv_update_as<float>, causal_conv_update_as<double>>,
+    by_type<CausalConv, causal_conv_shift_as<float>, causal_conv_shift_as<double>>,
     by_type<StateUpdate, state_update_as<float>, state_update_as<double>>,
     by_type<MambaStep, mamba_step_as<float>, mamba_step_as<double>>,
     by_type<SLSTM, slstm_forward_as<float>, slstm_forward_as<double>>,

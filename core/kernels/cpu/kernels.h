@@ -56,14 +56,17 @@ struct CausalConv {
   bool silu;
   int64_t compute;
   int threads;
-  Tensor3 x, initial, y;                    // initial (B, W-1, D) or null
+  Strided x, initial, y;                    // initial (B, W-1, D) or null; x, y, dy and dx have the same dense dimension
   const void *weight, *bias;                // (D, W), (D,)
   const uint8_t* resets;
   // backward
-  Tensor3 dy, dx, dinitial;
+  Strided dy, dx, dinitial;
   void *dweight, *dbias;                    // (B, D, W), (B, D)
   // one position: L is 1
-  Tensor3 next;                             // (B, W-1, D)
+  Strided next;                             // (B, W-1, D)
+  // a buffer that is moved on in place, whose last W-1 rows are what comes before x
+  int64_t T;
+  Strided buffer;                           // (B, T, D)
 };
 
 // The number of steps between the saved cells of the sLSTM.
@@ -199,6 +202,7 @@ struct Kernels {
   void (*causal_conv_forward)(const CausalConv&);
   void (*causal_conv_backward)(const CausalConv&);
   void (*causal_conv_update)(const CausalConv&);
+  void (*causal_conv_shift)(const CausalConv&);
   void (*state_update)(const StateUpdate&);
   void (*mamba_step)(const MambaStep&);
   void (*slstm_forward)(const SLSTM&);

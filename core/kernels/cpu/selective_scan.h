@@ -12,7 +12,7 @@ namespace LONGSEQ_ISA {
 // How the channels are cut: tiles lie inside one group of B and C, blocks of tiles have one sum of gradients of B and C.
 // It depends on D and G alone, so that neither the batch nor the thread count changes a result. A team of blocks of one
 // row and group is the unit of parallel work and goes through time together, chunk by chunk: a page of memory holds the
-// channels of many blocks, and looking its address up once a block would cost more than the arithmetic.
+// channels of many blocks, and looking its address up once per block would cost more than the arithmetic.
 template <class R> struct Blocks {
   static constexpr int W = kLanes<R>;
   int64_t channels, padded, tiles, per_block, blocks, N2, per_team, teams;

@@ -67,6 +67,6 @@ void parallel_for(int64_t n, int threads, void (*work)(void*, int64_t), void* co
   if (job.error) std::rethrow_exception(job.error);
 }
 
-const char* thread_runtime() { return gomp() ? "the OpenMP runtime of torch" : "std::thread, one team a call"; }
+const char* thread_runtime() { return gomp() ? "the OpenMP runtime of torch" : "std::thread, one team per call"; }
 
 }  // namespace longseq

@@ -222,7 +222,7 @@ DEVICE void enter(const Place& place, const Shut& shut, const State (*carry)[kCh
     else if (!shut.before) state[i] = mad(product[i], h[i], state[i]);
 }
 
-// The sum over a block's slots of one number a channel; valid in slot 0. Ordered, so the same each time.
+// The sum over a block's slots of one number per channel; valid in slot 0. Ordered, so the same each time.
 DEVICE float sum_slots(const Place& place, float value, float (*memory)[kChannels]) {
   __syncthreads();
   memory[place.slot][place.channel] = value;

@@ -2,8 +2,8 @@
 //
 // q is the gradient that reaches a state from later positions: G_t = q + C_t' dy_t, q becomes conj(a_t) G_t. It is
 // a scan from right to left with the forward's decays, so both directions are joined at once. The gradients of B
-// and C are summed over the block's channels inside each warp, by halving, and written once a block (dB, dC:
-// (tiles, B, chunks, piece, G, N)); those of A, D and delta_bias once a chunk (dA (B, chunks, N, D), dD and dbias
+// and C are summed over the block's channels inside each warp, by halving, and written once per block (dB, dC:
+// (tiles, B, chunks, piece, G, N)); those of A, D and delta_bias once per chunk (dA (B, chunks, N, D), dD and dbias
 // (B, chunks, D)): the host adds these parts up in a fixed order. No atomics: the same gradients every time.
 // So that the parts of dB and dC stay small at any length, a launch may cover one piece of every chunk, the last
 // piece first; q goes from one launch to the next through `back`, and the sums of the others are added to.

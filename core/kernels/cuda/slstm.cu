@@ -2,7 +2,7 @@
 //
 // The head's recurrent weights stay in shared memory where they fit (LONGSEQ_RESIDENT; 16 P^2 bytes of at most
 // about 227 KB on sm_90, so P up to 112); wider heads read them from the L2 cache at every step, which is slower.
-// Two barriers a step: pre-activations (a thread a gate row, weights read once for all kRows), then cells.
+// Two barriers per step: pre-activations (a thread per gate row, weights read once for all kRows), then cells.
 #include "common.cuh"
 
 constexpr int P = LONGSEQ_WIDTH;

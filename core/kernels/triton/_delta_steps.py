@@ -19,7 +19,7 @@ _SEGMENT = 8  # chunks that a segment has at least
 
 @dataclass(frozen=True)
 class Steps:
-    """How a walk is cut up: columns of the state a program, segments of the sequence, chunks a
+    """How a walk is cut up: columns of the state per program, segments of the sequence, chunks per
     segment."""
 
     block: int

@@ -312,7 +312,7 @@ def gradients(
     skip: Tensor | None,
     of_gates: bool,
 ) -> Gradients:
-    """Returns all gradients of a call with a decay a head; states are computed again, once.
+    """Returns all gradients of a call with a decay per head; states are computed again, once.
 
     Args:
         plan: sizes.

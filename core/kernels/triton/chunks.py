@@ -1,7 +1,7 @@
 """Triton kernels over the chunks of linear attention with one decay per head: outputs, gradients.
 
 The recurrence is S_t = exp(g_t) S_{t-1} + b_t k_t v_tᵀ, o_t = r_t · scale · S_tᵀ q_t, with a
-log-decay g, an input factor b and an output factor r a head and position. A column of ones beside
+log-decay g, an input factor b and an output factor r per head and position. A column of ones beside
 v, whose memory is the vector n, is the mLSTM's normaliser. Per-position arrays are dense (B, L, H),
 states (B, H, C, K, V), both float32.
 """

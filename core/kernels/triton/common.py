@@ -16,10 +16,10 @@ class Tile(NamedTuple):
     """How a call is cut up.
 
     Attributes:
-        chunk: positions a chunk.
+        chunk: positions per chunk.
         reduce: columns of a matrix product's inner dimension taken at a time.
         out: columns of the result that a program computes.
-        warps: warps a program.
+        warps: warps per program.
         stages: software-pipelining depth.
         dot: dtype of the operands of matrix products.
         precision: how float32 operands are multiplied.
@@ -75,7 +75,7 @@ def choose_tile(length: int, chunk_size: int, key: int, value: int, *operands: T
 
     Args:
         length: positions.
-        chunk_size: positions a chunk asked for; kept between 16 and 64.
+        chunk_size: positions per chunk asked for; kept between 16 and 64.
         key: key width.
         value: value width.
         *operands: what is multiplied: queries, keys, values.

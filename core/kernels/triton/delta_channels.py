@@ -1,6 +1,6 @@
 """Triton kernels for a decay per key channel: the decayed products inside the delta rule's chunks.
 
-With one decay a channel they are no matrix product times a mask. A block of 16 positions meets an
+With one decay per channel they are no matrix product times a mask. A block of 16 positions meets an
 earlier one as rows decayed from its own start and columns decayed to it; inside it, halves,
 quarters, … meet likewise. All exponents are sums of log-decays over a real span, formed by adding,
 and every product is one of matrices.

@@ -54,8 +54,8 @@ def walk(
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Hands the state on over the chunks of a segment, a block of its columns a program; writes the
-    last one.
+    """Hands the state on over the chunks of a segment, a block of its columns per program; writes
+    the last one.
 
     Also, where memory is given: the state before each chunk, U, and the output, for which BT must
     be T. Rows of a chunk are taken BT at a time. ``coarse`` and ``fine`` are running sums of

@@ -251,7 +251,7 @@ def attend(
         log_decay: g (B, L, G, K), -inf at resets.
         scale: factor of the scores.
         initial_state: (B, H, K, V) or None.
-        chunk_size: positions a chunk asked for; changes speed only.
+        chunk_size: positions per chunk asked for; changes speed only.
 
     Returns:
         The output (B, L, H, V) in v's dtype and the final state (B, H, K, V), float32.

@@ -1,7 +1,7 @@
 """Triton kernels for a decay per key channel (GLA): decayed queries and keys, scores, and their
 gradients.
 
-With one decay a channel a chunk's scores are no product of a matrix with a mask. Blocks of BC
+With one decay per channel a chunk's scores are no product of a matrix with a mask. Blocks of BC
 positions are products of queries decayed from their block's start and keys decayed to it; on the
 diagonal every key is taken alone. All exponents are sums of log-decays over a real span, formed by
 adding: nothing is divided by a cumulative decay, and -inf needs no care.

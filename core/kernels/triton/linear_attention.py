@@ -1,4 +1,4 @@
-"""Linear attention with no decay or one a head, by Triton: a differentiable operator, also SSD's
+"""Linear attention with no decay or one per head, by Triton: a differentiable operator, also SSD's
 engine."""
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def attend(
         log_decay: g (B, L, H), -inf at resets; None for no decay.
         scale: factor of the scores.
         initial_state: (B, H, K, V) or None.
-        chunk_size: positions a chunk asked for; changes speed only.
+        chunk_size: positions per chunk asked for; changes speed only.
         weight: b (B, L, H); None for ones.
         skip: (H, V) or None.
 

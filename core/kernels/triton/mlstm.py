@@ -300,7 +300,7 @@ def mlstm(
         i: input gates before their exponential (B, L, H).
         log_f: log of the forget gates (B, L, H), -inf at resets.
         initial_state: C (B, H, K, V), n (B, H, K), m (B, H); None for the start.
-        chunk_size: positions a chunk asked for; changes speed only.
+        chunk_size: positions per chunk asked for; changes speed only.
         eps: added to the denominator.
 
     Returns:

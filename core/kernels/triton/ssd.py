@@ -30,7 +30,7 @@ def scan(
         D: (H,), (H, P) or None.
         initial_states: (B, H, P, N) or None.
         resets: bool (B, L) or None.
-        chunk_size: positions a chunk asked for.
+        chunk_size: positions per chunk asked for.
 
     Returns:
         The output (B, L, H, P) in x's dtype and the final state (B, H, P, N), float32.

@@ -61,6 +61,10 @@ def _backward(ctx: Any, grads: Any, *more: Any) -> tuple[Any, ...]:
     return found[0], found[1]
 
 
+def _composed(inputs: Inputs) -> list[Tensor]:
+    return block_linear_reference(inputs.x, *inputs.weight.unbind())
+
+
 backward = define(
     "longseq::block_linear_backward", (Inputs, _Incoming), None, _gradients, cpu=_backward_cpu
 )
@@ -73,4 +77,5 @@ forward = define(
     rows=("x",),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )

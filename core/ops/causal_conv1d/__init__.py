@@ -9,13 +9,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from longseq.core.errors import ArgumentError
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.causal_conv1d import cpu, cuda, torch_op
 from longseq.core.ops.causal_conv1d.arguments import MAX_WIDTH, NAME, Arguments, checked, silu
 from longseq.core.ops.causal_conv1d.reference import causal_conv1d_reference
 from longseq.core.ops.cpu_calls import direct_reason
 
-__all__ = ["MAX_WIDTH", "causal_conv1d", "causal_conv1d_reference", "causal_conv1d_step"]
+__all__ = [
+    "MAX_WIDTH",
+    "causal_conv1d",
+    "causal_conv1d_reference",
+    "causal_conv1d_shift",
+    "causal_conv1d_step",
+]
 
 
 def _example(new: Callable[..., Tensor]) -> Arguments:
@@ -106,6 +113,49 @@ def causal_conv1d_step(
         x.unsqueeze(1), weight, bias, state, activation=activation, backend=backend
     )
     return y.squeeze(1), after
+
+
+def causal_conv1d_shift(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    buffer: Tensor,
+    activation: Literal["silu"] | None = None,
+) -> Tensor:
+    """Convolves the positions after a buffer of inputs, which moves on in place and outside the
+    autograd graph.
+
+    Where no gradient is wanted and x is short, one call of a kernel reads and writes the memory as
+    it lies.
+
+    Args:
+        x: input (B, L, D).
+        weight: kernels (D, W), the newest tap last.
+        bias: (D,).
+        buffer: the last T inputs (B, T, D), T at least W-1.
+        activation: "silu" or None.
+
+    Returns:
+        The output (B, L, D) in x's dtype.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    call = checked(Arguments(x, weight, bias, None, None, silu(activation)))
+    past, size = weight.shape[1] - 1, buffer.shape[1]
+    if buffer.shape != (x.shape[0], size, x.shape[2]) or size < past:
+        raise ArgumentError(
+            f"causal_conv1d_shift: buffer must be {(x.shape[0], past, x.shape[2])} = (batch, at "
+            f"least taps - 1, channels), got {tuple(buffer.shape)}"
+        )
+    short = 0 < x.shape[1] <= cpu.SHORT and buffer.dtype == x.dtype
+    if short and direct_reason(x, weight, bias, buffer) is None:
+        return cpu.shift(call, buffer)
+    before = buffer[:, size - past :].to(x.dtype, copy=True)  # autograd needs it once overwritten
+    y, _ = causal_conv1d(x, weight, bias, before, activation=activation)
+    with torch.no_grad():
+        buffer.copy_(torch.cat([buffer, x.to(buffer.dtype)], 1)[:, x.shape[1] :])
+    return y
 
 
 def _final_state(

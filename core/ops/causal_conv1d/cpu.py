@@ -13,6 +13,9 @@ from longseq.core.ops.backends import cpu_reason, native
 from longseq.core.ops.causal_conv1d.arguments import Arguments
 from longseq.core.ops.precision import compute_dtype
 
+SHORT = 64
+"""Positions that ``shift`` takes at most: it holds them beside the buffer, tile by tile."""
+
 
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels cannot take a call, or None if they can."""
@@ -22,7 +25,7 @@ def reason(call: Arguments) -> str | None:
 def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
     """Returns the kernels' common arguments and the tensors that must outlive the call."""
     dtype = compute_dtype(call.x, call.weight)
-    x = cpu_calls.dense(call.x)
+    x = cpu_calls.strided(call.x)
     initial = None if call.initial_state is None else cpu_calls.dense(call.initial_state)
     weight, bias = (cpu_calls.vector(t, dtype) for t in (call.weight, call.bias))
     flags = None if call.resets is None else call.resets.to(torch.uint8).contiguous()
@@ -32,7 +35,7 @@ def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
         call.silu,
         cpu_calls.code(dtype),
         cpu_calls.threads(batch * length * channels * 4),
-        cpu_calls.rows(x),
+        cpu_calls.across(x),
         cpu_calls.pointer(weight),
         cpu_calls.pointer(bias),
         cpu_calls.rows(initial),
@@ -42,9 +45,9 @@ def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
 
 
 def forward(y: Tensor, call: Arguments) -> None:
-    """Fills y (B, L, D)."""
+    """Fills y (B, L, D), time dense where x's is."""
     arguments, alive = _arguments(call)
-    native().causal_conv_forward(*arguments, cpu_calls.rows(y))
+    native().causal_conv_forward(*arguments, cpu_calls.across(y))
     del alive
 
 
@@ -57,11 +60,11 @@ def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
     rows_w = dx.new_empty((dx.shape[0], *call.weight.shape), dtype=dtype)
     rows_b = dx.new_empty((dx.shape[0], dx.shape[2]), dtype=dtype)
     cpu_calls.fresh(dx)
-    dy = cpu_calls.dense(dy)
+    dy = cpu_calls.strided_as(dy, dx)
     native().causal_conv_backward(
         *arguments,
-        cpu_calls.rows(dy),
-        cpu_calls.rows(dx),
+        cpu_calls.across(dy),
+        cpu_calls.across(dx),
         cpu_calls.rows(None if call.initial_state is None else dinitial),
         rows_w.data_ptr(),
         rows_b.data_ptr(),
@@ -108,3 +111,34 @@ def update(
             cpu_calls.rows(after),
         )
     return y, after
+
+
+def shift(call: Arguments, buffer: Tensor) -> Tensor:
+    """Convolves the positions after a buffer and moves it on, past torch's dispatcher: only where
+    ``cpu_calls.direct_reason`` is None.
+
+    Args:
+        call: at most ``SHORT`` positions, no initial state and no resets.
+        buffer: the last T inputs (B, T, D) in x's dtype, any strides.
+
+    Returns:
+        The output (B, L, D).
+    """
+    x, dtype = call.x, compute_dtype(call.x, call.weight)
+    weight, bias = (cpu_calls.vector(t, dtype) for t in (call.weight, call.bias))
+    y = cpu_calls.empty_as(x)
+    batch, length, channels = x.shape
+    if y.numel():
+        native().causal_conv_shift(
+            (batch, length, channels, call.weight.shape[1]),
+            call.silu,
+            cpu_calls.code(dtype),
+            cpu_calls.threads(y.numel() * 4),
+            cpu_calls.anyhow(x),
+            cpu_calls.pointer(weight),
+            cpu_calls.pointer(bias),
+            buffer.shape[1],
+            cpu_calls.anyhow(buffer),
+            cpu_calls.anyhow(y),
+        )
+    return y

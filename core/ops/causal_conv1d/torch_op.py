@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import define
+from longseq.core.kernels.custom_op import define, gradients_of
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.causal_conv1d import cpu, cuda
 from longseq.core.ops.causal_conv1d.arguments import Arguments
+from longseq.core.ops.causal_conv1d.reference import causal_conv1d_reference
 
 
 class _Incoming(NamedTuple):
@@ -18,13 +19,14 @@ class _Incoming(NamedTuple):
 
 
 def _output(call: Arguments) -> Tensor:
-    return call.x.new_empty(call.x.shape)
+    return cpu_calls.empty_as(call.x)
 
 
 def _gradients(into: _Incoming, call: Arguments) -> list[Tensor]:
     """Returns room for the gradients of the first four arguments; none for absent ones."""
     absent = call.x.new_empty((0,))
-    return [absent.clone() if t is None else t.new_empty(t.shape) for t in call[:4]]
+    room = [absent.clone() if t is None else t.new_empty(t.shape) for t in call[1:4]]
+    return [cpu_calls.empty_as(call.x), *room]
 
 
 def _forward_cpu(call: Arguments) -> Tensor:
@@ -67,6 +69,18 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     return (*[g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)], None, None)
 
 
+def _composed(call: Arguments) -> Tensor:
+    return causal_conv1d_reference(*call[:5], "silu" if call.silu else None)
+
+
+def _composed_backward(into: _Incoming, call: Arguments) -> list[Tensor]:
+    def run(*given: Tensor | None) -> Tensor:
+        return _composed(Arguments._make([*given, *call[4:]]))
+
+    found = gradients_of(run, call[:4], into)
+    return [call.x.new_empty((0,)) if grad is None else grad for grad in found]
+
+
 backward = define(
     "longseq::causal_conv1d_backward",
     (_Incoming, Arguments),
@@ -74,6 +88,7 @@ backward = define(
     _gradients,
     cpu=_backward_cpu,
     cuda=_backward_cuda,
+    composed=_composed_backward,
 )
 forward = define(
     "longseq::causal_conv1d",
@@ -85,6 +100,7 @@ forward = define(
     rows=("x", "initial_state", "resets"),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
     lower=("x", "initial_state"),
     keep=("weight", "bias"),
 )

@@ -30,12 +30,15 @@ def _gradients(into: _Incoming, inputs: Inputs) -> list[Tensor]:
 def _forward_cpu(inputs: Inputs) -> Tensor:
     y = _output(inputs)
     cpu_calls.fresh(y)
-    cpu.forward(y, inputs)
+    if y.numel():
+        cpu.forward(y, inputs)
     return y
 
 
 def _backward_cpu(into: _Incoming, inputs: Inputs) -> list[Tensor]:
     dx, dkernel = _gradients(into, inputs)
+    if not dx.numel():
+        return [dx, dkernel.zero_()]
     cpu_calls.fresh(dx)
     cpu.backward(dx, dkernel, into.dy, inputs)
     return [dx, dkernel]
@@ -86,6 +89,10 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dkernel, None if skip is None else dkernel[:, 0].clone(), None
 
 
+def _composed(inputs: Inputs) -> Tensor:
+    return composed.convolve(*inputs)
+
+
 backward = define(
     "longseq::long_conv_backward", (_Incoming, Inputs), None, _gradients, cpu=_backward_cpu
 )
@@ -98,6 +105,7 @@ forward = define(
     rows=("x",),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )
 
 

@@ -35,14 +35,18 @@ def _gradients(into: _Incoming, call: Arguments) -> list[Tensor]:
 def _forward_cpu(call: Arguments) -> tuple[Tensor, Tensor]:
     y, u = _outputs(call)
     cpu_calls.fresh(y, u)
-    cpu.forward(y, u, call)
+    if y.numel():
+        cpu.forward(y, u, call)
     return y, u
 
 
 def _backward_cpu(into: _Incoming, call: Arguments) -> list[Tensor]:
     outputs = _gradients(into, call)
     cpu_calls.fresh(outputs[0])
-    cpu.backward(outputs, *into, call)
+    if call.x.numel():
+        cpu.backward(outputs, *into, call)
+    else:
+        outputs = [t.zero_() for t in outputs]
     given = (None, call.weight, call.bias, None, call.shift)
     return [grad if t is None else grad.to(t.dtype) for grad, t in zip(outputs, given)]
 
@@ -85,6 +89,10 @@ def _differentiable_gradients(
     return tuple(None if t is None else next(grads) for t in call)
 
 
+def _composed(call: Arguments) -> tuple[Tensor, Tensor]:
+    return composed.run(call)
+
+
 backward = define(
     "longseq::gated_conv_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu
 )
@@ -97,6 +105,7 @@ forward = define(
     rows=("x",),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )
 
 

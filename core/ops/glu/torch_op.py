@@ -11,6 +11,7 @@ from longseq.core.kernels.custom_op import define
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.glu import cpu
 from longseq.core.ops.glu.arguments import Arguments
+from longseq.core.ops.glu.reference import biased_glu_reference
 
 
 class _Incoming(NamedTuple):
@@ -54,6 +55,10 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None if bias is None else dbias
 
 
+def _composed(call: Arguments) -> Tensor:
+    return biased_glu_reference(*call)
+
+
 backward = define(
     "longseq::biased_glu_backward", (_Incoming, Arguments), None, _gradients, cpu=_backward_cpu
 )
@@ -66,4 +71,5 @@ forward = define(
     rows=("x",),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )

@@ -57,7 +57,7 @@ def linear_attention(
         scale: factor of the scores; 1/√K if None.
         initial_state: S before position 0, (B, H, K, V); zeros if None.
         resets: bool or integer (B, L), true where the state is cleared before the position is read.
-        chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
+        chunk_size: positions per chunk, rounded up to a power of two; changes speed only.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:

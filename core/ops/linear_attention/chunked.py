@@ -74,7 +74,7 @@ def per_head(
         v: (B, L, H, V).
         g: log-decays (B, L, H).
         state: (B, H, K, V).
-        chunk_size: positions a chunk.
+        chunk_size: positions per chunk.
         step: (B, L, H) or None: what of the values is attended to.
         skip: (H, V) or None: what of the values is added to the output.
 

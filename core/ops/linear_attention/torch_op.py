@@ -55,7 +55,7 @@ def _gradients(into: _Incoming, x: Inputs, saved: _Saved) -> list[Tensor]:
 def _forward_cpu(x: Inputs, first: _First, saving: _Saving) -> list[Tensor]:
     y, last, marks = outputs = _outputs(x, first, saving)
     cpu_calls.fresh(y)
-    for rows in row_blocks(x.v.shape[0], first.state[0].numel()):
+    for rows in row_blocks(x.v.shape[0], first.state.shape[1:].numel()):
         walk = Walk(x.at(rows))
         running = walk.shape.state_in(first.state[rows])
         walk.forward(running, marks[rows].flatten(0, 1) if saving.marked else None, y[rows])
@@ -68,7 +68,7 @@ def _backward_cpu(into: _Incoming, x: Inputs, saved: _Saved) -> list[Tensor]:
     dq, dk, dv, dg, dfirst, dstep, dskip = outputs
     dskip.zero_()
     cpu_calls.fresh(dq, dk, dv)
-    for rows in row_blocks(x.v.shape[0], into.dlast[0].numel()):
+    for rows in row_blocks(x.v.shape[0], into.dlast.shape[1:].numel()):
         walk = Walk(x.at(rows))
         dstate = walk.shape.state_in(into.dlast[rows])
         grads = [t[rows] for t in (dq, dk, dv, dg, dstep, dskip)]
@@ -108,6 +108,11 @@ def _backward(ctx: Any, grads: Any, *more: Any) -> tuple[Any, ...]:
     return dq, dk, dv, dg, dstep, dskip, None, dfirst, None
 
 
+def _composed(x: Inputs, first: _First, saving: _Saving) -> list[Tensor]:
+    y, last = chunked.per_head(*x[:4], first.state, x.chunk_size, x.step, x.skip)
+    return [y, last, x.v.new_empty((0,))]
+
+
 backward = define(
     "longseq::decay_attention_backward",
     (_Incoming, Inputs, _Saved),
@@ -125,6 +130,7 @@ forward = define(
     rows=("q", "k", "v", "g", "step", "state"),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import define
+from longseq.core.kernels.custom_op import define, gradients_of
 from longseq.core.ops.linear_scan import cpu, cuda
 from longseq.core.ops.linear_scan.arguments import Arguments
+from longseq.core.ops.linear_scan.reference import linear_scan_reference
 from longseq.core.ops.precision import compute_dtype
 
 
@@ -73,6 +74,21 @@ def _backward(ctx: Any, dh: Tensor) -> tuple[Any, ...]:
     return tuple(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad))
 
 
+def _composed(call: Arguments) -> Tensor:
+    return linear_scan_reference(*call)
+
+
+def _composed_backward(
+    into: _Incoming, call: Arguments, saved: _Saved
+) -> tuple[Tensor, Tensor, Tensor]:
+    first = call.initial_state
+    if first is None:
+        first = saved.h.new_zeros((saved.h.shape[0], saved.h.shape[2]))
+    da, db, dfirst = gradients_of(linear_scan_reference, (call.a, call.b, first), into)
+    assert da is not None and db is not None and dfirst is not None
+    return da, db, dfirst
+
+
 backward = define(
     "longseq::linear_scan_backward",
     (_Incoming, Arguments, _Saved),
@@ -81,6 +97,7 @@ backward = define(
     cpu=_backward_cpu,
     cuda=_backward_cuda,
     rows=("dh", "a", "b", "initial_state", "h"),
+    composed=_composed_backward,
 )
 forward = define(
     "longseq::linear_scan",
@@ -92,5 +109,6 @@ forward = define(
     rows=("a", "b", "initial_state"),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
     keep=("a", "b", "initial_state"),
 )

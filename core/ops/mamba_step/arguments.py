@@ -15,7 +15,7 @@ class MambaLayer(NamedTuple):
         taps: of the convolution (D, 1, d_conv).
         conv_bias: (D,) or None.
         x_proj: the map to Δ, B and C, rank + 2 N.
-        dt_proj: that to the step sizes, of which weight and bias are used.
+        dt_proj: that to the step sizes.
         A_log: log(-A) (D, N).
         D: skip (D,).
         out_proj: the output map.
@@ -25,7 +25,7 @@ class MambaLayer(NamedTuple):
     taps: Tensor
     conv_bias: Tensor | None
     x_proj: nn.Module
-    dt_proj: nn.Linear
+    dt_proj: nn.Module
     A_log: Tensor
     D: Tensor
     out_proj: nn.Module

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import linear
 
 from longseq.core.ops.backends import Backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d_step
+from longseq.core.ops.linear_maps import product_and_bias
 from longseq.core.ops.mamba_step.arguments import Arguments
 from longseq.core.ops.state_update import state_update
 
@@ -18,17 +18,20 @@ def run(call: Arguments, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
     u, z = layer.in_proj(x).split(width, dim=-1)
     where = convolution_backend(backend)
     u, conv = causal_conv1d_step(u, layer.taps, layer.conv_bias, conv, "silu", where)
-    dt, B, C = layer.x_proj(u).split([layer.dt_proj.weight.shape[1], states, states], dim=-1)
+    projected = layer.x_proj(u)
+    rank = projected.shape[-1] - 2 * states
+    dt, B, C = projected.split([rank, states, states], dim=-1)
+    delta, bias = product_and_bias(layer.dt_proj, dt)
     y, state = state_update(
         state,
         u,
-        linear(dt, layer.dt_proj.weight),
+        delta,
         layer.A_log,
         B,
         C,
         layer.D,
         z,
-        layer.dt_proj.bias,
+        bias,
         dt_softplus=True,
         log_decay=True,
         backend=backend,

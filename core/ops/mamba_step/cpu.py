@@ -20,6 +20,7 @@ def _weights(layer: MambaLayer) -> tuple[Tensor | None, ...]:
     """Returns the weights in the kernel's order."""
     first: Any = layer.in_proj
     second: Any = layer.x_proj
+    third: Any = layer.dt_proj
     last: Any = layer.out_proj
     return (
         first.weight,
@@ -27,13 +28,18 @@ def _weights(layer: MambaLayer) -> tuple[Tensor | None, ...]:
         layer.taps,
         layer.conv_bias,
         second.weight,
-        layer.dt_proj.weight,
-        layer.dt_proj.bias,
+        third.weight,
+        third.bias,
         layer.A_log,
         layer.D,
         last.weight,
         last.bias,
     )
+
+
+def _rank(layer: MambaLayer) -> int:
+    maps: Any = layer.dt_proj
+    return int(maps.weight.shape[1])
 
 
 def reason(call: Arguments) -> str | None:
@@ -54,7 +60,7 @@ def reason(call: Arguments) -> str | None:
     (rows, d_model), (width, states), rank = (
         x.shape,
         layer.A_log.shape,
-        layer.dt_proj.weight.shape[1],
+        _rank(layer),
     )
     shapes = (
         (2 * width, d_model),
@@ -88,7 +94,7 @@ def run(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     x, conv, state, layer = call
     y, next_conv, after = torch.empty_like(x), torch.empty_like(conv), torch.empty_like(state)
     batch, width, states = state.shape
-    rank, taps = layer.dt_proj.weight.shape[1], conv.shape[1] + 1
+    rank, taps = _rank(layer), conv.shape[1] + 1
     size = 3 * width * x.shape[1]
     native().mamba_step(
         (batch, x.shape[1], width, states, rank, taps),

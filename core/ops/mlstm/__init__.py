@@ -58,7 +58,7 @@ def mlstm(
         initial_state: C (B, H, K, V), n (B, H, K), m (B, H); None for the start: zeros, and m =
             -inf.
         resets: bool or integer (B, L), true where the state is cleared before the position is read.
-        chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
+        chunk_size: positions per chunk, rounded up to a power of two; changes speed only.
         eps: added to the denominator.
         backend: see ``longseq.core.ops.backends``.
 

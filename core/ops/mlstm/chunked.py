@@ -73,7 +73,7 @@ def composed(
         c: C (B, H, K, V).
         n: (B, H, K).
         m: (B, H).
-        chunk_size: positions a chunk.
+        chunk_size: positions per chunk.
         eps: added to the denominator.
 
     Returns:

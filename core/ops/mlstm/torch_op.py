@@ -56,7 +56,7 @@ def _forward_cpu(x: Inputs, memory: _Memory, options: Options, saving: _Saving) 
     h, *last, seen, mark_c, mark_n, mark_m = outputs = _outputs(x, memory, options, saving)
     cpu_calls.fresh(h)
     marks = (mark_c, mark_n, mark_m)
-    for rows in row_blocks(x.v.shape[0], memory.c[0].numel()):
+    for rows in row_blocks(x.v.shape[0], memory.c.shape[1:].numel()):
         c, n, m = (t[rows].flatten(0, 1).clone() for t in memory)
         kept = [t[rows] for t in marks] if saving.marked else []
         cpu.forward(x.at(rows), options, (c, n, m), kept, h[rows], seen[rows])
@@ -69,7 +69,7 @@ def _backward_cpu(into: _Incoming, x: Inputs, kept: Kept, options: Options) -> l
     # Dense, whatever the layout of the arguments is.
     outputs = [torch.empty(t.shape, dtype=t.dtype) for t in (*x, *into[1:])]
     cpu_calls.fresh(*outputs[:3])
-    for rows in row_blocks(x.v.shape[0], into.dc[0].numel()):
+    for rows in row_blocks(x.v.shape[0], into.dc.shape[1:].numel()):
         dh, *dlast = (t[rows] for t in into)
         of_rows = Kept(*[t[rows] for t in kept])
         cpu.backward(dh, dlast, x.at(rows), of_rows, options, [t[rows] for t in outputs])
@@ -99,6 +99,10 @@ def _backward(ctx: Any, grads: Any, *more: Any) -> tuple[Any, ...]:
     return (*found, None, None, None)
 
 
+def _composed(x: Inputs, memory: _Memory, options: Options, saving: _Saving) -> list[Tensor]:
+    return [*chunked.composed(*x, *memory, *options), *[x.v.new_empty((0,)) for _ in range(4)]]
+
+
 backward = define(
     "longseq::mlstm_backward",
     (_Incoming, Inputs, Kept, Options),
@@ -116,6 +120,7 @@ forward = define(
     rows=(*Inputs._fields, *_Memory._fields),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )
 
 

@@ -15,7 +15,7 @@ from longseq.core.ops import cuda_calls as _cuda
 from longseq.core.ops.selective_scan.arguments import Arguments
 
 MAX_STATES = 64
-"""Real numbers of state a channel: 64 real states or 32 complex ones."""
+"""Real numbers of state per channel: 64 real states or 32 complex ones."""
 SAVED = 32
 """Positions between two saved states."""
 PARTIAL_BYTES = 1 << 29
@@ -194,7 +194,7 @@ def forward(y: Tensor, final: Tensor, saved: Tensor | None, x: Arguments) -> Non
     Args:
         y: (B, L, D), dense.
         final: (B, D, N), dense.
-        saved: ``saved_size`` numbers a row; None where no gradient is wanted.
+        saved: ``saved_size`` numbers per row; None where no gradient is wanted.
         x: the call; B and C are (B, L, G, N).
     """
     call = _Call(x)

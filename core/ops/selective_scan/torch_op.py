@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import define, in_transform
+from longseq.core.kernels.custom_op import define, gradients_of, in_transform
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan import cpu, cuda
+from longseq.core.ops.selective_scan import cpu, cuda, reference
 from longseq.core.ops.selective_scan.arguments import Arguments
 
 
@@ -114,6 +114,19 @@ def _backward(
     return (*kept, None, None, None)
 
 
+def _composed(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    y, final = reference.run(x)
+    return y, final, x.u.new_empty((0,))
+
+
+def _composed_backward(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
+    def run(*given: Tensor | None) -> tuple[Tensor, Tensor]:
+        return reference.run(Arguments._make([*given, *x[9:]]))
+
+    found = gradients_of(run, x[:9], into)
+    return [x.u.new_empty((0,)) if grad is None else grad for grad in found]
+
+
 # The gradients of A, D and delta_bias differ between vmapped samples, which therefore run one by
 # one.
 backward = define(
@@ -123,6 +136,7 @@ backward = define(
     _gradients,
     cpu=_backward_cpu,
     cuda=_backward_cuda,
+    composed=_composed_backward,
 )
 forward = define(
     "longseq::selective_scan",
@@ -134,6 +148,7 @@ forward = define(
     rows=("u", "delta", "B", "C", "z", "initial_state", "resets"),
     setup=_setup,
     backward=_backward,
+    composed=_composed,
     lower=("u", "B", "C", "z"),
     keep=("A", "D", "delta_bias", "initial_state"),
 )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from longseq.core.kernels.custom_op import define
 from longseq.core.ops.slstm import cpu, cuda, walk
-from longseq.core.ops.slstm.arguments import Arguments, Kept
+from longseq.core.ops.slstm.arguments import Arguments, Kept, SLSTMState
+from longseq.core.ops.slstm.reference import slstm_reference
 
 
 class _Saving(NamedTuple):
@@ -109,6 +110,12 @@ def _backward(
     return *backward(grad_hs, grad_last, *kept), None, None
 
 
+def _composed(call: Arguments, saving: _Saving) -> Outputs:
+    gates, recurrent, first, resets = call
+    hs, last = slstm_reference(gates, recurrent, SLSTMState(*first.unbind(0)), resets)
+    return hs, torch.stack(list(last)), gates.new_empty(0), gates.new_empty(0)
+
+
 backward = define(
     "longseq::slstm_backward",
     (_Incoming, Kept),
@@ -128,4 +135,5 @@ forward = define(
     cuda=_forward_cuda,
     setup=_setup,
     backward=_backward,
+    composed=_composed,
 )

@@ -66,7 +66,7 @@ def ssd(
         A: negative decay rates (H,).
         B: input maps (B, L, G, N), H a multiple of G.
         C: output maps (B, L, G, N).
-        chunk_size: positions a chunk, rounded up to a power of two; changes speed only.
+        chunk_size: positions per chunk, rounded up to a power of two; changes speed only.
         D: skip (H,) or (H, P).
         z: gate (B, L, H, P): the output is multiplied by silu(z).
         dt_bias: added to dt, (H,).

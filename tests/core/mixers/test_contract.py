@@ -69,6 +69,26 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"n_heads": 2, "num_householder": 3, "use_forget_gate": False, "expand_v": 1.0},
     ],
     "kda": [{"n_heads": 2, "chunk_size": 8}, {"head_dim": 4, "expand_v": 2.0, "conv_size": 1}],
+    "mamba3": [
+        {"d_state": 8, "headdim": 8, "chunk_size": 8},
+        {"d_state": 6, "headdim": 4, "ngroups": 2, "mimo_rank": 3, "rope_fraction": 1.0},
+        {"d_state": 4, "headdim": 16, "mimo_rank": 2, "out_norm": True},
+    ],
+    "mega": [
+        {"d_attention": 8, "d_ema": 4, "window": 4},
+        {"d_attention": 4, "d_value": 8, "d_ema": 2, "window": 1},
+    ],
+    "pgn": [{"window": 4}, {"window": 1}],
+    "tcnca": [
+        {"d_attention": 8, "kernel": 3, "base": 2, "depth": 2, "window": 4},
+        {"d_attention": 4, "d_value": 8, "kernel": 1, "base": 3, "depth": 1, "window": 3},
+    ],
+    "hgrn2": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "lower_bound": 0.5}],
+    "transnormer": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "decay": False, "gate": False}],
+    "forgetting_attention": [
+        {"n_heads": 4, "n_kv_heads": 2},
+        {"n_heads": 2, "rope_base": 100.0, "bias": True},
+    ],
     "rwkv7": [{"head_dim": 4, "chunk_size": 8}, {"head_dim": 16, "decay_low_rank_dim": 3}],
     "s4": [
         {"d_state": 8, "chunk_size": 8},

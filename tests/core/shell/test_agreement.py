@@ -40,11 +40,17 @@ def test_a_flag_on_one_side_holds_for_both() -> None:
     assert added([]) == []
 
 
-def test_a_configuration_gives_way_to_a_flag(tmp_path: Path) -> None:
+def test_a_configuration_gives_way_to_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: {init_args: {path: x.csv, horizon: 24}}")
     assert added([], str(file)) == ["--model.horizon=24"]
+    assert added(["--model.horizon=24"], str(file)) == ["--data.horizon=24"]
+    assert not capsys.readouterr().err
     assert added(["--model.horizon=12"], str(file)) == ["--data.horizon=12"]
+    note = "note: --data.horizon follows --model.horizon 12; the configuration had 24"
+    assert note in capsys.readouterr().err
     file.write_text("model: SpaceTime\ndata: null")
     assert added(["--data.horizon=12"], str(file)) == ["--model.horizon=12"]
 

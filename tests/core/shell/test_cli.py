@@ -106,6 +106,7 @@ def test_fit_writes_everything(trained: Path) -> None:
 
 
 BAD = {
+    "toy fit --model.width.x 3": "--model.width: takes one value; it has no part x",
     "toy fit --model.widht 3": "--model.widht: ToyTask has no such argument; did you mean 'width'?",
     "toy fit --model.width abc": "--model.width: expected int, got abc",
     "toy fit --trainer.max_stepz 3": "--trainer.max_stepz: no such option; did you mean "
@@ -287,6 +288,8 @@ def test_a_checkpoint_of_another_domain(
 
 
 def test_one_line_of_a_worker_error() -> None:
+    odd = DataError("is damaged", path="a\x1b[31m\udcff[bold].csv")
+    assert one_line(odd) == "a\\x1b[31m\\udcff[bold].csv: is damaged"
     text = "Caught DataError in DataLoader worker process 0.\n"
     text += "Original Traceback (most recent call last):\n"
     error = DataError(text + "  File x\nlongseq.core.errors.DataError: a.fa: record 3: bad base")

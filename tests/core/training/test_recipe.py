@@ -82,6 +82,35 @@ def test_defaults_are_those_of_the_first_version() -> None:
         assert tuple(cls.recipe_defaults()[name] for name in names) == values, cls
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (
+            "--model.optimizer.momentum",
+            "0.9",
+            "--model.optimizer: takes one value; "
+            "its arguments are --model.optimizer_kwargs '{momentum: 0.9}'",
+        ),
+        ("--model.metrics", "torchmetrics.MeanSquaredError", "--model.metrics: a list in brackets"),
+        ("--model.optimizer_kwargs", "{momentumm: 0.9}", "argument 'momentumm' (see optimizer_kw"),
+        ("--model.schedule", "nowhere", "no schedule named 'nowhere'"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    option: str,
+    value: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["timeseries", "fit", "--config", "electricity_demand", "--trainer.max_steps", "1"]
+    assert main([*argv, option, value]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_declarations_are_refused() -> None:
     with pytest.raises(ConfigError, match="Tiny has no argument 'lrr'; did you mean 'lr'"):
         Tiny(lrr=1.0)

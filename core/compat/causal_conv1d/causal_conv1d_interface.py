@@ -1,4 +1,4 @@
-"""The functions of causal-conv1d, by their own names and signatures, on longseq's operators."""
+"""The convolutions of causal-conv1d, by their own names and signatures, on longseq's operators."""
 
 from __future__ import annotations
 
@@ -6,64 +6,30 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, silu
+from torch.nn import functional as F
 
+from longseq.core.compat._names import module_getattr
+from longseq.core.compat._tensors import changes, check_indices, like, put, take
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.arguments import check_kind, present
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_shift
 from longseq.core.ops.precision import compute_dtype
 
-Activation = Literal["silu", "swish"]
-
-
-def like(y: Tensor, x: Tensor) -> Tensor:
-    """Returns y with time as its dense dimension if it is x's: callers may rely on views of the
-    output."""
-    return y.contiguous() if x.stride(-1) == 1 else y
-
-
-def changes(seq_idx: Tensor, before: int | None) -> Tensor:
-    """Returns a bool tensor (B, L), true where the index is not that of the position before.
-
-    Args:
-        seq_idx: integers (B, L).
-        before: the index before position 0; None if that position begins a sequence anyway.
-    """
-    first = (
-        torch.ones_like(seq_idx[:, :1], dtype=torch.bool)
-        if before is None
-        else seq_idx[:, :1] != before
-    )
-    return torch.cat([first, seq_idx[:, 1:] != seq_idx[:, :-1]], 1)
-
-
-def check_indices(name: str, key: str, indices: Tensor | None, batch: int) -> Tensor | None:
-    """Returns which rows are not padding; None without indices."""
-    if indices is None:
-        return None
-    if tuple(indices.shape) != (batch,) or indices.is_floating_point():
-        raise ArgumentError(
-            f"{name}: {key} must be integers of shape {(batch,)} = (batch,), got {indices.dtype} "
-            f"{tuple(indices.shape)}"
-        )
-    return indices >= 0
-
-
-def take(slots: Tensor, indices: Tensor | None) -> Tensor:
-    return slots if indices is None else slots[indices.long().clamp(min=0)]
-
-
-def put(slots: Tensor, indices: Tensor | None, keep: Tensor | None, new: Tensor) -> None:
-    """Writes the new states in place, those of padding rows excepted."""
-    with torch.no_grad():
-        new = new.to(slots.dtype)
-        if indices is None or keep is None:
-            slots.copy_(new)
-        else:
-            slots[indices.long()[keep]] = new[keep]
+__all__ = [
+    "causal_conv1d_fn",
+    "causal_conv1d_ref",
+    "causal_conv1d_update",
+    "causal_conv1d_update_ref",
+]
+__getattr__ = module_getattr(__name__)
 
 
 def silu_or_none(name: str, activation: str | None) -> Literal["silu"] | None:
+    """Returns "silu" for both of its names.
+
+    Raises:
+        ArgumentError: for another activation.
+    """
     if activation not in (None, "silu", "swish"):
         raise ArgumentError(
             f"{name}: activation must be None, 'silu' or 'swish', got {activation!r}"
@@ -79,7 +45,7 @@ def causal_conv1d_fn(
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
-    activation: Activation | None = None,
+    activation: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Convolves every channel with its own short kernel, channels first, seeing only the past.
 
@@ -145,7 +111,7 @@ def _conv_of_sequences(
     resets = changes(seq_idx, None)
     if _comes_back(seq_idx, resets, weight.shape[1]):
         y = _sum_over_taps(x, weight, bias, seq_idx)
-        y = (silu(y) if act else y).to(x.dtype)
+        y = (F.silu(y) if act else y).to(x.dtype)
     else:
         y = causal_conv1d(x, weight, bias, resets=resets, activation=act)[0]
     return torch.where((seq_idx < 0).unsqueeze(-1), torch.zeros_like(y), y)
@@ -168,7 +134,7 @@ def _sum_over_taps(x: Tensor, weight: Tensor, bias: Tensor | None, seq_idx: Tens
     for o in range(1, min(weight.shape[1], x.shape[1])):
         seen = (seq_idx[:, o:] == seq_idx[:, :-o]).unsqueeze(-1)
         part = torch.where(seen, rows[:, :-o], torch.zeros_like(rows[:, :-o])) * taps[:, -1 - o]
-        y = y + pad(part, (0, 0, o, 0))
+        y = y + F.pad(part, (0, 0, o, 0))
     return y if bias is None else y + bias.to(dtype)
 
 
@@ -177,7 +143,7 @@ def causal_conv1d_update(
     conv_state: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: Activation | None = None,
+    activation: str | None = None,
     cache_seqlens: Tensor | None = None,
     conv_state_indices: Tensor | None = None,
 ) -> Tensor:
@@ -223,11 +189,16 @@ def causal_conv1d_update(
     keep = check_indices(name, "conv_state_indices", conv_state_indices, batch)
     check_indices(name, "cache_seqlens", cache_seqlens, batch)
 
+    if conv_state_indices is None and cache_seqlens is None:
+        y = causal_conv1d_shift(
+            rows.transpose(1, 2), weight, bias, conv_state.transpose(1, 2), activation=act
+        ).transpose(1, 2)
+        return y.squeeze(-1) if x.dim() == 2 else like(y, x)
     state = take(conv_state, conv_state_indices)
     size = conv_state.shape[2]
     incoming = rows.detach().to(state.dtype)
     if cache_seqlens is None:
-        seen = state[..., size - past :].clone()  # autograd needs it after the state is overwritten
+        seen = state[..., size - past :]
         new = torch.cat([state, incoming], -1)[..., length:]
     else:
         start = cache_seqlens.long().view(-1, 1, 1)
@@ -247,3 +218,60 @@ def causal_conv1d_update(
     if keep is not None:
         y = torch.where(keep[:, None, None], y, torch.zeros_like(y))
     return y.squeeze(-1) if x.dim() == 2 else like(y, x)
+
+
+def causal_conv1d_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The convolution by torch's own, in the weight's dtype; arguments as ``causal_conv1d_fn``."""
+    act = silu_or_none("causal_conv1d_ref", activation)
+    past = weight.shape[1] - 1
+    if initial_states is None:
+        seen = F.pad(x, (past, 0))
+    else:
+        seen = torch.cat([initial_states.to(x.dtype), x], -1)
+    y = F.conv1d(seen.to(weight.dtype), weight.unsqueeze(1), bias, groups=x.shape[1])
+    y = (F.silu(y) if act else y).to(x.dtype)
+    if not return_final_states:
+        return y
+    final = seen[..., seen.shape[-1] - past :]
+    return y, (final if final_states_out is None else final_states_out.copy_(final))
+
+
+def causal_conv1d_update_ref(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+) -> Tensor:
+    """The update row by row and position by position; arguments as ``causal_conv1d_update``."""
+    act = silu_or_none("causal_conv1d_update_ref", activation)
+    rows = x.unsqueeze(-1) if x.dim() == 2 else x
+    size, taps = conv_state.shape[-1], weight.shape[1]
+    outputs = []
+    for b, row in enumerate(rows):
+        at = None if cache_seqlens is None else int(cache_seqlens[b])
+        # Oldest first: a circular buffer's entry i % size was written at position i.
+        past = conv_state[b] if at is None else conv_state[b].roll(-at % max(size, 1), -1)
+        seen = torch.cat([past.to(row.dtype), row], -1)
+        first = size - taps + 1
+        y = F.conv1d(
+            seen[:, first:].to(weight.dtype).unsqueeze(0),
+            weight.unsqueeze(1),
+            bias,
+            groups=weight.shape[0],
+        )[0]
+        outputs.append((F.silu(y) if act else y).to(x.dtype))
+        last = seen[:, seen.shape[1] - size :]
+        turn = 0 if at is None else (at + row.shape[-1]) % max(size, 1)
+        conv_state[b].copy_(last.roll(turn, -1))
+    y = torch.stack(outputs)
+    return y.squeeze(-1) if x.dim() == 2 else y

@@ -1,0 +1,7 @@
+"""The operators of mamba-ssm."""
+
+from __future__ import annotations
+
+from longseq.core.compat._names import module_getattr
+
+__getattr__ = module_getattr(__name__)

@@ -1,0 +1,98 @@
+"""TransNormer: Lightning attention, a normalised linear attention with a fixed decay per head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm, silu
+
+from longseq.core.checks import check_divisible, check_positive
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.backends import Backend, check_backend
+from longseq.core.ops.linear_attention import linear_attention
+
+
+@register_mixer("transnormer")
+class TransNormer(Mixer):
+    """Gated linear attention of TransNormerLLM (arXiv 2307.14995, eq. 5-8; Lightning attention-2,
+    2401.04658), and NormAttention of TransNormer (2210.10340, eq. 14) without decay and gate.
+
+        S_t = λ_h S_{t-1} + k_t v_tᵀ,   q = SiLU(W_q x),  k = SiLU(W_k x),  v = W_v x
+        y_t = W_o (RMSNorm(S_tᵀ q_t) · W_u x_t),    λ_h = exp(-8 h / H · (1 - depth))
+
+    There is no denominator: dividing by the sum of the scores makes the gradients of linear
+    attention unbounded, and a norm without weights takes its place.
+
+    Args:
+        d_model: width D.
+        n_heads: number of heads H.
+        depth: place of the layer in its stack, from 0 for the first to 1 for the last: upper layers
+            forget less.
+        decay: whether the state decays; False for NormAttention.
+        gate: whether the output is gated.
+        norm_eps: added to the mean square in the norm.
+        chunk_size: positions per chunk of the operator; changes speed only.
+        backend: of the operator; see ``longseq.core.ops.backends``.
+
+    Raises:
+        ConfigError: if ``n_heads`` does not divide the width or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 8,
+        depth: float = 0.0,
+        decay: bool = True,
+        gate: bool = True,
+        norm_eps: float = 1e-6,
+        chunk_size: int = 64,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(d_model)
+        self.d_head = check_divisible("d_model", d_model, "n_heads", n_heads)
+        if not 0 <= depth <= 1:
+            raise ConfigError(f"depth must lie between 0 and 1, got {depth!r}")
+        self.n_heads, self.depth, self.decay = n_heads, float(depth), decay
+        self.norm_eps = norm_eps
+        self.chunk_size = check_positive("chunk_size", chunk_size)
+        self.backend = check_backend(backend)
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
+        self.k_proj = nn.Linear(d_model, d_model, bias=False)
+        self.v_proj = nn.Linear(d_model, d_model, bias=False)
+        self.u_proj = nn.Linear(d_model, d_model, bias=False) if gate else None
+        self.o_proj = nn.Linear(d_model, d_model, bias=False)
+
+    def init_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Returns the matrix state (B, H, K, V), at least float32."""
+        device, dtype = self._where(device, dtype)
+        shape = (batch, self.n_heads, self.d_head, self.d_head)
+        return {"kv": torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype))}
+
+    def forward(
+        self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
+        shape = (self.n_heads, self.d_head)
+        q, k = silu(self.q_proj(x)).unflatten(-1, shape), silu(self.k_proj(x)).unflatten(-1, shape)
+        log_decay = None
+        if self.decay:
+            dtype = recurrent_dtype(q.dtype)
+            heads = torch.arange(self.n_heads, device=x.device, dtype=dtype)
+            rate = 8.0 / self.n_heads * (1 - self.depth) * heads
+            log_decay = -rate.expand(*x.shape[:2], -1)
+        o, kv = linear_attention(
+            q,
+            k,
+            self.v_proj(x).unflatten(-1, shape),
+            log_decay,
+            initial_state=None if state is None else state["kv"],
+            resets=segment_resets(segment_ids),
+            chunk_size=self.chunk_size,
+            backend=self.backend,
+        )
+        y = rms_norm(o.flatten(2), (self.d_model,), eps=self.norm_eps)
+        return self.o_proj(y if self.u_proj is None else y * self.u_proj(x)), {"kv": kv}

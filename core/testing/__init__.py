@@ -1,0 +1,93 @@
+"""The mixer contract as checks that anybody's mixer can be put to: ``check_mixer(MyMixer,
+d_state=4)``.
+
+Every check makes the mixer small and moves its parameters away from their initial values, so that
+no term is absent by its initialisation. A broken law raises ``ContractError`` with the law, the
+place and the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from longseq.core.mixers import Mixer
+from longseq.core.testing import input_laws, module_laws, sequence_laws
+from longseq.core.testing.subject import ContractError, Subject, close
+
+__all__ = [
+    "CAUSAL_LAWS",
+    "FIRST_LAWS",
+    "FURTHER_LAWS",
+    "ONCE",
+    "ContractError",
+    "Subject",
+    "check_mixer",
+    "checks_of",
+    "close",
+]
+
+Check = Callable[[Subject], None]
+CAUSAL_LAWS: dict[str, Check] = {
+    "chunks": sequence_laws.check_chunks,
+    "steps": sequence_laws.check_steps,
+    "causality": sequence_laws.check_causality,
+    "packing": sequence_laws.check_packing,
+    "packing_continues": sequence_laws.check_packing_continues,
+    "gradients": sequence_laws.check_gradients,
+}
+FIRST_LAWS: dict[str, Check] = {
+    "batch": sequence_laws.check_batch,
+    "training": sequence_laws.check_training,
+    "state_size": sequence_laws.check_state_size,
+}
+FURTHER_LAWS: dict[str, Check] = {
+    "finite": input_laws.check_finite,
+    "padding": input_laws.check_padding,
+    "empty": input_laws.check_empty,
+    "meta": module_laws.check_meta,
+    "adapters": module_laws.check_adapters,
+}
+ONCE = (
+    "packing_continues",
+    "gradients",
+    "training",
+    "state_size",
+    "empty",
+    "meta",
+    "adapters",
+    "export",
+)
+"""Checks whose dtype is their own."""
+
+
+def checks_of(mixer: Mixer) -> dict[str, Check]:
+    """Returns the checks that a mixer must pass: of a non-causal one, those that need no state."""
+    return {**FIRST_LAWS, **(CAUSAL_LAWS if mixer.causal else {}), **FURTHER_LAWS}
+
+
+def check_mixer(
+    mixer: str | type[Mixer],
+    d_model: int = 16,
+    dtypes: Iterable[torch.dtype] = (torch.float32, torch.float64),
+    **kwargs: Any,
+) -> None:
+    """Puts a mixer to all laws of the contract; some seconds.
+
+    Args:
+        mixer: a class derived from ``Mixer``, or the name of a registered one.
+        d_model: width D.
+        dtypes: in which the laws are checked.
+        **kwargs: the mixer's hyper-parameters; small ones keep it quick.
+
+    Raises:
+        ContractError: naming the first law that is broken, where, and by how much.
+        ConfigError: for hyper-parameters that the mixer does not take.
+    """
+    for number, dtype in enumerate(dtypes):
+        subject = Subject(mixer, kwargs, dtype, d_model)
+        for name, check in checks_of(subject.fresh()).items():
+            if number == 0 or name not in ONCE:
+                check(subject)

@@ -1,0 +1,211 @@
+"""What stops a training early and keeps what it has: signals of a scheduler or a user, and numbers
+that are not finite."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from longseq.core.errors import LongseqError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(LongseqError):
+    """A training was asked to stop, and did at the end of a step.
+
+    Args:
+        signum: the signal.
+        step: optimiser steps done.
+        checkpoint: that holds them; empty if none is kept.
+    """
+
+    def __init__(self, signum: int, step: int, checkpoint: str) -> None:
+        kept = f"; go on with --ckpt_path {checkpoint}" if checkpoint else "; nothing is kept"
+        name = signal.Signals(signum).name
+        super().__init__(f"{name}: stopped after step {step}{kept}")
+        self.status = 128 + signum
+
+
+class StopOnSignal(Callback):
+    """Ends a training at the next step on SIGTERM or SIGINT, with ``last.ckpt`` written.
+
+    A second signal of the same kind acts at once, as if this were not here. Signals can be caught
+    in the main thread only; in another one a training has no such end.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            for one in _SIGNALS:
+                self._before[one] = signal.signal(one, self._take)
+
+    def _take(self, signum: int, frame: FrameType | None) -> None:
+        _ = frame
+        self.received = signum
+        default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, default)
+        name = signal.Signals(signum).name
+        print(f"{name}: stopping at the end of this step", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        received = self.received
+        if trainer.world_size > 1:  # every rank stops at the same step, whoever was told
+            asked = trainer.strategy.reduce_boolean_decision(bool(received), all=False)
+            received = received or (int(signal.SIGTERM) if asked else 0)
+        if not received or trainer.fit_loop._should_accumulate():
+            return
+        path = ""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last:
+                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+                path = callback.last_model_path
+        raise Interrupted(received, trainer.global_step, path)
+
+    def _restore(self) -> None:
+        while self._before:
+            one, handler = self._before.popitem()
+            if signal.getsignal(one) not in (signal.SIG_IGN,):
+                signal.signal(one, handler)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+
+class NotFinite(LongseqError):
+    """A loss, gradient or score that is not a finite number."""
+
+
+class StopOnNotFinite(Callback):
+    """Ends a training whose gradients or validation loss are not finite, before the weights are.
+
+    The step's batch is run again with every module watched: the message names the first one whose
+    output is not finite, and the row. On a GPU gradients are looked at every few steps, so that the
+    host does not wait for each.
+
+    Args:
+        every: steps between looks on a GPU.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self._batch: Any = None
+        self._norms: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # float16's scaler leaves such steps out by itself
+        with torch.no_grad():
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            grads = [g.to_dense() if g.is_sparse else g for g in grads]
+            if not grads:
+                return
+            norms = torch._foreach_norm(
+                [torch.view_as_real(g) if g.is_complex() else g for g in grads]
+            )
+            self._norms.append(torch.stack([n.float() for n in norms]).sum())
+        wait = self.every if pl_module.device.type == "cuda" else 1
+        if len(self._norms) < wait:
+            return
+        bad = ~torch.isfinite(torch.stack(self._norms))
+        self._norms.clear()
+        if bool(bad.any()):
+            raise NotFinite(self._words(trainer, pl_module))
+
+    def _words(self, trainer: Trainer, module: LightningModule) -> str:
+        where = first_not_finite(module, self._batch) or _first_gradient(module)
+        kept = [
+            c.last_model_path
+            for c in trainer.checkpoint_callbacks
+            if isinstance(c, ModelCheckpoint) and c.last_model_path
+        ]
+        rest = f"; the last checkpoint before it is {Path(kept[0])}" if kept else ""
+        return (
+            f"step {trainer.global_step + 1}: not a finite number, first in {where}; "
+            f"lower model.lr or look at the data{rest}"
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if trainer.state.fn == "fit" and loss is not None and not bool(torch.isfinite(loss)):
+            when = "before training" if trainer.sanity_checking else f"step {trainer.global_step}"
+            raise NotFinite(f"{when}: the validation loss is {float(loss)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batch = None
+
+
+def first_not_finite(module: LightningModule, batch: Any) -> str:
+    """Returns where a batch first meets a number that is not finite: an input, a module with the
+    row, or the loss; empty if nowhere.
+
+    Args:
+        module: a task, in training; its gradients are left alone.
+        batch: of one step.
+    """
+    found: list[str] = []
+
+    def look(name: str, value: Any) -> None:
+        values = value.values() if isinstance(value, dict) else value
+        for part in values if isinstance(value, (dict, tuple, list)) else [value]:
+            if isinstance(part, (dict, tuple, list)):
+                look(name, part)
+            elif isinstance(part, Tensor) and (part.is_floating_point() or part.is_complex()):
+                bad = ~torch.isfinite(part)
+                if bool(bad.any()) and not found:
+                    row = int(bad.nonzero()[0, 0]) if bad.dim() else 0
+                    found.append(f"{name}, row {row} of the batch" if bad.dim() else name)
+
+    def watch(name: str) -> Any:
+        return lambda _module, _inputs, output: look(name, output)
+
+    look("the input", batch)
+    handles = [
+        child.register_forward_hook(watch(name))
+        for name, child in module.named_modules()
+        if name and not isinstance(child, nn.ModuleList | nn.ModuleDict)
+    ]
+    try:
+        with torch.no_grad():
+            if not found:
+                out = module.compute(batch)  # type: ignore[operator]
+                look("the loss", out["loss"])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ""
+
+
+def _first_gradient(module: nn.Module) -> str:
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name}"
+    return "a gradient"

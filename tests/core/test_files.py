@@ -1,0 +1,118 @@
+"""Outputs are whole or absent, whatever the path is and however the disk fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from longseq.core import files
+from longseq.core.errors import DataError
+from longseq.core.files import atomic_path, check_writable
+
+
+def write(path: str | Path, text: str = "new") -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write(target, "old")
+    with pytest.raises(ValueError, match="in the middle"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ValueError("in the middle")
+    assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    real = tmp_path / "deep" / "real.txt"
+    write(real, "old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(real)
+    write(link)
+    assert link.is_symlink() and real.read_text() == "new"
+
+
+def test_a_pipe_is_written_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write(pipe)
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_is_never_replaced() -> None:
+    check_writable(os.devnull)
+    write(os.devnull)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_home_and_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write("~/a.txt")
+    assert names(tmp_path) == ["a.txt"]
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~files._UMASK
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space is left on the disk"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission denied"),
+    ],
+)
+def test_a_disk_that_fails_is_named(
+    code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.txt"
+    write(target, "old")
+
+    def fail(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    for where in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, where, fail)
+            with pytest.raises(DataError, match=f"a.txt: cannot be written: {words}"):
+                write(target)
+        assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="a part of its path is a file"):
+        check_writable(tmp_path / "file" / "a.csv")
+    with pytest.raises(DataError, match="the name is too long"):
+        check_writable(tmp_path / ("n" * 300))
+    with pytest.raises(DataError, match="the name is too long"):
+        write(tmp_path / ("n" * 300))
+    with pytest.raises(DataError, match="is a folder"):
+        check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "deeper" / "a.csv")
+    assert names(tmp_path) == ["file"]
+    write(tmp_path / ("n" * 251 + ".csv"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_device_is_named() -> None:
+    with pytest.raises(DataError, match="/dev/full: cannot be written: no space is left"):
+        write("/dev/full", "x" * 100_000)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_told_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(DataError, match="permission denied"):
+        check_writable(tmp_path / "a.csv")

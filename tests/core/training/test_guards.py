@@ -1,0 +1,161 @@
+"""Signals end a training with its last step kept; numbers that are not finite end it before they
+reach the weights."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from longseq.core import domain as domains
+from longseq.core.checkpoints.safe import load_checkpoint, save_weights
+from longseq.core.errors import DataError, LongseqError
+from longseq.core.shell.cli import main
+from longseq.core.training.guards import StopOnNotFinite, StopOnSignal, first_not_finite
+from longseq.core.training.run import fit
+
+HELPER = Path(__file__).parent / "fake_domain.py"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.chdir(tmp_path)
+    module: ModuleType = runpy.run_path(str(HELPER))["install"]()
+    yield module
+    domains.unregister_domain("toy")
+
+
+class Signal(Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        self.signum, self.step = signum, step
+
+    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.signum)
+
+
+def run(toy: ModuleType, out: str, **options: Any) -> Any:
+    torch.manual_seed(3)
+    return fit(toy.ToyTask(), toy.ToyData(), out, 9, progress="lines", **options)
+
+
+def weights(path: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_checkpoint(path)["state_dict"]
+    return found
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_keeps_the_step(toy: ModuleType, signum: int, status: int) -> None:
+    before = signal.getsignal(signum)
+    whole = run(toy, "whole")
+    with pytest.raises(LongseqError, match=r"stopped after step 5; go on with --ckpt_path") as stop:
+        run(toy, "cut", callbacks=[Signal(signum, 4)])
+    assert stop.value.status == status
+    assert signal.getsignal(signum) == before
+    last = Path("cut/fit/version_0/checkpoints/last.ckpt")
+    assert load_checkpoint(last)["global_step"] == 5
+    again = run(toy, "cut", ckpt_path=last)
+    for name, value in weights(whole.last).items():
+        assert torch.equal(value, weights(again.last)[name]), name
+
+
+def test_the_command_line_tells_the_scheduler(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = StopOnSignal.on_train_start
+
+    def at_once(self: Any, *args: Any) -> None:
+        start(self, *args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(StopOnSignal, "on_train_start", at_once)
+    assert (
+        main(["toy", "fit", "--trainer.max_steps=6", "--trainer.accumulate_grad_batches=2"]) == 143
+    )
+    text = capsys.readouterr().err
+    assert "SIGTERM: stopping at the end of this step" in text
+    assert "error: SIGTERM: stopped after step 1; go on with --ckpt_path" in text
+
+
+class Poison(Callback):
+    """Puts a NaN into one row of one step's batch, or into one gradient."""
+
+    def __init__(self, step: int, gradient: bool = False) -> None:
+        self.step, self.gradient = step, gradient
+
+    def on_train_batch_start(self, trainer: Trainer, task: Any, batch: Any, index: int) -> None:
+        if trainer.global_step == self.step and not self.gradient:
+            batch["input_ids"][1, 2] = float("nan")
+
+    def on_after_backward(self, trainer: Trainer, task: Any) -> None:
+        if trainer.global_step == self.step and self.gradient:
+            task.head.weight.grad[0, 0] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("gradient", "where"),
+    [(False, "the input, row 1 of the batch"), (True, "the gradient of head.weight")],
+)
+def test_numbers_that_are_not_finite_reach_no_weight(
+    toy: ModuleType, gradient: bool, where: str
+) -> None:
+    with pytest.raises(
+        LongseqError, match=f"step 5: not a finite number, first in {where}"
+    ) as stop:
+        run(toy, "out", callbacks=[Poison(4, gradient)], checkpoint_every=2)
+    assert stop.value.status == 2 and "last.ckpt" in str(stop.value)
+    content = load_checkpoint("out/fit/version_0/checkpoints/last.ckpt")
+    assert content["global_step"] == 4
+    assert all(bool(value.isfinite().all()) for value in content["state_dict"].values())
+
+
+def test_a_rate_that_is_far_too_high_ends_with_status_2(
+    toy: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["toy", "fit", "--trainer.max_steps=9", "--model.lr=1e30"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: step ") and "lower model.lr or look at the data" in error
+
+
+def test_a_validation_loss_that_is_none_ends_a_training(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(self: Any, batch: Any, inner: Any = toy.ToyTask.compute) -> Any:
+        out = inner(self, batch)
+        return out if self.training else {**out, "loss": out["loss"] * float("nan")}
+
+    monkeypatch.setattr(toy.ToyTask, "compute", compute)
+    with pytest.raises(LongseqError, match="before training: the validation loss is nan"):
+        run(toy, "out")
+
+
+def test_the_first_layer_is_named(toy: ModuleType) -> None:
+    task = toy.ToyTask()
+    batch = {"input_ids": torch.ones(2, 3, 3), "step": torch.zeros(2)}
+    assert first_not_finite(task, batch) == ""
+    with torch.no_grad():
+        task.head.bias[1] = float("nan")
+    assert first_not_finite(task, batch) == "head, row 0 of the batch"
+    assert StopOnNotFinite().every > 1  # a GPU is not waited for at every step
+
+
+def test_weights_that_are_no_numbers_are_refused(toy: ModuleType) -> None:
+    task = toy.ToyTask()
+    with torch.no_grad():
+        task.head.bias[1] = float("nan")
+    save_weights("broken.safetensors", task, {})
+    assert main(["toy", "fit", "--init_from", "broken.safetensors"]) == 2
+    from longseq.core.checkpoints.safe import load_weights
+
+    with pytest.raises(DataError, match=r"weights that are not numbers: head.bias \(the training"):
+        load_weights("broken.safetensors", toy.ToyTask())
