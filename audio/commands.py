@@ -29,6 +29,14 @@ DOMAIN = Domain(
             "resynthesised versions of songs beside the originals, through one identical chain",
             "longseq.audio.synthesize:run",
         ),
+        "witnesses": Command(
+            "the packaged kind of detector, fitted and calibrated on a labelled folder",
+            "longseq.audio.witnesses.fit:run",
+        ),
+        "stress": Command(
+            "do verdicts survive re-encoding, resampling, speed, pitch, gain, crop and noise?",
+            "longseq.audio.stress:run",
+        ),
         "export": Command(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
         ),

@@ -233,6 +233,10 @@ class SongComparison(Comparison):
 
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
         task = load_detector(path)
+        if not isinstance(task, SongDetector):
+            raise DataError(
+                "scores whole files, not windows", path=path, hint="use `longseq audio scan`"
+            )
         if set(self.holdout) & set(task.methods):
             known = ", ".join(sorted(set(self.holdout) & set(task.methods)))
             raise DataError(f"was trained on {known}", path=path)

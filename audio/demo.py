@@ -1,5 +1,4 @@
-"""The demo: packaged clips are resynthesised in three ways; the packaged detector looks for the
-traces."""
+"""The demo: packaged clips are resynthesised in three ways; a small Mamba looks for the traces."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from longseq.audio.compare import (
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.module import EvaluationClips, SongReader
 from longseq.audio.data.reading import list_audio, read_audio
-from longseq.audio.export import PACKAGED, load_detector
+from longseq.audio.export import EXAMPLE, load_detector
 from longseq.audio.plots import plot_versions
 from longseq.audio.scan import run as scan
 from longseq.audio.scoring import score_file
@@ -34,11 +33,11 @@ from longseq.core.samples import Samples
 from longseq.core.training.by_config import Train
 
 SAMPLES = Samples("audio", {"songs": "songs"})
-PACKAGED_BASELINE = PACKAGED.with_name("spectral_regression.json")
+PACKAGED_BASELINE = EXAMPLE.with_name("spectral_regression.json")
 
 
 def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
-    """Resynthesises the packaged clips, scans them with the packaged detector, compares with the
+    """Resynthesises the packaged clips, scans them with the packaged Mamba, compares with the
     baseline.
 
     The clips are of songs that neither the detector nor the baseline saw in training.
@@ -59,8 +58,8 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
     for clip in clips:
         print(f"   {clip.stem}")
 
-    print("2. Scoring windows of 5 s with the packaged detector and the packaged baseline")
-    task, baseline = load_detector(), SpectralRegression.load(PACKAGED_BASELINE)
+    print("2. Scoring windows of 5 s with the packaged Mamba and the packaged baseline")
+    task, baseline = load_detector(EXAMPLE), SpectralRegression.load(PACKAGED_BASELINE)
     recordings, _ = list_recordings(labelled)
     windows = EvaluationClips(recordings, SongReader(16000), 5.0, 8)
     scorers = {"mamba": scorer_of(task, task.mel), BASELINE: scorer_of(baseline, task.mel)}
@@ -73,7 +72,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
 
     print("3. Scanning the files as `longseq audio scan` does")
     begin = time.perf_counter()
-    scan([str(labelled), "--out", str(out / "scan")])
+    scan([str(labelled), "--out", str(out / "scan"), "--ckpt_path", str(EXAMPLE)])
     length, seconds = sum(item.seconds for item in recordings), time.perf_counter() - begin
     rate = length / seconds
     image = out / "versions.png"

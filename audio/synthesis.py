@@ -63,6 +63,17 @@ def griffin_lim(
     return _istft(magnitude * phase, n_fft, hop, len(x)).numpy()
 
 
+def stretch(audio: np.ndarray, rate: float, n_fft: int) -> np.ndarray:
+    """Plays samples (N,) ``rate`` times as fast at the same pitch, by a phase vocoder.
+
+    Args:
+        audio: float32.
+        rate: above 1 is faster.
+        n_fft: samples of a window.
+    """
+    return _stretch(torch.from_numpy(audio), rate, n_fft).numpy()
+
+
 def _stretch(x: Tensor, rate: float, n_fft: int) -> Tensor:
     """Returns x played ``rate`` times as fast at the same pitch (Flanagan & Golden 1966)."""
     hop = n_fft // 4

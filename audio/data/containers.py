@@ -27,6 +27,7 @@ _MAGIC = (
 )
 # Kinds that libsndfile cannot decode.
 FOREIGN = ("M4A/AAC", "AAC", "WMA", "Matroska", "APE", "WavPack", "Musepack")
+_STEP = 1 << 24  # bytes of a file that are looked at before their memory is given back
 _JUNK = 1 << 20  # bytes before the audio that are looked through
 _BIT_RATES = {
     # kbit/s of layer 3 by index: MPEG 1, and MPEG 2 and 2.5
@@ -201,9 +202,29 @@ def _after_junk(data: mmap.mmap) -> tuple[str | None, int]:
     return kind, at
 
 
+def _forget(data: mmap.mmap, before: int) -> int:
+    """Gives back the memory of what has been looked at, and returns the place of the next time."""
+    data.madvise(mmap.MADV_DONTNEED, 0, before // mmap.PAGESIZE * mmap.PAGESIZE or mmap.PAGESIZE)
+    return before + _STEP
+
+
+def _find_all(data: mmap.mmap, magic: bytes, start: int) -> list[int]:
+    """Returns every place of some bytes, in constant memory."""
+    found, at = [], start
+    while at < len(data):
+        place = data.find(magic, at, at + _STEP + len(magic) - 1)
+        if place >= 0:
+            found.append(place)
+            at = place + len(magic)
+            continue
+        at += _STEP
+        _forget(data, min(at, len(data)))
+    return found
+
+
 def _ogg_parts(data: mmap.mmap, start: int) -> list[Part]:
     """Returns the links of a chained Ogg file: one begins where a stream begins after data."""
-    starts, at, begun = [start], start, True
+    starts, at, begun, look = [start], start, True, start + _STEP
     while (at := data.find(b"OggS", at)) >= 0 and at + 27 <= len(data):
         first = bool(data[at + 5] & 2)
         if first and not begun:
@@ -211,20 +232,18 @@ def _ogg_parts(data: mmap.mmap, start: int) -> list[Part]:
         begun = first
         table = data[at + 27 : at + 27 + data[at + 26]]
         at += 27 + len(table) + sum(table)
+        if at > look:
+            look = _forget(data, min(at, len(data)))
     return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
 
 
 def _flac_parts(data: mmap.mmap, start: int) -> list[Part]:
     """Returns the streams of FLAC files that were joined end to end."""
     starts = [start]
-    found = start + 8
     # The marker, and a STREAMINFO block of 34 bytes that is or is not the last: audio does not
     # hold these 8 bytes.
     for magic in (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"):
-        at = data.find(magic, found)
-        while at >= 0:
-            starts.append(at)
-            at = data.find(magic, at + 8)
+        starts += _find_all(data, magic, start + 8)
     starts.sort()
     # An ID3 tag between two of them belongs to the second.
     return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
@@ -240,11 +259,13 @@ def _count_frames(data: mmap.mmap, at: int) -> bytes:
         return b""
     found = mp3_frame(head)
     assert found is not None
-    shared, frames = found[1], 0
+    shared, frames, look = found[1], 0, at + _STEP
     while at >= 0 and at + 4 <= len(data):
         found = mp3_frame(data[at : at + 4])
         if found is not None and found[1] == shared:
             frames, at = frames + 1, at + found[0]
+            if at > look:
+                look = _forget(data, min(at, len(data)))
             continue
         at = data.find(b"\xff", at + 1)
     # A silent frame of the same stream at 64 kbit/s: header, side information, then the tag.

@@ -1,0 +1,1 @@
+"""Witnesses of synthesis on full-bandwidth spectra: comb, sequence along frequency, texture."""

@@ -1,0 +1,354 @@
+"""The packaged detector: several witnesses, each calibrated by itself, under one false-positive
+rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longseq.audio.calibration import Calibration
+from longseq.audio.data.reading import AudioStream
+from longseq.audio.models.detector import Segment
+from longseq.audio.scoring import Heard
+from longseq.audio.witnesses.comb import Comb, find_comb
+from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
+from longseq.audio.witnesses.spectrum import RATE, bandwidth, fine_spectrum
+from longseq.audio.witnesses.texture import FEATURES, known, texture
+from longseq.core.checkpoints.safe import check_state_dict, save_weights
+from longseq.core.errors import ConfigError, DataError
+
+SECONDS = 20.0  # of a segment
+# Texture changes slowly: the first of so many segments is measured, and the first of all.
+_EVERY = 3
+_SHORTEST = 8192
+_BANDS = 16
+NAMES = ("comb", "moved comb", "sequence")
+_WORDS = {
+    "comb": "lines at equal distances, as a decoder's upsampling leaves them (family unknown)",
+    "moved comb": "lines at equal distances, as of a decoder played at another speed",
+    "sequence": "a spectrum with traces of upsampling",
+}
+_REBUILT = "a texture as of {}, a phase that was rebuilt from magnitudes"
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How often real music scores so high: the share above every value, beyond them exponential.
+
+    Args:
+        values: scores of real music, ascending.
+        shares: of real music that lies above each of them.
+        scale: of the exponential beyond the last.
+    """
+
+    values: list[float]
+    shares: list[float]
+    scale: float
+
+    def rarity(self, score: float) -> float:
+        """Returns -log₁₀ of the share of real music that scores at least so high."""
+        if math.isnan(score):
+            return math.nan
+        last = self.values[-1]
+        if score > last:
+            beyond = (score - last) / self.scale
+            return -math.log10(self.shares[-1]) + beyond / math.log(10)
+        logs = -np.log10(self.shares)
+        return float(np.interp(score, self.values, logs))
+
+    @classmethod
+    def fit(cls, scores: np.ndarray, start: float = 0.9) -> Tail:
+        """Settles it on scores of real music that the witness was not trained on.
+
+        Args:
+            scores: at least 20.
+            start: share of them below the exponential tail.
+        """
+        levels = [0.0, 0.25, 0.5, 0.75, start]
+        values = np.quantile(scores, levels)
+        scale = float((scores[scores > values[-1]] - values[-1]).mean())
+        # Ties (scores that are often 0) would make the values equal.
+        values = np.maximum.accumulate(values + 1e-9 * np.arange(len(levels)))
+        shares = [1 - level if level else 1.0 for level in levels]
+        return cls([float(v) for v in values], shares, max(scale, 1e-6))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Is a recording's spectrum like that of the music that was learnt from?
+
+    Args:
+        mean: of the profiles (P,).
+        basis: maps a centred profile to directions of unit variance (P, K).
+        limit: largest distance at which it is.
+    """
+
+    mean: list[float]
+    basis: list[list[float]]
+    limit: float
+
+    def distance(self, profile: np.ndarray) -> float:
+        """Returns the Mahalanobis distance, about 1 for the music that it was fitted on."""
+        return float(np.sqrt((((profile - self.mean) @ np.array(self.basis)) ** 2).mean()))
+
+    @classmethod
+    def fit(cls, profiles: np.ndarray, share: float) -> Shape:
+        """Measures real music.
+
+        Args:
+            profiles: (N, P).
+            share: of them within the limit.
+        """
+        mean = profiles.mean(0)
+        _, values, directions = np.linalg.svd(profiles - mean, full_matrices=False)
+        kept = values > 1e-3 * values[0]
+        basis = directions[kept].T / (values[kept] / np.sqrt(len(profiles)))
+        made = cls(mean.tolist(), basis.tolist(), 0.0)
+        distances = [made.distance(row) for row in profiles]
+        return cls(made.mean, made.basis, float(np.quantile(distances, share)))
+
+
+def shape_profile(level: np.ndarray) -> np.ndarray:
+    """Returns the coarse shape of a spectrum: levels of 16 bands, and the roughness of four.
+
+    Args:
+        level: dB (8193,).
+    """
+    edges = np.unique(np.rint(np.geomspace(20, 8193, _BANDS + 1)).astype(int))
+    bands = np.array([level[a:b].mean() for a, b in pairwise(edges)])
+    rough = np.array([np.abs(np.diff(level[a:b])).mean() for a, b in pairwise(edges)])
+    return np.concatenate((np.maximum(bands - bands.max(), -80) / 10, rough[::4]))
+
+
+class WitnessDetector(nn.Module):
+    """Comb, sequence and texture on spectra at 44.1 kHz; what each found is the evidence.
+
+    rarity_k = -log₁₀ (share of real music that witness k scores as high)
+    e        = max_k rarity_k - log₁₀ K        (Bonferroni: one of K may speak by chance)
+
+    Args:
+        sequence: hyper-parameters of ``FrequencyModel``.
+        textures: names of the methods that there is a specialist of texture for.
+        tails: of every witness: comb, moved comb, sequence and the specialists.
+        shape: of the music that was learnt from.
+        calibration: of e.
+        methods: that were learnt from.
+        songs: groups of songs (albums, packages) of every part.
+    """
+
+    texture_mean: Tensor
+    texture_weight: Tensor
+    texture_bias: Tensor
+    rate = RATE
+
+    def __init__(
+        self,
+        sequence: dict[str, Any],
+        textures: list[str],
+        tails: dict[str, Tail],
+        shape: Shape,
+        calibration: Calibration,
+        methods: list[str],
+        songs: dict[str, list[str]],
+    ) -> None:
+        super().__init__()
+        self.hyper = dict(sequence)
+        self.sequence = FrequencyModel(**sequence)
+        self.textures = list(textures)
+        self.register_buffer("texture_mean", torch.zeros(len(textures), FEATURES))
+        self.register_buffer("texture_weight", torch.zeros(len(textures), FEATURES))
+        self.register_buffer("texture_bias", torch.zeros(len(textures)))
+        if set(tails) != {*NAMES, *textures}:
+            raise ConfigError(f"needs a tail of every witness: {', '.join([*NAMES, *textures])}")
+        self.tails, self.shape, self.calibration = tails, shape, calibration
+        self.methods, self.songs = methods, songs
+        self.eval()
+
+    @torch.inference_mode()
+    def scores(
+        self, level: np.ndarray, textures: np.ndarray | None, comb: Comb | None = None
+    ) -> dict[str, float]:
+        """Returns the score of every witness that there is evidence for.
+
+        Args:
+            level: dB (8193,).
+            textures: features (384,); None if they were not measured.
+            comb: found in the spectrum; None to leave the combs out.
+        """
+        found = {}
+        features = sequence_features(level)
+        device = self.texture_bias.device
+        found["sequence"] = float(self.sequence(torch.from_numpy(features).to(device)[None])[0])
+        if comb is not None:
+            found |= {"comb": comb.score, "moved comb": comb.moved}
+        else:
+            found["comb"] = float(features[2].max() * 5)
+        if textures is not None:
+            x = torch.from_numpy(textures).to(device) - self.texture_mean
+            # Bands that hold nothing say nothing.
+            x = x * torch.from_numpy(known(bandwidth(level))).to(x)
+            values = (x * self.texture_weight).sum(1) + self.texture_bias
+            found |= dict(zip(self.textures, values.tolist()))
+        return found
+
+    def evidence(self, scores: dict[str, float]) -> tuple[float, str]:
+        """Returns e, and the witness whose score is the rarest."""
+        rarities = {name: self.tails[name].rarity(score) for name, score in scores.items()}
+        if any(math.isnan(value) for value in rarities.values()):
+            return math.nan, ""
+        name = max(rarities, key=lambda key: rarities[key])
+        return rarities[name] - math.log10(len(self.tails)), name
+
+    def listen(self, stream: AudioStream) -> Heard:
+        """Goes through a recording in constant memory.
+
+        Args:
+            stream: at 44.1 kHz.
+        """
+        peak, done, total = 0.0, 0, 0.0
+        level, textures, measured = 0.0, 0.0, 0.0
+        segments: list[Segment] = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for number, audio in enumerate(_cut(stream, round(SECONDS * RATE))):
+                loudest = float(np.abs(audio).max())
+                peak = max(peak, loudest)
+                start, done = done, done + len(audio)
+                if not loudest:
+                    continue
+                weight, own = float(len(audio)), None
+                mine = fine_spectrum(audio).astype(np.float64)
+                if (number % _EVERY == 0 or not measured) and len(audio) >= _SHORTEST:
+                    own = texture(audio)
+                    textures, measured = textures + weight * own, measured + weight
+                if not np.isfinite(mine).all():
+                    logit = math.nan
+                else:
+                    logit, _ = self.evidence(self.scores(mine, own))
+                level, total = level + weight * mine, total + weight
+                segments.append(Segment(start / RATE, done / RATE, logit, weight))
+        if not total or not np.isfinite(level).all():
+            return Heard(segments, peak)
+        mean = np.asarray(level / total)
+        comb = find_comb(mean)
+        texts = None if not measured else np.asarray(textures / measured, dtype=np.float32)
+        scores = self.scores(mean, texts, comb)
+        e, name = self.evidence(scores)
+        return Heard(segments, peak, e, self._told(name, scores, comb), self._unlike(mean))
+
+    def window_scores(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        """Returns e of every row.
+
+        Args:
+            audio: samples (B, N).
+            rate: Hz.
+        """
+        import soxr
+
+        found = []
+        for row in audio:
+            x = row if rate == RATE else soxr.resample(row, rate, RATE)
+            level = fine_spectrum(x).astype(np.float64)
+            own = texture(x) if len(x) >= _SHORTEST else None
+            found.append(self.evidence(self.scores(level, own, find_comb(level)))[0])
+        return np.array(found)
+
+    def _told(self, name: str, scores: dict[str, float], comb: Comb) -> dict[str, Any]:
+        words = _WORDS.get(name) or _REBUILT.format(name.replace("_", " "))
+        if name in ("comb", "moved comb"):
+            shown = ", ".join(f"{f:.0f}" for f, _ in sorted(comb.lines[:5]))
+            words = f"{words}: every {comb.spacing:.1f} Hz, clearest at {shown} Hz"
+        return {
+            "witness": name,
+            "words": words,
+            "rarity": {
+                key: round(self.tails[key].rarity(value), 2) for key, value in scores.items()
+            },
+            "spacing_hz": round(comb.spacing, 2),
+            "lines": [[round(f, 1), round(height, 1)] for f, height in comb.lines[:12]],
+        }
+
+    def _unlike(self, level: np.ndarray) -> str:
+        distance = self.shape.distance(shape_profile(level))
+        if distance <= self.shape.limit:
+            return ""
+        return (
+            f"unlike the music that the detector knows (distance {distance:.1f}, limit "
+            f"{self.shape.limit:.1f})"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the detector as safetensors.
+
+        Args:
+            path: ending in .safetensors.
+        """
+        known = {
+            "_class_path": "longseq.audio.witnesses.detector.WitnessDetector",
+            "sequence": self.hyper,
+            "textures": self.textures,
+            "tails": {name: asdict(tail) for name, tail in self.tails.items()},
+            "shape": asdict(self.shape),
+            "calibration": self.calibration.to_dict(),
+            "methods": self.methods,
+            "songs": self.songs,
+        }
+        save_weights(path, self, known)
+
+    @classmethod
+    def load(cls, state: dict[str, Tensor], known: dict[str, Any], file: Path) -> WitnessDetector:
+        """Makes one of a file's weights and metadata.
+
+        Args:
+            state: the weights.
+            known: the metadata.
+            file: for messages.
+
+        Raises:
+            DataError: if they do not fit.
+        """
+        try:
+            made = cls(
+                known["sequence"],
+                list(known["textures"]),
+                {name: Tail(**tail) for name, tail in known["tails"].items()},
+                Shape(**known["shape"]),
+                Calibration(**known["calibration"]),
+                list(known["methods"]),
+                dict(known["songs"]),
+            )
+        except (TypeError, KeyError, ConfigError) as error:
+            raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
+        check_state_dict(made, state, file)
+        made.load_state_dict(state, strict=True)
+        return made.eval()
+
+
+def _cut(stream: AudioStream, size: int) -> Iterator[np.ndarray]:
+    """Yields pieces of ``size`` samples of a stream; the rest joins the last if it is short."""
+    waiting, count = [], 0
+    held: np.ndarray | None = None
+    for chunk in stream:
+        waiting.append(chunk)
+        count += len(chunk)
+        while count >= size:
+            whole = np.concatenate(waiting)
+            if held is not None:
+                yield held
+            held, rest = whole[:size], whole[size:]
+            waiting, count = [rest], len(rest)
+    rest = np.concatenate(waiting) if count else np.zeros(0, np.float32)
+    if held is not None and len(rest) < size // 4:
+        yield np.concatenate((held, rest))
+        return
+    if held is not None:
+        yield held
+    if len(rest):
+        yield rest

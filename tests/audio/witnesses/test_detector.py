@@ -1,0 +1,121 @@
+"""The detector of witnesses: tails, evidence, verdicts, files; what it does not know is
+uncertain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from longseq.audio.calibration import Calibration
+from longseq.audio.export import load_detector
+from longseq.audio.scoring import score_file
+from longseq.audio.witnesses.detector import NAMES, Shape, Tail, WitnessDetector, shape_profile
+from longseq.audio.witnesses.spectrum import RATE, fine_spectrum
+from longseq.core.errors import ConfigError, DataError
+from sounds import noise, with_tones
+
+
+@pytest.fixture
+def detector() -> WitnessDetector:
+    """A detector whose model is untrained, calibrated so that only combs speak."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    tails = {name: Tail.fit(rng.exponential(size=200)) for name in (*NAMES, "griffin_lim")}
+    far = Tail([0, 1e6, 2e6, 3e6, 4e6], [1.0, 0.75, 0.5, 0.25, 0.1], 1e6)
+    tails |= {"sequence": far, "griffin_lim": far}
+    profiles = np.stack([shape_profile(fine_spectrum(noise(1.0, seed))) for seed in range(40)])
+    shape = Shape.fit(profiles, 1.0)
+    shape = Shape(shape.mean, shape.basis, 20 * shape.limit)  # of noise, for tones in noise
+    calibration = Calibration(np.log(10), 0.0, 0.5, 0.9, 200)
+    sizes = {"d_model": 8, "n_layers": 1, "channels": 4}
+    return WitnessDetector(
+        sizes, ["griffin_lim"], tails, shape, calibration, ["lines"], {"train": ["a"]}
+    )
+
+
+def test_tails_are_the_share_of_real_music_above() -> None:
+    scores = np.random.default_rng(0).exponential(size=4000)
+    tail = Tail.fit(scores)
+    for share in (0.5, 0.1, 0.01, 0.001):
+        assert tail.rarity(-np.log(share)) == pytest.approx(-np.log10(share), abs=0.25)
+    rarities = [tail.rarity(x) for x in np.linspace(-5, 50, 300)]
+    assert rarities == sorted(rarities) and rarities[0] == 0
+    assert np.isnan(tail.rarity(float("nan")))
+    often_zero = Tail.fit(np.maximum(scores - 3, 0))
+    assert often_zero.rarity(0.0) < 1 < often_zero.rarity(9.0)
+
+
+def test_lines_are_found_in_a_file_and_told(detector: WitnessDetector, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "lines.wav", with_tones(2756.25, seconds=25.0), RATE, "FLOAT")
+    soundfile.write(tmp_path / "noise.wav", noise(25.0), RATE, "FLOAT")
+    found, clean = (score_file(detector, tmp_path / f"{name}.wav") for name in ("lines", "noise"))
+    assert found.verdict == "synthetic" and found.probability > 0.9 > clean.probability
+    assert "lines at equal distances" in found.reason and "every " in found.reason
+    assert found.evidence["witness"] in ("comb", "moved comb") and len(found.evidence["lines"]) > 3
+    assert clean.verdict != "synthetic"
+    # 25 s are one segment of 20 s and the rest.
+    assert [(a, b) for a, b, _ in found.segments] == [(0.0, 20.0), (20.0, 25.0)]
+    quiet = with_tones(2756.25, seconds=25.0) * np.float32(2.0**-6)
+    soundfile.write(tmp_path / "quiet.wav", quiet, RATE, "FLOAT")
+    again = score_file(detector, tmp_path / "quiet.wav")
+    assert again.probability == pytest.approx(found.probability, abs=1e-4)
+
+
+def test_what_is_unlike_the_music_is_uncertain(detector: WitnessDetector, tmp_path: Path) -> None:
+    time = np.arange(8 * RATE) / RATE
+    sine = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    soundfile.write(tmp_path / "sine.wav", sine, RATE, "FLOAT")
+    found = score_file(detector, tmp_path / "sine.wav")
+    assert found.verdict == "uncertain" and "unlike the music" in found.reason
+
+
+def test_odd_files_end_in_a_verdict_of_their_own(detector: WitnessDetector, tmp_path: Path) -> None:
+    loud = noise(6.0)
+    loud[RATE] = 1e30
+    cases = {
+        "loud": (loud, "unscorable"),
+        "silent": (np.zeros(6 * RATE, np.float32), "unscorable"),
+        "one": (noise(1.0)[:1], "unscorable"),
+        "short": (noise(2.0), "uncertain"),
+    }
+    for name, (audio, verdict) in cases.items():
+        soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
+        found = score_file(detector, tmp_path / f"{name}.wav")
+        assert found.verdict == verdict, found
+        assert (found.probability is None) == (verdict == "unscorable")
+    half = np.concatenate((np.zeros(21 * RATE, np.float32), noise(6.0)))
+    soundfile.write(tmp_path / "half.wav", half, RATE, "FLOAT")
+    assert score_file(detector, tmp_path / "half.wav").probability is not None
+
+
+def test_a_detector_is_its_file(detector: WitnessDetector, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(6.0), RATE, "FLOAT")
+    detector.save(tmp_path / "d.safetensors")
+    again = load_detector(tmp_path / "d.safetensors")
+    assert score_file(again, tmp_path / "a.wav") == score_file(detector, tmp_path / "a.wav")
+    assert again.methods == ["lines"] and again.songs == {"train": ["a"]}
+    with pytest.raises(ConfigError, match="a tail of every witness"):
+        WitnessDetector({}, [], {}, detector.shape, Calibration(), [], {})
+    detector.hyper["d_model"] = 16
+    detector.save(tmp_path / "d.safetensors")
+    with pytest.raises(DataError, match=r"d\.safetensors"):
+        load_detector(tmp_path / "d.safetensors")
+    rows = detector.window_scores(np.stack((noise(2.0), noise(2.0, 1))), RATE)
+    assert rows.shape == (2,) and np.isfinite(rows).all()
+
+
+def test_the_packaged_detector_leaves_other_sounds_alone(tmp_path: Path) -> None:
+    packaged = load_detector()
+    time = np.arange(8 * RATE) / RATE
+    sounds = {
+        "noise": noise(8.0),
+        "sine": (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32),
+        "clicks": (np.arange(8 * RATE) % 11025 == 0).astype(np.float32),
+    }
+    for name, audio in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
+        assert score_file(packaged, tmp_path / f"{name}.wav").verdict != "synthetic", name
