@@ -119,12 +119,23 @@ def test_shards_and_pickles(tmp_path: Path) -> None:
         LanguageModel.from_pretrained(tmp_path / "one")
 
 
+class Payload:
+    """Makes a file when it is unpickled by a reader that runs what a pickle names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
 def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    torch.save({"x": Path("y")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(DataError, match="pickled objects"):
+    torch.save({"x": Payload(tmp_path / "it_ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match="holds no state dict"):
         LanguageModel.from_pretrained(tmp_path)
+    assert not (tmp_path / "it_ran").exists()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float64, "auto"])
