@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,13 @@ def test_shards_and_pickles(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Makes a file when it is unpickled by a reader that runs what a pickle names."""
+    """Makes a folder when it is unpickled by a reader that runs what a pickle names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+        return os.mkdir, (str(self.path),)
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
