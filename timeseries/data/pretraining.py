@@ -15,7 +15,7 @@ from longseq.timeseries.data.synthetic import generate
 
 BLOCK = 64
 CONTEXTS = (48, 96, 192, 320, 512, 1024, 2048)
-_SHARES = (0.26, 0.20, 0.17, 0.11, 0.18, 0.06, 0.02)
+_SHARES = (0.20, 0.20, 0.20, 0.12, 0.20, 0.06, 0.02)
 _PATCH = 16
 
 

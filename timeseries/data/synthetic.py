@@ -378,13 +378,6 @@ def generate(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     x = np.where(mixed[:, None], w * x / spread + (1 - w) * other, x)
     spread = np.maximum(x.std(1, keepdims=True), 1e-9)
     kind = rng.random((7, n, 1))
-    # The world changes, after the cutoff too: another slope, another level.
-    t = np.arange(length)[None]
-    turn = rng.random((n, 1)) * length
-    bend = np.maximum(t - turn, 0) / min(length, 40) * rng.standard_normal((n, 1)) * 0.7
-    jump = (t >= turn) * rng.standard_normal((n, 1))
-    change = np.where(rng.random((n, 1)) < 0.15, bend, np.where(rng.random((n, 1)) < 0.06, jump, 0))
-    x = x + spread * change
     outliers = (kind[0] < 0.12) & (rng.random((n, length)) < log_uniform(rng, 0.002, 0.03, (n, 1)))
     thrown = spread * rng.standard_normal((n, length)) * rng.uniform(1, 6, (n, 1))
     x = np.where(outliers, x + thrown, x)
@@ -395,6 +388,7 @@ def generate(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     x = np.where(kind[3] < 0.25, -x, x)
     # Missing: single values, or one stretch.
     holes = (kind[4] < 0.06) & (rng.random((n, length)) < rng.uniform(0.01, 0.3, (n, 1)))
+    t = np.arange(length)[None]
     start = rng.random((n, 1)) * length
     holes |= (kind[5] < 0.04) & (t >= start) & (t < start + rng.uniform(0.02, 0.2, (n, 1)) * length)
     return np.where(holes, np.nan, x), periods
