@@ -40,7 +40,10 @@ def plot_maps(
     middle = float(edges_y.mean())
     aspect = 1.0 if height > 120 else 1 / max(0.2, float(np.cos(np.deg2rad(middle))))
     size = 5.2
-    figure = new_figure(size * len(fields) + 0.6, min(9.0, size * height / width * aspect + 1.6))
+    titles = {title: textwrap.wrap(title, 44) for title in fields}
+    # The bar, the labels and every line of a title need room of their own.
+    room = 1.8 + 0.3 * max(map(len, titles.values()))
+    figure = new_figure(size * len(fields) + 0.6, min(9.0, size * height / width * aspect + room))
     axes = np.atleast_1d(figure.subplots(1, len(fields), sharey=True))
     scales: dict[bool, Any] = {}
     for wanted in (False, True):
@@ -66,7 +69,7 @@ def plot_maps(
             xlim=(edges_x[0], edges_x[-1]),
             ylim=(edges_y[0], edges_y[-1]),
         )
-        axis.set_title("\n".join(textwrap.wrap(title, 44)), fontsize="medium")
+        axis.set_title("\n".join(titles[title]), fontsize="medium")
         figure.colorbar(mesh, ax=axis, orientation="horizontal", label=units, shrink=0.85)
     axes[0].set_ylabel("latitude (°N)")
     save_png(figure, image)

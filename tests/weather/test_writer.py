@@ -61,6 +61,16 @@ def test_bounds_and_conventions() -> None:
     assert float(data["height"]) == 2 and data["height"].attrs["positive"] == "up"
 
 
+def test_only_fields_have_scalar_coordinates(tmp_path) -> None:
+    import h5py
+
+    with h5py.File(write_dataset(made(), tmp_path / "a.nc")) as file:
+        assert file["tas"].attrs["coordinates"] in ("height", b"height")
+        edges = ("time_bnds", "lat_bnds", "lon_bnds")
+        assert not any("coordinates" in file[name].attrs for name in edges)
+        assert "coordinates" not in file.attrs
+
+
 def test_texts_are_characters_and_masked_cells_missing(tmp_path) -> None:
     import h5py
 
@@ -123,6 +133,8 @@ def test_coastlines_are_lines_on_the_globe() -> None:
     # No line is drawn along the edge of the flat map.
     edge = [np.abs(np.abs(line[:, 0]) - 180) < 0.01 for line in lines]
     assert not any((one[1:] & one[:-1]).any() for one in edge)
+    # Nor across the map, where a coast goes on beyond the antimeridian.
+    assert max(np.abs(np.diff(line[:, 0])).max() for line in lines) < 20
 
 
 def test_the_samples_are_small_and_as_documented() -> None:

@@ -139,7 +139,12 @@ def to_dataset(
         if mask is not None:
             values = np.where(mask, values, np.float32(np.nan))
         content[variable.name] = (("time", "lat", "lon"), values, {**own, "units": variable.units})
-    return xr.Dataset(content, coords, {"Conventions": "CF-1.8", **attrs})
+    made = xr.Dataset(content, coords, {"Conventions": "CF-1.8", **attrs})
+    for name in made.data_vars:
+        if str(name).endswith("_bnds"):
+            # Only fields have scalar coordinates; xarray would give them to bounds too.
+            made[name].encoding["coordinates"] = None
+    return made
 
 
 def _as_characters(data: Any) -> Any:
