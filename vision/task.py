@@ -35,7 +35,7 @@ class ImageClassifier(BaseTask):
         model_kwargs: further hyper-parameters of the model.
         pretrained: published weights to start from, fitted to channels, size and classes.
         label_smoothing: share of the probability that is spread over all classes.
-        ema_decay: decay of the exponential moving average of the weights a step; 0 for none.
+        ema_decay: decay of the exponential moving average of the weights per step; 0 for none.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 

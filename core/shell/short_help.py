@@ -131,12 +131,36 @@ def arguments(cls: type) -> Iterator[tuple[str, str, str]]:
         yield name, kind.replace('"', "").replace("'", ""), words.get(name, "").rstrip(".") + told
 
 
-def _table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
-    left = min(max((len(flag) for flag, _ in rows), default=0), 34)
+def _cut(text: str, room: int) -> str:
+    """Returns words cut to one line, but for the default in brackets at their end."""
+    default = re.search(r" \([^()]*(?:\([^()]*\))?\)$", text)
+    end = default[0] if default else ""
+    words = text.removesuffix(end)
+    return textwrap.shorten(words, max(room - len(end), 8), placeholder=" …") + end
+
+
+def _recipe(cls: type) -> list[str]:
+    """Returns the arguments that a task shares with all others."""
+    recipe = import_object("longseq.core.training.recipe.Recipe")
+    defaults = getattr(cls, "recipe_defaults", None)
+    return recipe.names() if defaults is not None else []
+
+
+def _table(
+    rows: Sequence[tuple[str, str]], width: int, short: frozenset[str] = frozenset()
+) -> list[str]:
+    """Returns lines of flags and their words; the words of ``short`` flags are cut to one line."""
+    left = min(max((len(flag) for flag, _ in rows), default=0), 30)
     lines = []
     for flag, text in rows:
         room = max(width - left - 4, 24)
         parts = textwrap.wrap(text, room) or [""]
+        if flag.partition(" ")[0] in short:
+            lines.append(f"  {flag:<{left}}  {_cut(text, width - max(len(flag), left) - 4)}")
+            continue
+        if left < len(flag) <= width - len(text) - 4:
+            lines.append(f"  {flag}  {text}")
+            continue
         head = f"  {flag:<{left}}  "
         if len(flag) > left:
             lines.append(f"  {flag}")
@@ -186,7 +210,9 @@ def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
             rows = [
                 (f"--{key}.{name} {kind}".rstrip(), words) for name, kind, words in arguments(cls)
             ]
-            lines += [f"the {key}: --{key} {cls.__name__}. {title}", *_table(rows, width), ""]
+            # All tasks share the recipe: --help_all says more of it.
+            table = _table(rows, width, frozenset(f"--{key}.{name}" for name in _recipe(cls)))
+            lines += [f"the {key}: --{key} {cls.__name__}. {title}", *table, ""]
         run = [*_FIT.items(), *_ALL.items()]
     else:
         run = [*_OTHER.items(), *_ALL.items()]

@@ -46,8 +46,8 @@ class ImageData(BaseData):
             test/), a folder of IDX files, or ``torchvision:<Name>``.
         img_size: side in pixels that the model sees.
         channels: 1 for grey, 3 for colour, or the number of bands.
-        batch_size: images a training batch.
-        eval_batch_size: images an evaluation batch; results do not depend on it.
+        batch_size: images per training batch.
+        eval_batch_size: images per evaluation batch; results do not depend on it.
         mean: of every channel where 0 to 1 is the range of values, or one value for all; None
             measures it on up to 256 training images.
         std: likewise.

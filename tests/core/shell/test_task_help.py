@@ -42,7 +42,7 @@ def test_an_example_first_then_the_arguments_of_model_and_data(name: str) -> Non
     domain = load_domain(name)
     text = short_help.text(domain, "fit")
     lines = text.splitlines()
-    assert len(lines) < 180 and max(map(len, lines)) <= 200
+    assert len(lines) < 130 and max(map(len, lines)) <= 200
     example = lines[lines.index("for example") + 1].split()
     assert example[:3] == ["longseq", name, "fit"]
     config = domain.resolve_config(example[example.index("--config") + 1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longseq.audio.calibration import Calibration
-from longseq.audio.export import PACKAGED, load_detector
+from longseq.audio.export import EXAMPLE, load_detector
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
@@ -87,7 +87,7 @@ def test_what_old_checkpoints_kept_among_the_weights_is_found(tmp_path: Path) ->
 
 
 def test_the_packaged_detector_still_knows_its_songs() -> None:
-    task = load_detector(PACKAGED)
+    task = load_detector(EXAMPLE)
     assert task.calibration.windows > 0 and task.familiarity is not None
     assert task.methods and set(task.songs) == {"train", "valid", "test"}
     task.calibration = Calibration(2.0)
