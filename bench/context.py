@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from longseq.core import Backbone
 from longseq.core.parallel import ContextParallel
@@ -49,16 +51,25 @@ def measure(rank: int, size: int, store: str, args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     stack = Backbone(args.width, args.layers, args.mixer)
     x = torch.randn(args.batch, args.length, args.width)
-    context = ContextParallel()
+    context = ContextParallel(recompute=args.recompute)
     part = context.split(x).clone().requires_grad_()
-    walls, works = [], []
+    walls, works, kept = [], [], 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {one.untyped_storage().data_ptr() for one in stack.parameters()}
     for _ in range(args.steps + 1):
         stack.zero_grad()
         sent = context.sent_bytes
         dist.barrier()
         begin, busy = time.perf_counter(), time.process_time()
-        with context(stack):
+        held: dict[int, int] = {}
+        with context(stack), saved_tensors_hooks(keep, lambda tensor: tensor):
             y = stack(part)[0]
+        kept = sum(size for where, size in held.items() if where not in weights)
         context.mean(y.square().sum(), part.shape[1]).backward()
         context.reduce_gradients(stack)
         dist.barrier()
@@ -71,7 +82,8 @@ def measure(rank: int, size: int, store: str, args: argparse.Namespace) -> None:
         paper = 2 * (size - 1) * state_bytes(stack, args.batch)  # states and their gradients
         print(
             f"{size:5d} {min(walls[1:]):9.2f} {float(work[0]):9.2f} "
-            f"{share_at_work(args.layers, size):9.0%} {int(work[1]):12,d} {paper:12,d}",
+            f"{share_at_work(args.layers, size):9.0%} {kept / 1e6:9.0f} {int(work[1]):12,d} "
+            f"{paper:12,d}",
             flush=True,
         )
     dist.destroy_process_group()
@@ -88,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each rank (1)")
     parser.add_argument("--steps", type=int, default=3, help="timed; the fastest counts (3)")
+    parser.add_argument("--recompute", action="store_true", help="keep the mixers' inputs only")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -97,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{args.layers} layers of {args.mixer}, width {args.width}, {args.batch} × {args.length:,} "
         f"positions, float32, a training step without the optimiser\n"
-        f"{'ranks':>5} {'wall, s':>9} {'CPU, s':>9} {'at work':>9} {'bytes sent':>12} "
-        f"{'on paper':>12}",
+        f"{'ranks':>5} {'wall, s':>9} {'CPU, s':>9} {'at work':>9} {'kept, MB':>9} "
+        f"{'bytes sent':>12} {'on paper':>12}",
         flush=True,
     )
     given = list(sys.argv[1:] if argv is None else argv)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import Mixer, State
@@ -32,18 +34,21 @@ class ContextParallel:
     Args:
         group: process group of ``torch.distributed``; its ranks hold consecutive parts. None for
             all ranks.
+        recompute: whether the backward pass computes what is inside the mixers again, from their
+            inputs and the states that came, in place of keeping it. Checkpoints of torch around
+            whole layers cannot be used here: they would ask for the states again.
 
     Raises:
         ConfigError: if ``torch.distributed`` is not initialised.
     """
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, group: Any = None, recompute: bool = False) -> None:
         if not (dist.is_available() and dist.is_initialized()):
             raise ConfigError(
                 "context parallelism needs torch.distributed: start with torchrun and call "
                 "torch.distributed.init_process_group first"
             )
-        self.group = group
+        self.group, self.recompute = group, recompute
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._ahead, self._back = Link(group), Link(group, backward=True)
 
@@ -102,16 +107,23 @@ class ContextParallel:
         Raises:
             ConfigError: if a mixer is not causal and not bidirectional.
         """
-        handles = []
+        handles, changed = [], []
         try:
             for mixer, link in self._links(model):
                 ends = _Ends(link, mixer)
                 handles.append(mixer.register_forward_pre_hook(ends.before, with_kwargs=True))
                 handles.append(mixer.register_forward_hook(ends.after, with_kwargs=True))
+                if self.recompute:
+                    mixer.forward = partial(  # type: ignore[method-assign]
+                        checkpoint, mixer.forward, use_reentrant=False
+                    )
+                    changed.append(mixer)
             yield model
         finally:
             for handle in handles:
                 handle.remove()
+            for mixer in changed:
+                del mixer.forward
             self._ahead.flush()
             self._back.flush()
 

@@ -84,6 +84,9 @@ def stacks(context: ContextParallel) -> None:
     stack = Backbone(WIDTH, 3, pattern, mlp_ratio=2.0).double()
     agree(stack, torch.randn(3, LENGTH, WIDTH, dtype=torch.float64), packed(), context)
     stack.zero_grad()
+    agree(stack, torch.randn(2, LENGTH, WIDTH).double(), None, ContextParallel(recompute=True))
+    assert all("forward" not in vars(layer.mixer) for layer in stack.residual_layers())
+    stack.zero_grad()
     agree(stack, torch.randn(2, context.size - 1, WIDTH, dtype=torch.float64), None, context)
     x = torch.randn(1, LENGTH, WIDTH, dtype=torch.float64)
     with torch.no_grad():
