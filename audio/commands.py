@@ -15,7 +15,12 @@ DOMAIN = Domain(
         "AUC of every synthesis method, one of them held out, beside the baseline's",
         "longseq.audio.compare:SongComparison",
     ),
-    modules=("longseq.audio.task", "longseq.audio.data.module"),
+    modules=(
+        "longseq.audio.task",
+        "longseq.audio.data.module",
+        "longseq.audio.separation.task",
+        "longseq.audio.separation.mixtures",
+    ),
     commands={
         "scan": Command(
             "every file of a folder: probability, verdict and timeline, to CSV, JSONL and HTML",
@@ -36,6 +41,10 @@ DOMAIN = Domain(
         "stress": Command(
             "do verdicts survive re-encoding, resampling, speed, pitch, gain, crop and noise?",
             "longseq.audio.stress:run",
+        ),
+        "separate": Command(
+            "the voices of recordings, each to a file of its own",
+            "longseq.audio.separation.separate:run",
         ),
         "export": Command(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"

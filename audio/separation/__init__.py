@@ -1,0 +1,1 @@
+"""Separation of voices that speak at the same time."""

@@ -1,0 +1,303 @@
+"""Mixtures of speakers, made as they are needed from a folder of single voices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from longseq.audio.data.reading import list_audio, read_audio
+from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.hyper import BaseData
+from longseq.core.training.loader import step_dataloader
+
+Batch = dict[str, Tensor]
+PARTS = ("train", "valid", "test")
+_QUIET = 1e-3  # of a recording's root mean square: a piece below is silence
+
+
+def speakers_of(source: str | Path) -> dict[str, list[Path]]:
+    """Returns the files of every speaker: a folder for each.
+
+    Args:
+        source: folder with a folder of recordings for each speaker, of any depth inside.
+
+    Raises:
+        DataError: if there are no such folders.
+    """
+    root = Path(source)
+    files, _ = list_audio(root)
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        parts = file.relative_to(root).parts if root.is_dir() else ()
+        if len(parts) > 1:
+            found.setdefault(parts[0], []).append(file)
+    if not found:
+        raise DataError(
+            "holds no recordings of speakers", path=root, hint="expected <speaker>/<recording>.wav"
+        )
+    return dict(sorted(found.items()))
+
+
+class Voices:
+    """Recordings of a part's speakers, in memory.
+
+    Args:
+        files: of every speaker.
+        rate: Hz.
+    """
+
+    def __init__(self, files: dict[str, list[Path]], rate: int) -> None:
+        self.names = list(files)
+        self.recordings = [self._read(name, files[name], rate) for name in self.names]
+
+    @staticmethod
+    def _read(name: str, files: Sequence[Path], rate: int) -> list[np.ndarray]:
+        heard = []
+        for file in files:
+            audio = read_audio(file, rate)
+            power = float(np.sqrt(np.mean(np.square(audio)))) if len(audio) else 0.0
+            if not np.isfinite(power):
+                raise DataError("has samples that are not finite", path=file)
+            if power > 0:
+                heard.append((audio / power).astype(np.float32))
+        if not heard:
+            raise DataError("every recording of this speaker is silent", path=files[0].parent)
+        return heard
+
+    def piece(self, speaker: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns a piece of a speaker's recordings that is not silent, float32 (samples,).
+
+        A recording that is shorter lies at a random place, with silence around.
+
+        Args:
+            speaker: its number.
+            samples: length.
+            rng: draws recording and place.
+        """
+        own = self.recordings[speaker]
+        for _ in range(20):
+            audio = own[rng.integers(len(own))]
+            if len(audio) <= samples:
+                first = rng.integers(samples - len(audio) + 1)
+                piece = np.pad(audio, (first, samples - len(audio) - first))
+            else:
+                first = rng.integers(len(audio) - samples + 1)
+                piece = audio[first : first + samples]
+            power = float(np.sqrt(np.mean(np.square(piece))))
+            if power > _QUIET:
+                return (piece / power).astype(np.float32)
+        raise DataError(f"speaker {self.names[speaker]!r} is silent nearly everywhere")
+
+
+def draw(
+    voices: Voices, count: int, samples: int, level: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a mixture (N,) and its voices (S, N), the voices' levels ± ``level`` / 2 dB apart.
+
+    Args:
+        voices: to draw from.
+        count: number S of different speakers.
+        samples: N.
+        level: greatest difference, dB.
+        rng: draws.
+    """
+    chosen = rng.permutation(len(voices.names))[:count]
+    gains = 10 ** (rng.uniform(-level / 2, level / 2, count) / 20)
+    parts = [gain * voices.piece(int(i), samples, rng) for gain, i in zip(gains, chosen)]
+    stacked = np.stack(parts).astype(np.float32) * np.float32(0.1)
+    return stacked.sum(0), stacked
+
+
+class Mixtures(Dataset[Batch]):
+    """Batch n of mixtures as a pure function of n.
+
+    Args:
+        voices: of a part.
+        count: speakers in a mixture.
+        samples: of a mixture.
+        level: see ``draw``.
+        batch_size: mixtures.
+        seed: of the draws.
+        part: number of the part: its draws are others than those of the rest.
+        length: number of mixtures in all; None for no end.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        voices: Voices,
+        count: int,
+        samples: int,
+        level: float,
+        batch_size: int,
+        seed: int,
+        part: int,
+        length: int | None = None,
+        rank: int = 0,
+    ) -> None:
+        self.voices, self.count, self.samples, self.level = voices, count, samples, level
+        self.batch_size, self.length, self.key = batch_size, length, (seed, part, rank)
+
+    def __len__(self) -> int:
+        return -(-(self.length or 0) // self.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        first = step * self.batch_size
+        stop = first + self.batch_size
+        numbers = range(first, stop if self.length is None else min(stop, self.length))
+        made = [
+            draw(
+                self.voices,
+                self.count,
+                self.samples,
+                self.level,
+                np.random.default_rng((*self.key, number)),
+            )
+            for number in numbers
+        ]
+        mixtures, voices = (np.stack(each) for each in zip(*made))
+        return {"mixture": torch.from_numpy(mixtures), "voices": torch.from_numpy(voices)}
+
+
+class SpeechMixtures(BaseData):
+    """Mixtures of speakers from a folder with a folder of recordings for each, split by speaker.
+
+    Args:
+        source: the folder.
+        voices: speakers in a mixture.
+        seconds: length of a mixture, s.
+        level: greatest difference of the voices' levels, dB.
+        batch_size: mixtures per training batch.
+        eval_batch_size: mixtures per evaluation batch; results do not depend on it.
+        steps_per_epoch: training batches that count as an epoch.
+        n_valid: mixtures of the validation.
+        n_test: mixtures of the test.
+        valid_fraction: share of the speakers for validation.
+        test_fraction: share of the speakers for the test.
+        seed: of split and draws.
+        sample_rate: Hz.
+        num_workers: processes that make batches.
+    """
+
+    fits = ("voices", "sample_rate")
+
+    def __init__(
+        self,
+        source: str,
+        voices: int = 2,
+        seconds: float = 2.0,
+        level: float = 5.0,
+        batch_size: int = 4,
+        eval_batch_size: int = 8,
+        steps_per_epoch: int = 100,
+        n_valid: int = 60,
+        n_test: int = 200,
+        valid_fraction: float = 0.2,
+        test_fraction: float = 0.25,
+        seed: int = 0,
+        sample_rate: int = 8000,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if not seconds > 0 or not level >= 0:
+            raise ConfigError(f"seconds must be positive and level not negative, got {seconds}")
+        self.source, self.seconds, self.level = source, seconds, level
+        self.voices = check_positive("voices", voices)
+        self.batch_size = check_positive("batch_size", batch_size)
+        self.eval_batch_size = check_positive("eval_batch_size", eval_batch_size)
+        self.steps_per_epoch = check_positive("steps_per_epoch", steps_per_epoch)
+        self.sizes = {"valid": n_valid, "test": n_test}
+        self.shares = {"valid": valid_fraction, "test": test_fraction}
+        self.seed, self.sample_rate = seed, check_positive("sample_rate", sample_rate)
+        self.num_workers = num_workers
+        self._read: dict[str, Voices] = {}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Returns the number of voices and the sample rate."""
+        return {"voices": self.voices, "sample_rate": self.sample_rate}
+
+    @property
+    def speakers(self) -> dict[str, list[str]]:
+        """Names of the speakers of every part.
+
+        Raises:
+            DataError: if a part has fewer speakers than a mixture has voices.
+        """
+        names = list(speakers_of(self.source))
+        order = [names[i] for i in np.random.default_rng(self.seed).permutation(len(names))]
+        parts: dict[str, list[str]] = {}
+        for part, share in self.shares.items():
+            count = max(self.voices, round(share * len(names))) if share else 0
+            parts[part], order = sorted(order[:count]), order[count:]
+        parts["train"] = sorted(order)
+        for part in PARTS:
+            if len(parts[part]) < self.voices and (part == "train" or self.shares[part]):
+                raise DataError(
+                    f"has {len(names)} speakers: too few for mixtures of {self.voices} in every "
+                    "part, with no speaker in two of them",
+                    path=self.source,
+                )
+        return parts
+
+    def part(self, part: str) -> Voices:
+        """Returns the recordings of a part's speakers, read at first use.
+
+        Args:
+            part: "train", "valid" or "test".
+        """
+        if part not in self._read:
+            files = speakers_of(self.source)
+            chosen = {name: files[name] for name in self.speakers[part]}
+            self._read[part] = Voices(chosen, self.sample_rate)
+        return self._read[part]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the folder, so that bad input fails before training starts."""
+        speakers = self.speakers
+        if stage in (None, "test") and not speakers["test"]:
+            raise DataError("has no test speakers", path=self.source, hint="set data.test_fraction")
+
+    def mixtures(self, part: str) -> Mixtures:
+        """Returns the mixtures of a part; those of the training have no end.
+
+        Args:
+            part: "train", "valid" or "test".
+        """
+        train = part == "train"
+        return Mixtures(
+            self.part(part),
+            self.voices,
+            round(self.seconds * self.sample_rate),
+            self.level,
+            self.batch_size if train else self.eval_batch_size,
+            self.seed,
+            PARTS.index(part),
+            None if train else self.sizes[part],
+            self.trainer.global_rank if train and self.trainer else 0,
+        )
+
+    def train_dataloader(self) -> Any:
+        """Returns the loader of training batches, which resumes at any step."""
+        mixtures = self.mixtures("train")
+        return step_dataloader(mixtures, self.trainer, self.steps_per_epoch, self.num_workers)
+
+    def _evaluation(self, part: str) -> Any:
+        made = self.mixtures(part)
+        ranks = self.trainer.world_size if self.trainer else 1
+        own = range(self.trainer.global_rank if self.trainer else 0, len(made), ranks)
+        return DataLoader(made, batch_size=None, sampler=own, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> Any:
+        """Returns the validation mixtures."""
+        return self._evaluation("valid")
+
+    def test_dataloader(self) -> Any:
+        """Returns the test mixtures."""
+        return self._evaluation("test")

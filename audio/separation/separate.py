@@ -1,0 +1,148 @@
+"""``longseq audio separate``: the voices of recordings, each to a file of its own, in constant
+memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longseq.audio.data.reading import AudioStream
+from longseq.audio.predict import list_files
+from longseq.audio.scoring import shown_name
+from longseq.audio.separation.task import VoiceSeparator
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.files import atomic_path
+from longseq.core.training.loading import load_task
+
+_OVERLAP = 1.0  # s
+
+
+def separate_stream(
+    task: VoiceSeparator,
+    chunks: Iterator[np.ndarray],
+    seconds: float = 8.0,
+    overlap: float = _OVERLAP,
+) -> Iterator[np.ndarray]:
+    """Yields the voices (S, n) of a recording that comes in chunks; Σ n is its length.
+
+    Windows of ``seconds`` overlap; each one's voices are put into the order in which they agree
+    best with the last one's where both lie, and fade over there. A voice that is silent in the
+    overlap cannot be followed.
+
+    Args:
+        task: in evaluation mode.
+        chunks: mono samples (n,) at the task's rate.
+        seconds: length of a window, s.
+        overlap: of windows that follow each other, s.
+    """
+    size, shared = round(seconds * task.sample_rate), round(overlap * task.sample_rate)
+    held, tail = np.zeros(0, np.float32), None  # tail: voices of the last window's overlap
+    for chunk in _none_last(chunks):
+        held = held if chunk is None else np.concatenate([held, chunk])
+        while len(held) >= size or (chunk is None and len(held)):
+            last = len(held) <= size and chunk is None
+            found = _separate(task, held[:size])
+            if tail is not None:
+                width = tail.shape[1]
+                found = found[_order(tail, found[:, :width])]
+                fade = np.linspace(0, 1, width, dtype=np.float32)
+                found[:, :width] = (1 - fade) * tail + fade * found[:, :width]
+            if last:
+                yield found
+                return
+            yield found[:, : size - shared]
+            tail, held = found[:, size - shared :], held[size - shared :]
+
+
+def _none_last(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
+    yield from chunks
+    yield None
+
+
+@torch.inference_mode()
+def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
+    made = task(torch.from_numpy(audio)[None].to(task.device))[0].float().cpu()
+    return np.array(made.numpy())
+
+
+def _order(before: np.ndarray, now: np.ndarray) -> list[int]:
+    """Returns the order of ``now`` in which its voices agree best with those before."""
+    products = before @ now.T
+    orders = permutations(range(len(now)))
+    return list(max(orders, key=lambda order: sum(products[i, j] for i, j in enumerate(order))))
+
+
+def separate_file(
+    task: VoiceSeparator, path: Path, targets: Sequence[Path], seconds: float = 8.0
+) -> None:
+    """Writes every voice of a recording as float samples at the task's rate.
+
+    Args:
+        task: in evaluation mode.
+        path: the recording; several channels are mixed to one.
+        targets: WAV files to write, one for each voice.
+        seconds: length of a window, s.
+
+    Raises:
+        DataError: if the recording cannot be read.
+    """
+    import soundfile
+
+    with ExitStack() as stack:
+        places = [stack.enter_context(atomic_path(target)) for target in targets]
+        files = [
+            stack.enter_context(
+                soundfile.SoundFile(place, "w", task.sample_rate, 1, "FLOAT", format="WAV")
+            )
+            for place in places
+        ]
+        for part in separate_stream(task, iter(AudioStream(path, task.sample_rate)), seconds):
+            for file, voice in zip(files, part):
+                file.write(voice)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs ``longseq audio separate``."""
+    parser = argparse.ArgumentParser(
+        prog="longseq audio separate",
+        description="Writes every voice of every recording to a WAV file of its own, at the rate "
+        "that the model was trained at.",
+    )
+    parser.add_argument("source", help="recording, or folder (searched to any depth)")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint of VoiceSeparator")
+    parser.add_argument("--seconds", type=float, default=8.0, help="at a time (8)")
+    args = parser.parse_args(argv)
+    if not args.seconds > _OVERLAP:
+        raise ConfigError(f"--seconds must be more than {_OVERLAP}, got {args.seconds}")
+    task = load_task(args.ckpt_path, VoiceSeparator)
+    assert isinstance(task, VoiceSeparator)
+    task.eval()
+    folder, files = list_files(args.source)
+    done, stems = 0, Counter(file.with_suffix("") for file in files)
+    for number, file in enumerate(files, 1):
+        place = Path(args.out) / file.relative_to(folder).parent
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            # Of two recordings that differ in the ending alone, it stays in the name.
+            name = file.stem if stems[file.with_suffix("")] == 1 else file.name
+            targets = [place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)]
+            separate_file(task, file, targets, args.seconds)
+        except DataError as error:
+            print(f"note: {shown_name(str(error))}", file=sys.stderr)
+            continue
+        done += 1
+        names = ", ".join(shown_name(target.name) for target in targets)
+        print(f"[{number}/{len(files)}] {names}", flush=True)
+    if not done:
+        raise DataError(f"none of its {len(files)} files can be read", path=args.source)
+    print(f"{done} of {len(files)} recordings → {args.out}")
+    return 0

@@ -1,0 +1,175 @@
+"""Separation: models of any length and level, mixtures split by speaker, the voices of a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from longseq.audio.separation.mixtures import SpeechMixtures
+from longseq.audio.separation.models import SEPARATORS, create_separator
+from longseq.audio.separation.mossformer import MossFormerBlock
+from longseq.audio.separation.separate import separate_stream
+from longseq.audio.separation.task import Improvement, best_si_sdr, oracle_masks
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
+
+RATE = 8000
+SMALL = {"width": 16, "filters": 16}
+
+
+@pytest.fixture
+def speech(tmp_path, tune):
+    """Eight speakers of two recordings; one is shorter than a mixture."""
+    root = tmp_path / "speech"
+    for i in range(8):
+        (root / f"s{i}").mkdir(parents=True)
+        for j, seconds in enumerate((1.5, 0.3)):
+            soundfile.write(root / f"s{i}" / f"{j}.wav", tune(10 * i + j, seconds, RATE), RATE)
+    return root
+
+
+@pytest.mark.parametrize("name", list(SEPARATORS))
+def test_any_length_and_level(name):
+    torch.manual_seed(0)
+    model = create_separator(name, **SMALL).double()
+    for length in (1, 5, 16, 17, 1001):
+        x = torch.randn(2, length, dtype=torch.float64)
+        y = model(x)
+        assert y.shape == (2, 2, length) and y.isfinite().all()
+        torch.testing.assert_close(model(100 * x), 100 * y, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(model(x[1:]), y[1:], rtol=1e-9, atol=1e-9)
+    assert not model(torch.zeros(1, 50, dtype=torch.float64)).any()
+    model(x).square().sum().backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 21])
+def test_joint_attention_is_its_definition(length):
+    torch.manual_seed(0)
+    block = MossFormerBlock(6, query=4, chunk=8, kernel=3).double()
+    with torch.no_grad():
+        block.shift.normal_()
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    hidden, z = block.hidden(x), block.shared(x)
+    half = torch.arange(2, dtype=torch.float64)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (-half / 2)
+    q, k, q_all, k_all = (
+        torch.view_as_real(
+            torch.polar(torch.ones_like(angles), angles)
+            * torch.complex(*(z * scale + shift).chunk(2, -1))
+        )
+        .movedim(-1, -2)
+        .flatten(-2)
+        for scale, shift in zip(block.scale, block.shift)
+    )
+    place = torch.arange(length) // 8
+    near = place[:, None] == place
+    local = torch.relu(q @ k.mT / 8).square() * near
+    attended = local @ hidden + (q_all @ k_all.mT / length) @ hidden
+    (u, v), (of_u, of_v) = hidden.chunk(2, -1), attended.chunk(2, -1)
+    wanted = x + block.out(torch.sigmoid(u * of_v) * v * of_u)
+    # The angles are made in float32.
+    torch.testing.assert_close(block(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_improvement_is_of_the_best_order():
+    generator = torch.Generator().manual_seed(0)
+    voices = torch.randn(3, 2, 4000, generator=generator)
+    mixture = voices.sum(1)
+    metric = Improvement()
+    metric.update(mixture.unsqueeze(1).expand_as(voices), voices, mixture)
+    assert abs(float(metric.compute())) < 1e-4
+    noisy = voices + 0.1 * torch.randn(3, 2, 4000, generator=generator)
+    torch.testing.assert_close(best_si_sdr(noisy.flip(1) * 3, voices), best_si_sdr(noisy, voices))
+    assert best_si_sdr(noisy, voices).min() > 18
+    time = torch.arange(8000) / RATE
+    tones = torch.stack([torch.sin(2 * torch.pi * f * time) for f in (440.0, 1700.0)])[None]
+    masked = oracle_masks(tones.sum(1), tones)
+    assert best_si_sdr(masked, tones) > 20
+
+
+def test_mixtures_are_a_function_of_their_number_and_no_speaker_is_in_two_parts(speech):
+    data = SpeechMixtures(str(speech), seconds=0.5, n_valid=5, eval_batch_size=2)
+    parts = data.speakers
+    assert sorted(name for names in parts.values() for name in names) == [f"s{i}" for i in range(8)]
+    assert [len(parts[part]) for part in ("train", "valid", "test")] == [4, 2, 2]
+    train = data.mixtures("train")
+    batch = train[3]
+    assert batch["voices"].shape == (4, 2, 4000)
+    torch.testing.assert_close(batch["mixture"], batch["voices"].sum(1))
+    assert all(torch.equal(train[3][key], batch[key]) for key in batch)
+    assert not torch.equal(train[4]["mixture"], batch["mixture"])
+    valid = data.mixtures("valid")
+    one_by_one = SpeechMixtures(str(speech), seconds=0.5, n_valid=5, eval_batch_size=1)
+    alone = one_by_one.mixtures("valid")
+    assert len(valid) == 3 and len(alone) == 5 and len(valid[2]["mixture"]) == 1
+    assert torch.equal(torch.cat([alone[i]["mixture"] for i in range(2)]), valid[0]["mixture"])
+
+
+def test_folders_that_cannot_serve(speech, tmp_path):
+    with pytest.raises(DataError, match="too few for mixtures of 4"):
+        SpeechMixtures(str(speech), voices=4).setup("fit")
+    flat = speech / "s0"
+    with pytest.raises(DataError, match="expected <speaker>/"):
+        SpeechMixtures(str(flat)).setup("fit")
+    soundfile.write(speech / "s1" / "0.wav", np.zeros(4000), RATE)
+    (speech / "s1" / "1.wav").unlink()
+    data = SpeechMixtures(str(speech))
+    part = next(part for part, names in data.speakers.items() if "s1" in names)
+    with pytest.raises(DataError, match="every recording of this speaker is silent"):
+        data.part(part)
+
+
+class Halves:
+    """Splits a recording into its positive and its negative samples, in another order each time."""
+
+    sample_rate, device = 100, torch.device("cpu")
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, audio):
+        self.calls += 1
+        parts = torch.stack([audio.clamp(min=0), audio.clamp(max=0)], 1)
+        return parts.flip(1) if self.calls % 3 == 2 else parts
+
+
+@pytest.mark.parametrize("length", [1, 299, 300, 301, 400, 1000])
+@pytest.mark.parametrize("chunk", [7, 5000])
+def test_a_stream_keeps_the_voices_in_order(length, chunk):
+    audio = np.random.default_rng(0).standard_normal(length).astype(np.float32)
+    chunks = (audio[i : i + chunk] for i in range(0, length, chunk))
+    parts = list(separate_stream(Halves(), chunks, seconds=3.0, overlap=1.0))
+    voices = np.concatenate(parts, 1)
+    np.testing.assert_allclose(voices[0], np.maximum(audio, 0), atol=1e-6)
+    np.testing.assert_allclose(voices[1], np.minimum(audio, 0), atol=1e-6)
+    assert not list(separate_stream(Halves(), iter(()), seconds=3.0, overlap=1.0))
+
+
+def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--model.model_kwargs", "{width: 8, filters: 16, n_layers: 1, chunk: 32}"]
+    data = ["--data.source", str(speech), "--data.seconds=0.5", "--data.n_valid=2"]
+    steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.n_test=3"]
+    assert main(["audio", "fit", "--config", "separation", *small, *data, *steps, "--name=a"]) == 0
+    file = str(next(tmp_path.rglob("best.ckpt")))
+    assert main(["audio", "test", "--ckpt_path", file]) == 0
+    told = capsys.readouterr().out
+    assert "test/si_sdri" in told and "test/si_sdri_of_ideal_masks" in told
+    both = tmp_path / "in"
+    both.mkdir()
+    tune = np.sin(np.arange(5000) / 5).astype(np.float32)
+    for name in ("a.wav", "a.flac", "b.wav"):
+        soundfile.write(both / name, tune, RATE)
+    (both / "bad.wav").write_bytes(b"RIFF")
+    assert main(["audio", "separate", str(both), "--out", "out", "--ckpt_path", file]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    wanted = ["a.flac", "a.wav", "b"]
+    assert names == [f"{name}_voice{i}.wav" for name in wanted for i in (1, 2)]
+    assert soundfile.info(tmp_path / "out" / "b_voice1.wav").frames == 5000
+    with pytest.raises(ConfigError, match="must be more than"):
+        from longseq.audio.separation.separate import run
+
+        run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
