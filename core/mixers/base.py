@@ -58,11 +58,14 @@ class Mixer(nn.Module, ABC):
         finite_state: whether the state's size is independent of how many positions were seen.
         ssm_parameters: names, relative to the mixer, of parameters that take the learning rate of
             state-space parameters and no weight decay.
+        closed_length: why ``torch.export`` cannot leave the length open, such as a loop over
+            positions; None where it can. Exporting with an open length is then refused with it.
     """
 
     causal: bool = True
     finite_state: ClassVar[bool] = True
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
+    closed_length: ClassVar[str | None] = None
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

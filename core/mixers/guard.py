@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from longseq.core.errors import ArgumentError
 from longseq.core.mixers.finite import State, run_finite
 from longseq.core.mixers.padding import Carry, real_positions, run_real
 from longseq.core.ops.arguments import readable
+from longseq.core.ops.exported import is_open
 from longseq.core.ops.precision import autocast_dtype
 
 
@@ -22,6 +23,7 @@ class Mixer(Protocol):
 
     d_model: int
     causal: bool
+    closed_length: ClassVar[str | None]
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -102,6 +104,8 @@ def _check(
         _refuse(mixer, f"x must be {said} with width d_model = {mixer.d_model}, got {got}")
     if not x.is_floating_point():
         _refuse(mixer, f"x must be floating-point, got {x.dtype}")
+    if mixer.closed_length is not None and dims == 3 and is_open(x.shape[1]):
+        _refuse(mixer, f"torch.export cannot leave the length open: {mixer.closed_length}")
     for key, value in (state or {}).items():
         if value.shape[0] != x.shape[0]:
             had, now = value.shape[0], x.shape[0]

@@ -14,7 +14,6 @@ from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, register_mixer
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.dct import dct, idct
-from longseq.core.ops.exported import is_open
 from longseq.core.ops.fft_conv import segment_table, work_dtype
 from longseq.core.ops.precision import autocast_off
 
@@ -142,6 +141,7 @@ class Orchid(Mixer):
     """
 
     causal = False
+    closed_length = "its spectra depend on whether the length is even; export it for one length"
 
     def __init__(
         self,
@@ -184,10 +184,6 @@ class Orchid(Mixer):
     ) -> tuple[Tensor, State]:
         if state is not None:
             raise ConfigError("orchid sees the whole sequence at once: it takes no state")
-        if is_open(x.shape[1]):
-            raise ConfigError(
-                "orchid's spectra depend on whether the length is even: export it for one length"
-            )
         if segment_ids is None:
             return self._mix(x), {}
         rows, starts, lengths = segment_table(segment_ids)

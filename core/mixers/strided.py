@@ -10,7 +10,6 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import Mixer, State, create_mixer, register_mixer, segment_resets
-from longseq.core.ops.exported import is_open
 
 
 @register_mixer("strided")
@@ -32,6 +31,8 @@ class Strided(Mixer):
     Raises:
         ConfigError: if the mixer is not causal, or carries its history.
     """
+
+    closed_length = "its phases depend on how the length divides; export it for one length"
 
     def __init__(
         self,
@@ -71,10 +72,6 @@ class Strided(Mixer):
     ) -> tuple[Tensor, State]:
         """See ``Mixer.forward``."""
         batch, length, width = x.shape
-        if is_open(length):
-            raise ConfigError(
-                "strided's phases depend on how the length divides: export it for one length"
-            )
         s = self.stride
         whole, rest = length // s, length % s
         resets = segment_resets(segment_ids) if length else None

@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parents[2] / "core"
 # From the ground up; a module stands on the floor of its longest prefix.
 FLOORS = (
     ("_cpu", "checks", "errors", "exports", "figures", "files", "results", "samples", "tables"),
-    ("plugins", "registry", "domain"),
+    ("plugins", "registry", "domain", "formats"),
     ("kernels",),
     ("ops",),
     ("mixers", "compat"),
-    ("mlp", "backbone"),
+    ("mlp", "backbone", "parallel"),
     ("checkpoints", "compare", "generation", "language_model", "training"),
     ("report", "testing"),
     ("shell",),

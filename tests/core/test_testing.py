@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import Mixer, State
 from longseq.core.mixers.base import segment_resets
+from longseq.core.mixers.mamba import Mamba
 from longseq.core.testing import ContractError, Subject, check_mixer
 from longseq.core.testing.input_laws import check_empty, check_finite, check_padding
 
@@ -20,6 +23,8 @@ class Sum(Mixer):
         d_model: width D.
         leak: λ.
     """
+
+    closed_length: ClassVar[str | None] = "it loops over positions"
 
     def __init__(self, d_model: int, leak: float = 0.5) -> None:
         super().__init__(d_model)
@@ -101,6 +106,16 @@ class LooksAtValues(Sum):
         return super().forward(x * float(bool(x[0, 0, 0].item() < 1e9)), state, segment_ids)
 
 
+class LoopsUnsaid(Sum):
+    closed_length = None
+
+
+class WrongWhenExported(Mamba):
+    def forward(self, x, state=None, segment_ids=None):
+        y, state = super().forward(x, state, segment_ids)
+        return (1.5 * y if torch.compiler.is_exporting() else y), state
+
+
 def by_a_matrix(self, x, state=None, segment_ids=None):
     """The whole of it as a masked product, in which zero times NaN is NaN."""
     steps = torch.arange(x.shape[1])
@@ -135,11 +150,22 @@ def test_a_mixer_that_obeys_passes() -> None:
         (Overflows, "bfloat16 training, step 0"),
         (PassesByItsMap, "law 11, forward passes by what is in the place of out_proj"),
         (LooksAtValues, "law 10"),
+        (LoopsUnsaid, "law 12.*closed_length of LoopsUnsaid"),
+        (WrongWhenExported, "law 12, output, length 8"),
     ],
 )
 def test_a_broken_law_is_named(mixer: type[Mixer], law: str) -> None:
     with pytest.raises(ContractError, match=law):
         check_mixer(mixer)
+
+
+def test_an_open_length_is_refused_with_the_reason() -> None:
+    length = torch.export.Dim("length", min=8, max=40)
+    with pytest.raises(Exception, match=r"Sum: torch\.export cannot leave the len.* it loops"):
+        torch.export.export(
+            Sum(4), (torch.randn(2, 20, 4),), dynamic_shapes=({1: length},), strict=False
+        )
+    torch.export.export(Sum(4), (torch.randn(2, 20, 4),), strict=False)  # a known one is no matter
 
 
 def test_wrong_hyper_parameters_are_no_broken_law() -> None:
