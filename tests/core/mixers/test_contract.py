@@ -88,7 +88,12 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"d_attention": 4, "d_value": 8, "kernel": 1, "base": 3, "depth": 1, "window": 3},
     ],
     "hgrn2": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "lower_bound": 0.5}],
-    "transnormer": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "decay": False, "gate": False}],
+    "transnormer": [
+        {"n_heads": 2, "chunk_size": 8},
+        {"n_heads": 4, "decay": False, "gate": False},
+        {"n_heads": 2, "block": 4},
+    ],
+    "gsa": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "n_slots": 3}],
     "forgetting_attention": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 2, "rope_base": 100.0, "bias": True},
