@@ -94,6 +94,11 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"n_heads": 2, "block": 4},
     ],
     "gsa": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "n_slots": 3}],
+    "titans": [{"n_heads": 2}, {"n_heads": 2, "depth": 2, "d_hidden": 5, "chunk": 5}],
+    "atlas": [
+        {"n_heads": 2, "window": 3, "chunk": 6},
+        {"n_heads": 2, "depth": 2, "orthogonal": 2, "degree": 1, "chunk": 5},
+    ],
     "forgetting_attention": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 2, "rope_base": 100.0, "bias": True},
