@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_divisible, check_positive
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers.base import Mixer
+from longseq.core.ops.arguments import readable
 from longseq.core.ops.exported import is_open
 
 
@@ -199,3 +200,33 @@ def chunk_attention(
         bias = relative[distance.clamp(0, before)].to(q.dtype).expand(batch, q.shape[1], -1, -1)
     y = F.scaled_dot_product_attention(q, k, v, bias.masked_fill(hidden, -torch.inf))
     return y.flatten(1, 2)[:, :length]
+
+
+def chunk_starts(
+    name: str, x: Tensor, positions: Tensor, chunk: int, from_start: bool
+) -> list[int]:
+    """Returns position 0 and those at which a chunk of any row begins.
+
+    Args:
+        name: of the mixer, for messages.
+        x: its input (B, L, D).
+        positions: earlier positions of each one's sequence or chunk (B, L).
+        chunk: positions in a chunk.
+        from_start: whether all rows begin at position 0, and no sequence behind it.
+
+    Raises:
+        ArgumentError: under a compiler or a transform, if values decide.
+        ConfigError: if the length is left open for an export.
+    """
+    length = x.shape[1]
+    if is_open(length):
+        raise ConfigError(f"{name} goes from chunk to chunk: export it for one length")
+    if from_start or x.device.type == "meta":
+        return list(range(0, length, chunk))
+    if not readable(x, positions):
+        raise ArgumentError(
+            f"{name} must look at where chunks begin, which a compiler or transform does not "
+            "allow: give whole sequences there, without state and segment_ids"
+        )
+    begins: list[int] = (positions % chunk == 0).any(0).nonzero().flatten().tolist()
+    return sorted({0, *begins})

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from longseq.core.checks import check_divisible, check_positive
-from longseq.core.errors import ArgumentError, ConfigError
-from longseq.core.mixers._attention import positions_in_pack
+from longseq.core.errors import ConfigError
+from longseq.core.mixers._attention import chunk_starts, positions_in_pack
 from longseq.core.mixers._delta import DeltaMixer, normalised
 from longseq.core.mixers.base import State, recurrent_dtype, segment_resets
-from longseq.core.ops.arguments import readable
 from longseq.core.ops.backends import Backend
-from longseq.core.ops.exported import is_open
 from longseq.core.ops.precision import autocast_off
 
 _EPS = 1e-6  # added to the square of a norm that is divided by
@@ -134,23 +132,14 @@ class MemoryMixer(DeltaMixer):
             ArgumentError: under a compiler or a transform with a state or packed sequences.
             ConfigError: if it is exported for an open length.
         """
-        name = type(self).__name__
-        if is_open(x.shape[1]):
-            raise ConfigError(f"{name} goes from chunk to chunk: export it for one length")
         resets, begins = segment_resets(segment_ids), state is None
         state = self.init_state(len(x), x.device, x.dtype) if state is None else state
         q, k, v, theta, conv = self._project(x, state, resets)
         gates = self.gate_proj(x)
         positions = positions_in_pack(resets, state["seen"], x.shape[1])
-        if (begins and resets is None) or x.device.type == "meta":
-            cuts = list(range(0, x.shape[1], self.chunk_size))
-        elif readable(x, positions):
-            cuts = (positions % self.chunk_size == 0).any(0).nonzero().flatten().tolist()
-        else:
-            raise ArgumentError(
-                f"{name} must look at where chunks begin, which a compiler or transform does not "
-                "allow: give whole sequences there, without state and segment_ids"
-            )
+        cuts = chunk_starts(
+            type(self).__name__, x, positions, self.chunk_size, begins and resets is None
+        )
         after: State = {"conv": conv, "seen": positions[:, -1] + 1}
         with autocast_off(x):
             dtype = recurrent_dtype(x.dtype)
@@ -170,7 +159,7 @@ class MemoryMixer(DeltaMixer):
                 t.transpose(1, 2)
                 for t in (self.max_step * theta, logsigmoid(eta), logsigmoid(-alpha))
             ]
-            o, layers = self._run(sequences, state, positions, resets, sorted({0, *cuts}))
+            o, layers = self._run(sequences, state, positions, resets, cuts)
         after |= layers
         return self.o_proj(normalised(o.to(x.dtype), self.o_norm).flatten(2)), after
 

@@ -99,6 +99,22 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"n_heads": 2, "window": 3, "chunk": 6},
         {"n_heads": 2, "depth": 2, "orthogonal": 2, "degree": 1, "chunk": 5},
     ],
+    "seqboat": [
+        {"d_attention": 8, "d_ema": 4, "window": 4},
+        {"d_attention": 4, "d_value": 8, "d_ema": 2, "window": 1},
+    ],
+    "longvq": [
+        {"codes": 6, "d_attention": 8, "d_ema": 4, "window": 6},
+        {"codes": 3, "d_attention": 4, "d_value": 8, "d_ema": 2, "window": 8},
+    ],
+    "memmamba": [
+        {"notes": 4, "d_note": 6, "d_state": 4},
+        {"notes": 1, "d_note": 4, "d_state": 3, "mamba": {"dt_rank": 2}},
+    ],
+    "log_linear_mamba2": [
+        {"d_state": 4, "headdim": 8, "chunk_size": 8},
+        {"d_state": 3, "headdim": 4, "ngroups": 2, "levels": 3},
+    ],
     "forgetting_attention": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 2, "rope_base": 100.0, "bias": True},
