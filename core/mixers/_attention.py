@@ -1,5 +1,5 @@
 """What the attention mixers share: projections with grouped heads, rotary positions, places in a
-pack."""
+pack, attention by blocks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_divisible, check_positive
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers.base import Mixer
+from longseq.core.ops.arguments import readable
+from longseq.core.ops.exported import is_open
 
 
 class AttentionBase(Mixer):
@@ -158,3 +160,73 @@ def positions_in_pack(resets: Tensor | None, seen: Tensor, length: int) -> Tenso
         return continued
     begun = torch.where(resets, index, -1).cummax(1).values
     return torch.where(begun >= 0, index - begun, continued)
+
+
+def chunk_attention(
+    q: Tensor, k: Tensor, v: Tensor, reach: Tensor, relative: Tensor | None = None
+) -> Tensor:
+    """Returns softmax(q kᵀ / √z + b) v over the last positions, by blocks of queries, so that the
+    cost grows with L.
+
+    Args:
+        q: queries (B, L, z).
+        k: keys, W - 1 of the past first (B, W - 1 + L, z).
+        v: likewise (B, W - 1 + L, V).
+        reach: how many earlier positions a query sees, at most W - 1 (B, L).
+        relative: b by distance (W,); None for none.
+
+    Returns:
+        (B, L, V).
+    """
+    batch, length = q.shape[:2]
+    before = k.shape[1] - length
+    # One block of all queries where their number is not known.
+    block = length if is_open(length) else min(before + 1, length)
+    spare = 0 if is_open(length) else -length % block
+    width = block + before
+    if is_open(length):
+        q, k, v, reach = (t.unsqueeze(1) for t in (q, k, v, reach))
+    else:
+        q = F.pad(q, (0, 0, 0, spare)).unflatten(1, (-1, block))
+        k = F.pad(k, (0, 0, 0, spare)).unfold(1, width, block).mT
+        v = F.pad(v, (0, 0, 0, spare)).unfold(1, width, block).mT
+        reach = F.pad(reach, (0, spare)).unflatten(1, (-1, block))
+    place = torch.arange(width, device=q.device)
+    distance = place[before:, None] - place
+    hidden = (distance < 0) | (distance > reach.unsqueeze(-1))
+    if relative is None:
+        bias = q.new_zeros(()).expand(hidden.shape)
+    else:
+        bias = relative[distance.clamp(0, before)].to(q.dtype).expand(batch, q.shape[1], -1, -1)
+    y = F.scaled_dot_product_attention(q, k, v, bias.masked_fill(hidden, -torch.inf))
+    return y.flatten(1, 2)[:, :length]
+
+
+def chunk_starts(
+    name: str, x: Tensor, positions: Tensor, chunk: int, from_start: bool
+) -> list[int]:
+    """Returns position 0 and those at which a chunk of any row begins.
+
+    Args:
+        name: of the mixer, for messages.
+        x: its input (B, L, D).
+        positions: earlier positions of each one's sequence or chunk (B, L).
+        chunk: positions in a chunk.
+        from_start: whether all rows begin at position 0, and no sequence behind it.
+
+    Raises:
+        ArgumentError: under a compiler or a transform, if values decide.
+        ConfigError: if the length is left open for an export.
+    """
+    length = x.shape[1]
+    if is_open(length):
+        raise ConfigError(f"{name} goes from chunk to chunk: export it for one length")
+    if from_start or x.device.type == "meta":
+        return list(range(0, length, chunk))
+    if not readable(x, positions):
+        raise ArgumentError(
+            f"{name} must look at where chunks begin, which a compiler or transform does not "
+            "allow: give whole sequences there, without state and segment_ids"
+        )
+    begins: list[int] = (positions % chunk == 0).any(0).nonzero().flatten().tolist()
+    return sorted({0, *begins})

@@ -6,14 +6,12 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from longseq.core.checks import check_positive
-from longseq.core.mixers._attention import positions_in_pack
+from longseq.core.mixers._attention import chunk_attention, positions_in_pack
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
-from longseq.core.ops.exported import is_open
 from longseq.core.ops.lti import lti_scan
 
 
@@ -146,7 +144,7 @@ class Mega(Mixer):
         k = torch.cat([state["k"].to(k.dtype), k], 1)
         v = torch.cat([state["v"].to(v.dtype), v], 1)
         positions = positions_in_pack(resets, state["seen"], x.shape[1]) % self.window
-        read = self._attend(q, k, v, positions)
+        read = chunk_attention(q, k, v, positions, self.relative)
         h = silu(own + self.h_proj(silu(gate) * read))
         mixed = torch.sigmoid(update)
         after: State = {
@@ -161,36 +159,3 @@ class Mega(Mixer):
         """Returns what stands for the past at every position (B, L, D), and its state."""
         averaged, last = self.ema(x, state["ema"], resets)
         return averaged, {"ema": last.to(state["ema"].dtype)}
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, reach: Tensor) -> Tensor:
-        """Attends inside chunks, by blocks of queries.
-
-        Args:
-            q: queries (B, L, z).
-            k: keys, ``window`` - 1 of the past first (B, window - 1 + L, z).
-            v: likewise (B, window - 1 + L, V).
-            reach: how many earlier positions of its chunk a query sees (B, L).
-
-        Returns:
-            (B, L, V).
-        """
-        batch, length = q.shape[:2]
-        before = self.window - 1
-        # One block of all queries where their number is not known.
-        block = length if is_open(length) else min(self.window, length)
-        spare = 0 if is_open(length) else -length % block
-        width = block + before
-        if is_open(length):
-            q, k, v, reach = (t.unsqueeze(1) for t in (q, k, v, reach))
-        else:
-            q = F.pad(q, (0, 0, 0, spare)).unflatten(1, (-1, block))
-            k = F.pad(k, (0, 0, 0, spare)).unfold(1, width, block).mT
-            v = F.pad(v, (0, 0, 0, spare)).unfold(1, width, block).mT
-            reach = F.pad(reach, (0, spare)).unflatten(1, (-1, block))
-        place = torch.arange(width, device=q.device)
-        distance = place[before:, None] - place
-        bias = self.relative[distance.clamp(0, before)].to(q.dtype)
-        hidden = (distance < 0) | (distance > reach.unsqueeze(-1))
-        bias = bias.expand(batch, q.shape[1], -1, -1).masked_fill(hidden, -torch.inf)
-        y = F.scaled_dot_product_attention(q, k, v, bias)
-        return y.flatten(1, 2)[:, :length]

@@ -1,4 +1,5 @@
-"""TransNormer: Lightning attention, a normalised linear attention with a fixed decay per head."""
+"""TransNormer: Lightning attention, a normalised linear attention with a fixed decay per head; or
+attention inside blocks."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from torch.nn.functional import rms_norm, silu
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._attention import chunk_attention, positions_in_pack
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.linear_attention import linear_attention
@@ -31,6 +33,7 @@ class TransNormer(Mixer):
             forget less.
         decay: whether the state decays; False for NormAttention.
         gate: whether the output is gated.
+        block: positions of a block, for DiagAttention; None for linear attention.
         norm_eps: added to the mean square in the norm.
         chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
@@ -46,6 +49,7 @@ class TransNormer(Mixer):
         depth: float = 0.0,
         decay: bool = True,
         gate: bool = True,
+        block: int | None = None,
         norm_eps: float = 1e-6,
         chunk_size: int = 64,
         backend: Backend = "auto",
@@ -55,6 +59,7 @@ class TransNormer(Mixer):
         if not 0 <= depth <= 1:
             raise ConfigError(f"depth must lie between 0 and 1, got {depth!r}")
         self.n_heads, self.depth, self.decay = n_heads, float(depth), decay
+        self.block = None if block is None else check_positive("block", block)
         self.norm_eps = norm_eps
         self.chunk_size = check_positive("chunk_size", chunk_size)
         self.backend = check_backend(backend)
@@ -67,8 +72,15 @@ class TransNormer(Mixer):
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Returns the matrix state (B, H, K, V), at least float32."""
+        """Returns the matrix state (B, H, K, V), at least float32; with ``block``, the last
+        ``block`` - 1 keys and values (B, block - 1, D) and how many there have been (B,)."""
         device, dtype = self._where(device, dtype)
+        if self.block is not None:
+            k = torch.zeros(
+                batch, self.block - 1, self.d_model, device=device, dtype=recurrent_dtype(dtype)
+            )
+            seen = torch.zeros(batch, device=device, dtype=torch.long)
+            return {"k": k, "v": k.clone(), "seen": seen}
         shape = (batch, self.n_heads, self.d_head, self.d_head)
         return {"kv": torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype))}
 
@@ -76,6 +88,8 @@ class TransNormer(Mixer):
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
+        if self.block is not None:
+            return self._diagonal(x, state, segment_resets(segment_ids), self.block)
         shape = (self.n_heads, self.d_head)
         q, k = silu(self.q_proj(x)).unflatten(-1, shape), silu(self.k_proj(x)).unflatten(-1, shape)
         log_decay = None
@@ -96,3 +110,25 @@ class TransNormer(Mixer):
         )
         y = rms_norm(o.flatten(2), (self.d_model,), eps=self.norm_eps)
         return self.o_proj(y if self.u_proj is None else y * self.u_proj(x)), {"kv": kv}
+
+    def _diagonal(
+        self, x: Tensor, state: State | None, resets: Tensor | None, block: int
+    ) -> tuple[Tensor, State]:
+        """Attends inside blocks of so many positions."""
+        state = self.init_state(len(x), x.device, x.dtype) if state is None else state
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        k = torch.cat([state["k"].to(k.dtype), k], 1)
+        v = torch.cat([state["v"].to(v.dtype), v], 1)
+        positions = positions_in_pack(resets, state["seen"], x.shape[1]) % block
+        q, k_heads, v_heads = (
+            t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2).flatten(0, 1) for t in (q, k, v)
+        )
+        o = chunk_attention(q, k_heads, v_heads, positions.repeat_interleave(self.n_heads, 0))
+        y = o.unflatten(0, (-1, self.n_heads)).transpose(1, 2).flatten(2)
+        kept = k.shape[1] - (block - 1)
+        after = {
+            "k": k[:, kept:].to(state["k"].dtype),
+            "v": v[:, kept:].to(state["v"].dtype),
+            "seen": (positions[:, -1] + 1) % block,
+        }
+        return self.o_proj(y if self.u_proj is None else y * self.u_proj(x)), after

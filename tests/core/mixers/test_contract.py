@@ -88,7 +88,33 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"d_attention": 4, "d_value": 8, "kernel": 1, "base": 3, "depth": 1, "window": 3},
     ],
     "hgrn2": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "lower_bound": 0.5}],
-    "transnormer": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "decay": False, "gate": False}],
+    "transnormer": [
+        {"n_heads": 2, "chunk_size": 8},
+        {"n_heads": 4, "decay": False, "gate": False},
+        {"n_heads": 2, "block": 4},
+    ],
+    "gsa": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "n_slots": 3}],
+    "titans": [{"n_heads": 2}, {"n_heads": 2, "depth": 2, "d_hidden": 5, "chunk": 5}],
+    "atlas": [
+        {"n_heads": 2, "window": 3, "chunk": 6},
+        {"n_heads": 2, "depth": 2, "orthogonal": 2, "degree": 1, "chunk": 5},
+    ],
+    "seqboat": [
+        {"d_attention": 8, "d_ema": 4, "window": 4},
+        {"d_attention": 4, "d_value": 8, "d_ema": 2, "window": 1},
+    ],
+    "longvq": [
+        {"codes": 6, "d_attention": 8, "d_ema": 4, "window": 6},
+        {"codes": 3, "d_attention": 4, "d_value": 8, "d_ema": 2, "window": 8},
+    ],
+    "memmamba": [
+        {"notes": 4, "d_note": 6, "d_state": 4},
+        {"notes": 1, "d_note": 4, "d_state": 3, "mamba": {"dt_rank": 2}},
+    ],
+    "log_linear_mamba2": [
+        {"d_state": 4, "headdim": 8, "chunk_size": 8},
+        {"d_state": 3, "headdim": 4, "ngroups": 2, "levels": 3},
+    ],
     "forgetting_attention": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 2, "rope_base": 100.0, "bias": True},

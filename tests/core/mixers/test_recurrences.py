@@ -1,5 +1,5 @@
-"""Mixers against their papers' equations, written out position by position in float64; two of them
-also against flash-linear-attention's naive references, live.
+"""Mixers against their papers' equations, written out position by position in float64; three of
+them also against flash-linear-attention's naive references, live.
 
 The live tests run where LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention,
 with einops, triton and transformers importable.
@@ -112,6 +112,36 @@ def transnormer(m: Any, x: Tensor) -> Tensor:
     return torch.stack(outputs, 1)
 
 
+def diag_attention(m: Any, x: Tensor) -> Tensor:
+    outputs = []
+    for t in range(x.shape[1]):
+        seen = x[:, t - t % m.block : t + 1]
+        q, k, v = (
+            p(part).unflatten(-1, (m.n_heads, m.d_head))
+            for p, part in ((m.q_proj, x[:, t]), (m.k_proj, seen), (m.v_proj, seen))
+        )
+        scores = torch.einsum("bhp,bshp->bsh", q, k) / math.sqrt(m.d_head)
+        read = torch.einsum("bsh,bshp->bhp", torch.softmax(scores, 1), v).flatten(1)
+        outputs.append(m.o_proj(read if m.u_proj is None else read * m.u_proj(x[:, t])))
+    return torch.stack(outputs, 1)
+
+
+def gsa(m: Any, x: Tensor) -> Tensor:
+    heads, width, slots = m.n_heads, m.d_head, m.n_slots
+    keys = x.new_zeros(len(x), heads, width, slots)
+    values = x.new_zeros(len(x), heads, slots, width)
+    outputs = []
+    for x_t in x.unbind(1):
+        q, k, v = (silu(p(x_t)).unflatten(-1, (heads, -1)) for p in (m.q_proj, m.k_proj, m.v_proj))
+        keep = m.f_proj(x_t).sigmoid().unflatten(-1, (heads, -1)) ** (1 / m.gate_logit_normalizer)
+        keys = keys * keep[..., None, :] + k[..., None] * (1 - keep)[..., None, :]
+        values = keep[..., None] * values + (1 - keep)[..., None] * v[..., None, :]
+        weights = torch.softmax(torch.einsum("bhkm,bhk->bhm", keys, q), -1)
+        read = torch.einsum("bhmv,bhm->bhv", values, weights).flatten(1)
+        outputs.append(m.o_proj(rms_norm(silu(read), (D,), m.g_norm.weight, 1e-5)))
+    return torch.stack(outputs, 1)
+
+
 def forgetting_attention(m: Any, x: Tensor) -> Tensor:
     shape = (m.n_heads, m.d_head)
     q, k, v = m.project(x)
@@ -193,6 +223,10 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (hgrn2, {"n_heads": 4, "lower_bound": 0.25}),
     (transnormer, {"n_heads": 2, "depth": 0.25, "chunk_size": 8}),
     (transnormer, {"n_heads": 4, "decay": False, "gate": False}),
+    (diag_attention, {"n_heads": 4, "block": 5}),
+    (diag_attention, {"n_heads": 2, "block": 64, "gate": False}),
+    (gsa, {"n_heads": 2, "chunk_size": 8}),
+    (gsa, {"n_heads": 4, "n_slots": 3, "gate_logit_normalizer": 1.0}),
     (forgetting_attention, {"n_heads": 4, "n_kv_heads": 2}),
     (pgn, {"window": 6}),
     (tcnca, {"d_attention": 8, "kernel": 3, "base": 3, "depth": 3, "window": 5}),
@@ -204,7 +238,8 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     ("equations", "options"), CASES, ids=[f"{f.__name__}-{n}" for n, (f, _) in enumerate(CASES)]
 )
 def test_a_mixer_is_its_equations(equations: Any, options: dict[str, Any]) -> None:
-    mixer = create_mixer(equations.__name__, D, **options).double()
+    name = {"diag_attention": "transnormer"}.get(equations.__name__, equations.__name__)
+    mixer = create_mixer(name, D, **options).double()
     fill(mixer)
     x, parameters = waves(2, LENGTH, D), dict(mixer.named_parameters())
     expected = with_gradients(partial(equations, mixer), parameters, x)
@@ -244,6 +279,25 @@ def test_forgetting_attention_has_the_published_scores() -> None:
     close(mixer(x)[0], expected, "output", 1e-5)
 
 
+@needs_checkout
+def test_gsa_has_the_published_slots() -> None:
+    mixer: Any = create_mixer("gsa", D, n_heads=2, n_slots=6)
+    x = waves(2, LENGTH, D).float()
+    q, k, v, f = (
+        p(x).unflatten(-1, (2, -1))
+        for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.f_proj)
+    )
+    g = logsigmoid(f) / mixer.gate_logit_normalizer
+    run = upstream("fla.ops.gsa.naive").naive_recurrent_gsa
+    o, (keys, values) = run(
+        silu(q), silu(k), silu(v), 1 - g.exp(), g, scale=1.0, output_final_state=True
+    )
+    y, state = mixer(x)
+    close(y, mixer.o_proj(mixer.g_norm(silu(o.flatten(2)))), "output", 1e-5)
+    close(state["k"], keys, "keys", 1e-5)
+    close(state["v"], values, "values", 1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -252,6 +306,8 @@ def test_forgetting_attention_has_the_published_scores() -> None:
         ("mamba3", {"headdim": 5}, "headdim"),
         ("hgrn2", {"lower_bound": 1.0}, "lower_bound must be at least 0 and below 1"),
         ("transnormer", {"depth": 2.0}, "depth must lie between 0 and 1"),
+        ("transnormer", {"block": 0}, "block"),
+        ("gsa", {"gate_logit_normalizer": 0.0}, "gate_logit_normalizer must be above 0"),
         ("forgetting_attention", {"n_heads": 3}, "n_heads"),
     ],
 )
