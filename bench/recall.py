@@ -37,9 +37,13 @@ DEFAULT_TASKS = (
 SIZES: dict[str, dict[str, Any]] = {
     "attention": {"n_heads": 2},
     "local_attention": {"n_heads": 2, "window": 16},
-    # One head whose keys are as wide as the model: so many different keys a state can tell apart.
-    **{name: {"n_heads": 1} for name in ("delta_net", "gated_delta_net", "gated_delta_product")},
-    **{name: {"n_heads": 1} for name in ("kda", "gla", "retention", "transnormer")},
+    # Heads whose keys are as wide as the model: so many different keys a state can tell apart. Two
+    # where heads draw their decays, which may be too quick in one.
+    **{name: {"n_heads": 1} for name in ("delta_net", "gla", "retention", "transnormer")},
+    **{
+        name: {"n_heads": 2, "head_dim": 64, "expand_v": 1.0}
+        for name in ("gated_delta_net", "gated_delta_product", "kda")
+    },
 }
 _LONGEST_GROWING = 8192  # test length of mixers whose cost is not linear in it
 _LEARNED = 0.01  # nats a question, over some twenty steps
