@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from longseq.bench import block_peers as peers
 from longseq.bench.chunked_cases import CHUNK, chunked
 from longseq.bench.conv_cases import long_conv_work
+from longseq.bench.delta_cases import delta_work
 from longseq.bench.measure import OURS, Case, Mode, Program, Shape, Side, Work
 from longseq.bench.scan_cases import scan_work, slstm_work
 from longseq.core.backbone import Backbone
@@ -91,6 +92,11 @@ def _retention_work(shape: Shape, mode: Mode) -> Work:
 def _gla_work(shape: Shape, mode: Mode) -> Work:
     tokens = shape.batch * shape.length
     return chunked(tokens, 4, 4, shape.width // 8, shape.width // 4, shape.width * 6, shape, mode)
+
+
+def _gated_delta_work(shape: Shape, mode: Mode) -> Work:
+    tokens, key = shape.batch * (1 if mode == "step" else shape.length), 3 * shape.width // 16
+    return delta_work(tokens, 4, key, 2 * key, shape, mode)
 
 
 def _s4d_work(shape: Shape, mode: Mode) -> Work:
@@ -284,6 +290,21 @@ CASES: tuple[Case, ...] = (
     ),
     _block("retention", "RetNet: 8 heads, values 2·D", (_SDPA,), _retention_work, longest=1 << 16),
     _block("gla", "gated linear attention: 4 heads", (_SDPA,), _gla_work, longest=1 << 16),
+    _block(
+        "gated_delta_net",
+        "Gated DeltaNet: 4 heads, values 1.5·D",
+        (
+            Side(
+                "mamba2",
+                peers.our_mamba2,
+                same=False,
+                note="our Mamba-2 block of the same width: another function",
+            ),
+        ),
+        _gated_delta_work,
+        modes=_ALL,
+        longest=1 << 16,
+    ),
     Case(
         "hyenadna",
         "HyenaDNA-shaped: 8 layers of width 256, one forward",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from longseq.bench.conv_cases import plain_fft_conv
 from longseq.bench.measure import Mode, Program, Shape
 from longseq.bench.peers import load
-from longseq.core.mixers.base import Mixer
+from longseq.core.mixers.base import Mixer, create_mixer
 from longseq.core.mixers.hyena import Hyena
 from longseq.core.mixers.long_conv import LongConv
 from longseq.core.mixers.s4d import S4D
@@ -236,6 +236,12 @@ def softmax_attention(block: Block, shape: Shape, mode: Mode) -> Program:
     """Attention of the same width, for scale."""
     layer = Attention(shape.width, 8).to(shape.torch_dtype)
     return program(layer, layer, block[1], mode)
+
+
+def our_mamba2(block: Block, shape: Shape, mode: Mode) -> Program:
+    """Our own Mamba-2 layer of the same width, for scale."""
+    layer = create_mixer("mamba2", shape.width).to(shape.torch_dtype)
+    return ours((layer, block[1]), shape, mode)
 
 
 def s5_pytorch(block: Block, shape: Shape, mode: Mode) -> Program:

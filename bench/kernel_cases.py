@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from longseq.bench.chunked_cases import CHUNKED
 from longseq.bench.conv_cases import CONVOLUTIONS
+from longseq.bench.delta_cases import DELTA
 from longseq.bench.measure import Case
 from longseq.bench.scan_cases import SCANS
 
-CASES: tuple[Case, ...] = SCANS + CHUNKED + CONVOLUTIONS
+CASES: tuple[Case, ...] = SCANS + CHUNKED + DELTA + CONVOLUTIONS
 """All operators."""

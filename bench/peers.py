@@ -69,6 +69,7 @@ PEERS: dict[str, Peer] = {
         ),
         Peer("xlstm", "xlstm", ("xlstm.blocks.mlstm.layer", "xlstm.blocks.slstm.layer")),
         Peer("mlstm-kernels", "mlstm_kernels", ("mlstm_kernels.torch",)),
+        Peer("fla", "flash-linear-attention", ("fla", "einops")),
         Peer("s5-pytorch", "s5-pytorch", ("s5", "s5.jax_compat")),
         Peer("mamba-ssm", "einops", ("einops",), source=True),
     )
@@ -112,7 +113,7 @@ def load(name: str) -> types.ModuleType:
 
     Args:
         name: dotted, or "mamba-ssm:selective_scan" or "mamba-ssm:ssd_minimal" for the checkout's
-            files.
+            files, or "fla:" and the name of an operator, for the file of its forms in torch.
     """
     # What they say at import (no CUDA, deprecations of torch.jit) is no news on a CPU.
     with contextlib.ExitStack() as stack:
@@ -126,6 +127,8 @@ def load(name: str) -> types.ModuleType:
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         if name.startswith("mamba-ssm:"):
             return _from_checkout(name.partition(":")[2])
+        if name.startswith("fla:"):
+            return _from_fla(name.partition(":")[2])
         return importlib.import_module(name)
 
 
@@ -135,6 +138,9 @@ def load_all(peer: str) -> None:
     Args:
         peer: a key of ``PEERS``.
     """
+    if peer == "fla":  # the package itself wants a GPU; its forms in torch do not
+        load("fla:gated_delta_rule")
+        return
     for module in PEERS[peer].modules:
         load(module)
 
@@ -218,10 +224,22 @@ def _stand_ins() -> Iterator[None]:
 
 def _from_checkout(part: str) -> types.ModuleType:
     """Loads one reference file of the checkout by itself."""
-    path = Path(os.environ[SOURCE]) / _FILES[part]
-    spec = importlib.util.spec_from_file_location(f"longseq_peer_{part}", path)
+    with _stand_ins():
+        return _from_file(part, Path(os.environ[SOURCE]) / _FILES[part])
+
+
+def _from_fla(operator: str) -> types.ModuleType:
+    """Loads an operator's forms in torch without the package around them."""
+    package = importlib.util.find_spec("fla")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("fla is not installed", name="fla")
+    folder = Path(next(iter(package.submodule_search_locations)))
+    return _from_file(operator, folder / "ops" / operator / "naive.py")
+
+
+def _from_file(name: str, path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"longseq_peer_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with _stand_ins():
-        spec.loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module

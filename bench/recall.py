@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from longseq.bench.recall_report import Result, show, write
 from longseq.bench.recall_tasks import IGNORE, TASKS, RecallTask, get_task
 from longseq.core.backbone import Backbone
 from longseq.core.errors import ConfigError
-from longseq.core.mixers.base import mixer_class
+from longseq.core.mixers.base import list_mixers, mixer_class
 from longseq.core.training.optim import parameter_groups
 
 DEFAULT_MIXERS = ("attention", "mamba", "h3", "s4d", "slstm")
@@ -36,10 +37,19 @@ DEFAULT_TASKS = (
 SIZES: dict[str, dict[str, Any]] = {
     "attention": {"n_heads": 2},
     "local_attention": {"n_heads": 2, "window": 16},
+    # Heads whose keys are as wide as the model: so many different keys a state can tell apart. Two
+    # where heads draw their decays, which may be too quick in one.
+    **{name: {"n_heads": 1} for name in ("delta_net", "gla", "retention", "transnormer")},
+    **{
+        name: {"n_heads": 2, "head_dim": 64, "expand_v": 1.0}
+        for name in ("gated_delta_net", "gated_delta_product", "kda")
+    },
 }
+_LONGEST_GROWING = 8192  # test length of mixers whose cost is not linear in it
 _LEARNED = 0.01  # nats a question, over some twenty steps
 _TEST_SEED = 2**40  # training draws from seeds below, so that no test batch is a training batch
 _TEST_BATCH, _TEST_BATCHES = 64, 4
+_TEST_TOKENS = 1 << 16  # at a time
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,28 @@ class Settings:
     device: str = "cpu"
 
 
+def mixer_options(mixer: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options that ``name:option=value:…`` stands for.
+
+    Raises:
+        ConfigError: if an option has no value.
+    """
+    name, *pairs = mixer.split(":")
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or not value:
+            raise ConfigError(f"--mixers: {mixer!r} has {pair!r} where option=value was expected")
+        options[key] = yaml.safe_load(value)
+    return name, options
+
+
 class RecallModel(nn.Module):
     """Embedding, backbone, linear head: tokens (B, L) to logits (B, L, vocabulary).
 
     Args:
         vocabulary: number of tokens.
-        mixer: name of a mixer.
+        mixer: name of a mixer, with options of its own as ``name:option=value:…``.
         settings: sizes.
     """
 
@@ -85,11 +111,12 @@ class RecallModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, settings.d_model)
         nn.init.normal_(self.embedding.weight, std=0.5)
+        name, options = mixer_options(mixer)
         self.backbone = Backbone(
             settings.d_model,
             settings.n_layers,
-            mixer=mixer,
-            mixer_kwargs=SIZES.get(mixer),
+            mixer=name,
+            mixer_kwargs=SIZES.get(name, {}) | options,
             mlp_ratio=settings.mlp_ratio,
         )
         self.head = nn.Linear(settings.d_model, vocabulary)
@@ -154,9 +181,11 @@ def train(model: RecallModel, task: RecallTask, settings: Settings) -> Iterator[
 def accuracy(model: RecallModel, task: RecallTask, length: int, settings: Settings) -> float:
     """Returns the share of questions answered rightly in test sequences of ``length``."""
     right, questions = 0, 0
+    # Very long sequences are few: a batch of them would not fit into the memory.
+    rows = max(1, min(_TEST_BATCH, _TEST_TOKENS // length))
     for batch in range(_TEST_BATCHES):
         tokens, labels = task.sample(
-            _TEST_BATCH, length, _TEST_SEED + settings.seed * _TEST_BATCHES + batch
+            rows, length, _TEST_SEED + settings.seed * _TEST_BATCHES + batch
         )
         asked = labels != IGNORE
         answers = model(tokens.to(settings.device)).argmax(-1).cpu()
@@ -169,9 +198,9 @@ def measure(mixer: str, task: RecallTask, lengths: Sequence[int], settings: Sett
     """Trains a model of one mixer on one task and tests it at every length.
 
     Args:
-        mixer: name.
+        mixer: name, with options as for ``RecallModel``.
         task: what to learn.
-        lengths: to test at.
+        lengths: to test at; those beyond 8192 only where the mixer's state does not grow.
         settings: how.
     """
     torch.manual_seed(settings.seed)
@@ -187,6 +216,8 @@ def measure(mixer: str, task: RecallTask, lengths: Sequence[int], settings: Sett
         losses.append(loss)
     seconds = time.perf_counter() - start
     model.eval()
+    finite = mixer_class(mixer_options(mixer)[0]).finite_state
+    tested = [length for length in lengths if finite or length <= _LONGEST_GROWING]
     last = losses[-50:]
     return Result(
         task=task.name,
@@ -197,7 +228,7 @@ def measure(mixer: str, task: RecallTask, lengths: Sequence[int], settings: Sett
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
         loss=sum(last) / len(last),
-        accuracy={length: accuracy(model, task, length, settings) for length in lengths},
+        accuracy={length: accuracy(model, task, length, settings) for length in tested},
     )
 
 
@@ -217,7 +248,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_list,
         default=list(DEFAULT_MIXERS),
         metavar="a,b",
-        help=f"causal mixers; {','.join(DEFAULT_MIXERS)} if not given",
+        help="causal mixers, each with options of its own as name:option=value:…, or all; "
+        f"{','.join(DEFAULT_MIXERS)} if not given",
     )
     parser.add_argument(
         "--tasks",
@@ -235,6 +267,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=float, help="seconds of training per model, in place of steps"
     )
+    parser.add_argument("--width", type=int, default=defaults.d_model, help="of the models")
+    parser.add_argument("--depth", type=int, default=defaults.n_layers, help="layers")
+    parser.add_argument("--tokens", type=int, default=defaults.tokens, help="in a step of training")
+    parser.add_argument("--lr", type=float, default=defaults.lr, help="highest learning rate")
     parser.add_argument(
         "--out", type=Path, default=Path("recall"), metavar="DIR", help="folder of the results"
     )
@@ -261,10 +297,14 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     if options.steps < 1 or (options.budget is not None and options.budget <= 0):
         raise ConfigError("--budget and --steps must be above 0")
+    if min(options.width, options.depth, options.tokens, options.lr) <= 0:
+        raise ConfigError("--width, --depth, --tokens and --lr must be above 0")
     tasks = [get_task(name) for name in options.tasks]
-    for name in options.mixers:
-        if not mixer_class(name).causal:
-            raise ConfigError(f"--mixers takes causal mixers: {name!r} would read the answers")
+    if options.mixers == ["all"]:
+        options.mixers = [name for name in list_mixers() if mixer_class(name).causal]
+    for mixer in options.mixers:
+        if not mixer_class(mixer_options(mixer)[0]).causal:
+            raise ConfigError(f"--mixers takes causal mixers: {mixer!r} would read the answers")
     if not tasks or not options.mixers:
         raise ConfigError("--tasks and --mixers need at least one name each")
     lengths = sorted({_whole(text) for text in options.lengths or ()})
@@ -277,8 +317,17 @@ def run(argv: Sequence[str]) -> int:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no device {options.device!r}: {str(error).splitlines()[0]}") from error
     settings = Settings(
-        steps=options.steps, budget=options.budget, seed=options.seed, device=options.device
+        d_model=options.width,
+        n_layers=options.depth,
+        tokens=options.tokens,
+        lr=options.lr,
+        steps=options.steps,
+        budget=options.budget,
+        seed=options.seed,
+        device=options.device,
     )
+    for mixer in options.mixers:
+        RecallModel(2, mixer, settings)  # options that do not fit are refused now, too
     console, results, files = Console(), [], []
     for task in tasks:
         for mixer in options.mixers:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOLVED = 0.95
+_DELTA = ("delta_net", "gated_delta_net", "gated_delta_product", "kda", "rwkv7")
 
 
 @dataclass
@@ -85,7 +86,7 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
     for (task, mixer), result in found.items():
         if (
             task == "multi_query_recall"
-            and mixer_class(mixer).finite_state
+            and mixer_class(mixer.split(":")[0]).finite_state
             and attention is not None
         ):
             few, many = result.accuracy[min(result.accuracy)], result.accuracy[max(result.accuracy)]
@@ -93,6 +94,13 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
             seen.append(
                 (f"{mixer}: multi-query recall lost as the keys multiply (2312.04927)", lost)
             )
+    for (task, mixer), result in found.items():
+        if task == "multi_query_recall_64" and mixer.split(":")[0] in _DELTA:
+            longest = max(get_task(task).train_lengths)
+            mamba, own = trained(task, "mamba"), result.accuracy.get(longest)
+            if mamba is not None and own is not None:
+                text = "64 keys recalled, by mamba not (2406.06484, 2412.06464)"
+                seen.append((f"{mixer}: {text}", own >= 0.9 > 0.5 >= mamba))
     parity = trained("parity", "slstm")
     if parity is not None:
         longest = max(found["parity", "slstm"].accuracy)
@@ -119,16 +127,14 @@ def show(results: Sequence[Result], console: Console) -> None:
             padding=(0, 1, 0, 0),
         )
         table.add_column("mixer", no_wrap=True)
-        for length in rows[0].accuracy:
+        lengths = sorted({length for r in rows for length in r.accuracy})
+        for length in lengths:
             longer = length > max(task.train_lengths)
             table.add_column(f"{length}{'*' if longer else ''}", justify="right", no_wrap=True)
         for head in ("steps", "tok/s", "params", "state"):
             table.add_column(head, justify="right", no_wrap=True)
         for r in rows:
-            cells = [
-                f"[bold]{100 * a:.1f}[/]" if a >= SOLVED else f"{100 * a:.1f}"
-                for a in r.accuracy.values()
-            ]
+            cells = [_percent(r.accuracy.get(length)) for length in lengths]
             numbers = (
                 f"{r.steps:,}",
                 f"{r.tokens_per_second:,.0f}",
@@ -143,9 +149,15 @@ def show(results: Sequence[Result], console: Console) -> None:
         )
 
 
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
+    return f"[bold]{100 * share:.1f}[/]" if share >= SOLVED else f"{100 * share:.1f}"
+
+
 def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes results.csv (a row for each length), results.json and accuracy.png, each whole or not
-    at all.
+    """Writes results.csv (a row for each length), results.json, accuracy.png and cost.png, each
+    whole or not at all.
 
     Args:
         results: what was measured.
@@ -155,7 +167,8 @@ def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) 
     Returns:
         The files.
     """
-    table, record, plot = folder / "results.csv", folder / "results.json", folder / "accuracy.png"
+    table, record = folder / "results.csv", folder / "results.json"
+    plot, costs = folder / "accuracy.png", folder / "cost.png"
     kinds = {"str": "", "int": "d", "float": "r"}
     own = {f.name: kinds[str(f.type)] for f in dataclasses.fields(Result) if f.name != "accuracy"}
     further = {"length": "d", "trained_length": "", "accuracy": "r", "chance": "r"}
@@ -176,7 +189,31 @@ def write(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) 
         }
         path.write_text(json.dumps(content, indent=1))
     save_png(_figure(results), plot)
-    return [table, record, plot]
+    save_png(_costs(results), costs)
+    return [table, record, plot, costs]
+
+
+def _costs(results: Sequence[Result]) -> Figure:
+    """Accuracy at the longest training length against the size of the state and the speed."""
+    names = list(dict.fromkeys(r.task for r in results))
+    mixers = list(dict.fromkeys(r.mixer for r in results))
+    figure = new_figure(9, 3.4 * len(names))
+    sides = ("state", "values carried for a row"), ("tokens_per_second", "tokens/s of training")
+    for row, name in enumerate(names):
+        longest = max(get_task(name).train_lengths)
+        for column, (field_name, label) in enumerate(sides):
+            axis = figure.add_subplot(len(names), 2, 2 * row + column + 1)
+            for r in (r for r in results if r.task == name):
+                tested = [length for length in r.accuracy if length <= longest]
+                if not tested:
+                    continue
+                at = (max(1, getattr(r, field_name)), r.accuracy[max(tested)])
+                axis.plot(*at, "o", color=f"C{mixers.index(r.mixer) % 10}", ms=5)
+                axis.annotate(r.mixer, at, (3, 3), textcoords="offset points", fontsize=6)
+            axis.axhline(get_task(name).chance, color="grey", ls=":", lw=1)
+            axis.set(title=name, xlabel=label, ylim=(-0.03, 1.09), xscale="log")
+        figure.axes[2 * row].set_ylabel("accuracy")
+    return figure
 
 
 def _figure(results: Sequence[Result]) -> Figure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -145,22 +146,22 @@ def _associative_recall(rng: np.random.Generator, batch: int, length: int) -> _A
     return tokens, labels
 
 
-_MQ_KEYS = _MQ_VALUES = 32
+_MQ_KEYS, _MQ_MANY = 32, 64
 _MQ_POWER = 0.01
 
 
-def _multi_query_recall(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
+def _multi_query_recall(
+    name: str, most: int, rng: np.random.Generator, batch: int, length: int
+) -> _Arrays:
     """L / 4 different pairs of key and value, then every key again, sooner rather than later: its
-    value."""
-    _require("multi_query_recall", length, 4)
+    value. There are ``most`` keys and as many values."""
+    _require(name, length, 4)
     pairs = length // 4
-    if pairs > _MQ_KEYS:
-        raise ConfigError(
-            f"multi_query_recall has {_MQ_KEYS} keys: its longest length is {4 * _MQ_KEYS + 3}"
-        )
+    if pairs > most:
+        raise ConfigError(f"{name} has {most} keys: its longest length is {4 * most + 3}")
     tokens, labels = _blank(batch, length)
-    keys = _subsets(rng, batch, _MQ_KEYS, pairs) + _FIRST
-    values = rng.integers(0, _MQ_VALUES, (batch, pairs)) + _FIRST + _MQ_KEYS
+    keys = _subsets(rng, batch, most, pairs) + _FIRST
+    values = rng.integers(0, most, (batch, pairs)) + _FIRST + most
     tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
     # Places of the questions without replacement, with the weights of a power law (Gumbel's top-k
     # trick).
@@ -215,6 +216,22 @@ def _parity(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
     return bits, bits.cumsum(1) % 2
 
 
+_S3 = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+# [g, h] the number of "first g, then h".
+_S3_PRODUCTS = np.array(
+    [[int((_S3[g][_S3[h]] == _S3).all(1).argmax()) for h in range(6)] for g in range(6)]
+)
+
+
+def _s3_composition(rng: np.random.Generator, batch: int, length: int) -> _Arrays:
+    """Random permutations of three things: say at every position what all so far make together."""
+    tokens = rng.integers(0, len(_S3), (batch, length))
+    labels, state = np.empty_like(tokens), np.zeros(batch, np.int64)
+    for t in range(length):
+        labels[:, t] = state = _S3_PRODUCTS[state, tokens[:, t]]
+    return tokens, labels
+
+
 _DELAY, _DELAY_ALPHABET = 16, 8
 
 
@@ -260,11 +277,20 @@ TASKS: dict[str, RecallTask] = {
         RecallTask(
             "multi_query_recall",  # arXiv 2312.04927, section 4
             "a question for each of L / 4 pairs",
-            _FIRST + _MQ_KEYS + _MQ_VALUES,
+            _FIRST + 2 * _MQ_KEYS,
             (8, 16, 32, 64),
             (8, 16, 32, 64, 128),
-            1 / _MQ_VALUES,
-            _multi_query_recall,
+            1 / _MQ_KEYS,
+            partial(_multi_query_recall, "multi_query_recall", _MQ_KEYS),
+        ),
+        RecallTask(
+            "multi_query_recall_64",  # arXiv 2312.04927, section 4
+            f"a question for each of L / 4 pairs, up to {_MQ_MANY}",
+            _FIRST + 2 * _MQ_MANY,
+            (16, 32, 64, 128, 256),
+            (16, 32, 64, 128, 256),
+            1 / _MQ_MANY,
+            partial(_multi_query_recall, "multi_query_recall_64", _MQ_MANY),
         ),
         RecallTask(
             "joint_recall",  # arXiv 2507.00449, section 3
@@ -283,6 +309,15 @@ TASKS: dict[str, RecallTask] = {
             (32, 64, 128, 256),
             0.5,
             _parity,
+        ),
+        RecallTask(
+            "s3_composition",  # arXiv 2404.08819; 2411.12537; 2502.10297
+            "what permutations of three things make together, at every position",
+            len(_S3),
+            (4, 8, 16, 32),
+            (8, 16, 32, 64, 128, 256),
+            1 / len(_S3),
+            _s3_composition,
         ),
         RecallTask(
             "delay",  # arXiv 2110.13985, appendix F

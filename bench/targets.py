@@ -64,7 +64,7 @@ class Verdict:
 def _ratios(
     case: str, name: str, mode: Mode, least: float, *sides: str, length: int = 4096
 ) -> Target:
-    text = f"{name}: at least {least:g} times as fast as {' and '.join(sides)}"
+    text = f"{name}: at least {least:.3g} times as fast as {' and '.join(sides)}"
     return Target(text, case, mode, "ratio", least, sides, length)
 
 
@@ -85,11 +85,18 @@ TARGETS: tuple[Target, ...] = (
     _ratios("selective_scan", _SCAN, "forward", 40, "mamba-ssm ref"),
     Target(f"{_BOTH}: at least 60% of the FMA bound", "selective_scan", "training", "bound", 0.6),
     _ratios("selective_scan", _BOTH, "training", 50, "mambapy"),
+    _ratios("delta_rule", "delta rule forward", "forward", 3, "fla"),
+    _ratios("delta_rule", "delta rule forward", "forward", 20, "sequential"),
+    _ratios("delta_rule", "delta rule forward + backward", "training", 3, "fla"),
+    _ratios("delta_rule", "delta rule forward + backward", "training", 20, "sequential"),
     _ratios(
         "mamba", "Mamba block, training step, L 1024", "training", 50, "transformers", length=1024
     ),
     _ratios("mamba", "Mamba block, training step", "training", 8, "mambapy"),
     _ratios("mamba2", "Mamba-2 block, training step", "training", 3, "transformers"),
+    _ratios(
+        "gated_delta_net", "Gated DeltaNet block, training step", "training", 1 / 1.5, "mamba2"
+    ),
     _ratios(
         "mlstm",
         "mLSTM block, training step",
@@ -124,7 +131,7 @@ TARGETS: tuple[Target, ...] = (
     ),
 )
 """What the two benchmarks are held to; a name in ``case`` is an operator's or a block's."""
-_OPERATORS = ("selective_scan",)
+_OPERATORS = ("selective_scan", "delta_rule")
 
 
 def targets_of(level: str) -> list[Target]:

@@ -28,6 +28,7 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*arguments, "--steps", "2", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "accuracy.png",
+        "cost.png",
         "results.csv",
         "results.json",
     ]
@@ -47,6 +48,19 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "guessing: 12.5%" in printed
     assert "results.csv" in printed.replace("\n", "")
+
+
+def test_options_of_mixers_and_sizes(tmp_path: Path) -> None:
+    out, arguments = tmp_path / "recall", ["--tasks", "parity", "--lengths", "8,10000"]
+    mixers = "gated_delta_net:n_heads=2:allow_neg_eigval=true,attention"
+    sizes = ["--width", "16", "--depth", "1", "--tokens", "64", "--steps", "1"]
+    assert run([*arguments, "--mixers", mixers, *sizes, "--out", str(out)]) == 0
+    content = json.loads((out / "results.json").read_text())
+    assert (content["settings"]["d_model"], content["settings"]["n_layers"]) == (16, 1)
+    first, attention = content["results"]
+    assert first["mixer"] == "gated_delta_net:n_heads=2:allow_neg_eigval=true"
+    assert list(first["accuracy"]) == ["8", "10000"]
+    assert list(attention["accuracy"]) == ["8"], "its cost grows with the square of the length"
 
 
 def test_steps_make_a_run_repeat_exactly() -> None:
@@ -100,6 +114,9 @@ def test_orderings_are_judged() -> None:
         (["--lengths", "x"], "whole numbers"),
         (["--budget", "0"], "above 0"),
         (["--steps", "0"], "above 0"),
+        (["--width", "0"], "above 0"),
+        (["--mixers", "delta_net:n_heads"], "option=value"),
+        (["--mixers", "delta_net:n_head=2"], "n_head"),
         (["--device", "gpu"], "no device 'gpu'"),
         (["--mixers", "bidirectional"], "causal"),
         (["--mixers", ","], "at least one"),

@@ -3,6 +3,8 @@ else."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from longseq.bench.recall_tasks import IGNORE, TASKS, get_task
@@ -53,6 +55,15 @@ def solve_multi_query_recall(tokens: list[int]) -> list[int]:
     return labels
 
 
+def solve_s3_composition(tokens: list[int]) -> list[int]:
+    permutations = sorted(itertools.permutations(range(3)))
+    state, labels = (0, 1, 2), []
+    for token in tokens:
+        state = tuple(state[i] for i in permutations[token])
+        labels.append(permutations.index(state))
+    return labels
+
+
 def solve_joint_recall(tokens: list[int]) -> list[int]:
     known: dict[tuple[int, int], int] = {}
     labels, context, key, asked = [], -1, -1, False
@@ -86,6 +97,7 @@ def solve_delay(tokens: list[int]) -> list[int]:
     return [tokens[t - 16] if t >= 16 else IGNORE for t in range(len(tokens))]
 
 
+solve_multi_query_recall_64 = solve_multi_query_recall
 SOLVERS = {
     name.removeprefix("solve_"): f for name, f in globals().items() if name.startswith("solve_")
 }
@@ -127,8 +139,10 @@ FROZEN = {
     "induction_heads": -9277,
     "associative_recall": -18851,
     "multi_query_recall": -1478,
+    "multi_query_recall_64": -2357,
     "joint_recall": -5295,
     "parity": 21,
+    "s3_composition": 27,
     "delay": -3999,
 }
 
@@ -155,3 +169,5 @@ def test_wrong_requests_are_refused() -> None:
             get_task(name).sample(1, 2, seed=0)
     with pytest.raises(ConfigError, match="32 keys"):
         get_task("multi_query_recall").sample(1, 1000, seed=0)
+    with pytest.raises(ConfigError, match="multi_query_recall_64 has 64 keys"):
+        get_task("multi_query_recall_64").sample(1, 260, seed=0)

@@ -163,6 +163,17 @@ GatedNorm gated_norm(const std::array<int64_t, 3>& sizes, const std::array<bool,
   return p;
 }
 
+// sizes: B, L, G, H, K, V, T, decay; rows: q, k, v, beta, g
+DeltaRule delta(const std::array<int64_t, 8>& sizes, double scale, int64_t compute, int threads,
+                const std::array<Arg, 5>& rows, int64_t resets, int64_t marks) {
+  DeltaRule p{};
+  p.B = sizes[0], p.L = sizes[1], p.G = sizes[2], p.H = sizes[3], p.K = sizes[4], p.V = sizes[5], p.T = sizes[6];
+  p.decay = sizes[7], p.scale = scale, p.compute = compute, p.threads = threads;
+  p.q = tensor(rows[0]), p.k = tensor(rows[1]), p.v = tensor(rows[2]), p.beta = tensor(rows[3]), p.g = tensor(rows[4]);
+  p.resets = pointer<uint8_t>(resets), p.marks = pointer(marks);
+  return p;
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -388,5 +399,24 @@ NB_MODULE(_cpu, m) {
     p.dskip = pointer(dskip);
     nb::gil_scoped_release release;
     current->gated_norm_backward(p);
+  });
+  m.attr("DELTA_MARK") = kDeltaMark;
+  m.def("delta_rule_forward", [](std::array<int64_t, 8> sizes, double scale, int64_t compute, int threads,
+                                 std::array<Arg, 5> rows, int64_t resets, int64_t marks, int64_t initial, Arg y,
+                                 int64_t last) {
+    DeltaRule p = delta(sizes, scale, compute, threads, rows, resets, marks);
+    p.initial = pointer(initial), p.y = tensor(y), p.final_state = pointer(last);
+    nb::gil_scoped_release release;
+    current->delta_rule_forward(p);
+  });
+  m.def("delta_rule_backward", [](std::array<int64_t, 8> sizes, double scale, int64_t compute, int threads,
+                                  std::array<Arg, 5> rows, int64_t resets, int64_t marks, Arg dy, int64_t dlast,
+                                  std::array<Arg, 5> grads, int64_t dfirst) {
+    DeltaRule p = delta(sizes, scale, compute, threads, rows, resets, marks);
+    p.dy = tensor(dy), p.dfinal = pointer(dlast), p.dinitial = pointer(dfirst);
+    p.dq = tensor(grads[0]), p.dk = tensor(grads[1]), p.dv = tensor(grads[2]), p.dbeta = tensor(grads[3]);
+    p.dg = tensor(grads[4]);
+    nb::gil_scoped_release release;
+    current->delta_rule_backward(p);
   });
 }

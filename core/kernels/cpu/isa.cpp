@@ -2,6 +2,7 @@
 #include "block_linear.h"
 #include "causal_conv.h"
 #include "decay.h"
+#include "delta_rule.h"
 #include "gated_conv.h"
 #include "glu.h"
 #include "gated_norm.h"
@@ -49,5 +50,7 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<BlockLinear, block_linear_backward_as<float>, block_linear_backward_as<double>>,
     by_type<GatedNorm, gated_norm_forward_as<float>, gated_norm_forward_as<double>>,
     by_type<GatedNorm, gated_norm_backward_as<float>, gated_norm_backward_as<double>>,
+    by_type<DeltaRule, delta_rule_forward_as<float>, delta_rule_forward_as<double>>,
+    by_type<DeltaRule, delta_rule_backward_as<float>, delta_rule_backward_as<double>>,
 };
 }  // namespace longseq

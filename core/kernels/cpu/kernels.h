@@ -142,6 +142,28 @@ struct ChunkDecay {
   void *dg, *di, *dfirst;                   // (N, T); with i: (N, T), (N,)
 };
 
+// Chunks between the saved states of the delta rule.
+constexpr int64_t kDeltaMark = 4;
+
+// The delta rule, or without beta linear attention; heads of a group share q and k. Decay: 0 none, 1 per head, 2 per key
+// channel. States, marks and the gradients of states are dense and of the compute type.
+struct DeltaRule {
+  int64_t B, L, G, H, K, V, T;              // T positions in a chunk, a multiple of 16
+  int64_t decay;
+  double scale;
+  int64_t compute;
+  int threads;
+  Tensor3 q, k, v, beta, g;                 // (B, L, G K) twice, (B, L, H V), (B, L, H) or absent; absent, (B, L, H) or as q
+  const uint8_t* resets;                    // (B, L) or null
+  const void* initial;                      // (B, H, K, V) or null
+  Tensor3 y;                                // (B, L, H V)
+  void *final_state, *marks;                // (B, H, K, V); (B, H, marks, K, V) or null
+  // backward: marks are an input
+  Tensor3 dy, dq, dk, dv, dbeta, dg;        // dq, dk and a dg per channel: (B, L, H K)
+  const void* dfinal;
+  void* dinitial;
+};
+
 // Rows of a unit of work, over which the gradients of weights are summed.
 constexpr int64_t kBlockRows = 256, kNormRows = 128;
 
@@ -219,6 +241,8 @@ struct Kernels {
   void (*block_linear_backward)(const BlockLinear&);
   void (*gated_norm_forward)(const GatedNorm&);
   void (*gated_norm_backward)(const GatedNorm&);
+  void (*delta_rule_forward)(const DeltaRule&);
+  void (*delta_rule_backward)(const DeltaRule&);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

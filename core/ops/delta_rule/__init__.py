@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
-from longseq.core.ops.delta_rule import chunked, reference, triton
+from longseq.core.ops.delta_rule import chunked, cpu, reference, triton
 from longseq.core.ops.delta_rule.arguments import NAME, Arguments, checked
 from longseq.core.ops.delta_rule.reference import delta_rule_reference
 from longseq.core.ops.exported import exported, is_open
@@ -22,13 +22,9 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
     return Arguments(rows, rows, rows, gates, gates)
 
 
-# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we
-# could.
-_DISPATCH = Dispatch(
-    NAME, {"cpu": chunked.cpu_reason, "triton": triton.reason}, _example, "chunked"
-)
+_DISPATCH = Dispatch(NAME, {"cpu": cpu.reason, "triton": triton.reason}, _example, "chunked")
 _RUN = {
-    "cpu": chunked.run,
+    "cpu": cpu.run,
     "triton": triton.run,
     "chunked": chunked.run,
     "reference": reference.run,

@@ -12,7 +12,7 @@ from longseq.core.kernels.custom_op import define
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.chunk_walk import row_blocks
 from longseq.core.ops.chunking import chunk_length
-from longseq.core.ops.linear_attention import chunked, reference
+from longseq.core.ops.linear_attention import chunked, per_channel, reference
 from longseq.core.ops.linear_attention.arguments import Arguments, prepared
 from longseq.core.ops.linear_attention.cpu import MARK, Inputs, Walk
 from longseq.core.ops.precision import autocast_off
@@ -153,15 +153,14 @@ def decay_attention(
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call on the CPU, by whichever of its ways is the quickest.
 
-    The walk is for a decay per head. A decay per channel is products of matrices alone, which torch
-    does as quickly as we could. With gradients and a key for every head, the products of all chunks
-    at once are quicker than the walk.
+    Heads that share a key fold into one wide product, which the walk is for. Everything else goes
+    head by head through the kernel that keeps a chunk in the caches.
     """
     if call.v.shape[1] == 1:
         return reference.run(call)
-    lean = call.v.shape[2] > call.q.shape[2] or not torch.is_grad_enabled()
-    if not lean or (call.log_decay is not None and call.log_decay.ndim == 4):
-        return chunked.run(call)
+    folds = call.v.shape[2] > call.q.shape[2]
     with autocast_off(call.v):
+        if not folds or (call.log_decay is not None and call.log_decay.ndim == 4):
+            return per_channel.run(call)
         y, last = decay_attention(*prepared(call), call.chunk_size)
         return y.to(call.v.dtype), last
