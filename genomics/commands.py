@@ -19,6 +19,10 @@ DOMAIN = Domain(
     ),
     modules=("longseq.genomics.task", "longseq.genomics.data.module"),
     commands={
+        "embed": Command(
+            "the model's vectors per base, window or annotated feature, to Parquet or NPY",
+            "longseq.genomics.embed:run",
+        ),
         "export": Command(
             "a checkpoint's model alone, as a small safetensors file",
             "longseq.genomics.scorers:run",
@@ -32,7 +36,7 @@ DOMAIN = Domain(
             "longseq.genomics.variants:run",
         ),
         "predict": Command(
-            "log-likelihood of every base of a genome, to CSV, TSV or Parquet",
+            "log-likelihood of every base of a genome, to a table, bedGraph or bigWig",
             "longseq.genomics.predict:run",
         ),
     },

@@ -81,13 +81,26 @@ class DNALanguageModel(LanguageModel):
         keep_states: bool = True,
     ) -> tuple[Tensor, list[State]]:
         """See ``LanguageModel.forward``; the last state is that of the words, if there are any."""
+        x, states = self.hidden(input_ids, states, segment_ids, keep_states)
+        return self.head(x), states
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
+        keep_states: bool = True,
+    ) -> tuple[Tensor, list[State]]:
+        """Returns the normalised output of the last layer (B, L, D) in place of logits; see
+        ``forward``."""
+        x = self.embed(input_ids)
         if self.kmers is None:
-            return super().forward(input_ids, states, segment_ids, keep_states)
+            return self.backbone(x, states, segment_ids, keep_states)
         own = None if states is None else states[-1]
         states = None if states is None else states[:-1]
         added, words = self.kmers(input_ids, own, segment_ids)
-        x, states = self.backbone(self.embed(input_ids) + added, states, segment_ids, keep_states)
-        return self.head(x), [*states, words] if keep_states else states
+        x, states = self.backbone(x + added, states, segment_ids, keep_states)
+        return x, [*states, words] if keep_states else states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """See ``LanguageModel.step``."""
