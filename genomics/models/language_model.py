@@ -90,16 +90,17 @@ class DNALanguageModel(LanguageModel):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Returns the normalised output of the last layer (B, L, D) in place of logits; see
-        ``forward``."""
+        ``forward``, and ``Backbone.forward`` for ``lengths``."""
         x = self.embed(input_ids)
         if self.kmers is None:
-            return self.backbone(x, states, segment_ids, keep_states)
+            return self.backbone(x, states, segment_ids, keep_states, lengths=lengths)
         own = None if states is None else states[-1]
         states = None if states is None else states[:-1]
         added, words = self.kmers(input_ids, own, segment_ids)
-        x, states = self.backbone(x + added, states, segment_ids, keep_states)
+        x, states = self.backbone(x + added, states, segment_ids, keep_states, lengths=lengths)
         return x, [*states, words] if keep_states else states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
