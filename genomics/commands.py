@@ -36,6 +36,10 @@ DOMAIN = Domain(
             "the model's vectors per base, window or annotated feature, to Parquet or NPY",
             "longseq.genomics.embed:run",
         ),
+        "generate": Command(
+            "new sequences from a model, with a report beside samples of an order-k model",
+            "longseq.genomics.generate:run",
+        ),
         "export": Command(
             "a checkpoint's model alone, as a small safetensors file",
             "longseq.genomics.scorers:run",

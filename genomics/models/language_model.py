@@ -66,23 +66,13 @@ class DNALanguageModel(LanguageModel):
         self.mask: Tensor | None
         mask = torch.full((vocab_size,), -1e4)  # e^-10000 is 0, and no gradient is NaN
         mask[list(BASES)] = 0.0
+        self._bases = mask
         self.register_buffer("mask", mask if only_bases else None, persistent=False)
 
     def head(self, x: Tensor) -> Tensor:
         """See ``LanguageModel.head``."""
         logits = super().head(x)
         return logits if self.mask is None else logits + self.mask
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        states: list[State] | None = None,
-        segment_ids: Tensor | None = None,
-        keep_states: bool = True,
-    ) -> tuple[Tensor, list[State]]:
-        """See ``LanguageModel.forward``; the last state is that of the words, if there are any."""
-        x, states = self.hidden(input_ids, states, segment_ids, keep_states)
-        return self.head(x), states
 
     def hidden(
         self,
@@ -92,8 +82,8 @@ class DNALanguageModel(LanguageModel):
         keep_states: bool = True,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """Returns the normalised output of the last layer (B, L, D) in place of logits; see
-        ``forward``, and ``Backbone.forward`` for ``lengths``."""
+        """See ``LanguageModel.hidden``, and ``Backbone.forward`` for ``lengths``; the last state is
+        that of the words, if there are any."""
         x = self.embed(input_ids)
         if self.kmers is None:
             return self.backbone(x, states, segment_ids, keep_states, lengths=lengths)
@@ -116,14 +106,20 @@ class DNALanguageModel(LanguageModel):
         states = super().init_states(batch, dtype)
         return states if self.kmers is None else [*states, self.kmers.init_state(batch)]
 
-    def generate(self, *args: Any, **settings: Any) -> list[Generation]:
-        """See ``LanguageModel.generate``.
+    def join_states(self, states: Sequence[list[State]]) -> list[State]:
+        """See ``LanguageModel.join_states``."""
+        if self.kmers is None:
+            return super().join_states(states)
+        words = torch.cat([each[-1]["tokens"] for each in states])
+        return [*super().join_states([each[:-1] for each in states]), {"tokens": words}]
 
-        Raises:
-            ConfigError: for a model with words, whose states are not joined yet.
-        """
-        self._without_words("generate")
-        return super().generate(*args, **settings)
+    def generate(self, *args: Any, **settings: Any) -> list[Generation]:
+        """See ``LanguageModel.generate``; only A, C, G and T are generated."""
+        mask, self.mask = self.mask, self._bases.to(self.lm_head.weight.device)
+        try:
+            return super().generate(*args, **settings)
+        finally:
+            self.mask = mask
 
     def save_pretrained(self, *args: Any, **settings: Any) -> None:
         """See ``LanguageModel.save_pretrained``.
@@ -131,9 +127,6 @@ class DNALanguageModel(LanguageModel):
         Raises:
             ConfigError: for a model with words, which that layout does not have.
         """
-        self._without_words("save_pretrained")
-        super().save_pretrained(*args, **settings)
-
-    def _without_words(self, what: str) -> None:
         if self.kmers is not None:
-            raise ConfigError(f"{what} cannot serve a model with kmer={self.kmers.k}")
+            raise ConfigError(f"save_pretrained cannot serve a model with kmer={self.kmers.k}")
+        super().save_pretrained(*args, **settings)
