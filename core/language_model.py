@@ -131,8 +131,23 @@ class LanguageModel(nn.Module):
             Logits of the next token (B, L, V) and the states after the last position (none without
             ``keep_states``).
         """
-        x, states = self.backbone(self.embed(input_ids), states, segment_ids, keep_states)
+        x, states = self.hidden(input_ids, states, segment_ids, keep_states)
         return self.head(x), states
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        states: list[State] | None = None,
+        segment_ids: Tensor | None = None,
+        keep_states: bool = True,
+    ) -> tuple[Tensor, list[State]]:
+        """Returns the normalised output of the last layer (B, L, D) in place of logits; see
+        ``forward``."""
+        return self.backbone(self.embed(input_ids), states, segment_ids, keep_states)
+
+    def join_states(self, states: Sequence[list[State]]) -> list[State]:
+        """Returns the states of several batches as that of one; see ``Mixer.join_states``."""
+        return self.backbone.join_states(states)
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Runs one position: input_ids (B,) to logits (B, V)."""

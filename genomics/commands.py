@@ -17,8 +17,29 @@ DOMAIN = Domain(
         "bits per base of language models beside Markov models",
         "longseq.genomics.compare:GenomeComparison",
     ),
-    modules=("longseq.genomics.task", "longseq.genomics.data.module"),
+    modules=(
+        "longseq.genomics.task",
+        "longseq.genomics.sequence_task",
+        "longseq.genomics.data.module",
+        "longseq.genomics.data.labelled",
+    ),
     commands={
+        "cross_validate": Command(
+            "a classifier of labelled sequences beside k-mer logistic regression, by folds",
+            "longseq.genomics.cross_validation:run",
+        ),
+        "label": Command(
+            "class or number of every sequence of a file, by a trained SequencePrediction",
+            "longseq.genomics.label:run",
+        ),
+        "embed": Command(
+            "the model's vectors per base, window or annotated feature, to Parquet or NPY",
+            "longseq.genomics.embed:run",
+        ),
+        "generate": Command(
+            "new sequences from a model, with a report beside samples of an order-k model",
+            "longseq.genomics.generate:run",
+        ),
         "export": Command(
             "a checkpoint's model alone, as a small safetensors file",
             "longseq.genomics.scorers:run",
@@ -32,7 +53,7 @@ DOMAIN = Domain(
             "longseq.genomics.variants:run",
         ),
         "predict": Command(
-            "log-likelihood of every base of a genome, to CSV, TSV or Parquet",
+            "log-likelihood of every base of a genome, to a table, bedGraph or bigWig",
             "longseq.genomics.predict:run",
         ),
     },

@@ -13,6 +13,7 @@ from longseq.core.tables import read_rows
 from longseq.core.training.by_config import Train, few_steps
 from longseq.core.training.loading import load_task
 from longseq.genomics.compare import GenomeComparison
+from longseq.genomics.data.annotation import own_features
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.plots import plot_scores
@@ -57,7 +58,8 @@ def demo(out: Path, train: Train, max_steps: int | None = None, sample: str = SA
     chunks = with_progress(stream_log_likelihood(model, genome), total, "scoring")
     bases = write_scores(chunks, table, {"genome": sample, "checkpoint": checkpoint.name})
     streamed = time.perf_counter() - begin
-    plot_scores(table, image, SAMPLES.path(sample), held_out=splits.test)
+    genes = own_features(SAMPLES.path(sample), genome)
+    plot_scores(table, image, genes, held_out=splits.test)
     tested = scored[0].numbers["bases"]
     caption = "Bits per base along the genome, with its genes: lower is more predictable."
     return Section(

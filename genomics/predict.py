@@ -1,52 +1,44 @@
 """Log-likelihood of every base of a genome: streamed with a carried state, in constant memory, to a
-table."""
+table or a track."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from longseq.core.tables import check_table, write_batches
+from longseq.core.errors import ConfigError
+from longseq.core.tables import SUFFIXES, check_table
+from longseq.genomics.data.annotation import own_features, read_features
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.regions import chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
-from longseq.genomics.data.tokenizer import TOKENS, is_base
+from longseq.genomics.data.tokenizer import is_base
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.records import RecordCosts
 from longseq.genomics.scorers import CKPT_HELP, load_model, model_file
 from longseq.genomics.streaming import Chunk, stream_log_probs
+from longseq.genomics.tracks import (
+    FeatureSums,
+    ScoredChunk,
+    check_track,
+    track_order,
+    write_scores,
+)
+
+__all__ = ["ScoredChunk", "score_strands", "stream_log_likelihood", "write_scores"]
 
 _GIVEN = {
     "+": "all bases before it",
     "-": "all bases after it, on the other strand",
     "both": "the bases before it and those after it, the mean of the two logarithms",
 }
-
-
-@dataclass(frozen=True)
-class ScoredChunk:
-    """Consecutive bases of one record.
-
-    Args:
-        chrom: the record.
-        start: 0-based position of the first base.
-        ids: tokens, uint8 (n,).
-        log_likelihood: ln p of every base given all before it, float32 (n,); NaN for the first base
-            of a record or region, which nothing precedes, and for whatever is not A, C, G or T.
-    """
-
-    chrom: str
-    start: int
-    ids: np.ndarray
-    log_likelihood: np.ndarray
 
 
 def stream_log_likelihood(
@@ -127,54 +119,6 @@ def _chosen(part: Chunk) -> np.ndarray:
     return np.where(is_base(part.ids), scores, np.float32("nan"))
 
 
-def write_scores(chunks: Iterator[ScoredChunk], path: str | Path, metadata: dict[str, str]) -> int:
-    """Writes chunks as they come; the file appears under its name when it is whole.
-
-    Columns: ``chrom``, ``position`` (0-based), ``base``, ``log_likelihood`` (ln p; null where there
-    is none).
-
-    Args:
-        chunks: from ``stream_log_likelihood``.
-        path: .csv, .tsv or .parquet.
-        metadata: written into the schema of a Parquet file.
-
-    Returns:
-        The number of bases.
-    """
-    import pyarrow as pa
-
-    letters = pa.array([str(token) for token in TOKENS])
-    text = pa.dictionary(pa.int32(), pa.string())
-    fields = [
-        ("chrom", text),
-        ("position", pa.int64()),
-        ("base", text),
-        ("log_likelihood", pa.float32()),
-    ]
-    schema = pa.schema(fields, metadata=metadata)
-    bases = 0
-
-    def tables() -> Iterator[pa.Table]:
-        nonlocal bases
-        for part in chunks:
-            n = len(part.ids)
-            columns = [
-                pa.DictionaryArray.from_arrays(
-                    pa.array(np.zeros(n, np.int32)), pa.array([part.chrom])
-                ),
-                pa.array(np.arange(part.start, part.start + n)),
-                pa.DictionaryArray.from_arrays(pa.array(part.ids.astype(np.int32)), letters),
-                pa.array(part.log_likelihood, mask=np.isnan(part.log_likelihood)),
-            ]
-            bases += n
-            yield pa.Table.from_arrays(columns, schema=schema)
-
-    # Positions by their differences, scores byte by byte: 3.6 bytes a base in place of 11.7.
-    encodings = {"position": "DELTA_BINARY_PACKED", "log_likelihood": "BYTE_STREAM_SPLIT"}
-    write_batches(path, schema, tables(), encodings)
-    return bases
-
-
 def with_progress(chunks: Iterator[ScoredChunk], total: int, title: str) -> Iterator[ScoredChunk]:
     """Passes chunks on and shows how far they are, on stderr, if that is a terminal."""
     from rich.console import Console
@@ -214,13 +158,15 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="longseq genomics predict",
         description="Log-likelihood of every base given all bases before it, as a table "
-        "(chrom, position from 0, base, log_likelihood in nats).",
+        "(chrom, position from 0, base, log_likelihood in nats) or a track.",
     )
     parser.add_argument(
         "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
     )
     parser.add_argument("--ckpt_path", help=CKPT_HELP)
-    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
+    parser.add_argument(
+        "--out", required=True, help=".parquet, .csv, .tsv, .bedgraph or .bw file to write"
+    )
     parser.add_argument("--region", help="only record:first-last, from 1 (all records)")
     parser.add_argument("--bed", help="only the regions of a BED file")
     parser.add_argument(
@@ -233,11 +179,18 @@ def run(argv: Sequence[str]) -> int:
         "--chunk", type=int, default=65536, help="bases read at once (default 65536)"
     )
     parser.add_argument(
-        "--plot", help="PNG of bits per base along the genome, with the genes of a GenBank file"
+        "--genes", help="features: GFF3, GTF, GenBank, EMBL or BED (those of a GenBank genome)"
     )
+    parser.add_argument("--kinds", default="", help="only features of these kinds: gene,tRNA (all)")
+    parser.add_argument("--gene_table", help=".csv, .tsv or .parquet with a row for each feature")
+    parser.add_argument("--plot", help="PNG of bits per base along the genome above its genes")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
-    check_table(args.out)
+    kind = check_track(args.out)
+    if args.plot and kind not in SUFFIXES:
+        raise ConfigError(f"--plot is drawn from a table, and {args.out} is a track")
+    if args.gene_table:
+        check_table(args.gene_table)
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
@@ -250,18 +203,30 @@ def run(argv: Sequence[str]) -> int:
         "position": "0-based",
         "strand": args.strand,
     }
-    intervals = chosen(genome, args.region, args.bed)
+    intervals = track_order(chosen(genome, args.region, args.bed), genome.records, args.out)
+    kinds = [one for one in args.kinds.split(",") if one]
+    genes = (
+        read_features(args.genes, genome, kinds)
+        if args.genes
+        else [one for one in own_features(source, genome) if not kinds or one.kind in kinds]
+    )
+    if args.gene_table and not genes:
+        raise ConfigError("--gene_table needs --genes, or a GenBank or EMBL genome")
     total = sum(len(one) for one in intervals)
     scored = score_strands(task.model, genome, intervals, args.strand, args.chunk, task.window)
     costs = RecordCosts()
-    chunks = with_progress(collected(scored, costs), total, "scoring")
-    bases = write_scores(chunks, args.out, metadata)
+    sums = FeatureSums(genes)
+    chunks = with_progress(sums.collected(collected(scored, costs)), total, "scoring")
+    bases = write_scores(chunks, args.out, metadata, genome.records)
     costs.print()
     records = len({one.chrom for one in intervals})
     print(f"{args.out}: {bases:,} bases of {records} records")
+    if args.gene_table:
+        sums.write(args.gene_table)
+        print(f"{args.gene_table}: {len(genes):,} features")
     if args.plot:
         from longseq.genomics.plots import plot_scores
 
-        plot_scores(args.out, args.plot, source)
+        plot_scores(args.out, args.plot, genes)
         print(args.plot)
     return 0

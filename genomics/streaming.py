@@ -66,11 +66,13 @@ class Stream:
         model: a causal language model.
         window: positions at once; None to carry the states.
         carried: of the sequence so far; nothing at its start.
+        hidden: whether the last layer's output is wanted in place of logits.
     """
 
     model: DNALanguageModel
     window: int | None = None
     carried: Carried = field(default_factory=Carried)
+    hidden: bool = False
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -83,12 +85,13 @@ class Stream:
             input_ids: (B, L), L ≥ 1.
 
         Returns:
-            Logits of the token after each (B, L, V).
+            Logits of the token after each (B, L, V), or the last layer's output (B, L, D).
         """
+        run = self.model.hidden if self.hidden else self.model
         before = self.carried
         length = input_ids.shape[1]
         if self.window is None:
-            logits, states = self.model(input_ids, before.states)
+            logits, states = run(input_ids, before.states)
             self.carried = Carried(states, None, before.seen + length)
             return logits
         hop = max(1, self.window // 2)
@@ -106,7 +109,7 @@ class Stream:
         pieces: list[Tensor] = []
         for group in _alike(spans):
             rows = torch.cat([tokens[:, low - zero : stop - zero] for low, _, stop in group])
-            logits = self.model(rows, None, keep_states=False)[0]
+            logits = run(rows, None, keep_states=False)[0]
             for part, (low, position, _) in zip(logits.split(len(input_ids)), group):
                 pieces.append(part[:, position - low :])
         kept = max(0, end // hop * hop - (self.window - hop))

@@ -121,9 +121,6 @@ class CausalLanguageModel(BaseTask):
             scores = torch.where(known, -nll, torch.nan).double().cpu().numpy()
             for row, interval in enumerate(batch["interval"].tolist()):
                 self._costs.add(self._region(interval), scores[row])
-        if "weights" in batch:  # repeats count less
-            weights = batch["weights"] * known
-            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
         if self.own_loss is not None or self.recipe.metrics:
             found["pair"] = logits[known], targets[known]
         if self.own_loss is not None:

@@ -24,7 +24,11 @@ class Model(Protocol):
 
     backbone: Backbone
 
-    def embed(self, input_ids: Tensor) -> Tensor: ...
+    def hidden(
+        self, input_ids: Tensor, states: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]: ...
+
+    def join_states(self, states: Sequence[list[State]]) -> list[State]: ...
 
     def head(self, x: Tensor) -> Tensor: ...
 
@@ -92,7 +96,7 @@ def prefill(model: Model, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, lis
     finite = all(layer.mixer.finite_state for layer in backbone.residual_layers())
     states: list[State] | None = None
     for part in ids.split(_CHUNK if finite else ids.shape[1], 1):
-        x, states = backbone(model.embed(part), states)
+        x, states = model.hidden(part, states)
     assert states is not None
     return model.head(x[:, -1]), states
 
@@ -115,7 +119,7 @@ def prefill_ragged(model: Model, prompts: Sequence[Sequence[int]]) -> tuple[Tens
         return results[0]
     order = torch.tensor([i for members in groups.values() for i in members]).argsort()
     logits = torch.cat([logits for logits, _ in results])
-    states = model.backbone.join_states([states for _, states in results])
+    states = model.join_states([states for _, states in results])
     return logits[order.to(logits.device)], select(states, order.tolist())
 
 
@@ -149,6 +153,7 @@ def generate(
     early_stopping: bool = False,
     stop_tokens: Iterable[int] = (),
     seed: int = 0,
+    first_prompt: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> list[Generation]:
     """Continues prompts, each as if it were alone.
@@ -178,6 +183,8 @@ def generate(
             instead of when none that is under way can become better.
         stop_tokens: ids that end a continuation.
         seed: of the random numbers.
+        first_prompt: number of the first prompt as the random numbers see it, so that prompts given
+            in several calls are continued as in one.
         callback: called with the number of the continuation and each new token as it comes; not
             with beams.
 
@@ -215,7 +222,14 @@ def generate(
                     "temperature or num_beams"
                 )
             return _decode(
-                lm, rows, max_new_tokens, sampling, num_return_sequences, stops, seed, callback
+                lm,
+                rows,
+                max_new_tokens,
+                sampling,
+                num_return_sequences,
+                stops,
+                (seed, first_prompt),
+                callback,
             )
         if temperature:
             raise ConfigError("beam search does not sample: leave temperature at 0")
@@ -257,7 +271,7 @@ def _decode(
     sampling: Sampling,
     copies: int,
     stops: frozenset[int],
-    seed: int,
+    seeds: tuple[int, int],
     callback: Callable[[int, int], object] | None,
 ) -> list[Generation]:
     """Greedy or sampled continuations, all rows side by side until each is done."""
@@ -268,7 +282,7 @@ def _decode(
     found = [Generation(number, []) for number in numbers]
     streams = [
         torch.Generator().manual_seed(
-            ((seed * 1_000_003 + number) * 1_000_003 + index % copies) % (1 << 63)
+            ((seeds[0] * 1_000_003 + seeds[1] + number) * 1_000_003 + index % copies) % (1 << 63)
         )
         for index, number in enumerate(numbers)
     ]

@@ -66,6 +66,7 @@ class DNALanguageModel(LanguageModel):
         self.mask: Tensor | None
         mask = torch.full((vocab_size,), -1e4)  # e^-10000 is 0, and no gradient is NaN
         mask[list(BASES)] = 0.0
+        self._bases = mask
         self.register_buffer("mask", mask if only_bases else None, persistent=False)
 
     def head(self, x: Tensor) -> Tensor:
@@ -73,21 +74,24 @@ class DNALanguageModel(LanguageModel):
         logits = super().head(x)
         return logits if self.mask is None else logits + self.mask
 
-    def forward(
+    def hidden(
         self,
         input_ids: Tensor,
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """See ``LanguageModel.forward``; the last state is that of the words, if there are any."""
+        """See ``LanguageModel.hidden``, and ``Backbone.forward`` for ``lengths``; the last state is
+        that of the words, if there are any."""
+        x = self.embed(input_ids)
         if self.kmers is None:
-            return super().forward(input_ids, states, segment_ids, keep_states)
+            return self.backbone(x, states, segment_ids, keep_states, lengths=lengths)
         own = None if states is None else states[-1]
         states = None if states is None else states[:-1]
         added, words = self.kmers(input_ids, own, segment_ids)
-        x, states = self.backbone(self.embed(input_ids) + added, states, segment_ids, keep_states)
-        return self.head(x), [*states, words] if keep_states else states
+        x, states = self.backbone(x + added, states, segment_ids, keep_states, lengths=lengths)
+        return x, [*states, words] if keep_states else states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """See ``LanguageModel.step``."""
@@ -102,14 +106,20 @@ class DNALanguageModel(LanguageModel):
         states = super().init_states(batch, dtype)
         return states if self.kmers is None else [*states, self.kmers.init_state(batch)]
 
-    def generate(self, *args: Any, **settings: Any) -> list[Generation]:
-        """See ``LanguageModel.generate``.
+    def join_states(self, states: Sequence[list[State]]) -> list[State]:
+        """See ``LanguageModel.join_states``."""
+        if self.kmers is None:
+            return super().join_states(states)
+        words = torch.cat([each[-1]["tokens"] for each in states])
+        return [*super().join_states([each[:-1] for each in states]), {"tokens": words}]
 
-        Raises:
-            ConfigError: for a model with words, whose states are not joined yet.
-        """
-        self._without_words("generate")
-        return super().generate(*args, **settings)
+    def generate(self, *args: Any, **settings: Any) -> list[Generation]:
+        """See ``LanguageModel.generate``; only A, C, G and T are generated."""
+        mask, self.mask = self.mask, self._bases.to(self.lm_head.weight.device)
+        try:
+            return super().generate(*args, **settings)
+        finally:
+            self.mask = mask
 
     def save_pretrained(self, *args: Any, **settings: Any) -> None:
         """See ``LanguageModel.save_pretrained``.
@@ -117,9 +127,6 @@ class DNALanguageModel(LanguageModel):
         Raises:
             ConfigError: for a model with words, which that layout does not have.
         """
-        self._without_words("save_pretrained")
-        super().save_pretrained(*args, **settings)
-
-    def _without_words(self, what: str) -> None:
         if self.kmers is not None:
-            raise ConfigError(f"{what} cannot serve a model with kmer={self.kmers.k}")
+            raise ConfigError(f"save_pretrained cannot serve a model with kmer={self.kmers.k}")
+        super().save_pretrained(*args, **settings)
