@@ -68,14 +68,25 @@ class EmulatorComparison(Comparison):
             "--train",
             required=True,
             nargs="+",
-            help="runs: NetCDF files, Zarr stores, sample names, patterns, or several joined by +",
+            help="runs: NetCDF files, Zarr stores, sample names, patterns, or several joined by +; "
+            "with --protocol climatebench the folder of its files (and experiments of it)",
         )
-        parser.add_argument("--test", required=True, help="likewise, one")
+        parser.add_argument("--test", required=True, help="likewise, one (ssp245)")
+        parser.add_argument(
+            "--protocol",
+            choices=("plain", "climatebench"),
+            default="plain",
+            help="plain, or climatebench: inputs_*.nc and outputs_*.nc, its predictors, its NRMSE",
+        )
+        parser.add_argument(
+            "--predictions", help="folder for the predictions of --protocol climatebench (none)"
+        )
         parser.add_argument(
             "--baseline", default="1860-1889", help="years of the climatology (1860-1889)"
         )
         parser.add_argument(
-            "--period", default="2080-2099", help="scored years of the test run (2080-2099)"
+            "--period",
+            help="scored years of the test run (2080-2099; climatebench has 2080-2100)",
         )
         parser.add_argument(
             "--valid", help="training years held out for choosing the best checkpoint (none)"
@@ -102,6 +113,14 @@ class EmulatorComparison(Comparison):
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[EmulatorComparison]:
+        if args.protocol == "climatebench":
+            from longseq.weather.climatebench import comparisons
+
+            yield from comparisons(args)
+            return
+        if args.predictions:
+            raise ConfigError("--predictions is an option of --protocol climatebench")
+        period = args.period or "2080-2099"
         if (args.train_forcing is None) != (args.test_forcing is None):
             raise ConfigError("--train_forcing and --test_forcing: give both or neither")
         data = ScenarioData(
@@ -111,7 +130,7 @@ class EmulatorComparison(Comparison):
             args.units,
             args.baseline,
             args.valid,
-            args.period,
+            period,
             args.smooth,
             args.train_forcing,
             args.test_forcing,
@@ -119,7 +138,7 @@ class EmulatorComparison(Comparison):
             args.interpolate,
         )
         trained = ", ".join(args.train)
-        title = f"{args.test}, {args.period}, trained on {trained}, anomalies to {args.baseline}"
+        title = f"{args.test}, {period}, trained on {trained}, anomalies to {args.baseline}"
         made = cls(data, title)
         if len(made.known):
             print(

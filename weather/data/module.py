@@ -23,6 +23,7 @@ from longseq.weather.data.scenario import (
     inside,
     make_scenario,
     need_years,
+    once,
     parse_span,
     refuse_leak,
 )
@@ -175,7 +176,11 @@ class ScenarioData(BaseData):
                     raise ConfigError(
                         f"{run.field.path}: has other predictors than {runs[0].field.path}"
                     )
+            runs = [once(run, runs[:index]) for index, run in enumerate(runs)]
             for run in runs:
+                if not run.counted.any():
+                    text = "holds no year that the training runs before it lack: leave it out"
+                    raise ConfigError(f"{run.field.path}: {text}")
                 if not self.scored(run, "train").any():
                     raise ConfigError(
                         f"data.valid {self.hparams['valid']} leaves no year of {run.field.path}"
@@ -209,7 +214,7 @@ class ScenarioData(BaseData):
             part: "train", "valid" or "period".
         """
         if part == "train":
-            return ~self.scored(run, "valid")
+            return ~self.scored(run, "valid") & run.counted
         if part not in self.spans:
             return np.zeros(len(run.years), dtype=bool)
         return inside(run.years, self.spans[part])
