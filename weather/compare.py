@@ -18,12 +18,16 @@ from longseq.core.training.by_config import Values
 from longseq.weather.baselines import BASELINES, predict_baseline
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import REGIONAL, need_years, refuse_leak, spans_text
+from longseq.weather.ensembles import mean_crps, spread_skill
 from longseq.weather.metrics import global_rmse, spatial_rmse
 from longseq.weather.noise import Noise
 from longseq.weather.predict import load_emulator, run_emulator
 from longseq.weather.task import ClimateEmulator
+from longseq.weather.variability import Variability
 
 METRIC = "spatial RMSE"
+# Realisations behind the CRPS.
+MEMBERS = 20
 _HANDED_ON = ("baseline", "period", "smooth", "valid", "anomalies", "interpolate")
 
 
@@ -49,6 +53,7 @@ class EmulatorComparison(Comparison):
         "verdict": "",
         "kind": "",
         "noise_floor_global": ".6g",
+        **dict.fromkeys(("crps", "spread", "skill"), ".6g"),
     }
 
     def __init__(self, data: ScenarioData, title: str = "") -> None:
@@ -61,6 +66,22 @@ class EmulatorComparison(Comparison):
         forcings = None if tuple(first.names) == (REGIONAL,) else first.predictors
         self.noise = Noise(first.anomalies, forcings, first.weights, int(self.chosen.sum()))
         self._title = title
+        self._spread: np.ndarray | None = None
+
+    def _chances(self, prediction: np.ndarray) -> dict[str, float]:
+        """Returns the scores of an ensemble: a prediction with realisations of the training run's
+        own variability around it."""
+        if not np.isfinite(self.noise.trace):
+            return {}
+        if self._spread is None:
+            taken = len(self.noise.rest) - self.noise.trace
+            made = Variability.fit(self.noise.rest, self.test.weights, degrees=taken)
+            self._spread = made.sample(MEMBERS, len(self.truth))
+        members = self.test.admissible(prediction + self._spread)
+        weights = self.test.weights
+        spread, skill = spread_skill(members, self.truth, weights)
+        score = mean_crps(members, self.truth, weights)
+        return {"crps": score, "spread": spread, "skill": skill}
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -180,6 +201,7 @@ class EmulatorComparison(Comparison):
             "global_rmse": global_rmse(prediction, self.truth, weights),
             "noise_floor": noise.spatial,
             "noise_floor_global": noise.whole,
+            **self._chances(prediction),
         }
         mean = np.asarray(prediction, dtype=np.float64).mean(0)
         return Row(model, kind, value, seed, numbers=numbers, state=mean)
@@ -223,7 +245,12 @@ class EmulatorComparison(Comparison):
         return f"Internal variability explains differences up to {digits(self.tie(row, rival))}."
 
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
-        return {"global RMSE": digits(float(np.mean([row.numbers["global_rmse"] for row in rows])))}
+        found = {"global RMSE": "global_rmse", "CRPS": "crps"}
+        return {
+            heading: digits(float(np.mean([row.numbers[key] for row in rows])))
+            for heading, key in found.items()
+            if key in rows[0].numbers
+        }
 
     def verdicts(self, rows: Sequence[Row]) -> list[str]:
         noise, units = self.noise, self.test.field.units
