@@ -83,7 +83,11 @@ class LaggedPatternScaling:
     CANDIDATES = ((), (5.0,), (15.0,), (50.0,), (150.0,), (5.0, 50.0), (15.0, 150.0))
 
     def fit(
-        self, predictors: Sequence[np.ndarray], fields: Sequence[np.ndarray], weights: np.ndarray
+        self,
+        predictors: Sequence[np.ndarray],
+        fields: Sequence[np.ndarray],
+        weights: np.ndarray,
+        counted: Sequence[np.ndarray] | None = None,
     ) -> LaggedPatternScaling:
         """Chooses time constants and fits slopes.
 
@@ -91,25 +95,36 @@ class LaggedPatternScaling:
             predictors: of every run (T, K).
             fields: anomalies of every run (T, Y, X).
             weights: areas (Y, X).
+            counted: bool (T) of every run, the years that are fitted on; None for all. The filters
+                see the whole history.
         """
-        flat = [np.asarray(field, dtype=np.float64).reshape(len(field), -1) for field in fields]
+        self.counted = counted or [np.ones(len(one), dtype=bool) for one in predictors]
+        flat = [
+            np.asarray(field, dtype=np.float64).reshape(len(field), -1)[own]
+            for field, own in zip(fields, self.counted)
+        ]
         area = np.sqrt(weights.ravel())
         # The leading patterns decide; the rest is noise and costs time.
         _, _, axes = np.linalg.svd(np.concatenate(flat) * area, full_matrices=False)
         short = [one * area @ axes[:10].T for one in flat]
         errors = [self._held_out(predictors, short, scales) for scales in self.CANDIDATES]
         self.scales = self.CANDIDATES[int(np.argmin(errors))]
-        design = [with_lags(one, self.scales) for one in predictors]
+        design = self._design(predictors, self.scales)
         shape = fields[0].shape[1:]
         whole = Ridge().fit(np.concatenate(design), np.concatenate(flat))
         self.ridge, self.shape = whole, shape
         return self
 
+    def _design(
+        self, predictors: Sequence[np.ndarray], scales: Sequence[float]
+    ) -> list[np.ndarray]:
+        return [with_lags(one, scales)[own] for one, own in zip(predictors, self.counted)]
+
     def _held_out(
         self, predictors: Sequence[np.ndarray], short: Sequence[np.ndarray], scales: Sequence[float]
     ) -> float:
         """Returns the squared error of years that were held out of the fit."""
-        design = [with_lags(one, scales) for one in predictors]
+        design = self._design(predictors, scales)
         if len(design) > 1:
             parts = [np.full(len(one), index) for index, one in enumerate(design)]
         else:
@@ -184,7 +199,7 @@ class Regression:
             given: runs.
             scales: time constants of the filters beside the predictors.
         """
-        x = np.concatenate([with_lags(run.predictors, scales) for run in given.train])
+        x = np.concatenate([with_lags(run.predictors, scales)[run.counted] for run in given.train])
         _, fields = stacked(given.train)
         area = np.sqrt(given.test.weights.ravel())
         flat = fields.reshape(len(fields), -1)
@@ -220,14 +235,14 @@ def _random_forest(features: int) -> Any:
 
 
 def stacked(train: Sequence[Scenario]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the predictors and anomalies of all training years of all runs.
+    """Returns the predictors and anomalies of all training years of all runs, each year once.
 
     Args:
         train: runs.
     """
     return (
-        np.concatenate([run.predictors for run in train]),
-        np.concatenate([run.anomalies for run in train]).astype(np.float64),
+        np.concatenate([run.predictors[run.counted] for run in train]),
+        np.concatenate([run.anomalies[run.counted] for run in train]).astype(np.float64),
     )
 
 
@@ -264,6 +279,7 @@ def _lagged_fit(given: Known) -> LaggedPatternScaling:
         [run.predictors for run in given.train],
         [run.anomalies for run in given.train],
         given.test.weights,
+        [run.counted for run in given.train],
     )
 
 

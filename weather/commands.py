@@ -38,6 +38,10 @@ DOMAIN = Domain(
             "where memory must beat pattern scaling: train and score on a climate that has one",
             "longseq.weather.overshoot:run",
         ),
+        "scenarios": Command(
+            "forcings of a table (RCMIP, IIASA) to global warming to maps, with realisations",
+            "longseq.weather.scenarios:run",
+        ),
         "inspect": Command(
             "what a NetCDF file or Zarr store holds, checked", "longseq.weather.inspect:run"
         ),

@@ -42,7 +42,7 @@ class Noise:
         length: int,
     ) -> None:
         self.weights, self.length = weights, length
-        self.phi = self.spatial = self.whole = self.degrees = float("nan")
+        self.phi = self.spatial = self.whole = self.degrees = self.trace = float("nan")
         self.rest = np.zeros((0, *weights.shape))
         basis = _basis(len(fields), predictors)
         if len(fields) - basis.shape[1] < _LEAST_DEGREES:
@@ -58,7 +58,7 @@ class Noise:
         lagged = area_mean(self.rest[1:] * self.rest[:-1], weights).sum()
         self.phi = _solve_phi(q, lagged / square)
         trace, self.degrees = _traces(q, self.phi)
-        self._trace = trace
+        self.trace = trace
         self.spatial = float(np.sqrt(square / trace * _mean_variance(self.phi, length)))
         means = area_mean(self.rest, weights)
         self.whole = float(np.sqrt(means @ means / trace))
@@ -82,7 +82,7 @@ class Noise:
         if not len(self.rest) or sum(scores) <= 0 or not np.isfinite(self.degrees):
             return 0.0
         effect = 2 * area_mean((one - other) * self.rest, self.weights)
-        variance = effect @ effect / self._trace * _mean_variance(self.phi, self.length)
+        variance = effect @ effect / self.trace * _mean_variance(self.phi, self.length)
         quantile = float(student.ppf(0.975, self.degrees))
         return float(quantile * np.sqrt(variance) / sum(scores))
 

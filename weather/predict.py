@@ -26,6 +26,7 @@ from longseq.weather.data.scenario import (
     parse_span,
     running_mean,
 )
+from longseq.weather.data.seasons import Part
 from longseq.weather.data.series import read_series
 from longseq.weather.data.times import mid_years, year_bounds
 from longseq.weather.data.writer import (
@@ -67,6 +68,11 @@ def run_emulator(task: ClimateEmulator, predictors: np.ndarray) -> np.ndarray:
         return task(x)[0].cpu().numpy()
 
 
+def part_of(task: ClimateEmulator) -> Part:
+    """Returns the part of every year that an emulator was trained on."""
+    return Part(tuple(task.about.get("months", ())), bool(task.about.get("whole_years")))
+
+
 def scenario_of(
     task: ClimateEmulator, path: str, forcing: str | None = None, interpolate: bool = False
 ) -> Scenario:
@@ -92,7 +98,7 @@ def scenario_of(
             f"--forcing: the checkpoint was trained on {', '.join(about['names'])}: give their file"
         )
     anomalies = bool(about.get("anomalies"))
-    data = read_run(path, None, about["units"], True if anomalies else None)
+    data = read_run(path, None, about["units"], True if anomalies else None, part_of(task))
     run = make_scenario(
         data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
     )
@@ -146,6 +152,7 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
     about = task.about
     climatology, grid = np.array(about["climatology"]), Grid.from_facts(about)
     mask = None if about.get("mask") is None else np.array(about["mask"])
+    part = part_of(task)
     if Path(path.partition("::")[0]).suffix.lower() in TABLES:
         years, predictors, _ = read_series(path, about["names"], args.interpolate)
         check_history(task, years, path)
@@ -153,6 +160,8 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
             predictors = running_mean(predictors, about["smooth"])
         calendar = "noleap"
         time, bounds = mid_years(years, calendar), year_bounds(years, calendar)
+        if part.months:
+            time, bounds = part.axis(years - part.wraps, calendar)
         inputs = [path]
     else:
         run = scenario_of(task, path, args.forcing, args.interpolate)

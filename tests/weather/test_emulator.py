@@ -48,7 +48,7 @@ def test_it_starts_as_pattern_scaling_of_the_training_years(runs) -> None:
 
 
 def test_training_changes_the_network_and_not_the_frozen_pattern(runs) -> None:
-    data = ScenarioData([runs[0], runs[0]], None, **{**SPANS, "valid": None})
+    data = ScenarioData([runs[0], runs[1]], None, **{**SPANS, "valid": None})
     start, task = trained(data, 1, lr=0.0), trained(data, 5, lr=1e-2)
     assert torch.equal(start.model.weight, task.model.weight)
     assert not torch.equal(start.model.head.weight, task.model.head.weight)

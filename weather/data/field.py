@@ -10,6 +10,7 @@ import numpy as np
 
 from longseq.core.errors import DataError
 from longseq.weather.data.grid import Grid
+from longseq.weather.data.seasons import WHOLE, Part, months_text, seasons_of
 from longseq.weather.data.times import days_in_year, interval_days, mid_years, year_bounds
 
 # What is read at once while yearly means are taken.
@@ -116,7 +117,11 @@ class Year:
 
 
 def year_plan(
-    time: np.ndarray, calendar: str, bounds: np.ndarray | None, path: str
+    time: np.ndarray,
+    calendar: str,
+    bounds: np.ndarray | None,
+    path: str,
+    part: Part = WHOLE,
 ) -> tuple[list[Year], np.ndarray, Sequence[str]]:
     """Returns which records make which year, the dates they were sorted by, and notes.
 
@@ -130,6 +135,7 @@ def year_plan(
         calendar: CF name.
         bounds: of the records (T, 2), or None.
         path: file, for messages.
+        part: the months that are taken, and whether incomplete years at the ends are left out.
 
     Raises:
         DataError: for incomplete or missing years, and records longer than a year.
@@ -145,16 +151,25 @@ def year_plan(
         if _incomplete(ends, calendar, None) is None:
             time, problem = ends, None
             notes.append("times at midnight without bounds taken as the ends of their intervals")
+    if part.months:
+        plan, more = _season_plan(time, calendar, bounds, path, part)
+        return plan, time, [*notes, *more]
+    numbers = np.array([date.year for date in time])
+    first, last = 0, len(time)
+    if problem and part.whole:
+        first, last, problem = _whole_years(time, calendar, bounds)
+        if not problem:
+            lost = sorted({*numbers[:first].tolist(), *numbers[last:].tolist()})
+            notes.append(f"incomplete years left out: {', '.join(map(str, lost))}")
     if problem:
         year, text = problem
-        hint = "cut the file to whole years"
+        ends = year in (numbers[0], numbers[-1]) and not part.whole
+        hint = "--whole_years leaves out incomplete years at the ends; --months takes seasons"
+        hint = hint if ends else "cut the file to whole years"
         raise DataError(text, path=path, record=f"year {year}", hint=hint)
-    numbers = np.array([date.year for date in time])
-    years, starts, counts = np.unique(numbers, return_index=True, return_counts=True)
-    gaps = np.flatnonzero(np.diff(years) != 1)
-    if len(gaps):
-        text = f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years "
-        raise DataError(f"{text}are missing", path=path)
+    years, starts, counts = np.unique(numbers[first:last], return_index=True, return_counts=True)
+    starts = starts + first
+    _check_gaps(years, path)
     plan = []
     for year, start, count in zip(years, starts, counts):
         part = slice(int(start), int(start + count))
@@ -166,6 +181,61 @@ def year_plan(
             weights = np.ones(count)
         plan.append(Year(int(year), part.start, part.stop, weights / weights.sum()))
     return plan, time, notes
+
+
+def _check_gaps(years: np.ndarray, path: str) -> None:
+    gaps = np.flatnonzero(np.diff(years) != 1)
+    if len(gaps):
+        text = f"the years {years[gaps[0]]} and {years[gaps[0] + 1]} follow each other: years "
+        raise DataError(f"{text}are missing", path=path)
+
+
+def _whole_years(
+    time: np.ndarray, calendar: str, bounds: np.ndarray | None
+) -> tuple[int, int, tuple[int, str] | None]:
+    """Returns the records that are left without incomplete years at the ends, and what is still
+    incomplete between them."""
+    numbers = np.array([date.year for date in time])
+    first, last = 0, len(time)
+    while True:
+        own = None if bounds is None else bounds[first:last]
+        problem = _incomplete(time[first:last], calendar, own)
+        if problem is None:
+            return first, last, None
+        inside = numbers[first:last]
+        if inside[0] == inside[-1] or problem[0] not in (inside[0], inside[-1]):
+            return first, last, problem
+        if problem[0] == inside[0]:
+            first += int((inside == inside[0]).sum())
+        else:
+            last -= int((inside == inside[-1]).sum())
+
+
+def _season_plan(
+    time: np.ndarray, calendar: str, bounds: np.ndarray | None, path: str, part: Part
+) -> tuple[list[Year], list[str]]:
+    """Returns the records of every year's months, and notes."""
+    found = seasons_of(time, calendar, bounds, part, path)
+    lost = []
+    # Every file of whole years has half a winter at either end.
+    if part.wraps or part.whole:
+        for end in (0, -1):
+            if found and found[end].problem:
+                lost.append(found.pop(end).year)
+    text = months_text(part.months)
+    if not found:
+        raise DataError(f"has no complete {text}", path=path)
+    for season in found:
+        if season.problem:
+            hint = "--whole_years leaves out incomplete ones at the ends"
+            record = f"{text} of {season.year}"
+            raise DataError(season.problem, path=path, record=record, hint=hint)
+    _check_gaps(np.array([season.year for season in found]), path)
+    plan = [
+        Year(one.year, int(one.records[0]), int(one.records[-1]) + 1, one.weights) for one in found
+    ]
+    note = f"incomplete {text} left out: {', '.join(map(str, sorted(lost)))}"
+    return plan, [note] if lost else []
 
 
 def _second() -> Any:
@@ -245,10 +315,21 @@ def annual_means(data: Field) -> Field:
 
 
 def yearly_axis(
-    plan: Sequence[Year], calendar: str, notes: Sequence[str], more: Sequence[str]
+    plan: Sequence[Year],
+    calendar: str,
+    notes: Sequence[str],
+    more: Sequence[str],
+    part: Part = WHOLE,
 ) -> dict[str, Any]:
-    """Returns time, bounds and notes of yearly means of shorter records."""
+    """Returns time, bounds and notes of yearly means of shorter records, or of their months."""
     years = np.array([year.year for year in plan])
+    if part.months:
+        middle, edges = part.axis(years, calendar)
+        return {
+            "time": middle,
+            "bounds": edges,
+            "notes": (*notes, *more, f"means of {months_text(part.months)}"),
+        }
     return {
         "time": mid_years(years, calendar),
         "bounds": year_bounds(years, calendar),

@@ -23,9 +23,11 @@ from longseq.weather.data.scenario import (
     inside,
     make_scenario,
     need_years,
+    once,
     parse_span,
     refuse_leak,
 )
+from longseq.weather.data.seasons import Part, parse_months
 
 Batch = dict[str, Tensor]
 
@@ -105,6 +107,8 @@ class ScenarioData(BaseData):
         test_forcing: likewise of the test run.
         anomalies: whether the files hold anomalies already, so that nothing is subtracted.
         interpolate: whether forcings are filled in linearly between the years of their files.
+        months: of every year that are taken ("7", "JJA", "12-2"); None for all.
+        whole_years: whether incomplete years at the ends of a file are left out.
         steps_per_epoch: batches between two ends of an epoch.
         seed: of the order of the runs.
         num_workers: processes that make batches.
@@ -126,6 +130,8 @@ class ScenarioData(BaseData):
         test_forcing: str | None = None,
         anomalies: bool = False,
         interpolate: bool = False,
+        months: str | None = None,
+        whole_years: bool = False,
         steps_per_epoch: int = 50,
         seed: int = 0,
         num_workers: int = 0,
@@ -145,6 +151,7 @@ class ScenarioData(BaseData):
             self.spans["valid"] = parse_span("data.valid", valid)
         self.smooth, self.forcing, self.test_forcing = smooth, forcing, test_forcing
         self.anomalies, self.interpolate = anomalies, interpolate
+        self.part = Part(parse_months(months), whole_years)
         self.steps_per_epoch = check_positive("steps_per_epoch", steps_per_epoch)
         self.seed, self.num_workers = seed, num_workers
         self._train: list[Scenario] | None = None
@@ -158,7 +165,7 @@ class ScenarioData(BaseData):
             forcing: its forcings, if any.
         """
         difference = True if self.anomalies else None
-        data = read_run(path, self.variable, self.units, difference)
+        data = read_run(path, self.variable, self.units, difference, self.part)
         return make_scenario(
             data, self.spans["baseline"], self.smooth, forcing, self.anomalies, self.interpolate
         )
@@ -175,7 +182,11 @@ class ScenarioData(BaseData):
                     raise ConfigError(
                         f"{run.field.path}: has other predictors than {runs[0].field.path}"
                     )
+            runs = [once(run, runs[:index]) for index, run in enumerate(runs)]
             for run in runs:
+                if not run.counted.any():
+                    text = "holds no year that the training runs before it lack: leave it out"
+                    raise ConfigError(f"{run.field.path}: {text}")
                 if not self.scored(run, "train").any():
                     raise ConfigError(
                         f"data.valid {self.hparams['valid']} leaves no year of {run.field.path}"
@@ -209,7 +220,7 @@ class ScenarioData(BaseData):
             part: "train", "valid" or "period".
         """
         if part == "train":
-            return ~self.scored(run, "valid")
+            return ~self.scored(run, "valid") & run.counted
         if part not in self.spans:
             return np.zeros(len(run.years), dtype=bool)
         return inside(run.years, self.spans[part])
@@ -241,6 +252,8 @@ class ScenarioData(BaseData):
             "mask": None if first.field.mask is None else first.field.mask.tolist(),
             "scalars": [[one.name, one.value, dict(one.attrs)] for one in first.field.scalars],
             "anomalies": self.anomalies,
+            "months": list(self.part.months),
+            "whole_years": self.part.whole,
             "positive": first.positive,
             "first_year": max(int(run.years[0]) for run in runs),
             "baseline": list(first.baseline),

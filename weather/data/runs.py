@@ -12,6 +12,7 @@ import numpy as np
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import resolve
 from longseq.weather.data.field import Field
+from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.source import read_years
 
 
@@ -43,6 +44,7 @@ def read_run(
     variable: str | None = None,
     units: str | None = None,
     difference: bool | None = None,
+    part: Part = WHOLE,
 ) -> Field:
     """Reads the yearly means of a run; its files are joined in time, and those of the same years
     become members.
@@ -52,12 +54,13 @@ def read_run(
         variable: name or standard name; None if the files have one.
         units: to convert to; None for the canonical ones.
         difference: whether values are differences; None to tell by name and attributes.
+        part: of every year; all of it by default.
 
     Raises:
         DataError: for files that do not fit together, and as ``read_years`` does.
     """
     files = run_files(text)
-    parts = [read_years(file, variable, units, difference) for file in files]
+    parts = [read_years(file, variable, units, difference, part) for file in files]
     if len(parts) == 1:
         return parts[0]
     for part in parts[1:]:

@@ -4,7 +4,7 @@ on."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class Scenario:
         weights: areas of the cells (Y, X), summing to one; 0 in cells without values.
         baseline: its years.
         positive: whether totals cannot be negative.
+        repeated: bool (T), years that are the same in an earlier training run and count there; None
+            for none.
     """
 
     field: Field
@@ -87,6 +89,14 @@ class Scenario:
     weights: np.ndarray
     baseline: Span
     positive: bool = False
+    repeated: np.ndarray | None = None
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which years are fitted on (T), bool: all that no earlier training run has too."""
+        if self.repeated is None:
+            return np.ones(len(self.years), dtype=bool)
+        return ~self.repeated
 
     @property
     def years(self) -> np.ndarray:
@@ -190,6 +200,20 @@ def shared_years(one: Scenario, other: Scenario) -> np.ndarray:
     )
     spread = float(one.anomalies.std(0, dtype=np.float64).max())
     return common[np.abs(x - y).max((1, 2)) <= _IDENTICAL * spread]
+
+
+def once(run: Scenario, earlier: Sequence[Scenario]) -> Scenario:
+    """Returns a training run whose years that an earlier one has too are marked: scenarios share
+    their historical part, which counts once.
+
+    Args:
+        run: a training run.
+        earlier: those before it.
+    """
+    repeated = np.zeros(len(run.years), dtype=bool)
+    for other in earlier:
+        repeated |= np.isin(run.years, shared_years(other, run))
+    return replace(run, repeated=repeated) if repeated.any() else run
 
 
 def spans_text(years: Sequence[int] | np.ndarray) -> str:

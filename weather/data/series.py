@@ -21,7 +21,10 @@ _WORLD = ("World", "world", "Global")
 
 
 def read_series(
-    path: str | Path, names: Sequence[str] | None = None, interpolate: bool = False
+    path: str | Path,
+    names: Sequence[str] | None = None,
+    interpolate: bool = False,
+    gaps: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Reads yearly series: forcings, or a regional mean.
 
@@ -31,6 +34,7 @@ def read_series(
             variables on time, those on (time, latitude, longitude) averaged over the area.
         names: of the series to take, in order; None for all.
         interpolate: whether years between those of the file are filled in linearly.
+        gaps: whether series may lack values, which are NaN.
 
     Returns:
         Years (T), values (T, K) and names (K).
@@ -66,7 +70,7 @@ def read_series(
             path=path,
             hint="--interpolate fills in the years between linearly",
         )
-    if not np.isfinite(values).all():
+    if not gaps and not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise DataError(f"{chosen[column]} is missing", path=path, record=f"year {years[row]}")
     if np.any(steps > 1):
@@ -74,6 +78,21 @@ def read_series(
         values = np.stack([np.interp(whole, years, column) for column in values.T], 1)
         years = whole
     return years, values, chosen
+
+
+def list_scenarios(path: str | Path) -> list[str]:
+    """Returns the names of the scenarios of a table in the layout of RCMIP and IIASA.
+
+    Raises:
+        DataError: if it has another layout.
+    """
+    file = resolve(path)
+    rows = read_rows(file)
+    by_name = {name.lower(): name for name in (rows[0] if rows else {}) if name}
+    if not {"scenario", "variable", "region"} <= by_name.keys():
+        hint = "columns Scenario, Region, Variable and the years are needed"
+        raise DataError("is no table of scenarios", path=file, hint=hint)
+    return list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
 
 
 def _number(text: str | None, name: str, file: Path, line: int) -> float:

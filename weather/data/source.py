@@ -24,6 +24,7 @@ from longseq.weather.data.cf import choose, is_zarr, kinds_of, open_dataset, res
 from longseq.weather.data.coords import read_grid
 from longseq.weather.data.field import Field, Scalar, take_years, year_plan, yearly_axis
 from longseq.weather.data.grid import Grid
+from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.times import Times, decode_time, interval_days
 
 _KEPT = ("standard_name", "long_name", "cell_methods")
@@ -304,6 +305,7 @@ def read_years(
     variable: str | None = None,
     units: str | None = None,
     difference: bool | None = None,
+    part: Part = WHOLE,
 ) -> Field:
     """Reads yearly means, a block of records at a time: files may be larger than the memory.
 
@@ -312,14 +314,19 @@ def read_years(
         variable: likewise.
         units: likewise.
         difference: likewise.
+        part: of every year; all of it by default.
 
     Raises:
         DataError: likewise, and for missing or incomplete years.
     """
     with open_source(path, variable, units, difference) as source:
         times = source.times
-        plan, _, notes = year_plan(times.dates, times.calendar, times.bounds, str(path))
+        plan, _, notes = year_plan(times.dates, times.calendar, times.bounds, str(path), part)
         values = take_years(source.read, plan, source.shape)
-        if all(year.stop - year.start == 1 for year in plan):
-            return source.field(values, notes=(*source.notes, *notes))
-        return source.field(values, **yearly_axis(plan, times.calendar, source.notes, notes))
+        if not part.months and all(year.stop - year.start == 1 for year in plan):
+            kept = slice(plan[0].start, plan[-1].stop)
+            edges = None if times.bounds is None else times.bounds[kept]
+            about = {"time": times.dates[kept], "bounds": edges}
+            return source.field(values, notes=(*source.notes, *notes), **about)
+        axis = yearly_axis(plan, times.calendar, source.notes, notes, part)
+        return source.field(values, **axis)

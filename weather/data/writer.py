@@ -31,7 +31,7 @@ class Variable:
 
     Args:
         name: in the file.
-        values: (T, Y, X).
+        values: (T, Y, X); (M, T, Y, X) with realisations; (T) for a series.
         units: of the values.
         attrs: further CF attributes.
     """
@@ -63,17 +63,14 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def provenance(
-    model: str, checkpoint: str | Path, inputs: Sequence[str | Path], command: str
-) -> dict[str, str]:
-    """Returns the global attributes that say how a prediction was made.
+def plain_provenance(model: str, inputs: Sequence[str | Path], command: str) -> dict[str, str]:
+    """Returns the global attributes that say how a file was made, without a checkpoint.
 
     The date in ``history`` is that of SOURCE_DATE_EPOCH where it is set.
 
     Args:
         model: its name.
-        checkpoint: file of the weights, whose SHA-256 is recorded.
-        inputs: files that the prediction was made from.
+        inputs: files that it was made from.
         command: as it could be typed again.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
@@ -82,10 +79,26 @@ def provenance(
         "source": f"longseq {__version__}, statistical emulator ({model})",
         "history": f"{now:%Y-%m-%dT%H:%M:%SZ} {command}",
         "model": model,
-        "checkpoint": Path(checkpoint).name,
-        "checkpoint_sha256": sha256(checkpoint),
         "longseq_version": __version__,
         "input_files": ", ".join(Path(file).name for file in inputs),
+    }
+
+
+def provenance(
+    model: str, checkpoint: str | Path, inputs: Sequence[str | Path], command: str
+) -> dict[str, str]:
+    """Returns the global attributes that say how a checkpoint's prediction was made.
+
+    Args:
+        model: its name.
+        checkpoint: file of the weights, whose SHA-256 is recorded.
+        inputs: files that the prediction was made from.
+        command: as it could be typed again.
+    """
+    return {
+        **plain_provenance(model, inputs, command),
+        "checkpoint": Path(checkpoint).name,
+        "checkpoint_sha256": sha256(checkpoint),
     }
 
 
@@ -136,9 +149,14 @@ def to_dataset(
     for variable in variables:
         own = {key: value for key, value in variable.attrs.items() if value not in (None, "")}
         values = np.asarray(variable.values, dtype=np.float32)
-        if mask is not None:
+        if mask is not None and values.ndim > 1:
             values = np.where(mask, values, np.float32(np.nan))
-        content[variable.name] = (("time", "lat", "lon"), values, {**own, "units": variable.units})
+        dims = {1: ("time",), 3: ("time", "lat", "lon"), 4: ("realization", "time", "lat", "lon")}
+        content[variable.name] = (dims[values.ndim], values, {**own, "units": variable.units})
+        if values.ndim == 4:
+            numbers = np.arange(1, len(values) + 1, dtype=np.int32)
+            about_member = {"standard_name": "realization", "axis": "E", "units": "1"}
+            coords["realization"] = ("realization", numbers, about_member)
     made = xr.Dataset(content, coords, {"Conventions": "CF-1.8", **attrs})
     for name in made.data_vars:
         if str(name).endswith("_bnds"):

@@ -1,0 +1,125 @@
+"""Global warming of a scenario from a table of RCMIP or IIASA: its own, or from its forcings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from longseq.core.errors import DataError
+from longseq.weather.data.cf import resolve
+from longseq.weather.data.series import read_series
+from longseq.weather.energy_balance import EnergyBalance
+
+_TEMPERATURES = (
+    "Surface Air Temperature Change",
+    "Surface Air Ocean Blended Temperature Change",
+    "Surface Temperature (GSAT)",
+)
+ERF = "Effective Radiative Forcing"
+# FaIR 1.6.4's own forcing to its temperature, and its temperature to the parts of RCMIP's forcing,
+# by non-negative least squares over ten SSPs 1765-2100. The factors also make up for what FaIR's
+# forcings differ from RCMIP's by, so they are no efficacies of the agents.
+FAIR = EnergyBalance((9.570783, 27.784380), (1.776396, 0.562445))
+FAIR_PARTS = {
+    f"{ERF}|Anthropogenic|CO2": 0.887,
+    f"{ERF}|Anthropogenic|CH4": 0.659,
+    f"{ERF}|Anthropogenic|N2O": 1.736,
+    f"{ERF}|Anthropogenic|Aerosols": 0.439,
+    f"{ERF}|Anthropogenic|Albedo Change": 1.038,
+    f"{ERF}|Anthropogenic|Other": 2.165,
+    f"{ERF}|Anthropogenic|Stratospheric Ozone": 4.086,
+    f"{ERF}|Anthropogenic|Tropospheric Ozone": 0.591,
+    f"{ERF}|Natural|Solar": 1.335,
+    f"{ERF}|Natural|Volcanic": 0.963,
+}
+
+
+@dataclass(frozen=True)
+class Warming:
+    """Global mean surface temperature of a scenario.
+
+    Args:
+        years: (T), without gaps.
+        values: (T), K above the start of the table, or as the table has them.
+        how: what they were made from, in words.
+    """
+
+    years: np.ndarray
+    values: np.ndarray
+    how: str
+
+    def relative(self, first: int, last: int) -> Warming:
+        """Returns the warming relative to the mean of a span of years.
+
+        Raises:
+            DataError: if years of the span are missing.
+        """
+        if self.years[0] > first or self.years[-1] < last:
+            text = f"the years {self.years[0]}-{self.years[-1]} lack some of {first}-{last}"
+            raise DataError(text)
+        inside = (self.years >= first) & (self.years <= last)
+        return Warming(self.years, self.values - self.values[inside].mean(), self.how)
+
+
+def global_warming(
+    path: str | Path,
+    scenario: str,
+    boxes: EnergyBalance | None = None,
+    interpolate: bool = False,
+) -> Warming:
+    """Returns the global warming of a scenario of a table in the layout of RCMIP or IIASA.
+
+    A temperature in the table is taken as it is. Otherwise effective radiative forcings drive an
+    energy balance: the given one by their total, or the packaged one, which stands for FaIR 1.6.4
+    (to 0.08 K over ten SSPs until 2100), by their parts.
+
+    Args:
+        path: of the table.
+        scenario: its name.
+        boxes: an energy balance; None for the packaged one.
+        interpolate: whether missing years are filled in linearly.
+
+    Raises:
+        DataError: if the table has neither, saying what it has.
+    """
+    where = f"{path}::{scenario}"
+    years, values, names = read_series(where, interpolate=interpolate, gaps=True)
+    table = dict(zip(names, values.T))
+    for name in _TEMPERATURES:
+        if name in table:
+            return _whole(Warming(years, table[name], name), where)
+    if boxes is not None and ERF in table:
+        found = boxes.temperatures(_finite(table[ERF], ERF, where))[:, 0]
+        return _whole(Warming(years, found, f"{ERF} through a fitted energy balance"), where)
+    if all(name in table for name in FAIR_PARTS):
+        driven = np.zeros(len(years))
+        for name, factor in FAIR_PARTS.items():
+            driven += factor * _finite(table[name], name, where)
+        how = f"{ERF} through an energy balance that stands for FaIR 1.6.4"
+        return _whole(Warming(years, FAIR.temperatures(driven)[:, 0], how), where)
+    if ERF in table:
+        found = EnergyBalance().temperatures(_finite(table[ERF], ERF, where))[:, 0]
+        how = f"{ERF} through three boxes of heat of typical size"
+        return _whole(Warming(years, found, how), where)
+    if any(name.startswith("Emissions|") for name in table):
+        raise DataError(
+            "holds emissions: how much they force is a carbon cycle's and a chemistry's question",
+            path=resolve(path),
+            record=scenario,
+            hint="run FaIR or MAGICC on them and give their forcings or temperatures",
+        )
+    text = f"has neither {_TEMPERATURES[0]} nor {ERF}"
+    raise DataError(text, path=resolve(path), record=scenario)
+
+
+def _finite(values: np.ndarray, name: str, where: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise DataError(f"{name} is missing in some years", path=where)
+    return values
+
+
+def _whole(found: Warming, where: str) -> Warming:
+    _finite(found.values, found.how, where)
+    return found
