@@ -5,7 +5,7 @@ from longseq.vision import REQUIRES
 
 DOMAIN = Domain(
     name="vision",
-    help="image classification: Vim, VMamba and any mixer, beside logistic regression on pixels",
+    help="image classification and segmentation: Vim, VMamba, any mixer, beside plain baselines",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
@@ -17,10 +17,15 @@ DOMAIN = Domain(
         "test accuracy of models beside logistic regression on the pixels",
         "longseq.vision.compare:ImageComparison",
     ),
-    modules=("longseq.vision.task", "longseq.vision.data.module"),
+    modules=(
+        "longseq.vision.task",
+        "longseq.vision.segmentation",
+        "longseq.vision.data.module",
+        "longseq.vision.data.segmentation",
+    ),
     commands={
         "predict": Command(
-            "classes and probabilities of the images in a folder, to CSV or Parquet",
+            "classes and probabilities of images, to CSV or Parquet; or their masks",
             "longseq.vision.predict:run",
         ),
     },

@@ -20,6 +20,8 @@ from longseq.core.training.loading import load_task
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.transforms import Normalise, resize
+from longseq.vision.segment import run_segmentation
+from longseq.vision.segmentation import Segmentation
 from longseq.vision.task import ImageClassifier
 
 
@@ -134,36 +136,63 @@ def write_predictions(
     write_rows(path, {"file": "", "label": "", **probabilities, "error": ""}, rows)
 
 
+def say_errors(errors: Sequence[str], source: str | Path) -> None:
+    """Says on stderr which images could not be read.
+
+    Args:
+        errors: one per image, empty where it could be.
+        source: where the images are.
+
+    Raises:
+        DataError: if none of them could be.
+    """
+    bad = [error for error in errors if error]
+    for error in bad[:10]:
+        print(f"note: {error}", file=sys.stderr)
+    if len(bad) > 10:
+        print(f"note: and {len(bad) - 10} more", file=sys.stderr)
+    if len(bad) == len(errors):
+        raise DataError(f"none of its {len(errors)} images can be read", path=source)
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision predict``."""
     parser = argparse.ArgumentParser(
         prog="longseq vision predict",
-        description="Class and probabilities of every image: file, label, probability, p_<class>, "
-        "error.",
+        description="Of a classifier: class and probabilities of every image (file, label, "
+        "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv.",
     )
     parser.add_argument(
         "images", help="folder or zip (searched to any depth), one image, or an IDX file"
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of an image classifier")
-    parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
+    parser.add_argument(
+        "--ckpt_path", required=True, help="checkpoint of a classifier or segmentation"
+    )
+    parser.add_argument(
+        "--out", required=True, help=".csv, .tsv or .parquet file to write; for masks a folder"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
+    parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
+    parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
-    check_table(args.out)
     task = load_task(args.ckpt_path, "vision")
+    if isinstance(task, Segmentation):
+        task.to(args.device)
+        return run_segmentation(
+            task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
+        )
+    check_table(args.out)
     if not isinstance(task, ImageClassifier):
         raise ConfigError(
-            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier is needed"
+            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier or a Segmentation "
+            "is needed"
         )
     images = open_images(args.images, Reading.of(task.preprocess))
     found = list(classify(task, images, args.batch_size, args.device))
+    say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
-    for item in bad[:10]:
-        print(f"note: {item.error}", file=sys.stderr)
-    if len(bad) > 10:
-        print(f"note: and {len(bad) - 10} more", file=sys.stderr)
-    if len(bad) == len(found):
-        raise DataError(f"none of its {len(found)} images can be read", path=args.images)
     write_predictions(args.out, found, task.classes)
     labels = Counter(
         task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]

@@ -37,7 +37,10 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
+CLASSIFIERS = [name for name in sorted(DOMAIN.configs()) if not name.startswith("segment")]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_shipped_configuration_trains(name: str, workdir: Path, make_zip) -> None:
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())
     model, data = content["model"]["init_args"], content["data"]["init_args"]

@@ -212,15 +212,14 @@ class FileImages(ImageSet):
         name = self.names[index]
         return Where(self.root / name) if self.root.is_dir() else Where(self.root, name)
 
-    def stored(self, index: int) -> tuple[np.ndarray, int | None]:
-        """Returns image ``index`` (H, W, C) in its own dtype, and its bits.
+    def content(self, index: int) -> bytes:
+        """Returns the bytes of file ``index``.
 
         Raises:
             DataError: naming the file, if it cannot be read.
         """
-        where = self.where(index)
         try:
-            content = self._read(self.names[index])
+            return self._read(self.names[index])
         except (
             OSError,
             zipfile.BadZipFile,
@@ -228,8 +227,15 @@ class FileImages(ImageSet):
             NotImplementedError,
             zlib.error,
         ) as error:
-            raise where.error("cannot be read") from error
-        return read_file(content, self.reading, where)
+            raise self.where(index).error("cannot be read") from error
+
+    def stored(self, index: int) -> tuple[np.ndarray, int | None]:
+        """Returns image ``index`` (H, W, C) in its own dtype, and its bits.
+
+        Raises:
+            DataError: naming the file, if it cannot be read.
+        """
+        return read_file(self.content(index), self.reading, self.where(index))
 
     def name(self, index: int) -> str:
         """Returns the path inside the folder or zip."""

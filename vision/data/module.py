@@ -4,10 +4,7 @@ step."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
@@ -20,7 +17,7 @@ from longseq.vision.data.batches import (
     together,
 )
 from longseq.vision.data.images import ImageSet
-from longseq.vision.data.parts import Part, Prepared, moments, readable
+from longseq.vision.data.parts import Part, Prepared, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS, Reading, learn_ranges
 from longseq.vision.data.sources import open_source, split_indices
 from longseq.vision.data.transforms import (
@@ -184,20 +181,15 @@ class ImageData(BaseData):
     def _learn(self) -> None:
         """Finds the ranges of pixels and their moments, where they are not given."""
         assert self._parts is not None
-        train, given = self._parts["train"], self.hparams
-        known = self._known
-        if known and isinstance(self.value_range, str):
-            ranges = dict(Reading.of(known).ranges)
-        else:
-            ranges = learn_ranges(_stored(train), self.value_range)
-        for part in self._parts.values():
-            part.images.reading = replace(self.reading, ranges=ranges)
-        if known:
-            mean, std = list(known["mean"]), list(known["std"])
-        elif given["mean"] is None or given["std"] is None:
-            mean, std = moments(train, self.eval_transform)
-        self.mean = mean if given["mean"] is None else list(given["mean"])
-        self.std = std if given["std"] is None else list(given["std"])
+        given = self.hparams
+        self.mean, self.std = learn_pixels(
+            self._parts,
+            self.reading,
+            self.value_range,
+            (given["mean"], given["std"]),
+            self._known,
+            self.eval_transform,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Returns the names of the classes and the preprocessing."""
@@ -291,17 +283,6 @@ class ImageData(BaseData):
     def test_dataloader(self) -> Any:
         """Returns the test images in order."""
         return self.evaluation("test")
-
-
-def _stored(part: Part) -> list[tuple[np.ndarray, int | None]]:
-    """Returns a sample of a part's images in their own dtypes."""
-    found = []
-    for index in part.sample():
-        try:
-            found.append(part.stored(index))
-        except DataError as error:
-            part.note(index, error)
-    return found
 
 
 def _whole(images: ImageSet) -> Part:

@@ -6,7 +6,8 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from longseq.core.errors import DataError
 from longseq.vision.data.images import ImageSet
-from longseq.vision.data.pixels import Where, unit
+from longseq.vision.data.pixels import Reading, Where, learn_ranges, unit
 
 CHECKED = 2000
 """Sets of up to so many images are read once when they are opened; of larger ones a sample is."""
@@ -182,3 +183,50 @@ def moments(part: Part, transform: Callable[[Tensor], Tensor]) -> tuple[list[flo
     std = (square / count - mean**2).clamp(min=0).sqrt()
     std[std < 1e-6] = 1.0  # a channel that is the same everywhere
     return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in std]
+
+
+def learn_pixels(
+    parts: Mapping[str, Part],
+    reading: Reading,
+    value_range: str | Sequence[float],
+    given: tuple[Sequence[float] | None, Sequence[float] | None],
+    known: Mapping[str, Any] | None,
+    transform: Callable[[Tensor], Tensor],
+) -> tuple[list[float], list[float]]:
+    """Finds the ranges of pixels on training images, and returns mean and deviation of the
+    channels.
+
+    Args:
+        parts: with the part "train"; their readings take the ranges.
+        reading: how files become channels.
+        value_range: see ``learn_ranges``.
+        given: mean and deviation, None where they are to be measured.
+        known: of a checkpoint, in place of what these images would say.
+        transform: of one image, as it is evaluated.
+    """
+    train = parts["train"]
+    if known and isinstance(value_range, str):
+        ranges = dict(Reading.of(known).ranges)
+    else:
+        ranges = learn_ranges(_stored(train), value_range)
+    for part in parts.values():
+        part.images.reading = replace(reading, ranges=ranges)
+    mean, std = given
+    if known:
+        found = list(known["mean"]), list(known["std"])
+    elif mean is None or std is None:
+        found = moments(train, transform)
+    else:
+        found = list(mean), list(std)
+    return (found[0] if mean is None else list(mean)), (found[1] if std is None else list(std))
+
+
+def _stored(part: Part) -> list[tuple[np.ndarray, int | None]]:
+    """Returns a sample of a part's images in their own dtypes."""
+    found = []
+    for index in part.sample():
+        try:
+            found.append(part.stored(index))
+        except DataError as error:
+            part.note(index, error)
+    return found

@@ -31,7 +31,7 @@ FASHION = (
     "Ankle boot",
 )
 SAMPLES = Samples("vision", {"fashion_mnist_sample": "fashion_mnist_sample"})
-_PARTS = {
+PART_NAMES = {
     "train": "train",
     "training": "train",
     "val": "valid",
@@ -115,13 +115,13 @@ def _class_folders(root: Path, reading: Reading) -> Source:
     while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
         split = [parts[1:] for parts in split]  # a zip of one folder
     found: dict[str, list[tuple[str, str]]] = {}
-    parted = any(_PARTS.get(parts[0]) == "train" and len(parts) > 2 for parts in split)
+    parted = any(PART_NAMES.get(parts[0]) == "train" and len(parts) > 2 for parts in split)
     stray = []
     for name, parts in zip(names, split):
-        if len(parts) < (3 if parted else 2) or (parted and parts[0] not in _PARTS):
+        if len(parts) < (3 if parted else 2) or (parted and parts[0] not in PART_NAMES):
             stray.append(name)
             continue
-        part, cls = (_PARTS[parts[0]], parts[1]) if parted else ("train", parts[0])
+        part, cls = (PART_NAMES[parts[0]], parts[1]) if parted else ("train", parts[0])
         found.setdefault(part, []).append((name, cls))
     if stray:
         where = "train/<class>/, valid/<class>/ or test/<class>/" if parted else "<class>/"
@@ -151,7 +151,7 @@ def _class_folders(root: Path, reading: Reading) -> Source:
 
 def _is_cover(split: Sequence[Sequence[str]]) -> bool:
     """Returns whether the one top folder only holds the data set, and is none of its parts."""
-    return split[0][0] not in _PARTS and any(len(parts) > 2 for parts in split)
+    return split[0][0] not in PART_NAMES and any(len(parts) > 2 for parts in split)
 
 
 def _torchvision(name: str, reading: Reading, root: str | None, download: bool) -> Source:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from longseq.core.errors import DataError
 from longseq.vision.data.pillow import check_size, read_pillow
-from longseq.vision.data.pixels import Pixels, Reading, Where, oriented, pick_page
+from longseq.vision.data.pixels import Pixels, Reading, Where, oriented, pick_page, stored, to_unit
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NODATA, _ORIENTATION = 42113, 274
@@ -64,6 +69,61 @@ def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
     first = parts[0]
     array = np.concatenate([one.array for one in parts])
     return Pixels(array, first.colour, first.alpha, first.bits, _join(parts))
+
+
+@contextmanager
+def open_bands(
+    path: Path, reading: Reading, where: Where
+) -> Iterator[tuple[Callable[[int, int], Tensor], int, int] | None]:
+    """Yields a function from rows (first, last) to (C, rows, W), the height and the width of a TIFF
+    file; its pixels stay on disk, unpacked if need be. None for what is not one plain image.
+
+    Args:
+        path: the file.
+        reading: what is asked for.
+        where: the file.
+    """
+    with path.open("rb") as opened:
+        start = opened.read(4)
+    if not start.startswith(MAGIC) or importlib.util.find_spec("tifffile") is None:
+        yield None
+        return
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tifffile.TiffFile(path))
+            one, page = file.series[0], file.series[0].keyframe
+            turned = page.tags.get(_ORIENTATION)
+            plain = (
+                len(file.series) == 1
+                and one.axes in ("YX", "YXS")
+                and int(page.photometric) in (1, 2)
+                and (turned is None or int(turned.value) == 1)
+                and not page.extrasamples
+                # Pixels without data take the mean of the whole image.
+                and one.dtype.kind in "ui"
+                and page.tags.get(_NODATA) is None
+                and int(page.bitspersample) == 8 * one.dtype.itemsize
+            )
+            array = one.asarray(out="memmap") if plain else None
+        except Exception:  # noqa: BLE001 (read_tiff says what is wrong)
+            array = None
+        if array is None:
+            yield None
+            return
+        array = array[..., None] if array.ndim == 2 else array
+        colour = "rgb" if int(page.photometric) == 2 else "grey"
+        colour = colour if array.shape[2] == (3 if colour == "rgb" else 1) else "bands"
+
+        def rows(first: int, last: int) -> Tensor:
+            part = np.array(array[first:last])[None]
+            part = part.astype(part.dtype.newbyteorder("="))
+            pixels = Pixels(part, colour)
+            return to_unit(stored(pixels, reading, where), reading, where)
+
+        yield rows, int(one.shape[0]), int(one.shape[1])
 
 
 def _join(parts: list[Pixels]) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
 from longseq.vision.models.published import fit_published, head_classes, read_published, tell
 from longseq.vision.models.resnet import ResNet
+from longseq.vision.models.unet import UNetEncoder
 from longseq.vision.models.vim import Vim
 from longseq.vision.models.vmamba import VMamba
 
@@ -124,6 +125,12 @@ _PRESETS = {
         ResNet,
         {"dims": (32, 80, 224), "scans": (2,)},
         "convolutional stages, then a recurrence over the map; 28 to 64 px, to train on a CPU",
+    ),
+    "unet": Preset(UNetEncoder, {}, "the contracting path of a plain U-Net: the one to beat"),
+    "hybrid_unet": Preset(
+        ResNet,
+        {"dims": (32, 64, 96, 160), "depths": (1, 1, 1, 1), "scans": (3,)},
+        "convolutional stages, then a recurrence over the map; a segmenter's encoder",
     ),
     "sequential": Preset(
         PatchSequence,

@@ -1,0 +1,110 @@
+"""Masks are read without changing a value, paired with their images, and refused where they are no
+masks."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from longseq.core.errors import DataError
+from longseq.vision.data.masks import IGNORED, Values, find_values, open_pairs, read_mask
+from longseq.vision.data.pixels import Reading, Where
+
+WHERE = Where("m.png")
+VALUES = np.array([[0, 1, 255], [3, 2, 0]], np.uint8)
+
+
+def encoded(image, kind="PNG", **kwargs) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **kwargs)
+    return stream.getvalue()
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(VALUES, "P")
+    image.putpalette([i * 7 % 256 for i in range(768)])
+    return image
+
+
+def tiff(array, **kwargs) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, array, **kwargs)
+    return stream.getvalue()
+
+
+def npy(array) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+KINDS = {
+    "grey": lambda: encoded(Image.fromarray(VALUES)),
+    "palette": lambda: encoded(palette()),
+    "grey as colour": lambda: encoded(Image.fromarray(np.repeat(VALUES[..., None], 3, 2))),
+    "16 bits": lambda: encoded(Image.fromarray(VALUES.astype(np.uint16))),
+    "tiff": lambda: tiff(VALUES),
+    "tiff of int32": lambda: tiff(VALUES.astype(np.int32)),
+    "white is zero": lambda: tiff(255 - VALUES, photometric="miniswhite"),
+    "whole floats": lambda: tiff(VALUES.astype(np.float32)),
+    "npy": lambda: npy(VALUES.astype(np.int64)),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_values_are_as_stored(kind: str) -> None:
+    found = read_mask(KINDS[kind](), WHERE)
+    assert found.dtype == np.int64 and np.array_equal(found, VALUES)
+
+
+BAD = {
+    "empty": lambda: b"",
+    "is a JPEG": lambda: encoded(Image.fromarray(VALUES), "JPEG"),
+    "3 bands": lambda: encoded(Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))),
+    "transparency": lambda: encoded(Image.new("RGBA", (2, 2))),
+    "float": lambda: tiff(VALUES + np.float32(0.5)),
+    "truncated or damaged": lambda: encoded(Image.fromarray(VALUES))[:40],
+}
+
+
+@pytest.mark.parametrize("words", sorted(BAD))
+def test_what_is_no_mask_is_refused_by_name(words: str) -> None:
+    with pytest.raises(DataError, match=rf"m\.png.*{words}"):
+        read_mask(BAD[words](), WHERE)
+
+
+def test_values_become_classes() -> None:
+    mask = np.array([[0, 128], [255, 7]])
+    assert find_values([(mask, WHERE)], 7) == (0, 128, 255)
+    classes = Values((0, 128, 255), 7).classes(mask, WHERE)
+    assert classes.tolist() == [[0, 1], [2, IGNORED]]
+    assert Values((0, 1), 7, True).classes(mask, WHERE).tolist() == [[0, 1], [1, IGNORED]]
+    # In the order of a checkpoint, whatever it is.
+    assert Values((255, 0, 128, 7)).classes(mask, WHERE).tolist() == [[1, 2], [0, 3]]
+    with pytest.raises(DataError, match="holds 7, which is the value of no class"):
+        Values((0, 128, 255)).classes(mask, WHERE)
+    with pytest.raises(DataError, match="one value only"):
+        find_values([(np.zeros((2, 2), int), WHERE)], None)
+    with pytest.raises(DataError, match="more than 256 values"):
+        find_values([(np.arange(300)[None], WHERE)], None)
+
+
+def test_images_and_masks_are_paired(tmp_path) -> None:
+    good = encoded(Image.fromarray(VALUES))
+    names = ["train/images/a.jpg", "train/masks/a.png", "train/images/b.tif", "train/masks/b.png"]
+    names += ["val/images/c.png", "val/masks/c_mask.png", "train/masks/more.png"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(good)
+    found = open_pairs(tmp_path, Reading(1))
+    assert found["train"].names == ["train/images/a.jpg", "train/images/b.tif"]
+    assert found["valid"].mask_where(0).path.name == "c_mask.png"
+    assert np.array_equal(found["train"].mask(1), VALUES)
+    (tmp_path / "train/masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"b\.tif: has no mask"):
+        open_pairs(tmp_path, Reading(1))

@@ -1,0 +1,186 @@
+"""U-shaped segmentation (Ronneberger et al. 2015, arXiv 1505.04597): any image model's maps, joined
+upwards.
+
+From the deepest map on,  y_i = f_i(concat(up(y_{i+1}), x_i)),  where up is bilinear to the size of
+the encoder's map x_i, and f_i two convolutions, or state-space blocks as in VM-UNet (Ruan and Xiang
+2024, arXiv 2402.02491). The last x is the image itself through one convolution, so that edges are
+drawn at full resolution also where the encoder begins at a half or a quarter of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longseq.core.checks import check_choice, check_positive
+from longseq.core.errors import ConfigError
+from longseq.vision.models.layers import FeatureExtractor, ImageModel, head
+from longseq.vision.models.vmamba import SS2D, VSSBlock
+
+DecoderKind = Literal["conv", "scan"]
+
+
+def double_conv(ins: int, outs: int) -> nn.Sequential:
+    """Returns two 3×3 convolutions, each with batch norm and ReLU: U-Net's block."""
+    layers: list[nn.Module] = []
+    for width in (ins, outs):
+        layers += [nn.Conv2d(width, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs)]
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+class UNetEncoder(ImageModel):
+    """The contracting path of a plain U-Net, at any resolution; alone it classifies.
+
+    Args:
+        num_classes: classes of the head; 0 for none.
+        in_chans: channels of the images.
+        dims: width of every level; every level has half the resolution of the one before.
+    """
+
+    stem_key = "levels.0.0.weight"
+
+    def __init__(
+        self, num_classes: int = 10, in_chans: int = 3, dims: Sequence[int] = (16, 32, 64, 128)
+    ) -> None:
+        super().__init__()
+        if not dims:
+            raise ConfigError("dims must name at least one width")
+        self.in_chans, self.min_size = check_positive("in_chans", in_chans), 2 ** (len(dims) - 1)
+        self.num_features, self.channels = dims[-1], list(dims)
+        self.reductions = [2**i for i in range(len(dims))]
+        widths = [in_chans, *dims]
+        self.levels = nn.ModuleList(double_conv(a, b) for a, b in zip(widths, dims))
+        self.head = head(dims[-1], num_classes)
+        self.to(memory_format=torch.channels_last)
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        self.check_images(x)
+        x, maps = x.contiguous(memory_format=torch.channels_last), []
+        for i, level in enumerate(self.levels):
+            x = level(F.max_pool2d(x, 2) if i else x)
+            maps.append(x)
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the deepest map, (B, C, H', W')."""
+        return self._maps(x)[-1]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Takes the mean over the map and maps it to logits (B, classes)."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Returns the maps of levels, (B, C_i, H_i, W_i)."""
+        maps = self._maps(x)
+        return [maps[i] for i in indices]
+
+
+class Join(nn.Module):
+    """One level of the decoder: the map from below, enlarged, joined with the encoder's.
+
+    Args:
+        below: channels from below.
+        beside: channels of the encoder's map.
+        width: channels of the result.
+        kind: "conv" or "scan".
+    """
+
+    def __init__(self, below: int, beside: int, width: int, kind: DecoderKind) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "conv":
+            self.block: nn.Module = double_conv(below + beside, width)
+        else:
+            self.reduce = nn.Conv2d(below + beside, width, 1)
+            self.block = VSSBlock(width, 0.0, 2.0, SS2D(width))
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x: (B, C, h, w) from below; skip: (B, C', H, W); returns (B, width, H, W)."""
+        if x.shape[2:] != skip.shape[2:]:
+            x = F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=False)
+        x = torch.cat([x, skip.to(x.dtype)], 1)
+        if self.kind == "conv":
+            return self.block(x)
+        return self.block(self.reduce(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Segmenter(nn.Module):
+    """Images (B, C, H, W) to logits of every pixel (B, K, H, W).
+
+    Args:
+        encoder: any image model; those of one resolution, such as Vim and ViT, are enlarged at
+            every step.
+        num_classes: K.
+        decoder: "conv", or "scan" for state-space blocks.
+        stem_width: channels of the image's own convolution, where the encoder's first map is
+            smaller than the image.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageModel,
+        num_classes: int,
+        decoder: DecoderKind = "conv",
+        stem_width: int = 16,
+    ) -> None:
+        super().__init__()
+        check_choice("decoder", decoder, DecoderKind)
+        check_positive("num_classes - 1", num_classes - 1)
+        self.encoder = FeatureExtractor(encoder)
+        self.in_chans, self.min_size = encoder.in_chans, encoder.min_size
+        widths = list(encoder.channels)
+        self.stem: nn.Module | None = None
+        if encoder.reductions[0] > 1:
+            self.stem = nn.Sequential(
+                nn.Conv2d(encoder.in_chans, stem_width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(stem_width),
+                nn.ReLU(),
+            )
+            widths = [stem_width, *widths]
+        joins, below = [], widths[-1]
+        for beside in reversed(widths[:-1]):
+            joins.append(Join(below, beside, beside, decoder))
+            below = beside
+        self.joins = nn.ModuleList(joins)
+        self.head = nn.Conv2d(below, num_classes, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W), sides of at least ``min_size``."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        maps = self.encoder(x)
+        if self.stem is not None:
+            maps = [self.stem(x), *maps]
+        y = maps[-1]
+        for join, skip in zip(self.joins, reversed(maps[:-1])):
+            y = join(y, skip)
+        return self.head(y)
+
+
+def create_segmenter(
+    encoder: str, num_classes: int, decoder: DecoderKind = "conv", **kwargs: Any
+) -> Segmenter:
+    """Makes a U-shaped segmenter around a model by name.
+
+    Args:
+        encoder: one of ``list_models()``.
+        num_classes: classes of pixels, the background among them.
+        decoder: "conv" or "scan".
+        **kwargs: of ``create_model``: ``in_chans``, ``img_size``, ``pretrained``, the model's own.
+
+    Raises:
+        ConfigError: for an unknown name or hyper-parameter.
+        DataError: if the weights are unusable.
+    """
+    from longseq.vision.models.registry import create_model
+
+    model = create_model(encoder, **{**kwargs, "num_classes": 0})
+    for name in model.head_norms:  # of classification only: no gradient reaches them
+        model.get_submodule(name).requires_grad_(False)
+    return Segmenter(model, num_classes, decoder)
