@@ -27,7 +27,6 @@ TRAINER = {
     "accumulate_grad_batches": ("N", "batches per optimiser step (1)"),
     "gradient_clip_val": ("X", "largest norm of the gradient"),
     "val_check_interval": ("N", "training batches between two validations"),
-    "limit_val_batches": ("N", "batches of a validation at most"),
     "log_every_n_steps": ("N", "steps between two lines of metrics (10)"),
     "default_root_dir": ("FOLDER", "where runs are written"),
 }
