@@ -19,7 +19,6 @@ from longseq.core.shell.early import name_of, resolve_configs
 
 TRAINER = {
     "max_steps": ("N", "optimiser steps of the training"),
-    "max_time": ("DD:HH:MM:SS", "stop after this long"),
     "accelerator": ("NAME", "cpu, gpu, mps or auto (auto)"),
     "devices": ("N", "how many devices, or auto (auto)"),
     "precision": ("NAME", "32-true, bf16-mixed, 16-mixed, … (32-true)"),
@@ -27,6 +26,7 @@ TRAINER = {
     "accumulate_grad_batches": ("N", "batches per optimiser step (1)"),
     "gradient_clip_val": ("X", "largest norm of the gradient"),
     "val_check_interval": ("N", "training batches between two validations"),
+    "limit_val_batches": ("N", "batches of a validation at most"),
     "log_every_n_steps": ("N", "steps between two lines of metrics (10)"),
     "default_root_dir": ("FOLDER", "where runs are written"),
 }
