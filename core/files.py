@@ -3,14 +3,19 @@ renamed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -37,9 +42,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(str(folder))
         # A name that is at its limit by itself leaves no room for a longer one.
         handle, name = tempfile.mkstemp(
-            dir=folder, prefix=f".{target.stem[:32]}.", suffix=target.suffix[:16]
+            dir=folder,
+            prefix=f".{target.stem[:32]}.{_HOST}-{os.getpid()}-",
+            suffix=target.suffix[:16],
         )
         os.close(handle)
         temporary = Path(name)
@@ -62,6 +70,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1024)  # once for a folder: a process that writes many files lists it once
+def _sweep(folder: str) -> None:
+    """Removes the temporary files that dead processes of this machine have left in a folder, and
+    those of other machines after a week."""
+    for name in os.listdir(folder):
+        found = _TEMPORARY.fullmatch(name)
+        if not found:
+            continue
+        file = Path(folder) / name
+        with contextlib.suppress(OSError):
+            if found["host"] == _HOST:
+                left = not _alive(int(found["pid"]))
+            else:
+                left = time.time() - file.stat().st_mtime > _WEEK
+            if left:
+                file.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def check_writable(path: str | Path) -> None:
@@ -114,6 +150,9 @@ def _umask() -> int:
     return mask
 
 
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_TEMPORARY = re.compile(r"\..{0,32}\.(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-\w{8}(\..{0,15})?")
+_WEEK = 7 * 86400
 _UMASK = _umask()  # once, on import: between the two calls other threads would write without one
 _WRITING = {
     errno.ENOSPC: "no space is left on the disk",

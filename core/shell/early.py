@@ -20,6 +20,7 @@ RUN = (
     "progress",
     "checkpoint_every",
     "init_from",
+    "max_time",
     "ckpt_path",
     "seed_everything",
     "print_config",

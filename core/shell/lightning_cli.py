@@ -23,6 +23,7 @@ from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.compare import Comparison, report_test
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
+from longseq.core.files import atomic_path
 from longseq.core.shell.agreement import agree
 from longseq.core.shell.arguments import (
     configured,
@@ -36,13 +37,13 @@ from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
 from longseq.core.training.callbacks import say_next
+from longseq.core.training.folders import newest_checkpoint, own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
     check_contradictions,
-    newest_checkpoint,
     quiet,
     train,
     trainer_options,
@@ -85,7 +86,16 @@ class _SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit" and trainer.loggers:
+            self.folder = trainer.log_dir or "."  # on every rank: it is broadcast
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Writes the file whole or not at all, where Lightning's would write in place."""
+        file = Path(self.folder) / self.config_filename
+        with atomic_path(file) as temporary:
+            self.parser.save(
+                self.config, str(temporary), skip_none=False, overwrite=True, multifile=False
+            )
 
 
 class DomainCLI(LightningCLI):
@@ -110,10 +120,13 @@ class DomainCLI(LightningCLI):
             text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args
         )
         self.checkpoint = None if asking else find_checkpoint(args, configs)
-        if self.checkpoint == "last":
-            self.checkpoint = newest_checkpoint(
-                output_folder(args, configs) or f"outputs/{domain.name}"
-            )
+        self.root = output_folder(args, configs) or f"outputs/{domain.name}"
+        if self.checkpoint == "auto" and command == "fit":
+            name = next((value for _, _, value in flag_values(args, "--name")), self.run_name)
+            self.checkpoint = own_checkpoint(self.root, name)
+            args += ["--ckpt_path", self.checkpoint or "null", "--name", name]
+        elif self.checkpoint == "last":
+            self.checkpoint = newest_checkpoint(self.root)
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(
@@ -127,7 +140,7 @@ class DomainCLI(LightningCLI):
             import_object(domain.task or ""),
             import_object(domain.data) if domain.data else None,
             save_config_callback=_SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_kwargs={
@@ -161,6 +174,8 @@ class DomainCLI(LightningCLI):
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
             parser.add_argument("--init_from", type=str | None, default=None, help=text)
+            text = "Stop after this time of this attempt (90s, 45m, 3.5h), status 75."
+            parser.add_argument("--max_time", type=str | None, default=None, help=text)
         # Where a class is named the default one must not be there: its arguments would be taken for
         # the named class's wherever both have one of a name.
         defaults = {
@@ -272,15 +287,20 @@ class DomainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer with longseq's callbacks, loggers and checkpoint writer."""
         asked = self._get(self.config_init, "trainer")
-        name = self._get(self.config_init, "name") or self.run_name
+        name = self._get(self.config_init, "name")
+        fit = self.command == "fit"
+        root = asked["default_root_dir"]
+        resumed = resumed_folder(self.checkpoint, root, name) if fit else None
         every = self._get(self.config_init, "checkpoint_every")
         kwargs |= trainer_options(
             asked,
             self.command,
-            name,
+            name or self.run_name,
             every,
             self._get(self.config_init, "progress"),
             f"longseq {self.domain.name}",
+            resumed,
+            self._get(self.config_init, "max_time") if fit else None,
         )
         try:
             return super().instantiate_trainer(**kwargs)

@@ -19,7 +19,6 @@ from longseq.core.shell.early import name_of, resolve_configs
 
 TRAINER = {
     "max_steps": ("N", "optimiser steps of the training"),
-    "max_time": ("DD:HH:MM:SS", "stop after this long"),
     "accelerator": ("NAME", "cpu, gpu, mps or auto (auto)"),
     "devices": ("N", "how many devices, or auto (auto)"),
     "precision": ("NAME", "32-true, bf16-mixed, 16-mixed, … (32-true)"),
@@ -36,7 +35,8 @@ DEVICE = ("accelerator", "devices", "precision")
 """Those that matter where nothing is trained."""
 _FIT = {
     "--name NAME": "of the run's folder; the configuration's name if not given",
-    "--ckpt_path FILE": "go on with this checkpoint's training, or with the newest one: last",
+    "--ckpt_path FILE": "go on from it; last: the newest one; auto: this --name's, if any",
+    "--max_time TIME": "stop after 90s, 45m, 3.5h with the last step kept, status 75",
     "--init_from FILE": "begin a new training with the weights of a .ckpt or .safetensors file",
     "--checkpoint_every N": "optimiser steps between two writes of last.ckpt (200)",
 }

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from longseq.core import plugins
@@ -63,6 +63,7 @@ class StepCheckpoint(ModelCheckpoint):
             save_last=True,
             save_top_k=0,
             every_n_train_steps=every_n_steps,
+            enable_version_counter=False,  # the folder is this run's: what is there is its own
         )
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
@@ -75,6 +76,39 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a run that is killed has logged what its checkpoint holds
+        super()._save_checkpoint(trainer, filepath)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``, over all attempts of a run.
+
+    Args:
+        monitor: metric to be minimised.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the best score from the file that holds it: it may be younger than ``last.ckpt``,
+        and its folder may have been moved."""
+        path = Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
+        if not path.is_file():
+            return  # a run in another folder has its own best
+        own = load_checkpoint(path).get("callbacks", {}).get(self.state_key)
+        if isinstance(own, dict) and isinstance(score := own.get("current_score"), torch.Tensor):
+            self.best_model_path = self.kth_best_model_path = str(path)
+            self.best_model_score = self.kth_value = score
+            self.best_k_models = {str(path): score}
 
 
 class Throughput(Callback):
@@ -281,26 +315,14 @@ def default_callbacks(
         command: of the domain, for what to type next.
     """
     bar = sys.stderr.isatty() if bar is None else bar
-    best = ModelCheckpoint(filename="best", monitor=monitor, save_on_train_epoch_end=False)
     return [
         progress_bar() if bar else StepLog(),
         StopOnNotFinite(),
         Throughput(),
         LearningRateMonitor(logging_interval="step"),
-        *([best] if monitor else []),
+        *([BestCheckpoint(monitor)] if monitor else []),
         StepCheckpoint(every_n_steps),
         LossCurve(),
         Screen(command),
         StopOnSignal(),
     ]
-
-
-def default_loggers(folder: str | Path, name: str) -> list[Logger]:
-    """Returns a TensorBoard and a CSV logger that share ``folder/name/version_k``, the next free k.
-
-    Args:
-        folder: for example ``outputs/genomics``.
-        name: of the run.
-    """
-    board = TensorBoardLogger(str(folder), name=name)
-    return [board, CSVLogger(str(folder), name=name, version=board.version)]

@@ -6,6 +6,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from longseq.core.errors import LongseqError
+from longseq.core.errors import ConfigError, LongseqError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -71,12 +73,7 @@ class StopOnSignal(Callback):
             received = received or (int(signal.SIGTERM) if asked else 0)
         if not received or trainer.fit_loop._should_accumulate():
             return
-        path = ""
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.save_last:
-                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
-                path = callback.last_model_path
-        raise Interrupted(received, trainer.global_step, path)
+        raise Interrupted(received, trainer.global_step, _keep(trainer))
 
     def _restore(self) -> None:
         while self._before:
@@ -91,6 +88,89 @@ class StopOnSignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._restore()
+
+
+class OutOfTime(LongseqError):
+    """A training has used up its time, with its last step kept; status 75, "try again later"."""
+
+    status = 75
+
+
+class StopAtTime(Callback):
+    """Ends a training when its time is used up, with ``last.ckpt`` written. The time is this
+    attempt's: Lightning's ``max_time`` counts the attempts before it too.
+
+    Args:
+        limit: "90s", "45m", "3.5h", "1d" or [days:]hours:minutes:seconds.
+        clock: seconds that pass.
+
+    Raises:
+        ConfigError: if ``limit`` is neither.
+    """
+
+    def __init__(self, limit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit, self.seconds, self._clock = limit, seconds_of(limit), clock
+        self._begin, self._longest = clock(), 0.0
+        self._before = self._begin
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = self._clock()
+        # The longest step so far, validation included, must still fit.
+        self._longest = max(self._longest, now - self._before)
+        self._before = now
+        over = now - self._begin + self._longest > self.seconds
+        if trainer.world_size > 1:
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        total = trainer.estimated_stepping_batches
+        if over and not trainer.fit_loop._should_accumulate() and trainer.global_step < total:
+            path = _keep(trainer)
+            kept = f"; go on with --ckpt_path {path}" if path else "; nothing is kept"
+            raise OutOfTime(
+                f"{self.limit} are over: stopped after step {trainer.global_step}{kept}"
+            )
+
+
+def seconds_of(limit: str) -> float:
+    """Returns a time in seconds.
+
+    Args:
+        limit: as of ``StopAtTime``.
+
+    Raises:
+        ConfigError: if it is not of that form, or not positive.
+    """
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(limit[-1:])
+    try:
+        if factor is not None:
+            seconds = float(limit[:-1]) * factor
+        else:
+            parts = [int(one) for one in limit.split(":")]
+            if not 3 <= len(parts) <= 4:
+                raise ValueError
+            seconds = sum(
+                n * size for n, size in zip(parts[::-1], (1, 60, 3600, 86400), strict=False)
+            )
+        if not 0 < seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        form = "90s, 45m, 3.5h, 1d or [days:]hours:minutes:seconds"
+        raise ConfigError(f"max_time {limit!r}: expected {form}") from None
+    return float(seconds)
+
+
+def _keep(trainer: Trainer) -> str:
+    """Writes ``last.ckpt`` after a step and returns its path; empty if none is kept."""
+    # What the step has logged is written after the callbacks' turn, which is now.
+    trainer._logger_connector.on_batch_end()
+    trainer._logger_connector.update_train_step_metrics()
+    path = ""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_last:
+            callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+            path = callback.last_model_path
+    return path
 
 
 class NotFinite(LongseqError):

@@ -29,9 +29,10 @@ from longseq.core.training.callbacks import (
     LossCurve,
     StepCheckpoint,
     default_callbacks,
-    default_loggers,
     progress_bar,
 )
+from longseq.core.training.folders import loggers_of, newest_checkpoint, resumed_folder
+from longseq.core.training.guards import StopAtTime
 from longseq.core.training.hyper import class_path
 from longseq.core.training.task import BaseTask
 
@@ -86,6 +87,8 @@ def trainer_options(
     checkpoint_every: int | None,
     progress: Progress,
     program: str | None = None,
+    resumed: Path | None = None,
+    max_time: str | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments of Lightning's trainer that longseq adds: callbacks, loggers,
     checkpoint writer.
@@ -97,6 +100,8 @@ def trainer_options(
         checkpoint_every: optimiser steps between writes of last.ckpt; for fit.
         progress: a bar, plain lines, or a bar on a terminal.
         program: the domain's command line, "longseq genomics", for what to type next.
+        resumed: folder of the run that a fit goes on with, of ``resumed_folder``.
+        max_time: after which a fit stops with its last step kept, see ``guards.StopAtTime``.
     """
     bar = {"auto": sys.stderr.isatty(), "bar": True, "lines": False}[progress]
     bar = bar and asked.get("enable_progress_bar") is not False
@@ -104,11 +109,13 @@ def trainer_options(
     options: dict[str, Any] = {}
     if asked.get("logger") in (None, True):
         use = command != "predict" and not quick
-        options["logger"] = default_loggers(asked["default_root_dir"], name) if use else False
+        found = loggers_of(asked["default_root_dir"], name, resumed) if use else False
+        options["logger"] = found
     extra: list[Callback] = [progress_bar()] if bar else []
     if fit and not quick:
         assert checkpoint_every is not None
         extra = default_callbacks(checkpoint_every, bar=bar, command=program)
+        extra += [StopAtTime(max_time)] if max_time is not None else []
     if asked.get("logger") is False:
         extra = [one for one in extra if not isinstance(one, (LearningRateMonitor, LossCurve))]
     if asked.get("enable_checkpointing") is False:
@@ -148,25 +155,6 @@ def train(
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     return Run(folder, Path(best) if best else None, Path(last) if last else None, seconds, metrics)
-
-
-def newest_checkpoint(folder: str | Path) -> str:
-    """Returns the ``last.ckpt`` written last in a domain's output folder.
-
-    Args:
-        folder: for example ``outputs/genomics``.
-
-    Raises:
-        DataError: if there is none.
-    """
-    patterns = ("*/version_*/checkpoints/last*.ckpt", "checkpoints/last*.ckpt")
-    files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
-    found = sorted(files, key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise DataError(
-            "holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file"
-        )
-    return str(found[-1])
 
 
 def check_contradictions(
@@ -212,7 +200,7 @@ def fit(
     out: str | Path | None = None,
     max_steps: int | None = None,
     *,
-    name: str = "fit",
+    name: str | None = None,
     ckpt_path: str | Path | None = None,
     init_from: str | Path | None = None,
     checkpoint_every: int = 200,
@@ -230,8 +218,9 @@ def fit(
         out: folder for logs and checkpoints, in ``out/name/version_k``; ``outputs/<domain>`` if
             None.
         max_steps: optimiser steps; else ``max_epochs`` or ``max_time`` is needed.
-        name: of the run's folder.
-        ckpt_path: checkpoint to go on from, or "last" for the newest in ``out``.
+        name: of the run's folder; None for "fit", or for that of the run that is resumed.
+        ckpt_path: checkpoint to go on from, or "last" for the newest in ``out``. From its
+            ``last.ckpt`` a run goes on in its own folder.
         init_from: .ckpt or .safetensors whose weights a new training starts from.
         checkpoint_every: optimiser steps between writes of last.ckpt.
         progress: "bar", "lines", or "auto": a bar on a terminal.
@@ -269,7 +258,10 @@ def fit(
     with quiet():
         try:
             program = f"longseq {domains[0].name}" if (domains := domains_of(type(task))) else None
-            options = trainer_options(asked, "fit", name, checkpoint_every, progress, program)
+            before = resumed_folder(ckpt_path, asked["default_root_dir"], name)
+            options = trainer_options(
+                asked, "fit", name or "fit", checkpoint_every, progress, program, before
+            )
             made = Trainer(**{**asked, **options})
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
@@ -348,6 +340,7 @@ def quiet() -> Iterator[None]:
             ".*Experiment logs directory .* exists and is not empty.*",
             ".*callbacks used to create the checkpoint need to be provided.*",
             ".*The dirpath has changed from.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
             ".*is smaller than the logging interval.*",
             ".*does not have many workers.*",
         ):

@@ -52,7 +52,7 @@ def test_an_example_first_then_the_arguments_of_model_and_data(name: str) -> Non
     for key, cls in short_help.classes(domain, []).items():
         for argument, kind, words in short_help.arguments(cls):
             assert f"--{key}.{argument}" in shown and kind and words.split(" (")[0], (cls, argument)
-    assert sum(flag.startswith("--trainer.") for flag in shown) == len(short_help.TRAINER) == 12
+    assert sum(flag.startswith("--trainer.") for flag in shown) == len(short_help.TRAINER) == 11
     assert "--help_all" in text and "--config NAME --help" in text
 
 

@@ -1,0 +1,216 @@
+"""A run's folder ``root/name/version_k``: claimed by one run, continued by what resumes it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from longseq.core.checkpoints.safe import load_checkpoint
+from longseq.core.errors import DataError
+from longseq.core.files import atomic_path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+
+def claim_version(folder: Path) -> int:
+    """Makes the next free ``version_k`` of a folder and returns k; no two runs get the same.
+
+    Args:
+        folder: of a run's name.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = [one.name.removeprefix("version_") for one in folder.glob("version_*")]
+        number = max((int(text) + 1 for text in texts if text.isdecimal()), default=0)
+        while True:
+            try:
+                (folder / f"version_{number}").mkdir()
+                return number
+            except FileExistsError:  # another run was quicker
+                number += 1
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", path=folder) from error
+
+
+def resumed_folder(
+    checkpoint: str | Path | None, root: str | Path, name: str | None
+) -> Path | None:
+    """Returns the folder ``root/name/version_k`` that a run goes on in: the one whose ``last.ckpt``
+    it resumes. From any other checkpoint, or under another name, a run gets a folder of its own.
+
+    Args:
+        checkpoint: that is resumed, if one is.
+        root: of the new run.
+        name: of the new run; None for the checkpoint's.
+    """
+    if checkpoint is None:
+        return None
+    file = Path(checkpoint).expanduser().resolve()
+    if file.name != "last.ckpt" or file.parent.name != "checkpoints":
+        return None
+    version = file.parents[1]
+    if not version.name.removeprefix("version_").isdecimal():
+        return None
+    if version.parents[1] != Path(root).expanduser().resolve():
+        return None
+    return version if name in (None, version.parent.name) else None
+
+
+def newest_checkpoint(folder: str | Path) -> str:
+    """Returns the ``last.ckpt`` written last in a domain's output folder.
+
+    Args:
+        folder: for example ``outputs/genomics``.
+
+    Raises:
+        DataError: if there is none.
+    """
+    patterns = ("*/version_*/checkpoints/last*.ckpt", "checkpoints/last*.ckpt")
+    files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
+    found = sorted(files, key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise DataError(
+            "holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file"
+        )
+    return str(found[-1])
+
+
+def own_checkpoint(root: str | Path, name: str) -> str | None:
+    """Returns the ``last.ckpt`` that a run of this name has written last; None if there is none.
+
+    Args:
+        root: a domain's output folder.
+        name: of the run.
+    """
+    files = (Path(root).expanduser() / name).glob("version_*/checkpoints/last.ckpt")
+    found = sorted(files, key=lambda file: file.stat().st_mtime)
+    return str(found[-1]) if found else None
+
+
+def loggers_of(root: str | Path, name: str, resumed: Path | None = None) -> list[Logger]:
+    """Returns a TensorBoard and a CSV logger that share one folder.
+
+    Args:
+        root: for example ``outputs/genomics``; "~" is the home folder.
+        name: of the run.
+        resumed: folder to go on in from its ``last.ckpt``: what was logged after that is dropped.
+            None claims the next free ``root/name/version_k`` when it is first asked for.
+
+    Raises:
+        DataError: if another run that is alive writes into ``resumed``.
+    """
+    root = Path(root).expanduser()
+    if resumed is None:
+        board = _Board(str(root), name=name)
+        return [board, _Rows(board)]
+    name = resumed.parent.name
+    version = int(resumed.name.removeprefix("version_"))
+    step = int(load_checkpoint(resumed / "checkpoints/last.ckpt").get("global_step") or 0)
+    board = _Board(str(root), name=name, version=version, purge_step=step)
+    board.hold(resumed)
+    return [board, _Rows(board, step)]
+
+
+class _Board(TensorBoardLogger):
+    """Claims the run's folder and holds it until the run ends."""
+
+    _held: int | None = None
+
+    def _get_next_version(self) -> int:
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            return 0  # only rank 0 writes; the others are told where
+        number = claim_version(Path(self.root_dir))
+        self.hold(Path(self.root_dir) / f"version_{number}")
+        return number
+
+    def hold(self, folder: Path) -> None:
+        """Locks a folder until ``finalize`` or this process's end.
+
+        Raises:
+            DataError: if another process has locked it.
+        """
+        if fcntl is None or rank_zero_only.rank:  # type: ignore[attr-defined]
+            return
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            hint = "wait for it, or give another --name"
+            raise DataError("another run is writing here", path=folder, hint=hint) from None
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return
+        self._held = handle
+
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+class _Rows(CSVLogger):
+    """``metrics.csv`` beside the board's file; a resumed run goes on with its rows.
+
+    Args:
+        board: whose folder.
+        step: optimiser steps that the resumed checkpoint holds; None for a new run.
+    """
+
+    def __init__(self, board: _Board, step: int | None = None) -> None:
+        super().__init__(board.save_dir, name=board.name, version=board._version)
+        self._board, self._step = board, step
+
+    def _get_next_version(self) -> int:
+        return int(self._board.version)
+
+    @property
+    def experiment(self) -> _ExperimentWriter:
+        if self._experiment is None and not rank_zero_only.rank:  # type: ignore[attr-defined]
+            self._experiment = _Writer(self.log_dir, self._step)
+        return super().experiment
+
+
+class _Writer(ExperimentWriter):
+    """Keeps the rows of the run so far, where Lightning's would delete them."""
+
+    def __init__(self, log_dir: str, step: int | None) -> None:
+        file = Path(log_dir) / self.NAME_METRICS_FILE
+        names, rows = _rows_before(file, step) if step is not None and file.is_file() else ([], [])
+        super().__init__(log_dir=log_dir)
+        if rows:
+            with atomic_path(file) as temporary, temporary.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, fieldnames=names)
+                writer.writeheader()
+                writer.writerows(rows)
+            self.metrics_keys = names
+
+
+def _rows_before(file: Path, step: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the columns and the whole rows of a file of metrics that are of steps before one."""
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        reader = csv.DictReader(stream, strict=False)
+        names = list(reader.fieldnames or [])
+        rows = [
+            row
+            for row in reader
+            if None not in row
+            and None not in row.values()
+            and (text := row.get("step") or "").isdecimal()
+            and int(text) < step
+        ]
+    return names, rows
