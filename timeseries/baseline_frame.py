@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,11 +15,6 @@ from longseq.timeseries.data.windows import Scaler, Windows
 from longseq.timeseries.local import BASELINES, LocalModel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.quantiles import seasonal_naive
-
-
-def before(panel: Panel, row: int) -> Panel:
-    """Returns the rows before ``row``."""
-    return replace(panel, values=panel.values[:row], ds=panel.ds[:row])
 
 
 def baseline_frame(
@@ -116,7 +110,7 @@ def _ridge(
             f"{horizon} needs {length + horizon}",
             path=panel.source,
         )
-    known = before(panel, end)
+    known = panel.before(end)
     scaler = Scaler.fit(known, Part(0, end))
     model = BASELINES[name](horizon)
     cutoffs = range(length, end - horizon + 1)

@@ -32,7 +32,8 @@ def run_model(model: ForecastTask | Baseline, batch: dict[str, Tensor]) -> Tenso
         return model.forecast(batch["x"])
     device = next(model.parameters()).device
     with torch.inference_mode():
-        return model(*(batch[name].to(device) for name in ("x", "x_mark", "y_mark"))).float().cpu()
+        placed = {name: value.to(device) for name, value in batch.items()}
+        return model.predict_windows(placed).float().cpu()
 
 
 def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Panel, Scaler]:
@@ -77,7 +78,15 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
     for i, name in enumerate(panel.ids):
         if name in place:
             mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
-    return panel, Scaler(panel.ids, mean, std)
+    for key in trained.covariates:
+        kind, _, name = key.partition(":")
+        if name not in getattr(panel.covariates, kind):
+            raise DataError(
+                f"has no {kind} covariate {name!r}, which the model was trained with",
+                path=panel.source,
+                hint=f"name its column: --{kind} {name.partition('=')[0]}",
+            )
+    return panel, Scaler(panel.ids, mean, std, trained.covariates)
 
 
 def forecast_frame(
@@ -199,6 +208,8 @@ def _run(
     distinct, place = np.unique(rows, return_inverse=True)
     windows = Windows(extended, scaler, distinct.tolist(), task.context, task.horizon, 1)
     found = {type(task).__name__: [], BASELINE_COLUMN: []}  # type: dict[str, list[np.ndarray]]
+    if scaler.covariates:
+        extended.covariates.check_future(extended, rows, series, task.horizon)
     if task.channel_independent:
         pairs = place * windows.series + series
         for start in range(0, len(pairs), batch_size):
@@ -207,7 +218,7 @@ def _run(
                 parts.append(run_model(model, batch)[:, :, 0].double().numpy())
         scaled = {name: np.concatenate(parts) for name, parts in found.items()}
     else:
-        for batch in _batches(windows, batch_size):
+        for batch in _batches(windows, batch_size, False):
             for (_, parts), model in zip(found.items(), (task, seasonal)):
                 parts.append(run_model(model, batch).double().numpy())
         whole = {name: np.concatenate(parts) for name, parts in found.items()}
@@ -216,9 +227,12 @@ def _run(
     return {name: value * std + mean for name, value in scaled.items()}
 
 
-def _batches(windows: Windows, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(windows), batch_size):
-        yield windows.batch(range(start, min(start + batch_size, len(windows))))
+def _batches(windows: Windows, batch_size: int, pairs: bool) -> Iterator[dict[str, Tensor]]:
+    """Yields all windows, of all series at a cutoff or of one series each."""
+    count = len(windows) * (windows.series if pairs else 1)
+    for start in range(0, count, batch_size):
+        which = range(start, min(start + batch_size, count))
+        yield windows.batch_of_pairs(which) if pairs else windows.batch(which)
 
 
 def _conformal_radii(
@@ -251,9 +265,12 @@ def _conformal_radii(
         )
     errors = []
     windows = Windows(panel, scaler, earlier, task.context, task.horizon)
-    for batch in _batches(windows, batch_size):
+    for batch in _batches(windows, batch_size, task.channel_independent):
         error = (run_model(task, batch) - batch["y"]).abs().double()
         errors.append(torch.where(batch["y_mask"], error, torch.nan).numpy())
+    if task.channel_independent:  # (cutoffs · C, h, 1)
+        whole = np.concatenate(errors).reshape(len(earlier), windows.series, -1)
+        errors = [whole.transpose(0, 2, 1)]
     widths = radii(np.concatenate(errors), levels) * scaler.std
     if np.isinf(widths).any():
         name = panel.ids[int(np.flatnonzero(np.isinf(widths).any((0, 1)))[0])]
