@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ class ForecastTask(BaseTask):
         channel_independent: whether series go through the network one by one, so that it takes any
             number.
         covariates: kinds and names of the covariates that the model was made for ("future:promo").
+        probabilistic: whether it has quantiles of its own.
         features: number of calendar features that the model was made for; None if it takes none.
     """
 
@@ -44,6 +46,7 @@ class ForecastTask(BaseTask):
     channels: int | None = None
     covariates: Sequence[str] = ()
     takes_covariates = False
+    probabilistic = False
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns mean squared and mean absolute error."""
@@ -57,6 +60,11 @@ class ForecastTask(BaseTask):
     def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the forecast (B, h, C) of windows; what reads covariates replaces it."""
         return self(batch["x"], batch["x_mark"], batch["y_mark"])
+
+    def quantile_windows(self, batch: Mapping[str, Tensor], levels: np.ndarray) -> np.ndarray:
+        """Returns the model's own quantiles (B, h, C, levels) in z-scores, where ``probabilistic``
+        is true."""
+        raise NotImplementedError
 
     def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor | None:
         """Returns the loss of training where it is not the mean squared error.

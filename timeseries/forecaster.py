@@ -14,6 +14,7 @@ import pandas as pd
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.timeseries.baseline_frame import baseline_frame, with_naive
+from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
@@ -21,6 +22,7 @@ from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.panel_data import PanelData
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.regression import covariate_effects, regression_frame
+from longseq.timeseries.scores import score_frame
 from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
 
 ZERO_SHOT = "zero_shot"
@@ -57,6 +59,8 @@ class Forecaster:
         past: columns that are known up to the cutoff only; for ``mixer_forecaster``.
         static: columns with one value a series; for ``mixer_forecaster``.
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
+        conformal: back-tests on which the intervals of ``levels`` are calibrated, for models that
+            see each series anew at every cutoff; 0 for a model's own intervals.
         **arguments: further arguments of the network's task.
 
     Raises:
@@ -81,6 +85,7 @@ class Forecaster:
         past: Sequence[str] = (),
         static: Sequence[str] = (),
         holidays: str | None = None,
+        conformal: int = 0,
         **arguments: Any,
     ) -> None:
         known = (*BASELINES, *_TRAINED)
@@ -93,6 +98,12 @@ class Forecaster:
                 f"{model} uses future covariates and holidays; past and static ones are for "
                 f"{', '.join(_NATIVE)}"
             )
+        if conformal and model in _TRAINED:
+            raise ConfigError(
+                f"{model} was trained on the rows that would calibrate its intervals: give it a "
+                "likelihood, or hold rows back in fit and take predict --ckpt_path"
+            )
+        self.conformal = conformal
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):
             if value is not None:
@@ -201,6 +212,16 @@ class Forecaster:
             self._panel, self._task, self._polars = kept
         return _like(pd.concat(parts, ignore_index=True), polars)
 
+    def scores(self, frame: Any, history: Any = None) -> pd.DataFrame:
+        """Returns MAE, RMSE, MASE, sMAPE, pinball loss and coverage of a back-test.
+
+        Args:
+            frame: of ``cross_validation``.
+            history: the series it forecast; the fitted ones if None.
+        """
+        panel = self._fitted() if history is None else self._read(history)[0]
+        return score_frame(_pandas(frame)[0], panel, self.season)
+
     def plot(self, frame: pd.DataFrame, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
 
@@ -295,6 +316,13 @@ class Forecaster:
 
     def _frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
         """Returns forecasts from one cutoff, or from the end of every series."""
+        if not self.conformal:
+            return self._covariate_frame(panel, horizon, cutoff)
+        return conformal_frame(
+            self._covariate_frame, panel, horizon, cutoff, self.levels, self.conformal, self.name
+        )
+
+    def _covariate_frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
         if self.model in _NATIVE or not panel.covariates.future:
             return self._plain_frame(panel, horizon, cutoff)
         lag = self.season or panel.season()
@@ -321,15 +349,18 @@ class Forecaster:
             raise ConfigError("the forecaster was not trained: call fit first")
         h = self._task.horizon
         own = panel if cutoff is None else panel.before(cutoff)
-        parts, known = [], own
+        levels = self.levels if self._task.probabilistic else ()
+        parts: dict[str, list[np.ndarray]] = {}
+        known = own
         for _ in range(-(-horizon // h)):
-            part = forecast_frame(self._task, known, season=self.season)
-            parts.append(part[self.name].to_numpy().reshape(-1, h))
+            part = forecast_frame(self._task, known, None, levels, 64, self.season, False)
+            for column in part.columns[4:-1]:
+                parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
             known = _append(known, part, self.name)
-        path = np.concatenate(parts, axis=1)[:, :horizon]
+        paths = {key: np.concatenate(many, axis=1)[:, :horizon] for key, many in parts.items()}
         rows = own.ends if self._task.channel_independent else np.full(len(own.ids), len(own))
         series = np.arange(len(own.ids))
-        return with_naive(panel, rows, series, {self.name: path}, self.season)
+        return with_naive(panel, rows, series, paths, self.season)
 
 
 def _pandas(frame: Any) -> tuple[pd.DataFrame, bool]:

@@ -47,7 +47,7 @@ def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
     content = {
         **{name: getattr(forecaster, name) for name in ("model", "horizon", "context", "season")},
         "levels": list(forecaster.levels),
-        **{name: getattr(forecaster, name) for name in ("max_steps", "seed")},
+        **{name: getattr(forecaster, name) for name in ("max_steps", "seed", "conformal")},
         **{name: value for name, value in vars(forecaster.roles).items() if name != "missing"},
     }
     saved = {

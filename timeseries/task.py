@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
+from torchmetrics import Metric
 
+from longseq.core.errors import ConfigError
+from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast_task import ForecastTask
+from longseq.timeseries.likelihoods import LIKELIHOODS, Counts, Likelihood, Outputs, is_count
+from longseq.timeseries.metrics import NINE, Coverage, PinballLoss
 from longseq.timeseries.models.autoformer import Autoformer as AutoformerModel
 from longseq.timeseries.models.informer import Informer as InformerModel
 from longseq.timeseries.models.mixer_forecaster import MixerForecaster as MixerForecasterModel
@@ -37,6 +44,8 @@ class MixerForecaster(ForecastTask):
         linear_skip: add a linear map from context to horizon.
         covariates: kinds and names of what is known beside the values: "future:promo",
             "past:visitors", "static:size", "static:kind=a", "future:holidays:DE".
+        likelihood: "quantiles", "student_t", "poisson" or "negative_binomial"; None for a point
+            forecast with the loss of the recipe (the mean squared error if it names none).
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -65,9 +74,15 @@ class MixerForecaster(ForecastTask):
         head: Literal["last", "flatten"] = "flatten",
         linear_skip: bool = True,
         covariates: list[str] | None = None,
+        likelihood: str | None = None,
         **recipe: Any,
     ) -> None:
+        self.probabilistic = likelihood is not None
         super().__init__(**recipe)
+        made = None if likelihood is None else LIKELIHOODS[likelihood]()
+        if made is not None and self.own_loss is not None:
+            raise ConfigError(f"likelihood {likelihood} has its own loss: give no --model.loss")
+        self.likelihood: Likelihood | None = made
         self.context, self.horizon = context, horizon
         self.covariates = tuple(covariates or ())
         self.model = MixerForecasterModel(
@@ -86,13 +101,61 @@ class MixerForecaster(ForecastTask):
             head,
             linear_skip,
             tuple(sum(key.startswith(f"{kind}:") for key in self.covariates) for kind in KINDS),
+            1 if made is None else made.outputs,
         )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x)
 
+    def outputs(self, batch: Mapping[str, Tensor]) -> Outputs:
+        """Returns what the network says of windows, for the likelihood."""
+        beside = (batch.get(key) for key in ("x_cov", "y_cov", "static"))
+        place, rest, spread = self.model.parameters_of(batch["x"], *beside)
+        one = torch.ones_like(place)
+        scale = (batch[key].unsqueeze(1) * one for key in ("mean", "unit"))
+        return Outputs(place, rest, spread * one, *scale)
+
     def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.model(batch["x"], *(batch.get(key) for key in ("x_cov", "y_cov", "static")))
+        if self.likelihood is None:
+            beside = (batch.get(key) for key in ("x_cov", "y_cov", "static"))
+            return self.model(batch["x"], *beside)
+        return self.likelihood.point(self.outputs(batch))
+
+    def quantile_windows(self, batch: Mapping[str, Tensor], levels: np.ndarray) -> np.ndarray:
+        assert self.likelihood is not None
+        return self.likelihood.quantiles(self.outputs(batch), levels)
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        own = dict(super().make_metrics())
+        if self.probabilistic:
+            own |= {"pinball": PinballLoss(), "coverage80": Coverage()}
+        return own
+
+    def check_data(self, data: Any) -> None:
+        super().check_data(data)
+        if isinstance(self.likelihood, Counts) and isinstance(data, ForecastData):
+            for name, values in zip(data.panel.ids, data.panel.values.T):
+                if not is_count(values) and not np.isnan(values).all():
+                    raise ConfigError(
+                        f"{data.path}: {name} has values that are no counts, which the likelihood "
+                        "needs; student_t and quantiles take any"
+                    )
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """See ``ForecastTask``; with a likelihood the loss is its own, in validation too."""
+        if self.likelihood is None:
+            return super().compute(batch)
+        out, target = self.outputs(batch), batch["y"]
+        mask = batch.get("y_mask", torch.ones_like(target, dtype=torch.bool))
+        losses = self.likelihood.loss(out, torch.where(mask, target, out.place.detach()))
+        loss = torch.where(mask, losses, 0).sum() / mask.sum().clamp(min=1)
+        found: dict[str, Any] = {"loss": loss, "count": len(target)}
+        if self.training:
+            return found
+        forecast = self.likelihood.point(out)
+        nine = torch.from_numpy(self.likelihood.quantiles(out, NINE)).to(target)
+        found |= {"forecast": forecast, "target": target, "mask": mask, "quantiles": nine}
+        return found | {"pair": (forecast[mask], target[mask])}
 
 
 class SpaceTime(ForecastTask):

@@ -94,6 +94,7 @@ class Windows:
     (h, C). Values that were not are carried forward in ``x``, and in ``y`` they mean nothing.
     Windows of single series hold the covariates of the scaler too, 0 where they are not known:
     ``x_cov`` (L, Q + P), those of the future and of the past; ``y_cov`` (h, Q); ``static`` (S,).
+    ``mean`` and ``unit`` (C,) are those of the scaler.
 
     Args:
         panel: the series.
@@ -121,6 +122,8 @@ class Windows:
         self.observed = torch.from_numpy(panel.observed)
         self.starts = panel.starts
         self.scaler = scaler
+        self.mean = torch.from_numpy(np.asarray(scaler.mean, np.float32))
+        self.unit = torch.from_numpy(np.asarray(scaler.std, np.float32))
         self._future, self._past, self._static = _scaled_covariates(panel, scaler)
         self.marks = torch.from_numpy(calendar_features(panel.ds, resolution(panel.freq)))
 
@@ -187,6 +190,9 @@ class Windows:
         }
         if not whole:
             found = {name: value.unsqueeze(-1) for name, value in found.items()}
+        scale = {"mean": self.mean, "unit": self.unit}
+        for key, value in scale.items():
+            found[key] = value.expand(len(at), -1) if whole else value[series]
         return found | {"x_mark": self.marks[near], "y_mark": self.marks[future]}
 
 

@@ -23,9 +23,10 @@ class Beside(nn.Module):
         counts: covariates of the future Q, of the past P, and static ones S.
         patch: rows of a patch.
         d_model: width D.
+        outputs: numbers K a forecast value.
     """
 
-    def __init__(self, counts: tuple[int, ...], patch: int, d_model: int) -> None:
+    def __init__(self, counts: tuple[int, ...], patch: int, d_model: int, outputs: int = 1) -> None:
         super().__init__()
         future, past, static = counts
         moving = future + past
@@ -33,7 +34,7 @@ class Beside(nn.Module):
         self.static = nn.Linear(static, d_model, bias=False) if static else None
         self.state = nn.Linear(d_model + static, 2 * d_model)
         self.known = nn.Linear(future, 2 * d_model, bias=False) if future else None
-        self.out = nn.Linear(2 * d_model, 1)
+        self.out = nn.Linear(2 * d_model, outputs)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -44,11 +45,11 @@ class Beside(nn.Module):
         return e if self.static is None else e + self.static(static).unsqueeze(1)
 
     def forward(self, state: Tensor, known: Tensor, static: Tensor) -> Tensor:
-        """Returns corrections (B, h) after states (B, D), for rows (B, h, Q)."""
+        """Returns corrections (B, h, K) after states (B, D), for rows (B, h, Q)."""
         about = self.state(torch.cat([state, static], -1)).unsqueeze(1)
         about = about.expand(-1, known.shape[1], -1)
         hidden = about if self.known is None else about + self.known(known)
-        return self.out(nn.functional.gelu(hidden))[..., 0]
+        return self.out(nn.functional.gelu(hidden))
 
 
 class MixerForecaster(nn.Module):
@@ -86,6 +87,7 @@ class MixerForecaster(nn.Module):
         head: "last" or "flatten".
         linear_skip: whether the linear map from context to horizon is there.
         covariates: numbers of covariates of the future Q, of the past P, and static ones S.
+        outputs: numbers K a forecast value: its place, and what else a likelihood needs.
 
     Raises:
         ConfigError: for sizes that do not fit.
@@ -108,6 +110,7 @@ class MixerForecaster(nn.Module):
         head: Literal["last", "flatten"] = "flatten",
         linear_skip: bool = True,
         covariates: tuple[int, ...] = (0, 0, 0),
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -127,9 +130,11 @@ class MixerForecaster(nn.Module):
         self.embed = nn.Linear(patch, d_model)
         self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
         self.covariates = covariates
-        self.beside = Beside(covariates, patch, d_model) if any(covariates) else None
+        self.beside = Beside(covariates, patch, d_model, outputs) if any(covariates) else None
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(d_model * (self.positions if head == "flatten" else 1), horizon)
+        self.outputs = check_positive("outputs", outputs)
+        width = d_model * (self.positions if head == "flatten" else 1)
+        self.head = nn.Linear(width, horizon * outputs)
         self.linear_skip = nn.Linear(context, horizon) if linear_skip else None
         if self.linear_skip is not None:
             # The average of the context, then corrections of both branches from there.
@@ -146,7 +151,18 @@ class MixerForecaster(nn.Module):
         y_cov: Tensor | None = None,
         static: Tensor | None = None,
     ) -> Tensor:
-        """Maps a context (B, L, C) to a forecast (B, h, C).
+        """Maps a context (B, L, C) to a forecast (B, h, C); see ``parameters_of``."""
+        return self.parameters_of(x, x_cov, y_cov, static)[0]
+
+    def parameters_of(
+        self,
+        x: Tensor,
+        x_cov: Tensor | None = None,
+        y_cov: Tensor | None = None,
+        static: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps a context (B, L, C) to places (B, h, C), what else is put out (B, h, C, K - 1), and
+        the contexts' deviations (B, 1, C).
 
         Args:
             x: context; C is 1 where there are covariates.
@@ -172,12 +188,16 @@ class MixerForecaster(nn.Module):
         z, _ = self.backbone(e, keep_states=False)
         last = z[:, -1]
         z = z.flatten(1) if self.head_kind == "flatten" else last
-        y = self.head(self.dropout(z))
+        y = self.head(self.dropout(z)).unflatten(1, (self.horizon, self.outputs))
         if self.beside is not None:
             y = y + self.beside(last, y_cov, static)
+        place = y[..., 0]
         if self.linear_skip is not None:
-            y = y + self.linear_skip(u)
-        return (y * spread + level).unflatten(0, (batch, channels)).transpose(1, 2)
+            place = place + self.linear_skip(u)
+        place = (place * spread + level).unflatten(0, (batch, channels)).transpose(1, 2)
+        rest = y[..., 1:].unflatten(0, (batch, channels)).transpose(1, 2)
+        own = (u.var(dim=1, correction=0) + _EPS).sqrt() * spread[:, 0]
+        return place, rest, own.unflatten(0, (batch, 1, channels))
 
     def _level(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what is subtracted from the rows (N, L) and what they are divided by, (N, 1)
