@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,6 +149,13 @@ class Windows:
         targets = seen[np.minimum(at + self.horizon, len(self.observed))] - seen[at]
         begun = at[:, None] - self.starts[None] >= max(self.least, 1)
         return np.flatnonzero((targets > 0) & begun)
+
+    def at(self, cutoffs: Sequence[int]) -> Windows:
+        """Returns the windows of other cutoffs."""
+        other = copy.copy(self)
+        other.__dict__.pop("pairs", None)
+        other.cutoffs = cutoffs
+        return other
 
     def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
         """Returns windows of all series, stacked into (B, …, C).
