@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from longseq.core.errors import DataError
+from longseq.timeseries.baselines import make_baseline
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.protocols import Part
 from longseq.timeseries.data.windows import Scaler, Windows
 from longseq.timeseries.local import BASELINES, LocalModel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.quantiles import seasonal_naive
-
-
-def before(panel: Panel, row: int) -> Panel:
-    """Returns the rows before ``row``."""
-    return replace(panel, values=panel.values[:row], ds=panel.ds[:row])
 
 
 def baseline_frame(
@@ -75,7 +70,7 @@ def baseline_frame(
         histories = _histories(panel, rows, series)
         values[column] = np.stack([seasonal_naive(one, usual, horizon) for one in histories])
     else:
-        values[column] = _ridge(name, panel, rows, series, horizon, context)
+        values[column] = _ridge(name, panel, rows, series, horizon, context, season)
     return with_naive(panel, rows, series, values, season)
 
 
@@ -106,6 +101,7 @@ def _ridge(
     series: np.ndarray,
     horizon: int,
     context: int | None,
+    season: int | None,
 ) -> np.ndarray:
     """Returns forecasts (P, h) of a ridge regression on everything before the first cutoff."""
     end = int(rows.min())
@@ -116,9 +112,9 @@ def _ridge(
             f"{horizon} needs {length + horizon}",
             path=panel.source,
         )
-    known = before(panel, end)
+    known = panel.before(end)
     scaler = Scaler.fit(known, Part(0, end))
-    model = BASELINES[name](horizon)
+    model = make_baseline(name, horizon, season or panel.season())
     cutoffs = range(length, end - horizon + 1)
     model.fit(Windows(known, scaler, cutoffs, length, horizon))
     scaled = scaler.transform(panel.carried())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,6 +82,66 @@ class SeasonalNaive(Baseline):
         return x[:, rows]
 
 
+class Sums(NamedTuple):
+    """Sums over windows, from which a linear map follows.
+
+    Attributes:
+        gram: of contexts with a one at their end (L + 1, L + 1).
+        cross: of these with targets (L + 1, h).
+        squares: of targets (h,).
+        count: windows.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    squares: Tensor
+    count: int
+
+    def plus(self, other: Sums) -> Sums:
+        """Returns the sums over both."""
+        return Sums(
+            self.gram + other.gram,
+            self.cross + other.cross,
+            self.squares + other.squares,
+            self.count + other.count,
+        )
+
+
+def normal_sums(windows: Windows) -> Sums:
+    """Returns sums over all whole windows of training, float64; no window is kept.
+
+    Raises:
+        ConfigError: if the first windows have no whole context.
+    """
+    length, horizon = windows.context, windows.horizon
+    values = windows.values.double()
+    first, last, step = windows.cutoffs[0], windows.cutoffs[-1], 1
+    if len(windows) > 1:
+        step = windows.cutoffs[1] - first
+    if first < length:
+        raise ConfigError(
+            "a ridge regression is fitted on whole contexts: the first of these has "
+            f"{first} rows of {length}"
+        )
+    gram = torch.zeros(length + 1, length + 1, dtype=torch.float64)
+    cross = torch.zeros(length + 1, horizon, dtype=torch.float64)
+    squares, count = torch.zeros(horizon, dtype=torch.float64), 0
+    for c, series in enumerate(values.T):
+        span = slice(first - length, last + horizon)
+        rows = series[span].unfold(0, length + horizon, step)
+        # Only windows inside the series and whose targets were all observed.
+        seen = windows.observed[span, c].unfold(0, length + horizon, step)
+        begins = torch.arange(first - length, last - length + 1, step)
+        whole = seen[:, length:].all(1) & (begins >= int(windows.starts[c]))
+        for chunk in rows[whole].split(4096):
+            context = torch.cat([chunk[:, :length], chunk.new_ones(len(chunk), 1)], dim=1)
+            gram.addmm_(context.T, context)
+            cross.addmm_(context.T, chunk[:, length:])
+            squares += chunk[:, length:].square().sum(0)
+            count += len(chunk)
+    return Sums(gram, cross, squares, count)
+
+
 class LinearRidge(Baseline):
     """A linear map from context to horizon, the same for every series, by ridge regression in
     closed form.
@@ -93,6 +154,8 @@ class LinearRidge(Baseline):
         horizon: predicted rows h.
         ridge: λ, in units of squared z-scores summed over the windows.
     """
+
+    intercept = True
 
     def __init__(self, horizon: int, ridge: float = RIDGE) -> None:
         super().__init__(horizon)
@@ -112,41 +175,44 @@ class LinearRidge(Baseline):
 
     def fit(self, windows: Windows) -> None:
         """Solves the normal equations of all training windows."""
-        length, horizon = windows.context, windows.horizon
-        values = windows.values.double()
-        first, last, step = windows.cutoffs[0], windows.cutoffs[-1], 1
-        if len(windows) > 1:
-            step = windows.cutoffs[1] - first
-        gram = torch.zeros(length + 1, length + 1, dtype=torch.float64)
-        cross = torch.zeros(length + 1, horizon, dtype=torch.float64)
-        if first < length:
-            raise ConfigError(
-                f"{type(self).__name__} is fitted on whole contexts: the first of these has "
-                f"{first} rows of {length}"
-            )
-        for c, series in enumerate(values.T):
-            span = slice(first - length, last + horizon)
-            rows = series[span].unfold(0, length + horizon, step)
-            # Only windows inside the series and whose targets were all observed.
-            seen = windows.observed[span, c].unfold(0, length + horizon, step)
-            begins = torch.arange(first - length, last - length + 1, step)
-            whole = seen[:, length:].all(1) & (begins >= int(windows.starts[c]))
-            for chunk in rows[whole].split(4096):
-                context = torch.cat([chunk[:, :length], chunk.new_ones(len(chunk), 1)], dim=1)
-                gram.addmm_(context.T, context)
-                cross.addmm_(context.T, chunk[:, length:])
-        # Features are linear in the context, so their normal equations follow from those of the
-        # context.
+        self.solve(normal_sums(windows))
+
+    def solve(self, sums: Sums, ridge: float | None = None) -> None:
+        """Fits from sums over windows.
+
+        Args:
+            sums: of ``normal_sums``; those of several parts may be added.
+            ridge: λ; the model's own if None.
+        """
+        gram, cross, factor = self._equations(sums)
+        penalty = torch.full((len(gram),), float(ridge or self.ridge), dtype=torch.float64)
+        if self.intercept:
+            penalty[-1] = 0
+        factor = torch.linalg.cholesky(gram + torch.diag(penalty))
+        self._keep(torch.cholesky_solve(cross, factor), len(sums.gram) - 1)
+
+    def _equations(self, sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns ΦᵀΦ, ΦᵀY and YᵀY's diagonal for what the level leaves of Y.
+
+        Features are linear in the context, so their normal equations follow from those of the
+        context.
+        """
+        length = len(sums.gram) - 1
         features, level = self.features(length)
         whole = torch.block_diag(features, torch.ones(1, 1, dtype=torch.float64))
-        cross = whole.T @ (cross - gram[:, :length] @ level.unsqueeze(1))
-        penalty = torch.full((whole.shape[1],), float(self.ridge), dtype=torch.float64)
-        penalty[-1] = 0
-        factor = torch.linalg.cholesky(whole.T @ gram @ whole + torch.diag(penalty))
-        weight = torch.cholesky_solve(cross, factor)
+        rest = sums.cross - sums.gram[:, :length] @ level.unsqueeze(1)
+        # |y - l|² = |y|² - 2 yᵀl + |l|²
+        squares = sums.squares - 2 * level @ sums.cross[:length]
+        squares = squares + level @ sums.gram[:length, :length] @ level
+        if not self.intercept:
+            whole = whole[:, :-1]
+        return whole.T @ sums.gram @ whole, whole.T @ rest, squares
+
+    def _keep(self, weight: Tensor, length: int) -> None:
+        features, level = self.features(length)
         self._count = weight.numel()
-        self._map = features @ weight[:-1] + level.unsqueeze(1)
-        self._intercept = weight[-1]
+        self._map = features @ weight[: features.shape[1]] + level.unsqueeze(1)
+        self._intercept = weight[-1] if self.intercept else torch.zeros_like(weight[0])
 
     def forecast(self, x: Tensor) -> Tensor:
         if len(self._map) != x.shape[1]:
@@ -155,6 +221,39 @@ class LinearRidge(Baseline):
             )
         y = x.transpose(1, 2).double() @ self._map + self._intercept
         return y.transpose(1, 2).to(x.dtype)
+
+
+class GeneralisedRidge(LinearRidge):
+    """A linear map without intercept whose λ minimises the generalised cross-validation score
+    n · RSS(λ) / (n - df(λ))² (Golub, Heath and Wahba 1979), the same for all steps ahead.
+
+    The intercept is what a series drifted by in training; where it turns, that is an error at every
+    step.
+
+    Args:
+        horizon: predicted rows h.
+    """
+
+    intercept = False
+    grid = tuple(10.0**k for k in range(-1, 7))
+
+    def solve(self, sums: Sums, ridge: float | None = None) -> None:
+        if ridge is None:
+            ridge = self._best(sums)
+        self.ridge = ridge
+        super().solve(sums, ridge)
+
+    def _best(self, sums: Sums) -> float:
+        gram, cross, squares = self._equations(sums)
+        values, vectors = torch.linalg.eigh(gram)
+        values, turned = values.clamp(min=0), (vectors.T @ cross).square().sum(1)
+        scores = []
+        for ridge in self.grid:
+            shrunk = 1 / (values + ridge)
+            rss = squares.sum() - (turned * shrunk * (2 - values * shrunk)).sum()
+            left = max(1 - float((values * shrunk).sum()) / max(sums.count, 1), 1e-3)
+            scores.append(float(rss) / left**2)
+        return self.grid[int(torch.tensor(scores).argmin())]
 
 
 @BASELINES.register("nlinear_ridge")
@@ -184,6 +283,23 @@ class DLinearRidge(LinearRidge):
         )
         trend = torch.nn.functional.avg_pool1d(padded.unsqueeze(1), MOVING_AVERAGE, 1).squeeze(1)
         return torch.cat([unit - trend, trend], dim=1), torch.zeros(length, dtype=torch.float64)
+
+
+@BASELINES.register("nlinear_gcv")
+class NLinearGCV(GeneralisedRidge):
+    """NLinear about the mean of the context, λ by generalised cross-validation, no intercept."""
+
+    def features(self, length: int) -> tuple[Tensor, Tensor]:
+        level = torch.full((length,), 1.0 / length, dtype=torch.float64)
+        return torch.eye(length, dtype=torch.float64) - level.unsqueeze(1), level
+
+
+@BASELINES.register("dlinear_gcv")
+class DLinearGCV(GeneralisedRidge):
+    """DLinear, λ by generalised cross-validation, no intercept."""
+
+    def features(self, length: int) -> tuple[Tensor, Tensor]:
+        return DLinearRidge.features(self, length)  # type: ignore[arg-type]
 
 
 def make_baseline(name: str, horizon: int, season: int = 1, ridge: float = RIDGE) -> Baseline:

@@ -213,5 +213,11 @@ class ForecastComparison(Comparison):
                 "channels": len(data.panel.ids),
                 "features": N_FEATURES[resolution(data.panel.freq)],
             }
+        found = sorted(data.scaler().covariates)
+        if found:
+            model["covariates"] = found
+        for kind in ("future", "past", "static"):
+            if names := known.pop(kind, ()):
+                known[kind] = list(names)
         series = {} if data.series is None else {"series": data.series}
         return {"data": {**known, **sizes, **series, "seed": seed}, "model": model}

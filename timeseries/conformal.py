@@ -23,7 +23,7 @@ def check_levels(levels: Sequence[int]) -> None:
 
 def needed(levels: Sequence[int]) -> int:
     """Returns how many errors the widest interval needs."""
-    return math.ceil(1 / (1 - max(levels) / 100)) - 1
+    return math.ceil(100 / (100 - max(levels)) - 1e-9) - 1
 
 
 def radii(errors: np.ndarray, levels: Sequence[int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
+from longseq.timeseries.likelihoods import Counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.task import ForecastTask
 
@@ -32,7 +33,24 @@ def run_model(model: ForecastTask | Baseline, batch: dict[str, Tensor]) -> Tenso
         return model.forecast(batch["x"])
     device = next(model.parameters()).device
     with torch.inference_mode():
-        return model(*(batch[name].to(device) for name in ("x", "x_mark", "y_mark"))).float().cpu()
+        placed = {name: value.to(device) for name, value in batch.items()}
+        return model.predict_windows(placed).float().cpu()
+
+
+def run_quantiles(
+    task: ForecastTask, batch: dict[str, Tensor], levels: Sequence[int]
+) -> np.ndarray:
+    """Returns the lower and upper quantile of every interval in turn (B, h, C, 2 · levels)."""
+    device = next(task.parameters()).device
+    wanted = [0.5 + side * level / 200 for level in levels for side in (-1, 1)]
+    with torch.inference_mode():
+        placed = {name: value.to(device) for name, value in batch.items()}
+        return task.quantile_windows(placed, np.array(wanted))
+
+
+def never_negative(task: ForecastTask) -> bool:
+    """Returns whether a model's forecasts are of counts."""
+    return isinstance(getattr(task, "likelihood", None), Counts)
 
 
 def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Panel, Scaler]:
@@ -77,7 +95,15 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
     for i, name in enumerate(panel.ids):
         if name in place:
             mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
-    return panel, Scaler(panel.ids, mean, std)
+    for key in trained.covariates:
+        kind, _, name = key.partition(":")
+        if name not in getattr(panel.covariates, kind):
+            raise DataError(
+                f"has no {kind} covariate {name!r}, which the model was trained with",
+                path=panel.source,
+                hint=f"name its column: --{kind} {name.partition('=')[0]}",
+            )
+    return panel, Scaler(panel.ids, mean, std, trained.covariates)
 
 
 def forecast_frame(
@@ -87,6 +113,7 @@ def forecast_frame(
     levels: Sequence[int] = (),
     batch_size: int = 64,
     season: int | None = None,
+    conformal: bool = True,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
 
@@ -99,6 +126,9 @@ def forecast_frame(
         batch_size: cutoffs at once; the result does not depend on it.
         season: of the seasonal naive forecast beside the model's, in rows; the panel's usual one if
             None.
+        conformal: calibrate the intervals on cutoffs after the training rows: those of a model
+            with quantiles by how far values lay outside of them (Romano, Patterson and Candès
+            2019), those of another by its absolute errors. False gives a model's own quantiles.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
@@ -124,12 +154,20 @@ def forecast_frame(
     # Rows beyond the end are not observed: they are targets only.
     extended = panel.extended(horizon)
     name = type(task).__name__
-    values = _run(task, seasonal, extended, scaler, rows, series, batch_size)
-    if levels:
+    if levels and not (conformal or task.probabilistic):
+        raise ConfigError(f"{name} has no quantiles of its own: its intervals are conformal")
+    values = _run(task, seasonal, extended, scaler, rows, series, batch_size, levels)
+    if levels and conformal:
         widths = _conformal_radii(task, panel, scaler, int(rows.min()), levels, batch_size)
         for level, radius in zip(levels, widths):
-            values[f"{name}-lo-{level}"] = values[name] - radius.T[series]
-            values[f"{name}-hi-{level}"] = values[name] + radius.T[series]
+            low, high = f"{name}-lo-{level}", f"{name}-hi-{level}"
+            middle = values[name]
+            below, above = values.get(low, middle), values.get(high, middle)
+            # A radius below 0 takes back what a quantile was too wide by, up to the middle of both.
+            half = np.maximum(radius.T[series], -(above - below) / 2)
+            values[low], values[high] = below - half, above + half
+    if never_negative(task):  # to rounding so far, and by conformal intervals
+        values |= {key: np.maximum(values[key], 0) for key in values if key.startswith(name)}
     return long_frame(extended, rows, series, values)
 
 
@@ -192,33 +230,48 @@ def _run(
     rows: np.ndarray,
     series: np.ndarray,
     batch_size: int,
+    levels: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """Returns the forecasts of the model and of the baseline by column, (P, h) each, in the data's
-    units."""
+    """Returns the forecasts of the model, its own quantiles, and the baseline's by column, (P, h)
+    each, in the data's units."""
     check_positive("batch_size", batch_size)
     distinct, place = np.unique(rows, return_inverse=True)
     windows = Windows(extended, scaler, distinct.tolist(), task.context, task.horizon, 1)
-    found = {type(task).__name__: [], BASELINE_COLUMN: []}  # type: dict[str, list[np.ndarray]]
+    name = type(task).__name__
+    found = {name: [], BASELINE_COLUMN: []}  # type: dict[str, list[np.ndarray]]
+    own: list[np.ndarray] = []
+    if scaler.covariates:
+        extended.covariates.check_future(extended, rows, series, task.horizon)
     if task.channel_independent:
         pairs = place * windows.series + series
         for start in range(0, len(pairs), batch_size):
             batch = windows.batch_of_pairs(pairs[start : start + batch_size])
             for (_, parts), model in zip(found.items(), (task, seasonal)):
                 parts.append(run_model(model, batch)[:, :, 0].double().numpy())
+            if levels and task.probabilistic:
+                own.append(run_quantiles(task, batch, levels)[:, :, 0])
         scaled = {name: np.concatenate(parts) for name, parts in found.items()}
     else:
-        for batch in _batches(windows, batch_size):
+        for batch in _batches(windows, batch_size, False):
             for (_, parts), model in zip(found.items(), (task, seasonal)):
                 parts.append(run_model(model, batch).double().numpy())
         whole = {name: np.concatenate(parts) for name, parts in found.items()}
         scaled = {name: value[place, :, series] for name, value in whole.items()}
     mean, std = scaler.mean[series, None], scaler.std[series, None]
-    return {name: value * std + mean for name, value in scaled.items()}
+    if own:
+        ends = np.concatenate(own)
+        for i, level in enumerate(levels):
+            scaled |= {f"{name}-lo-{level}": ends[..., 2 * i]}
+            scaled |= {f"{name}-hi-{level}": ends[..., 2 * i + 1]}
+    return {key: value * std + mean for key, value in scaled.items()}
 
 
-def _batches(windows: Windows, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    for start in range(0, len(windows), batch_size):
-        yield windows.batch(range(start, min(start + batch_size, len(windows))))
+def _batches(windows: Windows, batch_size: int, pairs: bool) -> Iterator[dict[str, Tensor]]:
+    """Yields all windows, of all series at a cutoff or of one series each."""
+    count = len(windows) * (windows.series if pairs else 1)
+    for start in range(0, count, batch_size):
+        which = range(start, min(start + batch_size, count))
+        yield windows.batch_of_pairs(which) if pairs else windows.batch(which)
 
 
 def _conformal_radii(
@@ -249,12 +302,15 @@ def _conformal_radii(
         raise DataError(
             text, path=panel.source, hint="give a lower --level, or a file that goes on longer"
         )
-    errors = []
     windows = Windows(panel, scaler, earlier, task.context, task.horizon)
-    for batch in _batches(windows, batch_size):
-        error = (run_model(task, batch) - batch["y"]).abs().double()
-        errors.append(torch.where(batch["y_mask"], error, torch.nan).numpy())
-    widths = radii(np.concatenate(errors), levels) * scaler.std
+    parts = []
+    for batch in _batches(windows, batch_size, task.channel_independent):
+        parts.append(_scores(task, batch, levels))
+    scores = np.concatenate(parts, axis=1)
+    if task.channel_independent:  # (levels, cutoffs · C, h, 1)
+        whole = scores.reshape(len(levels), len(earlier), windows.series, -1)
+        scores = whole.transpose(0, 1, 3, 2)
+    widths = np.stack([radii(one, [n])[0] for one, n in zip(scores, levels)]) * scaler.std
     if np.isinf(widths).any():
         name = panel.ids[int(np.flatnonzero(np.isinf(widths).any((0, 1)))[0])]
         raise DataError(
@@ -264,3 +320,19 @@ def _conformal_radii(
             hint="give a lower --level",
         )
     return list(widths)
+
+
+def _scores(task: ForecastTask, batch: dict[str, Tensor], levels: Sequence[int]) -> np.ndarray:
+    """Returns how far targets lie from the forecast, or outside of the model's own interval, for
+    every level (levels, B, h, C); NaN where nothing was observed."""
+    target, mask = batch["y"].double().numpy(), batch["y_mask"].numpy()
+    if task.probabilistic:
+        ends = run_quantiles(task, batch, levels)
+        parts = [
+            np.maximum(ends[..., 2 * i] - target, target - ends[..., 2 * i + 1])
+            for i in range(len(levels))
+        ]
+    else:
+        error = np.abs(run_model(task, batch).double().numpy() - target)
+        parts = [error] * len(levels)
+    return np.where(mask, np.stack(parts), np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +13,16 @@ import pandas as pd
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.core.files import atomic_path
-from longseq.timeseries.baseline_frame import baseline_frame, before, with_naive
+from longseq.timeseries.baseline_frame import baseline_frame, with_naive
+from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
+from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
-from longseq.timeseries.data.module import ForecastData
-from longseq.timeseries.data.protocols import Part, Split
+from longseq.timeseries.data.future import with_future
+from longseq.timeseries.data.panel_data import PanelData
 from longseq.timeseries.local import BASELINES
+from longseq.timeseries.regression import covariate_effects, regression_frame
+from longseq.timeseries.scores import score_frame
 from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
 
 ZERO_SHOT = "zero_shot"
@@ -30,39 +32,7 @@ _TRAINED = {
     "informer": "Informer",
     "autoformer": "Autoformer",
 }
-
-
-class PanelData(ForecastData):
-    """Windows of a panel in memory: all rows train but the last horizon, which validates.
-
-    Args:
-        panel: the series.
-        **arguments: of ``ForecastData``.
-    """
-
-    def __init__(self, path: str, **arguments: Any) -> None:
-        super().__init__(path, **arguments)
-
-    @classmethod
-    def of(cls, panel: Panel, **arguments: Any) -> PanelData:
-        """Returns the data module of a panel."""
-        made = cls(panel.source or "frame", **arguments)
-        made._panel = panel
-        return made
-
-    def split(self) -> Split:
-        """Returns the rows that train, and the last horizon, which validates."""
-        rows, h = len(self.panel), self.horizon
-        least = self.least + 2 * h
-        if rows < least:
-            raise DataError(
-                f"has {rows} rows, training with a context of {self.least} and a horizon of {h} "
-                f"needs {least}",
-                path=self.panel.source,
-                hint="give a shorter context or horizon, or take the zero-shot forecaster",
-            )
-        end = Part(rows - h, rows)
-        return Split(Part(0, rows - h), end, end)
+_NATIVE = ("mixer_forecaster",)  # networks that read covariates themselves
 
 
 class Forecaster:
@@ -85,6 +55,12 @@ class Forecaster:
         resample: step to average over.
         max_steps: training steps of a network.
         seed: of training.
+        future: columns that are known for the future too: promotions, prices, forecast weather.
+        past: columns that are known up to the cutoff only; for ``mixer_forecaster``.
+        static: columns with one value a series; for ``mixer_forecaster``.
+        holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
+        conformal: back-tests on which the intervals of ``levels`` are calibrated, for models that
+            see each series anew at every cutoff; 0 for a model's own intervals.
         **arguments: further arguments of the network's task.
 
     Raises:
@@ -105,6 +81,11 @@ class Forecaster:
         resample: str | None = None,
         max_steps: int = 300,
         seed: int = 0,
+        future: Sequence[str] = (),
+        past: Sequence[str] = (),
+        static: Sequence[str] = (),
+        holidays: str | None = None,
+        conformal: int = 0,
         **arguments: Any,
     ) -> None:
         known = (*BASELINES, *_TRAINED)
@@ -112,16 +93,36 @@ class Forecaster:
             raise ConfigError(f"no forecaster {model!r}; {did_you_mean(model, known)}")
         if arguments and model not in _TRAINED:
             raise ConfigError(f"{model} takes no argument {next(iter(arguments))!r}")
+        if (past or static) and model not in _NATIVE:
+            raise ConfigError(
+                f"{model} uses future covariates and holidays; past and static ones are for "
+                f"{', '.join(_NATIVE)}"
+            )
+        if conformal and model in _TRAINED:
+            raise ConfigError(
+                f"{model} was trained on the rows that would calibrate its intervals: give it a "
+                "likelihood, or hold rows back in fit and take predict --ckpt_path"
+            )
+        self.conformal = conformal
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):
             if value is not None:
                 check_positive(name, value)
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
         self.levels, self.max_steps, self.seed = tuple(levels), max_steps, seed
-        self.roles, self.arguments = Roles(id, time, target, zone, resample), arguments
+        self.roles = Roles(
+            *(id, time, target, zone, resample, "ffill"),
+            *(tuple(future), tuple(past), tuple(static), holidays),
+        )
+        self.arguments = arguments
         self._panel: Panel | None = None
         self._task: Any = None
         self._polars = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model is a network that ``fit`` trains."""
+        return self.model in _TRAINED
 
     @property
     def name(self) -> str:
@@ -145,19 +146,25 @@ class Forecaster:
             self._train(self._panel)
         return self
 
-    def predict(self, horizon: int | None = None, frame: Any = None) -> Any:
+    def predict(self, horizon: int | None = None, frame: Any = None, future: Any = None) -> Any:
         """Returns forecasts after the end of every series.
 
         Args:
             horizon: rows h; what the forecaster was made with if None.
             frame: to forecast in place of the fitted one, with no training on it.
+            future: frame of the future covariates after the end of every series, in the columns of
+                the fitted one; not needed where that goes on with an empty target.
 
         Returns:
             Columns ``unique_id``, ``ds``, ``cutoff``, ``y`` (empty), the model's, its intervals
             where it has any, and ``SeasonalNaive``; pandas or polars as ``fit`` was given.
         """
         panel, polars = (self._fitted(), self._polars) if frame is None else self._read(frame)
-        return _like(self._frame(panel, self._horizon(horizon), None), polars)
+        h = self._horizon(horizon)
+        if future is not None:
+            table, _ = _pandas(future)
+            panel = with_future(panel, table, h, self.roles)
+        return _like(self._frame(panel, h, None), polars)
 
     def cross_validation(
         self,
@@ -197,13 +204,23 @@ class Forecaster:
         try:
             for i, row in enumerate(rows):
                 if self.model in _TRAINED and (refit or i == 0):
-                    self._train(before(panel, row))
+                    self._train(panel.before(row))
                 parts.append(self._frame(panel, h, row))
                 if progress:
                     print(f"cutoff {i + 1} of {windows}: {panel.ds[row - 1]}", flush=True)
         finally:
             self._panel, self._task, self._polars = kept
         return _like(pd.concat(parts, ignore_index=True), polars)
+
+    def scores(self, frame: Any, history: Any = None) -> pd.DataFrame:
+        """Returns MAE, RMSE, MASE, sMAPE, pinball loss and coverage of a back-test.
+
+        Args:
+            frame: of ``cross_validation``.
+            history: the series it forecast; the fitted ones if None.
+        """
+        panel = self._fitted() if history is None else self._read(history)[0]
+        return score_frame(_pandas(frame)[0], panel, self.season)
 
     def plot(self, frame: pd.DataFrame, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
@@ -226,37 +243,9 @@ class Forecaster:
         Args:
             path: the folder; made if it is not there.
         """
-        folder, panel = Path(path), self._fitted()
-        folder.mkdir(parents=True, exist_ok=True)
-        wide = pd.DataFrame(panel.values, columns=list(panel.ids))
-        wide.insert(0, "ds", panel.ds)
-        with atomic_path(folder / "series.parquet") as temporary:
-            wide.to_parquet(temporary, index=False)
-        if self.model in _TRAINED:
-            from lightning.pytorch import Trainer
+        from longseq.timeseries.forecaster_folder import save
 
-            trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-            trainer.strategy.connect(self._task)
-            with atomic_path(folder / "model.ckpt") as temporary:
-                trainer.save_checkpoint(temporary)
-        content = {
-            "model": self.model,
-            "horizon": self.horizon,
-            "context": self.context,
-            "season": self.season,
-            "levels": list(self.levels),
-            "max_steps": self.max_steps,
-            "seed": self.seed,
-            **{name: value for name, value in vars(self.roles).items() if name != "missing"},
-        }
-        saved = {
-            "forecaster": content,
-            "arguments": self.arguments,
-            "polars": self._polars,
-            "source": panel.source,
-        }
-        with atomic_path(folder / "forecaster.json") as temporary:
-            temporary.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+        save(self, Path(path), self._fitted())
 
     @classmethod
     def load(cls, path: str | Path) -> Forecaster:
@@ -265,33 +254,14 @@ class Forecaster:
         Raises:
             DataError: if the folder holds none.
         """
-        folder = Path(path)
-        file = folder / "forecaster.json"
-        if not file.is_file():
-            raise DataError("holds no forecaster (no forecaster.json)", path=folder)
-        try:
-            saved = json.loads(file.read_text(encoding="utf-8"))
-            made = cls(**saved["forecaster"], **saved["arguments"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"is not a saved forecaster: {error}", path=file) from error
-        panel = read_panel(folder / "series.parquet", roles=Roles(time="ds"))
-        made._panel = replace(panel, source=saved["source"], notes=())
-        made._polars = bool(saved["polars"])
-        if made.model in _TRAINED:
-            from longseq.core.training.loading import load_task
+        from longseq.timeseries.forecaster_folder import load
 
-            made._task = load_task(folder / "model.ckpt", "timeseries")
-        return made
+        return load(cls, Path(path))
 
     def _read(self, frame: Any) -> tuple[Panel, bool]:
         if isinstance(frame, (str, Path)):
             return read_panel(frame, roles=self.roles), False
-        polars = type(frame).__module__.split(".")[0] == "polars"
-        table = frame.to_pandas() if polars else frame
-        if not isinstance(table, pd.DataFrame):
-            raise ConfigError(
-                f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"
-            )
+        table, polars = _pandas(frame)
         return panel_of(table, 0, source="the frame", roles=self.roles), polars
 
     def _fitted(self) -> Panel:
@@ -311,6 +281,10 @@ class Forecaster:
         from longseq.timeseries.data.calendar import N_FEATURES, resolution
 
         h = self.horizon or min(64, max(panel.season(), 1) * 2, max(1, len(panel) // 6))
+        if self.model not in _NATIVE and panel.covariates.future:
+            rows = np.full(len(panel.ids), len(panel))
+            effects, _ = covariate_effects(panel, rows, 0, self.season or panel.season())
+            panel = replace(panel, values=panel.values - effects, covariates=Covariates())
         longest = max(1, len(panel) - 2 * h)
         context = self.context or min(336, max(1, longest // 2))
         cls = getattr(tasks, _TRAINED[self.model])
@@ -325,6 +299,8 @@ class Forecaster:
             own.setdefault("patch", min(16, context))
             own.setdefault("stride", max(1, own["patch"] // 2))
             own.setdefault("normalise", "last")
+            names = panel.covariates.names.items()
+            own["covariates"] = sorted(f"{kind}:{name}" for kind, many in names for name in many)
         import torch
 
         least = max(1, context // 4) if cls.channel_independent else None
@@ -340,6 +316,19 @@ class Forecaster:
 
     def _frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
         """Returns forecasts from one cutoff, or from the end of every series."""
+        if not self.conformal:
+            return self._covariate_frame(panel, horizon, cutoff)
+        return conformal_frame(
+            self._covariate_frame, panel, horizon, cutoff, self.levels, self.conformal, self.name
+        )
+
+    def _covariate_frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
+        if self.model in _NATIVE or not panel.covariates.future:
+            return self._plain_frame(panel, horizon, cutoff)
+        lag = self.season or panel.season()
+        return regression_frame(self._plain_frame, panel, horizon, cutoff, lag)
+
+    def _plain_frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
         at = None if cutoff is None else [cutoff]
         if self.model == ZERO_SHOT:
             if self._task is None:
@@ -359,16 +348,30 @@ class Forecaster:
         if self._task is None:
             raise ConfigError("the forecaster was not trained: call fit first")
         h = self._task.horizon
-        own = panel if cutoff is None else before(panel, cutoff)
-        parts, known = [], own
+        own = panel if cutoff is None else panel.before(cutoff)
+        levels = self.levels if self._task.probabilistic else ()
+        parts: dict[str, list[np.ndarray]] = {}
+        known = own
         for _ in range(-(-horizon // h)):
-            part = forecast_frame(self._task, known, season=self.season)
-            parts.append(part[self.name].to_numpy().reshape(-1, h))
+            part = forecast_frame(self._task, known, None, levels, 64, self.season, False)
+            for column in part.columns[4:-1]:
+                parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
             known = _append(known, part, self.name)
-        path = np.concatenate(parts, axis=1)[:, :horizon]
+        paths = {key: np.concatenate(many, axis=1)[:, :horizon] for key, many in parts.items()}
         rows = own.ends if self._task.channel_independent else np.full(len(own.ids), len(own))
         series = np.arange(len(own.ids))
-        return with_naive(panel, rows, series, {self.name: path}, self.season)
+        return with_naive(panel, rows, series, paths, self.season)
+
+
+def _pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
+    """Returns a frame of pandas, and whether it was one of polars."""
+    polars = type(frame).__module__.split(".")[0] == "polars"
+    table = frame.to_pandas() if polars else frame
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(
+            f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"
+        )
+    return table, polars
 
 
 def _append(panel: Panel, part: pd.DataFrame, name: str) -> Panel:

@@ -12,8 +12,11 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.baselines import BASELINES, Baseline
+from longseq.timeseries.closed_form import ClosedForm
+from longseq.timeseries.theta import theta_paths
 from longseq.timeseries.zero_shot import LEVELS, Quantiles
 
+__all__ = ["BASELINES", "ClosedForm", "LocalModel", "StatsForecast"]
 _ALPHAS = np.linspace(0.02, 0.98, 25)
 
 
@@ -103,8 +106,15 @@ class SimpleSmoothing(LocalModel):
 
 @BASELINES.register("theta")
 class Theta(LocalModel):
-    """The standard Theta method (Assimakopoulos and Nikolopoulos 2000): the mean of the line of
-    least squares and of exponential smoothing of 2 y less that line, on deseasonalised values."""
+    """The optimised Theta method (Fiorucci, Pellegrini, Louzada and Petropoulos, 2016), static or
+    dynamic, on deseasonalised values.
+
+    A Theta line is exponential smoothing with a share ω = 1 - 1/θ of a line of least squares added;
+    ω = ½ is the standard method of Assimakopoulos and Nikolopoulos (2000). For every smoothing
+    constant of a grid the first level and ω follow by least squares of one-step errors, ω within
+    [0, 1]. The line is that of the whole series, or (dynamic) of what was known at each step; of
+    both, with ω free or ½, the least squared error is taken, as statsforecast's AutoTheta does.
+    """
 
     def paths(self, x: np.ndarray) -> np.ndarray:
         n, length = x.shape
@@ -116,13 +126,7 @@ class Theta(LocalModel):
         phase = (np.arange(length) - length) % season
         past = index[:, phase]
         level = np.where(times[:, None], x / np.where(times[:, None], past, 1.0), x - past)
-        t = np.arange(length) - (length - 1) / 2
-        slope = (level @ t) / max((t**2).sum(), 1e-300)
-        mean = level.mean(1)
-        line = mean[:, None] + slope[:, None] * t
-        end, _ = smooth(2 * level - line)
-        future = mean[:, None] + slope[:, None] * ((length - 1) / 2 + 1 + ahead)
-        y = 0.5 * (future + end[:, None])
+        y = theta_paths(level, self.horizon)
         coming = index[:, ahead % season]
         return np.where(times[:, None], y * coming, y + coming)
 

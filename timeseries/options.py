@@ -14,6 +14,13 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="column with the values (y, target)")
     parser.add_argument("--zone", help="time zone of the clock of the times, e.g. Europe/Berlin")
     parser.add_argument("--resample", help="average over this step, e.g. 1min, for irregular times")
+    for kind, text in (
+        ("future", "columns known for the future too, by commas: promo,price"),
+        ("past", "columns known up to the cutoff only, by commas (models trained with them)"),
+        ("static", "columns with one value a series, by commas (likewise)"),
+    ):
+        parser.add_argument(f"--{kind}", default="", help=text)
+    parser.add_argument("--holidays", help="country whose holidays are a covariate: DE, DE-BY")
     parser.add_argument(
         "--missing",
         choices=("ffill", "error"),
@@ -24,4 +31,9 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
 
 def roles_of(args: argparse.Namespace) -> Roles:
     """Returns what the options of ``add_roles`` say."""
-    return Roles(args.id, args.time, args.target, args.zone, args.resample, args.missing)
+    kinds = (
+        tuple(name for name in getattr(args, kind).split(",") if name)
+        for kind in ("future", "past", "static")
+    )
+    usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
+    return Roles(*usual, *kinds, args.holidays)

@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError
+from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
-from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.data.frames import Panel, read_frame, read_panel
+from longseq.timeseries.data.future import with_future
 from longseq.timeseries.long_frame import BASELINE_COLUMN
 from longseq.timeseries.options import add_roles, roles_of
-from longseq.timeseries.zero_shot import NAME, zero_shot_frame
+from longseq.timeseries.regression import regression_frame
+from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,12 +51,13 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"--horizon must be at least 1, got {horizon}")
     panel = read_panel(args.frame, roles=roles_of(args))
     least = 1 if task is None else int((task.facts or {}).get("least", task.context))
+    if args.future_frame is not None:
+        table, _ = read_frame(require_file(args.future_frame, "frame of the future"))
+        panel = with_future(panel, table, horizon, roles_of(args))
     cutoffs = _cutoffs(args, panel, horizon, least)
     levels = sorted(set(args.level))
     if task is None:
-        frame = zero_shot_frame(
-            panel, horizon, cutoffs, levels or (80,), args.batch_size, args.season
-        )
+        frame = _zero_shot(args, panel, horizon, cutoffs, levels or [80])
         name = NAME
     else:
         frame = forecast_frame(
@@ -74,6 +78,34 @@ def run(argv: Sequence[str]) -> int:
     if cutoffs is not None:
         _print_scores(frame, name, args.frame)
     return 0
+
+
+def _zero_shot(
+    args: argparse.Namespace,
+    panel: Panel,
+    horizon: int,
+    cutoffs: list[int] | None,
+    levels: list[int],
+) -> pd.DataFrame:
+    """Returns the packaged forecaster's forecasts, beside the effects of future covariates."""
+    if panel.covariates.past or panel.covariates.static:
+        raise ConfigError(
+            "--past and --static are for models trained with them; the packaged forecaster takes "
+            "--future and --holidays"
+        )
+    network = Quantiles()
+
+    def plain(one: Panel, h: int, cutoff: int | None) -> pd.DataFrame:
+        at = None if cutoff is None else [cutoff]
+        return zero_shot_frame(one, h, at, levels, args.batch_size, args.season, network)
+
+    if not panel.covariates.future:
+        return zero_shot_frame(
+            panel, horizon, cutoffs, levels, args.batch_size, args.season, network
+        )
+    lag = args.season or panel.season()
+    parts = [regression_frame(plain, panel, horizon, at, lag) for at in cutoffs or [None]]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         "rows between training and cutoff; of the packaged forecaster it is its own (80)",
     )
     add_roles(parser)
+    parser.add_argument(
+        "--future_frame",
+        help="table of the future covariates after the end of the series; not needed where the "
+        "frame goes on with an empty target",
+    )
     parser.add_argument(
         "--season", type=int, help="rows of a season (from the time step; 1 for none)"
     )

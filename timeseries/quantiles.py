@@ -70,3 +70,12 @@ def smape(forecast: np.ndarray, target: np.ndarray) -> float:
     y, f = target[seen], forecast[seen]
     size = np.abs(y) + np.abs(f)
     return float(200 * np.mean(np.abs(y - f) / np.where(size > 0, size, 1.0))) if len(y) else np.nan
+
+
+def is_never_negative(values: np.ndarray) -> bool:
+    """Returns whether values are of a kind that has no negatives: none is, and some are zero or all
+    are whole numbers."""
+    known = values[np.isfinite(values)]
+    if len(known) == 0 or known.min() < 0:
+        return False
+    return bool((known == 0).any() or (known == np.round(known)).all())

@@ -2,152 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
-from longseq.core.training.task import BaseTask
-from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.module import FACTS, ForecastData
-from longseq.timeseries.data.windows import Scaler
-from longseq.timeseries.metrics import ForecastError
+from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.forecast_task import ForecastTask
+from longseq.timeseries.likelihoods import LIKELIHOODS, Counts, Likelihood, Outputs, is_count
+from longseq.timeseries.metrics import NINE, Coverage, PinballLoss
 from longseq.timeseries.models.autoformer import Autoformer as AutoformerModel
 from longseq.timeseries.models.informer import Informer as InformerModel
 from longseq.timeseries.models.mixer_forecaster import MixerForecaster as MixerForecasterModel
 from longseq.timeseries.models.spacetime import SpaceTime as SpaceTimeModel
 
-
-class ForecastTask(BaseTask):
-    """A model that maps a context to the mean forecast of a horizon.
-
-    Subclasses set ``context`` and ``horizon``. ``fit`` takes the scaler from the data (training
-    rows only), with the time at which these end; it travels with the checkpoint, so that
-    predictions use the same.
-
-    Attributes:
-        channel_independent: whether series go through the network one by one, so that it takes any
-            number.
-        features: number of calendar features that the model was made for; None if it takes none.
-    """
-
-    unit = "windows"
-
-    channel_independent = True
-    features: int | None = None
-    context: int
-    horizon: int
-    channels: int | None = None
-
-    def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns mean squared and mean absolute error."""
-        return {"mse": ForecastError("mse"), "mae": ForecastError("mae")}
-
-    @abstractmethod
-    def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
-        """Returns the forecast (B, h, C) of z-scores x (B, L, C); the marks are calendar
-        features."""
-
-    def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor | None:
-        """Returns the loss of training where it is not the mean squared error.
-
-        Args:
-            batch: windows.
-            mask: where targets were observed; None for everywhere.
-        """
-        return None
-
-    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Returns the loss, the number of windows, and forecast and target; of targets that were
-        not observed none counts."""
-        count, target = len(batch["x"]), batch["y"]
-        mask = batch.get("y_mask")
-        mask = None if mask is None or bool(mask.all()) else mask
-        loss = self.training_loss(batch, mask) if self.training and self.own_loss is None else None
-        if loss is not None:
-            return {"loss": loss, "count": count}
-        forecast = self(batch["x"], batch["x_mark"], batch["y_mark"])
-        if mask is None:
-            loss, pair = self.criterion(forecast, target, F.mse_loss), (forecast, target)
-        else:
-            # Where nothing was observed the error is zero by construction, and the mean is taken
-            # over the rest; this serves every loss that is a mean over values.
-            seen = torch.where(mask, target, forecast.detach())
-            scale = mask.numel() / mask.sum().clamp(min=1)
-            loss = self.criterion(forecast, seen, F.mse_loss) * scale
-            pair = (forecast[mask], target[mask])
-        found = {"loss": loss, "count": count, "forecast": forecast, "target": target}
-        return found | {"mask": mask, "pair": pair}
-
-    @property
-    def scaler(self) -> dict[str, Any] | None:
-        """Means and deviations of the training rows by series, and their end; None before
-        ``fit``."""
-        return self.facts or None
-
-    def check_data(self, data: Any) -> None:
-        """See ``BaseTask``."""
-        if not isinstance(data, ForecastData):
-            return
-        for name in ("context", "horizon"):
-            if getattr(self, name) != getattr(data, name):
-                raise ConfigError(
-                    f"--model.{name} {getattr(self, name)} and --data.{name} "
-                    f"{getattr(data, name)} must agree"
-                )
-        self.check_series(data.panel.ids, N_FEATURES[resolution(data.panel.freq)], data.path)
-
-    def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
-        """Other training rows would need another scaler; evaluation may be on any."""
-        if stage != "fit" or not isinstance(self.data, ForecastData):
-            return
-        # What earlier versions did not record is not compared.
-        if any(known[name] != found.get(name) for name in known if name in FACTS):
-            raise ConfigError(
-                f"{self.data.path}: its training rows have another mean or standard deviation than "
-                "those of the checkpoint; --init_from starts a new training from its weights"
-            )
-
-    @classmethod
-    def upgrade(cls, content: dict[str, Any]) -> None:
-        """The scaler was a hyper-parameter once."""
-        super().upgrade(content)
-        hyper = content.get("hyper_parameters") or {}
-        if "scaler" in hyper and "scaler" not in inspect.signature(cls).parameters:
-            content["facts"] = hyper.pop("scaler") or content["facts"]
-
-    def check_series(self, ids: Sequence[str], features: int, source: str) -> None:
-        """Checks that the model takes these series.
-
-        Args:
-            ids: names of the series.
-            features: number of calendar features of their times.
-            source: file, for the message.
-
-        Raises:
-            ConfigError: if it does not.
-        """
-        if self.channels is not None and len(ids) != self.channels:
-            raise ConfigError(
-                f"{source}: has {len(ids)} series, the model takes {self.channels} "
-                f"(--model.channels)"
-            )
-        if self.features is not None and features != self.features:
-            raise ConfigError(
-                f"{source}: its times have {features} calendar features (5 below an hour, 4 below "
-                f"a day, 3 from a day on, 0 without dates), the model takes {self.features} "
-                f"(--model.features)"
-            )
-
-    def get_scaler(self) -> Scaler | None:
-        """Returns the scaler of the training rows; None before ``fit``."""
-        return None if self.scaler is None else Scaler.from_dict(self.scaler)
+__all__ = ["Autoformer", "ForecastTask", "Informer", "MixerForecaster", "SpaceTime"]
+KINDS = ("future", "past", "static")
 
 
 class MixerForecaster(ForecastTask):
@@ -168,9 +42,14 @@ class MixerForecaster(ForecastTask):
         stride: rows between patches.
         head: reads the "last" position or all of them ("flatten").
         linear_skip: add a linear map from context to horizon.
+        covariates: kinds and names of what is known beside the values: "future:promo",
+            "past:visitors", "static:size", "static:kind=a", "future:holidays:DE".
+        likelihood: "quantiles", "student_t", "poisson" or "negative_binomial"; None for a point
+            forecast with the loss of the recipe (the mean squared error if it names none).
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    takes_covariates = True
     defaults = {
         "weight_decay": 0.05,
         "betas": (0.9, 0.99),
@@ -194,10 +73,18 @@ class MixerForecaster(ForecastTask):
         stride: int = 8,
         head: Literal["last", "flatten"] = "flatten",
         linear_skip: bool = True,
+        covariates: list[str] | None = None,
+        likelihood: str | None = None,
         **recipe: Any,
     ) -> None:
+        self.probabilistic = likelihood is not None
         super().__init__(**recipe)
+        made = None if likelihood is None else LIKELIHOODS[likelihood]()
+        if made is not None and self.own_loss is not None:
+            raise ConfigError(f"likelihood {likelihood} has its own loss: give no --model.loss")
+        self.likelihood: Likelihood | None = made
         self.context, self.horizon = context, horizon
+        self.covariates = tuple(covariates or ())
         self.model = MixerForecasterModel(
             context,
             horizon,
@@ -213,10 +100,62 @@ class MixerForecaster(ForecastTask):
             stride,
             head,
             linear_skip,
+            tuple(sum(key.startswith(f"{kind}:") for key in self.covariates) for kind in KINDS),
+            1 if made is None else made.outputs,
         )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
         return self.model(x)
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> Outputs:
+        """Returns what the network says of windows, for the likelihood."""
+        beside = (batch.get(key) for key in ("x_cov", "y_cov", "static"))
+        place, rest, spread = self.model.parameters_of(batch["x"], *beside)
+        one = torch.ones_like(place)
+        scale = (batch[key].unsqueeze(1) * one for key in ("mean", "unit"))
+        return Outputs(place, rest, spread * one, *scale)
+
+    def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self.likelihood is None:
+            beside = (batch.get(key) for key in ("x_cov", "y_cov", "static"))
+            return self.model(batch["x"], *beside)
+        return self.likelihood.point(self.outputs(batch))
+
+    def quantile_windows(self, batch: Mapping[str, Tensor], levels: np.ndarray) -> np.ndarray:
+        assert self.likelihood is not None
+        return self.likelihood.quantiles(self.outputs(batch), levels)
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        own = dict(super().make_metrics())
+        if self.probabilistic:
+            own |= {"pinball": PinballLoss(), "coverage80": Coverage()}
+        return own
+
+    def check_data(self, data: Any) -> None:
+        super().check_data(data)
+        if isinstance(self.likelihood, Counts) and isinstance(data, ForecastData):
+            for name, values in zip(data.panel.ids, data.panel.values.T):
+                if not is_count(values) and not np.isnan(values).all():
+                    raise ConfigError(
+                        f"{data.path}: {name} has values that are no counts, which the likelihood "
+                        "needs; student_t and quantiles take any"
+                    )
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """See ``ForecastTask``; with a likelihood the loss is its own, in validation too."""
+        if self.likelihood is None:
+            return super().compute(batch)
+        out, target = self.outputs(batch), batch["y"]
+        mask = batch.get("y_mask", torch.ones_like(target, dtype=torch.bool))
+        losses = self.likelihood.loss(out, torch.where(mask, target, out.place.detach()))
+        loss = torch.where(mask, losses, 0).sum() / mask.sum().clamp(min=1)
+        found: dict[str, Any] = {"loss": loss, "count": len(target)}
+        if self.training:
+            return found
+        forecast = self.likelihood.point(out)
+        nine = torch.from_numpy(self.likelihood.quantiles(out, NINE)).to(target)
+        found |= {"forecast": forecast, "target": target, "mask": mask, "quantiles": nine}
+        return found | {"pair": (forecast[mask], target[mask])}
 
 
 class SpaceTime(ForecastTask):

@@ -16,7 +16,7 @@ from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.zero_shot import BLOCK, MAX_CONTEXT, QUANTILES, ZeroShot
-from longseq.timeseries.quantiles import at_levels, seasonal_naive
+from longseq.timeseries.quantiles import at_levels, is_never_negative, seasonal_naive
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
 LEVELS = np.array(QUANTILES)
@@ -148,15 +148,6 @@ def _grow(block: np.ndarray, carried: np.ndarray) -> np.ndarray:
     middle = block[..., _MEDIAN : _MEDIAN + 1]
     around = block - middle
     return middle + np.sign(LEVELS - 0.5) * np.sqrt(around**2 + carried**2)
-
-
-def is_never_negative(values: np.ndarray) -> bool:
-    """Returns whether values are of a kind that has no negatives: none is, and some are zero or all
-    are whole numbers."""
-    known = values[np.isfinite(values)]
-    if len(known) == 0 or known.min() < 0:
-        return False
-    return bool((known == 0).any() or (known == np.round(known)).all())
 
 
 def zero_shot_frame(

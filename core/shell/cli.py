@@ -17,7 +17,7 @@ _FIXED = {
     "demo": "every domain on packaged real data, with a report: longseq demo [domain]",
     "data": "real data sets to download: longseq data [name]",
     "generate": "text from a folder of a published language model: longseq generate FOLDER",
-    "bench": "measurements: longseq bench kernels, models, recall or forecasting",
+    "bench": "measurements: longseq bench kernels, models, recall, forecasting or chaos",
     "run": "a script written for mamba-ssm or causal-conv1d: longseq run script.py [arguments]",
 }
 _BENCHMARKS = {
@@ -25,6 +25,7 @@ _BENCHMARKS = {
     "models": "the same of blocks and whole models",
     "recall": "small models of every mixer on copying, induction and associative recall",
     "forecasting": "forecasters on many data sets against seasonal naive, as geometric means",
+    "chaos": "model scale against domain knowledge on chaotic systems",
 }
 
 

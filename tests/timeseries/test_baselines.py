@@ -1,6 +1,10 @@
 """The baselines: exact where they should be, and the figures of ETTh1."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +18,10 @@ from longseq.timeseries.baselines import (
 )
 from longseq.timeseries.compare import ForecastComparison, evaluate
 from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.protocols import Part
+from longseq.timeseries.data.windows import Scaler, Windows
+from longseq.timeseries.models.seasonal_residual import SeasonalResidual
 
 
 def test_repeat_and_seasonal_naive() -> None:
@@ -67,7 +75,7 @@ def test_figures_do_not_depend_on_the_batch_size(wide_csv) -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'nlinear_ridge'"):
-        make_baseline("nlinear", 3)
+        make_baseline("nlinear_rigde", 3)
     with pytest.raises(ConfigError, match="ridge"):
         NLinearRidge(3, 0.0)
     with pytest.raises(ConfigError, match="not fitted"):
@@ -90,3 +98,57 @@ def test_etth1(etth1) -> None:
     for name, value in ETTH1_96.items():
         assert rows[name].numbers["windows"] == 2785
         assert rows[name].value == pytest.approx(value, abs=0.002), name
+
+
+def test_generalised_cross_validation_shrinks_noise_and_keeps_a_signal() -> None:
+    rng, t = np.random.default_rng(0), np.arange(900)
+    days = pd.date_range("2024-01-01", periods=900, freq="h")
+    found = {}
+    for name, y in (("noise", rng.normal(size=900)), ("wave", np.sin(2 * np.pi * t / 24))):
+        panel = Panel(y[:, None], ("a",), days, pd.tseries.frequencies.to_offset("h"), "a.csv")
+        windows = Windows(panel, Scaler.fit(panel, Part(0, 900)), range(48, 877), 48, 24)
+        model = make_baseline("nlinear_gcv", 24)
+        model.fit(windows)
+        batch = windows.batch(range(0, 829, 40))
+        found[name] = model.ridge, float((model.forecast(batch["x"]) - batch["y"]).square().mean())
+        # No intercept: a context at zero is forecast at zero.
+        assert model.forecast(torch.zeros(1, 48, 1)).abs().max() == 0
+    assert found["noise"][0] > 1e3 > found["wave"][0]
+    assert found["wave"][1] < 1e-4 and found["noise"][1] < 1.2
+
+
+def test_a_correction_changes_the_shape_and_never_the_level() -> None:
+    torch.manual_seed(0)
+    network = SeasonalResidual(48, 30, 12).eval()
+    x = torch.randn(4, 48)
+    assert network(x).abs().max() == 0  # before training
+    torch.nn.init.normal_(network.head.weight)
+    y = network(x).detach()
+    for start, end in ((0, 12), (12, 24), (24, 30)):
+        torch.testing.assert_close(y[:, start:end].mean(1), torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(network(x[1:2]), y[1:2])
+    assert SeasonalResidual(48, 5, 1).shape(torch.randn(2, 5)).abs().max() == 0
+
+
+def test_the_closed_form_chooses_inside_the_training_rows(wide_csv: Path) -> None:
+    data = ForecastData(str(wide_csv), "ratio", 48, 12)
+    windows = data.windows("train")
+    model = make_baseline("closed_form", 12, 24)
+    model.steps = (0, 5)
+    model.fit(windows)
+    assert set(model.chosen) == {"ridge", "steps"} and model.chosen["steps"] in (0, 5)
+    plain = make_baseline("seasonal_naive", 12, 24)
+    test = data.windows("test")
+    assert evaluate(model, test)[0] < evaluate(plain, test)[0]
+    # What lies after the training rows changes nothing of it.
+    values = data.panel.values.copy()
+    values[data.split().train.end :] = 1e3
+    other = Windows(
+        dataclasses.replace(data.panel, values=values), windows.scaler, windows.cutoffs, 48, 12
+    )
+    again = make_baseline("closed_form", 12, 24)
+    again.steps = (0, 5)
+    again.fit(other)
+    assert again.chosen == model.chosen
+    x = torch.randn(2, 48, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.forecast(x), model.forecast(x), rtol=0, atol=0)

@@ -6,6 +6,7 @@ import torch
 
 from longseq.timeseries.baselines import BASELINES
 from longseq.timeseries.local import Theta, is_seasonal, seasonal_indices, smooth
+from longseq.timeseries.theta import _fit, _lines
 
 NAMES = ("ses", "theta", "croston", "tsb", "ar")
 
@@ -28,10 +29,10 @@ def test_smoothing_follows_a_level_and_the_grid_finds_its_constant():
     assert alpha[0] < 0.1 and level[0] == pytest.approx(3, abs=0.3)
 
 
-def test_theta_continues_half_the_slope_and_the_whole_season():
+def test_theta_continues_a_line_and_the_whole_season():
     t = np.arange(48.0)
     line = Theta(4, 1).paths((2 + 3 * t)[None])[0]
-    np.testing.assert_allclose(np.diff(line), 1.5)
+    np.testing.assert_allclose(line, 2 + 3 * np.arange(48, 52), rtol=1e-6)
     season = 10 + 3 * np.sin(2 * np.pi * t / 12)
     found = Theta(12, 12).paths(season[None])[0]
     np.testing.assert_allclose(found, season[:12], atol=0.15)
@@ -70,3 +71,33 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
     whole = model.forecast(x)
     assert whole.shape == (5, 6, 2)
     torch.testing.assert_close(model.forecast(x[2:3])[..., 1:], whole[2:3, :, 1:])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_theta_is_its_recursion(dynamic):
+    rng = np.random.default_rng(0)
+    y = np.cumsum(rng.normal(size=(2, 25)), 1)
+    a, b = _lines(y, dynamic)
+    if dynamic:  # the line of what was known, by numpy's least squares
+        for n in (2, 9, 25):
+            slope, start = np.polyfit(np.arange(1, n + 1), y[0, :n], 1)
+            np.testing.assert_allclose((b[0, n], a[0, n]), (slope, start), rtol=1e-8, atol=1e-10)
+    level, omega, error = _fit(y, a, b, 0.3, True)
+    for i in range(2):
+        first = np.linspace(-5, 5, 3)
+
+        def squares(start: float, w: float, i: int = i) -> tuple[float, float]:
+            l, total = start, 0.0
+            for t in range(1, 26):
+                fade = 0.7 ** (t - 1)
+                mu = l + w * (fade * a[i, t - 1] + (1 - fade * 0.7) / 0.3 * b[i, t - 1])
+                total += (y[i, t - 1] - mu) ** 2 if t > 3 else 0
+                l = 0.3 * y[i, t - 1] + 0.7 * l
+            return total, l
+
+        # The last level tells the first.
+        start = (level[i] - squares(0.0, omega[i])[1]) / 0.7**25
+        assert squares(start, omega[i])[0] == pytest.approx(error[i])
+        for other in first:
+            assert squares(start + other, omega[i])[0] >= error[i] - 1e-9
+            assert squares(start, min(1, max(0, omega[i] + other / 50)))[0] >= error[i] - 1e-9

@@ -117,7 +117,7 @@ SYSTEMS: dict[str, System] = {
     "double_scroll": System(_double_scroll, (0.01, 0.01, 0.0), 0.05, 0.0497),
     "duffing": System(_duffing, (0.1, 0.1, 1.0, 0.0), 0.05, 0.12),
     "henon": System(_henon, (0.1, 0.1), 0.0, 0.419),
-    "logistic": System(_logistic, (0.4,), 0.0, 0.683),
+    "logistic": System(_logistic, (0.4,), 0.0, 0.640),
     "ikeda": System(_ikeda, (0.1, 0.1), 0.0, 0.507),
 }
 

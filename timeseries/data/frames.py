@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
+from longseq.timeseries.data.columns import numbers, resample
+from longseq.timeseries.data.covariates import (
+    Covariates,
+    check_columns,
+    holiday_values,
+    static_values,
+)
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
@@ -26,8 +32,6 @@ ID_NAMES = ("unique_id", "item_id", "series_id")
 TARGET_NAMES = ("y", "target")
 Missing = Literal["ffill", "error"]
 _CELLS = 400_000_000  # float64 values of a panel: 3.2 GB
-_DECIMAL_COMMA = re.compile(r"^\s*-?(\d{1,3}(\.\d{3})+|\d+),\d+\s*$")
-_MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
 
 __all__ = ["Missing", "Panel", "Roles", "panel_of", "read_frame", "read_panel"]
 
@@ -44,6 +48,10 @@ class Roles:
         resample: step to average the values over, for example "1min", for times on no regular step.
         missing: "ffill": values that are missing are never a target, and contexts carry the last
             value forward; "error": they are refused.
+        future: columns that are known for the future too: promotions, prices, the forecast weather.
+        past: columns that are known up to the cutoff only.
+        static: columns with one value a series, of a long frame.
+        holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
     """
 
     id: str | None = None
@@ -52,6 +60,15 @@ class Roles:
     zone: str | None = None
     resample: str | None = None
     missing: Missing = "ffill"
+    future: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    holidays: str | None = None
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Columns of all covariates."""
+        return (*self.future, *self.past, *self.static)
 
 
 def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None = None) -> Panel:
@@ -111,6 +128,12 @@ def panel_of(
         if name is not None and name not in frame.columns:
             raise where.error(f"has no column {name!r}; {did_you_mean(name, frame.columns)}")
     id_, time, target = _roles(frame, told, where)
+    for kind in ("future", "past", "static"):
+        check_columns(getattr(told, kind), frame.columns, where, kind)
+    taken = [name for name in (id_, time, target) if name is not None]
+    for name in told.covariates:
+        if (*taken, *told.covariates).count(name) > 1:
+            raise where.error(f"the column {name!r} has two roles")
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
@@ -200,30 +223,6 @@ def _read_text(file: Path, delimiter: str) -> pd.DataFrame:
     return pd.read_csv(file, sep=delimiter)
 
 
-def _numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
-    """Returns a column as float64; NaN where it is empty.
-
-    Raises:
-        DataError: at the first value that is no finite number.
-    """
-    text = column
-    if column.dtype == object or pd.api.types.is_string_dtype(column):
-        given = column.dropna().astype(str)
-        if given.str.match(_DECIMAL_COMMA.pattern).any():
-            # 1.234,5: every point in such a column separates thousands.
-            text = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-    values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
-    bad = (np.isnan(values) & column.notna().to_numpy()) | np.isinf(values)
-    if bad.any():
-        for row in np.flatnonzero(bad):
-            value = column.iloc[int(row)]
-            if isinstance(value, str) and value.strip().lower() in _MISSING_TEXT:
-                continue
-            shown = repr(value) if isinstance(value, str) else str(value)
-            raise where.error(f"{name!r} is {shown}, a finite number is needed", int(row))
-    return values
-
-
 def _from_long(
     frame: pd.DataFrame, id_: str, time: str | None, target: str, told: Roles, where: Source
 ) -> Panel:
@@ -232,21 +231,29 @@ def _from_long(
     if empty.any():
         raise where.error(f"{id_!r} is empty", int(np.flatnonzero(empty)[0]))
     codes, names = pd.factorize(frame[id_])
-    values = _numbers(frame[target], target, where)
+    kept = {name: numbers(frame[name], name, where) for name in (target, *told.future, *told.past)}
     ds = parse_times(frame[time], where, told.zone, codes)
-    unused = [name for name in frame.columns if name not in (id_, time, target)]
+    static: dict[str, np.ndarray] = {}
+    for name in told.static:
+        static |= static_values(frame, name, codes, where)
+    unused = [n for n in frame.columns if n not in (id_, time, target, *told.covariates)]
     if unused:
         where.notes.append(f"columns not used: {', '.join(unused)}")
-    return _assemble(ds, codes, pd.Index(names.astype(str)), values, told, where)
+    return _assemble(
+        ds, codes, pd.Index(names.astype(str)), kept.pop(target), kept, static, told, where
+    )
 
 
 def _from_wide(
     frame: pd.DataFrame, time: str | None, target: str | None, told: Roles, where: Source
 ) -> Panel:
+    if told.static:
+        raise where.error("static covariates need a long frame: a column with the series' names")
     if time is None:
         ds, series = pd.Index(np.arange(len(frame))), frame
     else:
         ds, series = parse_times(frame[time], where, told.zone), frame.drop(columns=time)
+    series = series.drop(columns=list(told.covariates))
     if target is not None:
         unused = [name for name in series.columns if name != target]
         series = series[[target]]
@@ -258,18 +265,26 @@ def _from_wide(
     if series.shape[1] == 0:
         raise where.error("has times but no series")
     names = pd.Index(series.columns)
+    # A covariate of a wide frame is that of every series.
+    count = len(names)
+    beside = {name: numbers(frame[name], name, where) for name in (*told.future, *told.past)}
     if told.resample is not None:
-        columns = [_numbers(series[name], name, where) for name in names]
-        codes, rows = np.repeat(np.arange(len(names)), len(frame)), np.arange(len(frame))
-        times = ds[np.tile(rows, len(names))]
-        return _assemble(times, codes, names, np.concatenate(columns), told, where)
+        columns = [numbers(series[name], name, where) for name in names]
+        codes, rows = np.repeat(np.arange(count), len(frame)), np.arange(len(frame))
+        times = ds[np.tile(rows, count)]
+        beside = {name: np.tile(value, count) for name, value in beside.items()}
+        return _assemble(times, codes, names, np.concatenate(columns), beside, {}, told, where)
     check_order(ds, np.zeros(len(frame), np.int64), pd.Index(["all"]), where)
     axis, freq = regular_axis(ds, where)
-    table = _empty(axis, names, where)
     at = axis.get_indexer(ds)
+    table = _empty(axis, names, where)
     for i, name in enumerate(names):
-        table[at, i] = _numbers(series[name], name, where)
-    return _panel(table, names, axis, freq, told, where)
+        table[at, i] = numbers(series[name], name, where)
+    tables = {}
+    for name, value in beside.items():
+        tables[name] = _empty(axis, names, where)
+        tables[name][at] = value[:, None]
+    return _panel(table, tables, {}, names, axis, freq, told, where)
 
 
 def _assemble(
@@ -277,6 +292,8 @@ def _assemble(
     codes: np.ndarray,
     names: pd.Index,
     values: np.ndarray,
+    beside: dict[str, np.ndarray],
+    static: dict[str, np.ndarray],
     told: Roles,
     where: Source,
 ) -> Panel:
@@ -287,18 +304,27 @@ def _assemble(
         codes: number of the series of every value.
         names: of the series.
         values: NaN where missing.
+        beside: covariates, likewise.
+        static: by series.
         told: for missing values and resampling.
         where: the frame.
     """
+    columns = {"": values, **beside}
+    at = dict.fromkeys(columns, (ds, codes))
     if told.resample is not None:
-        ds, codes, values = _resample(ds, codes, values, told.resample, where)
+        for name, value in columns.items():
+            *at[name], columns[name] = resample(ds, codes, value, told.resample, where, name)
     else:
         check_order(ds, codes, names, where)
-    distinct = ds.unique().sort_values()
-    axis, freq = regular_axis(distinct, where)
-    table = _empty(axis, names, where)
-    table[axis.get_indexer(ds), codes] = values
-    return _panel(table, names, axis, freq, told, where)
+    every = at[""][0]
+    for times, _ in at.values():
+        every = every.union(times)
+    axis, freq = regular_axis(every.unique().sort_values(), where)
+    tables = {}
+    for name, value in columns.items():
+        tables[name] = _empty(axis, names, where)
+        tables[name][axis.get_indexer(at[name][0]), at[name][1]] = value
+    return _panel(tables.pop(""), tables, static, names, axis, freq, told, where)
 
 
 def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
@@ -311,9 +337,35 @@ def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
 
 
 def _panel(
-    table: np.ndarray, names: pd.Index, axis: pd.Index, freq: Any, told: Roles, where: Source
+    table: np.ndarray,
+    tables: dict[str, np.ndarray],
+    static: dict[str, np.ndarray],
+    names: pd.Index,
+    axis: pd.Index,
+    freq: Any,
+    told: Roles,
+    where: Source,
 ) -> Panel:
-    panel = Panel(table, tuple(map(str, names)), axis, freq, str(where.file), tuple(where.notes))
+    future = {name: tables[name] for name in told.future}
+    if told.holidays is not None:
+        days = holiday_values(axis, freq, told.holidays)
+        future[f"holidays:{told.holidays}"] = np.repeat(days[:, None], len(names), 1)
+    rows = len(axis)
+    if told.future:
+        # Rows after the last value of all series are the future that covariates are known for.
+        seen = np.flatnonzero((~np.isnan(table)).any(1))
+        rows = int(seen[-1]) + 1 if len(seen) else rows
+    past = {name: tables[name][:rows] for name in told.past}
+    covariates = Covariates(future, past, static, told.holidays)
+    panel = Panel(
+        table[:rows],
+        tuple(map(str, names)),
+        axis[:rows],
+        freq,
+        str(where.file),
+        tuple(where.notes),
+        covariates,
+    )
     if told.missing == "error":
         _refuse_missing(panel, where)
     return panel
@@ -330,33 +382,3 @@ def _refuse_missing(panel: Panel, where: Source) -> None:
             record=f"{panel.ids[column]} at {panel.ds[row]}",
             hint="missing=ffill carries the last value forward in contexts and scores none of it",
         )
-
-
-def _resample(
-    ds: pd.Index, codes: np.ndarray, values: np.ndarray, step: str, where: Source
-) -> tuple[pd.Index, np.ndarray, np.ndarray]:
-    """Returns the means over every step, by the beginning of the step.
-
-    Raises:
-        ConfigError: for a step that is none, or times that are none.
-    """
-    if not isinstance(ds, pd.DatetimeIndex):
-        raise ConfigError(f"{where.file}: resample needs dates, the times are whole numbers")
-    try:
-        offset: Any = pd.tseries.frequencies.to_offset(step)
-        local = ds.tz_localize(None) if ds.tz is not None else ds
-        fixed = pd.Timedelta(offset)
-    except ValueError as error:
-        raise ConfigError(
-            f"resample is a step of fixed length like 10s, 1min, 1h or 1D, got {step!r}"
-        ) from error
-    # Days begin at the local midnight; shorter steps are cut in instants, which clocks share.
-    by_day = fixed >= pd.Timedelta(days=1)
-    bins = (local if by_day else ds).floor(fixed)
-    known = ~np.isnan(values)
-    grouped = pd.Series(values[known]).groupby([codes[known], bins[known]], sort=True).mean()
-    found = pd.DatetimeIndex(grouped.index.get_level_values(1))
-    if by_day and ds.tz is not None:
-        found = found.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward")  # type: ignore[arg-type]
-    where.notes.append(f"averaged over {step}: {len(values):,} values became {len(grouped):,}")
-    return found, grouped.index.get_level_values(0).to_numpy(), grouped.to_numpy()

@@ -16,7 +16,7 @@ from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
 
 Stage = Literal["train", "valid", "test"]
-FACTS = ("ids", "mean", "std", "train_end", "frequency", "least")
+FACTS = ("ids", "mean", "std", "train_end", "frequency", "least", "covariates")
 
 
 class ForecastData(BaseData):
@@ -47,6 +47,10 @@ class ForecastData(BaseData):
         resample: step to average over, for times on no regular step, for example "1min".
         min_context: rows since a series began that a window needs; None for the whole context.
             What is shorter than the context is padded on the left.
+        future: columns that are known for the future too; read by ``MixerForecaster``.
+        past: columns that are known up to the cutoff only; likewise.
+        static: columns with one value a series, of a long frame; likewise.
+        holidays: country whose public holidays are a future covariate, for example "DE".
     """
 
     def __init__(
@@ -69,6 +73,10 @@ class ForecastData(BaseData):
         zone: str | None = None,
         resample: str | None = None,
         min_context: int | None = None,
+        future: list[str] | None = None,
+        past: list[str] | None = None,
+        static: list[str] | None = None,
+        holidays: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {"context": context, "horizon": horizon, "batch_size": batch_size}
@@ -84,7 +92,8 @@ class ForecastData(BaseData):
             raise ConfigError(
                 f"min_context must lie between 1 and the context ({context}), got {min_context}"
             )
-        self.roles = Roles(id, time, target, zone, resample, missing)
+        kinds = (tuple(names or ()) for names in (future, past, static))
+        self.roles = Roles(id, time, target, zone, resample, missing, *kinds, holidays)
         self.least = context if min_context is None else min_context
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.timeseries.data.covariates import Covariates
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Panel:
         freq: step of ``ds``: a pandas offset, or a whole number.
         source: file that it came from, for messages.
         notes: what the reader understood and a user should know, a sentence each.
+        covariates: what is known beside the values.
     """
 
     values: np.ndarray
@@ -33,6 +35,7 @@ class Panel:
     freq: Any
     source: str = ""
     notes: tuple[str, ...] = ()
+    covariates: Covariates = field(default_factory=Covariates)
 
     def __len__(self) -> int:
         return len(self.ds)
@@ -96,7 +99,21 @@ class Panel:
         """Returns the panel with ``horizon`` rows more, of which nothing is observed."""
         empty = np.full((horizon, len(self.ids)), np.nan)
         ds = self.ds.append(self.future(len(self), horizon))
-        return replace(self, values=np.concatenate([self.values, empty]), ds=ds)
+        return replace(
+            self,
+            values=np.concatenate([self.values, empty]),
+            ds=ds,
+            covariates=self.covariates.extended(ds, self.freq),
+        )
+
+    def before(self, row: int) -> Panel:
+        """Returns the rows before ``row``, and what is known of the future."""
+        return replace(
+            self,
+            values=self.values[:row],
+            ds=self.ds[:row],
+            covariates=self.covariates.rows(row),
+        )
 
     def select(self, names: list[str] | None) -> Panel:
         """Returns the panel with only the named series, in that order; itself for None.
@@ -113,7 +130,12 @@ class Panel:
                 )
         place = {name: i for i, name in enumerate(self.ids)}
         columns = [place[name] for name in names]
-        return replace(self, values=self.values[:, columns], ids=tuple(names))
+        return replace(
+            self,
+            values=self.values[:, columns],
+            ids=tuple(names),
+            covariates=self.covariates.select(columns),
+        )
 
     @property
     def step(self) -> pd.Timedelta | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -40,16 +42,26 @@ class Scaler:
         ids: names of the series.
         mean: float64 (C,).
         std: float64 (C,), 1 for a series that is constant in training.
+        covariates: mean and deviation of every covariate over the training rows of all series, by
+            its kind and name ("future:promo").
     """
 
     ids: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    covariates: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, panel: Panel, train: Part) -> Scaler:
         """Fits on the observed values of the training rows, and on no others."""
-        return cls(panel.ids, *spread(panel.values[train.start : train.end]))
+        scales: dict[str, tuple[float, float]] = {}
+        for kind, names in panel.covariates.names.items():
+            for name in names:
+                value = getattr(panel.covariates, kind)[name]
+                rows = value if kind == "static" else value[train.start : train.end]
+                mean, std = spread(rows.reshape(-1, 1))
+                scales[f"{kind}:{name}"] = (float(mean[0]), float(std[0]))
+        return cls(panel.ids, *spread(panel.values[train.start : train.end]), scales)
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Returns (…, C) values as z-scores."""
@@ -61,12 +73,17 @@ class Scaler:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that travel with a checkpoint."""
-        return {"ids": list(self.ids), "mean": self.mean.tolist(), "std": self.std.tolist()}
+        own = {"ids": list(self.ids), "mean": self.mean.tolist(), "std": self.std.tolist()}
+        scales = {name: list(pair) for name, pair in self.covariates.items()}
+        return {**own, **({"covariates": scales} if scales else {})}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Scaler:
         """Returns the scaler that ``to_dict`` wrote."""
-        return cls(tuple(content["ids"]), np.array(content["mean"]), np.array(content["std"]))
+        scales = {key: (a, b) for key, (a, b) in content.get("covariates", {}).items()}
+        return cls(
+            tuple(content["ids"]), np.array(content["mean"]), np.array(content["std"]), scales
+        )
 
 
 class Windows:
@@ -76,6 +93,9 @@ class Windows:
     ``x_mark`` (L, F) and ``y_mark`` (h, F) the calendar features of both, which are known
     beforehand; and of bool tensors that say what was observed: ``x_mask`` (L, C), ``y_mask``
     (h, C). Values that were not are carried forward in ``x``, and in ``y`` they mean nothing.
+    Windows of single series hold the covariates of the scaler too, 0 where they are not known:
+    ``x_cov`` (L, Q + P), those of the future and of the past; ``y_cov`` (h, Q); ``static`` (S,).
+    ``mean`` and ``unit`` (C,) are those of the scaler.
 
     Args:
         panel: the series.
@@ -102,6 +122,10 @@ class Windows:
         self.values = torch.from_numpy(carried.astype(np.float32))
         self.observed = torch.from_numpy(panel.observed)
         self.starts = panel.starts
+        self.scaler = scaler
+        self.mean = torch.from_numpy(np.asarray(scaler.mean, np.float32))
+        self.unit = torch.from_numpy(np.asarray(scaler.std, np.float32))
+        self._future, self._past, self._static = _scaled_covariates(panel, scaler)
         self.marks = torch.from_numpy(calendar_features(panel.ds, resolution(panel.freq)))
 
     def __len__(self) -> int:
@@ -126,6 +150,13 @@ class Windows:
         begun = at[:, None] - self.starts[None] >= max(self.least, 1)
         return np.flatnonzero((targets > 0) & begun)
 
+    def at(self, cutoffs: Sequence[int]) -> Windows:
+        """Returns the windows of other cutoffs."""
+        other = copy.copy(self)
+        other.__dict__.pop("pairs", None)
+        other.cutoffs = cutoffs
+        return other
+
     def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
         """Returns windows of all series, stacked into (B, …, C).
 
@@ -143,11 +174,19 @@ class Windows:
         """
         place, series = np.divmod(np.asarray(pairs, np.int64), self.series)
         at = torch.tensor([self.cutoffs[int(i)] for i in place])
-        return self._gather(at, torch.from_numpy(series).unsqueeze(1))
+        c = torch.from_numpy(series).unsqueeze(1)
+        found = self._gather(at, c)
+        if not self.scaler.covariates:
+            return found
+        past, future = _rows(at, self.context, self.horizon)
+        near = past.clamp(min=0)
+        inside = (past >= 0).unsqueeze(-1)
+        x = torch.cat([self._future[near, c], self._past[near, c]], -1) * inside
+        y = self._future[future.clamp(max=len(self._future) - 1), c]
+        return found | {"x_cov": x, "y_cov": y, "static": self._static[c[:, 0]]}
 
     def _gather(self, at: Tensor, series: Any) -> dict[str, Tensor]:
-        past = at.unsqueeze(1) + torch.arange(-self.context, 0)
-        future = at.unsqueeze(1) + torch.arange(self.horizon)
+        past, future = _rows(at, self.context, self.horizon)
         whole = isinstance(series, slice)
         near = past.clamp(min=0)
         inside = (past >= 0).unsqueeze(-1) if whole else past >= 0
@@ -159,7 +198,43 @@ class Windows:
         }
         if not whole:
             found = {name: value.unsqueeze(-1) for name, value in found.items()}
+        scale = {"mean": self.mean, "unit": self.unit}
+        for key, value in scale.items():
+            found[key] = value.expand(len(at), -1) if whole else value[series]
         return found | {"x_mark": self.marks[near], "y_mark": self.marks[future]}
+
+
+def _rows(at: Tensor, context: int, horizon: int) -> tuple[Tensor, Tensor]:
+    """Returns the rows of contexts (B, L), below 0 before the panel, and of targets (B, h)."""
+    return (
+        at.unsqueeze(1) + torch.arange(-context, 0),
+        at.unsqueeze(1) + torch.arange(horizon),
+    )
+
+
+def _scaled_covariates(panel: Panel, scaler: Scaler) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns covariates in z-scores, 0 where unknown: (T, C, Q), (T, C, P) and (C, S)."""
+    count = len(panel.ids)
+
+    def stacked(kind: str, empty: tuple[int, ...]) -> Tensor:
+        chosen = [name for name in scaler.covariates if name.startswith(f"{kind}:")]
+        if not chosen:
+            return torch.zeros(empty)
+        parts = []
+        for name in chosen:
+            mean, std = scaler.covariates[name]
+            value = getattr(panel.covariates, kind)[name.partition(":")[2]]
+            if kind == "past":
+                value = pd.DataFrame(value).ffill().to_numpy()
+            parts.append(np.nan_to_num((value - mean) / std))
+        return torch.from_numpy(np.stack(parts, -1).astype(np.float32))
+
+    rows = len(panel)
+    return (
+        stacked("future", (rows, count, 0)),
+        stacked("past", (rows, count, 0)),
+        stacked("static", (count, 0)),
+    )
 
 
 class TrainWindows(Dataset[Any]):

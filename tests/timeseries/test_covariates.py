@@ -1,0 +1,195 @@
+"""Covariates: what is read, what is refused by name, what they change, and that nothing leaks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
+from longseq.timeseries import Forecaster
+from longseq.timeseries.data.frames import Roles, panel_of
+from longseq.timeseries.regression import covariate_effects
+
+H = 14
+NETWORK = {"horizon": 7, "max_steps": 2, "d_model": 8, "n_layers": 1, "context": 28}
+
+
+def retail(series: int = 6, rows: int = 160, seed: int = 0) -> pd.DataFrame:
+    """Poisson sales by the week, with promotions that multiply them; ragged."""
+    rng = np.random.default_rng(seed)
+    t, parts = np.arange(rows), []
+    for i in range(series):
+        promo = (rng.random(rows) < 0.15).astype(int)
+        rate = (3 + 2 * i) * (1 + 0.4 * np.sin(2 * np.pi * t / 7)) * 2.5**promo
+        frame = pd.DataFrame(
+            {
+                "unique_id": f"i{i}",
+                "ds": pd.date_range("2024-01-01", periods=rows),
+                "y": rng.poisson(rate).astype(float),
+                "promo": promo,
+                "visitors": rate + rng.normal(size=rows),
+                "kind": "ab"[i % 2],
+                "size": float(i),
+            }
+        )
+        parts.append(frame.iloc[5 * i :])
+    return pd.concat(parts, ignore_index=True)
+
+
+def split(df: pd.DataFrame, h: int = H) -> tuple[pd.DataFrame, pd.DataFrame]:
+    last = df["ds"].max() - pd.Timedelta(days=h)
+    return df[df["ds"] <= last].reset_index(drop=True), df[df["ds"] > last].drop(columns="y")
+
+
+@pytest.mark.parametrize("name", ["theta", "zero_shot", "nlinear_ridge"])
+def test_promotions_explain_their_days_and_counts_stay_counts(name):
+    df = retail()
+    errors = {}
+    for future in ((), ("promo",)):
+        made = Forecaster(name, future=future)
+        found = made.cross_validation(df, H, windows=2)
+        assert (found[made.name] >= 0).all()
+        days = found.merge(df[["unique_id", "ds", "promo"]])
+        days = days[days["promo"] == 1]
+        errors[future] = (days["y"] - days[made.name]).abs().mean()
+    assert errors["promo",] < 0.7 * errors[()]
+
+
+def test_effects_are_recovered_beside_season_and_trend():
+    rng = np.random.default_rng(0)
+    t = np.arange(300)
+    x = rng.normal(size=300)
+    y = 50 + 0.1 * t + 8 * np.sin(2 * np.pi * t / 7) + 3 * x + 0.1 * rng.normal(size=300)
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=300), "y": y, "x": x})
+    panel = panel_of(frame, source="f", roles=Roles(future=("x",)))
+    effects, weights = covariate_effects(panel, panel.ends, 0, 7)
+    assert weights[0, 0] == pytest.approx(3, abs=0.1)
+    assert np.corrcoef(effects[:, 0], x)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("name", ["theta", "zero_shot", "mixer_forecaster"])
+def test_nothing_after_the_cutoff_leaks_but_what_is_known_beforehand(name):
+    df = retail(3)
+    own = NETWORK if name == "mixer_forecaster" else {}
+    more = {"past": ["visitors"], "static": ["kind"]} if own else {}
+    made = Forecaster(name, future=["promo"], **more, **own)
+    cut = df["ds"].max() - pd.Timedelta(days=7)
+    wild = df.copy()
+    wild.loc[wild["ds"] > cut, ["y", "visitors"]] = 1e4
+    found, other = (made.cross_validation(one, 7, windows=1)[made.name] for one in (df, wild))
+    np.testing.assert_array_equal(found, other)
+    promoted = df.copy()
+    promoted.loc[promoted["ds"] > cut, "promo"] = 1
+    more_sold = made.cross_validation(promoted, 7, windows=1)[made.name]
+    assert (more_sold != found).any()
+
+
+@pytest.mark.parametrize("name", ["theta", "mixer_forecaster"])
+def test_the_future_comes_in_the_frame_or_beside_it(name, tmp_path):
+    df = retail(3)
+    known, future = split(df, 7)
+    own = NETWORK if name == "mixer_forecaster" else {}
+    made = Forecaster(name, future=["promo"], **own).fit(known)
+    found = made.predict(7, future=future)
+    # A trained network forecasts the longer frame with the weights it has.
+    longer = pd.concat([known, future], ignore_index=True).sort_values(["unique_id", "ds"])
+    same = made.predict(7, frame=longer)
+    pd.testing.assert_frame_equal(found, same)
+    made.save(tmp_path / "f")
+    again = Forecaster.load(tmp_path / "f").predict(7, future=future)
+    pd.testing.assert_frame_equal(found, again, rtol=1e-6)
+    with pytest.raises(DataError, match=r"no future covariate 'promo' among its columns"):
+        made.predict(7, future=future.drop(columns="promo"))
+    with pytest.raises(DataError, match="'promo' has no value"):
+        made.predict(7)
+    with pytest.raises(DataError, match=r"i1 at 2024-06-0\d.*'promo' has no value"):
+        made.predict(7, future=future[future["unique_id"] != "i1"])
+
+
+def test_columns_are_read_by_their_roles_and_refused_by_name():
+    df = retail(2)
+
+    def read(frame: pd.DataFrame, **roles: object):
+        return panel_of(frame, source="f.csv", roles=Roles(**roles)).covariates
+
+    found = read(df, future=("promo",), past=("visitors",), static=("kind", "size"))
+    assert found.names == {
+        "future": ["promo"],
+        "past": ["visitors"],
+        "static": ["kind=a", "kind=b", "size"],
+    }
+    assert found.static["kind=b"].tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"no future covariate 'prom'.*did you mean 'promo'"):
+        read(df, future=("prom",))
+    with pytest.raises(DataError, match="'promo' has two roles"):
+        read(df, future=("promo",), past=("promo",))
+    with pytest.raises(DataError, match="static covariate 'promo' is 1 and was 0"):
+        read(df, static=("promo",))
+    with pytest.raises(DataError, match="'kind' is 'a', a finite number"):
+        read(df, future=("kind",))
+    with pytest.raises(ConfigError, match="past and static ones are for mixer_forecaster"):
+        Forecaster("theta", static=["size"])
+    with pytest.raises(DataError, match="long frame"):
+        panel_of(
+            pd.DataFrame({"ds": [1, 2], "a": [1.0, 2], "s": [1, 1]}),
+            source="f",
+            roles=Roles(static=("s",)),
+        )
+
+
+def test_a_wide_frame_shares_its_covariates():
+    df = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=40), "a": 1.0, "b": 2.0})
+    df["x"] = np.arange(40.0)
+    df.loc[35:, ["a", "b"]] = np.nan
+    panel = panel_of(df, source="f", roles=Roles(future=("x",)))
+    assert panel.ids == ("a", "b") and len(panel) == 35
+    assert panel.covariates.future["x"].shape == (40, 2)
+    assert panel.before(10).extended(20).covariates.future["x"][39, 1] == 39
+
+
+def test_holidays_go_on_by_themselves():
+    pytest.importorskip("holidays", reason="holidays is not installed: pip install holidays")
+    days = pd.DataFrame({"ds": pd.date_range("2023-01-01", periods=710), "y": 1.0})
+    panel = panel_of(days, source="f", roles=Roles(holidays="DE"))
+    longer = panel.extended(30)
+    on = longer.ds[longer.covariates.future["holidays:DE"][:, 0] > 0].strftime("%Y-%m-%d")
+    assert {"2023-10-03", "2024-12-25", "2024-12-26", "2025-01-01"} <= set(on)
+    months = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=12, freq="MS"), "y": 1.0})
+    found = panel_of(months, source="f", roles=Roles(holidays="DE")).covariates
+    assert found.future["holidays:DE"][11, 0] == 2
+    with pytest.raises(ConfigError, match="no holidays of 'XX'"):
+        panel_of(months, source="f", roles=Roles(holidays="XX"))
+
+
+def test_the_network_is_told_what_it_was_made_for(tmp_path):
+    df = retail(2)
+    df.to_csv(tmp_path / "s.csv", index=False)
+    known, future = split(df, 7)
+    known.to_csv(tmp_path / "k.csv", index=False)
+    future.to_csv(tmp_path / "f.csv", index=False)
+    out = str(tmp_path / "o.csv")
+    usual = ["timeseries", "predict", str(tmp_path / "k.csv"), "--horizon", "7", "--out", out]
+    assert main([*usual, "--future", "promo", "--future_frame", str(tmp_path / "f.csv")]) == 0
+    assert len(pd.read_csv(out)) == 14
+    assert main([*usual, "--future", "promo"]) == 2
+    assert main([*usual, "--static", "kind"]) == 2
+    made = Forecaster("mixer_forecaster", future=["promo"], static=["kind"], **NETWORK).fit(known)
+    assert made._task.covariates == ("future:promo", "static:kind=a", "static:kind=b")
+    with pytest.raises(DataError, match=r"no static covariate 'kind=a'.*trained with"):
+        other = Forecaster("mixer_forecaster", future=["promo"], **NETWORK)
+        other._task = made._task
+        other.predict(7, frame=known)
+
+
+def test_a_window_does_not_depend_on_its_neighbours():
+    from longseq.timeseries.models.mixer_forecaster import MixerForecaster
+
+    torch.manual_seed(0)
+    model = MixerForecaster(32, 8, 8, 1, patch=8, stride=4, covariates=(2, 1, 1)).eval()
+    torch.nn.init.normal_(model.beside.out.weight)
+    g = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(7, *size, generator=g) for size in ((32, 1), (32, 3), (8, 2), (1,))]
+    with torch.no_grad():
+        whole = model(*inputs)
+        torch.testing.assert_close(model(*(one[2:3] for one in inputs)), whole[2:3])

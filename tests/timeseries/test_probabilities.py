@@ -1,0 +1,162 @@
+"""Quantiles and distributions: known values, no crossing, no negative count, conformal on top."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries import Forecaster
+from longseq.timeseries.likelihoods import LIKELIHOODS, Outputs
+from longseq.timeseries.scores import score_frame
+
+SMALL = {"horizon": 7, "max_steps": 3, "d_model": 8, "n_layers": 1, "context": 28}
+NAMES = ("quantiles", "student_t", "poisson", "negative_binomial")
+
+
+def outputs(name: str, shape: tuple[int, ...] = (3, 5, 1), mean: float = 4.0) -> Outputs:
+    g = torch.Generator().manual_seed(0)
+    kind = LIKELIHOODS[name]()
+    place = torch.randn(shape, generator=g, dtype=torch.float64)
+    rest = torch.randn(*shape, kind.outputs - 1, generator=g, dtype=torch.float64)
+    one = torch.ones(shape, dtype=torch.float64)
+    return Outputs(place, rest, 0.7 * one, mean * one, 2 * one)
+
+
+def counts(series: int = 3, rows: int = 130, seed: int = 0) -> pd.DataFrame:
+    rng, days = np.random.default_rng(seed), pd.date_range("2024-01-01", periods=rows)
+    parts = [
+        pd.DataFrame({"unique_id": f"i{i}", "ds": days, "y": rng.poisson(0.3 + i, rows)})
+        for i in range(series)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantiles_ascend_and_the_loss_is_least_for_what_is_true(name):
+    kind, out = LIKELIHOODS[name](), outputs(name)
+    levels = np.array([0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99])
+    found = kind.quantiles(out, levels)
+    assert (np.diff(found, axis=-1) >= 0).all()
+    if name in NAMES[:2]:
+        assert (np.diff(found, axis=-1) > 0).all()
+        np.testing.assert_allclose(found[..., 4], kind.point(out), atol=1e-12)
+    else:
+        assert (found * 2 + 4 >= -1e-12).all()
+        whole = found * 2 + 4
+        np.testing.assert_allclose(whole, whole.round(), atol=1e-9)
+        assert (kind.point(out) * 2 + 4 > 0).all()
+
+
+def test_log_likelihoods_are_those_of_scipy():
+    count = np.array([0.0, 1, 7, 30])
+    for name in NAMES[1:]:
+        kind, out = LIKELIHOODS[name](), outputs(name, (4,))
+        target = torch.from_numpy((count - 4) / 2)
+        loss = kind.loss(out, target).numpy()
+        if name == "student_t":
+            scale, freedom = (part.numpy() for part in kind._parts(out))
+            expected = -stats.t.logpdf(target.numpy(), freedom, out.place.numpy(), scale)
+        else:
+            mean = kind.mean(out).numpy()
+            if name == "poisson":
+                expected = -stats.poisson.logpmf(count, mean)
+            else:
+                size = 1 / kind._alpha(out).numpy()
+                expected = -stats.nbinom.logpmf(count, size, size / (size + mean))
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_learns_a_distribution(name):
+    df = counts()
+    made = Forecaster("mixer_forecaster", likelihood=name, levels=(80, 50), **SMALL).fit(df)
+    found = made.predict(10)
+    column = made.name
+    order = [f"{column}-lo-80", f"{column}-lo-50", f"{column}-hi-50", f"{column}-hi-80"]
+    assert (np.diff(found[order].to_numpy(), axis=1) >= 0).all()
+    if name in NAMES[2:]:
+        assert (found[[column, *order]].to_numpy() >= 0).all()
+    # Nothing depends on the batch.
+    alone = made.predict(10, frame=df[df["unique_id"] == "i1"])
+    mine = found[found["unique_id"] == "i1"]
+    np.testing.assert_allclose(alone[order], mine[order], rtol=1e-4, atol=1e-5)
+
+
+def test_counts_are_asked_for_by_name(tmp_path):
+    df = counts()
+    df["y"] += 0.5
+    with pytest.raises(ConfigError, match="no counts"):
+        Forecaster("mixer_forecaster", likelihood="poisson", **SMALL).fit(df)
+    with pytest.raises(ConfigError, match="did you mean 'poisson'"):
+        Forecaster("mixer_forecaster", likelihood="poison", **SMALL).fit(df)
+    with pytest.raises(ConfigError, match="has its own loss"):
+        Forecaster("mixer_forecaster", likelihood="quantiles", loss="torch.nn.L1Loss", **SMALL).fit(
+            df
+        )
+
+
+@pytest.mark.parametrize("loss", ["torch.nn.L1Loss", "torch.nn.HuberLoss"])
+def test_robust_losses_resist_a_wild_value(loss):
+    df = counts()
+    wild = df.copy()
+    wild.loc[50, "y"] = 10**6
+    made = Forecaster("mixer_forecaster", loss=loss, **SMALL)
+    assert np.isfinite(made.fit(wild).predict(7)[made.name]).all()
+    assert type(made._task.own_loss).__name__ == loss.rpartition(".")[2]
+
+
+def test_conformal_intervals_hold_what_they_say_for_any_model():
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2020-01-01", periods=150)
+    df = pd.concat(
+        pd.DataFrame({"unique_id": f"s{i}", "ds": days, "y": 10 + rng.normal(size=150)})
+        for i in range(60)
+    )
+    made = Forecaster("ses", conformal=20, levels=(80,), season=1)
+    found = made.cross_validation(df, 3, windows=1)
+    inside = (found["y"] >= found["SimpleSmoothing-lo-80"]) & (
+        found["y"] <= found["SimpleSmoothing-hi-80"]
+    )
+    # 60 series by 3 steps: three standard errors are 0.09.
+    assert 0.71 < inside.mean() < 0.91
+    wild = df.copy()
+    wild.loc[wild["ds"] > days[-4], "y"] = 1e6
+    other = made.cross_validation(wild, 3, windows=1)
+    for side in ("lo", "hi"):
+        key = f"SimpleSmoothing-{side}-80"
+        np.testing.assert_array_equal(found[key], other[key])
+    with pytest.raises(ConfigError, match="interval of 90% needs 9 back-tests"):
+        Forecaster("ses", conformal=3, levels=(90,)).fit(df).predict(3)
+    with pytest.raises(DataError, match="back-tests"):
+        Forecaster("ses", conformal=100, levels=(90,)).fit(df).predict(100)
+    with pytest.raises(ConfigError, match="give it a likelihood"):
+        Forecaster("mixer_forecaster", conformal=9)
+
+
+def test_scores_by_hand():
+    days = pd.date_range("2024-01-01", periods=6)
+    df = pd.DataFrame({"unique_id": "a", "ds": days, "y": [0.0, 2, 0, 2, 5, np.nan]})
+    made = Forecaster("repeat", season=1).fit(df.iloc[:4])
+    frame = pd.DataFrame(
+        {
+            "unique_id": "a",
+            "ds": days[4:],
+            "cutoff": days[3],
+            "y": [5.0, np.nan],
+            "M": [4.0, 0.0],
+            "M-lo-80": [3.0, 0],
+            "M-hi-80": [4.5, 0],
+            "SeasonalNaive": [2.0, 2.0],
+        }
+    )
+    found = score_frame(frame, made._panel, 1).set_index("model")
+    assert found.loc["M", "mae"] == 1 and found.loc["M", "mase"] == 0.5
+    assert found.loc["M", "smape"] == pytest.approx(200 / 9)
+    assert found.loc["M", "coverage-80"] == 0
+    # Losses at 0.1, 0.5, 0.9: 0.1 · 2, 0.5 · 1, 0.9 · 0.5.
+    assert found.loc["M", "pinball"] == pytest.approx(2 * (0.2 + 0.5 + 0.45) / 3)
+    assert found.loc["SeasonalNaive", "mase"] == 1.5
+    with pytest.raises(DataError, match="no target"):
+        score_frame(frame.assign(y=np.nan), made._panel)

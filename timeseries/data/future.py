@@ -1,0 +1,55 @@
+"""A frame of the future: covariates that are known after the end of the series."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from longseq.timeseries.data.columns import numbers
+from longseq.timeseries.data.covariates import check_columns
+from longseq.timeseries.data.frames import ID_NAMES, TIME_NAMES, Roles
+from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.times import Source, parse_times
+
+
+def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -> Panel:
+    """Returns a panel that knows the future covariates of a frame.
+
+    Args:
+        panel: the series.
+        frame: rows of the future, in the columns of the panel's own frame without the target.
+        horizon: rows h after the end of every series.
+        roles: of the columns.
+
+    Raises:
+        DataError: if a future covariate is no column, or a time lies on no row.
+    """
+    where = Source(Path(panel.source), 0)
+    frame = frame.rename(columns=str).reset_index(drop=True)
+    check_columns(roles.future, frame.columns, where, "future")
+    lower = {name.lower(): name for name in reversed(frame.columns)}
+    id_ = roles.id or next((lower[name] for name in ID_NAMES if name in lower), None)
+    time = roles.time or next((lower[name] for name in TIME_NAMES if name in lower), None)
+    if time is None or time not in frame.columns:
+        raise where.error("the frame of the future has no time column")
+    longer = panel.extended(horizon)
+    if id_ is None:
+        codes = np.repeat(np.arange(len(panel.ids)), len(frame))
+        frame = pd.concat([frame] * len(panel.ids), ignore_index=True)
+    else:
+        codes = pd.Index(panel.ids).get_indexer(pd.Index(frame[id_].astype(str)))
+    ds = parse_times(frame[time], where, roles.zone, codes)
+    rows, known = longer.ds.get_indexer(ds), codes >= 0
+    off = known & (rows < 0) & np.asarray((ds >= longer.ds[0]) & (ds <= longer.ds[-1]))
+    if off.any():
+        raise where.error("the time lies on no row of the series", int(np.flatnonzero(off)[0]))
+    known &= rows >= 0
+    # What lies before the end of a series is known already.
+    known &= rows >= panel.ends[np.maximum(codes, 0)]
+    future = {name: value.copy() for name, value in longer.covariates.future.items()}
+    for name in roles.future:
+        future[name][rows[known], codes[known]] = numbers(frame[name], name, where)[known]
+    return replace(panel, covariates=replace(panel.covariates, future=future))

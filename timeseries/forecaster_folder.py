@@ -1,0 +1,87 @@
+"""A forecaster as a folder: what it was made with, its series, its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from longseq.core.errors import DataError
+from longseq.core.files import atomic_path
+from longseq.timeseries.data.covariates import Covariates
+from longseq.timeseries.data.frames import Roles, read_panel
+from longseq.timeseries.data.panel import Panel
+
+if TYPE_CHECKING:
+    from longseq.timeseries.forecaster import Forecaster
+
+_KINDS = ("future", "past", "static")
+
+
+def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
+    """Writes a forecaster and its series; see ``Forecaster.save``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wide = pd.DataFrame(panel.values, columns=list(panel.ids))
+    wide.insert(0, "ds", panel.ds)
+    with atomic_path(folder / "series.parquet") as temporary:
+        wide.to_parquet(temporary, index=False)
+    known = {
+        f"{kind}/{name}": value
+        for kind in _KINDS
+        for name, value in getattr(panel.covariates, kind).items()
+    }
+    if known:
+        with atomic_path(folder / "covariates.npz") as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **known)
+    if forecaster.trained:
+        from lightning.pytorch import Trainer
+
+        trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+        trainer.strategy.connect(forecaster._task)
+        with atomic_path(folder / "model.ckpt") as temporary:
+            trainer.save_checkpoint(temporary)
+    content = {
+        **{name: getattr(forecaster, name) for name in ("model", "horizon", "context", "season")},
+        "levels": list(forecaster.levels),
+        **{name: getattr(forecaster, name) for name in ("max_steps", "seed", "conformal")},
+        **{name: value for name, value in vars(forecaster.roles).items() if name != "missing"},
+    }
+    saved = {
+        "forecaster": content,
+        "arguments": forecaster.arguments,
+        "polars": forecaster._polars,
+        "source": panel.source,
+    }
+    with atomic_path(folder / "forecaster.json") as temporary:
+        temporary.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+
+
+def load(cls: type[Forecaster], folder: Path) -> Forecaster:
+    """Returns a forecaster that ``save`` wrote; see ``Forecaster.load``."""
+    file = folder / "forecaster.json"
+    if not file.is_file():
+        raise DataError("holds no forecaster (no forecaster.json)", path=folder)
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        made = cls(**saved["forecaster"], **saved["arguments"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"is not a saved forecaster: {error}", path=file) from error
+    panel = read_panel(folder / "series.parquet", roles=Roles(time="ds"))
+    kinds: dict[str, Any] = {kind: {} for kind in _KINDS}
+    if (folder / "covariates.npz").is_file():
+        with np.load(folder / "covariates.npz", allow_pickle=False) as stored:
+            for key in stored.files:
+                kind, _, name = key.partition("/")
+                kinds[kind][name] = stored[key]
+    covariates = Covariates(**kinds, holidays=made.roles.holidays)
+    made._panel = replace(panel, source=saved["source"], notes=(), covariates=covariates)
+    made._polars = bool(saved["polars"])
+    if made.trained:
+        from longseq.core.training.loading import load_task
+
+        made._task = load_task(folder / "model.ckpt", "timeseries")
+    return made
