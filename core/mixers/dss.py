@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class DSS(DiagonalLayer):
         ConfigError: for a wrong hyper-parameter.
     """
 
-    ssm_parameters = (
+    ssm_parameters: ClassVar[tuple[str, ...]] = (
         "kernel.log_dt",
         "kernel.Lambda",
         "kernel.Lambda_log_neg_re",
@@ -123,6 +123,11 @@ class DSS(DiagonalLayer):
         self.l_max = None if l_max is None else check_positive("l_max", l_max)
         self.D = nn.Parameter(torch.randn(1, d_model))
         self.kernel = DSSParameters(d_model, d_state, version, separate_dt, dt_min, dt_max)
+        own = {f"kernel.{name}" for name, _ in self.kernel.named_parameters()}
+        # How the eigenvalues are kept depends on the version.
+        self.ssm_parameters = tuple(  # type: ignore[misc]
+            name for name in type(self).ssm_parameters if name in own
+        )
 
     def system(self) -> tuple[Tensor, Tensor, Tensor]:
         eigenvalues = self.kernel.eigenvalues()

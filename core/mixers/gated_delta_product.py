@@ -3,6 +3,8 @@ matrices."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -48,7 +50,7 @@ class GatedDeltaProduct(DeltaMixer):
         ConfigError: if ``head_dim · expand_v`` is no whole number or a value is out of range.
     """
 
-    ssm_parameters = ("A_log", "dt_bias")
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("A_log", "dt_bias")
 
     def __init__(
         self,
@@ -86,6 +88,8 @@ class GatedDeltaProduct(DeltaMixer):
         if use_forget_gate:
             self.a_proj = nn.Linear(d_model, n_heads, bias=False)
             self.A_log, self.dt_bias = decay_parameters(n_heads, n_heads, 0.0)
+        else:
+            self.ssm_parameters = ()  # type: ignore[misc]
         self.g_proj = nn.Linear(d_model, n_heads * d_value, bias=False)
         self.o_norm = GatedRMSNorm(d_value, eps=norm_eps)
 

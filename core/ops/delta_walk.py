@@ -82,8 +82,10 @@ def _gradients(into: _Incoming, x: Inputs, saved: _Saved) -> list[Tensor]:
     """Returns room for the gradients of q, k, v, beta, g and the state, empty for absent ones."""
     batch, _, heads, d_value = x.v.shape
     shape = (batch, heads, x.q.shape[3], d_value)
-    absent = x.v.new_empty((batch, 0))
-    given = [absent if t is None else t.new_empty(t.shape) for t in (x.beta, x.g)]
+    # One empty tensor for both would be two results in one memory, which torch refuses.
+    given = [
+        x.v.new_empty((batch, 0)) if t is None else t.new_empty(t.shape) for t in (x.beta, x.g)
+    ]
     rows = [t.new_empty(t.shape) for t in (x.q, x.k, x.v)]
     return [*rows, *given, x.v.new_empty(shape, dtype=x.dtype)]
 

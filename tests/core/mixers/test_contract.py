@@ -11,6 +11,7 @@ import torch
 from longseq.core import testing
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import create_mixer, list_mixers
+from longseq.core.training.optim import parameter_groups
 
 D_MODEL = 16
 # Hyper-parameters that make a mixer small, or that exercise a path that its defaults do not.
@@ -180,6 +181,15 @@ def test_every_mixer_obeys(
 ) -> None:
     subject = testing.Subject(name, kwargs, dtype, D_MODEL)
     testing.checks_of(subject.fresh())[law](subject)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [(name, one) for name, some in SMALL.items() for one in some]
+)
+def test_parameters_with_a_rate_of_their_own_exist(name: str, kwargs: dict[str, object]) -> None:
+    """With every option, or the optimiser refuses the model."""
+    mixer = create_mixer(name, D_MODEL, **kwargs)
+    assert sum(len(one["params"]) for one in parameter_groups(mixer, 1e-3, 0.1)) > 0
 
 
 @pytest.mark.parametrize("name", list_mixers())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.backends import native
 from longseq.core.ops.delta_rule import delta_rule, delta_rule_reference
 from longseq.core.ops.linear_attention import linear_attention
 
@@ -180,7 +181,7 @@ def test_transforms_compilation_and_second_derivatives() -> None:
         return y.sin().sum() + state.square().sum()
 
     values = [value.requires_grad_() for value in tensors.values()]
-    assert torch.autograd.gradgradcheck(run_it, values)
+    assert torch.autograd.gradgradcheck(run_it, values, fast_mode=True)
     wanted = torch.autograd.grad(run_it(*values), values)
     torch.testing.assert_close(torch.func.grad(run_it, tuple(range(len(values))))(*values), wanted)
     rows = [torch.stack([value, 2 * value]) for value in values]
@@ -214,3 +215,69 @@ def test_wrong_shapes_are_named(name: str, shape: tuple[int, ...]) -> None:
 def test_wrong_chunk_size_is_named() -> None:
     with pytest.raises(ArgumentError, match="chunk_size must be at least 1, got 0"):
         delta_rule(**inputs(4, "head"), chunk_size=0)
+
+
+@pytest.mark.parametrize("decay", ["none", "head", "channel"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(isa: str, decay: str) -> None:
+    """Widths that fill no vector, chunks in several blocks, several saved states."""
+    kernels = native()
+    if isa not in kernels.available_isas():
+        pytest.skip(f"this processor has no {isa}")
+    generator, before = torch.Generator().manual_seed(0), kernels.isa()
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    tensors = {
+        "q": normal(1, 330, 1, 18),
+        "k": torch.nn.functional.normalize(normal(1, 330, 1, 18), dim=-1),
+        "v": normal(1, 330, 2, 35),
+        "beta": 2 * normal(1, 330, 2).sigmoid(),
+        "initial_state": normal(1, 2, 18, 35),
+    }
+    if decay != "none":
+        shape = (1, 330, 2) if decay == "head" else (1, 330, 1, 18)
+        tensors["log_decay"] = -0.1 * normal(*shape).exp()
+    expected = run(delta_rule_reference, tensors, torch.float64, None)
+    try:
+        kernels.select_isa(isa)
+        for dtype, tolerance in TOLERANCE.items():
+            assert_close(run(delta_rule, tensors, dtype, None), expected, tolerance)
+    finally:
+        kernels.select_isa(before)
+
+
+def test_half_precision_is_read_and_written_as_it_lies() -> None:
+    """Rows of a wider tensor in bfloat16: float32 inside, gradients in the inputs' dtypes."""
+    made = {key: value.float() for key, value in inputs(70, "head").items()}
+    wide = torch.randn(BATCH, 70, HEADS, VALUE + 3, generator=torch.Generator().manual_seed(1))
+    lowered = {key: made[key].bfloat16() for key in ("q", "k")}
+    lowered["v"] = wide.bfloat16().flatten(2)[..., : HEADS * VALUE].unflatten(2, (HEADS, VALUE))
+    leaves = {key: value.detach().requires_grad_() for key, value in (made | lowered).items()}
+    y, state = delta_rule(**leaves)
+    assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    (y.float().sum() + state.sum()).backward()
+    assert all(leaf.grad is not None and leaf.grad.dtype == leaf.dtype for leaf in leaves.values())
+    exact = {key: value.detach().double().requires_grad_() for key, value in leaves.items()}
+    expected, last = delta_rule_reference(**exact)
+    (expected.sum() + last.sum()).backward()
+    for key, leaf in leaves.items():
+        error = (leaf.grad.double() - exact[key].grad).abs().max()
+        tolerance = 2.0**-8 if leaf.dtype == torch.bfloat16 else 1e-5
+        assert error <= tolerance * exact[key].grad.abs().max(), key
+    torch.testing.assert_close(state.double(), last.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_results_do_not_depend_on_threads_or_neighbours() -> None:
+    tensors = inputs(130, "channel")
+    whole, threads = run(delta_rule, tensors, torch.float32, None), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        again = run(delta_rule, tensors, torch.float32, None)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(again[key].equal(value) for key, value in whole.items())
+    with torch.no_grad():
+        alone, _ = delta_rule(**{key: value[:1].float() for key, value in tensors.items()})
+    assert alone.equal(whole["y"][:1])
