@@ -19,6 +19,7 @@ DOMAIN = Domain(
     ),
     modules=(
         "longseq.genomics.task",
+        "longseq.genomics.masked_task",
         "longseq.genomics.sequence_task",
         "longseq.genomics.data.module",
         "longseq.genomics.data.labelled",
@@ -39,6 +40,10 @@ DOMAIN = Domain(
         "generate": Command(
             "new sequences from a model, with a report beside samples of an order-k model",
             "longseq.genomics.generate:run",
+        ),
+        "import": Command(
+            "a published HyenaDNA or Caduceus checkpoint as a file of ours",
+            "longseq.genomics.published:run",
         ),
         "export": Command(
             "a checkpoint's model alone, as a small safetensors file",

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import load_task
+from longseq.core.training.task import BaseTask
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.masked_task import MaskedLanguageModel
 from longseq.genomics.task import CausalLanguageModel
 from longseq.genomics.variant_scores import Scorer
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "bacteria.safetensors"
 CKPT_HELP = "checkpoint of a language model (the packaged model of bacterial DNA)"
-_CLASS = "longseq.genomics.task.CausalLanguageModel"
+_CLASSES = {class_path(cls): cls for cls in (CausalLanguageModel, MaskedLanguageModel)}
 
 
 def model_file(checkpoint: str | Path | None) -> Path:
@@ -36,29 +42,41 @@ def load_model(checkpoint: str | Path | None = None, device: str = "cpu") -> Cau
         ConfigError: if it is another kind of model.
     """
     file = model_file(checkpoint)
+    task = read_task(file)
+    if not isinstance(task, CausalLanguageModel):
+        raise ConfigError(f"{file}: is a {type(task).__name__}, not a CausalLanguageModel")
+    return task.to(device)
+
+
+def read_task(file: str | Path) -> BaseTask:
+    """Returns the language model of a file, causal or masked, in evaluation mode.
+
+    Args:
+        file: ``.ckpt`` of ``fit``, or ``.safetensors`` of ``export`` or ``import``.
+
+    Raises:
+        DataError: if the file is unusable.
+    """
+    file = Path(file)
     if file.suffix != ".safetensors":
-        task = load_task(file, "genomics")
-        if not isinstance(task, CausalLanguageModel):
-            raise ConfigError(f"{file}: is a {type(task).__name__}, not a CausalLanguageModel")
-        task.eval()
-        return task.to(device)
+        return load_task(file, "genomics")
     state, hyper = read_weights(file)
     facts = hyper.pop("extra", None)
-    if hyper.pop("_class_path", None) != _CLASS or not isinstance(facts, dict):
+    cls = _CLASSES.get(str(hyper.pop("_class_path", None)))
+    if cls is None or not isinstance(facts, dict):
         raise DataError(
             "holds no language model of longseq",
             path=file,
             hint="give a checkpoint of `longseq genomics fit`, or what `export` wrote",
         )
     try:
-        task = CausalLanguageModel(**hyper)
+        task = cls(**hyper)
     except (TypeError, ConfigError) as error:
         raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
     task.facts = facts
     check_state_dict(task.model, state, file)
     task.model.load_state_dict(state, strict=True)
-    task.eval()
-    return task.to(device)
+    return task.eval()
 
 
 def load_scorer(
@@ -76,7 +94,7 @@ def load_scorer(
     return Scorer(task.model, Genome(fasta), window, task.window)
 
 
-def export(task: CausalLanguageModel, path: str | Path) -> None:
+def export(task: BaseTask, path: str | Path) -> None:
     """Writes a language model alone, as safetensors with its hyper-parameters and facts.
 
     Args:
@@ -88,9 +106,9 @@ def export(task: CausalLanguageModel, path: str | Path) -> None:
     """
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"--out must end in .safetensors, got {path}")
-    hyper = {**dict(task.hparams), "_class_path": _CLASS, "extra": task.facts}
+    hyper = {**dict(task.hparams), "_class_path": class_path(type(task)), "extra": task.facts}
     hyper.pop("_instantiator", None)
-    save_weights(path, task.model, hyper)
+    save_weights(path, cast(nn.Module, task.model), hyper)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -102,6 +120,6 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq genomics fit`")
     parser.add_argument("--out", required=True, help=".safetensors file to write")
     args = parser.parse_args(argv)
-    export(load_model(args.ckpt_path), args.out)
+    export(read_task(args.ckpt_path), args.out)
     print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
     return 0

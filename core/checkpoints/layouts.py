@@ -84,6 +84,7 @@ class Layout:
     Args:
         rules: pairs (published, ours) of key beginnings; ``{i}`` stands for a layer's number. The
             first rule that fits a key counts.
+        aliases: further pairs, of names that are read and never written; tried first.
         prefixes: what may stand in front of every published key; the first one is written.
         shifted: ends of our keys whose published value is smaller by 1 (norms stored as a
             difference from 1).
@@ -95,6 +96,7 @@ class Layout:
     """
 
     rules: Sequence[tuple[str, str]]
+    aliases: Sequence[tuple[str, str]] = ()
     prefixes: Sequence[str] = ("",)
     shifted: tuple[str, ...] = ()
     tied: bool = False
@@ -114,7 +116,7 @@ class Layout:
             name = key[len(prefix) :]
             if re.search(self.drop, name):
                 continue
-            ours = _rename(name, self.rules)
+            ours = _rename(name, [*self.aliases, *self.rules])
             found[ours] = value + 1 if ours.endswith(self.shifted) and self.shifted else value
         for ours, parts in self.fused:
             for key in [key for key in found if key.endswith(parts[0])]:
@@ -178,6 +180,15 @@ def _shared_frequencies(state: Tensors) -> Tensors:
     return state
 
 
+def _tied_directions(state: Tensors) -> Tensors:
+    """Fills in what both directions of a layer share, which safetensors holds once."""
+    for key, value in list(state.items()):
+        for one, other in ((".mixer.fwd.", ".mixer.rev."), (".mixer.rev.", ".mixer.fwd.")):
+            if one in key and key.endswith(("in_proj.weight", "out_proj.weight")):
+                state.setdefault(key.replace(one, other), value)
+    return state
+
+
 _LAYERS = "backbone.layers.{i}."
 LAYOUTS: dict[str, Layout] = {
     "mamba": Layout(
@@ -194,7 +205,38 @@ LAYOUTS: dict[str, Layout] = {
             ("hyena.backbone.layers.{i}.", _LAYERS),
             ("hyena.backbone.ln_f.", "backbone.norm_f."),
         ),
+        # Runs with activation checkpointing, and the names of its authors' own checkpoints.
+        aliases=(
+            ("hyena.backbone.layers.{i}.mixer.layer.", _LAYERS + "mixer."),
+            ("hyena.backbone.layers.{i}.mlp.layer.", _LAYERS + "mlp."),
+            ("model.backbone.embeddings.word_embeddings.", "embedding."),
+            ("model.backbone.layers.{i}.mixer.layer.", _LAYERS + "mixer."),
+            ("model.backbone.layers.{i}.mlp.layer.", _LAYERS + "mlp."),
+            ("model.backbone.layers.{i}.", _LAYERS),
+            ("model.backbone.ln_f.", "backbone.norm_f."),
+            ("model.lm_head.", "lm_head."),
+        ),
+        tied=True,
         repair=_shared_frequencies,
+    ),
+    "caduceus": Layout(
+        rules=(
+            ("embeddings.word_embeddings.embedding.", "embedding."),
+            ("embeddings.word_embeddings.", "embedding."),
+            ("layers.{i}.norm.submodule.", _LAYERS + "norm1."),
+            ("layers.{i}.norm.", _LAYERS + "norm1."),
+            ("layers.{i}.mixer.submodule.mamba_fwd.", _LAYERS + "mixer.fwd."),
+            ("layers.{i}.mixer.submodule.mamba_rev.", _LAYERS + "mixer.rev."),
+            ("layers.{i}.mixer.mamba_fwd.", _LAYERS + "mixer.fwd."),
+            ("layers.{i}.mixer.mamba_rev.", _LAYERS + "mixer.rev."),
+            ("norm_f.submodule.", "backbone.norm_f."),
+            ("norm_f.", "backbone.norm_f."),
+            ("lm_head.lm_head.", "lm_head."),
+        ),
+        prefixes=("caduceus.backbone.", ""),
+        tied=True,
+        drop=r"complement_map$",
+        repair=_tied_directions,
     ),
     "xlstm": Layout(
         rules=(

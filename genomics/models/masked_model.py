@@ -1,0 +1,102 @@
+"""A masked DNA language model, equivariant under the reverse complement if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from longseq.core.backbone import Backbone, normed
+from longseq.core.errors import ConfigError, did_you_mean
+from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE, A, C, G, T
+
+Symmetry = Literal["none", "ph", "ps", "ps_swapped"]
+
+
+class MaskedDNAModel(nn.Module):
+    """Predicts every base from all others, with any mixers, usually bidirectional ones.
+
+    With B the backbone, W the head, RC the reverse complement of a sequence and rc its effect on
+    logits (positions turned round, A with T and C with G exchanged), arXiv 2403.03234:
+
+    - "none": f(x) = W B(x);
+    - "ph" (section 4.2): as "none" in training; then f(x) = (W B(x) + rc W B(RC x)) / 2;
+    - "ps" (section 4.1): f(x) = W B(x) + rc W B(RC x), in training too. The published wrapper's two
+      halves of the channels never meet before the head, so that is what it computes;
+    - "ps_swapped": the same where every other layer, beginning with the first, reads its input with
+      positions and channels turned round. So do published checkpoints, whose fused norm takes the
+      halves crosswise (``fused_add_norm``).
+
+    But for "none", f(RC x) = rc f(x), bit for bit up to the order of one sum.
+
+    Args:
+        d_model: width D.
+        n_layers: number of layers.
+        mixer: a mixer's name or a pattern of names, see ``Backbone``.
+        mixer_kwargs: the mixer's hyper-parameters.
+        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        norm: "rms", "layer" or "layer_nobias".
+        dropout: on residual branches.
+        tie_embeddings: whether the head shares the embedding's weights.
+        symmetry: see above.
+        vocab_size: tokens V, padding included.
+
+    Raises:
+        ConfigError: for an unknown symmetry.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        n_layers: int = 4,
+        mixer: str | Sequence[str | Sequence[Any]] = "bidirectional",
+        mixer_kwargs: Mapping[str, Any] | None = None,
+        mlp_ratio: float = 0.0,
+        norm: Literal["rms", "layer", "layer_nobias"] = "rms",
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+        symmetry: Symmetry = "none",
+        vocab_size: int = PADDED_VOCAB_SIZE,
+    ) -> None:
+        super().__init__()
+        if symmetry not in get_args(Symmetry):
+            near = did_you_mean(symmetry, get_args(Symmetry))
+            raise ConfigError(f"no symmetry named {symmetry!r}; {near}")
+        self.symmetry = symmetry
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
+        if tie_embeddings:
+            self.lm_head.weight = self.embedding.weight
+        complement = torch.arange(vocab_size)
+        complement[[A, C, G, T]] = torch.tensor([T, G, C, A])
+        self.complement: Tensor
+        self.register_buffer("complement", complement, persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Returns logits (B, L, V) of token ids (B, L)."""
+        if self.symmetry == "none" or (self.symmetry == "ph" and self.training):
+            return self.lm_head(self._streams(input_ids))
+        other = self.complement[input_ids].flip(1)
+        ahead, back = self._streams(torch.cat([input_ids, other])).chunk(2)
+        turned = self.lm_head(back).flip(1)[..., self.complement]
+        total = self.lm_head(ahead) + turned
+        return total / 2 if self.symmetry == "ph" else total
+
+    def _streams(self, input_ids: Tensor) -> Tensor:
+        """Returns the normalised output (B, L, D); with swapped halves, of (B, B) rows as the head
+        meets them."""
+        x = self.embedding(input_ids)
+        layers = self.backbone.residual_layers()
+        swapped = self.symmetry == "ps_swapped"
+        for i, layer in enumerate(layers):
+            turn = swapped and i % 2 == 0
+            x = layer(x.flip(1, 2) if turn else x, None, None)[0]
+            x = x.flip(1, 2) if turn else x
+        if swapped and len(layers) % 2:
+            ahead, back = x.flip(1, 2).chunk(2)
+            x = torch.cat([back, ahead])
+        return normed(self.backbone.norm_f, x)
