@@ -18,7 +18,7 @@ from longseq.timeseries.chaos import (
 )
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 
-POINTS = 30  # rows per Lyapunov time; a map has one row an iteration
+POINTS = 60  # rows per Lyapunov time; a map has one row an iteration
 MODELS = ("persistence", "linear", "reservoir", "zero_shot")
 _CONTEXT = 512
 _TIMES = 10  # Lyapunov times forecast

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.timeseries.ar_net import continue_series, sparse_weights
 from longseq.timeseries.baselines import BASELINES, Baseline
 from longseq.timeseries.closed_form import ClosedForm
 from longseq.timeseries.theta import theta_paths
@@ -203,6 +204,27 @@ class AutoRegression(LocalModel):
             found.append(float(weight @ found[-len(weight) :]))
         bound = 10 * np.abs(u).max()
         return mean + np.clip(found[len(u) :], -bound, bound)
+
+
+@BASELINES.register("ar_net")
+class ARNet(LocalModel):
+    """AR-Net: a long autoregression with sparse weights; see ``ar_net.sparse_weights``.
+
+    Its order is two seasons and one row more, at least 24, as far as a third of the context allows.
+    """
+
+    def paths(self, x: np.ndarray) -> np.ndarray:
+        return np.stack([self._path(row) for row in x])
+
+    def _path(self, row: np.ndarray) -> np.ndarray:
+        order = min(max(2 * self.season + 1, 24), (len(row) - 1) // 3)
+        if order < 1:
+            return np.full(self.horizon, row[-1])
+        mean = row.mean()
+        u = row - mean
+        weights = sparse_weights(u, order, steps=400)
+        bound = 10 * np.abs(u).max()
+        return mean + np.clip(continue_series(u, weights, self.horizon), -bound, bound)
 
 
 @BASELINES.register("zero_shot")

@@ -20,18 +20,24 @@ def theta_paths(y: np.ndarray, horizon: int) -> np.ndarray:
         horizon: rows h.
     """
     count, length = y.shape
-    best = np.full(count, np.inf)
     found = np.repeat(y[:, -1:], horizon, axis=1)
     if length < 3:
         return found
+    best = np.full(count, np.inf)
+    # Every series with every constant is a row.
+    each, alpha = np.repeat(np.arange(count), len(_ALPHAS)), np.tile(_ALPHAS, count)
     for dynamic in (False, True):
         a, b = _lines(y, dynamic)
-        for alpha in _ALPHAS:
-            for free in (False, True):
-                level, omega, error = _fit(y, a, b, alpha, free)
-                path = _path(y, a, b, alpha, level, omega, horizon, dynamic)
-                better = error < best * (1 - 1e-12)
-                best[better], found[better] = error[better], path[better]
+        for free in (False, True):
+            level, omega, error = _fit(y[each], a[each], b[each], alpha[:, None], free)
+            grid = error.reshape(count, -1)
+            place = np.arange(count) * len(_ALPHAS) + grid.argmin(1)
+            better = grid.min(1) < best * (1 - 1e-12)
+            at = place[better]
+            best[better] = error[at]
+            found[better] = _path(
+                y[better], a[better], b[better], alpha[at], level[at], omega[at], horizon, dynamic
+            )
     return found
 
 
@@ -50,29 +56,31 @@ def _lines(y: np.ndarray, dynamic: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([y[:, :1], start], 1), np.concatenate([first, slope], 1)
 
 
-def _gain(a: np.ndarray, b: np.ndarray, t: np.ndarray, alpha: float) -> np.ndarray:
-    """Returns g_t for rows t, counted from 1."""
+def _gain(a: np.ndarray, b: np.ndarray, t: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
+    """Returns g_t for rows t, counted from 1; α is one number, or one a series."""
     fade = (1 - alpha) ** (t - 1)
     return fade * a + (1 - fade * (1 - alpha)) / alpha * b
 
 
 def _fit(
-    y: np.ndarray, a: np.ndarray, b: np.ndarray, alpha: float, free: bool
+    y: np.ndarray, a: np.ndarray, b: np.ndarray, alpha: float | np.ndarray, free: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the last level, ω, and the sum of squared one-step errors, (N,) each."""
     count, length = y.shape
     t = np.arange(1, length + 1)
+    alpha = np.full((count, 1), alpha) if np.ndim(alpha) == 0 else np.asarray(alpha)
+    constant = alpha[:, 0]
     gain = _gain(a[:, :length], b[:, :length], t, alpha)
     fade = (1 - alpha) ** (t - 1)
     level, base = np.zeros(count), np.empty_like(y)
     for i in range(length):
         base[:, i] = level  # of a first level of 0
-        level = alpha * y[:, i] + (1 - alpha) * level
+        level = constant * y[:, i] + (1 - constant) * level
     skip = _BURN_IN if length > 3 * _BURN_IN else 0
-    rest, g, f = (y - base)[:, skip:], gain[:, skip:], fade[skip:]
+    rest, g, f = (y - base)[:, skip:], gain[:, skip:], fade[:, skip:]
     # rest ≈ f · l_0 + ω g
-    ff, fg, gg = (f * f).sum(), g @ f, (g * g).sum(1)
-    fr, gr = rest @ f, (g * rest).sum(1)
+    ff, fg, gg = (f * f).sum(1), (g * f).sum(1), (g * g).sum(1)
+    fr, gr = (rest * f).sum(1), (g * rest).sum(1)
     if free:
         determinant = ff * gg - fg * fg
         sound = determinant > 1e-9 * ff * np.maximum(gg, 1e-300)
@@ -82,14 +90,14 @@ def _fit(
         omega = np.full(count, 0.5)
     first = (fr - omega * fg) / ff
     error = ((rest - first[:, None] * f - omega[:, None] * g) ** 2).sum(1)
-    return level + (1 - alpha) ** length * first, omega, error
+    return level + (1 - constant) ** length * first, omega, error
 
 
 def _path(
     y: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,
-    alpha: float,
+    alpha: np.ndarray,
     level: np.ndarray,
     omega: np.ndarray,
     horizon: int,
