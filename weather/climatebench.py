@@ -353,6 +353,9 @@ def comparisons(args: argparse.Namespace) -> Iterator[ClimateBenchComparison]:
     """
     if args.train_forcing or args.test_forcing:
         raise ConfigError("--protocol climatebench: the forcings are those of its inputs_*.nc")
+    for option in ("units", "months", "whole_years", "interpolate"):
+        if getattr(args, option):
+            raise ConfigError(f"--{option} is no option of --protocol climatebench")
     archive = Archive(args.train[0], args.train[1:], args.test)
     if not args.train[1:]:
         lost = [name for name in TRAIN if name not in (*archive.train, archive.test)]

@@ -22,6 +22,7 @@ DOMAIN = Domain(
     modules=(
         "longseq.weather.task",
         "longseq.weather.video.task",
+        "longseq.weather.forecasting.task",
         "longseq.weather.data.module",
         "longseq.weather.video.moving_digits",
     ),
@@ -37,6 +38,10 @@ DOMAIN = Domain(
         "overshoot": Command(
             "where memory must beat pattern scaling: train and score on a climate that has one",
             "longseq.weather.overshoot:run",
+        ),
+        "forecast": Command(
+            "forecasts of a generated flow by lead time, beside a linear inverse model",
+            "longseq.weather.forecasting.forecast:run",
         ),
         "scenarios": Command(
             "forcings of a table (RCMIP, IIASA) to global warming to maps, with realisations",

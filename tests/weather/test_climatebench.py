@@ -163,6 +163,7 @@ def test_principal_components_have_unit_variance_and_span_the_fields(archive: Pa
     [
         (lambda f: (f / "inputs_ssp585.nc").unlink(), ["--test", "ssp245"], "no inputs_ssp585.nc"),
         (lambda f: None, ["ssp245", "--test", "ssp245"], "both trained on and scored"),
+        (lambda f: None, ["--test", "ssp245", "--months", "JJA"], "--months is no option"),
         (lambda f: None, ["--test", "ssp119"], "has no inputs_ssp119.nc"),
         (lambda f: None, ["--test", "ssp245", "--variable", "huss"], "--variable: one of tas"),
     ],

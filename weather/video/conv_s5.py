@@ -16,6 +16,7 @@ from longseq.core.ops.s4_kernel import as_complex, discretise, wide
 from longseq.core.ops.ssm_init import log_uniform, normal_part, perturb_then_diagonalise
 
 Init = Literal["legs", "ptd"]
+Edges = Literal["zeros", "circular"]
 _CLIPPED = -1e-4
 
 
@@ -29,8 +30,8 @@ class ConvS5(nn.Module):
 
     All frames go through the convolutions at once and the states through ``linear_scan``.
     Parameters have the published layout: ``Lambda_re``, ``Lambda_im`` (P), ``B`` (P, U·k², 2) in
-    the order (P, U, k, k), ``C`` (k, k, P, U, 2), ``log_step`` (P, 1). The edges are padded with
-    zeros. The state is "ssm": complex (B, P, H, W), whatever the number of frames.
+    the order (P, U, k, k), ``C`` (k, k, P, U, 2), ``log_step`` (P, 1).
+    The state is "ssm": complex (B, P, H, W), whatever the number of frames.
 
     Args:
         channels: U.
@@ -42,6 +43,7 @@ class ConvS5(nn.Module):
         dt_min: shortest time step at the start.
         dt_max: longest time step at the start.
         clip_eigs: whether to hold Re Λ at or below -1e-4, for unbounded sequences.
+        edges: what lies beyond a frame: "zeros", or its other side on a "circular" plane.
 
     Raises:
         ConfigError: for a wrong hyper-parameter.
@@ -59,8 +61,10 @@ class ConvS5(nn.Module):
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
         clip_eigs: bool = True,
+        edges: Edges = "zeros",
     ) -> None:
         super().__init__()
+        self.edges = check_choice("edges", edges, Edges)
         self.channels, half = check_positive("channels", channels), check_even("d_state", d_state)
         check_choice("init", init, Init)
         if check_positive("kernel", kernel) % 2 == 0:
@@ -94,7 +98,9 @@ class ConvS5(nn.Module):
             * (2 / (d_state * taps)) ** 0.5
         )
         self.C = nn.Parameter(_as_real((c.to(v.dtype) @ v).transpose(2, 3)))
-        self.D = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.D = nn.Conv2d(
+            channels, channels, kernel, padding=kernel // 2, bias=False, padding_mode=edges
+        )
         self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
 
     def system(self) -> tuple[Tensor, Tensor]:
@@ -108,17 +114,23 @@ class ConvS5(nn.Module):
         b = factor.unsqueeze(1) * as_complex(self.B)
         return a, b.unflatten(1, (self.channels, self.kernel, self.kernel))
 
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        reach = self.kernel // 2
+        if self.edges == "zeros" or not reach:
+            return F.conv2d(x, weight, padding=reach)
+        return F.conv2d(F.pad(x, (reach,) * 4, mode="circular"), weight)
+
     def _enter(self, b: Tensor, u: Tensor) -> Tensor:
         """Returns B ∗ u, complex (N, P, H, W), for frames (N, U, H, W): one real convolution."""
         both = torch.cat([b.real, b.imag]).to(u.dtype)
-        real, imag = F.conv2d(u, both, padding=self.kernel // 2).chunk(2, 1)
+        real, imag = self._convolve(u, both).chunk(2, 1)
         return torch.complex(real.contiguous(), imag.contiguous())
 
     def _read(self, x: Tensor, u: Tensor) -> Tensor:
         """Returns 2 Re(C ∗ x) + D ∗ u for states (N, P, H, W) and frames (N, U, H, W)."""
         c = self.C.to(u.dtype).permute(4, 3, 2, 0, 1)  # (2, U, P, k, k)
         both = torch.cat([c[0], -c[1]], 1)
-        y = 2 * F.conv2d(torch.cat([x.real, x.imag], 1), both, padding=self.kernel // 2)
+        y = 2 * self._convolve(torch.cat([x.real, x.imag], 1), both)
         return y + self.D(u)
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -177,6 +189,7 @@ class ConvS5Block(nn.Module):
         init: see ``ConvS5``.
         groups: of the group norms; must divide the channels.
         dropout: after the residual branch.
+        edges: see ``ConvS5``.
     """
 
     def __init__(
@@ -187,15 +200,16 @@ class ConvS5Block(nn.Module):
         init: Init = "legs",
         groups: int = 32,
         dropout: float = 0.0,
+        edges: Edges = "zeros",
     ) -> None:
         super().__init__()
         if channels % check_positive("groups", groups):
             raise ConfigError(f"groups ({groups}) must divide the channels ({channels})")
-        self.ssm = ConvS5(channels, d_state, kernel, init=init)
+        self.ssm = ConvS5(channels, d_state, kernel, init=init, edges=edges)
         self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
         self.norm2 = nn.GroupNorm(groups, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.GroupNorm(groups, channels)
 

@@ -1,0 +1,122 @@
+"""Forecasts of a generated flow: the solver's invariants, linear inverse model, networks."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
+from longseq.weather.forecasting.forecast import score
+from longseq.weather.forecasting.linear_inverse import BestLinearInverse, LinearInverse
+from longseq.weather.forecasting.models import FlowModel
+from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
+from longseq.weather.forecasting.task import FlowData, FlowForecaster
+
+FREE = {"shear": 0.0, "drag": 0.0, "viscosity": 0.0}
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_a_free_flow_conserves_energy_and_enstrophy(beta: float) -> None:
+    flow = TwoLayerFlow(16, beta=beta, **FREE)
+    q = 3 * flow.start(2, seed=0)
+    psi, change, field = (
+        flow.to_grid(one) for one in (flow.streamfunction(q), flow.tendency(q), q)
+    )
+    assert change.abs().mean() > 0.1
+    energy = (psi * change).mean((-1, -2)).sum(-1)
+    enstrophy = (field * change).mean((-1, -2))
+    assert energy.abs().max() < 1e-13
+    assert (enstrophy.sum(-1) if beta else enstrophy).abs().max() < 1e-13
+
+
+def test_time_steps_are_of_fourth_order() -> None:
+    errors = []
+    start = 2 * TwoLayerFlow(16).start(1, seed=1)
+    truth = TwoLayerFlow(16, step=0.0025).advance(start, 160)
+    for steps in (10, 20):
+        made = TwoLayerFlow(16, step=0.4 / steps).advance(start, steps)
+        errors.append(float((made - truth).abs().max()))
+    assert 3.5 < math.log2(errors[0] / errors[1]) < 4.5
+
+
+def test_inversion_and_a_rossby_wave() -> None:
+    flow = TwoLayerFlow(16, beta=0.7, **FREE)
+    q = flow.start(1, seed=2)
+    torch.testing.assert_close(flow.vorticity(flow.streamfunction(q)), q, atol=1e-11, rtol=0)
+    # A single barotropic wave exp(i k x) moves with c = -β / k².
+    psi = torch.zeros(1, 2, 16, 9, dtype=torch.complex128)
+    psi[..., 0, 2] = 1.0
+    k = float(flow.kx[0, 2])
+    made = flow.advance(flow.vorticity(psi), 50)
+    turned = flow.vorticity(psi) * np.exp(1j * 0.7 / k * 50 * flow.step)
+    torch.testing.assert_close(made, turned, atol=1e-7, rtol=0)
+
+
+def test_the_linear_inverse_model_finds_a_linear_system() -> None:
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    step = 0.9 * turn
+    runs = np.zeros((20, 60, 6))
+    for time in range(1, 60):
+        runs[:, time] = runs[:, time - 1] @ step + 0.5 * rng.standard_normal((20, 6))
+    model = LinearInverse(6).fit(runs)
+    start = rng.standard_normal((4, 6))
+    # The mean of the runs is not exactly zero; the forecast is of departures from it.
+    expected = (start - model.mean) @ step @ step + model.mean
+    np.testing.assert_allclose(model.forecast(start, 2)[:, 1], expected, atol=0.25)
+    best = BestLinearInverse((2, 6, 40)).fit(runs[:16], runs[16:], 3)
+    assert [model.patterns for model in best.models] == [2, 6] and best.best[0] == 1
+
+
+@pytest.mark.parametrize("kind", ["conv_s5", "conv_lstm", "fno"])
+def test_a_network_is_periodic_and_may_be_fed_in_pieces(kind: str) -> None:
+    torch.manual_seed(0)
+    model = FlowModel(2, kind, width=8, n_layers=2, d_state=4, modes=3).double()  # type: ignore[arg-type]
+    frames = torch.randn(2, 5, 2, 12, 12, dtype=torch.float64)
+    whole, _ = model(frames)
+    first, states = model(frames[:, :2])
+    rest, _ = model(frames[:, 2:], states)
+    torch.testing.assert_close(torch.cat([first, rest], 1), whole, atol=1e-6, rtol=0)
+    moved, _ = model(frames.roll((3, 5), (-2, -1)))
+    torch.testing.assert_close(moved, whole.roll((3, 5), (-2, -1)), atol=1e-6, rtol=0)
+    later = frames.clone()
+    later[:, 3:] += 1
+    torch.testing.assert_close(model(later)[0][:, :3], whole[:, :3], atol=1e-6, rtol=0)
+
+
+def test_scores_by_lead() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.standard_normal((40, 3, 2, 8, 8))
+    perfect = score(truth, truth, np.zeros((2, 8, 8)))
+    assert perfect["rmse"].tolist() == [0, 0, 0] and np.allclose(perfect["acc"], 1)
+    nothing = score(np.zeros_like(truth), truth, np.ones((2, 8, 8)))
+    np.testing.assert_allclose(nothing["rmse"], 1, atol=0.05)
+    np.testing.assert_allclose(nothing["crps"], math.sqrt(2 / math.pi), atol=0.05)
+
+
+def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
+    argv = ["weather", "forecast", "--steps", "1", "--size", "12", "--members", "2"]
+    argv += ["--frames", "30", "--leads", "6", "--spin_up", "20", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "lead 6" in said and "linear inverse" in said
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    names = ["persistence", "climatology", "linear inverse", "fno", "conv_s5", "conv_lstm"]
+    assert [row["model"] for row in rows[::6]] == names
+    assert all(np.isfinite(float(row["rmse"])) for row in rows)
+    assert (tmp_path / "skill.png").stat().st_size > 5000
+
+
+def test_what_does_not_fit_is_refused(capsys) -> None:
+    assert main(["weather", "forecast", "--models", "fnoo"]) == 2
+    assert "no model 'fnoo'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="must hold the context and the leads"):
+        FlowData(frames=10)
+    with pytest.raises(ConfigError, match="unknown"):
+        FlowForecaster("lstm")  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Forecasts of fields with lead time, on flows that are generated."""

@@ -1,0 +1,193 @@
+"""Training of forecasts on generated flows: data and task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import Metric
+
+from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
+from longseq.core.training.hyper import BaseData
+from longseq.core.training.loader import step_dataloader
+from longseq.core.training.task import BaseTask
+from longseq.weather.forecasting.models import FlowModel
+from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
+from longseq.weather.video.task import FrameError, PersistenceError
+
+_PARTS = ("train", "valid", "test")
+
+
+class _Windows(Dataset[dict[str, Tensor]]):
+    """Windows of runs (M, T, C, H, W): drawn batches with a seed, one after the other without."""
+
+    def __init__(
+        self, runs: Tensor, length: int, seed: int | None, batch: int = 1, every: int = 1
+    ) -> None:
+        self.runs, self.length, self.seed, self.batch = runs, length, seed, batch
+        self.starts = list(range(0, runs.shape[1] - length + 1, every))
+
+    def __len__(self) -> int:
+        return len(self.starts) * len(self.runs)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if self.seed is None:
+            run, start = divmod(index, len(self.starts))
+            first = self.starts[start]
+            return {"video": self.runs[run, first : first + self.length]}
+        rng = np.random.default_rng((self.seed, index))
+        runs = rng.integers(len(self.runs), size=self.batch)
+        starts = rng.integers(self.runs.shape[1] - self.length + 1, size=self.batch)
+        windows = [self.runs[r, s : s + self.length] for r, s in zip(runs, starts)]
+        return {"video": torch.stack(windows)}
+
+
+class FlowData(BaseData):
+    """Quasi-geostrophic flows, of unit variance in either layer; every part has its own flows.
+
+    Args:
+        size: points along a side.
+        members: training flows.
+        frames: of a flow.
+        every: time steps of the solver between frames.
+        spin_up: time steps before the first frame.
+        context: frames that are given.
+        horizon: frames that follow, in training.
+        leads: frames that follow, in validation and test.
+        eval_members: flows of validation and of test.
+        batch_size: windows a training step.
+        steps_per_epoch: batches between two ends of an epoch.
+        seed: of everything random.
+        num_workers: processes that make batches.
+    """
+
+    def __init__(
+        self,
+        size: int = 32,
+        members: int = 6,
+        frames: int = 400,
+        every: int = 5,
+        spin_up: int = 1500,
+        context: int = 4,
+        horizon: int = 4,
+        leads: int = 20,
+        eval_members: int = 2,
+        batch_size: int = 8,
+        steps_per_epoch: int = 50,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"members": members, "frames": frames, "every": every, "context": context}
+        sizes |= {"horizon": horizon, "leads": leads, "eval_members": eval_members}
+        sizes |= {"batch_size": batch_size, "spin_up": spin_up}
+        for name, value in sizes.items():
+            check_positive(name, value)
+        if frames < context + max(horizon, leads):
+            raise ConfigError(f"data.frames ({frames}) must hold the context and the leads")
+        self.flow = TwoLayerFlow(size)
+        self.members, self.eval_members, self.frames = members, eval_members, frames
+        self.every, self.spin_up, self.seed = every, spin_up, seed
+        self.context, self.horizon, self.leads = context, horizon, leads
+        self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
+        self.num_workers = num_workers
+        self._runs: dict[str, Tensor] = {}
+
+    def runs(self, part: str) -> Tensor:
+        """Returns the flows of a part, float32 (M, T, 2, N, N), made once."""
+        if not self._runs:
+            counts = (self.members, self.eval_members, self.eval_members)
+            made = self.flow.run(sum(counts), self.frames, self.every, self.spin_up, self.seed)
+            own = made.split(counts)
+            scale = own[0].square().mean((0, 1, 3, 4), keepdim=True).sqrt()
+            self._runs = {name: one / scale for name, one in zip(_PARTS, own)}
+        return self._runs[part]
+
+    def train_dataloader(self) -> Any:
+        """Returns the loader of drawn windows, which resumes at any step."""
+        length = self.context + self.horizon
+        windows = _Windows(self.runs("train"), length, self.seed, self.batch_size)
+        return step_dataloader(windows, self.trainer, self.steps_per_epoch, self.num_workers)
+
+    def windows(self, part: str) -> _Windows:
+        """Returns windows of a context and all leads, a context's length between their starts."""
+        length = self.context + self.leads
+        return _Windows(self.runs(part), length, None, every=4 * self.context)
+
+    def val_dataloader(self) -> Any:
+        """Returns the validation windows."""
+        return DataLoader(self.windows("valid"), 32)
+
+    def test_dataloader(self) -> Any:
+        """Returns the test windows."""
+        return DataLoader(self.windows("test"), 32)
+
+
+class FlowForecaster(BaseTask):
+    """Forecasts the frames of a flow that follow a context.
+
+    In training frames are predicted from the true ones, and those after the context once more from
+    the model's own predictions, with the gradient through all of them.
+
+    Args:
+        kind: "conv_s5", "conv_lstm" or "fno".
+        width: channels inside.
+        n_layers: layers.
+        d_state: see ``FlowModel``.
+        modes: see ``FlowModel``.
+        context: frames that are given.
+        **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
+    """
+
+    unit = "flows"
+
+    defaults = {"lr": 3e-3, "weight_decay": 1e-5, "warmup_steps": 20, "min_lr_ratio": 0.02}
+
+    def __init__(
+        self,
+        kind: Literal["conv_s5", "conv_lstm", "fno"] = "fno",
+        width: int = 24,
+        n_layers: int = 3,
+        d_state: int = 24,
+        modes: int = 10,
+        context: int = 4,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(**recipe)
+        self.model = FlowModel(2, kind, width, n_layers, d_state, modes)
+        self.context = check_positive("context", context)
+
+    def make_metrics(self) -> Mapping[str, Metric]:
+        """Returns the mean squared error over all leads and persistence's."""
+        return {"mse": FrameError(), "persistence_mse": PersistenceError()}
+
+    def setup(self, stage: str) -> None:
+        """Checks that model and data agree on the context."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, FlowData) and data.context != self.context:
+            raise ConfigError(
+                f"--model.context {self.context} and --data.context {data.context} must agree"
+            )
+
+    def forward(self, context: Tensor, count: int) -> Tensor:
+        """Returns the ``count`` frames that follow a context (B, L, C, H, W)."""
+        return torch.stack(list(self.model.rollout(context, count)), 1)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the loss; in evaluation also the rolled-out frames and the true ones."""
+        video = batch["video"]
+        context, target = video[:, : self.context], video[:, self.context :]
+        forecast = self(context, target.shape[1])
+        loss = self.criterion(forecast, target, F.mse_loss)
+        if self.training:
+            predicted, _ = self.model(video[:, :-1])
+            loss = loss + self.criterion(predicted, video[:, 1:], F.mse_loss)
+            return {"loss": loss / 2, "count": len(video)}
+        found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
+        return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}
