@@ -24,6 +24,10 @@ DOMAIN = Domain(
         "longseq.vision.data.segmentation",
     ),
     commands={
+        "export": Command(
+            "a model as ONNX or as a torch program, checked against itself",
+            "longseq.vision.export:run",
+        ),
         "predict": Command(
             "classes and probabilities of images, to CSV or Parquet; or their masks",
             "longseq.vision.predict:run",
