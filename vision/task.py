@@ -82,10 +82,12 @@ class ImageClassifier(BaseTask):
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
 
     def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns accuracy, top-5 accuracy and the calibration error."""
+        """Returns accuracy, its mean over the classes, top-5 accuracy and the calibration error."""
         classes = max(2, int(self.hparams["num_classes"]))
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
+            # Recall's mean: classes that the data have count alike, however few their images.
+            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
         }
