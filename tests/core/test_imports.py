@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parents[2] / "core"
 # From the ground up; a module stands on the floor of its longest prefix.
 FLOORS = (
     ("_cpu", "checks", "errors", "exports", "figures", "files", "results", "samples", "tables"),
-    ("plugins", "registry", "domain"),
+    ("plugins", "registry", "domain", "formats"),
     ("kernels",),
     ("ops",),
     ("mixers", "compat"),
     ("mlp", "backbone"),
-    ("checkpoints", "compare", "generation", "language_model", "training"),
+    ("checkpoints", "compare", "generation", "language_model", "parallel", "training"),
     ("report", "testing"),
     ("shell",),
 )
