@@ -24,6 +24,14 @@ DOMAIN = Domain(
         "longseq.vision.data.segmentation",
     ),
     commands={
+        "export": Command(
+            "a model as ONNX or as a torch program, checked against itself",
+            "longseq.vision.export:run",
+        ),
+        "report": Command(
+            "a classifier's scores by class, its confusions and its surest errors",
+            "longseq.vision.report:run",
+        ),
         "predict": Command(
             "classes and probabilities of images, to CSV or Parquet; or their masks",
             "longseq.vision.predict:run",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from longseq.core.figures import new_figure, save_png
 from longseq.vision.data.images import ImageSet
+from longseq.vision.data.parts import Part
 from longseq.vision.data.pixels import unit
 from longseq.vision.predict import Prediction
 
@@ -25,7 +26,7 @@ def picture(image: Tensor) -> np.ndarray:
 
 
 def plot_predictions(
-    images: ImageSet,
+    images: ImageSet | Part,
     predictions: Sequence[Prediction],
     classes: Sequence[str],
     labels: Sequence[int],

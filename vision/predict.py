@@ -16,13 +16,12 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
-from longseq.core.training.loading import load_task
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.transforms import Normalise, resize
 from longseq.vision.segment import run_segmentation
 from longseq.vision.segmentation import Segmentation
-from longseq.vision.task import ImageClassifier
+from longseq.vision.task import ImageClassifier, load_classifier
 
 
 @dataclass(frozen=True)
@@ -171,13 +170,14 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", required=True, help=".csv, .tsv or .parquet file to write; for masks a folder"
     )
+    parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
     parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
-    task = load_task(args.ckpt_path, "vision")
+    task = load_classifier(args.ckpt_path, args.model)
     if isinstance(task, Segmentation):
         task.to(args.device)
         return run_segmentation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.facts import Fact
+from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.published import load_published
@@ -80,10 +82,12 @@ class ImageClassifier(BaseTask):
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
 
     def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns accuracy, top-5 accuracy and the calibration error."""
+        """Returns accuracy, its mean over the classes, top-5 accuracy and the calibration error."""
         classes = max(2, int(self.hparams["num_classes"]))
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
+            # Recall's mean: classes that the data have count alike, however few their images.
+            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
         }
@@ -175,3 +179,35 @@ class ImageClassifier(BaseTask):
             for averaged, current in pairs:
                 if not averaged.is_floating_point():
                     averaged.copy_(current)  # what batch norms count
+
+
+def load_classifier(path: str | Path, model: str | None = None) -> BaseTask:
+    """Returns the task of a checkpoint, or a classifier of published weights.
+
+    Published weights have classes without names, 0, 1, …, and are prepared as those who published
+    them evaluate them (``pretrained_cfg``).
+
+    Args:
+        path: written by ``fit``; or published.
+        model: of published weights: one of ``list_models()``. None for a checkpoint of ``fit``.
+
+    Raises:
+        ConfigError: if the model's published preprocessing is not known.
+        DataError: if the file is unusable.
+    """
+    if model is None:
+        return load_task(path, "vision")
+    made = create_model(model, pretrained=path)
+    how = dict(made.pretrained_cfg)
+    if not how:
+        raise ConfigError(
+            f"no weights of {model} are published: it is not known how to prepare images"
+        )
+    classes = made.get_submodule(made.head_key)
+    assert isinstance(classes, nn.Linear)
+    task = ImageClassifier(model, classes.out_features, made.in_chans, how["img_size"])
+    task.model.load_state_dict(made.state_dict())
+    task.classes = [str(i) for i in range(classes.out_features)]
+    reading = {"channels": made.in_chans}
+    task.preprocess = {**how, "channels": made.in_chans, "reading": reading}
+    return task.eval()

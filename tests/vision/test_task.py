@@ -66,6 +66,8 @@ def test_the_metrics_are_their_definitions(scale: float, monkeypatch) -> None:
     confidence, guess = torch.softmax(logits.double(), 1).max(1)
     right, where = (guess == target).double(), (confidence * 15).long().clamp(max=14)
     error = sum(float((right - confidence)[where == i].sum().abs()) for i in range(15)) / 50
+    recalls = [float(right[target == k].mean()) for k in target.unique()]
+    assert found["val/balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls), abs=1e-6)
     best = logits.argsort(1, descending=True)[:, :5]
     assert found["val/accuracy"] == pytest.approx(float(right.mean()), abs=1e-6)
     assert found["val/top5"] == pytest.approx(

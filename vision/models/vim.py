@@ -257,7 +257,7 @@ class Vim(ImageModel):
         height, width = patches.shape[2:]
         middle = height * width // 2
         h = patches.flatten(2).transpose(1, 2)
-        h = torch.cat([h[:, :middle], self.cls_token.expand(len(h), -1, -1), h[:, middle:]], 1)
+        h = torch.cat([h[:, :middle], self.cls_token.expand(h.shape[0], -1, -1), h[:, middle:]], 1)
         h = self.pos_drop(h + self._positions(height, width))
         residual, maps = None, []
         for i, layer in enumerate(self.layers):

@@ -1,0 +1,129 @@
+"""Exported models give the model's results, say what they need, and are refused where they do
+not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
+from longseq.vision import ImageClassifier, Segmentation, create_model
+from longseq.vision import export as module
+from longseq.vision.export import WithPixels, export, export_task
+
+onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "longseq[export]"')
+
+SMALL = {
+    "hybrid_pico": ({"dims": [4, 8], "depths": [1, 1], "scans": [1]}, (12, 15)),
+    "vmamba_pico": ({"dims": [8], "depths": [1]}, (8,)),
+    "vim_nano": ({"depth": 1, "d_model": 16, "img_size": 8}, (12,)),
+}
+
+
+def model(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    made = create_model(name, num_classes=5, **SMALL[name][0])
+    return WithPixels(made, [0.4, 0.5, 0.6], [0.2, 0.3, 0.2]).eval()
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_onnxruntime_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    made = model(name)
+    for side in SMALL[name][1]:
+        path = tmp_path / f"{side}.onnx"
+        assert export(made, path, (3, side, side), {"classes": ["a"]}) < 1e-5
+        session = onnxruntime.InferenceSession(path)
+        notes = session.get_modelmeta().custom_metadata_map["longseq"]
+        assert json.loads(notes) == {"classes": ["a"]}
+        x = torch.rand(1, 3, side, side)
+        (found,) = session.run(None, {"images": x.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(found, made(x).numpy(), atol=1e-5)
+
+
+def test_a_torch_program_needs_no_operator_of_ours(tmp_path: Path) -> None:
+    made, path = model("hybrid_pico"), tmp_path / "m.pt2"
+    assert export(made, path, (3, 12, 12), {"classes": ["a", "b"]}) < 1e-5
+    extra = {"longseq": ""}
+    with path.open("rb") as file:
+        program = torch.export.load(file, extra_files=extra)
+    assert json.loads(extra["longseq"])["classes"] == ["a", "b"]
+    assert not [n for n in program.graph.nodes if "longseq" in str(n.target)]
+
+
+def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
+    made = create_model("vit_pico", num_classes=5, n_layers=1, d_model=96, img_size=8).eval()
+    path = tmp_path / "a.onnx"
+    assert export(made, path, (3, 8, 8), int8=True) < 0.05
+    assert path.stat().st_size < 2.5 * sum(p.numel() for p in made.parameters())
+
+
+def test_a_wrong_file_is_not_left_behind(tmp_path: Path, monkeypatch) -> None:
+    made, path = model("hybrid_pico"), tmp_path / "m.pt2"
+    monkeypatch.setattr(module, "_torch_runner", lambda path: lambda x: torch.zeros(len(x), 5))
+    with pytest.raises(DataError, match="logits differ by"):
+        export(made, path, (3, 12, 12))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"must end in \.onnx or \.pt2"):
+        export(made, tmp_path / "m.pt", (3, 12, 12))
+    with pytest.raises(ConfigError, match="int8 needs"):
+        export(made, path, (3, 12, 12), int8=True)
+
+
+def test_tasks_are_exported_with_what_they_learnt(tmp_path: Path) -> None:
+    kwargs, (side, *_) = SMALL["hybrid_pico"]
+    task = ImageClassifier("hybrid_pico", 2, img_size=side, model_kwargs=kwargs).eval()
+    with pytest.raises(ConfigError, match="never fitted"):
+        export_task(task, tmp_path / "a.onnx")
+    task.classes = ["a", "b"]
+    task.preprocess = {"img_size": side, "mean": [0.5], "std": [0.5]}
+    shape, difference = export_task(task, tmp_path / "a.pt2")
+    assert shape == (3, side, side) and difference < 1e-5
+    segmentation = Segmentation("unet", 2, encoder_kwargs={"dims": [4, 4]}).eval()
+    segmentation.classes, segmentation.values = ["0", "1"], [0, 255]
+    segmentation.preprocess = {"tile": 8, "mean": [0.5], "std": [0.5]}
+    shape, _ = export_task(segmentation, tmp_path / "s.pt2", 10)
+    assert shape == (3, 10, 10)
+    with (tmp_path / "s.pt2").open("rb") as file:
+        program = torch.export.load(file).module()
+    assert program(torch.rand(4, 3, 10, 10)).shape == (4, 2, 10, 10)
+
+
+def test_published_weights_predict_and_export_without_training(
+    workdir: Path, capsys, monkeypatch
+) -> None:
+    from PIL import Image
+
+    from longseq.core.registry import Preset
+    from longseq.vision.models import registry
+    from longseq.vision.models.vmamba import VMamba
+
+    small = Preset(VMamba, {"dims": (8,), "depths": (1,), "num_classes": 7}, "small")
+    monkeypatch.setitem(registry.MODELS._things, "vmamba_tiny", small)
+    monkeypatch.setattr(registry, "IMAGENET", {**registry.IMAGENET, "img_size": 16})
+    torch.manual_seed(0)
+    made = create_model("vmamba_tiny").eval()
+    torch.save({"model": made.state_dict()}, "w.pth")
+    Path("in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (18, 18, 3), np.uint8)
+    Image.fromarray(pixels).save("in/a.png")
+    argv = ["vision", "predict", "in", "--ckpt_path", "w.pth", "--model", "vmamba_tiny"]
+    assert main([*argv, "--out", "p.csv"]) == 0
+    header, row = Path("p.csv").read_text().splitlines()
+    assert header.count("p_") == 7
+    x = torch.from_numpy(pixels[1:17, 1:17]).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(registry.IMAGENET[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = torch.softmax(made((x - mean) / std), 1)[0]
+    found = [float(value) for value in row.split(",")[3:10]]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    argv = ["vision", "export", "--ckpt_path", "w.pth", "--model", "vmamba_tiny", "--out", "m.pt2"]
+    assert main(argv) == 0 and "largest difference" in capsys.readouterr().out
+    assert (
+        main(["vision", "export", "--ckpt_path", "w.pth", "--model", "unet", "--out", "m.pt2"]) == 2
+    )
