@@ -83,9 +83,9 @@ def definition(m: Any, x: Tensor) -> Tensor:
     [
         ("titans", {"chunk": 4, "max_step": 0.7}),
         ("titans", {"chunk": 1}),
-        ("titans", {"chunk": 5, "depth": 2, "d_hidden": 3}),
+        ("titans", {"chunk": 5, "layers": 2, "d_hidden": 3}),
         ("atlas", {"chunk": 4, "window": 3, "max_step": 0.4}),
-        ("atlas", {"chunk": 2, "window": 6, "depth": 2, "degree": 1}),
+        ("atlas", {"chunk": 2, "window": 6, "layers": 2, "degree": 1}),
         ("atlas", {"chunk": 4, "window": 2, "orthogonal": 2}),
     ],
 )
@@ -129,7 +129,7 @@ def test_newton_schulz_brings_singular_values_near_one() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("titans", {"depth": 3}, "depth must be 1 or 2"),
+        ("titans", {"layers": 3}, "layers must be 1 or 2"),
         ("titans", {"max_step": 0.0}, "max_step must be above 0"),
         ("titans", {"chunk": 0}, "chunk"),
         ("atlas", {"degree": 3}, "degree must be 1 or 2"),
