@@ -35,7 +35,7 @@ class MemoryMixer(DeltaMixer):
     Args:
         d_model: width D.
         n_heads: number of heads H; a head's keys and values are D / H wide.
-        depth: layers of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 φ(k)).
+        layers: of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 φ(k)).
         d_hidden: hidden width of a deep M; None for twice a head's.
         chunk: positions whose gradients are taken at the same memory; part of the definition.
         window: c.
@@ -54,7 +54,7 @@ class MemoryMixer(DeltaMixer):
         self,
         d_model: int,
         n_heads: int,
-        depth: int,
+        layers: int,
         d_hidden: int | None,
         chunk: int,
         window: int,
@@ -68,7 +68,7 @@ class MemoryMixer(DeltaMixer):
         d_model = check_positive("d_model", d_model)
         width = check_divisible("d_model", d_model, "n_heads", n_heads)
         super().__init__(d_model, n_heads, width, width, 1, conv_size, False, False, chunk, backend)
-        for name, value in (("depth", depth), ("degree", degree)):
+        for name, value in (("layers", layers), ("degree", degree)):
             if value not in (1, 2):
                 raise ConfigError(f"{name} must be 1 or 2, got {value!r}")
         if orthogonal < 0:
@@ -90,12 +90,12 @@ class MemoryMixer(DeltaMixer):
             features += width * (width + 1) // 2
         self.degree_logits = nn.Parameter(torch.zeros(n_heads, 2)) if degree == 2 else None
         sizes = [features, width]
-        if depth == 2:
+        if layers == 2:
             hidden = 2 * width if d_hidden is None else d_hidden
             sizes.insert(1, check_positive("d_hidden", hidden))
         self.memory = nn.ParameterList(
             torch.zeros(n_heads, high, low)
-            if depth == 1
+            if layers == 1
             else torch.randn(n_heads, high, low) * low**-0.5
             for low, high in pairwise(sizes)
         )

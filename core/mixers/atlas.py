@@ -22,7 +22,7 @@ class Atlas(MemoryMixer):
     Args:
         d_model: width D.
         n_heads: number of heads H; a head's keys and values are D / H wide.
-        depth: layers of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 φ(k)).
+        layers: of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 φ(k)).
         d_hidden: hidden width of a deep M; None for twice a head's.
         window: positions c.
         degree: of φ: 1 for the keys themselves, 2 for their products in pairs too.
@@ -41,7 +41,7 @@ class Atlas(MemoryMixer):
         self,
         d_model: int,
         n_heads: int = 4,
-        depth: int = 1,
+        layers: int = 1,
         d_hidden: int | None = None,
         window: int = 8,
         degree: int = 2,
@@ -52,5 +52,5 @@ class Atlas(MemoryMixer):
         norm_eps: float = 1e-5,
         backend: Backend = "auto",
     ) -> None:
-        shape = (d_model, n_heads, depth, d_hidden, chunk, window, degree, orthogonal)
+        shape = (d_model, n_heads, layers, d_hidden, chunk, window, degree, orthogonal)
         super().__init__(*shape, max_step, conv_size, norm_eps, backend)

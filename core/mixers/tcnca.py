@@ -76,7 +76,7 @@ class TCNCA(Mega):
         d_value: width of values; None for 2 D.
         kernel: taps of a layer.
         base: how much farther apart the taps of each layer are than those of the layer below.
-        depth: layers of the network.
+        layers: of the network.
         window: positions in a chunk.
 
     Raises:
@@ -92,15 +92,15 @@ class TCNCA(Mega):
         d_value: int | None = None,
         kernel: int = 5,
         base: int = 4,
-        depth: int = 4,
+        layers: int = 4,
         window: int = 128,
     ) -> None:
         super().__init__(d_model, d_attention, d_value, 1, window)
         del self.ema
         check_positive("kernel", kernel)
         check_positive("base", base)
-        check_positive("depth", depth)
-        self.tcn = DilatedConvolutions(d_model, kernel, base, depth)
+        check_positive("layers", layers)
+        self.tcn = DilatedConvolutions(d_model, kernel, base, layers)
 
     def init_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

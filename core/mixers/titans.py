@@ -23,7 +23,7 @@ class Titans(MemoryMixer):
     Args:
         d_model: width D.
         n_heads: number of heads H; a head's keys and values are D / H wide.
-        depth: layers of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 k).
+        layers: of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 k).
         d_hidden: hidden width of a deep M; None for twice a head's.
         chunk: positions whose gradients are taken at the same memory. Part of the definition: more
             are faster and see older errors.
@@ -41,7 +41,7 @@ class Titans(MemoryMixer):
         self,
         d_model: int,
         n_heads: int = 4,
-        depth: int = 1,
+        layers: int = 1,
         d_hidden: int | None = None,
         chunk: int = 8,
         max_step: float | None = None,
@@ -49,5 +49,5 @@ class Titans(MemoryMixer):
         norm_eps: float = 1e-5,
         backend: Backend = "auto",
     ) -> None:
-        shape = (d_model, n_heads, depth, d_hidden, chunk)
+        shape = (d_model, n_heads, layers, d_hidden, chunk)
         super().__init__(*shape, 1, 1, 0, max_step, conv_size, norm_eps, backend)

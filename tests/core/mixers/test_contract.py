@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from longseq.core import testing
+from longseq.core.backbone import Backbone
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import create_mixer, list_mixers
 from longseq.core.training.optim import parameter_groups
@@ -85,8 +86,8 @@ SMALL: dict[str, list[dict[str, object]]] = {
     ],
     "pgn": [{"window": 4}, {"window": 1}],
     "tcnca": [
-        {"d_attention": 8, "kernel": 3, "base": 2, "depth": 2, "window": 4},
-        {"d_attention": 4, "d_value": 8, "kernel": 1, "base": 3, "depth": 1, "window": 3},
+        {"d_attention": 8, "kernel": 3, "base": 2, "layers": 2, "window": 4},
+        {"d_attention": 4, "d_value": 8, "kernel": 1, "base": 3, "layers": 1, "window": 3},
     ],
     "hgrn2": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "lower_bound": 0.5}],
     "transnormer": [
@@ -95,10 +96,10 @@ SMALL: dict[str, list[dict[str, object]]] = {
         {"n_heads": 2, "block": 4},
     ],
     "gsa": [{"n_heads": 2, "chunk_size": 8}, {"n_heads": 4, "n_slots": 3}],
-    "titans": [{"n_heads": 2}, {"n_heads": 2, "depth": 2, "d_hidden": 5, "chunk": 5}],
+    "titans": [{"n_heads": 2}, {"n_heads": 2, "layers": 2, "d_hidden": 5, "chunk": 5}],
     "atlas": [
         {"n_heads": 2, "window": 3, "chunk": 6},
-        {"n_heads": 2, "depth": 2, "orthogonal": 2, "degree": 1, "chunk": 5},
+        {"n_heads": 2, "layers": 2, "orthogonal": 2, "degree": 1, "chunk": 5},
     ],
     "seqboat": [
         {"d_attention": 8, "d_ema": 4, "window": 4},
@@ -197,6 +198,15 @@ def test_parameters_with_a_rate_of_their_own_exist(name: str, kwargs: dict[str, 
 def test_wrong_width_is_refused(name: str, d_model: object) -> None:
     with pytest.raises(ConfigError, match="d_model"):
         create_mixer(name, d_model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list_mixers())
+def test_a_name_is_enough_for_a_stack(name: str) -> None:
+    """The stack tells a mixer its place by the names of some hyper-parameters: no other may have
+    them."""
+    with torch.device("meta"):
+        stack = Backbone(64, 2, name)
+    assert len(stack.layers) == 2
 
 
 @pytest.mark.parametrize("name", list_mixers())

@@ -14,6 +14,7 @@ from torch.nn.functional import conv1d, pad, rms_norm, silu
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import create_mixer
 from longseq.core.mixers._memory import newton_schulz
+from longseq.core.ops.delta_rule import delta_rule
 from parity import close, differences, fill, normal, waves, with_gradients
 
 D, LENGTH = 8, 19
@@ -83,9 +84,9 @@ def definition(m: Any, x: Tensor) -> Tensor:
     [
         ("titans", {"chunk": 4, "max_step": 0.7}),
         ("titans", {"chunk": 1}),
-        ("titans", {"chunk": 5, "depth": 2, "d_hidden": 3}),
+        ("titans", {"chunk": 5, "layers": 2, "d_hidden": 3}),
         ("atlas", {"chunk": 4, "window": 3, "max_step": 0.4}),
-        ("atlas", {"chunk": 2, "window": 6, "depth": 2, "degree": 1}),
+        ("atlas", {"chunk": 2, "window": 6, "layers": 2, "degree": 1}),
         ("atlas", {"chunk": 4, "window": 2, "orthogonal": 2}),
     ],
 )
@@ -129,7 +130,7 @@ def test_newton_schulz_brings_singular_values_near_one() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("titans", {"depth": 3}, "depth must be 1 or 2"),
+        ("titans", {"layers": 3}, "layers must be 1 or 2"),
         ("titans", {"max_step": 0.0}, "max_step must be above 0"),
         ("titans", {"chunk": 0}, "chunk"),
         ("atlas", {"degree": 3}, "degree must be 1 or 2"),
@@ -148,3 +149,51 @@ def test_a_transform_with_packed_sequences_is_refused() -> None:
     ids = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ArgumentError, match="look at where chunks begin"):
         torch.vmap(lambda x: mixer(x, segment_ids=ids)[0])(torch.zeros(2, 1, 4, D))
+
+
+def drawn(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    k, v = torch.randn(2, 8, count, 1, 16, generator=generator).unbind()
+    return torch.nn.functional.normalize(k, dim=-1), v
+
+
+def share_recalled(read: Tensor, v: Tensor) -> float:
+    """Returns how often what is read is nearest to its own value of all that were written."""
+    nearest = torch.cdist(read.squeeze(2), v.squeeze(2)).argmin(-1)
+    return (nearest == torch.arange(v.shape[1])).double().mean().item()
+
+
+@torch.no_grad()
+def written_and_read(m: Any, k: Tensor, v: Tensor, step: float, eta: float) -> float:
+    """Writes all pairs into an untrained memory with fixed gates and reads them again."""
+    batch, count = k.shape[:2]
+    one, state = torch.ones(batch, 1, count), m.init_state(batch)
+    before = [pad(t.transpose(1, 2), (0, 0, m.window - 1, 0)) for t in (k, v)]
+    gates = [pad(one, (m.window - 1, 0)), step * one, (eta * one).log(), 0 * one]
+    cuts, places = list(range(0, count, m.chunk_size)), torch.arange(count).expand(batch, -1)
+    _, last = m._run([k.transpose(1, 2), *before, *gates], state, places, None, cuts)
+    return share_recalled((m._features(k.transpose(1, 2)) @ last["memory0"].mT).transpose(1, 2), v)
+
+
+@pytest.mark.parametrize("count", [32, 64])
+def test_the_omega_rule_holds_more_than_the_delta_rule(count: int) -> None:
+    """Random keys of 16 numbers; step and momentum are chosen on other pairs than are asked."""
+    k, v = drawn(count, 2)
+    _, state = delta_rule(k, k, v, torch.ones(8, count, 1), scale=1.0)
+    shares = {"delta_rule": share_recalled((k.transpose(1, 2) @ state).transpose(1, 2), v)}
+    for label, options in {
+        "atlas": {},
+        "atlas, window 1": {"window": 1},
+        "atlas, degree 1": {"degree": 1},
+        "atlas, degree 1, orthogonal": {"degree": 1, "orthogonal": 5},
+    }.items():
+        m = create_mixer("atlas", 16, n_heads=1, **options)
+        steps = [m.max_step * 2**i for i in range(1, 4)]
+        steps = [0.1, 0.2, 0.5] if m.orthogonal else steps
+        grid = [(step, eta) for step in steps for eta in (1e-6, 0.5, 0.8)]
+        best = max(grid, key=lambda pair: written_and_read(m, *drawn(count, 1), *pair))
+        shares[label] = written_and_read(m, k, v, *best)
+    print(count, {label: round(share, 3) for label, share in shares.items()})
+    assert shares["atlas"] > 1.5 * shares["delta_rule"]
+    if count == 32:  # of a state of the same size, twice what it has room for
+        assert shares["atlas, degree 1, orthogonal"] > shares["delta_rule"]

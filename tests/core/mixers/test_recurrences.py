@@ -229,7 +229,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (gsa, {"n_heads": 4, "n_slots": 3, "gate_logit_normalizer": 1.0}),
     (forgetting_attention, {"n_heads": 4, "n_kv_heads": 2}),
     (pgn, {"window": 6}),
-    (tcnca, {"d_attention": 8, "kernel": 3, "base": 3, "depth": 3, "window": 5}),
+    (tcnca, {"d_attention": 8, "kernel": 3, "base": 3, "layers": 3, "window": 5}),
     (mega, {"d_attention": 8, "d_ema": 4, "window": 5}),
 ]
 
