@@ -117,6 +117,9 @@ class LanguageModel(nn.Module):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
@@ -126,12 +129,21 @@ class LanguageModel(nn.Module):
             segment_ids: see ``Mixer.forward``.
             keep_states: whether states are returned; those of long convolutions are as long as the
                 input.
+            attention_mask: bool or integer (B, L), 0 at padding, wherever it is.
+            lengths: of each row (B,), in place of a mask: its first positions are real.
 
         Returns:
             Logits of the next token (B, L, V) and the states after the last position (none without
             ``keep_states``).
         """
-        x, states = self.backbone(self.embed(input_ids), states, segment_ids, keep_states)
+        x, states = self.backbone(
+            self.embed(input_ids),
+            states,
+            segment_ids,
+            keep_states,
+            attention_mask=attention_mask,
+            lengths=lengths,
+        )
         return self.head(x), states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -148,7 +160,7 @@ class LanguageModel(nn.Module):
         prompts: Sequence[int] | Sequence[Sequence[int]] | Tensor,
         max_new_tokens: int = 64,
         *,
-        stop_tokens: Iterable[int] | None = None,
+        stop_tokens: int | Iterable[int] | None = None,
         callback: Callable[[int, int], object] | None = None,
         **settings: Any,
     ) -> list[Generation]:
@@ -158,7 +170,7 @@ class LanguageModel(nn.Module):
         Args:
             prompts: token ids: one sequence, several of any lengths, or a tensor (L,) or (B, L).
             max_new_tokens: of each continuation.
-            stop_tokens: ids that end a continuation; None for those of the published model.
+            stop_tokens: ids that end a continuation, or one; None for those of the published model.
             callback: called with the number of the continuation and each new token as it comes.
             **settings: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``,
                 ``num_beams``, ``num_beam_groups``, …
@@ -223,4 +235,6 @@ class LanguageModel(nn.Module):
         Raises:
             ConfigError: if the model has settings that the family does not have.
         """
-        folders.save_folder(folder, self, self.settings, self.published, family, max_shard_size)
+        folders.save_folder(
+            folder, self, self.settings, self.published, family, max_shard_size, self.stop_tokens
+        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ConfigError
-from longseq.core.generation.sampling import Sampling
+from longseq.core.generation.sampling import Sampling, require_numbers
 from longseq.core.mixers import State
 
 
@@ -132,6 +132,7 @@ class Search:
                 if done[number]:
                     continue
                 low = number * width
+                require_numbers(logits[low : low + width])
                 scores = logits[low : low + width].float().log_softmax(-1)
                 if taken and self.diversity_penalty:
                     scores = scores.clone()

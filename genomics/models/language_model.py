@@ -79,10 +79,20 @@ class DNALanguageModel(LanguageModel):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """See ``LanguageModel.forward``; the last state is that of the words, if there are any."""
+        """See ``LanguageModel.forward``; the last state is that of the words, if there are any.
+
+        Raises:
+            ConfigError: for a mask or lengths, of a model with words.
+        """
         if self.kmers is None:
-            return super().forward(input_ids, states, segment_ids, keep_states)
+            padding: dict[str, Any] = {"attention_mask": attention_mask, "lengths": lengths}
+            return super().forward(input_ids, states, segment_ids, keep_states, **padding)
+        if attention_mask is not None or lengths is not None:
+            self._without_words("attention_mask or lengths")
         own = None if states is None else states[-1]
         states = None if states is None else states[:-1]
         added, words = self.kmers(input_ids, own, segment_ids)

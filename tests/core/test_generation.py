@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from longseq.core import LanguageModel
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.generation import Sampling, generate
 
 BEAMS = json.loads((Path(__file__).parent / "fixtures" / "beams.json").read_text())
@@ -120,6 +121,36 @@ def test_filters() -> None:
     # After the temperature, and each on what the one before has left.
     assert kept(Sampling(0.5, min_p=0.2), logits) == [0, 1]
     assert kept(Sampling(1.0, top_k=3, top_p=0.8), logits) == [0, 1]
+
+
+def test_logits_that_are_nan_are_refused() -> None:
+    model = lm()
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    for options in ({}, {"temperature": 1.0}, {"num_beams": 2}):
+        with pytest.raises(DataError, match="NaN"):
+            model.generate([1, 2], 3, **options)
+
+
+def test_kinds_of_prompts_and_stops() -> None:
+    model = lm()
+    expected = model.generate([3, 1], 6)[0].tokens
+    for prompts in (torch.tensor([3, 1]), np.array([3, 1]), np.array([[3, 1]], "i2"), ((3, 1),)):
+        assert model.generate(prompts, 6)[0].tokens == expected
+    stop = expected[-1]
+    for stops in (stop, [stop], np.array([stop]), torch.tensor([stop])):
+        (found,) = model.generate([3, 1], 6, stop_tokens=stops)
+        assert found.stopped and found.tokens == expected[: expected.index(stop) + 1]
+    assert model.generate([]) == [] == model.generate(torch.zeros(0, 3, dtype=torch.long))
+    for empty in ([[]], torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)):
+        with pytest.raises(ConfigError, match="prompt 0 is empty"):
+            model.generate(empty)
+    for wrong in ("ab", [0.5], torch.tensor([0.5]), [True], torch.tensor(3), [1, [2]], None):
+        with pytest.raises(ConfigError, match="token id"):
+            model.generate(wrong)
+    for stops in (["a"], "a", 0.5):
+        with pytest.raises(ConfigError, match="stop_tokens holds"):
+            model.generate([3, 1], 6, stop_tokens=stops)
 
 
 def test_repetition_penalty() -> None:

@@ -120,6 +120,31 @@ def test_shards_and_pickles(tmp_path: Path) -> None:
         LanguageModel.from_pretrained(tmp_path / "one")
 
 
+def test_stop_tokens_are_written_and_read(tmp_path: Path) -> None:
+    source = model()
+    source.stop_tokens = (3, 5)
+    source.save_pretrained(tmp_path, "mamba")
+    again = LanguageModel.from_pretrained(tmp_path)
+    assert again.stop_tokens == (3, 5)
+    again.stop_tokens = ()
+    again.save_pretrained(tmp_path)
+    assert LanguageModel.from_pretrained(tmp_path).stop_tokens == ()
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(DataError, match=r"generation_config\.json: eos_token_id must be token ids"):
+        LanguageModel.from_pretrained(tmp_path)
+
+
+def test_padding_changes_nothing() -> None:
+    lm, ids = model(), torch.tensor([[7, 7, 3, 1, 4], [5, 9, 2, 6, 5]])
+    with torch.no_grad():
+        alone, states = lm(ids[:1, 2:])
+        left, after = lm(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1], [1] * 5]))
+        assert torch.allclose(left[0, 2:], alone[0], atol=1e-6)
+        assert torch.allclose(after[0]["ssm"][:1], states[0]["ssm"], atol=1e-6)
+        right, _ = lm(ids.roll(-2, 1), lengths=[3, 0])
+        assert torch.allclose(right[0, :3], alone[0], atol=1e-6)
+
+
 class Payload:
     """Makes a folder when it is unpickled by a reader that runs what a pickle names."""
 
