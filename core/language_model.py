@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from longseq.core.backbone import Backbone
 from longseq.core.checkpoints import folders
 from longseq.core.checks import check_positive
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.core.generation import Generation, generate
 from longseq.core.mixers import State
 
@@ -98,8 +98,21 @@ class LanguageModel(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Returns token ids (...) as vectors (..., D)."""
-        x: Tensor = self.embedding(input_ids)
+        """Returns token ids (...) as vectors (..., D).
+
+        Raises:
+            ArgumentError: for what are no token ids, or ids outside the vocabulary.
+        """
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ArgumentError(f"token ids must be int64 or int32, got {input_ids.dtype}")
+        try:
+            x: Tensor = self.embedding(input_ids)
+        except IndexError as error:
+            low, high = int(input_ids.min()), int(input_ids.max())
+            raise ArgumentError(
+                f"token ids must lie below vocab_size = {self.embedding.num_embeddings}, got "
+                f"{low} to {high}"
+            ) from error
         return x if self.embedding_scale == 1 else x * self.embedding_scale
 
     def head(self, x: Tensor) -> Tensor:
@@ -214,7 +227,12 @@ class LanguageModel(nn.Module):
         """
         config = folders.read_config(folder)
         settings, layout = folders.read_family(folder, config, ignore)
-        model = LanguageModel(**settings)
+        try:
+            model = LanguageModel(**settings)
+        except (TypeError, ConfigError) as error:
+            raise DataError(
+                f"does not describe a model: {error}", path=Path(folder) / folders.CONFIG
+            ) from error
         folders.load_folder(folder, model, layout, folders.find_dtype(dtype, config))
         model.stop_tokens = folders.stop_tokens(folder, config)
         model.published = None if config.get("model_type") == folders.OWN_TYPE else dict(config)

@@ -204,10 +204,10 @@ def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: tor
     state = layout.from_published(published)
     del published
     tied = _tied(model)
-    if tied:
+    if tied and "embedding.weight" in state:
         # Hugging Face keeps the shared tensor once; a second copy must be the same.
-        head = state.setdefault("lm_head.weight", state.get("embedding.weight", torch.empty(0)))
-        if not torch.equal(head, state.get("embedding.weight", head)):
+        head = state.setdefault("lm_head.weight", state["embedding.weight"])
+        if not torch.equal(head, state["embedding.weight"]):
             raise DataError(
                 "tie_word_embeddings is set, and the head differs from the embedding",
                 path=Path(folder) / CONFIG,
@@ -259,7 +259,10 @@ def save_folder(
 
     Raises:
         ConfigError: if the family cannot hold the model.
+        DataError: if there is a file in the folder's place.
     """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise DataError("is not a folder", path=folder)
     config, layout = _config(settings, published, family)
     dtype = str(model.get_parameter("embedding.weight").dtype).removeprefix("torch.")
     if "dtype" in config or "torch_dtype" not in config:

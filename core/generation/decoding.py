@@ -201,7 +201,7 @@ def generate(
 
     Returns:
         ``num_return_sequences`` continuations of every prompt, those of the first prompt first;
-        of beam search the best first.
+        of beam search the best first, and fewer where there are not as many.
 
     Raises:
         ConfigError: for settings out of range or that exclude each other, and unusable prompts.
@@ -215,6 +215,10 @@ def generate(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"seed must be an integer, got {seed!r}")
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be callable, got {callback!r}")
     lm = cast(Model, model)
     if not lm.backbone.causal:
         raise ConfigError("only causal models generate: this one has a bidirectional mixer")

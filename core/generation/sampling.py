@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_number, check_positive
 from longseq.core.errors import ConfigError, DataError
 
 
@@ -15,6 +16,11 @@ def penalised(values: Tensor, penalty: float) -> Tensor:
     """Returns logits of tokens that were there before, over the penalty where positive and times it
     where negative (arXiv 1909.05858, section 4.1)."""
     return torch.where(values < 0, values * penalty, values / penalty)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Returns logits (..., V) less the largest, over the temperature: nothing overflows."""
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
 def keep_top_k(scores: Tensor, k: int) -> Tensor:
@@ -65,11 +71,11 @@ def require_numbers(logits: Tensor) -> None:
     """Checks that a distribution can be made of logits.
 
     Raises:
-        DataError: if one is NaN, and so no token is the likeliest.
+        DataError: if one is NaN or +inf.
     """
-    if logits.isnan().any():
+    if not logits.amax(-1).isfinite().all():  # NaN is the largest of its row
         raise DataError(
-            "the model's logits are not numbers (NaN), so that no token can be chosen",
+            "the model's logits are not numbers (NaN or inf), so that no token can be chosen",
             hint="load it in float32 if it is in float16, and check its weights",
         )
 
@@ -98,15 +104,16 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
+        check_number("temperature", self.temperature)
+        if self.temperature < 0:
             raise ConfigError(f"temperature must be at least 0, got {self.temperature!r}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {self.top_k!r}")
+        if self.top_k is not None:
+            check_positive("top_k", self.top_k)
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and not 0 <= check_number(name, value) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {value!r}")
-        if not self.repetition_penalty > 0:
+        if check_number("repetition_penalty", self.repetition_penalty) <= 0:
             raise ConfigError(
                 f"repetition_penalty must be above 0, got {self.repetition_penalty!r}"
             )
@@ -135,7 +142,7 @@ class Sampling:
 
     def filtered(self, logits: Tensor) -> Tensor:
         """Returns logits (B, V) over the temperature, those of excluded tokens -inf."""
-        scores = logits / self.temperature
+        scores = tempered(logits, self.temperature)
         if self.top_k is not None:
             scores = keep_top_k(scores, self.top_k)
         if self.top_p is not None:

@@ -132,6 +132,38 @@ def test_logits_that_are_nan_are_refused() -> None:
             model.generate([1, 2], 3, **options)
 
 
+@pytest.mark.parametrize(
+    ("named", "options"),
+    [
+        ("temperature", {"temperature": "1"}),
+        ("temperature", {"temperature": float("inf")}),
+        ("top_k", {"temperature": 1.0, "top_k": 2.5}),
+        ("repetition_penalty", {"repetition_penalty": float("nan")}),
+        ("seed", {"seed": "a"}),
+        ("callback", {"callback": 3}),
+        ("length_penalty", {"num_beams": 2, "length_penalty": float("nan")}),
+        ("diversity_penalty", {"num_beams": 2, "diversity_penalty": float("nan")}),
+        ("max_new_tokens", {"max_new_tokens": 0}),
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(named: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=named):
+        lm().generate([1], **options)
+
+
+def test_almost_no_temperature_is_greedy() -> None:
+    model = lm()
+    assert model.generate([3], 6, temperature=1e-40)[0].tokens == model.generate([3], 6)[0].tokens
+
+
+def test_beams_where_there_are_few_continuations() -> None:
+    model = lm()
+    every = model.generate([3], 1, num_beams=20, num_return_sequences=20)
+    assert sorted(one.tokens[0] for one in every) == list(range(16))
+    ended = model.generate([3], 4, num_beams=3, num_return_sequences=3, stop_tokens=range(16))
+    assert [len(one.tokens) for one in ended] == [1, 1, 1] and all(one.stopped for one in ended)
+
+
 def test_kinds_of_prompts_and_stops() -> None:
     model = lm()
     expected = model.generate([3, 1], 6)[0].tokens

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from longseq.core import LanguageModel
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ArgumentError, ConfigError, DataError
 
 MAMBA: dict[str, Any] = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
 CONFIG = {"model_type": "mamba", "vocab_size": 24, **MAMBA}
@@ -143,6 +143,24 @@ def test_padding_changes_nothing() -> None:
         assert torch.allclose(after[0]["ssm"][:1], states[0]["ssm"], atol=1e-6)
         right, _ = lm(ids.roll(-2, 1), lengths=[3, 0])
         assert torch.allclose(right[0, :3], alone[0], atol=1e-6)
+
+
+def test_what_describes_no_model(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    for settings in ({"vocab_size": 8, "d_modle": 4}, {"d_model": 8}, {"vocab_size": "8"}):
+        file.write_text(json.dumps({"model_type": "longseq", "settings": settings}))
+        with pytest.raises(DataError, match=r"config\.json: does not describe a model"):
+            LanguageModel.from_pretrained(tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        model().save_pretrained(file)
+
+
+def test_ids_that_are_none() -> None:
+    lm = model()
+    for ids in (torch.zeros(1, 2), torch.full((1, 2), 1000), torch.full((1, 2), -1)):
+        with pytest.raises(ArgumentError, match="token ids must"):
+            lm(ids)
 
 
 class Payload:

@@ -18,6 +18,7 @@ from longseq.core.generation.sampling import (
     keep_top_p,
     penalised,
     require_numbers,
+    tempered,
 )
 
 __all__ = [
@@ -139,7 +140,7 @@ def sample(
     require_numbers(logits)
     if top_k == 1:
         return logits.argmax(-1)
-    scaled = logits.float() / temperature
+    scaled = tempered(logits.float(), temperature)
     if top_k:
         modify_logits_for_top_k_filtering(scaled, top_k)
     modify_logits_for_top_p_filtering(scaled, top_p)
