@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 from longseq.core.errors import ConfigError, did_you_mean
@@ -15,6 +16,17 @@ def check_positive(name: str, value: int) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: object) -> float:
+    """Returns ``value`` if it is a finite number.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
     return value
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from longseq.core.backbone import Backbone
 from longseq.core.checkpoints import folders
 from longseq.core.checks import check_positive
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.core.generation import Generation, generate
 from longseq.core.mixers import State
 
@@ -98,8 +98,21 @@ class LanguageModel(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Returns token ids (...) as vectors (..., D)."""
-        x: Tensor = self.embedding(input_ids)
+        """Returns token ids (...) as vectors (..., D).
+
+        Raises:
+            ArgumentError: for what are no token ids, or ids outside the vocabulary.
+        """
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ArgumentError(f"token ids must be int64 or int32, got {input_ids.dtype}")
+        try:
+            x: Tensor = self.embedding(input_ids)
+        except IndexError as error:
+            low, high = int(input_ids.min()), int(input_ids.max())
+            raise ArgumentError(
+                f"token ids must lie below vocab_size = {self.embedding.num_embeddings}, got "
+                f"{low} to {high}"
+            ) from error
         return x if self.embedding_scale == 1 else x * self.embedding_scale
 
     def head(self, x: Tensor) -> Tensor:
@@ -117,6 +130,9 @@ class LanguageModel(nn.Module):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
@@ -126,12 +142,21 @@ class LanguageModel(nn.Module):
             segment_ids: see ``Mixer.forward``.
             keep_states: whether states are returned; those of long convolutions are as long as the
                 input.
+            attention_mask: bool or integer (B, L), 0 at padding, wherever it is.
+            lengths: of each row (B,), in place of a mask: its first positions are real.
 
         Returns:
             Logits of the next token (B, L, V) and the states after the last position (none without
             ``keep_states``).
         """
-        x, states = self.hidden(input_ids, states, segment_ids, keep_states)
+        x, states = self.hidden(
+            input_ids,
+            states,
+            segment_ids,
+            keep_states,
+            attention_mask=attention_mask,
+            lengths=lengths,
+        )
         return self.head(x), states
 
     def hidden(
@@ -140,10 +165,20 @@ class LanguageModel(nn.Module):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Returns the normalised output of the last layer (B, L, D) in place of logits; see
         ``forward``."""
-        return self.backbone(self.embed(input_ids), states, segment_ids, keep_states)
+        return self.backbone(
+            self.embed(input_ids),
+            states,
+            segment_ids,
+            keep_states,
+            attention_mask=attention_mask,
+            lengths=lengths,
+        )
 
     def join_states(self, states: Sequence[list[State]]) -> list[State]:
         """Returns the states of several batches as that of one; see ``Mixer.join_states``."""
@@ -163,7 +198,7 @@ class LanguageModel(nn.Module):
         prompts: Sequence[int] | Sequence[Sequence[int]] | Tensor,
         max_new_tokens: int = 64,
         *,
-        stop_tokens: Iterable[int] | None = None,
+        stop_tokens: int | Iterable[int] | None = None,
         callback: Callable[[int, int], object] | None = None,
         **settings: Any,
     ) -> list[Generation]:
@@ -173,7 +208,7 @@ class LanguageModel(nn.Module):
         Args:
             prompts: token ids: one sequence, several of any lengths, or a tensor (L,) or (B, L).
             max_new_tokens: of each continuation.
-            stop_tokens: ids that end a continuation; None for those of the published model.
+            stop_tokens: ids that end a continuation, or one; None for those of the published model.
             callback: called with the number of the continuation and each new token as it comes.
             **settings: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``,
                 ``num_beams``, ``num_beam_groups``, …
@@ -217,7 +252,12 @@ class LanguageModel(nn.Module):
         """
         config = folders.read_config(folder)
         settings, layout = folders.read_family(folder, config, ignore)
-        model = LanguageModel(**settings)
+        try:
+            model = LanguageModel(**settings)
+        except (TypeError, ConfigError) as error:
+            raise DataError(
+                f"does not describe a model: {error}", path=Path(folder) / folders.CONFIG
+            ) from error
         folders.load_folder(folder, model, layout, folders.find_dtype(dtype, config))
         model.stop_tokens = folders.stop_tokens(folder, config)
         model.published = None if config.get("model_type") == folders.OWN_TYPE else dict(config)
@@ -238,4 +278,6 @@ class LanguageModel(nn.Module):
         Raises:
             ConfigError: if the model has settings that the family does not have.
         """
-        folders.save_folder(folder, self, self.settings, self.published, family, max_shard_size)
+        folders.save_folder(
+            folder, self, self.settings, self.published, family, max_shard_size, self.stop_tokens
+        )

@@ -23,7 +23,9 @@ from longseq.core.mixers import Mixer
 OWN_TYPE = "longseq"
 """``model_type`` of a model that is not of a published family."""
 CONFIG = "config.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+"""Ending of the file that says which shard holds which tensor."""
 _OWN_LAYOUT = Layout(rules=())
 
 
@@ -141,7 +143,11 @@ def stop_tokens(folder: str | Path, config: Mapping[str, Any]) -> tuple[int, ...
     ids = own.get("eos_token_id", config.get("eos_token_id"))
     if ids is None:
         return ()
-    return tuple(int(i) for i in (ids if isinstance(ids, list) else [ids]))
+    ids = ids if isinstance(ids, list) else [ids]
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
+        where = file if "eos_token_id" in own else Path(folder) / CONFIG
+        raise DataError(f"eos_token_id must be token ids, got {ids!r}", path=where)
+    return tuple(ids)
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -151,24 +157,33 @@ def weight_files(folder: str | Path) -> list[Path]:
         DataError: if there is none, or an index names a file that is missing or elsewhere.
     """
     folder = Path(folder)
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if index.is_file():
-            places = read_json(index).get("weight_map")
-            if not isinstance(places, dict) or not places:
-                raise DataError("has no weight_map", path=index)
-            shards = sorted({str(shard) for shard in places.values()})
-            for shard in shards:
-                if Path(shard).name != shard or shard in (".", ".."):
-                    raise DataError(f"names a file outside its folder: {shard!r}", path=index)
-            return [require_file(folder / shard, "shard") for shard in shards]
+            return [require_file(folder / shard, "shard") for shard in read_index(index)]
     raise DataError(
         "holds no weights",
         path=folder,
-        hint=f"it needs {' or '.join(_WEIGHTS)}, or shards beside an .index.json",
+        hint=f"it needs {' or '.join(WEIGHTS)}, or shards beside an .index.json",
     )
+
+
+def read_index(path: str | Path) -> list[str]:
+    """Returns the names of the shards that an index lists.
+
+    Raises:
+        DataError: if it lists none, or one elsewhere.
+    """
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise DataError("has no weight_map", path=path)
+    shards = sorted({str(shard) for shard in places.values()})
+    for shard in shards:
+        if Path(shard).name != shard or shard in (".", ".."):
+            raise DataError(f"names a file outside its folder: {shard!r}", path=path)
+    return shards
 
 
 def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
@@ -189,10 +204,10 @@ def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: tor
     state = layout.from_published(published)
     del published
     tied = _tied(model)
-    if tied:
+    if tied and "embedding.weight" in state:
         # Hugging Face keeps the shared tensor once; a second copy must be the same.
-        head = state.setdefault("lm_head.weight", state.get("embedding.weight", torch.empty(0)))
-        if not torch.equal(head, state.get("embedding.weight", head)):
+        head = state.setdefault("lm_head.weight", state["embedding.weight"])
+        if not torch.equal(head, state["embedding.weight"]):
             raise DataError(
                 "tie_word_embeddings is set, and the head differs from the embedding",
                 path=Path(folder) / CONFIG,
@@ -229,6 +244,7 @@ def save_folder(
     published: Mapping[str, Any] | None,
     family: str | None,
     max_shard_size: int,
+    stops: Iterable[int] = (),
 ) -> None:
     """Writes ``config.json`` and the weights; see ``LanguageModel.save_pretrained``.
 
@@ -239,10 +255,14 @@ def save_folder(
         published: the configuration that it was read from, if any.
         family: ``model_type`` to write; None for the one it came from, or our own.
         max_shard_size: bytes in a file.
+        stops: ids that end a text; written where the configuration does not say them.
 
     Raises:
         ConfigError: if the family cannot hold the model.
+        DataError: if there is a file in the folder's place.
     """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise DataError("is not a folder", path=folder)
     config, layout = _config(settings, published, family)
     dtype = str(model.get_parameter("embedding.weight").dtype).removeprefix("torch.")
     if "dtype" in config or "torch_dtype" not in config:
@@ -256,6 +276,10 @@ def save_folder(
     Path(folder).mkdir(parents=True, exist_ok=True)
     _write_shards(Path(folder), tensors, max_shard_size)
     _write_json(Path(folder) / CONFIG, config)
+    generation = Path(folder) / "generation_config.json"
+    if tuple(stops) != stop_tokens(folder, config) or generation.is_file():
+        own = read_json(generation) if generation.is_file() else {}
+        _write_json(generation, own | {"eos_token_id": list(stops) or None})
 
 
 def _config(
@@ -345,14 +369,14 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> No
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        file = _WEIGHTS[0] if len(shards) == 1 else file
+        file = WEIGHTS[0] if len(shards) == 1 else file
         with atomic_path(folder / file) as temporary:
             save_file(shard, temporary, metadata={"format": "pt"})
         places |= dict.fromkeys(shard, file)
-    index = folder / f"{_WEIGHTS[0]}.index.json"
+    index = folder / f"{WEIGHTS[0]}{INDEX}"
     if len(shards) == 1:
         index.unlink(missing_ok=True)
         return
-    (folder / _WEIGHTS[0]).unlink(missing_ok=True)
+    (folder / WEIGHTS[0]).unlink(missing_ok=True)
     total = sum(value.nbytes for shard in shards for value in shard.values())
     _write_json(index, {"metadata": {"total_size": total}, "weight_map": places})

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_number
 from longseq.core.errors import ConfigError
-from longseq.core.generation.sampling import Sampling
+from longseq.core.generation.sampling import Sampling, require_numbers
 from longseq.core.mixers import State
+
+_NONE = -1e9  # the sum of a row that is no beam yet: below every sum of log-probabilities
 
 
 @dataclass
@@ -28,9 +31,12 @@ class _Finished:
         """Keeps a continuation if it is among the best.
 
         Args:
-            total: sum of its log-probabilities.
+            total: sum of its log-probabilities; of one that started from no beam it is lower than
+                any sum, and it is not kept.
             tokens: of it.
         """
+        if total <= _NONE / 2:
+            return
         self.kept.append((total / len(tokens) ** self.length_penalty, tokens))
         self.kept.sort(key=lambda one: -one[0])  # stable: the earlier of two equal ones is first
         del self.kept[self.size :]
@@ -84,7 +90,8 @@ class Search:
                 f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams "
                 f"({self.num_beams})"
             )
-        if self.diversity_penalty < 0:
+        check_number("length_penalty", self.length_penalty)
+        if check_number("diversity_penalty", self.diversity_penalty) < 0:
             raise ConfigError(f"diversity_penalty must be at least 0: {self.diversity_penalty!r}")
         if self.num_beam_groups > 1 and self.diversity_penalty == 0:
             raise ConfigError(
@@ -119,7 +126,7 @@ class Search:
         ]
         done = [False] * self.num_beam_groups
         # All beams of a group begin as the same row: only the first counts.
-        totals = torch.full((self.num_beams,), -1e9, dtype=torch.float32, device=logits.device)
+        totals = torch.full((self.num_beams,), _NONE, dtype=torch.float32, device=logits.device)
         totals[::width] = 0
         tokens: list[list[int]] = [[] for _ in range(self.num_beams)]
         logits = logits.expand(self.num_beams, -1)
@@ -132,6 +139,7 @@ class Search:
                 if done[number]:
                     continue
                 low = number * width
+                require_numbers(logits[low : low + width])
                 scores = logits[low : low + width].float().log_softmax(-1)
                 if taken and self.diversity_penalty:
                     scores = scores.clone()
@@ -154,7 +162,8 @@ class Search:
                         chosen.append((value, beam, token))
                     if len(chosen) == width:
                         break
-                done[number] = group.done(values[0].item(), length)
+                # Where every token ends a continuation there is none to go on with.
+                done[number] = group.done(values[0].item(), length) or not chosen
                 for place, (value, beam, token) in enumerate(chosen, low):
                     totals[place], sources[place], new[place] = value, beam, token
                     grown[place] = [*tokens[beam], token]

@@ -3,6 +3,7 @@ prompt."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -62,22 +63,39 @@ def read_prompts(prompts: object, vocab_size: int) -> list[list[int]]:
     Raises:
         ConfigError: for an empty prompt, ids that are no integers or outside the vocabulary.
     """
-    rows: Any = prompts.tolist() if isinstance(prompts, Tensor) else prompts
-    rows = list(rows)
-    if rows and not isinstance(rows[0], (Sequence, Tensor)):
-        rows = [rows]
-    rows = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows]
+    if getattr(prompts, "ndim", None) == 1:  # a tensor or an array is one prompt, empty or not
+        prompts = [prompts]
+    try:
+        rows: list[Any] = list(cast(Iterable[Any], prompts))
+        if rows and not isinstance(rows[0], Iterable):
+            rows = [rows]
+        rows = [list(row.tolist() if hasattr(row, "tolist") else row) for row in rows]
+    except TypeError as error:
+        raise ConfigError("prompts are token ids: one sequence, several, or a tensor") from error
     for number, row in enumerate(rows):
         if not row:
             raise ConfigError(f"prompt {number} is empty: give it at least one token")
+        row[:] = [_token(token, f"prompt {number}") for token in row]
         for token in row:
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise ConfigError(f"prompt {number} holds {token!r}, which is no token id")
             if not 0 <= token < vocab_size:
                 raise ConfigError(
                     f"prompt {number} holds token {token}, outside the vocabulary of {vocab_size}"
                 )
     return rows
+
+
+def _token(token: Any, what: str) -> int:
+    """Returns a token id as an int.
+
+    Raises:
+        ConfigError: if it is no integer.
+    """
+    try:
+        if not isinstance(token, bool):
+            return operator.index(token)
+    except TypeError:
+        pass
+    raise ConfigError(f"{what} holds {token!r}, which is no token id")
 
 
 def prefill(model: Model, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[State]]:
@@ -151,7 +169,7 @@ def generate(
     diversity_penalty: float = 0.0,
     length_penalty: float = 1.0,
     early_stopping: bool = False,
-    stop_tokens: Iterable[int] = (),
+    stop_tokens: int | Iterable[int] = (),
     seed: int = 0,
     first_prompt: int = 0,
     callback: Callable[[int, int], object] | None = None,
@@ -181,7 +199,7 @@ def generate(
         length_penalty: exponent of the length by which a beam's score is divided.
         early_stopping: whether a search ends as soon as ``num_beams`` continuations are finished,
             instead of when none that is under way can become better.
-        stop_tokens: ids that end a continuation.
+        stop_tokens: ids that end a continuation, or one.
         seed: of the random numbers.
         first_prompt: number of the first prompt as the random numbers see it, so that prompts given
             in several calls are continued as in one.
@@ -190,10 +208,11 @@ def generate(
 
     Returns:
         ``num_return_sequences`` continuations of every prompt, those of the first prompt first;
-        of beam search the best first.
+        of beam search the best first, and fewer where there are not as many.
 
     Raises:
         ConfigError: for settings out of range or that exclude each other, and unusable prompts.
+        DataError: if the model's logits become NaN.
     """
     for name, value in (
         ("max_new_tokens", max_new_tokens),
@@ -203,13 +222,18 @@ def generate(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"seed must be an integer, got {seed!r}")
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be callable, got {callback!r}")
     lm = cast(Model, model)
     if not lm.backbone.causal:
         raise ConfigError("only causal models generate: this one has a bidirectional mixer")
     vocab_size = cast(nn.Embedding, model.get_submodule("embedding")).num_embeddings
     rows = read_prompts(prompts, vocab_size)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    stops = frozenset(int(token) for token in stop_tokens)
+    listed = stop_tokens if isinstance(stop_tokens, Iterable) else [stop_tokens]
+    stops = frozenset(_token(token, "stop_tokens") for token in listed)
     was_training = model.training
     model.eval()
     try:
@@ -254,14 +278,6 @@ def generate(
         return found
     finally:
         model.train(was_training)
-
-
-def _mixed(*numbers: int) -> int:
-    """Returns one seed of several."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number) % (1 << 63)
-    return mixed
 
 
 def _decode(

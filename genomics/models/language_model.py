@@ -80,17 +80,28 @@ class DNALanguageModel(LanguageModel):
         states: list[State] | None = None,
         segment_ids: Tensor | None = None,
         keep_states: bool = True,
-        lengths: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """See ``LanguageModel.hidden``, and ``Backbone.forward`` for ``lengths``; the last state is
-        that of the words, if there are any."""
-        x = self.embed(input_ids)
+        """See ``LanguageModel.hidden``; the last state is that of the words, if there are any.
+
+        Raises:
+            ConfigError: for a mask, or for lengths where states are kept, of a model with words.
+        """
         if self.kmers is None:
-            return self.backbone(x, states, segment_ids, keep_states, lengths=lengths)
+            padding: dict[str, Any] = {"attention_mask": attention_mask, "lengths": lengths}
+            return super().hidden(input_ids, states, segment_ids, keep_states, **padding)
+        if attention_mask is not None or (lengths is not None and keep_states):
+            raise ConfigError(
+                f"a model with kmer={self.kmers.k} takes no attention_mask, and lengths only where "
+                "no states are kept"
+            )
         own = None if states is None else states[-1]
         states = None if states is None else states[:-1]
         added, words = self.kmers(input_ids, own, segment_ids)
-        x, states = self.backbone(x + added, states, segment_ids, keep_states, lengths=lengths)
+        x = self.embed(input_ids) + added
+        x, states = self.backbone(x, states, segment_ids, keep_states, lengths=lengths)
         return x, [*states, words] if keep_states else states
 
     def step(self, input_ids: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from longseq.core import LanguageModel
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.generation import Sampling, generate
 
 BEAMS = json.loads((Path(__file__).parent / "fixtures" / "beams.json").read_text())
@@ -120,6 +121,68 @@ def test_filters() -> None:
     # After the temperature, and each on what the one before has left.
     assert kept(Sampling(0.5, min_p=0.2), logits) == [0, 1]
     assert kept(Sampling(1.0, top_k=3, top_p=0.8), logits) == [0, 1]
+
+
+def test_logits_that_are_nan_are_refused() -> None:
+    model = lm()
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    for options in ({}, {"temperature": 1.0}, {"num_beams": 2}):
+        with pytest.raises(DataError, match="NaN"):
+            model.generate([1, 2], 3, **options)
+
+
+@pytest.mark.parametrize(
+    ("named", "options"),
+    [
+        ("temperature", {"temperature": "1"}),
+        ("temperature", {"temperature": float("inf")}),
+        ("top_k", {"temperature": 1.0, "top_k": 2.5}),
+        ("repetition_penalty", {"repetition_penalty": float("nan")}),
+        ("seed", {"seed": "a"}),
+        ("callback", {"callback": 3}),
+        ("length_penalty", {"num_beams": 2, "length_penalty": float("nan")}),
+        ("diversity_penalty", {"num_beams": 2, "diversity_penalty": float("nan")}),
+        ("max_new_tokens", {"max_new_tokens": 0}),
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(named: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=named):
+        lm().generate([1], **options)
+
+
+def test_almost_no_temperature_is_greedy() -> None:
+    model = lm()
+    assert model.generate([3], 6, temperature=1e-40)[0].tokens == model.generate([3], 6)[0].tokens
+
+
+def test_beams_where_there_are_few_continuations() -> None:
+    model = lm()
+    every = model.generate([3], 1, num_beams=20, num_return_sequences=20)
+    assert sorted(one.tokens[0] for one in every) == list(range(16))
+    ended = model.generate([3], 4, num_beams=3, num_return_sequences=3, stop_tokens=range(16))
+    assert [len(one.tokens) for one in ended] == [1, 1, 1] and all(one.stopped for one in ended)
+
+
+def test_kinds_of_prompts_and_stops() -> None:
+    model = lm()
+    expected = model.generate([3, 1], 6)[0].tokens
+    for prompts in (torch.tensor([3, 1]), np.array([3, 1]), np.array([[3, 1]], "i2"), ((3, 1),)):
+        assert model.generate(prompts, 6)[0].tokens == expected
+    stop = expected[-1]
+    for stops in (stop, [stop], np.array([stop]), torch.tensor([stop])):
+        (found,) = model.generate([3, 1], 6, stop_tokens=stops)
+        assert found.stopped and found.tokens == expected[: expected.index(stop) + 1]
+    assert model.generate([]) == [] == model.generate(torch.zeros(0, 3, dtype=torch.long))
+    for empty in ([[]], torch.zeros(0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)):
+        with pytest.raises(ConfigError, match="prompt 0 is empty"):
+            model.generate(empty)
+    for wrong in ("ab", [0.5], torch.tensor([0.5]), [True], torch.tensor(3), [1, [2]], None):
+        with pytest.raises(ConfigError, match="token id"):
+            model.generate(wrong)
+    for stops in (["a"], "a", 0.5):
+        with pytest.raises(ConfigError, match="stop_tokens holds"):
+            model.generate([3, 1], 6, stop_tokens=stops)
 
 
 def test_repetition_penalty() -> None:

@@ -13,10 +13,10 @@ FLOORS = (
     ("plugins", "registry", "domain", "formats"),
     ("kernels",),
     ("ops",),
-    ("mixers", "compat"),
+    ("mixers",),
     ("mlp", "backbone", "parallel"),
     ("checkpoints", "compare", "generation", "language_model", "training"),
-    ("report", "testing"),
+    ("report", "testing", "compat"),
     ("shell",),
 )
 

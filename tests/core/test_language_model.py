@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from longseq.core import LanguageModel
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ArgumentError, ConfigError, DataError
 
 MAMBA: dict[str, Any] = {"state_size": 4, "hidden_size": 16, "num_hidden_layers": 2}
 CONFIG = {"model_type": "mamba", "vocab_size": 24, **MAMBA}
@@ -118,6 +118,49 @@ def test_shards_and_pickles(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"x": "../p0.bin"}}))
     with pytest.raises(DataError, match="outside its folder"):
         LanguageModel.from_pretrained(tmp_path / "one")
+
+
+def test_stop_tokens_are_written_and_read(tmp_path: Path) -> None:
+    source = model()
+    source.stop_tokens = (3, 5)
+    source.save_pretrained(tmp_path, "mamba")
+    again = LanguageModel.from_pretrained(tmp_path)
+    assert again.stop_tokens == (3, 5)
+    again.stop_tokens = ()
+    again.save_pretrained(tmp_path)
+    assert LanguageModel.from_pretrained(tmp_path).stop_tokens == ()
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(DataError, match=r"generation_config\.json: eos_token_id must be token ids"):
+        LanguageModel.from_pretrained(tmp_path)
+
+
+def test_padding_changes_nothing() -> None:
+    lm, ids = model(), torch.tensor([[7, 7, 3, 1, 4], [5, 9, 2, 6, 5]])
+    with torch.no_grad():
+        alone, states = lm(ids[:1, 2:])
+        left, after = lm(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1], [1] * 5]))
+        assert torch.allclose(left[0, 2:], alone[0], atol=1e-6)
+        assert torch.allclose(after[0]["ssm"][:1], states[0]["ssm"], atol=1e-6)
+        right, _ = lm(ids.roll(-2, 1), lengths=[3, 0])
+        assert torch.allclose(right[0, :3], alone[0], atol=1e-6)
+
+
+def test_what_describes_no_model(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    for settings in ({"vocab_size": 8, "d_modle": 4}, {"d_model": 8}, {"vocab_size": "8"}):
+        file.write_text(json.dumps({"model_type": "longseq", "settings": settings}))
+        with pytest.raises(DataError, match=r"config\.json: does not describe a model"):
+            LanguageModel.from_pretrained(tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        model().save_pretrained(file)
+
+
+def test_ids_that_are_none() -> None:
+    lm = model()
+    for ids in (torch.zeros(1, 2), torch.full((1, 2), 1000), torch.full((1, 2), -1)):
+        with pytest.raises(ArgumentError, match="token ids must"):
+            lm(ids)
 
 
 class Payload:

@@ -3,11 +3,13 @@ whole sequences, packed sequences equal to the sequences one by one."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longseq.core.compat.mamba_ssm import Mamba, Mamba2, Mamba2Simple, MambaLMHeadModel
@@ -207,13 +209,41 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     tokens = torch.randint(30, (2, 5))
     close(again(tokens).logits, model.double()(tokens).logits)
     (tmp_path / "pytorch_model.bin").write_bytes(b"no weights")
-    with pytest.raises(DataError, match=r"pytorch_model\.bin: cannot be read as weights"):
+    with pytest.raises(DataError, match=r"pytorch_model\.bin: is no file of weights"):
         MambaLMHeadModel.from_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text('{"hidden_size": 4, "model_type": "mamba"}')
     with pytest.raises(ConfigError, match="it has hidden_size, model_type"):
         MambaLMHeadModel.from_pretrained(str(tmp_path))
-    with pytest.raises(DataError, match=r"there is no config\.json"):
+    with pytest.raises(DataError, match=r"config\.json"):
         MambaLMHeadModel.from_pretrained(str(tmp_path.parent))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards(kind: str, tmp_path: Path) -> None:
+    model = model_of("mamba")
+    model.save_pretrained(tmp_path)
+    whole = tmp_path / "pytorch_model.bin"
+    weights = {k: v.contiguous() for k, v in torch.load(whole).items()}
+    whole.unlink()
+    if model.config.tie_embeddings:
+        del weights["lm_head.weight"]  # a tied tensor is stored once
+    places = {}
+    for number, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2])):
+        file, part = f"part{number}.{kind}", {name: weights[name] for name in names}
+        save_file(part, tmp_path / file) if kind != "bin" else torch.save(part, tmp_path / file)
+        places |= dict.fromkeys(names, file)
+    base = "pytorch_model.bin" if kind == "bin" else "model.safetensors"
+    (tmp_path / f"{base}.index.json").write_text(json.dumps({"weight_map": places}))
+    dtype = model.lm_head.weight.dtype
+    again = MambaLMHeadModel.from_pretrained(str(tmp_path), dtype=dtype)
+    tokens = torch.randint(30, (2, 5))
+    close(again(tokens).logits, model(tokens).logits)
+    (tmp_path / f"part1.{kind}").unlink()
+    with pytest.raises(DataError, match=rf"part1\.{kind}"):
+        MambaLMHeadModel.from_pretrained(str(tmp_path))
+    (tmp_path / f"{base}.index.json").unlink()
+    with pytest.raises(DataError, match="holds no weights"):
+        MambaLMHeadModel.from_pretrained(str(tmp_path))
 
 
 def test_sampling() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.compat._names import module_getattr
 from longseq.core.compat.mamba_ssm.models.config_mamba import MambaConfig
 from longseq.core.compat.mamba_ssm.modules.block import Block, add_norm
@@ -297,7 +298,11 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
                 f"{', '.join(unknown[:3])}); load a folder of transformers with transformers"
             )
         model = cls(MambaConfig(**said), device=device, dtype=dtype, **kwargs)
-        model.load_state_dict(load_state_dict_hf(pretrained_model_name, device=device, dtype=dtype))
+        state = load_state_dict_hf(pretrained_model_name, device=device, dtype=dtype)
+        if model.config.tie_embeddings and "backbone.embedding.weight" in state:
+            state.setdefault("lm_head.weight", state["backbone.embedding.weight"])
+        check_state_dict(model, state, pretrained_model_name)
+        model.load_state_dict(state)
         return model
 
     def save_pretrained(self, save_directory: str | Path) -> None:

@@ -11,6 +11,15 @@ from torch import Tensor
 
 from longseq.core.compat._names import module_getattr
 from longseq.core.errors import ConfigError
+from longseq.core.generation.sampling import (
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalised,
+    require_numbers,
+    tempered,
+)
 
 __all__ = [
     "DecoderOnlyOutput",
@@ -69,28 +78,21 @@ class DecoderOnlyOutput:
 
 def modify_logits_for_top_k_filtering(logits: Tensor, top_k: int) -> None:
     """Sets all but the ``top_k`` largest logits of a row to -inf, in place."""
-    smallest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-    logits.masked_fill_(logits < smallest, -torch.inf)
+    logits.copy_(keep_top_k(logits, top_k))
 
 
 def modify_logits_for_top_p_filtering(logits: Tensor, top_p: float) -> None:
     """Sets all but the likeliest tokens that together have probability ``top_p`` to -inf, in place;
     nothing if it is not between 0 and 1."""
-    if not 0 < top_p < 1:
-        return
-    ordered, order = logits.sort(dim=-1)
-    rare = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
-    rare[..., -1] = False  # the likeliest stays whatever rounding says
-    logits.masked_fill_(rare.scatter(-1, order, rare), -torch.inf)
+    if 0 < top_p < 1:
+        logits.copy_(keep_top_p(logits, top_p))
 
 
 def modify_logits_for_min_p_filtering(logits: Tensor, min_p: float) -> None:
     """Sets tokens whose probability is below ``min_p`` times the likeliest one's to -inf, in place;
     nothing if it is not between 0 and 1."""
-    if not 0 < min_p < 1:
-        return
-    chances = logits.float().softmax(-1)
-    logits.masked_fill_(chances < min_p * chances.amax(-1, keepdim=True), -torch.inf)
+    if 0 < min_p < 1:
+        logits.copy_(keep_min_p(logits, min_p))
 
 
 def modify_logit_for_repetition_penalty(
@@ -107,8 +109,7 @@ def modify_logit_for_repetition_penalty(
     if repetition_penalty == 1.0:
         return logits
     seen = logits.gather(1, prev_output_tokens)
-    seen = torch.where(seen < 0, seen * repetition_penalty, seen / repetition_penalty)
-    return logits.scatter_(1, prev_output_tokens, seen)
+    return logits.scatter_(1, prev_output_tokens, penalised(seen, repetition_penalty))
 
 
 def sample(
@@ -129,20 +130,22 @@ def sample(
 
     Raises:
         ConfigError: for values out of range.
+        DataError: for logits that are NaN.
     """
     if top_k < 0 or not 0 <= top_p <= 1 or not 0 <= min_p <= 1 or temperature <= 0:
         raise ConfigError(
             f"sampling needs top_k ≥ 0, top_p and min_p between 0 and 1 and a positive "
             f"temperature, got {top_k}, {top_p}, {min_p} and {temperature}"
         )
+    require_numbers(logits)
     if top_k == 1:
         return logits.argmax(-1)
-    scaled = logits.float() / temperature
+    scaled = tempered(logits.float(), temperature)
     if top_k:
         modify_logits_for_top_k_filtering(scaled, top_k)
     modify_logits_for_top_p_filtering(scaled, top_p)
     modify_logits_for_min_p_filtering(scaled, min_p)
-    return torch.multinomial(scaled.softmax(-1), 1).squeeze(-1)
+    return draw(scaled, torch.rand(len(scaled), dtype=torch.float64, device=scaled.device))
 
 
 @torch.inference_mode()

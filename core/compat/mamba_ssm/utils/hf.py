@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from longseq.core.checkpoints.folders import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    read_index,
+    read_json,
+    weight_files,
+)
+from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.compat._names import module_getattr
 from longseq.core.errors import ConfigError, DataError
 
 __all__ = ["load_config_hf", "load_state_dict_hf"]
 __getattr__ = module_getattr(__name__)
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
-
-def _file(name: str, *files: str) -> Path:
-    """Returns the first of the files that a folder, or a name on the hub, has.
+def _folder(name: str, *files: str) -> Path:
+    """Returns a folder; for a name on the hub that into which the first of the files was put, and
+    with an index its shards.
 
     Raises:
-        DataError: if it has none.
+        DataError: if the hub has none of them.
         ConfigError: if the name is no folder and the hub's client is not installed.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        for file in files:
-            if (folder / file).is_file():
-                return folder / file
-        raise DataError(f"there is no {' or '.join(files)}", path=folder)
+    if Path(name).is_dir():
+        return Path(name)
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
@@ -40,9 +43,13 @@ def _file(name: str, *files: str) -> Path:
         ) from None
     for file in files:
         try:
-            return Path(hf_hub_download(name, file))
+            found = Path(hf_hub_download(name, file))
         except EntryNotFoundError:
             continue
+        if file.endswith(INDEX):
+            for shard in read_index(found):
+                hf_hub_download(name, shard)
+        return found.parent
     raise DataError(f"there is no {' or '.join(files)}", path=name)
 
 
@@ -52,14 +59,7 @@ def load_config_hf(model_name: str) -> dict[str, Any]:
     Raises:
         DataError: if it is missing or no JSON object.
     """
-    file = _file(model_name, "config.json")
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"is not JSON: {error}", path=file) from error
-    if not isinstance(said, dict):
-        raise DataError("is not a JSON object", path=file)
-    return said
+    return read_json(_folder(model_name, CONFIG) / CONFIG)
 
 
 def load_state_dict_hf(
@@ -70,21 +70,16 @@ def load_state_dict_hf(
     """Returns the weights of a folder, or of a name on the hub; no code in them is run.
 
     Args:
-        model_name: folder or name, with model.safetensors or pytorch_model.bin.
+        model_name: folder or name, with model.safetensors or pytorch_model.bin, whole or in shards
+            beside an index.
         device: where they are put.
         dtype: that they are cast to.
 
     Raises:
-        DataError: if there are none, or the file is damaged or holds anything but tensors.
+        DataError: if there are none, a shard is missing, or a file is damaged or holds no weights.
     """
-    file = _file(model_name, *_WEIGHTS)
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DataError(f"cannot be read as weights: {error}", path=file) from error
+    files = [name + ending for name in WEIGHTS for ending in ("", INDEX)]
+    state: dict[str, Tensor] = {}
+    for file in weight_files(_folder(model_name, *files)):
+        state.update(read_state_dict(file))
     return {name: t.to(device=device, dtype=dtype) for name, t in state.items()}
