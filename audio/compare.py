@@ -21,7 +21,7 @@ from longseq.audio.features import MelPower
 from longseq.audio.metrics import auc, auc_draws
 from longseq.audio.task import SongDetector
 from longseq.core.compare import Comparison, Row
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, plain
 from longseq.core.registry import Registry
 from longseq.core.training.by_config import Values
 
@@ -281,7 +281,9 @@ def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
     }
     for data in dict.fromkeys(row.numbers["data"] for row in rows):
         mine = [row for row in rows if row.numbers["data"] == data]
-        table = Table(title=f"{data}: AUC [95% interval over draws of songs]", title_justify="left")
+        table = Table(
+            title=plain(f"{data}: AUC [95% interval over draws of songs]"), title_justify="left"
+        )
         table.add_column("method")
         for name in (*dict.fromkeys(names[id(row)] for row in mine), "songs", "windows"):
             table.add_column(name, justify="right")
@@ -300,7 +302,7 @@ def print_rows(comparison: Comparison, rows: Sequence[Row]) -> None:
             said += [
                 f"{label}: {comparison.said(row, rows)}" for row in line if row.kind == "model"
             ]
-        Console(file=sys.stdout).print(table)
+        Console(file=sys.stdout, markup=False).print(table)
         print("\n".join(said))
 
 

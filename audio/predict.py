@@ -15,7 +15,7 @@ from longseq.audio.calibration import UNREADABLE
 from longseq.audio.data.reading import list_audio
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import FileScore, score_files, shown_name
-from longseq.core.errors import DataError
+from longseq.core.errors import DataError, plain
 from longseq.core.tables import DELIMITERS, check_table, write_rows
 
 COLUMNS = {"file": "", "duration_s": ".3f", "probability": ".9g", "verdict": "", "reason": ""}
@@ -36,7 +36,10 @@ def list_files(root: str | Path) -> tuple[Path, list[Path]]:
         names = ", ".join(shown_name(path.name) for path in other[:3]) + (
             ", …" if len(other) > 3 else ""
         )
-        print(f"note: {len(other)} files are no audio by name or content: {names}", file=sys.stderr)
+        print(
+            plain(f"note: {len(other)} files are no audio by name or content: {names}"),
+            file=sys.stderr,
+        )
     if not files:
         raise DataError("holds no audio files", path=root)
     return (Path(root) if Path(root).is_dir() else Path(root).parent), files
@@ -122,7 +125,7 @@ def run(argv: Sequence[str]) -> int:
         scores = list(score_files(task, files, folder, args.workers))
     bad = [item for item in scores if item.verdict == UNREADABLE]
     for item in bad[:10]:
-        print(f"note: {item.file}: {item.reason}", file=sys.stderr)
+        print(plain(f"note: {item.file}: {item.reason}"), file=sys.stderr)
     if len(bad) == len(scores):
         raise DataError(f"none of its {len(files)} files can be read", path=args.audio)
     write_scores(args.out, scores)

@@ -18,7 +18,7 @@ from longseq.audio.predict import list_files, quiet_libraries, summary, write_sc
 from longseq.audio.results import ResultLog
 from longseq.audio.scoring import Detector, FileScore, score_files
 from longseq.core import __version__
-from longseq.core.errors import DataError
+from longseq.core.errors import DataError, plain
 from longseq.core.files import atomic_path
 
 _ORDER = {"synthetic": 0, "uncertain": 1, "unscorable": 2, "unreadable": 3, "no sign": 4}
@@ -139,13 +139,13 @@ def _score(
                 shown = "     " if item.probability is None else f"{item.probability:5.2f}"
                 line = f"[{done}/{len(missing)}] {shown} {item.verdict:<10} {item.file}"
                 print(
-                    line.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(
-                        sys.stdout.encoding or "utf-8"
-                    )
+                    plain(line)
+                    .encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+                    .decode(sys.stdout.encoding or "utf-8")
                 )
                 bad += item.verdict == UNREADABLE
                 if item.verdict == UNREADABLE and bad <= 10:
-                    print(f"note: {item.file}: {item.reason}", file=sys.stderr)
+                    print(plain(f"note: {item.file}: {item.reason}"), file=sys.stderr)
     except KeyboardInterrupt:
         kept = len(files) - len(missing) + done
         print(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from longseq.core.errors import plain
+
 
 @dataclass(frozen=True)
 class Score:
@@ -97,15 +99,16 @@ def print_table(
     from rich.table import Table
 
     columns = list(dict.fromkeys(name for score in scores for name in score.notes))
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     for heading in ("model", metric, *columns):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for score in sorted(scores, key=lambda score: score.value, reverse=lower_is_better):
         style = "bold green" if score.kind == "model" else None
         table.add_row(
-            score.model,
+            plain(score.model),
             digits(score.value),
-            *(score.notes.get(name, "") for name in columns),
+            *(plain(score.notes.get(name, "")) for name in columns),
             style=style,
         )
-    Console(file=file or sys.stdout).print(table)  # type: ignore[arg-type]
+    # What files are called is shown as it is: no markup.
+    Console(file=file or sys.stdout, markup=False).print(table)  # type: ignore[arg-type]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
 
 from longseq.core.compare import Comparison, Row, whole_numbers
 from longseq.core.domain import import_object
 from longseq.core.errors import DataError
 from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_task
+from longseq.core.yaml_files import read_yaml
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import RIDGE, Baseline, make_baseline
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
@@ -205,7 +205,7 @@ class ForecastComparison(Comparison):
             known["min_context"] = data.least
         sizes = {"context": data.context, "horizon": data.horizon}
         model: dict[str, Any] = dict(sizes)
-        content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        content = read_yaml(config) or {}
         name = str((content.get("model") or {}).get("class_path", ""))
         cls = import_object(name) if "." in name else vars(tasks).get(name)
         if not getattr(cls, "channel_independent", True):

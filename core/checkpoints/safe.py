@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checkpoints.contents import check_content, check_records, check_state
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
 
@@ -49,13 +50,27 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             else "give a .ckpt written by fit"
         )
         raise DataError("is not a checkpoint", path=file, hint=hint)
+    check_records(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _OBJECT.search(str(error)):
             raise DataError(_PICKLED[0], path=file, hint=_PICKLED[1]) from error
         raise DataError("is not a checkpoint, or is damaged", path=file) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OSError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         hint = "use an earlier checkpoint or copy the file again"
         raise DataError("the checkpoint is truncated or damaged", path=file, hint=hint) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
@@ -64,6 +79,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             path=file,
             hint="give a .ckpt written by fit",
         )
+    check_content(content, file)
     return content
 
 
@@ -175,15 +191,27 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with safe_open(file, framework="pt", device="cpu") as stream:
             metadata = stream.metadata() or {}
             tensors: dict[str, Any] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        hyper = json.loads(metadata.get("hyper_parameters", "{}"))
-        tensors |= json.loads(metadata.get("extra_state", "{}"))
-        for name, source in json.loads(metadata.get("aliases", "{}")).items():
+        parts = {
+            key: json.loads(metadata.get(key, "{}"))
+            for key in ("hyper_parameters", "extra_state", "aliases")
+        }
+        for key, value in parts.items():
+            if not isinstance(value, dict):
+                message = f"its {key} are no names with values, but {type(value).__name__}"
+                raise DataError(message, path=file)
+        tensors |= parts["extra_state"]
+        for name, source in parts["aliases"].items():
+            if not isinstance(source, str) or source not in tensors:
+                raise DataError(f"its alias {name} is of no tensor: {source!r:.40}", path=file)
             tensors[name] = tensors[source]
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+    except DataError:
+        raise
+    except (SafetensorError, ValueError, KeyError, OSError, RecursionError) as error:
         raise DataError(
             "is not a safetensors file, or is truncated or damaged", path=file
         ) from error
-    return tensors, hyper
+    check_state(tensors, file)
+    return tensors, parts["hyper_parameters"]
 
 
 def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:

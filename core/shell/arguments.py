@@ -4,13 +4,10 @@ Lightning."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from longseq.core.domain import Domain
-from longseq.core.errors import ConfigError
+from longseq.core.yaml_files import read_yaml
 
 
 def flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
@@ -52,12 +49,7 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     """
     path: str | None = None
     for file in configs:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            where = getattr(error, "problem_mark", None)
-            line = f"line {where.line + 1}: " if where is not None else ""
-            raise ConfigError(f"{file}: {line}is not valid YAML") from error
+        content = read_yaml(file)
         if isinstance(content, dict) and isinstance(content.get("ckpt_path"), str):
             path = content["ckpt_path"]
     for _, _, value in flag_values(argv, "--ckpt_path"):
@@ -70,7 +62,7 @@ def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     it."""
     found = None
     for file in configs:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = read_yaml(file)
         trainer = content.get("trainer") if isinstance(content, dict) else None
         if isinstance(trainer, dict) and isinstance(trainer.get("default_root_dir"), str):
             found = trainer["default_root_dir"]
@@ -88,10 +80,7 @@ def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
     """
     found = {flag.removeprefix("--") for _, flag, _ in flag_values(argv, "--model", "--data")}
     for file in configs:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            continue  # said when it is parsed
+        content = read_yaml(file)
         for key in ("model", "data") if isinstance(content, dict) else ():
             section = content.get(key)
             if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
@@ -109,7 +98,7 @@ def configured(configs: Sequence[str], section: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"class_path": None, "init_args": {}}
     for file in configs:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = read_yaml(file)
         part = content.get(section) if isinstance(content, dict) else None
         if isinstance(part, str):
             found["class_path"] = part

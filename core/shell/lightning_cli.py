@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from longseq.core import plugins
+from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.compare import Comparison, report_test
@@ -39,7 +40,14 @@ from longseq.core.training.by_config import Values
 from longseq.core.training.callbacks import say_next
 from longseq.core.training.folders import newest_checkpoint, own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
-from longseq.core.training.loading import DATA, MODEL, check_domain, find_class, task_class
+from longseq.core.training.loading import (
+    DATA,
+    MODEL,
+    check_domain,
+    find_class,
+    harmless,
+    task_class,
+)
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
@@ -73,6 +81,8 @@ def read_hyper(path: str, domain: Domain) -> Hyper:
         if cls is None:
             continue
         check_domain(cls, domain.name, path)
+        hyper = harmless(hyper)
+        check_sizes(hyper, content["state_dict"], path)
         # What a version that wrote the checkpoint did not know is as it was then.
         if key == "model":
             taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import import_modules
 from longseq.core.checkpoints.safe import check_state_dict, load_checkpoint
 from longseq.core.domain import current_path, domains_of
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import DataError
 from longseq.core.training.facts import KEY
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.task import BaseTask
@@ -115,16 +116,39 @@ def load_task(
         check_domain(cls, expected, path)
     if inspect.isclass(expected) and not issubclass(cls, expected):
         raise DataError(f"is a checkpoint of {cls.__name__}, not of {expected.__name__}", path=path)
+    check_sizes(hyper, content["state_dict"], path)
     try:
         task = cls(**hyper)
-    except (TypeError, ConfigError) as error:
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        LookupError,
+    ) as error:
         raise DataError(
-            f"its hyper-parameters do not fit {cls.__name__}: {error}", path=path
+            f"its hyper-parameters do not fit {cls.__name__}: {_line(error)}", path=path
         ) from error
     check_state_dict(task, content["state_dict"], path)
     task.load_state_dict(content["state_dict"], strict=True)
     task.facts = dict(content[KEY])
     return task.eval()
+
+
+def harmless(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a data module's arguments without what would act outside: a checkpoint downloads
+    nothing by itself.
+
+    Args:
+        hyper: as the checkpoint has them.
+    """
+    return {**hyper, **({"download": False} if "download" in hyper else {})}
+
+
+def _line(error: BaseException) -> str:
+    """Returns the first line of an error's text."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **changes: Any) -> Data:
@@ -144,8 +168,8 @@ def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **ch
     if found is None or not issubclass(found, cls):
         raise DataError(f"does not say on which {cls.__name__} it was trained", path=path)
     try:
-        return found(**{**hyper, **changes})
-    except TypeError as error:
+        return found(**{**harmless(hyper), **changes})
+    except (TypeError, AttributeError) as error:
         raise DataError(
             f"its hyper-parameters do not fit {found.__name__}: {error}", path=path
         ) from error

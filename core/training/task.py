@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from longseq.core.checkpoints import foreign
+from longseq.core.checkpoints.contents import check_resumable
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.training.facts import KEY, take_legacy
@@ -237,6 +238,8 @@ class BaseTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.upgrade(checkpoint)
         check_state_dict(self, checkpoint["state_dict"])
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check_resumable(checkpoint, 1)
         if self.data is not None:
             stage = self.trainer.state.fn
             self.check_facts(checkpoint[KEY], self.facts, "" if stage is None else stage.value)

@@ -244,3 +244,30 @@ def test_the_packaged_samples_are_what_was_published() -> None:
     same = (first.values == second.values).all((1, 2))
     assert same[:140].all() and not same[140:].any()
     assert float(first.values[0, 0, 0]) != float(first.values[-1, 0, 0])
+
+
+def test_a_codec_that_may_run_code_is_refused(write, lab) -> None:
+    import json
+
+    path = write(lab.dataset(lab.fields()), "x.zarr")
+    (file,) = [*path.glob("lat/.zarray"), *path.glob("lat/zarr.json")]
+    content = json.loads(file.read_text())
+    key = "filters" if "filters" in content else "codecs"
+    content[key] = [*(content[key] or []), {"id": "pickle", "name": "numcodecs.pickle"}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"x\.zarr: lat: is packed with the codec '.*pickle'"):
+        read_field(path)
+
+
+def test_a_heap_that_the_library_never_leaves(write, lab) -> None:
+    path = write(lab.dataset(lab.fields()), "x.nc")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL\x01")
+    size = int.from_bytes(content[at + 8 : at + 16], "little")
+    place = at + 16
+    while content[place : place + 2] != b"\0\0" and place < at + size:
+        place += 16 + (int.from_bytes(content[place + 8 : place + 16], "little") + 7) // 8 * 8
+    content[place + 8 : place + 16] = bytes(8)  # the free space at the heap's end: no bytes long
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
+        read_field(path)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml  # type: ignore[import-untyped]
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.yaml_files import read_yaml
 from longseq.timeseries.data.panel import Panel
 
 _FOLDER = Path(__file__).resolve().parent.parent / "protocols"
@@ -156,10 +156,7 @@ def load_protocol(name: str) -> Protocol:
         raise ConfigError(
             f"no protocol {name!r}; {did_you_mean(name, list_protocols())} (or a YAML file)"
         )
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML") from error
+    content: Any = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping with the keys {', '.join(_KEYS)} is needed")
     for key in content:

@@ -26,6 +26,8 @@ SUFFIXES = (
     *(".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
 )
 
+MAX_BYTES = 1 << 29
+"""A larger member of a zip is refused: it may be a small file made to fill the memory."""
 
 FORMATS: Formats[Callable[[bytes], np.ndarray]] = Formats("image")
 """Images of other formats: a reader takes a file's bytes and returns (H, W) or (H, W, bands)."""
@@ -206,6 +208,9 @@ class FileImages(ImageSet):
         # A forked worker shares its parent's position in the file: it opens the archive for itself.
         if self._archive is None or self._owner != os.getpid():
             self._archive, self._owner = zipfile.ZipFile(self.root), os.getpid()
+        if self._archive.getinfo(name).file_size > MAX_BYTES:
+            message = f"unpacks to more than {MAX_BYTES >> 20} MiB"
+            raise DataError(message, path=self.root, record=name)
         return self._archive.read(name)
 
     def where(self, index: int) -> Where:
@@ -226,7 +231,12 @@ class FileImages(ImageSet):
             RuntimeError,
             NotImplementedError,
             zlib.error,
+            EOFError,
+            KeyError,
+            ValueError,
         ) as error:
+            if isinstance(error, DataError):
+                raise
             raise self.where(index).error("cannot be read") from error
 
     def stored(self, index: int) -> tuple[np.ndarray, int | None]:

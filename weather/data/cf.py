@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.weather.data.coords import kind_of
+from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
 
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr")
@@ -40,6 +42,62 @@ FORMATS: Formats[Callable[[Path], Any]] = Formats("data set")
 CF conventions, its times undecoded (numbers, with units and calendar as attributes)."""
 
 
+_CODECS = {
+    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "bitround"),
+    *("fixedscaleoffset", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32"),
+    *("vlen-utf8", "vlen-bytes", "vlen-array", "bytes", "transpose", "sharding_indexed", "base64"),
+    *("packbits", "zfpy", "pcodec", "endian"),
+}
+"""Codecs that only unpack numbers and text. "pickle" runs code; what is not known may."""
+
+
+def check_codecs(store: Path) -> None:
+    """Checks that a Zarr store names no codec but those of ``_CODECS``, before anything is decoded.
+
+    Args:
+        store: the folder.
+
+    Raises:
+        DataError: naming the array and the codec, or the metadata that cannot be read.
+    """
+    names = (".zarray", "zarr.json", ".zmetadata")
+    for file in sorted(file for name in names for file in store.rglob(name)):
+        try:
+            if file.stat().st_size > _METADATA_BYTES:
+                raise ValueError
+            found = _codecs(json.loads(file.read_bytes()))
+        except (ValueError, OSError, RecursionError) as error:
+            record = str(file.relative_to(store))
+            raise DataError("is no Zarr metadata", path=store, record=record) from error
+        for codec in sorted(found):
+            if codec.removeprefix("numcodecs.").lower() not in _CODECS:
+                record = str(file.relative_to(store).parent)
+                hint = "write it again with blosc, zstd or gzip"
+                message = f"is packed with the codec {codec!r}, which longseq does not run"
+                raise DataError(message, path=store, record=record, hint=hint)
+
+
+def _codecs(metadata: Any) -> set[str]:
+    """Returns the names of the codecs in a Zarr array's metadata, wherever they stand."""
+    found: set[str] = set()
+    rest = [metadata]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            for key, value in part.items():
+                if key in ("compressor", "filters", "codecs", "index_codecs"):
+                    for one in value if isinstance(value, list) else [value]:
+                        name = one.get("id", one.get("name")) if isinstance(one, dict) else one
+                        found |= set() if name is None else {str(name)}
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+    return found
+
+
+_METADATA_BYTES = 1 << 26
+
+
 @contextmanager
 def open_dataset(path: str | Path) -> Iterator[Any]:
     """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4 or Zarr, without dask.
@@ -64,12 +122,15 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
             data.close()
         return
     if is_zarr(file):
+        check_codecs(file)
         how: dict[str, Any] = {"engine": "zarr", "consolidated": False}
     else:
         if file.is_dir():
             hint = "give one .nc file or .zarr store"
             raise DataError("is a folder, and no Zarr store", path=file, hint=hint)
         how = {"engine": _engine(require_file(file, "NetCDF file"))}
+        if how["engine"] == "h5netcdf":
+            check_heaps(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -82,6 +143,10 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
         RuntimeError,
         AttributeError,
         IndexError,
+        MemoryError,
+        RecursionError,
+        AssertionError,
+        NotImplementedError,
     ) as error:
         kind = "Zarr store" if is_zarr(file) else "NetCDF file"
         raise DataError(
@@ -89,6 +154,8 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
         ) from error
     try:
         yield data
+    except MemoryError as error:
+        raise DataError("does not fit into memory, or its sizes are damaged", path=file) from error
     except (OSError, RuntimeError) as error:
         raise DataError("reading failed: the file is truncated or damaged", path=file) from error
     finally:

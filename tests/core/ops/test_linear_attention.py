@@ -212,7 +212,7 @@ def test_span_sums_fill_a_decay_matrix() -> None:
 
 
 def test_gradients_without_any_decay() -> None:
-    """Neither a decay nor resets, a key for every head: nothing of the kernel's options is given."""
+    """Neither a decay nor resets, a key for every head: none of the kernel's options is given."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(2, 70, 2, 5, dtype=torch.float64, generator=generator).requires_grad_()
