@@ -4,6 +4,8 @@ whole sequences, packed sequences equal to the sequences one by one."""
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,46 @@ def test_shards(kind: str, tmp_path: Path) -> None:
     (tmp_path / f"{base}.index.json").unlink()
     with pytest.raises(DataError, match="holds no weights"):
         MambaLMHeadModel.from_pretrained(str(tmp_path))
+
+
+def test_prompts_that_are_none_and_several_ends() -> None:
+    model = model_of("mamba")
+    for prompt in (torch.zeros(2, 0, dtype=torch.long), torch.zeros(1, 2), torch.tensor([1])):
+        with pytest.raises(ArgumentError, match="input_ids must be tokens"):
+            model.generate(prompt, 4)
+    plain = model.generate(torch.tensor([[3, 1]]), 8)
+    ended = model.generate(torch.tensor([[3, 1]]), 8, eos_token_id=[31, int(plain[0, 4])])
+    first = plain[0, 2:].tolist().index(int(plain[0, 4]))
+    assert torch.equal(ended, plain[:, : first + 3])
+
+
+def test_a_name_that_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(Exception):
+        pass
+
+    class Unreached(Missing):
+        pass
+
+    def download(name: str, file: str) -> str:
+        raise {"a/none": Missing, "a/down": Unreached}.get(name, ValueError)()
+
+    hub, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
+    hub.hf_hub_download = download  # type: ignore[attr-defined]
+    vars(errors).update(
+        EntryNotFoundError=Missing,
+        LocalEntryNotFoundError=Unreached,
+        HFValidationError=ValueError,
+        HfHubHTTPError=OSError,
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    for name, said in (
+        ("a/none", "there is no"),
+        ("a/down", "not reached"),
+        ("/x", "no mod"),
+    ):
+        with pytest.raises(DataError, match=said):
+            MambaLMHeadModel.from_pretrained(name)
 
 
 def test_sampling() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.compat._names import module_getattr
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.generation.sampling import (
     draw,
     keep_min_p,
@@ -158,7 +159,7 @@ def decode(
     min_p: float = 0.0,
     temperature: float = 1.0,
     repetition_penalty: float = 1.0,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     teacher_outputs: Tensor | None = None,
     vocab_size: int | None = None,
     cg: bool = False,
@@ -177,7 +178,7 @@ def decode(
         min_p: see there.
         temperature: see there.
         repetition_penalty: see ``modify_logit_for_repetition_penalty``.
-        eos_token_id: generation ends when every row has just got it.
+        eos_token_id: generation ends when every row has just got it, or one of several.
         teacher_outputs: tokens that are taken instead of drawn ones, as far as they go (B, ·).
         vocab_size: only so many logits count: those after it are padding.
         cg: accepted and not needed: there is no graph to capture.
@@ -187,8 +188,17 @@ def decode(
 
     Returns:
         The tokens, and the logits if asked for.
+
+    Raises:
+        ArgumentError: for prompts that are no tokens (B, L ≥ 1).
     """
     del cg
+    if input_ids.dim() != 2 or not input_ids.shape[1] or input_ids.is_floating_point():
+        raise ArgumentError(
+            f"decode: input_ids must be tokens (batch, length ≥ 1), got {input_ids.dtype} "
+            f"{tuple(input_ids.shape)}"
+        )
+    ends = None if eos_token_id is None else torch.tensor(eos_token_id, device=input_ids.device)
     began = time.perf_counter()
     batch = input_ids.shape[0]
     carried = InferenceParams(max_seqlen=max_length, max_batch_size=batch)
@@ -212,7 +222,7 @@ def decode(
         tokens = torch.cat([tokens, new], 1)
         if streamer is not None:
             streamer.put(new.cpu())
-        if eos_token_id is not None and bool((new == eos_token_id).all()):
+        if ends is not None and bool(torch.isin(new, ends).all()):
             break
     if streamer is not None:
         streamer.end()

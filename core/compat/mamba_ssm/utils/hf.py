@@ -29,14 +29,19 @@ def _folder(name: str, *files: str) -> Path:
     with an index its shards.
 
     Raises:
-        DataError: if the hub has none of them.
+        DataError: if the hub has none of them, or is not reached.
         ConfigError: if the name is no folder and the hub's client is not installed.
     """
     if Path(name).is_dir():
         return Path(name)
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError:
         raise ConfigError(
             f"{name} is not a folder; to load it by name from the hub: pip install huggingface_hub"
@@ -44,8 +49,12 @@ def _folder(name: str, *files: str) -> Path:
     for file in files:
         try:
             found = Path(hf_hub_download(name, file))
+        except LocalEntryNotFoundError as error:
+            raise DataError("is not a folder, and the hub was not reached", path=name) from error
         except EntryNotFoundError:
             continue
+        except (HFValidationError, HfHubHTTPError) as error:
+            raise DataError("is not a folder, and no model on the hub", path=name) from error
         if file.endswith(INDEX):
             for shard in read_index(found):
                 hf_hub_download(name, shard)
