@@ -42,7 +42,8 @@ class LogLinearMamba2(Mamba2):
             that.
         ngroups: groups of heads that share B and C.
         chunk_size: positions computed at a time; changes speed only.
-        mamba2: further hyper-parameters of ``mamba2``; None for none.
+        mamba2: further hyper-parameters of ``mamba2``; None for none. Its ``backend`` is that of
+            the convolution: the rest is torch's own operations.
 
     Raises:
         ConfigError: if ``headdim`` or ``ngroups`` does not divide, or a value is out of range.
