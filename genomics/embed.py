@@ -178,9 +178,7 @@ def run(argv: Sequence[str]) -> int:
         help="-: read on the other strand; both: the two vectors side by side; own: each feature "
         "on its own strand",
     )
-    parser.add_argument(
-        "--chunk", type=int, default=4096, help="bases read at once (default 4096)"
-    )
+    parser.add_argument("--chunk", type=int, default=4096, help="bases read at once (default 4096)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
     check_output(args.out)
