@@ -82,7 +82,7 @@ def write_bases(
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
-    chunk: int = 16384,
+    chunk: int = 4096,
     window: int | None = None,
     metadata: dict[str, str] | None = None,
     progress: Callable[[int], object] | None = None,
@@ -178,9 +178,7 @@ def run(argv: Sequence[str]) -> int:
         help="-: read on the other strand; both: the two vectors side by side; own: each feature "
         "on its own strand",
     )
-    parser.add_argument(
-        "--chunk", type=int, default=16384, help="bases read at once (default 16384)"
-    )
+    parser.add_argument("--chunk", type=int, default=4096, help="bases read at once (default 4096)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
     check_output(args.out)

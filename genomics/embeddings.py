@@ -48,7 +48,7 @@ def stream_vectors(
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
-    chunk: int = 16384,
+    chunk: int = 4096,
     window: int | None = None,
 ) -> Iterator[Vectors]:
     """Yields the output of the model's last layer at every position.
@@ -84,7 +84,7 @@ def ordered_vectors(
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
-    chunk: int = 16384,
+    chunk: int = 4096,
     window: int | None = None,
     progress: Callable[[int], object] | None = None,
     folder: str | Path | None = None,
@@ -202,7 +202,7 @@ def embed_features(
     pool: Pool = "mean",
     strand: str = "+",
     intervals: Sequence[Interval] | None = None,
-    chunk: int = 16384,
+    chunk: int = 4096,
     window: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:

@@ -173,21 +173,28 @@ def _print(rows: Sequence[SampleReport]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = "k-mer divergence from the genome (Jensen-Shannon, bits), GC, open reading frames"
+    title = "divergence from the genome (Jensen-Shannon, bits), GC, open reading frames (bases)"
     table = Table(title=title, title_justify="left")
-    headings = [*(f"{k}-mers" for k in ORDERS), "GC", "± GC", "ORF", "longest", f"≥{LONG}/10 kb"]
-    table.add_column("sequences")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table.add_column("")
     for one in rows:
-        shown = [f"{value:.5f}" for value in one.divergence.values()]
-        shown += [f"{one.gc:.3f}", f"{one.gc_spread:.3f}", f"{one.orf_mean:.1f}"]
-        table.add_row(one.name, *shown, f"{one.orf_longest:.0f}", f"{one.long_orfs:.2f}")
+        table.add_column(one.name, justify="right")
+    for k in ORDERS:
+        table.add_row(f"{k}-mers", *(f"{one.divergence[k]:.5f}" for one in rows))
+    shares = (("GC", "gc"), ("GC, deviation", "gc_spread"))
+    lengths = (("mean ORF", "orf_mean"), ("longest ORF, mean", "orf_longest"))
+    for name, key in shares:
+        table.add_row(name, *(f"{getattr(one, key):.3f}" for one in rows))
+    for name, key in (*lengths, (f"ORFs of ≥ {LONG} per 10 kb", "long_orfs")):
+        table.add_row(name, *(f"{getattr(one, key):.1f}" for one in rows))
     Console(markup=False).print(table)
     model, markov = rows[1], rows[2]
     nearer = [k for k in ORDERS if model.divergence[k] < markov.divergence[k]]
     words = ", ".join(f"{k}-mers" for k in nearer) or "no length of word"
     print(f"The model's samples are nearer to the genome than those of {markov.name} in {words}.")
+    gaps = [abs(one.long_orfs - rows[0].long_orfs) for one in (model, markov)]
+    print(
+        f"In long ORFs per 10 kb they are {gaps[0]:.1f} away, those of {markov.name} {gaps[1]:.1f}."
+    )
 
 
 @contextmanager
