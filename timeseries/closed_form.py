@@ -18,6 +18,7 @@ from longseq.timeseries.models.seasonal_residual import SeasonalResidual
 
 _ORIGINS = (0.6, 0.8)  # shares of the training rows that are fitted; the fifth after each scores
 _DECAY = 0.95
+_MARGIN = 0.01
 
 
 @BASELINES.register("closed_form")
@@ -26,7 +27,8 @@ class ClosedForm(Baseline):
     ``SeasonalResidual`` networks.
 
     λ is that of generalised cross-validation, and the number of the networks' steps (none among
-    them) the one with the least squared error at rolling origins, both inside the training rows.
+    them) the least that comes within 1% of the lowest squared error at rolling origins, both inside
+    the training rows.
     Validation rows choose nothing: where a series
     turns after its training, what gains on the months in between loses on those that follow.
 
@@ -37,6 +39,10 @@ class ClosedForm(Baseline):
         steps: numbers of training steps to choose from.
         seed: of the first network.
         lr: learning rate.
+
+    Attributes:
+        chosen: λ ("ridge") and steps, after ``fit``.
+        scores: squared error at the rolling origins by steps.
     """
 
     kind = "model"
@@ -56,6 +62,7 @@ class ClosedForm(Baseline):
         self.linear = NLinearGCV(horizon)
         self.networks: list[SeasonalResidual] = []
         self.chosen: dict[str, float] = {}
+        self.scores: dict[int, float] = {}
 
     @property
     def parameters(self) -> int:
@@ -74,7 +81,10 @@ class ClosedForm(Baseline):
                 linear.solve(normal_sums(train), ridge * len(train) / len(windows))
                 found = self._train(linear, train, self.seed, max(self.steps))
                 scores += [_error(linear, found.get(n), windows.at(test)) for n in self.steps]
-        count = self.steps[int(scores.argmin())]
+        # A network must earn its place: the fewest steps that come within a hundredth of the best.
+        near = scores <= scores.min() * (1 + _MARGIN)
+        count = min(n for n, close in zip(self.steps, near) if close)
+        self.scores = dict(zip(self.steps, scores.tolist()))
         self.chosen = {"ridge": ridge, "steps": count}
         self.networks = []
         if count > 0:

@@ -105,7 +105,7 @@ def test_a_checkpoint_is_scored_as_after_its_training(
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--models", "nlinear"], "did you mean 'nlinear_ridge'"),
+        (["--models", "nlinear_rigde"], "did you mean 'nlinear_ridge'"),
         (["--horizons", "6,x"], "--horizons"),
         (["--horizons", "6,6"], "distinct"),
         (["--horizons", "700"], "leave no"),
