@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2] / "core"
 # From the ground up; a module stands on the floor of its longest prefix.
 FLOORS = (
     ("_cpu", "checks", "errors", "exports", "figures", "files", "results", "samples", "tables"),
-    ("plugins", "registry", "domain"),
+    ("yaml_files",),
+    ("plugins", "registry", "domain", "formats"),
     ("kernels",),
     ("ops",),
     ("mixers", "compat"),
