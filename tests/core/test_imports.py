@@ -16,7 +16,7 @@ FLOORS = (
     ("ops",),
     ("mixers", "compat"),
     ("mlp", "backbone"),
-    ("checkpoints", "compare", "generation", "language_model", "training"),
+    ("checkpoints", "compare", "generation", "language_model", "parallel", "training"),
     ("report", "testing"),
     ("shell",),
 )
