@@ -193,14 +193,17 @@ class GenomeData(BaseData):
         """Returns the loader of training windows, which resumes at any step."""
         intervals = self.splits().train
         bases = sum(len(interval) for interval in intervals)
-        steps = self.steps_per_epoch or max(1, bases // self.tokens_per_step)
+        trainer = self.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        steps = self.steps_per_epoch or max(1, bases // (self.tokens_per_step * world))
         windows = StepDataset(
             self.genome,
             intervals,
             self.warmup.schedule,
             self.seed,
             self.rc_augment,
-            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            rank=rank,
+            world=world,
             weights=self._interval_weights(intervals),
             repeat_weight=self.repeat_weight,
         )

@@ -46,7 +46,9 @@ def _usable(intervals: Sequence[Interval]) -> tuple[list[Interval], int]:
 class StepDataset(Dataset[dict[str, torch.Tensor]]):
     """Training batches indexed by the optimiser's step.
 
-    ``ds[step]`` depends on (seed, step, rank) only: not on the worker, nor on what was read before.
+    ``ds[step]`` depends on (seed, step, rank, world) only: not on the worker, nor on what was read
+    before. The ranks' batches of a step, one after the other, are the batch of one rank that takes
+    as many rows as all of them.
     Training therefore resumes at any step with exactly the batches that it would have had. Use it
     with ``DataLoader(ds, sampler=range(first_step, last_step), batch_size=None)``.
 
@@ -63,7 +65,8 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         seed: of the windows, at least 0.
         rc_augment: take each window's reverse complement with probability one half.
         steps: number of steps, for ``len``.
-        rank: of this process in data-parallel training; every rank draws its own windows.
+        rank: of this process in data-parallel training.
+        world: number of processes; each takes its rows of the step's.
         weights: how often each interval's positions are drawn, relative to one another.
         repeat_weight: of soft-masked bases in the loss; those of others are 1.
 
@@ -81,12 +84,14 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         *,
         steps: int | None = None,
         rank: int = 0,
+        world: int = 1,
         weights: Sequence[float] | None = None,
         repeat_weight: float = 1.0,
     ) -> None:
-        if seed < 0 or rank < 0:
-            raise ConfigError(f"seed={seed} and rank={rank} must be at least 0")
-        self.genome, self.schedule, self.seed, self.rank = genome, schedule, seed, rank
+        if seed < 0 or not 0 <= rank < world:
+            raise ConfigError(f"seed={seed} and rank={rank} of {world} must be at least 0")
+        self.genome, self.schedule, self.seed = genome, schedule, seed
+        self.rank, self.world = rank, world
         self.rc_augment, self.steps = rc_augment, steps
         self.intervals, self.skipped = _usable(intervals)
         self.repeat_weight = repeat_weight
@@ -111,16 +116,16 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             raise ConfigError(
                 f"the schedule gives batch size {batch} and length {length} at step {step}"
             )
-        rng = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([self.seed, step, self.rank]))
-        )
+        rng = _generator(self.seed, step, 0)
         cumulative = self._starts(length)
         ids = np.full((batch, length + 1), N, np.uint8)
         repeats = np.zeros((batch, length + 1), bool)
-        draws = self._draw(rng, batch)
+        mine = slice(self.rank * batch, (self.rank + 1) * batch)
+        draws = self._draw(rng, batch * self.world)[mine]
         # Drawn whether used or not, so that the augmentation does not change where windows lie.
-        flips = rng.random(batch) < 0.5
+        flips = (rng.random(batch * self.world) < 0.5)[mine]
         for row in range(batch):
+            rng = _generator(self.seed, step, 1 + mine.start + row)
             for _ in range(_TRIES):
                 bases, mask = self._window(draws[row], cumulative, length)
                 if rng.random() * (len(bases) - 1) < np.count_nonzero(is_base(bases[1:])):
@@ -175,6 +180,10 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             weighted = starts if self._weights is None else starts * self._weights
             self._cumulative = (length, np.cumsum(weighted))
         return self._cumulative[1]
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 class EvaluationDataset(Dataset[dict[str, Any]]):

@@ -34,3 +34,14 @@ def test_the_table_has_every_row_and_note_with_the_best_last() -> None:
     text = out.getvalue()
     assert text.index("uniform") < text.index("order-5") < text.index("mamba")
     assert "352,000" in text and "1.9400" in text and "held out" in text
+
+
+def test_names_of_files_are_shown_as_they_are() -> None:
+    out = io.StringIO()
+    scores = [
+        Score("run[red].csv", 1.0, "model", {"from": "data[/x].csv"}),
+        Score("\x1b[31mx", 2.0),
+    ]
+    print_table(scores, "mse", "a [b]\x1b[0m", file=out)
+    assert "run[red].csv" in out.getvalue() and "data[/x].csv" in out.getvalue()
+    assert "a [b]" in out.getvalue() and "\x1b" not in out.getvalue()

@@ -31,11 +31,33 @@ def test_a_batch_depends_on_seed_step_and_rank_only(tiny):
         assert torch.equal(fresh[i]["input_ids"], forward[i]["input_ids"])
     assert forward[3]["input_ids"].shape == (3, 16) and forward[4]["targets"].shape == (3, 32)
     assert forward[0]["input_ids"].dtype == forward[0]["targets"].dtype == torch.int64
-    for other in (make(seed=2), make(seed=1, rank=1)):
+    for other in (make(seed=2), make(seed=1, rank=1, world=2)):
         assert not torch.equal(other[0]["input_ids"], forward[0]["input_ids"])
     assert len({tuple(batch["input_ids"][0][:16].tolist()) for batch in forward}) == 8
     with pytest.raises(IndexError):
         data[8]
+
+
+@pytest.mark.parametrize("weights", [None, True])
+def test_the_order_of_windows_is_one_for_any_number_of_ranks(tiny, weights):
+    def make(world, rank):
+        given = [1.0] * len(whole(tiny)) if weights else None
+        sizes = 8 // world
+        return StepDataset(
+            tiny, whole(tiny), lambda step: (sizes, 200), rank=rank, world=world, weights=given
+        )
+
+    for step in range(6):  # tiny2 has a run of N: some windows are drawn again
+        one = make(1, 0)[step]["input_ids"]
+        for world in (2, 4):
+            shares = [make(world, rank)[step]["input_ids"] for rank in range(world)]
+            assert torch.equal(torch.cat(shares), one)
+
+
+@pytest.mark.parametrize(("rank", "world"), [(-1, 1), (1, 1), (0, 0)])
+def test_a_rank_is_one_of_the_world(tiny, rank, world):
+    with pytest.raises(ConfigError, match="must be at least 0"):
+        StepDataset(tiny, whole(tiny), lambda step: (1, 8), rank=rank, world=world)
 
 
 def test_targets_are_the_next_bases(tiny):

@@ -78,8 +78,10 @@ def test_training_batches_are_a_function_of_the_step_and_an_epoch_takes_each_win
     seen = torch.cat([first[n]["y"][:, 0, 0] for n in range(steps)])[: len(windows)]
     assert len(seen.unique()) == len(windows)
     # Two processes share what one would see.
-    halves = [TrainWindows(windows, 4, 3, rank, 2) for rank in range(2)]
-    torch.testing.assert_close(torch.cat([half[5]["x"] for half in halves]), first[5]["x"])
+    for world in (2, 4):
+        shares = [TrainWindows(windows, 8 // world, 3, rank, world) for rank in range(world)]
+        for step in (0, 5, steps):
+            assert torch.equal(torch.cat([one[step]["x"] for one in shares]), first[step]["x"])
 
 
 def test_calendar_features_are_known_ahead_and_scaled(wide_csv) -> None:

@@ -204,6 +204,13 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         UnicodeDecodeError,
         ValueError,
         OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
     ) as error:
         text = " ".join(str(error).split())
         raise DataError(f"cannot be read as {kind or 'a table'}: {text}", path=file) from error

@@ -9,6 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,17 @@ def _read_npy(content: bytes, reading: Reading, where: Where) -> Pixels:
     """Reads an array of numpy, (H, W) or (H, W, bands)."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        SyntaxError,
+        TokenError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise where.error("is not an array of numbers, or is truncated") from error
     return _pixels_of(array, where)
 

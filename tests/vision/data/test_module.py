@@ -63,6 +63,24 @@ def test_ranks_share_an_epoch(data: ImageData) -> None:
     assert len(seen.unique()) == 42
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_order_of_images_is_one_for_any_number_of_ranks(
+    data: ImageData, balanced: bool
+) -> None:
+    part, transform = data.parts["train"], data.train_transform
+
+    def make(world: int, rank: int) -> TrainingBatches:
+        return TrainingBatches(
+            part, 8 // world, transform, data.normalise, balanced=balanced, rank=rank, world=world
+        )
+
+    for step in range(14):  # over two epochs
+        one = make(1, 0)[step]["index"]
+        for world in (2, 4):
+            shares = [make(world, rank)[step]["index"] for rank in range(world)]
+            assert torch.equal(torch.cat(shares), one)
+
+
 def test_drawing_a_batch_leaves_the_random_stream_alone(data: ImageData) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

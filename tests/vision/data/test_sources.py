@@ -154,3 +154,15 @@ def test_the_cifar_subset_opens() -> None:
     found = open_source(str(CIFAR), Reading(3))
     assert found.test is not None and (len(found.train), len(found.test)) == (10_000, 2_000)
     assert found.train.image(0).shape == (3, 32, 32) and len(found.train.classes) == 10
+
+
+def test_a_member_that_would_fill_the_memory(make_zip, monkeypatch) -> None:
+    from longseq.vision.data import images
+
+    path = make_zip(1)
+    names = images.list_files(path)
+    found = FileImages(path, names, [0] * len(names), ["a"], Reading(3))
+    found.stored(0)
+    monkeypatch.setattr(images, "MAX_BYTES", 20)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        found.stored(0)
