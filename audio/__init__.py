@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
+    from longseq.audio.data.decoders import FORMATS
     from longseq.audio.data.module import SongData
     from longseq.audio.export import load_detector
     from longseq.audio.models.registry import create_model, list_models
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
 REQUIRES = ("soundfile", "soxr", "sklearn")
 
 _EXPORTS = {
+    "FORMATS": "longseq.audio.data.decoders",
     "SongData": "longseq.audio.data.module",
     "SongDetector": "longseq.audio.task",
     "create_model": "longseq.audio.models.registry",
     "list_models": "longseq.audio.models.registry",
     "load_detector": "longseq.audio.export",
 }
-__all__ = ["REQUIRES", "SongData", "SongDetector", "create_model", "list_models", "load_detector"]
+__all__ = [
+    "FORMATS",
+    "REQUIRES",
+    "SongData",
+    "SongDetector",
+    "create_model",
+    "list_models",
+    "load_detector",
+]
 __getattr__ = lazy(__name__, _EXPORTS)

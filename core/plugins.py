@@ -103,12 +103,12 @@ def import_named(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ConfigError(f"{OPTION} {name}: {_why(error)}") from error
+                raise ConfigError(f"{OPTION} {name}: {why(error)}") from error
             raise ConfigError(
                 f"{OPTION} {name}: there is no module {error.name} in this folder or on PYTHONPATH"
             ) from error
         except Exception as error:  # the user's code may raise anything
-            raise ConfigError(f"{OPTION} {name}: {_why(error)}") from error
+            raise ConfigError(f"{OPTION} {name}: {why(error)}") from error
         _named[name] = None
 
 
@@ -117,7 +117,7 @@ def named() -> list[str]:
     return list(_named)
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
     """Returns an error as one line with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
@@ -144,9 +144,9 @@ def load_installed() -> None:
         try:
             importlib.import_module(plugin.module)
         except Exception as error:  # noqa: BLE001 - somebody else's package may raise anything
-            _failures[plugin.name] = _why(error)
+            _failures[plugin.name] = why(error)
             print(
-                f"note: the plug-in {plugin.name} of {plugin.package} is left out: {_why(error)}",
+                f"note: the plug-in {plugin.name} of {plugin.package} is left out: {why(error)}",
                 file=sys.stderr,
             )
 

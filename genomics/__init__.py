@@ -8,6 +8,7 @@ from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
     from longseq.genomics.data.fasta import Genome
+    from longseq.genomics.data.formats import FORMATS
     from longseq.genomics.data.module import GenomeData
     from longseq.genomics.models.language_model import DNALanguageModel
     from longseq.genomics.task import CausalLanguageModel
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 REQUIRES = ("pyfaidx", "Bio", "pyarrow")
 
 _EXPORTS = {
+    "FORMATS": "longseq.genomics.data.formats",
     "CausalLanguageModel": "longseq.genomics.task",
     "DNALanguageModel": "longseq.genomics.models.language_model",
     "Genome": "longseq.genomics.data.fasta",
     "GenomeData": "longseq.genomics.data.module",
 }
-__all__ = ["REQUIRES", "CausalLanguageModel", "DNALanguageModel", "Genome", "GenomeData"]
+__all__ = ["FORMATS", "REQUIRES", "CausalLanguageModel", "DNALanguageModel", "Genome", "GenomeData"]
 __getattr__ = lazy(__name__, _EXPORTS)

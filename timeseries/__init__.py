@@ -9,6 +9,7 @@ from longseq.core.exports import lazy
 
 if TYPE_CHECKING:
     from longseq.timeseries.baselines import make_baseline
+    from longseq.timeseries.data.frames import FORMATS
     from longseq.timeseries.data.module import ForecastData
     from longseq.timeseries.forecast import forecast_frame
     from longseq.timeseries.forecaster import Forecaster
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 REQUIRES = ("pandas", "pyarrow")
 
 _EXPORTS = {
+    "FORMATS": "longseq.timeseries.data.frames",
     "Autoformer": "longseq.timeseries.task",
     "ForecastData": "longseq.timeseries.data.module",
     "ForecastTask": "longseq.timeseries.task",
@@ -36,6 +38,7 @@ _EXPORTS = {
     "make_baseline": "longseq.timeseries.baselines",
 }
 __all__ = [
+    "FORMATS",
     "REQUIRES",
     "Autoformer",
     "ForecastData",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,14 @@ import numpy as np
 
 from longseq.audio.data.containers import FOREIGN, Layout, Part, Window
 from longseq.core.errors import DataError
+from longseq.core.formats import Formats
 
 _BLOCK = 1 << 16  # frames read at a time: the same for every container, so that equal PCM is equal
+
+
+FORMATS: Formats[Callable[[Path], tuple[np.ndarray, int]]] = Formats("sound")
+"""Sound of other formats: a reader takes the path and returns floats (N, channels), -1 to 1, and
+the sample rate, Hz."""
 
 
 def has_pyav() -> bool:
@@ -171,7 +177,45 @@ class AvDecoder:
         self._file.close()
 
 
-Decoder = SoundDecoder | AvDecoder
+class ArrayDecoder:
+    """Sound that a reader of ``FORMATS`` has read whole.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: if the reader fails, or returns anything but (N, channels) and a rate.
+    """
+
+    def __init__(self, path: Path) -> None:
+        made = FORMATS.read(path, path)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], np.ndarray)):
+            raise DataError("its reader returned no (samples, sample rate)", path=path)
+        samples, rate = made
+        if samples.ndim != 2 or samples.shape[1] < 1 or samples.dtype.kind != "f" or rate < 1:
+            given = f"{samples.dtype} of shape {samples.shape} at {rate} Hz"
+            raise DataError(
+                f"its reader returned {given}, not floats (N, channels) and a rate", path=path
+            )
+        self._samples, self._at = samples.astype(np.float32, copy=False), 0
+        self.sample_rate, self.channels, self.frames = int(rate), samples.shape[1], len(samples)
+        self.broken, self.tags = "", dict[str, str]()
+
+    def seek(self, frame: int) -> None:
+        """Goes to a frame, at most the last."""
+        self._at = min(frame, self.frames)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yields float32 (N, channels), N = 65,536 but at the end."""
+        for low in range(self._at, self.frames, _BLOCK):
+            yield self._samples[low : low + _BLOCK]
+
+    def close(self) -> None:
+        """Lets the samples go."""
+        self._samples = self._samples[:0]
+
+
+Decoder = SoundDecoder | AvDecoder | ArrayDecoder
 
 
 def _undecodable(path: Path, kind: str, error: Exception) -> DataError:
@@ -196,6 +240,8 @@ def open_part(path: Path, layout: Layout, part: Part) -> Decoder:
     """
     import soundfile
 
+    if FORMATS.suffix_of(path):
+        return ArrayDecoder(path)
     kind = layout.kind or "audio"
     if kind in FOREIGN:
         if not has_pyav():

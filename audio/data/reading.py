@@ -10,8 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from longseq.audio.data.containers import FOREIGN, Layout, read_layout
-from longseq.audio.data.decoders import AvDecoder, Decoder, SoundDecoder, has_pyav, open_part
+from longseq.audio.data.containers import FOREIGN, Layout, Part, read_layout
+from longseq.audio.data.decoders import (
+    FORMATS,
+    AvDecoder,
+    Decoder,
+    SoundDecoder,
+    has_pyav,
+    open_part,
+)
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
@@ -69,11 +76,13 @@ def sniff(path: str | Path) -> str | None:
 
 def is_audio_name(path: str | Path) -> bool:
     """Returns whether a file's name ends like that of audio, readable here or not."""
-    return Path(path).suffix.lower() in _KINDS
+    return Path(path).suffix.lower() in _KINDS or FORMATS.suffix_of(path) is not None
 
 
 def _layout(path: str | Path) -> tuple[Path, Layout]:
     file = require_file(path, "audio file")
+    if suffix := FORMATS.suffix_of(file):
+        return file, Layout(suffix[1:].upper(), (Part(0, file.stat().st_size),))
     layout = read_layout(file)
     if layout.kind is None:
         kinds = "WAV, FLAC, OGG, MP3, Opus, AIFF, W64, CAF, AU or M4A"
@@ -121,7 +130,7 @@ def _info(file: Path, layout: Layout) -> AudioInfo:
         decoder.close()
     assert first is not None and layout.kind is not None
     notes = list(layout.notes)
-    if _KINDS.get(file.suffix.lower()) != layout.kind:
+    if not FORMATS.suffix_of(file) and _KINDS.get(file.suffix.lower()) != layout.kind:
         named = file.suffix or "without an ending"
         notes.append(f"is {layout.kind} by its content, though named {named}")
     if _is_cut(file, layout):

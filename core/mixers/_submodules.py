@@ -30,8 +30,13 @@ def holding(module: nn.Module, kind: type[M], name: str) -> M:
     # own.
     methods = ("forward", "_conv_forward")
     own = [getattr(type(module), one, None) is getattr(kind, one, None) for one in methods]
-    plain = all(own) and not module.__dict__.keys() & set(methods)
-    if isinstance(module, kind) and plain and not module._parameters.keys() & _OF_HOOKS:
+    # Name by name: older compilers trace no operations on sets of keys.
+    plain = all(own) and not any(one in module.__dict__ for one in methods)
+    if (
+        isinstance(module, kind)
+        and plain
+        and not any(one in module._parameters for one in _OF_HOOKS)
+    ):
         return module
     raise ConfigError(
         f"{name} is {type(module).__name__}, and its weights go into an operator, which would pass "

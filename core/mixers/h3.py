@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.exported import is_open
 from longseq.core.ops.fft_conv import carry_history, fft_conv, work_dtype
 from longseq.core.ops.lti import lti_scan
 from longseq.core.ops.precision import autocast_off
@@ -82,6 +83,14 @@ class _DiagonalSSM(nn.Module):
         b = as_complex(self.B).repeat(self.copies, 1) * scale
         # The other of each conjugate pair is as large.
         return (transition, b, 2 * as_complex(self.C)[0])
+
+
+def _joined(kv: Tensor) -> Tensor:
+    """(B, P, P, L, H) to (B·P·P, L, H)."""
+    if not is_open(kv.shape[3]):
+        return kv.flatten(0, 2)
+    # Not every torch joins dimensions whose strides depend on an open length.
+    return kv.permute(3, 0, 1, 2, 4).contiguous().flatten(1, 3).transpose(0, 1)
 
 
 @register_mixer("h3")
@@ -174,7 +183,7 @@ class H3(Mixer):
         resets = None if resets is None else resets.repeat_interleave(pairs, 0)
         with autocast_off(x):
             transition, b, c = self.kernel["kernel"]()
-        y, last = lti_scan(kv.flatten(0, 2), transition, b, c, start, resets)
+        y, last = lti_scan(_joined(kv), transition, b, c, start, resets)
         y = y.view_as(kv) + self.D.to(dtype) * kv
         y = (y * q.to(dtype).view(per_head).permute(0, 3, 1, 2).unsqueeze(2)).sum(1)
         out = self.output_linear(y.permute(0, 2, 1, 3).reshape(batch, length, -1).to(x.dtype))

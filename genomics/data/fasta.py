@@ -18,7 +18,7 @@ import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import atomic_path, cache_dir, is_gzip, open_unzipped, require_file
-from longseq.genomics.data.formats import Format, format_of, is_irregular, write_fasta
+from longseq.genomics.data.formats import FORMATS, Format, format_of, is_irregular, write_fasta
 from longseq.genomics.data.tokenizer import (
     NUCLEOTIDE_LETTERS,
     N,
@@ -92,6 +92,7 @@ class Genome:
         self.path = require_file(path, "genome file")
         stat = self.path.stat()
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        key += FORMATS.identity(self.path)
         stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._cleaned = False
         self._cached = cache_dir("genomics") / stem
@@ -233,6 +234,10 @@ class Genome:
     def _prepare(self) -> tuple[Path, bool]:
         """Returns the file to index and whether it is bgzip; rewrites what cannot be indexed."""
         target = self._cached.with_suffix(".fa")
+        if format_of(self.path) == "outside":
+            if not target.exists():
+                self._rewrite("outside")
+            return target, False
         zipped = is_gzip(self.path)
         named_gz = self.path.name.lower().endswith((".gz", ".bgz"))
         if named_gz and not zipped:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, Literal, TextIO
 
 from longseq.core.errors import DataError
 from longseq.core.files import open_unzipped
+from longseq.core.formats import Formats
 from longseq.genomics.data.tokenizer import NUCLEOTIDE_LETTERS
 
-Format = Literal["fasta", "fastq", "genbank", "embl", "gff3"]
+Format = Literal["fasta", "fastq", "genbank", "embl", "gff3", "outside"]
 _BOM = b"\xef\xbb\xbf"
 _BEGINS: tuple[tuple[bytes, Format], ...] = (
     (b"LOCUS", "genbank"),
@@ -29,12 +30,19 @@ _CHUNK = 1 << 22
 _WIDTH = 80
 
 
+FORMATS: Formats[Callable[[Path], Iterable[tuple[str, str]]]] = Formats("genome")
+"""Sequence files of other formats: a reader takes the path and yields (name, bases) of records."""
+
+
 def format_of(path: str | Path) -> Format:
-    """Returns a sequence file's format by its first characters, plain or gzip; "fasta" for others.
+    """Returns a sequence file's format by its first characters, plain or gzip; "fasta" for others,
+    "outside" for a suffix of ``FORMATS``.
 
     Args:
         path: the file.
     """
+    if FORMATS.suffix_of(path):
+        return "outside"
     with open_unzipped(path, "genome file") as file:
         head = file.read(64).removeprefix(_BOM).lstrip()
     return next((kind for begin, kind in _BEGINS if head.startswith(begin)), "fasta")
@@ -132,6 +140,10 @@ def write_fasta(path: Path, kind: Format, out: TextIO) -> dict[str, int]:
     Raises:
         DataError: if it is malformed, or has no sequence.
     """
+    if kind == "outside":
+        with FORMATS.guard(path):
+            records = FORMATS.read(path, path)
+            return write_clean((part for one in records for part in (f">{one[0]}", one[1])), out)
     if kind in ("genbank", "embl"):
         from longseq.genomics.data.genbank import read_genbank
 

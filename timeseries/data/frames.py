@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
+from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.samples import SAMPLES
@@ -145,6 +147,10 @@ def _roles(
     return id_, time, target
 
 
+FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
+"""Tables of other formats: a reader takes the file and returns a data frame, long or wide."""
+
+
 def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     """Returns the table of a file and the line number of its first record (0 for Parquet, which has
     no lines).
@@ -152,6 +158,12 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     Raises:
         DataError: if it cannot be read.
     """
+    if FORMATS.suffix_of(file):
+        frame = FORMATS.read(file, file)
+        if not isinstance(frame, pd.DataFrame):
+            what = type(frame).__name__
+            raise DataError(f"its reader returned {what}, not a pandas DataFrame", path=file)
+        return frame, 0
     suffixes = [text for text in file.suffixes if text != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
     try:
@@ -175,7 +187,7 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     raise DataError(
         f"is of unknown type {kind or '(no suffix)'}",
         path=file,
-        hint="give .csv, .tsv, .parquet or .txt",
+        hint="give .csv, .tsv, .parquet or .txt; a reader of your own needs --import its_module",
     )
 
 

@@ -7,7 +7,7 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from longseq.core.errors import DataError
+from longseq.core.formats import Formats
 from longseq.vision.data.medical import is_dicom, read_dicom, read_nifti
 from longseq.vision.data.pillow import read_pillow
 from longseq.vision.data.pixels import Pixels, Reading, Where, stored, to_unit
@@ -26,11 +27,16 @@ SUFFIXES = (
 )
 
 
+FORMATS: Formats[Callable[[bytes], np.ndarray]] = Formats("image")
+"""Images of other formats: a reader takes a file's bytes and returns (H, W) or (H, W, bands)."""
+
+
 def read_file(content: bytes, reading: Reading, where: Where) -> tuple[np.ndarray, int | None]:
     """Returns the bands that are asked for (H, W, C), as stored, and the bits of a value.
 
     Args:
-        content: the file's bytes; its kind is told by its beginning, not by its name.
+        content: the file's bytes; its kind is told by its beginning, not by its name, but for the
+            suffixes of ``FORMATS``.
         reading: how files become channels.
         where: the file, for messages.
 
@@ -43,7 +49,9 @@ def read_file(content: bytes, reading: Reading, where: Where) -> tuple[np.ndarra
     """
     if not content:
         raise where.error("the image is empty")
-    if content.startswith(MAGIC):
+    if FORMATS.suffix_of(where.record or where.path):
+        pixels = _read_outside(content, where)
+    elif content.startswith(MAGIC):
         pixels = read_tiff(content, reading, where)
     elif content.startswith(b"\x93NUMPY"):
         pixels = _read_npy(content, reading, where)
@@ -64,6 +72,18 @@ def _read_npy(content: bytes, reading: Reading, where: Where) -> Pixels:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise where.error("is not an array of numbers, or is truncated") from error
+    return _pixels_of(array, where)
+
+
+def _read_outside(content: bytes, where: Where) -> Pixels:
+    """Reads an image by the reader that its suffix is registered for."""
+    array = FORMATS.read(where.record or where.path, content)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise where.error("its reader returned no numpy array of numbers")
+    return _pixels_of(array, where)
+
+
+def _pixels_of(array: np.ndarray, where: Where) -> Pixels:
     if array.ndim not in (2, 3):
         raise where.error(f"has the shape {array.shape}, not (H, W) or (H, W, bands)")
     array = array.astype(array.dtype.newbyteorder("="))
@@ -253,4 +273,4 @@ def list_files(root: Path) -> list[str]:
 
 def is_image(name: str) -> bool:
     """Returns whether a file's name ends like an image's."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES) or FORMATS.suffix_of(name) is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
+from longseq.core.formats import Formats
 from longseq.weather.data.coords import kind_of
 from longseq.weather.data.samples import SAMPLES
 
@@ -34,6 +35,11 @@ def resolve(path: str | Path) -> Path:
     return Path(path)
 
 
+FORMATS: Formats[Callable[[Path], Any]] = Formats("data set")
+"""Fields in other formats: a reader takes the path and returns an xarray Dataset that follows the
+CF conventions, its times undecoded (numbers, with units and calendar as attributes)."""
+
+
 @contextmanager
 def open_dataset(path: str | Path) -> Iterator[Any]:
     """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4 or Zarr, without dask.
@@ -47,6 +53,16 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
     import xarray as xr
 
     file = resolve(path)
+    if FORMATS.suffix_of(file):
+        data = FORMATS.read(file, file)
+        if not isinstance(data, xr.Dataset):
+            what = type(data).__name__
+            raise DataError(f"its reader returned {what}, not an xarray Dataset", path=file)
+        try:
+            yield data
+        finally:
+            data.close()
+        return
     if is_zarr(file):
         how: dict[str, Any] = {"engine": "zarr", "consolidated": False}
     else:

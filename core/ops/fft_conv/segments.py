@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from longseq.core.ops.exported import is_open
+
 _SMALLEST_BUCKET = 16  # packed segments shorter than this are padded to it
 Convolve = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 
@@ -76,6 +78,10 @@ def carry_history(
     """
     x = u if history is None or not history.shape[1] else torch.cat([history.to(u.dtype), u], 1)
     total = x.shape[1]
+    if is_open(total) and segment_ids is None:  # not every torch takes the minimum of an open size
+        if fixed:
+            return torch.nn.functional.pad(x, (0, 0, limit, 0))[:, total:]
+        return x[:, -limit:] if limit else x[:, :0]
     keep = min(total, limit)
     if segment_ids is not None:
         changed = segment_ids[:, 1:] != segment_ids[:, :-1]
