@@ -107,10 +107,12 @@ def orderings(results: Sequence[Result]) -> list[tuple[str, bool]]:
         others = [
             r.accuracy.get(longest, 0.0)
             for r in results
-            if r.task == "parity" and r.mixer != "slstm"
+            if r.task == "parity" and r.mixer.split(":")[0] not in ("slstm", "mamba3", *_DELTA)
         ]
         holds = found["parity", "slstm"].accuracy[longest] > max(others, default=0.0) + 0.05
-        seen.append((f"slstm: parity carried to length {longest}, by no other (2405.04517)", holds))
+        seen.append(
+            (f"slstm: parity carried to length {longest}, by no decay alone (2405.04517)", holds)
+        )
     return seen
 
 
