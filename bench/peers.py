@@ -231,7 +231,7 @@ def _from_checkout(part: str) -> types.ModuleType:
 def _from_fla(operator: str) -> types.ModuleType:
     """Loads an operator's forms in torch without the package around them."""
     package = importlib.util.find_spec("fla")
-    if package is None or not package.submodule_search_locations:
+    if package is None or package.origin is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("fla is not installed", name="fla")
     folder = Path(next(iter(package.submodule_search_locations)))
     return _from_file(operator, folder / "ops" / operator / "naive.py")

@@ -127,7 +127,7 @@ class Segmentation(BaseTask):
 
     def __init__(
         self,
-        encoder: str = "hybrid_unet",
+        encoder: str = "unet",
         num_classes: int = 2,
         in_chans: int = 3,
         decoder: DecoderKind = "conv",

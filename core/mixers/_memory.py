@@ -50,6 +50,8 @@ class MemoryMixer(DeltaMixer):
         ConfigError: if a value is out of range.
     """
 
+    closed_length = "it goes from chunk to chunk; export it for one length"
+
     def __init__(
         self,
         d_model: int,

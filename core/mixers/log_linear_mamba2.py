@@ -16,7 +16,6 @@ from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, seg
 from longseq.core.mixers.mamba2 import Mamba2
 from longseq.core.ops.backends import convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
-from longseq.core.ops.exported import is_open
 from longseq.core.ops.precision import autocast_off
 
 
@@ -48,6 +47,8 @@ class LogLinearMamba2(Mamba2):
     Raises:
         ConfigError: if ``headdim`` or ``ngroups`` does not divide, or a value is out of range.
     """
+
+    closed_length = "it goes from chunk to chunk; export it for one length"
 
     def __init__(
         self,
@@ -99,15 +100,6 @@ class LogLinearMamba2(Mamba2):
     def forward(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``.
-
-        Raises:
-            ConfigError: if it is exported for an open length.
-        """
-        if is_open(x.shape[1]):
-            raise ConfigError(
-                "log_linear_mamba2 goes from chunk to chunk: export it for one length"
-            )
         resets = segment_resets(segment_ids)
         state = self.init_state(len(x), x.device, x.dtype) if state is None else state
         projected = self.in_proj(x)

@@ -46,6 +46,8 @@ class LongVQ(Mega):
         ConfigError: if a value is out of range.
     """
 
+    closed_length = "it goes from chunk to chunk; export it for one length"
+
     def __init__(
         self,
         d_model: int,

@@ -139,6 +139,16 @@ def _cut(text: str, room: int) -> str:
     return textwrap.shorten(words, max(room - len(end), 8), placeholder=" …") + end
 
 
+def _two_lines(text: str, room: int) -> list[str]:
+    """Returns words as at most two lines; ``--help_all`` has the rest."""
+    parts = textwrap.wrap(text, room) or [""]
+    for most in range(2 * room, room, -4):
+        if len(parts) <= 2:
+            break
+        parts = textwrap.wrap(_cut(text, most), room)
+    return parts
+
+
 def _recipe(cls: type) -> list[str]:
     """Returns the arguments that a task shares with all others."""
     recipe = import_object("longseq.core.training.recipe.Recipe")
@@ -154,7 +164,7 @@ def _table(
     lines = []
     for flag, text in rows:
         room = max(width - left - 4, 24)
-        parts = textwrap.wrap(text, room) or [""]
+        parts = _two_lines(text, room)
         if flag.partition(" ")[0] in short:
             lines.append(f"  {flag:<{left}}  {_cut(text, width - max(len(flag), left) - 4)}")
             continue

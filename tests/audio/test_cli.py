@@ -28,7 +28,8 @@ def fit(source: Path, *more: str) -> int:
     return main([*argv, "--model.warmup_steps=1", *more])
 
 
-@pytest.mark.parametrize("name", sorted(DOMAIN.configs()))
+# Of another task, with a test of its own: separation.
+@pytest.mark.parametrize("name", sorted({*DOMAIN.configs()} - {"separation"}))
 def test_every_shipped_configuration_trains(name: str, workdir: Path, make_songs) -> None:
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())
     model, data = content["model"]["init_args"], content["data"]["init_args"]

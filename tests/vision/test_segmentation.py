@@ -49,7 +49,12 @@ def folder(tmp_path: Path) -> Path:
 def arguments(source: Path, steps: int, *more: str) -> list[str]:
     argv = ["vision", "fit", "--model=Segmentation", "--data=SegmentationData"]
     argv += [f"--data.source={source}", "--data.tile=16", "--data.batch_size=4", "--name=s"]
-    argv += [f"--model.encoder_kwargs={TINY}", "--model.warmup_steps=2", "--model.lr=1e-2"]
+    argv += [
+        "--model.encoder=hybrid_unet",
+        f"--model.encoder_kwargs={TINY}",
+        "--model.warmup_steps=2",
+        "--model.lr=1e-2",
+    ]
     return [*argv, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}", *more]
 
 
