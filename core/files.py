@@ -150,7 +150,16 @@ def _umask() -> int:
     return mask
 
 
-_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+def _machine() -> str:
+    """Returns what process numbers are of: the machine, and on Linux the container in it."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return f"{zlib.crc32(f'{platform.node()} {numbers}'.encode()):08x}"
+
+
+_HOST = _machine()
 _TEMPORARY = re.compile(r"\..{0,32}\.(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-\w{8}(\..{0,15})?")
 _WEEK = 7 * 86400
 _UMASK = _umask()  # once, on import: between the two calls other threads would write without one

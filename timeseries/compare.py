@@ -58,7 +58,7 @@ class ForecastComparison(Comparison):
     """
 
     baselines = BASELINES
-    usual = ("repeat", "seasonal_naive", "nlinear_ridge", "dlinear_ridge")
+    usual = ("repeat", "seasonal_naive", "nlinear_ridge", "dlinear_ridge", "nlinear_gcv")
     score = "mse"
     columns = {
         **dict.fromkeys(("model", "kind"), ""),
@@ -120,7 +120,7 @@ class ForecastComparison(Comparison):
             )
             yield cls(data, args.season, args.ridge)
 
-    at_test = ("repeat", "seasonal_naive", "nlinear_ridge")
+    at_test = ("repeat", "seasonal_naive", "nlinear_ridge", "nlinear_gcv")
 
     @classmethod
     def of_test(cls, task: Any, data: Any) -> ForecastComparison | None:

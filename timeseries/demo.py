@@ -50,6 +50,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
         "same time yesterday": make_baseline("seasonal_naive", task.horizon, day),
         "same time a week ago": make_baseline("seasonal_naive", task.horizon, week),
         "NLinear (ridge)": make_baseline("nlinear_ridge", task.horizon),
+        "NLinear (ridge by cross-validation)": make_baseline("nlinear_gcv", task.horizon),
         "DLinear (ridge)": make_baseline("dlinear_ridge", task.horizon),
     }
     scores = []

@@ -218,10 +218,17 @@ class SpeechMixtures(BaseData):
         self.seed, self.sample_rate = seed, check_positive("sample_rate", sample_rate)
         self.num_workers = num_workers
         self._read: dict[str, Voices] = {}
+        self._files: dict[str, list[Path]] = {}
 
     def model_arguments(self) -> dict[str, Any]:
         """Returns the number of voices and the sample rate."""
         return {"voices": self.voices, "sample_rate": self.sample_rate}
+
+    @property
+    def files(self) -> dict[str, list[Path]]:
+        """Recordings of every speaker, listed at first use."""
+        self._files = self._files or speakers_of(self.source)
+        return self._files
 
     @property
     def speakers(self) -> dict[str, list[str]]:
@@ -230,7 +237,7 @@ class SpeechMixtures(BaseData):
         Raises:
             DataError: if a part has fewer speakers than a mixture has voices.
         """
-        names = list(speakers_of(self.source))
+        names = list(self.files)
         order = [names[i] for i in np.random.default_rng(self.seed).permutation(len(names))]
         parts: dict[str, list[str]] = {}
         for part, share in self.shares.items():
@@ -253,8 +260,7 @@ class SpeechMixtures(BaseData):
             part: "train", "valid" or "test".
         """
         if part not in self._read:
-            files = speakers_of(self.source)
-            chosen = {name: files[name] for name in self.speakers[part]}
+            chosen = {name: self.files[name] for name in self.speakers[part]}
             self._read[part] = Voices(chosen, self.sample_rate)
         return self._read[part]
 

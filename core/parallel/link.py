@@ -104,6 +104,10 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
+def _has_gradient(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 class Receive(torch.autograd.Function):
     """A state from the rank before; its gradient goes back to where it came from."""
 
@@ -116,7 +120,7 @@ class Receive(torch.autograd.Function):
         state = link.receive_state(anchor.device, link.before)
         names += state
         tensors = list(state.values())
-        ctx.differentiable = [one.is_floating_point() or one.is_complex() for one in tensors]
+        ctx.differentiable = [_has_gradient(one) for one in tensors]
         ctx.mark_non_differentiable(*[o for o, d in zip(tensors, ctx.differentiable) if not d])
         return (torch.zeros_like(anchor), *tensors)
 
@@ -142,12 +146,7 @@ class Send(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """Returns the output and the state as they are."""
         ctx.link, ctx.tied = link, tie is not None
-        ctx.like = [
-            torch.empty(0, dtype=one.dtype, device=one.device).expand(0)
-            if not (one.is_floating_point() or one.is_complex())
-            else torch.empty_like(one, device="meta")
-            for one in state
-        ]
+        ctx.like = [torch.empty_like(one, device="meta") for one in state]
         ctx.device = y.device
         if link.after is not None:
             link.send_state(dict(zip(names, state)), link.after)
@@ -158,7 +157,7 @@ class Send(torch.autograd.Function):
         """Adds what the next rank sends to the gradients of the state."""
         gradients: list[Tensor | None] = []
         for like, own in zip(ctx.like, of_state):
-            if not like.is_meta:
+            if not _has_gradient(like):
                 gradients.append(None)
                 continue
             if ctx.link.after is not None:
