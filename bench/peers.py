@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def status(name: str) -> Status:
         name: a key of ``PEERS``.
     """
     peer = PEERS[name]
-    missing = [
-        module for module in peer.modules if importlib.util.find_spec(module.split(".")[0]) is None
-    ]
+    missing = [module for module in peer.modules if _package(module.split(".")[0]) is None]
     hint = f"not installed: pip install -r {REQUIREMENTS}"
     if peer.source:
         folder = os.environ.get(SOURCE)
@@ -228,10 +227,19 @@ def _from_checkout(part: str) -> types.ModuleType:
         return _from_file(part, Path(os.environ[SOURCE]) / _FILES[part])
 
 
+def _package(name: str) -> ModuleSpec | None:
+    """Returns where a package is, or None: a bare folder of its name on the path is none."""
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is None:
+        known = importlib.metadata.packages_distributions()
+        return spec if name in known else None
+    return spec
+
+
 def _from_fla(operator: str) -> types.ModuleType:
     """Loads an operator's forms in torch without the package around them."""
-    package = importlib.util.find_spec("fla")
-    if package is None or package.origin is None or not package.submodule_search_locations:
+    package = _package("fla")
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("fla is not installed", name="fla")
     folder = Path(next(iter(package.submodule_search_locations)))
     return _from_file(operator, folder / "ops" / operator / "naive.py")
