@@ -17,6 +17,7 @@ _KINDS: dict[object, str] = {
     float: "float",
 }
 Impl = Callable[..., Any]
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def define(
@@ -120,8 +121,13 @@ def define(
         return found, 0 if isinstance(found, Tensor) else (0,) * len(found)
 
     transformable = _transformable(op, vmap, setup_context, backward)
+    on_cpu = taking(cpu or main)
 
     def call(*args: Any) -> Any:
+        # The dispatcher costs tens of microseconds, and its first call imports torch's compiler.
+        if seen_by_nobody(args):
+            out = on_cpu(*args)
+            return out if isinstance(out, Tensor) else list(out) if returns is None else tuple(out)
         if in_forward_mode():
             if composed is not None:
                 return composed(*packed(cast(args)))
@@ -161,6 +167,26 @@ def in_forward_mode() -> bool:
     """Returns whether forward-mode derivatives are being taken, eagerly: a kernel would lose
     them."""
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
+def seen_by_nobody(args: Iterable[Any]) -> bool:
+    """Returns whether a call concerns nothing but the kernel: plain CPU tensors, and no autograd,
+    autocast, compiler, transform or mode that would have to see it.
+
+    Args:
+        args: of the call; what is no tensor is ignored.
+    """
+    if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    if in_forward_mode() or torch.is_autocast_enabled("cpu"):
+        return False
+    learnt = torch.is_grad_enabled()
+    # Another subclass, such as a fake tensor, has no memory of its own to point at.
+    return not any(
+        type(one) not in _PLAIN or not one.is_cpu or one.is_neg() or (learnt and one.requires_grad)
+        for one in args
+        if isinstance(one, Tensor)
+    )
 
 
 def _refuse_tangents(name: str, args: Iterable[Any]) -> None:

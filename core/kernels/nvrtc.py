@@ -67,7 +67,6 @@ def nvrtc_reason() -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
 def device_reason(index: int) -> str | None:
     """Returns why a CUDA device cannot run the kernels, or None.
 
@@ -75,6 +74,11 @@ def device_reason(index: int) -> str | None:
         index: of the device.
     """
     return _device_reason(index)
+
+
+# What torch.compiler.assume_constant_result sets. Calling it imports torch's whole compiler, which
+# costs every command 1 to 2 s and 160 MB.
+device_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -3,14 +3,17 @@ themselves."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
-from longseq.core.kernels.custom_op import define
+from longseq.core.kernels.custom_op import define, seen_by_nobody
 
 
 class Inputs(NamedTuple):
@@ -136,6 +139,32 @@ def test_saved_tensors_are_taken_once() -> None:
     torch.testing.assert_close(
         torch.autograd.grad(y.sum(), (x, bias)), torch.autograd.grad(call(x, bias).sum(), (x, bias))
     )
+
+
+def test_a_call_that_nobody_has_to_see_goes_past_the_dispatcher() -> None:
+    x, bias = (one.detach() for one in leaves())
+    grads = backward(x, x, None, 0.5, 3, True)
+    assert isinstance(grads, list) and len(grads) == 2
+    assert seen_by_nobody((x, None, 0.5)) and not seen_by_nobody((x.to("meta"),))
+    assert not seen_by_nobody((x, bias.clone().requires_grad_()))
+    assert not seen_by_nobody((torch._neg_view(x),))
+    with torch.no_grad():
+        assert seen_by_nobody((x, bias.clone().requires_grad_()))
+        assert torch.equal(call(x, bias), scaled.op(x, bias, 0.5, 3, True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not seen_by_nobody((x,))
+    with FlopCounterMode(display=False):
+        assert not seen_by_nobody((x,))
+    assert not torch.func.vmap(lambda row: row * seen_by_nobody((row,)))(x).any()
+
+
+def test_inference_leaves_the_compiler_of_torch_alone() -> None:
+    """Importing it costs each command 1 to 2 s and 160 MB."""
+    code = "import sys, torch\nearly = 'torch._dynamo' in sys.modules\n"
+    code += "from longseq.core.mixers.mamba import Mamba\n"
+    code += "with torch.inference_mode():\n    Mamba(4)(torch.zeros(1, 3, 4))\n"
+    code += "assert early or 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_other_kinds_of_arguments_are_refused() -> None:
