@@ -20,6 +20,8 @@ DOMAIN = Domain(
         "longseq.audio.data.module",
         "longseq.audio.separation.task",
         "longseq.audio.separation.mixtures",
+        "longseq.audio.speakers.task",
+        "longseq.audio.speakers.conversations",
     ),
     commands={
         "scan": Command(
@@ -45,6 +47,10 @@ DOMAIN = Domain(
         "separate": Command(
             "the voices of recordings, each to a file of its own",
             "longseq.audio.separation.separate:run",
+        ),
+        "speakers": Command(
+            "who of the enrolled speakers talks when in recordings, to RTTM",
+            "longseq.audio.speakers.listen:run",
         ),
         "export": Command(
             "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"

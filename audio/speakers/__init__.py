@@ -1,0 +1,1 @@
+"""Who speaks when: enrolled speakers, followed through a recording."""
