@@ -103,8 +103,12 @@ def _ridge(
     context: int | None,
     season: int | None,
 ) -> np.ndarray:
-    """Returns forecasts (P, h) of a ridge regression on everything before the first cutoff."""
-    end = int(rows.min())
+    """Returns forecasts (P, h) of a ridge regression on all that is known before the last cutoff.
+
+    Cutoffs differ only where they are the ends of the series: then all rows are known. A context
+    that is longer than its series is padded with the first value, as everywhere.
+    """
+    end = int(rows.max())
     length = context or max(2, min(336, (end - horizon) // 3))
     if end < length + horizon:
         raise DataError(
@@ -118,6 +122,7 @@ def _ridge(
     cutoffs = range(length, end - horizon + 1)
     model.fit(Windows(known, scaler, cutoffs, length, horizon))
     scaled = scaler.transform(panel.carried())
-    x = np.stack([scaled[row - length : row, c] for row, c in zip(rows, series)])
+    near = np.maximum(rows[:, None] + np.arange(-length, 0), 0)
+    x = scaled[near, series[:, None]]
     y = model.forecast(torch.from_numpy(x)[..., None])[..., 0].numpy()
     return y * scaler.std[series, None] + scaler.mean[series, None]
