@@ -19,7 +19,6 @@ from longseq.core.training.loading import load_task
 from longseq.core.yaml_files import read_yaml
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import RIDGE, Baseline, make_baseline
-from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.module import FACTS, ForecastData, Stage
 from longseq.timeseries.data.panel import Panel
@@ -256,11 +255,8 @@ class ForecastComparison(Comparison):
         content = read_yaml(config) or {}
         name = str((content.get("model") or {}).get("class_path", ""))
         cls = import_object(name) if "." in name else vars(tasks).get(name)
-        if not getattr(cls, "channel_independent", True):
-            model |= {
-                "channels": len(data.panel.ids),
-                "features": N_FEATURES[resolution(data.panel.freq)],
-            }
+        if cls is not None:
+            model |= tasks.sizes_of(cls, data.panel)
         found = sorted(data.scaler().covariates)
         if found:
             model["covariates"] = found

@@ -13,6 +13,7 @@ import pandas as pd
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.registry import keywords
 from longseq.timeseries.baseline_frame import baseline_frame, with_naive
 from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
@@ -32,6 +33,8 @@ _TRAINED = {
     "spacetime": "SpaceTime",
     "informer": "Informer",
     "autoformer": "Autoformer",
+    "tpgn": "TPGN",
+    "inverted_forecaster": "InvertedForecaster",
 }
 _NATIVE = ("mixer_forecaster",)  # networks that read covariates themselves
 
@@ -281,7 +284,6 @@ class Forecaster:
     def _train(self, panel: Panel) -> None:
         from longseq.core.training.run import fit
         from longseq.timeseries import task as tasks
-        from longseq.timeseries.data.calendar import N_FEATURES, resolution
 
         h = self.horizon or min(64, max(panel.season(), 1) * 2, max(1, len(panel) // 6))
         if self.model not in _NATIVE and panel.covariates.future:
@@ -292,12 +294,11 @@ class Forecaster:
         context = self.context or min(336, max(1, longest // 2))
         cls = getattr(tasks, _TRAINED[self.model])
         own = dict(self.arguments)
-        if not cls.channel_independent:
-            own |= {
-                "channels": len(panel.ids),
-                "features": N_FEATURES[resolution(panel.freq)],
-            }
+        own |= tasks.sizes_of(cls, panel)
+        if "label" in keywords(cls):
             own.setdefault("label", max(1, context // 2))
+        if "period" in keywords(cls):
+            own.setdefault("period", min(self.season or panel.season(), max(1, context - 1)))
         if self.model == "mixer_forecaster":
             own.setdefault("patch", min(16, context))
             own.setdefault("stride", max(1, own["patch"] // 2))
