@@ -20,7 +20,6 @@ from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
-from longseq.timeseries.data.panel_data import PanelData
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.regression import covariate_effects, regression_frame
@@ -284,6 +283,7 @@ class Forecaster:
     def _train(self, panel: Panel) -> None:
         from longseq.core.training.run import fit
         from longseq.timeseries import task as tasks
+        from longseq.timeseries.data.panel_data import PanelData
 
         h = self.horizon or min(64, max(panel.season(), 1) * 2, max(1, len(panel) // 6))
         if self.model not in _NATIVE and panel.covariates.future:

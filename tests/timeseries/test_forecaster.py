@@ -1,6 +1,8 @@
 """Forecaster: a frame in and a frame out, for every kind of model, and nothing after a cutoff."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -168,3 +170,17 @@ def test_training_names_no_file_that_is_gone(capfd):
     Forecaster("mixer_forecaster", **SMALL["mixer_forecaster"]).fit(sales())
     said = "".join(capfd.readouterr())
     assert "val/loss" in said and "next:" not in said and "ckpt" not in said
+
+
+def test_local_models_load_no_training_framework():
+    code = (
+        "import sys, numpy as np, pandas as pd\n"
+        "from longseq.timeseries import Forecaster\n"
+        "df = pd.DataFrame({'ds': pd.date_range('2024', periods=40), 'y': np.arange(40.0)})\n"
+        "Forecaster('theta').fit(df).predict(3)\n"
+        "Forecaster('zero_shot').fit(df).predict(3)\n"
+        "print(sorted({'lightning', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
+    )
+    # A quarter of a gigabyte and seconds of start-up, which only training needs.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -3,8 +3,8 @@ frozen.
 
 The live tests run where LONGSEQ_UPSTREAM_INFORMER, LONGSEQ_UPSTREAM_AUTOFORMER,
 LONGSEQ_UPSTREAM_SPACETIME and LONGSEQ_UPSTREAM_TPGN name checkouts of zhouhaoyi/Informer2020,
-thuml/Autoformer, HazyResearch/spacetime (which needs einops and opt_einsum) and Water2sea/TPGN; with all set, running this file as a
-program writes the frozen numbers anew.
+thuml/Autoformer, HazyResearch/spacetime (which needs einops and opt_einsum) and Water2sea/TPGN;
+with all set, running this file as a program writes the frozen numbers anew.
 """
 
 from __future__ import annotations
