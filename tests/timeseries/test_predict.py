@@ -13,7 +13,15 @@ from longseq.core.shell.cli import main
 from longseq.timeseries.data.frames import Panel, read_panel
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
-from longseq.timeseries.task import Autoformer, ForecastTask, Informer, MixerForecaster, SpaceTime
+from longseq.timeseries.task import (
+    TPGN,
+    Autoformer,
+    ForecastTask,
+    Informer,
+    InvertedForecaster,
+    MixerForecaster,
+    SpaceTime,
+)
 
 L, H = 48, 12
 SMALL = {"context": L, "horizon": H, "d_model": 16}
@@ -22,6 +30,8 @@ TASKS = {
     "spacetime": (SpaceTime, {**SMALL, "d_state": 6}),
     "informer": (Informer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
     "autoformer": (Autoformer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
+    "tpgn": (TPGN, {**SMALL, "channels": 2, "d_model": 4}),
+    "inverted": (InvertedForecaster, {**SMALL, "n_layers": 1, "mixer_kwargs": {"n_heads": 2}}),
 }
 
 
