@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from longseq.timeseries.forecast import forecast_frame
     from longseq.timeseries.forecaster import Forecaster
     from longseq.timeseries.task import (
+        TPGN,
         Autoformer,
         ForecastTask,
         Informer,
+        InvertedForecaster,
         MixerForecaster,
         SpaceTime,
     )
@@ -32,19 +34,23 @@ _EXPORTS = {
     "ForecastTask": "longseq.timeseries.task",
     "Forecaster": "longseq.timeseries.forecaster",
     "Informer": "longseq.timeseries.task",
+    "InvertedForecaster": "longseq.timeseries.task",
     "MixerForecaster": "longseq.timeseries.task",
     "SpaceTime": "longseq.timeseries.task",
+    "TPGN": "longseq.timeseries.task",
     "forecast_frame": "longseq.timeseries.forecast",
     "make_baseline": "longseq.timeseries.baselines",
 }
 __all__ = [
     "FORMATS",
     "REQUIRES",
+    "TPGN",
     "Autoformer",
     "ForecastData",
     "ForecastTask",
     "Forecaster",
     "Informer",
+    "InvertedForecaster",
     "MixerForecaster",
     "SpaceTime",
     "forecast_frame",

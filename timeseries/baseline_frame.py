@@ -17,6 +17,8 @@ from longseq.timeseries.local import BASELINES, LocalModel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.quantiles import seasonal_naive
 
+_TOGETHER = 128  # series that a local model forecasts at once: a matter of memory
+
 
 def baseline_frame(
     name: str,
@@ -56,10 +58,11 @@ def baseline_frame(
     if issubclass(made, LocalModel):
         model = made(horizon, lag)
         own = tuple(levels) if hasattr(model, "quantiles") else ()
-        found = [
-            model.quantiles(one, own) if own else (model.paths(one[None])[0],)
-            for one in _histories(panel, rows, series)
-        ]
+        histories = _histories(panel, rows, series)
+        if own:
+            found = [model.quantiles(one, own) for one in histories]
+        else:
+            found = [(path,) for path in _paths(model, histories)]
         values[column] = np.stack([one[0] for one in found])
         for i, level in enumerate(own):
             for j, side in enumerate(("lo", "hi")):
@@ -72,6 +75,18 @@ def baseline_frame(
     else:
         values[column] = _ridge(name, panel, rows, series, horizon, context, season)
     return with_naive(panel, rows, series, values, season)
+
+
+def _paths(model: LocalModel, histories: list[np.ndarray]) -> np.ndarray:
+    """Returns a local model's forecasts (P, h); histories of one length go together."""
+    found = np.empty((len(histories), model.horizon))
+    lengths = np.array([len(one) for one in histories])
+    for length in np.unique(lengths):
+        members = np.flatnonzero(lengths == length)
+        for start in range(0, len(members), _TOGETHER):
+            chosen = members[start : start + _TOGETHER]
+            found[chosen] = model.paths(np.stack([histories[i] for i in chosen]))
+    return found
 
 
 def _histories(panel: Panel, rows: np.ndarray, series: np.ndarray) -> list[np.ndarray]:
@@ -103,8 +118,12 @@ def _ridge(
     context: int | None,
     season: int | None,
 ) -> np.ndarray:
-    """Returns forecasts (P, h) of a ridge regression on everything before the first cutoff."""
-    end = int(rows.min())
+    """Returns forecasts (P, h) of a ridge regression on all that is known before the last cutoff.
+
+    Cutoffs differ only where they are the ends of the series: then all rows are known. A context
+    that is longer than its series is padded with the first value, as everywhere.
+    """
+    end = int(rows.max())
     length = context or max(2, min(336, (end - horizon) // 3))
     if end < length + horizon:
         raise DataError(
@@ -118,6 +137,7 @@ def _ridge(
     cutoffs = range(length, end - horizon + 1)
     model.fit(Windows(known, scaler, cutoffs, length, horizon))
     scaled = scaler.transform(panel.carried())
-    x = np.stack([scaled[row - length : row, c] for row, c in zip(rows, series)])
+    near = np.maximum(rows[:, None] + np.arange(-length, 0), 0)
+    x = scaled[near, series[:, None]]
     y = model.forecast(torch.from_numpy(x)[..., None])[..., 0].numpy()
     return y * scaler.std[series, None] + scaler.mean[series, None]

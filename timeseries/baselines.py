@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.checks import check_positive
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import Registry, keywords
 from longseq.timeseries.data.windows import Windows
 
@@ -111,22 +111,19 @@ def normal_sums(windows: Windows) -> Sums:
     """Returns sums over all whole windows of training, float64; no window is kept.
 
     Raises:
-        ConfigError: if the first windows have no whole context.
+        DataError: if there are none.
     """
     length, horizon = windows.context, windows.horizon
     values = windows.values.double()
     first, last, step = windows.cutoffs[0], windows.cutoffs[-1], 1
     if len(windows) > 1:
         step = windows.cutoffs[1] - first
-    if first < length:
-        raise ConfigError(
-            "a ridge regression is fitted on whole contexts: the first of these has "
-            f"{first} rows of {length}"
-        )
+    if first < length:  # windows with a padded context are not fitted on
+        first += -(-(length - first) // step) * step
     gram = torch.zeros(length + 1, length + 1, dtype=torch.float64)
     cross = torch.zeros(length + 1, horizon, dtype=torch.float64)
     squares, count = torch.zeros(horizon, dtype=torch.float64), 0
-    for c, series in enumerate(values.T):
+    for c, series in enumerate(values.T if first <= last else []):
         span = slice(first - length, last + horizon)
         rows = series[span].unfold(0, length + horizon, step)
         # Only windows inside the series and whose targets were all observed.
@@ -139,6 +136,13 @@ def normal_sums(windows: Windows) -> Sums:
             cross.addmm_(context.T, chunk[:, length:])
             squares += chunk[:, length:].square().sum(0)
             count += len(chunk)
+    if count == 0:
+        raise DataError(
+            f"no training window has its whole context of {length} rows and all of its {horizon} "
+            "targets observed, which a ridge regression is fitted on",
+            hint="shorten --context and --horizons, take a longer --resample, or --models without "
+            "the linear ones",
+        )
     return Sums(gram, cross, squares, count)
 
 

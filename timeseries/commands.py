@@ -28,6 +28,10 @@ DOMAIN = Domain(
             "forecasts for a frame, with no training or by a checkpoint, to CSV or Parquet",
             "longseq.timeseries.predict:run",
         ),
+        "import": Command(
+            "published Informer, Autoformer, SpaceTime or TPGN weights as a checkpoint of ours",
+            "longseq.timeseries.published:run",
+        ),
     },
     check="longseq.timeseries.data.check:check",
     shared=(("context", "context"), ("horizon", "horizon")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from longseq.core.training.loading import load_task
 from longseq.core.yaml_files import read_yaml
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import RIDGE, Baseline, make_baseline
-from longseq.timeseries.data.calendar import N_FEATURES, resolution
-from longseq.timeseries.data.module import FACTS, ForecastData
+from longseq.timeseries.data.covariates import Covariates
+from longseq.timeseries.data.module import FACTS, ForecastData, Stage
+from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.protocols import list_protocols
 from longseq.timeseries.data.windows import EvaluationWindows, Windows
 from longseq.timeseries.forecast import run_model
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.metrics import ForecastError
 from longseq.timeseries.options import add_roles, roles_of
+from longseq.timeseries.regression import covariate_effects
 from longseq.timeseries.task import ForecastTask
 
 
@@ -66,6 +69,7 @@ class ForecastComparison(Comparison):
         **dict.fromkeys(("mse", "mae"), "r"),
         **dict.fromkeys(("windows", "context"), "d"),
         "protocol": "",
+        "covariates": "",
         "parameters": "d",
         "seconds": "r",
         "verdict": "",
@@ -73,6 +77,7 @@ class ForecastComparison(Comparison):
 
     def __init__(self, data: ForecastData, season: int | None = None, ridge: float = RIDGE) -> None:
         self.data, self.ridge = data, ridge
+        self._rest: Panel | None = None
         data.setup()
         self.season = season or data.panel.season()
         self.test = data.windows("test")
@@ -146,14 +151,20 @@ class ForecastComparison(Comparison):
         filled = f", {panel.missing} values missing and not scored" if panel.missing else ""
         spans = f"context {data.context}, horizon {data.horizon}"
         where = f"{data.path}, protocol {data.protocol.name}, {spans}"
-        return f"{where}: {len(self.test):,} test windows of {', '.join(panel.ids[:7])}{filled}"
+        beside = ", ".join(name for many in panel.covariates.names.values() for name in many)
+        known = f"; covariates {beside}" if beside else ""
+        series = ", ".join(panel.ids[:7])
+        series += f" … ({len(panel.ids):,} series)" if len(panel.ids) > 7 else ""
+        return f"{where}: {len(self.test):,} test windows of {series}{filled}{known}"
 
     def tie(self, row: Row, rival: Row) -> float:
         return 5e-4
 
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
         seconds = [row.numbers["seconds"] for row in rows if "seconds" in row.numbers]
+        used = rows[0].numbers.get("covariates")
         return {
+            **({"covariates": str(used)} if used else {}),
             "mae": f"{np.mean([row.numbers['mae'] for row in rows]):.4f}",
             "parameters": f"{rows[0].numbers['parameters']:,}",
             **({"seconds": f"{np.mean(seconds):.1f}"} if seconds else {}),
@@ -162,7 +173,9 @@ class ForecastComparison(Comparison):
     def _row(
         self, name: str, model: ForecastTask | Baseline, start: float, parameters: int, **own: Any
     ) -> Row:
-        mse, mae = evaluate(model, self.test, self.data.eval_batch_size)
+        alone = isinstance(model, Baseline)
+        windows = self.baseline_windows("test") if alone else self.test
+        mse, mae = evaluate(model, windows, self.data.eval_batch_size)
         kind = model.kind if isinstance(model, Baseline) else "model"
         numbers = {
             "mae": mae,
@@ -172,13 +185,47 @@ class ForecastComparison(Comparison):
             "windows": len(self.test),
             "context": self.data.context,
             "protocol": self.data.protocol.name,
+            "covariates": self._used(model),
         }
         return Row(name, kind, mse, numbers=numbers, **own)  # type: ignore[arg-type]
+
+    def baseline_windows(self, stage: Stage) -> Windows:
+        """Returns the windows that baselines see: less the effects of the future covariates.
+
+        The effects are those of ``regression.covariate_effects``, their coefficients fitted on the
+        training rows. What a baseline's forecast of the rest is off by is what its forecast with
+        the effects added is off by.
+
+        Args:
+            stage: "train", "valid" or "test".
+        """
+        windows, panel = self.data.windows(stage), self.data.panel
+        if not panel.covariates.future:
+            return windows
+        if self._rest is None:
+            rows = np.minimum(panel.ends, self.data.split().train.end)
+            effects, _ = covariate_effects(panel, rows, 0, self.season, until=len(panel))
+            rest = panel.values - effects[: len(panel)]
+            self._rest = replace(panel, values=rest, covariates=Covariates())
+        scaler = replace(windows.scaler, covariates={})
+        return Windows(
+            *(self._rest, scaler, windows.cutoffs, windows.context, windows.horizon),
+            windows.least,
+        )
+
+    def _used(self, model: ForecastTask | Baseline) -> str:
+        """Returns how a model takes the panel's covariates; empty if there are none."""
+        known = self.data.panel.covariates
+        if not known:
+            return ""
+        if isinstance(model, Baseline):
+            return "by regression" if known.future else "none"
+        return "its own" if getattr(model, "covariates", ()) else "none"
 
     def baseline(self, name: str) -> list[Row]:
         start = time.perf_counter()
         model = make_baseline(name, self.data.horizon, self.season, self.ridge)
-        model.fit(self.data.windows("train"))
+        model.fit(self.baseline_windows("train"))
         return [self._row(name, model, start, model.parameters)]
 
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
@@ -208,11 +255,8 @@ class ForecastComparison(Comparison):
         content = read_yaml(config) or {}
         name = str((content.get("model") or {}).get("class_path", ""))
         cls = import_object(name) if "." in name else vars(tasks).get(name)
-        if not getattr(cls, "channel_independent", True):
-            model |= {
-                "channels": len(data.panel.ids),
-                "features": N_FEATURES[resolution(data.panel.freq)],
-            }
+        if cls is not None:
+            model |= tasks.sizes_of(cls, data.panel)
         found = sorted(data.scaler().covariates)
         if found:
             model["covariates"] = found

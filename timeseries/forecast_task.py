@@ -15,11 +15,24 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
+from longseq.core.registry import keywords
 from longseq.core.training.task import BaseTask
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.module import FACTS, ForecastData
+from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler
 from longseq.timeseries.metrics import ForecastError
+
+
+def sizes_of(cls: type, panel: Panel) -> dict[str, int]:
+    """Returns those of a task's hyper-parameters that follow from the series it is to take.
+
+    Args:
+        cls: the task's class.
+        panel: the series.
+    """
+    known = {"channels": len(panel.ids), "features": N_FEATURES[resolution(panel.freq)]}
+    return {name: value for name, value in known.items() if name in keywords(cls)}
 
 
 class ForecastTask(BaseTask):

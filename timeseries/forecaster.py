@@ -13,13 +13,14 @@ import pandas as pd
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.registry import keywords
 from longseq.timeseries.baseline_frame import baseline_frame, with_naive
 from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
-from longseq.timeseries.data.panel_data import PanelData
+from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.regression import covariate_effects, regression_frame
 from longseq.timeseries.scores import score_frame
@@ -31,6 +32,8 @@ _TRAINED = {
     "spacetime": "SpaceTime",
     "informer": "Informer",
     "autoformer": "Autoformer",
+    "tpgn": "TPGN",
+    "inverted_forecaster": "InvertedForecaster",
 }
 _NATIVE = ("mixer_forecaster",)  # networks that read covariates themselves
 
@@ -162,9 +165,9 @@ class Forecaster:
         panel, polars = (self._fitted(), self._polars) if frame is None else self._read(frame)
         h = self._horizon(horizon)
         if future is not None:
-            table, _ = _pandas(future)
+            table, _ = to_pandas(future)
             panel = with_future(panel, table, h, self.roles)
-        return _like(self._frame(panel, h, None), polars)
+        return same_type(self._frame(panel, h, None), polars)
 
     def cross_validation(
         self,
@@ -183,7 +186,9 @@ class Forecaster:
             windows: number of cutoffs, the last one h rows before the end.
             step: rows between cutoffs; h if None.
             refit: train anew at every cutoff; else once, on what lies before the first. Local
-                models and the zero-shot forecaster always see all that lies before a cutoff.
+                models and the zero-shot forecaster always see all that lies before a cutoff. A
+                series that has not begun at a cutoff, or is shorter there than any that a network
+                was trained on, has no rows there.
             progress: print a line a cutoff.
 
         Raises:
@@ -210,7 +215,7 @@ class Forecaster:
                     print(f"cutoff {i + 1} of {windows}: {panel.ds[row - 1]}", flush=True)
         finally:
             self._panel, self._task, self._polars = kept
-        return _like(pd.concat(parts, ignore_index=True), polars)
+        return same_type(pd.concat(parts, ignore_index=True), polars)
 
     def scores(self, frame: Any, history: Any = None) -> pd.DataFrame:
         """Returns MAE, RMSE, MASE, sMAPE, pinball loss and coverage of a back-test.
@@ -220,7 +225,7 @@ class Forecaster:
             history: the series it forecast; the fitted ones if None.
         """
         panel = self._fitted() if history is None else self._read(history)[0]
-        return score_frame(_pandas(frame)[0], panel, self.season)
+        return score_frame(to_pandas(frame)[0], panel, self.season)
 
     def plot(self, frame: pd.DataFrame, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
@@ -261,7 +266,7 @@ class Forecaster:
     def _read(self, frame: Any) -> tuple[Panel, bool]:
         if isinstance(frame, (str, Path)):
             return read_panel(frame, roles=self.roles), False
-        table, polars = _pandas(frame)
+        table, polars = to_pandas(frame)
         return panel_of(table, 0, source="the frame", roles=self.roles), polars
 
     def _fitted(self) -> Panel:
@@ -278,7 +283,7 @@ class Forecaster:
     def _train(self, panel: Panel) -> None:
         from longseq.core.training.run import fit
         from longseq.timeseries import task as tasks
-        from longseq.timeseries.data.calendar import N_FEATURES, resolution
+        from longseq.timeseries.data.panel_data import PanelData
 
         h = self.horizon or min(64, max(panel.season(), 1) * 2, max(1, len(panel) // 6))
         if self.model not in _NATIVE and panel.covariates.future:
@@ -289,12 +294,11 @@ class Forecaster:
         context = self.context or min(336, max(1, longest // 2))
         cls = getattr(tasks, _TRAINED[self.model])
         own = dict(self.arguments)
-        if not cls.channel_independent:
-            own |= {
-                "channels": len(panel.ids),
-                "features": N_FEATURES[resolution(panel.freq)],
-            }
+        own |= tasks.sizes_of(cls, panel)
+        if "label" in keywords(cls):
             own.setdefault("label", max(1, context // 2))
+        if "period" in keywords(cls):
+            own.setdefault("period", min(self.season or panel.season(), max(1, context - 1)))
         if self.model == "mixer_forecaster":
             own.setdefault("patch", min(16, context))
             own.setdefault("stride", max(1, own["patch"] // 2))
@@ -303,7 +307,10 @@ class Forecaster:
             own["covariates"] = sorted(f"{kind}:{name}" for kind, many in names for name in many)
         import torch
 
-        least = max(1, context // 4) if cls.channel_independent else None
+        # The shortest series must be forecast too: its context is padded, in training as here.
+        spans = panel.ends - panel.starts
+        shortest = int(spans[spans > 0].min()) if (spans > 0).any() else 1
+        least = min(max(1, context // 4), shortest) if cls.channel_independent else None
         data = PanelData.of(
             panel, context=context, horizon=h, batch_size=64, seed=self.seed, min_context=least
         )
@@ -311,7 +318,9 @@ class Forecaster:
         with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(self.seed)
             task = cls(context=context, horizon=h, **own)
-            fit(task, data, folder, max_steps=self.max_steps)
+            # Nothing of the run is kept: no files, and no commands that would read them.
+            silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+            fit(task, data, folder, max_steps=self.max_steps, **silent)
         self._task = task.cpu().eval()
 
     def _frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
@@ -349,6 +358,12 @@ class Forecaster:
             raise ConfigError("the forecaster was not trained: call fit first")
         h = self._task.horizon
         own = panel if cutoff is None else panel.before(cutoff)
+        if cutoff is not None and self._task.channel_independent:
+            # As with every model, a series that has not begun has no rows there.
+            least = int((self._task.facts or {}).get("least", self._task.context))
+            begun = cutoff - own.starts >= max(least, 1)
+            panel = panel.select([name for name, old in zip(panel.ids, begun) if old])
+            own = panel.before(cutoff)
         levels = self.levels if self._task.probabilistic else ()
         parts: dict[str, list[np.ndarray]] = {}
         known = own
@@ -363,17 +378,6 @@ class Forecaster:
         return with_naive(panel, rows, series, paths, self.season)
 
 
-def _pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
-    """Returns a frame of pandas, and whether it was one of polars."""
-    polars = type(frame).__module__.split(".")[0] == "polars"
-    table = frame.to_pandas() if polars else frame
-    if not isinstance(table, pd.DataFrame):
-        raise ConfigError(
-            f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"
-        )
-    return table, polars
-
-
 def _append(panel: Panel, part: pd.DataFrame, name: str) -> Panel:
     """Returns the panel with forecasts after the end of every series."""
     horizon = len(part) // len(panel.ids)
@@ -383,11 +387,3 @@ def _append(panel: Panel, part: pd.DataFrame, name: str) -> Panel:
     at = longer.ds.get_indexer(pd.Index(part["ds"])).reshape(-1, horizon)
     values[at, np.arange(len(panel.ids))[:, None]] = path
     return replace(longer, values=values)
-
-
-def _like(frame: pd.DataFrame, polars: bool) -> Any:
-    if not polars:
-        return frame
-    import polars as pl
-
-    return pl.from_pandas(frame)

@@ -38,12 +38,9 @@ def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
         with atomic_path(folder / "covariates.npz") as temporary, temporary.open("wb") as stream:
             np.savez(stream, **known)
     if forecaster.trained:
-        from lightning.pytorch import Trainer
+        from longseq.timeseries.published import write_task
 
-        trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-        trainer.strategy.connect(forecaster._task)
-        with atomic_path(folder / "model.ckpt") as temporary:
-            trainer.save_checkpoint(temporary)
+        write_task(forecaster._task, folder / "model.ckpt")
     content = {
         **{name: getattr(forecaster, name) for name in ("model", "horizon", "context", "season")},
         "levels": list(forecaster.levels),

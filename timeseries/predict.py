@@ -4,6 +4,7 @@ checkpoint."""
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,6 +68,8 @@ def run(argv: Sequence[str]) -> int:
     write_frame(frame, args.out)
     for note in panel.notes:
         print(f"{args.frame}: {note}")
+    if cutoffs is None and (ended := early_ends(panel)):
+        print(f"{args.frame}: {ended}")
     if name == NAME and task is None:
         print("no checkpoint named: the packaged zero-shot forecaster was taken")
     filled = f" ({panel.missing} missing values carried forward)" if panel.missing else ""
@@ -78,6 +81,25 @@ def run(argv: Sequence[str]) -> int:
     if cutoffs is not None:
         _print_scores(frame, name, args.frame)
     return 0
+
+
+def early_ends(panel: Panel) -> str:
+    """Returns what is to be said of series that end before the last row: a sensor that died, an
+    item that is no longer sold. Each is forecast from its own end."""
+    early = np.flatnonzero(panel.ends < len(panel))
+    if len(early) == 0:
+        return ""
+    first = early[int(panel.ends[early].argmin())]
+    what = f"{len(early):,} of {len(panel.ids):,} series end before {panel.ds[-1]} and are"
+    if len(early) == 1:
+        return (
+            f"{panel.ids[first]} ends at {panel.ds[panel.ends[first] - 1]}, the others at "
+            f"{panel.ds[-1]}: it is forecast from its own end"
+        )
+    return (
+        f"{what} forecast from their own ends, the earliest {panel.ids[first]} at "
+        f"{panel.ds[panel.ends[first] - 1]}"
+    )
 
 
 def _zero_shot(
@@ -94,18 +116,29 @@ def _zero_shot(
             "--future and --holidays"
         )
     network = Quantiles()
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def plain(one: Panel, h: int, cutoff: int | None) -> pd.DataFrame:
-        at = None if cutoff is None else [cutoff]
-        return zero_shot_frame(one, h, at, levels, args.batch_size, args.season, network)
+    shown = {"transient": True, "disable": not sys.stderr.isatty()}
+    with Progress(console=Console(stderr=True), **shown) as progress:
+        bar = progress.add_task("forecasts", total=len(panel.ids) * len(cutoffs or [0]))
 
-    if not panel.covariates.future:
-        return zero_shot_frame(
-            panel, horizon, cutoffs, levels, args.batch_size, args.season, network
-        )
-    lag = args.season or panel.season()
-    parts = [regression_frame(plain, panel, horizon, at, lag) for at in cutoffs or [None]]
-    return pd.concat(parts, ignore_index=True)
+        def plain(one: Panel, h: int, at: Sequence[int] | None) -> pd.DataFrame:
+            before = progress.tasks[bar].completed
+            return zero_shot_frame(
+                *(one, h, at, levels, args.batch_size, args.season, network),
+                progress=lambda done: progress.update(bar, completed=before + done),
+            )
+
+        if not panel.covariates.future:
+            return plain(panel, horizon, cutoffs)
+        lag = args.season or panel.season()
+
+        def single(one: Panel, h: int, cutoff: int | None) -> pd.DataFrame:
+            return plain(one, h, None if cutoff is None else [cutoff])
+
+        parts = [regression_frame(single, panel, horizon, at, lag) for at in cutoffs or [None]]
+        return pd.concat(parts, ignore_index=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ def _rest(x: np.ndarray, width: int, season: int) -> np.ndarray:
 
 
 def covariate_effects(
-    panel: Panel, rows: np.ndarray, horizon: int, season: int
+    panel: Panel, rows: np.ndarray, horizon: int, season: int, until: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns what the future covariates add to every value.
 
@@ -55,6 +55,8 @@ def covariate_effects(
         rows: first row of every series that must not be looked at (C,).
         horizon: rows h that are forecast after them.
         season: rows of a season.
+        until: rows T' that effects are given for; up to the last forecast if fewer. A covariate
+            that is not known in rows after the forecasts counts as its usual value.
 
     Returns:
         Effects (T', C) of all rows up to the last forecast, relative to the usual value of each
@@ -63,7 +65,7 @@ def covariate_effects(
     Raises:
         DataError: if a covariate is not known where it is needed.
     """
-    total = int(rows.max()) + horizon
+    total = max(int(rows.max()) + horizon, until)
     longer = panel.extended(max(0, total - len(panel)))
     begun = np.flatnonzero(panel.starts < rows)
     longer.covariates.check_future(longer, rows[begun], begun, horizon)
@@ -90,7 +92,7 @@ def covariate_effects(
     own = np.linalg.solve(gram + _PRIOR * penalty, (cross - gram @ together)[..., None])[..., 0]
     weights = ((together + own) * unit[:, None]).T
     effects = sum(
-        weight * (np.nan_to_num(one[:total]) - middle)
+        weight * np.nan_to_num(one[:total] - middle)
         for weight, one, middle in zip(weights, given, usual)
     )
     return np.asarray(effects, float), weights

@@ -12,15 +12,25 @@ from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
 from longseq.timeseries.data.module import ForecastData
-from longseq.timeseries.forecast_task import ForecastTask
+from longseq.timeseries.forecast_task import ForecastTask, sizes_of
 from longseq.timeseries.likelihoods import LIKELIHOODS, Counts, Likelihood, Outputs, is_count
 from longseq.timeseries.metrics import NINE, Coverage, PinballLoss
 from longseq.timeseries.models.autoformer import Autoformer as AutoformerModel
 from longseq.timeseries.models.informer import Informer as InformerModel
 from longseq.timeseries.models.mixer_forecaster import MixerForecaster as MixerForecasterModel
 from longseq.timeseries.models.spacetime import SpaceTime as SpaceTimeModel
+from longseq.timeseries.panel_tasks import TPGN, InvertedForecaster
 
-__all__ = ["Autoformer", "ForecastTask", "Informer", "MixerForecaster", "SpaceTime"]
+__all__ = [
+    "TPGN",
+    "Autoformer",
+    "ForecastTask",
+    "Informer",
+    "InvertedForecaster",
+    "MixerForecaster",
+    "SpaceTime",
+    "sizes_of",
+]
 KINDS = ("future", "past", "static")
 
 

@@ -24,19 +24,33 @@ NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
+# Logarithms are taken of positive series whose largest value is at most so many times the least.
+_LOG_RATIO = 1000.0
+# Widths of the packaged forecaster's intervals by the number n of known values: a share that falls
+# by _FALL with every doubling of n from 16 on. See the card for what chose them.
+_WIDEST, _FALL, _NARROWEST = 1.2, 0.1, 0.9
+
+
 class Quantiles:
     """Quantile forecasts of any number of series by one network.
 
     Args:
         model: a ``models.zero_shot.ZeroShot``, in evaluation mode; the packaged one if None.
-        symmetric: average with the forecast of the series turned upside down.
+        copies: forecast two copies of a series and average: one of its logarithms (where all values
+            are positive), with the season that the calendar suggests; and one turned upside down,
+            whose season the network finds itself. False forecasts the series alone.
+        calibrated: take the widths of intervals times a share that depends on the number of known
+            values; only for the packaged network.
     """
 
-    def __init__(self, model: ZeroShot | None = None, symmetric: bool = True) -> None:
+    def __init__(
+        self, model: ZeroShot | None = None, copies: bool = True, calibrated: bool | None = None
+    ) -> None:
+        self.calibrated = model is None if calibrated is None else calibrated
         if model is None:
             model = ZeroShot()
             load_weights(PACKAGED, model)
-        self.model, self.symmetric = model.eval(), symmetric
+        self.model, self.copies = model.eval(), copies
 
     def forecast(
         self,
@@ -91,11 +105,32 @@ class Quantiles:
 
     def _forecast(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
         rows = np.where(np.isfinite(rows), rows, np.nan)
-        blocks = []
-        for sign in (1.0, -1.0) if self.symmetric else (1.0,):
-            block = self._blocks(sign * rows, horizon, season)
-            blocks.append(block if sign > 0 else -block[..., ::-1])
-        return np.mean(blocks, axis=0)
+        if self.copies:
+            turned = -self._blocks(-rows, horizon, 0)[..., ::-1]
+            found = (self._in_logarithms(rows, horizon, season) + turned) / 2
+        else:
+            found = self._blocks(rows, horizon, season)
+        if not self.calibrated:
+            return found
+        known = np.isfinite(rows).sum(1)
+        share = np.clip(_WIDEST - _FALL * np.log2(known / 16), _NARROWEST, _WIDEST)
+        middle = found[..., _MEDIAN : _MEDIAN + 1]
+        return middle + (found - middle) * share[:, None, None]
+
+    def _in_logarithms(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
+        """Returns quantiles (N, h, 9) that were forecast of the logarithms where these are of use,
+        which are the logarithms' quantiles."""
+        low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
+        positive = (low > 0) & (high <= _LOG_RATIO * np.where(low > 0, low, 1.0))
+        taken = rows.copy()
+        taken[positive] = np.log(rows[positive])
+        found = self._blocks(taken, horizon, season)
+        if positive.any():
+            # What is further outside than the whole range is no forecast but an overflow.
+            least, most = (np.log(one[positive])[:, None, None] for one in (low, high))
+            bound = np.maximum(most - least, 1.0)
+            found[positive] = np.exp(np.clip(found[positive], least - bound, most + bound))
+        return found
 
     def _blocks(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
         """Returns quantiles (N, h, 9), 64 steps at a time."""

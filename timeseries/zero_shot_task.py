@@ -41,6 +41,7 @@ class ZeroShot(ForecastTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
+    copies = ("average",)
     defaults = {
         "lr": 3e-4,
         "weight_decay": 0.01,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.baselines import (
     DLinearRidge,
     NLinearRidge,
@@ -152,3 +152,20 @@ def test_the_closed_form_chooses_inside_the_training_rows(wide_csv: Path) -> Non
     assert again.chosen == model.chosen
     x = torch.randn(2, 48, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(again.forecast(x), model.forecast(x), rtol=0, atol=0)
+
+
+def test_a_ridge_needs_whole_windows_and_says_so(wide_csv) -> None:
+    data = ForecastData(str(wide_csv), "ratio", 40, 5, min_context=4)
+    windows = data.windows("train")
+    assert windows.cutoffs[0] == 4
+    padded, whole = NLinearRidge(5), NLinearRidge(5)
+    padded.fit(windows)
+    whole.fit(windows.at(range(40, windows.cutoffs[-1] + 1)))
+    x = torch.randn(2, 40, 1)
+    torch.testing.assert_close(padded.forecast(x), whole.forecast(x), rtol=0, atol=0)
+    windows.observed = windows.observed.clone()
+    windows.observed[::5] = False
+    with pytest.raises(DataError, match=r"no training window.*--resample"):
+        NLinearRidge(5).fit(windows)
+    with pytest.raises(DataError, match="no training window"):
+        NLinearRidge(5).fit(windows.at(range(4, 20)))

@@ -8,7 +8,9 @@ import torch
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.timeseries import Forecaster
+from longseq.timeseries.compare import ForecastComparison
 from longseq.timeseries.data.frames import Roles, panel_of
+from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.regression import covariate_effects
 
 H = 14
@@ -193,3 +195,33 @@ def test_a_window_does_not_depend_on_its_neighbours():
     with torch.no_grad():
         whole = model(*inputs)
         torch.testing.assert_close(model(*(one[2:3] for one in inputs)), whole[2:3])
+
+
+def test_baselines_are_compared_with_the_covariates_too(tmp_path, capsys):
+    table = retail(rows=240)
+    table.to_csv(tmp_path / "a.csv", index=False)
+    usual = ["timeseries", "compare", "--data", str(tmp_path / "a.csv"), "--context", "28"]
+    usual += ["--horizons", "7", "--min_context", "14", "--models", "seasonal_naive,nlinear_gcv"]
+    found = {}
+    for future in ("", "promo"):
+        out = tmp_path / f"with_{future}.csv"
+        assert main([*usual, "--future", future, "--out", str(out)]) == 0
+        found[future] = pd.read_csv(out).set_index("model")
+    assert "covariates promo" in " ".join(capsys.readouterr().out.split())
+    assert set(found["promo"]["covariates"]) == {"by regression"}
+    assert found[""]["covariates"].isna().all()
+    assert (found["promo"]["mse"] < 0.7 * found[""]["mse"]).all()
+
+
+def test_effects_of_a_comparison_are_those_of_the_training_rows(tmp_path):
+    table = retail(rows=240)
+    changed = table.copy()
+    late = changed["ds"] > changed["ds"].min() + pd.Timedelta(days=190)
+    changed.loc[late, "y"] *= 3
+    seen = []
+    for frame in (table, changed):
+        frame.to_csv(tmp_path / "a.csv", index=False)
+        data = ForecastData(str(tmp_path / "a.csv"), "ratio", 28, 7, future=["promo"])
+        comparison = ForecastComparison(data)
+        seen.append(comparison.baseline_windows("train").values[:168])
+    torch.testing.assert_close(*seen, rtol=0, atol=0)

@@ -1,6 +1,8 @@
 """Forecaster: a frame in and a frame out, for every kind of model, and nothing after a cutoff."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -132,3 +134,53 @@ def test_pictures(tmp_path):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DataError, match="no target"):
         plot_lead_error(forecaster.predict(3), forecaster.name, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["mixer_forecaster", "nlinear_gcv"])
+def test_short_and_late_series_stop_no_other(name):
+    df = sales()
+    late = df[df["unique_id"] == "item0"].tail(3).assign(unique_id="late")
+    gone = df[df["unique_id"] == "item0"].head(12).assign(unique_id="gone")
+    many = pd.concat([df, late, gone])
+    forecaster = Forecaster(name, **SMALL.get(name, {})).fit(many)
+    found = forecaster.predict(8)
+    assert len(found) == 5 * 8 and found[forecaster.name].notna().all()
+    first = found[found["unique_id"] == "gone"]["ds"].iloc[0]
+    assert first == gone["ds"].iloc[-1] + pd.Timedelta(days=1)
+    backtest = forecaster.cross_validation(many, 8, windows=2)
+    assert set(backtest["unique_id"]) >= set(df["unique_id"])
+    assert backtest[forecaster.name].notna().all()
+
+
+def test_a_ridge_is_fitted_on_all_that_is_known():
+    # One series that ended early takes no rows of the others out of the fit.
+    df = sales(ragged=False)
+    gone = df[df["unique_id"] == "item0"].head(40).assign(unique_id="gone")
+    whole = Forecaster("nlinear_ridge", context=30).fit(pd.concat([df, gone])).predict(8)
+    alone = Forecaster("nlinear_ridge", context=30).fit(df).predict(8)
+    error = []
+    for found in (whole, alone):
+        one = found[found["unique_id"] == "item1"]
+        t = np.arange(120, 128)
+        error.append(np.abs(one["NLinearRidge"] - 25 - 6 * np.sin(2 * np.pi * t / 7)).mean())
+    assert error[0] < 1.2 * error[1]
+
+
+def test_training_names_no_file_that_is_gone(capfd):
+    Forecaster("mixer_forecaster", **SMALL["mixer_forecaster"]).fit(sales())
+    said = "".join(capfd.readouterr())
+    assert "val/loss" in said and "next:" not in said and "ckpt" not in said
+
+
+def test_local_models_load_no_training_framework():
+    code = (
+        "import sys, numpy as np, pandas as pd\n"
+        "from longseq.timeseries import Forecaster\n"
+        "df = pd.DataFrame({'ds': pd.date_range('2024', periods=40), 'y': np.arange(40.0)})\n"
+        "Forecaster('theta').fit(df).predict(3)\n"
+        "Forecaster('zero_shot').fit(df).predict(3)\n"
+        "print(sorted({'lightning', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
+    )
+    # A quarter of a gigabyte and seconds of start-up, which only training needs.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -10,8 +10,10 @@ from torch import nn
 from longseq.core.errors import ConfigError
 from longseq.timeseries.models.autoformer import Autoformer, decompose
 from longseq.timeseries.models.informer import Informer
+from longseq.timeseries.models.inverted_forecaster import InvertedForecaster
 from longseq.timeseries.models.mixer_forecaster import MixerForecaster
 from longseq.timeseries.models.spacetime import SpaceTime
+from longseq.timeseries.models.tpgn import TPGN
 
 C, L, H, LABEL, F = 3, 32, 8, 16, 4
 TRANSFORMER = {
@@ -34,6 +36,12 @@ def make(name: str, compat: bool = False) -> nn.Module:
         return Autoformer(**TRANSFORMER, moving_average=5, factor=1, compat=compat).eval()
     if name == "spacetime":
         return SpaceTime(H, 8, 6, compat=compat).eval()
+    if name == "tpgn":
+        return TPGN(C, L, H, 12, F, 4).eval()  # neither length is a multiple of the period
+    if name == "inverted":
+        return InvertedForecaster(L, H, 8, 1, mixer_kwargs={"n_heads": 2}).eval()
+    if name == "inverted_mamba":
+        return InvertedForecaster(L, H, 8, 1, "bidirectional", {"mixer": "mamba"}).eval()
     heads = {"n_heads": 2} if name == "attention" else None
     return MixerForecaster(L, H, 8, 1, name, heads, patch=8, stride=4).eval()
 
@@ -48,11 +56,16 @@ def inputs(batch: int = 5, seed: int = 1) -> tuple[torch.Tensor, ...]:
 def run(
     model: nn.Module, x: torch.Tensor, x_mark: torch.Tensor, y_mark: torch.Tensor
 ) -> torch.Tensor:
+    if isinstance(model, TPGN):
+        return model(x, x_mark)
     takes_marks = isinstance(model, (Informer, Autoformer))
     return model(x, x_mark, y_mark) if takes_marks else model(x)
 
 
-NAMES = ["mamba", "companion", "attention", "informer", "autoformer", "spacetime"]
+NAMES = [
+    *("mamba", "companion", "attention", "informer", "autoformer", "spacetime"),
+    *("tpgn", "inverted", "inverted_mamba"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,3 +232,37 @@ def test_wrong_sizes_are_refused() -> None:
         SpaceTime(H, 12)
     with pytest.raises(ConfigError, match="of more than"):
         make("spacetime").loss(torch.zeros(1, 7, 1), torch.zeros(1, H, 1))
+
+
+def test_the_inverted_forecaster_knows_no_order_of_the_series() -> None:
+    model, (x, *_) = make("inverted"), inputs()
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        torch.testing.assert_close(model(x[..., order]), model(x)[..., order])
+        # More series than it was made with, and each sees the others.
+        assert model(torch.cat([x, x], -1)).shape == (5, H, 2 * C)
+        changed = x.clone()
+        changed[:, 3, 0] += 5
+        assert not torch.equal(model(changed)[..., 1], model(x)[..., 1])
+    with pytest.raises(ConfigError, match="context of 32 rows, got 31"):
+        model(x[:, 1:])
+
+
+@pytest.mark.parametrize(("context", "horizon", "period"), [(30, 7, 12), (13, 25, 12), (24, 1, 12)])
+def test_tpgn_takes_any_context_horizon_and_period(context, horizon, period) -> None:
+    torch.manual_seed(0)
+    model = TPGN(2, context, horizon, period, F, 4).eval()
+    x, marks = torch.randn(3, context, 2), torch.rand(3, context, F)
+    with torch.no_grad():
+        y = model(x, marks)
+        assert y.shape == (3, horizon, 2) and bool(y.isfinite().all())
+        # A horizon cut from whole periods begins with the same rows.
+        longer = TPGN(2, context, -(-horizon // period) * period, period, F, 4).eval()
+        longer.load_state_dict(model.state_dict(), strict=True)
+        torch.testing.assert_close(longer(x, marks)[:, :horizon], y, rtol=0, atol=0)
+        # Series have their own weights, and none sees another.
+        other = x.clone()
+        other[..., 1] = 0
+        torch.testing.assert_close(model(other, marks)[..., 0], y[..., 0], rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="longer than the period"):
+        TPGN(2, 12, 4, 12, F, 4)

@@ -1,9 +1,10 @@
-"""Informer, Autoformer and SpaceTime against the authors' code at random weights, live and frozen.
+"""Informer, Autoformer, SpaceTime and TPGN against the authors' code at random weights, live and
+frozen.
 
-The live tests run where LONGSEQ_UPSTREAM_INFORMER, LONGSEQ_UPSTREAM_AUTOFORMER and
-LONGSEQ_UPSTREAM_SPACETIME name checkouts of zhouhaoyi/Informer2020, thuml/Autoformer and
-HazyResearch/spacetime (the last needs einops and opt_einsum); with all set, running this file as a
-program writes the frozen numbers anew.
+The live tests run where LONGSEQ_UPSTREAM_INFORMER, LONGSEQ_UPSTREAM_AUTOFORMER,
+LONGSEQ_UPSTREAM_SPACETIME and LONGSEQ_UPSTREAM_TPGN name checkouts of zhouhaoyi/Informer2020,
+thuml/Autoformer, HazyResearch/spacetime (which needs einops and opt_einsum) and Water2sea/TPGN;
+with all set, running this file as a program writes the frozen numbers anew.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ from torch import Tensor, nn
 from longseq.timeseries.models.autoformer import Autoformer
 from longseq.timeseries.models.informer import Informer
 from longseq.timeseries.models.spacetime import SpaceTime
+from longseq.timeseries.models.tpgn import TPGN
 
 FIXTURE = Path(__file__).parent / "fixtures" / "published.npz"
 REPOSITORIES = {
     "informer": "zhouhaoyi/Informer2020",
     "autoformer": "thuml/Autoformer",
     "spacetime": "HazyResearch/spacetime",
+    "tpgn": "Water2sea/TPGN",
 }
 PARAMETERS = {
     "informer": (81, 11_330_055),
     "autoformer": (51, 10_535_943),
     "spacetime": (15, 52_737),
+    "tpgn": (12, 35_063),
 }
 SIZES: dict[str, dict[str, int]] = {
     "published": {
@@ -48,6 +52,8 @@ SIZES: dict[str, dict[str, int]] = {
         "width": 128,
         "state": 64,
         "lag": 336,
+        "period": 24,
+        "units": 16,
     },
     "small": {
         "c": 2,
@@ -61,6 +67,8 @@ SIZES: dict[str, dict[str, int]] = {
         "width": 16,
         "state": 5,
         "lag": 40,
+        "period": 2,
+        "units": 4,
     },
 }
 TOLERANCE = 1e-10  # of the largest output, in float64
@@ -132,6 +140,19 @@ def theirs(name: str, s: dict[str, int]) -> nn.Module:
                 activation="gelu",
                 e_layers=2,
                 d_layers=1,
+            )
+        )
+    elif name == "tpgn":
+        made = import_from(root, "models.TPGN").Model(
+            SimpleNamespace(
+                freq="h",
+                TPGN_period=s["period"],
+                seq_len=s["l"],
+                pred_len=s["h"],
+                enc_in=s["c"],
+                c_out=s["c"],
+                d_model=s["units"],
+                norm=1,
             )
         )
     else:
@@ -228,6 +249,8 @@ def ours(name: str, s: dict[str, int], compat: bool = True) -> nn.Module:
             .double()
             .eval()
         )
+    if name == "tpgn":
+        return TPGN(s["c"], s["l"], s["h"], s["period"], 4, s["units"]).double().eval()
     return SpaceTime(s["h"], s["width"], s["state"], compat=compat).double().eval()
 
 
@@ -261,6 +284,8 @@ def run_theirs(name: str, model: nn.Module, s: dict[str, int]) -> Tensor:
             mean = x.mean(1, keepdim=True)
             (closed, _), _ = model(x - mean)
             return closed + mean
+        if name == "tpgn":
+            return model(x.clone(), x_mark, None, None)
         start = torch.cat([x[:, -s["label"] :], x.new_zeros(len(x), s["h"], s["c"])], 1)
         torch.manual_seed(5)  # ProbSparse attention draws its keys
         # Autoformer makes float32 zeros; a default dtype is what it follows.
@@ -275,6 +300,8 @@ def run_ours(name: str, model: nn.Module, s: dict[str, int]) -> Tensor:
     x, x_mark, y_mark = sample(name, s)
     with torch.no_grad():
         torch.manual_seed(5)
+        if name == "tpgn":
+            return model(x, x_mark)
         return model(x) if name == "spacetime" else model(x, x_mark, y_mark)
 
 

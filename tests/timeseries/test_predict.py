@@ -13,7 +13,15 @@ from longseq.core.shell.cli import main
 from longseq.timeseries.data.frames import Panel, read_panel
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
-from longseq.timeseries.task import Autoformer, ForecastTask, Informer, MixerForecaster, SpaceTime
+from longseq.timeseries.task import (
+    TPGN,
+    Autoformer,
+    ForecastTask,
+    Informer,
+    InvertedForecaster,
+    MixerForecaster,
+    SpaceTime,
+)
 
 L, H = 48, 12
 SMALL = {"context": L, "horizon": H, "d_model": 16}
@@ -22,6 +30,8 @@ TASKS = {
     "spacetime": (SpaceTime, {**SMALL, "d_state": 6}),
     "informer": (Informer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
     "autoformer": (Autoformer, {**SMALL, "n_heads": 2, "d_ff": 16, "label": 24, "channels": 2}),
+    "tpgn": (TPGN, {**SMALL, "channels": 2, "d_model": 4}),
+    "inverted": (InvertedForecaster, {**SMALL, "n_layers": 1, "mixer_kwargs": {"n_heads": 2}}),
 }
 
 
@@ -189,3 +199,15 @@ def test_bad_input_to_the_command_leaves_earlier_output(
         ]
         assert named in line
         assert out.read_text() == "earlier"
+
+
+def test_the_command_says_which_series_end_before_the_others(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    ds = pd.date_range("2024-01-01", periods=60, freq="D")
+    live, dead = np.arange(60.0), np.where(np.arange(60) < 30, 5.0 + np.arange(60) % 7, np.nan)
+    pd.DataFrame({"ds": ds, "live": live, "dead": dead}).to_csv("a.csv", index=False)
+    assert main(["timeseries", "predict", "a.csv", "--horizon", "3", "--out", "f.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "dead ends at 2024-01-30" in said and "its own end" in said
+    found = pd.read_csv("f.csv")
+    assert found[found["unique_id"] == "dead"]["ds"].iloc[0] == "2024-01-31"

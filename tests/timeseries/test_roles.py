@@ -74,3 +74,20 @@ def test_many_series_take_time_in_proportion():
     few, many = seconds(1_000), seconds(16_000)
     # Sixteen times as many; a scan of all rows per series would take 256 times as long.
     assert many < 100 * max(few, 0.005)
+
+
+def test_columns_of_other_names_are_recognised_in_the_message(tmp_path):
+    frame = ragged({"S1": (0, 9), "S2": (3, 9)}).set_axis(["shop", "date", "sold"], axis=1)
+    with pytest.raises(DataError, match=r"'shop' holds names, like 'S1'.*--id shop --target sold"):
+        panel_of(frame, source="m")
+    # Texts beside the one series that is named are columns not used.
+    one = frame[frame["shop"] == "S1"]
+    assert panel_of(one, source="m", roles=Roles(target="sold")).ids == ("sold",)
+    frame = frame.rename(columns={"date": "begin"}).astype({"begin": str})
+    with pytest.raises(DataError, match="name it: --time begin"):
+        panel_of(frame, source="m")
+
+
+def test_a_column_of_empty_texts_or_decimal_commas_holds_no_names():
+    frame = pd.DataFrame({"ds": pd.date_range("2020", periods=4), "a": ["1,5", "-", "n/a", ",5"]})
+    assert panel_of(frame, source="m").missing == 2

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.timeseries.data.frames import Roles, read_panel
+from longseq.timeseries.data.frames import Roles, panel_of, read_panel
 
 
 def write(path, times, values=None, name="ds", target="y1"):
@@ -134,3 +134,24 @@ def test_a_missing_row_leaves_the_step_as_it_is(freq, tmp_path):
     ds = pd.date_range("2015-01-01", periods=40, freq=freq)
     panel = read_panel(write(tmp_path / "a.csv", ds.delete([7, 8, 20])))
     assert len(panel) == 40 and panel.missing == 3 and (panel.ds == ds).all()
+
+
+@pytest.mark.parametrize("phase", [0.0, 3.04, -2.5])
+def test_one_row_a_step_is_averaged_around_its_phase(phase):
+    rng = np.random.default_rng(0)
+    at = np.arange(500) * 10 + phase + rng.normal(0, 0.8, 500)
+    ds = pd.Timestamp("2025-03-01", tz="UTC") + pd.to_timedelta(at, unit="s")
+    frame = pd.DataFrame({"ds": ds, "y": np.arange(500.0)}).drop(index=[100, 101])
+    panel = panel_of(frame, source="m", roles=Roles(resample="10s"))
+    # Bins that begin where the rows are would hold none or two of them.
+    assert len(panel) == 500 and panel.missing == 2
+    assert np.nanmax(np.abs(panel.values[:, 0] - np.arange(500))) == 0
+    assert abs((panel.ds - ds).total_seconds()).max() < 0.8 * 4.5 + 0.5
+
+
+def test_the_way_out_of_jitter_names_the_usual_step():
+    rng = np.random.default_rng(0)
+    at = np.arange(500) * 10 + rng.normal(0, 0.8, 500)
+    ds = pd.Timestamp("2025-03-01", tz="UTC") + pd.to_timedelta(at, unit="s")
+    with pytest.raises(DataError, match="--resample 10s,"):
+        panel_of(pd.DataFrame({"ds": ds, "y": 1.0}), source="m")

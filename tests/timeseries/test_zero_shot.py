@@ -59,12 +59,42 @@ def test_batches_order_and_neighbours_change_nothing(packaged):
 
 def test_scale_level_and_sign_of_the_series(packaged):
     series = waves(200)
-    base = packaged.forecast([series], 30)[0]
-    for factor, shift in ((1e-6, 0.0), (1e8, 0.0), (1.0, 1e9), (-1.0, 0.0)):
-        found = packaged.forecast([factor * series + shift], 30)[0]
+
+    def same(network, one, factor, shift):
+        base = network.forecast([one], 30)[0]
+        found = network.forecast([factor * one + shift], 30)[0]
         expected = factor * base + shift
         expected = expected[:, ::-1] if factor < 0 else expected
-        np.testing.assert_allclose(found, expected, atol=2e-3 * abs(factor) * series.std())
+        np.testing.assert_allclose(found, expected, atol=2e-3 * abs(factor) * one.std())
+
+    for factor in (1e-6, 1e8):
+        same(packaged, series, factor, 0.0)
+    # Of a series of both signs no logarithms are taken: upside down it is the other copy.
+    same(packaged, series - 50, -1.0, 0.0)
+    same(Quantiles(copies=False), series, 1.0, 1e9)
+
+
+def test_growth_by_a_share_is_forecast_as_such(packaged):
+    grown = 100 * 1.08 ** np.arange(36) * np.exp(0.01 * waves(36, 5))
+    middle = packaged.forecast([grown[:30]], 6)[0, :, 4]
+    plain = Quantiles(copies=False).forecast([grown[:30]], 6)[0, :, 4]
+    assert np.abs(middle - grown[30:]).mean() < np.abs(plain - grown[30:]).mean()
+    # A value that is almost zero makes no logarithm of use, and none overflows.
+    spiky = np.where(np.arange(60) % 7 == 0, 1e-9, 5.0)
+    assert np.isfinite(packaged.forecast([spiky], 200)).all()
+    assert packaged.forecast([np.geomspace(1, 900, 40)], 300).max() < 1e7
+
+
+def test_intervals_of_few_values_are_wider_than_the_network_says():
+    few, many = waves(16, 5, 3), waves(400, 5, 3)
+    for one, share in ((few, 1.2), (many, 0.9)):
+        raw, own = (
+            Quantiles(calibrated=calibrated).forecast([one], 4)[0] for calibrated in (False, True)
+        )
+        np.testing.assert_allclose(own[:, 4], raw[:, 4])
+        np.testing.assert_allclose(
+            own[:, 8] - own[:, 0], share * (raw[:, 8] - raw[:, 0]), rtol=1e-6
+        )
 
 
 def test_constant_series_gaps_and_counts(packaged):

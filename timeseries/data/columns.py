@@ -15,6 +15,51 @@ _DECIMAL_COMMA = re.compile(r"^\s*-?(\d{1,3}(\.\d{3})+|\d+),\d+\s*$")
 _MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
 
 
+def holds_names(column: pd.Series) -> bool:
+    """Returns whether a column holds texts none of which begins like a number or is missing."""
+    if column.dtype != object and not pd.api.types.is_string_dtype(column):
+        return False
+    first = column.dropna().astype(str).drop_duplicates().head(1000).str.strip()
+    given = first[~first.str.lower().isin(_MISSING_TEXT)]
+    return len(given) > 0 and not given.str.match(r"[-+.,]?[.,]?\d|[-+]?(inf|Inf)").any()
+
+
+def holds_times(column: pd.Series) -> bool:
+    """Returns whether a column looks like dates: for messages, nothing is decided by it."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return True
+    if column.dtype != object and not pd.api.types.is_string_dtype(column):
+        return False
+    given = column.dropna().astype(str).head(20)
+    return len(given) > 0 and bool(given.str.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}").all())
+
+
+def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> None:
+    """Refuses a frame that was taken for a wide one and has a column of names: a long frame whose
+    columns are called otherwise.
+
+    Args:
+        series: the columns that would be series.
+        targets: columns of the frame with the usual name of a target.
+        where: the frame.
+
+    Raises:
+        DataError: with the columns to name.
+    """
+    texts = [name for name in series.columns if holds_names(series[name])]
+    if not texts:
+        return
+    id_ = max(texts, key=lambda name: series[name].nunique())
+    rest = [name for name in series.columns if name not in texts]
+    target = (*targets, *rest, "NAME")[0]
+    one = series[id_].dropna().iloc[0]
+    raise where.error(
+        f"the column {id_!r} holds names, like {str(one)!r}, and no numbers",
+        hint=f"a long frame? say which column names the series: --id {id_} --target {target}; a "
+        "single series? name its column: --target",
+    )
+
+
 def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     """Returns a column as float64; NaN where it is empty.
 
@@ -44,6 +89,10 @@ def resample(
 ) -> tuple[pd.Index, np.ndarray, np.ndarray]:
     """Returns the means over every step, by the beginning of the step.
 
+    A series with about one row a step, whose times scatter around a phase of it, is averaged over
+    the step around that phase: with bins that begin there, scatter would put two rows into one bin
+    and none into the next. Its times are the middles of these bins.
+
     Raises:
         ConfigError: for a step that is none, or times that are none.
     """
@@ -59,7 +108,10 @@ def resample(
         ) from error
     # Days begin at the local midnight; shorter steps are cut in instants, which clocks share.
     by_day = fixed >= pd.Timedelta(days=1)
-    bins = (local if by_day else ds).floor(fixed)
+    if by_day:
+        bins = local.floor(fixed)
+    else:
+        bins = _bins(ds, codes, fixed)
     known = ~np.isnan(values)
     grouped = pd.Series(values[known]).groupby([codes[known], bins[known]], sort=True).mean()
     found = pd.DatetimeIndex(grouped.index.get_level_values(1))
@@ -68,3 +120,40 @@ def resample(
     if not name:
         where.notes.append(f"averaged over {step}: {len(values):,} values became {len(grouped):,}")
     return found, grouped.index.get_level_values(0).to_numpy(), grouped.to_numpy()
+
+
+_SHARP = 0.5  # mean resultant length of phases from which on they are taken to scatter around one
+
+
+def _bins(ds: pd.DatetimeIndex, codes: np.ndarray, step: pd.Timedelta) -> pd.DatetimeIndex:
+    """Returns the bin of every row: the step that it lies in, or the one around its phase."""
+    width = step.as_unit("ns").value
+    time = ds.as_unit("ns").asi8
+    turn = np.exp(2j * np.pi * (time % width) / width)
+    count = np.bincount(codes)
+    seen = np.maximum(count, 1)
+    mean = (np.bincount(codes, turn.real) + 1j * np.bincount(codes, turn.imag)) / seen
+    span = np.ones(len(count))
+    for code, (first, last) in enumerate(_spans(time, codes, len(count))):
+        span[code] = max((last - first) / width, 1)
+    # Series sampled much faster than the step have no phase: a minute of seconds begins at :00.
+    sharp = (np.abs(mean) > _SHARP) & (count < 1.5 * (span + 1))
+    if not sharp.any():
+        return ds.floor(step)
+    phase = np.where(sharp, np.angle(mean) / (2 * np.pi), 0.0)
+    # All series share one axis: a phase is kept to a tenth of the step, and only one of them.
+    common = round(float(np.angle(mean[sharp].sum()) / (2 * np.pi)), 1) * width
+    own = (phase * width)[codes]
+    middle = np.rint((time - own) / width).astype(np.int64) * width + int(common)
+    begin = (time - int(common)) // width * width + int(common)
+    found = np.where(sharp[codes], middle, begin)
+    return pd.DatetimeIndex(found, tz="UTC").tz_convert(ds.tz).as_unit(ds.unit)
+
+
+def _spans(time: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """Returns the first and the last time of every series, int64 (count, 2)."""
+    first = np.full(count, np.iinfo(np.int64).max)
+    last = np.full(count, np.iinfo(np.int64).min)
+    np.minimum.at(first, codes, time)
+    np.maximum.at(last, codes, time)
+    return np.stack([first, np.maximum(first, last)], 1)

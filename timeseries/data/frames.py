@@ -16,7 +16,7 @@ from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
-from longseq.timeseries.data.columns import numbers, resample
+from longseq.timeseries.data.columns import holds_times, numbers, refuse_names, resample
 from longseq.timeseries.data.covariates import (
     Covariates,
     check_columns,
@@ -163,9 +163,12 @@ def _roles(
             hint="name the column of the values: --target NAME, or --data.target in fit",
         )
     if time is None:
+        looks = next((name for name in frame.columns if holds_times(frame[name])), None)
+        seems = "" if looks is None else f" ({looks!r} looks like it)"
         raise where.error(
             f"has no time column among {', '.join(frame.columns[:5])}",
-            hint=f"call it one of {', '.join(TIME_NAMES[:5])}, or name it: --time NAME",
+            hint=f"name it: --time {looks or 'NAME'}{seems}, or call it one of "
+            f"{', '.join(TIME_NAMES[:5])}",
         )
     return id_, time, target
 
@@ -261,6 +264,9 @@ def _from_wide(
     else:
         ds, series = parse_times(frame[time], where, told.zone), frame.drop(columns=time)
     series = series.drop(columns=list(told.covariates))
+    if target is None or told.target is None:
+        others = series if target is None else series.drop(columns=target)
+        refuse_names(others, [name for name in TARGET_NAMES if name in frame], where)
     if target is not None:
         unused = [name for name in series.columns if name != target]
         series = series[[target]]

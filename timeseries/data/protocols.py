@@ -106,12 +106,18 @@ class Protocol:
                     f"{rows} rows leave no {name} window of context {context} and horizon "
                     f"{horizon} under protocol {self.name!r}"
                 )
-                raise DataError(
-                    text,
-                    path=panel.source,
-                    hint="shorten them, choose another protocol, or allow padded contexts by "
-                    "--data.min_context",
-                )
+                length = part.end - part.start
+                if part.start >= 0 and length < horizon:
+                    text += f": {name} has {length} rows"
+                    hint = "shorten the horizon, or choose another protocol"
+                    if self.name != "rolling":
+                        hint += ": rolling fits short files"
+                else:
+                    hint = (
+                        "shorten them, choose another protocol, or allow padded contexts by "
+                        "--min_context (--data.min_context in fit)"
+                    )
+                raise DataError(text, path=panel.source, hint=hint)
         return made
 
     def _days(self, panel: Panel) -> Split:

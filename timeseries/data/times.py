@@ -27,7 +27,6 @@ _ZONES = (
     *("Asia/Jerusalem", "Asia/Beirut"),
 )
 ZONE_HINT = "say its zone: --zone Europe/Berlin, or --data.zone in fit"
-STEP_HINT = "bring the times to one regular step: --resample 1min, or --data.resample in fit"
 _SPARSE = 4  # an axis may have so many times as many rows as there are times
 
 
@@ -222,6 +221,17 @@ def _localise(
         raise source.error(text, row, "is it another zone, or standard time all year?") from error
 
 
+def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
+    """Returns the way out for irregular times, with the usual step as the example."""
+    step = "1min"
+    if isinstance(ds, pd.DatetimeIndex):
+        usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit)
+        fine = "s" if usual >= pd.Timedelta(seconds=1) else "ms"
+        rounded = max(usual.round(fine), pd.Timedelta(1, fine))
+        step = pd.tseries.frequencies.to_offset(rounded).freqstr
+    return f"bring the times to one regular step: --resample {step}, or --data.resample in fit"
+
+
 def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: Source) -> None:
     """Checks that times ascend strictly within every series.
 
@@ -293,7 +303,7 @@ def regular_axis(ds: pd.Index, source: Source) -> tuple[pd.Index, Any]:
         least = pd.Timedelta(smallest, ds.unit)
         raise source.error(
             f"the step from {ds[at]} to {ds[at + 1]} is no multiple of the smallest step, {least}",
-            hint=STEP_HINT,
+            hint=_step_hint(ds),
         )
     step = pd.Timedelta(smallest, ds.unit)
     _check_density(len(ds), (ds.asi8[-1] - ds.asi8[0]) // smallest + 1, ds, source)
@@ -330,5 +340,5 @@ def _check_density(times: int, rows: int, ds: pd.Index, source: Source) -> None:
         raise source.error(
             f"its {times:,} times from {ds[0]} to {ds[-1]} are irregular: at their smallest step "
             f"there would be {rows:,} rows",
-            hint=STEP_HINT,
+            hint=_step_hint(ds),
         )

@@ -1,0 +1,29 @@
+"""Frames of pandas and of polars: what goes in as one comes out as the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from longseq.core.errors import ConfigError
+
+
+def to_pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
+    """Returns a frame of pandas, and whether it was one of polars."""
+    polars = type(frame).__module__.split(".")[0] == "polars"
+    table = frame.to_pandas() if polars else frame
+    if not isinstance(table, pd.DataFrame):
+        raise ConfigError(
+            f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"
+        )
+    return table, polars
+
+
+def same_type(frame: pd.DataFrame, polars: bool) -> Any:
+    """Returns a frame of pandas, as one of polars where that was given."""
+    if not polars:
+        return frame
+    import polars as pl
+
+    return pl.from_pandas(frame)
