@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat._operators import causal_conv1d
 from longseq.core.compat._tensors import changes, check_indices, like, put, take
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.arguments import check_kind, present
-from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_shift
+from longseq.core.ops.causal_conv1d import causal_conv1d_shift
 from longseq.core.ops.precision import compute_dtype
 
 __all__ = [
@@ -189,6 +190,9 @@ def causal_conv1d_update(
     keep = check_indices(name, "conv_state_indices", conv_state_indices, batch)
     check_indices(name, "cache_seqlens", cache_seqlens, batch)
 
+    if not length:  # nothing is read, and no state moves
+        y, _ = causal_conv1d(rows.transpose(1, 2), weight, bias, activation=act)
+        return like(y.transpose(1, 2), x)
     if conv_state_indices is None and cache_seqlens is None:
         y = causal_conv1d_shift(
             rows.transpose(1, 2), weight, bias, conv_state.transpose(1, 2), activation=act
