@@ -42,7 +42,7 @@ def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    seq_idx: Tensor | None = None,
+    seq_idx: Tensor | str | None = None,
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
@@ -56,7 +56,7 @@ def causal_conv1d_fn(
         bias: (D,).
         seq_idx: integers (B, L), the sequence of each position: a tap on another sequence counts as
             zero, and the output is 0 where the index is negative (padding). Not together with
-            states.
+            states. A string is the activation, whose place this was in causal-conv1d 1.0 and 1.1.
         initial_states: the W-1 inputs before x, (B, D, W-1).
         return_final_states: whether the last W-1 inputs are returned too.
         final_states_out: (B, D, W-1), overwritten with them.
@@ -69,6 +69,8 @@ def causal_conv1d_fn(
         ArgumentError: naming the argument that does not fit.
     """
     name = "causal_conv1d_fn"
+    if isinstance(seq_idx, str):
+        seq_idx, activation = None, seq_idx
     act = silu_or_none(name, activation)
     optional = present(bias=bias, initial_states=initial_states)
     check_kind(name, True, x=x, weight=weight, **optional)

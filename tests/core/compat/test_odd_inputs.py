@@ -15,6 +15,7 @@ from longseq.core.compat.causal_conv1d.causal_conv1d_interface import (
     causal_conv1d_update,
 )
 from longseq.core.compat.mamba_ssm import Mamba, Mamba2, Mamba2Simple, MambaLMHeadModel
+from longseq.core.compat.mamba_ssm.distributed import distributed_utils, tensor_parallel
 from longseq.core.compat.mamba_ssm.models.config_mamba import MambaConfig
 from longseq.core.compat.mamba_ssm.models.mixer_seq_simple import MixerModel, create_block
 from longseq.core.compat.mamba_ssm.modules.mha import MHA
@@ -224,3 +225,41 @@ def test_functions_without_positions(batch: int) -> None:
     zero(*inner, xz)
     with pytest.raises(ArgumentError, match="taps"):
         causal_conv1d_fn(u, new(5, 4))
+
+
+def test_names_of_layers_split_over_processes_are_there_for_one() -> None:
+    torch.manual_seed(0)
+    for cls in (tensor_parallel.ColumnParallelLinear, tensor_parallel.RowParallelLinear):
+        layer = cls(6, 4, process_group=None, bias=False, multiple_of=2)
+        x = torch.randn(3, 6)
+        assert torch.equal(layer(x), nn.functional.linear(x, layer.weight))
+        with pytest.raises(ConfigError, match="process_group"):
+            cls(6, 4, object())
+    assert torch.equal(distributed_utils.all_reduce(x, None), x)
+    with pytest.raises(ConfigError, match="process_group"):
+        distributed_utils.all_gather(x, object())
+    parts = [distributed_utils.get_dim_for_local_rank(14, 3, rank, 2) for rank in range(3)]
+    assert parts == [6, 4, 4]
+    words = tensor_parallel.ParallelEmbeddings(8, 30, 5)
+    ids = torch.tensor([[3, 3, 4]])
+    apart = words(ids)[0, 1] - words(ids)[0, 0]
+    places = words.position_embeddings.weight
+    torch.testing.assert_close(apart, places[1] - places[0])
+    assert words(ids, combine_batch_seqlen_dim=True).shape == (3, 8)
+
+
+def test_switches_of_other_forks() -> None:
+    torch.manual_seed(0)
+    video, vim = Mamba(D, bimamba=True), Mamba(D, bimamba_type="v2")
+    vim.load_state_dict(video.state_dict())
+    x = torch.randn(2, 5, D)
+    assert torch.equal(video(x), vim(x)) and video.bimamba
+    assert not Mamba(D, bimamba=False).bimamba
+    for wrong in ({"bimamba_type": "v3"}, {"nslices": 4}):
+        with pytest.raises(ConfigError, match="SegMamba"):
+            Mamba(D, **wrong)
+    taps = torch.randn(6, 4)
+    u = torch.randn(2, 6, 9)
+    assert torch.equal(
+        causal_conv1d_fn(u, taps, None, "silu"), causal_conv1d_fn(u, taps, activation="silu")
+    )

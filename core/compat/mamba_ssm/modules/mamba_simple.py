@@ -71,6 +71,8 @@ class Mamba(nn.Module):
             "v2", with a convolution and projections of its own.
         if_divide_out: whether the sum of both directions of "v2" is halved.
         init_layer_scale: initial value of a factor of every output channel; None for none.
+        bimamba: VideoMamba's name for "v2" (True) and "none".
+        nslices: accepted as None: SegMamba's third direction, "v3", is not offered.
 
     Raises:
         ConfigError: for an unknown ``dt_init`` or ``bimamba_type``, or sizes below 1.
@@ -97,8 +99,16 @@ class Mamba(nn.Module):
         bimamba_type: Direction = "none",
         if_divide_out: bool = False,
         init_layer_scale: float | None = None,
+        bimamba: bool | None = None,
+        nslices: int | None = None,
     ) -> None:
         super().__init__()
+        if nslices is not None or str(bimamba_type) == "v3":
+            raise ConfigError(
+                'Mamba: bimamba_type="v3" and nslices, SegMamba\'s third direction, are not offered'
+            )
+        if bimamba and bimamba_type in ("none", "v2"):  # VideoMamba's switch
+            bimamba_type = "v2"
         if dt_init not in ("random", "constant"):
             raise ConfigError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
         if bimamba_type not in ("none", "v1", "v2"):
@@ -112,7 +122,7 @@ class Mamba(nn.Module):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         self.bimamba_type, self.if_divide_out = bimamba_type, if_divide_out
-        self.init_layer_scale = init_layer_scale
+        self.init_layer_scale, self.bimamba = init_layer_scale, bimamba_type == "v2"
         if init_layer_scale is not None:
             self.gamma = nn.Parameter(init_layer_scale * torch.ones(d_model, device=device))
 
