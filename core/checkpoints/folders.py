@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone, read_pattern
 from longseq.core.checkpoints.families import FAMILIES, REFUSED, Family, Published
-from longseq.core.checkpoints.layouts import Layout, read_state_dict
+from longseq.core.checkpoints.layouts import Layout, read_state_dict, with_head
 from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path, require_file
 from longseq.core.mixers import Mixer
@@ -201,7 +202,13 @@ def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: tor
     published: dict[str, Tensor] = {}
     for file in weight_files(folder):
         published.update(read_state_dict(file))
-    state = layout.from_published(published)
+    for name, tensor in published.items():
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise DataError(
+                f"{name} is {tensor.dtype}: weights are float16, bfloat16, float32 or float64",
+                path=folder,
+            )
+    state = layout.from_published(with_head(published, layout))
     del published
     tied = _tied(model)
     if tied and "embedding.weight" in state:
@@ -258,11 +265,12 @@ def save_folder(
         stops: ids that end a text; written where the configuration does not say them.
 
     Raises:
-        ConfigError: if the family cannot hold the model.
-        DataError: if there is a file in the folder's place.
+        ConfigError: if the family cannot hold the model, or for shards of less than a byte.
+        DataError: if the folder cannot be made, as where there is a file in its place.
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise DataError("is not a folder", path=folder)
+    check_positive("max_shard_size", max_shard_size)
     config, layout = _config(settings, published, family)
     dtype = str(model.get_parameter("embedding.weight").dtype).removeprefix("torch.")
     if "dtype" in config or "torch_dtype" not in config:
@@ -273,7 +281,10 @@ def save_folder(
     if _tied(model):
         del state["lm_head.weight"]
     tensors = layout.to_published(state)
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot be made: {error.strerror}", path=folder) from error
     _write_shards(Path(folder), tensors, max_shard_size)
     _write_json(Path(folder) / CONFIG, config)
     generation = Path(folder) / "generation_config.json"

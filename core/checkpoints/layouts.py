@@ -307,3 +307,12 @@ def save_published(path: str | Path, module: nn.Module, layout: str) -> None:
             {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
             temporary,
         )
+
+
+def with_head(published: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Returns tensors named as those of a language model: a folder of the model below the head has
+    them without the first part of the name."""
+    first = next((rule[0].split(".")[0] + "." for rule in layout.rules), "")
+    if any(name.startswith(first) for name in published):
+        return published
+    return {name if name == "lm_head.weight" else first + name: t for name, t in published.items()}

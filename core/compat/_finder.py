@@ -31,6 +31,14 @@ STAND_INS: Final = {
 compiled extensions, which have none of their own. The version's digits are those of the release
 whose signatures are offered, so that comparisons with it come out right."""
 
+_LACKING: Final = {
+    "modules.mamba3": ": mamba-ssm's Mamba-3 is not offered; longseq's own is the mixer 'mamba3'",
+    "triton.mamba3": ": mamba-ssm's Mamba-3 is not offered; longseq's own is the mixer 'mamba3'",
+    "tilelang": ": TileLang kernels are not offered",
+    "cute": ": CuTe kernels are not offered",
+}
+"""Parts of module names, and why there are no such modules."""
+
 
 class _Alias(Loader):
     """Loads a stand-in under the published name: both names are one module."""
@@ -95,8 +103,9 @@ class StandIns(MetaPathFinder):
             return None
         found = importlib.util.find_spec(PREFIX + fullname)
         if found is None:
+            why = next((why for end, why in _LACKING.items() if f".{end}" in fullname), "")
             raise ModuleNotFoundError(
-                f"longseq's stand-in for {package} has no module {fullname}", name=fullname
+                f"longseq's stand-in for {package} has no module {fullname}{why}", name=fullname
             )
         packaged = found.submodule_search_locations is not None
         spec = ModuleSpec(fullname, _Alias(PREFIX + fullname), is_package=packaged)

@@ -16,6 +16,7 @@ from longseq.core.generation.sampling import Sampling, require_numbers
 from longseq.core.mixers import State
 
 _NONE = -1e9  # the sum of a row that is no beam yet: below every sum of log-probabilities
+_STEEPEST = 40  # largest exponent of a length: powers of a million stay finite
 
 
 @dataclass
@@ -90,7 +91,13 @@ class Search:
                 f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams "
                 f"({self.num_beams})"
             )
-        check_number("length_penalty", self.length_penalty)
+        if abs(check_number("length_penalty", self.length_penalty)) > _STEEPEST:
+            raise ConfigError(
+                f"length_penalty must lie between {-_STEEPEST} and {_STEEPEST}, got "
+                f"{self.length_penalty!r}"
+            )
+        if not isinstance(self.early_stopping, bool):
+            raise ConfigError(f"early_stopping must be True or False, got {self.early_stopping!r}")
         if check_number("diversity_penalty", self.diversity_penalty) < 0:
             raise ConfigError(f"diversity_penalty must be at least 0: {self.diversity_penalty!r}")
         if self.num_beam_groups > 1 and self.diversity_penalty == 0:

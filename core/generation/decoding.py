@@ -98,6 +98,22 @@ def _token(token: Any, what: str) -> int:
     raise ConfigError(f"{what} holds {token!r}, which is no token id")
 
 
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    """Returns a setting as an int; any integer type will do.
+
+    Raises:
+        ConfigError: if it is no integer, or below the least.
+    """
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or (least is not None and whole < least):
+        said = "" if least is None else f" of at least {least}"
+        raise ConfigError(f"{name} must be an integer{said}, got {value!r}")
+    return whole
+
+
 def prefill(model: Model, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[State]]:
     """Runs prompts of one length.
 
@@ -197,8 +213,8 @@ def generate(
         diversity_penalty: λ, taken from the score of a token for every beam of an earlier group
             that chose it at the same position.
         length_penalty: exponent of the length by which a beam's score is divided.
-        early_stopping: whether a search ends as soon as ``num_beams`` continuations are finished,
-            instead of when none that is under way can become better.
+        early_stopping: True or False, whether a search ends as soon as ``num_beams`` continuations
+            are finished, instead of when none that is under way can become better.
         stop_tokens: ids that end a continuation, or one.
         seed: of the random numbers.
         first_prompt: number of the first prompt as the random numbers see it, so that prompts given
@@ -214,16 +230,11 @@ def generate(
         ConfigError: for settings out of range or that exclude each other, and unusable prompts.
         DataError: if the model's logits become NaN.
     """
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("num_return_sequences", num_return_sequences),
-        ("num_beams", num_beams),
-        ("num_beam_groups", num_beam_groups),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ConfigError(f"seed must be an integer, got {seed!r}")
+    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 1)
+    num_return_sequences = _whole("num_return_sequences", num_return_sequences, 1)
+    num_beams = _whole("num_beams", num_beams, 1)
+    num_beam_groups = _whole("num_beam_groups", num_beam_groups, 1)
+    seed = _whole("seed", seed)
     if callback is not None and not callable(callback):
         raise ConfigError(f"callback must be callable, got {callback!r}")
     lm = cast(Model, model)

@@ -20,7 +20,8 @@ def penalised(values: Tensor, penalty: float) -> Tensor:
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Returns logits (..., V) less the largest, over the temperature: nothing overflows."""
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
+    below = logits - logits.amax(-1, keepdim=True)
+    return torch.where(below == 0, below, below / temperature)  # which may be 0 in float32
 
 
 def keep_top_k(scores: Tensor, k: int) -> Tensor:

@@ -109,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     add("--stop", type=int, action="append", metavar="ID", help="stop token; else the model's own")
     add("--seed", type=int, default=0, metavar="N", help="of the random numbers (0)")
     add("--dtype", default="auto", help="of the parameters: auto, float32, bfloat16, …")
+    add(
+        "--ignore", action="append", default=[], metavar="NAME", help="setting that does not matter"
+    )
     add("--json", action="store_true", help="one JSON object a continuation, and nothing else")
     return parser
 
@@ -166,7 +169,7 @@ def run(argv: Sequence[str]) -> int:
     prompts = read_prompts(args, tokenizer)
     from longseq.core.language_model import LanguageModel
 
-    model = LanguageModel.from_pretrained(folder, args.dtype)
+    model = LanguageModel.from_pretrained(folder, args.dtype, args.ignore)
     stops = model.stop_tokens if args.stop is None else tuple(args.stop)
     single = len(prompts) == 1 and args.num_return_sequences == 1 and args.num_beams == 1
     stream = _Stream(tokenizer, stops) if single and not args.json else None

@@ -143,7 +143,12 @@ def test_logits_that_are_nan_are_refused() -> None:
         ("callback", {"callback": 3}),
         ("length_penalty", {"num_beams": 2, "length_penalty": float("nan")}),
         ("diversity_penalty", {"num_beams": 2, "diversity_penalty": float("nan")}),
+        ("length_penalty", {"num_beams": 2, "length_penalty": 1e4}),
+        ("length_penalty", {"num_beams": 2, "length_penalty": -1e4}),
+        ("early_stopping", {"num_beams": 2, "early_stopping": "never"}),
         ("max_new_tokens", {"max_new_tokens": 0}),
+        ("max_new_tokens", {"max_new_tokens": 2.0}),
+        ("num_beams", {"num_beams": True}),
     ],
 )
 def test_settings_that_are_no_numbers_are_named(named: str, options: dict[str, Any]) -> None:
@@ -153,7 +158,15 @@ def test_settings_that_are_no_numbers_are_named(named: str, options: dict[str, A
 
 def test_almost_no_temperature_is_greedy() -> None:
     model = lm()
-    assert model.generate([3], 6, temperature=1e-40)[0].tokens == model.generate([3], 6)[0].tokens
+    greedy = model.generate([3], 6)[0].tokens
+    for temperature in (1e-40, 1e-46, 5e-324):  # the last two are 0 in float32
+        assert model.generate([3], 6, temperature=temperature)[0].tokens == greedy
+
+
+def test_integers_of_any_type() -> None:
+    model, two = lm(), np.int64(2)
+    found = model.generate([3], two, num_beams=two, num_return_sequences=two, seed=two)
+    assert [len(one.tokens) for one in found] == [2, 2]
 
 
 def test_beams_where_there_are_few_continuations() -> None:

@@ -245,6 +245,26 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
         ({"model_type": "falcon_h1", "mamba_use_mlp": False}, "mamba_use_mlp"),
         ({"model_type": "hyenadna", "hyena_order": 3}, "hyena_order = 3"),
         ({"d_model": 8, "ssm_cfg": {}, "attn_layer_idx": [1]}, "attn_layer_idx"),
+        ({**CONFIG, "hidden_act": "relu"}, r"\(only 'silu'\)"),
+        ({**CONFIG, "layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon = '1e-5' must be a number"),
+        ({**CONFIG, "layer_norm_epsilon": -1}, "layer_norm_epsilon = -1 must be a number of at"),
+        ({**CONFIG, "use_bias": 1}, "use_bias = 1 must be true or false"),
+        ({**CONFIG, "num_hidden_layers": 2.5}, "num_hidden_layers = 2.5 must be an integer"),
+        ({"model_type": "falcon_h1", "partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        (
+            {"model_type": "falcon_h1", "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
+        (
+            {"model_type": "bamba", "rope_parameters": {"partial_rotary_factor": 1.0}},
+            "partial_rotary_factor",
+        ),
+        (
+            {"model_type": "bamba", "rope_theta": 1e3, "rope_parameters": {"rope_theta": 1e6}},
+            "rope_theta = 1000.0 is 1000000.0 in rope_parameters",
+        ),
+        ({"model_type": "xlstm", "add_qk_norm": True}, "add_qk_norm = True"),
+        ({"model_type": "xlstm", "head_dim": 7}, "head_dim = 7"),
     ],
 )
 def test_what_would_not_be_honoured_is_refused_by_name(

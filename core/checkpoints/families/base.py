@@ -46,15 +46,38 @@ class Published:
         """Returns a setting, or the family's default where it is missing or null."""
         self.seen |= {name}
         value = self.config.get(name)
-        return default if value is None else value
+        if value is None:
+            return default
+        self._check_kind(name, value, default)
+        return value
+
+    def _check_kind(self, name: str, value: Any, default: Any) -> None:
+        """Refuses a value of another kind than the default, and a negative norm's ε."""
+        if isinstance(default, bool):
+            fits, said = isinstance(value, bool), "true or false"
+        elif isinstance(default, int | float):
+            # A width may be a broken multiple of another.
+            whole = isinstance(default, int) and "expand" not in name
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            said = "an integer" if whole else "a number"
+            if fits and name.endswith(("eps", "epsilon")):
+                fits, said = 0 <= value < math.inf, "a number of at least 0"
+        else:
+            return
+        if not fits:
+            self.refuse(name, f"must be {said}")
 
     def number(self, name: str, default: float) -> float:
         """Returns a setting as a number, infinities included."""
-        return plain_number(self.get(name, default))
+        value = self.config.get(name)
+        self.seen |= {name}
+        return plain_number(default if value is None else value)
 
     def need(self, name: str, default: Any, *allowed: Any) -> None:
         """Refuses a setting that has another value than those that our layers compute."""
-        value = self.get(name, default)
+        self.seen |= {name}
+        value = self.config.get(name)
+        value = default if value is None else value
         if value not in (allowed or (default,)):
             self.refuse(name, "is not what longseq computes", allowed or (default,))
 
@@ -65,7 +88,6 @@ class Published:
     def refuse(self, name: str, why: str, allowed: Iterable[Any] = ()) -> None:
         """Raises the error that names a setting."""
         hint = " or ".join(repr(value) for value in allowed)
-        hint = hint and f"only {hint}"
         raise DataError(
             f"{name} = {self.config.get(name)!r} {why}",
             path=self.path,
@@ -103,9 +125,14 @@ class Published:
             if kind != "default" or unknown:
                 name = "rope_parameters" if "rope_parameters" in self.config else "rope_scaling"
                 self.refuse(name, "scales rotary positions, which longseq does not")
-        base = self.get("rope_theta", nested.get("rope_theta", theta))
-        part = self.get("partial_rotary_factor", nested.get("partial_rotary_factor", fraction))
-        return float(base), float(part)
+        found = []
+        for name, default in (("rope_theta", theta), ("partial_rotary_factor", fraction)):
+            inner = nested.get(name)
+            value = self.get(name, float(default if inner is None else inner))
+            if inner is not None and value != inner:
+                self.refuse(name, f"is {inner!r} in rope_parameters: which one holds is not said")
+            found.append(float(value))
+        return found[0], found[1]
 
 
 def plain_number(value: Any) -> float:

@@ -38,9 +38,21 @@ def _stack(published: Published, vocabulary: int, eps: float) -> dict[str, Any]:
 
 def _heads(published: Published) -> dict[str, Any]:
     heads = published.get("num_attention_heads", 32)
-    settings = {"n_heads": heads, "n_kv_heads": published.get("num_key_value_heads", 8)}
+    # A null stands for as many as there are heads; a missing one for 8.
+    groups = published.get("num_key_value_heads", 8)
+    if published.config.get("num_key_value_heads", groups) is None:
+        groups = heads
+    settings = {"n_heads": heads, "n_kv_heads": groups}
     settings["d_head"] = published.get("head_dim", published.config["hidden_size"] // heads)
     return settings
+
+
+def _fixed_rope(published: Published, fraction: float) -> float:
+    """Returns the base of the rotary frequencies of a family whose turned part is fixed."""
+    base, part = published.rope(10_000.0, fraction)
+    if part != fraction:
+        published.refuse("partial_rotary_factor", "is not what transformers computes", [fraction])
+    return base
 
 
 def _layout(settings: Mapping[str, Any]) -> Layout:
@@ -108,10 +120,9 @@ def _read_bamba(published: Published) -> dict[str, Any]:
     published.config = {"hidden_size": 4096, **published.config}
     settings = _stack(published, 128000, 1e-5)
     bias = published.get("attention_bias", False)
-    base, _ = published.rope(10_000.0, 0.5)
+    base = _fixed_rope(published, 0.5)
     attention = {**_heads(published), "rope_base": base, "bias": bias, "out_bias": bias}
     attention["rope_fraction"] = 0.5  # transformers has it fixed
-    published.need("partial_rotary_factor", 0.5)
     published.need("attn_rotary_emb", attention["d_head"] // 2)
     settings["mlp_kwargs"]["bias"] = published.get("mlp_bias", False)
     inner = published.get("mamba_expand", 2) * settings["d_model"]
@@ -129,8 +140,7 @@ def _read_falcon_h1(published: Published) -> dict[str, Any]:
     settings = _stack(published, 128000, 1e-5)
     width = settings["d_model"]
     bias = published.get("attention_bias", False)
-    base, fraction = published.rope(10_000.0, 1.0)
-    attention = {**_heads(published), "rope_base": base, "rope_fraction": fraction}
+    attention = {**_heads(published), "rope_base": _fixed_rope(published, 1.0)}
     factor = published.number("key_multiplier", 1.0)
     attention |= {"bias": bias, "out_bias": bias, "scale": factor / attention["d_head"] ** 0.5}
     # A null mamba_d_ssm means expand · hidden_size; a missing one 1024.

@@ -35,6 +35,12 @@ def _read(published: Published) -> dict[str, Any]:
     published.need("weight_mode", "single")
     published.need("tie_word_embeddings", False)
     published.need("eps", 1e-6)
+    # Switches of earlier code, which the published modules do not have.
+    published.need("add_embedding_dropout", False)
+    published.need("add_post_norm", False)
+    published.need("add_qk_norm", False)
+    published.need("add_post_blocks_norm", True)
+    published.unused("add_forward_backend_padding", "forward_backend_name", "igate_bias_init_range")
     published.unused(  # kernels, and precisions that float32 does not see
         "norm_reduction_force_float32",
         "chunkwise_kernel",
@@ -53,10 +59,13 @@ def _read(published: Published) -> dict[str, Any]:
     hidden = published.get("ffn_proj_factor", 2.667) * width
     hidden = math.ceil(hidden / multiple) * multiple
     eps = published.get("norm_eps", 1e-6)
+    heads, factor = published.get("num_heads", 8), published.get("v_dim_factor", 1.0)
+    published.need("head_dim", int(factor * width) // heads)
+    published.need("cell_norm_eps", eps)
     mixer_kwargs = {
-        "n_heads": published.get("num_heads", 8),
+        "n_heads": heads,
         "qk_dim_factor": published.get("qk_dim_factor", 0.5),
-        "v_dim_factor": published.get("v_dim_factor", 1.0),
+        "v_dim_factor": factor,
         "gate_soft_cap": published.get("gate_soft_cap", 15.0),
         "norm_eps": eps,
     }

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat._operators import causal_conv1d
 from longseq.core.compat._tensors import changes, check_indices, like, put, take
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.arguments import check_kind, present
-from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_shift
+from longseq.core.ops.causal_conv1d import causal_conv1d_shift
 from longseq.core.ops.precision import compute_dtype
 
 __all__ = [
@@ -41,7 +42,7 @@ def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    seq_idx: Tensor | None = None,
+    seq_idx: Tensor | str | None = None,
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
@@ -55,7 +56,7 @@ def causal_conv1d_fn(
         bias: (D,).
         seq_idx: integers (B, L), the sequence of each position: a tap on another sequence counts as
             zero, and the output is 0 where the index is negative (padding). Not together with
-            states.
+            states. A string is the activation, whose place this was in causal-conv1d 1.0 and 1.1.
         initial_states: the W-1 inputs before x, (B, D, W-1).
         return_final_states: whether the last W-1 inputs are returned too.
         final_states_out: (B, D, W-1), overwritten with them.
@@ -68,6 +69,8 @@ def causal_conv1d_fn(
         ArgumentError: naming the argument that does not fit.
     """
     name = "causal_conv1d_fn"
+    if isinstance(seq_idx, str):
+        seq_idx, activation = None, seq_idx
     act = silu_or_none(name, activation)
     optional = present(bias=bias, initial_states=initial_states)
     check_kind(name, True, x=x, weight=weight, **optional)
@@ -189,6 +192,9 @@ def causal_conv1d_update(
     keep = check_indices(name, "conv_state_indices", conv_state_indices, batch)
     check_indices(name, "cache_seqlens", cache_seqlens, batch)
 
+    if not length:  # nothing is read, and no state moves
+        y, _ = causal_conv1d(rows.transpose(1, 2), weight, bias, activation=act)
+        return like(y.transpose(1, 2), x)
     if conv_state_indices is None and cache_seqlens is None:
         y = causal_conv1d_shift(
             rows.transpose(1, 2), weight, bias, conv_state.transpose(1, 2), activation=act

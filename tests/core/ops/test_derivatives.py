@@ -100,6 +100,24 @@ OPERATORS = {
     "delta_rule": Operator(
         lambda q, k, v, b: delta_rule(q, k, v, b.sigmoid()), [HEADS, HEADS, HEADS, GATES]
     ),
+    "gated delta_rule": Operator(
+        lambda q, k, v, b, g, first: delta_rule(
+            q, k, v, b.sigmoid(), -g.exp(), None, first, RESETS.expand(len(q), -1), 4
+        ),
+        [HEADS, HEADS, HEADS, GATES, GATES, ("B", 1, 2, 2)],
+    ),
+    "delta_rule, a decay per channel": Operator(
+        lambda q, k, v, b, g, first: delta_rule(
+            q, k, v, b.sigmoid(), -g.exp(), None, first, RESETS.expand(len(q), -1), 4
+        ),
+        [HEADS, HEADS, HEADS, GATES, HEADS, ("B", 1, 2, 2)],
+    ),
+    "linear_attention, a decay per channel": Operator(
+        lambda q, k, v, g, first: linear_attention(
+            q, k, v, -g.exp(), None, first, RESETS.expand(len(q), -1), 4
+        ),
+        [HEADS, HEADS, ("B", L, 2, 3), HEADS, ("B", 2, 2, 3)],
+    ),
     "dplr": Operator(lambda q, k, v, a, b, g: dplr(q, k, v, a, b, -g.exp()), [HEADS] * 6),
     "lti_scan": Operator(
         lambda u, a, b, c: lti_scan(u, a.tanh(), b, c), [("B", L, 2), (2, 3), (2, 3), (2, 3)]
@@ -133,6 +151,24 @@ def test_second_derivatives(name: str) -> None:
     operator = OPERATORS[name]
     arguments = [t.requires_grad_() for t in given(operator, 1)]
     assert gradgradcheck(lambda *values: results(operator, values), arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "slstm"])
+def test_second_derivatives_of_the_float32_kernels(name: str) -> None:
+    """Hessian-vector products, whose first factor is what the float32 kernels compute."""
+    operator, found = OPERATORS[name], []
+    for dtype in (torch.float32, torch.float64):
+        arguments = [t.to(dtype).requires_grad_() for t in given(operator, 2)]
+        total = torch.stack([y.sin().sum() for y in results(operator, arguments)]).sum()
+        gradients = torch.autograd.grad(total, arguments, create_graph=True)
+        along = [t.to(dtype) for t in given(operator, 2, seed=1)]
+        slope = torch.stack([(g * v).sum() for g, v in zip(gradients, along)]).sum()
+        found.append(torch.autograd.grad(slope, arguments, allow_unused=True))
+    for narrow, wide in zip(*found):
+        assert (narrow is None) == (wide is None)
+        if wide is not None:
+            # Some hundred roundings, of terms as large as the largest.
+            assert (narrow - wide).abs().max() <= 1e-4 * max(1.0, wide.abs().max().item())
 
 
 def test_a_second_derivative_that_there_is_not_is_refused_by_name() -> None:

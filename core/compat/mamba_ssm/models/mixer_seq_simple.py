@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.compat._names import module_getattr
 from longseq.core.compat.mamba_ssm.models.config_mamba import MambaConfig
+from longseq.core.compat.mamba_ssm.modules._checks import check_sizes, check_tokens, embedded
 from longseq.core.compat.mamba_ssm.modules.block import Block, add_norm
 from longseq.core.compat.mamba_ssm.modules.mamba2 import Mamba2
 from longseq.core.compat.mamba_ssm.modules.mamba_simple import Mamba
@@ -123,7 +124,7 @@ class MixerModel(nn.Module):
         dtype: of the parameters.
 
     Raises:
-        ConfigError: without a vocabulary.
+        ConfigError: without a vocabulary, or for sizes below 1.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class MixerModel(nn.Module):
             raise ConfigError(
                 "MixerModel: vocab_size is missing; its place is after d_intermediate"
             )
+        check_sizes("MixerModel", d_model=d_model, vocab_size=vocab_size)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
         self.embedding = nn.Embedding(vocab_size, d_model, **where)
@@ -188,8 +190,9 @@ class MixerModel(nn.Module):
     def forward(
         self, input_ids: Tensor, inference_params: Any = None, **mixer_kwargs: Any
     ) -> Tensor:
-        """Maps tokens (B, L) to (B, L, D)."""
-        hidden, residual = self.embedding(input_ids), None
+        """Maps tokens (B, L) to (B, L, D); refuses other ones by name."""
+        check_tokens("MixerModel", input_ids)
+        hidden, residual = embedded("MixerModel", self.embedding, input_ids), None
         for layer in self.layers:
             hidden, residual = layer(
                 hidden, residual, inference_params=inference_params, **mixer_kwargs
@@ -220,6 +223,7 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
         super().__init__()
         self.config = config
         where: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_sizes("MambaConfig", pad_vocab_size_multiple=config.pad_vocab_size_multiple)
         vocabulary = config.vocab_size + -config.vocab_size % config.pad_vocab_size_multiple
         self.backbone = MixerModel(
             config.d_model,
@@ -264,11 +268,12 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
             input_ids: tokens (B, L).
             position_ids: accepted; the layers know their positions.
             inference_params: the states while generating.
-            num_last_tokens: only of so many last positions; of all if 0.
+            num_last_tokens: only of so many last positions; of all if 0 or less.
             **mixer_kwargs: handed to the mixers, such as ``seq_idx`` and ``cu_seqlens``.
         """
         hidden = self.backbone(input_ids, inference_params=inference_params, **mixer_kwargs)
-        return CausalLMOutput(self.lm_head(hidden[:, -num_last_tokens:]))
+        last = hidden[:, -num_last_tokens:] if num_last_tokens > 0 else hidden
+        return CausalLMOutput(self.lm_head(last))
 
     @classmethod
     def from_pretrained(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longseq.core.compat.mamba_ssm.modules._checks import check_sizes
 from longseq.core.compat.mamba_ssm.modules.mamba_simple import inverse_softplus, step_sizes
 from longseq.core.errors import ConfigError
 from longseq.core.ops.precision import compute_dtype
@@ -37,13 +38,23 @@ class Mamba2Layer(nn.Module):
         layer_idx: int | None,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        sizes = {"headdim": headdim, "ngroups": ngroups, "chunk_size": chunk_size}
+        check_sizes(name, d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, **sizes)
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.conv_init, self.headdim, self.ngroups = conv_init, headdim, ngroups
         self.d_inner = expand * d_model
         self.d_ssm = self.d_inner if d_ssm is None else d_ssm
+        check_sizes(name, d_ssm=self.d_ssm)
+        if self.d_ssm > self.d_inner:
+            raise ConfigError(f"{name}: d_ssm ({d_ssm}) is more than expand · d_model")
         if self.d_ssm % headdim:
             raise ConfigError(f"headdim ({headdim}) must divide the inner width ({self.d_ssm})")
         self.nheads = self.d_ssm // headdim
+        if self.nheads % ngroups:
+            raise ConfigError(f"{name}: ngroups ({ngroups}) must divide the {self.nheads} heads")
+        if not dt_limit[0] <= dt_limit[1]:
+            raise ConfigError(f"{name}: dt_limit must be (low, high), got {dt_limit!r}")
         self.dt_limit, self.chunk_size, self.layer_idx = dt_limit, chunk_size, layer_idx
         self.conv_dim = self.d_ssm + 2 * ngroups * d_state
         self.act = nn.SiLU()

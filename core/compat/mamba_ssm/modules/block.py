@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, explained
 from longseq.core.compat.mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn
 
 __all__ = ["Block"]
@@ -41,7 +42,7 @@ class Block(nn.Module):
         residual_in_fp32: bool = False,
     ) -> None:
         super().__init__()
-        self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
+        self.dim, self.residual_in_fp32, self.fused_add_norm = dim, residual_in_fp32, fused_add_norm
         self.norm = norm_cls(dim)
         self.mixer = mixer_cls(dim)
         self.mlp = None
@@ -64,6 +65,7 @@ class Block(nn.Module):
         normed = norm(residual.to(weight.dtype))
         return normed, residual.float() if self.residual_in_fp32 else residual
 
+    @explained("norm")
     def forward(
         self,
         hidden_states: Tensor,
@@ -81,7 +83,11 @@ class Block(nn.Module):
 
         Returns:
             What this layer made, and the sum.
+
+        Raises:
+            ArgumentError: for an input that does not fit.
         """
+        check_input("Block", hidden_states, self.dim)
         hidden_states, residual = self._add_and_norm(hidden_states, residual, self.norm)
         hidden_states = self.mixer(hidden_states, inference_params=inference_params, **mixer_kwargs)
         if self.mlp is not None:

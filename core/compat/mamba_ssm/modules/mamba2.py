@@ -16,6 +16,7 @@ from longseq.core.compat.causal_conv1d.causal_conv1d_interface import (
 )
 from longseq.core.compat.causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
 from longseq.core.compat.mamba_ssm.modules._cache import keep_last, states_of
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, explained
 from longseq.core.compat.mamba_ssm.modules._mamba2 import Mamba2Layer
 from longseq.core.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm
 from longseq.core.compat.mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
@@ -58,7 +59,7 @@ class Mamba2(Mamba2Layer):
         dtype: of the parameters, but D, which is float32.
 
     Raises:
-        ConfigError: for sizes that do not divide, or a process group.
+        ConfigError: for sizes that do not divide or are below 1, or a process group.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Mamba2(Mamba2Layer):
         out: Tensor = self.out_proj(y)
         return out
 
+    @explained("in_proj")
     def forward(
         self,
         u: Tensor,
@@ -150,8 +152,18 @@ class Mamba2(Mamba2Layer):
 
         Returns:
             As u.
+
+        Raises:
+            ArgumentError: for an input, lengths or states that do not fit.
         """
-        rows = u if seqlen is None else u.unflatten(0, (-1, seqlen))
+        check_input("Mamba2", u, self.d_model, 3 if seqlen is None else 2)
+        rows = u
+        if seqlen is not None:
+            if seqlen < 1 or u.shape[0] % seqlen:
+                raise ArgumentError(
+                    f"Mamba2: seqlen ({seqlen}) must divide the {u.shape[0]} positions of the input"
+                )
+            rows = u.unflatten(0, (u.shape[0] // seqlen, seqlen))
         held = None
         if inference_params is not None:
             count = rows.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -201,11 +213,13 @@ class Mamba2(Mamba2Layer):
         out = self._finish(y.flatten(2), z, gate, value)
         return out if seqlen is None else out.flatten(0, 1)
 
+    @explained("in_proj")
     def step(
         self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mixes one position (B, 1, D) and updates the states in place; returns all three."""
-        if hidden_states.dim() != 3 or hidden_states.shape[1] != 1:
+        check_input("Mamba2", hidden_states, self.d_model)
+        if hidden_states.shape[1] != 1:
             raise ArgumentError(
                 f"Mamba2: step takes one position, got {tuple(hidden_states.shape)}"
             )
@@ -217,7 +231,8 @@ class Mamba2(Mamba2Layer):
         if self.ngroups > 1:
             B, C = (m.unflatten(-1, (self.ngroups, self.d_state)) for m in (B, C))
         y, after = state_update(
-            ssm_state.to(compute_dtype(ssm_state)),
+            # A copy where there is a gradient: it needs what is overwritten below.
+            ssm_state.to(compute_dtype(ssm_state), copy=torch.is_grad_enabled()),
             x,
             dt,
             self.A_log,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, explained
 from longseq.core.compat.mamba_ssm.modules._mamba2 import Mamba2Layer
 from longseq.core.compat.mamba_ssm.ops.triton.layernorm_gated import RMSNorm
 from longseq.core.compat.mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_combined
@@ -96,6 +97,7 @@ class Mamba2Simple(Mamba2Layer):
         self.norm = RMSNorm(self.d_inner, 1e-5, norm_before_gate=False, **where)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias, **where)
 
+    @explained("in_proj")
     def forward(self, u: Tensor, seq_idx: Tensor | None = None) -> Tensor:
         """Mixes sequences.
 
@@ -105,7 +107,11 @@ class Mamba2Simple(Mamba2Layer):
 
         Returns:
             (B, L, D).
+
+        Raises:
+            ArgumentError: for an input or sequences that do not fit.
         """
+        check_input("Mamba2Simple", u, self.d_model)
         projected = self.in_proj(u)
         initial = None
         if self.learnable_init_states:

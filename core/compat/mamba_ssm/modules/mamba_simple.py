@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat._operators import causal_conv1d, selective_scan
 from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_update
 from longseq.core.compat.mamba_ssm.modules._cache import keep_last, states_of
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, check_sizes, explained
 from longseq.core.compat.mamba_ssm.modules.block import Block
 from longseq.core.compat.mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from longseq.core.errors import ArgumentError, ConfigError
-from longseq.core.ops.causal_conv1d import causal_conv1d
-from longseq.core.ops.selective_scan import selective_scan
 
 __all__ = ["Block", "Mamba"]
 __getattr__ = module_getattr(__name__)
@@ -36,7 +36,13 @@ def inverse_softplus(dt: Tensor) -> Tensor:
 
 
 def step_sizes(count: int, low: float, high: float, floor: float, **where: Any) -> Tensor:
-    """Returns log-uniform random step sizes (count,) between low and high, at least ``floor``."""
+    """Returns log-uniform random step sizes (count,) between low and high, at least ``floor``.
+
+    Raises:
+        ConfigError: for bounds that are not positive.
+    """
+    if not (low > 0 and high > 0):
+        raise ConfigError(f"dt_min and dt_max must be positive, got {low!r} and {high!r}")
     span = math.log(high) - math.log(low)
     return torch.exp(torch.rand(count, **where) * span + math.log(low)).clamp(min=floor)
 
@@ -65,9 +71,11 @@ class Mamba(nn.Module):
             "v2", with a convolution and projections of its own.
         if_divide_out: whether the sum of both directions of "v2" is halved.
         init_layer_scale: initial value of a factor of every output channel; None for none.
+        bimamba: VideoMamba's name for "v2" (True) and "none".
+        nslices: accepted as None: SegMamba's third direction, "v3", is not offered.
 
     Raises:
-        ConfigError: for an unknown ``dt_init`` or ``bimamba_type``.
+        ConfigError: for an unknown ``dt_init`` or ``bimamba_type``, or sizes below 1.
     """
 
     def __init__(
@@ -91,19 +99,30 @@ class Mamba(nn.Module):
         bimamba_type: Direction = "none",
         if_divide_out: bool = False,
         init_layer_scale: float | None = None,
+        bimamba: bool | None = None,
+        nslices: int | None = None,
     ) -> None:
         super().__init__()
+        if nslices is not None or str(bimamba_type) == "v3":
+            raise ConfigError(
+                'Mamba: bimamba_type="v3" and nslices, SegMamba\'s third direction, are not offered'
+            )
+        if bimamba and bimamba_type in ("none", "v2"):  # VideoMamba's switch
+            bimamba_type = "v2"
         if dt_init not in ("random", "constant"):
             raise ConfigError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
         if bimamba_type not in ("none", "v1", "v2"):
             raise ConfigError(f"bimamba_type must be 'none', 'v1' or 'v2', got {bimamba_type!r}")
+        check_sizes("Mamba", d_model=d_model, d_state=d_state, d_conv=d_conv)
+        check_sizes("Mamba", dt_rank=1 if dt_rank == "auto" else dt_rank)
+        check_sizes("Mamba", **{"expand · d_model": int(expand * d_model)})
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         self.bimamba_type, self.if_divide_out = bimamba_type, if_divide_out
-        self.init_layer_scale = init_layer_scale
+        self.init_layer_scale, self.bimamba = init_layer_scale, bimamba_type == "v2"
         if init_layer_scale is not None:
             self.gamma = nn.Parameter(init_layer_scale * torch.ones(d_model, device=device))
 
@@ -157,6 +176,7 @@ class Mamba(nn.Module):
         dt, B, C = x_proj(x).split(sizes, dim=-1)
         return x, without_bias(dt_proj, dt), B, C
 
+    @explained("in_proj")
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
         """Mixes a sequence, or the next position of one.
 
@@ -167,7 +187,11 @@ class Mamba(nn.Module):
 
         Returns:
             (B, L, D).
+
+        Raises:
+            ArgumentError: for an input or states that do not fit.
         """
+        check_input("Mamba", hidden_states, self.d_model)
         held = None
         if inference_params is not None:
             if self.bimamba_type != "none":
@@ -205,10 +229,12 @@ class Mamba(nn.Module):
         )
         return y.flip(1)
 
+    @explained("in_proj")
     def step(
         self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mixes one position (B, 1, D) and updates the states in place; returns all three."""
+        check_input("Mamba", hidden_states, self.d_model)
         if hidden_states.shape[1] != 1:
             raise ArgumentError(f"Mamba: step takes one position, got {tuple(hidden_states.shape)}")
         x, z = self.in_proj(hidden_states.squeeze(1)).split(self.d_inner, dim=-1)

@@ -15,7 +15,8 @@ from longseq.core.compat.causal_conv1d.causal_conv1d_interface import (
     causal_conv1d_update,
 )
 from longseq.core.compat.mamba_ssm.modules._cache import keep_last, states_of
-from longseq.core.errors import ConfigError
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, check_sizes, explained
+from longseq.core.errors import ArgumentError, ConfigError
 
 __all__ = ["MHA"]
 __getattr__ = module_getattr(__name__)
@@ -67,7 +68,7 @@ class MHA(nn.Module):
         dtype: of the parameters.
 
     Raises:
-        ConfigError: for sizes that do not divide.
+        ConfigError: for sizes that do not divide or are below 1.
     """
 
     def __init__(
@@ -92,12 +93,15 @@ class MHA(nn.Module):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embed_dim, self.num_heads, self.layer_idx = embed_dim, num_heads, layer_idx
+        check_sizes("MHA", embed_dim=embed_dim, num_heads=num_heads)
         self.num_heads_kv = num_heads if num_heads_kv is None else num_heads_kv
+        check_sizes("MHA", num_heads_kv=self.num_heads_kv)
         if num_heads % self.num_heads_kv:
             raise ConfigError(f"num_heads_kv ({num_heads_kv}) must divide num_heads ({num_heads})")
         if head_dim is None and embed_dim % num_heads:
             raise ConfigError(f"num_heads ({num_heads}) must divide embed_dim ({embed_dim})")
         self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        check_sizes("MHA", head_dim=self.head_dim)
         if rotary_emb_dim % 2 or rotary_emb_dim > self.head_dim:
             raise ConfigError(
                 f"rotary_emb_dim must be even and at most {self.head_dim}, got {rotary_emb_dim}"
@@ -138,13 +142,18 @@ class MHA(nn.Module):
         assert isinstance(convolved, Tensor)
         return convolved.transpose(1, 2)
 
+    @explained("in_proj")
     def forward(self, x: Tensor, inference_params: Any = None) -> Tensor:
         """Mixes sequences (B, L, D), or the next positions of sequences.
 
         Args:
             x: (B, L, D).
             inference_params: None, or an ``InferenceParams`` that holds keys and values.
+
+        Raises:
+            ArgumentError: for an input that does not fit, or more positions than there is room for.
         """
+        check_input("MHA", x, self.embed_dim)
         length, cache, conv, seen = x.shape[1], None, None, 0
         if inference_params is not None:
             cache, conv = states_of(self, inference_params, x.shape[0])
@@ -161,6 +170,11 @@ class MHA(nn.Module):
             q, k = rotate(q, at, *turn), rotate(k, at, *turn)
         if cache is not None:
             rows = slice(inference_params.batch_size_offset, None)
+            if seen + length > cache.shape[1]:
+                raise ArgumentError(
+                    f"MHA: {seen} positions were seen and {length} come, and the cache holds "
+                    f"{cache.shape[1]} (max_seqlen)"
+                )
             held = cache[rows][: x.shape[0]]
             held[:, seen : seen + length] = torch.stack([k, v], 2)
             k, v = held[:, : seen + length].to(q.dtype).unbind(2)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat.mamba_ssm.modules._checks import check_input, check_sizes, explained
 
 __all__ = ["GatedMLP"]
 __getattr__ = module_getattr(__name__)
@@ -26,6 +27,9 @@ class GatedMLP(nn.Module):
         multiple_of: what the width inside is rounded up to a multiple of.
         device: of the weights.
         dtype: of the weights.
+
+    Raises:
+        ConfigError: for sizes below 1.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class GatedMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_sizes("GatedMLP", in_features=in_features, multiple_of=multiple_of)
+        self.in_features = in_features
         hidden = int(8 * in_features / 3) if hidden_features is None else hidden_features
         hidden += -hidden % multiple_of
         out = in_features if out_features is None else out_features
@@ -47,8 +53,10 @@ class GatedMLP(nn.Module):
         self.activation = activation
         self.fc2 = nn.Linear(hidden, out, bias, device, dtype)
 
+    @explained("fc1")
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., out_features)."""
+        """Maps (..., in_features) to (..., out_features); refuses another input by name."""
+        check_input("GatedMLP", x, self.in_features, None)
         value, gate = self.fc1(x).chunk(2, -1)
         out: Tensor = self.fc2(value * self.activation(gate))
         return out

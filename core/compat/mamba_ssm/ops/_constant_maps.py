@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
+from longseq.core.compat._operators import selective_scan
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.precision import autocast_off, compute_dtype
-from longseq.core.ops.selective_scan import selective_scan
 
 
 def scan_with_constant_maps(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from longseq.core.compat._operators import selective_scan
 from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
 from longseq.core.compat.mamba_ssm.ops._scan import selective_scan_fn, time_first
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan import selective_scan
 
 
 def selective_scan_ref(

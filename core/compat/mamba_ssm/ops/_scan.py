@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from longseq.core.compat._operators import selective_scan
 from longseq.core.compat._tensors import like
 from longseq.core.compat.mamba_ssm.ops._constant_maps import scan_with_constant_maps
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.arguments import check_kind, check_shape, present
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan import selective_scan
 
 
 def selective_scan_fn(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, check_shape, present
 from longseq.core.ops.precision import compute_dtype
 
 __all__ = [
@@ -78,6 +79,11 @@ def layer_norm_fn(
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
+    check_kind("layer_norm_fn", True, x=x, weight=weight, **present(residual=residual, x1=x1))
+    width = (x.shape[-1] if x.dim() else 1,)
+    vectors = present(weight=weight, bias=bias, weight1=weight1, bias1=bias1)
+    for key, vector in vectors.items():
+        check_shape("layer_norm_fn", key, vector, width, "(width of x,)")
     for key, given in (("residual", residual), ("x1", x1)):
         if given is not None and given.shape != x.shape:
             raise ArgumentError(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, check_shape, present
 from longseq.core.ops.gated_norm import gated_rms_norm
 from longseq.core.ops.precision import compute_dtype
 
@@ -43,7 +44,10 @@ def layernorm_fn(
     Raises:
         ArgumentError: if the groups do not divide D, or z has another shape.
     """
-    width = x.shape[-1]
+    check_kind("layernorm_fn", True, x=x, weight=weight, **present(z=z))
+    width = x.shape[-1] if x.dim() else 1
+    for key, vector in present(weight=weight, bias=bias).items():
+        check_shape("layernorm_fn", key, vector, (width,), "(width of x,)")
     group_size = width if group_size is None else group_size
     if group_size < 1 or width % group_size:
         raise ArgumentError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longseq.core.compat._names import module_getattr
+from longseq.core.compat._operators import ssd
 from longseq.core.compat._tensors import bounds_of, changes
 from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
 from longseq.core.compat.mamba_ssm.ops.triton._ssd_reference import (
@@ -20,7 +21,6 @@ from longseq.core.compat.mamba_ssm.ops.triton._ssd_reference import (
 )
 from longseq.core.compat.mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.ssd import ssd
 from longseq.core.ops.ssd.arguments import Arguments
 
 __all__ = [
