@@ -25,7 +25,7 @@ _TIMES = 10  # Lyapunov times forecast
 
 
 def sampling(name: str) -> tuple[int, float]:
-    """Returns integration steps a row, and rows per Lyapunov time."""
+    """Returns integration steps per row, and rows per Lyapunov time."""
     system = SYSTEMS[name]
     if system.dt == 0:
         return 1, 1 / system.lyapunov

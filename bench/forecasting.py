@@ -72,7 +72,7 @@ def read_case(text: str, limit: int | None = None) -> Case:
     """Reads ``PATH[+TEST],horizon=48,season=24[,windows=1][,step=48][,name=…]``.
 
     PATH is a frame as of ``longseq timeseries predict``, a ``.tsf`` file, or with ``+TEST`` two
-    tables of one series a row, as the M4 competition's.
+    tables of one series per row, as the M4 competition's.
 
     Args:
         text: the specification.
@@ -260,7 +260,7 @@ def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
             show(
                 f"  {name:<16} MASE {row.mase:.3f}  relative {row.relative:.3f}  quantile loss "
                 f"{row.quantile_loss:.3f}  coverage {row.coverage:.2f}  "
-                f"{row.milliseconds:.1f} ms a window"
+                f"{row.milliseconds:.1f} ms per window"
             )
     means = geometric_means(rows)
     show("geometric means over the sets (relative MASE, relative quantile loss):")

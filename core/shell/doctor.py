@@ -146,7 +146,7 @@ def plugin_rows() -> list[Row]:
 
 
 def speed_rows(seconds: float = 1.0) -> list[Row]:
-    """Returns positions a second of the selective scan on this machine's CPU.
+    """Returns positions per second of the selective scan on this machine's CPU.
 
     Args:
         seconds: to measure for, at most.
