@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.tables import check_table, write_frame
@@ -223,7 +223,7 @@ def geometric_means(rows: Sequence[Scored]) -> dict[str, tuple[float, float]]:
 
 def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
     """Runs ``longseq bench forecasting``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq bench forecasting",
         description="Scores forecasters on many data sets: MASE and weighted quantile loss, each "
         "relative to the seasonal naive forecast, and their geometric means.",

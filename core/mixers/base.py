@@ -271,7 +271,8 @@ def construct(
 
     Raises:
         ConfigError: for an unknown hyper-parameter, with the nearest valid one, and for a class
-            that does not initialise its base or whose forward takes other arguments.
+            that does not initialise its base or lacks a method, or whose forward takes
+            other arguments.
     """
     accepted = [
         p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")
@@ -283,6 +284,8 @@ def construct(
                 f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}"
             )
     what = f"mixer {(name or cls.__name__)!r} ({cls.__module__}.{cls.__qualname__})"
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ConfigError(f"{what}: defines no {' and no '.join(missing)}")
     try:
         inspect.signature(cls.forward).bind(None, None, None, None)
     except TypeError:

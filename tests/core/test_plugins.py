@@ -346,16 +346,27 @@ def test_a_mixer_that_does_not_initialise_its_base_is_named() -> None:
         def __init__(self, d_model: int) -> None:
             self.projection = torch.nn.Linear(d_model, d_model)
 
-    with pytest.raises(ConfigError, match=r"'mine' \(.*Forgetful\): its __init__ must call super"):
+    with pytest.raises(
+        ConfigError, match=r"'mine' \(.*Forgetful\): defines no forward and no init"
+    ):
         base.construct(Forgetful, 4, {}, "mine")
+    whole = {"forward": lambda self, x, state=None, ids=None: (x, state), "init_state": dict}
+    with pytest.raises(ConfigError, match=r"'mine' \(.*\): its __init__ must call super"):
+        base.construct(type("Whole", (Forgetful,), whole), 4, {}, "mine")
 
 
 def test_a_mixer_of_another_form_is_named() -> None:
     class Alone(base.Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
         def forward(self, x):
             return x, {}
 
     class Wide(base.Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
         def forward(self, x, state=None, segment_ids=None):
             return torch.cat([x, x], -1), {}
 
