@@ -166,6 +166,8 @@ def explain(
         key = f"model.{key}" if key in Recipe.names() else key
         if part := _PART.match(value.strip()):
             return f"{place(key)}: takes one value; {_own_arguments(key, *part.groups())}"
+        if "'list'" in errors or "a list" in errors:
+            return f"{place(key)}: a list in brackets is needed, such as '[one, two]'"
         return f"{place(key)}: expected {_wanted(errors)}, got {value.strip()}"
     if found := _BAD_VALUE.findall(text):
         section = re.search(r"Parser key \"(model|data)\"", text)
