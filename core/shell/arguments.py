@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from longseq.core.domain import Domain
@@ -83,6 +84,53 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     for _, _, value in flag_values(argv, "--ckpt_path"):
         path = value
     return None if path == "null" else path
+
+
+_HOW_LONG = ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time")
+_OF_THE_RUN = (
+    *_HOW_LONG,
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_train_batches",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "precision",
+    "log_every_n_steps",
+    "deterministic",
+)
+"""What a run's trainer was told of the training itself; devices and folders are of the machine."""
+
+
+def resumed_settings(
+    checkpoint: str, argv: Sequence[str], configs: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the trainer's settings of the run that a checkpoint is of, as its ``config.yaml`` has
+    them, but for those that the arguments or configurations give.
+
+    Args:
+        checkpoint: in the folder ``checkpoints`` of the run.
+        argv: the user's arguments.
+        configs: configuration files.
+    """
+    file = Path(checkpoint).resolve().parent.parent / "config.yaml"
+    if not file.is_file():
+        return {}
+    given = {text.partition("=")[0].removeprefix("--trainer.") for text in argv}
+    for content in contents(configs):
+        own = content.get("trainer")
+        given |= set(own) if isinstance(own, dict) else set()
+    if given & set(_HOW_LONG):  # one of them says it anew
+        given |= set(_HOW_LONG)
+    trainer = next(contents([str(file)])).get("trainer")
+    found = trainer if isinstance(trainer, dict) else {}
+    return {
+        name: found[name]
+        for name in _OF_THE_RUN
+        if name not in given and isinstance(found.get(name), (bool, int, float, str))
+    }
 
 
 def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:

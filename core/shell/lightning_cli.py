@@ -32,6 +32,7 @@ from longseq.core.shell.arguments import (
     named_sections,
     output_folder,
     resolve_configs,
+    resumed_settings,
 )
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
@@ -142,6 +143,9 @@ class DomainCLI(LightningCLI):
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
         self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
+        if self.checkpoint and command == "fit":
+            settings = resumed_settings(self.checkpoint, args, configs)
+            known += [f"--trainer.{name}={value}" for name, value in settings.items()]
         prog = f"longseq {domain.name}"
         super().__init__(
             import_object(domain.task or ""),

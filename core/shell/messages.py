@@ -34,6 +34,7 @@ _KINDS = re.compile(  # of one value, where several kinds are allowed
     r"Subtypes: [^\n]*\s+Errors:\s+((?:- Expected an? [^\n]*\s+)+)"
     r"Given value type: [^\n]*\s+Given value: ([^\n]*)"
 )
+_EXPECTED = re.compile(r"- Expected an? (.*?)(?:\. Got value[^\n]*)?\n")
 _NO_SUBCLASS = re.compile(
     r"Parser key \"(\w+)\".*does not correspond to a subclass of (\w+).*Given value: ([\w.]+)",
     re.DOTALL,
@@ -84,7 +85,7 @@ def _own_arguments(key: str, name: str, value: str) -> str:
 
 def _wanted(errors: str) -> str:
     """Returns what a value may be, of the parser's lines "- Expected a …"."""
-    kinds = [_CLASS.sub(r"\1", kind) for kind in re.findall(r"- Expected an? ([^\n]*)", errors)]
+    kinds = [_CLASS.sub(r"\1", kind) for kind in _EXPECTED.findall(errors)]
     words: list[str] = []
     for kind in kinds:
         choices = re.match(r"typing\.Literal\[(.*)\]$", kind)
