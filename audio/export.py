@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from longseq.audio.models.registry import MODELS, load_published
 from longseq.audio.witnesses.detector import WitnessDetector
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # Lightning costs a scan 270 MB that it does not need
@@ -118,7 +118,7 @@ def export(task: SongDetector, path: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio export``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio export",
         description="Writes a checkpoint's detector alone, as safetensors.",
     )

@@ -3,7 +3,6 @@ table."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from longseq.audio.calibration import UNREADABLE
 from longseq.audio.data.reading import list_audio
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import FileScore, score_files, shown_name
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError, plain
 from longseq.core.tables import DELIMITERS, check_table, write_rows
 
@@ -106,7 +106,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio predict``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio predict",
         description="Writes file, duration_s, probability, verdict, reason.",
     )

@@ -3,7 +3,6 @@ that was interrupted goes on where it stopped."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -18,6 +17,7 @@ from longseq.audio.predict import list_files, quiet_libraries, summary, write_sc
 from longseq.audio.results import ResultLog
 from longseq.audio.scoring import Detector, FileScore, score_files
 from longseq.core import __version__
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError, plain
 from longseq.core.files import atomic_path
 
@@ -83,7 +83,7 @@ def worst_first(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio scan``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio scan",
         description="Writes OUT/scores.csv, OUT/segments.jsonl and OUT/index.html (open it in a "
         "browser). Files that cannot be read get a row that says why. Results are kept in "

@@ -3,7 +3,6 @@ sped up, transposed, louder, cropped and noisy versions scored beside the origin
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import zlib
@@ -18,6 +17,7 @@ from longseq.audio.export import load_detector
 from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import Detector, FileScore, score_file, shown_name
 from longseq.audio.synthesis import stretch
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 from longseq.core.tables import check_table, write_rows
 
@@ -192,7 +192,7 @@ def rows_of(scores: Sequence[dict[str, FileScore]]) -> list[list[object]]:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio stress``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio stress",
         description="Changes every file in the ways that files are changed, scores it again, and "
         "writes a row a change: drift of the probability, verdicts that changed.",

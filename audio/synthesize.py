@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from longseq.audio.data.reading import list_audio, read_audio
 from longseq.audio.synthesis import METHODS, synthesize
 from longseq.core.checks import check_positive
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
 
@@ -102,7 +102,7 @@ def make_versions(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio synthesize``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio synthesize",
         description="Writes OUT/real/ and OUT/fake/METHOD/ with one file per song: a labelled "
         "folder for "

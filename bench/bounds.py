@@ -26,7 +26,7 @@ class Bounds:
             OpenBLAS).
         fma_bfloat16: the same in bfloat16; below ``fma`` where the processor has no such
             instructions.
-        exp: float32 exponentials a second in the second-level cache, of torch.exp or numpy.exp.
+        exp: float32 exponentials per second in the second-level cache, of torch.exp or numpy.exp.
         bandwidth: bytes per second, read and written, of a copy far larger than the caches.
         exp_by: which of the two was faster.
     """
@@ -112,7 +112,7 @@ def _exp(threads: int, seconds: float) -> tuple[float, str]:
 
 
 def _bandwidth(size: int, seconds: float) -> float:
-    """Returns bytes a second of a copy, read and written."""
+    """Returns bytes per second of a copy, read and written."""
     source, target = torch.ones(size // 4), torch.empty(size // 4)
     return 2 * size / _shortest(lambda: target.copy_(source), seconds)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.tables import check_table, write_frame
 from longseq.timeseries.chaos import (
@@ -25,7 +25,7 @@ _TIMES = 10  # Lyapunov times forecast
 
 
 def sampling(name: str) -> tuple[int, float]:
-    """Returns integration steps a row, and rows per Lyapunov time."""
+    """Returns integration steps per row, and rows per Lyapunov time."""
     system = SYSTEMS[name]
     if system.dt == 0:
         return 1, 1 / system.lyapunov
@@ -89,7 +89,7 @@ def _mixer(width: int, train: np.ndarray, rows: np.ndarray, horizon: int) -> tup
 
 def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
     """Runs ``longseq bench chaos``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq bench chaos",
         description="Forecasts chaotic flows and maps by models of growing scale and by those that "
         "know what the systems are: valid prediction time in Lyapunov times, attractor distance.",

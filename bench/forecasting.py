@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.tables import check_table, write_frame
@@ -72,7 +72,7 @@ def read_case(text: str, limit: int | None = None) -> Case:
     """Reads ``PATH[+TEST],horizon=48,season=24[,windows=1][,step=48][,name=…]``.
 
     PATH is a frame as of ``longseq timeseries predict``, a ``.tsf`` file, or with ``+TEST`` two
-    tables of one series a row, as the M4 competition's.
+    tables of one series per row, as the M4 competition's.
 
     Args:
         text: the specification.
@@ -223,7 +223,7 @@ def geometric_means(rows: Sequence[Scored]) -> dict[str, tuple[float, float]]:
 
 def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
     """Runs ``longseq bench forecasting``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq bench forecasting",
         description="Scores forecasters on many data sets: MASE and weighted quantile loss, each "
         "relative to the seasonal naive forecast, and their geometric means.",
@@ -260,7 +260,7 @@ def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
             show(
                 f"  {name:<16} MASE {row.mase:.3f}  relative {row.relative:.3f}  quantile loss "
                 f"{row.quantile_loss:.3f}  coverage {row.coverage:.2f}  "
-                f"{row.milliseconds:.1f} ms a window"
+                f"{row.milliseconds:.1f} ms per window"
             )
     means = geometric_means(rows)
     show("geometric means over the sets (relative MASE, relative quantile loss):")

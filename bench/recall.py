@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from longseq.bench.recall_report import Result, show, write
 from longseq.bench.recall_tasks import IGNORE, TASKS, RecallTask, get_task
 from longseq.core.backbone import Backbone
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import list_mixers, mixer_class
 from longseq.core.training.optim import parameter_groups
@@ -237,7 +238,7 @@ def _list(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq bench recall",
         description="Trains a small model of each mixer on synthetic recall tasks and tests it by "
         "length.",

@@ -8,7 +8,6 @@ Both sides run in the same process, in turn, on the same inputs and threads; tim
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.files import atomic_path
 from longseq.core.ops.backends import native
 from longseq.core.ops.selective_scan import selective_scan
@@ -129,7 +129,7 @@ def _status(field: str) -> int:
 
 def main() -> None:
     """Runs all measurements and prints them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--out", help="JSON file for the figures")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)

@@ -21,6 +21,7 @@ from longseq.bench.measure import (
 )
 from longseq.bench.runner import LENGTHS, QUICK_LENGTHS, WIDE_UNTIL, WIDTH, Plan, Runner, grid
 from longseq.bench.speed_report import machine, show, write
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, did_you_mean
 
 
@@ -29,7 +30,7 @@ def _names(text: str) -> list[str]:
 
 
 def _parser(suite: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"longseq bench {suite}",
         description=f"Measures the {what} against their peers in one run: time, memory, share of "
         f"the bound.",

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.bench.vision_upstream import load_vim, make_vim
+from longseq.core.command_line import CommandParser
 from longseq.core.files import atomic_path
 from longseq.core.shell.doctor import cpu_model
 from longseq.vision import create_model
@@ -60,7 +61,7 @@ def training_step(model: nn.Module, images: Tensor) -> Callable[[], object]:
 
 def main() -> int:
     """Prints the table and writes it as JSON where asked."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=int, default=224, help="side of the images (224)")

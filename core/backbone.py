@@ -109,6 +109,11 @@ class Layer(nn.Module):
                 f"{name}.forward must return (y, state), and returned {type(out).__name__}"
             )
         y, state = out
+        if not torch.compiler.is_compiling() and y.shape != x.shape:
+            raise ConfigError(
+                f"{type(self.mixer).__name__}.forward must return y of the shape of x, "
+                f"{tuple(x.shape)}, and returned {tuple(y.shape)}"
+            )
         return self._channel(x + self.dropout(y)), state
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, LongseqError
 
 GROUP = "longseq.plugins"
 VARIABLE = "LONGSEQ_IMPORT"
 OPTION = "--import"
 TRUSTED = ("longseq", "torch", "torchmetrics")
 """Packages whose classes a file may name: longseq itself and what it depends on."""
+_INSIDE = ("<frozen importlib", os.path.dirname(os.path.abspath(__file__)) + os.sep)
+"""How the files of frames begin that an error of code from outside is not of."""
 
 _named: dict[str, None] = {}  # modules that the user has named, in order
 _failures: dict[str, str] = {}  # plug-ins that do not load: name → why
@@ -90,11 +92,13 @@ def import_named(names: Iterable[str]) -> None:
     Raises:
         ConfigError: if one is not there or fails, in one line.
     """
+    by_environment = _split(os.environ.get(VARIABLE, ""))
     for name in names:
+        source = VARIABLE if name in by_environment else OPTION
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
             stem = Path(name).stem if name.endswith(".py") else "my_module"
             raise ConfigError(
-                f"{OPTION} {name}: the name of a module is needed, for example {OPTION} {stem}"
+                f"{source} {name}: the name of a module is needed, for example {OPTION} {stem}"
             )
         if "" not in sys.path and os.getcwd() not in sys.path:
             # Last, so that a file of the user's hides no installed package.
@@ -103,12 +107,12 @@ def import_named(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ConfigError(f"{OPTION} {name}: {why(error)}") from error
+                raise ConfigError(f"{source} {name}: {why(error)}") from error
             raise ConfigError(
-                f"{OPTION} {name}: there is no module {error.name} in this folder or on PYTHONPATH"
+                f"{source} {name}: there is no module {error.name} in this folder or on PYTHONPATH"
             ) from error
-        except Exception as error:  # the user's code may raise anything
-            raise ConfigError(f"{OPTION} {name}: {why(error)}") from error
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            raise ConfigError(f"{source} {name}: {why(error)}") from error
         _named[name] = None
 
 
@@ -118,10 +122,17 @@ def named() -> list[str]:
 
 
 def why(error: BaseException) -> str:
-    """Returns an error as one line with the place where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    """Returns an error of code from outside as one line with the last place in that code."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{type(error).__name__}: {text}"  # which names the place
+    if isinstance(error, SystemExit):
+        text = f"the module ends the program with sys.exit({error.code})"
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [one for one in frames if not one.filename.startswith(_INSIDE)]
+    last = (outside or frames)[-1]
+    kind = "" if isinstance(error, (LongseqError, SystemExit)) else f"{type(error).__name__}: "
+    return f"{kind}{text} ({Path(last.filename).name}, line {last.lineno})"
 
 
 @cache
@@ -143,7 +154,8 @@ def load_installed() -> None:
     for plugin in installed():
         try:
             importlib.import_module(plugin.module)
-        except Exception as error:  # noqa: BLE001 - somebody else's package may raise anything
+        # Somebody else's package may raise anything.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             _failures[plugin.name] = why(error)
             print(
                 f"note: the plug-in {plugin.name} of {plugin.package} is left out: {why(error)}",

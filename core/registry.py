@@ -39,7 +39,9 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         taken = self._things.get(name, thing)
         if _identity(taken) != _identity(thing):
-            raise ConfigError(f"a {self.kind} named {name!r} is registered already")
+            owner = getattr(taken, "__module__", None)
+            by = f", by {owner}" if owner is not None else ""
+            raise ConfigError(f"a {self.kind} named {name!r} is registered already{by}")
         self._things[name] = thing
 
     def register(self, name: str) -> Callable[[Any], Any]:

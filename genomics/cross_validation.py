@@ -3,7 +3,6 @@ models."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_rows
@@ -183,7 +183,7 @@ def write_outcome(outcome: Outcome, path: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics cross_validate``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics cross_validate",
         description="Trains a SequencePrediction fold by fold beside linear models, and prints "
         "figures of all and of each class.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import check_table, write_batches, write_rows
@@ -156,7 +156,7 @@ def check_output(path: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics embed``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics embed",
         description="Writes the output of the model's last layer, one vector per row.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import check_table, write_rows
@@ -238,7 +238,7 @@ def _prompts(text: str | None, path: str | None) -> list[np.ndarray] | None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics generate``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics generate",
         description="Draws sequences from a model: only A, C, G and T.",
     )

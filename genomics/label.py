@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from longseq.core.command_line import CommandParser
 from longseq.core.tables import check_table, write_rows
 from longseq.core.training.loading import load_task
 from longseq.genomics.data.fasta import Genome
@@ -13,7 +13,7 @@ from longseq.genomics.sequence_task import SequencePrediction, predict_rows
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics label``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics label",
         description="Writes the probability of every class, or the number, of each sequence.",
     )

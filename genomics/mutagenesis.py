@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import check_table, write_rows
@@ -109,7 +109,7 @@ def plot_logo(letters: str, matrix: np.ndarray, first: int, image: str | Path, t
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics mutagenesis``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics mutagenesis",
         description="Scores every single-base change of a region, as `variants` does.",
     )

@@ -3,7 +3,6 @@ table or a track."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.tables import SUFFIXES, check_table
 from longseq.genomics.data.annotation import own_features, read_features
@@ -155,7 +155,7 @@ def collected(chunks: Iterator[ScoredChunk], costs: RecordCosts) -> Iterator[Sco
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics predict``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics predict",
         description="Log-likelihood of every base given all bases before it, as a table "
         "(chrom, position from 0, base, log_likelihood in nats) or a track.",

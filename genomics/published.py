@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from longseq.core.checkpoints.layouts import LAYOUTS, Tensors, read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import check_writable, require_file
 from longseq.core.training.task import BaseTask
@@ -194,7 +194,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics import``."""
     from longseq.genomics.scorers import export
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics import",
         description="Reads a published HyenaDNA or Caduceus and writes it as a file of ours, with "
         "its card and licence. Nothing is executed, nothing is downloaded.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,6 +9,7 @@ from typing import cast
 from torch import nn
 
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import load_task
@@ -113,7 +113,7 @@ def export(task: BaseTask, path: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics export``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics export",
         description="Writes a checkpoint's language model alone, as safetensors.",
     )

@@ -161,7 +161,7 @@ def _write_table(chunks: Iterable[ScoredChunk], path: str | Path, metadata: dict
             ]
             yield pa.Table.from_arrays(columns, schema=schema)
 
-    # Positions by their differences, scores byte by byte: 3.6 bytes a base in place of 11.7.
+    # Positions by their differences, scores byte by byte: 3.6 bytes per base in place of 11.7.
     encodings = {"position": "DELTA_BINARY_PACKED", "log_likelihood": "BYTE_STREAM_SPLIT"}
     write_batches(path, schema, tables(), encodings)
 

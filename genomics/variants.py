@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_rows
 from longseq.genomics.data.samples import SAMPLES
@@ -181,7 +182,7 @@ def table_rows(variants: Sequence[Variant], found: Sequence[Scored]) -> Iterator
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's arguments."""
-    made = argparse.ArgumentParser(
+    made = CommandParser(
         prog="longseq genomics variants",
         description="Scores every ALT by ln p(ALT and the bases after it) - ln p(REF and the same "
         "bases) under a language model: below 0, the reference is the likelier.",

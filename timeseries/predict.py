@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
@@ -142,7 +143,7 @@ def _zero_shot(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq timeseries predict",
         description="Forecasts after the end of a long or wide frame, or from earlier cutoffs, as "
         "a frame with the columns unique_id, ds, cutoff, y, the model's name, and the seasonal "

@@ -57,7 +57,7 @@ def _lines(y: np.ndarray, dynamic: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gain(a: np.ndarray, b: np.ndarray, t: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
-    """Returns g_t for rows t, counted from 1; α is one number, or one a series."""
+    """Returns g_t for rows t, counted from 1; α is one number, or one per series."""
     fade = (1 - alpha) ** (t - 1)
     return fade * a + (1 - fade * (1 - alpha)) / alpha * b
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.ops.portable import portable
@@ -228,7 +228,7 @@ def export_task(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision export``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq vision export",
         description="A model as ONNX or as a torch program, for images from 0 to 1 of one size in "
         "batches of any; its results are compared with the model's before the file is kept.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.checks import check_positive
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
@@ -156,7 +156,7 @@ def say_errors(errors: Sequence[str], source: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision predict``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq vision predict",
         description="Of a classifier: class and probabilities of every image (file, label, "
         "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv.",

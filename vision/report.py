@@ -3,7 +3,6 @@ errors."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import write_rows
@@ -123,7 +123,7 @@ def draw_confusion(judged: Judged, classes: Sequence[str], path: str | Path) -> 
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision report``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq vision report",
         description="A classifier on its test images: classes.csv (recall, precision, F1 of every "
         "class), confusion.png and errors.png (the surest errors).",

@@ -194,7 +194,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 
 def write_overlay(path: Path, window: Window, mask: np.ndarray, values: Sequence[int]) -> None:
-    """Draws the classes but the first over an image, at most 2,048 pixels a side.
+    """Draws the classes but the first over an image, at most 2,048 pixels per side.
 
     Args:
         path: PNG file.

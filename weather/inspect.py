@@ -3,12 +3,12 @@ training."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
 from longseq.weather.data.source import read_field
@@ -17,7 +17,7 @@ from longseq.weather.metrics import area_mean
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather inspect``."""
-    parser = argparse.ArgumentParser(prog="longseq weather inspect", description=__doc__)
+    parser = CommandParser(prog="longseq weather inspect", description=__doc__)
     parser.add_argument(
         "inputs", nargs="+", help=".nc files, Zarr stores, sample names or folders of them"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.compare import Row, whole_numbers, write_table
 from longseq.core.errors import ConfigError
 from longseq.core.training import fit, seed_everything
@@ -183,7 +183,7 @@ def _picture(image: Path, comparison: EmulatorComparison, checkpoint: Path) -> N
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather overshoot``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq weather overshoot",
         description="Trains an emulator on a made-up climate (SSP forcings, three boxes of heat, "
         "two patterns, noise) and scores it on scenarios that turn back, beside pattern scaling.",

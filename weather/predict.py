@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.tables import SUFFIXES as TABLES
 from longseq.core.training.loading import load_task
@@ -225,7 +226,7 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather predict``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq weather predict",
         description="Predicts the yearly fields of a scenario from its regional mean (or "
         "forcings). A folder "

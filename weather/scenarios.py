@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.results import digits
 from longseq.core.tables import write_rows
@@ -171,7 +171,7 @@ def write_maps(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather scenarios``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq weather scenarios",
         description="Global warming of every scenario of a table (RCMIP or IIASA: temperatures, or "
         "effective radiative forcings through an energy balance), then maps by the pattern of "

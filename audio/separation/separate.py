@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from longseq.audio.data.reading import AudioStream
 from longseq.audio.predict import list_files
 from longseq.audio.scoring import shown_name
 from longseq.audio.separation.task import VoiceSeparator
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.training.loading import load_task
@@ -111,7 +111,7 @@ def separate_file(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio separate``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio separate",
         description="Writes every voice of every recording to a WAV file of its own, at the rate "
         "that the model was trained at.",

@@ -3,7 +3,6 @@ resynthesised versions."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zlib
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from longseq.audio.witnesses.simulation import add_lines
 from longseq.audio.witnesses.spectrum import RATE, bandwidth, fine_spectrum
 from longseq.audio.witnesses.texture import known, texture
 from longseq.core.checks import check_positive
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 
 FALSE_POSITIVES, UNCERTAIN_SHARE = 0.005, 0.05
@@ -230,7 +230,7 @@ def _evidence(detector: WitnessDetector, row: Measured, crossed: dict[str, float
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio witnesses``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio witnesses",
         description="Fits the packaged kind of detector on a labelled folder (real/ beside "
         "fake/METHOD/). Songs of one folder inside real/ stay together: a third of the folders is "

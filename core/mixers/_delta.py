@@ -33,7 +33,7 @@ class DeltaMixer(Mixer):
         conv_size: taps of the convolutions of queries, keys and values.
         conv_bias: whether the convolutions have a bias.
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

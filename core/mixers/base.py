@@ -270,7 +270,9 @@ def construct(
         name: of the mixer, for the message; the class's if None.
 
     Raises:
-        ConfigError: for an unknown hyper-parameter, with the nearest valid one.
+        ConfigError: for an unknown hyper-parameter, with the nearest valid one, and for a class
+            that does not initialise its base or lacks a method, or whose forward takes
+            other arguments.
     """
     accepted = [
         p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")
@@ -281,4 +283,22 @@ def construct(
             raise ConfigError(
                 f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}"
             )
-    return cls(d_model, **kwargs)
+    what = f"mixer {(name or cls.__name__)!r} ({cls.__module__}.{cls.__qualname__})"
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ConfigError(f"{what}: defines no {' and no '.join(missing)}")
+    try:
+        inspect.signature(cls.forward).bind(None, None, None, None)
+    except TypeError:
+        takes = ", ".join(inspect.signature(cls.forward).parameters)
+        raise ConfigError(
+            f"{what}: forward takes ({takes}), where every mixer's takes "
+            "(self, x, state=None, segment_ids=None)"
+        ) from None
+    try:
+        return cls(d_model, **kwargs)
+    except AttributeError as error:  # of torch, which knows no better
+        if "before Module.__init__() call" not in str(error):
+            raise
+        raise ConfigError(
+            f"{what}: its __init__ must call super().__init__(d_model) before it sets anything"
+        ) from error

@@ -34,7 +34,7 @@ class DeltaNet(DeltaMixer):
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues down to -1, as
             state tracking needs (arXiv 2411.12537).
         norm_eps: added to the mean square in the norm.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

@@ -33,7 +33,7 @@ class GLA(Mixer):
         gate_low_rank_dim: rank of the map to the decays.
         gate_logit_normalizer: τ, which keeps the decays near 1.
         norm_eps: added to the mean square in the norm.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

@@ -39,7 +39,7 @@ class KDA(DeltaMixer):
         conv_bias: whether the convolutions have a bias.
         allow_neg_eigval: whether β goes up to 2, and the transition's eigenvalues below 0.
         norm_eps: added to the mean square in the norm.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

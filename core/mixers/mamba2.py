@@ -55,7 +55,7 @@ class Mamba2(Mixer):
         norm_eps: added to the mean square in the norm.
         multipliers: of z, x, B, C and dt, constant factors behind the input projection (Falcon-H1,
             arXiv 2507.22448, section 3.2); None for none.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator, and of the convolution where it has that one; see
             ``longseq.core.ops.backends``.
 

@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from longseq.core.checks import check_positive
 from longseq.core.mixers._attention import chunk_attention, positions_in_pack
-from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
-from longseq.core.ops.lti import lti_scan
-
-
-class MovingAverage(nn.Module):
-    """Multi-dimensional damped exponential moving average (arXiv 2209.10655, eq. 2-3).
-
-        h_t = p β x_t + (1 - p a) h_{t-1},   y_t = γᵀ h_t / √n + ω x_t,   p, a = σ(δ), σ(α)
-
-    for every channel by itself, h_t of n dimensions.
-
-    Args:
-        width: channels D.
-        dimensions: n.
-    """
-
-    def __init__(self, width: int, dimensions: int) -> None:
-        super().__init__()
-        shape = (width, dimensions)
-        self.delta = nn.Parameter(0.2 * torch.randn(shape))
-        self.alpha = nn.Parameter(0.2 * torch.randn(shape))
-        signs = torch.ones(dimensions)
-        signs[1::2] = -1  # so that the dimensions do not begin alike
-        self.beta = nn.Parameter(signs + 0.02 * torch.randn(shape))
-        self.gamma = nn.Parameter(torch.randn(shape))
-        self.omega = nn.Parameter(torch.randn(width))
-
-    def forward(
-        self, x: Tensor, state: Tensor | None, resets: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Returns SiLU of the averages (B, L, D) and the last h (B, D, n).
-
-        Args:
-            x: (B, L, D).
-            state: h before position 0 (B, D, n); zero if None.
-            resets: bool (B, L), true where a new sequence begins; or None.
-        """
-        p = torch.sigmoid(self.delta.double())
-        keep = 1 - p * torch.sigmoid(self.alpha.double())
-        scale = 1 / math.sqrt(self.delta.shape[1])
-        y, last = lti_scan(x, keep, p * self.beta, scale * self.gamma.double(), state, resets)
-        return silu(y + self.omega * x).to(x.dtype), last
+from longseq.core.mixers._averaged import Averaged
+from longseq.core.mixers.base import State, register_mixer, segment_resets
 
 
 @register_mixer("mega")
-class Mega(Mixer):
+class Mega(Averaged):
     """Moving average equipped gated attention, in chunks (arXiv 2209.10655, eq. 5-13 and section
     3.5).
 
@@ -79,14 +35,6 @@ class Mega(Mixer):
         ConfigError: if a value is out of range.
     """
 
-    ssm_parameters: ClassVar[tuple[str, ...]] = (
-        "ema.delta",
-        "ema.alpha",
-        "ema.beta",
-        "ema.gamma",
-        "ema.omega",
-    )
-
     def __init__(
         self,
         d_model: int,
@@ -95,37 +43,12 @@ class Mega(Mixer):
         d_ema: int = 16,
         window: int = 128,
     ) -> None:
-        super().__init__(d_model)
-        self.d_attention = check_positive("d_attention", d_attention)
-        self.d_value = check_positive("d_value", 2 * d_model if d_value is None else d_value)
-        self.window = check_positive("window", window)
-        self.ema = MovingAverage(d_model, check_positive("d_ema", d_ema))
+        super().__init__(d_model, d_attention, d_value, d_ema, window)
         self.v_proj = nn.Linear(d_model, self.d_value)
         # Rows: φ, Z, γ, Ĥ.
         self.mx_proj = nn.Linear(d_model, 2 * d_model + d_attention + self.d_value)
         self.h_proj = nn.Linear(self.d_value, d_model)
-        self.kappa = nn.Parameter(1 + 0.02 * torch.randn(2, d_attention))
-        self.mu = nn.Parameter(0.02 * torch.randn(2, d_attention))
-        self.relative = nn.Parameter(0.02 * torch.randn(window))  # b by distance
-
-    def init_state(
-        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Returns h (B, D, n), the last ``window`` - 1 keys (B, window - 1, z) and values, and how
-        many positions of the chunk have been (B,)."""
-        device, dtype = self._where(device, dtype)
-        shape = (batch, *self.ema.delta.shape)
-        ema = torch.zeros(shape, device=device, dtype=recurrent_dtype(dtype))
-        return {"ema": ema, **self._chunk_state(batch, device, dtype)}
-
-    def _chunk_state(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> State:
-        """Returns no keys and values yet, and that there are none."""
-        dtype, before = recurrent_dtype(dtype), self.window - 1
-        return {
-            "k": torch.zeros(batch, before, self.d_attention, device=device, dtype=dtype),
-            "v": torch.zeros(batch, before, self.d_value, device=device, dtype=dtype),
-            "seen": torch.zeros(batch, device=device, dtype=torch.long),
-        }
+        self._make_attention()
 
     def forward(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None

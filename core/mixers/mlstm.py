@@ -97,7 +97,7 @@ class MLSTM(Mixer):
         qkv_block: width of the blocks of the query, key and value projections.
         bias: whether the projections have a bias.
         n_blocks: number of layers in the stack; scales the initial down-projection.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator, and of the convolution where it has that one; see
             ``longseq.core.ops.backends``.
 

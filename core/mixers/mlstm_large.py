@@ -49,7 +49,7 @@ class MLSTMLarge(Mixer):
         gate_soft_cap: c, the bound of the gates before their nonlinearities.
         norm_eps: added to the variance in the norm.
         bias: whether the projections beside the gates, and the norm, have a bias.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

@@ -33,7 +33,7 @@ class Retention(Mixer):
         expand_v: width of values over ``d_model``.
         rotary_base: base of the frequencies of R.
         norm_eps: added to the mean square in the norm.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

@@ -75,7 +75,7 @@ class RWKV7(Mixer):
         a_low_rank_dim: rank of A.
         gate_low_rank_dim: rank of G; None for a multiple of 32 near 5 √D.
         norm_eps: added to the variance in the norm, times K.
-        chunk_size: positions a chunk of the operator; changes speed only.
+        chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from longseq.core.checks import check_positive
 from longseq.core.mixers._attention import chunk_attention, positions_in_pack
-from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
-from longseq.core.mixers.mega import MovingAverage
+from longseq.core.mixers._averaged import Averaged
+from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.arguments import readable
 
 
 @register_mixer("seqboat")
-class SeqBoat(Mixer):
+class SeqBoat(Averaged):
     """Sparse modular activation of a gated attention unit (arXiv 2306.11197, eq. 3-7 and section
     3.3).
 
@@ -41,14 +38,6 @@ class SeqBoat(Mixer):
         ConfigError: if a value is out of range.
     """
 
-    ssm_parameters: ClassVar[tuple[str, ...]] = (
-        "ema.delta",
-        "ema.alpha",
-        "ema.beta",
-        "ema.gamma",
-        "ema.omega",
-    )
-
     def __init__(
         self,
         d_model: int,
@@ -57,32 +46,12 @@ class SeqBoat(Mixer):
         d_ema: int = 16,
         window: int = 128,
     ) -> None:
-        super().__init__(d_model)
-        self.d_attention = check_positive("d_attention", d_attention)
-        self.d_value = check_positive("d_value", 2 * d_model if d_value is None else d_value)
-        self.window = check_positive("window", window)
-        self.ema = MovingAverage(d_model, check_positive("d_ema", d_ema))
+        super().__init__(d_model, d_attention, d_value, d_ema, window)
         self.gate_proj = nn.Linear(d_model, 1)
         self.mx_proj = nn.Linear(d_model, d_attention + 2 * self.d_value)  # rows: Z, R, V
         self.hx_proj = nn.Linear(d_model, d_model)
         self.h_proj = nn.Linear(self.d_value, d_model)
-        self.kappa = nn.Parameter(1 + 0.02 * torch.randn(2, d_attention))
-        self.mu = nn.Parameter(0.02 * torch.randn(2, d_attention))
-        self.relative = nn.Parameter(0.02 * torch.randn(window))  # b
-
-    def init_state(
-        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Returns h (B, D, n), the last W - 1 active keys (B, W - 1, z) and values (B, W - 1, V),
-        and how many of them are of this sequence (B,)."""
-        device, dtype = self._where(device, dtype)
-        dtype, before = recurrent_dtype(dtype), self.window - 1
-        return {
-            "ema": torch.zeros(batch, *self.ema.delta.shape, device=device, dtype=dtype),
-            "k": torch.zeros(batch, before, self.d_attention, device=device, dtype=dtype),
-            "v": torch.zeros(batch, before, self.d_value, device=device, dtype=dtype),
-            "seen": torch.zeros(batch, device=device, dtype=torch.long),
-        }
+        self._make_attention()
 
     def activated(
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None

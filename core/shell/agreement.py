@@ -6,12 +6,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from longseq.core.domain import Domain
+from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError
-from longseq.core.shell.arguments import configured, flag_values
+from longseq.core.shell.arguments import configured, find_checkpoint, flag_values
 from longseq.core.shell.short_help import classes
 
 
@@ -25,7 +26,8 @@ def _flag(argv: Sequence[str], flag: str) -> str | None:
 def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[str]:
     """Returns arguments in which the model and the data have the same values where they must.
 
-    A flag on one side holds for both; so does a configuration where no flag is given.
+    A flag on one side holds for both; so does a configuration where no flag is given, and the
+    model's default where nothing is.
 
     Args:
         domain: whose ``shared`` arguments.
@@ -69,4 +71,43 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
                     print(f"{said}; the configuration had {values[other]}", file=sys.stderr)
             elif not any(flags.values()) and values[side] is not None and values[other] is None:
                 added.append(f"{names[other]}={values[side]}")
+        given = any(one is not None for one in (*flags.values(), *values.values()))
+        if not given and find_checkpoint(argv, configs) is None:
+            default, other = takes["model"][model].default, takes["data"][data].default
+            if default != other and isinstance(default, int) and isinstance(other, int):
+                added.append(f"{names['data']}={default}")
     return [*argv, *added]
+
+
+def follow_data(domain: Domain, section: Any, argv: Sequence[str], configs: Sequence[str]) -> Any:
+    """Gives a new model what follows from its data, unless the user has typed it.
+
+    Args:
+        domain: whose packaged configurations may be overruled.
+        section: of the parsed configuration of fit; its model's arguments are changed.
+        argv: the user's arguments.
+        configs: configuration files.
+
+    Returns:
+        The data module, if it had to be made to see what is in the data; else None.
+    """
+    data, model = section.get("data"), section.model
+    cls = import_object(data.class_path) if data is not None else None
+    taken = model.get("init_args") or {}
+    packaged = {str(file) for file in domain.configs().values()}
+    typed = set(
+        configured([file for file in configs if file not in packaged], "model")["init_args"]
+    )
+    names = [text.partition("=")[0] for text in argv if text.startswith("--model.")]
+    typed |= {name.removeprefix("--model.").removeprefix("init_args.") for name in names}
+    for _, _, value in flag_values(argv, "--model"):
+        if value.startswith("{") or value.endswith((".yaml", ".yml", ".json")):
+            return None  # a whole configuration on the command line is taken at its word
+    wanted = [name for name in getattr(cls, "fits", ()) if name in taken and name not in typed]
+    if cls is None or not wanted:
+        return None
+    made = cls(**(data.get("init_args") or {}))
+    known = made.model_arguments()
+    for name in wanted:
+        model.init_args[name] = known[name]
+    return made

@@ -3,7 +3,10 @@ Lightning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from longseq.core.domain import Domain
@@ -41,6 +44,33 @@ def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], lis
     return [*(f"--config={file}" for file in files), *rest], files
 
 
+@lru_cache(maxsize=32)
+def _read(file: str, state: tuple[int, int] | None) -> Any:
+    """Returns what a file holds; state: time of its last change and size, so that it is read once
+    and a changed one again."""
+    return read_yaml(file)
+
+
+def contents(configs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields what the configurations hold, to be looked at only; one that is no mapping holds
+    nothing.
+
+    Args:
+        configs: files.
+
+    Raises:
+        ConfigError: if one is not there or not YAML.
+    """
+    for file in configs:
+        try:
+            status = os.stat(file)
+            state = (status.st_mtime_ns, status.st_size)
+        except OSError:
+            state = None  # which the reader reports
+        content = _read(file, state)
+        yield content if isinstance(content, dict) else {}
+
+
 def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     """Returns the checkpoint that the arguments or configurations name, if any; the arguments win.
 
@@ -48,22 +78,67 @@ def find_checkpoint(argv: Sequence[str], configs: Sequence[str]) -> str | None:
         ConfigError: if a configuration is not YAML.
     """
     path: str | None = None
-    for file in configs:
-        content = read_yaml(file)
-        if isinstance(content, dict) and isinstance(content.get("ckpt_path"), str):
+    for content in contents(configs):
+        if isinstance(content.get("ckpt_path"), str):
             path = content["ckpt_path"]
     for _, _, value in flag_values(argv, "--ckpt_path"):
         path = value
     return None if path == "null" else path
 
 
+_HOW_LONG = ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time")
+_OF_THE_RUN = (
+    *_HOW_LONG,
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_train_batches",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "precision",
+    "log_every_n_steps",
+    "deterministic",
+)
+"""What a run's trainer was told of the training itself; devices and folders are of the machine."""
+
+
+def resumed_settings(
+    checkpoint: str, argv: Sequence[str], configs: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the trainer's settings of the run that a checkpoint is of, as its ``config.yaml`` has
+    them, but for those that the arguments or configurations give.
+
+    Args:
+        checkpoint: in the folder ``checkpoints`` of the run.
+        argv: the user's arguments.
+        configs: configuration files.
+    """
+    file = Path(checkpoint).resolve().parent.parent / "config.yaml"
+    if not file.is_file():
+        return {}
+    given = {text.partition("=")[0].removeprefix("--trainer.") for text in argv}
+    for content in contents(configs):
+        own = content.get("trainer")
+        given |= set(own) if isinstance(own, dict) else set()
+    if given & set(_HOW_LONG):  # one of them says it anew
+        given |= set(_HOW_LONG)
+    trainer = next(contents([str(file)])).get("trainer")
+    found = trainer if isinstance(trainer, dict) else {}
+    return {
+        name: found[name]
+        for name in _OF_THE_RUN
+        if name not in given and isinstance(found.get(name), (bool, int, float, str))
+    }
+
+
 def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:
     """Returns ``trainer.default_root_dir`` as the arguments, or else the last configuration, have
     it."""
     found = None
-    for file in configs:
-        content = read_yaml(file)
-        trainer = content.get("trainer") if isinstance(content, dict) else None
+    for content in contents(configs):
+        trainer = content.get("trainer")
         if isinstance(trainer, dict) and isinstance(trainer.get("default_root_dir"), str):
             found = trainer["default_root_dir"]
     for _, _, value in flag_values(argv, "--trainer.default_root_dir"):
@@ -79,9 +154,8 @@ def named_sections(argv: Sequence[str], configs: Sequence[str]) -> set[str]:
         configs: configuration files.
     """
     found = {flag.removeprefix("--") for _, flag, _ in flag_values(argv, "--model", "--data")}
-    for file in configs:
-        content = read_yaml(file)
-        for key in ("model", "data") if isinstance(content, dict) else ():
+    for content in contents(configs):
+        for key in ("model", "data"):
             section = content.get(key)
             if isinstance(section, str) or (isinstance(section, dict) and "class_path" in section):
                 found.add(key)
@@ -97,9 +171,8 @@ def configured(configs: Sequence[str], section: str) -> dict[str, Any]:
         section: "model" or "data".
     """
     found: dict[str, Any] = {"class_path": None, "init_args": {}}
-    for file in configs:
-        content = read_yaml(file)
-        part = content.get(section) if isinstance(content, dict) else None
+    for content in contents(configs):
+        part = content.get(section)
         if isinstance(part, str):
             found["class_path"] = part
         elif isinstance(part, dict):

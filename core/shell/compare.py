@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
+from longseq.core.command_line import CommandParser
 from longseq.core.compare import Comparison, Row, check_models, compare, whole_numbers, write_table
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError
@@ -40,7 +41,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     if cls.configs:
         configs = {name: configs[name] for name in cls.configs}
     usual = ",".join((*(cls.usual or cls.baselines), *cls.trained))
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"longseq {domain.name} compare",
         description=f"{domain.compare.help}. Options of fit (--model.x, --trainer.x, …) are "
         f"passed on.",

@@ -3,7 +3,6 @@ cache."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import cache_dir, require_file
 
@@ -206,7 +206,7 @@ def _unpack_wheel(file: Path, folder: Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq data [name]``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq data",
         description="Lists real data sets, or downloads one and prints its folder.",
         epilog=f"example: longseq data {next(iter(SOURCES))}",

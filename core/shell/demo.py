@@ -3,7 +3,6 @@ found."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from longseq.core import __version__
+from longseq.core.command_line import CommandParser
 from longseq.core.domain import Domain, MissingRequirement, import_object, list_domains, load_domain
 from longseq.core.errors import ConfigError
 from longseq.core.report.page import write_page
@@ -40,9 +40,7 @@ def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> i
         if domains is not None and len(domains) == 1
         else "longseq demo"
     )
-    parser = argparse.ArgumentParser(
-        prog=what, description="Trains small models on packaged real data."
-    )
+    parser = CommandParser(prog=what, description="Trains small models on packaged real data.")
     parser.add_argument(
         "--out", default="outputs/demo", help="folder for the report (outputs/demo)"
     )

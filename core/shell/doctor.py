@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longseq.core import __version__, plugins
+from longseq.core.command_line import CommandParser
 from longseq.core.domain import list_domains, load_domain
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -146,7 +147,7 @@ def plugin_rows() -> list[Row]:
 
 
 def speed_rows(seconds: float = 1.0) -> list[Row]:
-    """Returns positions a second of the selective scan on this machine's CPU.
+    """Returns positions per second of the selective scan on this machine's CPU.
 
     Args:
         seconds: to measure for, at most.
@@ -179,7 +180,7 @@ _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq doctor",
         description=__doc__,
         epilog="example: longseq doctor --why ssd --device cuda --dtype bfloat16",

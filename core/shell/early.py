@@ -139,6 +139,18 @@ def _options(argv: Sequence[str]) -> Iterator[str]:
             yield text[2:].partition("=")[0].rstrip("+")
 
 
+def _near(domain: Domain, argv: Sequence[str], configs: Sequence[str], name: str) -> str:
+    """Returns what an option was meant to be: an argument of the data or the model, or of the
+    run."""
+    for side in ("data", "model"):
+        path = class_of(domain, argv, configs, side)
+        if path is not None and name in (arguments_of(path) or ()):
+            return f"did you mean --{side}.{name}?"
+    if name in (arguments_of(_TRAINER) or ()):
+        return f"did you mean --trainer.{name}?"
+    return did_you_mean(name, RUN)
+
+
 def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
     """Checks the names of all options.
 
@@ -149,7 +161,7 @@ def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> 
         section, dot, rest = name.partition(".")
         if not dot or section not in ("model", "data", "trainer"):
             if section not in RUN:
-                raise ConfigError(f"--{name}: no such option; {did_you_mean(name, RUN)}")
+                raise ConfigError(f"--{name}: no such option; {_near(domain, argv, configs, name)}")
             continue
         first = rest.split(".")[0]
         if section == "trainer":

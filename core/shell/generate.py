@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longseq.core.command_line import CommandParser
 from longseq.core.domain import MissingRequirement
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
@@ -84,7 +85,7 @@ class _Stream:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq generate",
         description=__doc__.partition("\n")[0],
         epilog=_EPILOG,

@@ -8,9 +8,9 @@ import inspect
 import json
 import sys
 from argparse import ArgumentError as ArgparseError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,19 +25,19 @@ from longseq.core.compare import Comparison, report_test
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.files import atomic_path
-from longseq.core.shell.agreement import agree
+from longseq.core.shell.agreement import agree, follow_data
 from longseq.core.shell.arguments import (
-    configured,
     find_checkpoint,
     flag_values,
     named_sections,
     output_folder,
     resolve_configs,
+    resumed_settings,
 )
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
-from longseq.core.training.callbacks import say_next
+from longseq.core.training.callbacks import listing, say_next
 from longseq.core.training.folders import newest_checkpoint, own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import (
@@ -56,9 +56,7 @@ from longseq.core.training.run import (
     train,
     trainer_options,
 )
-
-if TYPE_CHECKING:
-    from longseq.core.training.task import BaseTask
+from longseq.core.training.task import BaseTask
 
 Hyper = dict[str, dict[str, Any]]
 
@@ -145,6 +143,9 @@ class DomainCLI(LightningCLI):
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
         self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
+        if self.checkpoint and command == "fit":
+            settings = resumed_settings(self.checkpoint, args, configs)
+            known += [f"--trainer.{name}={value}" for name, value in settings.items()]
         prog = f"longseq {domain.name}"
         super().__init__(
             import_object(domain.task or ""),
@@ -197,30 +198,8 @@ class DomainCLI(LightningCLI):
         """Parses; Lightning would warn that the process has arguments too."""
         self.config = parser.parse_args(args)
         if self.command == "fit" and not self.checkpoint:
-            self._fit_to_data(args)
-
-    def _fit_to_data(self, args: Sequence[str]) -> None:
-        """Gives a new model what follows from its data, unless the user has typed it."""
-        section = self.config[self.command]
-        data, model = section.get("data"), section.model
-        cls = import_object(data.class_path) if data is not None else None
-        taken = model.get("init_args") or {}
-        packaged = {str(file) for file in self.domain.configs().values()}
-        own = [file for file in self.config_files if file not in packaged]
-        typed = set(configured(own, "model")["init_args"])
-        names = [text.partition("=")[0] for text in args if text.startswith("--model.")]
-        typed |= {name.removeprefix("--model.").removeprefix("init_args.") for name in names}
-        whole = [value for _, _, value in flag_values(args, "--model")]
-        if any(
-            value.startswith("{") or value.endswith((".yaml", ".yml", ".json")) for value in whole
-        ):
-            return  # a whole configuration on the command line is taken at its word
-        wanted = [name for name in getattr(cls, "fits", ()) if name in taken and name not in typed]
-        if wanted:
-            self.made_data = cls(**(data.get("init_args") or {}))  # type: ignore[misc]
-            known = self.made_data.model_arguments()
-            for name in wanted:
-                model.init_args[name] = known[name]
+            section = self.config[self.command]
+            self.made_data = follow_data(self.domain, section, args, self.config_files)
 
     def instantiate_classes(self) -> None:
         """Makes the classes; data that were made to see what is in them are not made, and read,
@@ -244,6 +223,12 @@ class DomainCLI(LightningCLI):
                 )
         self.outcome = train(self.trainer, model, datamodule, **kwargs)
 
+    def validate(self, model: BaseTask, verbose: bool = True, **kwargs: Any) -> None:
+        """Validates, and shows what was measured."""
+        found = self.trainer.validate(model, verbose=False, **kwargs)
+        if verbose:
+            self._show(found)
+
     def test(
         self,
         model: BaseTask,
@@ -255,16 +240,31 @@ class DomainCLI(LightningCLI):
         compare = self.domain.compare
         cls: type[Comparison] | None = import_object(compare.run, ":") if compare else None
         beside = cls.of_test(model, datamodule) if cls is not None else None
-        found = self.trainer.test(
-            model, datamodule=datamodule, verbose=verbose and beside is None, **kwargs
-        )
-        if beside is None or not self.trainer.is_global_zero or not found or not found[0]:
+        found = self.trainer.test(model, datamodule=datamodule, verbose=False, **kwargs)
+        if beside is None:
+            if verbose:
+                self._show(found)
+            return
+        if not self.trainer.is_global_zero or not found or not found[0]:
             return
         metrics = {name.removeprefix("test/"): value for name, value in found[0].items()}
         report_test(beside, model, metrics)
         rest = ", ".join(f"{name} {value:.6g}" for name, value in found[0].items())
         print(f"all that was measured: {rest}")
         say_next(f"longseq {self.domain.name} predict", str(self.checkpoint))
+
+    def _show(self, found: Sequence[Mapping[str, float]]) -> None:
+        """Prints what was measured, of each loader."""
+        if self.trainer.is_global_zero:
+            for values in found:
+                print(f"{self.command} of {self.checkpoint}{listing(values.items(), '.6g')}")
+
+    def before_predict(self) -> None:
+        """Refuses a task that cannot predict, where Lightning would speak of itself."""
+        own = (type(self.model).forward, type(self.model).predict_step)
+        if own == (BaseTask.forward, BaseTask.predict_step):
+            name = type(self.model).__name__
+            raise ConfigError(f"{name} defines neither forward nor predict_step: predict needs one")
 
     def _parse_ckpt_path(self) -> None:
         """Checks the arguments against the checkpoint, where Lightning would silently overrule
@@ -314,7 +314,7 @@ class DomainCLI(LightningCLI):
         )
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (ValueError, MisconfigurationException) as error:
             raise ConfigError(f"--trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
@@ -388,11 +388,11 @@ def start(domain: Domain, command: str, argv: Sequence[str]) -> DomainCLI:
         with quiet():
             return DomainCLI(domain, command, argv, configs)
     except (ArgumentError, ArgparseError) as error:
-        raise ConfigError(explain(str(error), domain, command, configs)) from error
+        raise ConfigError(explain(str(error), domain, command, argv, configs)) from error
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
     except ValueError as error:
         if isinstance(error, LongseqError) or "Union subtypes" not in str(error):
             raise
         # jsonargparse's wrapping of a ValueError (a ConfigError is one) that a constructor raised
-        raise ConfigError(explain(str(error), domain, command, configs)) from error
+        raise ConfigError(explain(str(error), domain, command, argv, configs)) from error

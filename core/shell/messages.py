@@ -6,14 +6,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from longseq.core.domain import Domain, import_object
-from longseq.core.errors import did_you_mean
+from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.plugins import OPTION
+from longseq.core.shell.arguments import contents
 from longseq.core.training.recipe import Recipe
 
 _NOT_ACCEPTED = re.compile(r"class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted")
@@ -30,6 +29,16 @@ _NO_CLASS = re.compile(
 _NOT_FOUND = re.compile(r"class_path '([\w.]+)':\s+No module named '([\w.]+)'")
 _REQUIRED = re.compile(r"arguments are required: ([\w., ]+)")
 _UNION = re.compile(r"Errors:\s*- (.*?)(?:\s+- Expected a <class 'NoneType'>|$)", re.DOTALL)
+_KINDS = re.compile(  # of one value, where several kinds are allowed
+    r"(?:Parser key \"([\w.]+)\":\s+)?Does not validate against any of the Union subtypes\s+"
+    r"Subtypes: [^\n]*\s+Errors:\s+((?:- Expected an? [^\n]*\s+)+)"
+    r"Given value type: [^\n]*\s+Given value: ([^\n]*)"
+)
+_EXPECTED = re.compile(r"- Expected an? (.*?)(?:\. Got value[^\n]*)?\n")
+_NO_SUBCLASS = re.compile(
+    r"Parser key \"(\w+)\".*does not correspond to a subclass of (\w+).*Given value: ([\w.]+)",
+    re.DOTALL,
+)
 _CLASS = re.compile(r"<class '(?:[\w]+\.)*(\w+)'>")
 
 
@@ -51,12 +60,15 @@ def _has_key(content: Any, key: str) -> bool:
     return True
 
 
-def _place(key: str, configs: Sequence[str]) -> str:
-    """Returns ``file: key`` if a configuration has the key, else ``--key``."""
+def _place(argv: Sequence[str], configs: Sequence[str], key: str) -> str:
+    """Returns ``--key`` if the key was typed or no configuration has it, else ``file: key``."""
+    typed = [text.partition("=")[0].replace(".init_args", "") for text in argv]
+    if f"--{key}" in typed:
+        return f"--{key}"
     for file in reversed(configs):
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            (content,) = contents([file])
+        except ConfigError:
             continue
         if _has_key(content, key):
             return f"{file}: {key}"
@@ -69,6 +81,17 @@ def _own_arguments(key: str, name: str, value: str) -> str:
     if where not in Recipe.names():
         return f"it has no part {name}"
     return f"its arguments are --{key}_kwargs '{{{name}: {value}}}'"
+
+
+def _wanted(errors: str) -> str:
+    """Returns what a value may be, of the parser's lines "- Expected a …"."""
+    kinds = [_CLASS.sub(r"\1", kind) for kind in _EXPECTED.findall(errors)]
+    words: list[str] = []
+    for kind in kinds:
+        choices = re.match(r"typing\.Literal\[(.*)\]$", kind)
+        words += choices[1].replace("'", "").split(", ") if choices else [kind]
+    words = ["a mapping in braces, '{name: value}'" if one == "dict" else one for one in words]
+    return " or ".join(one for one in dict.fromkeys(words) if one != "NoneType")
 
 
 def _arguments(cls: Any) -> list[str]:
@@ -104,34 +127,49 @@ def _known(key: str) -> list[str]:
     ]
 
 
-def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> str:
+def explain(
+    text: str, domain: Domain, command: str, argv: Sequence[str], configs: Sequence[str]
+) -> str:
     """Returns one line for an error of the argument parser.
 
     Args:
         text: its message.
         domain: of the command.
         command: fit, validate, …
+        argv: the user's arguments.
         configs: configuration files that were read.
     """
+    place = partial(_place, argv, configs)
     if match := _NOT_ACCEPTED.search(text):
         owner, name = match.groups()
         section = re.search(r"Parser key \"(\w+)\"", text)
         key = f"{section.group(1)}.{name}" if section else name
         near = did_you_mean(name.split(".")[0], _arguments(import_object(owner)))
-        return f"{_place(key, configs)}: {owner.rpartition('.')[2]} has no such argument; {near}"
+        return f"{place(key)}: {owner.rpartition('.')[2]} has no such argument; {near}"
     if match := _NO_CLASS.search(text):
         group, name = match.groups()
         base = domain.task if group == "model" else domain.data
         names = [cls.__name__ for cls in _subclasses(import_object(base))] if base else []
-        return f"{_place(group, configs)}: no class named {name!r}; {did_you_mean(name, names)}"
+        return f"{place(group)}: no class named {name!r}; {did_you_mean(name, names)}"
     if match := _NOT_FOUND.search(text):
         path, module = match.groups()
         section = re.search(r"Parser key \"(\w+)\"", text)
-        where = f"{_place(section.group(1), configs)}: " if section else ""
+        where = f"{place(section.group(1))}: " if section else ""
         named = path.rpartition(".")[0]
         return (
             f"{where}no module {module} for {path}; one in this folder is found by {OPTION} {named}"
         )
+    if match := _NO_SUBCLASS.search(text):
+        key, base, value = match.groups()
+        return f"{place(key)}: {value} is no {base}"
+    if (kinds := _KINDS.findall(text)) and kinds[-1][0]:
+        key, errors, value = kinds[-1]
+        key = f"model.{key}" if key in Recipe.names() else key
+        if part := _PART.match(value.strip()):
+            return f"{place(key)}: takes one value; {_own_arguments(key, *part.groups())}"
+        if "'list'" in errors or "a list" in errors:
+            return f"{place(key)}: a list in brackets is needed, such as '[one, two]'"
+        return f"{place(key)}: expected {_wanted(errors)}, got {value.strip()}"
     if found := _BAD_VALUE.findall(text):
         section = re.search(r"Parser key \"(model|data)\"", text)
         key, kind, value = found[-1]
@@ -139,14 +177,15 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
             key = f"{section.group(1)}.{key}"
         wanted = _CLASS.sub(r"\1", kind)
         if part := _PART.match(value.strip()):
-            return f"{_place(key, configs)}: takes one value; {_own_arguments(key, *part.groups())}"
-        return f"{_place(key, configs)}: expected {wanted}, got {value.strip()}"
+            return f"{place(key)}: takes one value; {_own_arguments(key, *part.groups())}"
+        return f"{place(key)}: expected {wanted}, got {value.strip()}"
     if match := _NO_OPTION.search(text):
         key = match.group(1)
-        return f"{_place(key, configs)}: no such option; {did_you_mean(key, _known(key))}"
+        return f"{place(key)}: no such option; {did_you_mean(key, _known(key))}"
     if match := _UNKNOWN.search(text):
         dashes, name = match.groups()
         hint = did_you_mean(name, _known(name)) if dashes else "options begin with --"
+        hint = f"a configuration is given by --config {name}" if name in domain.configs() else hint
         return f"{dashes or ''}{name}: no such option; {hint}"
     if match := _REQUIRED.search(text):
         names = [
@@ -158,7 +197,7 @@ def explain(text: str, domain: Domain, command: str, configs: Sequence[str]) -> 
     if match := _LIST.search(text):
         key = match.group(1)
         key = f"model.{key}" if key in Recipe.names() else key
-        return f"{_place(key, configs)}: a list in brackets is needed, such as '[one, two]'"
+        return f"{place(key)}: a list in brackets is needed, such as '[one, two]'"
     if match := _UNION.search(text):
         text = match.group(1)
     return " ".join(_CLASS.sub(r"\1", text).split())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
 
@@ -22,9 +22,7 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
         ConfigError: if no name matches the pattern.
     """
     models = import_object(domain.models or "")
-    parser = argparse.ArgumentParser(
-        prog=f"longseq {domain.name} models", description="Lists the models."
-    )
+    parser = CommandParser(prog=f"longseq {domain.name} models", description="Lists the models.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example 'vim*'")
     args = parser.parse_args(argv)
     names = models.names(args.pattern)

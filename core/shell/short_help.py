@@ -53,8 +53,9 @@ _ALL = {
 }
 
 
-def _class(domain: Domain, name: str) -> type:
-    """Returns a class by its dotted path, or by its name if a module of the domain has it.
+def _class(domain: Domain, name: str, base: str | None) -> type:
+    """Returns a class by its dotted path, or by its name if a module of the domain has it, or code
+    from outside derives it from the base class of the domain's tasks or data modules.
 
     Raises:
         ConfigError: if there is none.
@@ -64,6 +65,8 @@ def _class(domain: Domain, name: str) -> type:
         for module in modules:
             if isinstance(getattr(module, name, None), type):
                 return getattr(module, name)
+        if base is not None and (own := find_subclass(import_object(base), name)) is not None:
+            return own
         known = [
             key
             for module in modules
@@ -79,6 +82,17 @@ def _class(domain: Domain, name: str) -> type:
         raise ConfigError(f"{name} cannot be imported: {error}") from error
 
 
+def find_subclass(base: type, name: str) -> type | None:
+    """Returns the class of a name among all that derive from a class; None if there is none."""
+    children: list[type] = base.__subclasses__()
+    for child in children:
+        if child.__name__ == name:
+            return child
+        if (deeper := find_subclass(child, name)) is not None:
+            return deeper
+    return None
+
+
 def classes(domain: Domain, argv: Sequence[str]) -> dict[str, type]:
     """Returns the classes whose arguments are shown: of the flags, the configuration, or the
     defaults.
@@ -89,7 +103,9 @@ def classes(domain: Domain, argv: Sequence[str]) -> dict[str, type]:
     """
     args, configs = resolve_configs(domain, argv)
     names = {side: name_of(domain, args, configs, side) for side in ("model", "data")}
-    return {side: _class(domain, name) for side, name in names.items() if name is not None}
+    bases = {"model": domain.task, "data": domain.data}
+    found = {side: name for side, name in names.items() if name is not None}
+    return {side: _class(domain, name, bases[side]) for side, name in found.items()}
 
 
 def _words(cls: type) -> dict[str, str]:

@@ -32,10 +32,13 @@ def _fingerprint(domain: Domain, command: str, argv: Sequence[str]) -> str:
     named = (Path(text.partition("=")[2] or text) for text in argv)
     files = [file for file in named if file.is_file()]  # configurations of the user's own
     for name in ("longseq.core", domain.home):
-        for folder in importlib.import_module(name).__path__:
+        module = importlib.import_module(name)
+        for folder in getattr(module, "__path__", ()):
             files += sorted(
                 file for kind in ("*.py", "*.yaml") for file in Path(folder).rglob(kind)
             )
+        if not hasattr(module, "__path__") and module.__file__:  # a domain in one file
+            files.append(Path(module.__file__))
     for file in files:
         status = file.stat()
         parts.append(f"{file} {status.st_mtime_ns} {status.st_size}")

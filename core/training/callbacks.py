@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from longseq.core import plugins
+from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
@@ -182,9 +184,7 @@ class Screen(Callback):
             if n.startswith("val/")
         ]
         if rows:
-            width = max(len(name) for name, _ in rows)
-            table = "".join(f"\n  {name:<{width}}  {value:.4f}" for name, value in rows)
-            print(f"validation at the end{table}", file=sys.stderr)
+            print(f"validation at the end{listing(rows)}", file=sys.stderr)
         kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         best = next((c for c in kept if c.best_model_path), None)
         last = next((c.last_model_path for c in kept if c.last_model_path), None)
@@ -193,17 +193,27 @@ class Screen(Callback):
             print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
         path = best.best_model_path if best is not None else last
         if path and self.command is not None:
-            say_next(f"{self.command} test", path)
+            needed = record(pl_module, pl_module.hparams)["modules"]
+            say_next(f"{self.command} test", path, [m for m in needed if not plugins.is_allowed(m)])
 
 
-def say_next(command: str, checkpoint: str) -> None:
+def listing(rows: Iterable[tuple[str, float]], form: str = ".4f") -> str:
+    """Returns one line per name and value, to stand below a title."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return "".join(f"\n  {name:<{width}}  {value:{form}}" for name, value in rows)
+
+
+def say_next(command: str, checkpoint: str, modules: Sequence[str] = ()) -> None:
     """Prints the command to type next.
 
     Args:
         command: for example "longseq genomics test".
         checkpoint: for its ``--ckpt_path``.
+        modules: from outside that it needs beside those that were named.
     """
-    named = f" {plugins.OPTION} {','.join(plugins.named())}" if plugins.named() else ""
+    modules = [*plugins.named(), *modules]
+    named = f" {plugins.OPTION} {','.join(modules)}" if modules else ""
     path = shlex.quote(_shortest(checkpoint))
     print(f"next: {command}{named} --ckpt_path {path}", file=sys.stderr)
 
@@ -261,7 +271,7 @@ class StepLog(Callback):
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds, self._last = seconds, 0.0
+        self.seconds, self._last, self._said = seconds, 0.0, ""
 
     def _line(self, trainer: Trainer, force: bool = False) -> None:
         now = time.monotonic()
@@ -280,7 +290,10 @@ class StepLog(Callback):
             f"{name} {value:,.0f}" if "_per_s" in name else f"{name} {value:.4g}"
             for name, value in logged.items()
         )
-        print(f"step {trainer.global_step}{of}  {text}", file=sys.stderr, flush=True)
+        line = f"step {trainer.global_step}{of}  {text}"
+        if line != self._said:  # validation may have ended at the training's last step
+            print(line, file=sys.stderr, flush=True)
+        self._said = line
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._line(trainer)

@@ -75,7 +75,11 @@ class LengthWarmup:
 def _doubling(start_length: int, length: int, steps: int) -> list[tuple[int, int]]:
     """Returns stages that double from ``start_length`` to ``length``, the last one at ``steps``."""
     if start_length > length:
-        raise ConfigError(f"start_length ({start_length}) must not exceed length ({length})")
+        raise ConfigError(
+            f"start_length ({start_length}), where the length warm-up begins, must not exceed "
+            f"length ({length}): lower it too, or leave the warm-up out (start_length null, no "
+            "steps)"
+        )
     check_positive("steps", steps)
     lengths = [start_length]
     while lengths[-1] < length:

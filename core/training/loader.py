@@ -36,7 +36,7 @@ class StepLoader:
 
     Args:
         dataset: indexed by training step.
-        steps_per_epoch: batches an epoch.
+        steps_per_epoch: batches per epoch.
         trainer: whose progress tells the position; None counts the batches handed out.
         start_step: the first step if there is no trainer.
         num_workers: processes that make batches; 0 makes them in this one.
@@ -73,7 +73,7 @@ class StepLoader:
             left = self.steps_per_epoch - self._position % self.steps_per_epoch
             return range(self._position, self._position + left)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        # `processed` is raised once a trained batch and never reset, unlike `ready` and
+        # `processed` is raised once per trained batch and never reset, unlike `ready` and
         # `completed`, which differ by one between checkpoints written at the end of a batch and at
         # the end of an epoch.
         done: int = progress.total.processed  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def step_dataloader(
     Args:
         dataset: indexed by training step.
         start: the trainer (``self.trainer`` in a data module), or the first step.
-        steps_per_epoch: batches an epoch.
+        steps_per_epoch: batches per epoch.
         num_workers: processes that make batches.
         **kwargs: more of ``StepLoader``'s arguments.
     """

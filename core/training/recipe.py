@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import FunctionType
@@ -119,10 +121,10 @@ class Recipe:
             ConfigError: for an unknown schedule, or values outside their range.
         """
         warmup, least = self.warmup_steps, self.min_lr_ratio
-        if warmup < 0 or total < 1:
-            raise ConfigError(
-                f"warmup_steps must be ≥ 0 and total_steps ≥ 1, got {warmup} and {total}"
-            )
+        if warmup < 0:
+            raise ConfigError(f"warmup_steps must be ≥ 0, got {warmup}")
+        if total < 1:
+            raise ConfigError(f"a training needs at least one step (max_steps), got {total}")
         if not 0.0 <= least <= 1.0:
             raise ConfigError(f"min_lr_ratio must lie between 0 and 1, got {least}")
         own = dict(self.schedule_kwargs or {})
@@ -264,7 +266,10 @@ def find_object(path: str, what: str) -> Any:
             f"{module}"
         ) from error
     except (AttributeError, ValueError) as error:
-        raise ConfigError(f"{what} {path}: {module} has no {name}") from error
+        there = [one for one in dir(sys.modules.get(module)) if not one.startswith("_")]
+        near = difflib.get_close_matches(name, there, n=1)
+        hint = f"; did you mean {module}.{near[0]}?" if near else ""
+        raise ConfigError(f"{what} {path}: {module} has no {name}{hint}") from error
 
 
 def find_class(
@@ -285,6 +290,11 @@ def find_class(
         near = (
             f"{did_you_mean(path, known)}, or a class path" if known else "its class path is needed"
         )
+        owner = inspect.getmodule(base)
+        if owner is not None and hasattr(
+            owner.__package__ and sys.modules[owner.__package__], path
+        ):
+            near += f" (torch's is {owner.__package__}.{path})"
         raise ConfigError(f"no {what} named {path!r}; {near}")
     found = find_object(path, what)
     if not (inspect.isclass(found) and issubclass(found, base)):

@@ -361,6 +361,8 @@ _NOISE = (
     "HPU available",
     "`Trainer.fit` stopped",
     "Seed set",
+    "Restoring states from the checkpoint",
+    "Loaded model weights from the checkpoint",
 )
 
 

@@ -1,4 +1,4 @@
-// The bases seen so far, one a byte and also 32 in a word, and where each 12-mer occurred.
+// The bases seen so far, one per byte and also 32 in a word, and where each 12-mer occurred.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2] / "core"
 # From the ground up; a module stands on the floor of its longest prefix.
 FLOORS = (
-    ("_cpu", "checks", "errors", "exports", "figures", "files", "results", "samples", "tables"),
+    (
+        "_cpu",
+        "checks",
+        "command_line",
+        "errors",
+        "exports",
+        "figures",
+        "files",
+        "results",
+        "samples",
+        "tables",
+    ),
     ("yaml_files",),
     ("plugins", "registry", "domain", "formats"),
     ("kernels",),

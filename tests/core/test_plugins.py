@@ -192,9 +192,19 @@ def test_an_own_domain(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["planets", "--help"]) == 0 and "how many there are" in capsys.readouterr().out
 
 
-def test_modules_that_cannot_be_imported(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_modules_that_cannot_be_imported(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (mine / "broken.py").write_text("x = 1\nraise RuntimeError('no\\nmoon')\n")
     (mine / "needs.py").write_text("import absent_moon\n")
+    (mine / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (mine / "syntax.py").write_text("x = 1\nx = = 2\n")
+    register = (
+        "from longseq.core.mixers import register_mixer\n\n@register_mixer({})\nclass X: {}\n"
+    )
+    (mine / "no_mixer.py").write_text(register.format("'x'", "pass"))
+    twice = "import longseq.core.mixers as m\nm.register_mixer('mine')(type('X', (m.Mixer,), {}))\n"
+    (mine / "twice.py").write_text("import mine\n" + twice)
     cases = {
         "nowhere": "--import nowhere: there is no module nowhere in this folder or on PYTHONPATH",
         "mine.part": "--import mine.part: there is no module mine.part",
@@ -203,9 +213,15 @@ def test_modules_that_cannot_be_imported(mine: Path, capsys: pytest.CaptureFixtu
         "broken": "--import broken: RuntimeError: no moon (broken.py, line 2)",
         "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, "
         "line 1)",
+        "exits": "--import exits: the module ends the program with sys.exit(3) (exits.py, line 2)",
+        "syntax": "--import syntax: SyntaxError: invalid syntax (syntax.py, line 2)",
+        "no_mixer": "register_mixer('x'): X is no Mixer (no_mixer.py, line 3)",
+        "twice": "a mixer named 'mine' is registered already, by mine (twice.py, line 3)",
     }
     for name, says in cases.items():
         assert says in error_of(capsys, "genomics", "fit", "--import", name)
+    monkeypatch.setenv("LONGSEQ_IMPORT", "nowhere")
+    assert "LONGSEQ_IMPORT nowhere: there is no" in error_of(capsys, "genomics", "fit")
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -323,6 +339,43 @@ def test_a_mixer_is_registered_properly_or_refused() -> None:
     same_name = type("Mamba", (base.Mixer,), {"__module__": "mine"})
     with pytest.raises(ConfigError, match="a mixer named 'mamba' is registered already"):
         base.register_mixer("mamba")(same_name)
+
+
+def test_a_mixer_that_does_not_initialise_its_base_is_named() -> None:
+    class Forgetful(base.Mixer):
+        def __init__(self, d_model: int) -> None:
+            self.projection = torch.nn.Linear(d_model, d_model)
+
+    with pytest.raises(
+        ConfigError, match=r"'mine' \(.*Forgetful\): defines no forward and no init"
+    ):
+        base.construct(Forgetful, 4, {}, "mine")
+    whole = {"forward": lambda self, x, state=None, ids=None: (x, state), "init_state": dict}
+    with pytest.raises(ConfigError, match=r"'mine' \(.*\): its __init__ must call super"):
+        base.construct(type("Whole", (Forgetful,), whole), 4, {}, "mine")
+
+
+def test_a_mixer_of_another_form_is_named() -> None:
+    class Alone(base.Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
+        def forward(self, x):
+            return x, {}
+
+    class Wide(base.Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
+        def forward(self, x, state=None, segment_ids=None):
+            return torch.cat([x, x], -1), {}
+
+    with pytest.raises(ConfigError, match=r"'mine' \(.*Alone\): forward takes \(self, x\), where"):
+        base.construct(Alone, 4, {}, "mine")
+    layer = Backbone(8, 1, "mamba").layers[0]
+    layer.mixer = Wide(8)
+    with pytest.raises(ConfigError, match=r"shape of x, \(1, 2, 8\), and returned \(1, 2, 16\)"):
+        layer(torch.zeros(1, 2, 8), None, None)
 
 
 def test_a_mixer_that_returns_no_state_is_named() -> None:

@@ -105,6 +105,53 @@ def test_european_files(tmp_path):
             assert read_panel(other).ds[1] == pd.Timestamp("2024-03-02")
 
 
+@pytest.mark.parametrize(
+    ("header", "values", "found"),
+    [
+        ("ds,y", ['"1,500"', '"1,234.5"'], [1500, 1234.5]),
+        ("ds,y", ['"1,500"', '"1,234,567"'], [1500, 1234567]),
+        ("ds,y", ['"1,500"', '"12,5"'], [1.5, 12.5]),
+        ("ds,y", ['"1,500"', '"0,250"'], [1.5, 0.25]),
+        ("ds,y", ["1.500", "-"], [1.5, np.nan]),
+        ("ds;y", ["1.500", "12,5"], [1500, 12.5]),
+        ("ds;y", ["1.500", "1.234.567"], [1500, 1234567]),
+        ("ds;y", ["1.500", "12.25"], [1.5, 12.25]),
+        ("ds;y", ["1,500", "2,500"], [1.5, 2.5]),
+    ],
+)
+def test_a_column_tells_its_decimal_mark(tmp_path, header, values, found):
+    path = tmp_path / "a.csv"
+    days = [
+        f"2024-01-{day:02d}{header[2]}{value}" for day, value in enumerate([*values, "7", "8"], 1)
+    ]
+    path.write_text("\n".join([header, *days]))
+    known = np.isfinite(found)
+    assert np.allclose(
+        read_panel(path).values[: len(found), 0][known], np.array(found)[known], rtol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "says"),
+    [
+        ("ds,y", ['"1,500"', '"12,500"'], "line 2: 'y' is '1,500': does the mark separate thous"),
+        ("ds;y", ["7", "1.500"], "line 3: 'y' is '1.500': does the mark separate thousands"),
+        ("ds,y", ['"1,500"', "2.500"], "'y' is '1,500': does the mark"),
+        ("ds,y", ['"1,50"', '"1,234.5"'], "'y' is '1,50', a finite number is needed"),
+        ("ds,y", ['"1,5,00"', '"1,234.5"'], "'y' is '1,5,00', a finite number is needed"),
+    ],
+)
+def test_a_mark_that_may_be_either_is_refused(tmp_path, header, values, says):
+    path = tmp_path / "a.csv"
+    days = [
+        f"2024-01-{day:02d}{header[2]}{value}" for day, value in enumerate([*values, "7", "8"], 1)
+    ]
+    path.write_text("\n".join([header, *days]))
+    with pytest.raises(DataError) as error:
+        read_panel(path)
+    assert says in str(error.value)
+
+
 def test_parquet_with_times_as_its_index_keeps_the_zone(tmp_path):
     ds = pd.date_range("2024-10-26", periods=72, freq="h", tz="Europe/Berlin", name="when")
     pd.DataFrame({"price": np.arange(72.0)}, index=ds).to_parquet(tmp_path / "a.parquet")

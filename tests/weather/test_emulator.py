@@ -94,7 +94,7 @@ def test_what_travels_with_the_checkpoint_is_of_the_training_years(runs) -> None
     mask = data.scored(run, "train")
     assert about["mean"] == pytest.approx(run.predictors[mask].mean(0))
     assert about["lat"] == run.field.lat.tolist() and about["smooth"] == 5 and about["regional"]
-    with pytest.raises(ConfigError, match="one a training run"):
+    with pytest.raises(ConfigError, match="one per training run"):
         ScenarioData([runs[0]], forcing=["a", "b"])
     with pytest.raises(ConfigError, match="at least one file"):
         ScenarioData([])

@@ -11,7 +11,8 @@ import pandas as pd
 from longseq.core.errors import ConfigError
 from longseq.timeseries.data.times import Source
 
-_DECIMAL_COMMA = re.compile(r"^\s*-?(\d{1,3}(\.\d{3})+|\d+),\d+\s*$")
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*", re.IGNORECASE)
+_EITHER = re.compile(r"\s*[-+]?[1-9]\d{0,2}[.,]\d{3}\s*")  # 1.234: of thousands, or of decimals
 _MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
 
 
@@ -68,10 +69,9 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     """
     text = column
     if column.dtype == object or pd.api.types.is_string_dtype(column):
-        given = column.dropna().astype(str)
-        if given.str.match(_DECIMAL_COMMA.pattern).any():
-            # 1.234,5: every point in such a column separates thousands.
-            text = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        mark = _decimal_mark(column, name, where)
+        plain = {one: _plain(one, mark) for one in set(column.dropna()) if isinstance(one, str)}
+        text = column.map(lambda one: plain.get(one, one), na_action="ignore")
     values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, copy=True)
     bad = (np.isnan(values) & column.notna().to_numpy()) | np.isinf(values)
     if bad.any():
@@ -82,6 +82,53 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
             shown = repr(value) if isinstance(value, str) else str(value)
             raise where.error(f"{name!r} is {shown}, a finite number is needed", int(row))
     return values
+
+
+def _decimal_mark(column: pd.Series, name: str, where: Source) -> str:
+    """Returns the mark before the decimals, "." or ",", as the numbers of a column tell it.
+
+    Raises:
+        DataError: if they do not: 1,500 may be 1500 or 1.5.
+    """
+    told, either = set(), {}
+    for row, one in enumerate(column):
+        if not (isinstance(one, str) and _NUMBER.fullmatch(one)) or not ({".", ","} & set(one)):
+            continue
+        last = "," if one.rfind(",") > one.rfind(".") else "."
+        other = "." if last == "," else ","
+        if other in one:
+            told.add(last)
+        elif one.count(last) > 1:
+            told.add(other)
+        elif _EITHER.fullmatch(one):
+            either.setdefault(last, row)
+        else:
+            told.add(last)
+    if len(told) == 1:
+        return told.pop()
+    if told or not either:
+        return "."  # and what does not fit is no number
+    usual = "," if where.european else "."
+    if set(either) == {usual}:
+        return usual
+    row = min(either.values())
+    raise where.error(
+        f"{name!r} is {column.iloc[row]!r}: does the mark separate thousands or decimals?",
+        row,
+        "no number of the column tells; write them without marks between thousands, and with a "
+        "decimal point",
+    )
+
+
+def _plain(text: str, mark: str) -> str:
+    """Returns a number without marks between thousands and with a decimal point; any other text as
+    it is."""
+    other = "." if mark == "," else ","
+    if other in text:
+        whole = text.strip().partition(mark)[0]
+        if not re.fullmatch(rf"[-+]?\d{{1,3}}({re.escape(other)}\d{{3}})+", whole):
+            return text if mark == "." else text.replace(".", ",")  # which is no number
+    return text.replace(other, "").replace(mark, ".")
 
 
 def resample(

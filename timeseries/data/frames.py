@@ -117,6 +117,7 @@ def panel_of(
         DataError: naming the file, the record and what is wrong.
     """
     told, where = roles or Roles(missing=missing), Source(Path(source), first_line)
+    where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
     if isinstance(frame.index, pd.DatetimeIndex):
@@ -229,7 +230,9 @@ def _read_text(file: Path, delimiter: str) -> pd.DataFrame:
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         header = stream.readline().decode("utf-8-sig", errors="replace")
     if ";" in header and "," not in header and delimiter == ",":
-        return pd.read_csv(file, sep=";", dtype=str, encoding="utf-8-sig")
+        frame = pd.read_csv(file, sep=";", dtype=str, encoding="utf-8-sig")
+        frame.attrs["european"] = True
+        return frame
     return pd.read_csv(file, sep=delimiter)
 
 

@@ -27,7 +27,7 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
     Raises:
         DataError: if a future covariate is no column, or a time lies on no row.
     """
-    where = Source(Path(panel.source), 0)
+    where = Source(Path(panel.source), 0, european=bool(frame.attrs.get("european")))
     frame = frame.rename(columns=str).reset_index(drop=True)
     check_columns(roles.future, frame.columns, where, "future")
     lower = {name.lower(): name for name in reversed(frame.columns)}

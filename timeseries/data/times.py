@@ -38,11 +38,13 @@ class Source:
         file: for messages.
         first_line: of the file that the first row stands in; 0 where there are no lines.
         notes: sentences for the user, filled while reading.
+        european: whether the file separates its columns by semicolons, and so decimals by commas.
     """
 
     file: Path
     first_line: int = 2
     notes: list[str] = field(default_factory=list)
+    european: bool = False
 
     def where(self, row: int) -> str:
         """Returns the place of a row."""

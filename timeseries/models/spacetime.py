@@ -84,7 +84,7 @@ class EncoderBlock(nn.Module):
         self.ssm = Companion(
             d_model,
             d_state,
-            check_divisible("d_model", d_model, "channels a kernel", 8),
+            check_divisible("d_model", d_model, "channels per kernel", 8),
             norm_order,
         )
         self.mlp = PointwiseMap(d_model, d_model, dropout)

@@ -17,8 +17,8 @@ from longseq.vision.data.batches import (
     together,
 )
 from longseq.vision.data.images import ImageSet
-from longseq.vision.data.parts import Part, Prepared, learn_pixels, readable
-from longseq.vision.data.pixels import MAX_PIXELS, Reading, learn_ranges
+from longseq.vision.data.parts import Part, Prepared, checked_reading, learn_pixels, readable
+from longseq.vision.data.pixels import MAX_PIXELS
 from longseq.vision.data.sources import open_source, split_indices
 from longseq.vision.data.transforms import (
     Augment,
@@ -107,17 +107,9 @@ class ImageData(BaseData):
         download: bool = False,
     ) -> None:
         super().__init__()
-        self.reading = Reading(
-            channels,
-            None if bands is None else tuple(bands),
-            int(page) if isinstance(page, str) and page.isdecimal() else page,  # type: ignore[arg-type]
-            background,
-            truncated=truncated,
-            max_pixels=check_positive("max_pixels", max_pixels),
+        self.reading = checked_reading(
+            (channels, bands, page, background, truncated, max_pixels), (value_range, mean, std)
         )
-        learn_ranges([], value_range)  # a bad value fails here
-        if mean is not None or std is not None:
-            Normalise(mean or (0.5,), std or (0.5,), channels)
         self.source, self.channels, self.root, self.download = source, channels, root, download
         self.batch_size = check_positive("batch_size", batch_size)
         self.eval_batch_size = check_positive("eval_batch_size", eval_batch_size)

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import DataError
 from longseq.vision.data.images import ImageSet
 from longseq.vision.data.pixels import Reading, Where, learn_ranges, unit
+from longseq.vision.data.transforms import Normalise
 
 CHECKED = 2000
 """Sets of up to so many images are read once when they are opened; of larger ones a sample is."""
@@ -183,6 +185,37 @@ def moments(part: Part, transform: Callable[[Tensor], Tensor]) -> tuple[list[flo
     std = (square / count - mean**2).clamp(min=0).sqrt()
     std[std < 1e-6] = 1.0  # a channel that is the same everywhere
     return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in std]
+
+
+def checked_reading(
+    how: tuple[int, Sequence[int] | None, int | str | None, float, bool, int],
+    scale: tuple[str | Sequence[float], Sequence[float] | None, Sequence[float] | None],
+) -> Reading:
+    """Returns how a data module reads its images; a bad value fails here, before any is read.
+
+    Args:
+        how: channels, bands, page, background, truncated and max_pixels.
+        scale: value_range, mean and std.
+
+    Raises:
+        ConfigError: for a value that is out of range.
+    """
+    (channels, bands, page, background, truncated, max_pixels), (value_range, mean, std) = (
+        how,
+        scale,
+    )
+    reading = Reading(
+        channels,
+        None if bands is None else tuple(bands),
+        int(page) if isinstance(page, str) and page.isdecimal() else page,  # type: ignore[arg-type]
+        background,
+        truncated=truncated,
+        max_pixels=check_positive("max_pixels", max_pixels),
+    )
+    learn_ranges([], value_range)
+    if mean is not None or std is not None:
+        Normalise(mean or (0.5,), std or (0.5,), channels)
+    return reading
 
 
 def learn_pixels(

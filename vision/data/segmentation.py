@@ -14,8 +14,8 @@ from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.batches import EvaluationLoader, together
 from longseq.vision.data.masks import Values, find_values, open_pairs
-from longseq.vision.data.parts import SAMPLE, Part, learn_pixels, readable
-from longseq.vision.data.pixels import MAX_PIXELS, Reading
+from longseq.vision.data.parts import SAMPLE, Part, checked_reading, learn_pixels, readable
+from longseq.vision.data.pixels import MAX_PIXELS
 from longseq.vision.data.sources import split_indices
 from longseq.vision.data.tile_batches import Pairs, TileBatches, Turns, WholeImages
 from longseq.vision.data.transforms import Normalise
@@ -79,13 +79,8 @@ class SegmentationData(BaseData):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.reading = Reading(
-            channels,
-            None if bands is None else tuple(bands),
-            int(page) if isinstance(page, str) and page.isdecimal() else page,  # type: ignore[arg-type]
-            background,
-            truncated=truncated,
-            max_pixels=check_positive("max_pixels", max_pixels),
+        self.reading = checked_reading(
+            (channels, bands, page, background, truncated, max_pixels), (value_range, mean, std)
         )
         check_choice("augment", augment, Turns)
         if not 0 <= foreground <= 1:

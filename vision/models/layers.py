@@ -54,7 +54,7 @@ class ImageModel(nn.Module):
     Attributes:
         num_features: width of the pooled features.
         channels: width of the map after every stage.
-        reductions: how many pixels a position of that map spans.
+        reductions: how many pixels per position of that map spans.
         stem_key: the first convolution's weight, which published weights may have for other
             channels.
         head_key: the classifier's name.
@@ -129,7 +129,7 @@ class FeatureExtractor(nn.Module):
         out_indices: stages whose maps are wanted, from 0; negative ones count from the end.
 
     Attributes:
-        feature_info: for every map its ``channels`` and ``reduction`` (pixels a position).
+        feature_info: for every map its ``channels`` and ``reduction`` (pixels per position).
     """
 
     def __init__(self, model: ImageModel, out_indices: Sequence[int] | None = None) -> None:

@@ -211,7 +211,7 @@ class Vim(ImageModel):
         step = check_positive("patch_size", patch_size)
         step = step if stride is None else check_positive("stride", stride)
         side = (check_positive("img_size", img_size) - patch_size) // step + 1
-        self.grid, self.num_features = check_positive("patches a side", side), d_model
+        self.grid, self.num_features = check_positive("patches per side", side), d_model
         self.patch_embed = PatchEmbed(in_chans, d_model, patch_size, step)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d_model))
         self.pos_embed = nn.Parameter(torch.zeros(1, side * side + 1, d_model))

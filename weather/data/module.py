@@ -140,7 +140,7 @@ class ScenarioData(BaseData):
         if not train:
             raise ConfigError("data.train: at least one file is needed")
         if forcing is not None and len(forcing) != len(train):
-            raise ConfigError(f"data.forcing: {len(train)} files are needed, one a training run")
+            raise ConfigError(f"data.forcing: {len(train)} files are needed, one per training run")
         self.train_files, self.test_file = list(train), test
         self.variable, self.units = variable, units
         self.spans: dict[str, Span] = {

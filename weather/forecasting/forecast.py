@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longseq.core.command_line import CommandParser
 from longseq.core.compare import whole_numbers
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.figures import new_figure, save_png
@@ -102,7 +102,7 @@ def compare_forecasts(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather forecast``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq weather forecast",
         description="Generates a two-layer quasi-geostrophic flow, trains networks on it and "
         "scores their forecasts by lead time beside persistence, climatology and a linear inverse "

@@ -63,7 +63,7 @@ def make_video(
         frames: L.
         size: side of a frame; at least that of the images.
         digits: number of digits.
-        speed: greatest number of pixels a frame, along each axis; the least is 1.
+        speed: greatest number of pixels per frame, along each axis; the least is 1.
     """
     height, width = images.shape[1:]
     video = np.zeros((frames, size, size), np.float32)
@@ -147,7 +147,7 @@ class MovingDigits(BaseData):
         source: "digits" (scikit-learn's) or an IDX file of images.
         size: side of a frame.
         digits: in a video.
-        speed: greatest number of pixels a frame along each axis.
+        speed: greatest number of pixels per frame along each axis.
         frames: of a training video.
         context: frames that are given before the prediction begins.
         horizon: frames that follow the context in validation and test.

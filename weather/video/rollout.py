@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import argparse
 import resource
 import sys
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.results import Score, print_table, verdict
@@ -124,7 +124,7 @@ def plot_rollout(result: Rollout, image: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather rollout``."""
-    parser = argparse.ArgumentParser(prog="longseq weather rollout", description=__doc__)
+    parser = CommandParser(prog="longseq weather rollout", description=__doc__)
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a video model")
     parser.add_argument("--frames", type=int, default=100, help="frames after the context (100)")
     parser.add_argument("--videos", type=int, default=32, help="test videos (32)")

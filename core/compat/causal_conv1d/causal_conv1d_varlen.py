@@ -22,7 +22,7 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -
         x: packed inputs (T, D).
         cu_seqlens: where the sequences begin, and the end of the last one (S + 1,); a repeated
             entry is an empty sequence.
-        state_len: inputs a state.
+        state_len: inputs per state.
 
     Returns:
         (S, D, state_len), each input's channels dense in memory.

@@ -19,8 +19,8 @@ MAX_STATES = 64
 SAVED = 32
 """Positions between two saved states."""
 PARTIAL_BYTES = 1 << 29
-"""Of the parts of dB and dC, one a block of channels: a backward pass that would need more runs in
-pieces."""
+"""Of the parts of dB and dC, one per block of channels: a backward pass that would need more runs
+in pieces."""
 _STRUCT = "ScanParams"
 _FORWARD, _BACKWARD = "selective_scan.cu", "selective_scan_backward.cu"
 

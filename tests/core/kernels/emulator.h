@@ -1,5 +1,6 @@
-// Runs CUDA kernels on a CPU, a block at a time: its threads are fibers that switch at barriers and shuffles.
-// Shared memory starts as NaN; `order` picks in which order threads run between barriers (a missing barrier shows).
+// Runs CUDA kernels on a CPU, a block at a time: its threads are fibers that switch at barriers and
+// shuffles. Shared memory starts as NaN; `order` picks in which order threads run between barriers
+// (a missing barrier shows).
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -107,14 +108,17 @@ static void run_block(unsigned threads, unsigned order) {
   for (;;) {
     for (unsigned i = 0; i < threads; ++i) {
       // Ascending, descending, or odd ones first.
-      const unsigned j = order == 0 ? i : order == 1 ? threads - 1 - i : (2 * i + 1) % (threads | 1);
+      const unsigned j = order == 0   ? i
+                         : order == 1 ? threads - 1 - i
+                                      : (2 * i + 1) % (threads | 1);
       const unsigned index = j < threads ? j : 0;
       if (fibers[index].wait == kReady) resume(index);
     }
     for (unsigned i = 0; i < threads; ++i)
       if (fibers[i].wait == kReady) resume(i);
     bool some = false, all_done = true;
-    // One warp goes on alone as far as it can, the first or the last one: others may not rely on its shuffles.
+    // One warp goes on alone as far as it can, the first or the last one: others may not rely on
+    // its shuffles.
     const unsigned warps = (threads + 31) / 32;
     for (unsigned k = 0; k < warps && !some; ++k) {
       const unsigned w = 32 * (order == 1 ? warps - 1 - k : k);
@@ -124,14 +128,15 @@ static void run_block(unsigned threads, unsigned order) {
     for (const Fiber& fiber : fibers) all_done &= fiber.wait == kDone;
     if (all_done) return;
     if (!some) {
-      fprintf(stderr, "emulator: threads of block %u,%u wait at different barriers\n", blockIdx.x, blockIdx.y);
+      fprintf(stderr, "emulator: threads of block %u,%u wait at different barriers\n", blockIdx.x,
+              blockIdx.y);
       abort();
     }
   }
 }
 
-static void launch(const std::function<void()>& kernel, const unsigned* grid, unsigned block, unsigned bytes,
-                   unsigned order) {
+static void launch(const std::function<void()>& kernel, const unsigned* grid, unsigned block,
+                   unsigned bytes, unsigned order) {
   body = &kernel;
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {block, 1, 1};

@@ -61,6 +61,24 @@ def test_a_flag_wins_over_a_configuration_wherever_it_stands() -> None:
     assert args == [f"--config={files[0]}", "--data.horizon", "12", "--model.d_model=8"]
 
 
+def test_where_nothing_is_given_the_data_follow_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short.py").write_text(
+        "from longseq.timeseries import ForecastTask\n\n\nclass Short(ForecastTask):\n"
+        "    def __init__(self, context: int = 24, horizon: int = 12, **recipe) -> None:\n"
+        "        super().__init__(**recipe)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert added(["--model=short.Short"]) == ["--data.context=24", "--data.horizon=12"]
+    # The name alone will do, as it does for the parser.
+    assert added(["--model=Short", "--data.horizon=6"]) == [
+        "--data.context=24",
+        "--model.horizon=6",
+    ]
+    assert added(["--model=short.Short", "--ckpt_path=x.ckpt"]) == []
+
+
 def test_a_contradiction_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"--model\.horizon 96 and --data\.horizon 48 must agree; give one"

@@ -17,7 +17,7 @@ import torch
 
 from longseq.core import domain as domains
 from longseq.core.errors import DataError
-from longseq.core.shell.arguments import output_folder
+from longseq.core.shell.arguments import output_folder, resumed_settings
 from longseq.core.shell.cli import main, one_line
 
 HELPER = Path(__file__).parents[1] / "training" / "fake_domain.py"
@@ -317,3 +317,18 @@ def test_a_domain_left_out_of_an_installation(
     monkeypatch.setattr("longseq.core.domain._present", lambda name: name != "audio")
     assert main(["audio", "fit"]) == 2
     assert "audio is not part of this version; available: genomics" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_its_trainer_settings(tmp_path: Path) -> None:
+    """They stand beside the checkpoint; what is typed or configured anew holds instead."""
+    checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")
+    assert resumed_settings(checkpoint, [], []) == {}
+    own = "trainer: {max_steps: 60, val_check_interval: 20, precision: bf16-mixed, devices: 4, "
+    file, other = tmp_path / "run/config.yaml", tmp_path / "other.yaml"
+    file.parent.mkdir()
+    file.write_text(own + "max_epochs: null, callbacks: [x.Y], max_time: {minutes: 3}}")
+    before = {"max_steps": 60, "val_check_interval": 20, "precision": "bf16-mixed"}
+    assert resumed_settings(checkpoint, [], []) == before
+    other.write_text("trainer: {precision: 32-true}")
+    typed = ["--trainer.max_epochs=2"]
+    assert resumed_settings(checkpoint, typed, [str(other)]) == {"val_check_interval": 20}

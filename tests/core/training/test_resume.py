@@ -31,7 +31,7 @@ def _run(context: Any, **arguments: Any) -> int:
     return int(process.exitcode)
 
 
-# 5 batches an epoch: kills in the middle of an epoch, right at its end, and just after a
+# 5 batches per epoch: kills in the middle of an epoch, right at its end, and just after a
 # checkpoint.
 CASES = [
     pytest.param({"kill_at": 8, "workers": 0}, id="mid-epoch"),

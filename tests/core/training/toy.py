@@ -78,7 +78,7 @@ class ToyData(BaseData):
 
     Args:
         seed: of the data.
-        steps_per_epoch: batches an epoch.
+        steps_per_epoch: batches per epoch.
         num_workers: of the training loader.
     """
 

@@ -37,7 +37,7 @@ class Mamba2(Mamba2Layer):
         d_conv: taps of the convolution.
         conv_init: its weights are drawn from ± this; torch's own if None.
         expand: inner width as a multiple of D.
-        headdim: channels a head P.
+        headdim: channels per head P.
         d_ssm: inner channels that pass the scan, all if None; the others are a gated MLP.
         ngroups: groups of heads that share B and C, and of the norm.
         A_init_range: range of the initial decay rates.

@@ -27,7 +27,7 @@ class Mamba2Simple(Mamba2Layer):
         d_conv: taps of the convolution.
         conv_init: its weights are drawn from ± this; torch's own if None.
         expand: inner width as a multiple of D.
-        headdim: channels a head P.
+        headdim: channels per head P.
         ngroups: groups of heads that share B and C.
         A_init_range: range of the initial decay rates.
         dt_min: smallest step size at initialisation.

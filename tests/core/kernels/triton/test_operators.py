@@ -190,7 +190,7 @@ def test_low_precision(decay: str, dtype: torch.dtype, device: str) -> None:
     ("length", "groups", "strength"), [(1, 1, 1.0), (70, 2, 1.0), (70, 1, 60.0)]
 )
 def test_delta_rule(length: int, groups: int, strength: float, decay: str, device: str) -> None:
-    """Two chunks, with resets, a state handed in and two heads a key; strong decays with slow
+    """Two chunks, with resets, a state handed in and two heads per key; strong decays with slow
     spans."""
     options = {"resets": some_resets(length, device) if length > 1 else None}
     tensors = delta_inputs(length, decay, strength, groups)

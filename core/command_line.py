@@ -1,0 +1,77 @@
+"""Arguments of commands: mistakes end in one line, and an output never overwrites an input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from longseq.core.errors import ConfigError, did_you_mean
+
+
+class CommandParser(argparse.ArgumentParser):
+    """``argparse.ArgumentParser`` whose errors are ``ConfigError`` of one line, with the nearest
+    option."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses; arguments and result as of ``argparse``.
+
+        Raises:
+            ConfigError: for arguments that cannot be understood, or an output that is an input.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            first = next((text for text in unknown if text.startswith("-")), unknown[0])
+            self.error(self._unknown(first.partition("=")[0]))
+        check_outputs(found, self._outputs())
+        return found
+
+    def _unknown(self, text: str) -> str:
+        if not text.startswith("-"):
+            return f"{text}: one argument too many"
+        options = [one for action in self._actions for one in action.option_strings]
+        return f"{text}: no such option; {did_you_mean(text, options)}"
+
+    def _outputs(self) -> dict[str, str]:
+        """Returns the arguments that name what is written, destination → option."""
+        return {
+            action.dest: action.option_strings[-1]
+            for action in self._actions
+            if action.option_strings and re.search(r"\bto (write|unpack)\b", action.help or "")
+        } | {"out": "--out"}
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the one line."""
+        message = message.removeprefix("argument ")
+        message = message.replace("the following arguments are required:", "needed:")
+        raise ConfigError(f"{message} ({self.prog} --help)")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Yields the paths in the value of an argument."""
+    if isinstance(value, (str, os.PathLike)):
+        yield os.fspath(value)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
+        for one in value:
+            yield from _paths(one)
+
+
+def check_outputs(arguments: argparse.Namespace, outputs: dict[str, str]) -> None:
+    """Checks that what is written is not among what is read.
+
+    Args:
+        arguments: parsed.
+        outputs: names of those that are written, with their options.
+
+    Raises:
+        ConfigError: if an output is an input, under whatever name.
+    """
+    values = vars(arguments)
+    read = [path for name, value in values.items() if name not in outputs for path in _paths(value)]
+    for name, option in outputs.items():
+        for out in _paths(values.get(name)):
+            for path in read:
+                if os.path.isfile(out) and os.path.isfile(path) and os.path.samefile(out, path):
+                    raise ConfigError(f"{option} {out} would overwrite the input {path}")
