@@ -117,9 +117,9 @@ def run(argv: Sequence[str]) -> int:
         prog="longseq genomics export",
         description="Writes a checkpoint's language model alone, as safetensors.",
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq genomics fit`")
+    parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".safetensors file to write")
     args = parser.parse_args(argv)
-    export(read_task(args.ckpt_path), args.out)
+    export(read_task(model_file(args.ckpt_path)), args.out)
     print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
     return 0
