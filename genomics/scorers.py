@@ -16,10 +16,13 @@ from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.masked_task import MaskedLanguageModel
+from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.task import CausalLanguageModel
 from longseq.genomics.variant_scores import Scorer
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "bacteria.safetensors"
+Reader = DNALanguageModel | MaskedDNAModel
 CKPT_HELP = "checkpoint of a language model (the packaged model of bacterial DNA)"
 _CLASSES = {class_path(cls): cls for cls in (CausalLanguageModel, MaskedLanguageModel)}
 
@@ -77,6 +80,27 @@ def read_task(file: str | Path) -> BaseTask:
     check_state_dict(task.model, state, file)
     task.model.load_state_dict(state, strict=True)
     return task.eval()
+
+
+def load_reader(checkpoint: str | Path | None, device: str = "cpu") -> tuple[Reader, int | None]:
+    """Returns a causal or masked language model in evaluation mode, and the window it reads at
+    once; None where it carries a state.
+
+    Args:
+        checkpoint: see ``load_model``.
+        device: where.
+
+    Raises:
+        DataError: if the file is unusable.
+        ConfigError: if it is another kind of model.
+    """
+    file = model_file(checkpoint)
+    task = read_task(file)
+    if isinstance(task, CausalLanguageModel):
+        return task.to(device).model, task.window
+    if isinstance(task, MaskedLanguageModel):
+        return task.to(device).model, int(task.facts.get("length") or 0) or None
+    raise ConfigError(f"{file}: is a {type(task).__name__}, not a language model")
 
 
 def load_scorer(
