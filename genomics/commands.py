@@ -25,6 +25,10 @@ DOMAIN = Domain(
         "longseq.genomics.data.labelled",
     ),
     commands={
+        "annotate": Command(
+            "the genes of a bacterial genome, to GFF3, beside Prodigal",
+            "longseq.genomics.annotate:run",
+        ),
         "cross_validate": Command(
             "a classifier of labelled sequences beside k-mer logistic regression, by folds",
             "longseq.genomics.cross_validation:run",

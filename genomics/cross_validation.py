@@ -20,6 +20,8 @@ from longseq.genomics.data.labelled import LabelledData, fold_of
 from longseq.genomics.sequence_baselines import ORDERS, fit_predict, kmer_shares, positions
 
 BASELINES = ("k-mer regression", "position regression")
+TOGETHER = "both regressions"
+ALL = "network + regressions"
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Outcome:
             numbers = self.numbers(name)
             key = "r2" if self.data.regression else "mcc"
             notes = {k: f"{v:.4f}" for k, v in numbers.items() if k != key}
-            kind = "baseline" if name in BASELINES else "model"
+            kind = "baseline" if name in (*BASELINES, TOGETHER) else "model"
             rows.append(Score(name, numbers[key], kind, notes))  # type: ignore[arg-type]
         return rows
 
@@ -161,7 +163,26 @@ def cross_validate(
         with torch.inference_mode():
             said = predict_rows(task.eval(), [labelled.sequences[i] for i in rows])
         put("network", rows, said.numpy())
+    plain = [name for name in BASELINES if name in predictions]
+    for name, parts in ((TOGETHER, plain), (ALL, ["network", *plain])):
+        if len(parts) > 1 and all(part in predictions for part in parts):
+            parts = [predictions[part] for part in parts]
+            predictions[name] = together(parts, whole.regression)
     return Outcome(whole, target, where, predictions)
+
+
+def together(parts: Sequence[np.ndarray], regression: bool) -> np.ndarray:
+    """Returns what several models say together: the mean of their numbers, or probabilities
+    p ∝ (Π_i p_i)^{1/n}; nothing is chosen or weighted.
+
+    Args:
+        parts: probabilities (n, classes) or numbers (n, 1) of each model.
+        regression: whether they are numbers.
+    """
+    if regression:
+        return np.mean(parts, 0)
+    mean = np.exp(np.mean([np.log(np.maximum(part, 1e-6)) for part in parts], 0))
+    return mean / mean.sum(1, keepdims=True)
 
 
 def write_outcome(outcome: Outcome, path: str | Path) -> None:

@@ -20,8 +20,7 @@ from longseq.genomics.data.regions import chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.embeddings import STRANDS, embed_features, ordered_vectors, windows
-from longseq.genomics.models.language_model import DNALanguageModel
-from longseq.genomics.scorers import CKPT_HELP, load_model, model_file
+from longseq.genomics.scorers import CKPT_HELP, Reader, load_reader, model_file
 
 _ROWS = {"chrom": "", "start": "d", "end": "d", "name": "", "strand": "", "kind": ""}
 
@@ -78,7 +77,7 @@ def write_vectors(
 
 def write_bases(
     path: str | Path,
-    model: DNALanguageModel,
+    model: Reader,
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
@@ -189,7 +188,7 @@ def run(argv: Sequence[str]) -> int:
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
-    task = load_model(args.ckpt_path, args.device)
+    model, window = load_reader(args.ckpt_path, args.device)
     intervals = chosen(genome, args.region, args.bed)
     places: list[Feature] | None = None
     if args.window is not None:
@@ -211,25 +210,25 @@ def run(argv: Sequence[str]) -> int:
         if places is None:
             rows = write_bases(
                 args.out,
-                task.model,
+                model,
                 genome,
                 intervals,
                 args.strand,
                 args.chunk,
-                task.window,
+                window,
                 metadata,
                 progress,
             )
         else:
             vectors = embed_features(
-                task.model,
+                model,
                 genome,
                 places,
                 args.pool,
                 args.strand,
                 intervals,
                 args.chunk,
-                task.window,
+                window,
                 progress,
             )
             write_vectors(args.out, places, vectors, metadata)

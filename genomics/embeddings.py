@@ -20,7 +20,8 @@ from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import is_base
 from longseq.genomics.models.language_model import DNALanguageModel
-from longseq.genomics.streaming import Stream, reach
+from longseq.genomics.models.masked_model import MaskedDNAModel
+from longseq.genomics.streaming import DEFAULT_WINDOW, Stream, reach
 
 Pool = Literal["mean", "last"]
 STRANDS = ("+", "-", "both", "own")
@@ -44,7 +45,7 @@ class Vectors:
 
 
 def stream_vectors(
-    model: DNALanguageModel,
+    model: DNALanguageModel | MaskedDNAModel,
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
@@ -53,17 +54,24 @@ def stream_vectors(
 ) -> Iterator[Vectors]:
     """Yields the output of the model's last layer at every position.
 
+    Masked models see both sides of a base: they read windows, of which each gives the middle half.
+
     Args:
-        model: a causal language model, in evaluation mode.
+        model: a causal or masked language model, in evaluation mode.
         genome: the sequence.
         intervals: each is read from an empty state.
         strand: "+": a base's vector knows the bases up to it; "-": those from it on, read on the
             other strand. The chunks then come from the end of the interval.
         chunk: positions at once; the result does not depend on it.
-        window: see ``Stream``; that of ``reach`` if None.
+        window: see ``Stream``; that of ``reach`` if None. Of a masked model: positions that are
+            read at once.
     """
     check_positive("chunk", chunk)
     device = next(model.parameters()).device
+    if isinstance(model, MaskedDNAModel):
+        for item in intervals:
+            yield from _masked_vectors(model, genome, item, strand, window or DEFAULT_WINDOW)
+        return
     window = reach(model) if window is None else window
     for item in intervals:
         stream = Stream(model, window, hidden=True)
@@ -79,8 +87,39 @@ def stream_vectors(
             yield Vectors(item.chrom, start, ids, values)
 
 
+def _masked_vectors(
+    model: MaskedDNAModel,
+    genome: Genome | Collection,
+    item: Interval,
+    strand: str,
+    window: int,
+) -> Iterator[Vectors]:
+    """See ``stream_vectors``; blocks of half a window, with a quarter of one on both sides."""
+    check_positive("window", window)
+    device = next(model.parameters()).device
+    hop = max(1, window // 2)
+    side = (window - hop) // 2
+    for done in range(0, len(item), hop):  # in the order of reading
+        end = min(done + hop, len(item))
+        low, high = max(0, done - side), min(len(item), end + side)
+        if strand == "-":
+            ids = genome.fetch(item.chrom, item.end - high, item.end - low, "-")
+        else:
+            ids = genome.fetch(item.chrom, item.start + low, item.start + high)
+        tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
+        with torch.inference_mode():
+            values = model.hidden(tokens.unsqueeze(0))[0].float().cpu().numpy()
+        values = values[done - low : end - low]
+        start = item.start + done
+        if strand == "-":
+            values, start = values[::-1], item.end - end
+        yield Vectors(
+            item.chrom, start, genome.fetch(item.chrom, start, start + end - done), values
+        )
+
+
 def ordered_vectors(
-    model: DNALanguageModel,
+    model: DNALanguageModel | MaskedDNAModel,
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
@@ -196,7 +235,7 @@ class _Pooled:
 
 
 def embed_features(
-    model: DNALanguageModel,
+    model: DNALanguageModel | MaskedDNAModel,
     genome: Genome | Collection,
     features: Sequence[Feature],
     pool: Pool = "mean",

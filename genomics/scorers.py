@@ -16,10 +16,13 @@ from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.masked_task import MaskedLanguageModel
+from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.task import CausalLanguageModel
 from longseq.genomics.variant_scores import Scorer
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "bacteria.safetensors"
+Reader = DNALanguageModel | MaskedDNAModel
 CKPT_HELP = "checkpoint of a language model (the packaged model of bacterial DNA)"
 _CLASSES = {class_path(cls): cls for cls in (CausalLanguageModel, MaskedLanguageModel)}
 
@@ -79,6 +82,27 @@ def read_task(file: str | Path) -> BaseTask:
     return task.eval()
 
 
+def load_reader(checkpoint: str | Path | None, device: str = "cpu") -> tuple[Reader, int | None]:
+    """Returns a causal or masked language model in evaluation mode, and the window it reads at
+    once; None where it carries a state.
+
+    Args:
+        checkpoint: see ``load_model``.
+        device: where.
+
+    Raises:
+        DataError: if the file is unusable.
+        ConfigError: if it is another kind of model.
+    """
+    file = model_file(checkpoint)
+    task = read_task(file)
+    if isinstance(task, CausalLanguageModel):
+        return task.to(device).model, task.window
+    if isinstance(task, MaskedLanguageModel):
+        return task.to(device).model, int(task.facts.get("length") or 0) or None
+    raise ConfigError(f"{file}: is a {type(task).__name__}, not a language model")
+
+
 def load_scorer(
     fasta: str | Path, checkpoint: str | Path | None, window: int, device: str = "cpu"
 ) -> Scorer:
@@ -117,9 +141,9 @@ def run(argv: Sequence[str]) -> int:
         prog="longseq genomics export",
         description="Writes a checkpoint's language model alone, as safetensors.",
     )
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq genomics fit`")
+    parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".safetensors file to write")
     args = parser.parse_args(argv)
-    export(read_task(args.ckpt_path), args.out)
+    export(read_task(model_file(args.ckpt_path)), args.out)
     print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
     return 0

@@ -219,7 +219,8 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
     shapes checked.
 
     Args:
-        path: ``.safetensors`` or ``.ckpt``.
+        path: ``.safetensors`` or ``.ckpt``; of the whole module, or of its ``model`` alone, as
+            ``export`` writes it.
         module: takes the weights in place.
 
     Returns:
@@ -235,6 +236,9 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
         state, hyper = content["state_dict"], dict(content.get("hyper_parameters") or {})
         if "_extra_state" not in module.state_dict():
             state.pop("_extra_state", None)  # what a run learnt of its data, in earlier versions
+    alone = getattr(module, "model", None)
+    if isinstance(alone, nn.Module) and state.keys() == alone.state_dict().keys():
+        module = alone
     check_state_dict(module, state, path)
     module.load_state_dict(state, strict=True)
     return hyper

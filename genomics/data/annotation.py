@@ -33,6 +33,7 @@ class Feature:
         parts: (start, end) of its parts in the order of the genome: exons of a joined feature.
         phase: bases before the first whole codon, counted from the feature's own beginning; None
             where the file does not say.
+        pseudo: whether it is marked as no working gene.
     """
 
     chrom: str
@@ -43,6 +44,7 @@ class Feature:
     name: str = ""
     parts: tuple[tuple[int, int], ...] = ()
     phase: int | None = None
+    pseudo: bool = False
 
     def __len__(self) -> int:
         return sum(end - start for start, end in self.spans())
@@ -77,7 +79,17 @@ def read_features(
     elif format_of(path) in ("genbank", "embl"):
         found = []
         for gene in (gene for record in read_genbank(path) for gene in record.genes):
-            one = Feature(gene.chrom, gene.start, gene.end, gene.strand, gene.kind, gene.name)
+            one = Feature(
+                gene.chrom,
+                gene.start,
+                gene.end,
+                gene.strand,
+                gene.kind,
+                gene.name,
+                gene.parts,
+                gene.phase,
+                gene.pseudo,
+            )
             found.append(_named(one, genome, path, gene.name))
             _check_bounds(found[-1], genome, path, gene.name)
     else:
@@ -100,16 +112,15 @@ def _joined(path: Path, genome: Genome | Collection | None) -> Iterator[Feature]
     groups: dict[tuple[str, ...], list[tuple[Feature, int | None]]] = {}
     circular: set[str] = set()
 
-    def collect(one: Feature, attributes: dict[str, str], phase: str, where: str) -> None:
+    def collect(one: Feature, attributes: dict[str, str], where: str) -> None:
         keys = ("ID",)
         if "gene_id" in attributes and "ID" not in attributes:  # GTF
             keys = ("gene_id",) if one.kind == "gene" else ("transcript_id", "gene_id")
         group = next((attributes[key] for key in keys if attributes.get(key)), where)
-        number = None if phase == "." else int(phase)
         # What spans the origin of a circle stays in two pieces.
         origin = where.rpartition("/")[2]
         groups.setdefault((one.chrom, one.kind, one.strand, group, origin), []).append(
-            (one, number)
+            (one, one.phase)
         )
 
     for number, line in _lines(path):
@@ -132,12 +143,15 @@ def _joined(path: Path, genome: Genome | Collection | None) -> Iterator[Feature]
         kind, strand = columns[2], columns[6].replace("?", ".")
         name = next((attributes[key] for key in _NAMES if attributes.get(key)), "")
         chrom = unquote(columns[0])
-        whole = _named(Feature(chrom, start, end, strand, kind, name), genome, path, where)
+        phase = None if columns[7] == "." else int(columns[7])
+        pseudo = attributes.get("pseudo") == "true" or "pseudogene" in attributes
+        one = Feature(chrom, start, end, strand, kind, name, (), phase, pseudo)
+        whole = _named(one, genome, path, where)
         if attributes.get("Is_circular") == "true":
             circular.add(whole.chrom)
         for piece, one in enumerate(_unwrapped(whole, genome, whole.chrom in circular)):
             _check_bounds(one, genome, path, where)
-            collect(one, attributes, columns[7], f"{where}/{piece}")
+            collect(one, attributes, f"{where}/{piece}")
     for lines in groups.values():
         lines.sort(key=lambda pair: pair[0].start)
         first = lines[-1] if lines[0][0].strand == "-" else lines[0]
@@ -153,6 +167,7 @@ def _joined(path: Path, genome: Genome | Collection | None) -> Iterator[Feature]
             one.name,
             parts if len(parts) > 1 else (),
             first[1],
+            one.pseudo,
         )
 
 
@@ -166,8 +181,12 @@ def _unwrapped(
     if size is None or one.end <= size or one.start >= size:
         yield one
         return
-    yield replace(one, end=size)
-    yield replace(one, start=0, end=one.end - size)
+    pieces = [replace(one, end=size), replace(one, start=0, end=one.end - size)]
+    if one.phase is not None:  # of the piece that is read last
+        first, last = (0, 1) if one.strand != "-" else (1, 0)
+        phase = (one.phase - len(pieces[first])) % 3
+        pieces[last] = replace(pieces[last], phase=phase)
+    yield from pieces
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -29,6 +29,9 @@ class Gene:
         strand: "+", "-" or ".".
         kind: the feature's key: CDS, tRNA, rRNA …
         chrom: the record it lies on.
+        parts: (start, end) of its parts in the order of the genome, where there are several.
+        phase: bases before the first whole codon, of a CDS.
+        pseudo: whether it is marked as no working gene.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Gene:
     strand: str
     kind: str = "CDS"
     chrom: str = ""
+    parts: tuple[tuple[int, int], ...] = ()
+    phase: int | None = None
+    pseudo: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,16 +161,30 @@ def _genes(feature: Any, chrom: str, length: int, circular: bool) -> list[Gene]:
             [p for p in parts if p[0] >= length // 2],
             [p for p in parts if p[0] < length // 2],
         ]
-    return [
-        Gene(
-            name,
-            qualifier("product"),
-            min(s for s, _ in piece),
-            max(e for _, e in piece),
-            strand,
-            feature.type,
-            chrom,
+    phase = None
+    if feature.type == "CDS":
+        start = qualifier("codon_start") or "1"
+        phase = int(start) - 1 if start in ("1", "2", "3") else 0
+    pseudo = any(key in feature.qualifiers for key in ("pseudo", "pseudogene"))
+    found = []
+    for piece in pieces if strand != "-" else pieces[::-1]:  # as they are read
+        if not piece:
+            continue
+        piece = sorted(piece)
+        found.append(
+            Gene(
+                name,
+                qualifier("product"),
+                piece[0][0],
+                max(e for _, e in piece),
+                strand,
+                feature.type,
+                chrom,
+                tuple(piece) if len(piece) > 1 else (),
+                phase,
+                pseudo,
+            )
         )
-        for piece in pieces
-        if piece
-    ]
+        if phase is not None:
+            phase = (phase - sum(e - s for s, e in piece)) % 3
+    return found

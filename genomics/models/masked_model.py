@@ -86,6 +86,20 @@ class MaskedDNAModel(nn.Module):
         total = self.lm_head(ahead) + turned
         return total / 2 if self.symmetry == "ph" else total
 
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Returns the last layer's output (B, L, D): the vector of each base given all others, and
+        itself. But for the symmetry "none" it is the mean of both strands', so that a base has
+        the same vector whichever is read.
+
+        Args:
+            input_ids: (B, L).
+        """
+        if self.symmetry == "none":
+            return self._streams(input_ids)
+        other = self.complement[input_ids].flip(1)
+        ahead, back = self._streams(torch.cat([input_ids, other])).chunk(2)
+        return (ahead + back.flip(1)) / 2
+
     def _streams(self, input_ids: Tensor) -> Tensor:
         """Returns the normalised output (B, L, D); with swapped halves, of (B, B) rows as the head
         meets them."""

@@ -7,6 +7,9 @@ import torch
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 
+# Codons of a made organism, and what is never in a gene.
+_CODONS = ("GCT", "GAA", "AAA", "CTG", "GGT", "ATC", "GTT", "CGT", "ACC", "GAT", "TTC", "CAG")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
@@ -47,3 +50,29 @@ def random_bases():
         return "".join(np.random.default_rng(seed).choice(list(letters), n))
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def make_genes():
+    def make(seed=0, genes=120):
+        """Returns the text of a genome and its genes (start, end, strand)."""
+        rng = np.random.default_rng(seed)
+        text, places = [], []
+        size = 0
+        for _ in range(genes):
+            between = "".join(rng.choice(list("ACGT"), rng.integers(30, 200)))
+            body = "".join(rng.choice(_CODONS, rng.integers(60, 300)))
+            gene = "ATG" + body + "TAA"
+            strand = 1 if rng.random() < 0.5 else -1
+            site = "AGGAGG" + "".join(rng.choice(list("ACGT"), 7))
+            piece = site + gene
+            low = size + len(between) + len(site)
+            if strand < 0:
+                piece = piece[::-1].translate(str.maketrans("ACGT", "TGCA"))
+                low = size + len(between)
+            places.append((low, low + len(gene), strand))
+            text += [between, piece]
+            size += len(between) + len(piece)
+        return "".join(text), places
+
+    return make

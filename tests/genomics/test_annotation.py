@@ -94,3 +94,26 @@ def test_a_kind_that_is_not_there_is_named(genome, tmp_path) -> None:
     (tmp_path / "a.gff").write_text("chr1\t.\tgene\t1\t3\t.\t+\t.\tID=a\n")
     with pytest.raises(DataError, match="gene"):
         read_features(tmp_path / "a.gff", genome, ["gen"])
+
+
+def test_genbank_keeps_parts_phase_and_pseudogenes(tmp_path) -> None:
+    header = "LOCUS       c                 120 bp    DNA     circular BCT 01-JAN-2000\n"
+    lines = [header, "VERSION     c.1\n", "FEATURES             Location/Qualifiers\n"]
+    for place, notes in (
+        ("join(10..20,20..30)", ["codon_start=2"]),
+        ("complement(join(101..120,1..10))", []),
+        ("40..60", ["pseudo"]),
+    ):
+        lines.append(f"     CDS             {place}\n")
+        lines += [f"                     /{note}\n" for note in [*notes, 'locus_tag="x"']]
+    lines += ["ORIGIN\n", *(f"{i:9d} {'acgtacgtac ' * 6}\n" for i in (1, 61)), "//\n"]
+    path = tmp_path / "a.gbk"
+    path.write_text("".join(lines))
+    found = [one for one in read_features(path) if one.kind == "CDS"]
+    rows = [(one.start, one.end, one.strand, one.spans(), one.phase, one.pseudo) for one in found]
+    assert rows == [
+        (0, 10, "-", ((0, 10),), 0, False),
+        (9, 30, "+", ((9, 20), (19, 30)), 1, False),
+        (39, 60, "+", ((39, 60),), 0, True),
+        (100, 120, "-", ((100, 120),), 2, False),
+    ]

@@ -14,7 +14,9 @@ from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.embed import write_bases
 from longseq.genomics.embeddings import embed_features, ordered_vectors, windows
+from longseq.genomics.masked_task import MaskedLanguageModel
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.scorers import export
 
 REGION = Interval("tiny2", 900, 1100)  # with 50 N in the middle
 
@@ -107,3 +109,31 @@ def test_the_command(workdir, capsys) -> None:
     ):
         assert main([*start, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("symmetry", ["none", "ph", "ps", "ps_swapped"])
+def test_masked_models_read_windows_of_which_the_middle_counts(genome, tmp_path, symmetry) -> None:
+    torch.manual_seed(0)
+    kwargs = {"mixer": "mamba", "mixer_kwargs": {"d_state": 4}}
+    task = MaskedLanguageModel(16, 2, mixer_kwargs=kwargs, symmetry=symmetry).eval()
+    region = [Interval("tiny2", 900, 1101)]
+    ids = genome.fetch("tiny2", 900, 1101).astype(np.int64)
+    found = {}
+    for strand in "+-":
+        parts = list(ordered_vectors(task.model, genome, region, strand, 50, window=64))
+        found[strand] = np.concatenate([part.values for part in parts])
+        assert found[strand].shape == (201, 16)
+        assert np.concatenate([part.ids for part in parts]).tolist() == ids.tolist()
+    with torch.no_grad():
+        middle = task.model.hidden(torch.from_numpy(ids[None, 80:144]))[0, 16:48].numpy()
+        whole = task.model.hidden(torch.from_numpy(ids[None]))[0].numpy()
+    np.testing.assert_allclose(found["+"][96:128], middle, rtol=1e-5, atol=1e-6)
+    wide = list(ordered_vectors(task.model, genome, region, "+", window=402))
+    np.testing.assert_allclose(wide[0].values, whole, rtol=1e-5, atol=1e-6)
+    back = next(iter(ordered_vectors(task.model, genome, region, "-", 402, window=402))).values
+    assert np.allclose(back, whole, rtol=1e-4, atol=1e-5) == (symmetry != "none")
+    export(task, tmp_path / "m.safetensors")
+    argv = ["genomics", "embed", str(SAMPLES.path("tiny")), "--window", "500"]
+    argv += ["--ckpt_path", str(tmp_path / "m.safetensors"), "--out", str(tmp_path / "x.npy")]
+    assert main(argv) == 0
+    assert np.load(tmp_path / "x.npy").shape == (10, 16)

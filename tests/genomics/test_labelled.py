@@ -7,7 +7,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
-from longseq.genomics.cross_validation import cross_validate
+from longseq.genomics.cross_validation import cross_validate, together
 from longseq.genomics.data.labelled import LabelledData, fold_of, pad, read_labelled
 from longseq.genomics.data.tokenizer import encode, reverse_complement
 from longseq.genomics.models.sequence_model import SequenceModel, reverse_complement_rows
@@ -146,7 +146,7 @@ def test_folds_beside_baselines(files, capsys, workdir, monkeypatch) -> None:
     table = pd.read_csv("o.csv")
     names = [
         f"{which}: {kind}"
-        for which in ("network", "k-mer regression")
+        for which in ("network", "k-mer regression", "network + regressions")
         for kind in ("AT rich", "GC rich")
     ]
     assert set(names) < set(table.columns) and table[names].notna().all().all()
@@ -157,6 +157,14 @@ def test_folds_beside_baselines(files, capsys, workdir, monkeypatch) -> None:
     )
     assert outcome.numbers("k-mer regression")["r2"] > 0.5
     assert main([*start, "--labels", str(files[1]), "--model", "{"]) == 2
+
+
+def test_models_together_are_the_geometric_mean() -> None:
+    parts = [np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.8, 0.2], [0.5, 0.5]])]
+    found = together(parts, False)
+    assert found[0] == pytest.approx([2 / 3, 1 / 3]) and found[1, 0] > 0.99
+    assert found.sum(1) == pytest.approx(1) and np.isfinite(found).all()
+    assert together([np.array([[1.0]]), np.array([[3.0]])], True).tolist() == [[2.0]]
 
 
 def test_fit_then_label(files, workdir, capsys) -> None:

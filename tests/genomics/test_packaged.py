@@ -41,3 +41,16 @@ def test_a_model_is_written_and_read_again(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(PACKAGED.read_bytes()[:1000])
     with pytest.raises(DataError):
         load_model(tmp_path / "bad.safetensors")
+
+
+def test_a_training_starts_from_it(workdir: Path) -> None:
+    assert main(["genomics", "export", "--out", "start.safetensors"]) == 0
+    argv = ["genomics", "fit", "--config", "bacteria", "--init_from", "start.safetensors"]
+    small = ["--data.fasta", "tiny", "--data.length", "96", "--data.test_fraction", "0.2"]
+    rate = ["--model.lr", "0", "--model.optimizer_kwargs", "{muon_lr: 0}"]
+    steps = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--name", "on"]
+    assert main([*argv, *small, *rate, *steps]) == 0
+    (last,) = workdir.glob("outputs/genomics/on/*/checkpoints/last.ckpt")
+    before, after = load_model().model.state_dict(), load_model(last).model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
