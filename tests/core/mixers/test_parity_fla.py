@@ -105,7 +105,7 @@ def their_layer(name: str, d_model: int, n_heads: int) -> nn.Module:
         def operator(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Any:
             return naive_retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2), None
 
-        module.fused_recurrent_retention = operator
+        module.fused_recurrent_retention = module.chunk_retention = operator
         layer = module.MultiScaleRetention(hidden_size=d_model, num_heads=n_heads)
         rotation = upstream("fla.modules.rotary")
 
