@@ -11,12 +11,15 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit fuzz docs bench install update clean
+.PHONY: help demo test test-gpu lint types unit fuzz sanitize mutants interrupt docs bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
 	@echo "make fuzz   every reader against damaged files, with limits of time and memory (INPUTS=1000 for each)"
+	@echo "make sanitize  the compiled kernels under sanitizers: addresses, undefined behaviour, threads (under 10 minutes)"
+	@echo "make mutants   which small faults the tests would not notice: a sample of 200 (over an hour)"
+	@echo "make interrupt commands stopped and killed at random moments, 40 times each: is anything lost? (half an hour)"
 	@echo "make docs   the documentation as a site in build/site; a broken link or name is an error"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
 	@echo "make update install the newest release of everything and write constraints.txt from it"
@@ -68,6 +71,17 @@ unit: $(VENV)/.all
 INPUTS ?= 1000
 fuzz: $(VENV)/.all
 	OMP_NUM_THREADS=1 $(BIN)/python -m longseq.bench.fuzz --inputs $(INPUTS)
+
+sanitize: $(VENV)/.all
+	OMP_NUM_THREADS=1 PATH="$(BIN):$$PATH" $(BIN)/python -m longseq.bench.sanitize
+
+SAMPLE ?= 200
+mutants: $(VENV)/.all
+	OMP_NUM_THREADS=1 $(BIN)/python -m longseq.bench.mutants --sample $(SAMPLE)
+
+TRIALS ?= 40
+interrupt: $(VENV)/.all
+	OMP_NUM_THREADS=1 $(BIN)/python -m longseq.bench.interrupt --trials $(TRIALS)
 
 docs: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from longseq.bench.fuzz_inside import inside
 from longseq.bench.fuzz_targets import TARGETS, Target
 from longseq.core.errors import LongseqError
 
@@ -87,9 +88,13 @@ def mutate(content: bytes, rng: random.Random, others: Sequence[bytes] = ()) -> 
 
 
 def content_of(target: Target, seeds: Sequence[bytes], number: int) -> bytes:
-    """Returns input ``number`` of a target: the same for the same number."""
+    """Returns input ``number`` of a target: the same for the same number. Every second one of a
+    packed file is damaged behind its checksum."""
     rng = random.Random(f"{target.name} {number}")
-    return mutate(rng.choice(seeds), rng, seeds)
+    seed = rng.choice(seeds)
+    if number % 2 and (deep := inside(seed, rng, lambda part: mutate(part, rng))) is not None:
+        return deep
+    return mutate(seed, rng, seeds)
 
 
 @dataclass

@@ -85,6 +85,14 @@ class CausalLanguageModel(BaseTask):
         """Positions that the model reads at once; None if it carries its state for ever."""
         return reach(self.model, self.facts.get("length"))
 
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """See ``BaseTask.positions``."""
+        for name, why in (("kmer", "look at bases of"), ("loss", "may not be a mean over")):
+            if self.hparams.get(name):
+                raise ConfigError(f"context_parallel_size: model.{name} {why} several processes")
+        return "input_ids", "targets"
+
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns bits per base."""
         return {"bits_per_base": BitsPerBase()}

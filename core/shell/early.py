@@ -166,6 +166,7 @@ def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> 
         first = rest.split(".")[0]
         if section == "trainer":
             known, what = arguments_of(_TRAINER), None
+            known = None if known is None else [*known, "context_parallel_size"]
         else:
             what = class_of(domain, argv, configs, section)
             known = arguments_of(what) if what is not None else None

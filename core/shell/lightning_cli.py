@@ -25,6 +25,7 @@ from longseq.core.compare import Comparison, report_test
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.files import atomic_path
+from longseq.core.parallel.strategy import OPTION, take_option
 from longseq.core.shell.agreement import agree, follow_data
 from longseq.core.shell.arguments import (
     find_checkpoint,
@@ -181,6 +182,8 @@ class DomainCLI(LightningCLI):
             help="Progress bar or plain lines; auto: a bar on a terminal.",
         )
         if self.command == "fit":
+            text = "Processes that share every sequence: each trains on its part of the positions."
+            parser.add_argument(f"--trainer.{OPTION}", type=int, default=1, help=text)
             text = "Optimiser steps between writes of last.ckpt."
             parser.add_argument("--checkpoint_every", type=int, default=200, help=text)
             text = "Start a new training from the weights in this .ckpt or .safetensors."
@@ -312,10 +315,16 @@ class DomainCLI(LightningCLI):
             resumed,
             self._get(self.config_init, "max_time") if fit else None,
         )
+        plain = take_option(asked)
+        kwargs |= {name: plain[name] for name in ("strategy", "devices") if name in plain}
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(f"--trainer: {error}") from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        config.pop(OPTION, None)  # ours, taken above
+        return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
         path = self._get(self.config, "init_from")

@@ -111,6 +111,19 @@ class StepLoader:
         self._position = int(state["position"])
 
 
+def data_ranks(trainer: Trainer | None) -> tuple[int, int]:
+    """Returns the number of this process among those that take samples of their own, and how many
+    they are: 0 of 1 where all processes work on one sequence.
+
+    Args:
+        trainer: of the run; None without one.
+    """
+    if trainer is None:
+        return 0, 1
+    found = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+    return (0, 1) if found is None else (int(found["rank"]), int(found["num_replicas"]))
+
+
 def step_dataloader(
     dataset: StepDataset,
     start: Trainer | int | None,

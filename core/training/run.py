@@ -24,6 +24,7 @@ from longseq.core.checkpoints.safe import load_checkpoint, load_weights
 from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
+from longseq.core.parallel.strategy import OPTION, take_option
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
     LossCurve,
@@ -236,6 +237,7 @@ def fit(
         DataError: if the checkpoint is unusable.
     """
     known = [one for one in inspect.signature(Trainer.__init__).parameters if one != "self"]
+    known.append(OPTION)
     for option in trainer:
         if option not in known:
             raise ConfigError(f"fit has no argument {option!r}; {did_you_mean(option, known)}")
@@ -262,7 +264,7 @@ def fit(
             options = trainer_options(
                 asked, "fit", name or "fit", checkpoint_every, progress, program, before
             )
-            made = Trainer(**{**asked, **options})
+            made = Trainer(**take_option({**asked, **options}))
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
         if made.loggers and made.is_global_zero:

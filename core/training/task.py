@@ -18,6 +18,7 @@ from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.contents import check_resumable
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.parallel.strategy import ContextParallelStrategy
 from longseq.core.training.facts import KEY, take_legacy
 from longseq.core.training.hyper import BaseData, record_hyper_parameters
 from longseq.core.training.recipe import Recipe
@@ -134,6 +135,16 @@ class BaseTask(LightningModule):
         ``pair`` is what the user's further metrics (``metrics``) are given: prediction and target.
         """
 
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Entries of a training batch, (B, L, …), whose positions several processes may share; the
+        loss must be a mean over ``count`` positions. Empty for a task that needs them all.
+
+        Raises:
+            ConfigError: if this model cannot be divided, naming why.
+        """
+        return ()
+
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the metrics of validation and test by name; called while ``__init__`` of the base
         runs."""
@@ -186,7 +197,14 @@ class BaseTask(LightningModule):
         take_legacy(content)
 
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
-        out = self.compute(batch)
+        strategy = self.trainer.strategy
+        if stage == "train" and isinstance(strategy, ContextParallelStrategy):
+            part = strategy.part(batch, self.positions, type(self).__name__)
+            with strategy.context(self):
+                out = self.compute(part)
+            out["loss"] = strategy.mean(out["loss"], int(out["count"]))
+        else:
+            out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
         if stage == "train":
             self.log("train/loss", loss, batch_size=count, prog_bar=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.length_warmup import LengthWarmup
-from longseq.core.training.loader import step_dataloader
+from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.genomics.data.bed import read_bed
 from longseq.genomics.data.collection import Collection, open_genomes
 from longseq.genomics.data.fasta import Genome
@@ -193,8 +193,7 @@ class GenomeData(BaseData):
         """Returns the loader of training windows, which resumes at any step."""
         intervals = self.splits().train
         bases = sum(len(interval) for interval in intervals)
-        trainer = self.trainer
-        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        rank, world = data_ranks(self.trainer)
         steps = self.steps_per_epoch or max(1, bases // (self.tokens_per_step * world))
         windows = StepDataset(
             self.genome,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
+import random
 import signal
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import save
 
 from longseq.bench import fuzz
+from longseq.bench.fuzz_inside import inside
 from longseq.bench.fuzz_targets import TARGETS, Target
 from longseq.core.errors import DataError
 
@@ -60,3 +70,52 @@ def test_inputs_are_the_same_each_time() -> None:
     first = [fuzz.content_of(target, seeds, number) for number in range(50)]
     assert first == [fuzz.content_of(target, seeds, number) for number in range(50)]
     assert len(set(first)) > 40
+
+
+def _packed(kind: str, tmp_path: Path) -> bytes:
+    stream = io.BytesIO()
+    if kind == "gzip":
+        return gzip.compress(b"ACGT" * 50)
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w") as file:
+            file.writestr("a.txt", b"ACGT" * 50)
+            file.writestr("b.txt", b"TTTT" * 50)
+        return stream.getvalue()
+    if kind == "png":
+        Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(stream, "PNG")
+        return stream.getvalue()
+    if kind == "ogg":
+        soundfile.write(stream, np.zeros(800, np.float32), 8000, format="OGG")
+        return stream.getvalue()
+    return save({"a": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zip", "png", "ogg", "safetensors"])
+def test_damage_behind_a_checksum(kind: str, tmp_path: Path) -> None:
+    good = _packed(kind, tmp_path)
+    # Packed again without a fault it is the good file: sums and lengths are written right.
+    for number in range(6):
+        same = inside(good, random.Random(number), lambda part: part)
+        assert same is not None
+        if kind in ("ogg", "safetensors"):
+            assert same == good
+        elif kind == "png":
+            assert np.array_equal(Image.open(io.BytesIO(same)), Image.open(io.BytesIO(good)))
+        elif kind == "zip":
+            assert zipfile.ZipFile(io.BytesIO(same)).testzip() is None
+    changed = [inside(good, random.Random(n), lambda part: part[:-1] + b"!") for n in range(6)]
+    if kind == "zip":
+        files = [zipfile.ZipFile(io.BytesIO(one)) for one in changed if one]
+        assert all(file.testzip() is None for file in files)
+        assert {any(file.read(n).endswith(b"!") for n in file.namelist()) for file in files} == {
+            True
+        }
+    elif kind == "gzip":
+        assert gzip.decompress(changed[0] or b"").endswith(b"!")
+    else:
+        assert all(one is not None and one != good for one in changed)
+
+
+def test_what_is_not_packed_has_no_inside() -> None:
+    for content in (b"", b">a\nACGT", b"\x1f\x8b broken", b"PK\x03\x04 broken"):
+        assert inside(content, random.Random(0), lambda part: part) is None

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
-from longseq.core.training.loader import step_dataloader
+from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.timeseries.data.frames import Missing, Panel, Roles, read_panel
 from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
@@ -147,8 +147,7 @@ class ForecastData(BaseData):
                 print(f"{self.path}: {note}")
 
     def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return data_ranks(self.trainer)
 
     @property
     def _pairs(self) -> bool:

@@ -17,6 +17,9 @@ typedef void (*GompParallel)(void (*)(void*), void*, unsigned, unsigned);
 
 // torch loads its OpenMP runtime with global visibility; libgomp and LLVM's libomp both export this entry.
 GompParallel find_gomp() {
+#if defined(LONGSEQ_STD_THREADS)
+  return nullptr;
+#endif
   return reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
 }
 
@@ -59,6 +62,18 @@ void parallel_for(int64_t n, int threads, void (*work)(void*, int64_t), void* co
   } else if (gomp()) {
     gomp()(drain, &job, unsigned(threads), 0);
   } else {
+#if defined(LONGSEQ_STD_THREADS)
+    // Every thread has units of its own and nothing in between orders them: two units that touch one place are reported
+    // in every run, not only in one where the threads happen to meet.
+    std::vector<std::thread> team;
+    const auto share = [&job, threads](int64_t first) {
+      for (int64_t i = first; i < job.n; i += threads) job.work(job.context, i);
+    };
+    for (int i = 1; i < threads; ++i) team.emplace_back(share, i);
+    share(0);
+    for (auto& t : team) t.join();
+    return;
+#endif
     std::vector<std::thread> pool;
     for (int i = 1; i < threads; ++i) pool.emplace_back(drain, &job);
     drain(&job);

@@ -1,0 +1,375 @@
+"""Which small faults the tests would not notice: a seeded sample of mutations, each run against the
+tests that execute its line.
+
+``python -m longseq.bench.mutants --sample 200`` (``make mutants``). The sources are copied; nothing
+of the working tree is changed. One mutation again, with what the tests say: ``--again 17``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("core/ops", "core/training")
+TESTS = ("tests/core/ops", "tests/core/training")
+NEEDS_GPU = ("cuda", "triton", "mamba_ssm")
+"""Files whose name says that they need a GPU, or a package that does, are left out."""
+_NO_OPERATORS = ("VariableReplacer", "VariableInserter")  # need a list of names
+SECONDS, WALL = 60, 600
+"""Processor time that the tests of one mutant may take, and time on the clock, which says no more
+than that nothing goes on."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One small fault.
+
+    Attributes:
+        file: below the root.
+        line, column: where, from 1 and 0.
+        operator: name in cosmic-ray.
+        occurrence: number of the place among those of the operator in the file.
+    """
+
+    file: str
+    line: int
+    column: int
+    operator: str
+    occurrence: int
+
+
+def _operators() -> dict[str, Any]:
+    from cosmic_ray.operators.provider import OperatorProvider
+
+    provider = OperatorProvider()
+    return {name: provider[name]() for name in provider if name not in _NO_OPERATORS}
+
+
+def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Returns begin and end of everything that only says a type: it is never executed."""
+    spans = []
+    for node in ast.walk(ast.parse(source)):
+        found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        for one in found:
+            if isinstance(one, ast.expr):
+                end = (one.end_lineno or one.lineno, one.end_col_offset or one.col_offset)
+                spans.append(((one.lineno, one.col_offset), end))
+    return spans
+
+
+def mutations(source: str, file: str = "") -> list[Mutation]:
+    """Returns all mutations of a source text, but for those of annotations.
+
+    Args:
+        source: of a module.
+        file: what to write into ``Mutation.file``.
+    """
+    from cosmic_ray.ast import ast_nodes, get_ast
+
+    spans, found = _annotations(source), list[Mutation]()
+    nodes = list(ast_nodes(get_ast(source)))
+    for name, operator in _operators().items():
+        places = [place for node in nodes for place in operator.mutation_positions(node)]
+        for occurrence, (begin, _) in enumerate(places):
+            if not any(first <= tuple(begin) < last for first, last in spans):
+                found.append(Mutation(file, begin[0], begin[1], name, occurrence))
+    return found
+
+
+def mutated(source: str, mutation: Mutation) -> str:
+    """Returns the text with the fault in it."""
+    from cosmic_ray.mutating import mutate_code
+
+    text = mutate_code(source, _operators()[mutation.operator], mutation.occurrence)
+    if text is None:
+        raise ValueError(f"{mutation} has no place in this text")
+    return str(text)
+
+
+def sample(root: Path, folders: Sequence[str], size: int, seed: int) -> list[Mutation]:
+    """Returns a random choice: places first, so that an operator with many exchanges is not many
+    times as likely, then one mutation of each.
+
+    Args:
+        root: of the sources.
+        folders: below it.
+        size: how many.
+        seed: of the choice.
+    """
+    files = sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
+    places: dict[tuple[str, int, int], list[Mutation]] = {}
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        if not any(word in name for word in NEEDS_GPU):
+            for one in mutations(path.read_text(), name):
+                places.setdefault((name, one.line, one.column), []).append(one)
+    rng = random.Random(seed)
+    chosen = rng.sample(sorted(places), min(size, len(places)))
+    return [rng.choice(places[place]) for place in chosen]
+
+
+def copy_sources(to: Path) -> None:
+    """Copies the working tree, with its compiled modules, for faults to be put into."""
+    skip = shutil.ignore_patterns(".git", "build", ".venv*", "__pycache__", ".*_cache", "notebooks")
+    shutil.copytree(ROOT, to, symlinks=True, ignore=skip)
+    for name in ("core._cpu", "genomics._experts"):
+        compiled = Path(str(importlib.import_module(f"longseq.{name}").__file__))
+        target = to / name.split(".")[0] / compiled.name
+        target.unlink(missing_ok=True)
+        target.symlink_to(compiled.resolve())
+
+
+def select(tests: Sequence[str], seconds: dict[str, float], limit: float) -> list[str]:
+    """Returns the tests to run for a line, the quickest first: one of each test function, then more
+    of their parameters, as many as the time allows.
+
+    Args:
+        tests: that execute the line.
+        seconds: test → processor time.
+        limit: seconds for all of them.
+    """
+    order: list[tuple[int, float, str]] = []
+    seen: Counter[str] = Counter()
+    for test in sorted(tests, key=lambda one: seconds[one]):
+        function = test.split("[")[0]
+        order.append((seen[function], seconds[test], test))
+        seen[function] += 1
+    chosen: list[str] = []
+    total = 0.0
+    for _, cost, test in sorted(order):
+        if not chosen or total + cost <= limit:
+            chosen.append(test)
+            total += cost
+    return chosen
+
+
+class _Recorder:
+    """A plugin of pytest: which lines each test executes, and how long it takes.
+
+    Args:
+        coverage: that is started.
+        each: parameters of one test function that are run.
+    """
+
+    def __init__(self, coverage: Any, each: int) -> None:
+        self.coverage, self.each, self.begin = coverage, each, 0.0
+        self.seconds: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        functions: dict[str, list[Any]] = {}
+        for item in items:
+            functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+        # Evenly spread, the first and the last among them.
+        items[:] = [
+            item
+            for every in functions.values()
+            for item in every[:: max(1, -(-(len(every) - 1) // max(1, self.each - 1)))][: self.each]
+        ]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+        self.begin = time.process_time()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            self.seconds[report.nodeid] = time.process_time() - self.begin
+
+
+def record(tests: Sequence[str], folders: Sequence[str], to: Path, each: int) -> None:
+    """Runs the tests here and writes {file: {line: [test]}}, times and imported modules.
+
+    Args:
+        tests: folders of tests.
+        folders: of sources whose lines count.
+        to: a JSON file.
+        each: parameters of one test function that are run.
+    """
+    import coverage
+    import pytest
+
+    measured = coverage.Coverage(data_file=None, source=[str(Path(one)) for one in folders])
+    measured.start()
+    recorder = _Recorder(measured, each)
+    status = pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[recorder])
+    measured.stop()
+    if status not in (0, 1):
+        raise SystemExit(f"the tests ended with status {status}")
+    data, lines = measured.get_data(), {}
+    for path in data.measured_files():
+        name = Path(path).resolve().relative_to(Path.cwd().resolve()).as_posix()
+        by_line = data.contexts_by_lineno(path)
+        lines[name] = {
+            str(line): sorted(set(contexts) & set(recorder.seconds))
+            for line, contexts in by_line.items()
+        }
+    own = ("longseq", "tests", "conftest", "test_", "_pytest", "coverage", "__")
+    modules = sorted(name for name in sys.modules if not name.startswith(own) and name.isascii())
+    to.write_text(json.dumps({"lines": lines, "seconds": recorder.seconds, "modules": modules}))
+
+
+def _preload(modules: Sequence[str]) -> None:
+    """Imports what is not ours once, for all mutants."""
+    import pytest  # noqa: F401
+
+    for name in modules:
+        # Some exist only after others have made them: what fails here is imported by the tests.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def run_tests(tests: Sequence[str], log: Path) -> str:
+    """Runs tests in a forked process and returns what became of the mutant: "killed", "survived" or
+    "out of time", which counts as killed.
+
+    Args:
+        tests: of pytest.
+        log: where their output goes.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+            import pytest
+
+            options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            os._exit(int(pytest.main([*options, *tests])))
+        finally:
+            os._exit(70)
+    end = time.monotonic() + WALL
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            ended = -status if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # what the tests may have started
+            if ended == -signal.SIGXCPU:
+                return "out of time"
+            return "survived" if ended == 0 else "killed"
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "out of time"
+
+
+def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> None:
+    """Runs every mutant in turn and appends a line of JSON for each to the file of results."""
+    known = json.loads(Path(args.map).read_text())
+    done = Path(args.results).read_text().splitlines() if Path(args.results).exists() else []
+    finished = {json.loads(line)["number"] for line in done}
+    _preload(known["modules"])
+    for number, one in enumerate(chosen):
+        if number in finished or args.again not in (None, number):
+            continue
+        path, tests = root / one.file, known["lines"].get(one.file, {}).get(str(one.line), [])
+        source = path.read_text()
+        picked = select(tests, known["seconds"], args.seconds)
+        log, begin = root / "mutant.log", time.monotonic()
+        path.write_text(mutated(source, one))
+        try:
+            what = run_tests(picked, log) if picked else "no test"
+        finally:
+            path.write_text(source)
+        took = time.monotonic() - begin
+        if args.again is not None:
+            print(log.read_text() if picked else "no test executes this line")
+            return
+        entry = {"number": number, **asdict(one), "what": what, "tests": len(picked)}
+        with Path(args.results).open("a") as file:
+            file.write(json.dumps({**entry, "of": len(tests), "seconds": round(took, 1)}) + "\n")
+
+
+def report(root: Path, results: Path) -> str:
+    """Returns the survivors with their faults, and the score of each folder."""
+    parts, counts = [], Counter[tuple[str, bool]]()
+    for entry in map(json.loads, results.read_text().splitlines()):
+        killed = entry["what"] in ("killed", "out of time")
+        counts["/".join(entry["file"].split("/")[:2]), killed] += 1
+        if not killed:
+            names = ("file", "line", "column", "operator", "occurrence")
+            before = (root / entry["file"]).read_text()
+            after = mutated(before, Mutation(**{name: entry[name] for name in names}))
+            diff = unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+            changed = "\n".join("  " + line for line in list(diff)[3:])
+            place = f"{entry['file']}:{entry['line']}"
+            tests = f"{entry['tests']} of {entry['of']} tests"
+            parts.append(f"{entry['number']} {place} {entry['what']}, {tests}\n{changed}")
+    for folder in sorted({folder for folder, _ in counts}):
+        good, bad = counts[folder, True], counts[folder, False]
+        parts.append(f"{folder}: {good} of {good + bad} killed ({good / (good + bad):.0%})")
+    total = sum(n for (_, killed), n in counts.items() if killed)
+    parts.append(f"all: {total} of {counts.total()} killed ({total / max(counts.total(), 1):.0%})")
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the survivors and the score; returns 1 below the wanted share.
+
+    Args:
+        argv: arguments; of the process if None.
+    """
+    parser = argparse.ArgumentParser(prog="python -m longseq.bench.mutants", description=__doc__)
+    parser.add_argument("--sample", type=int, default=200, help="mutations (200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
+    parser.add_argument("--seconds", type=float, default=8, help="of tests for each mutant (8)")
+    parser.add_argument("--each", type=int, default=4, help="parameters of one test function (4)")
+    parser.add_argument("--wanted", type=float, default=0.8, help="share killed (0.8)")
+    parser.add_argument("--map", default="build/mutants/map.json", help="lines and their tests")
+    parser.add_argument("--results", default="build/mutants/results.jsonl", help="goes on in it")
+    parser.add_argument("--again", type=int, help="one mutation, with what the tests print")
+    parser.add_argument("--step", choices=["record", "serve"], help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.map, args.results = str(Path(args.map).resolve()), str(Path(args.results).resolve())
+    if args.step == "record":
+        record(TESTS, FOLDERS, Path(args.map), args.each)
+        return 0
+    if args.step == "serve":
+        serve(Path.cwd(), sample(Path.cwd(), FOLDERS, args.sample, args.seed), args)
+        return 0
+    Path(args.map).parent.mkdir(parents=True, exist_ok=True)
+    given = ["--sample", str(args.sample), "--seed", str(args.seed), "--map", args.map]
+    given += ["--results", args.results, "--seconds", str(args.seconds)]
+    given += ["--each", str(args.each)]
+    if args.again is not None:
+        given += ["--again", str(args.again)]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name) / "sources"
+        copy_sources(root)
+        # A module compiled from another text of the same second and size must not be taken.
+        environment = {**os.environ, "PYTHONPATH": str(root / "typings"), "OMP_NUM_THREADS": "1"}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        command = [sys.executable, "-m", "longseq.bench.mutants", *given, "--step"]
+        if not Path(args.map).exists():
+            subprocess.run([*command, "record"], cwd=root, env=environment, check=True)
+        subprocess.run([*command, "serve"], cwd=root, env=environment, check=True)
+        if args.again is not None:
+            return 0
+        text = report(root, Path(args.results))
+    print(text)
+    return int(float(text.rsplit("(", 1)[1].rstrip("%)")) < 100 * args.wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The sanitizer runs: which modules a watched process sees, and what it is told."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from longseq.bench import sanitize
+from longseq.core.ops import cpu_calls
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("g++"), reason="needs Linux with g++"
+)
+
+
+def test_sources_are_links_and_compiled_modules_those_of_the_build(tmp_path: Path) -> None:
+    for name in ("_cpu", "_experts"):
+        (tmp_path / f"{name}.cpython-311.so").touch()
+    packages = sanitize.tree(tmp_path)
+    sanitize.tree(tmp_path)  # again over what is there
+    core = packages / "longseq" / "core"
+    assert [one.resolve().parent for one in core.glob("*.so")] == [tmp_path]
+    assert (core / "files.py").samefile(sanitize.ROOT / "core" / "files.py")
+    assert (packages / "longseq" / "genomics" / "_experts.cpython-311.so").exists()
+
+
+@pytest.mark.parametrize("kind", sanitize.KINDS)
+def test_the_sanitizer_is_loaded_first(tmp_path: Path, kind: str) -> None:
+    found = sanitize.environment(kind, tmp_path)
+    assert Path(found["LD_PRELOAD"].split(":")[0]).is_file()
+    assert str(tmp_path) in found["ASAN_OPTIONS"]
+
+
+def test_modules_of_another_build_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGSEQ_SANITIZED", "address")
+    with pytest.raises(SystemExit, match="is not the module that was built for address"):
+        sanitize.pytest_configure(None)
+    assert cpu_calls.threads(1) == 1
