@@ -36,6 +36,8 @@ SMALL = {
         "--model.label=24",
         "--model.channels=2",
     ],
+    "tpgn": ["--model.d_model=4", "--model.channels=2"],
+    "inverted_forecaster": ["--model.d_model=8", "--model.n_layers=1"],
 }
 
 
