@@ -46,10 +46,10 @@ install: $(VENV)/.all
 # What an index serves changes every day: the bounds are what the tests have passed with. torch brings its own CUDA
 # and Triton packages, at exactly one version, so they need no bound.
 update: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[all,dev,statsforecast]'
 	{ echo "# The newest release of every package with which the tests have passed; written by make update."; \
 	  $(BIN)/python -m pip list --format=freeze --exclude-editable | tr 'A-Z_' 'a-z-' | sed 's/+.*//; s/==/<=/' | \
-	  grep -Ev '^(nvidia|cuda|triton|pip|longseq)\b' | sort; } > constraints.tmp && mv constraints.tmp constraints.txt
+	  grep -Ev '^(nvidia|cuda|triton|pip|longseq)\b' | LC_ALL=C sort; } > constraints.tmp && mv constraints.tmp constraints.txt
 	@touch $(VENV)/.all $(VENV)/.demo
 	@echo "constraints.txt is written; keep it if make test passes."
 

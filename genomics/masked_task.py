@@ -7,18 +7,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
-from longseq.core.training.task import BaseTask
 from longseq.genomics.data.tokenizer import BASES, IGNORE_INDEX, MASK
-from longseq.genomics.metrics import BitsPerBase, token_nll
+from longseq.genomics.language_task import LanguageTask
 from longseq.genomics.models.masked_model import MaskedDNAModel
 
 _TO_MASK, _TO_RANDOM = 0.8, 0.9  # of the chosen bases: 80% masked, 10% another base, 10% as it is
 
 
-class MaskedLanguageModel(BaseTask):
+class MaskedLanguageModel(LanguageTask):
     """Prediction of hidden bases from all others; the metric is bits per hidden base.
 
     In validation and test the same bases of a window are hidden every time; windows are those of
@@ -37,9 +35,6 @@ class MaskedLanguageModel(BaseTask):
         mask: share of the bases that are hidden.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
-
-    defaults = {"lr": 3e-3, "warmup_steps": 20}
-    unit = "bases"
 
     def __init__(
         self,
@@ -71,17 +66,9 @@ class MaskedLanguageModel(BaseTask):
         )
         self.mask = mask
 
-    def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns bits per base."""
-        return {"bits_per_base": BitsPerBase()}
-
     def forward(self, input_ids: Tensor) -> Tensor:
         """See ``MaskedDNAModel.forward``."""
         return self.model(input_ids)
-
-    def count_units(self, batch: dict[str, Tensor]) -> int:
-        """Returns the bases of a batch, padding included."""
-        return batch["input_ids"].numel()
 
     def hide(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Hides bases, as BERT does (arXiv 1810.04805, section 3.1).
@@ -105,11 +92,4 @@ class MaskedLanguageModel(BaseTask):
         """Returns the mean loss in nats per hidden base, and what the metrics need."""
         seen, targets = self.hide(batch["input_ids"])
         logits = self.model(seen)
-        nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
-        count = int(known.sum())
-        found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
-        if self.own_loss is not None or self.recipe.metrics:
-            found["pair"] = logits[known], targets[known]
-        if self.own_loss is not None:
-            found["loss"] = self.own_loss(*found["pair"])
-        return found
+        return self.score(logits, targets)

@@ -7,20 +7,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
-from longseq.core.training.task import BaseTask
 from longseq.genomics.data.module import GenomeData
 from longseq.genomics.data.tokenizer import IGNORE_INDEX
-from longseq.genomics.metrics import BitsPerBase, token_nll
+from longseq.genomics.language_task import LanguageTask
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.records import RecordCosts
 from longseq.genomics.streaming import Stream, reach
 
 
-class CausalLanguageModel(BaseTask):
+class CausalLanguageModel(LanguageTask):
     """Next-base prediction; metrics in bits per base.
 
     In validation and test the windows of a region follow each other, and the state is carried from
@@ -42,9 +40,6 @@ class CausalLanguageModel(BaseTask):
         only_bases: give tokens other than A, C, G and T no probability.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
-
-    defaults = {"lr": 3e-3, "warmup_steps": 20}
-    unit = "bases"
 
     def __init__(
         self,
@@ -93,10 +88,6 @@ class CausalLanguageModel(BaseTask):
                 raise ConfigError(f"context_parallel_size: model.{name} {why} several processes")
         return "input_ids", "targets"
 
-    def make_metrics(self) -> Mapping[str, Metric]:
-        """Returns bits per base."""
-        return {"bits_per_base": BitsPerBase()}
-
     def forward(
         self,
         input_ids: Tensor,
@@ -105,10 +96,6 @@ class CausalLanguageModel(BaseTask):
     ) -> tuple[Tensor, list[State]]:
         """See ``DNALanguageModel.forward``."""
         return self.model(input_ids, states, segment_ids)
-
-    def count_units(self, batch: dict[str, Tensor]) -> int:
-        """Returns the bases of a batch, padding included."""
-        return batch["input_ids"].numel()
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per base, and what the metrics need."""
@@ -119,20 +106,12 @@ class CausalLanguageModel(BaseTask):
         else:
             logits = self.model(batch["input_ids"], None, keep_states=False)[0]
         targets = batch["targets"]
-        nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
-        count = int(known.sum())
-        found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
-        if "weights" in batch:  # repeats may count less
-            weights = batch["weights"] * known
-            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
+        found = self.score(logits, targets, batch.get("weights"))  # repeats may count less
         if "interval" in batch and self._trainer is not None and self.trainer.testing:
-            scores = torch.where(known, -nll, torch.nan).double().cpu().numpy()
+            known = targets != IGNORE_INDEX
+            scores = torch.where(known, -found["nll"], torch.nan).double().cpu().numpy()
             for row, interval in enumerate(batch["interval"].tolist()):
                 self._costs.add(self._region(interval), scores[row])
-        if self.own_loss is not None or self.recipe.metrics:
-            found["pair"] = logits[known], targets[known]
-        if self.own_loss is not None:
-            found["loss"] = self.own_loss(*found["pair"])
         return found
 
     def _region(self, index: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.shell.arguments import configured, find_checkpoint, flag_values, resolve_configs
+from longseq.core.shell.arguments import configured, contents, flag_values, resolve_configs
 
 __all__ = ["arguments_of", "check", "check_flags", "class_of", "name_of", "resolve_configs"]
 
@@ -191,7 +191,9 @@ def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
         ConfigError: for an option that there is not.
         DataError: for a file that is not there or not what it should be.
     """
-    find_checkpoint(argv, configs)  # which reads every configuration, and says which is no YAML
+    for file, content in zip(configs, contents(configs)):  # which says which is no YAML
+        if not content:
+            raise ConfigError(f"{file}: holds no settings")
     check_flags(domain, argv, configs)
     if domain.check is None or class_of(domain, argv, configs, "data") != domain.defaults.get(
         "data"

@@ -176,6 +176,8 @@ def explain(
         if section and "." not in key and key != section.group(1):
             key = f"{section.group(1)}.{key}"
         wanted = _CLASS.sub(r"\1", kind)
+        if re.match(r"list\b", wanted):
+            return f"{place(key)}: a list in brackets is needed, such as '[one, two]'"
         if part := _PART.match(value.strip()):
             return f"{place(key)}: takes one value; {_own_arguments(key, *part.groups())}"
         return f"{place(key)}: expected {wanted}, got {value.strip()}"

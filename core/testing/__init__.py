@@ -69,6 +69,22 @@ def checks_of(mixer: Mixer) -> dict[str, Check]:
     return {**FIRST_LAWS, **(CAUSAL_LAWS if mixer.causal else {}), **FURTHER_LAWS}
 
 
+def _check_form(subject: Subject) -> None:
+    """Checks that the mixer returns what a mixer returns, before any law is asked."""
+    x = subject.data(2, 5)
+    found = subject.make()(x)
+    name = subject.cls.__name__
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise ContractError(
+            f"{name}.forward must return (y, state), and returned {type(found).__name__}"
+        )
+    if found[0].shape != x.shape:
+        raise ContractError(
+            f"{name}.forward must return y of the shape of x, {tuple(x.shape)}, and returned "
+            f"{tuple(found[0].shape)}"
+        )
+
+
 def check_mixer(
     mixer: str | type[Mixer],
     d_model: int = 16,
@@ -85,8 +101,9 @@ def check_mixer(
 
     Raises:
         ContractError: naming the first law that is broken, where, and by how much.
-        ConfigError: for hyper-parameters that the mixer does not take.
+        ConfigError: for hyper-parameters that the mixer does not take, or a class that is no mixer.
     """
+    _check_form(Subject(mixer, kwargs, torch.float32, d_model))
     for number, dtype in enumerate(dtypes):
         subject = Subject(mixer, kwargs, dtype, d_model)
         for name, check in checks_of(subject.fresh()).items():

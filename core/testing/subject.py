@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longseq.core.errors import ConfigError
 from longseq.core.mixers import Mixer, State
 from longseq.core.mixers.base import construct, mixer_class
 
@@ -67,6 +68,8 @@ class Subject:
         d_model: int = 16,
     ) -> None:
         self.cls = mixer_class(mixer) if isinstance(mixer, str) else mixer
+        if not (isinstance(self.cls, type) and issubclass(self.cls, Mixer)):
+            raise ConfigError(f"{getattr(self.cls, '__name__', self.cls)} is no Mixer")
         self.kwargs, self.dtype, self.d_model = dict(kwargs), dtype, d_model
 
     def fresh(self) -> Mixer:

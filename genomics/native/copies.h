@@ -1,4 +1,5 @@
-// Copy experts: earlier places, on either strand, that the recent bases resemble, followed with tolerance of differences.
+// Copy experts: earlier places, on either strand, that the recent bases resemble, followed with
+// tolerance of differences.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +37,11 @@ struct CopyOptions {
 class Copies {
  public:
   explicit Copies(CopyOptions o = {})
-      : o_(o), last_(size_t(1) << 2 * o.seed, 0), outcomes_(kKeys, V4{0.7f, 0.14f, 0.08f, 0.08f}), seen_(kKeys, 0), vote_map_(kVotes) {
+      : o_(o),
+        last_(size_t(1) << 2 * o.seed, 0),
+        outcomes_(kKeys, V4{0.7f, 0.14f, 0.08f, 0.08f}),
+        seen_(kKeys, 0),
+        vote_map_(kVotes) {
     for (int key = 0; key < kKeys; ++key) {
       const int run = key / (kRates * kRecent * kFrames);
       const float hit = run == 0 ? 0.5f : run < 4 ? 0.6f + 0.08f * float(run) : 0.97f;
@@ -67,7 +72,8 @@ class Copies {
       } else
         for (int b = 0; b < 4; ++b) c.p[b] = p[c.base ^ b];
     }
-    std::stable_sort(copies_.begin(), copies_.end(), [](const Copy& a, const Copy& b) { return a.hit > b.hit; });
+    std::stable_sort(copies_.begin(), copies_.end(),
+                     [](const Copy& a, const Copy& b) { return a.hit > b.hit; });
     V4 score = all4(0.0f);
     for (int i = 0; i < int(copies_.size()); ++i) {
       const V4 l = log4(copies_[size_t(i)].p);
@@ -77,7 +83,14 @@ class Copies {
     for (int i = int(copies_.size()); i < o_.slots; ++i) logs[i] = all4(-1.3862944f);
     vote(score, logs[o_.slots]);
     const float hit = copies_.empty() ? 0.0f : copies_[0].hit;
-    confidence_ = copies_.empty() ? 0 : hit < 0.5f ? 1 : hit < 0.7f ? 2 : hit < 0.85f ? 3 : hit < 0.95f ? 4 : hit < 0.985f ? 5 : hit < 0.995f ? 6 : 7;
+    confidence_ = copies_.empty() ? 0
+                  : hit < 0.5f    ? 1
+                  : hit < 0.7f    ? 2
+                  : hit < 0.85f   ? 3
+                  : hit < 0.95f   ? 4
+                  : hit < 0.985f  ? 5
+                  : hit < 0.995f  ? 6
+                                  : 7;
   }
 
   // After `base` was pushed.
@@ -94,9 +107,11 @@ class Copies {
       c.rate += (float(miss) - c.rate) * (1.0f / 64);
       ++c.age;
       c.at += c.direction;
-      if (__builtin_popcount(c.misses & 0xffff) > o_.drop || c.at < 0 || c.at >= h.size() - 1) continue;
+      if (__builtin_popcount(c.misses & 0xffff) > o_.drop || c.at < 0 || c.at >= h.size() - 1)
+        continue;
       bool twin = false;  // two may meet after an insertion
-      for (size_t j = 0; j < kept; ++j) twin |= copies_[j].at == c.at && copies_[j].direction == c.direction;
+      for (size_t j = 0; j < kept; ++j)
+        twin |= copies_[j].at == c.at && copies_[j].direction == c.direction;
       if (!twin) copies_[kept++] = c;
     }
     copies_.resize(kept);
@@ -105,7 +120,8 @@ class Copies {
   }
 
  private:
-  static constexpr int kRuns = 9, kRates = 7, kRecent = 7, kFrames = 4, kKeys = kRuns * kRates * kRecent * kFrames;
+  static constexpr int kRuns = 9, kRates = 7, kRecent = 7, kFrames = 4,
+                       kKeys = kRuns * kRates * kRecent * kFrames;
   static constexpr int kVotes = 24 * 5 * 4;
 
   static int key_of(const Copy& c, int frame) {
@@ -114,7 +130,13 @@ class Copies {
     const int m = __builtin_popcount(c.misses);
     const int recent = m < 3 ? m : m < 5 ? 3 : m < 7 ? 4 : m < 10 ? 5 : 6;
     const float x = c.rate;
-    const int rate = x < 0.004f ? 0 : x < 0.01f ? 1 : x < 0.025f ? 2 : x < 0.05f ? 3 : x < 0.1f ? 4 : x < 0.18f ? 5 : 6;
+    const int rate = x < 0.004f   ? 0
+                     : x < 0.01f  ? 1
+                     : x < 0.025f ? 2
+                     : x < 0.05f  ? 3
+                     : x < 0.1f   ? 4
+                     : x < 0.18f  ? 5
+                                  : 6;
     return ((r * kRates + rate) * kRecent + recent) * kFrames + frame;
   }
 
@@ -141,8 +163,10 @@ class Copies {
       if (score[order_[a]] < score[order_[b]]) std::swap(order_[a], order_[b]);
     };
     swap(0, 1), swap(2, 3), swap(0, 2), swap(1, 3), swap(1, 2);
-    const float first = score[order_[0]] - score[order_[1]], second = score[order_[1]] - score[order_[2]];
-    const int a = first < 12.0f ? int(first * 1.5f) : std::min(23, 18 + int((first - 12.0f) * 0.2f));
+    const float first = score[order_[0]] - score[order_[1]],
+                second = score[order_[1]] - score[order_[2]];
+    const int a =
+        first < 12.0f ? int(first * 1.5f) : std::min(23, 18 + int((first - 12.0f) * 0.2f));
     const int b = second < 0.5f ? 0 : second < 1.5f ? 1 : second < 3.0f ? 2 : second < 6.0f ? 3 : 4;
     const int n = count() < 3 ? count() - 1 : count() < 5 ? 2 : 3;
     vote_key_ = (a * 5 + b) * 4 + n;
@@ -161,7 +185,8 @@ class Copies {
     last_[key] = uint32_t(h.size());
   }
 
-  // Looks up the last bases, and their reverse complement; what differs little over 32 bases is followed.
+  // Looks up the last bases, and their reverse complement; what differs little over 32 bases is
+  // followed.
   void find(const History& h) {
     const int64_t n = h.size();
     if (h.known() < 32 || count() >= o_.most) return;
@@ -174,7 +199,8 @@ class Copies {
       if (accept(d, run)) follow(int64_t(end), 1, d);
     }
     tries = o_.candidates;
-    for (uint32_t end = last_[h.reverse_context(o_.seed)]; end != 0 && tries > 0; end = earlier_[end - 1], --tries) {
+    for (uint32_t end = last_[h.reverse_context(o_.seed)]; end != 0 && tries > 0;
+         end = earlier_[end - 1], --tries) {
       const int64_t start = int64_t(end) - o_.seed;
       if (start < 1 || start + 32 > n) continue;
       const uint64_t d = differences(other, h.window(start));
@@ -183,13 +209,16 @@ class Copies {
     }
   }
 
-  bool accept(uint64_t d, int run) const { return run >= o_.exact || __builtin_popcountll(d) <= 32 - o_.equal; }
+  bool accept(uint64_t d, int run) const {
+    return run >= o_.exact || __builtin_popcountll(d) <= 32 - o_.equal;
+  }
 
   void follow(int64_t at, int direction, uint64_t d) {
     if (count() >= o_.most) return;
     for (const Copy& c : copies_)
       if (c.at == at && c.direction == direction) return;
-    uint32_t misses = 0;  // base i of the window is i from the oldest (forwards) or the newest (backwards)
+    // base i of the window is i from the oldest (forwards) or the newest (backwards)
+    uint32_t misses = 0;
     for (int i = 0; i < 32; ++i)
       if (d >> 2 * i & 1) misses |= uint32_t(1) << (direction > 0 ? 31 - i : i);
     Copy c{};
@@ -201,7 +230,8 @@ class Copies {
   }
 
   CopyOptions o_;
-  std::vector<uint32_t> last_, earlier_;  // one past the last base of the newest, and of the next older, occurrence
+  // one past the last base of the newest, and of the next older, occurrence
+  std::vector<uint32_t> last_, earlier_;
   std::vector<Copy> copies_;
   std::vector<V4> outcomes_;
   std::vector<uint16_t> seen_;

@@ -1,4 +1,5 @@
-// Direct context models: how often each base followed the last k, on both strands; and what such counts are worth.
+// Direct context models: how often each base followed the last k, on both strands; and what such
+// counts are worth.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ namespace genomics {
 // Learns the probabilities of the most, second, ... least seen base from how the four counts look.
 class RankMap {
  public:
-  explicit RankMap(int keys) : table_(size_t(keys), V4{0.4f, 0.25f, 0.2f, 0.15f}), seen_(size_t(keys), 0) {}
+  explicit RankMap(int keys)
+      : table_(size_t(keys), V4{0.4f, 0.25f, 0.2f, 0.15f}), seen_(size_t(keys), 0) {}
   void start(int key, V4 p) { table_[size_t(key)] = p; }
   V4 get(int key) const { return table_[size_t(key)]; }
   void update(int key, int rank, int limit = 1000) {
@@ -36,7 +38,11 @@ class RankMap {
 class CountModel {
  public:
   CountModel(int order, float alpha, bool ranked)
-      : order_(order), alpha_(alpha), ranked_(ranked), counts_(size_t(4) << 2 * order, 0), map_(ranked ? 4096 : 1) {}
+      : order_(order),
+        alpha_(alpha),
+        ranked_(ranked),
+        counts_(size_t(4) << 2 * order, 0),
+        map_(ranked ? 4096 : 1) {}
 
   int order() const { return order_; }
   bool ranked() const { return ranked_; }

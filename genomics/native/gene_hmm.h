@@ -1,8 +1,10 @@
-// A hidden Markov model of genes that learns without annotation: between genes, and three codon positions on each strand.
+// A hidden Markov model of genes that learns without annotation: between genes, and three codon
+// positions on each strand.
 //
-// States: 0 between genes; 1 + i codon position i on this strand; 4 + i the complement of codon position i.
-// Every state has emission models of order 0 to K, each smoothed by the next shorter one. What follows
-// the last base of a codon, or a base between genes, depends on the last three bases: start and stop codons.
+// States: 0 between genes; 1 + i codon position i on this strand; 4 + i the complement of codon
+// position i. Every state has emission models of order 0 to K, each smoothed by the next shorter
+// one. What follows the last base of a codon, or a base between genes, depends on the last three
+// bases: start and stop codons.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +26,11 @@ struct GeneOptions {
   int decide = 5;        // of the emissions that decide on the states
   int block = 4096;      // bases whose states are smoothed and counted at once
   int ahead = 512;       // and the bases after them that are seen for it
-  int64_t first = 1 << 14, last = 1 << 17;  // bases at which all is learnt anew from open reading frames, doubling
+  // bases at which all is learnt anew from open reading frames, doubling
+  int64_t first = 1 << 14, last = 1 << 17;
   int passes = 2;        // of expectation-maximisation then
-  float near_limit = 100, near_weight = 30;  // how many bases the recent counts remember, and what is added to them
+  // how many bases the recent counts remember, and what is added to them
+  float near_limit = 100, near_weight = 30;
   std::vector<int> near_orders = {1, 2, 3, 4};
 };
 
@@ -43,14 +47,16 @@ class GeneCounts {
   const V4* at(int k, uint64_t context) const {
     return &emitted_[size_t(k)][size_t(context & ((uint64_t(1) << 2 * k) - 1)) * kStates];
   }
-  // Position t belongs to the states with these weights: counts its base there, and the other strand's where that ends.
+  // Position t belongs to the states with these weights: counts its base there, and the other
+  // strand's where that ends.
   void add(uint64_t recent, uint64_t reverse, const PerState& weight) {
     const int base = int(recent & 3);
     for (int s = 0; s < kStates; ++s) {
       const float w = weight[size_t(s)];
       if (w < 0.02f) continue;
       for (int k = 0; k <= order_; ++k) {
-        V4* here = &emitted_[size_t(k)][size_t(recent >> 2 & ((uint64_t(1) << 2 * k) - 1)) * kStates];
+        V4* here =
+            &emitted_[size_t(k)][size_t(recent >> 2 & ((uint64_t(1) << 2 * k) - 1)) * kStates];
         here[s][base] += w;
         const uint64_t context = k == 0 ? 0 : reverse >> (64 - 2 * k);
         V4* there = &emitted_[size_t(k)][size_t(context) * kStates];
@@ -65,7 +71,8 @@ class GeneCounts {
  private:
   int order_;
   std::vector<std::vector<V4>> emitted_;
-  std::array<PerState, 3 * 65> moved_;  // from 0: between genes, 1: third position, 2: first position of the other strand
+  // from 0: between genes, 1: third position, 2: first position of the other strand
+  std::array<PerState, 3 * 65> moved_;
 };
 
 class GeneModel {
@@ -79,7 +86,8 @@ class GeneModel {
 
   int near_count() const { return int(near_.size()); }
   bool trained() const { return trained_; }
-  // The codon position at which the next base most likely lies: 0 none or unsure, 1 + i position i on either strand.
+  // The codon position at which the next base most likely lies: 0 none or unsure, 1 + i position i
+  // on either strand.
   int frame() const { return frame_; }
   int state() const { return state_; }      // most likely state of the next base
   int certainty() const { return certainty_; }  // of it, 0 to 3
@@ -89,7 +97,8 @@ class GeneModel {
     if (trained_) alpha_ = {0.3f, 0.116f, 0.117f, 0.117f, 0.116f, 0.117f, 0.117f};
   }
 
-  // Probabilities of the next base with emissions up to each of these orders (ascending), the last deciding on the states.
+  // Probabilities of the next base with emissions up to each of these orders (ascending), the last
+  // deciding on the states.
   void predict(const History& h, const int* orders, int n, V4* out) {
     if (!trained_) {
       for (int i = 0; i < n + int(near_.size()); ++i) out[i] = all4(0.25f);
@@ -115,7 +124,8 @@ class GeneModel {
       const V4* c = &near_[j][near_row(h.recent(), j)];
       V4 p = all4(1e-6f);
       for (int s = 0; s < kStates; ++s) {
-        p += prior_[size_t(s)] * (c[s] + o_.near_weight * emission_[s]) * (1.0f / (sum4(c[s]) + o_.near_weight));
+        p += prior_[size_t(s)] * (c[s] + o_.near_weight * emission_[s]) *
+             (1.0f / (sum4(c[s]) + o_.near_weight));
       }
       out[n + int(j)] = normalised(p);
     }
@@ -168,7 +178,9 @@ class GeneModel {
     return size_t(recent & ((uint64_t(1) << 2 * o_.near_orders[j]) - 1)) * kStates;
   }
 
-  static int last_three(uint32_t context, int64_t known) { return known < 3 ? 64 : int(context & 63); }
+  static int last_three(uint32_t context, int64_t known) {
+    return known < 3 ? 64 : int(context & 63);
+  }
 
   void chain(int k, uint64_t recent, V4* e) const {
     const V4* c = counts_.at(k, recent);
@@ -177,7 +189,8 @@ class GeneModel {
   }
 
   void move(const PerState& from, int last, PerState& to) const {
-    const PerState &a = moves_[size_t(last)], &b = moves_[size_t(65 + last)], &c = moves_[size_t(130 + last)];
+    const PerState &a = moves_[size_t(last)], &b = moves_[size_t(65 + last)],
+                   &c = moves_[size_t(130 + last)];
     for (int s = 0; s < kStates; ++s)
       to[size_t(s)] = from[0] * a[size_t(s)] + from[3] * b[size_t(s)] + from[4] * c[size_t(s)];
     to[2] += from[1];
@@ -189,21 +202,28 @@ class GeneModel {
   void set_prior() {
     const auto code = [](const char* three) {
       int out = 0;
-      for (int i = 0; i < 3; ++i) out = out * 4 + (three[i] == 'A' ? 0 : three[i] == 'C' ? 1 : three[i] == 'G' ? 2 : 3);
+      for (int i = 0; i < 3; ++i)
+        out = out * 4 + (three[i] == 'A' ? 0 : three[i] == 'C' ? 1 : three[i] == 'G' ? 2 : 3);
       return out;
     };
     for (int last = 0; last < 65; ++last) {
-      const auto is = [&](const char* a, const char* b, const char* c) { return last == code(a) || last == code(b) || last == code(c); };
+      const auto is = [&](const char* a, const char* b, const char* c) {
+        return last == code(a) || last == code(b) || last == code(c);
+      };
       const bool start = is("ATG", "GTG", "TTG"), stop = is("TAA", "TAG", "TGA");
       const bool start_back = is("CAT", "CAC", "CAA"), stop_back = is("TTA", "CTA", "TCA");
-      const float in = last == code("ATG") ? 0.02f : start ? 0.004f : 1e-4f, back = stop_back ? 0.008f : 1e-4f;
+      const float in = last == code("ATG") ? 0.02f
+                       : start             ? 0.004f
+                                           : 1e-4f,
+                  back = stop_back ? 0.008f : 1e-4f;
       prior_moves_[size_t(last)] = {1 - in - back, in, 0, 0, 0, 0, back};
       if (stop)
         prior_moves_[size_t(65 + last)] = {0.8f, 0.02f, 0.06f, 0.06f, 0.02f, 0.02f, 0.02f};
       else
         prior_moves_[size_t(65 + last)] = {1e-4f, 0.9997f, 5e-5f, 5e-5f, 3e-5f, 3e-5f, 4e-5f};
       const float out = last == code("CAT") ? 0.03f : start_back ? 0.004f : 1e-4f;
-      prior_moves_[size_t(130 + last)] = {out, out * 0.02f, out * 0.02f, out * 0.02f, out * 0.05f, out * 0.05f, 1 - out * 1.16f};
+      prior_moves_[size_t(130 + last)] = {out,         out * 0.02f, out * 0.02f,    out * 0.02f,
+                                          out * 0.05f, out * 0.05f, 1 - out * 1.16f};
     }
   }
 
@@ -227,7 +247,8 @@ class GeneModel {
       const Step& step = steps_[size_t(i)];
       PerState weight;
       float sum = 0;
-      for (int s = 0; s < kStates; ++s) sum += weight[size_t(s)] = step.alpha[size_t(s)] * beta[size_t(s)];
+      for (int s = 0; s < kStates; ++s)
+        sum += weight[size_t(s)] = step.alpha[size_t(s)] * beta[size_t(s)];
       for (float& w : weight) w /= sum;
       if (i < n && step.known > o_.order && step.at >= 32) {
         const uint64_t window = h.window(step.at - 31);
@@ -260,7 +281,8 @@ class GeneModel {
           const PerState& m = moves_[size_t(j * 65 + last)];
           PerState& count = counts.moved(j, last);
           const float from = before.alpha[size_t(sources[j])] / all;
-          for (int s = 0; s < kStates; ++s) count[size_t(s)] += from * m[size_t(s)] * next[size_t(s)];
+          for (int s = 0; s < kStates; ++s)
+            count[size_t(s)] += from * m[size_t(s)] * next[size_t(s)];
         }
       float scale = 0;
       for (float x : out) scale = std::max(scale, x);
@@ -268,7 +290,8 @@ class GeneModel {
     }
   }
 
-  // From long open reading frames, then some passes of expectation-maximisation over all that was seen.
+  // From long open reading frames, then some passes of expectation-maximisation over all that was
+  // seen.
   void bootstrap(const History& h) {
     std::vector<int8_t> label(size_t(h.size()), 0);
     if (!mark_open_frames(h, label)) return;  // no long one so far

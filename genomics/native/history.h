@@ -27,10 +27,12 @@ class History {
   int64_t size() const { return int64_t(bases_.size()); }
   uint8_t operator[](int64_t i) const { return bases_[size_t(i)]; }
   int64_t known() const { return known_; }                // bases since the last unknown one
-  uint32_t context(int order) const {                     // the last `order` <= 16 bases, the newest in the lowest bits
+  // the last `order` <= 16 bases, the newest in the lowest bits
+  uint32_t context(int order) const {
     return order == 0 ? 0 : uint32_t(recent_ & ((uint64_t(1) << 2 * order) - 1));
   }
-  // The reverse complement of the last `order` bases, read so that the oldest one's complement is the newest.
+  // The reverse complement of the last `order` bases, read so that the oldest one's complement is
+  // the newest.
   uint32_t reverse_context(int order) const {
     return order == 0 ? 0 : uint32_t(reverse_ >> (64 - 2 * order));
   }

@@ -1,4 +1,5 @@
-// A learnt mixture of distributions over the four bases: softmax of weighted log-probabilities, one step of gradient descent a base.
+// A learnt mixture of distributions over the four bases: softmax of weighted log-probabilities, one
+// step of gradient descent a base.
 #pragma once
 
 #include <vector>
@@ -10,15 +11,18 @@ namespace genomics {
 // Log-probabilities by base, inputs side by side, in groups of four.
 class Inputs {
  public:
-  explicit Inputs(int n) : size_(n), groups_((n + 3) / 4), values_(size_t(4 * groups_), all4(0.0f)) {}
+  explicit Inputs(int n)
+      : size_(n), groups_((n + 3) / 4), values_(size_t(4 * groups_), all4(0.0f)) {}
   int size() const { return size_; }
   int groups() const { return groups_; }
   void set(int i, V4 logs) {
-    for (int base = 0; base < 4; ++base) values_[size_t(base * groups_ + i / 4)][i % 4] = logs[base];
+    for (int base = 0; base < 4; ++base)
+      values_[size_t(base * groups_ + i / 4)][i % 4] = logs[base];
   }
   V4 get(int i) const {
     V4 logs;
-    for (int base = 0; base < 4; ++base) logs[base] = values_[size_t(base * groups_ + i / 4)][i % 4];
+    for (int base = 0; base < 4; ++base)
+      logs[base] = values_[size_t(base * groups_ + i / 4)][i % 4];
     return logs;
   }
   const V4* of(int base) const { return &values_[size_t(base * groups_)]; }
@@ -31,7 +35,10 @@ class Inputs {
 class Mixer {
  public:
   Mixer(int inputs, int sets, float weight, float rate, float last_rate)
-      : groups_((inputs + 3) / 4), weights_(size_t(groups_ * sets), all4(weight)), seen_(size_t(sets), 0), rate_(rate),
+      : groups_((inputs + 3) / 4),
+        weights_(size_t(groups_ * sets), all4(weight)),
+        seen_(size_t(sets), 0),
+        rate_(rate),
         last_rate_(last_rate) {}
 
   V4 mix(const Inputs& in, int set) {

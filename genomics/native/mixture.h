@@ -18,7 +18,8 @@ namespace genomics {
 
 struct MixtureOptions {
   std::vector<int> orders = {1, 2, 3, 4, 6, 8, 9, 10, 11, 12};  // of the direct counts
-  std::vector<int> gene_orders = {2, 3, 5, 8};                  // of the gene model's emissions that are inputs
+  // of the gene model's emissions that are inputs
+  std::vector<int> gene_orders = {2, 3, 5, 8};
   bool copies = true, genes = true;
   int networks = 0;  // distributions from outside
   CopyOptions copy;
@@ -59,10 +60,11 @@ class Mixture {
   const std::vector<std::string>& names() const { return names_; }
 
   // Reads n bases (0 to 3; others are unknown) and learns from each after it was predicted.
-  // networks: natural log-probabilities (n, networks, 4). bits: cost of each base under the mixture (n), 0 for unknown
-  // ones; each: under every input (n, inputs), or null.
+  // networks: natural log-probabilities (n, networks, 4). bits: cost of each base under the mixture
+  // (n), 0 for unknown ones; each: under every input (n, inputs), or null.
   void run(const uint8_t* bases, int64_t n, const float* networks, float* bits, float* each) {
-    if (h_.size() + n >= int64_t(UINT32_MAX)) throw std::length_error("more than 2^32 bases are too many for the copies");
+    if (h_.size() + n >= int64_t(UINT32_MAX))
+      throw std::length_error("more than 2^32 bases are too many for the copies");
     const int64_t inputs = int64_t(names_.size());
     for (int64_t t = 0; t < n; ++t) {
       float* costs = each ? each + t * inputs : nullptr;
@@ -110,13 +112,15 @@ class Mixture {
     if (copies_) {
       copies_->predict(h_, frame, &logs_[i]);
       i += size_t(copies_->slots()) + 1;
-      confidence = copies_->confidence(), agreement = copies_->agreement(), copying = std::min(copies_->count(), 3);
+      confidence = copies_->confidence(), agreement = copies_->agreement(),
+      copying = std::min(copies_->count(), 3);
     }
     for (int j = 0; j < o_.networks; ++j, networks += 4)
       logs_[i++] = V4{networks[0], networks[1], networks[2], networks[3]};
     for (size_t j = 0; j < i; ++j) in_->set(int(j), logs_[j]);
-    const int sets[] = {int(h_.context(4)), (state * 4 + certainty) * 4 + copying, confidence * 8 + agreement,
-                        (confidence * kStates + state) * 4 + certainty, ease_ * 64 + int(h_.context(3))};
+    const int sets[] = {int(h_.context(4)), (state * 4 + certainty) * 4 + copying,
+                        confidence * 8 + agreement, (confidence * kStates + state) * 4 + certainty,
+                        ease_ * 64 + int(h_.context(3))};
     for (size_t m = 0; m < mixers_.size(); ++m) {
       const V4 p = mixers_[m].mix(*in_, sets[m]);
       out_->set(int(m), log4(p * 0.9999f + 0.000025f));

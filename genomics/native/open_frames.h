@@ -13,7 +13,8 @@ constexpr int64_t kShortest = 500;  // bases without a stop codon that are taken
 constexpr int64_t kDoubtful = 200;  // and that might be one
 constexpr int64_t kOverlap = 60;    // that two genes may share
 
-// Labels bases with states: 1 to 6 in long open frames, the longest first, -1 where a shorter one might be a gene.
+// Labels bases with states: 1 to 6 in long open frames, the longest first, -1 where a shorter one
+// might be a gene.
 inline bool mark_open_frames(const History& h, std::vector<int8_t>& label) {
   struct Frame {
     int64_t start, end;
@@ -35,7 +36,9 @@ inline bool mark_open_frames(const History& h, std::vector<int8_t>& label) {
           start = i + 3;
         }
     }
-  std::stable_sort(found.begin(), found.end(), [](const Frame& a, const Frame& b) { return a.end - a.start > b.end - b.start; });
+  std::stable_sort(found.begin(), found.end(), [](const Frame& a, const Frame& b) {
+    return a.end - a.start > b.end - b.start;
+  });
   bool any = false;
   std::vector<bool> taken(label.size(), false);
   for (const Frame& f : found) {

@@ -12,7 +12,8 @@ typedef int32_t I4 __attribute__((vector_size(16)));
 inline V4 all4(float x) { return V4{x, x, x, x}; }
 inline float sum4(V4 x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 
-// Natural logarithm of positive normal numbers, to 2e-7 relative: x = 2^e m, ln m by atanh's series.
+// Natural logarithm of positive normal numbers, to 2e-7 relative: x = 2^e m, ln m by atanh's
+// series.
 inline V4 log4(V4 x) {
   I4 bits;
   std::memcpy(&bits, &x, 16);

@@ -182,3 +182,20 @@ def test_what_the_guard_keeps_is_missed_without_it() -> None:
         check_padding(Subject(Unguarded, {}))
     with pytest.raises((ContractError, IndexError)):
         check_empty(Subject(Unguarded, {}))
+
+
+def test_what_is_no_mixer_is_named() -> None:
+    class Wide(Mixer):
+        def init_state(self, batch, device=None, dtype=None):
+            return {}
+
+        def forward(self, x, state=None, segment_ids=None):
+            return torch.cat([x, x], -1), {}
+
+    with pytest.raises(ContractError, match=r"Wide\.forward must return y of the shape of x"):
+        check_mixer(Wide)
+    alone = type("Alone", (Wide,), {"forward": lambda self, x, state=None, segment_ids=None: x})
+    with pytest.raises(ContractError, match=r"Alone\.forward must return \(y, state\), and retur"):
+        check_mixer(alone)
+    with pytest.raises(ConfigError, match="Linear is no Mixer"):
+        check_mixer(torch.nn.Linear)  # type: ignore[arg-type]

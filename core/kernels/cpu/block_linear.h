@@ -1,5 +1,6 @@
-// Block-diagonal linear maps with small blocks, several of one input at a time: bound by memory, not by arithmetic. Lanes
-// are channels; a block's product is a sum over rotations of its lanes. Equations in core/ops/block_linear.py.
+// Block-diagonal linear maps with small blocks, several of one input at a time: bound by memory,
+// not by arithmetic. Lanes are channels; a block's product is a sum over rotations of its lanes.
+// Equations in core/ops/block_linear.py.
 #pragma once
 #include <algorithm>
 
@@ -26,7 +27,8 @@ template <class R> struct BlockRotations {
   IVec<R> index[V];
   explicit BlockRotations(int64_t P) {
     for (int64_t d = 0; d < P; ++d)
-      for (int l = 0; l < V; ++l) index[d][l] = typename Traits<R>::Int((l & ~(P - 1)) | ((l + d) & (P - 1)));
+      for (int l = 0; l < V; ++l)
+        index[d][l] = typename Traits<R>::Int((l & ~(P - 1)) | ((l + d) & (P - 1)));
   }
 };
 
@@ -38,14 +40,16 @@ template <class R> inline R* block_row(const Tensor3& x, int64_t r) {
   return reinterpret_cast<R*>(x.ptr) + r * x.stride_l;
 }
 
-// The weights of every rotation of every vector of channels: what lane c gets from, or (turned) gives to, lane c + d.
+// The weights of every rotation of every vector of channels: what lane c gets from, or (turned)
+// gives to, lane c + d.
 template <class R> inline Buffer<R> rotated_weights(const BlockLinear& p, bool turned) {
   Buffer<R> out(p.maps * p.W * p.P);
   const R* w = static_cast<const R*>(p.weight);
   for (int64_t m = 0; m < p.maps; ++m)
     for (int64_t c = 0; c < p.W; ++c)
       for (int64_t d = 0; d < p.P; ++d) {
-        const int64_t at = c % p.P, other = (at + d) % p.P, block = m * p.W * p.P + c / p.P * p.P * p.P;
+        const int64_t at = c % p.P, other = (at + d) % p.P,
+                      block = m * p.W * p.P + c / p.P * p.P * p.P;
         const int64_t vector = c / kLanes<R>, lane = c % kLanes<R>;
         out[((m * (p.W / kLanes<R>) + vector) * p.P + d) * kLanes<R> + lane] =
             w[block + (turned ? other * p.P + at : at * p.P + other)];
@@ -145,7 +149,8 @@ template <class R> void block_linear_backward_as(const BlockLinear& p) {
     for (int64_t m = 0; m < p.maps; ++m)
       for (int64_t c = 0; c < p.W; ++c)
         for (int64_t d = 0; d < p.P; ++d)
-          dweight[(m * p.W + c) * p.P + (c + d) % p.P] = sums[((m * p.W + c / V * V) * p.P) + d * V + c % V];
+          dweight[(m * p.W + c) * p.P + (c + d) % p.P] =
+              sums[((m * p.W + c / V * V) * p.P) + d * V + c % V];
   });
 }
 

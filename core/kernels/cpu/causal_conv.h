@@ -1,4 +1,5 @@
-// Causal depthwise convolution over time with an initial state, segment resets and a fused SiLU. Lanes are channels.
+// Causal depthwise convolution over time with an initial state, segment resets and a fused SiLU.
+// Lanes are channels.
 #pragma once
 #include "across.h"
 #include "causal_conv_along.h"
@@ -12,22 +13,32 @@ template <class R> struct ConvSpan {
   const CausalConv& p;
   const Span s;
   const int64_t K, width;           // taps; channels padded to whole vectors
-  Buffer<R> weight, bias, first;    // [K][width], the newest tap last; [width]; [K - 1][width], what comes before
+  // [K][width], the newest tap last; [width]; [K - 1][width], what comes before
+  Buffer<R> weight, bias, first;
   RowsIn<R> x;
   std::vector<const R*> rows;       // of positions t0 - (K - 1) … t0 + T
   std::vector<int64_t> reach;       // of the same positions: so many before it may be looked at
   int64_t since = 1 << 30;
 
   ConvSpan(const CausalConv& p, const Span& s)
-      : p(p), s(s), K(p.W), width((s.n + V - 1) / V * V), weight(K * width, R(0)), bias(width, R(0)),
-        first(std::max<int64_t>(1, (K - 1) * width), R(0)), x(p.x, s, K - 1), rows(K - 1 + kWalkRows),
+      : p(p),
+        s(s),
+        K(p.W),
+        width((s.n + V - 1) / V * V),
+        weight(K * width, R(0)),
+        bias(width, R(0)),
+        first(std::max<int64_t>(1, (K - 1) * width), R(0)),
+        x(p.x, s, K - 1),
+        rows(K - 1 + kWalkRows),
         reach(K - 1 + kWalkRows, K - 1) {
     for (int64_t i = 0; i < s.n; ++i) {
-      for (int64_t k = 0; k < K; ++k) weight[k * width + i] = static_cast<const R*>(p.weight)[(s.at + i) * K + k];
+      for (int64_t k = 0; k < K; ++k)
+        weight[k * width + i] = static_cast<const R*>(p.weight)[(s.at + i) * K + k];
       if (p.bias) bias[i] = static_cast<const R*>(p.bias)[s.at + i];
     }
     if (p.initial)
-      for (int64_t t = 0; t + 1 < K; ++t) read_rows<R>(p.initial, s.b, t, 1, s.at, s.n, s.n, &first[t * width]);
+      for (int64_t t = 0; t + 1 < K; ++t)
+        read_rows<R>(p.initial, s.b, t, 1, s.at, s.n, s.n, &first[t * width]);
   }
   int lanes(int64_t i) const { return int(std::min<int64_t>(V, s.n - i)); }
   void step(int64_t t0, int64_t T) {
@@ -41,13 +52,14 @@ template <class R> struct ConvSpan {
       reach[K - 1 + t] = std::min(K - 1, since);
     }
   }
-  // Of position t of the step, channels i …: the sum over taps before its activation. KS: the taps if they are
-  // known, all within reach.
+  // Of position t of the step, channels i …: the sum over taps before its activation. KS: the taps
+  // if they are known, all within reach.
   template <int KS> Vec<R> sum(int64_t t, int64_t i, int some) const {
     Vec<R> y = load(&bias[i]);
     if constexpr (KS > 0) {
 #pragma GCC unroll 4
-      for (int k = 0; k < KS; ++k) y += load(&weight[k * width + i]) * load_lanes(rows[t + k] + i, some);
+      for (int k = 0; k < KS; ++k)
+        y += load(&weight[k * width + i]) * load_lanes(rows[t + k] + i, some);
     } else {
       for (int64_t o = reach[K - 1 + t]; o >= 0; --o)
         y += load(&weight[(K - 1 - o) * width + i]) * load_lanes(rows[K - 1 + t - o] + i, some);
@@ -96,7 +108,8 @@ template <class R> void causal_conv_update_as(const CausalConv& p) {
       store_lanes(y.row(0, 0) + i, v, some);
     }
     y.done(0, 1);
-    for (int64_t t = 0; t + 1 < p.W; ++t) write_rows<R>(p.next, s.b, t, 1, s.at, s.n, s.n, span.rows[t + 1]);
+    for (int64_t t = 0; t + 1 < p.W; ++t)
+      write_rows<R>(p.next, s.b, t, 1, s.at, s.n, s.n, span.rows[t + 1]);
   });
 }
 
@@ -117,7 +130,8 @@ template <class R> void causal_conv_shift_as(const CausalConv& p) {
       }
       for (int64_t t = 0; t < p.L; ++t) {
         Vec<R> sum = load(bias.data());
-        for (int64_t k = 0; k < p.W; ++k) sum += load(&taps[k * V]) * load(&seen[(p.T + t - p.W + 1 + k) * V]);
+        for (int64_t k = 0; k < p.W; ++k)
+          sum += load(&taps[k * V]) * load(&seen[(p.T + t - p.W + 1 + k) * V]);
         if (p.silu) sum *= sigmoid<R>(sum);
         store(&y[t * V], sum);
       }
@@ -127,7 +141,8 @@ template <class R> void causal_conv_shift_as(const CausalConv& p) {
   });
 }
 
-// dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): of the K - 1 positions before a step, what it adds comes last.
+// dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): of the K - 1 positions before a step, what it
+// adds comes last.
 template <class R> void causal_conv_backward_as(const CausalConv& p) {
   if (p.x.stride_c != 1) return causal_conv_backward_along<R>(p);
   constexpr int V = kLanes<R>;
@@ -136,14 +151,17 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
     ConvSpan<R> span(p, s);
     RowsIn<R> dy(p.dy, s);
     const int64_t K = p.W, width = span.width;
-    Buffer<R> dw(K * width, R(0)), db(width, R(0)), g((K - 1 + kWalkRows) * width, R(0)), part(K * V), row(width);
-    // Rows before the sequence, the first K - 1, have gradients of their own; the last ones follow after its end.
+    Buffer<R> dw(K * width, R(0)), db(width, R(0)), g((K - 1 + kWalkRows) * width, R(0)),
+        part(K * V), row(width);
+    // Rows before the sequence, the first K - 1, have gradients of their own; the last ones follow
+    // after its end.
     const auto finish = [&](int64_t t, auto value) {  // value(i, lanes): the gradient of position t
       if (t < 0 && !p.dinitial) return;
       const bool direct = t >= 0 && holds<R>(p.dx);
       R* to = direct ? row_at<R>(p.dx, s.b, t, s.at) : row.data();
       for (int64_t i = 0; i < s.n; i += V) put(to + i, value(i), span.lanes(i), direct && stream);
-      if (!direct) write_rows<R>(t < 0 ? p.dinitial : p.dx, s.b, t < 0 ? K - 1 + t : t, 1, s.at, s.n, s.n, to);
+      if (!direct)
+        write_rows<R>(t < 0 ? p.dinitial : p.dx, s.b, t < 0 ? K - 1 + t : t, 1, s.at, s.n, s.n, to);
     };
     for (int64_t t0 = 0; t0 < p.L; t0 += kWalkRows) {
       const int64_t T = std::min(kWalkRows, p.L - t0);
@@ -183,13 +201,15 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
         }
       });
       // Positions t0 - (K - 1) … t0 + T - (K - 1) have now been seen by all that look at them.
-      const auto emit = [&](int64_t from, int64_t to, int64_t seen) {  // in positions of the step; seen: computed
+      // in positions of the step; seen: computed
+      const auto emit = [&](int64_t from, int64_t to, int64_t seen) {
         for (int64_t t = from; t < to; ++t)
           finish(t0 + t, [&](int64_t i) {
             Vec<R> sum = {};
             for (int64_t o = 0; o < K && t + o < seen; ++o)
               if (t + o >= -(K - 1) && span.reach[K - 1 + t + o] >= o && t0 + t + o >= 0)
-                sum += load(&g[(K - 1 + t + o) * width + i]) * load(&span.weight[(K - 1 - o) * width + i]);
+                sum += load(&g[(K - 1 + t + o) * width + i]) *
+                       load(&span.weight[(K - 1 - o) * width + i]);
             return sum;
           });
       };
@@ -201,7 +221,8 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
     end_streaming();
     for (int64_t i = 0; i < s.n; ++i) {
       static_cast<R*>(p.dbias)[s.b * p.D + s.at + i] = db[i];
-      for (int64_t k = 0; k < K; ++k) static_cast<R*>(p.dweight)[(s.b * p.D + s.at + i) * K + k] = dw[k * width + i];
+      for (int64_t k = 0; k < K; ++k)
+        static_cast<R*>(p.dweight)[(s.b * p.D + s.at + i) * K + k] = dw[k * width + i];
     }
   });
 }

@@ -1,4 +1,5 @@
-// The causal convolution of memory whose time is dense, (B, D, L): lanes are positions, a channel's row at a time.
+// The causal convolution of memory whose time is dense, (B, D, L): lanes are positions, a channel's
+// row at a time.
 #pragma once
 #include <algorithm>
 
@@ -19,7 +20,8 @@ template <class F> inline void with_taps(int64_t taps, const F& run) {
 constexpr int64_t kConvSpan = 1024;  // positions of a row at a time: they stay in the first cache
 
 // Positions t0 … t0 + n of channel d, in the compute type.
-template <class R> inline void read_along(const Strided& x, int64_t b, int64_t d, int64_t t0, int64_t n, R* out) {
+template <class R>
+inline void read_along(const Strided& x, int64_t b, int64_t d, int64_t t0, int64_t n, R* out) {
   const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
   const char* p = x.ptr + size * (b * x.stride_b + d * x.stride_c + t0 * x.stride_l);
   const int64_t step = x.stride_l;
@@ -44,7 +46,8 @@ inline void write_along(const Strided& x, int64_t b, int64_t d, int64_t t0, int6
   const int64_t step = x.stride_l;
 #if defined(__AVX512F__)
   // Past the caches: reading the lines first, only to overwrite them, is a third of the traffic.
-  if (stream && step == 1 && size == int64_t(sizeof(R)) && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
+  if (stream && step == 1 && size == int64_t(sizeof(R)) &&
+      reinterpret_cast<uintptr_t>(p) % 64 == 0) {
     const int64_t whole = n / kLanes<R> * kLanes<R>;
     for (int64_t i = 0; i < whole; i += kLanes<R>)
       _mm512_stream_si512(reinterpret_cast<__m512i*>(p + size * i), _mm512_loadu_si512(in + i));
@@ -60,7 +63,9 @@ inline void write_along(const Strided& x, int64_t b, int64_t d, int64_t t0, int6
   switch (x.dtype) {
     case kFloat32: all(reinterpret_cast<float*>(p), [](R v) { return float(v); }); break;
     case kFloat64: all(reinterpret_cast<double*>(p), [](R v) { return double(v); }); break;
-    case kBFloat16: all(reinterpret_cast<uint16_t*>(p), [](R v) { return to_bf16(float(v)); }); break;
+    case kBFloat16:
+      all(reinterpret_cast<uint16_t*>(p), [](R v) { return to_bf16(float(v)); });
+      break;
     default: all(reinterpret_cast<uint16_t*>(p), [](R v) { return to_half(float(v)); });
   }
 }
@@ -70,7 +75,8 @@ template <class R> struct ConvRow {
   static constexpr int V = kLanes<R>;
   const CausalConv& p;
   const int64_t b, K, past;
-  std::vector<uint8_t> reach;  // of every position: so many before it may be looked at; empty without resets
+  // of every position: so many before it may be looked at; empty without resets
+  std::vector<uint8_t> reach;
   Buffer<R> x, y;              // a span with its past; a span; padded to whole vectors
   Buffer<R> weight;
   R bias = R(0);
@@ -94,7 +100,8 @@ template <class R> struct ConvRow {
   }
   // Makes x hold positions t0 - past … t0 + n.
   void span(int64_t t0, int64_t n) {
-    const int64_t before = std::min(past, t0);  // of them in this row; what is earlier is the initial state or zero
+    // of them in this row; what is earlier is the initial state or zero
+    const int64_t before = std::min(past, t0);
     for (int64_t i = 0; i < past - before; ++i) x[i] = R(0);
     if (p.initial && before < past) read_along<R>(p.initial, b, d, t0, past - before, x.data());
     read_along<R>(p.x, b, d, t0 - before, before + n, &x[past - before]);
@@ -160,15 +167,22 @@ template <class R> void causal_conv_forward_along(const CausalConv& p) {
   });
 }
 
-// dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): spans from the last to the first, so that what follows is known.
+// dx[t] = Σ_o g[t + o] w[K-1-o], g = dy silu'(pre): spans from the last to the first, so that what
+// follows is known.
 template <class R> struct ConvRowBackward : ConvRow<R> {
-  using ConvRow<R>::V, ConvRow<R>::p, ConvRow<R>::K, ConvRow<R>::past, ConvRow<R>::reach, ConvRow<R>::x;
+  using ConvRow<R>::V, ConvRow<R>::p, ConvRow<R>::K, ConvRow<R>::past, ConvRow<R>::reach,
+      ConvRow<R>::x;
   using ConvRow<R>::weight;
   Buffer<R> dy, g, dx, dw, part;  // a span; with what follows; a span; taps; taps by lanes
   R db = R(0);
 
   ConvRowBackward(const CausalConv& p, int64_t b)
-      : ConvRow<R>(p, b), dy(kConvSpan + V), g(kConvSpan + p.W + V), dx(kConvSpan + V), dw(p.W), part(p.W * V) {}
+      : ConvRow<R>(p, b),
+        dy(kConvSpan + V),
+        g(kConvSpan + p.W + V),
+        dx(kConvSpan + V),
+        dw(p.W),
+        part(p.W * V) {}
   void channel(int64_t at) {
     ConvRow<R>::channel(at);
     std::fill(dw.begin(), dw.end(), R(0)), std::fill(g.begin(), g.end(), R(0));
@@ -193,7 +207,8 @@ template <class R> struct ConvRowBackward : ConvRow<R> {
       store_lanes(&g[i], v, int(std::min<int64_t>(V, n - i)));
       db_part += v;
       if (KS > 0 && plain) {
-        // The same lanes of x were not read where dy ends, and are finite or not: what they give is not kept.
+        // The same lanes of x were not read where dy ends, and are finite or not: what they give is
+        // not kept.
 #pragma GCC unroll 4
         for (int k = 0; k < KS; ++k) dw_part[k] += v * seen(i + k, n - i);
       } else {
@@ -263,7 +278,8 @@ template <class R> void causal_conv_backward_along(const CausalConv& p) {
       for (int64_t o = 0; o < row.past; ++o) row.g[n + o] = row.g[o];  // of the span that follows
       with_taps(p.W, [&](auto taps) {
         row.template activations<decltype(taps)::value>(t0, n);
-        for (int64_t i = 0; i < n; i += V) store(&row.dx[i], row.template input<decltype(taps)::value>(i, t0 + i));
+        for (int64_t i = 0; i < n; i += V)
+          store(&row.dx[i], row.template input<decltype(taps)::value>(i, t0 + i));
       });
       write_along<R>(p.dx, row.b, row.d, t0, n, row.dx.data(), stream);
     }

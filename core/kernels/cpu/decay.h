@@ -1,6 +1,7 @@
-// Decays between the positions of a chunk, for chunked linear attentions: exp of sums of log-decays times scores, and
-// their gradients. Lanes are the earlier positions s; sums grow position by position in double precision, so that none is
-// ever a difference, and -inf (a reset) needs no care. Equations in core/ops/_chunk_walk.py.
+// Decays between the positions of a chunk, for chunked linear attentions: exp of sums of log-decays
+// times scores, and their gradients. Lanes are the earlier positions s; sums grow position by
+// position in double precision, so that none is ever a difference, and -inf (a reset) needs no
+// care. Equations in core/ops/_chunk_walk.py.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,8 @@ template <class R> inline Vec<R> less_unit(const double* exponent, double unit) 
   R lane[V];
   for (int l = 0; l < V; ++l) lane[l] = R(exponent[l] - unit);
   Vec<R> x = load(lane);
-  const Vec<R> floor = splat(R(-1000));  // whose exponential is zero, and for which -inf would need care
+  // whose exponential is zero, and for which -inf would need care
+  const Vec<R> floor = splat(R(-1000));
   return x < floor ? floor : x;          // NaN compares false and passes through
 }
 
@@ -26,8 +28,10 @@ template <class R> struct DecayRow {
   const int64_t T;
   Buffer<double> exponent;  // of every position s, at the row's position; -inf behind it
   Buffer<R> out, scores;
-  explicit DecayRow(int64_t T) : T(T), exponent(padded_row(T), -INFINITY), out(padded_row(T)), scores(padded_row(T)) {}
-  // Moves on to row t and writes exp(exponent - unit) (times scores) to its T values; returns their sum.
+  explicit DecayRow(int64_t T)
+      : T(T), exponent(padded_row(T), -INFINITY), out(padded_row(T)), scores(padded_row(T)) {}
+  // Moves on to row t and writes exp(exponent - unit) (times scores) to its T values; returns their
+  // sum.
   R write(int64_t t, double unit, const R* scores_in, R* to) {
     const bool whole = T % V == 0;
     Vec<R> sum = {};
@@ -55,9 +59,11 @@ template <class R> void decay_weights_as(const ChunkDecay& p) {
     const R* g = static_cast<const R*>(p.g) + n * T;
     const R* i = p.i ? static_cast<const R*>(p.i) + n * T : nullptr;
     const R* scores = p.scores ? static_cast<const R*>(p.scores) + n / p.shared * T * T : nullptr;
-    R *weights = static_cast<R*>(p.weights) + n * T * T, *through = static_cast<R*>(p.through) + n * T;
+    R *weights = static_cast<R*>(p.weights) + n * T * T,
+      *through = static_cast<R*>(p.through) + n * T;
     DecayRow<R> row(T);
-    // The exponents of the state that enters, and the largest of all: the unit that the row is counted in.
+    // The exponents of the state that enters, and the largest of all: the unit that the row is
+    // counted in.
     double state = p.first ? double(static_cast<const R*>(p.first)[n]) : 0, unit = 0, top = state;
     int32_t winner = -1;
     for (int64_t t = 0; t < T; ++t) {
@@ -90,12 +96,15 @@ template <class R> void decay_slopes_as(const ChunkDecay& p) {
   const int64_t T = p.T;
   parallel(p.N, p.threads, [&](int64_t n) {
     const R* scores = static_cast<const R*>(p.scores) + n / p.shared * T * T;
-    R *weights = static_cast<R*>(p.weights) + n * T * T, *slopes = static_cast<R*>(p.slopes) + n * T * T;
-    const R *entering = static_cast<const R*>(p.entering) + n * T, *leaving = static_cast<const R*>(p.leaving) + n * T;
+    R *weights = static_cast<R*>(p.weights) + n * T * T,
+      *slopes = static_cast<R*>(p.slopes) + n * T * T;
+    const R *entering = static_cast<const R*>(p.entering) + n * T,
+            *leaving = static_cast<const R*>(p.leaving) + n * T;
     const R* extra = p.sums ? static_cast<const R*>(p.sums) + n * T : nullptr;
     R* dg = static_cast<R*>(p.dg) + n * T;
     R* di = p.i ? static_cast<R*>(p.di) + n * T : nullptr;
-    // What the exponents of the positions got from this row and the later ones; and that of the state.
+    // What the exponents of the positions got from this row and the later ones; and that of the
+    // state.
     Buffer<R> column(padded_row(T), R(0));
     std::copy(leaving, leaving + T, column.data());
     R state = static_cast<const R*>(p.whole)[n];

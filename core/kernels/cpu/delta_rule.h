@@ -1,9 +1,10 @@
-// The delta rule and linear attention with a decay per head or per key channel, chunk by chunk: everything of a chunk and
-// a head stays in the caches. With S₀ the state that enters, F and Q' keys and queries decayed from the chunk's start and K'
-// keys decayed to its end, A and P the scores of keys and of queries, β diagonal:
+// The delta rule and linear attention with a decay per head or per key channel, chunk by chunk:
+// everything of a chunk and a head stays in the caches. With S₀ the state that enters, F and Q'
+// keys and queries decayed from the chunk's start and K' keys decayed to its end, A and P the
+// scores of keys and of queries, β diagonal:
 //   (I + A β) E = V - F S₀,  U = β E,  O = Q' S₀ + P U,  S₁ = D S₀ + K'ᵀ U.
-// The backward walks over segments of kDeltaMark chunks from the state saved before each, last segment first: forward
-// again, keeping what every chunk solved, then back through its chunks:
+// The backward walks over segments of kDeltaMark chunks from the state saved before each, last
+// segment first: forward again, keeping what every chunk solved, then back through its chunks:
 //   dU = Pᵀ dO + K' dS₁,  (I + Aᵀ β) W/β = dU,  dV = W,  dβ = W/β · E,  dA = -W Uᵀ,  dP = dO Uᵀ,
 //   dS₀ = D dS₁ + Q'ᵀ dO - Fᵀ W.
 // Without β it is linear attention: U is V and W is dU.
@@ -18,11 +19,23 @@ template <class R> struct DeltaWalk {
   const int64_t T, K, V, KP, VP, h, b;
   Buffer<R> u, y, block;
   DeltaWalk(const DeltaRule& p, int64_t unit)
-      : p(p), chunk(p, unit / p.H, unit % p.H), T(p.T), K(p.K), V(p.V), KP(chunk.KP), VP(chunk.VP), h(chunk.h),
-        b(chunk.b), u(T * VP), y(T * VP), block(kTile * kTile) {}
+      : p(p),
+        chunk(p, unit / p.H, unit % p.H),
+        T(p.T),
+        K(p.K),
+        V(p.V),
+        KP(chunk.KP),
+        VP(chunk.VP),
+        h(chunk.h),
+        b(chunk.b),
+        u(T * VP),
+        y(T * VP),
+        block(kTile * kTile) {}
 
   int64_t rows() const { return chunk.rows; }
-  const R* state_of(const void* all) const { return static_cast<const R*>(all) + (b * p.H + h) * K * V; }
+  const R* state_of(const void* all) const {
+    return static_cast<const R*>(all) + (b * p.H + h) * K * V;
+  }
   void load_state(const R* from, R* S) const {
     for (int64_t i = 0; i < K; ++i) std::copy(from + i * V, from + (i + 1) * V, S + i * VP);
   }
@@ -30,7 +43,8 @@ template <class R> struct DeltaWalk {
     for (int64_t i = 0; i < K; ++i) std::copy(S + i * VP, S + i * VP + V, to + i * V);
   }
   void decay_state(R* S) const {
-    for (int64_t i = 0; i < K; ++i) scale_row(chunk.total[chunk.by_channel ? i : 0], S + i * VP, S + i * VP, VP);
+    for (int64_t i = 0; i < K; ++i)
+      scale_row(chunk.total[chunk.by_channel ? i : 0], S + i * VP, S + i * VP, VP);
   }
   R* mark(int64_t segment) const {
     const int64_t chunks = (p.L + T - 1) / T, count = (chunks + kDeltaMark - 1) / kDeltaMark;
@@ -54,11 +68,13 @@ template <class R> struct DeltaWalk {
     product(rows(), VP, K, {chunk.meeting.data(), KP, 1}, S, VP, E, VP, Into::kSubtract);
     for (int64_t first = 0; first < rows(); first += kTile) {
       R* x = E + first * VP;
-      if (first) product(kTile, VP, first, {A + first * T, T, 1}, u.data(), VP, x, VP, Into::kSubtract);
+      if (first)
+        product(kTile, VP, first, {A + first * T, T, 1}, u.data(), VP, x, VP, Into::kSubtract);
       for (int64_t i = 0; i < kTile; ++i)
         multiply_row(A + (first + i) * T + first, &chunk.beta[first], &block[i * kTile], kTile);
       solve_block(block.data(), x, VP, VP);
-      for (int64_t i = 0; i < kTile; ++i) scale_row(chunk.beta[first + i], x + i * VP, &u[(first + i) * VP], VP);
+      for (int64_t i = 0; i < kTile; ++i)
+        scale_row(chunk.beta[first + i], x + i * VP, &u[(first + i) * VP], VP);
     }
   }
   // The state after the chunk, of U.
@@ -75,7 +91,8 @@ template <class R> struct DeltaWalk {
       solve(c, S.data(), A.data(), P.data(), E.data());
       product(rows(), VP, K, {chunk.reading.data(), KP, 1}, S.data(), VP, y.data(), VP, Into::kSet);
       for (int64_t first = 0; first < rows(); first += kTile)
-        product(kTile, VP, first + kTile, {&P[first * T], T, 1}, u.data(), VP, &y[first * VP], VP, Into::kAdd);
+        product(kTile, VP, first + kTile, {&P[first * T], T, 1}, u.data(), VP, &y[first * VP], VP,
+                Into::kAdd);
       write_tile(p.y, b, chunk.t0, chunk.n, h * V, V, VP, y.data());
       advance(S.data());
     }
@@ -84,18 +101,22 @@ template <class R> struct DeltaWalk {
 };
 
 template <class R> struct DeltaBack : DeltaWalk<R> {
-  using DeltaWalk<R>::p, DeltaWalk<R>::chunk, DeltaWalk<R>::T, DeltaWalk<R>::K, DeltaWalk<R>::V, DeltaWalk<R>::KP;
-  using DeltaWalk<R>::VP, DeltaWalk<R>::h, DeltaWalk<R>::b, DeltaWalk<R>::u, DeltaWalk<R>::block, DeltaWalk<R>::rows;
+  using DeltaWalk<R>::p, DeltaWalk<R>::chunk, DeltaWalk<R>::T, DeltaWalk<R>::K, DeltaWalk<R>::V,
+      DeltaWalk<R>::KP;
+  using DeltaWalk<R>::VP, DeltaWalk<R>::h, DeltaWalk<R>::b, DeltaWalk<R>::u, DeltaWalk<R>::block,
+      DeltaWalk<R>::rows;
   struct Kept {
     Buffer<R> S, A, P, E;
   };
   std::vector<Kept> kept;
   Buffer<R> dS, dy, w, turned, dA, dP, dq, dk, dg, dbeta, one, dstart, dend, dtotal;
   DeltaBack(const DeltaRule& p, int64_t unit) : DeltaWalk<R>(p, unit), kept(kDeltaMark) {
-    for (Kept& x : kept) x.S.resize(KP * VP), x.A.resize(T * T), x.P.resize(T * T), x.E.resize(T * VP);
+    for (Kept& x : kept)
+      x.S.resize(KP * VP), x.A.resize(T * T), x.P.resize(T * T), x.E.resize(T * VP);
     for (Buffer<R>* x : {&dy, &w}) x->resize(T * VP);
     for (Buffer<R>* x : {&dq, &dk, &dg, &one, &dstart, &dend}) x->resize(T * KP);
-    dS.resize(KP * VP), turned.resize(VP * std::max(KP, T)), dA.resize(T * T), dP.resize(T * T), dbeta.resize(T);
+    dS.resize(KP * VP), turned.resize(VP * std::max(KP, T)), dA.resize(T * T), dP.resize(T * T),
+        dbeta.resize(T);
     dtotal.resize(KP);
   }
 
@@ -126,7 +147,8 @@ template <class R> struct DeltaBack : DeltaWalk<R> {
       product(kTile, VP, rows() - first, {&x.P[at], 1, T}, &dy[first * VP], VP, to, VP, Into::kAdd);
       if (!p.beta) continue;
       if (later < rows())
-        product(kTile, VP, rows() - later, {&x.A[at + kTile * T], 1, T}, &w[later * VP], VP, to, VP, Into::kSubtract);
+        product(kTile, VP, rows() - later, {&x.A[at + kTile * T], 1, T}, &w[later * VP], VP, to, VP,
+                Into::kSubtract);
       for (int64_t i = 0; i < kTile; ++i)
         scale_row(chunk.beta[first + i], &x.A[at + i * T], &block[i * kTile], kTile);
       solve_block_transposed(block.data(), to, VP, VP);
@@ -151,11 +173,13 @@ template <class R> struct DeltaBack : DeltaWalk<R> {
     transpose(rows(), VP, u.data(), VP, turned.data(), T);
     for (int64_t first = 0; first < rows(); first += kTile) {
       const int64_t columns = first + kTile;
-      product(kTile, columns, V, {&dy[first * VP], VP, 1}, turned.data(), T, &dP[first * T], T, Into::kSet);
+      product(kTile, columns, V, {&dy[first * VP], VP, 1}, turned.data(), T, &dP[first * T], T,
+              Into::kSet);
       clear(&dP[first * T], first, 1);
       if (!p.beta) continue;
       std::fill(&dA[first * T], &dA[first * T] + kTile * T, R(0));
-      product(kTile, columns, V, {&w[first * VP], VP, 1}, turned.data(), T, &dA[first * T], T, Into::kSubtract);
+      product(kTile, columns, V, {&w[first * VP], VP, 1}, turned.data(), T, &dA[first * T], T,
+              Into::kSubtract);
       clear(&dA[first * T], first, 0);
     }
     // What enters and what leaves.
@@ -175,16 +199,19 @@ template <class R> struct DeltaBack : DeltaWalk<R> {
     add_row(one.data(), dk.data(), rows() * KP);
     for (int64_t i = 0; i < K; ++i)
       dtotal[i] = chunk.total[chunk.by_channel ? i : 0] * dot_rows(&x.S[i * VP], &dS[i * VP], VP);
-    chunk.slopes(x.A.data(), x.P.data(), dA.data(), dP.data(), dstart.data(), dend.data(), dtotal.data(), dq.data(),
-                 dk.data(), dg.data());
+    chunk.slopes(x.A.data(), x.P.data(), dA.data(), dP.data(), dstart.data(), dend.data(),
+                 dtotal.data(), dq.data(), dk.data(), dg.data());
     this->decay_state(dS.data());
     product(K, VP, rows(), {chunk.reading.data(), 1, KP}, dy.data(), VP, dS.data(), VP, Into::kAdd);
-    if (p.beta) product(K, VP, rows(), {chunk.meeting.data(), 1, KP}, w.data(), VP, dS.data(), VP, Into::kSubtract);
+    if (p.beta)
+      product(K, VP, rows(), {chunk.meeting.data(), 1, KP}, w.data(), VP, dS.data(), VP,
+              Into::kSubtract);
     write();
   }
   // Makes the part of a block of rows zero that lies above the diagonal, from `offset` behind it.
   void clear(R* x, int64_t first, int64_t offset) const {
-    for (int64_t i = 0; i < kTile; ++i) std::fill(x + i * T + first + std::min(i + offset, kTile), x + i * T + first + kTile, R(0));
+    for (int64_t i = 0; i < kTile; ++i)
+      std::fill(x + i * T + first + std::min(i + offset, kTile), x + i * T + first + kTile, R(0));
   }
   // to = from times the decays; and adds the gradient of their exponents.
   void decayed(const R* from, R* to, const R* x, const Buffer<R>& decay, R* slope) const {

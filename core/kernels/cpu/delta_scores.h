@@ -1,7 +1,8 @@
-// The decays of a chunk and its scores Σ_c x_ic k_jc exp(g_{j+1,c} + … + g_ic) for x = k (j < i) and x = q (j <= i), with
-// their gradients; a decay per head or per key channel. Decays are products over real spans: nothing is divided by one,
-// and one of zero (a reset) needs no care. Per channel they are measured from the first position of a block of kTile,
-// where rows of later blocks meet keys of earlier ones; inside a block key after key is taken along.
+// The decays of a chunk and its scores Σ_c x_ic k_jc exp(g_{j+1,c} + … + g_ic) for x = k (j < i)
+// and x = q (j <= i), with their gradients; a decay per head or per key channel. Decays are
+// products over real spans: nothing is divided by one, and one of zero (a reset) needs no care. Per
+// channel they are measured from the first position of a block of kTile, where rows of later blocks
+// meet keys of earlier ones; inside a block key after key is taken along.
 #pragma once
 #include <cmath>
 
@@ -13,7 +14,8 @@ template <class R> inline R decay_of(R g) { return R(std::exp(double(g))); }
 template <class R> inline void decays_of(R* g, int64_t n) {
   for (int64_t c = 0; c < n; c += kLanes<R>) {
     Vec<R> x = load(g + c);
-    const Vec<R> floor = splat(R(-1000));  // whose exponential is zero, and for which -inf would need care
+    // whose exponential is zero, and for which -inf would need care
+    const Vec<R> floor = splat(R(-1000));
     store(g + c, vexp<R>(x < floor ? floor : x));
   }
 }
@@ -26,13 +28,23 @@ template <class R> struct DeltaChunk {
   Buffer<R> q, k, kt;                     // (T, KP) twice, (KP, T)
   Buffer<R> beta, a, total;               // (T,); (T,) or (T, KP); (1,) or (KP,): over the chunk
   Buffer<R> through, behind;              // as a: from the chunk's start, to its end
-  Buffer<R> reading, meeting, leaving;    // q and k decayed from the chunk's start, k decayed to its end (T, KP)
-  Buffer<R> q_block, k_block, to_block;   // per channel: q and k decayed from the block's start, decays to its end
+  // q and k decayed from the chunk's start, k decayed to its end (T, KP)
+  Buffer<R> reading, meeting, leaving;
+  // per channel: q and k decayed from the block's start, decays to its end
+  Buffer<R> q_block, k_block, to_block;
   Buffer<R> whole;                        // per channel: decays over blocks (T / kTile, KP)
   Buffer<R> key, dkey, spare;             // (KP, T) or (T, KP), a row of T
 
   DeltaChunk(const DeltaRule& p, int64_t b, int64_t h)
-      : p(p), T(p.T), K(p.K), V(p.V), KP(padded(p.K)), VP(padded(p.V)), by_channel(p.decay == 2), b(b), h(h) {
+      : p(p),
+        T(p.T),
+        K(p.K),
+        V(p.V),
+        KP(padded(p.K)),
+        VP(padded(p.V)),
+        by_channel(p.decay == 2),
+        b(b),
+        h(h) {
     for (Buffer<R>* x : {&q, &k, &kt, &reading, &meeting, &leaving}) x->resize(T * KP);
     beta.resize(T), spare.resize(std::max(T, KP));
     for (Buffer<R>* x : {&a, &through, &behind}) x->resize(by_channel ? T * KP : T);
@@ -95,7 +107,8 @@ template <class R> struct DeltaChunk {
         multiply_row(&q[at], &through[at], &reading[at], KP);
         multiply_row(&k[at], &through[at], &meeting[at], KP);
       }
-      std::copy(&through[(first + kTile - 1) * KP], &through[(first + kTile - 1) * KP] + KP, total.begin());
+      std::copy(&through[(first + kTile - 1) * KP], &through[(first + kTile - 1) * KP] + KP,
+                total.begin());
     }
     Buffer<R> later(KP, R(1));
     for (int64_t first = rows - kTile; first >= 0; first -= kTile) {
@@ -111,7 +124,8 @@ template <class R> struct DeltaChunk {
     }
   }
 
-  // Writes the scores of keys A and of queries P (T, T), zero above the diagonal of every block on it; A only if asked.
+  // Writes the scores of keys A and of queries P (T, T), zero above the diagonal of every block on
+  // it; A only if asked.
   void scores(R* A, R* P) {
     by_channel ? channel_scores(A, P) : head_scores(A, P);
   }
@@ -120,8 +134,11 @@ template <class R> struct DeltaChunk {
     R* decay = spare.data();
     for (int64_t first = 0; first < rows; first += kTile) {
       const int64_t columns = first + kTile;
-      if (p.beta) product(kTile, columns, K, {&k[first * KP], KP, 1}, kt.data(), T, A + first * T, T, Into::kSet);
-      product(kTile, columns, K, {&q[first * KP], KP, 1}, kt.data(), T, P + first * T, T, Into::kSet);
+      if (p.beta)
+        product(kTile, columns, K, {&k[first * KP], KP, 1}, kt.data(), T, A + first * T, T,
+                Into::kSet);
+      product(kTile, columns, K, {&q[first * KP], KP, 1}, kt.data(), T, P + first * T, T,
+              Into::kSet);
       for (int64_t i = first; i < columns; ++i) {
         if (i == first) std::fill(decay + first, decay + columns, R(0));
         if (i > 0) scale_row(a[i], decay, decay, columns);
@@ -140,13 +157,17 @@ template <class R> struct DeltaChunk {
     for (int64_t first = 0; first < rows; first += kTile) {
       if (first) {
         const R* over = &whole[(first / kTile - 1) * KP];
-        for (int64_t j = first - kTile; j < first; ++j) multiply_row(&k[j * KP], &to_block[j * KP], &dkey[j * KP], KP);
+        for (int64_t j = first - kTile; j < first; ++j)
+          multiply_row(&k[j * KP], &to_block[j * KP], &dkey[j * KP], KP);
         transpose(kTile, KP, &dkey[(first - kTile) * KP], KP, w + first - kTile, T);
         for (int64_t c = 0; c < K; ++c) scale_row(over[c], w + c * T, w + c * T, first - kTile);
-        if (p.beta) product(kTile, first, K, {&k_block[first * KP], KP, 1}, w, T, A + first * T, T, Into::kSet);
+        if (p.beta)
+          product(kTile, first, K, {&k_block[first * KP], KP, 1}, w, T, A + first * T, T,
+                  Into::kSet);
         product(kTile, first, K, {&q_block[first * KP], KP, 1}, w, T, P + first * T, T, Into::kSet);
       }
-      for (int64_t c = 0; c < K; ++c) std::copy(&kt[c * T + first], &kt[c * T + first] + kTile, w + c * T + first);
+      for (int64_t c = 0; c < K; ++c)
+        std::copy(&kt[c * T + first], &kt[c * T + first] + kTile, w + c * T + first);
       for (int64_t j = 0; j < kTile; j += V)  // V keys of the block, from row to row
         for (int64_t i = 0; i < kTile; ++i) {
           const int64_t row = (first + i) * KP;
@@ -169,15 +190,18 @@ template <class R> struct DeltaChunk {
     }
   }
 
-  // Adds the gradients of q and k (T, KP), and writes that of g: from those of the scores, dA and dP, which become those
-  // of the products without decays; from that of the exponents of what enters, dstart (T, KP), of what leaves, dend
-  // (T, KP), and of the state's decay over the chunk, dtotal (KP,). A and P are overwritten.
-  void slopes(R* A, R* P, R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq, R* dk, R* dg) {
+  // Adds the gradients of q and k (T, KP), and writes that of g: from those of the scores, dA and
+  // dP, which become those of the products without decays; from that of the exponents of what
+  // enters, dstart (T, KP), of what leaves, dend (T, KP), and of the state's decay over the chunk,
+  // dtotal (KP,). A and P are overwritten.
+  void slopes(R* A, R* P, R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq,
+              R* dk, R* dg) {
     by_channel ? channel_slopes(dA, dP, dstart, dend, dtotal, dq, dk, dg)
                : head_slopes(A, P, dA, dP, dstart, dend, dtotal, dq, dk, dg);
   }
 
-  void head_slopes(R* A, R* P, R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq, R* dk, R* dg) {
+  void head_slopes(R* A, R* P, R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq,
+                   R* dk, R* dg) {
     R* decay = spare.data();
     for (int64_t first = 0; first < rows; first += kTile) {
       const int64_t columns = first + kTile;
@@ -191,17 +215,23 @@ template <class R> struct DeltaChunk {
         multiply_row(decay, dP + i * T, dP + i * T, columns);
         P[i * T + i] = R(0);
       }
-      product(kTile, KP, columns, {dP + first * T, T, 1}, k.data(), KP, dq + first * KP, KP, Into::kAdd);
-      if (p.beta) product(kTile, KP, columns, {dA + first * T, T, 1}, k.data(), KP, dk + first * KP, KP, Into::kAdd);
+      product(kTile, KP, columns, {dP + first * T, T, 1}, k.data(), KP, dq + first * KP, KP,
+              Into::kAdd);
+      if (p.beta)
+        product(kTile, KP, columns, {dA + first * T, T, 1}, k.data(), KP, dk + first * KP, KP,
+                Into::kAdd);
     }
     for (int64_t first = 0; first < rows; first += kTile) {
       const int64_t at = first * T + first;
-      product(kTile, KP, rows - first, {dP + at, 1, T}, &q[first * KP], KP, dk + first * KP, KP, Into::kAdd);
+      product(kTile, KP, rows - first, {dP + at, 1, T}, &q[first * KP], KP, dk + first * KP, KP,
+              Into::kAdd);
       if (p.beta)
-        product(kTile, KP, rows - first, {dA + at, 1, T}, &k[first * KP], KP, dk + first * KP, KP, Into::kAdd);
+        product(kTile, KP, rows - first, {dA + at, 1, T}, &k[first * KP], KP, dk + first * KP, KP,
+                Into::kAdd);
     }
     if (!p.g) return;
-    // What the exponents of the positions got from this row and the later ones; and those of the state.
+    // What the exponents of the positions got from this row and the later ones; and those of the
+    // state.
     R* column = spare.data();
     const Buffer<R> ones(KP, R(1));
     for (int64_t i = 0; i < rows; ++i) column[i] = dot_rows(dend + i * KP, ones.data(), KP);
@@ -221,8 +251,10 @@ template <class R> struct DeltaChunk {
     }
   }
 
-  void channel_slopes(R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq, R* dk, R* dg) {
-    R *w = key.data(), *dw = dkey.data();  // keys of earlier blocks, decayed up to this one, and their gradients: (T, KP)
+  void channel_slopes(R* dA, R* dP, const R* dstart, const R* dend, const R* dtotal, R* dq, R* dk,
+                      R* dg) {
+    // keys of earlier blocks, decayed up to this one, and their gradients: (T, KP)
+    R *w = key.data(), *dw = dkey.data();
     Buffer<R> dq_own(kTile * KP), dk_own(kTile * KP), factor(KP), sum(KP);
     // What enters counts for all positions up to its own; what leaves for those behind.
     std::copy(dtotal, dtotal + KP, sum.begin());
@@ -253,7 +285,8 @@ template <class R> struct DeltaChunk {
         product(first, KP, kTile, {dA + at, 1, T}, &k_block[first * KP], KP, dw, KP, Into::kAdd);
       }
       std::fill(factor.begin(), factor.end(), R(1));
-      for (int64_t i = 0; i < kTile; ++i) {  // from here on dq_own holds the gradient of the exponents
+      // from here on dq_own holds the gradient of the exponents
+      for (int64_t i = 0; i < kTile; ++i) {
         const int64_t row = (first + i) * KP;
         multiply_row(&a[row], factor.data(), factor.data(), KP);
         add_products(factor.data(), &dq_own[i * KP], dq + row, KP);

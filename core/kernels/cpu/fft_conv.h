@@ -11,11 +11,13 @@
 
 namespace LONGSEQ_ISA {
 
-// Working memory of one thread, kept over all groups of a call and never cleared: a fresh page costs as much as
-// transforming it. Large ones ask for large pages, because a transform strides through them.
+// Working memory of one thread, kept over all groups of a call and never cleared: a fresh page
+// costs as much as transforming it. Large ones ask for large pages, because a transform strides
+// through them.
 template <class R> class FieldMemory {
  public:
-  FieldMemory(int64_t fields, int64_t values) : values_(values), size_(size_t(fields * values) * sizeof(R)) {
+  FieldMemory(int64_t fields, int64_t values)
+      : values_(values), size_(size_t(fields * values) * sizeof(R)) {
     memory_ = static_cast<R*>(::operator new(size_, std::align_val_t(kAlign)));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (size_ >= kAlign) madvise(memory_, size_, MADV_HUGEPAGE);
@@ -42,11 +44,13 @@ template <class R> class FieldMover {
   const bool stream;
 
   // Rows t0 … of x become values [place, place + count) of `size`; zeros before and behind.
-  void read(const Tensor3& x, int64_t b, int64_t t0, int64_t count, R* rows, int64_t place, int64_t size) const {
+  void read(const Tensor3& x, int64_t b, int64_t t0, int64_t count, R* rows, int64_t place,
+            int64_t size) const {
     std::fill(rows, rows + place * V, R(0));
     for (int64_t done = 0; done < count; done += kTile) {
       ask(x, b, t0 + done + kTile, std::min(kTile, count - done - kTile));
-      read_rows<R>(x, b, t0 + done, std::min(kTile, count - done), at, n, V, rows + (place + done) * V);
+      read_rows<R>(x, b, t0 + done, std::min(kTile, count - done), at, n, V,
+                   rows + (place + done) * V);
     }
     std::fill(rows + (place + count) * V, rows + size * V, R(0));
   }
@@ -70,7 +74,8 @@ template <class R> class FieldMover {
     }
     std::fill(rows + p.count * V, rows + size * V, R(0));
     if (skip)
-      for (int64_t i = 0; i < n; ++i) rows[i] += skip[at + i];  // a direct connection is one more weight at lag 0
+      // a direct connection is one more weight at lag 0
+      for (int64_t i = 0; i < n; ++i) rows[i] += skip[at + i];
   }
   void write_taps(const LongTaps& p, const R* rows) const {
     R* dk = static_cast<R*>(p.gradient);
@@ -87,7 +92,10 @@ template <class R> class FieldMover {
     }
   }
   const char* address(const Tensor3& x, int64_t b, int64_t t) const {
-    return x.ptr + (x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2) * (b * x.stride_b + t * x.stride_l + at);
+    return x.ptr + (x.dtype == kFloat64   ? 8
+                    : x.dtype == kFloat32 ? 4
+                                          : 2) *
+                       (b * x.stride_b + t * x.stride_l + at);
   }
   // Rows lie too far apart for the hardware to guess the next.
   void ask(const Tensor3& x, int64_t b, int64_t t0, int64_t count) const {
@@ -97,7 +105,8 @@ template <class R> class FieldMover {
   }
 };
 
-// Products of parts of spectra: a ← a · b; and for the backward, dk (+)= g · conj x, x ← x · k, g ← g · conj k.
+// Products of parts of spectra: a ← a · b; and for the backward, dk (+)= g · conj x, x ← x · k, g ←
+// g · conj k.
 template <class R> inline void multiply(R* a, const R* b, int64_t N) {
   constexpr int V = kLanes<R>;
   for (int64_t i = 0; i < N; ++i, a += 2 * V, b += 2 * V) {
@@ -107,10 +116,12 @@ template <class R> inline void multiply(R* a, const R* b, int64_t N) {
   }
 }
 // dk may be k itself. Without `forward`, x is left as it was.
-template <class R, bool forward> inline void correlate(R* dk, R* g, R* x, const R* k, int64_t N, bool first) {
+template <class R, bool forward>
+inline void correlate(R* dk, R* g, R* x, const R* k, int64_t N, bool first) {
   constexpr int V = kLanes<R>;
   for (int64_t i = 0; i < N; ++i, dk += 2 * V, g += 2 * V, x += 2 * V, k += 2 * V) {
-    const Vec<R> a = load(g), b = load(g + V), u = load(x), v = load(x + V), s = load(k), t = load(k + V);
+    const Vec<R> a = load(g), b = load(g + V), u = load(x), v = load(x + V), s = load(k),
+                 t = load(k + V);
     const Vec<R> re = a * u + b * v, im = b * u - a * v;
     store(g, a * s + b * t);
     store(g + V, b * s - a * t);
@@ -123,9 +134,11 @@ template <class R, bool forward> inline void correlate(R* dk, R* g, R* x, const 
   }
 }
 
-// Runs run(transform, mover, memory) for every vector of channels, with working memory for so many points of two vectors.
+// Runs run(transform, mover, memory) for every vector of channels, with working memory for so many
+// points of two vectors.
 template <class R, class F>
-inline void channel_groups(int64_t D, int64_t N, int64_t fields, int threads, bool stream, const F& run) {
+inline void channel_groups(int64_t D, int64_t N, int64_t fields, int threads, bool stream,
+                           const F& run) {
   constexpr int V = kLanes<R>;
   const Negacyclic<R> transform(N);
   const int64_t groups = (D + V - 1) / V;
@@ -144,7 +157,8 @@ template <class R> void long_conv_forward_as(const LongConv& p) {
   const R scale = R(1) / R(p.N);
   const int64_t begin = p.T - p.L, reach = std::min(p.kernel.count, p.T) - 1;
   const bool stream = worth_streaming<R>(p.B * p.T * p.D);
-  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover,
+                       const FieldMemory<R>& f) {
     R *k = f[0], *x = f[1], *rows = f[2];
     const bool small = p.kernel.count <= p.N;
     mover.read_taps(p.kernel, rows, small ? p.N : 2 * p.N);
@@ -152,7 +166,8 @@ template <class R> void long_conv_forward_as(const LongConv& p) {
     bool first = true;
     for (int64_t b = 0; b < p.B; ++b)
       for (int64_t at = begin; at < p.T; at += p.hop) {
-        // Inputs from `low` on; what wraps round falls on places before `at`, which are thrown away.
+        // Inputs from `low` on; what wraps round falls on places before `at`, which are thrown
+        // away.
         const int64_t low = std::max<int64_t>(0, at - reach), end = std::min(at + p.hop, p.T);
         const bool half = end - low <= p.N;
         mover.read(p.x, b, low, end - low, rows, 0, half ? p.N : 2 * p.N);
@@ -175,7 +190,8 @@ template <class R> void long_conv_backward_as(const LongConv& p) {
   const R scale = R(1) / R(p.N);
   const int64_t begin = p.T - p.L, reach = std::min(p.kernel.count, p.T) - 1;
   const bool stream = worth_streaming<R>(p.B * p.T * p.D), once = p.B == 1 && p.hop >= p.T;
-  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover,
+                       const FieldMemory<R>& f) {
     R *k = f[0], *x = f[1], *dy = f[2], *rows = f[3], *dk = once ? k : f[4];
     const bool small = p.kernel.count <= p.N;
     mover.read_taps(p.kernel, rows, small ? p.N : 2 * p.N);
@@ -184,7 +200,8 @@ template <class R> void long_conv_backward_as(const LongConv& p) {
     for (int64_t b = 0; b < p.B; ++b)
       for (int64_t at = 0; at < p.T; at += p.hop) {
         // The inputs of this frame and every output that they reach; both are placed from `at` on.
-        const int64_t end = std::min(at + p.hop, p.T), from = std::max(at, begin), to = std::min(end + reach, p.T);
+        const int64_t end = std::min(at + p.hop, p.T), from = std::max(at, begin),
+                      to = std::min(end + reach, p.T);
         const int64_t count = std::max<int64_t>(0, to - from), place = std::min(from - at, 2 * p.N);
         const bool few = end - at <= p.N, half = place + count <= p.N;
         mover.read(p.x, b, at, end - at, rows, 0, few ? p.N : 2 * p.N);

@@ -1,21 +1,25 @@
-// Hyena's operator in one pass each way: short convolutions and both gates where the long convolution reads and writes.
+// Hyena's operator in one pass each way: short convolutions and both gates where the long
+// convolution reads and writes.
 #pragma once
 #include "fft_conv.h"
 
 namespace LONGSEQ_ISA {
 
-// One of the three parts of the input, a vector of channels wide, through its short convolution of K taps (K = W, or any
-// number for W = 0); tile after tile, forwards, and backwards with a delay of K - 1 positions.
+// One of the three parts of the input, a vector of channels wide, through its short convolution of
+// K taps (K = W, or any number for W = 0); tile after tile, forwards, and backwards with a delay of
+// K - 1 positions.
 template <class R, int W> class Strand {
  public:
   static constexpr int V = kLanes<R>;
   static constexpr int64_t kTile = FieldMover<R>::kTile, kMost = W ? W : 32;
 
-  Strand(const GatedConv& p, const FieldMover<R>& mover, int part) : mover_(mover), p_(p), part_(part), K(W ? W : p.W) {
+  Strand(const GatedConv& p, const FieldMover<R>& mover, int part)
+      : mover_(mover), p_(p), part_(part), K(W ? W : p.W) {
     R lane[kMost * V] = {}, first[V] = {}, shift[V] = {};
     for (int64_t i = 0; i < mover.n; ++i) {
       const int64_t channel = part * p.D + mover.at + i;
-      for (int64_t k = 0; k < K; ++k) lane[k * V + i] = static_cast<const R*>(p.weight)[channel * K + k];
+      for (int64_t k = 0; k < K; ++k)
+        lane[k * V + i] = static_cast<const R*>(p.weight)[channel * K + k];
       if (p.bias) first[i] = static_cast<const R*>(p.bias)[channel];
       if (p.shift) shift[i] = static_cast<const R*>(p.shift)[channel];
     }
@@ -36,19 +40,23 @@ template <class R, int W> class Strand {
       for (int64_t t = K - 1; t < K - 1 + T; ++t) store(x_ + t * V, load(x_ + t * V) + shift_);
     last_ = T;
     const char* ahead = mover_.address(x, b, t0 + T);
-    const int64_t pitch = mover_.address(x, b, t0 + T + 1) - ahead, coming = std::min(T, p_.L - t0 - T);
+    const int64_t pitch = mover_.address(x, b, t0 + T + 1) - ahead,
+                  coming = std::min(T, p_.L - t0 - T);
     for (int64_t t = 0; t < T; ++t) {
-      // Rows lie too far apart for the hardware to guess the next; asked for all at once they would block each other.
+      // Rows lie too far apart for the hardware to guess the next; asked for all at once they would
+      // block each other.
       if (t < coming) __builtin_prefetch(ahead + t * pitch);
       Vec<R> y = bias_;
       for (int64_t k = 0; k < K; ++k) y += weight_[k] * load(x_ + (t + k) * V);
       store(out + t * V, y);
     }
   }
-  // After `forward` of the same positions: their gradient g turns into that of the input, K - 1 positions behind.
+  // After `forward` of the same positions: their gradient g turns into that of the input, K - 1
+  // positions behind.
   void backward(int64_t b, int64_t t0, int64_t T, const R* g) {
     std::memcpy(g_ + (K - 1) * V, g, T * V * sizeof(R));
-    Vec<R> part[kMost] = {}, sum = {};  // summed tile by tile: float32 stays accurate over a long sequence
+    // summed tile by tile: float32 stays accurate over a long sequence
+    Vec<R> part[kMost] = {}, sum = {};
     for (int64_t t = 0; t < T; ++t) {
       const Vec<R> v = load(g + t * V);
       sum += v;
@@ -88,7 +96,8 @@ template <class R, int W> class Strand {
     x.ptr += part_ * p_.D * (x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2);
     return x;
   }
-  // Positions from … from + T of the input's gradient, of which g_ holds the K - 1 + T that they reach.
+  // Positions from … from + T of the input's gradient, of which g_ holds the K - 1 + T that they
+  // reach.
   void put(int64_t b, int64_t from, int64_t T) {
     alignas(64) R dx[kTile * V];
     for (int64_t t = 0; t < T; ++t) {
@@ -101,7 +110,8 @@ template <class R, int W> class Strand {
     for (int64_t t = skip; t < T; ++t) total += load(dx + t * V);
     dshift_ += total;
     if (skip < T)
-      write_rows<R>(slice(p_.dx), b, from + skip, T - skip, mover_.at, mover_.n, V, dx + skip * V, mover_.stream);
+      write_rows<R>(slice(p_.dx), b, from + skip, T - skip, mover_.at, mover_.n, V, dx + skip * V,
+                    mover_.stream);
   }
 };
 
@@ -109,7 +119,8 @@ template <class R, int W> void gated_conv_forward_taps(const GatedConv& p) {
   constexpr int V = kLanes<R>;
   constexpr int64_t kTile = FieldMover<R>::kTile;
   const R scale = R(1) / R(p.N);
-  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover,
+                       const FieldMemory<R>& f) {
     R *k = f[0], *x = f[1], *rows = f[2];
     alignas(64) R one[kTile * V], two[kTile * V];
     Strand<R, W> gate(p, mover, 0), factor(p, mover, 1), value(p, mover, 2);
@@ -121,7 +132,8 @@ template <class R, int W> void gated_conv_forward_taps(const GatedConv& p) {
         const int64_t T = std::min(kTile, p.L - t0);
         factor.forward(b, t0, T, one);
         value.forward(b, t0, T, two);
-        for (int64_t t = 0; t < T; ++t) store(rows + (t0 + t) * V, load(one + t * V) * load(two + t * V));
+        for (int64_t t = 0; t < T; ++t)
+          store(rows + (t0 + t) * V, load(one + t * V) * load(two + t * V));
         mover.write(p.u, b, t0, T, rows + t0 * V);
       }
       std::fill(rows + p.L * V, rows + p.N * V, R(0));
@@ -136,7 +148,8 @@ template <class R, int W> void gated_conv_forward_taps(const GatedConv& p) {
       for (int64_t t0 = 0; t0 < p.L; t0 += kTile) {
         const int64_t T = std::min(kTile, p.L - t0);
         gate.forward(b, t0, T, one);
-        for (int64_t t = 0; t < T; ++t) store(one + t * V, load(one + t * V) * load(rows + (t0 + t) * V));
+        for (int64_t t = 0; t < T; ++t)
+          store(one + t * V, load(one + t * V) * load(rows + (t0 + t) * V));
         mover.write(p.y, b, t0, T, one);
       }
     }
@@ -148,8 +161,10 @@ template <class R, int W> void gated_conv_backward_taps(const GatedConv& p) {
   constexpr int V = kLanes<R>;
   constexpr int64_t kTile = FieldMover<R>::kTile;
   const R scale = R(1) / R(p.N);
-  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover, const FieldMemory<R>& f) {
-    R *k = f[0], *x = f[1], *g = f[2], *inputs = f[3], *grads = inputs + p.N * V, *dk = p.B == 1 ? k : f[4];
+  const auto run = [&](const Negacyclic<R>& transform, const FieldMover<R>& mover,
+                       const FieldMemory<R>& f) {
+    R *k = f[0], *x = f[1], *g = f[2], *inputs = f[3], *grads = inputs + p.N * V,
+      *dk = p.B == 1 ? k : f[4];
     alignas(64) R first[kTile * V], one[kTile * V], two[kTile * V], dy[kTile * V];
     Strand<R, W> gate(p, mover, 0), factor(p, mover, 1), value(p, mover, 2);
     mover.read_taps(p.kernel, inputs, p.N);
@@ -176,8 +191,8 @@ template <class R, int W> void gated_conv_backward_taps(const GatedConv& p) {
         if (b == 0) transform.descend(k, i);
         transform.descend(x, i);
         transform.descend(g, i);
-        correlate<R, true>(transform.part(dk, i), transform.part(g, i), transform.part(x, i), transform.part(k, i),
-                           transform.size(), b == 0);
+        correlate<R, true>(transform.part(dk, i), transform.part(g, i), transform.part(x, i),
+                           transform.part(k, i), transform.size(), b == 0);
         transform.ascend(x, i);
         transform.ascend(g, i);
       }
@@ -190,7 +205,8 @@ template <class R, int W> void gated_conv_backward_taps(const GatedConv& p) {
         factor.forward(b, t0, T, one);
         value.forward(b, t0, T, two);
         read_rows<R>(p.dy, b, t0, T, mover.at, mover.n, V, dy);
-        for (int64_t t = 0; t < T; ++t) store(first + t * V, load(dy + t * V) * load(inputs + (t0 + t) * V));
+        for (int64_t t = 0; t < T; ++t)
+          store(first + t * V, load(dy + t * V) * load(inputs + (t0 + t) * V));
         if (p.du) read_rows<R>(p.du, b, t0, T, mover.at, mover.n, V, dy);
         for (int64_t t = 0; t < T; ++t) {
           Vec<R> d = load(grads + (t0 + t) * V);
@@ -210,7 +226,8 @@ template <class R, int W> void gated_conv_backward_taps(const GatedConv& p) {
     transform.leave(dk, true, scale, inputs);
     mover.write_taps(p.kernel, inputs);
   };
-  channel_groups<R>(p.D, p.N, p.B == 1 ? 4 : 5, p.threads, worth_streaming<R>(p.B * p.L * p.D), run);
+  channel_groups<R>(p.D, p.N, p.B == 1 ? 4 : 5, p.threads, worth_streaming<R>(p.B * p.L * p.D),
+                    run);
 }
 
 template <class R> void gated_conv_forward_as(const GatedConv& p) {

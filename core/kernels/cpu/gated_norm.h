@@ -1,5 +1,6 @@
-// Normalisation of groups of channels, with a weight, a weighted skip connection and a swish gate, in one pass over each
-// row: out = (unit(y) w + s u) silu(z), or unit(y silu(z)) w + s u. Equations in core/ops/gated_norm.py.
+// Normalisation of groups of channels, with a weight, a weighted skip connection and a swish gate,
+// in one pass over each row: out = (unit(y) w + s u) silu(z), or unit(y silu(z)) w + s u. Equations
+// in core/ops/gated_norm.py.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -29,9 +30,15 @@ template <class R> struct NormRow {
   R mean = 0, scale = 1;
   Buffer<R> gate, value;  // silu(z) and what is normalised, of one group
   explicit NormRow(const GatedNorm& p)
-      : p(p), width(p.W / p.groups), weight(static_cast<const R*>(p.weight)), skip(static_cast<const R*>(p.skip)),
-        gate(width + kLanes<R>), value(width + kLanes<R>) {}
-  static R* row(const Tensor3& x, int64_t r) { return x ? reinterpret_cast<R*>(x.ptr) + r * x.stride_l : nullptr; }
+      : p(p),
+        width(p.W / p.groups),
+        weight(static_cast<const R*>(p.weight)),
+        skip(static_cast<const R*>(p.skip)),
+        gate(width + kLanes<R>),
+        value(width + kLanes<R>) {}
+  static R* row(const Tensor3& x, int64_t r) {
+    return x ? reinterpret_cast<R*>(x.ptr) + r * x.stride_l : nullptr;
+  }
   void start(int64_t r) { y = row(p.y, r), z = row(p.z, r), u = row(p.u, r); }
   // Reads the group that starts at channel `from`.
   void read(int64_t from) {
@@ -99,7 +106,8 @@ template <class R> void gated_norm_backward_as(const GatedNorm& p) {
         };
         Vec<R> sum = {}, product = {};
         over_lanes<R>(from, row.width, [&](int64_t c, int n) {
-          const Vec<R> d = slope(c, n), weighted = d * load_lanes(row.weight + c, n), unit = row.unit(c - from);
+          const Vec<R> d = slope(c, n), weighted = d * load_lanes(row.weight + c, n),
+                       unit = row.unit(c - from);
           sum += weighted;
           product += weighted * unit;
           store_lanes(dweight + c, load_lanes(dweight + c, n) + d * unit, n);
@@ -107,7 +115,8 @@ template <class R> void gated_norm_backward_as(const GatedNorm& p) {
           store_lanes(dskip + c, load_lanes(dskip + c, n) + d * load_lanes(row.u + c, n), n);
           store_lanes(du + c, d * load_lanes(row.skip + c, n), n);
         });
-        const R mean = p.centred ? sum_lanes(sum) / R(row.width) : R(0), along = sum_lanes(product) / R(row.width);
+        const R mean = p.centred ? sum_lanes(sum) / R(row.width) : R(0),
+                along = sum_lanes(product) / R(row.width);
         over_lanes<R>(from, row.width, [&](int64_t c, int n) {
           const Vec<R> weighted = slope(c, n) * load_lanes(row.weight + c, n);
           const Vec<R> dvalue = (weighted - mean - row.unit(c - from) * along) * row.scale;

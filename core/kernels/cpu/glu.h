@@ -1,4 +1,5 @@
-// The gated linear unit and the bias before it: y = (a + α) σ(g + γ) of rows [a, g], with the bias [α, γ].
+// The gated linear unit and the bias before it: y = (a + α) σ(g + γ) of rows [a, g], with the bias
+// [α, γ].
 #pragma once
 #include "gated_norm.h"
 
@@ -29,7 +30,8 @@ template <class R> void glu_backward_as(const GLU& p) {
   glu_rows<R>(p, [&](int64_t block, int64_t r, int64_t c, int n, Vec<R> a, Vec<R> s) {
     const Vec<R> dy = load_lanes(static_cast<const R*>(p.y) + r * p.W + c, n);
     const Vec<R> da = dy * s, dg = da * a * (R(1) - s);
-    R *dx = static_cast<R*>(p.dx) + r * 2 * p.W + c, *db = static_cast<R*>(p.dbias) + block * 2 * p.W + c;
+    R *dx = static_cast<R*>(p.dx) + r * 2 * p.W + c,
+      *db = static_cast<R*>(p.dbias) + block * 2 * p.W + c;
     store_lanes(dx, da, n);
     store_lanes(dx + p.W, dg, n);
     const bool first = r % kNormRows == 0;

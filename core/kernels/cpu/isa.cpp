@@ -1,4 +1,5 @@
-// All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its name.
+// All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its
+// name.
 #include "block_linear.h"
 #include "causal_conv.h"
 #include "decay.h"

@@ -1,4 +1,5 @@
-// What a kernel takes: plain pointers, sizes and strides; and the table of kernels of one instruction set.
+// What a kernel takes: plain pointers, sizes and strides; and the table of kernels of one
+// instruction set.
 #pragma once
 #include <cstdint>
 
@@ -17,7 +18,8 @@ struct Strided : Tensor3 {
   int64_t stride_c = 1;
 };
 
-// The number of time steps between saved states, and the padding of the channels of a group in them.
+// The number of time steps between saved states, and the padding of the channels of a group in
+// them.
 constexpr int64_t kChunk = 32;
 constexpr int64_t kPad = 16;
 
@@ -56,7 +58,8 @@ struct CausalConv {
   bool silu;
   int64_t compute;
   int threads;
-  Strided x, initial, y;                    // initial (B, W-1, D) or null; x, y, dy and dx have the same dense dimension
+  // initial (B, W-1, D) or null; x, y, dy and dx have the same dense dimension
+  Strided x, initial, y;
   const void *weight, *bias;                // (D, W), (D,)
   const uint8_t* resets;
   // backward
@@ -79,22 +82,26 @@ struct SLSTM {
   int threads;
   const void *gates, *recurrent, *first;    // (B, L, 4, H, P), (H, 4P, P), (4, B, H, P)
   const uint8_t* resets;                    // (B, L) or null
-  void *hs, *last, *raw, *marks;            // (B, L, H, P); as first; as gates, (marks, 3, B, H, P): null or for backward
+  // (B, L, H, P); as first; as gates, (marks, 3, B, H, P): null or for backward
+  void *hs, *last, *raw, *marks;
   // backward: raw and marks are inputs
   const void *dhs, *dlast;
   void *dgates, *dfirst;
 };
 
-// The taps of a long convolution, with any strides of channels and taps; `gradient` is laid out as they are.
+// The taps of a long convolution, with any strides of channels and taps; `gradient` is laid out as
+// they are.
 struct LongTaps {
   int64_t count, stride_d, stride_t;
   const void *taps, *skip;                  // (D, count); (D,) or null, added at lag 0
   void* gradient;
 };
 
-// A long convolution y[t] = Σ_j k[j] x[t-j] of the last L of T inputs, in frames of `hop` positions.
+// A long convolution y[t] = Σ_j k[j] x[t-j] of the last L of T inputs, in frames of `hop`
+// positions.
 struct LongConv {
-  int64_t B, T, L, D, N, hop;               // 2N values are transformed at a time, at least hop + min(taps, T) - 1
+  // 2N values are transformed at a time, at least hop + min(taps, T) - 1
+  int64_t B, T, L, D, N, hop;
   int64_t compute;
   int threads;
   Tensor3 x, y;                             // (B, T, D), (B, L, D)
@@ -103,40 +110,51 @@ struct LongConv {
   Tensor3 dy, dx;
 };
 
-// Hyena's operator y = s(x₀) ⊙ (k * (s(x₁) ⊙ s(x₂))) of x = [x₀, x₁, x₂], with short convolutions s.
+// Hyena's operator y = s(x₀) ⊙ (k * (s(x₁) ⊙ s(x₂))) of x = [x₀, x₁, x₂], with short convolutions
+// s.
 struct GatedConv {
-  int64_t B, L, D, W, N;                    // W short taps; 2N values are transformed, at least 2L - 1
+  // W short taps; 2N values are transformed, at least 2L - 1
+  int64_t B, L, D, W, N;
   int64_t compute;
   int threads;
-  Tensor3 x, y, u;                          // (B, L, 3D), (B, L, D), (B, L, D): what the long convolution takes
-  const void *weight, *bias, *shift;        // (3D, W), the newest tap last; (3D,); (3D,), added to x, or null
+  // (B, L, 3D), (B, L, D), (B, L, D): what the long convolution takes
+  Tensor3 x, y, u;
+  // (3D, W), the newest tap last; (3D,); (3D,), added to x, or null
+  const void *weight, *bias, *shift;
   LongTaps kernel;                          // at most L taps
   // backward
   Tensor3 dy, du, dx;                       // du may be absent
   void *dweight, *dbias, *dshift;           // (3D, W), (3D,), (3D,)
 };
 
-// One position. A head of `width` channels shares its step size; its decay is one number (scalar) or a row of N.
+// One position. A head of `width` channels shares its step size; its decay is one number (scalar)
+// or a row of N.
 struct StateUpdate {
   int64_t B, D, N, G, width;
   bool softplus, log_decay, scalar, skip_per_head;  // log_decay: A is log(-decay)
   double low, high;                         // bounds of the step size
   int64_t compute;
   int threads;
-  Tensor3 x, dt, z, Bm, Cm, y;              // (B, D), (B, D / width), (B, D), (B, G, N), (B, D): no time, no stride_l
-  const void *A, *skip, *bias, *state;      // (D, N) or (D / width,); (D,) or (D / width,); (D / width,); (B, D, N)
+  // (B, D), (B, D / width), (B, D), (B, G, N), (B, D): no time, no stride_l
+  Tensor3 x, dt, z, Bm, Cm, y;
+  // (D, N) or (D / width,); (D,) or (D / width,); (D / width,); (B, D, N)
+  const void *A, *skip, *bias, *state;
   void* next;                               // (B, D, N)
 };
 
-// One chunk of T positions of N heads; `shared` consecutive heads have the same scores. Everything is dense.
+// One chunk of T positions of N heads; `shared` consecutive heads have the same scores. Everything
+// is dense.
 struct ChunkDecay {
   int64_t N, shared, T;
   int64_t compute;
   int threads;
-  const void *g, *i, *first, *scores;       // (N, T); (N, T) or null; (N,) or null for 0; (N / shared, T, T) or null
+  // (N, T); (N, T) or null; (N,) or null for 0; (N / shared, T, T) or null
+  const void *g, *i, *first, *scores;
   void *weights, *through, *behind;         // (N, T, T), (N, T), (N, T)
-  void *units, *winners, *sums;             // with i: (N, T), and int32; (N, T) or null: row sums of the weights
-  // backward: weights are the decays, and become their products with the scores; sums are added to the slopes
+  // with i: (N, T), and int32; (N, T) or null: row sums of the weights
+  void *units, *winners, *sums;
+  // backward: weights are the decays, and become their products with the scores; sums are added to
+  // the slopes
   void* slopes;                             // (N, T, T): of the weights; become those of the scores
   const void *entering, *leaving, *whole, *dunits;  // (N, T), (N, T), (N,); with i: (N, T)
   void *dg, *di, *dfirst;                   // (N, T); with i: (N, T), (N,)
@@ -145,15 +163,17 @@ struct ChunkDecay {
 // Chunks between the saved states of the delta rule.
 constexpr int64_t kDeltaMark = 4;
 
-// The delta rule, or without beta linear attention; heads of a group share q and k. Decay: 0 none, 1 per head, 2 per key
-// channel. States, marks and the gradients of states are dense and of the compute type.
+// The delta rule, or without beta linear attention; heads of a group share q and k. Decay: 0 none,
+// 1 per head, 2 per key channel. States, marks and the gradients of states are dense and of the
+// compute type.
 struct DeltaRule {
   int64_t B, L, G, H, K, V, T;              // T positions in a chunk, a multiple of 16
   int64_t decay;
   double scale;
   int64_t compute;
   int threads;
-  Tensor3 q, k, v, beta, g;                 // (B, L, G K) twice, (B, L, H V), (B, L, H) or absent; absent, (B, L, H) or as q
+  // (B, L, G K) twice, (B, L, H V), (B, L, H) or absent; absent, (B, L, H) or as q
+  Tensor3 q, k, v, beta, g;
   const uint8_t* resets;                    // (B, L) or null
   const void* initial;                      // (B, H, K, V) or null
   Tensor3 y;                                // (B, L, H V)
@@ -167,12 +187,14 @@ struct DeltaRule {
 // Rows of a unit of work, over which the gradients of weights are summed.
 constexpr int64_t kBlockRows = 256, kNormRows = 128;
 
-// y_m = W_m x of every row, for `maps` block-diagonal matrices with blocks of P channels. No time: rows lie stride_l apart.
+// y_m = W_m x of every row, for `maps` block-diagonal matrices with blocks of P channels. No time:
+// rows lie stride_l apart.
 struct BlockLinear {
   int64_t rows, W, P, maps;
   int64_t compute;
   int threads;
-  Tensor3 x, y[3];                          // (rows, W), of the compute type; backward: y is its gradient
+  // (rows, W), of the compute type; backward: y is its gradient
+  Tensor3 x, y[3];
   const void* weight;                       // (maps, W / P, P, P)
   Tensor3 dx;
   void* dweight;                            // (rows / kBlockRows, maps, W / P, P, P)
@@ -247,12 +269,14 @@ struct Kernels {
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;
 
-// Runs work(i) for i in [0, n) on up to `threads` threads of the OpenMP runtime that torch has loaded.
+// Runs work(i) for i in [0, n) on up to `threads` threads of the OpenMP runtime that torch has
+// loaded.
 void parallel_for(int64_t n, int threads, void (*work)(void*, int64_t), void* context);
 const char* thread_runtime();
 
 template <class F> inline void parallel(int64_t n, int threads, const F& f) {
-  parallel_for(n, threads, [](void* c, int64_t i) { (*static_cast<const F*>(c))(i); }, const_cast<F*>(&f));
+  parallel_for(
+      n, threads, [](void* c, int64_t i) { (*static_cast<const F*>(c))(i); }, const_cast<F*>(&f));
 }
 
 }  // namespace longseq

@@ -1,5 +1,5 @@
-// Linear scan h_t = a_t h_{t-1} + b_t over time, real or complex, forward and backward. Lanes are channels; of complex
-// ones, real and imaginary parts in turn, as they lie in memory.
+// Linear scan h_t = a_t h_{t-1} + b_t over time, real or complex, forward and backward. Lanes are
+// channels; of complex ones, real and imaginary parts in turn, as they lie in memory.
 #pragma once
 #include "row_walk.h"
 
@@ -11,8 +11,12 @@ inline Vec<float> both_re(Vec<float> x) { return (Vec<float>)_mm512_moveldup_ps(
 inline Vec<float> both_im(Vec<float> x) { return (Vec<float>)_mm512_movehdup_ps((__m512)x); }
 inline Vec<float> exchanged(Vec<float> x) { return (Vec<float>)_mm512_permute_ps((__m512)x, 0xb1); }
 inline Vec<double> both_re(Vec<double> x) { return (Vec<double>)_mm512_movedup_pd((__m512d)x); }
-inline Vec<double> both_im(Vec<double> x) { return (Vec<double>)_mm512_permute_pd((__m512d)x, 0xff); }
-inline Vec<double> exchanged(Vec<double> x) { return (Vec<double>)_mm512_permute_pd((__m512d)x, 0x55); }
+inline Vec<double> both_im(Vec<double> x) {
+  return (Vec<double>)_mm512_permute_pd((__m512d)x, 0xff);
+}
+inline Vec<double> exchanged(Vec<double> x) {
+  return (Vec<double>)_mm512_permute_pd((__m512d)x, 0x55);
+}
 #else
 template <class V> inline V both_re(V x) {
   V y;
@@ -59,7 +63,9 @@ template <class R, bool complex> void linear_forward(const LinearScan& p) {
     RowsIn<R> a(p.a, s), b(p.b, s);
     RowsOut<R> out(p.h, s);
     Buffer<R> state((s.n + W - 1) / W * W, R(0));
-    if (p.initial) std::memcpy(state.data(), static_cast<const R*>(p.initial) + state_at<R>(p, s), s.n * sizeof(R));
+    if (p.initial)
+      std::memcpy(state.data(), static_cast<const R*>(p.initial) + state_at<R>(p, s),
+                  s.n * sizeof(R));
     for (int64_t t0 = 0; t0 < p.L; t0 += kWalkRows) {
       const int64_t T = std::min(kWalkRows, p.L - t0);
       a.step(t0, T);
@@ -68,7 +74,8 @@ template <class R, bool complex> void linear_forward(const LinearScan& p) {
         const int some = int(std::min<int64_t>(W, s.n - i));
         Vec<R> h = load(&state[i]);
         for (int64_t t = 0; t < T; ++t) {
-          h = multiply_add<R, complex>(load_lanes(a.row(t0 + t) + i, some), h, load_lanes(b.row(t0 + t) + i, some));
+          h = multiply_add<R, complex>(load_lanes(a.row(t0 + t) + i, some), h,
+                                       load_lanes(b.row(t0 + t) + i, some));
           put(out.row(t0 + t, t) + i, h, some, stream);
         }
         store(&state[i], h);
@@ -88,7 +95,9 @@ template <class R, bool complex> void linear_backward(const LinearScan& p) {
     RowsOut<R> db(p.db, s), da(p.da, s);
     const int64_t width = (s.n + W - 1) / W * W;
     Buffer<R> carry(width, R(0)), initial(width, R(0));
-    if (p.initial) std::memcpy(initial.data(), static_cast<const R*>(p.initial) + state_at<R>(p, s), s.n * sizeof(R));
+    if (p.initial)
+      std::memcpy(initial.data(), static_cast<const R*>(p.initial) + state_at<R>(p, s),
+                  s.n * sizeof(R));
     for (int64_t t0 = (p.L - 1) / kWalkRows * kWalkRows; t0 >= 0; t0 -= kWalkRows) {
       const int64_t T = std::min(kWalkRows, p.L - t0), skip = t0 == 0 ? 1 : 0;
       a.step(t0, T);
@@ -101,7 +110,8 @@ template <class R, bool complex> void linear_backward(const LinearScan& p) {
           const R* before = t0 + t ? h.row(t0 + t - 1) : initial.data();
           const Vec<R> g = load_lanes(dh.row(t0 + t) + i, some) + c;
           put(db.row(t0 + t, t) + i, g, some, stream);
-          put(da.row(t0 + t, t) + i, conjugate_times<R, complex>(load_lanes(before + i, some), g), some, stream);
+          put(da.row(t0 + t, t) + i, conjugate_times<R, complex>(load_lanes(before + i, some), g),
+              some, stream);
           c = conjugate_times<R, complex>(load_lanes(a.row(t0 + t) + i, some), g);
         }
         store(&carry[i], c);
@@ -109,7 +119,8 @@ template <class R, bool complex> void linear_backward(const LinearScan& p) {
       db.done(t0, T);
       da.done(t0, T);
     }
-    if (p.dinitial) std::memcpy(static_cast<R*>(p.dinitial) + state_at<R>(p, s), carry.data(), s.n * sizeof(R));
+    if (p.dinitial)
+      std::memcpy(static_cast<R*>(p.dinitial) + state_at<R>(p, s), carry.data(), s.n * sizeof(R));
     end_streaming();
   });
 }

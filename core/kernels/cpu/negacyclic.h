@@ -1,4 +1,5 @@
-// The transform under the long convolution: polynomials modulo z^N = i, evaluated at the N roots. Lanes are channels.
+// The transform under the long convolution: polynomials modulo z^N = i, evaluated at the N roots.
+// Lanes are channels.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -7,11 +8,12 @@
 
 namespace LONGSEQ_ISA {
 
-// A real sequence x of 2N values is the polynomial Σ_{j<N} (x[j] + i x[j+N]) z^j. Products modulo z^N = i are
-// convolutions of period 2N in which what wraps round changes its sign: a real transform of 2N values at the price
-// of a complex one of N, without separating conjugate halves. One split step takes a node z^m = e^{iφ} to r nodes
-// z^{m/r} = e^{i(φ + 2πk)/r}: the twiddles are constant over a node, and the values come out in the order of the
-// tree, which a product does not mind. A point is one vector of real parts and one of imaginary parts.
+// A real sequence x of 2N values is the polynomial Σ_{j<N} (x[j] + i x[j+N]) z^j. Products modulo
+// z^N = i are convolutions of period 2N in which what wraps round changes its sign: a real
+// transform of 2N values at the price of a complex one of N, without separating conjugate halves.
+// One split step takes a node z^m = e^{iφ} to r nodes z^{m/r} = e^{i(φ + 2πk)/r}: the twiddles are
+// constant over a node, and the values come out in the order of the tree, which a product does not
+// mind. A point is one vector of real parts and one of imaginary parts.
 template <class R> class Negacyclic {
  public:
   static constexpr int V = kLanes<R>;
@@ -42,15 +44,20 @@ template <class R> class Negacyclic {
     }
   }
 
-  // The first step leaves `parts` polynomials of `size` points that have nothing to do with each other any more: a
-  // product goes part by part, so that a part of every factor stays in a near cache from its transform to its inverse.
+  // The first step leaves `parts` polynomials of `size` points that have nothing to do with each
+  // other any more: a product goes part by part, so that a part of every factor stays in a near
+  // cache from its transform to its inverse.
   int64_t parts() const { return radices_.empty() ? 1 : radices_[0]; }
   int64_t size() const { return N / parts(); }
   R* part(R* x, int64_t i) const { return x + i * size() * kPoint; }
-  // The first step, from 2N values in `rows`; where only `half` of them may differ from zero the others are not read.
-  void enter(const R* rows, bool half, R* x) const { half ? enter_as<true>(rows, x) : enter_as<false>(rows, x); }
+  // The first step, from 2N values in `rows`; where only `half` of them may differ from zero the
+  // others are not read.
+  void enter(const R* rows, bool half, R* x) const {
+    half ? enter_as<true>(rows, x) : enter_as<false>(rows, x);
+  }
   void descend(R* x, int64_t i) const { down(part(x, i), size(), radices_.empty() ? 0 : 1, i); }
-  // Back again: all parts, then the last step, whose result is N times the values. With `half`, the first N of them.
+  // Back again: all parts, then the last step, whose result is N times the values. With `half`, the
+  // first N of them.
   void ascend(R* x, int64_t i) const { up(part(x, i), size(), radices_.empty() ? 0 : 1, i); }
   void leave(const R* x, bool half, R scale, R* rows) const {
     half ? leave_as<true>(x, scale, rows) : leave_as<false>(x, scale, rows);
@@ -62,18 +69,23 @@ template <class R> class Negacyclic {
     Real re, im;
     Complex operator+(const Complex& o) const { return {re + o.re, im + o.im}; }
     Complex operator-(const Complex& o) const { return {re - o.re, im - o.im}; }
-    Complex operator*(const Complex& w) const { return {re * w.re - im * w.im, re * w.im + im * w.re}; }
+    Complex operator*(const Complex& w) const {
+      return {re * w.re - im * w.im, re * w.im + im * w.re};
+    }
     Complex operator*(R s) const { return {re * s, im * s}; }
     Complex turned() const { return {-im, re}; }  // times i
   };
-  static constexpr int64_t kBlock = 256;  // points that stay in the first cache while a subtree is worked through
+  // points that stay in the first cache while a subtree is worked through
+  static constexpr int64_t kBlock = 256;
 
   std::vector<int> radices_;
   std::vector<std::vector<R>> tables_;  // for every level and node: r - 1 powers of its twiddle
 
   static Complex get(const R* p) { return {load(p), load(p + V)}; }
   static void put(R* p, const Complex& c) { store(p, c.re), store(p + V, c.im); }
-  template <bool conj> static Complex twiddle(const R* w) { return {splat<R>(w[0]), splat<R>(conj ? -w[1] : w[1])}; }
+  template <bool conj> static Complex twiddle(const R* w) {
+    return {splat<R>(w[0]), splat<R>(conj ? -w[1] : w[1])};
+  }
 
   // The discrete Fourier transform of r values; `inv` that of the other sign.
   template <int r, bool inv> static void small(Complex* a) {
@@ -81,7 +93,8 @@ template <class R> class Negacyclic {
       const Complex b = a[1];
       a[1] = a[0] - b, a[0] = a[0] + b;
     } else if constexpr (r == 3) {
-      const Complex s = a[1] + a[2], d = ((a[1] - a[2]) * R(0.86602540378443864676)).turned(), c = a[0] - s * R(0.5);
+      const Complex s = a[1] + a[2], d = ((a[1] - a[2]) * R(0.86602540378443864676)).turned(),
+                    c = a[0] - s * R(0.5);
       a[0] = a[0] + s;
       a[inv ? 2 : 1] = c + d, a[inv ? 1 : 2] = c - d;
     } else if constexpr (r == 4) {
@@ -190,7 +203,8 @@ template <class R> class Negacyclic {
       default: return fwd ? split<5>(x, q, w) : join<5>(x, q, w);
     }
   }
-  // A subtree in depth-first order, so that it is read from slower memory once for each level above kBlock only.
+  // A subtree in depth-first order, so that it is read from slower memory once for each level above
+  // kBlock only.
   void down(R* x, int64_t m, int level, int64_t node) const {
     if (m > kBlock) {
       const int r = radices_[level];
@@ -200,7 +214,8 @@ template <class R> class Negacyclic {
     }
     for (int64_t nodes = 1; m > 1; ++level) {
       const int r = radices_[level];
-      for (int64_t n = 0; n < nodes; ++n) step<true>(x + n * m * kPoint, m / r, level, node * nodes + n);
+      for (int64_t n = 0; n < nodes; ++n)
+        step<true>(x + n * m * kPoint, m / r, level, node * nodes + n);
       nodes *= r, m /= r;
     }
   }

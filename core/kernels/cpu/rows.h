@@ -1,4 +1,5 @@
-// Tiles of a (B, L, D) tensor: kChunk rows by one vector of channels, converted to the compute type and back.
+// Tiles of a (B, L, D) tensor: kChunk rows by one vector of channels, converted to the compute type
+// and back.
 #pragma once
 #include <type_traits>
 
@@ -51,9 +52,11 @@ template <class R> inline void store_lanes(R* to, Vec<R> v, int n) {
   for (int i = 0; i < n; ++i) to[i] = v[i];
 }
 
-// One full vector of S to R or back. The same type is a plain move; otherwise a fixed-length loop that the compiler
-// turns into vector conversions (restrict: without it, it would store lane by lane and the next load would stall).
-template <class To, class From, int n, class F> inline void convert_lanes(To* __restrict out, const From* __restrict in, F convert) {
+// One full vector of S to R or back. The same type is a plain move; otherwise a fixed-length loop
+// that the compiler turns into vector conversions (restrict: without it, it would store lane by
+// lane and the next load would stall).
+template <class To, class From, int n, class F>
+inline void convert_lanes(To* __restrict out, const From* __restrict in, F convert) {
   if constexpr (std::is_same_v<To, From>) {
     std::memcpy(out, in, n * sizeof(To));
   } else {
@@ -64,7 +67,8 @@ template <class To, class From, int n, class F> inline void convert_lanes(To* __
 }
 
 template <class R, class S, class F>
-inline void read_as(const char* base, int64_t stride, int64_t rows, int64_t n, int64_t pitch, R* out, F convert) {
+inline void read_as(const char* base, int64_t stride, int64_t rows, int64_t n, int64_t pitch,
+                    R* out, F convert) {
   const S* p = reinterpret_cast<const S*>(base);
   for (int64_t t = 0; t < rows; ++t, p += stride, out += pitch) {
     if (n == kLanes<R>) {
@@ -76,28 +80,34 @@ inline void read_as(const char* base, int64_t stride, int64_t rows, int64_t n, i
   }
 }
 
-// Reads rows t0 … t0+rows of batch b, elements offset … offset+n, into rows of `pitch` values padded with zeros.
+// Reads rows t0 … t0+rows of batch b, elements offset … offset+n, into rows of `pitch` values
+// padded with zeros.
 template <class R>
-inline void read_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset, int64_t n, int64_t pitch,
-                      R* out) {
+inline void read_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset,
+                      int64_t n, int64_t pitch, R* out) {
   const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
   const char* p = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
   switch (x.dtype) {
-    case kFloat32: read_as<R, float>(p, x.stride_l, rows, n, pitch, out, [](float v) { return v; }); break;
-    case kFloat64: read_as<R, double>(p, x.stride_l, rows, n, pitch, out, [](double v) { return v; }); break;
+    case kFloat32:
+      read_as<R, float>(p, x.stride_l, rows, n, pitch, out, [](float v) { return v; });
+      break;
+    case kFloat64:
+      read_as<R, double>(p, x.stride_l, rows, n, pitch, out, [](double v) { return v; });
+      break;
     case kBFloat16: read_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, out, from_bf16); break;
     default: read_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, out, from_half);
   }
 }
 
-// What the next chunk will read, asked for line by line inside the arithmetic of this one, into the second cache. Rows
-// lie a whole (B, L, D) row apart, too far for the hardware to guess; inside a row the lines are asked for in order, so
-// that it runs along.
+// What the next chunk will read, asked for line by line inside the arithmetic of this one, into the
+// second cache. Rows lie a whole (B, L, D) row apart, too far for the hardware to guess; inside a
+// row the lines are asked for in order, so that it runs along.
 struct Ahead {
   const char* base[4];
   int64_t stride[4];
   int count = 0;
-  int64_t lines = 1, rows = 0, line = 0, row = 0;  // lines of 64 bytes in a row of the unit; how far it is
+  // lines of 64 bytes in a row of the unit; how far it is
+  int64_t lines = 1, rows = 0, line = 0, row = 0;
   void add(const Strided& x, int64_t b, int64_t t0, int64_t offset) {
     if (!x) return;
     const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
@@ -115,7 +125,9 @@ struct Ahead {
 };
 
 // Whether the outputs of a call are too large to stay in the caches for whoever reads them next.
-template <class R> inline bool worth_streaming(int64_t values) { return values * int64_t(sizeof(R)) > (4 << 20); }
+template <class R> inline bool worth_streaming(int64_t values) {
+  return values * int64_t(sizeof(R)) > (4 << 20);
+}
 inline void end_streaming() {
 #if defined(__AVX512F__)
   _mm_sfence();
@@ -123,15 +135,15 @@ inline void end_streaming() {
 }
 
 template <class R, class S, class F>
-inline void write_as(char* base, int64_t stride, int64_t rows, int64_t n, int64_t pitch, const R* in, bool stream,
-                     F convert) {
+inline void write_as(char* base, int64_t stride, int64_t rows, int64_t n, int64_t pitch,
+                     const R* in, bool stream, F convert) {
   S* p = reinterpret_cast<S*>(base);
   for (int64_t t = 0; t < rows; ++t, p += stride, in += pitch) {
     if (n == kLanes<R>) {
       
 #if defined(__AVX512F__)
-      // A large output is written past the caches: reading its lines first, only to overwrite them, is a quarter of
-      // the traffic of a scan.
+      // A large output is written past the caches: reading its lines first, only to overwrite them,
+      // is a quarter of the traffic of a scan.
       if constexpr (std::is_same_v<S, R>) {
         if (stream && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
           _mm512_stream_si512(reinterpret_cast<__m512i*>(p), _mm512_loadu_si512(in));
@@ -147,17 +159,24 @@ inline void write_as(char* base, int64_t stride, int64_t rows, int64_t n, int64_
 }
 
 template <class R>
-inline void write_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset, int64_t n, int64_t pitch,
-                       const R* in, bool stream = false) {
+inline void write_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset,
+                       int64_t n, int64_t pitch, const R* in, bool stream = false) {
   const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
   char* p = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
   switch (x.dtype) {
-    case kFloat32: write_as<R, float>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return v; }); break;
-    case kFloat64: write_as<R, double>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return v; }); break;
-    case kBFloat16:
-      write_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return to_bf16(float(v)); });
+    case kFloat32:
+      write_as<R, float>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return v; });
       break;
-    default: write_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return to_half(float(v)); });
+    case kFloat64:
+      write_as<R, double>(p, x.stride_l, rows, n, pitch, in, stream, [](R v) { return v; });
+      break;
+    case kBFloat16:
+      write_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, in, stream,
+                            [](R v) { return to_bf16(float(v)); });
+      break;
+    default:
+      write_as<R, uint16_t>(p, x.stride_l, rows, n, pitch, in, stream,
+                            [](R v) { return to_half(float(v)); });
   }
 }
 

@@ -1,6 +1,7 @@
-// Selective scan, forward and backward. Lanes are channels; time is cut into chunks of kChunk steps, the outer loop;
-// tiles of one vector of channels are the inner one. The state before each chunk is saved, and the backward pass
-// recomputes inside the chunk, so nothing of size (B, L, D, N) exists. Equations in core/ops/selective_scan.py.
+// Selective scan, forward and backward. Lanes are channels; time is cut into chunks of kChunk
+// steps, the outer loop; tiles of one vector of channels are the inner one. The state before each
+// chunk is saved, and the backward pass recomputes inside the chunk, so nothing of size (B, L, D,
+// N) exists. Equations in core/ops/selective_scan.py.
 #pragma once
 #include <algorithm>
 #include <initializer_list>
@@ -9,10 +10,11 @@
 
 namespace LONGSEQ_ISA {
 
-// How the channels are cut: tiles lie inside one group of B and C, blocks of tiles have one sum of gradients of B and C.
-// It depends on D and G alone, so that neither the batch nor the thread count changes a result. A team of blocks of one
-// row and group is the unit of parallel work and goes through time together, chunk by chunk: a page of memory holds the
-// channels of many blocks, and looking its address up once per block would cost more than the arithmetic.
+// How the channels are cut: tiles lie inside one group of B and C, blocks of tiles have one sum of
+// gradients of B and C. It depends on D and G alone, so that neither the batch nor the thread count
+// changes a result. A team of blocks of one row and group is the unit of parallel work and goes
+// through time together, chunk by chunk: a page of memory holds the channels of many blocks, and
+// looking its address up once per block would cost more than the arithmetic.
 template <class R> struct Blocks {
   static constexpr int W = kLanes<R>;
   int64_t channels, padded, tiles, per_block, blocks, N2, per_team, teams;
@@ -28,7 +30,8 @@ template <class R> struct Blocks {
     per_team = p.threads == 1 ? blocks : std::max<int64_t>(1, blocks / wanted);
     teams = (blocks + per_team - 1) / per_team;
   }
-  // Calls run(first block, number of blocks) for every team, counting blocks through rows and groups.
+  // Calls run(first block, number of blocks) for every team, counting blocks through rows and
+  // groups.
   template <class F> void each_team(const SelectiveScan& p, const F& run) const {
     parallel(p.B * p.G * teams, p.threads, [&](int64_t index) {
       const int64_t first = index % teams * per_team;
@@ -37,7 +40,8 @@ template <class R> struct Blocks {
   }
 };
 
-// One block of channels of one row: its decays in tile layout, and the chunk's B and C in the compute type.
+// One block of channels of one row: its decays in tile layout, and the chunk's B and C in the
+// compute type.
 template <class R> struct Unit {
   static constexpr int W = kLanes<R>;
   const SelectiveScan& p;
@@ -53,10 +57,13 @@ template <class R> struct Unit {
     A.assign(count * N2 * W, R(0));
     Bc.resize(kChunk * N2);
     Cc.resize(kChunk * N2);
-    for (int64_t i = 0; i < count; ++i) gather(static_cast<const R*>(p.A) + g * channels * N2, i, &A[i * N2 * W]);
+    for (int64_t i = 0; i < count; ++i)
+      gather(static_cast<const R*>(p.A) + g * channels * N2, i, &A[i * N2 * W]);
   }
   int lanes(int64_t i) const { return int(std::min<int64_t>(W, channels - (first + i) * W)); }
-  int64_t channel(int64_t i) const { return g * channels + (first + i) * W; }  // the tile's first channel, of D
+  int64_t channel(int64_t i) const {
+    return g * channels + (first + i) * W;
+  }  // the tile's first channel, of D
   // (D, N2) rows to [N2][W] and back
   void gather(const R* from, int64_t i, R* to) const {
     const R* src = from + (first + i) * W * N2;
@@ -71,7 +78,8 @@ template <class R> struct Unit {
   int64_t row_of_channels() const { return b * p.D + g * channels; }
   R* state_slot(int64_t chunk, int64_t i) const {  // [N2] rows at stride G * padded
     const int64_t chunks = (p.L + kChunk - 1) / kChunk;
-    return static_cast<R*>(p.states) + ((b * chunks + chunk) * N2) * p.G * padded + g * padded + (first + i) * W;
+    return static_cast<R*>(p.states) + ((b * chunks + chunk) * N2) * p.G * padded + g * padded +
+           (first + i) * W;
   }
   void read_BC(int64_t t0, int64_t T) {
     read_tile<R>(p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
@@ -80,8 +88,10 @@ template <class R> struct Unit {
   Ahead ahead(int64_t t0) const {
     Ahead next;
     if (t0 < 0 || t0 >= p.L) return next;
-    const int64_t rows = std::min<int64_t>(kChunk, p.L - t0), n = std::min(count * W, channels - first * W);
-    const bool turned = p.u.stride_c != 1;  // then a line runs along time, and there is one row per channel
+    const int64_t rows = std::min<int64_t>(kChunk, p.L - t0),
+                  n = std::min(count * W, channels - first * W);
+    // then a line runs along time, and there is one row per channel
+    const bool turned = p.u.stride_c != 1;
     for (const Strided* x : {&p.u, &p.delta, &p.z, &p.dy})
       if ((x->stride_c != 1) == turned) next.add(*x, b, t0, channel(0));
     next.rows = turned ? n : rows;
@@ -103,9 +113,9 @@ constexpr double kLog2e = 1.4426950408889634;
 
 // NU states of one tile over one chunk: h = exp(dt A) h + (dt u) B, y += C h.
 template <class R, int NU>
-__attribute__((noinline)) void forward_group(int64_t T, int64_t N, const R* dt, const R* du, const R* A, const R* Bc,
-                                             const R* Cc, R* h_io, R* y, const uint8_t* resets,
-                                             Ahead* ahead) {
+__attribute__((noinline)) void forward_group(int64_t T, int64_t N, const R* dt, const R* du,
+                                             const R* A, const R* Bc, const R* Cc, R* h_io, R* y,
+                                             const uint8_t* resets, Ahead* ahead) {
   constexpr int W = kLanes<R>;
   Vec<R> h[NU];
 #pragma GCC unroll 16
@@ -141,8 +151,9 @@ template <class R> inline void complex_decay(Vec<R> d, const R* A, Vec<R>& ar, V
 
 // One complex state; real and imaginary parts lie in consecutive rows. y += 2 Re(C h).
 template <class R>
-__attribute__((noinline)) void forward_complex(int64_t T, int64_t N2, const R* dt, const R* du, const R* A,
-                                               const R* Bc, const R* Cc, R* h_io, R* y, const uint8_t* resets) {
+__attribute__((noinline)) void forward_complex(int64_t T, int64_t N2, const R* dt, const R* du,
+                                               const R* A, const R* Bc, const R* Cc, R* h_io, R* y,
+                                               const uint8_t* resets) {
   constexpr int W = kLanes<R>;
   Vec<R> hr = load(h_io), hi = load(h_io + W);
   for (int64_t t = 0; t < T; ++t) {
@@ -160,21 +171,26 @@ __attribute__((noinline)) void forward_complex(int64_t T, int64_t N2, const R* d
 }
 
 template <class R>
-inline void forward_states(const SelectiveScan& p, int64_t T, int64_t N2, const R* dt, const R* du, const R* A,
-                           const R* Bc, const R* Cc, R* h, R* y, const uint8_t* resets, Ahead& ahead) {
+inline void forward_states(const SelectiveScan& p, int64_t T, int64_t N2, const R* dt, const R* du,
+                           const R* A, const R* Bc, const R* Cc, R* h, R* y, const uint8_t* resets,
+                           Ahead& ahead) {
   constexpr int W = kLanes<R>;
   constexpr int wide = kBytes == 64 ? 16 : 4;  // as many states as there are registers for
   int64_t n = 0;
   if (p.complex) {
-    for (; n < N2; n += 2) forward_complex<R>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets);
+    for (; n < N2; n += 2)
+      forward_complex<R>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets);
     return;
   }
   for (; n + wide <= N2; n += wide)
-    forward_group<R, wide>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
-  for (; n + 4 <= N2; n += 4) 
-    forward_group<R, 4>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
-  for (; n < N2; ++n) 
-    forward_group<R, 1>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets, n ? nullptr : &ahead);
+    forward_group<R, wide>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets,
+                           n ? nullptr : &ahead);
+  for (; n + 4 <= N2; n += 4)
+    forward_group<R, 4>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets,
+                        n ? nullptr : &ahead);
+  for (; n < N2; ++n)
+    forward_group<R, 1>(T, N2, dt, du, A + n * W, Bc + n, Cc + n, h + n * W, y, resets,
+                        n ? nullptr : &ahead);
 }
 
 // The decays in units of log 2: real parts only (imaginary rows stay angles).
@@ -188,7 +204,8 @@ template <class R> inline void to_log2(Buffer<R>& A, bool complex) {
 // Per tile and chunk: dt = softplus(delta + bias), du = dt u; also the inputs that the gates need.
 template <class R> struct Tile {
   static constexpr int W = kLanes<R>;
-  alignas(64) R dt[kChunk * W], du[kChunk * W], u[kChunk * W], y[kChunk * W], z[kChunk * W], slope[kChunk * W];
+  alignas(64) R dt[kChunk * W], du[kChunk * W], u[kChunk * W], y[kChunk * W], z[kChunk * W],
+      slope[kChunk * W];
   void read(const Unit<R>& unit, int64_t i, int64_t t0, int64_t T, bool backward) {
     const SelectiveScan& p = unit.p;
     const int64_t at = unit.channel(i), n = unit.lanes(i);
@@ -212,15 +229,17 @@ template <class R> struct Tile {
   }
 };
 
-// How many chunks a block goes through before the next one has its turn. One, where rows are dense: a row's page serves all
-// blocks of a team. Where time is dense every channel has a page of its own, which is left when its part was read.
+// How many chunks a block goes through before the next one has its turn. One, where rows are dense:
+// a row's page serves all blocks of a team. Where time is dense every channel has a page of its
+// own, which is left when its part was read.
 inline int64_t chunks_together(const SelectiveScan& p) {
   for (const Strided* x : {&p.u, &p.delta, &p.z, &p.y, &p.dy, &p.du, &p.ddelta, &p.dz})
     if (*x && x->stride_c != 1) return 64;
   return 1;
 }
 // Calls run(chunk, block, the chunk and the block that follow) in that order.
-template <class F> inline void each_block(int64_t chunks, int64_t blocks, int64_t together, const F& run) {
+template <class F>
+inline void each_block(int64_t chunks, int64_t blocks, int64_t together, const F& run) {
   for (int64_t c0 = 0; c0 < chunks; c0 += together)
     for (int64_t k = 0; k < blocks; ++k)
       for (int64_t c = c0, end = std::min(chunks, c0 + together); c < end; ++c) {
@@ -246,31 +265,35 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
       states.emplace_back(unit.count * per, R(0));
       if (p.initial)
         for (int64_t i = 0; i < unit.count; ++i)
-          unit.gather(static_cast<const R*>(p.initial) + unit.row_of_channels() * N2, i, &states.back()[i * per]);
+          unit.gather(static_cast<const R*>(p.initial) + unit.row_of_channels() * N2, i,
+                      &states.back()[i * per]);
     }
     Buffer<Tile<R>> scratch(1);
     Tile<R>& tile = scratch[0];
-    each_block(chunks, count, chunks_together(p), [&](int64_t c, int64_t k0, int64_t next_c, int64_t next_k) {
-      const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
-      Unit<R>& unit = units[k0];
-      Buffer<R>& h = states[k0];
-      unit.read_BC(t0, T);
-      Ahead ahead = units[next_k].ahead(next_c * kChunk);
-      for (int64_t i = 0; i < unit.count; ++i) {
-        if (p.states)
-          for (int64_t n = 0; n < N2; ++n)
-            std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W], W * sizeof(R));
-        tile.read(unit, i, t0, T, false);
-        forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(), unit.Cc.data(), &h[i * per],
-                          tile.y, unit.resets(t0), ahead);
-        if (p.z)
-          for (int64_t t = 0; t < T; ++t) {
-            const Vec<R> z = load(tile.z + t * W);
-            store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
-          }
-        write_tile<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y, stream);
-      }
-    });
+    each_block(chunks, count, chunks_together(p),
+               [&](int64_t c, int64_t k0, int64_t next_c, int64_t next_k) {
+                 const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
+                 Unit<R>& unit = units[k0];
+                 Buffer<R>& h = states[k0];
+                 unit.read_BC(t0, T);
+                 Ahead ahead = units[next_k].ahead(next_c * kChunk);
+                 for (int64_t i = 0; i < unit.count; ++i) {
+                   if (p.states)
+                     for (int64_t n = 0; n < N2; ++n)
+                       std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W],
+                                   W * sizeof(R));
+                   tile.read(unit, i, t0, T, false);
+                   forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(),
+                                     unit.Cc.data(), &h[i * per], tile.y, unit.resets(t0), ahead);
+                   if (p.z)
+                     for (int64_t t = 0; t < T; ++t) {
+                       const Vec<R> z = load(tile.z + t * W);
+                       store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
+                     }
+                   write_tile<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y,
+                                 stream);
+                 }
+               });
     for (int64_t k0 = 0; k0 < count; ++k0)
       for (int64_t i = 0; i < units[k0].count; ++i)
         units[k0].scatter(&states[k0][i * per], i,

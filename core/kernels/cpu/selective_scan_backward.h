@@ -1,4 +1,5 @@
-// The backward pass of the selective scan: chunks from last to first, each recomputed from its saved state.
+// The backward pass of the selective scan: chunks from last to first, each recomputed from its
+// saved state.
 #pragma once
 #include "selective_scan.h"
 
@@ -16,9 +17,10 @@ template <class R> struct Gradients {
 
 // NU states of one tile over one chunk, first forwards (filling a, h and y), then backwards.
 template <class R, int NU>
-__attribute__((noinline)) void backward_group(int64_t T, int64_t N, bool need_y, const R* dt, const R* du, const R* A2,
-                                              const R* A, const R* Bc, const R* Cc, Gradients<R>& s, R* y, R* g_io,
-                                              R* dA, R* dB, R* dC, const uint8_t* resets, Ahead* ahead) {
+__attribute__((noinline)) void backward_group(int64_t T, int64_t N, bool need_y, const R* dt,
+                                              const R* du, const R* A2, const R* A, const R* Bc,
+                                              const R* Cc, Gradients<R>& s, R* y, R* g_io, R* dA,
+                                              R* dB, R* dC, const uint8_t* resets, Ahead* ahead) {
   constexpr int W = kLanes<R>;
   {
     Vec<R> h[NU];
@@ -79,9 +81,10 @@ __attribute__((noinline)) void backward_group(int64_t T, int64_t N, bool need_y,
 
 // One complex state; gradients follow torch's convention, dL/dRe + i dL/dIm.
 template <class R>
-__attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* dt, const R* du, const R* A2,
-                                                const R* A, const R* Bc, const R* Cc, Gradients<R>& s, R* y, R* g_io,
-                                                R* dA, R* dB, R* dC, const uint8_t* resets) {
+__attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* dt, const R* du,
+                                                const R* A2, const R* A, const R* Bc, const R* Cc,
+                                                Gradients<R>& s, R* y, R* g_io, R* dA, R* dB, R* dC,
+                                                const uint8_t* resets) {
   constexpr int W = kLanes<R>;
   Vec<R> hr = load(s.h), hi = load(s.h + W);
   for (int64_t t = 0; t < T; ++t) {
@@ -116,7 +119,8 @@ __attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* 
       continue;
     }
     const Vec<R> ar = load(s.a + 2 * t * W), ai = load(s.a + (2 * t + 1) * W);
-    const Vec<R> pr = gr * ar + gi * ai, pi = gi * ar - gr * ai;  // g conj(a), the gradient of the previous state
+    // g conj(a), the gradient of the previous state
+    const Vec<R> pr = gr * ar + gi * ai, pi = gi * ar - gr * ai;
     gr = pr;
     gi = pi;
     const Vec<R> lr = load(s.h + 2 * t * W), li = load(s.h + (2 * t + 1) * W);
@@ -148,27 +152,38 @@ template <class R> struct BackwardUnit {
   Buffer<R> A2, &sumB, &sumC;
   Tile<R>& x;
   Gradients<R>& s;
-  BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index, BackwardScratch<R>& scratch)
-      : p(p), stream(worth_streaming<R>(p.B * p.L * p.D)), unit(p, k, index), A2(unit.A), sumB(scratch.sumB),
-        sumC(scratch.sumC), x(scratch.tile[0]), s(scratch.gradients[0]) {
+  BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index,
+               BackwardScratch<R>& scratch)
+      : p(p),
+        stream(worth_streaming<R>(p.B * p.L * p.D)),
+        unit(p, k, index),
+        A2(unit.A),
+        sumB(scratch.sumB),
+        sumC(scratch.sumC),
+        x(scratch.tile[0]),
+        s(scratch.gradients[0]) {
     to_log2<R>(A2, p.complex);
   }
 
   template <int NU>
-  void group(int64_t T, int64_t i, int64_t n, int64_t c, R* g, R* dA, const uint8_t* resets, Ahead& ahead) {
+  void group(int64_t T, int64_t i, int64_t n, int64_t c, R* g, R* dA, const uint8_t* resets,
+             Ahead& ahead) {
     const int64_t N2 = unit.N2, at = (i * N2 + n) * W;
     for (int j = 0; j < NU; ++j)
       std::memcpy(s.h + j * W, unit.state_slot(c, i) + (n + j) * p.G * unit.padded, W * sizeof(R));
     if (p.complex)
-      backward_complex<R>(T, N2, x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], s, x.y, g + at, dA + at,
-                          &sumB[n * W], &sumC[n * W], resets);
+      backward_complex<R>(T, N2, x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], s, x.y,
+                          g + at, dA + at, &sumB[n * W], &sumC[n * W], resets);
     else
-      backward_group<R, NU>(T, N2, bool(p.z), x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], s, x.y,
-                            g + at, dA + at, &sumB[n * W], &sumC[n * W], resets, n == 0 ? &ahead : nullptr);
+      backward_group<R, NU>(T, N2, bool(p.z), x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n],
+                            &unit.Cc[n], s, x.y, g + at, dA + at, &sumB[n * W], &sumC[n * W],
+                            resets, n == 0 ? &ahead : nullptr);
   }
 
-  // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one will read. g, dA: [count][N2][W]; dskip, dbias: [count][W]; partB, partC: rows of N2.
-  void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias, R* partB, R* partC) {
+  // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one
+  // will read. g, dA: [count][N2][W]; dskip, dbias: [count][W]; partB, partC: rows of N2.
+  void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias,
+             R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
     const uint8_t* resets = unit.resets(t0);
     unit.read_BC(t0, T);
@@ -224,7 +239,8 @@ template <class R> struct BackwardUnit {
 template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
   constexpr int W = kLanes<R>;
   const Blocks<R> k(p);
-  const int64_t N2 = k.N2, per = N2 * W, units = p.B * p.G * k.blocks, chunks = (p.L + kChunk - 1) / kChunk;
+  const int64_t N2 = k.N2, per = N2 * W, units = p.B * p.G * k.blocks,
+                chunks = (p.L + kChunk - 1) / kChunk;
   const int64_t per_span = kSpan / kChunk, spans = (chunks + per_span - 1) / per_span;
   const int64_t tiles = k.per_block, rows = std::min(kSpan, chunks * kChunk) * N2;
   Buffer<R> g(units * tiles * per, R(0)), dA(units * tiles * per, R(0));
@@ -234,7 +250,8 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     for (int64_t index = 0; index < units; ++index) {
       Unit<R> unit(p, k, index);
       for (int64_t i = 0; i < unit.count; ++i)
-        unit.gather(static_cast<const R*>(p.dfinal) + unit.row_of_channels() * N2, i, &g[(index * tiles + i) * per]);
+        unit.gather(static_cast<const R*>(p.dfinal) + unit.row_of_channels() * N2, i,
+                    &g[(index * tiles + i) * per]);
     }
   for (int64_t span = spans - 1; span >= 0; --span) {
     const int64_t c0 = span * per_span, c1 = std::min(chunks, c0 + per_span);
@@ -243,14 +260,17 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
       std::vector<BackwardUnit<R>> team;
       team.reserve(count);
       for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);
-      each_block(c1 - c0, count, chunks_together(p), [&](int64_t back, int64_t i, int64_t back_next, int64_t next) {
-        const int64_t c = c1 - 1 - back, when = c1 - 1 - back_next;  // when, next: what follows this block
-        const Ahead ahead = team[next].unit.ahead(when * kChunk);
-        const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
-        const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
-        team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per], &dskip[index * tiles * W],
-                      &dbias[index * tiles * W], &partB[at], &partC[at]);
-      });
+      each_block(c1 - c0, count, chunks_together(p),
+                 [&](int64_t back, int64_t i, int64_t back_next, int64_t next) {
+                   // when, next: what follows this block
+                   const int64_t c = c1 - 1 - back, when = c1 - 1 - back_next;
+                   const Ahead ahead = team[next].unit.ahead(when * kChunk);
+                   const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
+                   const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
+                   team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per],
+                                 &dskip[index * tiles * W], &dbias[index * tiles * W], &partB[at],
+                                 &partC[at]);
+                 });
       end_streaming();
     });
     const int64_t t0 = c0 * kChunk, T = std::min<int64_t>(p.L, c1 * kChunk) - t0;
@@ -276,7 +296,8 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     for (int64_t i = 0; i < unit.count; ++i) {
       const int64_t at = index * tiles + i;
       unit.scatter(&dA[at * per], i, static_cast<R*>(p.dA) + unit.row_of_channels() * N2);
-      if (p.dinitial) unit.scatter(&g[at * per], i, static_cast<R*>(p.dinitial) + unit.row_of_channels() * N2);
+      if (p.dinitial)
+        unit.scatter(&g[at * per], i, static_cast<R*>(p.dinitial) + unit.row_of_channels() * N2);
       for (int lane = 0; lane < unit.lanes(i); ++lane) {
         static_cast<R*>(p.dskip)[unit.b * p.D + unit.channel(i) + lane] = dskip[at * W + lane];
         static_cast<R*>(p.dbias)[unit.b * p.D + unit.channel(i) + lane] = dbias[at * W + lane];

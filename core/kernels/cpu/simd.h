@@ -1,5 +1,6 @@
-// Vectors of one instruction set: arithmetic on GCC/Clang vector types, exp2, softplus, sine and cosine.
-// Included once per instruction set inside namespace LONGSEQ_ISA; everything here is inline.
+// Vectors of one instruction set: arithmetic on GCC/Clang vector types, exp2, softplus, sine and
+// cosine. Included once per instruction set inside namespace LONGSEQ_ISA; everything here is
+// inline.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -39,12 +40,15 @@ template <class R> using Vec = typename Traits<R>::V;
 template <class R> using IVec = typename Traits<R>::I;
 template <class R> constexpr int kLanes = kBytes / int(sizeof(R));
 
-// Working memory that starts on a cache line: a vector that straddles two lines costs twice, more if just stored.
+// Working memory that starts on a cache line: a vector that straddles two lines costs twice, more
+// if just stored.
 template <class T> struct LineAllocator {
   typedef T value_type;
   LineAllocator() = default;
   template <class U> LineAllocator(const LineAllocator<U>&) {}
-  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
+  }
   void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
   template <class U> bool operator==(const LineAllocator<U>&) const { return true; }
   template <class U> bool operator!=(const LineAllocator<U>&) const { return false; }
@@ -69,16 +73,23 @@ template <class To, class From> inline To bits(From x) {
 inline __m512 sum_quads(const float* p) {
   const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16), c = _mm512_loadu_ps(p + 32),
                d = _mm512_loadu_ps(p + 48);
-  const __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-  const __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m512d ab =
+      _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+  const __m512d cd =
+      _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
 }
 // out[i] = the sum of the 16 lanes of row i, for 16 rows.
 inline void sum_16_rows(const float* p, float* out) {
-  const __m512 a = sum_quads(p), b = sum_quads(p + 64), c = sum_quads(p + 128), d = sum_quads(p + 192);
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
-  _mm512_storeu_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd)));
+  const __m512 a = sum_quads(p), b = sum_quads(p + 64), c = sum_quads(p + 128),
+               d = sum_quads(p + 192);
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  _mm512_storeu_ps(
+      out, _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd)));
 }
 inline float sum_lanes(Vec<float> v) { return _mm512_reduce_add_ps((__m512)v); }
 inline double sum_lanes(Vec<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
@@ -156,10 +167,13 @@ template <class V> inline V exp2_product(V d, V a) {
 }
 #endif
 
-template <class R> inline Vec<R> vexp(Vec<R> x) { return exp2_product(x, splat<R>(R(1.4426950408889634))); }
+template <class R> inline Vec<R> vexp(Vec<R> x) {
+  return exp2_product(x, splat<R>(R(1.4426950408889634)));
+}
 template <class R> inline Vec<R> sigmoid(Vec<R> x) { return R(1) / (R(1) + vexp<R>(-x)); }
 
-// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|) = 2^n (1 + r q(r)): e - 1 is summed exactly, so that a tiny x is kept.
+// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|) = 2^n (1 + r q(r)): e - 1 is summed exactly, so
+// that a tiny x is kept.
 template <class R> inline Vec<R> tanh(Vec<R> x) {
   typedef Vec<R> V;
   constexpr R magic = Traits<R>::magic, floor = R(Traits<R>::bias_floor);
@@ -174,7 +188,8 @@ template <class R> inline Vec<R> tanh(Vec<R> x) {
   return x < V{} ? -positive : positive;
 }
 
-// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); log1p(y) = 2 atanh(y / (2 + y)) keeps tiny y exact.
+// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); log1p(y) = 2 atanh(y / (2 + y)) keeps tiny y
+// exact.
 template <class R> inline Vec<R> softplus(Vec<R> x) {
   Vec<R> ax = x < Vec<R>{} ? x : -x;
   Vec<R> y = vexp<R>(ax);
@@ -186,7 +201,8 @@ template <class R> inline Vec<R> softplus(Vec<R> x) {
   return positive + R(2) * s * p;
 }
 
-// sine and cosine by quadrants of pi/2, with a three-part pi/2 (accurate for |x| up to about 1e4 in float).
+// sine and cosine by quadrants of pi/2, with a three-part pi/2 (accurate for |x| up to about 1e4 in
+// float).
 template <class R> inline void sincos(Vec<R> x, Vec<R>& sine, Vec<R>& cosine) {
   typedef Vec<R> V;
   constexpr R magic = Traits<R>::magic;
@@ -196,7 +212,8 @@ template <class R> inline void sincos(Vec<R> x, Vec<R>& sine, Vec<R>& cosine) {
   if constexpr (sizeof(R) == 4)
     r = ((x - n * R(1.5703125)) - n * R(4.837512969970703e-4)) - n * R(7.549789948768648e-8);
   else
-    r = ((x - n * R(1.5707963267341256)) - n * R(6.0771005063039e-11)) - n * R(2.0222662487959506e-21);
+    r = ((x - n * R(1.5707963267341256)) - n * R(6.0771005063039e-11)) -
+        n * R(2.0222662487959506e-21);
   V r2 = r * r;
   constexpr int K = sizeof(R) == 4 ? 5 : 9;
   V s = V{}, c = V{};

@@ -1,6 +1,7 @@
-// The sLSTM recurrence, forward and backward. A head's recurrent weights mix only its own units, so a head is walked
-// through all of time by one thread while its weights stay in that core's second cache; a few rows of the batch share
-// each pass over them. Lanes are units. Equations in core/ops/slstm.py.
+// The sLSTM recurrence, forward and backward. A head's recurrent weights mix only its own units, so
+// a head is walked through all of time by one thread while its weights stay in that core's second
+// cache; a few rows of the batch share each pass over them. Lanes are units. Equations in
+// core/ops/slstm.py.
 #pragma once
 #include <algorithm>
 
@@ -11,10 +12,12 @@ namespace LONGSEQ_ISA {
 // The rows of the batch that share a pass over the weights: as many as there are registers for.
 constexpr int kRows = kBytes == 64 ? 4 : 2;
 
-// `out` [ROWS][PANELS][4][W] += x [ROWS][K] · w, whose panels are [K][4][W]. Every output is one chain of sums over K in
-// order, so that neither the number of rows nor that of panels changes a bit.
+// `out` [ROWS][PANELS][4][W] += x [ROWS][K] · w, whose panels are [K][4][W]. Every output is one
+// chain of sums over K in order, so that neither the number of rows nor that of panels changes a
+// bit.
 template <class R, int ROWS, int PANELS>
-__attribute__((noinline)) void product(int64_t K, const R* w, const R* x, int64_t x_pitch, R* out, int64_t out_pitch) {
+__attribute__((noinline)) void product(int64_t K, const R* w, const R* x, int64_t x_pitch, R* out,
+                                       int64_t out_pitch) {
   constexpr int W = kLanes<R>, N = 4 * PANELS;
   Vec<R> acc[ROWS][N];
 #pragma GCC unroll 4
@@ -40,18 +43,21 @@ __attribute__((noinline)) void product(int64_t K, const R* w, const R* x, int64_
 }
 
 template <class R, int ROWS>
-inline void products_of(int64_t panels, int64_t K, const R* w, const R* x, int64_t x_pitch, R* out, int64_t out_pitch) {
+inline void products_of(int64_t panels, int64_t K, const R* w, const R* x, int64_t x_pitch, R* out,
+                        int64_t out_pitch) {
   constexpr int W = kLanes<R>;
-  constexpr int wide = ROWS == (kBytes == 64 ? 2 : 1) ? 2 : 1;  // measured: chains enough, one stream of weights else
+  // measured: chains enough, one stream of weights else
+  constexpr int wide = ROWS == (kBytes == 64 ? 2 : 1) ? 2 : 1;
   int64_t i = 0;
   for (; i + wide <= panels; i += wide)
     product<R, ROWS, wide>(K, w + i * K * 4 * W, x, x_pitch, out + i * 4 * W, out_pitch);
-  for (; i < panels; ++i) product<R, ROWS, 1>(K, w + i * K * 4 * W, x, x_pitch, out + i * 4 * W, out_pitch);
+  for (; i < panels; ++i)
+    product<R, ROWS, 1>(K, w + i * K * 4 * W, x, x_pitch, out + i * 4 * W, out_pitch);
 }
 
 template <class R>
-inline void products(int64_t rows, int64_t panels, int64_t K, const R* w, const R* x, int64_t x_pitch, R* out,
-                     int64_t out_pitch) {
+inline void products(int64_t rows, int64_t panels, int64_t K, const R* w, const R* x,
+                     int64_t x_pitch, R* out, int64_t out_pitch) {
   switch (rows) {
     case 1: return products_of<R, 1>(panels, K, w, x, x_pitch, out, out_pitch);
     case 2: return products_of<R, 2>(panels, K, w, x, x_pitch, out, out_pitch);
@@ -99,11 +105,16 @@ template <class R> struct HeadLayout {
     parallel(p.H, p.threads, [&](int64_t h) { one(h, &all[h * size]); });
     return all;
   }
-  int64_t row(int64_t b, int64_t t, int64_t h) const { return ((b * p.L + t) * p.H + h) * p.P; }  // in (B, L, H, P)
-  int64_t gate_row(int64_t b, int64_t t, int64_t k, int64_t h) const {                            // (B, L, 4, H, P)
+  int64_t row(int64_t b, int64_t t, int64_t h) const {
+    return ((b * p.L + t) * p.H + h) * p.P;
+  }  // in (B, L, H, P)
+  // (B, L, 4, H, P)
+  int64_t gate_row(int64_t b, int64_t t, int64_t k, int64_t h) const {
     return (((b * p.L + t) * 4 + k) * p.H + h) * p.P;
   }
-  int64_t state_row(int64_t part, int64_t b, int64_t h) const { return ((part * p.B + b) * p.H + h) * p.P; }
+  int64_t state_row(int64_t part, int64_t b, int64_t h) const {
+    return ((part * p.B + b) * p.H + h) * p.P;
+  }
   bool reset(int64_t b, int64_t t) const { return p.resets && p.resets[b * p.L + t]; }
 };
 
@@ -125,7 +136,8 @@ template <class R> struct Cell {
   V h() const { return c / (o_inverse * n); }
 };
 
-// The product of `forward` panels on the weights as they lie: for sequences too short to be worth packing them.
+// The product of `forward` panels on the weights as they lie: for sequences too short to be worth
+// packing them.
 template <class R>
 inline void dots(const HeadLayout<R>& k, int64_t head, int64_t rows, const R* h, R* step) {
   constexpr int W = kLanes<R>;
@@ -158,12 +170,15 @@ template <class R> void slstm_forward_as(const SLSTM& p) {
   R *hs = static_cast<R*>(p.hs), *last = static_cast<R*>(p.last), *raw = static_cast<R*>(p.raw),
     *marks = static_cast<R*>(p.marks);
   parallel(p.H * k.blocks, p.threads, [&](int64_t index) {
-    const int64_t head = index / k.blocks, b0 = index % k.blocks * k.rows, rows = std::min(k.rows, p.B - b0);
+    const int64_t head = index / k.blocks, b0 = index % k.blocks * k.rows,
+                  rows = std::min(k.rows, p.B - b0);
     const int64_t size = rows * k.padded, pitch = 4 * k.padded;
-    Buffer<R> state(4 * size, R(0)), step(rows * pitch);  // h, c, n, m; the pre-activations [tile][gate][W]
+    // h, c, n, m; the pre-activations [tile][gate][W]
+    Buffer<R> state(4 * size, R(0)), step(rows * pitch);
     for (int64_t part = 0; part < 4; ++part)
       for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(&state[part * size + r * k.padded], first + k.state_row(part, b0 + r, head), p.P * sizeof(R));
+        std::memcpy(&state[part * size + r * k.padded], first + k.state_row(part, b0 + r, head),
+                    p.P * sizeof(R));
     R *h = &state[0], *c = &state[size], *n = &state[2 * size], *m = &state[3 * size];
     for (int64_t t = 0; t < p.L; ++t) {
       for (int64_t r = 0; r < rows; ++r) {
@@ -186,15 +201,17 @@ template <class R> void slstm_forward_as(const SLSTM& p) {
           for (int64_t r = 0; r < rows; ++r)
             std::memcpy(marks + t / kMark * 3 * p.B * p.H * p.P + k.state_row(part, b0 + r, head),
                         &state[(part + 1) * size + r * k.padded], p.P * sizeof(R));
-      if (packed) products<R>(rows, k.tiles, p.P, &weights[head * k.forward_size()], h, k.padded, step.data(), pitch);
+      if (packed)
+        products<R>(rows, k.tiles, p.P, &weights[head * k.forward_size()], h, k.padded, step.data(),
+                    pitch);
       else dots<R>(k, head, rows, h, step.data());
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < k.tiles; ++i) {
           const R* s = &step[r * pitch + i * 4 * W];
           const int64_t at = r * k.padded + i * W;
           const int lanes = k.lanes(i);
-          const Cell<R> cell(load(s), load(s + W), load(s + 2 * W), load(s + 3 * W), load(c + at), load(n + at),
-                             load(m + at));
+          const Cell<R> cell(load(s), load(s + W), load(s + 2 * W), load(s + 3 * W), load(c + at),
+                             load(n + at), load(m + at));
           const Vec<R> out = cell.h();
           store(h + at, out);
           store(c + at, cell.c);
@@ -208,7 +225,8 @@ template <class R> void slstm_forward_as(const SLSTM& p) {
     }
     for (int64_t part = 0; part < 4; ++part)
       for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(last + k.state_row(part, b0 + r, head), &state[part * size + r * k.padded], p.P * sizeof(R));
+        std::memcpy(last + k.state_row(part, b0 + r, head), &state[part * size + r * k.padded],
+                    p.P * sizeof(R));
   });
 }
 
@@ -217,23 +235,27 @@ template <class R> struct Kept {
   Vec<R> i, f, z, o, c, n;
 };
 
-// Runs from mark to mark, last first: the gates and cells are computed again from the pre-activations, then walked back.
+// Runs from mark to mark, last first: the gates and cells are computed again from the
+// pre-activations, then walked back.
 template <class R> void slstm_backward_as(const SLSTM& p) {
   constexpr int W = kLanes<R>;
   typedef Vec<R> V;
   const HeadLayout<R> k(p);
-  const Buffer<R> weights = k.pack(k.backward_size(), [&](int64_t h, R* to) { k.pack_backward(h, to); });
+  const Buffer<R> weights =
+      k.pack(k.backward_size(), [&](int64_t h, R* to) { k.pack_backward(h, to); });
   const R *raw = static_cast<const R*>(p.raw), *marks = static_cast<const R*>(p.marks);
   const R *dhs = static_cast<const R*>(p.dhs), *dlast = static_cast<const R*>(p.dlast);
   R *dgates = static_cast<R*>(p.dgates), *dfirst = static_cast<R*>(p.dfirst);
   parallel(p.H * k.blocks, p.threads, [&](int64_t index) {
-    const int64_t head = index / k.blocks, b0 = index % k.blocks * k.rows, rows = std::min(k.rows, p.B - b0);
+    const int64_t head = index / k.blocks, b0 = index % k.blocks * k.rows,
+                  rows = std::min(k.rows, p.B - b0);
     const int64_t wide = k.back_panels * 4 * W, size = rows * wide;  // one state of all rows
     Buffer<R> grads(4 * size, R(0)), dstep(rows * 4 * k.padded, R(0));
     Buffer<Kept<R>> kept((kMark + 1) * rows * k.tiles);  // slot 0: the cells before the mark
     for (int64_t part = 0; part < 4; ++part)
       for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(&grads[part * size + r * wide], dlast + k.state_row(part, b0 + r, head), p.P * sizeof(R));
+        std::memcpy(&grads[part * size + r * wide], dlast + k.state_row(part, b0 + r, head),
+                    p.P * sizeof(R));
     R *dh = &grads[0], *dc = &grads[size], *dn = &grads[2 * size], *dm = &grads[3 * size];
     for (int64_t t0 = (p.L - 1) / kMark * kMark; t0 >= 0; t0 -= kMark) {
       const int64_t T = std::min<int64_t>(kMark, p.L - t0);
@@ -243,7 +265,8 @@ template <class R> void slstm_backward_as(const SLSTM& p) {
           V start[3];
           for (int64_t part = 0; part < 3; ++part)
             start[part] = load_lanes(
-                marks + t0 / kMark * 3 * p.B * p.H * p.P + k.state_row(part, b0 + r, head) + i * W, lanes);
+                marks + t0 / kMark * 3 * p.B * p.H * p.P + k.state_row(part, b0 + r, head) + i * W,
+                lanes);
           V c = start[0], n = start[1], m = start[2];
           Kept<R>* slot = &kept[r * k.tiles + i];
           slot->c = c;
@@ -272,11 +295,15 @@ template <class R> void slstm_backward_as(const SLSTM& p) {
             const Kept<R>& before = kept[(t * rows + r) * k.tiles + i];
             const int lanes = k.lanes(i);
             const int64_t at = r * wide + i * W;
-            const V zero = {}, c_before = reset ? zero : before.c, n_before = reset ? zero : before.n;
-            const V per_n = R(1) / s.n, h = s.o * s.c * per_n, f_raw = load_lanes(raw + k.gate_row(b0 + r, t0 + t, 1, head) + i * W, lanes);
-            const V gh = load(dh + at) + load_lanes(dhs + k.row(b0 + r, t0 + t, head) + i * W, lanes);
+            const V zero = {}, c_before = reset ? zero : before.c,
+                    n_before = reset ? zero : before.n;
+            const V per_n = R(1) / s.n, h = s.o * s.c * per_n,
+                    f_raw = load_lanes(raw + k.gate_row(b0 + r, t0 + t, 1, head) + i * W, lanes);
+            const V gh =
+                load(dh + at) + load_lanes(dhs + k.row(b0 + r, t0 + t, head) + i * W, lanes);
             const V gc = load(dc + at) + gh * per_n * s.o, gn = load(dn + at) - gh * per_n * h;
-            const V through_i = (gn + gc * s.z) * s.i, through_f = (gc * c_before + gn * n_before) * s.f;
+            const V through_i = (gn + gc * s.z) * s.i,
+                    through_f = (gc * c_before + gn * n_before) * s.f;
             // The maximum is differentiated too, whichever of its arguments it is.
             const auto input_won = s.i >= s.f;
             const V gm = load(dm + at), to_m = input_won ? through_f : gm - through_i;
@@ -292,17 +319,19 @@ template <class R> void slstm_backward_as(const SLSTM& p) {
           }
         }
         std::fill(dh, dh + size, R(0));
-        products<R>(rows, k.back_panels, 4 * k.padded, &weights[head * k.backward_size()], dstep.data(), 4 * k.padded,
-                    dh, wide);
+        products<R>(rows, k.back_panels, 4 * k.padded, &weights[head * k.backward_size()],
+                    dstep.data(), 4 * k.padded, dh, wide);
         for (int64_t r = 0; r < rows; ++r)
-          if (k.reset(b0 + r, t0 + t))  // nothing, not even NaN, passes from one segment to the other
+          // nothing, not even NaN, passes from one segment to the other
+          if (k.reset(b0 + r, t0 + t))
             for (int64_t part = 0; part < 4; ++part)
               std::fill(&grads[part * size + r * wide], &grads[part * size + (r + 1) * wide], R(0));
       }
     }
     for (int64_t part = 0; part < 4; ++part)
       for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(dfirst + k.state_row(part, b0 + r, head), &grads[part * size + r * wide], p.P * sizeof(R));
+        std::memcpy(dfirst + k.state_row(part, b0 + r, head), &grads[part * size + r * wide],
+                    p.P * sizeof(R));
   });
 }
 

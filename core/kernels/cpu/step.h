@@ -1,5 +1,5 @@
-// One position at a time, for decoding: the state update of a diagonal state-space layer, read and written once. Lanes
-// are states. Equations in core/ops/state_update.py.
+// One position at a time, for decoding: the state update of a diagonal state-space layer, read and
+// written once. Lanes are states. Equations in core/ops/state_update.py.
 #pragma once
 #include <algorithm>
 
@@ -10,7 +10,8 @@ namespace LONGSEQ_ISA {
 constexpr int64_t kUpdateUnit = 256;  // channels of a unit of work
 constexpr int64_t kTogether = 16;     // channels whose outputs are summed together
 
-template <class R> inline Buffer<R> row_of(const Tensor3& x, int64_t b, int64_t from, int64_t n, int64_t padded) {
+template <class R>
+inline Buffer<R> row_of(const Tensor3& x, int64_t b, int64_t from, int64_t n, int64_t padded) {
   Buffer<R> out(padded, R(0));
   if (x) read_rows<R>(x, b, 0, 1, from, n, n, out.data());
   return out;
@@ -25,13 +26,22 @@ template <class R> struct ChannelUpdate {
   int64_t group = -1;
   alignas(64) R lanes[kTogether * W], y[kTogether];
 
-  static R at(const void* vector, int64_t i) { return vector ? static_cast<const R*>(vector)[i] : R(0); }
+  static R at(const void* vector, int64_t i) {
+    return vector ? static_cast<const R*>(vector)[i] : R(0);
+  }
   static int64_t up(int64_t n) { return (n + kTogether - 1) / kTogether * kTogether; }
 
   ChannelUpdate(const StateUpdate& p, int64_t b, int64_t from, int64_t count)
-      : p(p), b(b), from(from), count(count), per_group(p.D / p.G), head(from / p.width),
-        heads((from + count - 1) / p.width - head + 1), u(row_of<R>(p.x, b, from, count, up(count))),
-        z(row_of<R>(p.z, b, from, count, up(count))), dt(row_of<R>(p.dt, b, head, heads, up(heads))) {
+      : p(p),
+        b(b),
+        from(from),
+        count(count),
+        per_group(p.D / p.G),
+        head(from / p.width),
+        heads((from + count - 1) / p.width - head + 1),
+        u(row_of<R>(p.x, b, from, count, up(count))),
+        z(row_of<R>(p.z, b, from, count, up(count))),
+        dt(row_of<R>(p.dt, b, head, heads, up(heads))) {
     for (int64_t i = 0; i < heads; ++i) dt[i] += at(p.bias, head + i);
     for (int64_t i = 0; i < heads; i += W) {
       Vec<R> d = load(&dt[i]);
@@ -58,9 +68,11 @@ template <class R> struct ChannelUpdate {
       Bm = row_of<R>(p.Bm, b, group * p.N, p.N, p.N + W);
       Cm = row_of<R>(p.Cm, b, group * p.N, p.N, p.N + W);
     }
-    const R *before = static_cast<const R*>(p.state) + row, *A = static_cast<const R*>(p.A) + (p.scalar ? 0 : d * p.N);
+    const R *before = static_cast<const R*>(p.state) + row,
+            *A = static_cast<const R*>(p.A) + (p.scalar ? 0 : d * p.N);
     R* after = static_cast<R*>(p.next) + row;
-    const Vec<R> step = splat(dt[h]), input = splat(dt[h] * u[i]), shared = p.scalar ? splat(decays[h]) : Vec<R>{};
+    const Vec<R> step = splat(dt[h]), input = splat(dt[h] * u[i]),
+                 shared = p.scalar ? splat(decays[h]) : Vec<R>{};
     Vec<R> sum = {};
     for (int64_t n = 0; n < p.N; n += W) {
       const int some = int(std::min<int64_t>(W, p.N - n));
@@ -69,7 +81,8 @@ template <class R> struct ChannelUpdate {
       store_lanes(after + n, s, some);
       Vec<R> part = s * load(&Cm[n]);
       if (some < W)
-        for (int lane = some; lane < W; ++lane) part[lane] = R(0);  // not what an infinite input makes of the padding
+        // not what an infinite input makes of the padding
+        for (int lane = some; lane < W; ++lane) part[lane] = R(0);
       sum += part;
     }
     return sum;

@@ -1,4 +1,5 @@
-// Threads without a second runtime: work is handed to the OpenMP runtime that torch already has in the process.
+// Threads without a second runtime: work is handed to the OpenMP runtime that torch already has in
+// the process.
 #include "kernels.h"
 
 #include <dlfcn.h>
@@ -15,7 +16,8 @@ namespace {
 
 typedef void (*GompParallel)(void (*)(void*), void*, unsigned, unsigned);
 
-// torch loads its OpenMP runtime with global visibility; libgomp and LLVM's libomp both export this entry.
+// torch loads its OpenMP runtime with global visibility; libgomp and LLVM's libomp both export this
+// entry.
 GompParallel find_gomp() {
 #if defined(LONGSEQ_STD_THREADS)
   return nullptr;
@@ -37,7 +39,8 @@ struct Job {
   std::mutex lock;
 };
 
-// Units are taken in any order by any thread: every unit writes only its own outputs, so results do not depend on it.
+// Units are taken in any order by any thread: every unit writes only its own outputs, so results do
+// not depend on it.
 void drain(void* data) {
   Job& job = *static_cast<Job*>(data);
   try {
@@ -82,6 +85,8 @@ void parallel_for(int64_t n, int threads, void (*work)(void*, int64_t), void* co
   if (job.error) std::rethrow_exception(job.error);
 }
 
-const char* thread_runtime() { return gomp() ? "the OpenMP runtime of torch" : "std::thread, one team per call"; }
+const char* thread_runtime() {
+  return gomp() ? "the OpenMP runtime of torch" : "std::thread, one team per call";
+}
 
 }  // namespace longseq

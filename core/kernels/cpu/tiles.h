@@ -1,4 +1,5 @@
-// Matrices that lie in the caches, rows padded with zeros to whole blocks: products, transposes, triangular systems.
+// Matrices that lie in the caches, rows padded with zeros to whole blocks: products, transposes,
+// triangular systems.
 #pragma once
 #include <algorithm>
 
@@ -23,7 +24,8 @@ constexpr int kRowsAtOnce = 4;
 #endif
 
 template <class R, int M, int N>
-inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b_row, R* c, int64_t c_row, Into into) {
+inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b_row, R* c,
+                          int64_t c_row, Into into) {
   constexpr int V = kLanes<R>;
   Vec<R> sum[M][N] = {};
   const R* left = a.p;
@@ -43,17 +45,19 @@ inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b
 }
 
 template <class R, int N>
-inline void product_panel(int64_t rows, Left<R> a, int64_t depth, const R* b, int64_t b_row, R* c, int64_t c_row,
-                          Into into) {
-  for (; rows >= kRowsAtOnce; rows -= kRowsAtOnce, a.p += kRowsAtOnce * a.row, c += kRowsAtOnce * c_row)
+inline void product_panel(int64_t rows, Left<R> a, int64_t depth, const R* b, int64_t b_row, R* c,
+                          int64_t c_row, Into into) {
+  for (; rows >= kRowsAtOnce;
+       rows -= kRowsAtOnce, a.p += kRowsAtOnce * a.row, c += kRowsAtOnce * c_row)
     product_block<R, kRowsAtOnce, N>(a, depth, b, b_row, c, c_row, into);
-  for (; rows > 0; --rows, a.p += a.row, c += c_row) product_block<R, 1, N>(a, depth, b, b_row, c, c_row, into);
+  for (; rows > 0; --rows, a.p += a.row, c += c_row)
+    product_block<R, 1, N>(a, depth, b, b_row, c, c_row, into);
 }
 
 // C = A B, C += A B or C -= A B with C (rows, columns), columns a multiple of kTile.
 template <class R>
-inline void product(int64_t rows, int64_t columns, int64_t depth, const Left<R>& a, const R* b, int64_t b_row, R* c,
-                    int64_t c_row, Into into) {
+inline void product(int64_t rows, int64_t columns, int64_t depth, const Left<R>& a, const R* b,
+                    int64_t b_row, R* c, int64_t c_row, Into into) {
   for (int64_t left = columns / kLanes<R>; left > 0;) {
     const int64_t n = left == 4 ? 2 : std::min<int64_t>(left, 3);
     if (n == 3) product_panel<R, 3>(rows, a, depth, b, b_row, c, c_row, into);
@@ -68,16 +72,21 @@ inline void product(int64_t rows, int64_t columns, int64_t depth, const Left<R>&
 inline void transpose_block(const float* from, int64_t from_row, float* to, int64_t to_row) {
   __m512 r[16], s[16];
   for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(from + i * from_row);
-  for (int i = 0; i < 16; i += 2) s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 2)
+    s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
   for (int i = 0; i < 16; i += 4) {
-    const __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 2]), c = _mm512_castps_pd(s[i + 1]),
-                  d = _mm512_castps_pd(s[i + 3]);
-    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+    const __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 2]),
+                  c = _mm512_castps_pd(s[i + 1]), d = _mm512_castps_pd(s[i + 3]);
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)),
+          r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
   }
   for (int i = 0; i < 4; ++i) {
-    const __m512 a = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), b = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
-    const __m512 c = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88), d = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
+    const __m512 a = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88),
+                 b = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
+    const __m512 c = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88),
+                 d = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
     _mm512_storeu_ps(to + i * to_row, _mm512_shuffle_f32x4(a, c, 0x88));
     _mm512_storeu_ps(to + (8 + i) * to_row, _mm512_shuffle_f32x4(a, c, 0xdd));
     _mm512_storeu_ps(to + (4 + i) * to_row, _mm512_shuffle_f32x4(b, d, 0x88));
@@ -85,19 +94,23 @@ inline void transpose_block(const float* from, int64_t from_row, float* to, int6
   }
 }
 #endif
-template <class R> inline void transpose_block(const R* from, int64_t from_row, R* to, int64_t to_row) {
+template <class R>
+inline void transpose_block(const R* from, int64_t from_row, R* to, int64_t to_row) {
   for (int j = 0; j < kTile; ++j)
     for (int i = 0; i < kTile; ++i) to[j * to_row + i] = from[i * from_row + j];
 }
 
 // (rows, columns) to (columns, rows), both multiples of kTile.
 template <class R>
-inline void transpose(int64_t rows, int64_t columns, const R* from, int64_t from_row, R* to, int64_t to_row) {
+inline void transpose(int64_t rows, int64_t columns, const R* from, int64_t from_row, R* to,
+                      int64_t to_row) {
   for (int64_t i = 0; i < rows; i += kTile)
-    for (int64_t j = 0; j < columns; j += kTile) transpose_block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+    for (int64_t j = 0; j < columns; j += kTile)
+      transpose_block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
 }
 
-// Solves (I + M) x = b in place for a block of kTile rows of b; of M what is below the diagonal counts.
+// Solves (I + M) x = b in place for a block of kTile rows of b; of M what is below the diagonal
+// counts.
 template <class R> inline void solve_block(const R* m, R* x, int64_t x_row, int64_t columns) {
   for (int64_t c = 0; c < columns; c += kLanes<R>) {
     Vec<R> row[kTile];
@@ -111,7 +124,8 @@ template <class R> inline void solve_block(const R* m, R* x, int64_t x_row, int6
 }
 
 // The same with (I + Mᵀ).
-template <class R> inline void solve_block_transposed(const R* m, R* x, int64_t x_row, int64_t columns) {
+template <class R>
+inline void solve_block_transposed(const R* m, R* x, int64_t x_row, int64_t columns) {
   for (int64_t c = 0; c < columns; c += kLanes<R>) {
     Vec<R> row[kTile];
     for (int i = 0; i < kTile; ++i) row[i] = load(x + i * x_row + c);
@@ -132,7 +146,8 @@ template <class R> inline void multiply_row(const R* a, const R* b, R* to, int64
 }
 // to += a x b
 template <class R> inline void add_products(const R* a, const R* b, R* to, int64_t n) {
-  for (int64_t c = 0; c < n; c += kLanes<R>) store(to + c, load(to + c) + load(a + c) * load(b + c));
+  for (int64_t c = 0; c < n; c += kLanes<R>)
+    store(to + c, load(to + c) + load(a + c) * load(b + c));
 }
 template <class R> inline void add_row(const R* a, R* to, int64_t n) {
   for (int64_t c = 0; c < n; c += kLanes<R>) store(to + c, load(to + c) + load(a + c));
@@ -144,16 +159,16 @@ template <class R> inline R dot_rows(const R* a, const R* b, int64_t n) {
 }
 
 template <class R, class S, class F>
-inline void read_tile_as(const S* __restrict p, int64_t stride, int64_t rows, int64_t n, int64_t pitch, R* __restrict out,
-                         F convert) {
+inline void read_tile_as(const S* __restrict p, int64_t stride, int64_t rows, int64_t n,
+                         int64_t pitch, R* __restrict out, F convert) {
   for (int64_t t = 0; t < rows; ++t, p += stride, out += pitch) {
     for (int64_t i = 0; i < n; ++i) out[i] = R(convert(p[i]));
     for (int64_t i = n; i < pitch; ++i) out[i] = R(0);
   }
 }
 template <class R, class S, class F>
-inline void write_tile_as(S* __restrict p, int64_t stride, int64_t rows, int64_t n, int64_t pitch, const R* __restrict in,
-                          F convert) {
+inline void write_tile_as(S* __restrict p, int64_t stride, int64_t rows, int64_t n, int64_t pitch,
+                          const R* __restrict in, F convert) {
   for (int64_t t = 0; t < rows; ++t, p += stride, in += pitch)
     for (int64_t i = 0; i < n; ++i) p[i] = S(convert(in[i]));
 }
@@ -162,15 +177,22 @@ inline char* tile_at(const Tensor3& x, int64_t b, int64_t t0, int64_t offset) {
   return x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
 }
 
-// Reads `rows` rows of n values from position t0 of batch b; the rest of `all` rows of `pitch` values becomes zero.
+// Reads `rows` rows of n values from position t0 of batch b; the rest of `all` rows of `pitch`
+// values becomes zero.
 template <class R>
-inline void read_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t all, int64_t offset, int64_t n,
-                      int64_t pitch, R* out) {
+inline void read_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t all,
+                      int64_t offset, int64_t n, int64_t pitch, R* out) {
   const char* p = tile_at(x, b, t0, offset);
   const uint16_t* two = reinterpret_cast<const uint16_t*>(p);
   switch (x.dtype) {
-    case kFloat32: read_tile_as(reinterpret_cast<const float*>(p), x.stride_l, rows, n, pitch, out, [](float v) { return v; }); break;
-    case kFloat64: read_tile_as(reinterpret_cast<const double*>(p), x.stride_l, rows, n, pitch, out, [](double v) { return v; }); break;
+    case kFloat32:
+      read_tile_as(reinterpret_cast<const float*>(p), x.stride_l, rows, n, pitch, out,
+                   [](float v) { return v; });
+      break;
+    case kFloat64:
+      read_tile_as(reinterpret_cast<const double*>(p), x.stride_l, rows, n, pitch, out,
+                   [](double v) { return v; });
+      break;
     case kBFloat16: read_tile_as(two, x.stride_l, rows, n, pitch, out, from_bf16); break;
     default: read_tile_as(two, x.stride_l, rows, n, pitch, out, from_half);
   }
@@ -178,15 +200,24 @@ inline void read_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int
 }
 
 template <class R>
-inline void write_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset, int64_t n, int64_t pitch,
-                       const R* in) {
+inline void write_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t offset,
+                       int64_t n, int64_t pitch, const R* in) {
   char* p = tile_at(x, b, t0, offset);
   uint16_t* two = reinterpret_cast<uint16_t*>(p);
   switch (x.dtype) {
-    case kFloat32: write_tile_as(reinterpret_cast<float*>(p), x.stride_l, rows, n, pitch, in, [](R v) { return v; }); break;
-    case kFloat64: write_tile_as(reinterpret_cast<double*>(p), x.stride_l, rows, n, pitch, in, [](R v) { return v; }); break;
-    case kBFloat16: write_tile_as(two, x.stride_l, rows, n, pitch, in, [](R v) { return to_bf16(float(v)); }); break;
-    default: write_tile_as(two, x.stride_l, rows, n, pitch, in, [](R v) { return to_half(float(v)); });
+    case kFloat32:
+      write_tile_as(reinterpret_cast<float*>(p), x.stride_l, rows, n, pitch, in,
+                    [](R v) { return v; });
+      break;
+    case kFloat64:
+      write_tile_as(reinterpret_cast<double*>(p), x.stride_l, rows, n, pitch, in,
+                    [](R v) { return v; });
+      break;
+    case kBFloat16:
+      write_tile_as(two, x.stride_l, rows, n, pitch, in, [](R v) { return to_bf16(float(v)); });
+      break;
+    default:
+      write_tile_as(two, x.stride_l, rows, n, pitch, in, [](R v) { return to_half(float(v)); });
   }
 }
 

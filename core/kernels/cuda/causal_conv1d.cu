@@ -1,7 +1,9 @@
-// Causal depthwise convolution: y_t = act(sum_k w_k x_{t-W+1+k} + bias), with resets and an initial state.
+// Causal depthwise convolution: y_t = act(sum_k w_k x_{t-W+1+k} + bias), with resets and an initial
+// state.
 //
-// A thread takes one channel over kSpan positions with the last W inputs in registers: each input is read once and
-// W - 1 more a span, neighbouring threads read neighbouring channels, and nothing is shared.
+// A thread takes one channel over kSpan positions with the last W inputs in registers: each input
+// is read once and W - 1 more a span, neighbouring threads read neighbouring channels, and nothing
+// is shared.
 #include "common.cuh"
 
 typedef LONGSEQ_X InputT;  // x and y
@@ -11,8 +13,9 @@ constexpr int kTaps = LONGSEQ_TAPS;
 constexpr int kPast = kTaps - 1;
 constexpr bool kSilu = LONGSEQ_SILU;
 
-// As ScanParams: 64-bit fields, names read by the host. Dense: weight (D, W), bias (D), resets (B, L), y and dx
-// (B, L, D), dinitial and after (B, W - 1, D), dweight (B, spans, D, W), dbias (B, spans, D).
+// As ScanParams: 64-bit fields, names read by the host. Dense: weight (D, W), bias (D), resets (B,
+// L), y and dx (B, L, D), dinitial and after (B, W - 1, D), dweight (B, spans, D, W), dbias (B,
+// spans, D).
 struct ConvParams {
   i64 batch, length, channels, span, spans;
   i64 x, x_b, x_t, weight, bias, initial, initial_b, initial_t, resets, y;
@@ -32,8 +35,9 @@ struct ConvPlace {
   // The input at a position, which may lie before the sequence.
   METHOD float input(const ConvParams& p, i64 t) const {
     if (t >= 0) return widen(at<const InputT>(p.x)[b * p.x_b + t * p.x_t + d]);
-    return p.initial && t >= -kPast ? widen(at<const PastT>(p.initial)[b * p.initial_b + (t + kPast) * p.initial_t + d])
-                                    : 0.0f;
+    return p.initial && t >= -kPast
+               ? widen(at<const PastT>(p.initial)[b * p.initial_b + (t + kPast) * p.initial_t + d])
+               : 0.0f;
   }
   METHOD bool reset(const ConvParams& p, i64 t) const {
     return p.resets && t >= 0 && at<const u8>(p.resets)[b * p.length + t];
@@ -62,7 +66,8 @@ struct Window {
     float sum = bias;
 #pragma unroll
     for (int k = 0; k < kTaps; ++k)
-      if (kPast - k <= seen) sum = fmaf(w[k], x[k], sum);  // not a product with 0: what is not seen may be NaN
+      // not a product with 0: what is not seen may be NaN
+      if (kPast - k <= seen) sum = fmaf(w[k], x[k], sum);
     return sum;
   }
 };
@@ -91,8 +96,9 @@ KERNEL(conv_forward, ConvParams, 128, 1) {
   }
 }
 
-// Grid as conv_forward. A span owns the gradients of its own inputs, so it walks W - 1 positions beyond its end;
-// of the weights it sums only what its own outputs give. dweight and dbias are added up by the host, in order.
+// Grid as conv_forward. A span owns the gradients of its own inputs, so it walks W - 1 positions
+// beyond its end; of the weights it sums only what its own outputs give. dweight and dbias are
+// added up by the host, in order.
 KERNEL(conv_backward, ConvParams, 128, 1) {
   const ConvPlace place(p);
   if (!place.active) return;
@@ -100,7 +106,8 @@ KERNEL(conv_backward, ConvParams, 128, 1) {
   Window window(p, place, place.begin);
   const InputT* dy = at<const InputT>(p.dy) + place.b * p.dy_b + place.d;
   InputT* dx = at<InputT>(p.dx) + place.b * p.length * p.channels + place.d;
-  float sum_w[kTaps], open[kTaps], sum_bias = 0.0f;  // open: gradients of the window's inputs, not yet complete
+  // open: gradients of the window's inputs, not yet complete
+  float sum_w[kTaps], open[kTaps], sum_bias = 0.0f;
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) sum_w[k] = open[k] = 0.0f;
   const i64 stop = place.end + kPast;
@@ -129,7 +136,8 @@ KERNEL(conv_backward, ConvParams, 128, 1) {
     const i64 done = t - kPast;
     if (done >= place.begin) narrow(open[0], &dx[done * p.channels]);
     else if (place.begin == 0 && p.dinitial)
-      narrow(open[0], &at<PastT>(p.dinitial)[(place.b * kPast + done + kPast) * p.channels + place.d]);
+      narrow(open[0],
+             &at<PastT>(p.dinitial)[(place.b * kPast + done + kPast) * p.channels + place.d]);
   }
   const i64 part = i64(blockIdx.y) * p.channels + place.d;
 #pragma unroll
@@ -137,7 +145,8 @@ KERNEL(conv_backward, ConvParams, 128, 1) {
   at<float>(p.dbias)[part] = sum_bias;
 }
 
-// One position: y (B, D) and the W - 1 inputs after it. Grid (ceil(D / 128), batch); x_t is not used.
+// One position: y (B, D) and the W - 1 inputs after it. Grid (ceil(D / 128), batch); x_t is not
+// used.
 KERNEL(conv_update, ConvParams, 128, 1) {
   const i64 d = i64(blockIdx.x) * 128 + threadIdx.x, b = blockIdx.y;
   if (d >= p.channels) return;

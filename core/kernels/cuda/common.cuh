@@ -1,5 +1,6 @@
-// Types, exponentials and warp exchange shared by the CUDA kernels. Needs no header: NVRTC compiles it as it is.
-// With LONGSEQ_EMULATE it is C++ for the tests' emulator, which defines threadIdx, shuffles and barriers.
+// Types, exponentials and warp exchange shared by the CUDA kernels. Needs no header: NVRTC compiles
+// it as it is. With LONGSEQ_EMULATE it is C++ for the tests' emulator, which defines threadIdx,
+// shuffles and barriers.
 #pragma once
 
 typedef long long i64;
@@ -12,12 +13,13 @@ typedef unsigned int u32;
 #define METHOD inline
 #define SHARED(Type, name) Type& name = emulator::shared<Type>()
 #define SHARED_BYTES(name) float* name = emulator::dynamic_shared()
-#define KERNEL(name, Params, threads, blocks)                                                                \
-  static void name(const Params& p);                                                                         \
-  extern "C" void emulate_##name(const void* params, const unsigned* grid, unsigned block, unsigned bytes,   \
-                                 unsigned order) {                                                           \
-    emulator::launch([&] { name(*static_cast<const Params*>(params)); }, grid, block, bytes, order);         \
-  }                                                                                                          \
+#define KERNEL(name, Params, threads, blocks)                                                \
+  static void name(const Params& p);                                                         \
+  extern "C" void emulate_##name(const void* params, const unsigned* grid, unsigned block,   \
+                                 unsigned bytes, unsigned order) {                           \
+    emulator::launch([&] { name(*static_cast<const Params*>(params)); }, grid, block, bytes, \
+                     order);                                                                 \
+  }                                                                                          \
   static void name(const Params& p)
 #else
 #define DEVICE __device__ __forceinline__
@@ -26,8 +28,9 @@ typedef unsigned int u32;
   static_assert(sizeof(Type) <= 48 * 1024, "a block's static shared memory"); \
   __shared__ Type name
 #define SHARED_BYTES(name) extern __shared__ __align__(16) float name[]
-#define KERNEL(name, Params, threads, blocks) \
-  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
+#define KERNEL(name, Params, threads, blocks)                   \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) \
+      name(const __grid_constant__ Params p)
 #endif
 
 constexpr float kLog2e = 1.4426950408889634f;
@@ -89,7 +92,8 @@ template <class T> DEVICE T* at(i64 address) { return reinterpret_cast<T*>(addre
 
 DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + ex2(-kLog2e * x)); }
 
-// max(x, 0) + log(1 + e) for e = exp(-|x|), the logarithm as 2 atanh(e / (2 + e)): no branch, good for tiny e.
+// max(x, 0) + log(1 + e) for e = exp(-|x|), the logarithm as 2 atanh(e / (2 + e)): no branch, good
+// for tiny e.
 DEVICE float softplus(float x) {
   const float e = ex2(-kLog2e * fabsf(x)), s = __fdividef(e, 2.0f + e), q = s * s;
   float r = fmaf(q, 1.0f / 15, 1.0f / 13);
@@ -107,9 +111,11 @@ DEVICE void sine_cosine(float x, float& sine, float& cosine) {
   float r = fmaf(k, -1.5707963705062866f, x);
   r = fmaf(k, 4.3711388286737929e-8f, r);
   const float q = r * r;
-  const float s = fmaf(r * q, fmaf(q, fmaf(q, -1.9515295891e-4f, 8.3321608736e-3f), -1.6666654611e-1f), r);
+  const float s =
+      fmaf(r * q, fmaf(q, fmaf(q, -1.9515295891e-4f, 8.3321608736e-3f), -1.6666654611e-1f), r);
   const float c = fmaf(
-      q * q, fmaf(q, fmaf(q, 2.443315711809948e-5f, -1.388731625493765e-3f), 4.166664568298827e-2f), fmaf(q, -0.5f, 1.0f));
+      q * q, fmaf(q, fmaf(q, 2.443315711809948e-5f, -1.388731625493765e-3f), 4.166664568298827e-2f),
+      fmaf(q, -0.5f, 1.0f));
   const int quadrant = int(k) & 3;
   sine = quadrant & 1 ? c : s;
   cosine = quadrant & 1 ? s : c;
@@ -138,21 +144,29 @@ DEVICE float scale(float s, float v) { return s * v; }
 DEVICE c32 scale(float s, c32 v) { return c32{s * v.x, s * v.y}; }
 DEVICE float add(float a, float b) { return a + b; }
 DEVICE c32 add(c32 a, c32 b) { return c32{a.x + b.x, a.y + b.y}; }
-DEVICE float real_dot(float a, float b, float acc) { return fmaf(a, b, acc); }  // Re(conj(a) b) + acc
+DEVICE float real_dot(float a, float b, float acc) {
+  return fmaf(a, b, acc);
+}  // Re(conj(a) b) + acc
 DEVICE float real_dot(c32 a, c32 b, float acc) { return fmaf(a.x, b.x, fmaf(a.y, b.y, acc)); }
 
 template <class S> DEVICE S shuffle_up(S v, int by);
-template <> DEVICE float shuffle_up<float>(float v, int by) { return __shfl_up_sync(0xffffffffu, v, by); }
+template <> DEVICE float shuffle_up<float>(float v, int by) {
+  return __shfl_up_sync(0xffffffffu, v, by);
+}
 template <> DEVICE c32 shuffle_up<c32>(c32 v, int by) {
   return c32{__shfl_up_sync(0xffffffffu, v.x, by), __shfl_up_sync(0xffffffffu, v.y, by)};
 }
 template <class S> DEVICE S shuffle_down(S v, int by);
-template <> DEVICE float shuffle_down<float>(float v, int by) { return __shfl_down_sync(0xffffffffu, v, by); }
+template <> DEVICE float shuffle_down<float>(float v, int by) {
+  return __shfl_down_sync(0xffffffffu, v, by);
+}
 template <> DEVICE c32 shuffle_down<c32>(c32 v, int by) {
   return c32{__shfl_down_sync(0xffffffffu, v.x, by), __shfl_down_sync(0xffffffffu, v.y, by)};
 }
 template <class S> DEVICE S shuffle_xor(S v, int by);
-template <> DEVICE float shuffle_xor<float>(float v, int by) { return __shfl_xor_sync(0xffffffffu, v, by); }
+template <> DEVICE float shuffle_xor<float>(float v, int by) {
+  return __shfl_xor_sync(0xffffffffu, v, by);
+}
 template <> DEVICE c32 shuffle_xor<c32>(c32 v, int by) {
   return c32{__shfl_xor_sync(0xffffffffu, v.x, by), __shfl_xor_sync(0xffffffffu, v.y, by)};
 }

@@ -1,7 +1,8 @@
 // Linear scan h_t = a_t h_{t-1} + b_t, and its gradient, which is the same scan from right to left.
 //
-// A block serves 32 adjacent channels; its warps share a tile of positions, each a chain of kItems, joined through
-// shared memory. Split as the selective scan is: linear_summary, linear_join, linear_forward.
+// A block serves 32 adjacent channels; its warps share a tile of positions, each a chain of kItems,
+// joined through shared memory. Split as the selective scan is: linear_summary, linear_join,
+// linear_forward.
 #include "common.cuh"
 
 #if LONGSEQ_COMPLEX
@@ -18,9 +19,10 @@ constexpr int kItems = 8;
 constexpr int kTile = kWarps * kItems;
 constexpr bool kReverse = LONGSEQ_REVERSE;
 
-// As ScanParams. Dense: initial and dinitial (B, D), h, da and out (B, L, D); local, product and starts (B, chunks, D).
-// Reversed, b is the gradient of h, position 0 is the last, and a decay is the conjugate of the next position's;
-// out is then the gradient of b, and da = conj(h_{t-1}) times it, with h the forward's states.
+// As ScanParams. Dense: initial and dinitial (B, D), h, da and out (B, L, D); local, product and
+// starts (B, chunks, D). Reversed, b is the gradient of h, position 0 is the last, and a decay is
+// the conjugate of the next position's; out is then the gradient of b, and da = conj(h_{t-1}) times
+// it, with h the forward's states.
 struct LinearParams {
   i64 batch, length, channels, tiles, chunk, chunks;
   i64 a, a_b, a_t, b, b_b, b_t, initial, out, local, product, starts, h, da, dinitial;
@@ -55,7 +57,8 @@ template <bool Output> DEVICE void linear_sweep(const LinearParams& p, LinearSha
       if (first + k < end && active) {
         input[k] = State(widen(b[t * p.b_t]));
         if (!kReverse) decay[k] = State(widen(a[t * p.a_t]));
-        else decay[k] = t + 1 < p.length ? conjugate(State(widen(a[(t + 1) * p.a_t]))) : zero<State>();
+        else
+          decay[k] = t + 1 < p.length ? conjugate(State(widen(a[(t + 1) * p.a_t]))) : zero<State>();
       }
       product = mul(product, decay[k]);
       state = mad(decay[k], state, input[k]);
@@ -74,7 +77,8 @@ template <bool Output> DEVICE void linear_sweep(const LinearParams& p, LinearSha
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
         if (first + k >= end) break;
-        const i64 t = kReverse ? p.length - 1 - first - k : first + k, to = (row * p.length + t) * p.channels + d;
+        const i64 t = kReverse ? p.length - 1 - first - k : first + k,
+                  to = (row * p.length + t) * p.channels + d;
         h = mad(decay[k], h, input[k]);
         if (!kReverse) {
           narrow(h, &at<OutT>(p.out)[to]);
@@ -85,7 +89,8 @@ template <bool Output> DEVICE void linear_sweep(const LinearParams& p, LinearSha
         if (t > 0) before = at<const State>(p.h)[to - p.channels];
         else if (p.initial) before = at<const State>(p.initial)[row * p.channels + d];
         narrow(mul(conjugate(before), h), &at<DecayT>(p.da)[to]);
-        if (t == 0) at<State>(p.dinitial)[row * p.channels + d] = mul(conjugate(State(widen(a[0]))), h);
+        if (t == 0)
+          at<State>(p.dinitial)[row * p.channels + d] = mul(conjugate(State(widen(a[0]))), h);
       }
     }
   }

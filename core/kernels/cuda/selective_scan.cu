@@ -1,8 +1,9 @@
-// Selective scan forward: h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t, y_t = C_t h_t + D u_t, gated by silu(z).
+// Selective scan forward: h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t, y_t = C_t h_t + D u_t, gated by
+// silu(z).
 //
-// Where rows and channels fill the device, scan_forward runs alone, a block walking the whole sequence. Otherwise
-// the sequence is split into chunks: scan_summary (each chunk's own final state), scan_join (a short pass over
-// chunks), then scan_forward from each chunk's true start.
+// Where rows and channels fill the device, scan_forward runs alone, a block walking the whole
+// sequence. Otherwise the sequence is split into chunks: scan_summary (each chunk's own final
+// state), scan_join (a short pass over chunks), then scan_forward from each chunk's true start.
 #include "selective_scan.cuh"
 
 struct ForwardShared {
@@ -53,7 +54,8 @@ template <bool Output> DEVICE void sweep(const ScanParams& p, ForwardShared& s) 
 #pragma unroll 1
     for (int n = 0; n < kStates; n += kGroup) {
       const Decays A(p, place, n);
-      State a[kGroup][kItems], h[kGroup][kItems], product[kGroup], now[kGroup], own_product[kGroup], own[kGroup];
+      State a[kGroup][kItems], h[kGroup][kItems], product[kGroup], now[kGroup], own_product[kGroup],
+          own[kGroup];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         product[i] = one<State>();
@@ -74,17 +76,22 @@ template <bool Output> DEVICE void sweep(const ScanParams& p, ForwardShared& s) 
       for (int i = 0; i < kGroup; ++i) {
         own_product[i] = product[i];
         own[i] = now[i];
-        join_warp<false>(place, shut, product[i], now[i], &s.product[parity][place.warp][i][place.channel],
+        join_warp<false>(place, shut, product[i], now[i],
+                         &s.product[parity][place.warp][i][place.channel],
                          &s.state[parity][place.warp][i][place.channel]);
       }
       __syncthreads();
       const bool last = place.slot == kSlots - 1;
-      enter<false>(place, shut, &s.carry[tile & 1][n], product, now, warp_shut, s.product[parity], s.state[parity]);
+      enter<false>(place, shut, &s.carry[tile & 1][n], product, now, warp_shut, s.product[parity],
+                   s.state[parity]);
       parity ^= 1;
       if (Output) {
         if (p.saved && t % kSaved == 0 && t < place.end && place.active) {
-          State* saved = at<State>(p.saved) +
-                         ((place.b * ((p.length + kSaved - 1) / kSaved) + t / kSaved) * kStates + n) * p.channels + place.d;
+          State* saved =
+              at<State>(p.saved) +
+              ((place.b * ((p.length + kSaved - 1) / kSaved) + t / kSaved) * kStates + n) *
+                  p.channels +
+              place.d;
 #pragma unroll
           for (int i = 0; i < kGroup; ++i) saved[i * p.channels] = now[i];
         }
@@ -99,7 +106,8 @@ template <bool Output> DEVICE void sweep(const ScanParams& p, ForwardShared& s) 
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < kGroup; ++i) now[i] = shut.own ? own[i] : mad(own_product[i], now[i], own[i]);
+        for (int i = 0; i < kGroup; ++i)
+          now[i] = shut.own ? own[i] : mad(own_product[i], now[i], own[i]);
       }
       if (last)
 #pragma unroll
@@ -144,39 +152,49 @@ KERNEL(scan_forward, ScanParams, kThreads, kBlocks) {
   sweep<true>(p, s);
 }
 
-// Grid as scan_forward. Writes local, sums and shut: what a chunk makes of a state of zero, its sum of dt, and
-// whether it has a reset.
+// Grid as scan_forward. Writes local, sums and shut: what a chunk makes of a state of zero, its sum
+// of dt, and whether it has a reset.
 KERNEL(scan_summary, ScanParams, kThreads, kBlocks) {
   SHARED(ForwardShared, s);
   sweep<false>(p, s);
 }
 
-// A thread a (row, state, channel); grid (ceil(batch * N * D / 128)). Turns local into starts, front to back.
+// A thread a (row, state, channel); grid (ceil(batch * N * D / 128)). Turns local into starts,
+// front to back.
 KERNEL(scan_join, ScanParams, 128, 1) {
   const i64 index = i64(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.batch * kStates * p.channels) return;
-  const i64 d = index % p.channels, n = index / p.channels % kStates, b = index / p.channels / kStates;
+  const i64 d = index % p.channels, n = index / p.channels % kStates,
+            b = index / p.channels / kStates;
   const State A = at<const State>(p.A)[d * kStates + n];
-  State h = p.initial ? at<const State>(p.initial)[(b * p.channels + d) * kStates + n] : zero<State>();
+  State h =
+      p.initial ? at<const State>(p.initial)[(b * p.channels + d) * kStates + n] : zero<State>();
   for (i64 chunk = 0; chunk < p.chunks; ++chunk) {
     const i64 k = b * p.chunks + chunk, place = (k * kStates + n) * p.channels + d;
     at<State>(p.starts)[place] = h;
     const State local = at<const State>(p.local)[place];
-    h = at<const u8>(p.shut)[k] ? local : mad(decay(at<const float>(p.sums)[k * p.channels + d], A), h, local);
+    h = at<const u8>(p.shut)[k]
+            ? local
+            : mad(decay(at<const float>(p.sums)[k * p.channels + d], A), h, local);
   }
 }
 
-// As scan_join, back to front: the gradient that enters each chunk from its right, and that of the initial state.
+// As scan_join, back to front: the gradient that enters each chunk from its right, and that of the
+// initial state.
 KERNEL(scan_join_back, ScanParams, 128, 1) {
   const i64 index = i64(blockIdx.x) * 128 + threadIdx.x;
   if (index >= p.batch * kStates * p.channels) return;
-  const i64 d = index % p.channels, n = index / p.channels % kStates, b = index / p.channels / kStates;
+  const i64 d = index % p.channels, n = index / p.channels % kStates,
+            b = index / p.channels / kStates;
   const State A = conjugate(at<const State>(p.A)[d * kStates + n]);
-  State q = p.dfinal ? at<const State>(p.dfinal)[(b * p.channels + d) * kStates + n] : zero<State>();
+  State q =
+      p.dfinal ? at<const State>(p.dfinal)[(b * p.channels + d) * kStates + n] : zero<State>();
   for (i64 chunk = p.chunks - 1; chunk >= 0; --chunk) {
     const i64 k = b * p.chunks + chunk, place = (k * kStates + n) * p.channels + d;
     at<State>(p.back)[place] = q;
     const State local = at<const State>(p.back_local)[place];
-    q = at<const u8>(p.shut)[k] ? local : mad(decay(at<const float>(p.sums)[k * p.channels + d], A), q, local);
+    q = at<const u8>(p.shut)[k]
+            ? local
+            : mad(decay(at<const float>(p.sums)[k * p.channels + d], A), q, local);
   }
 }

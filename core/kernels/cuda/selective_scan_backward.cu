@@ -1,12 +1,15 @@
-// Selective scan backward: tiles from last to first, each recomputed from the state saved at its start.
+// Selective scan backward: tiles from last to first, each recomputed from the state saved at its
+// start.
 //
-// q is the gradient that reaches a state from later positions: G_t = q + C_t' dy_t, q becomes conj(a_t) G_t. It is
-// a scan from right to left with the forward's decays, so both directions are joined at once. The gradients of B
-// and C are summed over the block's channels inside each warp, by halving, and written once per block (dB, dC:
-// (tiles, B, chunks, piece, G, N)); those of A, D and delta_bias once per chunk (dA (B, chunks, N, D), dD and dbias
-// (B, chunks, D)): the host adds these parts up in a fixed order. No atomics: the same gradients every time.
-// So that the parts of dB and dC stay small at any length, a launch may cover one piece of every chunk, the last
-// piece first; q goes from one launch to the next through `back`, and the sums of the others are added to.
+// q is the gradient that reaches a state from later positions: G_t = q + C_t' dy_t, q becomes
+// conj(a_t) G_t. It is a scan from right to left with the forward's decays, so both directions are
+// joined at once. The gradients of B and C are summed over the block's channels inside each warp,
+// by halving, and written once per block (dB, dC: (tiles, B, chunks, piece, G, N)); those of A, D
+// and delta_bias once per chunk (dA (B, chunks, N, D), dD and dbias (B, chunks, D)): the host adds
+// these parts up in a fixed order. No atomics: the same gradients every time. So that the parts of
+// dB and dC stay small at any length, a launch may cover one piece of every chunk, the last piece
+// first; q goes from one launch to the next through `back`, and the sums of the others are added
+// to.
 #include "selective_scan.cuh"
 
 struct BackwardShared {
@@ -14,7 +17,8 @@ struct BackwardShared {
   alignas(16) State c[kMapSize];
   State product[2][kWarps][kGroup][kChannels], state[2][kWarps][kGroup][kChannels];
   State back_product[2][kWarps][kGroup][kChannels], back_state[2][kWarps][kGroup][kChannels];
-  State carry[2][kStates][kChannels], start[kStates][kChannels];  // q at the tile's end, h at its start
+  // q at the tile's end, h at its start
+  State carry[2][kStates][kChannels], start[kStates][kChannels];
   State decay_parts[2][kWarps][kGroup][kChannels], decays[kStates][kChannels];  // the gradient of A
   float sums[kSlots][kChannels];
   int shut[2][kWarps], back_shut[2][kWarps];
@@ -29,7 +33,8 @@ DEVICE void load_gradient(const ScanParams& p, const Place& place, int t, float 
 #pragma unroll
   for (int k = 0; k < kItems; ++k) {
     dy[k] = t + k < place.end && place.active ? widen(from[(t + k) * p.dy_t]) : 0.0f;
-    if (p.z && t + k < place.end && place.active) dy[k] = through_gate(dy[k], widen(z[(t + k) * p.z_t]));
+    if (p.z && t + k < place.end && place.active)
+      dy[k] = through_gate(dy[k], widen(z[(t + k) * p.z_t]));
   }
 }
 
@@ -42,7 +47,8 @@ DEVICE i64 chunk_row(const ScanParams& p, const Place& place) {
   return ((place.b * p.chunks + place.chunk) * kStates) * p.channels + place.d;
 }
 
-// Grid as scan_forward. Writes back_local: the q that leaves a chunk to its left when none enters from its right.
+// Grid as scan_forward. Writes back_local: the q that leaves a chunk to its left when none enters
+// from its right.
 KERNEL(scan_back_summary, ScanParams, kThreads, kBlocks) {
   SHARED(BackwardShared, s);
   const Place place(p);
@@ -82,16 +88,20 @@ KERNEL(scan_back_summary, ScanParams, kThreads, kBlocks) {
       for (int i = 0; i < kGroup; ++i) {
         own_product[i] = product[i];
         own[i] = q[i];
-        join_warp<true>(place, shut, product[i], q[i], &s.back_product[parity][place.warp][i][place.channel],
+        join_warp<true>(place, shut, product[i], q[i],
+                        &s.back_product[parity][place.warp][i][place.channel],
                         &s.back_state[parity][place.warp][i][place.channel]);
       }
       __syncthreads();
-      if (place.warp == 0) {  // the first slot's q leaves the tile; its warp stays together for the shuffles
-        enter<true>(place, shut, &s.carry[tile & 1][n], product, q, warp_shut, s.back_product[parity], s.back_state[parity]);
+      // the first slot's q leaves the tile; its warp stays together for the shuffles
+      if (place.warp == 0) {
+        enter<true>(place, shut, &s.carry[tile & 1][n], product, q, warp_shut,
+                    s.back_product[parity], s.back_state[parity]);
         if (place.slot == 0)
 #pragma unroll
           for (int i = 0; i < kGroup; ++i)
-            s.carry[(tile + 1) & 1][n + i][place.channel] = shut.own ? own[i] : mad(own_product[i], q[i], own[i]);
+            s.carry[(tile + 1) & 1][n + i][place.channel] =
+                shut.own ? own[i] : mad(own_product[i], q[i], own[i]);
       }
       parity ^= 1;
     }
@@ -99,11 +109,12 @@ KERNEL(scan_back_summary, ScanParams, kThreads, kBlocks) {
   __syncthreads();
   if (place.active)
     for (int n = place.slot; n < kStates; n += kSlots)
-      at<State>(p.back_local)[chunk_row(p, place) + n * p.channels] = s.carry[tile & 1][n][place.channel];
+      at<State>(p.back_local)[chunk_row(p, place) + n * p.channels] =
+          s.carry[tile & 1][n][place.channel];
 }
 
-// Sums `count` values over the lanes that share a slot; afterwards a lane holds count / kChannels of the sums at
-// the front of `v`, and the return value is the index of the first.
+// Sums `count` values over the lanes that share a slot; afterwards a lane holds count / kChannels
+// of the sums at the front of `v`, and the return value is the index of the first.
 template <int count> DEVICE int sum_channels(const Place& place, State (&v)[count]) {
   int base = 0, half = count / 2;
 #pragma unroll
@@ -121,7 +132,8 @@ template <int count> DEVICE int sum_channels(const Place& place, State (&v)[coun
   return base;
 }
 
-// Adds the warps' parts of the gradient of A for the states from n on, which a barrier has made visible.
+// Adds the warps' parts of the gradient of A for the states from n on, which a barrier has made
+// visible.
 DEVICE void fold_decays(BackwardShared& s, int parity, int n) {
   for (int k = threadIdx.x; k < kGroup * kChannels; k += kThreads) {
     const int i = k / kChannels, channel = k % kChannels;
@@ -143,8 +155,9 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
       else if (p.dfinal) q = at<const State>(p.dfinal)[row * kStates + n];
     }
     s.carry[0][n][place.channel] = q;
-    s.decays[n][place.channel] =
-        p.resume && place.active ? at<const State>(p.dA)[chunk_row(p, place) + n * p.channels] : zero<State>();
+    s.decays[n][place.channel] = p.resume && place.active
+                                     ? at<const State>(p.dA)[chunk_row(p, place) + n * p.channels]
+                                     : zero<State>();
   }
   const float skip = p.D && place.active ? at<const float>(p.D)[place.d] : 0.0f;
   float sum_D = 0.0f, sum_bias = 0.0f;
@@ -167,7 +180,9 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
     for (int n = place.slot; n < kStates; n += kSlots)
       s.start[n][place.channel] =
           place.active
-              ? at<const State>(p.saved)[((place.b * saved_rows + t0 / kSaved) * kStates + n) * p.channels + place.d]
+              ? at<const State>(
+                    p.saved)[((place.b * saved_rows + t0 / kSaved) * kStates + n) * p.channels +
+                             place.d]
               : zero<State>();
     int *warp_shut = s.shut[tile & 1], *back_shut = s.back_shut[tile & 1];
     const Shut shut = find_shut<false>(place, x.resets != 0, warp_shut);
@@ -207,7 +222,8 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         back_product[i] = conjugate(product[i]);
-        join_warp<false>(place, shut, product[i], h[i], &s.product[parity][place.warp][i][place.channel],
+        join_warp<false>(place, shut, product[i], h[i],
+                         &s.product[parity][place.warp][i][place.channel],
                          &s.state[parity][place.warp][i][place.channel]);
         join_warp<true>(place, shut_back, back_product[i], q[i],
                         &s.back_product[parity][place.warp][i][place.channel],
@@ -215,9 +231,10 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
       }
       __syncthreads();
       if (n > 0) fold_decays(s, parity ^ 1, n - kGroup);
-      enter<false>(place, shut, &s.start[n], product, h, warp_shut, s.product[parity], s.state[parity]);
-      enter<true>(place, shut_back, &s.carry[tile & 1][n], back_product, q, back_shut, s.back_product[parity],
-                  s.back_state[parity]);
+      enter<false>(place, shut, &s.start[n], product, h, warp_shut, s.product[parity],
+                   s.state[parity]);
+      enter<true>(place, shut_back, &s.carry[tile & 1][n], back_product, q, back_shut,
+                  s.back_product[parity], s.back_state[parity]);
       State first[kGroup], sum_A[kGroup];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
@@ -262,24 +279,28 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
 #pragma unroll
-        for (int by = kChannels; by < 32; by *= 2) sum_A[i] = add(sum_A[i], shuffle_xor<State>(sum_A[i], by));
+        for (int by = kChannels; by < 32; by *= 2)
+          sum_A[i] = add(sum_A[i], shuffle_xor<State>(sum_A[i], by));
         if (place.sub == 0) s.decay_parts[parity][place.warp][i][place.channel] = sum_A[i];
       }
       parity ^= 1;
-      // The maps' rows of this group are done with (each belongs to one warp); their gradients take their place.
+      // The maps' rows of this group are done with (each belongs to one warp); their gradients take
+      // their place.
       const int base = sum_channels(place, v);
       __syncwarp();
       constexpr int kKept = 2 * kGroup * kItems / kChannels;
 #pragma unroll
       for (int j = 0; j < kKept; ++j) {
-        const int index = base + j, i = index / kItems % kGroup, item = place.slot * kItems + index % kItems;
+        const int index = base + j, i = index / kItems % kGroup,
+                  item = place.slot * kItems + index % kItems;
         State* to = index < kGroup * kItems ? s.b : s.c;
         to[map_row(item) + n + i] = v[j];
       }
     }
     __syncthreads();
     fold_decays(s, parity ^ 1, kStates - kGroup);
-    const i64 part = ((place.tile * p.batch + place.b) * p.chunks + place.chunk) * p.piece - place.begin;
+    const i64 part =
+        ((place.tile * p.batch + place.b) * p.chunks + place.chunk) * p.piece - place.begin;
     for (int k = threadIdx.x; k < kTile * kStates; k += kThreads) {
       const int item = k / kStates, n = k % kStates;
       if (t0 + item >= place.end) break;
@@ -307,7 +328,8 @@ KERNEL(scan_backward, ScanParams, kThreads, kBlocks) {
         if (LONGSEQ_GATED) {
           const float gate = widen(z[(t + k) * p.z_t]), part = sigmoid(gate);
           const float slope = part * fmaf(gate, 1.0f - part, 1.0f);
-          narrow(widen(out_gradient[(t + k) * p.dy_t]) * fmaf(skip, value, y[k]) * slope, &at<GateT>(p.dz)[to]);
+          narrow(widen(out_gradient[(t + k) * p.dy_t]) * fmaf(skip, value, y[k]) * slope,
+                 &at<GateT>(p.dz)[to]);
         }
       }
     }

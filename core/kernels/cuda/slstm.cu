@@ -1,8 +1,10 @@
-// The sLSTM recurrence (arXiv 2405.04517), forward and backward: a block walks time for one head and kRows rows.
+// The sLSTM recurrence (arXiv 2405.04517), forward and backward: a block walks time for one head
+// and kRows rows.
 //
-// The head's recurrent weights stay in shared memory where they fit (LONGSEQ_RESIDENT; 16 P^2 bytes of at most
-// about 227 KB on sm_90, so P up to 112); wider heads read them from the L2 cache at every step, which is slower.
-// Two barriers per step: pre-activations (a thread per gate row, weights read once for all kRows), then cells.
+// The head's recurrent weights stay in shared memory where they fit (LONGSEQ_RESIDENT; 16 P^2 bytes
+// of at most about 227 KB on sm_90, so P up to 112); wider heads read them from the L2 cache at
+// every step, which is slower. Two barriers per step: pre-activations (a thread per gate row,
+// weights read once for all kRows), then cells.
 #include "common.cuh"
 
 constexpr int P = LONGSEQ_WIDTH;
@@ -11,9 +13,9 @@ constexpr int kThreads = LONGSEQ_THREADS;
 constexpr bool kResident = LONGSEQ_RESIDENT;
 constexpr int kPer = (4 * P + kThreads - 1) / kThreads;  // gate rows of a thread
 
-// As ScanParams; all dense. gates and dgates (B, L, 4, H, P), weights (H, P, 4P) for the forward and (H, 4P, P) for
-// the backward, first, last, dlast and dfirst (4, B, H, P), hs and dhs (B, L, H, P), saved (7, L, H, B, P):
-// c, n, i, f, tanh z, sigmoid o, sigmoid -f; resets (B, L).
+// As ScanParams; all dense. gates and dgates (B, L, 4, H, P), weights (H, P, 4P) for the forward
+// and (H, 4P, P) for the backward, first, last, dlast and dfirst (4, B, H, P), hs and dhs (B, L, H,
+// P), saved (7, L, H, B, P): c, n, i, f, tanh z, sigmoid o, sigmoid -f; resets (B, L).
 struct SlstmParams {
   i64 batch, length, heads, gates, weights, first, resets, hs, last, saved;
   i64 dhs, dlast, dgates, dfirst;
@@ -24,12 +26,18 @@ struct SlstmPlace {
   const SlstmParams& p;
   METHOD SlstmPlace(const SlstmParams& p) : head(blockIdx.x), b0(i64(blockIdx.y) * kRows), p(p) {}
   METHOD bool there(int r) const { return b0 + r < p.batch; }
-  METHOD bool reset(int r, i64 t) const { return p.resets && there(r) && at<const u8>(p.resets)[(b0 + r) * p.length + t]; }
+  METHOD bool reset(int r, i64 t) const {
+    return p.resets && there(r) && at<const u8>(p.resets)[(b0 + r) * p.length + t];
+  }
   METHOD i64 gate(int r, i64 t, int row) const {
     return ((((b0 + r) * p.length + t) * 4 + row / P) * p.heads + head) * P + row % P;
   }
-  METHOD i64 out(int r, i64 t, int o) const { return (((b0 + r) * p.length + t) * p.heads + head) * P + o; }
-  METHOD i64 state(int part, int r, int o) const { return ((part * p.batch + b0 + r) * p.heads + head) * P + o; }
+  METHOD i64 out(int r, i64 t, int o) const {
+    return (((b0 + r) * p.length + t) * p.heads + head) * P + o;
+  }
+  METHOD i64 state(int part, int r, int o) const {
+    return ((part * p.batch + b0 + r) * p.heads + head) * P + o;
+  }
   METHOD i64 kept(int part, int r, i64 t, int o) const {
     return (((part * p.length + t) * p.heads + head) * p.batch + b0 + r) * P + o;
   }
@@ -49,7 +57,8 @@ DEVICE const float* hold_weights(const SlstmPlace& place, float* to) {
 KERNEL(slstm_forward, SlstmParams, kThreads, 1) {
   SHARED_BYTES(memory);
   const SlstmPlace place(p);
-  float *h = memory, *raw = h + P * kRows, *c = raw + 4 * P * kRows, *n = c + P * kRows, *m = n + P * kRows;
+  float *h = memory, *raw = h + P * kRows, *c = raw + 4 * P * kRows, *n = c + P * kRows,
+        *m = n + P * kRows;
   const float* weights = hold_weights(place, m + P * kRows);
   for (int k = threadIdx.x; k < P * kRows; k += kThreads) {
     const int o = k / kRows, r = k % kRows;
@@ -78,7 +87,8 @@ KERNEL(slstm_forward, SlstmParams, kThreads, 1) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         sum[r] = next[j][r];
-        if (t + 1 < p.length && row < 4 * P && place.there(r)) next[j][r] = gates[place.gate(r, t + 1, row)];
+        if (t + 1 < p.length && row < 4 * P && place.there(r))
+          next[j][r] = gates[place.gate(r, t + 1, row)];
       }
       if (row < 4 * P) {
 #pragma unroll 8
@@ -133,15 +143,17 @@ KERNEL(slstm_forward, SlstmParams, kThreads, 1) {
   }
 }
 
-// Grid as slstm_forward; shared memory 11 P kRows floats, and 4 P^2 where resident. The gradient of the weights is
-// the host's: one GEMM over the whole of time.
+// Grid as slstm_forward; shared memory 11 P kRows floats, and 4 P^2 where resident. The gradient of
+// the weights is the host's: one GEMM over the whole of time.
 KERNEL(slstm_backward, SlstmParams, kThreads, 1) {
   SHARED_BYTES(memory);
   const SlstmPlace place(p);
-  float *step = memory, *parts = step + 4 * P * kRows, *dc = parts + 4 * P * kRows, *dn = dc + P * kRows;
+  float *step = memory, *parts = step + 4 * P * kRows, *dc = parts + 4 * P * kRows,
+        *dn = dc + P * kRows;
   float* dm = dn + P * kRows;
   const float* weights = hold_weights(place, dm + P * kRows);
-  const float *dlast = at<const float>(p.dlast), *saved = at<const float>(p.saved), *first = at<const float>(p.first);
+  const float *dlast = at<const float>(p.dlast), *saved = at<const float>(p.saved),
+              *first = at<const float>(p.first);
   for (int k = threadIdx.x; k < P * kRows; k += kThreads) {
     const int o = k / kRows, r = k % kRows;
     parts[k] = place.there(r) ? dlast[place.state(0, r, o)] : 0.0f;
@@ -169,13 +181,17 @@ KERNEL(slstm_backward, SlstmParams, kThreads, 1) {
       }
       const float h = open * saved[place.kept(0, r, t, o)] / n_now;
       float dh = at<const float>(p.dhs)[place.out(r, t, o)];
-      if (!cut) dh += (parts[k] + parts[k + P * kRows]) + (parts[k + 2 * P * kRows] + parts[k + 3 * P * kRows]);
+      if (!cut)
+        dh += (parts[k] + parts[k + P * kRows]) +
+              (parts[k + 2 * P * kRows] + parts[k + 3 * P * kRows]);
       const float gc = fmaf(dh / n_now, open, dc[k]), gn = dn[k] - dh / n_now * h, gm = dm[k];
-      const float through_i = fmaf(gc, z, gn) * i, through_f = fmaf(gc, c_before, gn * n_before) * f;
-      const bool input_won = i >= f;  // the maximum is differentiated too, whichever of its arguments it is
+      const float through_i = fmaf(gc, z, gn) * i,
+                  through_f = fmaf(gc, c_before, gn * n_before) * f;
+      // the maximum is differentiated too, whichever of its arguments it is
+      const bool input_won = i >= f;
       const float to_m = input_won ? through_f : gm - through_i;
-      const float d[4] = {input_won ? gm - through_f : through_i, to_m * leak, gc * i * (1.0f - z * z),
-                          dh * h * (1.0f - open)};
+      const float d[4] = {input_won ? gm - through_f : through_i, to_m * leak,
+                          gc * i * (1.0f - z * z), dh * h * (1.0f - open)};
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         step[k + g * P * kRows] = d[g];
@@ -208,7 +224,8 @@ KERNEL(slstm_backward, SlstmParams, kThreads, 1) {
     const int o = k / kRows, r = k % kRows;
     if (!place.there(r)) continue;
     float* dfirst = at<float>(p.dfirst);
-    const float dh = (parts[k] + parts[k + P * kRows]) + (parts[k + 2 * P * kRows] + parts[k + 3 * P * kRows]);
+    const float dh =
+        (parts[k] + parts[k + P * kRows]) + (parts[k + 2 * P * kRows] + parts[k + 3 * P * kRows]);
     dfirst[place.state(0, r, o)] = place.reset(r, 0) ? 0.0f : dh;
     dfirst[place.state(1, r, o)] = dc[k];
     dfirst[place.state(2, r, o)] = dn[k];

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from longseq.core.domain import load_domain
@@ -36,7 +38,16 @@ def test_one_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
     assert says in line and ".yaml" not in line
 
 
-def test_a_configuration_is_blamed_for_what_it_has(tmp_path: object) -> None:
+def test_an_empty_configuration_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing yet\n")
+    assert main(["timeseries", "fit", f"--config={file}"]) == 2
+    assert f"error: {file}: holds no settings" in capsys.readouterr().err
+
+
+def test_a_configuration_is_blamed_for_what_it_has(tmp_path: Path) -> None:
     file = f"{tmp_path}/mine.yaml"
     with open(file, "w", encoding="utf-8") as stream:
         stream.write("model: {init_args: {lr: fast}}")

@@ -1,0 +1,131 @@
+// Python's view of the recurrences: selective and linear scan, one position of state-space layers,
+// sLSTM.
+#include "bindings.h"
+
+namespace {
+
+// sizes: B, L, D, N, G
+SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool complex,
+                   int64_t compute, int threads, const Wide& u, const Wide& delta, int64_t A,
+                   const Wide& B, const Wide& C, int64_t skip, const Wide& z, int64_t bias,
+                   int64_t initial, int64_t resets, int64_t states) {
+  SelectiveScan p{};
+  p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.G = sizes[4];
+  p.softplus = softplus, p.complex = complex, p.compute = compute, p.threads = threads;
+  p.u = strided(u), p.delta = strided(delta), p.z = strided(z), p.Bm = strided(B),
+  p.Cm = strided(C);
+  p.A = pointer(A), p.skip = pointer(skip), p.delta_bias = pointer(bias),
+  p.initial = pointer(initial);
+  p.resets = pointer<uint8_t>(resets), p.states = pointer(states);
+  return p;
+}
+
+// sizes: B, L, H, P
+SLSTM cells(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, int64_t recurrent,
+            int64_t resets, int64_t raw, int64_t marks) {
+  SLSTM p{};
+  p.B = sizes[0], p.L = sizes[1], p.H = sizes[2], p.P = sizes[3], p.compute = compute,
+  p.threads = threads;
+  p.recurrent = pointer(recurrent), p.resets = pointer<uint8_t>(resets), p.raw = pointer(raw);
+  p.marks = pointer(marks);
+  return p;
+}
+
+}  // namespace
+
+void bind_recurrences(nb::module_& m) {
+  m.def("selective_scan_forward",
+        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads,
+           Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
+           int64_t initial, int64_t resets, int64_t states, Wide y, int64_t final_state) {
+          SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C,
+                                 skip, z, bias, initial, resets, states);
+          p.y = strided(y), p.final_state = pointer(final_state);
+          nb::gil_scoped_release release;
+          current->selective_scan_forward(p);
+        });
+  m.def("selective_scan_backward",
+        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads,
+           Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
+           int64_t initial, int64_t resets, int64_t states, Wide dy, int64_t dfinal, Wide du,
+           Wide ddelta, Wide dz, int64_t dA, int64_t dB, int64_t dC, int64_t dskip, int64_t dbias,
+           int64_t dinitial) {
+          SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C,
+                                 skip, z, bias, initial, resets, states);
+          p.dy = strided(dy), p.dfinal = pointer(dfinal), p.du = strided(du),
+          p.ddelta = strided(ddelta);
+          p.dz = strided(dz), p.dA = pointer(dA), p.dB = pointer(dB), p.dC = pointer(dC),
+          p.dskip = pointer(dskip);
+          p.dbias = pointer(dbias), p.dinitial = pointer(dinitial);
+          nb::gil_scoped_release release;
+          current->selective_scan_backward(p);
+        });
+  m.def("linear_scan_forward", [](std::array<int64_t, 3> sizes, bool complex, int64_t compute,
+                                  int threads, Arg a, Arg b, int64_t initial, Arg h) {
+    LinearScan p{};
+    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.complex = complex, p.compute = compute,
+    p.threads = threads;
+    p.a = tensor(a), p.b = tensor(b), p.initial = pointer(initial), p.h = tensor(h);
+    nb::gil_scoped_release release;
+    current->linear_scan_forward(p);
+  });
+  m.def("linear_scan_backward",
+        [](std::array<int64_t, 3> sizes, bool complex, int64_t compute, int threads, Arg a,
+           int64_t initial, Arg h, Arg dh, Arg da, Arg db, int64_t dinitial) {
+          LinearScan p{};
+          p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.complex = complex, p.compute = compute,
+          p.threads = threads;
+          p.a = tensor(a), p.initial = pointer(initial), p.h = tensor(h), p.dh = tensor(dh),
+          p.da = tensor(da);
+          p.db = tensor(db), p.dinitial = pointer(dinitial);
+          nb::gil_scoped_release release;
+          current->linear_scan_backward(p);
+        });
+  // sizes: B, D, N, G, width; flags: softplus, log_decay, scalar, skip_per_head
+  m.def("state_update", [](std::array<int64_t, 5> sizes, std::array<bool, 4> flags, double low,
+                           double high, int64_t compute, int threads, Arg x, Arg dt, int64_t A,
+                           Arg B, Arg C, int64_t skip, Arg z, int64_t bias, int64_t state, Arg y,
+                           int64_t next) {
+    StateUpdate p{};
+    p.B = sizes[0], p.D = sizes[1], p.N = sizes[2], p.G = sizes[3], p.width = sizes[4];
+    p.softplus = flags[0], p.log_decay = flags[1], p.scalar = flags[2], p.skip_per_head = flags[3];
+    p.low = low, p.high = high, p.compute = compute, p.threads = threads, p.x = tensor(x),
+    p.dt = tensor(dt);
+    p.A = pointer(A), p.Bm = tensor(B), p.Cm = tensor(C), p.skip = pointer(skip), p.z = tensor(z);
+    p.bias = pointer(bias), p.state = pointer(state), p.y = tensor(y), p.next = pointer(next);
+    nb::gil_scoped_release release;
+    current->state_update(p);
+  });
+  // sizes: B, model, D, N, rank, W; addresses: in the order of MambaStep
+  m.def("mamba_step",
+        [](std::array<int64_t, 6> sizes, int64_t compute, int threads, std::array<int64_t, 17> at) {
+          MambaStep p{};
+          p.B = sizes[0], p.model = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4],
+          p.W = sizes[5];
+          p.compute = compute, p.threads = threads;
+          const void** inputs[] = {&p.x,     &p.conv,      &p.state,    &p.in_proj, &p.in_bias,
+                                   &p.taps,  &p.conv_bias, &p.x_proj,   &p.dt_proj, &p.dt_bias,
+                                   &p.A_log, &p.skip,      &p.out_proj, &p.out_bias};
+          for (int i = 0; i < 14; ++i) *inputs[i] = pointer(at[i]);
+          p.y = pointer(at[14]), p.next_conv = pointer(at[15]), p.next = pointer(at[16]);
+          nb::gil_scoped_release release;
+          current->mamba_step(p);
+        });
+  m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads,
+                            int64_t recurrent, int64_t resets, int64_t raw, int64_t marks,
+                            int64_t gates, int64_t first, int64_t hs, int64_t last) {
+    SLSTM p = cells(sizes, compute, threads, recurrent, resets, raw, marks);
+    p.gates = pointer(gates), p.first = pointer(first), p.hs = pointer(hs), p.last = pointer(last);
+    nb::gil_scoped_release release;
+    current->slstm_forward(p);
+  });
+  m.def("slstm_backward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads,
+                             int64_t recurrent, int64_t resets, int64_t raw, int64_t marks,
+                             int64_t dhs, int64_t dlast, int64_t dgates, int64_t dfirst) {
+    SLSTM p = cells(sizes, compute, threads, recurrent, resets, raw, marks);
+    p.dhs = pointer(dhs), p.dlast = pointer(dlast), p.dgates = pointer(dgates),
+    p.dfirst = pointer(dfirst);
+    nb::gil_scoped_release release;
+    current->slstm_backward(p);
+  });
+}
