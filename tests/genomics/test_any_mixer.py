@@ -11,6 +11,7 @@ import pytest
 
 from longseq.core.shell.cli import main
 from longseq.core.tables import read_rows
+from longseq.genomics.scorers import load_model
 
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.batch_size=1", "--trainer.max_steps=1"]
 SMALL += ["--trainer.val_check_interval=1", "--progress", "lines"]
@@ -57,3 +58,15 @@ def test_a_list_of_files_trains_and_is_known_again(genomes: tuple[str, str], cap
     assert main(["genomics", "test", "--ckpt_path", best]) == 0
     out = capsys.readouterr().out
     assert "train:r0:27001-30000" in out and "other:r1:1752-2500" in out
+
+
+def test_hybridna_trains_from_its_configuration(workdir) -> None:
+    argv = ["genomics", "fit", "--config", "hybridna", "--data.fasta", "tiny"]
+    small = ["--model.d_model", "32", "--data.length", "64", "--data.eval_length", "128"]
+    steps = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--name", "h"]
+    assert main([*argv, *small, *steps]) == 0
+    (last,) = workdir.glob("outputs/genomics/h/*/checkpoints/last.ckpt")
+    task = load_model(last)
+    kinds = [type(layer.mixer).__name__ for layer in task.model.backbone.layers]
+    assert len(kinds) == 8 and kinds.count(kinds[0]) == 7 and "Attention" in kinds[3]
+    assert task.hparams["mixer"][3] == ["attention", {"rope_base": None}] and task.window == 64
