@@ -9,7 +9,8 @@ from longseq.core.ops.backends import Backend
 
 @register_mixer("atlas")
 class Atlas(MemoryMixer):
-    """Memory with the Omega rule (arXiv 2505.23735, eq. 9-11 and 32-33).
+    """Memory with the Omega rule (arXiv 2505.23735: the Omega rule, its polynomial keys, and
+    Atlas' update with Muon).
 
         S_t = η_t S_{t-1} - Σ_i γ_i ∇½‖M_c(φ(k_i)) - v_i‖²  over  t - c < i ≤ t
         M_t = (1 - α_t) M_{t-1} + θ_t NewtonSchulz(S_t),   y_t = W_o RMSNorm(M_t(φ(q_t)))

@@ -19,8 +19,8 @@ _EPS = 1e-6
 
 @register_mixer("longvq")
 class LongVQ(Mega):
-    """Vector quantisation on structured memory (arXiv 2404.11163, section 3; keys as in
-    Transformer-VQ, 2309.16354, eq. 9-14).
+    """Vector quantisation on structured memory (arXiv 2404.11163; attention to quantised keys
+    as in Transformer-VQ, 2309.16354).
 
         X' = EMA(X),  Z = SiLU(W_z X'),  Q = κ_q Z + μ_q,  K = RMSNorm(κ_k Z + μ_k)
         V = SiLU(W_v X),   K̂_s = C_{c(s)},   c(s) = argmin_c ‖K_s - C_c‖

@@ -17,7 +17,7 @@ from longseq.core.ops.exported import is_open
 
 @register_mixer("memmamba")
 class MemMamba(Mamba):
-    """Mamba with state summaries (arXiv 2510.03279, section 4).
+    """Mamba with state summaries (arXiv 2510.03279: note block and cross-token attention).
 
         z_t = Mamba(x)_t
         i_t = σ(w_i x_t + b_i);   where i_t > ½ the note n_t = i_t W_n x_t joins the pool

@@ -14,8 +14,8 @@ from longseq.core.ops.arguments import readable
 
 @register_mixer("seqboat")
 class SeqBoat(Averaged):
-    """Sparse modular activation of a gated attention unit (arXiv 2306.11197, eq. 3-7 and section
-    3.3).
+    """Sparse modular activation of a gated attention unit (arXiv 2306.11197: sparse modular
+    activation, SeqBoat's layer, and its working memory).
 
         X' = EMA(X),   p_t = σ(w X'_t + b),   position t is active where p_t > ½
         Z, R, V = SiLU(W X'),  Q, K = κ_q Z + μ_q, κ_k Z + μ_k                at active positions

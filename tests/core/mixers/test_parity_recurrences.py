@@ -1,9 +1,10 @@
 """HGRN2, GSA, Lightning attention, Mamba-3, the RG-LRU block and Gated DeltaNet against published
-code in float64: outputs, gradients and states, live.
+code in float64 and float32: outputs, gradients and states, live.
 
 LONGSEQ_UPSTREAM_FLA names a checkout of fla-org/flash-linear-attention (einops importable),
 LONGSEQ_UPSTREAM_MAMBA one of state-spaces/mamba, LONGSEQ_UPSTREAM_TRANSFORMERS a folder with
-transformers. References that compute in float32 are read with float64 in its place.
+transformers. Where a reference computes in float32 whatever it is given, the dtype that is compared
+is read in its place.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ from torch.nn.functional import logsigmoid, silu, softplus
 from longseq.core.mixers import create_mixer
 from parity import differences, fill, gradients, waves
 
-TOLERANCE = 1e-10
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 D, LENGTH = 16, 21
+
+
+@pytest.fixture(params=TOLERANCE, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
 
 
 def checkout(name: str) -> Path:
@@ -37,24 +44,28 @@ def checkout(name: str) -> Path:
     return Path(folder)
 
 
-def widened(source: str, **given: Any) -> dict[str, Any]:
-    """The names that a reference's source defines, its float32 read as float64."""
-    for narrow, wide in ((".float()", ".double()"), ("torch.float32", "torch.float64")):
-        source = source.replace(narrow, wide)
+def defined(source: str, dtype: torch.dtype, **given: Any) -> dict[str, Any]:
+    """The names that a reference's source defines, its float32 read as ``dtype``."""
+    for narrow, asked in (
+        ("torch.float32", f"{dtype}"),
+        ("dtype=torch.float,", f"dtype={dtype},"),
+        (".float()", f".to({dtype})"),
+    ):
+        source = source.replace(narrow, asked)
     names: dict[str, Any] = dict(given)
-    exec(source.replace("dtype=torch.float,", "dtype=torch.float64,"), names)
+    exec(source, names)
     return names
 
 
-def naive(module: str, name: str) -> Any:
+def naive(module: str, name: str, dtype: torch.dtype) -> Any:
     path = checkout("FLA") / "fla" / "ops" / module / "naive.py"
-    return widened(path.read_text(encoding="utf-8"))[name]
+    return defined(path.read_text(encoding="utf-8"), dtype)[name]
 
 
-def case(name: str, **options: Any) -> tuple[Any, Tensor]:
-    mixer = create_mixer(name, D, **options).double()
+def case(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Tensor]:
+    mixer = create_mixer(name, D, **options).to(dtype)
     fill(mixer)
-    return mixer, waves(2, LENGTH, D).requires_grad_()
+    return mixer, waves(2, LENGTH, D).to(dtype).requires_grad_()
 
 
 Reference = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -72,13 +83,13 @@ def agree(mixer: nn.Module, x: Tensor, reference: Reference, leaves: dict[str, T
         f"state {key}": v for key, v in differences({k: state[k] for k in last}, last).items()
     }
     print({key: f"{value:.1e}" for key, value in found.items()})
-    assert max(found.values()) <= TOLERANCE, found
+    assert max(found.values()) <= TOLERANCE[x.dtype], found
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.25])
-def test_hgrn2(bound: float) -> None:
-    run = naive("gla", "naive_recurrent_gla")
-    m, x = case("hgrn2", n_heads=2, lower_bound=bound)
+def test_hgrn2(bound: float, dtype: torch.dtype) -> None:
+    run = naive("gla", "naive_recurrent_gla", dtype)
+    m, x = case("hgrn2", dtype, n_heads=2, lower_bound=bound)
 
     def reference(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         shape = (2, D // 2)
@@ -90,9 +101,9 @@ def test_hgrn2(bound: float) -> None:
     agree(m, x, reference, dict(m.named_parameters()))
 
 
-def test_gsa() -> None:
-    run = naive("gsa", "naive_recurrent_gsa")
-    m, x = case("gsa", n_heads=2, n_slots=6)
+def test_gsa(dtype: torch.dtype) -> None:
+    run = naive("gsa", "naive_recurrent_gsa", dtype)
+    m, x = case("gsa", dtype, n_heads=2, n_slots=6)
 
     def reference(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         q, k, v, f = (p(x).unflatten(-1, (2, -1)) for p in (m.q_proj, m.k_proj, m.v_proj, m.f_proj))
@@ -104,11 +115,11 @@ def test_gsa() -> None:
     agree(m, x, reference, dict(m.named_parameters()))
 
 
-def test_lightning_attention() -> None:
+def test_lightning_attention(dtype: torch.dtype) -> None:
     """fla's Lightning attention is its simple GLA with a fixed decay; layer 3 of 12."""
-    run = naive("simple_gla", "naive_recurrent_simple_gla")
+    run = naive("simple_gla", "naive_recurrent_simple_gla", dtype)
     heads, depth = 4, 3 / 12
-    m, x = case("transnormer", n_heads=heads, depth=depth, gate=False)
+    m, x = case("transnormer", dtype, n_heads=heads, depth=depth, gate=False)
 
     def reference(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         q, k, v = (p(x).unflatten(-1, (heads, -1)) for p in (m.q_proj, m.k_proj, m.v_proj))
@@ -123,16 +134,16 @@ def test_lightning_attention() -> None:
 
 @pytest.mark.parametrize("form", ["step", "fwd"])
 @pytest.mark.parametrize("options", [{}, {"ngroups": 2, "rope_fraction": 1.0}])
-def test_mamba3(form: str, options: dict[str, Any]) -> None:
+def test_mamba3(form: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     path = checkout("MAMBA") / "tests" / "ops" / "triton" / "test_mamba3_siso.py"
     source = path.read_text(encoding="utf-8").split("# Reference Implementations")[1]
     source = source.split("# Test Utilities")[0]
     repeat = importlib.import_module("einops").repeat
-    names = widened(
-        source, torch=torch, F=F, math=math, repeat=repeat, Optional=Optional, Tuple=tuple
+    names = defined(
+        source, dtype, torch=torch, F=F, math=math, repeat=repeat, Optional=Optional, Tuple=tuple
     )
     run = names[f"mamba3_siso_{form}_ref"]
-    m, x = case("mamba3", d_state=8, headdim=8, **options)
+    m, x = case("mamba3", dtype, d_state=8, headdim=8, **options)
     widths = [m.d_inner, m.d_inner, m.maps, m.maps, m.nheads, m.nheads, m.nheads, m.angles]
 
     def reference(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -157,15 +168,15 @@ def published(module: str) -> Any:
     return importlib.import_module(f"transformers.models.{module}")
 
 
-def test_recurrent_gemma() -> None:
+def test_recurrent_gemma(dtype: torch.dtype) -> None:
     models = published("recurrent_gemma.modeling_recurrent_gemma")
     config = models.RecurrentGemmaConfig(hidden_size=D, lru_width=D, num_attention_heads=2)
-    theirs = models.RecurrentGemmaRecurrentBlock(config, 0).double()
-    m, x = case("rg_lru", n_heads=2)
+    theirs = models.RecurrentGemmaRecurrentBlock(config, 0).to(dtype)
+    m, x = case("rg_lru", dtype, n_heads=2)
     theirs.load_state_dict(m.state_dict())
     with pytest.MonkeyPatch.context() as patch:
         scan = theirs.rg_lru._rnn_scan
-        patch.setattr(theirs.rg_lru, "_rnn_scan", lambda **o: scan(**o, acc_dtype=torch.float64))
+        patch.setattr(theirs.rg_lru, "_rnn_scan", lambda **o: scan(**o, acc_dtype=dtype))
         positions = torch.arange(LENGTH).expand(2, -1)
 
         def reference(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -175,7 +186,7 @@ def test_recurrent_gemma() -> None:
         agree(m, x, reference, dict(theirs.named_parameters()))
 
 
-def test_qwen3_next() -> None:
+def test_qwen3_next(dtype: torch.dtype) -> None:
     """Its Gated DeltaNet layer, with our weights in its interleaved maps; gradients come back
     through the copying."""
     models = published("qwen3_next.modeling_qwen3_next")
@@ -190,8 +201,8 @@ def test_qwen3_next() -> None:
         layer_types=["linear_attention"],
         rms_norm_eps=1e-5,
     )
-    theirs = models.Qwen3NextGatedDeltaNet(config, 0).double()
-    m, x = case("gated_delta_net", n_heads=heads, head_dim=width, expand_v=1.0)
+    theirs = models.Qwen3NextGatedDeltaNet(config, 0).to(dtype)
+    m, x = case("gated_delta_net", dtype, n_heads=heads, head_dim=width, expand_v=1.0)
     m.o_norm.eps = 1e-5
 
     def weights() -> dict[str, Tensor]:
@@ -224,6 +235,6 @@ def test_qwen3_next() -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Its parts compute in float32 whatever they are given.
         patch.setattr(models, "torch_chunk_gated_delta_rule", operator)
-        patch.setattr(Tensor, "float", Tensor.double)
-        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(Tensor, "float", lambda x: x.to(dtype))
+        patch.setattr(torch, "float32", dtype)
         agree(m, x, reference, dict(m.named_parameters()))
