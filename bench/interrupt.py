@@ -79,7 +79,7 @@ def commands(fixed: Path) -> list[Command]:
         Command("fit", lambda to: [*_FIT, str(to)], (CHECKPOINT,), weights=True),
         Command("predict", predict, ("scores.parquet",)),
         Command("scan", scan, ("scan/scores.csv", "scan/segments.jsonl")),
-        Command("demo", demo, ("demo/report.html",)),
+        Command("demo", demo, ("demo/genomics/fit/version_0/scores.parquet",)),
         Command("convert", convert, ("model.safetensors",)),
     ]
 
