@@ -156,7 +156,10 @@ def _run(
 
             from longseq.core.shell.cli import main
 
-            register_optimizer_step_post_hook(lambda *_: os.write(told[1], b".") and None)
+            def tell(*_: Any) -> None:
+                os.write(told[1], b".")
+
+            register_optimizer_step_post_hook(tell)
             try:
                 status = main(list(argv)) or 0
             except SystemExit as error:
