@@ -173,7 +173,7 @@ def _zip(path: Path) -> object:
 
 def _sounds(folder: Path) -> list[bytes]:
     import numpy as np
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     wave, found = np.sin(np.arange(2000) / 9).astype(np.float32), []
     for kind in ("wav", "flac", "ogg", "mp3", "aiff"):

@@ -79,7 +79,7 @@ def commands(fixed: Path) -> list[Command]:
         Command("fit", lambda to: [*_FIT, str(to)], (CHECKPOINT,), weights=True),
         Command("predict", predict, ("scores.parquet",)),
         Command("scan", scan, ("scan/scores.csv", "scan/segments.jsonl")),
-        Command("demo", demo, ("demo/report.html",)),
+        Command("demo", demo, ("demo/genomics/fit/version_0/scores.parquet",)),
         Command("convert", convert, ("model.safetensors",)),
     ]
 
@@ -156,7 +156,10 @@ def _run(
 
             from longseq.core.shell.cli import main
 
-            register_optimizer_step_post_hook(lambda *_: os.write(told[1], b".") and None)
+            def tell(*_: Any) -> None:
+                os.write(told[1], b".")
+
+            register_optimizer_step_post_hook(tell)
             try:
                 status = main(list(argv)) or 0
             except SystemExit as error:

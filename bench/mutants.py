@@ -28,6 +28,8 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
+from longseq.bench.sanitize import thin
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("core/ops", "core/training")
 TESTS = ("tests/core/ops", "tests/core/training")
@@ -175,15 +177,7 @@ class _Recorder:
         self.seconds: dict[str, float] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        functions: dict[str, list[Any]] = {}
-        for item in items:
-            functions.setdefault(item.nodeid.split("[")[0], []).append(item)
-        # Evenly spread, the first and the last among them.
-        items[:] = [
-            item
-            for every in functions.values()
-            for item in every[:: max(1, -(-(len(every) - 1) // max(1, self.each - 1)))][: self.each]
-        ]
+        items[:] = thin(items, self.each)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
@@ -334,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=200, help="mutations (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--seconds", type=float, default=8, help="of tests for each mutant (8)")
+    parser.add_argument("--folders", nargs="+", default=FOLDERS, help="of sources")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="folders or files of tests")
     parser.add_argument("--each", type=int, default=4, help="parameters of one test function (4)")
     parser.add_argument("--wanted", type=float, default=0.8, help="share killed (0.8)")
     parser.add_argument("--map", default="build/mutants/map.json", help="lines and their tests")
@@ -343,15 +339,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.map, args.results = str(Path(args.map).resolve()), str(Path(args.results).resolve())
     if args.step == "record":
-        record(TESTS, FOLDERS, Path(args.map), args.each)
+        record(args.tests, args.folders, Path(args.map), args.each)
         return 0
     if args.step == "serve":
-        serve(Path.cwd(), sample(Path.cwd(), FOLDERS, args.sample, args.seed), args)
+        serve(Path.cwd(), sample(Path.cwd(), args.folders, args.sample, args.seed), args)
         return 0
     Path(args.map).parent.mkdir(parents=True, exist_ok=True)
     given = ["--sample", str(args.sample), "--seed", str(args.seed), "--map", args.map]
     given += ["--results", args.results, "--seconds", str(args.seconds)]
-    given += ["--each", str(args.each)]
+    given += ["--each", str(args.each), "--folders", *args.folders, "--tests", *args.tests]
     if args.again is not None:
         given += ["--again", str(args.again)]
     with tempfile.TemporaryDirectory() as name:

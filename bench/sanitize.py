@@ -159,6 +159,34 @@ def fault(kind: str) -> None:
         native().linear_scan_forward((4, 64, 8), False, 0, _THREADS, rows[0], rows[1], 0, rows[2])
 
 
+def pytest_addoption(parser: Any) -> None:
+    """As a plugin of pytest: how many parameters of one test function are run."""
+    parser.addoption("--each", type=int, default=0)
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """As a plugin of pytest: keeps so many parameters of one test function."""
+    if each := config.getoption("--each"):
+        items[:] = thin(items, each)
+
+
+def thin(items: Sequence[Any], each: int) -> list[Any]:
+    """Returns tests with at most so many parameters of one function, evenly spread.
+
+    Args:
+        items: of pytest, or anything with a ``nodeid``.
+        each: how many, the first among them.
+    """
+    functions: dict[str, list[Any]] = {}
+    for item in items:
+        functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    found = []
+    for every in functions.values():
+        step = max(1, -(-(len(every) - 1) // max(1, each - 1)))
+        found += every[::step][:each]
+    return found
+
+
 def pytest_configure(config: Any) -> None:
     """As a plugin of pytest: refuses to run without the watched modules, and gives every call its
     threads."""
@@ -177,13 +205,14 @@ def _threads(work: int) -> int:
     return 4
 
 
-def check(kind: str, folder: Path, tests: Sequence[str]) -> bool:
+def check(kind: str, folder: Path, tests: Sequence[str], each: int) -> bool:
     """Builds, shows that a fault is reported, runs the tests, and returns whether all is well.
 
     Args:
         kind: "address" or "thread".
         folder: of the build.
         tests: arguments of pytest.
+        each: parameters of one test function that are run; 0 for all.
     """
     begin = time.monotonic()
     build(kind, folder)
@@ -197,6 +226,9 @@ def check(kind: str, folder: Path, tests: Sequence[str]) -> bool:
     first = next(line for text in found for line in text.splitlines() if "Sanitizer" in line)
     print(f"{kind}: a fault on purpose is reported: {first.split(': ', 1)[-1][:60]}", flush=True)
     options = ["-p", "longseq.bench.sanitize", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+    options += ["--each", str(each)]
+    if (jobs := min(os.cpu_count() or 1, 4)) > 1:
+        options += ["-n", str(jobs)]
     status = run(["-m", "pytest", *options, *tests], kind, folder)
     found = [path.read_text(errors="replace") for path in reports(folder)]
     for text in found:
@@ -215,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m longseq.bench.sanitize", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--tests", nargs="+", help="in place of those of the operators")
+    parser.add_argument("--each", type=int, default=0, help="parameters of one test (0: all)")
     parser.add_argument("--fault", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.fault:
@@ -224,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("the sanitizers are set up for Linux with g++ only")
         return 2
     folder = ROOT / "build" / "sanitize"
-    good = [check(kind, folder / kind, args.tests or TESTS[kind]) for kind in args.only]
+    good = [check(kind, folder / kind, args.tests or TESTS[kind], args.each) for kind in args.only]
     return int(not all(good))
 
 

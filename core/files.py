@@ -10,8 +10,10 @@ import os
 import platform
 import re
 import shutil
+import struct
 import tempfile
 import time
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from longseq.core.errors import DataError
+
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
+    *(NotImplementedError, ValueError, LookupError, OverflowError),
+)
+"""What Python's ``zipfile`` raises of damaged archives, encrypted ones and unknown packings."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import DataError
+from longseq.core.files import ZIP_ERRORS
 
 _SECTIONS = ("hyper_parameters", "datamodule_hyper_parameters", "facts", "loops", "callbacks")
 _COUNT = re.compile(r"(^|_)(layers?|depths?|blocks?|experts|heads|stages)$")
@@ -30,7 +31,7 @@ def check_records(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except ZIP_ERRORS:
         return  # torch says what is wrong with it
     for one in records:
         if one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size:

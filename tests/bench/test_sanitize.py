@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +33,14 @@ def test_the_sanitizer_is_loaded_first(tmp_path: Path, kind: str) -> None:
     found = sanitize.environment(kind, tmp_path)
     assert Path(found["LD_PRELOAD"].split(":")[0]).is_file()
     assert str(tmp_path) in found["ASAN_OPTIONS"]
+
+
+def test_parameters_are_spread_evenly() -> None:
+    items = [SimpleNamespace(nodeid=f"t.py::a[{i}]") for i in range(7)]
+    items.append(SimpleNamespace(nodeid="t.py::b"))
+    names = [one.nodeid for one in sanitize.thin(items, 3)]
+    assert names == ["t.py::a[0]", "t.py::a[3]", "t.py::a[6]", "t.py::b"]
+    assert len(sanitize.thin(items, 1)) == 2
 
 
 def test_modules_of_another_build_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ FIT = [
 ]
 
 
-def fit(root: Path, steps: int, *more: str, launch: tuple[str, ...] = ()) -> dict[str, Any]:
-    argv = [sys.executable, *launch, "-m", "longseq.core.shell.cli", "genomics", "fit", *FIT]
+def fit(root: Path, steps: int, *more: str) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "longseq.core.shell.cli", "genomics", "fit", *FIT]
     argv += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={root}", *more]
     argv += ["--model.total_steps=6"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -37,7 +37,7 @@ def fit(root: Path, steps: int, *more: str, launch: tuple[str, ...] = ()) -> dic
     return content
 
 
-def test_a_sequence_over_two_processes_and_on_with_one(tmp_path: Path) -> None:
+def test_three_steps_of_two_processes_and_three_of_one(tmp_path: Path) -> None:
     whole = fit(tmp_path / "one", 6)
     half = tmp_path / "two"
     fit(half, 3, "--trainer.context_parallel_size=2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from longseq.core.errors import DataError
+from longseq.core.files import ZIP_ERRORS
 from longseq.core.formats import Formats
 from longseq.vision.data.medical import is_dicom, read_dicom, read_nifti
 from longseq.vision.data.pillow import read_pillow
@@ -236,16 +236,7 @@ class FileImages(ImageSet):
         """
         try:
             return self._read(self.names[index])
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            RuntimeError,
-            NotImplementedError,
-            zlib.error,
-            EOFError,
-            KeyError,
-            ValueError,
-        ) as error:
+        except ZIP_ERRORS as error:
             if isinstance(error, DataError):
                 raise
             raise self.where(index).error("cannot be read") from error
@@ -272,7 +263,7 @@ def open_zip(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(info.filename for info in archive.infolist() if not info.is_dir())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise DataError("is not a zip archive, or is truncated", path=path) from error
 
 

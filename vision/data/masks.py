@@ -13,6 +13,7 @@ import numpy as np
 
 from longseq.core.errors import DataError
 from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.pillow import check_stored
 from longseq.vision.data.pixels import Reading, Where, oriented
 from longseq.vision.data.sources import PART_NAMES
 from longseq.vision.data.tiff import MAGIC
@@ -84,6 +85,7 @@ def _values(content: bytes, where: Where) -> np.ndarray:
         return oriented(array, 1 if tag is None else int(tag.value))
     from PIL import Image
 
+    check_stored(content, where)
     with Image.open(io.BytesIO(content)) as image:
         if image.format in _LOSSY:
             raise where.error(

@@ -45,6 +45,32 @@ def check_size(width: int, height: int, reading: Reading, where: Where) -> None:
         )
 
 
+_PNG_BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEFLATE = 1032
+"""Bytes that one byte of a deflate stream can stand for at most (RFC 1951)."""
+
+
+def check_stored(content: bytes, where: Where) -> None:
+    """Checks that a PNG's bytes can hold the pixels that its header claims: ninety bytes could ask
+    for the memory of a hundred million.
+
+    Args:
+        content: of the file; one that is no PNG passes.
+        where: the file.
+
+    Raises:
+        DataError: if they cannot.
+    """
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR" or len(content) < 26:
+        return
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    bits = width * content[24] * _PNG_BANDS.get(content[25], 1)
+    if height * -(-bits // 8) > _DEFLATE * len(content):
+        raise where.error(
+            f"claims {width:,} × {height:,} pixels, which its {len(content):,} bytes cannot hold"
+        )
+
+
 def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     """Reads an image that Pillow knows.
 
@@ -61,6 +87,8 @@ def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     try:
         with _settings(reading.truncated), Image.open(io.BytesIO(content)) as image:
             check_size(image.width, image.height, reading, where)
+            if not reading.truncated:
+                check_stored(content, where)
             if wide := _sixteen_bits(content, image, where):
                 return wide
             # A phone's MPO is one photograph with what belongs to it, not a stack.

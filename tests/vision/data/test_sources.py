@@ -1,6 +1,8 @@
 """Opening class folders, zips, IDX files and torchvision's data sets; stratified splits."""
 
+import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.images import ArrayImages, FileImages, decode
@@ -166,3 +169,25 @@ def test_a_member_that_would_fill_the_memory(make_zip, monkeypatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 20)
     with pytest.raises(DataError, match="unpacks to more than"):
         found.stored(0)
+
+
+def test_a_png_cannot_claim_more_than_its_bytes_hold(tmp_path) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (10, 12)).save(stream, "PNG")
+    good = bytearray(stream.getvalue())
+    assert decode(bytes(good), Reading(), tmp_path / "a.png").shape[-2:] == (12, 10)
+    good[20:24] = (0x00FF000C).to_bytes(4, "big")  # rows
+    good[29:33] = zlib.crc32(good[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match=r"claims 10 × 16,711,692 pixels, which its \d+ bytes"):
+        decode(bytes(good), Reading(), tmp_path / "a.png")
+
+
+def test_a_zip_of_a_later_version(make_zip) -> None:
+    from longseq.vision.data.images import open_zip
+
+    path = make_zip(1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is not a zip archive"):
+        open_zip(path)
