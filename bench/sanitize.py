@@ -32,6 +32,7 @@ TESTS = {
 LEFT_OUT = "not compil and not export and not peak_memory"
 _MODULES = {"core": "_cpu", "genomics": "_experts"}
 _THREADS = 4
+_MARKS = (b"Sanitizer", b"runtime error:")
 
 
 def instruction_sets(kind: str) -> list[str]:
@@ -121,20 +122,27 @@ def _fixed_addresses() -> None:
 
 def reports(folder: Path) -> list[Path]:
     """Returns the files with reports, the oldest first."""
-    return sorted(folder.glob("report.*"), key=lambda path: path.stat().st_mtime)
+    found = sorted(folder.glob("report.*"), key=lambda path: path.stat().st_mtime)
+    return [path for path in found if any(mark in path.read_bytes() for mark in _MARKS)]
 
 
 def run(arguments: Sequence[str], kind: str, folder: Path) -> int:
-    """Runs Python with watched kernels, without reports of before, and returns its status."""
-    for old in reports(folder):
+    """Runs Python with watched kernels, without reports of before, and returns its status.
+
+    Undefined behaviour is reported to the standard error whatever ``log_path`` says, so that this
+    is kept as ``report.stderr``.
+    """
+    for old in folder.glob("report.*"):
         old.unlink()
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment(kind, folder),
-        cwd=ROOT,
-        preexec_fn=_fixed_addresses if kind == "thread" else None,
-        check=False,
-    ).returncode
+    with (folder / "report.stderr").open("wb") as errors:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=environment(kind, folder),
+            cwd=ROOT,
+            stderr=errors,
+            preexec_fn=_fixed_addresses if kind == "thread" else None,
+            check=False,
+        ).returncode
 
 
 def fault(kind: str) -> None:
@@ -227,8 +235,8 @@ def check(kind: str, folder: Path, tests: Sequence[str], each: int) -> bool:
     print(f"{kind}: a fault on purpose is reported: {first.split(': ', 1)[-1][:60]}", flush=True)
     options = ["-p", "longseq.bench.sanitize", "-p", "no:cacheprovider", "-k", LEFT_OUT]
     options += ["--each", str(each)]
-    if (jobs := min(os.cpu_count() or 1, 4)) > 1:
-        options += ["-n", str(jobs)]
+    # What a kernel writes to the standard error must not go down with the process.
+    options += ["-n", "0", "--capture=sys"]
     status = run(["-m", "pytest", *options, *tests], kind, folder)
     found = [path.read_text(errors="replace") for path in reports(folder)]
     for text in found:
@@ -247,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m longseq.bench.sanitize", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--tests", nargs="+", help="in place of those of the operators")
-    parser.add_argument("--each", type=int, default=0, help="parameters of one test (0: all)")
+    parser.add_argument("--each", type=int, default=2, help="parameters of one test (0: all)")
     parser.add_argument("--fault", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.fault:

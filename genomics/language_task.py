@@ -46,9 +46,10 @@ class LanguageTask(BaseTask):
         found = {"loss": nll.sum() / max(count, 1), "count": count, "nll": nll, "targets": targets}
         if weights is not None:
             weights = weights * known
-            found["loss"] = (nll * weights).sum() / weights.sum().clamp(min=1e-6)
+            found["weight"] = weights.sum()
+            found["loss"] = (nll * weights).sum() / found["weight"].clamp(min=1e-6)
         if self.own_loss is not None or self.recipe.metrics:
             found["pair"] = logits[known], targets[known]
         if self.own_loss is not None:
-            found["loss"] = self.own_loss(*found["pair"])
+            found["loss"], found["weight"] = self.own_loss(*found["pair"]), count
         return found

@@ -94,9 +94,10 @@ class ForecastTask(BaseTask):
         count, target = len(batch["x"]), batch["y"]
         mask = batch.get("y_mask")
         mask = None if mask is None or bool(mask.all()) else mask
+        weight = target.numel() if mask is None else mask.sum()
         loss = self.training_loss(batch, mask) if self.training and self.own_loss is None else None
         if loss is not None:
-            return {"loss": loss, "count": count}
+            return {"loss": loss, "count": count, "weight": weight}
         forecast = self.predict_windows(batch)
         if mask is None:
             loss, pair = self.criterion(forecast, target, F.mse_loss), (forecast, target)
@@ -108,7 +109,7 @@ class ForecastTask(BaseTask):
             loss = self.criterion(forecast, seen, F.mse_loss) * scale
             pair = (forecast[mask], target[mask])
         found = {"loss": loss, "count": count, "forecast": forecast, "target": target}
-        return found | {"mask": mask, "pair": pair}
+        return found | {"mask": mask, "pair": pair, "weight": weight}
 
     @property
     def scaler(self) -> dict[str, Any] | None:

@@ -159,7 +159,7 @@ class MixerForecaster(ForecastTask):
         mask = batch.get("y_mask", torch.ones_like(target, dtype=torch.bool))
         losses = self.likelihood.loss(out, torch.where(mask, target, out.place.detach()))
         loss = torch.where(mask, losses, 0).sum() / mask.sum().clamp(min=1)
-        found: dict[str, Any] = {"loss": loss, "count": len(target)}
+        found: dict[str, Any] = {"loss": loss, "count": len(target), "weight": mask.sum()}
         if self.training:
             return found
         forecast = self.likelihood.point(out)

@@ -66,9 +66,12 @@ class RngStream:
         self._inside = False
 
     def enter(self) -> None:
-        """Takes the stream up where the last batch left it; the first batch begins it."""
+        """Takes the stream up where the last batch left it; the first batch begins it, on each rank
+        another one."""
         if self._state is not None:
             set_rng_state(self._state)
+        elif rank := _rank():  # all ranks were seeded alike, and would drop the same units
+            _seed(torch.initial_seed(), rank)
         self._inside = True
 
     def leave(self) -> None:
@@ -91,6 +94,18 @@ class RngStream:
         Args:
             states: from ``state_dict``; empty to begin a new stream.
         """
-        initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if initialised else 0
+        rank = _rank()
         self._state, self._inside = (states[rank] if rank < len(states) else None), False
+
+
+def _rank() -> int:
+    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if initialised else 0
+
+
+def _seed(seed: int, rank: int) -> None:
+    """Seeds every generator for a rank: unlike any other rank of any seed."""
+    own = np.random.SeedSequence([seed, rank]).generate_state(3)
+    torch.manual_seed(int(own[0]))
+    np.random.seed(int(own[1]))  # noqa: NPY002
+    random.seed(int(own[2]))

@@ -132,6 +132,9 @@ class BaseTask(LightningModule):
         """Returns ``loss``, ``count`` (int) if it is a mean over so many, and the metrics'
         arguments.
 
+        ``weight`` is what several processes weigh their training losses by, where that is not
+        ``count``: the sum of the weights, or the number of values that were observed.
+
         ``pair`` is what the user's further metrics (``metrics``) are given: prediction and target.
         """
 
@@ -206,8 +209,11 @@ class BaseTask(LightningModule):
         else:
             out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
+        weight = out.pop("weight", count)
         if stage == "train":
             self.log("train/loss", loss, batch_size=count, prog_bar=True)
+            if not isinstance(strategy, ContextParallelStrategy):
+                loss = self._share(loss, weight)
         else:  # by count over all ranks, where Lightning would take the mean of the ranks' means
             mean: Any = self._losses[stage]
             mean.update(loss.detach(), count)
@@ -220,6 +226,28 @@ class BaseTask(LightningModule):
             self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
         return loss
+
+    def _share(self, loss: Tensor, weight: float | Tensor) -> Tensor:
+        """Returns this rank's loss, scaled so that the mean of the ranks' gradients, which DDP and
+        FSDP take, is the gradient of the mean over all that they have counted.
+
+        With n_r counted on rank r of R, the global mean is Σ n_r loss_r / Σ n_r, and the factor
+        R n_r / Σ n_r; it is exactly 1 where all count the same. With accumulation every batch is a
+        mean of its own, as on one process.
+
+        Args:
+            loss: mean of this rank's part of a batch.
+            weight: what it is a mean over.
+        """
+        ranks = self.trainer.world_size
+        if ranks == 1:
+            return loss
+        own = torch.as_tensor(weight, device=loss.device).double()
+        total = self.trainer.strategy.reduce(own.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        factor = torch.where(own > 0, own * ranks / total, 0).to(loss.dtype)
+        # A mean over nothing may be no number; it has no share, where NaN × 0 would be NaN.
+        return torch.where(own > 0, loss, torch.nan_to_num(loss, 0.0)) * factor
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])

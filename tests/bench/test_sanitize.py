@@ -43,6 +43,15 @@ def test_parameters_are_spread_evenly() -> None:
     assert len(sanitize.thin(items, 1)) == 2
 
 
+def test_undefined_behaviour_is_found_in_the_standard_error(tmp_path: Path) -> None:
+    """A process that dies of it has written no file of its own."""
+    (tmp_path / "packages").mkdir()
+    for text, count in (("a warning", 0), ("x.h:1:2: runtime error: null", 1), ("", 0)):
+        code = f"import os; os.write(2, {text.encode()!r}); os._exit(66)"
+        assert sanitize.run(["-c", code], "thread", tmp_path) == 66
+        assert len(sanitize.reports(tmp_path)) == count, text
+
+
 def test_modules_of_another_build_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGSEQ_SANITIZED", "address")
     with pytest.raises(SystemExit, match="is not the module that was built for address"):

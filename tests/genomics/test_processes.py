@@ -47,6 +47,22 @@ def test_three_steps_of_two_processes_and_three_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(resumed["state_dict"][name], value, rtol=1e-5, atol=1e-5)
 
 
+def test_two_processes_with_samples_of_their_own_take_the_steps_of_one(tmp_path: Path) -> None:
+    """The tiny genome has N and short records, so that the processes count unlike many bases."""
+    whole, half = tmp_path / "one", tmp_path / "two"
+    one = fit(whole, 3)
+    two = fit(half, 3, "--trainer.devices=2", "--data.batch_size=1")
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-6)
+    last = [root / "r" / "version_0" / "checkpoints" / "last.ckpt" for root in (whole, half)]
+    one, two = (
+        fit(root, 6, f"--ckpt_path={path}", "--data.batch_size=2")
+        for root, path in zip((whole, half), last)
+    )
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-6)
+
+
 def test_the_number_of_processes_is_checked() -> None:
     assert take_option({"max_steps": 3}) == {"max_steps": 3}
     assert take_option({"context_parallel_size": 1, "devices": 4}) == {"devices": 4}

@@ -57,8 +57,8 @@ template <class R> struct Unit {
     A.assign(count * N2 * W, R(0));
     Bc.resize(kChunk * N2);
     Cc.resize(kChunk * N2);
-    for (int64_t i = 0; i < count; ++i)
-      gather(static_cast<const R*>(p.A) + g * channels * N2, i, &A[i * N2 * W]);
+    for (int64_t i = 0; i < count; ++i)  // without states there is no A[0] to take the address of
+      gather(static_cast<const R*>(p.A) + g * channels * N2, i, A.data() + i * N2 * W);
   }
   int lanes(int64_t i) const { return int(std::min<int64_t>(W, channels - (first + i) * W)); }
   int64_t channel(int64_t i) const {
@@ -283,8 +283,9 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
                        std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W],
                                    W * sizeof(R));
                    tile.read(unit, i, t0, T, false);
-                   forward_states<R>(p, T, N2, tile.dt, tile.du, &unit.A[i * per], unit.Bc.data(),
-                                     unit.Cc.data(), &h[i * per], tile.y, unit.resets(t0), ahead);
+                   forward_states<R>(p, T, N2, tile.dt, tile.du, unit.A.data() + i * per,
+                                     unit.Bc.data(), unit.Cc.data(), h.data() + i * per, tile.y,
+                                     unit.resets(t0), ahead);
                    if (p.z)
                      for (int64_t t = 0; t < T; ++t) {
                        const Vec<R> z = load(tile.z + t * W);
@@ -296,7 +297,7 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
                });
     for (int64_t k0 = 0; k0 < count; ++k0)
       for (int64_t i = 0; i < units[k0].count; ++i)
-        units[k0].scatter(&states[k0][i * per], i,
+        units[k0].scatter(states[k0].data() + i * per, i,
                           static_cast<R*>(p.final_state) + units[k0].row_of_channels() * N2);
     end_streaming();
   });

@@ -251,7 +251,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
       Unit<R> unit(p, k, index);
       for (int64_t i = 0; i < unit.count; ++i)
         unit.gather(static_cast<const R*>(p.dfinal) + unit.row_of_channels() * N2, i,
-                    &g[(index * tiles + i) * per]);
+                    g.data() + (index * tiles + i) * per);
     }
   for (int64_t span = spans - 1; span >= 0; --span) {
     const int64_t c0 = span * per_span, c1 = std::min(chunks, c0 + per_span);
@@ -267,9 +267,9 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
                    const Ahead ahead = team[next].unit.ahead(when * kChunk);
                    const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
                    const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
-                   team[i].chunk(c, ahead, soon, &g[index * tiles * per], &dA[index * tiles * per],
-                                 &dskip[index * tiles * W], &dbias[index * tiles * W], &partB[at],
-                                 &partC[at]);
+                   team[i].chunk(c, ahead, soon, g.data() + index * tiles * per,
+                                 dA.data() + index * tiles * per, &dskip[index * tiles * W],
+                                 &dbias[index * tiles * W], partB.data() + at, partC.data() + at);
                  });
       end_streaming();
     });
@@ -281,8 +281,8 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
         R* outC = static_cast<R*>(p.dC) + ((b * p.L + t0 + t) * p.G + gr) * N2;
         for (int64_t n = 0; n < N2; ++n) outB[n] = outC[n] = R(0);
         for (int64_t block = 0; block < k.blocks; ++block) {
-          const R* inB = &partB[(index * k.blocks + block) * rows + t * N2];
-          const R* inC = &partC[(index * k.blocks + block) * rows + t * N2];
+          const R* inB = partB.data() + (index * k.blocks + block) * rows + t * N2;
+          const R* inC = partC.data() + (index * k.blocks + block) * rows + t * N2;
           for (int64_t n = 0; n < N2; ++n) {
             outB[n] += inB[n];
             outC[n] += inC[n];
@@ -295,9 +295,10 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     Unit<R> unit(p, k, index);
     for (int64_t i = 0; i < unit.count; ++i) {
       const int64_t at = index * tiles + i;
-      unit.scatter(&dA[at * per], i, static_cast<R*>(p.dA) + unit.row_of_channels() * N2);
+      unit.scatter(dA.data() + at * per, i, static_cast<R*>(p.dA) + unit.row_of_channels() * N2);
       if (p.dinitial)
-        unit.scatter(&g[at * per], i, static_cast<R*>(p.dinitial) + unit.row_of_channels() * N2);
+        unit.scatter(g.data() + at * per, i,
+                     static_cast<R*>(p.dinitial) + unit.row_of_channels() * N2);
       for (int lane = 0; lane < unit.lanes(i); ++lane) {
         static_cast<R*>(p.dskip)[unit.b * p.D + unit.channel(i) + lane] = dskip[at * W + lane];
         static_cast<R*>(p.dbias)[unit.b * p.D + unit.channel(i) + lane] = dbias[at * W + lane];
