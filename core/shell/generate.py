@@ -129,7 +129,11 @@ def read_prompts(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[
     """
     texts = list(args.prompt)
     if args.prompts is not None:
-        lines = require_file(args.prompts, "file of prompts").read_text(encoding="utf-8")
+        file = require_file(args.prompts, "file of prompts")
+        try:
+            lines = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError("is no text in UTF-8", path=file, hint="save it as UTF-8") from error
         texts += [line for line in lines.splitlines() if line.strip()]
     if texts and tokenizer is None:
         raise ConfigError(
