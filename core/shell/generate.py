@@ -15,11 +15,10 @@ from longseq.core.domain import MissingRequirement
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
 
-_EPILOG = """examples:
-  longseq generate FOLDER --prompt "The state of the art"
-  longseq generate FOLDER --prompt A --temperature 0.8 --top_p 0.95 --num_return_sequences 3
-  longseq generate FOLDER --prompt A --num_beams 6 --num_beam_groups 3 --diversity_penalty 1
-  longseq generate FOLDER --tokens "7 8 9 10" --json"""
+_EXAMPLE = """longseq generate FOLDER --prompt "The state of the art"
+longseq generate FOLDER --prompt A --temperature 0.8 --top_p 0.95 --num_return_sequences 3
+longseq generate FOLDER --prompt A --num_beams 6 --num_beam_groups 3 --diversity_penalty 1
+longseq generate FOLDER --tokens "7 8 9 10" --json"""
 
 
 class Tokenizer:
@@ -88,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="longseq generate",
         description=__doc__.partition("\n")[0],
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add = parser.add_argument
     add("folder", help="with config.json, the weights and, for text, tokenizer.json")
