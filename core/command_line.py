@@ -13,7 +13,36 @@ from longseq.core.errors import ConfigError, did_you_mean
 
 class CommandParser(argparse.ArgumentParser):
     """``argparse.ArgumentParser`` whose errors are ``ConfigError`` of one line, with the nearest
-    option."""
+    option, and whose help begins with an example.
+
+    Args:
+        example: calls, one a line; made of what is needed if empty.
+    """
+
+    def __init__(self, *args: Any, example: str = "", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.example = example
+
+    def format_help(self) -> str:
+        """Returns the help, the example first."""
+        calls = (self.example or self.needed()).splitlines()
+        return "\n".join(
+            ["for example", *(f"  {call}" for call in calls), "", super().format_help()]
+        )
+
+    def needed(self) -> str:
+        """Returns the shortest call: all that is needed, by the arguments' names."""
+        words = [self.prog]
+        for action in self._actions:
+            if not action.required:
+                continue
+            metavar = action.metavar[0] if isinstance(action.metavar, tuple) else action.metavar
+            value = next(iter(action.choices or ()), metavar or action.dest.upper())
+            ending = re.search(r"\.\w+", action.help or "")
+            if action.dest == "out":
+                value = f"out{ending[0]}" if ending else "out"
+            words += [*action.option_strings[:1], *([] if action.nargs == 0 else [str(value)])]
+        return " ".join(words)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses; arguments and result as of ``argparse``.

@@ -128,7 +128,8 @@ def check_writable(path: str | Path) -> None:
             read_only = getattr(os, "ST_RDONLY", 1) & os.statvfs(folder).f_flag
             reason = errno.EROFS if read_only else errno.EACCES
         else:
-            reason = None if shutil.disk_usage(folder).free else errno.ENOSPC
+            usage = shutil.disk_usage(folder)  # of no size: /proc and the like hold no files
+            reason = errno.EROFS if not usage.total else None if usage.free else errno.ENOSPC
     if reason is not None:
         raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
 
@@ -173,6 +174,7 @@ _WEEK = 7 * 86400
 _UMASK = _umask()  # once, on import: between the two calls other threads would write without one
 _WRITING = {
     errno.ENOSPC: "no space is left on the disk",
+    errno.EFBIG: "the file is larger than is allowed",
     errno.EDQUOT: "the quota is used up",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",

@@ -252,9 +252,11 @@ class LanguageModel(nn.Module):
         """
         config = folders.read_config(folder)
         settings, layout = folders.read_family(folder, config, ignore)
+        folders.check_sizes(folder, settings)
         try:
             model = LanguageModel(**settings)
-        except (TypeError, ConfigError) as error:
+        # RuntimeError: sizes beyond the memory
+        except (TypeError, ConfigError, RuntimeError, MemoryError, OverflowError) as error:
             raise DataError(
                 f"does not describe a model: {error}", path=Path(folder) / folders.CONFIG
             ) from error
@@ -277,6 +279,7 @@ class LanguageModel(nn.Module):
 
         Raises:
             ConfigError: if the model has settings that the family does not have.
+            DataError: if a file cannot be written.
         """
         folders.save_folder(
             folder, self, self.settings, self.published, family, max_shard_size, self.stop_tokens

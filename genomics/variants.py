@@ -194,8 +194,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fasta", required=True, help="the reference: FASTA, GenBank or a sample")
     made.add_argument("--ckpt_path", help=CKPT_HELP)
     made.add_argument("--out", required=True, help=".vcf, .vcf.gz, .csv, .tsv or .parquet")
-    made.add_argument("--context", type=int, default=CONTEXT, help="bases before a site: this many "
-                      f"to twice as many ({CONTEXT})")  # fmt: skip
+    made.add_argument(
+        "--context",
+        type=int,
+        default=CONTEXT,
+        help=f"bases before a site: this many to twice as many ({CONTEXT})",
+    )
     made.add_argument("--window", type=int, default=WINDOW, help=f"bases after REF ({WINDOW})")
     made.add_argument("--strand", default="both", help="both (default), + or -")
     made.add_argument("--workers", type=int, default=1, help="processes (1)")
@@ -238,9 +242,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def report(
-    out: str, variants: Sequence[Variant], found: Sequence[Scored], work: Sequence[Unit],
+    out: str,
+    variants: Sequence[Variant],
+    found: Sequence[Scored],
+    work: Sequence[Unit],
     options: Options,
-) -> None:  # fmt: skip
+) -> None:
     """Prints what was scored, what was not and why, and what it cost."""
     reasons = [reason for one in found for reason in one.reasons]
     scored = reasons.count("")

@@ -107,14 +107,15 @@ class ImageComparison(Comparison):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--source", help="where the images are, if not where models and configurations say"
+            *("--data", "--source"),
+            help="where the images are, if not where models and configurations say",
         )
         parser.add_argument("--max_rows", type=int, help="training images for the regression (all)")
         parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[ImageComparison]:
-        yield cls({"source": args.source} if args.source else {}, args.max_rows, args.device)
+        yield cls({"source": args.data} if args.data else {}, args.max_rows, args.device)
 
     at_test = ("most_frequent_class",)
 

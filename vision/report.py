@@ -130,13 +130,15 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a classifier")
     parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--source", help="where the images are, if not where they were")
+    parser.add_argument(
+        *("--data", "--source"), help="where the images are, if not where they were"
+    )
     parser.add_argument("--part", default="test", choices=("train", "valid", "test"))
     args = parser.parse_args(argv)
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier):
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, no ImageClassifier")
-    changes = {"source": args.source} if args.source else {}
+    changes = {"source": args.data} if args.data else {}
     data = load_data(args.ckpt_path, ImageData, **changes)
     data.take(task.preprocess)
     if data.classes != task.classes:

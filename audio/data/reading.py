@@ -22,14 +22,27 @@ from longseq.audio.data.decoders import (
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
-# Endings of audio → the kind that they promise.
-_KINDS = {
-    ".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".opus": "OGG", ".mp3": "MP3",
-    ".aif": "AIFF", ".aiff": "AIFF", ".aifc": "AIFF", ".w64": "W64", ".caf": "CAF", ".au": "AU",
-    ".snd": "AU", ".voc": "VOC", ".sph": "NIST", ".rf64": "WAV", ".m4a": "M4A/AAC",
-    ".m4b": "M4A/AAC", ".mp4": "M4A/AAC", ".alac": "M4A/AAC", ".aac": "AAC", ".wma": "WMA",
-    ".mka": "Matroska", ".webm": "Matroska", ".ape": "APE", ".wv": "WavPack", ".mpc": "Musepack",
-}  # fmt: off
+# Kinds of audio → the endings that promise them.
+_ENDINGS = {
+    "WAV": ".wav .rf64",
+    "FLAC": ".flac",
+    "OGG": ".ogg .oga .opus",
+    "MP3": ".mp3",
+    "AIFF": ".aif .aiff .aifc",
+    "W64": ".w64",
+    "CAF": ".caf",
+    "AU": ".au .snd",
+    "VOC": ".voc",
+    "NIST": ".sph",
+    "M4A/AAC": ".m4a .m4b .mp4 .alac",
+    "AAC": ".aac",
+    "WMA": ".wma",
+    "Matroska": ".mka .webm",
+    "APE": ".ape",
+    "WavPack": ".wv",
+    "Musepack": ".mpc",
+}
+_KINDS = {suffix: kind for kind, endings in _ENDINGS.items() for suffix in endings.split()}
 SUFFIXES = tuple(suffix for suffix, kind in _KINDS.items() if kind not in FOREIGN)
 # Channels whose mean has less than this share of their power cancel each other.
 _CANCELLED = 0.01

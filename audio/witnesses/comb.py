@@ -16,8 +16,10 @@ from longseq.audio.witnesses.spectrum import BIN, BINS, bandwidth, line_scores, 
 
 # Sample rates that decoders work at, Hz, and products of the factors of their last layers.
 _RATES = (16000, 22050, 24000, 32000, 44100, 48000)
-_FACTORS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 24, 25, 28, 30, 32, 35, 36, 40,
-            42, 48, 56, 60, 64)  # fmt: off
+_FACTORS = (
+    *(*range(2, 11), 12, 14, 15, 16, 18, 20, 21, 24, 25, 28),
+    *(30, 32, 35, 36, 40, 42, 48, 56, 60, 64),
+)
 # The band that is looked at, Hz: notes have most of their partials below it; and the spacings,
 # above the fundamentals of most notes.
 _LOW, _HIGH, _NARROWEST, _WIDEST = 4000.0, 20000.0, 1300.0, 9000.0

@@ -18,8 +18,10 @@ from torch import Tensor
 from longseq.audio.witnesses.spectrum import RATE
 
 SIZES = (512, 1024, 2048, 4096)
-EDGES = (150, 400, 700, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 7000, 8500, 10000, 12000,
-         14000, 16000)  # fmt: off
+EDGES = (
+    *(150, 400, 700, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 7000, 8500),
+    *(10000, 12000, 14000, 16000),
+)
 _CELLS, _MOST, _SILENCE = 5, 20000, 1e-6
 FEATURES = 6 * len(SIZES) * (len(EDGES) - 1)
 

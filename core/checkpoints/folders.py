@@ -3,7 +3,6 @@ whole."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longseq.core.backbone import Backbone, read_pattern
 from longseq.core.checkpoints.families import FAMILIES, REFUSED, Family, Published
 from longseq.core.checkpoints.layouts import Layout, read_state_dict, with_head
 from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.checkpoints.same import require_same
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
-from longseq.core.files import atomic_path, require_file
+from longseq.core.files import atomic_path, check_writable, require_file
 from longseq.core.mixers import Mixer
 
 OWN_TYPE = "longseq"
@@ -187,6 +186,30 @@ def read_index(path: str | Path) -> list[str]:
     return shards
 
 
+def check_sizes(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Checks that a folder's weights can fill what its configuration describes, before that is
+    built: an embedding of so many tokens, and a norm in every layer.
+
+    Args:
+        folder: of the model.
+        settings: arguments of ``LanguageModel``.
+
+    Raises:
+        DataError: naming the number that is too large, or for a folder without weights.
+    """
+    stored = sum(file.stat().st_size for file in weight_files(folder))
+    width = settings.get("d_model", 1)
+    for name in ("d_model", "vocab_size", "n_layers"):
+        value = settings.get(name, 1)
+        if type(value) is not int or type(width) is not int:
+            continue  # the model refuses it
+        if 2 * value * (1 if name == "d_model" else width) > stored:  # bytes of a parameter: 2
+            raise DataError(
+                f"{name} {value} needs more parameters than the {stored} bytes of its weights hold",
+                path=Path(folder) / CONFIG,
+            )
+
+
 def load_folder(folder: str | Path, model: nn.Module, layout: Layout, dtype: torch.dtype) -> None:
     """Loads the weights of a folder into a model, all keys and shapes checked.
 
@@ -266,7 +289,8 @@ def save_folder(
 
     Raises:
         ConfigError: if the family cannot hold the model, or for shards of less than a byte.
-        DataError: if the folder cannot be made, as where there is a file in its place.
+        DataError: if the folder cannot be made, as where there is a file in its place, or a file
+            in it cannot be written.
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise DataError("is not a folder", path=folder)
@@ -285,6 +309,9 @@ def save_folder(
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot be made: {error.strerror}", path=folder) from error
+    # Before the first is replaced: weights beside another model's configuration are of no use.
+    for name in (CONFIG, *WEIGHTS[:1], f"{WEIGHTS[0]}{INDEX}", "generation_config.json"):
+        check_writable(Path(folder) / name)
     _write_shards(Path(folder), tensors, max_shard_size)
     _write_json(Path(folder) / CONFIG, config)
     generation = Path(folder) / "generation_config.json"
@@ -314,49 +341,8 @@ def _config(
         **kind.write(settings),
     }
     read = kind.read(Published(config))
-    _require_same(settings, read, kind.model_type)
+    require_same(settings, read, kind.model_type)
     return config, kind.layout(settings)
-
-
-def _require_same(ours: Mapping[str, Any], read: Mapping[str, Any], family: str) -> None:
-    """Refuses a model that a family's configuration does not carry: what it would be read as is
-    built, one layer of it, and must be the same module for module."""
-    plain = ("embedding_scale", "logit_scale", "logit_soft_cap", "tie_embeddings", "n_layers")
-    for name in plain:
-        if (name in read and ours[name] != read[name]) or (
-            name not in read
-            and ours[name]
-            not in (
-                1,
-                None,
-            )
-        ):
-            raise ConfigError(f"{family} has no place for {name} = {ours[name]!r}")
-    patterns = [read_pattern(one["mixer"]) for one in (ours, read)]
-    if any(entry != patterns[0][0] for entry in patterns[0]):
-        raise ConfigError(f"{family} has no place for a pattern of different mixers")
-    mine, theirs = (_facts(one) for one in (ours, read))
-    for place in sorted(set(mine) | set(theirs)):
-        if mine.get(place) != theirs.get(place):
-            raise ConfigError(
-                f"{family} has no place for {place} = {mine.get(place)!r}: it would be read as "
-                f"{theirs.get(place)!r}"
-            )
-
-
-def _facts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the shapes and plain attributes of the first layer and the last norm."""
-    taken = inspect.signature(Backbone.__init__).parameters
-    backbone = Backbone(**{k: v for k, v in settings.items() if k in taken} | {"n_layers": 1})
-    facts: dict[str, Any] = {name: tuple(t.shape) for name, t in backbone.state_dict().items()}
-    for name, tensor in backbone.named_buffers():
-        facts[name] = tensor.tolist()
-    for place, module in backbone.named_modules():
-        for name, value in vars(module).items():
-            hidden = name.startswith("_") or name in ("p", "chunk_size", "backend", "inplace")
-            if not hidden and isinstance(value, (int, float, str, tuple)):
-                facts[f"{place}.{name}"] = value
-    return facts
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -366,6 +352,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> None:
     """Writes safetensors: one file, or several and an index."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     shards: list[dict[str, Tensor]] = [{}]
@@ -381,8 +368,11 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> No
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         file = WEIGHTS[0] if len(shards) == 1 else file
-        with atomic_path(folder / file) as temporary:
-            save_file(shard, temporary, metadata={"format": "pt"})
+        try:
+            with atomic_path(folder / file) as temporary:
+                save_file(shard, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # its word for an OSError, as of a full disk
+            raise DataError(f"cannot be written: {error}", path=folder / file) from error
         places |= dict.fromkeys(shard, file)
     index = folder / f"{WEIGHTS[0]}{INDEX}"
     if len(shards) == 1:

@@ -245,6 +245,9 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     listed = stop_tokens if isinstance(stop_tokens, Iterable) else [stop_tokens]
     stops = frozenset(_token(token, "stop_tokens") for token in listed)
+    for token in sorted(stops):
+        if not 0 <= token < vocab_size:
+            raise ConfigError(f"stop_tokens holds {token}, outside the vocabulary of {vocab_size}")
     was_training = model.training
     model.eval()
     try:

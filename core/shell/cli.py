@@ -100,10 +100,9 @@ def _run_domain(name: str, args: list[str]) -> int:
         )
     domain.check_requirements()
     own = domain.commands.get(command)
-    if own is None and command in TASK_COMMANDS:
-        help_of = importlib.import_module("longseq.core.shell.task_help")
-        if help_of.asks_for_help(rest):
-            return int(help_of.show(domain, command, rest))
+    help_of = importlib.import_module("longseq.core.shell.task_help")
+    if help_of.asks_for_help(rest):
+        return int(help_of.show(domain, command, rest))
     plugins.load_installed()
     if own is not None:
         return int(import_object(own.run, ":")(rest) or 0)
@@ -129,6 +128,9 @@ def _bench(args: list[str]) -> int:
         return 0
     if args[0] not in _BENCHMARKS:
         raise ConfigError(f"no benchmark named {args[0]!r}; {did_you_mean(args[0], _BENCHMARKS)}")
+    help_of = importlib.import_module("longseq.core.shell.task_help")
+    if help_of.asks_for_help(args[1:]):
+        return int(help_of.show_bench(args[0]))
     return int(import_object(f"longseq.bench.{args[0]}:run", ":")(args[1:]))
 
 

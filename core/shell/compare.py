@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,15 +13,6 @@ from longseq.core.shell.lightning_cli import fit_config
 from longseq.core.tables import check_table
 
 _PASSED_ON = ("--model.", "--data.", "--trainer.", "--progress")
-
-
-def _example(parser: argparse.ArgumentParser, models: Sequence[str]) -> str:
-    """Returns an example call with every option that is needed."""
-    needed = [
-        f"{one.option_strings[0]} {one.dest.upper()}" for one in parser._actions if one.required
-    ]
-    asked = " ".join(text for text in needed if not text.startswith("--out"))
-    return f"example: {parser.prog} {asked} --models {','.join(models)} --out scores.csv"
 
 
 def run(domain: Domain, argv: Sequence[str]) -> int:
@@ -56,7 +46,8 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     parser.add_argument("--folder", default=folder, help=f"for checkpoints and logs ({folder})")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     cls.add_arguments(parser)
-    parser.epilog = _example(parser, [*list(cls.baselines)[:1], *list(configs)[:1]])
+    models = ",".join([*list(cls.baselines)[:1], *list(configs)[:1]])
+    parser.example = f"{parser.needed()} --models {models}"
     args, options = parser.parse_known_args(argv)
     for text in options:
         if text.startswith("-") and not text.startswith(_PASSED_ON):

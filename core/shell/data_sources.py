@@ -211,7 +211,7 @@ def run(argv: Sequence[str]) -> int:
     parser = CommandParser(
         prog="longseq data",
         description="Lists real data sets, or downloads one and prints its folder.",
-        epilog=f"example: longseq data {next(iter(SOURCES))}",
+        example=f"longseq data {next(iter(SOURCES))}",
     )
     parser.add_argument("name", nargs="?", help=f"of {', '.join(SOURCES)}; none for the list")
     parser.add_argument("--out", help="folder to unpack into (the cache, LONGSEQ_CACHE_DIR)")

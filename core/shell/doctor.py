@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="longseq doctor",
         description=__doc__,
-        epilog="example: longseq doctor --why ssd --device cuda --dtype bfloat16",
+        example="longseq doctor --why ssd --device cuda --dtype bfloat16",
     )
     parser.add_argument("--no-speed", action="store_true", help="leave the speed reading out")
     parser.add_argument(

@@ -15,11 +15,10 @@ from longseq.core.domain import MissingRequirement
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
 
-_EPILOG = """examples:
-  longseq generate FOLDER --prompt "The state of the art"
-  longseq generate FOLDER --prompt A --temperature 0.8 --top_p 0.95 --num_return_sequences 3
-  longseq generate FOLDER --prompt A --num_beams 6 --num_beam_groups 3 --diversity_penalty 1
-  longseq generate FOLDER --tokens "7 8 9 10" --json"""
+_EXAMPLE = """longseq generate FOLDER --prompt "The state of the art"
+longseq generate FOLDER --prompt A --temperature 0.8 --top_p 0.95 --num_return_sequences 3
+longseq generate FOLDER --prompt A --num_beams 6 --num_beam_groups 3 --diversity_penalty 1
+longseq generate FOLDER --tokens "7 8 9 10" --json"""
 
 
 class Tokenizer:
@@ -88,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="longseq generate",
         description=__doc__.partition("\n")[0],
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add = parser.add_argument
     add("folder", help="with config.json, the weights and, for text, tokenizer.json")
@@ -129,7 +127,11 @@ def read_prompts(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[
     """
     texts = list(args.prompt)
     if args.prompts is not None:
-        lines = require_file(args.prompts, "file of prompts").read_text(encoding="utf-8")
+        file = require_file(args.prompts, "file of prompts")
+        try:
+            lines = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError("is no text in UTF-8", path=file, hint="save it as UTF-8") from error
         texts += [line for line in lines.splitlines() if line.strip()]
     if texts and tokenizer is None:
         raise ConfigError(

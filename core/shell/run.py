@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -33,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
         argv: options, the script or ``-m`` and a module, and its arguments.
 
     Raises:
-        ConfigError: for wrong usage.
+        ConfigError: for wrong usage, or a module that is not there.
         DataError: if the script is not there.
     """
     args = list(argv)
@@ -58,6 +59,8 @@ def run(argv: Sequence[str]) -> int:
     sys.argv = args
     # As python itself does: what lies beside the script, or in the current folder, is found.
     sys.path.insert(0, os.getcwd() if module else str(Path(target).resolve().parent))
+    if module:
+        _check_module(target)
     try:
         if module:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
@@ -67,3 +70,26 @@ def run(argv: Sequence[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _check_module(name: str) -> None:
+    """Checks that there is a module that can be run; as ``python -m``, it imports the parents.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    for wanted in (name, f"{name}.__main__"):
+        try:
+            spec = importlib.util.find_spec(wanted)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{wanted}.".startswith(f"{error.name}."):
+                raise  # of an import inside a parent
+            spec = None
+        except ValueError:  # an empty part: "a..b"
+            spec = None
+        if spec is None:
+            raise ConfigError(
+                f"-m {name}: no module {wanted}; a script is run by its path, without -m"
+            )
+        if spec.submodule_search_locations is None:
+            return

@@ -8,6 +8,7 @@ place and the distance.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,8 +73,12 @@ def checks_of(mixer: Mixer) -> dict[str, Check]:
 def _check_form(subject: Subject) -> None:
     """Checks that the mixer returns what a mixer returns, before any law is asked."""
     x = subject.data(2, 5)
-    found = subject.make()(x)
     name = subject.cls.__name__
+    try:
+        inspect.signature(subject.cls.forward).bind(None, x, None, None)
+    except TypeError as error:
+        raise ContractError(f"{name}.forward must take (x, state, segment_ids): {error}") from error
+    found = subject.make()(x)
     if not (isinstance(found, tuple) and len(found) == 2):
         raise ContractError(
             f"{name}.forward must return (y, state), and returned {type(found).__name__}"

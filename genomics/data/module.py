@@ -50,7 +50,8 @@ class GenomeData(BaseData):
         repeat_weight: of soft-masked (lower-case) bases in the training loss.
         length: training window L.
         batch_size: windows per step at full length.
-        start_length: first window of a length warm-up; None for none.
+        start_length: first window of a length warm-up; None for none. A shorter ``length`` has no
+            warm-up, so that one may be asked of a configuration that has one.
         length_warmup_steps: steps until the full length.
         steps_per_epoch: batches between two ends of an epoch; None for one pass over the training
             regions.
@@ -103,7 +104,8 @@ class GenomeData(BaseData):
             test_chromosomes or [],
         )
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
-        self.warmup = LengthWarmup(length, batch_size, start_length, length_warmup_steps)
+        start = None if start_length is None else min(start_length, length)
+        self.warmup = LengthWarmup(length, batch_size, start, length_warmup_steps)
         self.tokens_per_step = length * batch_size
         self.steps_per_epoch, self.eval_length = steps_per_epoch, eval_length
         self.rc_augment, self.seed, self.num_workers = rc_augment, seed, num_workers

@@ -46,3 +46,10 @@ def test_no_output_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str
     before = file.read_bytes()
     assert main(["timeseries", "predict", str(file), "--horizon=1", f"--out={link}"]) == 2
     assert "would overwrite the input" in capsys.readouterr().err and file.read_bytes() == before
+
+
+def test_help_begins_with_an_example() -> None:
+    made = parser()
+    assert made.format_help().startswith("for example\n  longseq x FILES --out out\n\nusage: ")
+    made.example = "longseq x a\nlongseq x b"
+    assert made.format_help().startswith("for example\n  longseq x a\n  longseq x b\n\nusage: ")

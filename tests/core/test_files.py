@@ -100,6 +100,9 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
         write(tmp_path / ("n" * 300))
     with pytest.raises(DataError, match="is a folder"):
         check_writable(tmp_path)
+    if Path("/proc").is_dir():  # which has no size
+        with pytest.raises(DataError, match="the file system is read-only"):
+            check_writable("/proc/a.csv")
     check_writable(tmp_path / "new" / "deeper" / "a.csv")
     assert names(tmp_path) == ["file"]
     write(tmp_path / ("n" * 251 + ".csv"))

@@ -305,6 +305,14 @@ def test_prompts_that_cannot_be_continued_are_refused(prompts: Any, message: str
         lm().generate(prompts)
 
 
+@pytest.mark.parametrize("stop", [16, -1])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_stop_tokens_outside_the_vocabulary_are_refused(stop: int, beams: int) -> None:
+    words = f"stop_tokens holds {stop}, outside the vocabulary of 16"
+    with pytest.raises(ConfigError, match=words):
+        lm().generate(PROMPTS, stop_tokens=[1, stop], num_beams=beams)
+
+
 def test_prompts_as_tensors_and_none_at_all() -> None:
     model = lm()
     expected = model.generate(PROMPTS[0], 3)

@@ -156,6 +156,42 @@ def test_what_describes_no_model(tmp_path: Path) -> None:
         model().save_pretrained(file)
 
 
+@pytest.mark.parametrize("name", ["vocab_size", "n_layers", "d_model"])
+def test_sizes_beyond_the_weights_are_refused_before_they_are_built(
+    name: str, tmp_path: Path
+) -> None:
+    model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    content["settings"][name] = 10**12
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"config\.json: {name} 1000000000000 needs more"):
+        LanguageModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "model.safetensors.index.json", "generation_config.json"],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_others(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=rf"{name}: is a folder"):
+        model().save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_weights_that_find_no_room_are_one_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(DataError, match=r"model\.safetensors: cannot be written"):
+            model().save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ids_that_are_none() -> None:
     lm = model()
     for ids in (torch.zeros(1, 2), torch.full((1, 2), 1000), torch.full((1, 2), -1)):

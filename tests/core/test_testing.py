@@ -184,7 +184,41 @@ def test_what_the_guard_keeps_is_missed_without_it() -> None:
         check_empty(Subject(Unguarded, {}))
 
 
+class EachByItself(Mixer):
+    """Every position by itself: its state is empty."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.proj = nn.Linear(d_model, d_model)
+
+    def init_state(self, batch, device=None, dtype=None):
+        return {}
+
+    def forward(self, x, state=None, segment_ids=None):
+        return torch.tanh(self.proj(x)), {}
+
+
+class ForgetsInSecret(EachByItself):
+    """Its state is empty and must not be."""
+
+    def forward(self, x, state=None, segment_ids=None):
+        return torch.tanh(self.proj(x)).cumsum(1), {}
+
+
+def test_a_mixer_without_a_state() -> None:
+    check_mixer(EachByItself)
+    with pytest.raises(ContractError, match="law 1"):
+        check_mixer(ForgetsInSecret)
+
+
 def test_what_is_no_mixer_is_named() -> None:
+    class Short(Sum):
+        def forward(self, x):
+            return x, {}
+
+    with pytest.raises(ContractError, match=r"Short\.forward must take \(x, state, segment_ids\)"):
+        check_mixer(Short)
+
     class Wide(Mixer):
         def init_state(self, batch, device=None, dtype=None):
             return {}

@@ -134,3 +134,8 @@ def test_repeats_may_count_less(tmp_path) -> None:
     plain = task.compute({name: batch[name] for name in ("input_ids", "targets")})
     expected = (plain["nll"] * batch["weights"]).sum() / batch["weights"].sum()
     torch.testing.assert_close(task.compute(batch)["loss"], expected)
+
+
+def test_a_shorter_length_than_the_warm_up_begins_with_has_none() -> None:
+    data = GenomeData("tiny", length=64, start_length=256, length_warmup_steps=10)
+    assert {length for _, length in data.warmup.stages} == {64}

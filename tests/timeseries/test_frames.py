@@ -165,6 +165,45 @@ def test_series_are_selected_by_name(wide_csv) -> None:
         panel.select(["s1x"])
 
 
+_ROWS = "unique_id,ds,y\na,2024-01-01,1\na,2024-01-02,2\na,2024-01-03,3\na,2024-01-04,4\n"
+
+
+@pytest.mark.parametrize("spaced", ["unique_id, ds , y", "unique_id ,ds,y "])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_blanks_around_names_and_values_do_not_count(spaced, separator, tmp_path) -> None:
+    text = _ROWS.replace("unique_id,ds,y", spaced).replace(",2024", ", 2024")
+    (tmp_path / "a.csv").write_text(text.replace(",", separator))
+    panel = read_panel(tmp_path / "a.csv")
+    assert panel.ids == ("a",) and list(panel.values[:, 0]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", _ROWS.replace(",", "\t").encode(), "has fields between tabs, not commas.*tsv"),
+        ("a.csv", _ROWS.replace(",", "|").encode(), "has fields between bars .*write it with com"),
+        ("a.tsv", _ROWS.encode(), "has fields between commas, not tabs.*write it with tabs"),
+        ("a.csv", _ROWS.encode("utf-16"), "is text in UTF-16, not in UTF-8.*save it as UTF-8"),
+        ("a.csv", _ROWS.replace("a,", "ä,").encode("latin-1"), "not in UTF-8.*save it as UTF-8"),
+        ("a.csv", _ROWS.encode() + b"a,2024-01-05", "line 6: 2 of 3 fields.*cut short"),
+        ("a.csv", _ROWS.replace("-02,2", "-02").encode(), "line 3: 2 of 3 fields"),
+        ("a.csv", _ROWS.replace(",", ";").encode() + b"a", "line 6: 1 of 3 fields"),
+        ("a.csv.gz", gzip.compress(_ROWS.encode() + b"a,2024"), "line 6: 2 of 3 fields"),
+        ("a.csv", _ROWS.replace("\na", "\n1,a").encode(), "more fields in its records"),
+    ],
+)
+def test_text_that_would_be_read_as_something_else(name, content, words, tmp_path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_panel(tmp_path / name)
+
+
+def test_empty_fields_and_lines_stay_missing_values(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text(_ROWS.replace("-02,2", "-02,").replace("\n", "\r\n") + "\r\n")
+    panel = read_panel(tmp_path / "a.csv")
+    assert list(np.isnan(panel.values[:, 0])) == [False, True, False, False]
+
+
 def test_output_is_csv_or_parquet_and_whole(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"out\.txt"):
         write_frame(pd.DataFrame({"a": [1]}), tmp_path / "out.txt")

@@ -25,6 +25,7 @@ from longseq.timeseries.data.covariates import (
 )
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.samples import SAMPLES
+from longseq.timeseries.data.text import read_text
 from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
@@ -197,7 +198,7 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(file), 0
         if kind in DELIMITERS:
-            return _read_text(file, DELIMITERS[kind]), 2
+            return read_text(file, DELIMITERS[kind]), 2
         if kind == ".txt":
             return pd.read_csv(file, header=None), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -223,17 +224,6 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         path=file,
         hint="give .csv, .tsv, .parquet or .txt; a reader of your own needs --import its_module",
     )
-
-
-def _read_text(file: Path, delimiter: str) -> pd.DataFrame:
-    """Reads CSV; a header with semicolons and no commas is of the European kind."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        header = stream.readline().decode("utf-8-sig", errors="replace")
-    if ";" in header and "," not in header and delimiter == ",":
-        frame = pd.read_csv(file, sep=";", dtype=str, encoding="utf-8-sig")
-        frame.attrs["european"] = True
-        return frame
-    return pd.read_csv(file, sep=delimiter)
 
 
 def _from_long(

@@ -205,6 +205,14 @@ def test_a_module_runs_and_wrong_usage_is_told(
     for args in (["run", "nothing.py"], ["run", "-m"], ["run", "--other"], ["run", "--force"]):
         assert cli.main(args) == 2
         assert capsys.readouterr().err.startswith("error: ")
+    for name, missing in (
+        ("nope", "nope"),
+        ("a..b", "a..b"),
+        ("json.nope", "json.nope"),
+        ("email", "email.__main__"),
+    ):
+        assert cli.main(["run", "-m", name]) == 2
+        assert capsys.readouterr().err.startswith(f"error: -m {name}: no module {missing};")
     assert cli.main(["run", "--help"]) == 0 and "usage: longseq run" in capsys.readouterr().out
     (tmp_path / "fails.py").write_text(
         "from longseq.core.errors import ConfigError\nraise ConfigError('mine')"

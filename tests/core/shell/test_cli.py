@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from longseq.core import domain as domains
 from longseq.core.errors import DataError
 from longseq.core.shell.arguments import output_folder, resumed_settings
 from longseq.core.shell.cli import main, one_line
+from longseq.core.yaml_files import read_yaml
 
 HELPER = Path(__file__).parents[1] / "training" / "fake_domain.py"
 QUIET = ["--trainer.enable_model_summary=false"]
@@ -332,3 +334,38 @@ def test_a_run_goes_on_with_its_trainer_settings(tmp_path: Path) -> None:
     other.write_text("trainer: {precision: 32-true}")
     typed = ["--trainer.max_epochs=2"]
     assert resumed_settings(checkpoint, typed, [str(other)]) == {"val_check_interval": 20}
+
+
+def test_a_broken_run_goes_on_without_flags_to_the_same_end(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was typed under --trainer is that of the run's config.yaml: the end is bit-equal."""
+    flags = ["--trainer.max_steps=11", "--trainer.val_check_interval=3", "--checkpoint_every=4"]
+    flags += ["--trainer.limit_val_batches=1", "--trainer.gradient_clip_val=0.5", *QUIET]
+    root = "--trainer.default_root_dir"
+    assert main(["toy", "fit", f"{root}={tmp_path / 'whole'}", "--name=r", *flags]) == 0
+
+    compute = toy.ToyTask.compute
+
+    def stop(task: Any, batch: Any) -> Any:
+        if task.training and task.global_step == 6:
+            raise KeyboardInterrupt
+        return compute(task, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.ToyTask, "compute", stop)
+        broken = ["toy", "fit", f"{root}={tmp_path / 'broken'}", "--name=r", *flags]
+        assert main(broken) != 0
+    assert main(["toy", "fit", f"{root}={tmp_path / 'broken'}", "--ckpt_path=last", *QUIET]) == 0
+    ends = []
+    for name in ("whole", "broken"):
+        found = sorted(tmp_path.glob(f"{name}/r/version_*/checkpoints/last.ckpt"))[-1]
+        trainer = read_yaml(found.parents[1] / "config.yaml")["trainer"]
+        assert (trainer["max_steps"], trainer["val_check_interval"]) == (11, 3)
+        assert (trainer["limit_val_batches"], trainer["gradient_clip_val"]) == (1, 0.5)
+        ends.append(torch.load(found, weights_only=True))
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 11
+    assert ends[0]["lr_schedulers"] == ends[1]["lr_schedulers"]
+    for whole, broken in zip(ends[0]["optimizer_states"], ends[1]["optimizer_states"]):
+        torch.testing.assert_close(whole["state"], broken["state"], rtol=0, atol=0)
+    torch.testing.assert_close(ends[0]["state_dict"], ends[1]["state_dict"], rtol=0, atol=0)

@@ -19,18 +19,31 @@ from longseq.core.shell import short_help, task_help
 CODE = """
 import sys
 from longseq.core.shell.cli import main
-status = main(["genomics", "fit", "--help"])
+status = main(sys.argv[1:])
 print("heavy" if "torch" in sys.modules or "lightning" in sys.modules else "light", file=sys.stderr)
 sys.exit(status)
 """
 
 
+def help_twice(*words: str) -> list[subprocess.CompletedProcess[str]]:
+    line = [sys.executable, "-c", CODE, *words, "--help"]
+    return [subprocess.run(line, capture_output=True, text=True, check=True) for _ in range(2)]
+
+
+@pytest.mark.parametrize("words", ["timeseries compare", "weather predict", "bench recall"])
+def test_every_help_is_light_the_second_time_and_begins_with_an_example(
+    words: str, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path))
+    first, second = help_twice(*words.split())
+    assert "heavy" in first.stderr and "light" in second.stderr
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith(f"for example\n  longseq {words}")
+
+
 def test_the_second_help_is_light_and_equal(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LONGSEQ_CACHE_DIR", str(tmp_path))
-    first, second = (
-        subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    )
+    first, second = help_twice("genomics", "fit")
     assert "heavy" in first.stderr and "light" in second.stderr
     assert first.stdout == second.stdout
     assert "--trainer.devices" in first.stdout and "--ckpt_path" in first.stdout
@@ -84,6 +97,8 @@ def test_the_first_of_two_configurations_may_name_the_class(tmp_path: Path) -> N
     assert "--model.norm_order" in short_help.text(
         domain, "fit", ["--config=spacetime", f"--config={file}"]
     )
-    before = task_help._fingerprint(domain, "fit", [f"--config={file}"])
+    before = task_help._fingerprint("genomics-fit", "longseq.genomics", [f"--config={file}"])
     file.write_text("model: SpaceTime")
-    assert task_help._fingerprint(domain, "fit", [f"--config={file}"]) != before
+    assert (
+        task_help._fingerprint("genomics-fit", "longseq.genomics", [f"--config={file}"]) != before
+    )

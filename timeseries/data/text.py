@@ -1,0 +1,77 @@
+"""Tables in text: what their separator, encoding or a cut record would make of them is refused."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longseq.core.errors import DataError
+
+_NAMES = {",": "commas", "\t": "tabs", "|": "bars (|)", ";": "semicolons"}
+
+
+def read_text(file: Path, delimiter: str) -> pd.DataFrame:
+    """Reads CSV or TSV; a header with semicolons and no commas is of the European kind.
+
+    Args:
+        file: UTF-8, with or without a byte-order mark; ``.gz`` is unpacked.
+        delimiter: that its suffix says.
+
+    Returns:
+        The frame, blanks around the fields left out; ``attrs["european"]`` for semicolons.
+
+    Raises:
+        DataError: for another encoding or separator, or a record that is not as long as the header.
+        ValueError, OSError: as pandas finds a file that is no table.
+    """
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        first = stream.readline()
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _encoding(file, "UTF-16")
+    header = first.decode("utf-8-sig", errors="replace")
+    european = ";" in header and "," not in header and delimiter == ","
+    found = ";" if european else delimiter
+    if found not in header:
+        other = max(_NAMES, key=header.count)
+        if header.count(other):
+            name = "name it .tsv" if other == "\t" else f"write it with {_NAMES[delimiter]}"
+            raise DataError(
+                f"has fields between {_NAMES[other]}, not {_NAMES[delimiter]}", path=file, hint=name
+            )
+    text = {"dtype": str} if european else {}
+    try:
+        frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **text)
+    except UnicodeDecodeError as error:
+        raise _encoding(file, "another encoding") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError("has more fields in its records than in its header", path=file)
+    if frame.shape[1] > 1 and frame.iloc[:, -1].isna().any():
+        _check_lengths(file, found)
+    frame = frame.rename(columns=str.strip)
+    if european:
+        frame.attrs["european"] = True
+    return frame
+
+
+def _encoding(file: Path, kind: str) -> DataError:
+    return DataError(f"is text in {kind}, not in UTF-8", path=file, hint="save it as UTF-8")
+
+
+def _check_lengths(file: Path, delimiter: str) -> None:
+    """Checks that no record has fewer fields than the header: pandas takes those as empty."""
+    how: Any = {"mode": "rt", "encoding": "utf-8-sig", "newline": ""}
+    with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as stream:
+        rows = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
+        wanted = len(next(rows))
+        for row in rows:
+            if row and len(row) < wanted:
+                raise DataError(
+                    f"line {rows.line_num}: {len(row)} of {wanted} fields",
+                    path=file,
+                    hint="is the file cut short? A missing value is an empty field, with its "
+                    "separator",
+                )
