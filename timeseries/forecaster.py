@@ -367,11 +367,12 @@ class Forecaster:
         levels = self.levels if self._task.probabilistic else ()
         parts: dict[str, list[np.ndarray]] = {}
         known = own
-        for _ in range(-(-horizon // h)):
+        for done in range(h, horizon + h, h):
             part = forecast_frame(self._task, known, None, levels, 64, self.season, False)
             for column in part.columns[4:-1]:
                 parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
-            known = _append(known, part, self.name)
+            if done < horizon:
+                known = _append(known, part, self.name)
         paths = {key: np.concatenate(many, axis=1)[:, :horizon] for key, many in parts.items()}
         rows = own.ends if self._task.channel_independent else np.full(len(own.ids), len(own))
         series = np.arange(len(own.ids))

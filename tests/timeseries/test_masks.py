@@ -13,6 +13,8 @@ from longseq.timeseries.compare import ForecastComparison, evaluate
 from longseq.timeseries.conformal import radii
 from longseq.timeseries.data.frames import panel_of, read_panel
 from longseq.timeseries.data.module import ForecastData
+from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.protocols import Part
 from longseq.timeseries.data.windows import Scaler, Windows, spread
 from longseq.timeseries.forecast import forecast_frame
 from longseq.timeseries.task import Informer, MixerForecaster, SpaceTime
@@ -102,6 +104,35 @@ def test_the_scaler_and_windows_leave_out_what_is_missing(make_wide):
     torch.testing.assert_close(
         windows.batch_of_pairs(pairs[-2:])["y"][:, :, 0], windows.batch([59])["y"][0].T
     )
+
+
+@pytest.mark.parametrize("cells", [1, 100, 301])
+def test_what_is_worked_on_at_once_changes_no_result(cells, make_wide, monkeypatch):
+    table = make_wide(50).iloc[:, 1:].to_numpy(np.float64)
+    values = np.concatenate([table, table[:, ::-1] + 1], 1)
+    values[:9, 0], values[40:, 1], values[20:23, 2], values[:, 3] = (np.nan,) * 4
+    days = pd.date_range("2024-01-01", periods=50)
+    ids = tuple(f"s{i}" for i in range(values.shape[1]))
+
+    def found() -> list[np.ndarray]:
+        panel = Panel(values, ids, days, days.freq)
+        windows = Windows(panel, Scaler.fit(panel, Part(0, 40)), range(5, 46), 8, 4, least=2)
+        return [panel.carried(), *spread(values), windows.values.numpy(), windows.pairs]
+
+    whole = found()
+    for name in ("panel", "windows"):
+        monkeypatch.setattr(f"longseq.timeseries.data.{name}.CELLS", cells)
+    for before, after in zip(whole, found(), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-12 if after.dtype == float else 1e-6)
+    expected = [
+        place * len(ids) + c
+        for place, row in enumerate(range(5, 46))
+        for c in range(len(ids))
+        if (seen := np.flatnonzero(~np.isnan(values[:, c]))).size
+        and seen[0] + 2 <= row
+        and ((seen >= row) & (seen < row + 4)).any()
+    ]
+    assert whole[-1].tolist() == expected
 
 
 def test_short_contexts_are_padded_on_the_left(make_wide):

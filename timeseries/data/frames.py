@@ -322,10 +322,11 @@ def _assemble(
             *at[name], columns[name] = resample(ds, codes, value, told.resample, where, name)
     else:
         check_order(ds, codes, names, where)
-    every = at[""][0]
-    for times, _ in at.values():
-        every = every.union(times)
-    axis, freq = regular_axis(every.unique().sort_values(), where)
+    # Times repeat in every series: they are made unique first, which keeps the union small.
+    every = at[""][0].unique()
+    for name in beside:
+        every = every.union(at[name][0].unique())
+    axis, freq = regular_axis(every.sort_values(), where)
     tables = {}
     for name, value in columns.items():
         tables[name] = _empty(axis, names, where)

@@ -12,6 +12,8 @@ import pandas as pd
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.timeseries.data.covariates import Covariates
 
+CELLS = 2**18  # values that are worked on at once: a matter of memory, not of the result
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -72,11 +74,17 @@ class Panel:
         Rows before a series begins hold its first value. Whatever is carried is context only: it
         is never a target of training, of a score or of an interval.
         """
-        rows = np.where(self.observed, np.arange(len(self))[:, None], -1)
-        last = np.maximum.accumulate(rows, axis=0)
-        first = np.minimum(self.starts, len(self) - 1)
-        filled = np.take_along_axis(self.values, np.where(last < 0, first, last), axis=0)
-        return np.where(self.observed.any(0), filled, 0.0)
+        found = np.empty(self.values.shape)
+        some = max(1, CELLS // max(1, len(self)))
+        for start in range(0, len(self.ids), some):
+            part = slice(start, start + some)
+            observed, values = self.observed[:, part], self.values[:, part]
+            rows = np.where(observed, np.arange(len(self))[:, None], -1)
+            last = np.maximum.accumulate(rows, axis=0)
+            first = np.minimum(self.starts[part], len(self) - 1)
+            filled = np.take_along_axis(values, np.where(last < 0, first, last), axis=0)
+            found[:, part] = np.where(observed.any(0), filled, 0.0)
+        return found
 
     def future(self, row: int, horizon: int) -> pd.Index:
         """Returns the times of rows ``row … row + horizon - 1``, beyond the end if need be.

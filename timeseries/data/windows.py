@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from longseq.timeseries.data.calendar import calendar_features, resolution
-from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.panel import CELLS, Panel
 from longseq.timeseries.data.protocols import Part
 
 # A deviation below so much of the largest value is the rounding of a file, not a signal.
@@ -25,13 +25,19 @@ _ROUNDING = 1e-8
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and deviation of every column of (T, C) without its NaN; the deviation of a
     column that is constant to rounding is 1, and the mean of one without values 0."""
-    known = ~np.isnan(values)
-    count = np.maximum(known.sum(0), 1)
-    filled = np.where(known, values, 0.0)
-    mean = filled.sum(0) / count
-    std = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(0) / count)
-    largest = np.abs(filled).max(0, initial=0.0)
-    return mean, np.where(std > _ROUNDING * largest, std, 1.0)
+    means, stds = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    some = max(1, CELLS // max(1, len(values)))
+    for start in range(0, values.shape[1], some):
+        part = slice(start, start + some)
+        column = values[:, part]
+        known = ~np.isnan(column)
+        count = np.maximum(known.sum(0), 1)
+        filled = np.where(known, column, 0.0)
+        mean = filled.sum(0) / count
+        std = np.sqrt((np.where(known, column - mean, 0.0) ** 2).sum(0) / count)
+        largest = np.abs(filled).max(0, initial=0.0)
+        means[part], stds[part] = mean, np.where(std > _ROUNDING * largest, std, 1.0)
+    return means, stds
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ class Windows:
     ) -> None:
         self.cutoffs, self.context, self.horizon = cutoffs, context, horizon
         self.least = context if least is None else least
-        carried = scaler.transform(panel.carried())
+        carried = panel.carried()  # scaled in place: copies of all series are what costs memory
+        carried -= scaler.mean
+        carried /= scaler.std
         self.values = torch.from_numpy(carried.astype(np.float32))
         self.observed = torch.from_numpy(panel.observed)
         self.starts = panel.starts
@@ -146,9 +154,14 @@ class Windows:
         at = np.asarray(self.cutoffs, np.int64)
         seen = np.zeros((len(self.observed) + 1, self.series), np.int32)
         np.cumsum(self.observed.numpy(), axis=0, out=seen[1:])
-        targets = seen[np.minimum(at + self.horizon, len(self.observed))] - seen[at]
-        begun = at[:, None] - self.starts[None] >= max(self.least, 1)
-        return np.flatnonzero((targets > 0) & begun)
+        begun = self.starts + max(self.least, 1)
+        some, found = max(1, CELLS // max(1, self.series)), [np.empty(0, np.int64)]
+        for first in range(0, len(at), some):
+            row = at[first : first + some]
+            targets = seen[np.minimum(row + self.horizon, len(self.observed))] - seen[row]
+            chosen = np.flatnonzero((targets > 0) & (begun[None] <= row[:, None]))
+            found.append(first * self.series + chosen)
+        return np.concatenate(found)
 
     def at(self, cutoffs: Sequence[int]) -> Windows:
         """Returns the windows of other cutoffs."""
