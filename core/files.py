@@ -4,6 +4,7 @@ renamed."""
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import gzip
 import os
@@ -15,7 +16,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -189,19 +190,22 @@ EARLY_BYTES = 1 << 24
 once."""
 
 
-def require_file(path: str | Path, what: str = "file") -> Path:
+def require_file(path: str | Path, what: str = "file", samples: Iterable[str] = ()) -> Path:
     """Returns ``path`` if it is a readable, non-empty file.
 
     Args:
         path: the file.
         what: the kind of file, for the message.
+        samples: names of packaged ones, which may be meant.
 
     Raises:
         DataError: if it is missing, a folder, unreadable or empty.
     """
     file = Path(path)
     if not file.exists():
-        raise DataError(f"no such {what}", path=file)
+        near = difflib.get_close_matches(str(path), list(samples), n=1)
+        hint = f"did you mean the packaged {near[0]!r}?" if near else None
+        raise DataError(f"no such {what}", path=file, hint=hint)
     if not file.is_file():
         raise DataError(f"is not a file, a {what} is needed", path=file)
     if not os.access(file, os.R_OK):

@@ -46,8 +46,8 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     parser.add_argument("--folder", default=folder, help=f"for checkpoints and logs ({folder})")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     cls.add_arguments(parser)
-    models = ",".join([*list(cls.baselines)[:1], *list(configs)[:1]])
-    parser.example = f"{parser.needed()} --models {models}"
+    first = ",".join([*list(cls.baselines)[:1], *list(configs)[:1]])
+    parser.example = f"{parser.needed()} --models {first}"
     args, options = parser.parse_known_args(argv)
     for text in options:
         if text.startswith("-") and not text.startswith(_PASSED_ON):

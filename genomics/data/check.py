@@ -28,5 +28,5 @@ def check(arguments: Mapping[str, Any]) -> None:
     for path in given if isinstance(given, list) else [given]:
         if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
             continue
-        if require_file(path, "genome file").stat().st_size <= EARLY_BYTES:
+        if require_file(path, "genome file", SAMPLES.names()).stat().st_size <= EARLY_BYTES:
             Genome(path).validate()

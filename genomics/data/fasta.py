@@ -19,6 +19,7 @@ import numpy as np
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import atomic_path, cache_dir, is_gzip, open_unzipped, require_file
 from longseq.genomics.data.formats import FORMATS, Format, format_of, is_irregular, write_fasta
+from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.tokenizer import (
     NUCLEOTIDE_LETTERS,
     N,
@@ -89,7 +90,7 @@ class Genome:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = require_file(path, "genome file")
+        self.path = require_file(path, "genome file", SAMPLES.names())
         stat = self.path.stat()
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
         key += FORMATS.identity(self.path)

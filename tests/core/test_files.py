@@ -119,3 +119,11 @@ def test_a_folder_without_rights_is_told_before_the_work(tmp_path: Path) -> None
     tmp_path.chmod(0o555)
     with pytest.raises(DataError, match="permission denied"):
         check_writable(tmp_path / "a.csv")
+
+
+def test_a_misspelt_sample_is_suggested(tmp_path: Path) -> None:
+    samples = ["electricity_demand", "tiny"]
+    with pytest.raises(DataError, match=r"no such table .did you mean the packaged 'electricity_d"):
+        files.require_file("electricty_demand", "table", samples)
+    with pytest.raises(DataError, match=r"no such table$"):
+        files.require_file(tmp_path / "a.csv", "table", samples)

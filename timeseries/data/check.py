@@ -23,7 +23,7 @@ def check(arguments: Mapping[str, Any]) -> None:
     path = arguments.get("path")
     if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
         return
-    file = require_file(path, "time-series file")
+    file = require_file(path, "time-series file", SAMPLES.names())
     fields = ("id", "time", "target", "zone", "resample", "missing")
     told = {name: arguments.get(name) for name in fields if arguments.get(name) is not None}
     if file.stat().st_size <= EARLY_BYTES and told.get("missing", "ffill") in ("error", "ffill"):

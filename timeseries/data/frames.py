@@ -92,7 +92,8 @@ def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None
         DataError: naming the file, the record and what is wrong.
     """
     packaged = str(path) in SAMPLES.names() and not Path(path).exists()
-    file = require_file(SAMPLES.path(str(path)) if packaged else path, "time-series file")
+    named = SAMPLES.path(str(path)) if packaged else path
+    file = require_file(named, "time-series file", SAMPLES.names())
     frame, first_line = read_frame(file)
     return panel_of(frame, first_line, source=file, roles=roles or Roles(missing=missing))
 

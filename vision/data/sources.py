@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def open_source(
         return _torchvision(source.removeprefix("torchvision:"), reading, root, download)
     path = SAMPLES.path(source) if source in SAMPLES.names() else Path(source)
     if not path.exists():
-        hint = "give a folder, a zip, or torchvision:<Name>"
+        near = get_close_matches(source, SAMPLES.names(), n=1)
+        packaged = f"did you mean the packaged {near[0]!r}? Else " if near else ""
+        hint = f"{packaged}give a folder, a zip, or torchvision:<Name>"
         raise DataError("no such folder or file", path=path, hint=hint)
     if path.is_dir() and any(
         find_idx(path, part, kind) for part in PARTS for kind in ("images", "labels")

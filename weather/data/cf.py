@@ -128,7 +128,7 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
         if file.is_dir():
             hint = "give one .nc file or .zarr store"
             raise DataError("is a folder, and no Zarr store", path=file, hint=hint)
-        how = {"engine": _engine(require_file(file, "NetCDF file"))}
+        how = {"engine": _engine(require_file(file, "NetCDF file", SAMPLES.names()))}
         if how["engine"] == "h5netcdf":
             check_heaps(file)
     try:
