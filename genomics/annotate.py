@@ -176,7 +176,8 @@ def _print(result: dict[str, Agreement]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="agreement with the annotation (pseudogenes left out)")
+    print("agreement with the annotation (pseudogenes left out):")
+    table = Table()
     table.add_column("")
     for name in result:
         table.add_column(name, justify="right")

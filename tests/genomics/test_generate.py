@@ -1,5 +1,7 @@
 """Generated sequences: only bases, by seed and number alone, cut where they end; the report."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,10 +93,11 @@ def test_the_command(workdir, capsys) -> None:
     assert list(table["sequences"]) == ["genome", "model", "order-2 Markov"]
     assert table["jsd_3"][0] < table["jsd_3"][2]
     made = Genome("s.fa")
+    shutil.copy("s.fa", "prompts.fa")
     assert list(made.records.values()) == [61] * 3
     for wrong, message in (
         (["--prompt", "ACNT"], "position 3"),
-        (["--prompt", "A", "--prompts", "s.fa"], "not both"),
+        (["--prompt", "A", "--prompts", "prompts.fa"], "not both"),
         (["--report", "r.csv"], "--report needs --genome"),
         (["--top_k", "2", "--temperature", "0"], "need a temperature"),
     ):
