@@ -17,6 +17,7 @@ from longseq.core import compat
 from longseq.core.compat._finder import environment, install_by_environment
 from longseq.core.errors import ConfigError
 from longseq.core.shell import cli
+from longseq.core.shell.run import _check_module
 
 MODULES = {
     "mamba_ssm": "Mamba Mamba2 Mamba2Simple MambaLMHeadModel selective_scan_fn mamba_inner_fn",
@@ -211,8 +212,11 @@ def test_a_module_runs_and_wrong_usage_is_told(
         ("json.nope", "json.nope"),
         ("email", "email.__main__"),
     ):
-        assert cli.main(["run", "-m", name]) == 2
-        assert capsys.readouterr().err.startswith(f"error: -m {name}: no module {missing};")
+        with pytest.raises(ConfigError, match=f"-m {name}: no module {missing};"):
+            _check_module(name)
+    # In a process of its own: the names stay in the one that runs a program.
+    done = run("run", "-m", "nope", folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: -m nope: no module nope;")
     assert cli.main(["run", "--help"]) == 0 and "usage: longseq run" in capsys.readouterr().out
     (tmp_path / "fails.py").write_text(
         "from longseq.core.errors import ConfigError\nraise ConfigError('mine')"
