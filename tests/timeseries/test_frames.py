@@ -188,7 +188,7 @@ def test_blanks_around_names_and_values_do_not_count(spaced, separator, tmp_path
         ("a.csv", _ROWS.encode() + b"a,2024-01-05", "line 6: 2 of 3 fields.*cut short"),
         ("a.csv", _ROWS.replace("-02,2", "-02").encode(), "line 3: 2 of 3 fields"),
         ("a.csv", _ROWS.replace(",", ";").encode() + b"a", "line 6: 1 of 3 fields"),
-        ("a.csv.gz", gzip.compress(_ROWS.encode() + b"a,2024"), "line 6: 2 of 3 fields"),
+        ("a.csv.gz", gzip.compress(_ROWS.encode() + b"a,2024", mtime=0), "line 6: 2 of 3 fields"),
         ("a.csv", _ROWS.replace("\na", "\n1,a").encode(), "more fields in its records"),
     ],
 )
