@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -15,7 +14,7 @@ import numpy as np
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.genomics.data.annotation import Feature, own_features, read_features
-from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.fasta import Genome, open_genome
 from longseq.genomics.data.formats import format_of
 from longseq.genomics.data.genbank import read_genbank
 from longseq.genomics.data.samples import SAMPLES
@@ -23,6 +22,7 @@ from longseq.genomics.data.tokenizer import decode, reverse_complement
 from longseq.genomics.gene_finder import PASSES, GeneFinder
 from longseq.genomics.gene_model import STOPS, Genes
 from longseq.genomics.gene_scores import Agreement, agreement
+from longseq.genomics.progress import progress_bar
 
 _SAFE = " !\"#$'()*+-./:<>?@[\\]^_`{|}~"  # of GFF3's columns; the rest is written as %XX
 
@@ -197,25 +197,6 @@ def _print(result: dict[str, Agreement]) -> None:
     print(f"longseq is {said} Prodigal by base-level F1: {own:.4f} and {other:.4f}.")
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], object] | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("learning genes", total=total)
-        yield lambda count: progress.advance(bar, count)
-
-
-def _open(name: str) -> Genome:
-    genome = Genome(SAMPLES.path(name) if name in SAMPLES.names() else name)
-    genome.validate()
-    return genome
-
-
 def _circles(genome: Genome, given: str) -> list[str]:
     """Returns the records that are circles: what the file says, all, none, or those named."""
     if given == "none":
@@ -250,7 +231,7 @@ def learn(
     """
     if annotations and len(annotations) != len(sources):
         raise ConfigError(f"{len(annotations)} of --learn_genes for {len(sources)} of --learn")
-    genomes = [_open(name) for name in sources] or [genome]
+    genomes = [open_genome(name) for name in sources] or [genome]
     sequences = [
         (one, name, one.fetch(name, 0, size))
         for one in genomes
@@ -272,7 +253,7 @@ def learn(
             ]
             return finder.learn_annotated(rows), True
     total = PASSES * sum(len(ids) for _, _, ids in sequences)
-    with _bar(total) as progress:
+    with progress_bar("learning genes", total) as progress:
         return finder.learn([ids for _, _, ids in sequences], progress), False
 
 
@@ -312,7 +293,7 @@ def run(argv: Sequence[str]) -> int:
             check_writable(path)
     if not args.out.lower().endswith((".gff3", ".gff")):
         raise ConfigError(f"--out must end in .gff3, got {args.out}")
-    genome = _open(args.genome)
+    genome = open_genome(args.genome)
     truth = read_features(args.truth, genome) if args.truth else own_features(genome.path, genome)
     circular = _circles(genome, args.circular)
     finder = GeneFinder(args.code, args.closed)

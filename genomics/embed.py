@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +18,10 @@ from longseq.genomics.data.regions import chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.embeddings import STRANDS, embed_features, ordered_vectors, windows
+from longseq.genomics.progress import progress_bar
 from longseq.genomics.scorers import CKPT_HELP, Reader, load_reader, model_file
 
 _ROWS = {"chrom": "", "start": "d", "end": "d", "name": "", "strand": "", "kind": ""}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("embedding", total=total)
-        yield lambda count: progress.advance(bar, count)
 
 
 def _place(one: Feature) -> list[object]:
@@ -206,7 +194,7 @@ def run(argv: Sequence[str]) -> int:
         "pool": args.pool if places is not None else "none",
     }
     sides = 1 if args.strand in ("+", "-") else 2
-    with _progress(sides * sum(map(len, intervals))) as progress:
+    with progress_bar("embedding", sides * sum(map(len, intervals))) as progress:
         if places is None:
             rows = write_bases(
                 args.out,

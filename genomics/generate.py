@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,10 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import check_table, write_rows
 from longseq.genomics.baselines import MarkovModel
-from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.samples import SAMPLES
+from longseq.genomics.data.fasta import Genome, open_genome
 from longseq.genomics.data.tokenizer import BASES, decode, encode, is_base
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.progress import progress_bar
 from longseq.genomics.sample_report import (
     LONG,
     ORDERS,
@@ -197,26 +195,6 @@ def _print(rows: Sequence[SampleReport]) -> None:
     )
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], object] | None]:
-    """Yields what shows the bases drawn, on a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("generating", total=total)
-        yield lambda count: progress.advance(bar, count)
-
-
-def _genome(name: str) -> Genome:
-    genome = Genome(SAMPLES.path(name) if name in SAMPLES.names() else name)
-    genome.validate()
-    return genome
-
-
 def _prompts(text: str | None, path: str | None) -> list[np.ndarray] | None:
     """Returns the prompts of the command line.
 
@@ -227,7 +205,7 @@ def _prompts(text: str | None, path: str | None) -> list[np.ndarray] | None:
     if text:
         found = {"--prompt": encode(text, record="--prompt")}
     elif path:
-        genome = _genome(path)
+        genome = open_genome(path)
         found = {name: genome.fetch(name, 0, size) for name, size in genome.records.items()}
     for name, ids in found.items():
         if not is_base(ids).all():
@@ -269,11 +247,11 @@ def run(argv: Sequence[str]) -> int:
         check_table(args.report)
         if not args.genome:
             raise ConfigError("--report needs --genome")
-    genome = _genome(args.genome) if args.genome else None
+    genome = open_genome(args.genome) if args.genome else None
     prompts = _prompts(args.prompt, args.prompts)
     model = load_model(args.ckpt_path, args.device).model
     begin = time.perf_counter()
-    with _bar(args.count * args.length) as progress:
+    with progress_bar("generating", args.count * args.length) as progress:
         samples = generate(
             model,
             prompts,

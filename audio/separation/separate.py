@@ -123,6 +123,8 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if not args.seconds > _OVERLAP:
         raise ConfigError(f"--seconds must be more than {_OVERLAP}, got {args.seconds}")
+    if Path(args.out).is_file():
+        raise DataError("is a file, a folder is needed", path=args.out)
     task = load_task(args.ckpt_path, VoiceSeparator)
     assert isinstance(task, VoiceSeparator)
     task.eval()

@@ -35,8 +35,8 @@ def converse(
     which frame, (S, T).
 
     Turns of 0.8 to 2.5 s follow each other, up to half a second apart or over each other. One
-    candidate in four is silent throughout. What a candidate is known by is a piece of another
-    recording where there is one.
+    candidate in four is silent throughout. What a candidate is known by is drawn from the same
+    recordings as what is heard, so that by chance it can be the same one.
 
     Args:
         voices: to draw from.

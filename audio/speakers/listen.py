@@ -173,6 +173,8 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if not args.seconds >= 1:
         raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
+    if Path(args.out).is_file():
+        raise DataError("is a file, a folder is needed", path=args.out)
     task = load_task(args.ckpt_path, ActiveSpeakers)
     assert isinstance(task, ActiveSpeakers)
     task.eval()

@@ -364,3 +364,17 @@ class Genome:
         # The format leaves out the first block.
         pairs = np.concatenate([[[0, 0]], words[1:].reshape(-1, 2)])
         return pairs[:, 0], pairs[:, 1]
+
+
+def open_genome(name: str) -> Genome:
+    """Returns a genome that was read through once.
+
+    Args:
+        name: of a file or of a packaged sample.
+
+    Raises:
+        DataError: if it is no genome.
+    """
+    genome = Genome(SAMPLES.path(name) if name in SAMPLES.names() else name)
+    genome.validate()
+    return genome

@@ -142,6 +142,8 @@ def test_from_training_to_rttm(speech, tmp_path, capsys):
     shown = capsys.readouterr()
     assert "note: " in shown.err and "broken.wav" in shown.err and "Ann" in shown.out
     assert (tmp_path / "out" / "m.flac.rttm").is_file()
+    assert main([*command, "--out", str(bad / "m.flac")]) == 2
+    assert "is a file, a folder is needed" in capsys.readouterr().err
     assert set(enrolled(known, RATE)) == {"Ann", "Bo"}
     soundfile.write(known / "Bo" / "1.wav", np.zeros(4000), RATE)
     with pytest.raises(DataError, match="'Bo' are silent"):
