@@ -163,6 +163,12 @@ def load_installed() -> None:
             )
 
 
+def ran() -> bool:
+    """Returns whether code from outside has been imported in this process."""
+    tried = load_installed.cache_info().currsize > 0
+    return bool(_named) or (tried and bool(installed()))
+
+
 def failure(plugin: Plugin) -> str | None:
     """Returns why a plug-in did not load; None if it did, or was not tried."""
     return _failures.get(plugin.name)

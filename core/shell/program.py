@@ -1,0 +1,50 @@
+"""The ``longseq`` program: the command line, then an end of the process that unloads nothing."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from typing import NoReturn
+
+from longseq.core import plugins
+from longseq.core.shell.cli import main
+
+
+def run() -> NoReturn:
+    """Runs the command line and ends the process with its exit status.
+
+    Code from outside (a script of ``longseq run``, a plug-in) may count on the interpreter's own
+    end, for a file that it never closes: then the process ends by that.
+    """
+    status = main()
+    if sys.argv[1:2] == ["run"] or plugins.ran():
+        sys.exit(status)
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process: waits for threads, runs what ``atexit`` was given, flushes, and exits.
+
+    The interpreter's own end also unloads every library, which for torch's CUDA build with
+    Lightning takes 1.3 s of CPU time and touches 130 MB of pages that nothing has read before.
+    Nothing of a command's result depends on it: files are closed by those who opened them.
+
+    Args:
+        status: exit status; 1 instead of 0 if the output cannot be written to its end.
+    """
+    # What the interpreter itself calls at its end, in its order; neither is promised to stay.
+    first, second = getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)
+    if first is None or second is None:
+        sys.exit(status)
+    first()
+    second()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe: longseq ... | head; or a full disk
+        status = status or 1
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status & 0xFF)

@@ -1,0 +1,61 @@
+"""Tests of the program's end: what a command wrote is whole, and its exit status is kept."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_START = """
+import sys
+from longseq.core.shell import cli, program
+"""
+
+
+def _program(code: str, *args: str, **how: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _START + code + "\nprogram.run()", *args]
+    return subprocess.run(command, text=True, timeout=120, **{"capture_output": True, **how})  # type: ignore[call-overload]
+
+
+def test_output_threads_and_exit_functions_are_whole(tmp_path: Path) -> None:
+    code = """
+import atexit, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+def main():
+    atexit.register(print, "exit function")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    ThreadPoolExecutor().submit(print, "never shut down").result()
+    print("x" * 100_000)
+    sys.stderr.write("no end of line")
+    return 143
+
+program.main = main
+"""
+    done = _program(code)
+    assert done.returncode == 143
+    lines = ["never shut down", "x" * 100_000, "thread", "exit function"]
+    assert done.stdout.splitlines() == lines
+    assert done.stderr == "no end of line"
+
+
+@pytest.mark.parametrize(("args", "status"), [(["--version"], 0), (["no_such_domain"], 2)])
+def test_exit_status_is_that_of_the_command(args: list[str], status: int) -> None:
+    done = _program("", *args)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_no_success() -> None:
+    with open("/dev/full", "w") as full:
+        done = _program("", "--version", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("outside", ["run", "--import"])
+def test_code_from_outside_has_the_interpreters_own_end(tmp_path: Path, outside: str) -> None:
+    (tmp_path / "mine.py").write_text("file = open('never_closed.txt', 'w')\nfile.write('kept')\n")
+    args = ["run", "mine.py"] if outside == "run" else ["--import", "mine", "--help"]
+    done = _program("", *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "never_closed.txt").read_text() == "kept"
