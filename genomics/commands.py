@@ -23,6 +23,8 @@ DOMAIN = Domain(
         "longseq.genomics.sequence_task",
         "longseq.genomics.data.module",
         "longseq.genomics.data.labelled",
+        "longseq.genomics.strings.task",
+        "longseq.genomics.strings.data",
     ),
     commands={
         "annotate": Command(
@@ -32,6 +34,10 @@ DOMAIN = Domain(
         "cross_validate": Command(
             "a classifier of labelled sequences beside k-mer logistic regression, by folds",
             "longseq.genomics.cross_validation:run",
+        ),
+        "complete": Command(
+            "proteins or molecules drawn from a model of such strings, or a missing part of one",
+            "longseq.genomics.strings.complete:run",
         ),
         "label": Command(
             "class or number of every sequence of a file, by a trained SequencePrediction",

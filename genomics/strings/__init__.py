@@ -1,0 +1,1 @@
+"""Language models of short biological and chemical strings: proteins and molecules (SMILES)."""
