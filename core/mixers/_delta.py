@@ -129,15 +129,16 @@ def unit(x: Tensor) -> Tensor:
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS)).to(x.dtype)
 
 
-def normalised(o: Tensor, norm: nn.Module) -> Tensor:
+def normalised(o: Tensor, norm: nn.Module, name: str = "o_norm") -> Tensor:
     """Returns o over its root mean square times the norm's weight, computed in float32 at least.
 
     Args:
         o: (..., V).
         norm: with a weight (V,).
+        name: of the norm in its mixer.
     """
     dtype = recurrent_dtype(o.dtype)
-    norm = holding(norm, nn.RMSNorm, "o_norm")
+    norm = holding(norm, nn.RMSNorm, name)
     return rms_norm(o.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.eps).to(o.dtype)
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import pad, silu, softplus
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._delta import normalised
 from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
@@ -152,10 +153,18 @@ class Mamba3(Mixer):
         share = share.to(working).sigmoid()
         angle = self._angles(turn.to(working), dt, state["angle"], resets)
         k = self._turned(
-            self.B_norm(k.unflatten(-1, (rank, -1, self.d_state)).to(working)), self.B_bias, angle
+            normalised(
+                k.unflatten(-1, (rank, -1, self.d_state)).to(working), self.B_norm, "B_norm"
+            ),
+            self.B_bias,
+            angle,
         )
         q = self._turned(
-            self.C_norm(q.unflatten(-1, (rank, -1, self.d_state)).to(working)), self.C_bias, angle
+            normalised(
+                q.unflatten(-1, (rank, -1, self.d_state)).to(working), self.C_norm, "C_norm"
+            ),
+            self.C_bias,
+            angle,
         )
         value = value.unflatten(-1, (heads, self.headdim))
         now, early = share * dt, (1 - share) * dt

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, normalize
 
 from longseq.core.checks import check_divisible, check_positive
+from longseq.core.errors import ConfigError
 from longseq.core.mixers._submodules import holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
@@ -79,7 +80,7 @@ class RWKV7(Mixer):
         backend: of the operator; see ``longseq.core.ops.backends``.
 
     Raises:
-        ConfigError: if ``head_dim`` does not divide ``d_model`` or a value is out of range.
+        ConfigError: if ``head_dim`` does not divide ``d_model``, is 1, or a value is out of range.
     """
 
     ssm_parameters = ("k_k", "k_a", "r_k")
@@ -98,6 +99,12 @@ class RWKV7(Mixer):
         super().__init__(d_model)
         if head_dim is None:
             head_dim = max(p for p in range(1, 65) if d_model % p == 0)
+        if head_dim == 1:
+            raise ConfigError(
+                "rwkv7 normalises head by head, and one channel less its mean is nothing: "
+                f"head_dim must be at least 2 (without one, d_model {d_model} needs a divisor from "
+                "2 to 64)"
+            )
         self.n_heads = check_divisible("d_model", d_model, "head_dim", head_dim)
         self.head_dim, self.norm_eps = head_dim, norm_eps
         self.chunk_size = check_positive("chunk_size", chunk_size)

@@ -138,35 +138,41 @@ def lower_triangular(diagonal: Tensor, blocks: Iterable[Tensor], fill: float) ->
     return matrix.squeeze(-3)
 
 
-def decayed_products(rows: Sequence[Tensor], columns: Tensor, spans: Spans) -> list[Tensor]:
-    """Returns Σ_c x_ic y_jc exp(g_{j+1,c} + … + g_ic) for j ≤ i, else 0, (..., T, T), for each of
-    several x.
+def decayed_products(
+    rows: Sequence[Tensor], columns: Sequence[Tensor], spans: Spans
+) -> list[list[Tensor]]:
+    """Returns Σ_c x_ic y_jc exp(g_{j+1,c} + … + g_ic) for j ≤ i, else 0, (..., T, T): for each of
+    several y a list of those of several x.
 
     The product is taken over halves, quarters, … of the chunk, each with its decays measured from
     the cut.
 
     Args:
         rows: x (..., T, K) each.
-        columns: y (..., T, K).
+        columns: y (..., T, K) each.
         spans: of log-decays (..., T, K).
     """
 
-    def half(
-        x: Tensor, exponent: Tensor, which: int
-    ) -> Tensor:  # (..., T/2h, h, K), decayed to the cut
-        blocks = x.unflatten(-2, exponent.shape[-3:-1])[..., which::2, :, :]
-        return blocks * exponent[..., which::2, :, :].exp()
+    def halves(x: Tensor, decays: Sequence[Tensor], which: int) -> list[Tensor]:
+        # (..., T/2h, h, K) for every h, decayed to the cut
+        return [
+            x.unflatten(-2, (-1, 2, decay.shape[-2])).select(-3, which) * decay for decay in decays
+        ]
 
-    halves = [
-        (half(columns, behind, 0).transpose(-1, -2), through) for through, behind in spans[:-1]
-    ]
+    late = [through[..., 1::2, :, :].exp() for through, _ in spans[:-1]]
+    early = [behind[..., 0::2, :, :].exp() for _, behind in spans[:-1]]
+    below = [halves(x, late, 1) for x in rows]
+    before = [[half.transpose(-1, -2) for half in halves(y, early, 0)] for y in columns]
     return [
-        lower_triangular(
-            (x * columns).sum(-1)[..., None, None],
-            [half(x, through, 1) @ early for early, through in halves],
-            0.0,
-        )
-        for x in rows
+        [
+            lower_triangular(
+                (x * y).sum(-1)[..., None, None],
+                [left @ right for left, right in zip(lefts, rights)],
+                0.0,
+            )
+            for x, lefts in zip(rows, below)
+        ]
+        for y, rights in zip(columns, before)
     ]
 
 

@@ -15,7 +15,7 @@ from longseq.core.ops.backends import native
 from longseq.core.ops.chunking import chunk_length
 from longseq.core.ops.precision import compute_dtype
 
-_TILE, _LONGEST = 16, 64  # positions of the kernel's blocks, and of its longest chunk
+_TILE, _LONGEST = 16, 32  # positions of the kernel's blocks, and of its longest chunk
 
 
 class Inputs(NamedTuple):

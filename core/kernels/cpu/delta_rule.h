@@ -17,7 +17,8 @@ template <class R> struct DeltaWalk {
   const DeltaRule& p;
   DeltaChunk<R> chunk;
   const int64_t T, K, V, KP, VP, h, b;
-  Buffer<R> u, y, block;
+  Buffer<R> u, sent, y, block;  // U; decayed to the chunk's end; O; a block of A times β
+  RowsAhead ahead;
   DeltaWalk(const DeltaRule& p, int64_t unit)
       : p(p),
         chunk(p, unit / p.H, unit % p.H),
@@ -29,6 +30,7 @@ template <class R> struct DeltaWalk {
         h(chunk.h),
         b(chunk.b),
         u(T * VP),
+        sent(chunk.by_channel ? 0 : T * VP),
         y(T * VP),
         block(kTile * kTile) {}
 
@@ -42,30 +44,38 @@ template <class R> struct DeltaWalk {
   void save_state(const R* S, R* to) const {
     for (int64_t i = 0; i < K; ++i) std::copy(S + i * VP, S + i * VP + V, to + i * V);
   }
-  void decay_state(R* S) const {
-    for (int64_t i = 0; i < K; ++i)
-      scale_row(chunk.total[chunk.by_channel ? i : 0], S + i * VP, S + i * VP, VP);
-  }
   R* mark(int64_t segment) const {
     const int64_t chunks = (p.L + T - 1) / T, count = (chunks + kDeltaMark - 1) / kDeltaMark;
     return static_cast<R*>(p.marks) + ((b * p.H + h) * count + segment) * K * V;
   }
 
-  // β times the rows of from.
-  void weigh(const R* from, R* to) const {
-    for (int64_t i = 0; i < rows(); ++i) scale_row(chunk.beta[i], from + i * VP, to + i * VP, VP);
+  // From E, or V where there is no β, to U and to what of it leaves: rows [first, end).
+  void weigh(const R* E, int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i) {
+      const R beta = p.beta ? chunk.beta[i] : R(1);
+      scale_row(beta, E + i * VP, &u[i * VP], VP);
+      if (!chunk.by_channel) scale_row(chunk.behind[i], &u[i * VP], &sent[i * VP], VP);
+    }
+  }
+  // What the products of a chunk ask for: the rows of the next one.
+  void look_ahead() {
+    const int64_t t1 = chunk.t0 + T, n = std::min(T, p.L - t1), g = chunk.group() * K;
+    ahead.clear();
+    ahead.add(p.q, b, t1, n, g, K), ahead.add(p.k, b, t1, n, g, K);
+    ahead.add(p.v, b, t1, n, h * V, V);
+    if (p.y) ahead.add(p.y, b, t1, n, h * V, V);
   }
 
   // Reads a chunk; writes A, P and E, and leaves U in `u`.
   void solve(int64_t c, const R* S, R* A, R* P, R* E) {
     chunk.read(c);
     read_tile(p.v, b, chunk.t0, chunk.n, rows(), h * V, V, VP, E);
+    look_ahead();
     chunk.scores(A, P);
-    if (!p.beta) {
-      std::copy(E, E + rows() * VP, u.begin());
-      return;
-    }
-    product(rows(), VP, K, {chunk.meeting.data(), KP, 1}, S, VP, E, VP, Into::kSubtract);
+    if (!p.beta) return weigh(E, 0, rows());
+    Finish<R> entering;
+    entering.sums = chunk.entering(), entering.ahead = &ahead;
+    product(rows(), VP, K, {chunk.meeters(), KP, 1}, S, VP, E, VP, Into::kSubtract, entering);
     for (int64_t first = 0; first < rows(); first += kTile) {
       R* x = E + first * VP;
       if (first)
@@ -73,14 +83,19 @@ template <class R> struct DeltaWalk {
       for (int64_t i = 0; i < kTile; ++i)
         multiply_row(A + (first + i) * T + first, &chunk.beta[first], &block[i * kTile], kTile);
       solve_block(block.data(), x, VP, VP);
-      for (int64_t i = 0; i < kTile; ++i)
-        scale_row(chunk.beta[first + i], x + i * VP, &u[(first + i) * VP], VP);
+      weigh(E, first, first + kTile);
     }
+  }
+  // How a state goes over the chunk: times its decay, and what is added.
+  Finish<R> decaying() {
+    Finish<R> finish;
+    finish.own = chunk.total.data(), finish.own_stride = chunk.by_channel, finish.ahead = &ahead;
+    return finish;
   }
   // The state after the chunk, of U.
   void advance(R* S) {
-    decay_state(S);
-    product(K, VP, rows(), {chunk.leaving.data(), 1, KP}, u.data(), VP, S, VP, Into::kAdd);
+    const R* left = chunk.by_channel ? u.data() : sent.data();
+    product(K, VP, rows(), {chunk.leavers(), 1, KP}, left, VP, S, VP, Into::kAdd, decaying());
   }
 
   void forward() {
@@ -89,10 +104,14 @@ template <class R> struct DeltaWalk {
     for (int64_t c = 0; c * T < p.L; ++c) {
       if (p.marks && c % kDeltaMark == 0) save_state(S.data(), mark(c / kDeltaMark));
       solve(c, S.data(), A.data(), P.data(), E.data());
-      product(rows(), VP, K, {chunk.reading.data(), KP, 1}, S.data(), VP, y.data(), VP, Into::kSet);
-      for (int64_t first = 0; first < rows(); first += kTile)
-        product(kTile, VP, first + kTile, {&P[first * T], T, 1}, u.data(), VP, &y[first * VP], VP,
-                Into::kAdd);
+      for (int64_t first = 0; first < rows(); first += kTile) {
+        Finish<R> inside;
+        inside.sums = chunk.entering() ? chunk.entering() + first : nullptr;
+        inside.more = {&P[first * T], T, 1}, inside.depth = first + kTile;
+        inside.b = u.data(), inside.b_row = VP, inside.ahead = &ahead;
+        product(kTile, VP, K, {chunk.readers() + first * KP, KP, 1}, S.data(), VP, &y[first * VP],
+                VP, Into::kSet, inside);
+      }
       write_tile(p.y, b, chunk.t0, chunk.n, h * V, V, VP, y.data());
       advance(S.data());
     }
@@ -162,11 +181,9 @@ template <class R> struct DeltaBack : DeltaWalk<R> {
   void back(int64_t c, Kept& x, bool is_read) {
     if (!is_read) {
       chunk.read(c);
-      if (p.beta)
-        this->weigh(x.E.data(), u.data());
-      else
-        std::copy(x.E.begin(), x.E.begin() + rows() * VP, u.begin());
+      this->weigh(x.E.data(), 0, rows());
     }
+    chunk.spread();
     read_tile(p.dy, b, chunk.t0, chunk.n, rows(), h * V, V, VP, dy.data());
     solve_back(x);
     // The scores.
@@ -201,8 +218,8 @@ template <class R> struct DeltaBack : DeltaWalk<R> {
       dtotal[i] = chunk.total[chunk.by_channel ? i : 0] * dot_rows(&x.S[i * VP], &dS[i * VP], VP);
     chunk.slopes(x.A.data(), x.P.data(), dA.data(), dP.data(), dstart.data(), dend.data(),
                  dtotal.data(), dq.data(), dk.data(), dg.data());
-    this->decay_state(dS.data());
-    product(K, VP, rows(), {chunk.reading.data(), 1, KP}, dy.data(), VP, dS.data(), VP, Into::kAdd);
+    product(K, VP, rows(), {chunk.reading.data(), 1, KP}, dy.data(), VP, dS.data(), VP, Into::kAdd,
+            this->decaying());
     if (p.beta)
       product(K, VP, rows(), {chunk.meeting.data(), 1, KP}, w.data(), VP, dS.data(), VP,
               Into::kSubtract);

@@ -58,10 +58,8 @@ template <class R> struct DeltaChunk {
   // Reads chunk c and computes its decays.
   void read(int64_t c) {
     t0 = c * T, n = std::min(T, p.L - t0), rows = padded(n);
-    read_tile(p.q, b, t0, n, rows, group() * K, K, KP, q.data());
+    read_tile(p.q, b, t0, n, rows, group() * K, K, KP, q.data(), R(p.scale));
     read_tile(p.k, b, t0, n, rows, group() * K, K, KP, k.data());
-    if (p.scale != 1)
-      for (int64_t i = 0; i < rows; ++i) scale_row(R(p.scale), &q[i * KP], &q[i * KP], KP);
     if (p.beta) read_tile(p.beta, b, t0, n, rows, h, 1, 1, beta.data());
     transpose(rows, KP, k.data(), KP, kt.data(), T);
     by_channel ? channel_decays() : head_decays();
@@ -83,6 +81,20 @@ template <class R> struct DeltaChunk {
     for (int64_t i = rows - 1; i >= 0; --i) {
       behind[i] = R(product);
       product *= double(a[i]);
+    }
+  }
+
+  // Rows (rows, KP) that meet the state or leave into it. A decay per channel is in them; one per
+  // head is left to factors of the products: `entering` (or null), and U times `behind`.
+  const R* readers() const { return by_channel ? reading.data() : q.data(); }
+  const R* meeters() const { return by_channel ? meeting.data() : k.data(); }
+  const R* leavers() const { return by_channel ? leaving.data() : k.data(); }
+  const R* entering() const { return by_channel ? nullptr : through.data(); }
+
+  // Queries and keys with the decays of heads in them, for the backward.
+  void spread() {
+    if (by_channel) return;
+    for (int64_t i = 0; i < rows; ++i) {
       scale_row(through[i], &q[i * KP], &reading[i * KP], KP);
       scale_row(through[i], &k[i * KP], &meeting[i * KP], KP);
       scale_row(behind[i], &k[i * KP], &leaving[i * KP], KP);

@@ -23,48 +23,148 @@ constexpr int kRowsAtOnce = 8;  // with three vectors each, the accumulators fil
 constexpr int kRowsAtOnce = 4;
 #endif
 
+// Rows of tensors that are read or written next, asked for line by line inside the products: the
+// rows of a head lie a page or so apart, and would be waited for.
+class RowsAhead {
+ public:
+  template <class X>
+  void add(const X& x, int64_t b, int64_t t0, int64_t rows, int64_t offset, int64_t n) {
+    if (rows <= 0) return;
+    const int64_t size = x.dtype == kFloat64 ? 8 : x.dtype == kFloat32 ? 4 : 2;
+    const char* p = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
+    const int64_t before = int64_t(reinterpret_cast<uintptr_t>(p) % 64);
+    spans[count++] = {p - before, size * x.stride_l, (before + n * size + 63) / 64, rows};
+  }
+  void clear() { count = at = 0, line = 0; }
+  void lines(int64_t n) {
+    for (; n > 0 && at < count; --n) {
+      Span& x = spans[at];
+      __builtin_prefetch(x.p + 64 * line, 0, 2);
+      if (++line < x.lines) continue;
+      line = 0, x.p += x.stride;
+      if (--x.rows == 0) ++at;
+    }
+  }
+
+ private:
+  struct Span {
+    const char* p;
+    int64_t stride, lines, rows;
+  };
+  Span spans[4];
+  int64_t count = 0, at = 0, line = 0;
+};
+
+// What becomes of a product, row by row: its sums times `sums`, then a second product (more, b)
+// added to them, and C times `own` before they are added to it. Null: ones, or nothing.
+template <class R> struct Finish {
+  const R *sums = nullptr, *own = nullptr;
+  int64_t own_stride = 1;  // 0: one factor for all rows
+  Left<R> more = {nullptr, 0, 0};
+  int64_t depth = 0;
+  const R* b = nullptr;
+  int64_t b_row = 0;
+  RowsAhead* ahead = nullptr;
+};
+
 template <class R, int M, int N>
-inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b_row, R* c,
-                          int64_t c_row, Into into) {
-  constexpr int V = kLanes<R>;
-  Vec<R> sum[M][N] = {};
+__attribute__((always_inline)) inline void accumulate(Vec<R> (&sum)[M][N], const Left<R>& a,
+                                                      int64_t depth, const R* b, int64_t b_row) {
   const R* left = a.p;
   for (int64_t k = 0; k < depth; ++k, b += b_row, left += a.column) {
     Vec<R> right[N];
-    for (int n = 0; n < N; ++n) right[n] = load(b + n * V);
+    for (int n = 0; n < N; ++n) right[n] = load(b + n * kLanes<R>);
     for (int i = 0; i < M; ++i)
       for (int n = 0; n < N; ++n) sum[i][n] += left[i * a.row] * right[n];
   }
-  for (int i = 0; i < M; ++i)
-    for (int n = 0; n < N; ++n) {
-      R* to = c + i * c_row + n * V;
-      store(to, into == Into::kSet   ? sum[i][n]
-                : into == Into::kAdd ? load<R>(to) + sum[i][n]
-                                     : load<R>(to) - sum[i][n]);
-    }
 }
 
-template <class R, int N>
+template <class R, int M, int N, bool kPlain>
+inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b_row, R* c,
+                          int64_t c_row, Into into, const Finish<R>& finish, int64_t row,
+                          int64_t column) {
+  Vec<R> sum[M][N] = {};
+  if constexpr (kPlain) {
+    accumulate<R, M, N>(sum, a, depth, b, b_row);
+    for (int i = 0; i < M; ++i)
+      for (int n = 0; n < N; ++n) {
+        R* to = c + i * c_row + n * kLanes<R>;
+        store(to, into == Into::kSet   ? sum[i][n]
+                  : into == Into::kAdd ? load<R>(to) + sum[i][n]
+                                       : load<R>(to) - sum[i][n]);
+      }
+    return;
+  }
+  // Read now: to the compiler any store below may be one to them.
+  const R *sums = finish.sums ? finish.sums + row : nullptr, *own = finish.own;
+  const int64_t own_stride = finish.own_stride;
+  RowsAhead* const ahead = finish.ahead;
+  const int64_t step = ahead ? kTile : depth;
+  for (int64_t k = 0; k < depth; k += step) {
+    accumulate<R, M, N>(sum, {a.p + k * a.column, a.row, a.column}, std::min(step, depth - k),
+                        b + k * b_row, b_row);
+    if (ahead) ahead->lines(kTile / 4);
+  }
+  if (sums)
+    for (int i = 0; i < M; ++i)
+      for (int n = 0; n < N; ++n) sum[i][n] *= sums[i];
+  if (finish.depth)
+    accumulate<R, M, N>(
+        sum, {finish.more.p + row * finish.more.row, finish.more.row, finish.more.column},
+        finish.depth, finish.b + column, finish.b_row);
+  if (into == Into::kSet) {
+    for (int i = 0; i < M; ++i)
+      for (int n = 0; n < N; ++n) store(c + i * c_row + n * kLanes<R>, sum[i][n]);
+    return;
+  }
+  if (into == Into::kSubtract)
+    for (int i = 0; i < M; ++i)
+      for (int n = 0; n < N; ++n) sum[i][n] = -sum[i][n];
+  for (int i = 0; i < M; ++i) {
+    R* to = c + i * c_row;
+    if (own) {
+      const R factor = own[(row + i) * own_stride];
+      for (int n = 0; n < N; ++n)
+        store(to + n * kLanes<R>, factor * load(to + n * kLanes<R>) + sum[i][n]);
+    } else {
+      for (int n = 0; n < N; ++n) store(to + n * kLanes<R>, load(to + n * kLanes<R>) + sum[i][n]);
+    }
+  }
+}
+
+template <class R, int N, bool kPlain>
 inline void product_panel(int64_t rows, Left<R> a, int64_t depth, const R* b, int64_t b_row, R* c,
-                          int64_t c_row, Into into) {
-  for (; rows >= kRowsAtOnce;
-       rows -= kRowsAtOnce, a.p += kRowsAtOnce * a.row, c += kRowsAtOnce * c_row)
-    product_block<R, kRowsAtOnce, N>(a, depth, b, b_row, c, c_row, into);
-  for (; rows > 0; --rows, a.p += a.row, c += c_row)
-    product_block<R, 1, N>(a, depth, b, b_row, c, c_row, into);
+                          int64_t c_row, Into into, const Finish<R>& finish, int64_t column) {
+  int64_t row = 0;
+  for (; row + kRowsAtOnce <= rows;
+       row += kRowsAtOnce, a.p += kRowsAtOnce * a.row, c += kRowsAtOnce * c_row)
+    product_block<R, kRowsAtOnce, N, kPlain>(a, depth, b, b_row, c, c_row, into, finish, row,
+                                             column);
+  for (; row < rows; ++row, a.p += a.row, c += c_row)
+    product_block<R, 1, N, kPlain>(a, depth, b, b_row, c, c_row, into, finish, row, column);
 }
 
 // C = A B, C += A B or C -= A B with C (rows, columns), columns a multiple of kTile.
+template <class R, bool kPlain = false>
+inline void product(int64_t rows, int64_t columns, int64_t depth, const Left<R>& a, const R* b,
+                    int64_t b_row, R* c, int64_t c_row, Into into, const Finish<R>& finish) {
+  const int64_t vectors = columns / kLanes<R>;
+  for (int64_t done = 0, n; done < vectors; done += n) {
+    const int64_t left = vectors - done, at = done * kLanes<R>;
+    n = left == 4 ? 2 : std::min<int64_t>(left, 3);
+    if (n == 3)
+      product_panel<R, 3, kPlain>(rows, a, depth, b + at, b_row, c + at, c_row, into, finish, at);
+    if (n == 2)
+      product_panel<R, 2, kPlain>(rows, a, depth, b + at, b_row, c + at, c_row, into, finish, at);
+    if (n == 1)
+      product_panel<R, 1, kPlain>(rows, a, depth, b + at, b_row, c + at, c_row, into, finish, at);
+  }
+}
+
 template <class R>
 inline void product(int64_t rows, int64_t columns, int64_t depth, const Left<R>& a, const R* b,
                     int64_t b_row, R* c, int64_t c_row, Into into) {
-  for (int64_t left = columns / kLanes<R>; left > 0;) {
-    const int64_t n = left == 4 ? 2 : std::min<int64_t>(left, 3);
-    if (n == 3) product_panel<R, 3>(rows, a, depth, b, b_row, c, c_row, into);
-    if (n == 2) product_panel<R, 2>(rows, a, depth, b, b_row, c, c_row, into);
-    if (n == 1) product_panel<R, 1>(rows, a, depth, b, b_row, c, c_row, into);
-    left -= n, b += n * kLanes<R>, c += n * kLanes<R>;
-  }
+  product<R, true>(rows, columns, depth, a, b, b_row, c, c_row, into, {});
 }
 
 #if defined(__AVX512F__)
@@ -177,24 +277,26 @@ inline char* tile_at(const Tensor3& x, int64_t b, int64_t t0, int64_t offset) {
   return x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset);
 }
 
-// Reads `rows` rows of n values from position t0 of batch b; the rest of `all` rows of `pitch`
-// values becomes zero.
+// Reads `rows` rows of n values from position t0 of batch b, times `factor`; the rest of `all` rows
+// of `pitch` values becomes zero.
 template <class R>
 inline void read_tile(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int64_t all,
-                      int64_t offset, int64_t n, int64_t pitch, R* out) {
+                      int64_t offset, int64_t n, int64_t pitch, R* out, R factor = R(1)) {
   const char* p = tile_at(x, b, t0, offset);
   const uint16_t* two = reinterpret_cast<const uint16_t*>(p);
   switch (x.dtype) {
     case kFloat32:
       read_tile_as(reinterpret_cast<const float*>(p), x.stride_l, rows, n, pitch, out,
-                   [](float v) { return v; });
+                   [factor](float v) { return R(v) * factor; });
       break;
     case kFloat64:
       read_tile_as(reinterpret_cast<const double*>(p), x.stride_l, rows, n, pitch, out,
-                   [](double v) { return v; });
+                   [factor](double v) { return R(v) * factor; });
       break;
-    case kBFloat16: read_tile_as(two, x.stride_l, rows, n, pitch, out, from_bf16); break;
-    default: read_tile_as(two, x.stride_l, rows, n, pitch, out, from_half);
+    case kBFloat16: read_tile_as(two, x.stride_l, rows, n, pitch, out,
+                   [factor](uint16_t v) { return R(from_bf16(v)) * factor; }); break;
+    default: read_tile_as(two, x.stride_l, rows, n, pitch, out,
+                   [factor](uint16_t v) { return R(from_half(v)) * factor; });
   }
   std::fill(out + rows * pitch, out + all * pitch, R(0));
 }

@@ -57,7 +57,7 @@ def _chunked(
     spans = span_sums(to_chunks(g if g.ndim == 4 else g.unsqueeze(-1), chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G or H, C, T, K or 1)
     if g.ndim == 4:
-        read, met = decayed_products((qc, kc), kc, spans)
+        ((read, met),) = decayed_products((qc, kc), (kc,), spans)
         read, met = read.repeat_interleave(shared, 1), met.repeat_interleave(shared, 1)
         through, behind = through.repeat_interleave(shared, 1), behind.repeat_interleave(shared, 1)
     else:

@@ -68,8 +68,7 @@ def _chunked(
     spans = span_sums(to_chunks(g, chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, H, C, T, K)
     early = pad(bc[..., 1:, :], (0, 0, 0, 1))
-    found_a, read_a = decayed_products((early, qc), ac, spans)
-    found_k, read_k = decayed_products((early, qc), kc, spans)
+    (found_a, read_a), (found_k, read_k) = decayed_products((early, qc), (ac, kc), spans)
     found_a, found_k = (pad(x[..., :-1, :], (0, 0, 1, 0)) for x in (found_a, found_k))
     from_start = bc * pad(through[..., :-1, :], (0, 0, 1, 0), value=1.0)
     # solve_triangular takes the diagonal as ones and does not look above it.

@@ -112,7 +112,7 @@ def _per_channel(
     qc, kc, vc = (to_chunks(x, chunk) for x in (q, k, v))
     spans = span_sums(to_chunks(g, chunk))
     through, behind = (x.squeeze(-3).exp() for x in spans[-1])  # (B, G, C, T, K)
-    (scores,) = decayed_products((qc,), kc, spans)
+    ((scores,),) = decayed_products((qc,), (kc,), spans)
     folded = fold(vc, groups)
     y = unfold(scores @ folded, shared)
     local = (kc * behind).transpose(-1, -2) @ folded

@@ -268,6 +268,7 @@ def test_forgetting_attention_has_the_published_scores() -> None:
         ("mamba3", {"rope_fraction": 0.3}, "rope_fraction must be 0.5 or 1"),
         ("mamba3", {"d_state": 7}, "d_state must be even"),
         ("mamba3", {"headdim": 5}, "headdim"),
+        ("rwkv7", {"head_dim": 1}, "head_dim must be at least 2"),
         ("hgrn2", {"lower_bound": 1.0}, "lower_bound must be at least 0 and below 1"),
         ("transnormer", {"depth": 2.0}, "depth must lie between 0 and 1"),
         ("transnormer", {"block": 0}, "block"),
