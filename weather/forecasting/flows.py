@@ -54,6 +54,25 @@ class Flow(ABC):
     def fields(self, state: Tensor) -> Tensor:
         """Returns what is seen of a state, on the grid (…, C, H, W)."""
 
+    def state_of(self, fields: Tensor) -> Tensor:
+        """Returns the state whose fields (…, C, H, W) are given.
+
+        Raises:
+            ConfigError: if the flow cannot tell.
+        """
+        raise ConfigError(f"{type(self).__name__} has no state_of: no state follows from fields")
+
+    def terms(self, fields: Tensor) -> dict[str, Tensor]:
+        """Returns the terms that a model of the flow may lack, name → (…, H, W).
+
+        Args:
+            fields: (…, C, H, W).
+
+        Raises:
+            ConfigError: if the flow has none.
+        """
+        raise ConfigError(f"{type(self).__name__} has no terms to look for")
+
     def run(
         self,
         members: int,

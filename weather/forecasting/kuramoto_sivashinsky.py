@@ -107,3 +107,22 @@ class KuramotoSivashinsky(Flow):
     def state_of(self, fields: Tensor) -> Tensor:
         """Returns the state whose fields (…, 1, 1, N) are given."""
         return torch.fft.rfft(fields[..., 0, 0, :].double())
+
+    def terms(self, fields: Tensor) -> dict[str, Tensor]:
+        """Returns u, its square and cube, four derivatives, and products of both (…, 1, N)."""
+        state, one = self.state_of(fields), fields[..., 0, :, :].double()
+        slopes = {
+            f"u_{'x' * n}": torch.fft.irfft((1j * self.wave) ** n * state, n=self.size)[
+                ..., None, :
+            ]
+            for n in range(1, 5)
+        }
+        found = {"u": one, "u²": one**2, "u³": one**3, **slopes}
+        found |= {f"u {name}": one * slope for name, slope in slopes.items()}
+        found |= {f"u² {name}": one**2 * slope for name, slope in slopes.items()}
+        found |= {"u_x²": slopes["u_x"] ** 2, "u_x u_xx": slopes["u_x"] * slopes["u_xx"]}
+        # As far as the model resolves products.
+        return {
+            name: torch.fft.irfft(torch.fft.rfft(field) * self.kept, n=self.size)
+            for name, field in found.items()
+        }

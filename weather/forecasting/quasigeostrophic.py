@@ -127,3 +127,28 @@ class TwoLayerFlow(Flow):
         noise = torch.fft.rfft2(torch.randn(shape, generator=generator, dtype=torch.float64))
         made = self.vorticity(noise / (1 + self.square) ** 2) * self.kept
         return made / self.to_grid(made).square().mean((-1, -2, -3), keepdim=True).sqrt()
+
+    def state_of(self, fields: Tensor) -> Tensor:
+        """Returns the state of potential vorticities (…, 2, N, N)."""
+        return torch.fft.rfft2(fields.double())
+
+    def terms(self, fields: Tensor) -> dict[str, Tensor]:
+        """Returns either streamfunction, its Laplacian and that one's, their slopes to the east,
+        and the advection of potential vorticity (…, N, N)."""
+        q = self.state_of(fields)
+        psi = self.streamfunction(q)
+        x, y = 1j * self.kx, 1j * self.ky
+        found = {}
+        for layer in (0, 1):
+            own, name = psi[..., layer, :, :], f"ψ{layer + 1}"
+            for label, field in (
+                (name, own),
+                (f"∇²{name}", -self.square * own),
+                (f"∇⁴{name}", self.square**2 * own),
+            ):
+                found[label], found[f"∂x {label}"] = self.to_grid(field), self.to_grid(x * field)
+            u, v = self.to_grid(-y * own), self.to_grid(x * own)
+            slope = [self.to_grid(one * q[..., layer, :, :]) for one in (x, y)]
+            advected = torch.fft.rfft2(u * slope[0] + v * slope[1])
+            found[f"J({name}, q{layer + 1})"] = self.to_grid(advected * self.kept)
+        return found
