@@ -189,3 +189,20 @@ def test_the_command_on_another_flow(tmp_path, capsys) -> None:
     assert "1 × 16 points" in said and "linear inverse" in said
     rows = np.genfromtxt(tmp_path / "scores.csv", delimiter=",", skip_header=1, usecols=(2, 3, 4))
     assert rows.shape == (12, 3) and np.isfinite(rows[:, 0]).all()
+
+
+def test_fit_takes_the_channels_from_the_flow(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["weather", "fit", "--model", "FlowForecaster", "--data", "FlowData", "--data.size", "8"]
+    argv += ["--data.flow", "shallow_water", "--data.options", '{"jet": 0.5}', "--data.leads", "2"]
+    argv += ["--data.frames", "8", "--data.horizon", "2", "--data.spin_up", "5"]
+    argv += ["--model.width", "4", "--model.n_layers", "1", "--model.modes", "2"]
+    argv += ["--data.members", "1", "--data.eval_members", "1", "--trainer.max_steps", "1"]
+    assert main(argv) == 0
+    (checkpoint, *_) = tmp_path.rglob("last.ckpt")
+    assert main(["weather", "test", "--ckpt_path", str(checkpoint)]) == 0
+    with pytest.raises(ConfigError, match="3 channels"):
+        from longseq.core.training import fit
+
+        data = FlowData(8, 1, 8, 1, 1, horizon=2, leads=2, flow="shallow_water", eval_members=1)
+        fit(FlowForecaster("fno", 4, 1, modes=2), data, tmp_path, 1)
