@@ -43,6 +43,10 @@ DOMAIN = Domain(
             "forecasts of a generated flow by lead time, beside a linear inverse model",
             "longseq.weather.forecasting.forecast:run",
         ),
+        "discover": Command(
+            "which terms a model of a flow lacks, from the errors of its short forecasts (MEDIDA)",
+            "longseq.weather.forecasting.discovery:run",
+        ),
         "scenarios": Command(
             "forcings of a table (RCMIP, IIASA) to global warming to maps, with realisations",
             "longseq.weather.scenarios:run",

@@ -339,6 +339,13 @@ def test_rollout_writes_the_error_of_every_frame(
         rows = list(csv.DictReader(file))
     assert [row["frame"] for row in rows] == list("123456")
     assert set(rows[0]) == {"frame", "conv_s5", "persistence", "context_mean"}
+    twice = ["--ckpt_path", str(video_checkpoint), str(video_checkpoint), "--out", "two.csv"]
+    assert main([*argv, *twice]) == 0
+    said = capsys.readouterr().out
+    assert said.count("per training step of") == 2 and "conv_s5 (2)" in said
+    with Path("two.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert row["conv_s5"] == row["conv_s5_(2)"]
     for more, message in (
         (["--frames", "0", "--out", "r.csv"], "at least 1"),
         (["--out", "r.txt"], ".csv"),

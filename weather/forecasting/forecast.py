@@ -1,4 +1,4 @@
-"""``longseq weather forecast``: networks on a quasi-geostrophic flow beside plain forecasts."""
+"""``longseq weather forecast``: networks on a generated flow beside plain forecasts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from longseq.core.tables import write_rows
 from longseq.core.training import fit, seed_everything
 from longseq.core.training.loading import load_task
 from longseq.weather.ensembles import acc, mean_crps
+from longseq.weather.forecasting.flows import FLOWS
 from longseq.weather.forecasting.linear_inverse import BestLinearInverse
 from longseq.weather.forecasting.task import FlowData, FlowForecaster
 
@@ -27,7 +28,7 @@ BASELINES = ("persistence", "climatology", "linear inverse")
 SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
     "conv_s5": {"width": 24, "n_layers": 2, "d_state": 24},
-    "conv_lstm": {"width": 24, "n_layers": 2, "d_state": 16},
+    "conv_lstm": {"width": 24, "n_layers": 2, "d_state": 12},
 }
 Forecast = Callable[[np.ndarray, int], np.ndarray]
 
@@ -104,11 +105,15 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather forecast``."""
     parser = CommandParser(
         prog="longseq weather forecast",
-        description="Generates a two-layer quasi-geostrophic flow, trains networks on it and "
-        "scores their forecasts by lead time beside persistence, climatology and a linear inverse "
-        "model.",
+        description="Generates a flow, trains networks on it and scores their forecasts by lead "
+        "time beside persistence, climatology and a linear inverse model.",
     )
     known = ",".join(SETTINGS)
+    parser.add_argument(
+        "--flow",
+        default="quasigeostrophic",
+        help=f"{', '.join(FLOWS)}, or the class path of one of your own (quasigeostrophic)",
+    )
     parser.add_argument("--models", default=known, help=f"by commas, of {known} (all)")
     parser.add_argument("--steps", type=int, default=300, help="of every training (300)")
     parser.add_argument("--seeds", default="0", help="of the trainings (0)")
@@ -116,7 +121,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--members", type=int, default=6, help="training flows (6)")
     parser.add_argument("--frames", type=int, default=400, help="of every flow (400)")
     parser.add_argument("--size", type=int, default=32, help="points along a side (32)")
-    parser.add_argument("--spin_up", type=int, default=1500, help="time steps before (1500)")
+    parser.add_argument("--every", type=int, help="time steps between frames (the flow's own)")
+    parser.add_argument("--spin_up", type=int, help="time steps before (the flow's own)")
     parser.add_argument("--out", default="outputs/weather/forecast", help="folder to write")
     args = parser.parse_args(argv)
     names = [name.strip() for name in args.models.split(",") if name.strip()]
@@ -124,14 +130,23 @@ def run(argv: Sequence[str]) -> int:
         if name not in SETTINGS:
             raise ConfigError(f"--models: no model {name!r}; {did_you_mean(name, list(SETTINGS))}")
     seeds, out = whole_numbers("--seeds", args.seeds), Path(args.out)
-    data = FlowData(args.size, args.members, args.frames, leads=args.leads, spin_up=args.spin_up)
-    print(f"flows of {args.frames} frames, {args.size} × {args.size} points …", flush=True)
+    data = FlowData(
+        args.size,
+        args.members,
+        args.frames,
+        args.every,
+        args.spin_up,
+        leads=args.leads,
+        flow=args.flow,
+    )
+    rows, columns = data.flow.shape
+    print(f"{args.flow}: flows of {args.frames} frames, {rows} × {columns} points …", flush=True)
     made = forecasters(data)
     seconds: dict[str, float] = {}
     for name in names:
         for seed in seeds:
             seed_everything(seed)
-            task = FlowForecaster(name, **SETTINGS[name])  # type: ignore[arg-type]
+            task = FlowForecaster(name, **SETTINGS[name], **data.model_arguments())  # type: ignore[arg-type]
             began = time.process_time()
             done = fit(task, data, out, args.steps, name=f"{name}_seed{seed}", limit_val_batches=0)
             key = name if len(seeds) == 1 else f"{name} (seed {seed})"

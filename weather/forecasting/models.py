@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from longseq.core.checks import check_choice, check_positive
 from longseq.core.mixers import State
+from longseq.weather.video.conv_lstm import ConvLSTMBlock
 from longseq.weather.video.conv_s5 import ConvS5Block
 
 Kind = Literal["conv_s5", "conv_lstm", "fno"]
@@ -21,29 +22,6 @@ def wrap(x: Tensor, reach: int) -> Tensor:
     shape = x.shape
     flat = F.pad(x.reshape(-1, *shape[-3:]), (reach,) * 4, mode="circular")
     return flat.view(*shape[:-2], shape[-2] + 2 * reach, shape[-1] + 2 * reach)
-
-
-class ConvLSTM(nn.Module):
-    """A convolutional LSTM (arXiv 1506.04214) on a doubly periodic plane, with a residual."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.gates = nn.Conv2d(channels + hidden, 4 * hidden, 3)
-        self.out = nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Maps (B, L, C, H, W), one frame after the other."""
-        if state is None:
-            zeros = x.new_zeros(x.shape[0], self.hidden, *x.shape[-2:])
-            state = {"h": zeros, "c": zeros}
-        h, c, found = state["h"], state["c"], []
-        for frame in x.unbind(1):
-            i, f, o, g = self.gates(wrap(torch.cat([frame, h], 1), 1)).chunk(4, 1)
-            c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
-            found.append(frame + self.out(h))
-        return torch.stack(found, 1), {"h": h, "c": c}
 
 
 class FourierLayer(nn.Module):
@@ -65,9 +43,12 @@ class FourierLayer(nn.Module):
         spectrum = torch.fft.rfft2(flat, norm="ortho")
         weight = torch.view_as_complex(self.weight)
         made = torch.zeros_like(spectrum)
-        for part, low in ((0, slice(0, m)), (1, slice(rows - m, rows))):
-            made[..., low, :m] = torch.einsum(
-                "bihw,iohw->bohw", spectrum[..., low, :m], weight[part]
+        # Wavenumbers along the rows from zero up, and below zero, as far as the field has them.
+        up, down, k = min(m, (rows + 1) // 2), min(m, rows // 2), min(m, columns // 2 + 1)
+        for part, count, low in ((0, up, slice(0, up)), (1, down, slice(rows - down, rows))):
+            chosen = weight[part, :, :, :count] if part == 0 else weight[part, :, :, m - count :]
+            made[..., low, :k] = torch.einsum(
+                "bihw,iohw->bohw", spectrum[..., low, :k], chosen[..., :k]
             )
         y = torch.fft.irfft2(made, s=(rows, columns), norm="ortho")
         y = flat + self.out(F.gelu(y + self.local(wrap(flat, 1))))
@@ -106,7 +87,7 @@ class FlowModel(nn.Module):
             if kind == "conv_s5":
                 layers.append(ConvS5Block(width, d_state, groups=4, edges="circular"))
             elif kind == "conv_lstm":
-                layers.append(ConvLSTM(width, d_state))
+                layers.append(ConvLSTMBlock(width, d_state, groups=4, edges="circular"))
             else:
                 layers.append(FourierLayer(width, modes))
         self.layers = nn.ModuleList(layers)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from longseq.core.checks import check_even
 from longseq.core.errors import ConfigError
+from longseq.weather.forecasting.flows import Flow
 
 
-class TwoLayerFlow:
+class TwoLayerFlow(Flow):
     """Phillips' two-layer model in units of the deformation radius and half the shear:
 
         ∂q_i/∂t + U_i ∂q_i/∂x + J(ψ_i, q_i) + Q_i ∂ψ_i/∂x = -r δ_{i2} ∇²ψ_2 - ν ∇⁸ q_i,
@@ -33,6 +34,8 @@ class TwoLayerFlow:
         step: time step.
     """
 
+    channels, every, spin_up = 2, 5, 1500
+
     def __init__(
         self,
         size: int = 32,
@@ -44,7 +47,7 @@ class TwoLayerFlow:
         step: float = 0.04,
     ) -> None:
         check_even("size", size)
-        self.size = size
+        self.size, self.shape = size, (size, size)
         if not (step > 0 and length > 0):
             raise ConfigError(f"step and length must be above zero, got {step} and {length}")
         wave = 2 * math.pi / length * torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
@@ -88,9 +91,9 @@ class TwoLayerFlow:
         bottom = self.drag * self.square * psi[..., 1, :, :]
         return torch.stack([made[..., 0, :, :], made[..., 1, :, :] + bottom], -3)
 
-    def advance(self, q: Tensor, steps: int) -> Tensor:
+    def advance(self, state: Tensor, steps: int) -> Tensor:
         """Returns q after some time steps, as Fourier coefficients."""
-        h, e = self.step, self._half_step
+        q, h, e = state, self.step, self._half_step
         for _ in range(steps):
             a = self.tendency(q)
             b = self.tendency(e * (q + h / 2 * a))
@@ -109,6 +112,10 @@ class TwoLayerFlow:
         energy = -(self.to_grid(psi) * field).mean((-1, -2)).sum(-1) / 2
         return {"energy": energy, "enstrophy": field.square().mean((-1, -2)) / 2}
 
+    def fields(self, state: Tensor) -> Tensor:
+        """Returns the potential vorticities (…, 2, N, N)."""
+        return self.to_grid(state)
+
     def to_grid(self, field: Tensor) -> Tensor:
         """Returns the values (…, N, N) of Fourier coefficients."""
         return torch.fft.irfft2(field, s=(self.size, self.size))
@@ -121,20 +128,27 @@ class TwoLayerFlow:
         made = self.vorticity(noise / (1 + self.square) ** 2) * self.kept
         return made / self.to_grid(made).square().mean((-1, -2, -3), keepdim=True).sqrt()
 
-    def run(self, members: int, frames: int, every: int, spin_up: int, seed: int = 0) -> Tensor:
-        """Returns potential vorticities float32 (M, T, 2, N, N) of flows that have settled.
+    def state_of(self, fields: Tensor) -> Tensor:
+        """Returns the state of potential vorticities (…, 2, N, N)."""
+        return torch.fft.rfft2(fields.double())
 
-        Args:
-            members: flows side by side M.
-            frames: T.
-            every: time steps between frames.
-            spin_up: time steps before the first.
-            seed: of the starts.
-        """
-        q = self.advance(self.start(members, seed), spin_up)
-        made = torch.empty(members, frames, 2, self.size, self.size)
-        for frame in range(frames):
-            if frame:
-                q = self.advance(q, every)
-            made[:, frame] = self.to_grid(q).float()
-        return made
+    def terms(self, fields: Tensor) -> dict[str, Tensor]:
+        """Returns either streamfunction, its Laplacian and that one's, their slopes to the east,
+        and the advection of potential vorticity (…, N, N)."""
+        q = self.state_of(fields)
+        psi = self.streamfunction(q)
+        x, y = 1j * self.kx, 1j * self.ky
+        found = {}
+        for layer in (0, 1):
+            own, name = psi[..., layer, :, :], f"ψ{layer + 1}"
+            for label, field in (
+                (name, own),
+                (f"∇²{name}", -self.square * own),
+                (f"∇⁴{name}", self.square**2 * own),
+            ):
+                found[label], found[f"∂x {label}"] = self.to_grid(field), self.to_grid(x * field)
+            u, v = self.to_grid(-y * own), self.to_grid(x * own)
+            slope = [self.to_grid(one * q[..., layer, :, :]) for one in (x, y)]
+            advected = torch.fft.rfft2(u * slope[0] + v * slope[1])
+            found[f"J({name}, q{layer + 1})"] = self.to_grid(advected * self.kept)
+        return found

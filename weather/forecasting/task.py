@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.core.training.task import BaseTask
-from longseq.weather.forecasting.models import FlowModel
-from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
+from longseq.weather.forecasting.flows import make_flow
+from longseq.weather.forecasting.models import FlowModel, Kind
 from longseq.weather.video.task import FrameError, PersistenceError
 
 _PARTS = ("train", "valid", "test")
@@ -49,14 +49,14 @@ class _Windows(Dataset[dict[str, Tensor]]):
 
 
 class FlowData(BaseData):
-    """Quasi-geostrophic flows, of unit variance in either layer; every part has its own flows.
+    """Generated flows, of unit variance in every channel; every part has its own flows.
 
     Args:
         size: points along a side.
         members: training flows.
         frames: of a flow.
-        every: time steps of the solver between frames.
-        spin_up: time steps before the first frame.
+        every: time steps of the solver between frames; the flow's own if None.
+        spin_up: time steps before the first frame; the flow's own if None.
         context: frames that are given.
         horizon: frames that follow, in training.
         leads: frames that follow, in validation and test.
@@ -65,15 +65,20 @@ class FlowData(BaseData):
         steps_per_epoch: batches between two ends of an epoch.
         seed: of everything random.
         num_workers: processes that make batches.
+        flow: "quasigeostrophic", "shallow_water", "kuramoto_sivashinsky", or the class path of a
+            ``Flow`` of one's own.
+        options: further arguments of the flow's class by name.
     """
+
+    fits = ("channels",)
 
     def __init__(
         self,
         size: int = 32,
         members: int = 6,
         frames: int = 400,
-        every: int = 5,
-        spin_up: int = 1500,
+        every: int | None = None,
+        spin_up: int | None = None,
         context: int = 4,
         horizon: int = 4,
         leads: int = 20,
@@ -82,16 +87,20 @@ class FlowData(BaseData):
         steps_per_epoch: int = 50,
         seed: int = 0,
         num_workers: int = 0,
+        flow: str = "quasigeostrophic",
+        options: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"members": members, "frames": frames, "every": every, "context": context}
+        sizes = {"members": members, "frames": frames, "context": context}
         sizes |= {"horizon": horizon, "leads": leads, "eval_members": eval_members}
-        sizes |= {"batch_size": batch_size, "spin_up": spin_up}
+        sizes |= {"batch_size": batch_size}
+        sizes |= {} if every is None else {"every": every}
+        sizes |= {} if spin_up is None else {"spin_up": spin_up}
         for name, value in sizes.items():
             check_positive(name, value)
         if frames < context + max(horizon, leads):
             raise ConfigError(f"data.frames ({frames}) must hold the context and the leads")
-        self.flow = TwoLayerFlow(size)
+        self.flow = make_flow(flow, size, options)
         self.members, self.eval_members, self.frames = members, eval_members, frames
         self.every, self.spin_up, self.seed = every, spin_up, seed
         self.context, self.horizon, self.leads = context, horizon, leads
@@ -99,8 +108,12 @@ class FlowData(BaseData):
         self.num_workers = num_workers
         self._runs: dict[str, Tensor] = {}
 
+    def model_arguments(self) -> dict[str, Any]:
+        """Returns the channels of the flow."""
+        return {"channels": self.flow.channels}
+
     def runs(self, part: str) -> Tensor:
-        """Returns the flows of a part, float32 (M, T, 2, N, N), made once."""
+        """Returns the flows of a part, float32 (M, T, C, H, W), made once."""
         if not self._runs:
             counts = (self.members, self.eval_members, self.eval_members)
             made = self.flow.run(sum(counts), self.frames, self.every, self.spin_up, self.seed)
@@ -136,12 +149,13 @@ class FlowForecaster(BaseTask):
     the model's own predictions, with the gradient through all of them.
 
     Args:
-        kind: "conv_s5", "conv_lstm" or "fno".
+        kind: see ``FlowModel``.
         width: channels inside.
         n_layers: layers.
         d_state: see ``FlowModel``.
         modes: see ``FlowModel``.
         context: frames that are given.
+        channels: fields per frame; those of the data in ``fit``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -151,16 +165,17 @@ class FlowForecaster(BaseTask):
 
     def __init__(
         self,
-        kind: Literal["conv_s5", "conv_lstm", "fno"] = "fno",
+        kind: Kind = "fno",
         width: int = 24,
         n_layers: int = 3,
         d_state: int = 24,
         modes: int = 10,
         context: int = 4,
+        channels: int = 2,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.model = FlowModel(2, kind, width, n_layers, d_state, modes)
+        self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
         self.context = check_positive("context", context)
 
     def make_metrics(self) -> Mapping[str, Metric]:
@@ -168,11 +183,18 @@ class FlowForecaster(BaseTask):
         return {"mse": FrameError(), "persistence_mse": PersistenceError()}
 
     def setup(self, stage: str) -> None:
-        """Checks that model and data agree on the context."""
+        """Checks that model and data agree on the context and the channels."""
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, FlowData) and data.context != self.context:
+        if not isinstance(data, FlowData):
+            return
+        if data.context != self.context:
             raise ConfigError(
                 f"--model.context {self.context} and --data.context {data.context} must agree"
+            )
+        if data.flow.channels != self.model.channels:
+            raise ConfigError(
+                f"--model.channels is {self.model.channels}, but the flow has "
+                f"{data.flow.channels} channels"
             )
 
     def forward(self, context: Tensor, count: int) -> Tensor:

@@ -28,7 +28,8 @@ class ConvS5(nn.Module):
 
         x_t = e^{ΛΔ} ⊙ x_{t-1} + (e^{ΛΔ} - 1)/Λ ⊙ (B ∗ u_t),    y_t = 2 Re(C ∗ x_t) + D ∗ u_t.
 
-    All frames go through the convolutions at once and the states through ``linear_scan``.
+    All frames go through the convolutions at once and the states through ``linear_scan``, channels
+    last: so the convolutions' results are the scan's operands as they lie.
     Parameters have the published layout: ``Lambda_re``, ``Lambda_im`` (P), ``B`` (P, U·k², 2) in
     the order (P, U, k, k), ``C`` (k, k, P, U, 2), ``log_step`` (P, 1).
     The state is "ssm": complex (B, P, H, W), whatever the number of frames.
@@ -121,17 +122,18 @@ class ConvS5(nn.Module):
         return F.conv2d(F.pad(x, (reach,) * 4, mode="circular"), weight)
 
     def _enter(self, b: Tensor, u: Tensor) -> Tensor:
-        """Returns B ∗ u, complex (N, P, H, W), for frames (N, U, H, W): one real convolution."""
-        both = torch.cat([b.real, b.imag]).to(u.dtype)
-        real, imag = self._convolve(u, both).chunk(2, 1)
-        return torch.complex(real.contiguous(), imag.contiguous())
+        """Returns B ∗ u, complex (N, H, W, P), for frames (N, U, H, W): one real convolution, whose
+        channels last are the complex numbers' real and imaginary parts in turn."""
+        pairs = torch.view_as_real(b).to(u.dtype).permute(0, 4, 1, 2, 3).flatten(0, 1)
+        made = self._convolve(u, pairs).permute(0, 2, 3, 1).unflatten(3, (self.n_complex, 2))
+        made = made.to(torch.promote_types(made.dtype, torch.float32))
+        return torch.view_as_complex(made.contiguous())
 
     def _read(self, x: Tensor, u: Tensor) -> Tensor:
-        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, P, H, W) and frames (N, U, H, W)."""
-        c = self.C.to(u.dtype).permute(4, 3, 2, 0, 1)  # (2, U, P, k, k)
-        both = torch.cat([c[0], -c[1]], 1)
-        y = 2 * self._convolve(torch.cat([x.real, x.imag], 1), both)
-        return y + self.D(u)
+        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and frames (N, U, H, W)."""
+        parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(u.dtype)
+        c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(u.dtype)
+        return self._convolve(parts, c.permute(3, 2, 4, 0, 1).flatten(1, 2)) + self.D(u)
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs a whole sequence of frames, or the next chunk of one.
@@ -153,21 +155,22 @@ class ConvS5(nn.Module):
             )
         batch, length, _, height, width = u.shape
         a, b = self.system()
-        flat = u.flatten(0, 1)
-        entered = self._enter(b, flat).view(batch, length, -1)
+        flat = u.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        entered = self._enter(b, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
-        decay = a.to(entered.dtype).repeat_interleave(height * width).view(1, 1, -1)
-        before = None if state is None else state["ssm"].flatten(1)
-        states, last = linear_scan(decay, entered, before)
-        shape = (self.n_complex, height, width)
-        y = self._read(states.view(batch * length, *shape), flat)
-        return y.unflatten(0, (batch, length)), {"ssm": last.unflatten(1, shape)}
+        decay = a.to(entered.dtype).repeat(height * width).view(1, 1, -1)
+        before = None if state is None else state["ssm"].permute(0, 2, 3, 1).flatten(1)
+        states, last = linear_scan(decay, entered.view(batch, length, -1), before)
+        y = self._read(states.view(entered.shape), flat)
+        last = last.unflatten(1, entered.shape[1:]).permute(0, 3, 1, 2)
+        return y.unflatten(0, (batch, length)), {"ssm": last}
 
     def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Runs one frame (B, U, H, W)."""
         a, b = self.system()
-        x = a.to(state["ssm"].dtype).view(-1, 1, 1) * state["ssm"] + self._enter(b, u_t)
-        return self._read(x, u_t), {"ssm": x}
+        u_t = u_t.contiguous(memory_format=torch.channels_last)
+        x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + self._enter(b, u_t)
+        return self._read(x, u_t), {"ssm": x.permute(0, 3, 1, 2)}
 
     def init_state(self, batch: int, height: int, width: int) -> State:
         """Returns the state at the start of a sequence: zeros (B, P, H, W)."""
@@ -179,8 +182,53 @@ class ConvS5(nn.Module):
         }
 
 
-class ConvS5Block(nn.Module):
-    """x → norm(x + resnet(gelu(ConvS5(x)))), every norm within one frame: post-norm, as published.
+class ResidualBlock(nn.Module):
+    """x → norm(x + resnet(gelu(core(x)))), every norm within one frame: post-norm, as published.
+
+    Args:
+        name: attribute that holds the core.
+        core: (B, L, U, H, W) to the same, with ``forward`` and ``step`` as ``ConvS5``.
+        channels: U.
+        groups: of the group norms; must divide the channels.
+        dropout: after the residual branch.
+        edges: see ``ConvS5``.
+    """
+
+    def __init__(
+        self, name: str, core: nn.Module, channels: int, groups: int, dropout: float, edges: Edges
+    ) -> None:
+        super().__init__()
+        if channels % check_positive("groups", groups):
+            raise ConfigError(f"groups ({groups}) must divide the channels ({channels})")
+        self._name = name
+        self.add_module(name, core)
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
+        self.norm2 = nn.GroupNorm(groups, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.GroupNorm(groups, channels)
+
+    def _output(self, x: Tensor, y: Tensor) -> Tensor:
+        z = F.gelu(y)
+        h = self.conv1(F.gelu(self.norm1(z)))
+        z = z + self.conv2(F.gelu(self.norm2(h)))
+        return self.norm(x + self.dropout(z))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As ``ConvS5.forward``."""
+        y, state = getattr(self, self._name)(x, state)
+        z = self._output(x.flatten(0, 1), y.flatten(0, 1))
+        return z.unflatten(0, x.shape[:2]), state
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """As ``ConvS5.step``."""
+        y, state = getattr(self, self._name).step(x_t, state)
+        return self._output(x_t, y), state
+
+
+class ConvS5Block(ResidualBlock):
+    """``ResidualBlock`` around a ConvS5.
 
     Args:
         channels: U.
@@ -202,33 +250,8 @@ class ConvS5Block(nn.Module):
         dropout: float = 0.0,
         edges: Edges = "zeros",
     ) -> None:
-        super().__init__()
-        if channels % check_positive("groups", groups):
-            raise ConfigError(f"groups ({groups}) must divide the channels ({channels})")
-        self.ssm = ConvS5(channels, d_state, kernel, init=init, edges=edges)
-        self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
-        self.norm2 = nn.GroupNorm(groups, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.GroupNorm(groups, channels)
-
-    def _output(self, x: Tensor, y: Tensor) -> Tensor:
-        z = F.gelu(y)
-        h = self.conv1(F.gelu(self.norm1(z)))
-        z = z + self.conv2(F.gelu(self.norm2(h)))
-        return self.norm(x + self.dropout(z))
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As ``ConvS5.forward``."""
-        y, state = self.ssm(x, state)
-        z = self._output(x.flatten(0, 1), y.flatten(0, 1))
-        return z.unflatten(0, x.shape[:2]), state
-
-    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        """As ``ConvS5.step``."""
-        y, state = self.ssm.step(x_t, state)
-        return self._output(x_t, y), state
+        core = ConvS5(channels, d_state, kernel, init=init, edges=edges)
+        super().__init__("ssm", core, channels, groups, dropout, edges)
 
 
 def _as_real(x: Tensor) -> Tensor:

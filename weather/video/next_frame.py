@@ -1,18 +1,23 @@
-"""A next-frame video model: encoder, ConvS5 blocks, decoder; rolls out in constant memory."""
+"""A next-frame video model: encoder, ConvS5 or ConvLSTM blocks, decoder; rolls out in constant
+memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
+from longseq.weather.video.conv_lstm import ConvLSTMBlock
 from longseq.weather.video.conv_s5 import ConvS5Block, Init
+
+Core = Literal["conv_s5", "conv_lstm"]
 
 
 class NextFrame(nn.Module):
@@ -20,18 +25,19 @@ class NextFrame(nn.Module):
 
     Frames are cut into patches (pixels become channels); the encoder halves the resolution once for
     every entry of ``depths`` after the first; the decoder doubles it again and sees the encoder's
-    maps of the same frame. Both work frame by frame: only ConvS5 carries time.
+    maps of the same frame. Both work frame by frame: only the core carries time.
 
     Args:
         channels: C.
         patch: side of the patches in pixels.
         depths: channels of the encoder at every resolution, from the finest.
-        n_layers: ConvS5 blocks at the coarsest.
-        d_state: real state dimensions of a pixel there.
-        kernel: side of ConvS5's kernels.
+        n_layers: blocks at the coarsest.
+        d_state: real state dimensions of a pixel there; the ConvLSTM's hidden channels.
+        kernel: side of the core's kernels.
         init: see ``ConvS5``.
         groups: of the group norms.
         dropout: in the blocks.
+        core: "conv_s5" or "conv_lstm".
     """
 
     def __init__(
@@ -45,8 +51,10 @@ class NextFrame(nn.Module):
         init: Init = "legs",
         groups: int = 8,
         dropout: float = 0.0,
+        core: Core = "conv_s5",
     ) -> None:
         super().__init__()
+        check_choice("core", core, Core)
         check_positive("n_layers", n_layers)
         if not depths:
             raise ConfigError("depths needs at least one number of channels")
@@ -62,7 +70,10 @@ class NextFrame(nn.Module):
             nn.Conv2d(fine, coarse, 4, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
         self.blocks = nn.ModuleList(
-            ConvS5Block(widths[-1], d_state, kernel, init, groups, dropout) for _ in range(n_layers)
+            ConvS5Block(widths[-1], d_state, kernel, init, groups, dropout)
+            if core == "conv_s5"
+            else ConvLSTMBlock(widths[-1], d_state, kernel, groups, dropout)
+            for _ in range(n_layers)
         )
         self.up = nn.ModuleList(
             nn.Conv2d(coarse + fine, fine, 3, padding=1)
@@ -71,7 +82,8 @@ class NextFrame(nn.Module):
         self.head = nn.Conv2d(widths[0] + cells, cells, 3, padding=1)
 
     def _encode(self, frames: Tensor) -> list[Tensor]:
-        maps = [F.gelu(self.stem(F.pixel_unshuffle(frames, self.patch)))]
+        cells = F.pixel_unshuffle(frames, self.patch).contiguous(memory_format=torch.channels_last)
+        maps = [F.gelu(self.stem(cells))]
         for conv in self.down:
             maps.append(F.gelu(conv(maps[-1])))
         return maps

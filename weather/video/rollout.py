@@ -1,5 +1,5 @@
-"""``longseq weather rollout``: video frames after a context, beside persistence, with peak
-memory."""
+"""``longseq weather rollout``: video frames after a context by one model or several, beside
+persistence, with step time and peak memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rollout:
     """Errors of a rollout.
 
     Args:
-        errors: model or baseline → mean squared error a pixel of every frame (n).
+        errors: model or baseline → mean squared error per pixel of every frame (n).
         seconds: the model's time for the rollout.
         frames: the first video's true and predicted frames that were kept, by their number.
     """
@@ -69,6 +69,25 @@ def roll_out(
                 )
     seconds = time.perf_counter() - start
     return Rollout({key: np.array(value) for key, value in errors.items()}, seconds, kept)
+
+
+def step_seconds(task: VideoForecaster, videos: Tensor, repeats: int = 5) -> float:
+    """Returns the CPU time of a training step without the optimiser: the median of some.
+
+    Args:
+        task: stays in evaluation mode.
+        videos: a training batch (B, L, C, H, W).
+        repeats: steps that are measured, after one that is not.
+    """
+    found = []
+    task.train()
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        task.compute({"video": videos})["loss"].backward()
+        found.append(time.process_time() - start)
+        task.zero_grad(set_to_none=True)
+    task.eval()
+    return float(np.median(found[1:]))
 
 
 def peak_memory() -> float:
@@ -125,7 +144,12 @@ def plot_rollout(result: Rollout, image: str | Path) -> None:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather rollout``."""
     parser = CommandParser(prog="longseq weather rollout", description=__doc__)
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of a video model")
+    parser.add_argument(
+        "--ckpt_path",
+        required=True,
+        nargs="+",
+        help="checkpoints of video models: of one, or of several that saw the same data",
+    )
     parser.add_argument("--frames", type=int, default=100, help="frames after the context (100)")
     parser.add_argument("--videos", type=int, default=32, help="test videos (32)")
     parser.add_argument("--source", help="IDX file of images, if not what the model was trained on")
@@ -140,12 +164,24 @@ def run(argv: Sequence[str]) -> int:
         )
     check_table(args.out)
     changes = {"source": args.source} if args.source else {}
-    task, data = load_forecaster(args.ckpt_path, **changes)
+    loaded = [load_forecaster(path, **changes) for path in args.ckpt_path]
+    task, data = loaded[0]
+    for path, (other, its_data) in zip(args.ckpt_path[1:], loaded[1:]):
+        if other.context != task.context or dict(its_data.hparams) != dict(data.hparams):
+            raise ConfigError(f"{path} and {args.ckpt_path[0]} were not trained on the same data")
     found = data.videos("test", args.videos, task.context + args.frames)
     videos = torch.stack([found[i]["video"] for i in range(args.videos)])
     before = peak_memory()
     keep = sorted({n for n in (1, 2, 5, 10, 20, 40, 60, 80, 100, args.frames) if n <= args.frames})
-    result = roll_out(task, videos, keep=keep)
+    results: dict[str, Rollout] = {}
+    for one, _ in loaded:
+        core = str(one.hparams["core"])
+        name = core if core not in results else f"{core} ({len(results) + 1})"
+        results[name] = roll_out(one, videos, name, keep)
+    first = next(iter(results.values()))
+    errors = {name: one.errors[name] for name, one in results.items()}
+    fixed = {key: first.errors[key] for key in BASELINES}
+    result = Rollout({**errors, **fixed}, first.seconds, first.frames)
     after = peak_memory()
     write_errors(args.out, result)
     scores = [
@@ -164,11 +200,15 @@ def run(argv: Sequence[str]) -> int:
             f"{number:>5}   "
             + "".join(f"{values[number - 1]:>15.4f}" for values in result.errors.values())
         )
-    speed = args.frames * args.videos / result.seconds
-    print(
-        f"{speed:,.0f} frames/s; peak memory {before:.0f} MiB before the rollout, {after:.0f} MiB "
-        f"after it."
-    )
+    batch = data.train_dataloader().dataset[0]["video"]
+    for (one, _), (name, made) in zip(loaded, results.items()):
+        size = sum(parameter.numel() for parameter in one.parameters())
+        print(
+            f"{name}: {size:,} parameters, {1e3 * step_seconds(one, batch):.0f} ms of CPU time per "
+            f"training step of {batch.shape[0]} × {batch.shape[1]} frames, "
+            f"{args.frames * args.videos / made.seconds:,.0f} frames/s in the rollout"
+        )
+    print(f"peak memory {before:.0f} MiB before the rollout, {after:.0f} MiB after it.")
     print(args.out)
     if args.png:
         plot_rollout(result, args.png)

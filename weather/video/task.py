@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
 from longseq.weather.video.moving_digits import MovingDigits
-from longseq.weather.video.next_frame import NextFrame
+from longseq.weather.video.next_frame import Core, NextFrame
 
 
 class FrameError(Metric):
@@ -39,7 +39,7 @@ class FrameError(Metric):
 
 
 class VideoForecaster(BaseTask):
-    """Predicts the frames that follow a context with ConvS5 (arXiv 2310.19694).
+    """Predicts the frames that follow a context with ConvS5 (arXiv 2310.19694) or a ConvLSTM.
 
     In training all frames are predicted at once from the true ones; then again, ``passes`` times,
     with the frames after the context replaced by the model's own predictions of the pass before, so
@@ -49,14 +49,15 @@ class VideoForecaster(BaseTask):
         channels: of a frame.
         patch: side of the patches that become channels, in pixels.
         depths: channels of the encoder at every resolution, from the finest.
-        n_layers: ConvS5 blocks.
-        d_state: real state dimensions of a pixel.
-        kernel: side of ConvS5's kernels.
+        n_layers: blocks.
+        d_state: real state dimensions of a pixel; the ConvLSTM's hidden channels.
+        kernel: side of the core's kernels.
         init: "legs" or "ptd".
         groups: of the group norms.
         dropout: in the blocks.
         context: frames that are given.
         passes: training passes on own predictions.
+        core: "conv_s5" or "conv_lstm".
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -77,13 +78,14 @@ class VideoForecaster(BaseTask):
         dropout: float = 0.0,
         context: int = 15,
         passes: int = 1,
+        core: Core = "conv_s5",
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
         if context < 1 or passes < 0:
             raise ConfigError(f"context must be ≥ 1 and passes ≥ 0, got {context} and {passes}")
         self.model = NextFrame(
-            channels, patch, list(depths), n_layers, d_state, kernel, init, groups, dropout
+            channels, patch, list(depths), n_layers, d_state, kernel, init, groups, dropout, core
         )
         self.context, self.passes = context, passes
 
