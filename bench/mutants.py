@@ -140,6 +140,21 @@ def copy_sources(to: Path) -> None:
         target.symlink_to(compiled.resolve())
 
 
+def executing(lines: dict[str, dict[str, list[str]]], one: Mutation) -> list[str]:
+    """Returns the tests that execute a mutation: of a line that runs when its module is imported
+    (a constant, a default, a signature), those that execute anything of the module.
+
+    Args:
+        lines: file → line → tests, as ``record`` writes it.
+        one: the mutation.
+    """
+    of_file = lines.get(one.file, {})
+    found = of_file.get(str(one.line))
+    if found == []:
+        return sorted({test for tests in of_file.values() for test in tests})
+    return found or []
+
+
 def select(tests: Sequence[str], seconds: dict[str, float], limit: float) -> list[str]:
     """Returns the tests to run for a line, the quickest first: one of each test function, then more
     of their parameters, as many as the time allows.
@@ -277,7 +292,7 @@ def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> N
     for number, one in enumerate(chosen):
         if number in finished or args.again not in (None, number):
             continue
-        path, tests = root / one.file, known["lines"].get(one.file, {}).get(str(one.line), [])
+        path, tests = root / one.file, executing(known["lines"], one)
         source = path.read_text()
         picked = select(tests, known["seconds"], args.seconds)
         log, begin = root / "mutant.log", time.monotonic()
