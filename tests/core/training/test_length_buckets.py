@@ -30,6 +30,7 @@ def test_every_position_once_in_steps_of_one_cost(shares: Any, epoch: int) -> No
         assert length * len(rows) == 256
         for row in rows:
             used = sum(size for _, _, size in row)
+            assert all(size > 0 for _, _, size in row)
             assert used <= length
             padding[length] += length - used
             if length > 16:
