@@ -88,11 +88,11 @@ def _ogg(content: bytes, rng: random.Random, mutate: Mutate) -> bytes:
     data = mutate(content[begin + head : begin + head + size])[:size].ljust(size, b"\0")
     page = bytearray(content[begin : begin + head] + data)
     page[22:26] = bytes(4)
-    page[22:26] = _ogg_sum(bytes(page)).to_bytes(4, "little")
+    page[22:26] = ogg_sum(bytes(page)).to_bytes(4, "little")
     return content[:begin] + bytes(page) + content[begin + head + size :]
 
 
-def _ogg_sum(page: bytes) -> int:
+def ogg_sum(page: bytes) -> int:
     """Returns the checksum of RFC 3533: CRC-32 of polynomial 04c11db7, not reflected, from 0."""
     crc = 0
     for byte in page:
