@@ -145,7 +145,8 @@ def copy_sources(to: Path) -> None:
 
 def executing(lines: dict[str, dict[str, list[str]]], one: Mutation) -> list[str]:
     """Returns the tests that execute a mutation: of a line that runs when its module is imported
-    (a constant, a default, a signature), those that execute anything of the module.
+    (a constant, a default, a signature), or that only other parameters of the tests reach, those
+    that execute anything of the module.
 
     Args:
         lines: file → line → tests, as ``record`` writes it.
@@ -153,9 +154,7 @@ def executing(lines: dict[str, dict[str, list[str]]], one: Mutation) -> list[str
     """
     of_file = lines.get(one.file, {})
     found = of_file.get(str(one.line))
-    if found == []:
-        return sorted({test for tests in of_file.values() for test in tests})
-    return found or []
+    return found or sorted({test for tests in of_file.values() for test in tests})
 
 
 def select(tests: Sequence[str], seconds: dict[str, float], limit: float) -> list[str]:
