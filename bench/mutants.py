@@ -247,13 +247,14 @@ def _preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
-def run_tests(tests: Sequence[str], log: Path) -> str:
+def run_tests(tests: Sequence[str], log: Path, seconds: int = SECONDS) -> str:
     """Runs tests in a forked process and returns what became of the mutant: "killed", "survived" or
     "out of time", which counts as killed.
 
     Args:
         tests: of pytest.
         log: where their output goes.
+        seconds: of processor time.
     """
     child = os.fork()
     if not child:
@@ -262,7 +263,7 @@ def run_tests(tests: Sequence[str], log: Path) -> str:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             import pytest
 
             options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -303,7 +304,7 @@ def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> N
             what = run_tests(picked, log) if picked else "no test"
             if what == "survived":  # with all their parameters; too slow is no answer here
                 every = list(dict.fromkeys(test.split("[")[0] for test in picked))
-                what = "killed" if run_tests(every, log) == "killed" else what
+                what = "killed" if run_tests(every, log, args.more) == "killed" else what
         finally:
             path.write_text(source)
         took = time.monotonic() - begin
@@ -348,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=200, help="mutations (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--seconds", type=float, default=8, help="of tests for each mutant (8)")
+    parser.add_argument("--more", type=int, default=60, help="for all parameters of these (60)")
     parser.add_argument("--folders", nargs="+", default=FOLDERS, help="of sources")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="folders or files of tests")
     parser.add_argument("--each", type=int, default=4, help="parameters of one test function (4)")
@@ -367,7 +369,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Path(args.map).parent.mkdir(parents=True, exist_ok=True)
     given = ["--sample", str(args.sample), "--seed", str(args.seed), "--map", args.map]
     given += ["--results", args.results, "--seconds", str(args.seconds)]
-    given += ["--each", str(args.each), "--folders", *args.folders, "--tests", *args.tests]
+    given += [
+        "--more",
+        str(args.more),
+        "--each",
+        str(args.each),
+        "--folders",
+        *args.folders,
+        "--tests",
+        *args.tests,
+    ]
     if args.again is not None:
         given += ["--again", str(args.again)]
     with tempfile.TemporaryDirectory() as name:
