@@ -11,13 +11,14 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit fuzz sanitize mutants interrupt docs bench install update clean
+.PHONY: help demo test test-gpu lint types unit fuzz sanitize wheels mutants interrupt docs bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
 	@echo "make fuzz   every reader against damaged files, with limits of time and memory (INPUTS=1000 for each)"
 	@echo "make sanitize  the compiled kernels under sanitizers: addresses, undefined behaviour, threads (under 10 minutes)"
+	@echo "make wheels  build the wheel, install it into an empty environment, run it outside with one extra at a time (6 minutes)"
 	@echo "make mutants   which small faults the tests would not notice: a sample of 200 (over an hour)"
 	@echo "make interrupt commands stopped and killed at random moments, 40 times each: is anything lost? (half an hour)"
 	@echo "make docs   the documentation as a site in build/site; a broken link or name is an error"
@@ -74,6 +75,9 @@ fuzz: $(VENV)/.all
 
 sanitize: $(VENV)/.all
 	OMP_NUM_THREADS=1 PATH="$(BIN):$$PATH" $(BIN)/python -m longseq.bench.sanitize
+
+wheels: $(VENV)/.all
+	OMP_NUM_THREADS=1 PATH="$(BIN):$$PATH" $(BIN)/python -m longseq.bench.wheels
 
 SAMPLE ?= 200
 mutants: $(VENV)/.all

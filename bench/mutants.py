@@ -32,7 +32,10 @@ from longseq.bench.sanitize import thin
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("core/ops", "core/training")
-TESTS = ("tests/core/ops", "tests/core/training")
+TESTS = (
+    *("tests/core/ops", "tests/core/training"),
+    *("tests/core/test_checkpoints.py", "tests/core/test_contents.py"),
+)
 NEEDS_GPU = ("cuda", "triton", "mamba_ssm")
 """Files whose name says that they need a GPU, or a package that does, are left out."""
 _NO_OPERATORS = ("VariableReplacer", "VariableInserter")  # need a list of names
@@ -140,6 +143,20 @@ def copy_sources(to: Path) -> None:
         target.symlink_to(compiled.resolve())
 
 
+def executing(lines: dict[str, dict[str, list[str]]], one: Mutation) -> list[str]:
+    """Returns the tests that execute a mutation: of a line that runs when its module is imported
+    (a constant, a default, a signature), or that only other parameters of the tests reach, those
+    that execute anything of the module.
+
+    Args:
+        lines: file → line → tests, as ``record`` writes it.
+        one: the mutation.
+    """
+    of_file = lines.get(one.file, {})
+    found = of_file.get(str(one.line))
+    return found or sorted({test for tests in of_file.values() for test in tests})
+
+
 def select(tests: Sequence[str], seconds: dict[str, float], limit: float) -> list[str]:
     """Returns the tests to run for a line, the quickest first: one of each test function, then more
     of their parameters, as many as the time allows.
@@ -230,13 +247,14 @@ def _preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
-def run_tests(tests: Sequence[str], log: Path) -> str:
+def run_tests(tests: Sequence[str], log: Path, seconds: int = SECONDS) -> str:
     """Runs tests in a forked process and returns what became of the mutant: "killed", "survived" or
     "out of time", which counts as killed.
 
     Args:
         tests: of pytest.
         log: where their output goes.
+        seconds: of processor time.
     """
     child = os.fork()
     if not child:
@@ -245,7 +263,7 @@ def run_tests(tests: Sequence[str], log: Path) -> str:
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             import pytest
 
             options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -277,13 +295,16 @@ def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> N
     for number, one in enumerate(chosen):
         if number in finished or args.again not in (None, number):
             continue
-        path, tests = root / one.file, known["lines"].get(one.file, {}).get(str(one.line), [])
+        path, tests = root / one.file, executing(known["lines"], one)
         source = path.read_text()
         picked = select(tests, known["seconds"], args.seconds)
         log, begin = root / "mutant.log", time.monotonic()
         path.write_text(mutated(source, one))
         try:
             what = run_tests(picked, log) if picked else "no test"
+            if what == "survived":  # with all their parameters; too slow is no answer here
+                every = list(dict.fromkeys(test.split("[")[0] for test in picked))
+                what = "killed" if run_tests(every, log, args.more) == "killed" else what
         finally:
             path.write_text(source)
         took = time.monotonic() - begin
@@ -328,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=200, help="mutations (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (0)")
     parser.add_argument("--seconds", type=float, default=8, help="of tests for each mutant (8)")
+    parser.add_argument("--more", type=int, default=60, help="for all parameters of these (60)")
     parser.add_argument("--folders", nargs="+", default=FOLDERS, help="of sources")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="folders or files of tests")
     parser.add_argument("--each", type=int, default=4, help="parameters of one test function (4)")
@@ -347,7 +369,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Path(args.map).parent.mkdir(parents=True, exist_ok=True)
     given = ["--sample", str(args.sample), "--seed", str(args.seed), "--map", args.map]
     given += ["--results", args.results, "--seconds", str(args.seconds)]
-    given += ["--each", str(args.each), "--folders", *args.folders, "--tests", *args.tests]
+    given += [
+        "--more",
+        str(args.more),
+        "--each",
+        str(args.each),
+        "--folders",
+        *args.folders,
+        "--tests",
+        *args.tests,
+    ]
     if args.again is not None:
         given += ["--again", str(args.again)]
     with tempfile.TemporaryDirectory() as name:

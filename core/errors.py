@@ -4,8 +4,11 @@ to do."""
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
+
+_BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines cuts
 
 
 class LongseqError(Exception):
@@ -16,6 +19,11 @@ class LongseqError(Exception):
     """
 
     status = 2
+
+    def __str__(self) -> str:
+        """Returns the message as one line: a name in it, of a file, a record or a weight, may hold
+        line breaks."""
+        return _BREAKS.sub(lambda one: ascii(one[0])[1:-1], super().__str__())
 
 
 class ConfigError(LongseqError, ValueError):

@@ -66,6 +66,15 @@ class MaskedLanguageModel(LanguageTask):
         )
         self.mask = mask
 
+    def check_data(self, data: Any) -> None:
+        """Checks that no row has parts of several records, which this model would read as one."""
+        super().check_data(data)
+        if getattr(data, "shortest_length", None) is not None:
+            raise ConfigError(
+                "data.shortest_length packs several sequences into a row: masked models do not "
+                "tell them apart; leave it out"
+            )
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """See ``MaskedDNAModel.forward``."""
         return self.model(input_ids)

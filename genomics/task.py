@@ -86,7 +86,7 @@ class CausalLanguageModel(LanguageTask):
         for name, why in (("kmer", "look at bases of"), ("loss", "may not be a mean over")):
             if self.hparams.get(name):
                 raise ConfigError(f"context_parallel_size: model.{name} {why} several processes")
-        return "input_ids", "targets"
+        return "input_ids", "targets", "segment_ids"
 
     def forward(
         self,
@@ -104,7 +104,9 @@ class CausalLanguageModel(LanguageTask):
                 self._stream_of_region = Stream(self.model, self.window)
             logits = self._stream_of_region.read(batch["input_ids"])
         else:
-            logits = self.model(batch["input_ids"], None, keep_states=False)[0]
+            logits = self.model(
+                batch["input_ids"], None, batch.get("segment_ids"), keep_states=False
+            )[0]
         targets = batch["targets"]
         found = self.score(logits, targets, batch.get("weights"))  # repeats may count less
         if "interval" in batch and self._trainer is not None and self.trainer.testing:

@@ -108,7 +108,7 @@ class AvDecoder:
             raise DataError("holds no audio stream", path=path)
         self._stream = self._container.streams.audio[0]
         context = self._stream.codec_context
-        if context is None or not context.sample_rate or not context.channels:
+        if context is None or context.sample_rate < 1 or context.channels < 1:
             self.close()
             raise DataError("its header has no sample rate or channels", path=path)
         self.sample_rate, self.channels = context.sample_rate, context.channels

@@ -57,20 +57,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         if _OBJECT.search(str(error)):
             raise DataError(_PICKLED[0], path=file, hint=_PICKLED[1]) from error
         raise DataError("is not a checkpoint, or is damaged", path=file) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        OSError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # of damaged bytes unpickling may raise anything
         hint = "use an earlier checkpoint or copy the file again"
         raise DataError("the checkpoint is truncated or damaged", path=file, hint=hint) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):

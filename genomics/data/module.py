@@ -13,6 +13,7 @@ from longseq.core.training.hyper import BaseData
 from longseq.core.training.length_warmup import LengthWarmup
 from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.genomics.data.bed import read_bed
+from longseq.genomics.data.buckets import BucketDataset
 from longseq.genomics.data.collection import Collection, open_genomes
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
@@ -53,6 +54,10 @@ class GenomeData(BaseData):
         start_length: first window of a length warm-up; None for none. A shorter ``length`` has no
             warm-up, so that one may be asked of a configuration that has one.
         length_warmup_steps: steps until the full length.
+        shortest_length: read the training regions once per pass, in windows of powers of two from
+            this length to ``length``, none across a border; None for windows drawn at random.
+        length_shares: of the bases, for the lengths from the shortest on; equal if None.
+        length_cycles: how often a pass goes from short to long; 0 for a random order.
         steps_per_epoch: batches between two ends of an epoch; None for one pass over the training
             regions.
         eval_length: bases read at once in validation and test; the state is carried on.
@@ -81,6 +86,9 @@ class GenomeData(BaseData):
         weights: list[float] | None = None,
         tags: list[str] | None = None,
         repeat_weight: float = 1.0,
+        shortest_length: int | None = None,
+        length_shares: list[float] | None = None,
+        length_cycles: int = 0,
     ) -> None:
         super().__init__()
         if bed is not None and (valid_chromosomes or test_chromosomes):
@@ -104,6 +112,15 @@ class GenomeData(BaseData):
             test_chromosomes or [],
         )
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        if shortest_length is None and (length_shares is not None or length_cycles):
+            raise ConfigError("data.length_shares and data.length_cycles need data.shortest_length")
+        if shortest_length is not None and (start_length is not None or weights is not None):
+            raise ConfigError(
+                "data.shortest_length reads every base once per pass: give neither start_length "
+                "nor weights with it"
+            )
+        self.shortest_length = shortest_length
+        self.length_shares, self.length_cycles = length_shares, length_cycles
         start = None if start_length is None else min(start_length, length)
         self.warmup = LengthWarmup(length, batch_size, start, length_warmup_steps)
         self.tokens_per_step = length * batch_size
@@ -196,6 +213,10 @@ class GenomeData(BaseData):
         intervals = self.splits().train
         bases = sum(len(interval) for interval in intervals)
         rank, world = data_ranks(self.trainer)
+        if self.shortest_length is not None:
+            buckets = self._buckets(intervals, rank, world)
+            steps = self.steps_per_epoch or len(buckets)
+            return step_dataloader(buckets, self.trainer, steps, self.num_workers)
         steps = self.steps_per_epoch or max(1, bases // (self.tokens_per_step * world))
         windows = StepDataset(
             self.genome,
@@ -209,6 +230,23 @@ class GenomeData(BaseData):
             repeat_weight=self.repeat_weight,
         )
         return step_dataloader(windows, self.trainer, steps, self.num_workers)
+
+    def _buckets(self, intervals: Sequence[Interval], rank: int, world: int) -> BucketDataset:
+        assert self.shortest_length is not None
+        return BucketDataset(
+            self.genome,
+            intervals,
+            self.warmup.length,
+            self.shortest_length,
+            self.warmup.batch_size,
+            self.length_shares,
+            self.length_cycles,
+            self.seed,
+            self.rc_augment,
+            rank=rank,
+            world=world,
+            repeat_weight=self.repeat_weight,
+        )
 
     def _interval_weights(self, intervals: Sequence[Interval]) -> list[float] | None:
         if self.weights is None or not isinstance(self.genome, Collection):

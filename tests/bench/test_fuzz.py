@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import xarray as xr
 from PIL import Image
 from safetensors.torch import save
 
 from longseq.bench import fuzz
-from longseq.bench.fuzz_inside import inside
+from longseq.bench.fuzz_inside import _hdf5_sum, flac_frames, hdf5_blocks, inside
 from longseq.bench.fuzz_targets import TARGETS, Target
 from longseq.core.errors import DataError
 
@@ -119,3 +120,26 @@ def test_damage_behind_a_checksum(kind: str, tmp_path: Path) -> None:
 def test_what_is_not_packed_has_no_inside() -> None:
     for content in (b"", b">a\nACGT", b"\x1f\x8b broken", b"PK\x03\x04 broken"):
         assert inside(content, random.Random(0), lambda part: part) is None
+
+
+def test_sums_of_hdf5_and_flac() -> None:
+    # The first line of lookup3.c's own self-test.
+    assert _hdf5_sum(b"Four score and seven years ago")[::-1].hex() == "17770551"
+    assert _hdf5_sum(b"")[::-1].hex() == "deadbeef"
+
+
+@pytest.mark.parametrize("kind", ["flac", "hdf5"])
+def test_damage_in_blocks_with_sums(kind: str, tmp_path: Path) -> None:
+    if kind == "flac":
+        soundfile.write(tmp_path / "a.flac", np.sin(np.arange(9000) / 9), 8000)
+        good, blocks = (tmp_path / "a.flac").read_bytes(), flac_frames
+    else:
+        data = xr.Dataset({"x": ("t", np.arange(5.0), {f"a{n}": n for n in range(6)})})
+        data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+        good, blocks = (tmp_path / "a.nc").read_bytes(), hdf5_blocks
+    found = blocks(good)
+    assert len(found) >= 3
+    for number in range(4):
+        assert inside(good, random.Random(number), lambda part: part) == good
+        changed = inside(good, random.Random(number), lambda part: b"!!" + part[2:])
+        assert changed is not None and changed != good and blocks(changed) == found

@@ -58,3 +58,13 @@ def test_what_becomes_of_a_mutant(
     (tmp_path / "test_it.py").write_text(f"def test_it():\n    {body}\n")
     monkeypatch.chdir(tmp_path)
     assert mutants.run_tests(["test_it.py"], tmp_path / "log") == what
+
+
+def test_a_line_that_no_test_was_seen_to_execute_is_left_to_all_of_its_module() -> None:
+    lines = {"a.py": {"1": [], "3": ["t::b", "t::a"], "4": ["t::a"]}}
+    found = {
+        line: mutants.executing(lines, mutants.Mutation("a.py", line, 0, "x", 0))
+        for line in (1, 2, 4)
+    }
+    assert found == {1: ["t::a", "t::b"], 2: ["t::a", "t::b"], 4: ["t::a"]}
+    assert mutants.executing(lines, mutants.Mutation("b.py", 1, 0, "x", 0)) == []

@@ -35,6 +35,24 @@ def test_the_sanitizer_is_loaded_first(tmp_path: Path, kind: str) -> None:
     assert str(tmp_path) in found["ASAN_OPTIONS"]
 
 
+@pytest.mark.parametrize("kind", sanitize.KINDS)
+def test_a_compiler_without_the_libraries_is_a_reason_not_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\necho "${1#-print-file-name=}"\n'
+    )  # what g++ says of unknown ones
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sanitize, "build", lambda *_: pytest.fail("it was built"))
+    assert sanitize.main(["--only", kind]) == 0
+    wanted = {"address": "libasan.so, libstdc++.so, libubsan.so", "thread": "libtsan.so"}[kind]
+    assert f"{kind}: skipped: g++ has no {wanted} (" in capsys.readouterr().out
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert "there is no g++" in sanitize.missing(kind)
+
+
 def test_parameters_are_spread_evenly() -> None:
     items = [SimpleNamespace(nodeid=f"t.py::a[{i}]") for i in range(7)]
     items.append(SimpleNamespace(nodeid="t.py::b"))

@@ -51,6 +51,12 @@ def test_round_trip(toy: ModuleType, tmp_path: Path) -> None:
             assert torch.equal(value, again.state_dict()[name])
 
 
+def test_options_of_a_remote_storage_are_not_dropped(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="storage_options"):  # Lightning's own answer
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "x.ckpt", storage_options={"a": 1})
+    assert not (tmp_path / "x.ckpt").exists()
+
+
 def test_unusable_files(toy: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     assert "no such checkpoint" in _message(path)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from longseq.core import domain as domains
+from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights, read_weights
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
@@ -31,6 +32,26 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
     module: ModuleType = runpy.run_path(str(HELPER))["install"]()
     yield module
     domains.unregister_domain("toy")
+
+
+def test_a_pickle_that_ends_in_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02X\x01")
+        archive.writestr("a/version", b"3\n")
+        archive.writestr("a/byteorder", b"little")
+    with pytest.raises(DataError, match="truncated or damaged"):
+        load_checkpoint(path)
+    with pytest.raises(DataError, match="is no file of weights, or is damaged"):
+        read_state_dict(path)
+
+
+def test_names_with_line_breaks_stay_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "two\nlines.ckpt"
+    torch.save({"state_dict": {"a\u2028b": torch.zeros(1)}}, path)
+    with pytest.raises(DataError) as caught:
+        load_task(path)
+    assert len(str(caught.value).splitlines()) == 1 and "two\\nlines" in str(caught.value)
 
 
 @pytest.mark.parametrize("section", ["hyper_parameters", "facts", "loops", "callbacks"])

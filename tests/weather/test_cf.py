@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cftime
@@ -271,3 +272,15 @@ def test_a_heap_that_the_library_never_leaves(write, lab) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
         read_field(path)
+
+
+def test_a_zarr_fill_value_of_too_few_bytes_is_one_line(tmp_path: Path) -> None:
+    store = tmp_path / "short.zarr"
+    data = xr.Dataset({"tas": ("t", np.ones(3))})
+    data.to_zarr(store, zarr_format=3, consolidated=False)
+    file = store / "tas" / "zarr.json"
+    content = json.loads(file.read_text())
+    content["attributes"]["_FillValue"] = "AAAA"  # three bytes where a double has eight
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="Zarr store is truncated or damaged"):
+        read_field(store)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,31 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NODATA, _ORIENTATION = 42113, 274
 _PLAIN = (0, 1, 2)
 """Photometric kinds that are numbers as they stand: white is zero, black is zero, RGB."""
+
+
+def check_directories(file: BinaryIO) -> None:
+    """Checks that a file's chain of images ends: tifffile would follow a ring for ever.
+
+    Args:
+        file: TIFF or BigTIFF, at its beginning.
+
+    Raises:
+        ValueError: if an image's directory is met again.
+    """
+    head = file.read(16)
+    order: Literal["little", "big"] = "little" if head[:1] == b"I" else "big"
+    big = head[2:4] in (b"+\0", b"\0+")
+    many, size, each = (8, 8, 20) if big else (2, 4, 12)  # bytes of a count, an offset, a tag
+    at = int.from_bytes(head[8:16] if big else head[4:8], order)
+    seen = set[int]()
+    while at:
+        if at in seen:
+            raise ValueError("the images' directories form a ring")
+        seen.add(at)
+        file.seek(at)
+        tags = int.from_bytes(file.read(many), order)
+        file.seek(at + many + tags * each)
+        at = int.from_bytes(file.read(size), order)  # 0 behind the end
 
 
 def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
@@ -45,6 +70,7 @@ def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
     # What is wrong with a file is said by the error below, once.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
+        check_directories(io.BytesIO(content))
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series = file.series
             if int(series[0].keyframe.photometric) not in _PLAIN:
@@ -93,6 +119,8 @@ def open_bands(
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         try:
+            with path.open("rb") as opened:
+                check_directories(opened)
             file = stack.enter_context(tifffile.TiffFile(path))
             one, page = file.series[0], file.series[0].keyframe
             turned = page.tags.get(_ORIENTATION)

@@ -20,6 +20,7 @@ from longseq.audio.data.reading import (
     read_audio,
     read_excerpt,
 )
+from longseq.bench.fuzz_inside import ogg_sum
 from longseq.core.errors import DataError
 
 RATE = 44100
@@ -250,3 +251,15 @@ def test_no_audio_has_no_kind(tmp_path: Path) -> None:
         ("tag", b"ID3"),
     ):
         assert read_layout(written(tmp_path / name, content)).kind is None, name
+
+
+def test_a_rate_below_nothing_is_refused(tmp_path: Path, tune) -> None:
+    pytest.importorskip("av", reason='pip install "longseq[audio-formats]"')
+    content = bytearray(encoded(tmp_path, tune(0, 1.0, RATE), "OGG", "VORBIS"))
+    assert content[29:35] == b"vorbis" and int.from_bytes(content[40:44], "little") == RATE
+    content[40:44], content[22:26] = (0x98D73880).to_bytes(4, "little"), bytes(4)
+    content[22:26] = ogg_sum(bytes(content[:58])).to_bytes(4, "little")  # the first page
+    file = written(tmp_path / "odd.ogg", bytes(content))
+    for read in (audio_info, read_audio):
+        with pytest.raises(DataError, match="no sample rate or channels"):
+            read(file)

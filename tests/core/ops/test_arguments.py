@@ -175,3 +175,20 @@ def test_the_meta_device_has_no_autocast_to_leave() -> None:
             assert autocast_dtype(here) is None and (here @ here).dtype == torch.float32
         with autocast_off(nowhere):
             assert (nowhere @ nowhere).dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [(2, 0, 2, 4), (2, 5, 8)])
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_dplr_says_which_of_q_and_v_is_no_sequence(name: str, bad: tuple[int, ...]) -> None:
+    shape = (2, 5, 2, 4)
+    given = {one: torch.zeros(bad if one == name else shape) for one in "qkvab"}
+    with pytest.raises(ArgumentError, match=rf"^dplr: {name} must be \(batch, length ≥ 1"):
+        dplr(**given, log_decay=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("bad", [(2, 0, 1, 4), (2, 5, 4)])
+@pytest.mark.parametrize("name", ["x", "B"])
+def test_ssd_says_which_of_x_and_b_is_no_sequence(name: str, bad: tuple[int, ...]) -> None:
+    given = {"x": torch.zeros(2, 5, 2, 3), "B": torch.zeros(2, 5, 1, 4), name: torch.zeros(bad)}
+    with pytest.raises(ArgumentError, match=rf"^ssd: {name} must be \(batch, length ≥ 1"):
+        ssd(given["x"], torch.zeros(2, 5, 2), torch.zeros(2), given["B"], given["B"])

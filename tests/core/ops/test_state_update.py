@@ -18,6 +18,8 @@ from longseq.core.ops.cpu_calls import direct_reason
 from longseq.core.ops.selective_scan import selective_scan_reference
 from longseq.core.ops.ssd import ssd_reference
 from longseq.core.ops.state_update import state_update
+from longseq.core.ops.state_update.arguments import Arguments
+from longseq.core.ops.state_update.cpu import reason
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -303,3 +305,26 @@ def test_the_composed_form_equals_the_kernel(limited: bool) -> None:
         assert all(
             g is not None for g in torch.autograd.grad(wanted[0].sum() + wanted[1].sum(), leaves)
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *[("state", shape) for shape in [(3, 8, 5), (2, 9, 5), (2, 8, 6), (2, 2, 8, 5)]],
+        *[("x", (3, 8)), ("x", (2, 9)), ("dt", (3, 2)), ("dt", (2, 3)), ("dt", (2, 0))],
+        *[("B", (3, 5)), ("B", (2, 6)), ("C", (2, 1, 5)), ("A", (3,)), ("A", (8, 6))],
+        *[("D", (3,)), ("dt_bias", (3,)), ("z", (2, 9))],
+    ],
+)
+def test_the_kernel_takes_only_shapes_that_fit(name: str, shape: tuple[int, ...]) -> None:
+    """It reads what the sizes say is there: what does not fit must not reach it."""
+    good = {"state": (2, 8, 5), "x": (2, 8), "dt": (2, 2), "A": (2,), "B": (2, 5), "C": (2, 5)}
+    good |= {"D": (8,), "z": (2, 8), "dt_bias": (2,)}
+
+    def why(shapes: dict[str, tuple[int, ...]]) -> str | None:
+        return reason(Arguments(**{key: torch.zeros(size) for key, size in shapes.items()}))
+
+    with torch.no_grad():
+        assert why(good) is None
+        assert why(good | {"A": (8, 5), "D": (2,)}) is None
+        assert why(good | {name: shape}) == "its shapes do not fit one another"

@@ -125,6 +125,16 @@ def test_which_folder_a_run_goes_on_in(toy: ModuleType) -> None:
     assert run(toy, "out", ckpt_path=first.best).folder == Path("out/fit/version_1")
 
 
+def test_a_version_that_another_run_takes_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All that is there is seen too late: as if others had claimed 0 … 2 in between.
+    for number in range(3):
+        (tmp_path / f"version_{number}").mkdir()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    assert claim_version(tmp_path) == 3
+
+
 def test_versions_are_claimed_once(tmp_path: Path) -> None:
     found: list[int] = []
     folder = tmp_path / "name"

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import random
-import runpy
+import math
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from longseq.core.errors import ConfigError
-from longseq.core.training.callbacks import draw_loss_curve
 from longseq.core.training.length_warmup import LengthWarmup
-from longseq.core.training.loader import StepLoader, step_dataloader
 from longseq.core.training.optim import parameter_groups
 from longseq.core.training.recipe import Recipe
-from longseq.core.training.rng import RngStream, get_rng_state, set_rng_state
-from longseq.core.training.schedules import cosine_with_warmup
+from longseq.core.training.schedules import (
+    constant_with_warmup,
+    cosine_with_warmup,
+    inverse_sqrt_with_warmup,
+    linear_with_warmup,
+    wsd,
+)
 
 
 class _Mix(nn.Module):
@@ -121,101 +119,44 @@ def test_length_warmup_keeps_the_tokens_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "says"),
     [
-        {"start_length": 8},
-        {"steps": 8},
-        {"start_length": 128, "steps": 4},
-        {"stages": [[1, 8]]},
-        {"stages": [[0, 8], [0, 16]]},
-        {"stages": []},
-        {"stages": [[0, 0]]},
-        {"stages": [[0, 8]], "steps": 3, "start_length": 4},
+        ({"start_length": 8}, "needs both start_length and steps"),
+        ({"steps": 8}, "needs both start_length and steps"),
+        (
+            {"start_length": 128, "steps": 4},
+            r"start_length \(128\).* must not exceed length \(64\)",
+        ),
+        ({"stages": [[1, 8]]}, r"start at step 0 and ascend, got steps \[1\]"),
+        ({"stages": [[0, 8], [0, 16]]}, r"got steps \[0, 0\]"),
+        ({"stages": []}, r"got steps \[\]"),
+        ({"stages": [[0, 0]]}, "length of a stage"),
+        ({"stages": [[0, 129]]}, "a stage of length 129 exceeds the 128 tokens of a batch"),
+        ({"stages": [[0, 8]], "start_length": 4}, "not both"),
+        ({"stages": [[0, 8]], "steps": 3}, "not both"),
     ],
 )
-def test_length_warmup_rejects(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+def test_length_warmup_rejects(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
         LengthWarmup(64, 2, **arguments)
 
 
-def _draw() -> tuple[float, float, float]:
-    return float(torch.rand(())), float(np.random.random()), random.random()  # noqa: NPY002
+def test_the_longest_stage_that_a_batch_has_room_for() -> None:
+    assert LengthWarmup(64, 2, stages=[[0, 128]]).schedule(0) == (1, 128)
 
 
-def test_rng_state_round_trip(tmp_path: Path) -> None:
-    state = get_rng_state()
-    before = _draw()
-    torch.save(state, tmp_path / "rng.pt")
-    set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
-    assert _draw() == before
-
-
-def test_rng_stream_ignores_what_is_drawn_outside() -> None:
-    def run(noise: bool) -> list[tuple[float, float, float]]:
-        torch.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002
-        random.seed(1)
-        stream, drawn = RngStream(), []
-        for step in range(4):
-            stream.enter()
-            drawn.append(_draw())
-            stream.leave()
-            if noise:
-                _draw()
-            if noise and step == 2:  # a checkpoint, and another process
-                saved, stream = stream.state_dict(), RngStream()
-                torch.manual_seed(99)
-                stream.load_state_dict(saved)
-        return drawn
-
-    assert run(noise=False) == run(noise=True)
-
-
-class _Steps:
-    def __getitem__(self, step: int) -> torch.Tensor:
-        return torch.tensor([step])
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loader_without_a_trainer(workers: int) -> None:
-    before = torch.get_rng_state()
-    loader = step_dataloader(_Steps(), 7, 5, num_workers=workers)
-    assert [int(batch) for batch in loader] == [7, 8, 9]
-    assert [int(batch) for batch in loader] == [10, 11, 12, 13, 14]
-    assert loader.state_dict() == {"position": 15}
-    assert len(loader) == 5
-    assert torch.equal(before, torch.get_rng_state()), "the loader drew from the global generator"
-    with pytest.raises(ConfigError):
-        StepLoader(_Steps(), 0)
-
-
-def test_loss_curve(tmp_path: Path) -> None:
-    table = tmp_path / "metrics.csv"
-    table.write_text("step,train/loss,val/loss\n0,1.0,\n1,0.5,\n1,,0.7\n")
-    draw_loss_curve(table, tmp_path / "loss_curve.png")
-    assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
-    table.write_text("step,lr\n0,1.0\n")
-    draw_loss_curve(table, tmp_path / "none.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_curve.png", "metrics.csv"]
-
-
-@pytest.fixture
-def toy() -> ModuleType:
-    module: ModuleType = runpy.run_path(str(Path(__file__).with_name("fake_domain.py")))[
-        "install"
-    ]()
-    return module
-
-
-def test_hyper_parameters_are_those_of_the_most_derived_class(toy: ModuleType) -> None:
-    task = toy.ToyTask(5, lr=0.5)
-    assert dict(task.hparams) == {
-        "width": 5,
-        "dropout": 0.3,
-        "lr": 0.5,
-        "warmup_steps": 2,
-        "_class_path": "longseq.toy.ToyTask",
-    }
-    json.dumps(dict(toy.ToyData(seed=3).hparams))
-    with pytest.raises(ConfigError, match="'lr' must be"):
-        toy.ToyTask(lr=torch.ones(1))
+def test_schedules_have_the_values_of_their_formulas() -> None:
+    assert [linear_with_warmup(step, 2, 6) for step in range(8)] == pytest.approx(
+        [0.5, 1, 1, 0.75, 0.5, 0.25, 0, 0]
+    )
+    assert linear_with_warmup(4, 2, 6, 0.5) == pytest.approx(0.75)
+    assert [constant_with_warmup(step, 2, 6) for step in range(4)] == [0.5, 1, 1, 1]
+    found = [inverse_sqrt_with_warmup(step, 4, 0) for step in (0, 3, 4, 15, 399)]
+    assert found == pytest.approx([0.25, 1, math.sqrt(0.8), 0.5, 0.1])
+    assert inverse_sqrt_with_warmup(399, 4, 0, 0.2) == 0.2
+    assert inverse_sqrt_with_warmup(3, 0, 0) == pytest.approx(0.5)
+    assert [wsd(step, 0, 10) for step in (0, 7, 8, 9, 10, 12)] == pytest.approx(
+        [1, 1, 1, 0.5, 0, 0]
+    )
+    assert wsd(9, 2, 10, 0.5, 0.2) == pytest.approx(0.75)
+    assert wsd(0, 2, 10) == 0.5

@@ -14,6 +14,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.images import decode, read_file
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading, Where, learn_ranges, oriented
+from longseq.vision.data.tiff import open_bands
 
 tifffile = pytest.importorskip("tifffile", reason="pip install tifffile imagecodecs")
 GREY = np.random.default_rng(0).integers(0, 256, (9, 14)).astype(np.uint8)
@@ -291,3 +292,18 @@ def test_what_was_learnt_in_training_is_kept_for_other_images(tmp_path) -> None:
     other.take(known)
     assert other.preprocess == known
     assert Reading.of(known) == first.parts["train"].images.reading
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_whose_images_form_a_ring_is_refused(big: bool, tmp_path) -> None:
+    content = bytearray(tiff(np.stack([GREY, GREY]), bigtiff=big, photometric="minisblack"))
+    assert read(bytes(content), page=0).shape == (9, 14, 1)
+    many, size, each, head = (8, 8, 20, 8) if big else (2, 4, 12, 4)
+    at = int.from_bytes(content[head : head + size], "little")
+    end = at + many + each * int.from_bytes(content[at : at + many], "little")
+    content[end : end + size] = at.to_bytes(size, "little")
+    (tmp_path / "ring.tif").write_bytes(content)
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read(bytes(content), page=0)
+    with open_bands(tmp_path / "ring.tif", Reading(1), Where("ring.tif")) as found:
+        assert found is None
