@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.data.listing import list_audio
+from longseq.audio.data.reading import read_audio
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData

@@ -102,7 +102,8 @@ def test_images(tmp_path: Path, added):
 
 def test_sounds(tmp_path: Path, added):
     from longseq.audio import FORMATS
-    from longseq.audio.data.reading import AudioStream, audio_info, list_audio
+    from longseq.audio.data.listing import list_audio
+    from longseq.audio.data.reading import AudioStream, audio_info
 
     file = tmp_path / "a.f32"
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 70_000).astype(np.float32)
