@@ -226,7 +226,7 @@ def test_modules_that_cannot_be_imported(
 
 def installed(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     dist = SimpleNamespace(name="moons", version="2.1")
-    entries = [SimpleNamespace(name=one, module=one, dist=dist) for one in modules]
+    entries = [SimpleNamespace(name=one, value=one, dist=dist) for one in modules]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     plugins.installed.cache_clear()
     plugins.load_installed.cache_clear()
