@@ -181,6 +181,8 @@ def register_domain(domain: Domain) -> None:
     Args:
         domain: replaces one of the same name.
     """
+    if domain.name not in _REGISTERED:
+        plugins.remember(domain.home, lambda: unregister_domain(domain.name))
     _REGISTERED[domain.name] = domain
 
 

@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,7 @@ _INSIDE = (
 
 _named: dict[str, None] = {}  # modules that the user has named, in order
 _failures: dict[Plugin, str] = {}  # plug-ins that do not load, and why
+_added: list[tuple[str, Callable[[], object]]] = []  # whose registrations, and how to undo them
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def why(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{type(error).__name__}: {text}"  # which names the place
     if isinstance(error, SystemExit):
-        text = f"the module ends the program with sys.exit({error.code})"
+        text = f"it ends the program with sys.exit({error.code})"
     frames = traceback.extract_tb(error.__traceback__)
     outside = [one for one in frames if not one.filename.startswith(_INSIDE)]
     place = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
@@ -175,16 +176,31 @@ def _load(plugin: Plugin) -> None:
         target = getattr(target, part) if part else target
 
 
+def remember(module: str, undo: Callable[[], object]) -> None:
+    """Keeps how a registration is undone, should the plug-in that it is of fail after it.
+
+    Args:
+        module: in which the thing is defined.
+        undo: takes it out again.
+    """
+    _added.append((package_of(module), undo))
+
+
 @cache
 def load_installed() -> None:
-    """Imports the plug-ins of the installed packages, once; one that fails is left out, and said
-    so."""
+    """Imports the plug-ins of the installed packages, once; one that fails is left out, with what
+    it has registered before, and said so."""
     for plugin in installed():
+        before = len(_added)
         try:
             _load(plugin)
         # Somebody else's package may raise anything.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             _failures[plugin] = why(error)
+            # Others', which it was the first to import, stay.
+            for package, undo in reversed(_added[before:]):
+                if package == package_of(plugin.module):
+                    undo()
             print(
                 f"note: the plug-in {plugin.name} of {plugin.package} is left out: {why(error)}",
                 file=sys.stderr,

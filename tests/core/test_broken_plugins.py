@@ -10,8 +10,38 @@ from pathlib import Path
 import pytest
 
 from longseq.core import plugins
-from longseq.core.domain import Command, Domain, register_domain, unregister_domain
+from longseq.core.domain import (
+    Command,
+    Domain,
+    list_domains,
+    register_domain,
+    unregister_domain,
+)
+from longseq.core.errors import ConfigError
+from longseq.core.mixers.base import MIXERS, mixer_class
 from longseq.core.shell.cli import main
+from longseq.timeseries import FORMATS
+
+HALF = """
+from longseq.core.domain import Domain, register_domain
+from longseq.core.mixers.attention import Attention
+from longseq.core.mixers import register_mixer
+from longseq.timeseries import FORMATS
+
+
+@register_mixer("{0}")
+class Own(Attention):
+    ...
+
+
+@FORMATS.register(".{0}")
+def read(path):
+    ...
+
+
+register_domain(Domain("{0}", "of {0}", package="{0}"))
+{1}
+"""
 
 
 @pytest.fixture
@@ -35,7 +65,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("broken_one:register", "names register, which is not there"),
         ("broken_one:here.deeper", "names deeper, which is not there"),
         ("not_there", "ModuleNotFoundError: No module named 'not_there'"),
-        ("ends", "the module ends the program with sys.exit(3) (ends.py, line 2)"),
+        ("ends", "it ends the program with sys.exit(3) (ends.py, line 2)"),
         ("asks", "IndexError: tuple index out of range (asks.py, line 1)"),
     ],
 )
@@ -57,6 +87,29 @@ def test_a_broken_entry_point_stops_no_command(
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first.startswith("note: the plug-in first of an unnamed package is left out: ")
     assert first.endswith(said) and last.startswith("error: ") and "--data.horizon" in last
+
+
+def test_what_a_plug_in_registered_before_it_failed_is_taken_out(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "whole.py").write_text(HALF.format("whole", ""))
+    (site / "half.py").write_text(HALF.format("half", "import whole\nimport nowhere"))
+    entries = [EntryPoint("half", "half", plugins.GROUP)]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    try:
+        plugins.load_installed()
+        assert "No module named 'nowhere'" in capsys.readouterr().err
+        assert ".whole" in FORMATS and "whole" in list_domains()  # which half was first to import
+        assert ".half" not in FORMATS and "half" not in list_domains()
+        assert FORMATS.suffix_of("a.half") is None
+        with pytest.raises(ConfigError, match="no mixer named 'half'"):
+            mixer_class("half")
+        assert mixer_class("whole").__module__ == "whole"
+        assert mixer_class("mamba").__module__.startswith("longseq.")
+    finally:
+        unregister_domain("whole")
+        FORMATS._things.pop(".whole", None)
+        MIXERS._things.pop("whole", None)
 
 
 def test_an_entry_point_that_names_a_function_imports_its_module(

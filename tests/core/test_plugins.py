@@ -213,7 +213,7 @@ def test_modules_that_cannot_be_imported(
         "broken": "--import broken: RuntimeError: no moon (broken.py, line 2)",
         "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, "
         "line 1)",
-        "exits": "--import exits: the module ends the program with sys.exit(3) (exits.py, line 2)",
+        "exits": "--import exits: it ends the program with sys.exit(3) (exits.py, line 2)",
         "syntax": "--import syntax: SyntaxError: invalid syntax (syntax.py, line 2)",
         "no_mixer": "register_mixer('x'): X is no Mixer (no_mixer.py, line 3)",
         "twice": "a mixer named 'mine' is registered already, by mine (twice.py, line 3)",
