@@ -104,9 +104,11 @@ def import_named(names: Iterable[str]) -> None:
     for name in names:
         source = VARIABLE if name in by_environment else OPTION
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
-            stem = Path(name).stem if name.endswith(".py") else "my_module"
+            parts = Path(name).with_suffix("").parts if "/" in name or name.endswith(".py") else ()
+            inside = all(part.isidentifier() for part in parts)  # of this folder
+            module = ".".join(parts if inside else parts[-1:]) or "my_module"
             raise ConfigError(
-                f"{source} {name}: the name of a module is needed, for example {OPTION} {stem}"
+                f"{source} {name}: the name of a module is needed, for example {OPTION} {module}"
             )
         if "" not in sys.path and os.getcwd() not in sys.path:
             # Last, so that a file of the user's hides no installed package.

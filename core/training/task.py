@@ -283,7 +283,8 @@ class BaseTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.upgrade(checkpoint)
-        check_state_dict(self, checkpoint["state_dict"])
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        check_state_dict(self, checkpoint["state_dict"], path)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumable(checkpoint, 1)
         if self.data is not None:

@@ -209,7 +209,9 @@ def test_modules_that_cannot_be_imported(
         "nowhere": "--import nowhere: there is no module nowhere in this folder or on PYTHONPATH",
         "mine.part": "--import mine.part: there is no module mine.part",
         "mine.py": "--import mine.py: the name of a module is needed, for example --import mine",
-        "a/b": "the name of a module is needed",
+        "./a/b.py": "the name of a module is needed, for example --import a.b",
+        "/a/b.py": "the name of a module is needed, for example --import b",
+        "a-b": "the name of a module is needed, for example --import my_module",
         "broken": "--import broken: RuntimeError: no moon (broken.py, line 2)",
         "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, "
         "line 1)",
