@@ -209,6 +209,11 @@ class BaseTask(LightningModule):
         else:
             out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
+        if not isinstance(loss, Tensor) or loss.dim():
+            own = self.recipe.loss
+            what = f"the loss {own}" if own else f"{type(self).__name__}.compute's loss"
+            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ConfigError(f"{what} must be one number, a tensor of shape (), and is {got}")
         weight = out.pop("weight", count)
         if stage == "train":
             self.log("train/loss", loss, batch_size=count, prog_bar=True)
