@@ -18,8 +18,9 @@ from longseq.audio.compare import (
     scorer_of,
 )
 from longseq.audio.data.folder import list_recordings
+from longseq.audio.data.listing import list_audio
 from longseq.audio.data.module import EvaluationClips, SongReader
-from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.data.reading import read_audio
 from longseq.audio.export import EXAMPLE, load_detector
 from longseq.audio.plots import plot_versions
 from longseq.audio.scan import run as scan

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from longseq.audio.calibration import UNREADABLE
-from longseq.audio.data.reading import list_audio
+from longseq.audio.data.listing import list_audio
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import FileScore, score_files, shown_name
 from longseq.core.command_line import CommandParser

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.data.listing import list_audio
+from longseq.audio.data.reading import read_audio
 from longseq.audio.synthesis import METHODS, synthesize
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser

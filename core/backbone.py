@@ -220,6 +220,11 @@ class Backbone(nn.Module):
         if mlp not in MLPS:
             raise ConfigError(f"no MLP named {mlp!r}; {did_you_mean(mlp, MLPS)}")
         pattern = read_pattern(mixer)
+        if len(pattern) > n_layers:
+            raise ConfigError(
+                f"a pattern of {len(pattern)} mixers needs as many layers at least, got n_layers "
+                f"{n_layers}; a shorter pattern is repeated"
+            )
         names = [name for name, _ in pattern]
         if isinstance(mlp_ratio, Mapping):
             for name in mlp_ratio:

@@ -119,6 +119,30 @@ class Domain:
                 extra = f'"longseq[{self.name}]"' if self.package is None else module
                 raise MissingRequirement(f"longseq {self.name} needs {module}: pip install {extra}")
 
+    def check_parts(self, command: str) -> None:
+        """Checks that what the domain names for a command is there, if it came from outside.
+
+        Args:
+            command: one of ``all_commands``.
+
+        Raises:
+            ConfigError: naming the part of the ``Domain``, where it points, and what is missing.
+        """
+        if self.name not in _REGISTERED:
+            return
+        parts: dict[str, str | None] = {}
+        if command in self.commands:
+            parts[f"commands[{command!r}]"] = self.commands[command].run
+        elif command in TASK_COMMANDS:
+            parts |= {"task": self.task, "data": self.data, "check": self.check}
+            _part(self.name, "package", self.home)
+        else:
+            own = self.demo if command == "demo" else self.compare
+            parts[command] = self.models if command == "models" else own.run if own else None
+        for part, path in parts.items():
+            if path is not None:
+                _part(self.name, part, path)
+
     def configs(self) -> dict[str, Path]:
         """Returns the packaged configurations, name (without .yaml) → file."""
         package = importlib.import_module(self.home)
@@ -157,6 +181,8 @@ def register_domain(domain: Domain) -> None:
     Args:
         domain: replaces one of the same name.
     """
+    if domain.name not in _REGISTERED:
+        plugins.remember(domain.home, lambda: unregister_domain(domain.name))
     _REGISTERED[domain.name] = domain
 
 
@@ -234,3 +260,24 @@ def import_object(path: str, separator: str = ".") -> Any:
     """
     module, _, name = path.rpartition(separator)
     return getattr(importlib.import_module(module), name)
+
+
+def _part(domain: str, part: str, path: str) -> None:
+    """Imports what a domain names: a package, or an object in a module.
+
+    Raises:
+        ConfigError: if it is not there. Other errors of the module are its own.
+    """
+    separator = ":" if ":" in path else "."
+    module, _, name = (path, "", "") if part == "package" else path.rpartition(separator)
+    try:
+        found = importlib.import_module(module) if module else None
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = None
+    if found is None or (name and not hasattr(found, name)):
+        missing = name if found is not None else f"module {module or path!r}"
+        raise ConfigError(
+            f"the domain {domain} names {path} as its {part}, but there is no {missing}"
+        )

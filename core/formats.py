@@ -77,7 +77,7 @@ class Formats(Registry[R]):
             yield
         except (DataError, MemoryError):
             raise
-        except Exception as error:  # the plug-in's code may raise anything
+        except (Exception, SystemExit) as error:  # the plug-in's code may raise anything
             suffix = self.suffix_of(name)
             raise DataError(
                 f"the reader of {suffix} files failed: {plugins.why(error)}", path=name

@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,11 +27,16 @@ VARIABLE = "LONGSEQ_IMPORT"
 OPTION = "--import"
 TRUSTED = ("longseq", "torch", "torchmetrics")
 """Packages whose classes a file may name: longseq itself and what it depends on."""
-_INSIDE = ("<frozen importlib", os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_INSIDE = (
+    "<frozen importlib",
+    importlib.__file__,
+    os.path.dirname(os.path.abspath(__file__)) + os.sep,
+)
 """How the files of frames begin that an error of code from outside is not of."""
 
 _named: dict[str, None] = {}  # modules that the user has named, in order
-_failures: dict[str, str] = {}  # plug-ins that do not load: name → why
+_failures: dict[Plugin, str] = {}  # plug-ins that do not load, and why
+_added: list[tuple[str, Callable[[], object]]] = []  # whose registrations, and how to undo them
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,16 @@ class Plugin:
 
     Attributes:
         name: of the entry point.
-        module: that it names.
+        module: that it names; empty if what it names is no module.
         package: distribution and version, such as "longseq-trend 0.1".
+        value: what it names, ``module`` or ``module:attribute``. The module is imported; nothing
+            is called.
     """
 
     name: str
     module: str
     package: str
+    value: str
 
 
 def take_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -96,9 +104,11 @@ def import_named(names: Iterable[str]) -> None:
     for name in names:
         source = VARIABLE if name in by_environment else OPTION
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
-            stem = Path(name).stem if name.endswith(".py") else "my_module"
+            parts = Path(name).with_suffix("").parts if "/" in name or name.endswith(".py") else ()
+            inside = all(part.isidentifier() for part in parts)  # of this folder
+            module = ".".join(parts if inside else parts[-1:]) or "my_module"
             raise ConfigError(
-                f"{source} {name}: the name of a module is needed, for example {OPTION} {stem}"
+                f"{source} {name}: the name of a module is needed, for example {OPTION} {module}"
             )
         if "" not in sys.path and os.getcwd() not in sys.path:
             # Last, so that a file of the user's hides no installed package.
@@ -122,17 +132,17 @@ def named() -> list[str]:
 
 
 def why(error: BaseException) -> str:
-    """Returns an error of code from outside as one line with the last place in that code."""
+    """Returns an error of code from outside as one line, with the last place in that code."""
     text = " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{type(error).__name__}: {text}"  # which names the place
     if isinstance(error, SystemExit):
-        text = f"the module ends the program with sys.exit({error.code})"
+        text = f"it ends the program with sys.exit({error.code})"
     frames = traceback.extract_tb(error.__traceback__)
     outside = [one for one in frames if not one.filename.startswith(_INSIDE)]
-    last = (outside or frames)[-1]
+    place = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
     kind = "" if isinstance(error, (LongseqError, SystemExit)) else f"{type(error).__name__}: "
-    return f"{kind}{text} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{kind}{text}{place}"
 
 
 @cache
@@ -142,21 +152,57 @@ def installed() -> tuple[Plugin, ...]:
 
     found = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
-        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown"
-        found[entry.name, entry.module] = Plugin(entry.name, entry.module, package)
+        by = entry.dist
+        # A package whose metadata are broken has no name.
+        package = f"{by.name} {by.version}" if by is not None and by.name else "an unnamed package"
+        module = entry.value.partition("[")[0].partition(":")[0].strip()
+        if not all(part.isidentifier() for part in module.split(".")):
+            module = ""
+        found[entry.name, entry.value] = Plugin(entry.name, module, package, entry.value)
     return tuple(found.values())
+
+
+def _load(plugin: Plugin) -> None:
+    """Imports the module of a plug-in.
+
+    Raises:
+        Exception: whatever the module raises.
+        ConfigError: if the entry point names none, or something that is not in it.
+    """
+    if not plugin.module:
+        raise ConfigError(f"its entry point {plugin.value!r} names no module")
+    target = importlib.import_module(plugin.module)
+    for part in plugin.value.partition("[")[0].partition(":")[2].strip().split("."):
+        if part and not hasattr(target, part):
+            raise ConfigError(f"its entry point {plugin.value!r} names {part}, which is not there")
+        target = getattr(target, part) if part else target
+
+
+def remember(module: str, undo: Callable[[], object]) -> None:
+    """Keeps how a registration is undone, should the plug-in that it is of fail after it.
+
+    Args:
+        module: in which the thing is defined.
+        undo: takes it out again.
+    """
+    _added.append((package_of(module), undo))
 
 
 @cache
 def load_installed() -> None:
-    """Imports the plug-ins of the installed packages, once; one that fails is left out, and said
-    so."""
+    """Imports the plug-ins of the installed packages, once; one that fails is left out, with what
+    it has registered before, and said so."""
     for plugin in installed():
+        before = len(_added)
         try:
-            importlib.import_module(plugin.module)
+            _load(plugin)
         # Somebody else's package may raise anything.
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            _failures[plugin.name] = why(error)
+            _failures[plugin] = why(error)
+            # Others', which it was the first to import, stay.
+            for package, undo in reversed(_added[before:]):
+                if package == package_of(plugin.module):
+                    undo()
             print(
                 f"note: the plug-in {plugin.name} of {plugin.package} is left out: {why(error)}",
                 file=sys.stderr,
@@ -171,7 +217,7 @@ def ran() -> bool:
 
 def failure(plugin: Plugin) -> str | None:
     """Returns why a plug-in did not load; None if it did, or was not tried."""
-    return _failures.get(plugin.name)
+    return _failures.get(plugin)
 
 
 def package_of(module: str) -> str:
@@ -201,8 +247,8 @@ def is_allowed(module: str, allow: Iterable[str] = ()) -> bool:
 def fingerprint() -> list[str]:
     """Returns what the effect of all code from outside depends on: names, versions, times of the
     files."""
-    parts = [f"{one.name} {one.module} {one.package}" for one in installed()]
-    modules = [*(one.module for one in installed()), *_named]
+    parts = [f"{one.name} {one.value} {one.package}" for one in installed()]
+    modules = [*(one.module for one in installed() if one.module), *_named]
     for package in dict.fromkeys(map(package_of, modules)):
         spec = importlib.util.find_spec(package)
         folders = list(spec.submodule_search_locations or ()) if spec is not None else []

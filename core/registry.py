@@ -39,9 +39,11 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         taken = self._things.get(name, thing)
         if _identity(taken) != _identity(thing):
-            owner = getattr(taken, "__module__", None)
+            owner = owner_of(taken)
             by = f", by {owner}" if owner is not None else ""
             raise ConfigError(f"a {self.kind} named {name!r} is registered already{by}")
+        if name not in self._things:
+            plugins.remember(str(owner_of(thing)), lambda: self._things.pop(name, None))
         self._things[name] = thing
 
     def register(self, name: str) -> Callable[[Any], Any]:
@@ -82,6 +84,12 @@ class Registry(Mapping[str, T], Generic[T]):
             pattern: for example ``"vim*"``.
         """
         return sorted(fnmatch.filter(self._things, pattern))
+
+
+def owner_of(thing: Any) -> str | None:
+    """Returns the module in which a class, function or preset's class is defined, if it says so."""
+    owner = getattr(thing.cls if isinstance(thing, Preset) else thing, "__module__", None)
+    return owner if isinstance(owner, str) else None
 
 
 def _identity(thing: Any) -> Any:

@@ -83,7 +83,9 @@ class InvertedForecaster(ForecastTask):
         super().__init__(**recipe)
         self.context, self.horizon = context, horizon
         self.model = InvertedModel(
-            *(context, horizon, d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+            *(context, horizon, d_model, n_layers, mixer, mixer_kwargs, dropout),
+            mlp_ratio=mlp_ratio,
+            norm=norm,
         )
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:

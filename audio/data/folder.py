@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.audio.data.reading import audio_info, list_audio
+from longseq.audio.data.listing import list_audio
+from longseq.audio.data.reading import audio_info
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 
 PARTS = ("train", "valid", "test")

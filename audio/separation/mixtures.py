@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longseq.audio.data.reading import list_audio, read_audio
+from longseq.audio.data.listing import list_audio
+from longseq.audio.data.reading import read_audio
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
@@ -115,35 +117,20 @@ def draw(
     return stacked.sum(0), stacked
 
 
-class Mixtures(Dataset[Batch]):
-    """Batch n of mixtures as a pure function of n.
+class Drawn(Dataset[Batch], ABC):
+    """Batch n of examples as a pure function of n: every example is drawn by its own number.
 
     Args:
         voices: of a part.
-        count: speakers in a mixture.
-        samples: of a mixture.
-        level: see ``draw``.
-        batch_size: mixtures.
-        seed: of the draws.
-        part: number of the part: its draws are others than those of the rest.
-        length: number of mixtures in all; None for no end.
-        rank: of this process.
+        batch_size: examples.
+        key: of the draws; parts and ranks have different ones.
+        length: number of examples in all; None for no end.
     """
 
     def __init__(
-        self,
-        voices: Voices,
-        count: int,
-        samples: int,
-        level: float,
-        batch_size: int,
-        seed: int,
-        part: int,
-        length: int | None = None,
-        rank: int = 0,
+        self, voices: Voices, batch_size: int, key: tuple[int, ...], length: int | None = None
     ) -> None:
-        self.voices, self.count, self.samples, self.level = voices, count, samples, level
-        self.batch_size, self.length, self.key = batch_size, length, (seed, part, rank)
+        self.voices, self.batch_size, self.key, self.length = voices, batch_size, key, length
 
     def __len__(self) -> int:
         return -(-(self.length or 0) // self.batch_size)
@@ -152,18 +139,36 @@ class Mixtures(Dataset[Batch]):
         first = step * self.batch_size
         stop = first + self.batch_size
         numbers = range(first, stop if self.length is None else min(stop, self.length))
-        made = [
-            draw(
-                self.voices,
-                self.count,
-                self.samples,
-                self.level,
-                np.random.default_rng((*self.key, number)),
-            )
-            for number in numbers
-        ]
-        mixtures, voices = (np.stack(each) for each in zip(*made))
-        return {"mixture": torch.from_numpy(mixtures), "voices": torch.from_numpy(voices)}
+        made = [self.example(np.random.default_rng((*self.key, number))) for number in numbers]
+        return {name: torch.from_numpy(np.stack([one[name] for one in made])) for name in made[0]}
+
+    @abstractmethod
+    def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns the arrays of one example, by name.
+
+        Args:
+            rng: draws.
+        """
+
+
+class Mixtures(Drawn):
+    """Batch n of mixtures.
+
+    Args:
+        count: speakers in a mixture.
+        samples: of a mixture.
+        level: see ``draw``.
+        *drawn: the arguments of ``Drawn``.
+    """
+
+    def __init__(self, count: int, samples: int, level: float, *drawn: Any) -> None:
+        super().__init__(*drawn)
+        self.count, self.samples, self.level = count, samples, level
+
+    def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns a mixture and its voices."""
+        mixture, voices = draw(self.voices, self.count, self.samples, self.level, rng)
+        return {"mixture": mixture, "voices": voices}
 
 
 class SpeechMixtures(BaseData):
@@ -270,24 +275,29 @@ class SpeechMixtures(BaseData):
         if stage in (None, "test") and not speakers["test"]:
             raise DataError("has no test speakers", path=self.source, hint="set data.test_fraction")
 
-    def mixtures(self, part: str) -> Mixtures:
-        """Returns the mixtures of a part; those of the training have no end.
+    def drawn(self, part: str) -> tuple[Any, ...]:
+        """Returns the arguments of ``Drawn`` for a part; the examples of the training have no end.
 
         Args:
             part: "train", "valid" or "test".
         """
         train = part == "train"
-        return Mixtures(
+        rank = self.trainer.global_rank if train and self.trainer else 0
+        return (
             self.part(part),
-            self.voices,
-            round(self.seconds * self.sample_rate),
-            self.level,
             self.batch_size if train else self.eval_batch_size,
-            self.seed,
-            PARTS.index(part),
+            (self.seed, PARTS.index(part), rank),
             None if train else self.sizes[part],
-            self.trainer.global_rank if train and self.trainer else 0,
         )
+
+    def mixtures(self, part: str) -> Drawn:
+        """Returns the mixtures of a part.
+
+        Args:
+            part: "train", "valid" or "test".
+        """
+        samples = round(self.seconds * self.sample_rate)
+        return Mixtures(self.voices, samples, self.level, *self.drawn(part))
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from longseq.audio.separation.mixtures import PARTS, Batch, SpeechMixtures, Voices
+from longseq.audio.separation.mixtures import Drawn, SpeechMixtures, Voices
 from longseq.audio.speakers.loconet import HOP
 from longseq.core.errors import ConfigError
 
@@ -66,52 +64,24 @@ def converse(
     return lines.sum(0) + noise, 0.1 * np.stack(known), heard
 
 
-class Conversations(Dataset[Batch]):
-    """Batch n of conversations as a pure function of n.
+class Conversations(Drawn):
+    """Batch n of conversations.
 
     Args:
-        voices: of a part.
         count: candidates.
         samples: of a conversation.
         rate: Hz.
-        batch_size: conversations.
-        key: of the draws.
-        length: number of conversations in all; None for no end.
+        *drawn: the arguments of ``Drawn``.
     """
 
-    def __init__(
-        self,
-        voices: Voices,
-        count: int,
-        samples: int,
-        rate: int,
-        batch_size: int,
-        key: tuple[int, ...],
-        length: int | None = None,
-    ) -> None:
-        self.voices, self.count, self.samples, self.rate = voices, count, samples, rate
-        self.batch_size, self.key, self.length = batch_size, key, length
+    def __init__(self, count: int, samples: int, rate: int, *drawn: Any) -> None:
+        super().__init__(*drawn)
+        self.count, self.samples, self.rate = count, samples, rate
 
-    def __len__(self) -> int:
-        return -(-(self.length or 0) // self.batch_size)
-
-    def __getitem__(self, step: int) -> Batch:
-        stop = (step + 1) * self.batch_size
-        numbers = range(
-            step * self.batch_size, stop if self.length is None else min(stop, self.length)
-        )
-        made = [
-            converse(
-                self.voices,
-                self.count,
-                self.samples,
-                self.rate,
-                np.random.default_rng((*self.key, number)),
-            )
-            for number in numbers
-        ]
-        audio, known, heard = (torch.from_numpy(np.stack(each)) for each in zip(*made))
-        return {"audio": audio, "voices": known.float(), "heard": heard}
+    def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns a conversation, what its candidates are known by, and who is heard when."""
+        audio, known, heard = converse(self.voices, self.count, self.samples, self.rate, rng)
+        return {"audio": audio, "voices": known.astype(np.float32), "heard": heard}
 
 
 class SpeechConversations(SpeechMixtures):
@@ -165,20 +135,11 @@ class SpeechConversations(SpeechMixtures):
         """Returns the sample rate."""
         return {"sample_rate": self.sample_rate}
 
-    def mixtures(self, part: str) -> Any:
-        """Returns the conversations of a part; those of the training have no end.
+    def mixtures(self, part: str) -> Drawn:
+        """Returns the conversations of a part.
 
         Args:
             part: "train", "valid" or "test".
         """
-        train = part == "train"
-        rank = self.trainer.global_rank if train and self.trainer else 0
-        return Conversations(
-            self.part(part),
-            self.voices,
-            round(self.seconds * self.sample_rate),
-            self.sample_rate,
-            self.batch_size if train else self.eval_batch_size,
-            (self.seed, PARTS.index(part), rank),
-            None if train else self.sizes[part],
-        )
+        samples = round(self.seconds * self.sample_rate)
+        return Conversations(self.voices, samples, self.sample_rate, *self.drawn(part))

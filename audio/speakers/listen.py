@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longseq.audio.data.reading import AudioStream, list_audio, read_audio
+from longseq.audio.data.listing import list_audio
+from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.predict import list_files
 from longseq.audio.scoring import shown_name
 from longseq.audio.speakers.task import ActiveSpeakers

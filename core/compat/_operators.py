@@ -13,7 +13,6 @@ from torch.nn.functional import pad
 from longseq.core.ops import causal_conv1d as _conv
 from longseq.core.ops import selective_scan as _scan
 from longseq.core.ops import ssd as _ssd
-from longseq.core.ops.backends import Backend
 from longseq.core.ops.ssd.arguments import Arguments
 
 __all__ = ["causal_conv1d", "selective_scan", "ssd"]
@@ -66,19 +65,25 @@ def selective_scan(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    *,
-    delta_softplus: bool = False,
-    backend: Backend = "auto",
+    *channels: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """``longseq.core.ops.selective_scan`` for any length of u, from a state of zeros."""
-    if u.dim() == 3 and not u.shape[1]:
-        u, delta, B, C, z = (_one_position(t) for t in (u, delta, B, C, z))  # type: ignore[assignment]
-        return _untouched(_scan.selective_scan, None, u, delta, A, B, C, D, z, delta_bias)
-    options: dict[str, Any] = {"delta_softplus": delta_softplus, "backend": backend}
-    return _scan.selective_scan(u, delta, A, B, C, D, z, delta_bias, **options)
+    """``longseq.core.ops.selective_scan`` for any length of u, from a state of zeros.
+
+    Args:
+        u: as the next four, see there.
+        delta: step sizes.
+        A: decays.
+        B: input map.
+        C: output map.
+        *channels: D, z and delta_bias.
+        **options: delta_softplus and backend.
+    """
+    if u.dim() != 3 or u.shape[1]:
+        return _scan.selective_scan(u, delta, A, B, C, *channels, **options)
+    D, z, bias = (*channels, None, None, None)[:3]
+    u, delta, B, C, z = (_one_position(t) for t in (u, delta, B, C, z))  # type: ignore[assignment]
+    return _untouched(_scan.selective_scan, None, u, delta, A, B, C, D, z, bias)
 
 
 def ssd(*arguments: Any) -> tuple[Tensor, Tensor]:

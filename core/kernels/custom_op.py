@@ -125,7 +125,7 @@ def define(
 
     def call(*args: Any) -> Any:
         # The dispatcher costs tens of microseconds, and its first call imports torch's compiler.
-        if seen_by_nobody(args):
+        if seen_by(args) is None:
             out = on_cpu(*args)
             return out if isinstance(out, Tensor) else list(out) if returns is None else tuple(out)
         if in_forward_mode():
@@ -169,24 +169,31 @@ def in_forward_mode() -> bool:
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
-def seen_by_nobody(args: Iterable[Any]) -> bool:
-    """Returns whether a call concerns nothing but the kernel: plain CPU tensors, and no autograd,
-    autocast, compiler, transform or mode that would have to see it.
+def seen_by(args: Iterable[Any]) -> str | None:
+    """Returns who has to see a call, so that a kernel may not be called past torch's dispatcher, or
+    None: plain CPU tensors, and no autograd, autocast, compiler, transform or mode.
 
     Args:
         args: of the call; what is no tensor is ignored.
     """
     if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    if in_forward_mode() or torch.is_autocast_enabled("cpu"):
-        return False
+        return "a compiler or transform has to see the call"
+    if in_forward_mode():
+        return "forward-mode differentiation has to see the call"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast has to see the call"
     learnt = torch.is_grad_enabled()
-    # Another subclass, such as a fake tensor, has no memory of its own to point at.
-    return not any(
-        type(one) not in _PLAIN or not one.is_cpu or one.is_neg() or (learnt and one.requires_grad)
-        for one in args
-        if isinstance(one, Tensor)
-    )
+    for one in args:
+        if not isinstance(one, Tensor):
+            continue
+        # Another subclass, such as a fake tensor, has no memory of its own to point at.
+        if type(one) not in _PLAIN or not one.is_cpu or one.is_neg():
+            return (
+                f"it runs on plain CPU tensors, and one is a {type(one).__name__} on {one.device}"
+            )
+        if learnt and one.requires_grad:
+            return "autograd has to see the call"
+    return None
 
 
 def _refuse_tangents(name: str, args: Iterable[Any]) -> None:

@@ -37,10 +37,10 @@ class MemoryMixer(DeltaMixer):
         n_heads: number of heads H; a head's keys and values are D / H wide.
         layers: of M: 1 for a matrix, 2 for M(k) = k + W_2 SiLU(W_1 φ(k)).
         d_hidden: hidden width of a deep M; None for twice a head's.
-        chunk: positions whose gradients are taken at the same memory; part of the definition.
         window: c.
         degree: of φ: 1 for the keys themselves, 2 for their products in pairs too.
         orthogonal: iterations of Newton and Schulz that make a step of S_t; 0 for S_t itself.
+        chunk: positions whose gradients are taken at the same memory; part of the definition.
         max_step: bound of θ; None for 1 / (``chunk`` · c).
         conv_size: taps of the convolutions of queries, keys and values.
         norm_eps: added to the mean square in the norm.
@@ -55,17 +55,17 @@ class MemoryMixer(DeltaMixer):
     def __init__(
         self,
         d_model: int,
-        n_heads: int,
-        layers: int,
-        d_hidden: int | None,
-        chunk: int,
-        window: int,
-        degree: int,
-        orthogonal: int,
-        max_step: float | None,
-        conv_size: int,
-        norm_eps: float,
-        backend: Backend,
+        n_heads: int = 4,
+        layers: int = 1,
+        d_hidden: int | None = None,
+        window: int = 8,
+        degree: int = 2,
+        orthogonal: int = 0,
+        chunk: int = 8,
+        max_step: float | None = None,
+        conv_size: int = 4,
+        norm_eps: float = 1e-5,
+        backend: Backend = "auto",
     ) -> None:
         d_model = check_positive("d_model", d_model)
         width = check_divisible("d_model", d_model, "n_heads", n_heads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from longseq.core.mixers._memory import MemoryMixer
 from longseq.core.mixers.base import register_mixer
-from longseq.core.ops.backends import Backend
 
 
 @register_mixer("atlas")
@@ -37,21 +36,3 @@ class Atlas(MemoryMixer):
     Raises:
         ConfigError: if ``n_heads`` does not divide the width or a value is out of range.
     """
-
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int = 4,
-        layers: int = 1,
-        d_hidden: int | None = None,
-        window: int = 8,
-        degree: int = 2,
-        orthogonal: int = 0,
-        chunk: int = 8,
-        max_step: float | None = None,
-        conv_size: int = 4,
-        norm_eps: float = 1e-5,
-        backend: Backend = "auto",
-    ) -> None:
-        shape = (d_model, n_heads, layers, d_hidden, chunk, window, degree, orthogonal)
-        super().__init__(*shape, max_step, conv_size, norm_eps, backend)

@@ -49,5 +49,5 @@ class Titans(MemoryMixer):
         norm_eps: float = 1e-5,
         backend: Backend = "auto",
     ) -> None:
-        shape = (d_model, n_heads, layers, d_hidden, chunk)
-        super().__init__(*shape, 1, 1, 0, max_step, conv_size, norm_eps, backend)
+        shape = (d_model, n_heads, layers, d_hidden, 1, 1, 0, chunk)
+        super().__init__(*shape, max_step, conv_size, norm_eps, backend)

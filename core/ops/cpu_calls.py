@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import in_forward_mode, in_transform
+from longseq.core.kernels.custom_op import seen_by
 from longseq.core.ops.backends import cpu_reason, native
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -139,9 +139,6 @@ def threads(work: int) -> int:
     return torch.get_num_threads() if work >= 1 << 16 else 1
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 def direct_reason(*tensors: Tensor | None) -> str | None:
     """Returns why kernels may not be called on these tensors directly, past torch's dispatcher, or
     None.
@@ -152,16 +149,4 @@ def direct_reason(*tensors: Tensor | None) -> str | None:
     Args:
         *tensors: the call's arguments, parameters included; None stands for an absent one.
     """
-    if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
-        return "a compiler or transform has to see the call"
-    if in_forward_mode():
-        return "forward-mode differentiation has to see the call"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast has to see the call"
-    for t in tensors:
-        # Another subclass, such as a fake tensor, has no memory of its own to point at.
-        if t is not None and (type(t) not in _PLAIN or not t.is_cpu or t.is_neg()):
-            return f"it runs on plain CPU tensors, and one is a {type(t).__name__} on {t.device}"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return "autograd has to see the call"
-    return cpu_reason()
+    return seen_by(tensors) or cpu_reason()

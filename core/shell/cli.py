@@ -99,6 +99,7 @@ def _run_domain(name: str, args: list[str]) -> int:
             f"longseq {name} has no command {command!r}; {did_you_mean(command, commands)}"
         )
     domain.check_requirements()
+    domain.check_parts(command)
     own = domain.commands.get(command)
     help_of = importlib.import_module("longseq.core.shell.task_help")
     if help_of.asks_for_help(rest):
@@ -152,10 +153,8 @@ def _print_help(usage: str, commands: Mapping[str, str], title: str) -> None:
     lines = [f"usage: {usage} [options]", "", title, ""]
     lines += [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     if "<domain>" in usage and plugins.installed():
-        lines += [
-            "",
-            f"plug-ins: {', '.join(f'{one.name} ({one.package})' for one in plugins.installed())}",
-        ]
+        listed = ", ".join(f"{one.name} ({one.package})" for one in plugins.installed())
+        lines += ["", f"plug-ins: {listed}; longseq doctor says whether they load"]
     tail = "longseq <domain> --help lists a domain's commands; longseq --version the version."
     lines += [
         "",

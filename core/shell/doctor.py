@@ -140,7 +140,7 @@ def plugin_rows() -> list[Row]:
         (
             "plug-ins",
             one.name,
-            f"{one.module} of {one.package}" + (f", left out: {why}" if why else ""),
+            f"{one.value} of {one.package}" + (f", left out: {why}" if why else ""),
         )
         for one, why in states
     ]

@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 from argparse import ArgumentError as ArgparseError
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from longseq.core import plugins
 from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import record
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
-from longseq.core.compare import Comparison, report_test
+from longseq.core.compare import Comparison
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.files import atomic_path
@@ -35,10 +35,11 @@ from longseq.core.shell.arguments import (
     resolve_configs,
     resumed_settings,
 )
+from longseq.core.shell.measured import show, show_test
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
-from longseq.core.training.callbacks import listing, say_next
+from longseq.core.training.callbacks import say_next
 from longseq.core.training.folders import newest_checkpoint, own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import (
@@ -230,7 +231,7 @@ class DomainCLI(LightningCLI):
         """Validates, and shows what was measured."""
         found = self.trainer.validate(model, verbose=False, **kwargs)
         if verbose:
-            self._show(found)
+            show(self.trainer, self.command, self.checkpoint, found)
 
     def test(
         self,
@@ -244,23 +245,14 @@ class DomainCLI(LightningCLI):
         cls: type[Comparison] | None = import_object(compare.run, ":") if compare else None
         beside = cls.of_test(model, datamodule) if cls is not None else None
         found = self.trainer.test(model, datamodule=datamodule, verbose=False, **kwargs)
+        if not self.trainer.is_global_zero:
+            return
         if beside is None:
             if verbose:
-                self._show(found)
-            return
-        if not self.trainer.is_global_zero or not found or not found[0]:
-            return
-        metrics = {name.removeprefix("test/"): value for name, value in found[0].items()}
-        report_test(beside, model, metrics)
-        rest = ", ".join(f"{name} {value:.6g}" for name, value in found[0].items())
-        print(f"all that was measured: {rest}")
-        say_next(f"longseq {self.domain.name} predict", str(self.checkpoint))
-
-    def _show(self, found: Sequence[Mapping[str, float]]) -> None:
-        """Prints what was measured, of each loader."""
-        if self.trainer.is_global_zero:
-            for values in found:
-                print(f"{self.command} of {self.checkpoint}{listing(values.items(), '.6g')}")
+                show(self.trainer, self.command, self.checkpoint, found)
+        elif found and found[0]:
+            show_test(self.trainer, beside, model, found, self.checkpoint)
+            say_next(f"longseq {self.domain.name} predict", str(self.checkpoint))
 
     def before_predict(self) -> None:
         """Refuses a task that cannot predict, where Lightning would speak of itself."""

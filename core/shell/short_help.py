@@ -8,11 +8,12 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import docstring_parser
 
+from longseq.core import plugins
 from longseq.core.domain import TASK_COMMANDS, Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.shell.early import name_of, resolve_configs
@@ -206,6 +207,24 @@ def _first_comment(file: Path) -> str:
     return re.split(r"[.:] ", " ".join(said))[0].rstrip(".")
 
 
+def _example(domain: Domain, command: str, shown: Mapping[str, type]) -> str:
+    """Returns arguments with which a command works as it is typed, but for words in capitals."""
+    example = domain.examples.get(command)
+    if example is None and command != "fit":
+        example = "--ckpt_path last"
+    if example is None:
+        needed = [
+            f"--{side}.{name} {name.upper()}"
+            for side, cls in shown.items()
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        example = " ".join([*needed, "--trainer.max_steps 100"])
+    named = ",".join(plugins.named())
+    return f"{plugins.OPTION} {named} {example}" if named else example
+
+
 def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
     """Returns the help of a task command.
 
@@ -217,7 +236,7 @@ def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
     """
     width = min(shutil.get_terminal_size().columns, 110)
     usage = f"longseq {domain.name} {command}"
-    example = domain.examples.get(command) or "--ckpt_path best.ckpt"
+    shown = classes(domain, argv) if command == "fit" else {}
     lines = [
         f"usage: {usage} [options]",
         "",
@@ -225,13 +244,13 @@ def text(domain: Domain, command: str, argv: Sequence[str] = ()) -> str:
         "",
         "for example",
     ]
-    lines += [f"  {usage} {example}", ""]
+    lines += [f"  {usage} {_example(domain, command, shown)}", ""]
     configs = domain.configs()
     if configs and command == "fit":
         rows = [(name, _first_comment(file)) for name, file in configs.items()]
         lines += ["configurations: --config NAME, or a file of your own", *_table(rows, width), ""]
     if command == "fit":
-        for key, cls in classes(domain, argv).items():
+        for key, cls in shown.items():
             title = (cls.__doc__ or "").strip().split("\n")[0]
             rows = [
                 (f"--{key}.{name} {kind}".rstrip(), words) for name, kind, words in arguments(cls)

@@ -78,15 +78,36 @@ def _check_form(subject: Subject) -> None:
         inspect.signature(subject.cls.forward).bind(None, x, None, None)
     except TypeError as error:
         raise ContractError(f"{name}.forward must take (x, state, segment_ids): {error}") from error
-    found = subject.make()(x)
+    mixer, given = subject.make(), x.clone()
+    found = mixer(x)
     if not (isinstance(found, tuple) and len(found) == 2):
-        raise ContractError(
-            f"{name}.forward must return (y, state), and returned {type(found).__name__}"
-        )
+        what = type(found).__name__
+        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else what
+        raise ContractError(f"{name}.forward must return (y, state), and returned {what}")
+    if not isinstance(found[1], dict):
+        what = type(found[1]).__name__
+        raise ContractError(f"{name}.forward must return its state as a dict, and returned {what}")
+    for key, value in found[1].items():
+        if not (isinstance(value, torch.Tensor) and value.shape[:1] == x.shape[:1]):
+            what = type(value).__name__
+            what = f"one of shape {tuple(value.shape)}" if hasattr(value, "shape") else what
+            raise ContractError(
+                f"{name}: the state {key!r} must be a tensor, batch first, and is {what}"
+            )
     if found[0].shape != x.shape:
         raise ContractError(
             f"{name}.forward must return y of the shape of x, {tuple(x.shape)}, and returned "
             f"{tuple(found[0].shape)}"
+        )
+    if not torch.equal(x, given):
+        raise ContractError(f"{name}.forward changes its input in place")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        again = mixer(x)[0]
+    if not torch.equal(found[0], again):
+        raise ContractError(
+            f"{name}.forward gives another output for the same input: it is random in evaluation "
+            "mode, or keeps something from call to call outside of its state"
         )
 
 

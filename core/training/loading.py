@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import import_modules
 from longseq.core.checkpoints.safe import check_state_dict, load_checkpoint
 from longseq.core.domain import current_path, domains_of
-from longseq.core.errors import DataError
+from longseq.core.errors import DataError, did_you_mean
 from longseq.core.training.facts import KEY
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.task import BaseTask
@@ -58,8 +59,49 @@ def find_class(
         hyper = {name: value for name, value in hyper.items() if name in content[MODEL]}
     base, what = (BaseTask, "task") if section == MODEL else (BaseData, "data module")
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise DataError(f"is of {dotted}, which is no {what} of this version of longseq", path=path)
+        if dotted.startswith("longseq."):
+            said = f"is of {dotted}, which is no {what} of this version of longseq"
+            raise DataError(said, path=path)
+        if found is not None:
+            raise DataError(f"is of {dotted}, which is no {what}", path=path)
+        here = [key for key, one in vars(sys.modules[module]).items() if _derives(one, base)]
+        near = did_you_mean(name, here)
+        raise DataError(f"is of {dotted}, but {module} has no such class; {near}", path=path)
+    _check_arguments(found, hyper, path)
     return found, hyper
+
+
+def _derives(thing: Any, base: type) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, base) and thing is not base
+
+
+def _check_arguments(cls: type, hyper: Mapping[str, Any], path: str | Path) -> None:
+    """Checks that a class still takes the arguments that a checkpoint holds, and no others.
+
+    Raises:
+        DataError: naming those that it does not take, or needs.
+    """
+    taken = inspect.signature(cls).parameters.values()
+    named = {
+        one.name: one for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+    }
+    since = "has the class changed since the training?"
+    own = f"{cls.__module__}.{cls.__qualname__}"
+    needed = [key for key, one in named.items() if one.default is one.empty and key not in hyper]
+    if needed:
+        said = f"holds no {', '.join(needed)}, which {own} needs; {since}"
+        raise DataError(said, path=path, hint="give a new argument a default")
+    known = set(named)
+    if issubclass(cls, BaseTask):  # the rest goes to its bases
+        own_inits = [vars(one)["__init__"] for one in cls.__mro__ if "__init__" in vars(one)]
+        known |= {key for init in own_inits[:-1] for key in inspect.signature(init).parameters}
+        known |= set(cls.recipe_defaults())
+    closed = len(named) == len(taken) or issubclass(cls, BaseTask)
+    unknown = [key for key in hyper if key not in known]
+    if closed and unknown:
+        near = did_you_mean(unknown[0], named)
+        said = f"holds {', '.join(unknown)}, which {own} does not take; {since} {near}"
+        raise DataError(said, path=path)
 
 
 def task_class(

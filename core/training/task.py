@@ -209,6 +209,11 @@ class BaseTask(LightningModule):
         else:
             out = self.compute(batch)
         loss, count = out.pop("loss"), int(out.pop("count", 1))
+        if not isinstance(loss, Tensor) or loss.dim():
+            own = self.recipe.loss
+            what = f"the loss {own}" if own else f"{type(self).__name__}.compute's loss"
+            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ConfigError(f"{what} must be one number, a tensor of shape (), and is {got}")
         weight = out.pop("weight", count)
         if stage == "train":
             self.log("train/loss", loss, batch_size=count, prog_bar=True)
@@ -283,7 +288,8 @@ class BaseTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.upgrade(checkpoint)
-        check_state_dict(self, checkpoint["state_dict"])
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        check_state_dict(self, checkpoint["state_dict"], path)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumable(checkpoint, 1)
         if self.data is not None:

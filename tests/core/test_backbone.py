@@ -48,6 +48,7 @@ def test_a_pattern_of_pairs_equals_the_same_by_name() -> None:
     ("pattern", "kwargs", "says"),
     [
         ([], None, "pattern of mixers is empty"),
+        (["mamba"] * 9, None, "a pattern of 9 mixers needs as many layers at least"),
         ([3], None, r'such as \["local_attention", \{"window": 64\}\]; got 3'),
         ([[LOCAL]], None, "a name or a pair"),
         ([[LOCAL, 3]], None, "a name or a pair"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from longseq.core.errors import ConfigError, DataError
@@ -52,6 +54,9 @@ def test_an_error_of_the_reader_names_the_file_and_its_line():
     formats.add(".log", read)
     with pytest.raises(DataError, match=r"a\.log.*reader of \.log files failed: KeyError.*line"):
         formats.read("a.log", "a.log")
+    formats.add(".end", lambda path: sys.exit(4))
+    with pytest.raises(DataError, match=r"failed: it ends the program with sys\.exit\(4\)"):
+        formats.read("a.end", "a.end")
 
 
 def test_time_series(tmp_path: Path, added):
@@ -64,9 +69,12 @@ def test_time_series(tmp_path: Path, added):
         read_frame(file)
     added(FORMATS, ".jsonl", lambda path: pd.read_json(path, lines=True))
     assert read_frame(file)[0]["y"].tolist() == [0, 1, 2, 3, 4]
+    added(FORMATS, ".polar", lambda path: pl.DataFrame({"ds": [1, 2], "y": [3.0, 4.0]}))
+    (tmp_path / "a.polar").write_text("1")
+    assert read_frame(tmp_path / "a.polar")[0]["y"].tolist() == [3, 4]
     added(FORMATS, ".list", lambda path: [1, 2])
     (tmp_path / "a.list").write_text("1")
-    with pytest.raises(DataError, match="returned list, not a pandas DataFrame"):
+    with pytest.raises(DataError, match="returned list, not a frame of pandas or polars"):
         read_frame(tmp_path / "a.list")
 
 
@@ -102,7 +110,8 @@ def test_images(tmp_path: Path, added):
 
 def test_sounds(tmp_path: Path, added):
     from longseq.audio import FORMATS
-    from longseq.audio.data.reading import AudioStream, audio_info, list_audio
+    from longseq.audio.data.listing import list_audio
+    from longseq.audio.data.reading import AudioStream, audio_info
 
     file = tmp_path / "a.f32"
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 70_000).astype(np.float32)

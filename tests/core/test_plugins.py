@@ -209,11 +209,13 @@ def test_modules_that_cannot_be_imported(
         "nowhere": "--import nowhere: there is no module nowhere in this folder or on PYTHONPATH",
         "mine.part": "--import mine.part: there is no module mine.part",
         "mine.py": "--import mine.py: the name of a module is needed, for example --import mine",
-        "a/b": "the name of a module is needed",
+        "./a/b.py": "the name of a module is needed, for example --import a.b",
+        "/a/b.py": "the name of a module is needed, for example --import b",
+        "a-b": "the name of a module is needed, for example --import my_module",
         "broken": "--import broken: RuntimeError: no moon (broken.py, line 2)",
         "needs": "--import needs: ModuleNotFoundError: No module named 'absent_moon' (needs.py, "
         "line 1)",
-        "exits": "--import exits: the module ends the program with sys.exit(3) (exits.py, line 2)",
+        "exits": "--import exits: it ends the program with sys.exit(3) (exits.py, line 2)",
         "syntax": "--import syntax: SyntaxError: invalid syntax (syntax.py, line 2)",
         "no_mixer": "register_mixer('x'): X is no Mixer (no_mixer.py, line 3)",
         "twice": "a mixer named 'mine' is registered already, by mine (twice.py, line 3)",
@@ -226,7 +228,7 @@ def test_modules_that_cannot_be_imported(
 
 def installed(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     dist = SimpleNamespace(name="moons", version="2.1")
-    entries = [SimpleNamespace(name=one, module=one, dist=dist) for one in modules]
+    entries = [SimpleNamespace(name=one, value=one, dist=dist) for one in modules]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
     plugins.installed.cache_clear()
     plugins.load_installed.cache_clear()

@@ -233,3 +233,61 @@ def test_what_is_no_mixer_is_named() -> None:
         check_mixer(alone)
     with pytest.raises(ConfigError, match="Linear is no Mixer"):
         check_mixer(torch.nn.Linear)  # type: ignore[arg-type]
+
+
+class Counts(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        y, state = super().forward(x, state, segment_ids)
+        return y, {**state, "n": x.shape[1]}
+
+
+class OfAll(Counts):
+    def forward(self, x, state=None, segment_ids=None):
+        y, state = super().forward(x, state, segment_ids)
+        return y, {"n": torch.tensor(3)}
+
+
+class Triple(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        return *super().forward(x, state, segment_ids), None
+
+
+class Bare(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        y, state = super().forward(x, state, segment_ids)
+        return y, state["h"]
+
+
+class Noisy(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        return super().forward(x + 0.1 * torch.randn_like(x), state, segment_ids)
+
+
+class KeepsToItself(Sum):
+    calls = 0
+
+    def forward(self, x, state=None, segment_ids=None):
+        self.calls += 1
+        return super().forward(x * self.calls, state, segment_ids)
+
+
+class WritesToItsInput(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        return super().forward(x.mul_(0.5), state, segment_ids)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "said"),
+    [
+        (Counts, "the state 'n' must be a tensor, batch first, and is int"),
+        (OfAll, r"the state 'n' must be a tensor, batch first, and is one of shape \(\)"),
+        (Triple, r"must return \(y, state\), and returned a tuple of 3"),
+        (Bare, "must return its state as a dict, and returned Tensor"),
+        (Noisy, "gives another output for the same input"),
+        (KeepsToItself, "gives another output for the same input"),
+        (WritesToItsInput, "changes its input in place"),
+    ],
+)
+def test_what_a_mixer_returns_is_looked_at_before_any_law(mixer: type[Mixer], said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        check_mixer(mixer)

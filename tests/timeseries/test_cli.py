@@ -132,6 +132,17 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
     assert said.err.splitlines()[-1].startswith("next: longseq timeseries predict --ckpt_path")
 
 
+@pytest.mark.parametrize("limit", ["limit_test_batches=1", "fast_dev_run=true"])
+def test_a_part_of_the_test_is_not_compared_with_baselines_on_all_of_it(
+    checkpoint: Path, workdir: Path, capsys: pytest.CaptureFixture[str], limit: str
+) -> None:
+    argv = ["timeseries", "test", "--ckpt_path", str(checkpoint), "--data.eval_batch_size=2"]
+    assert main([*argv, f"--trainer.{limit}"]) == 0
+    said = capsys.readouterr()
+    assert "test/mse" in said.out and "baseline" not in said.out
+    assert "note: 1 of " in said.err and "batches of the test data were taken" in said.err
+
+
 def test_training_goes_on_from_a_checkpoint(checkpoint: Path, workdir: Path) -> None:
     argv = [
         "timeseries",

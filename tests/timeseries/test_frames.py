@@ -1,6 +1,8 @@
 """Reading long and wide frames, and what is refused."""
 
 import gzip
+import re
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import write_frame
-from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 
 
 def to_long(wide: pd.DataFrame) -> pd.DataFrame:
@@ -229,3 +231,40 @@ def test_carrying_forward_never_looks_ahead(values, holes, tmp_path_factory) -> 
     for row, value in enumerate(known):
         last = last if value is None else value
         assert panel.carried()[row, 0] == pytest.approx(last)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([1 + 2j, 3, 4]), "'y' is of complex128, numbers are needed"),
+        (pd.to_timedelta([1, 2, 3], "h"), "'y' is of timedelta64"),
+        (pd.date_range("2024-01-01", periods=3), "'y' is of datetime64"),
+        (pd.Series([1, 2 + 1j, 3], dtype=object), "'y' is of complex, a finite number is needed"),
+        (pd.Series([1, pd.Timedelta("1h"), 3], dtype=object), "'y' is of Timedelta"),
+        (pd.Series([[1], [2], [3]]), "'y' is of list, a finite number is needed"),
+        (pd.arrays.IntervalArray.from_breaks([0, 1, 2, 3]), "'y' is of interval"),
+    ],
+)
+@pytest.mark.parametrize("role", ["y", "price"])
+def test_values_that_are_no_numbers_are_refused(values, words, role) -> None:
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=3), "y": [1.0, 2.0, 3.0]})
+    frame[role] = values
+    roles = Roles(future=("price",)) if role == "price" else None
+    with pytest.raises(DataError, match=re.escape(words.replace("'y'", f"{role!r}"))):
+        panel_of(frame, 0, source="the frame", roles=roles)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([1, 2, None], dtype="Int64"),
+        pd.Series([Decimal("1"), 2.0, None], dtype=object),
+        pd.Series(["1", "2", None]).astype("category"),
+        pd.Series([np.float32(1), np.int8(2), pd.NA], dtype=object),
+        pd.Series(["1", 2, np.nan], dtype=object),
+    ],
+)
+def test_numbers_of_every_kind_are_read(values) -> None:
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=3), "y": values})
+    panel = panel_of(frame, 0, source="the frame")
+    np.testing.assert_array_equal(panel.carried()[:, 0], [1, 2, 2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,9 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     Raises:
         DataError: at the first value that is no finite number.
     """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    _refuse_kinds(column, name, where)
     text = column
     if column.dtype == object or pd.api.types.is_string_dtype(column):
         mark = _decimal_mark(column, name, where)
@@ -82,6 +87,25 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
             shown = repr(value) if isinstance(value, str) else str(value)
             raise where.error(f"{name!r} is {shown}, a finite number is needed", int(row))
     return values
+
+
+def _refuse_kinds(column: pd.Series, name: str, where: Source) -> None:
+    """Refuses what would be cut or counted to become a number: complex values, times, durations."""
+    if column.dtype == object:
+        other = {
+            type(one).__name__: row
+            for row, one in enumerate(column)
+            if not isinstance(one, (str, Real, Decimal, np.bool_)) and pd.isna(one) is not True
+        }
+        if other:
+            kind, row = next(iter(other.items()))
+            raise where.error(f"{name!r} is of {kind}, a finite number is needed", row)
+    elif column.notna().any() and not (
+        pd.api.types.is_string_dtype(column)
+        or pd.api.types.is_bool_dtype(column)
+        or (pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column))
+    ):
+        raise where.error(f"{name!r} is of {column.dtype}, numbers are needed")
 
 
 def _decimal_mark(column: pd.Series, name: str, where: Source) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.times import Source
 
 
@@ -140,10 +141,9 @@ def static_values(frame: pd.DataFrame, name: str, codes: np.ndarray, where: Sour
             row,
             hint="a covariate that changes is one of the future or of the past",
         )
-    values = column.iloc[first]
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return {name: values.to_numpy(np.float64)}
-    texts = values.astype(str).to_numpy()
+        return {name: numbers(column, name, where)[first]}
+    texts = column.iloc[first].astype(str).to_numpy()
     return {f"{name}={text}": (texts == text).astype(float) for text in sorted(set(texts))}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from longseq.core.errors import DataError, did_you_mean
+from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
@@ -27,6 +27,7 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.text import read_text
 from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
+from longseq.timeseries.frame_types import to_pandas
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
 ID_NAMES = ("unique_id", "item_id", "series_id")
@@ -189,10 +190,12 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
     """
     if FORMATS.suffix_of(file):
         frame = FORMATS.read(file, file)
-        if not isinstance(frame, pd.DataFrame):
+        try:
+            return to_pandas(frame)[0], 0
+        except ConfigError as error:
             what = type(frame).__name__
-            raise DataError(f"its reader returned {what}, not a pandas DataFrame", path=file)
-        return frame, 0
+            text = f"its reader returned {what}, not a frame of pandas or polars"
+            raise DataError(text, path=file) from error
     suffixes = [text for text in file.suffixes if text != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
     try:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from longseq.core.errors import ConfigError
 _EPS = 1e-5
 MIXER = "attention"
 MIXER_KWARGS = {"bidirectional": True, "rope_base": None}
+LAYERS = {"mlp_ratio": 2.0, "norm": "layer"}
 
 
 class InvertedForecaster(nn.Module):
@@ -33,9 +34,9 @@ class InvertedForecaster(nn.Module):
         n_layers: number of layers.
         mixer: a mixer's name or a pattern of names; attention that is not causal if None.
         mixer_kwargs: the mixer's hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D.
-        norm: "rms" or "layer".
-        dropout: on residual branches.
+        dropout: on the embedding and on residual branches.
+        **layers: the remaining arguments of ``Backbone``, MLPs of width 2 D and LayerNorm if not
+            given.
     """
 
     def __init__(
@@ -46,9 +47,8 @@ class InvertedForecaster(nn.Module):
         n_layers: int = 2,
         mixer: str | list[Any] | None = None,
         mixer_kwargs: Mapping[str, Any] | None = None,
-        mlp_ratio: float = 2.0,
-        norm: Literal["rms", "layer"] = "layer",
         dropout: float = 0.1,
+        **layers: Any,
     ) -> None:
         super().__init__()
         self.context = check_positive("context", context)
@@ -57,7 +57,8 @@ class InvertedForecaster(nn.Module):
             mixer, mixer_kwargs = MIXER, {**MIXER_KWARGS, **(mixer_kwargs or {})}
         self.embed = nn.Linear(context, d_model)
         self.dropout = nn.Dropout(dropout)
-        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+        layers = {**LAYERS, "dropout": dropout, **layers}
+        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, **layers)
         self.head = nn.Linear(d_model, horizon)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.common import decay_sums
+from longseq.core.kernels.triton.common import decay_sums, load_rows, locate, store_rows
 
 
 @triton.jit
@@ -53,13 +53,9 @@ def chunk_states(
     pid = tl.program_id(0)
     tile = pid % tiles
     at = (pid // tiles).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    _, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
     if BACKWARD:
         w = tl.exp(coarse + fine) * scale
@@ -75,23 +71,11 @@ def chunk_states(
     offs_v = (tile % tiles_v) * BV + tl.arange(0, BV)
     k_at = k + b * sk_b + start * sk_t + (h // SHARE) * sk_h
     v_at = v + b * sv_b + start * sv_t + h * sv_h
-    k_tile = tl.load(
-        k_at + offs_t[:, None] * sk_t + offs_k[None, :],
-        mask=valid[:, None] & (offs_k < K)[None, :],
-        other=0.0,
-    )
-    v_tile = tl.load(
-        v_at + offs_t[:, None] * sv_t + offs_v[None, :],
-        mask=valid[:, None] & (offs_v < V)[None, :],
-        other=0.0,
-    )
+    k_tile = load_rows(k_at, sk_t, start, offs_t, length, offs_k, K)
+    v_tile = load_rows(v_at, sv_t, start, offs_t, length, offs_v, V)
     weighted = k_tile.to(tl.float32) * w[:, None]
     own = tl.dot(tl.trans(weighted.to(DOT)), v_tile.to(DOT), input_precision=PRECISION)
-    tl.store(
-        states + at * K * V + offs_k[:, None] * V + offs_v[None, :],
-        own,
-        mask=(offs_k < K)[:, None] & (offs_v < V)[None, :],
-    )
+    store_rows(states + at * K * V, own, V, 0, offs_k, K, offs_v, V)
     if NORM:
         if column is not None:
             weighted = (
@@ -139,18 +123,16 @@ def pass_states(
     b = bh // heads
     offs_k = (tile // tiles_v) * BK + tl.arange(0, BK)
     offs_v = (tile % tiles_v) * BV + tl.arange(0, BV)
-    mask = (offs_k < K)[:, None] & (offs_v < V)[None, :]
-    inside = offs_k[:, None] * V + offs_v[None, :]
     state = tl.full((BK, BV), 0.0, dtype=tl.float32)
     if first is not None:
-        state = tl.load(first + bh * K * V + inside, mask=mask, other=0.0)
+        state = load_rows(first + bh * K * V, V, 0, offs_k, K, offs_v, V)
     for step in range(chunks):
         chunk = step
         if BACKWARD:
             chunk = chunks - 1 - step
         at = bh * chunks + chunk
-        own = tl.load(states + at * K * V + inside, mask=mask, other=0.0)
-        tl.store(states + at * K * V + inside, state, mask=mask)
+        own = load_rows(states + at * K * V, V, 0, offs_k, K, offs_v, V)
+        store_rows(states + at * K * V, state, V, 0, offs_k, K, offs_v, V)
         if totals is not None:
             if PER_KEY:
                 group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
@@ -163,7 +145,7 @@ def pass_states(
         else:
             carried = state
         if before is not None:
-            product = carried * tl.load(before + at * K * V + inside, mask=mask, other=0.0)
+            product = carried * load_rows(before + at * K * V, V, 0, offs_k, K, offs_v, V)
             if PER_KEY:
                 tl.store(
                     partial + (at * tiles_v + tile % tiles_v) * K + offs_k,
@@ -173,4 +155,4 @@ def pass_states(
             else:
                 tl.store(partial + at * tiles + tile, tl.sum(tl.sum(product, 1), 0))
         state = carried + own
-    tl.store(last + bh * K * V + inside, state, mask=mask)
+    store_rows(last + bh * K * V, state, V, 0, offs_k, K, offs_v, V)

@@ -11,7 +11,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.common import decay_sums
+from longseq.core.kernels.triton.common import (
+    decay_between,
+    decay_sums,
+    load_rows,
+    locate,
+    store_rows,
+)
 
 
 @triton.jit
@@ -79,11 +85,8 @@ def chunk_apply(
     pid = tl.program_id(0)
     tile = pid % tiles
     at = (pid // tiles).to(tl.int64)
-    chunk = at % chunks
-    head = (at // chunks) % heads
-    batch = at // chunks // heads
+    chunk, head, batch, start, own = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
     offs_n = tile * BN + tl.arange(0, BN)
     mask_n = offs_n < N
@@ -123,11 +126,7 @@ def chunk_apply(
         for m in range(0, M, BM):
             offs_m = m + tl.arange(0, BM)
             mask_m = offs_m < M
-            a_tile = tl.load(
-                a_at + offs_t[:, None] * sa_t + offs_m[None, :],
-                mask=valid[:, None] & mask_m[None, :],
-                other=0.0,
-            ).to(DOT)
+            a_tile = load_rows(a_at, sa_t, start, offs_t, length, offs_m, M).to(DOT)
             if MODE == 0 or MODE == 2:
                 b_tile = tl.load(
                     b + b_at + offs_t[None, :] * sb_t + offs_m[:, None],
@@ -158,12 +157,10 @@ def chunk_apply(
         acc += from_state * w[:, None]
         if MODE == 0 or MODE == 2:
             if BACKWARD:
-                span = (coarse[None, :] - coarse[:, None]) + (fine[None, :] - fine[:, None])
                 factors = b_factor[:, None] * r_factor[None, :]
             else:
-                span = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
                 factors = r_factor[:, None] * b_factor[None, :]
-            matrix += products * factors * tl.exp(tl.where(seen, span, float("-inf")))
+            matrix += products * factors * decay_between(coarse, fine, seen, BACKWARD)
 
     inside = offs_t[:, None] * T + offs_t[None, :]
     if MODE == 1:
@@ -174,16 +171,8 @@ def chunk_apply(
     if MODE == 2:
         tl.store(scores + at * T * T + inside, matrix, mask=inside < tl.where(tile == 0, T * T, 0))
     if MODE == 0 or MODE == 1:
-        c_tile = tl.load(
-            c
-            + batch * sc_b
-            + start * sc_t
-            + head * sc_h
-            + offs_t[:, None] * sc_t
-            + offs_n[None, :],
-            mask=valid[:, None] & mask_n[None, :],
-            other=0.0,
-        )
+        c_at = c + batch * sc_b + start * sc_t + head * sc_h
+        c_tile = load_rows(c_at, sc_t, start, offs_t, length, offs_n, N)
         acc = tl.dot(matrix.to(DOT), c_tile.to(DOT), acc=acc, input_precision=PRECISION)
         if skip is not None:
             acc += (
@@ -191,7 +180,7 @@ def chunk_apply(
                 * tl.load(skip + head * N + offs_n, mask=mask_n, other=0.0)[None, :]
             )
     if NORM == 1:
-        gates = (batch * length + start) * heads + head + offs_t * heads
+        gates = own + offs_t * heads
         normaliser += tl.sum(matrix, 1)
         m_t = tl.load(stabiliser + gates, mask=valid, other=0.0)
         # Beyond exp(60) the output is zero to any rounding, while float32 would overflow.
@@ -200,14 +189,7 @@ def chunk_apply(
         once = start + offs_t < tl.where(tile == 0, length, 0)
         tl.store(out_column + gates, normaliser, mask=once)
         tl.store(out_row + gates, 1.0 / divisor, mask=once)
-    tl.store(
-        out
-        + ((batch * length + start) * heads + head) * N
-        + offs_t[:, None] * (heads * N)
-        + offs_n[None, :],
-        acc.to(out.dtype.element_ty),
-        mask=valid[:, None] & mask_n[None, :],
-    )
+    store_rows(out + own * N, acc, heads * N, start, offs_t, length, offs_n, N)
 
 
 @triton.jit
@@ -259,15 +241,10 @@ def gate_gradients(
     formed by adding (rows from the end of the chunk, then columns), not as the usual difference of
     two sums over all pairs, so that strong decays leave no rounding of the large terms behind.
     """
-    pid = tl.program_id(0)
-    at = pid.to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    at = tl.program_id(0).to(tl.int64)
+    _, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
     b_factor = tl.full((T,), 1.0, dtype=tl.float32)
     if weight is not None:
@@ -284,11 +261,7 @@ def gate_gradients(
     for first in range(0, K, BK):
         offs_k = first + tl.arange(0, BK)
         mask_k = offs_k < K
-        q_tile = tl.load(
-            q_at + offs_t[:, None] * sq_t + offs_k[None, :],
-            mask=valid[:, None] & mask_k[None, :],
-            other=0.0,
-        )
+        q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K)
         k_tile = tl.load(
             k_at + offs_t[None, :] * sk_t + offs_k[:, None],
             mask=valid[None, :] & mask_k[:, None],
@@ -301,10 +274,8 @@ def gate_gradients(
     to_state = tl.full((T,), 0.0, dtype=tl.float32)
     for second in range(0, V, BV):
         offs_v = second + tl.arange(0, BV)
-        mask_v = offs_v < V
-        mask = valid[:, None] & mask_v[None, :]
-        v_tile = tl.load(v_at + offs_t[:, None] * sv_t + offs_v[None, :], mask=mask, other=0.0)
-        do_tile = tl.load(do_at + offs_t[:, None] * sd_t + offs_v[None, :], mask=mask, other=0.0)
+        v_tile = load_rows(v_at, sv_t, start, offs_t, length, offs_v, V)
+        do_tile = load_rows(do_at, sd_t, start, offs_t, length, offs_v, V)
         dproducts = tl.dot(
             do_tile.to(DOT), tl.trans(v_tile.to(DOT)), acc=dproducts, input_precision=PRECISION
         )
@@ -312,18 +283,10 @@ def gate_gradients(
         written = tl.full((T, BV), 0.0, dtype=tl.float32)
         for first in range(0, K, BK):
             offs_k = first + tl.arange(0, BK)
-            mask_k = offs_k < K
-            mask_tk = valid[:, None] & mask_k[None, :]
-            mask_kv = mask_k[:, None] & mask_v[None, :]
-            inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
-            q_tile = tl.load(
-                q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0
-            )
-            k_tile = tl.load(
-                k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0
-            )
-            state = tl.load(states + inside, mask=mask_kv, other=0.0)
-            dstate = tl.load(dstates + inside, mask=mask_kv, other=0.0)
+            q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K)
+            k_tile = load_rows(k_at, sk_t, start, offs_t, length, offs_k, K)
+            state = load_rows(states + at * K * V, V, 0, offs_k, K, offs_v, V)
+            dstate = load_rows(dstates + at * K * V, V, 0, offs_k, K, offs_v, V)
             read = tl.dot(q_tile.to(DOT), state.to(DOT), acc=read, input_precision=PRECISION)
             written = tl.dot(k_tile.to(DOT), dstate.to(DOT), acc=written, input_precision=PRECISION)
         from_state += tl.sum(read * do_tile.to(tl.float32), 1)
@@ -334,21 +297,15 @@ def gate_gradients(
         for first in range(0, K, BK):
             offs_k = first + tl.arange(0, BK)
             mask_k = offs_k < K
-            mask_tk = valid[:, None] & mask_k[None, :]
-            q_tile = tl.load(
-                q_at + offs_t[:, None] * sq_t + offs_k[None, :], mask=mask_tk, other=0.0
-            )
-            k_tile = tl.load(
-                k_at + offs_t[:, None] * sk_t + offs_k[None, :], mask=mask_tk, other=0.0
-            )
+            q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K)
+            k_tile = load_rows(k_at, sk_t, start, offs_t, length, offs_k, K)
             n = tl.load(column_states + at * K + offs_k, mask=mask_k, other=0.0)
             dn = tl.load(column_dstates + at * K + offs_k, mask=mask_k, other=0.0)
             from_state += beside * tl.sum(q_tile.to(tl.float32) * n[None, :], 1)
             to_state += tl.sum(k_tile.to(tl.float32) * dn[None, :], 1)
 
     seen = offs_t[:, None] >= offs_t[None, :]
-    span = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
-    pairs = products * dproducts * r_factor[:, None] * tl.exp(tl.where(seen, span, float("-inf")))
+    pairs = products * dproducts * r_factor[:, None] * decay_between(coarse, fine, seen, False)
     to_state = to_state * tl.exp((all_coarse - coarse) + (all_fine - fine))
     if dweight is not None:
         tl.store(dweight + gates + offs_t * heads, tl.sum(pairs, 0) + to_state, mask=valid)

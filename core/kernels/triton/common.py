@@ -126,6 +126,78 @@ def strides(x: Tensor) -> tuple[int, int, int]:
 
 
 @triton.jit
+def locate(at, chunks, heads, length, T: tl.constexpr):
+    """Returns where chunk number ``at`` of (B, H, C) lies: its number in the sequence, its head and
+    batch, its first position, and the place of that in a dense array (B, L, H)."""
+    chunk = at % chunks
+    head = (at // chunks) % heads
+    batch = at // chunks // heads
+    start = chunk * T
+    return chunk, head, batch, start, (batch * length + start) * heads + head
+
+
+@triton.jit
+def load_rows(x, stride, start, rows, length, columns, width):
+    """Loads rows of x, which begins at position ``start``, zero behind ``length`` and ``width``."""
+    return tl.load(
+        x + rows[:, None] * stride + columns[None, :],
+        mask=(start + rows < length)[:, None] & (columns < width)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def store_rows(x, value, stride, start, rows, length, columns, width):
+    """Stores what ``load_rows`` would load, in the dtype of x."""
+    tl.store(
+        x + rows[:, None] * stride + columns[None, :],
+        value.to(x.dtype.element_ty),
+        mask=(start + rows < length)[:, None] & (columns < width)[None, :],
+    )
+
+
+@triton.jit
+def load_dense(x, rows, columns, width):
+    """Loads rows of a dense array that has all of them, zero behind ``width``."""
+    return tl.load(
+        x + rows[:, None] * width + columns[None, :], mask=(columns < width)[None, :], other=0.0
+    )
+
+
+@triton.jit
+def store_dense(x, value, rows, columns, width):
+    """Stores what ``load_dense`` would load, in the dtype of x."""
+    tl.store(
+        x + rows[:, None] * width + columns[None, :],
+        value.to(x.dtype.element_ty),
+        mask=(columns < width)[None, :],
+    )
+
+
+@triton.jit
+def sums_behind(log_decay, stride, start, rows, length, columns, width, COUNT: tl.constexpr):
+    """Returns (COUNT, columns) sums of the log-decays behind each of COUNT rows, up to the last."""
+    follows = (tl.arange(0, COUNT) + 1 < COUNT) & (start + rows + 1 < length)
+    after = tl.load(
+        log_decay + (rows + 1)[:, None] * stride + columns[None, :],
+        mask=follows[:, None] & (columns < width)[None, :],
+        other=0.0,
+    )
+    return tl.cumsum(after, 0, reverse=True)
+
+
+@triton.jit
+def decay_between(coarse, fine, seen, BACKWARD: tl.constexpr):
+    """Returns exp(g_{j+1} + … + g_i) for rows i and columns j, or BACKWARD for rows j and columns
+    i; 0 where not seen. The running sums come in two parts, see ``decay_sums``."""
+    if BACKWARD:
+        span = (coarse[None, :] - coarse[:, None]) + (fine[None, :] - fine[:, None])
+    else:
+        span = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
+    return tl.exp(tl.where(seen, span, float("-inf")))
+
+
+@triton.jit
 def decay_sums(log_decay, offset, stride, rows, valid, T: tl.constexpr):
     """Loads a chunk's log-decays; returns their running sums (T,), and the sums, each in two parts.
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.delta_chunks import load_rows
+from longseq.core.kernels.triton.common import (
+    load_dense,
+    load_rows,
+    locate,
+    store_dense,
+    store_rows,
+    sums_behind,
+)
 
 
 @triton.jit
@@ -47,39 +54,30 @@ def pair_gradients(
     Also the part of dβ that comes from inside the chunk (B, H, C, T). ``met`` is A (B, G, C, T, T).
     """
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    chunk, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     square = offs_t[:, None] * T + offs_t[None, :]
     factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
     back = tl.trans(tl.load(inverse + at * T * T + square)).to(DOT)
     v += b * sv_b + start * sv_t + h * sv_h
     do += b * sd_b + start * sd_t + h * sd_h
-    dv += ((b * length + start) * heads + h) * V
+    dv += gates * V
+    written += at * T * V
+    dwritten += at * T * V
     z_u = tl.full((T, T), 0.0, dtype=tl.float32)
     do_u = tl.full((T, T), 0.0, dtype=tl.float32)
     own = tl.full((T,), 0.0, dtype=tl.float32)
     for first in range(0, V, BV):
         offs_v = first + tl.arange(0, BV)
-        mask_v = offs_v < V
-        values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
-        du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        du = load_dense(dwritten, offs_t, offs_v, V).to(DOT)
         z = tl.dot(back, du, input_precision=PRECISION)
         low = z.to(DOT)
-        tl.store(dwritten + values, low.to(dwritten.dtype.element_ty), mask=mask_v[None, :])
-        to = offs_t[:, None] * (heads * V) + offs_v[None, :]
-        tl.store(
-            dv + to,
-            (z * factor[:, None]).to(dv.dtype.element_ty),
-            mask=valid[:, None] & mask_v[None, :],
-        )
+        store_dense(dwritten, low, offs_t, offs_v, V)
+        store_rows(dv, z * factor[:, None], heads * V, start, offs_t, length, offs_v, V)
         v_tile = load_rows(v, sv_t, start, offs_t, length, offs_v, V)
         own += tl.sum(z * v_tile.to(tl.float32), 1)
-        u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        u_tile = load_dense(written, offs_t, offs_v, V).to(DOT)
         do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
         z_u = tl.dot(low, tl.trans(u_tile), acc=z_u, input_precision=PRECISION)
         do_u = tl.dot(do_tile, tl.trans(u_tile), acc=do_u, input_precision=PRECISION)
@@ -145,38 +143,36 @@ def join_gradients(
     gradient.
     """
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    _, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
     q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
     k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
     do += b * sd_b + start * sd_t + h * sd_h
     groups = heads // SHARE
     shared = ((b * length + start) * groups + h // SHARE) * K
+    dq += gates * K
+    dk += gates * K
+    dlog_decay += gates * K
+    z += at * T * V
+    written += at * T * V
+    states += at * K * V
+    dstates += at * K * V
     own = tl.load(dbeta_near + at * T + offs_t)
     for first in range(0, K, BK):
         offs_k = first + tl.arange(0, BK)
-        mask_k = offs_k < K
         read = tl.full((T, BK), 0.0, dtype=tl.float32)
         found = tl.full((T, BK), 0.0, dtype=tl.float32)
         wrote = tl.full((T, BK), 0.0, dtype=tl.float32)
         carried = tl.full((BK,), 0.0, dtype=tl.float32)
         for second in range(0, V, BV):
             offs_v = second + tl.arange(0, BV)
-            mask_v = offs_v < V
-            inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
-            mask = mask_k[:, None] & mask_v[None, :]
-            values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
             do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
-            z_tile = tl.load(z + values, mask=mask_v[None, :], other=0.0).to(DOT)
-            u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
-            state = tl.load(states + inside, mask=mask, other=0.0)
-            dstate = tl.load(dstates + inside, mask=mask, other=0.0)
+            z_tile = load_dense(z, offs_t, offs_v, V).to(DOT)
+            u_tile = load_dense(written, offs_t, offs_v, V).to(DOT)
+            state = load_rows(states, V, 0, offs_k, K, offs_v, V)
+            dstate = load_rows(dstates, V, 0, offs_k, K, offs_v, V)
             carried += tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 1)
             state = tl.trans(state.to(DOT))
             read = tl.dot(do_tile, state, acc=read, input_precision=PRECISION)
@@ -188,15 +184,11 @@ def join_gradients(
         k_wide = k_tile.to(tl.float32)
         read = read * scale
         g = load_rows(log_decay + shared, groups * K, start, offs_t, length, offs_k, K)
-        after = tl.load(
-            log_decay + shared + (offs_t[:, None] + 1) * (groups * K) + offs_k[None, :],
-            mask=((offs_t + 1 < T) & (start + offs_t + 1 < length))[:, None] & mask_k[None, :],
-            other=0.0,
-        )
+        behind = sums_behind(log_decay + shared, groups * K, start, offs_t, length, offs_k, K, T)
         entering_k = tl.exp(tl.cumsum(g, 0))
         read = read * entering_k
         found = found * entering_k
-        wrote = wrote * tl.exp(tl.cumsum(after, 0, reverse=True))
+        wrote = wrote * tl.exp(behind)
         own -= tl.sum(found * k_wide, 1)
         found = found * (-factor)[:, None]
         entered_k = q_wide * read + k_wide * found
@@ -206,13 +198,9 @@ def join_gradients(
         once = valid[:, None] & (offs_k < tl.where(h % SHARE == 0, K, 0))[None, :]
         entered_k += tl.load(difference + near, mask=once, other=0.0)
         dg = tl.cumsum(entered_k, 0, reverse=True) + (tl.cumsum(left_k, 0) - left_k) + last[None, :]
-        to = (
-            ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
-        )
-        tl.store(dlog_decay + to, dg, mask=valid[:, None] & mask_k[None, :])
+        store_rows(dlog_decay, dg, heads * K, start, offs_t, length, offs_k, K)
         dq_tile = read + tl.load(dq_near + near, mask=once, other=0.0)
         dk_tile = found + wrote + tl.load(dk_near + near, mask=once, other=0.0)
-        mask_tk = valid[:, None] & mask_k[None, :]
-        tl.store(dq + to, dq_tile.to(dq.dtype.element_ty), mask=mask_tk)
-        tl.store(dk + to, dk_tile.to(dk.dtype.element_ty), mask=mask_tk)
+        store_rows(dq, dq_tile, heads * K, start, offs_t, length, offs_k, K)
+        store_rows(dk, dk_tile, heads * K, start, offs_t, length, offs_k, K)
     tl.store(dbeta + gates + offs_t * heads, own, mask=valid)

@@ -11,19 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.delta_chunks import load_rows
-
-
-@triton.jit
-def _behind(log_decay, stride, start, rows, length, offs_k, K: tl.constexpr):
-    """Returns (16, K) sums of the log-decays behind each of 16 rows."""
-    follows = (tl.arange(0, 16) < 15) & (start + rows + 1 < length)
-    after = tl.load(
-        log_decay + (rows + 1)[:, None] * stride + offs_k[None, :],
-        mask=follows[:, None] & (offs_k < K)[None, :],
-        other=0.0,
-    )
-    return tl.cumsum(after, 0, reverse=True)
+from longseq.core.kernels.triton.common import load_rows, locate, store_rows, sums_behind
 
 
 @triton.jit
@@ -86,13 +74,10 @@ def channel_products(
     pid = tl.program_id(0)
     block = pid % blocks
     at = (pid // blocks).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
-    start = chunk * T
+    _, group, b, start, first = locate(at, chunks, groups, length, T)
     q += b * sq_b + start * sq_t + group * sq_h
     k += b * sk_b + start * sk_t + group * sk_h
-    dense = ((b * length + start) * groups + group) * K
+    dense = first * K
     log_decay += dense
     stride = groups * K
     offs = tl.arange(0, 16)
@@ -133,27 +118,25 @@ def channel_products(
     for step in range(block):
         other = base - 16 - step * 16
         rows = other + offs
-        far = _behind(log_decay, stride, start, rows, length, offs_k, K) + between[None, :]
+        far = sums_behind(log_decay, stride, start, rows, length, offs_k, K, 16)
+        far += between[None, :]
         early = load_rows(k, sk_t, start, rows, length, offs_k, K).to(tl.float32) * tl.exp(far)
         early = tl.trans(early.to(DOT))
         product = tl.dot(q_far, early, input_precision=PRECISION) * scale
         tl.store(read + other, product.to(read.dtype.element_ty))
         tl.store(met + other, tl.dot(k_far, early, input_precision=PRECISION))
         between += tl.sum(load_rows(log_decay, stride, start, rows, length, offs_k, K), 0)
-    mask = (start + own < length)[:, None] & (offs_k < K)[None, :]
-    to = dense + own[:, None] * stride + offs_k[None, :]
     decay = tl.exp(through + between[None, :])
-    tl.store(far_q + to, (q_tile * decay).to(far_q.dtype.element_ty), mask=mask)
-    tl.store(near_k + to, (k_tile * decay).to(near_k.dtype.element_ty), mask=mask)
+    store_rows(far_q + dense, q_tile * decay, stride, start, own, length, offs_k, K)
+    store_rows(near_k + dense, k_tile * decay, stride, start, own, length, offs_k, K)
     none = tl.full((16, 16), 0.0, dtype=tl.float32)
     later = tl.full((BK,), 0.0, dtype=tl.float32)
     for step in range(block + 1, blocks):
         tl.store(read + step * 16, none.to(read.dtype.element_ty))
         tl.store(met + step * 16, none)
         later += tl.sum(load_rows(log_decay, stride, start, step * 16 + offs, length, offs_k, K), 0)
-    tl.store(
-        far_k + to, (k_tile * tl.exp(behind + later[None, :])).to(far_k.dtype.element_ty), mask=mask
-    )
+    decay = tl.exp(behind + later[None, :])
+    store_rows(far_k + dense, k_tile * decay, stride, start, own, length, offs_k, K)
     total = tl.sum(load_rows(log_decay, stride, start, own, length, offs_k, K), 0) + later
     tl.store(totals + at * K + offs_k, total, mask=offs_k < tl.where(block == 0, K, 0))
 
@@ -193,13 +176,10 @@ def channel_products_backward(
     pid = tl.program_id(0)
     block = pid % blocks
     at = (pid // blocks).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
-    start = chunk * T
+    _, group, b, start, first = locate(at, chunks, groups, length, T)
     q += b * sq_b + start * sq_t + group * sq_h
     k += b * sk_b + start * sk_t + group * sk_h
-    dense = ((b * length + start) * groups + group) * K
+    dense = first * K
     log_decay += dense
     stride = groups * K
     offs = tl.arange(0, 16)
@@ -243,7 +223,8 @@ def channel_products_backward(
     for step in range(block):
         other = base - 16 - step * 16
         rows = other + offs
-        far = _behind(log_decay, stride, start, rows, length, offs_k, K) + between[None, :]
+        far = sums_behind(log_decay, stride, start, rows, length, offs_k, K, 16)
+        far += between[None, :]
         early = load_rows(k, sk_t, start, rows, length, offs_k, K).to(tl.float32) * tl.exp(far)
         ds = tl.load(dread + own[:, None] * T + other + j).to(DOT)
         dm = tl.load(dmet + own[:, None] * T + other + j).to(DOT)
@@ -269,9 +250,10 @@ def channel_products_backward(
         between += tl.sum(g, 0)
     early_dk += far_k * tl.exp(behind)
 
-    mask = (start + own < length)[:, None] & (offs_k < K)[None, :]
-    to = dense + own[:, None] * stride + offs_k[None, :]
-    tl.store(difference + to, q_tile * dq_tile + k_tile * (late_dk - early_dk), mask=mask)
+    change = q_tile * dq_tile + k_tile * (late_dk - early_dk)
+    store_rows(difference + dense, change, stride, start, own, length, offs_k, K)
     diagonal = tl.sum(tl.where(i == j, dreads, 0.0), 1)[:, None]
-    tl.store(dq + to, dq_tile + diagonal * k_tile, mask=mask)
-    tl.store(dk + to, late_dk + early_dk + diagonal * q_tile, mask=mask)
+    dq_tile += diagonal * k_tile
+    store_rows(dq + dense, dq_tile, stride, start, own, length, offs_k, K)
+    dk_tile = late_dk + early_dk + diagonal * q_tile
+    store_rows(dk + dense, dk_tile, stride, start, own, length, offs_k, K)

@@ -12,17 +12,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.common import decay_sums
-
-
-@triton.jit
-def load_rows(x, stride, start, rows, length, columns, width: tl.constexpr):
-    """Loads rows of a chunk, zero behind the sequence's end."""
-    return tl.load(
-        x + rows[:, None] * stride + columns[None, :],
-        mask=(start + rows < length)[:, None] & (columns < width)[None, :],
-        other=0.0,
-    )
+from longseq.core.kernels.triton.common import (
+    decay_between,
+    decay_sums,
+    load_rows,
+    locate,
+    store_dense,
+)
 
 
 @triton.jit
@@ -43,8 +39,7 @@ def _own(product, coarse, fine, beta, DECAY: tl.constexpr):
     offs = tl.arange(0, 16)
     lower = offs[:, None] > offs[None, :]
     if DECAY:
-        span = (coarse[:, None] - coarse[None, :]) + (fine[:, None] - fine[None, :])
-        product = product * tl.exp(tl.where(lower, span, float("-inf")))
+        product = product * decay_between(coarse, fine, lower, False)
     return tl.where(lower, product * beta[:, None], 0.0)
 
 
@@ -108,11 +103,7 @@ def invert_chunks(
     """Writes M = (I + diag(β) A)⁻¹ (B, H, C, T, T), by blocks of 16; ``met`` is A (B, G, C, T, T)
     or None."""
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
-    start = chunk * 64
-    gates = (b * length + start) * heads + h
+    chunk, h, b, start, gates = locate(at, chunks, heads, length, 64)
     offs = tl.arange(0, 16)
     b0 = tl.load(beta + gates + offs * heads, mask=start + offs < length, other=0.0)
     b1 = tl.load(beta + gates + (offs + 16) * heads, mask=start + offs + 16 < length, other=0.0)
@@ -258,24 +249,17 @@ def write_forms(
     the rest is None.
     """
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    _, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     m = tl.load(inverse + at * T * T + offs_t[:, None] * T + offs_t[None, :]).to(DOT)
     factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
     v += b * sv_b + start * sv_t + h * sv_h
     for first in range(0, V, BV):
         offs_v = first + tl.arange(0, BV)
-        inside = valid[:, None] & (offs_v < V)[None, :]
-        tile = tl.load(v + offs_t[:, None] * sv_t + offs_v[None, :], mask=inside, other=0.0)
-        tile = (tile.to(tl.float32) * factor[:, None]).to(DOT)
-        own = tl.dot(m, tile, input_precision=PRECISION)
-        to = u + at * T * V + offs_t[:, None] * V + offs_v[None, :]
-        tl.store(to, own.to(u.dtype.element_ty), mask=(offs_v < V)[None, :])
+        tile = load_rows(v, sv_t, start, offs_t, length, offs_v, V).to(tl.float32) * factor[:, None]
+        own = tl.dot(m, tile.to(DOT), input_precision=PRECISION)
+        store_dense(u + at * T * V, own, offs_t, offs_v, V)
     if log_decay is not None:
         coarse, fine, all_coarse, all_fine = decay_sums(log_decay, gates, heads, offs_t, valid, T)
         entering = tl.exp(coarse + fine)
@@ -290,5 +274,4 @@ def write_forms(
         offs_k = first + tl.arange(0, BK)
         tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(tl.float32) * factor[:, None]
         own = tl.dot(m, tile.to(DOT), input_precision=PRECISION)
-        to = w + at * T * K + offs_t[:, None] * K + offs_k[None, :]
-        tl.store(to, own.to(w.dtype.element_ty), mask=(offs_k < K)[None, :])
+        store_dense(w + at * T * K, own, offs_t, offs_k, K)

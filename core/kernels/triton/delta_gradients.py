@@ -11,8 +11,40 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.common import decay_sums
-from longseq.core.kernels.triton.delta_chunks import load_rows
+from longseq.core.kernels.triton.common import (
+    decay_between,
+    decay_sums,
+    load_dense,
+    load_rows,
+    locate,
+    store_dense,
+    store_rows,
+)
+
+
+@triton.jit
+def _products(
+    a,
+    b,
+    stride_a,
+    stride_b,
+    start,
+    rows,
+    length,
+    K: tl.constexpr,
+    T: tl.constexpr,
+    BK: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns a_i · b_j over a chunk's rows, (T, T)."""
+    total = tl.full((T, T), 0.0, dtype=tl.float32)
+    for first in range(0, K, BK):
+        offs_k = first + tl.arange(0, BK)
+        a_tile = load_rows(a, stride_a, start, rows, length, offs_k, K).to(DOT)
+        b_tile = load_rows(b, stride_b, start, rows, length, offs_k, K).to(DOT)
+        total = tl.dot(a_tile, tl.trans(b_tile), acc=total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
@@ -50,12 +82,8 @@ def read_gradients(
     The scores are computed, or given (B, G, C, T, T).
     """
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    chunk, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
-    valid = start + offs_t < length
     if scores is not None:
         group = (b * (heads // SHARE) + h // SHARE) * chunks + chunk
         matrix = tl.load(scores + group * T * T + offs_t[None, :] * T + offs_t[:, None]).to(
@@ -64,28 +92,20 @@ def read_gradients(
     else:
         q += b * sq_b + start * sq_t + (h // SHARE) * sq_h
         k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
-        matrix = tl.full((T, T), 0.0, dtype=tl.float32)
-        for first in range(0, K, BK):
-            offs_k = first + tl.arange(0, BK)
-            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
-            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
-            matrix = tl.dot(k_tile, tl.trans(q_tile), acc=matrix, input_precision=PRECISION)
+        matrix = _products(k, q, sk_t, sq_t, start, offs_t, length, K, T, BK, DOT, PRECISION)
         seen = offs_t[:, None] <= offs_t[None, :]
         matrix = tl.where(seen, matrix * scale, 0.0)
         if log_decay is not None:
-            gates = (b * length + start) * heads + h
+            valid = start + offs_t < length
             coarse, fine, _, _ = decay_sums(log_decay, gates, heads, offs_t, valid, T)
-            span = (coarse[None, :] - coarse[:, None]) + (fine[None, :] - fine[:, None])
-            matrix = matrix * tl.exp(tl.where(seen, span, float("-inf")))
+            matrix = matrix * decay_between(coarse, fine, seen, True)
     low = matrix.to(DOT)
     do += b * sd_b + start * sd_t + h * sd_h
     for first in range(0, V, BV):
         offs_v = first + tl.arange(0, BV)
-        mask = valid[:, None] & (offs_v < V)[None, :]
-        tile = tl.load(do + offs_t[:, None] * sd_t + offs_v[None, :], mask=mask, other=0.0)
+        tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V)
         own = tl.dot(low, tile.to(DOT), input_precision=PRECISION)
-        to = out + at * T * V + offs_t[:, None] * V + offs_v[None, :]
-        tl.store(to, own.to(out.dtype.element_ty), mask=(offs_v < V)[None, :])
+        store_dense(out + at * T * V, own, offs_t, offs_v, V)
 
 
 @triton.jit
@@ -138,13 +158,9 @@ def chunk_gradients(
     """Writes dV, dβ, dq and dk (B, L, H, K) and the log-decays' gradient, with no decay or one per
     head."""
     at = tl.program_id(0).to(tl.int64)
-    chunk = at % chunks
-    h = (at // chunks) % heads
-    b = at // chunks // heads
+    _, h, b, start, gates = locate(at, chunks, heads, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     valid = start + offs_t < length
-    gates = (b * length + start) * heads + h
     seen = offs_t[:, None] >= offs_t[None, :]
     before = offs_t[:, None] > offs_t[None, :]
     factor = tl.load(beta + gates + offs_t * heads, mask=valid, other=0.0)
@@ -153,24 +169,23 @@ def chunk_gradients(
     k += b * sk_b + start * sk_t + (h // SHARE) * sk_h
     v += b * sv_b + start * sv_t + h * sv_h
     do += b * sd_b + start * sd_t + h * sd_h
-    dv += ((b * length + start) * heads + h) * V
+    dv += gates * V
+    dq += gates * K
+    dk += gates * K
+    written += at * T * V
+    dwritten += at * T * V
+    states += at * K * V
+    dstates += at * K * V
     met = tl.full((T, T), 0.0, dtype=tl.float32)
     pairs = tl.full((T, T), 0.0, dtype=tl.float32)
     own = tl.full((T,), 0.0, dtype=tl.float32)
     for second in range(0, V, BV):
         offs_v = second + tl.arange(0, BV)
-        mask_v = offs_v < V
-        values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
-        du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        du = load_dense(dwritten, offs_t, offs_v, V).to(DOT)
         z = tl.dot(back, du, input_precision=PRECISION)
-        to = offs_t[:, None] * (heads * V) + offs_v[None, :]
-        tl.store(
-            dv + to,
-            (z * factor[:, None]).to(dv.dtype.element_ty),
-            mask=valid[:, None] & mask_v[None, :],
-        )
+        store_rows(dv, z * factor[:, None], heads * V, start, offs_t, length, offs_v, V)
         own += tl.sum(z * load_rows(v, sv_t, start, offs_t, length, offs_v, V).to(tl.float32), 1)
-        u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+        u_tile = load_dense(written, offs_t, offs_v, V).to(DOT)
         do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
         met = tl.dot((-z).to(DOT), tl.trans(u_tile), acc=met, input_precision=PRECISION)
         pairs = tl.dot(do_tile, tl.trans(u_tile), acc=pairs, input_precision=PRECISION)
@@ -180,25 +195,14 @@ def chunk_gradients(
     if totals is not None:
         c = tl.load(coarse + at * T + offs_t)
         f = tl.load(fine + at * T + offs_t)
-        decay = tl.exp(
-            tl.where(seen, (c[:, None] - c[None, :]) + (f[:, None] - f[None, :]), float("-inf"))
-        )
+        decay = decay_between(c, f, seen, False)
         met = met * decay
         pairs = pairs * decay
         # As in chunks.gate_gradients: the sum over the pairs that span a position is formed by
         # adding.
-        products = tl.full((T, T), 0.0, dtype=tl.float32)
-        for first in range(0, K, BK):
-            offs_k = first + tl.arange(0, BK)
-            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
-            q_tile = load_rows(q, sq_t, start, offs_t, length, offs_k, K).to(DOT)
-            products = tl.dot(q_tile, tl.trans(k_tile), acc=products, input_precision=PRECISION)
+        products = _products(q, k, sq_t, sk_t, start, offs_t, length, K, T, BK, DOT, PRECISION)
         spans = tl.where(before, pairs * products, 0.0)
-        products = tl.full((T, T), 0.0, dtype=tl.float32)
-        for first in range(0, K, BK):
-            offs_k = first + tl.arange(0, BK)
-            k_tile = load_rows(k, sk_t, start, offs_t, length, offs_k, K).to(DOT)
-            products = tl.dot(k_tile, tl.trans(k_tile), acc=products, input_precision=PRECISION)
+        products = _products(k, k, sk_t, sk_t, start, offs_t, length, K, T, BK, DOT, PRECISION)
         spans += met * factor[:, None] * products
         ends = tl.cumsum(spans, 0, reverse=True)
         spanning = tl.sum(tl.where(before, ends, 0.0), 1)
@@ -211,24 +215,19 @@ def chunk_gradients(
     whole = tl.full((), 0.0, dtype=tl.float32)
     for first in range(0, K, BK):
         offs_k = first + tl.arange(0, BK)
-        mask_k = offs_k < K
         read = tl.full((T, BK), 0.0, dtype=tl.float32)
         found = tl.full((T, BK), 0.0, dtype=tl.float32)
         wrote = tl.full((T, BK), 0.0, dtype=tl.float32)
         for second in range(0, V, BV):
             offs_v = second + tl.arange(0, BV)
-            mask_v = offs_v < V
-            inside = at * K * V + offs_k[:, None] * V + offs_v[None, :]
-            mask = mask_k[:, None] & mask_v[None, :]
-            values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
-            state = tl.load(states + inside, mask=mask, other=0.0)
-            dstate = tl.load(dstates + inside, mask=mask, other=0.0)
+            state = load_rows(states, V, 0, offs_k, K, offs_v, V)
+            dstate = load_rows(dstates, V, 0, offs_k, K, offs_v, V)
             if totals is not None:
                 whole += tl.sum(tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 1), 0)
             state = tl.trans(state.to(DOT))
             do_tile = load_rows(do, sd_t, start, offs_t, length, offs_v, V).to(DOT)
-            du = tl.load(dwritten + values, mask=mask_v[None, :], other=0.0).to(DOT)
-            u_tile = tl.load(written + values, mask=mask_v[None, :], other=0.0).to(DOT)
+            du = load_dense(dwritten, offs_t, offs_v, V).to(DOT)
+            u_tile = load_dense(written, offs_t, offs_v, V).to(DOT)
             z = tl.dot(back, du, input_precision=PRECISION)
             read = tl.dot(do_tile, state, acc=read, input_precision=PRECISION)
             found = tl.dot((-z).to(DOT), state, acc=found, input_precision=PRECISION)
@@ -251,12 +250,8 @@ def chunk_gradients(
         wrote = tl.dot(tl.trans(low_pairs), q_tile.to(DOT), acc=wrote, input_precision=PRECISION)
         wrote = tl.dot(low_back, low, acc=wrote, input_precision=PRECISION)
         read = tl.dot(low_pairs, low, acc=read, input_precision=PRECISION)
-        to = (
-            ((b * length + start) * heads + h) * K + offs_t[:, None] * (heads * K) + offs_k[None, :]
-        )
-        mask_tk = valid[:, None] & mask_k[None, :]
-        tl.store(dq + to, read.to(dq.dtype.element_ty), mask=mask_tk)
-        tl.store(dk + to, wrote.to(dk.dtype.element_ty), mask=mask_tk)
+        store_rows(dq, read, heads * K, start, offs_t, length, offs_k, K)
+        store_rows(dk, wrote, heads * K, start, offs_t, length, offs_k, K)
     tl.store(dbeta + gates + offs_t * heads, own, mask=valid)
     if totals is not None:
         spanning += tl.sum(tl.where(before, left[None, :], 0.0), 1)

@@ -10,7 +10,65 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from longseq.core.kernels.triton.delta_chunks import load_rows
+from longseq.core.kernels.triton.common import (
+    decay_between,
+    load_dense,
+    load_rows,
+    store_dense,
+    store_rows,
+)
+
+
+@triton.jit
+def _program(segments, heads, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Returns which segment of all a program walks over, its number in the sequence, the sequence,
+    its head and batch, and the state's rows and columns that it holds."""
+    tiles: tl.constexpr = (V + BV - 1) // BV
+    pid = tl.program_id(0)
+    at = (pid // tiles).to(tl.int64)
+    bh = at // segments
+    columns = (pid % tiles) * BV + tl.arange(0, BV)
+    return at, at % segments, bh, bh % heads, bh // heads, tl.arange(0, BK), columns
+
+
+@triton.jit
+def _decayed(state, totals, at, group, offs_k, K: tl.constexpr, CHANNEL: tl.constexpr):
+    """Returns a state after a chunk's decay, a factor per head or CHANNEL log-decays."""
+    if totals is not None:
+        if CHANNEL:
+            total = tl.load(totals + group * K + offs_k, mask=offs_k < K, other=0.0)
+            state = state * tl.exp(total)[:, None]
+        else:
+            state = state * tl.load(totals + at)
+    return state
+
+
+@triton.jit
+def _scores(
+    rows,
+    columns,
+    totals,
+    coarse,
+    fine,
+    first,
+    offs_t,
+    scale,
+    BACKWARD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns the chunk's decayed products of queries and earlier keys; BACKWARD, transposed."""
+    matrix = tl.dot(rows, tl.trans(columns), input_precision=PRECISION) * scale
+    if BACKWARD:
+        seen = offs_t[:, None] <= offs_t[None, :]
+    else:
+        seen = offs_t[:, None] >= offs_t[None, :]
+    if totals is not None:
+        c = tl.load(coarse + first + offs_t)
+        f = tl.load(fine + first + offs_t)
+        matrix = matrix * decay_between(c, f, seen, BACKWARD)
+    else:
+        matrix = tl.where(seen, matrix, 0.0)
+    return matrix
 
 
 @triton.jit
@@ -66,25 +124,13 @@ def walk(
     UNIT: the walk starts from the identity, and u is None: the last state is the segment's
     transition.
     """
-    tiles: tl.constexpr = (V + BV - 1) // BV
-    pid = tl.program_id(0)
-    at_segment = (pid // tiles).to(tl.int64)
-    segment = at_segment % segments
-    bh = at_segment // segments
-    h = bh % heads
-    b = bh // heads
-    offs_k = tl.arange(0, BK)
-    offs_v = (pid % tiles) * BV + tl.arange(0, BV)
-    mask_k = offs_k < K
-    mask_v = offs_v < V
-    inside = offs_k[:, None] * V + offs_v[None, :]
-    mask = mask_k[:, None] & mask_v[None, :]
+    at_segment, segment, bh, h, b, offs_k, offs_v = _program(segments, heads, V, BK, BV)
     k += b * sk_b + (h // SHARE) * sk_h
     state = tl.full((BK, BV), 0.0, dtype=tl.float32)
     if UNIT:
         state = tl.where(offs_k[:, None] == offs_v[None, :], 1.0, state)
     if first is not None:
-        state = tl.load(first + at_segment * K * V + inside, mask=mask, other=0.0)
+        state = load_rows(first + at_segment * K * V, V, 0, offs_k, K, offs_v, V)
     begin = segment * per
     for chunk in range(begin, tl.minimum(begin + per, chunks)):
         at = bh * chunks + chunk
@@ -92,54 +138,47 @@ def walk(
         start = chunk * T
         low = state.to(DOT)
         if states is not None:
-            tl.store(states + at * K * V + inside, low.to(states.dtype.element_ty), mask=mask)
-        if totals is not None:
-            if CHANNEL:
-                total = tl.load(totals + group * K + offs_k, mask=mask_k, other=0.0)
-                state = state * tl.exp(total)[:, None]
-            else:
-                state = state * tl.load(totals + at)
+            store_rows(states + at * K * V, low, V, 0, offs_k, K, offs_v, V)
+        state = _decayed(state, totals, at, group, offs_k, K, CHANNEL)
         for block in tl.static_range(T // BT):
             offs_t = block * BT + tl.arange(0, BT)
-            w_tile = tl.load(
-                w + at * T * K + offs_t[:, None] * K + offs_k[None, :],
-                mask=mask_k[None, :],
-                other=0.0,
-            )
+            w_tile = load_dense(w + at * T * K, offs_t, offs_k, K)
             k_tile = load_rows(k + start * sk_t, sk_t, start, offs_t, length, offs_k, K).to(DOT)
             new = -tl.dot(w_tile.to(DOT), low, input_precision=PRECISION)
-            values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
             if u is not None:
-                new += tl.load(u + values, mask=mask_v[None, :], other=0.0).to(tl.float32)
+                new += load_dense(u + at * T * V, offs_t, offs_v, V).to(tl.float32)
             if written is not None:
-                tl.store(written + values, new.to(written.dtype.element_ty), mask=mask_v[None, :])
+                store_dense(written + at * T * V, new, offs_t, offs_v, V)
             if out is not None:
                 tl.static_assert(BT == T, "a chunk's outputs need all of its rows")
                 q_at = q + b * sq_b + (h // SHARE) * sq_h + start * sq_t
                 q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K).to(DOT)
                 result = tl.dot(q_tile, low, input_precision=PRECISION) * scale
+                if totals is not None and not CHANNEL:
+                    result = result * tl.load(through + at * T + offs_t)[:, None]
                 if CHANNEL:
                     square = offs_t[:, None] * T + offs_t[None, :]
                     matrix = tl.load(read + group * T * T + square).to(tl.float32)
                 else:
-                    matrix = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale
-                    seen = offs_t[:, None] >= offs_t[None, :]
-                    if totals is not None:
-                        result = result * tl.load(through + at * T + offs_t)[:, None]
-                        c = tl.load(coarse + at * T + offs_t)
-                        f = tl.load(fine + at * T + offs_t)
-                        span = (c[:, None] - c[None, :]) + (f[:, None] - f[None, :])
-                        matrix = matrix * tl.exp(tl.where(seen, span, float("-inf")))
-                    else:
-                        matrix = tl.where(seen, matrix, 0.0)
+                    matrix = _scores(
+                        q_tile,
+                        k_tile,
+                        totals,
+                        coarse,
+                        fine,
+                        at * T,
+                        offs_t,
+                        scale,
+                        False,
+                        PRECISION,
+                    )
                 result = tl.dot(matrix.to(DOT), new.to(DOT), acc=result, input_precision=PRECISION)
-                to = ((b * length + start + offs_t[:, None]) * heads + h) * V + offs_v[None, :]
-                valid = (start + offs_t < length)[:, None] & mask_v[None, :]
-                tl.store(out + to, result.to(out.dtype.element_ty), mask=valid)
+                to = out + ((b * length + start) * heads + h) * V
+                store_rows(to, result, heads * V, start, offs_t, length, offs_v, V)
             if totals is not None and not CHANNEL:
                 new = new * tl.load(behind + at * T + offs_t)[:, None]
             state = tl.dot(tl.trans(k_tile), new.to(DOT), acc=state, input_precision=PRECISION)
-    tl.store(last + at_segment * K * V + inside, state, mask=mask)
+    store_rows(last + at_segment * K * V, state, V, 0, offs_k, K, offs_v, V)
 
 
 @triton.jit
@@ -192,25 +231,13 @@ def walk_back(
     from the chunk's own outputs is computed, for which BT must be T, or given as ``du``. The rest
     is as in ``walk``.
     """
-    tiles: tl.constexpr = (V + BV - 1) // BV
-    pid = tl.program_id(0)
-    at_segment = (pid // tiles).to(tl.int64)
-    segment = at_segment % segments
-    bh = at_segment // segments
-    h = bh % heads
-    b = bh // heads
-    offs_k = tl.arange(0, BK)
-    offs_v = (pid % tiles) * BV + tl.arange(0, BV)
-    mask_k = offs_k < K
-    mask_v = offs_v < V
-    inside = offs_k[:, None] * V + offs_v[None, :]
-    mask = mask_k[:, None] & mask_v[None, :]
+    at_segment, segment, bh, h, b, offs_k, offs_v = _program(segments, heads, V, BK, BV)
     q += b * sq_b + (h // SHARE) * sq_h
     k += b * sk_b + (h // SHARE) * sk_h
     do += b * sd_b + h * sd_h
     state = tl.full((BK, BV), 0.0, dtype=tl.float32)
     if dlast is not None:
-        state = tl.load(dlast + at_segment * K * V + inside, mask=mask, other=0.0)
+        state = load_rows(dlast + at_segment * K * V, V, 0, offs_k, K, offs_v, V)
     begin = segment * per
     end = tl.minimum(begin + per, chunks)
     for step in range(end - begin):
@@ -220,55 +247,47 @@ def walk_back(
         start = chunk * T
         low = state.to(DOT)
         if dstates is not None:
-            tl.store(dstates + at * K * V + inside, low.to(dstates.dtype.element_ty), mask=mask)
-        if totals is not None:
-            if CHANNEL:
-                total = tl.load(totals + group * K + offs_k, mask=mask_k, other=0.0)
-                state = state * tl.exp(total)[:, None]
-            else:
-                state = state * tl.load(totals + at)
+            store_rows(dstates + at * K * V, low, V, 0, offs_k, K, offs_v, V)
+        state = _decayed(state, totals, at, group, offs_k, K, CHANNEL)
         for block in tl.static_range(T // BT):
             offs_t = block * BT + tl.arange(0, BT)
             k_tile = load_rows(k + start * sk_t, sk_t, start, offs_t, length, offs_k, K).to(DOT)
             q_tile = load_rows(q + start * sq_t, sq_t, start, offs_t, length, offs_k, K).to(DOT)
-            w_tile = tl.load(
-                w + at * T * K + offs_t[:, None] * K + offs_k[None, :],
-                mask=mask_k[None, :],
-                other=0.0,
-            )
+            w_tile = load_dense(w + at * T * K, offs_t, offs_k, K)
             do_tile = load_rows(do + start * sd_t, sd_t, start, offs_t, length, offs_v, V)
-            values = at * T * V + offs_t[:, None] * V + offs_v[None, :]
             new = tl.dot(k_tile, low, input_precision=PRECISION)
             reads = do_tile.to(tl.float32) * scale
             if totals is not None and not CHANNEL:
                 new = new * tl.load(behind + at * T + offs_t)[:, None]
                 reads = reads * tl.load(through + at * T + offs_t)[:, None]
             if du is not None:
-                new += tl.load(du + values, mask=mask_v[None, :], other=0.0).to(tl.float32)
+                new += load_dense(du + at * T * V, offs_t, offs_v, V).to(tl.float32)
             else:
                 tl.static_assert(BT == T, "a chunk's own outputs need all of its rows")
                 if CHANNEL:
                     square = offs_t[:, None] * T + offs_t[None, :]
                     matrix = tl.trans(tl.load(read + group * T * T + square).to(DOT))
                 else:
-                    matrix = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION) * scale
-                    seen = offs_t[:, None] <= offs_t[None, :]
-                    if totals is not None:
-                        c = tl.load(coarse + at * T + offs_t)
-                        f = tl.load(fine + at * T + offs_t)
-                        span = (c[None, :] - c[:, None]) + (f[None, :] - f[:, None])
-                        matrix = matrix * tl.exp(tl.where(seen, span, float("-inf")))
-                    else:
-                        matrix = tl.where(seen, matrix, 0.0)
-                    matrix = matrix.to(DOT)
+                    matrix = _scores(
+                        k_tile,
+                        q_tile,
+                        totals,
+                        coarse,
+                        fine,
+                        at * T,
+                        offs_t,
+                        scale,
+                        True,
+                        PRECISION,
+                    ).to(DOT)
                 new = tl.dot(matrix, do_tile.to(DOT), acc=new, input_precision=PRECISION)
             if dwritten is not None:
-                tl.store(dwritten + values, new.to(dwritten.dtype.element_ty), mask=mask_v[None, :])
+                store_dense(dwritten + at * T * V, new, offs_t, offs_v, V)
             state = tl.dot(tl.trans(q_tile), reads.to(DOT), acc=state, input_precision=PRECISION)
             state = tl.dot(
                 tl.trans(w_tile.to(DOT)), (-new).to(DOT), acc=state, input_precision=PRECISION
             )
-    tl.store(dfirst + at_segment * K * V + inside, state, mask=mask)
+    store_rows(dfirst + at_segment * K * V, state, V, 0, offs_k, K, offs_v, V)
 
 
 @triton.jit
@@ -295,20 +314,16 @@ def join_segments(
     bh = (pid // tiles).to(tl.int64)
     offs_k = tl.arange(0, BK)
     offs_v = (pid % tiles) * BV + tl.arange(0, BV)
-    inside = offs_k[:, None] * V + offs_v[None, :]
-    mask = (offs_k < K)[:, None] & (offs_v < V)[None, :]
-    square = offs_k[:, None] * K + offs_k[None, :]
-    mask_square = (offs_k < K)[:, None] & (offs_k < K)[None, :]
     state = tl.full((BK, BV), 0.0, dtype=tl.float32)
     if first is not None:
-        state = tl.load(first + bh * K * V + inside, mask=mask, other=0.0)
+        state = load_rows(first + bh * K * V, V, 0, offs_k, K, offs_v, V)
     for step in range(segments):
         at = bh * segments + step
         if BACKWARD:
             at = bh * segments + segments - 1 - step
-        tl.store(states + at * K * V + inside, state, mask=mask)
-        matrix = tl.load(transitions + at * K * K + square, mask=mask_square, other=0.0)
+        store_rows(states + at * K * V, state, V, 0, offs_k, K, offs_v, V)
+        matrix = load_rows(transitions + at * K * K, K, 0, offs_k, K, offs_k, K)
         if BACKWARD:
             matrix = tl.trans(matrix)
-        added = tl.load(own + at * K * V + inside, mask=mask, other=0.0)
+        added = load_rows(own + at * K * V, V, 0, offs_k, K, offs_v, V)
         state = tl.dot(matrix, state, acc=added, input_precision=EXACT)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from longseq.core.kernels.triton.common import load_rows, locate, sums_behind
+
 
 @triton.jit
 def decay_rows(
@@ -40,31 +42,18 @@ def decay_rows(
     pid = tl.program_id(0)
     offs_k = (pid % tiles) * BK + tl.arange(0, BK)
     at = (pid // tiles).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
+    _, group, b, start, first = locate(at, chunks, groups, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     mask = (start + offs_t < length)[:, None] & (offs_k < K)[None, :]
-    inside = offs_t[:, None] * (groups * K) + offs_k[None, :]
-    dense = ((b * length + start) * groups + group) * K + inside
+    dense = first * K + offs_t[:, None] * (groups * K) + offs_k[None, :]
     g = tl.load(log_decay + dense, mask=mask, other=0.0)
-    follows = (offs_t + 1 < T) & (start + offs_t + 1 < length)
-    after = tl.load(
-        log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0
-    )
-    q_tile = tl.load(
-        q + b * sq_b + start * sq_t + group * sq_h + offs_t[:, None] * sq_t + offs_k[None, :],
-        mask=mask,
-        other=0.0,
-    ).to(tl.float32)
-    k_tile = tl.load(
-        k + b * sk_b + start * sk_t + group * sk_h + offs_t[:, None] * sk_t + offs_k[None, :],
-        mask=mask,
-        other=0.0,
-    ).to(tl.float32)
+    behind = sums_behind(log_decay + first * K, groups * K, start, offs_t, length, offs_k, K, T)
+    q_at = q + b * sq_b + start * sq_t + group * sq_h
+    q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K).to(tl.float32)
+    k_at = k + b * sk_b + start * sk_t + group * sk_h
+    k_tile = load_rows(k_at, sk_t, start, offs_t, length, offs_k, K).to(tl.float32)
     q_tile = q_tile * tl.exp(tl.cumsum(g, 0))
-    k_tile = k_tile * tl.exp(tl.cumsum(after, 0, reverse=True))
+    k_tile = k_tile * tl.exp(behind)
     tl.store(q_out + dense, q_tile.to(q_out.dtype.element_ty), mask=mask)
     tl.store(k_out + dense, k_tile.to(k_out.dtype.element_ty), mask=mask)
     tl.store(totals + at * K + offs_k, tl.sum(g, 0), mask=offs_k < K)
@@ -73,25 +62,15 @@ def decay_rows(
 @triton.jit
 def _block(x, at, stride, first, length, offs_k, K, BC: tl.constexpr):
     """Loads BC rows of x from position ``first``, zero behind ``length``."""
-    rows = tl.arange(0, BC)
-    return tl.load(
-        x + at + (first + rows)[:, None] * stride + offs_k[None, :],
-        mask=(first + rows < length)[:, None] & (offs_k < K)[None, :],
-        other=0.0,
-    ).to(tl.float32)
+    rows = first + tl.arange(0, BC)
+    return load_rows(x + at, stride, 0, rows, length, offs_k, K).to(tl.float32)
 
 
 @triton.jit
 def _decays_behind(log_decay, at, stride, first, length, offs_k, K, BC: tl.constexpr):
     """Returns (BC, K) sums of the log-decays behind each row up to the block's end."""
-    rows = tl.arange(0, BC)
-    follows = (rows + 1 < BC) & (first + rows + 1 < length)
-    after = tl.load(
-        log_decay + at + (first + rows + 1)[:, None] * stride + offs_k[None, :],
-        mask=follows[:, None] & (offs_k < K)[None, :],
-        other=0.0,
-    )
-    return tl.cumsum(after, 0, reverse=True)
+    rows = first + tl.arange(0, BC)
+    return sums_behind(log_decay + at, stride, 0, rows, length, offs_k, K, BC)
 
 
 @triton.jit
@@ -123,10 +102,7 @@ def channel_scores(
     blocks = T // BC
     row_block = pid % blocks
     at = (pid // blocks).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
-    start = chunk * T
+    _, group, b, start, _ = locate(at, chunks, groups, length, T)
     q_at = b * sq_b + group * sq_h
     k_at = b * sk_b + group * sk_h
     g_at = (b * length * groups + group) * K
@@ -199,10 +175,7 @@ def channel_scores_backward(
     blocks = T // BC
     block = pid % blocks
     at = (pid // blocks).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
-    start = chunk * T
+    _, group, b, start, _ = locate(at, chunks, groups, length, T)
     q_at = b * sq_b + group * sq_h
     k_at = b * sk_b + group * sk_h
     g_at = (b * length * groups + group) * K
@@ -302,30 +275,17 @@ def finish_gradients(
     pid = tl.program_id(0)
     offs_k = (pid % tiles) * BK + tl.arange(0, BK)
     at = (pid // tiles).to(tl.int64)
-    chunk = at % chunks
-    group = (at // chunks) % groups
-    b = at // chunks // groups
+    _, group, b, start, first = locate(at, chunks, groups, length, T)
     offs_t = tl.arange(0, T)
-    start = chunk * T
     mask = (start + offs_t < length)[:, None] & (offs_k < K)[None, :]
-    dense = (
-        ((b * length + start) * groups + group) * K
-        + offs_t[:, None] * (groups * K)
-        + offs_k[None, :]
-    )
+    dense = first * K + offs_t[:, None] * (groups * K) + offs_k[None, :]
     g = tl.load(log_decay + dense, mask=mask, other=0.0)
-    follows = (offs_t + 1 < T) & (start + offs_t + 1 < length)
-    after = tl.load(
-        log_decay + dense + groups * K, mask=follows[:, None] & (offs_k < K)[None, :], other=0.0
-    )
+    behind = sums_behind(log_decay + first * K, groups * K, start, offs_t, length, offs_k, K, T)
     through = tl.exp(tl.cumsum(g, 0))
-    behind = tl.exp(tl.cumsum(after, 0, reverse=True))
+    behind = tl.exp(behind)
     near = tl.load(difference + dense, mask=mask, other=0.0)
-    q_tile = tl.load(
-        q + b * sq_b + start * sq_t + group * sq_h + offs_t[:, None] * sq_t + offs_k[None, :],
-        mask=mask,
-        other=0.0,
-    ).to(tl.float32)
+    q_at = q + b * sq_b + start * sq_t + group * sq_h
+    q_tile = load_rows(q_at, sq_t, start, offs_t, length, offs_k, K).to(tl.float32)
     far = tl.load(dq_far + dense, mask=mask, other=0.0) * through
     near += far * q_tile
     far += tl.load(dq_near + dense, mask=mask, other=0.0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.kernels import nvrtc
+from longseq.core.kernels.cuda_sources import parameters
 from longseq.core.kernels.custom_op import in_transform
 from longseq.core.ops import cuda_calls as _cuda
 from longseq.core.ops.causal_conv1d.arguments import Arguments
@@ -59,7 +60,7 @@ def _launch(
 def forward(y: Tensor, call: Arguments) -> None:
     """Fills y (B, L, D), dense."""
     defines, values, grid, alive = _launch(call)
-    arguments = nvrtc.parameters(_SOURCE, "ConvParams", values | _cuda.addresses(y=y))
+    arguments = parameters(_SOURCE, "ConvParams", values | _cuda.addresses(y=y))
     nvrtc.launch(_SOURCE, "conv_forward", defines, grid, 128, arguments, y.device)
     del alive
 
@@ -79,7 +80,7 @@ def backward(dy: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor, Tenso
     dweight = torch.empty(parts, dtype=torch.float32, device=x.device)
     dbias = torch.empty(parts[:2], dtype=torch.float32, device=x.device)
     outputs = _cuda.addresses(dx=dx, dinitial=dinitial, dweight=dweight, dbias=dbias)
-    arguments = nvrtc.parameters(_SOURCE, "ConvParams", values | _cuda.rows(dy=dy) | outputs)
+    arguments = parameters(_SOURCE, "ConvParams", values | _cuda.rows(dy=dy) | outputs)
     nvrtc.launch(_SOURCE, "conv_backward", defines, grid, 128, arguments, x.device)
     del alive
     return dx, dweight.sum(0), dbias.sum(0), dinitial
@@ -115,7 +116,7 @@ def update(
         torch.empty(x.shape, dtype=x.dtype, device=x.device),
         torch.empty_like(state.contiguous()),
     )
-    arguments = nvrtc.parameters(_SOURCE, "ConvParams", values | _cuda.addresses(y=y, after=after))
+    arguments = parameters(_SOURCE, "ConvParams", values | _cuda.addresses(y=y, after=after))
     nvrtc.launch(_SOURCE, "conv_update", defines, grid, 128, arguments, x.device)
     del alive
     return y, after

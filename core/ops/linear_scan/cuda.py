@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.kernels import nvrtc
+from longseq.core.kernels.cuda_sources import parameters
 from longseq.core.ops import cuda_calls as _cuda
 from longseq.core.ops.linear_scan.arguments import Arguments
 
@@ -45,7 +46,7 @@ def _linear(a: Tensor, b: Tensor, out: Tensor, reverse: bool, **values: int) -> 
     alive: list[Tensor] = []
 
     def launch(kernel: str, grid: tuple[int, ...], threads: int) -> None:
-        arguments = nvrtc.parameters(_SOURCE, "LinearParams", values)
+        arguments = parameters(_SOURCE, "LinearParams", values)
         nvrtc.launch(_SOURCE, kernel, defines, grid, threads, arguments, b.device)
 
     if chunks > 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.kernels import nvrtc
+from longseq.core.kernels.cuda_sources import parameters
 from longseq.core.ops import cuda_calls as _cuda
 from longseq.core.ops.selective_scan.arguments import Arguments
 
@@ -168,7 +169,7 @@ class _Call:
         p, defines = self.plan, dict(self.defines)
         if source == _FORWARD:
             defines["LONGSEQ_GATED"] = 0  # looked at in the backward only
-        arguments = nvrtc.parameters(source, _STRUCT, self.values | values)
+        arguments = parameters(source, _STRUCT, self.values | values)
         if kernel.startswith("scan_join"):
             grid, threads = (math.ceil(self.batch * self.states * self.width / 128),), 128
         else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.kernels import nvrtc
+from longseq.core.kernels.cuda_sources import parameters
 from longseq.core.ops import cuda_calls as _cuda
 from longseq.core.ops.slstm.arguments import Arguments, Kept
 
@@ -48,7 +49,7 @@ def _launch(kernel: str, hs: Tensor, floats: int, values: dict[str, int]) -> Non
         "LONGSEQ_THREADS": threads,
         "LONGSEQ_RESIDENT": int(resident),
     }
-    arguments = nvrtc.parameters(
+    arguments = parameters(
         _SOURCE, "SlstmParams", values | {"batch": batch, "length": length, "heads": heads}
     )
     grid = (heads, math.ceil(batch / rows))

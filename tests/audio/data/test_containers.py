@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 from longseq.audio.data.containers import Part, Window, id3_size, mp3_frame, read_layout
+from longseq.audio.data.listing import list_audio
 from longseq.audio.data.reading import (
     CANCELLED_NOTE,
     AudioStream,
     UnscorableError,
     audio_info,
-    list_audio,
     read_audio,
     read_excerpt,
 )

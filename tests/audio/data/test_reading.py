@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import soxr
 
+from longseq.audio.data.listing import list_audio
 from longseq.audio.data.reading import (
     AudioStream,
     audio_info,
-    list_audio,
     read_audio,
     read_excerpt,
     sniff,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from longseq.core.kernels import nvrtc
+from longseq.core.kernels import cuda_sources, nvrtc
 from longseq.core.ops import cuda_calls
 from longseq.core.ops.slstm import cuda as slstm_cuda
 
@@ -40,7 +40,7 @@ class Emulator:
         self.library = cache(self._library)
 
     def _library(self, name: str, defines: tuple[tuple[str, str | int], ...]) -> ctypes.CDLL:
-        text = (Path(__file__).parent / "emulator.h").read_text() + nvrtc.source(name)
+        text = (Path(__file__).parent / "emulator.h").read_text() + cuda_sources.source(name)
         stem = hashlib.sha256((text + repr(defines)).encode()).hexdigest()[:16]
         code, library = self.folder / f"{stem}.cpp", self.folder / f"{stem}.so"
         code.write_text(text)

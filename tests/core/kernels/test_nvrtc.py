@@ -18,7 +18,7 @@ import torch
 
 from longseq.bench.gpu import resources
 from longseq.core.errors import BackendError
-from longseq.core.kernels import nvrtc
+from longseq.core.kernels import cuda_sources, nvrtc
 from longseq.core.ops import availability, cuda_calls, linear_scan
 
 ROOT = Path(__file__).parents[3]
@@ -51,7 +51,7 @@ def test_the_variants_use_every_source() -> None:
     with resources.recorded() as seen:
         for launch in resources.VARIANTS.values():
             launch()
-    assert {name for name, _ in seen} == {file.name for file in nvrtc.SOURCES.glob("*.cu")}
+    assert {name for name, _ in seen} == {file.name for file in cuda_sources.SOURCES.glob("*.cu")}
 
 
 @needs_nvrtc
@@ -66,7 +66,7 @@ def test_a_wheel_carries_every_source() -> None:
     ignored = (ROOT / ".gitignore").read_text().split() if (ROOT / ".gitignore").is_file() else []
     patterns = [*settings["wheel"]["exclude"], *settings["sdist"]["exclude"], *ignored]
     assert settings["wheel"]["packages"]["longseq/core"] == "core"
-    files = sorted(nvrtc.SOURCES.iterdir())
+    files = sorted(cuda_sources.SOURCES.iterdir())
     assert {file.suffix for file in files} == {".cu", ".cuh"}
     for file in files:
         parts = Path("core/kernels/cuda") / file.name
@@ -76,7 +76,7 @@ def test_a_wheel_carries_every_source() -> None:
                 fnmatch.fnmatch(p, plain) for p in parts.parts
             )
             assert not hit, (file.name, pattern)
-        assert '#include "' not in nvrtc.source(file.name)  # each is found beside it
+        assert '#include "' not in cuda_sources.source(file.name)  # each is found beside it
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
     monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    values = nvrtc.parameters("linear_scan.cu", "LinearParams", {"batch": 2, "chunk": 64})
-    names = nvrtc.fields("linear_scan.cu", "LinearParams")
+    values = cuda_sources.parameters("linear_scan.cu", "LinearParams", {"batch": 2, "chunk": 64})
+    names = cuda_sources.fields("linear_scan.cu", "LinearParams")
     for _ in range(2):
         device = torch.device("cuda:0")
         nvrtc.launch(
@@ -200,7 +200,7 @@ def test_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: list[
     assert first[:9] == ("linear_forward", 4, 2, 1, 256, 1, 1, 100_000, 5) and first[-1] == 0
     assert dict(zip(names, first[9]))["batch"] == 2 and dict(zip(names, first[9]))["chunk"] == 64
     with pytest.raises(KeyError, match="no field bach"):
-        nvrtc.parameters("linear_scan.cu", "LinearParams", {"bach": 2})
+        cuda_sources.parameters("linear_scan.cu", "LinearParams", {"bach": 2})
     driver.cuLaunchKernel = lambda *arguments: (701,)
     with pytest.raises(BackendError, match="starting linear_forward: 701"):
         nvrtc.launch(

@@ -139,6 +139,22 @@ def test_a_validation_loss_that_is_none_ends_a_training(
         run(toy, "out")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(lambda loss: loss.repeat(3), r"of shape \(3,\)"), (lambda loss: float(loss), r"is \d")],
+)
+def test_a_loss_that_is_not_one_number_is_named(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, spoil: Any, said: str
+) -> None:
+    def compute(self: Any, batch: Any, inner: Any = toy.ToyTask.compute) -> Any:
+        out = inner(self, batch)
+        return {**out, "loss": spoil(out["loss"])}
+
+    monkeypatch.setattr(toy.ToyTask, "compute", compute)
+    with pytest.raises(LongseqError, match=f"ToyTask.compute's loss must be one number.*{said}"):
+        run(toy, "out")
+
+
 def test_the_first_layer_is_named(toy: ModuleType) -> None:
     task = toy.ToyTask()
     batch = {"input_ids": torch.ones(2, 3, 3), "step": torch.zeros(2)}

@@ -1,6 +1,10 @@
 """Reading a checkpoint: its data module with changes, and classes that have moved since it was
 written."""
 
+import importlib
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,30 @@ def test_classes_that_have_moved_are_found(tmp_path: Path) -> None:
     assert type(load_task(file, "weather")) is VideoForecaster
     assert type(load_data(file, MovingDigits)) is MovingDigits
     assert current_path("mine.Model") == "mine.Model"
+
+
+def test_a_class_of_ones_own_that_has_changed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from longseq.core.training.task import BaseTask\n\n\nclass {}(BaseTask):\n"
+        "    def __init__(self, {}, **recipe):\n        super().__init__(**recipe)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "changing", raising=False)
+    hyper = {"_class_path": "changing.Own", "context": 4, "lr": 0.1}
+    file = write(tmp_path / "a.ckpt", hyper_parameters=hyper)
+    cases = {
+        ("Own", "context=1, *, gain"): "holds no gain, which changing.Own needs; has the class",
+        ("Own", "length=1"): "holds context, which changing.Own does not take",
+        ("Owns", "context=1"): "is of changing.Own, but changing has no such class; did you mean "
+        "'Owns'?",
+    }
+    for (name, arguments), said in cases.items():
+        (tmp_path / "changing.py").write_text(code.format(name, arguments))
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # of the same second
+        importlib.invalidate_caches()
+        sys.modules.pop("changing", None)
+        with pytest.raises(DataError, match=re.escape(said)) as refused:
+            load_task(file, allow=["changing"])
+        assert str(file) in str(refused.value)

@@ -15,13 +15,28 @@ from longseq.core.errors import ArgumentError
 from longseq.core.ops.precision import compute_dtype
 
 
+class Layer(NamedTuple):
+    """What the fused functions are given up to the scan, see ``mamba_inner_fn``."""
+
+    xz: Tensor
+    conv1d_weight: Tensor
+    conv1d_bias: Tensor | None
+    x_proj_weight: Tensor
+    delta_proj_weight: Tensor
+    A: Tensor
+    B: Tensor | None
+    C: Tensor | None
+    B_proj_bias: Tensor | None
+    C_proj_bias: Tensor | None
+
+
 class Norms(NamedTuple):
     """RMS norms of B, C and Δ, as Jamba and FalconMamba have them; None for absent ones."""
 
-    b: Tensor | None
-    c: Tensor | None
-    dt: Tensor | None
-    eps: float
+    b: Tensor | None = None
+    c: Tensor | None = None
+    dt: Tensor | None = None
+    eps: float = 0.0
 
 
 def project(weight: Tensor, rows: Tensor) -> Tensor:
@@ -73,24 +88,13 @@ class Parts(NamedTuple):
     z: Tensor
 
 
-def prepare(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    A: Tensor,
-    B: Tensor | None,
-    C: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-    norms: Norms,
-) -> Parts:
+def prepare(layer: Layer, norms: Norms) -> Parts:
     """Convolves x and projects Δ, B and C out of it.
 
     Raises:
         ArgumentError: if x_proj's rows are not those of Δ, and of B and C where they are projected.
     """
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, *biases = layer
     x, z = xz.chunk(2, 1)
     convolved = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     assert isinstance(convolved, Tensor)
@@ -105,8 +109,8 @@ def prepare(
         )
     low, b, c = project(x_proj_weight, x).split(sizes, 1)
     delta = _rms(project(delta_proj_weight, low), norms.dt, norms.eps)
-    map_in = _maps(b, B, B_proj_bias, A, norms.b, norms.eps)
-    map_out = _maps(c, C, C_proj_bias, A, norms.c, norms.eps)
+    map_in = _maps(b, B, biases[0], A, norms.b, norms.eps)
+    map_out = _maps(c, C, biases[1], A, norms.c, norms.eps)
     return Parts(x, delta, map_in, map_out, z)
 
 
@@ -138,19 +142,9 @@ def mamba_inner_fn_no_out_proj(
 ) -> Tensor:
     """Returns what ``mamba_inner_fn`` projects: (B, D, L). Arguments as there."""
     del checkpoint_lvl
-    parts = prepare(
-        xz,
-        conv1d_weight,
-        conv1d_bias,
-        x_proj_weight,
-        delta_proj_weight,
-        A,
-        B,
-        C,
-        B_proj_bias,
-        C_proj_bias,
-        Norms(None, None, None, 0.0),
-    )
+    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    layer = Layer(xz, *weights, A, B, C, B_proj_bias, C_proj_bias)
+    parts = prepare(layer, Norms())
     return scan(parts, A, D, delta_bias, delta_softplus)
 
 
@@ -216,19 +210,9 @@ def mamba_inner_fn(
             "path of transformers' FalconMamba does so before it",
             stacklevel=2,
         )
-    parts = prepare(
-        xz,
-        conv1d_weight,
-        conv1d_bias,
-        x_proj_weight,
-        delta_proj_weight,
-        A,
-        B,
-        C,
-        B_proj_bias,
-        C_proj_bias,
-        Norms(b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps),
-    )
+    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    layer = Layer(xz, *weights, A, B, C, B_proj_bias, C_proj_bias)
+    parts = prepare(layer, Norms(b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps))
     y = scan(parts, A, D, delta_bias, delta_softplus)
     return project_out(y, out_proj_weight, out_proj_bias)
 
@@ -258,19 +242,9 @@ def bimamba_inner_fn(
     (arXiv 2401.09417), its first form.
     """
     del checkpoint_lvl
-    parts = prepare(
-        xz,
-        conv1d_weight,
-        conv1d_bias,
-        x_proj_weight,
-        delta_proj_weight,
-        A,
-        B,
-        C,
-        B_proj_bias,
-        C_proj_bias,
-        Norms(None, None, None, 0.0),
-    )
+    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
+    layer = Layer(xz, *weights, A, B, C, B_proj_bias, C_proj_bias)
+    parts = prepare(layer, Norms())
     turned = Parts._make(t.flip(-1) if t.dim() > 2 else t for t in parts)
     y = scan(parts, A, D, delta_bias, delta_softplus)
     y = y + scan(turned, A_b, D, delta_bias, delta_softplus).flip(-1)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from longseq.core.compat._operators import selective_scan
 from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
+from longseq.core.compat.mamba_ssm.ops._inner import Layer
 from longseq.core.compat.mamba_ssm.ops._scan import selective_scan_fn, time_first
 from longseq.core.ops.precision import compute_dtype
 
@@ -51,19 +52,9 @@ def selective_scan_ref(
     return (y, last) if return_last_state else y
 
 
-def _prepared(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    A: Tensor,
-    B: Tensor | None,
-    C: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _prepared(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns x, Δ, B, C and z, channels first."""
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, *biases = layer
     x, z = xz.chunk(2, 1)
     convolved = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     assert isinstance(convolved, Tensor)
@@ -80,8 +71,8 @@ def _prepared(
             return torch.view_as_complex(real).transpose(1, 2)
         return part.transpose(1, 2)
 
-    B = taken(rows[..., rank : rank + states], B_proj_bias) if B is None else B
-    C = taken(rows[..., -states:], C_proj_bias) if C is None else C
+    B = taken(rows[..., rank : rank + states], biases[0]) if B is None else B
+    C = taken(rows[..., -states:], biases[1]) if C is None else C
     return x, delta, B, C, z
 
 
@@ -105,7 +96,7 @@ def mamba_inner_ref(
     """A Mamba layer from its input projection on, convolution, projections and scan one after the
     other; arguments as ``mamba_inner_fn``."""
     weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
-    x, delta, B, C, z = _prepared(xz, *weights, A, B, C, B_proj_bias, C_proj_bias)
+    x, delta, B, C, z = _prepared(Layer(xz, *weights, A, B, C, B_proj_bias, C_proj_bias))
     y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
     assert isinstance(y, Tensor)
     return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
@@ -131,7 +122,7 @@ def bimamba_inner_ref(
 ) -> Tensor:
     """A layer that scans in both directions, part by part; arguments as ``bimamba_inner_fn``."""
     weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
-    parts = _prepared(xz, *weights, A, B, C, B_proj_bias, C_proj_bias)
+    parts = _prepared(Layer(xz, *weights, A, B, C, B_proj_bias, C_proj_bias))
     y = torch.zeros_like(parts[0])
     for decay, back in ((A, False), (A_b, True)):
         x, delta, B, C, z = (t.flip(-1) if back and t.dim() > 2 else t for t in parts)
