@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
-from longseq.weather.data.coords import kind_of
+from longseq.weather.data.coords import DEGREES, kind_of, read_grid
+from longseq.weather.data.curvilinear import read_curvilinear
+from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
 
@@ -185,12 +189,58 @@ def _engine(file: Path) -> str:
 def kinds_of(variable: Any, data: Any) -> dict[str, str]:
     """Returns what each dimension of a variable is: kind → dimension."""
     found: dict[str, str] = {}
+    names = curvilinear_of(variable, data)
+    if names is not None:
+        found["latitude"], found["longitude"] = map(str, data[names[0]].dims)
     for dim in variable.dims:
         attrs = dict(data[dim].attrs) if dim in data.variables else {}
         kind = kind_of(str(dim), attrs)
-        if kind is not None:
+        if kind is not None and str(dim) not in found.values():
             found.setdefault(kind, str(dim))
     return found
+
+
+def curvilinear_of(variable: Any, data: Any) -> tuple[str, str] | None:
+    """Returns the names of the two-dimensional latitudes and longitudes of a variable; None if it
+    has none."""
+    axes = {_degrees_of(str(dim), data) for dim in variable.dims}
+    if {"latitude", "longitude"} <= axes and not mapping_of(variable, data):
+        return None
+    text = str(variable.attrs.get("coordinates", variable.encoding.get("coordinates", "")))
+    named = [name for name in text.split() if name in data.variables]
+    found: dict[str, str] = {}
+    for name in (*named, *map(str, data.variables)):
+        own = data.variables[name]
+        if own.ndim != 2 or not set(own.dims) <= set(variable.dims):
+            continue
+        kind = kind_of(name, dict(own.attrs))
+        moving = any(
+            kind_of(str(dim), dict(data[dim].attrs) if dim in data.variables else {}) == "time"
+            for dim in own.dims
+        )
+        if kind in ("latitude", "longitude") and not moving:
+            found.setdefault(kind, name)
+    if len(found) < 2 or data[found["latitude"]].dims != data[found["longitude"]].dims:
+        return None
+    return found["latitude"], found["longitude"]
+
+
+def _degrees_of(dim: str, data: Any) -> str | None:
+    """Returns "latitude" or "longitude" for a coordinate that says so in its units."""
+    if dim not in data.variables:
+        return None
+    attrs = dict(data.variables[dim].attrs)
+    kind = kind_of(dim, attrs)
+    units = str(attrs.get("units", "")).strip().lower()
+    return kind if kind is not None and units in DEGREES.get(kind, ()) else None
+
+
+def mapping_of(array: Any, data: Any) -> str:
+    """Returns the name of a variable's map projection; empty for latitudes and longitudes."""
+    name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", "")))
+    found = data.variables.get(name.split(":")[0].strip())
+    kind = "" if found is None else str(found.attrs.get("grid_mapping_name", ""))
+    return "" if kind == "latitude_longitude" else kind
 
 
 def choose(data: Any, variable: str | None, path: str | Path) -> str:
@@ -209,7 +259,7 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
         for name in data.data_vars
         if {"time", "latitude", "longitude"} <= kinds_of(data[name], data).keys()
         and data[name].dtype.kind in "fiu"
-        and all(dim in data.variables for dim in _core_dims(data[name], data))
+        and _has_axes(data[name], data)
     ]
     if variable is not None:
         matching = [
@@ -244,9 +294,15 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
     return fields[0]
 
 
-def _core_dims(array: Any, data: Any) -> list[str]:
+def _has_axes(array: Any, data: Any) -> bool:
+    """Returns whether a variable on time, latitude and longitude has the coordinates of all."""
     kinds = kinds_of(array, data)
-    return [kinds[kind] for kind in ("time", "latitude", "longitude")]
+    if kinds["time"] not in data.variables:
+        return False
+    if curvilinear_of(array, data) is not None:
+        return True
+    axes = kinds["latitude"] in data.variables and kinds["longitude"] in data.variables
+    return axes and not mapping_of(array, data)
 
 
 def _why_not(array: Any, data: Any) -> str:
@@ -256,14 +312,23 @@ def _why_not(array: Any, data: Any) -> str:
     named = [name for name in text.split() if name in data.variables]
     flat = [n for n in named if kind_of(n, dict(data[n].attrs)) in ("latitude", "longitude")]
     kinds = kinds_of(array, data)
-    if any(
+    mapping = mapping_of(array, data)
+    if curvilinear_of(array, data) is not None:
+        lost = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
+        return f"{dims}, without {' and '.join(lost) or 'a time coordinate'}"
+    if mapping == "healpix":
+        return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
+    if mapping or any(
         str(data[dim].attrs.get("standard_name", "")).startswith(("grid_", "projection_"))
         for dim in array.dims
         if dim in data.variables
     ):
-        return f"{dims}, a rotated or projected grid (regrid it: cdo remapbil,r360x180 in out)"
-    if any(data[name].ndim == 2 for name in flat):
-        return f"{dims}, a curvilinear grid (regrid it: cdo remapbil,r360x180 in out)"
+        return (
+            f"{dims}, a rotated or projected grid without latitudes and longitudes of its cells "
+            "(regrid it: cdo remapbil,r360x180 in out)"
+        )
+    if any(data[name].ndim > 1 for name in flat):
+        return f"{dims}, and its latitudes and longitudes are not on two of these"
     if any(data[name].dims[0] in array.dims and data[name].ndim == 1 for name in flat):
         return f"{dims}, cells or points without rows and columns (regrid or grid them first)"
     lost = [dim for dim in array.dims if dim not in data.variables]
@@ -271,3 +336,23 @@ def _why_not(array: Any, data: Any) -> str:
     if missing:
         return f"{dims}, without {' and '.join(missing)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
+
+
+def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.ndarray, list[str]]:
+    """Returns the grid of a variable, whether its rows are to be turned, the order of its columns,
+    and what that changes.
+
+    Args:
+        data: an xarray data set.
+        array: a variable of it that ``choose`` accepts.
+        path: file, for messages.
+
+    Raises:
+        DataError: for wrong units, values, order or bounds.
+    """
+    kinds, names = kinds_of(array, data), curvilinear_of(array, data)
+    dims = kinds["latitude"], kinds["longitude"]
+    if names is None:
+        return read_grid(data, *dims, path)
+    grid, notes = read_curvilinear(data, array, names, dims, path)
+    return grid, False, np.arange(grid.shape[1]), notes

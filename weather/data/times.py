@@ -52,6 +52,7 @@ def decode_time(
     attrs: dict[str, Any],
     path: str | Path,
     bounds: np.ndarray | None = None,
+    bounds_units: str = "",
 ) -> Times:
     """Returns the dates, the calendar and the intervals of a time coordinate, checked to ascend.
 
@@ -63,7 +64,8 @@ def decode_time(
         values: of the coordinate (T).
         attrs: its attributes: units, calendar.
         path: file, for messages.
-        bounds: values of the variable that ``attrs["bounds"]`` names (T, 2), in the same units.
+        bounds: values of the variable that ``attrs["bounds"]`` names (T, 2).
+        bounds_units: their own units; empty for those of the times.
 
     Raises:
         DataError: for missing or unknown units or calendars, duplicate or unsorted times, or bounds
@@ -88,7 +90,7 @@ def decode_time(
     _check_order(numbers, dates, path)
     if bounds is None or units.lower() in _YEARS:
         return Times(dates, calendar, None, tuple(notes))
-    edges = _intervals(bounds, units, calendar, len(dates), path)
+    edges = _intervals(bounds, bounds_units or units, calendar, len(dates), path)
     middle = _middle(edges)
     inside = (dates > edges[:, 0]) & (dates < edges[:, 1])
     inside &= [date.year == own.year for date, own in zip(dates, middle)]
