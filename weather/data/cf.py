@@ -16,11 +16,12 @@ from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.weather.data.coords import DEGREES, kind_of, read_grid
 from longseq.weather.data.curvilinear import read_curvilinear
+from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
 
-SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr")
+SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr", ".grib", ".grb", ".grib2", ".grb2")
 
 
 def is_zarr(path: Path) -> bool:
@@ -103,11 +104,13 @@ _METADATA_BYTES = 1 << 26
 
 
 @contextmanager
-def open_dataset(path: str | Path) -> Iterator[Any]:
-    """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4 or Zarr, without dask.
+def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]:
+    """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4, Zarr or GRIB, without
+    dask.
 
     Args:
         path: the file or Zarr store.
+        variable: the one that is wanted, which GRIB files open by; None for all.
 
     Raises:
         DataError: if it is missing, empty, damaged or of another kind.
@@ -138,7 +141,12 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            if how["engine"] == "cfgrib":
+                data = open_grib(file, variable)
+            else:
+                data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+    except DataError:
+        raise
     except (
         OSError,
         ValueError,
@@ -180,9 +188,17 @@ def _engine(file: Path) -> str:
             hint="convert it: nccopy -k nc4 in out",
         )
     if head[:4] == b"GRIB":
-        raise DataError(
-            "is GRIB", path=file, hint="convert it to NetCDF: cdo -f nc4 copy in.grib out.nc"
-        )
+        return "cfgrib"
+    packed = {
+        b"\x1f\x8b": "gzip",
+        b"PK": "zip",
+        b"BZ": "bzip2",
+        b"\xfd7": "xz",
+        b"\x28\xb5": "zstd",
+    }
+    if head[:2] in packed:
+        text = f"is packed with {packed[head[:2]]}"
+        raise DataError(text, path=file, hint="unpack it first")
     raise DataError("is not a NetCDF file", path=file, hint="give a CF NetCDF file or a Zarr store")
 
 
@@ -263,7 +279,10 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
     ]
     if variable is not None:
         matching = [
-            name for name in data.data_vars if data[name].attrs.get("standard_name") == variable
+            name
+            for name in data.data_vars
+            if variable
+            in (data[name].attrs.get(key) for key in ("standard_name", "GRIB_shortName"))
         ]
         if variable in data.data_vars:
             matching = [variable]

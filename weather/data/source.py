@@ -259,7 +259,7 @@ def open_source(
         DataError: for what the file lacks or has wrong, in one line.
     """
     file = resolve(path)
-    with open_dataset(file) as data:
+    with open_dataset(file, variable) as data:
         name = choose(data, variable, file)
         kinds = kinds_of(data[name], data)
         array = reduce_dimensions(data[name], kinds, file)
