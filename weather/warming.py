@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
+from longseq.weather.data import units as unit_library
 from longseq.weather.data.cf import resolve
-from longseq.weather.data.series import read_series
+from longseq.weather.data.series import read_series, read_units
 from longseq.weather.energy_balance import EnergyBalance
+from longseq.weather.fair_model import fair_warming
 
 _TEMPERATURES = (
     "Surface Air Temperature Change",
@@ -72,8 +74,8 @@ def global_warming(
     """Returns the global warming of a scenario of a table in the layout of RCMIP or IIASA.
 
     A temperature in the table is taken as it is. Otherwise effective radiative forcings drive an
-    energy balance: the given one by their total, or the packaged one, which stands for FaIR 1.6.4
-    (to 0.08 K over ten SSPs until 2100), by their parts.
+    energy balance: the given one by their total, or the packaged one, which stands for FaIR 1.6.4,
+    by their parts. Emissions go through FaIR itself where it is installed.
 
     Args:
         path: of the table.
@@ -82,11 +84,15 @@ def global_warming(
         interpolate: whether missing years are filled in linearly.
 
     Raises:
-        DataError: if the table has neither, saying what it has.
+        DataError: if the table has neither, saying what it has, and as ``fair_warming``.
     """
     where = f"{path}::{scenario}"
     years, values, names = read_series(where, interpolate=interpolate, gaps=True)
-    table = dict(zip(names, values.T))
+    units = read_units(where)
+    table = {
+        name: _in_units(column, name, units.get(name, ""), where)
+        for name, column in zip(names, values.T)
+    }
     for name in _TEMPERATURES:
         if name in table:
             return _whole(Warming(years, table[name], name), where)
@@ -104,14 +110,21 @@ def global_warming(
         how = f"{ERF} through three boxes of heat of typical size"
         return _whole(Warming(years, found, how), where)
     if any(name.startswith("Emissions|") for name in table):
-        raise DataError(
-            "holds emissions: how much they force is a carbon cycle's and a chemistry's question",
-            path=resolve(path),
-            record=scenario,
-            hint="run FaIR or MAGICC on them and give their forcings or temperatures",
-        )
+        when, found = fair_warming(years, table, units, where)
+        return _whole(Warming(when, found, "emissions through FaIR 1.6"), where)
     text = f"has neither {_TEMPERATURES[0]} nor {ERF}"
     raise DataError(text, path=resolve(path), record=scenario)
+
+
+def _in_units(values: np.ndarray, name: str, unit: str, where: str) -> np.ndarray:
+    """Returns temperatures in K and forcings in W m-2, whatever the table has them in."""
+    wanted = "K" if name in _TEMPERATURES else "W m-2" if name.startswith(ERF) else ""
+    if not wanted or not unit:
+        return values
+    try:
+        return unit_library.convert(values, unit, wanted, difference=True)
+    except ConfigError as error:
+        raise DataError(f"{name}: {error}", path=where) from error
 
 
 def _finite(values: np.ndarray, name: str, where: str) -> np.ndarray:

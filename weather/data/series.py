@@ -97,6 +97,26 @@ def list_scenarios(path: str | Path) -> list[str]:
     return list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
 
 
+def read_units(path: str | Path) -> dict[str, str]:
+    """Returns variable → unit of a scenario of a table in the layout of RCMIP and IIASA; empty for
+    other tables.
+
+    Args:
+        path: of the table, its scenario after two colons.
+    """
+    text, _, scenario = str(path).partition("::")
+    file = resolve(text)
+    rows = read_rows(file) if file.suffix.lower() in TABLES else []
+    names = {name.lower(): name for name in (rows[0] if rows else {}) if name}
+    if not {"scenario", "variable", "unit"} <= names.keys():
+        return {}
+    return {
+        row[names["variable"]]: (row[names["unit"]] or "").strip()
+        for row in rows
+        if row[names["scenario"]] == scenario
+    }
+
+
 def _number(text: str | None, name: str, file: Path, line: int) -> float:
     try:
         return float(text)  # type: ignore[arg-type]
