@@ -124,3 +124,15 @@ def test_a_tables_units_of_warming_and_forcing_are_read(tmp_path: Path) -> None:
     path.write_text(f"{head}\nm,a,World,{name},kg,{row}\n")
     with pytest.raises(DataError, match="'kg' cannot be converted to 'W m-2'"):
         global_warming(path, "a")
+
+
+@pytest.mark.parametrize("scenario", ["ssp119", "ssp585"])
+def test_the_packaged_energy_balance_stands_for_fair(scenario: str) -> None:
+    fair = pytest.importorskip("fair", reason="FaIR is in the extra fair")
+    folder = Path(fair.__file__).parent / "SSPs" / "data"
+    runs = []
+    for kind in ("emissions", "radiative-forcing"):
+        path = folder / f"rcmip-{kind}-annual-means-5-1-0-ssp-only.csv"
+        found = global_warming(path, scenario, interpolate=True).relative(1850, 1900)
+        runs.append(found.values[np.searchsorted(found.years, np.arange(1850, 2101))])
+    assert np.abs(runs[0] - runs[1]).max() < 0.1
