@@ -22,7 +22,7 @@ _TEMPERATURES = (
 ERF = "Effective Radiative Forcing"
 # Two boxes and weights of the parts of RCMIP's forcing that follow FaIR 1.6.4's temperature (driven
 # by RCMIP's emissions, as ``fair_warming`` does it) over ten SSPs 1850-2100: least squares, weights
-# not negative. The weights also make up for what FaIR's forcings differ from RCMIP's by, so they are
+# not negative. The weights also make up for what FaIR's forcings differ from RCMIP's by: they are
 # no efficacies of the agents.
 FAIR = EnergyBalance((7.489, 69.505), (1.4099, 0.6296))
 FAIR_PARTS = {

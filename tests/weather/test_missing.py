@@ -117,3 +117,26 @@ def test_unsigned_bytes_keep_their_range() -> None:
     array.attrs["valid_range"] = np.array([0, -6], "i1")  # 250 as an unsigned byte
     marks = Marks.of(array)
     assert (marks.low, marks.high, marks.slack) == (0.0, 500.0, 1.0)
+
+
+def test_zeros_of_a_zarr_store_are_values(lab, write, tmp_path) -> None:
+    import zarr
+
+    rain = np.maximum(np.random.default_rng(0).normal(0, 1e-5, (4, 4, 5)), 0).astype("f4")
+    rain[:, 1, 1] = 0  # a dry cell
+    data = lab.dataset(rain, lon=np.array([0.0, 100, 200, 300, 350]), units="kg m-2 s-1", name="pr")
+    data["pr"].attrs["standard_name"] = "precipitation_flux"
+    store = zarr.open_group(tmp_path / "own.zarr", mode="w", zarr_format=2)
+    for name, own in data.variables.items():
+        made = store.create_array(
+            name, shape=own.shape, dtype=own.dtype, chunks=own.shape, fill_value=0
+        )
+        made[...] = own.values
+        made.attrs.update({"_ARRAY_DIMENSIONS": list(own.dims), **own.attrs})
+    found = read_years(tmp_path / "own.zarr")
+    assert found.mask is None and np.array_equal(found.values, rain) and found.lon[0] == 0
+    # xarray's own stores say what their fill value means.
+    data["pr"].values[:, 0, 0] = np.nan
+    for version in (2, 3):
+        path = write(data, f"own{version}.zarr", zarr_format=version)
+        assert read_years(path).mask.sum() == 19

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +19,9 @@ from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
+from longseq.weather.data.zarr_store import check_codecs, is_zarr, zeros_are_values
 
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr", ".grib", ".grb", ".grib2", ".grb2")
-
-
-def is_zarr(path: Path) -> bool:
-    """Returns whether a folder is a Zarr store."""
-    return path.is_dir() and any(
-        (path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")
-    )
 
 
 def resolve(path: str | Path) -> Path:
@@ -45,62 +38,6 @@ def resolve(path: str | Path) -> Path:
 FORMATS: Formats[Callable[[Path], Any]] = Formats("data set")
 """Fields in other formats: a reader takes the path and returns an xarray Dataset that follows the
 CF conventions, its times undecoded (numbers, with units and calendar as attributes)."""
-
-
-_CODECS = {
-    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "bitround"),
-    *("fixedscaleoffset", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32"),
-    *("vlen-utf8", "vlen-bytes", "vlen-array", "bytes", "transpose", "sharding_indexed", "base64"),
-    *("packbits", "zfpy", "pcodec", "endian"),
-}
-"""Codecs that only unpack numbers and text. "pickle" runs code; what is not known may."""
-
-
-def check_codecs(store: Path) -> None:
-    """Checks that a Zarr store names no codec but those of ``_CODECS``, before anything is decoded.
-
-    Args:
-        store: the folder.
-
-    Raises:
-        DataError: naming the array and the codec, or the metadata that cannot be read.
-    """
-    names = (".zarray", "zarr.json", ".zmetadata")
-    for file in sorted(file for name in names for file in store.rglob(name)):
-        try:
-            if file.stat().st_size > _METADATA_BYTES:
-                raise ValueError
-            found = _codecs(json.loads(file.read_bytes()))
-        except (ValueError, OSError, RecursionError) as error:
-            record = str(file.relative_to(store))
-            raise DataError("is no Zarr metadata", path=store, record=record) from error
-        for codec in sorted(found):
-            if codec.removeprefix("numcodecs.").lower() not in _CODECS:
-                record = str(file.relative_to(store).parent)
-                hint = "write it again with blosc, zstd or gzip"
-                message = f"is packed with the codec {codec!r}, which longseq does not run"
-                raise DataError(message, path=store, record=record, hint=hint)
-
-
-def _codecs(metadata: Any) -> set[str]:
-    """Returns the names of the codecs in a Zarr array's metadata, wherever they stand."""
-    found: set[str] = set()
-    rest = [metadata]
-    while rest:
-        part = rest.pop()
-        if isinstance(part, dict):
-            for key, value in part.items():
-                if key in ("compressor", "filters", "codecs", "index_codecs"):
-                    for one in value if isinstance(value, list) else [value]:
-                        name = one.get("id", one.get("name")) if isinstance(one, dict) else one
-                        found |= set() if name is None else {str(name)}
-            rest += part.values()
-        elif isinstance(part, list):
-            rest += part
-    return found
-
-
-_METADATA_BYTES = 1 << 26
 
 
 @contextmanager
@@ -145,6 +82,8 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
                 data = open_grib(file, variable)
             else:
                 data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            if how["engine"] == "zarr":
+                data = zeros_are_values(data, file, how)
     except DataError:
         raise
     except (
@@ -172,6 +111,17 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
         raise DataError("reading failed: the file is truncated or damaged", path=file) from error
     finally:
         data.close()
+
+
+def _groups(path: str | Path) -> list[str]:
+    """Returns the names of the groups of a NetCDF-4 file."""
+    import h5py
+
+    file = resolve(path)
+    if not file.is_file() or not h5py.is_hdf5(file):
+        return []
+    with h5py.File(file) as content:
+        return [name for name, part in content.items() if isinstance(part, h5py.Group)]
 
 
 def _engine(file: Path) -> str:
@@ -303,6 +253,11 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
             and not str(name).endswith(("_bnds", "_bounds", "_vertices"))
         ]
         if not numbers:
+            groups = _groups(path)
+            if groups:
+                text = f"has no variable at its root, but groups: {', '.join(groups)}"
+                hint = f"take one out: ncks -G : -g {groups[0]} in.nc out.nc"
+                raise DataError(text, path=path, hint=hint)
             raise DataError("has no variable of numbers", path=path)
         first = max(numbers, key=lambda array: array.ndim)
         text = f"has no variable on time, latitude and longitude: {first.name} is on "
