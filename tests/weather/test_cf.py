@@ -271,3 +271,10 @@ def test_a_heap_that_the_library_never_leaves(write, lab) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
         read_field(path)
+
+
+def test_directions_have_no_mean(lab, write) -> None:
+    data = lab.dataset(np.full((3, 4, 5), 359.0, np.float32), units="degree", name="wdir")
+    data["wdir"].attrs["standard_name"] = "wind_from_direction"
+    with pytest.raises(DataError, match="wdir: is a direction"):
+        read_field(write(data))

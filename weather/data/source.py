@@ -275,6 +275,9 @@ def open_source(
         told = {**attrs, "units_metadata": array.attrs.get("units_metadata", "")}
         if difference is None:
             difference = unit_library.is_difference(name, told)
+        if unit_library.is_direction(attrs, str(array.attrs.get("units", ""))):
+            text = "is a direction, whose means over time and area are not those of its numbers"
+            raise DataError(text, path=file, record=name, hint="take the components of the vector")
         water = unit_library.is_water(name, attrs)
         found, target, more = units_of(array, units, water, name, file)
         made = Source(
