@@ -16,7 +16,7 @@ from longseq.core.files import atomic_path
 from longseq.core.results import digits
 from longseq.weather.baselines import PatternScaling, predict_baseline, stacked
 from longseq.weather.compare import EmulatorComparison
-from longseq.weather.data.cf import is_zarr, kinds_of, open_dataset
+from longseq.weather.data.cf import grid_of, is_zarr, kinds_of, open_dataset
 from longseq.weather.data.coords import kind_of
 from longseq.weather.data.missing import Marks
 from longseq.weather.data.module import ScenarioData
@@ -75,6 +75,10 @@ def read_inputs(path: Path) -> Inputs:
             values = marks.of_one(np.asarray(array.values, dtype=np.float64), path, name)
             if not np.isfinite(values).all():
                 raise DataError("has missing values", path=path, record=name)
+            if name in FIELDS:
+                # Experiments may differ in the order of rows and columns; their EOFs may not.
+                _, flipped, order, _ = grid_of(data, data[name], path)
+                values = (values[:, ::-1] if flipped else values)[..., order]
             found[name] = values.reshape(len(values), -1)
         time = next((d for d in data.dims if kind_of(str(d), dict(data[d].attrs)) == "time"), None)
         if time is None:
