@@ -16,8 +16,9 @@ from longseq.core.files import atomic_path
 from longseq.core.results import digits
 from longseq.weather.baselines import PatternScaling, predict_baseline, stacked
 from longseq.weather.compare import EmulatorComparison
-from longseq.weather.data.cf import kinds_of, open_dataset
+from longseq.weather.data.cf import grid_of, is_zarr, kinds_of, open_dataset
 from longseq.weather.data.coords import kind_of
+from longseq.weather.data.missing import Marks
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import Scenario, parse_span
 from longseq.weather.data.source import open_source
@@ -70,9 +71,14 @@ def read_inputs(path: Path) -> Inputs:
                     text = f"is on {array.dims}, not on time, latitude and longitude"
                     raise DataError(text, path=path, record=name)
                 array = array.transpose(*(kinds[k] for k in ("time", "latitude", "longitude")))
-            values = np.asarray(array.values, dtype=np.float64)
+            marks = Marks.of(data[name], not is_zarr(path))
+            values = marks.of_one(np.asarray(array.values, dtype=np.float64), path, name)
             if not np.isfinite(values).all():
                 raise DataError("has missing values", path=path, record=name)
+            if name in FIELDS:
+                # Experiments may differ in the order of rows and columns; their EOFs may not.
+                _, flipped, order, _ = grid_of(data, data[name], path)
+                values = (values[:, ::-1] if flipped else values)[..., order]
             found[name] = values.reshape(len(values), -1)
         time = next((d for d in data.dims if kind_of(str(d), dict(data[d].attrs)) == "time"), None)
         if time is None:
@@ -216,6 +222,8 @@ class Archive:
         with open_source(path, variable, VARIABLES[variable], difference=True) as source:
             years = np.array([date.year for date in source.times.dates])
             values = np.asarray(source.read(0, len(years)), dtype=np.float64)
+            if source.grid.lat.ndim != 1:
+                raise DataError("lies on a curvilinear grid, a regular one is needed", path=path)
             rows = np.asarray(source.array[source.array.dims[-2]].values, dtype=np.float64)
         values = values.mean(0) if values.ndim == 4 else values
         weights = np.cos(np.deg2rad(np.sort(rows)))[:, None] * np.ones(values.shape[-1])

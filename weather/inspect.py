@@ -64,9 +64,16 @@ def _show(file: str, variable: str | None, units: str | None, anomalies: bool) -
         f"{file}: {data.name} ({data.attrs.get('standard_name', 'no standard name')}), {data.units}"
     )
     print(f"  {len(data.time)} times {data.time[0]} … {data.time[-1]}, calendar {data.calendar}")
-    print(f"  latitude {data.lat[0]:g} … {data.lat[-1]:g} ({len(data.lat)}), ", end="")
-    print(f"longitude {data.lon[0]:g} … {data.lon[-1]:g} ({len(data.lon)})")
-    print(f"  {'round the globe' if data.grid.periodic else 'a region'}; ", end="")
+    rows, columns = data.grid.shape
+    if data.grid.lat.ndim == 1:
+        print(f"  latitude {data.lat[0]:g} … {data.lat[-1]:g} ({rows}), ", end="")
+        print(f"longitude {data.lon[0]:g} … {data.lon[-1]:g} ({columns})")
+        print(f"  {'round the globe' if data.grid.periodic else 'a region'}; ", end="")
+    else:
+        north, east = data.grid.edges()
+        print(f"  latitude {north[0]:g} … {north[1]:g}, longitude {east[0]:g} … {east[1]:g}")
+        whole = "the globe" if data.grid.global_ else "a region"
+        print(f"  {whole} on {rows} × {columns} curvilinear cells; ", end="")
     print(f"values {low:.6g} … {high:.6g}, area mean {mean:.6g}")
     if data.bounds is not None:
         print(f"  intervals from {data.bounds[0, 0]} to {data.bounds[-1, 1]}")

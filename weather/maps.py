@@ -61,7 +61,7 @@ def plot_maps(
         colours = "RdBu_r" if norm.vmin < 0 else "YlOrRd"
         axis.set_facecolor("0.88")
         masked = np.ma.masked_invalid(value)
-        mesh = axis.pcolormesh(edges_x, edges_y, masked, norm=norm, cmap=colours, rasterized=True)
+        mesh = _draw_cells(axis, grid, masked, norm, colours)
         draw_coastlines(axis, edges_x[0], edges_x[-1])
         axis.set(
             xlabel="longitude (°E)",
@@ -73,6 +73,23 @@ def plot_maps(
         figure.colorbar(mesh, ax=axis, orientation="horizontal", label=units, shrink=0.85)
     axes[0].set_ylabel("latitude (°N)")
     save_png(figure, image)
+
+
+def _draw_cells(axis: Any, grid: Grid, values: Any, norm: Any, colours: str) -> Any:
+    """Draws the cells of a grid and returns what a colour bar takes."""
+    if grid.lat.ndim == 1:
+        edges_y, edges_x = grid.edges()
+        return axis.pcolormesh(edges_x, edges_y, values, norm=norm, cmap=colours, rasterized=True)
+    from matplotlib.collections import PolyCollection
+
+    corners = grid.outlines().reshape(values.size, -1, 2)  # type: ignore[attr-defined]
+    # Over a pole a cell has no outline in degrees.
+    drawn = ~np.ma.getmaskarray(values).ravel() & (np.ptp(corners[..., 0], axis=1) < 90)
+    cells = PolyCollection(
+        corners[drawn], array=values.ravel()[drawn], norm=norm, cmap=colours, edgecolors="face"
+    )
+    cells.set(linewidth=0.2, rasterized=True)
+    return axis.add_collection(cells, autolim=False)
 
 
 def plot_series(

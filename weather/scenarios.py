@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class PatternEmulator:
         first = runs[0]
         if len(first.names) != 1:
             raise ConfigError(f"one predictor is needed, the global warming, got {first.names}")
-        if tuple(first.names) == (REGIONAL,) and not _covers_globe(first.field.grid):
+        if tuple(first.names) == (REGIONAL,) and not first.field.grid.global_:
             raise DataError(
                 "is a region: its mean is not the global warming",
                 path=first.field.path,
@@ -82,10 +81,6 @@ class PatternEmulator:
             scale = reference(run.climatology, run.weights)
             made = keep_positive(made, run.climatology, scale)
         return made.astype(np.float32)
-
-
-def _covers_globe(grid: Any) -> bool:
-    return bool(grid.periodic and grid.lat_bounds[0, 0] < -80 and grid.lat_bounds[-1, 1] > 80)
 
 
 def fit_boxes(path: str, table: str, scenarios: Sequence[str]) -> EnergyBalance:

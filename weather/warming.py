@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
+from longseq.weather.data import units as unit_library
 from longseq.weather.data.cf import resolve
-from longseq.weather.data.series import read_series
+from longseq.weather.data.series import read_series, read_units
 from longseq.weather.energy_balance import EnergyBalance
+from longseq.weather.fair_model import fair_warming
 
 _TEMPERATURES = (
     "Surface Air Temperature Change",
@@ -18,21 +20,22 @@ _TEMPERATURES = (
     "Surface Temperature (GSAT)",
 )
 ERF = "Effective Radiative Forcing"
-# FaIR 1.6.4's own forcing to its temperature, and its temperature to the parts of RCMIP's forcing,
-# by non-negative least squares over ten SSPs 1765-2100. The factors also make up for what FaIR's
-# forcings differ from RCMIP's by, so they are no efficacies of the agents.
-FAIR = EnergyBalance((9.570783, 27.784380), (1.776396, 0.562445))
+# Two boxes and weights of the parts of RCMIP's forcing that follow FaIR 1.6.4's temperature (driven
+# by RCMIP's emissions, as ``fair_warming`` does it) over ten SSPs 1850-2100: least squares, weights
+# not negative. The weights also make up for what FaIR's forcings differ from RCMIP's by: they are
+# no efficacies of the agents.
+FAIR = EnergyBalance((7.489, 69.505), (1.4099, 0.6296))
 FAIR_PARTS = {
-    f"{ERF}|Anthropogenic|CO2": 0.887,
-    f"{ERF}|Anthropogenic|CH4": 0.659,
-    f"{ERF}|Anthropogenic|N2O": 1.736,
-    f"{ERF}|Anthropogenic|Aerosols": 0.439,
-    f"{ERF}|Anthropogenic|Albedo Change": 1.038,
-    f"{ERF}|Anthropogenic|Other": 2.165,
-    f"{ERF}|Anthropogenic|Stratospheric Ozone": 4.086,
-    f"{ERF}|Anthropogenic|Tropospheric Ozone": 0.591,
-    f"{ERF}|Natural|Solar": 1.335,
-    f"{ERF}|Natural|Volcanic": 0.963,
+    f"{ERF}|Anthropogenic|CO2": 0.801,
+    f"{ERF}|Anthropogenic|CH4": 0.0,
+    f"{ERF}|Anthropogenic|N2O": 1.185,
+    f"{ERF}|Anthropogenic|Aerosols": 0.540,
+    f"{ERF}|Anthropogenic|Albedo Change": 1.232,
+    f"{ERF}|Anthropogenic|Other": 1.794,
+    f"{ERF}|Anthropogenic|Stratospheric Ozone": 2.792,
+    f"{ERF}|Anthropogenic|Tropospheric Ozone": 1.779,
+    f"{ERF}|Natural|Solar": 1.791,
+    f"{ERF}|Natural|Volcanic": 0.594,
 }
 
 
@@ -72,8 +75,8 @@ def global_warming(
     """Returns the global warming of a scenario of a table in the layout of RCMIP or IIASA.
 
     A temperature in the table is taken as it is. Otherwise effective radiative forcings drive an
-    energy balance: the given one by their total, or the packaged one, which stands for FaIR 1.6.4
-    (to 0.08 K over ten SSPs until 2100), by their parts.
+    energy balance: the given one by their total, or the packaged one, which stands for FaIR 1.6.4,
+    by their parts. Emissions go through FaIR itself where it is installed.
 
     Args:
         path: of the table.
@@ -82,11 +85,15 @@ def global_warming(
         interpolate: whether missing years are filled in linearly.
 
     Raises:
-        DataError: if the table has neither, saying what it has.
+        DataError: if the table has neither, saying what it has, and as ``fair_warming``.
     """
     where = f"{path}::{scenario}"
     years, values, names = read_series(where, interpolate=interpolate, gaps=True)
-    table = dict(zip(names, values.T))
+    units = read_units(where)
+    table = {
+        name: _in_units(column, name, units.get(name, ""), where)
+        for name, column in zip(names, values.T)
+    }
     for name in _TEMPERATURES:
         if name in table:
             return _whole(Warming(years, table[name], name), where)
@@ -104,14 +111,21 @@ def global_warming(
         how = f"{ERF} through three boxes of heat of typical size"
         return _whole(Warming(years, found, how), where)
     if any(name.startswith("Emissions|") for name in table):
-        raise DataError(
-            "holds emissions: how much they force is a carbon cycle's and a chemistry's question",
-            path=resolve(path),
-            record=scenario,
-            hint="run FaIR or MAGICC on them and give their forcings or temperatures",
-        )
+        when, found = fair_warming(years, table, units, where)
+        return _whole(Warming(when, found, "emissions through FaIR 1.6"), where)
     text = f"has neither {_TEMPERATURES[0]} nor {ERF}"
     raise DataError(text, path=resolve(path), record=scenario)
+
+
+def _in_units(values: np.ndarray, name: str, unit: str, where: str) -> np.ndarray:
+    """Returns temperatures in K and forcings in W m-2, whatever the table has them in."""
+    wanted = "K" if name in _TEMPERATURES else "W m-2" if name.startswith(ERF) else ""
+    if not wanted or not unit:
+        return values
+    try:
+        return unit_library.convert(values, unit, wanted, difference=True)
+    except ConfigError as error:
+        raise DataError(f"{name}: {error}", path=where) from error
 
 
 def _finite(values: np.ndarray, name: str, where: str) -> np.ndarray:

@@ -284,3 +284,10 @@ def test_a_zarr_fill_value_of_too_few_bytes_is_one_line(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="Zarr store is truncated or damaged"):
         read_field(store)
+
+
+def test_directions_have_no_mean(lab, write) -> None:
+    data = lab.dataset(np.full((3, 4, 5), 359.0, np.float32), units="degree", name="wdir")
+    data["wdir"].attrs["standard_name"] = "wind_from_direction"
+    with pytest.raises(DataError, match="wdir: is a direction"):
+        read_field(write(data))

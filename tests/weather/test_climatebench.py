@@ -145,6 +145,14 @@ def test_a_run_that_is_given_twice_is_refused(runs) -> None:
         _ = data.train_runs
 
 
+def test_the_order_of_rows_and_columns_changes_nothing(archive: Path, tmp_path: Path) -> None:
+    with xr.open_dataset(archive / "inputs_ssp585.nc", decode_times=False) as data:
+        turned = data.isel(latitude=slice(None, None, -1)).roll(longitude=1, roll_coords=True)
+        turned.to_netcdf(tmp_path / "turned.nc", engine="h5netcdf")
+    one, other = read_inputs(archive / "inputs_ssp585.nc"), read_inputs(tmp_path / "turned.nc")
+    assert all(np.array_equal(a, b) for a, b in zip(one.fields, other.fields))
+
+
 def test_principal_components_have_unit_variance_and_span_the_fields(archive: Path) -> None:
     fields = np.concatenate(
         [read_inputs(archive / f"inputs_{name}.nc").fields[0] for name in ("historical", "ssp585")]

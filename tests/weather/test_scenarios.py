@@ -23,8 +23,9 @@ def write_table(path: Path, variables: dict[str, np.ndarray], scenarios=("a", "b
         rows.writerow(["Model", "Scenario", "Region", "Variable", "Unit", *YEARS])
         for number, scenario in enumerate(scenarios, 1):
             for name, values in variables.items():
-                rows.writerow(["M", scenario, "World", name, "W/m^2", *(number * values)])
-                rows.writerow(["M", scenario, "World|Land", name, "W/m^2", *(9 * values)])
+                unit = "K" if "Temperature" in name else "W/m^2"
+                rows.writerow(["M", scenario, "World", name, unit, *(number * values)])
+                rows.writerow(["M", scenario, "World|Land", name, unit, *(9 * values)])
     return path
 
 
@@ -118,7 +119,7 @@ def test_an_energy_balance_is_fitted_to_given_temperatures(world: str, tmp_path:
 @pytest.mark.parametrize(
     ("variables", "more", "text"),
     [
-        ({"Emissions|CO2": RISE}, [], "holds emissions"),
+        ({"Emissions|CO2": RISE}, [], "emissions"),
         ({"Population": RISE}, [], "has neither Surface Air Temperature Change nor"),
         ({ERF: RISE}, ["--baseline", "1800-1850"], "lacks"),
         ({ERF: RISE}, ["--members", "-1"], "--members is at least 0"),

@@ -158,3 +158,34 @@ def test_numbers_of_records_are_no_years() -> None:
     for values in ([1.0, 2, 3], [1850.5, 1851.5]):
         with pytest.raises(DataError, match="are no years"):
             decode_time(np.array(values), {}, "f")
+
+
+def test_bounds_that_are_points_are_none(lab, write) -> None:
+    data = lab.dataset(lab.fields()[:3])
+    points = np.repeat(data["time"].values[:, None], 2, 1)
+    data["time_bnds"] = (("time", "bnds"), points)
+    data["time"].attrs["bounds"] = "time_bnds"
+    found = read_field(write(data))
+    assert found.bounds is None and "bounds without a length are left out" in found.notes
+    points[1, 1] += 1
+    with pytest.raises(DataError, match="are no interval"):
+        read_field(write(data, "mixed.nc"))
+
+
+def test_bounds_may_have_units_of_their_own(lab, write) -> None:
+    data = lab.dataset(lab.fields()[:3], calendar="noleap")
+    start = data["time"].values - 151
+    data["time_bnds"] = (("time", "bnds"), 24 * (np.stack([start, start + 365], 1) + 36500))
+    data["time_bnds"].attrs = {"units": "hours since 1750-01-01", "calendar": "noleap"}
+    data["time"].attrs["bounds"] = "time_bnds"
+    found = read_field(write(data))
+    assert [str(date)[:10] for date in found.bounds[0]] == ["1900-01-01", "1901-01-01"]
+
+
+def test_six_hourly_stamps_at_the_ends_of_their_intervals(lab, write) -> None:
+    values = np.repeat(lab.fields()[:2], 1460, 0)
+    times = np.arange(2920) * 0.25 + 0.25
+    data = lab.dataset(values, calendar="noleap", times=times)
+    found = read_years(write(data))
+    assert found.years.tolist() == [1850, 1851] and np.allclose(found.values, lab.fields()[:2])
+    assert "taken as the ends of their intervals" in found.notes[0]

@@ -22,6 +22,8 @@ def reduce_dimensions(array: Any, kinds: dict[str, str], path: Path) -> Any:
         if array.sizes[dim] != 1:
             text = f"has {array.sizes[dim]} entries along {dim!r}"
             hint = "select one of them beforehand"
+            if dim == "expver":  # ERA5 and its preliminary months, each missing where the other is
+                hint = "join them: d.sel(expver=1).combine_first(d.sel(expver=5)) in xarray"
             raise DataError(text, path=path, record=str(array.name), hint=hint)
     array = array.squeeze(others) if others else array
     if member is not None and array.sizes[member] == 1:
@@ -45,6 +47,21 @@ def scalars_of(data: Any, array: Any) -> tuple[Scalar, ...]:
         }
         found.append(Scalar(name, float(variable.values.item()), attrs))
     return tuple(found)
+
+
+def bounds_of(data: Any, time: Any) -> tuple[np.ndarray | None, str]:
+    """Returns the bounds (T, 2) that a time coordinate names, None without them, and their units
+    where the file gives them units of their own.
+
+    Args:
+        data: an xarray data set.
+        time: its coordinate.
+    """
+    name = str(time.attrs.get("bounds", time.encoding.get("bounds", "")))
+    if name not in data.variables:
+        return None, ""
+    units = str(data[name].attrs.get("units", "")).strip()
+    return data[name].values, units if " since " in units or " as %" in units else ""
 
 
 def plain_value(value: Any) -> Any:

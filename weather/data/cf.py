@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
-from longseq.weather.data.coords import kind_of
+from longseq.weather.data.coords import DEGREES, kind_of, read_grid
+from longseq.weather.data.curvilinear import read_curvilinear
+from longseq.weather.data.grib import open_grib
+from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
+from longseq.weather.data.zarr_store import check_codecs, is_zarr, zeros_are_values
 
-SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr")
-
-
-def is_zarr(path: Path) -> bool:
-    """Returns whether a folder is a Zarr store."""
-    return path.is_dir() and any(
-        (path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")
-    )
+SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr", ".grib", ".grb", ".grib2", ".grb2")
 
 
 def resolve(path: str | Path) -> Path:
@@ -42,68 +40,14 @@ FORMATS: Formats[Callable[[Path], Any]] = Formats("data set")
 CF conventions, its times undecoded (numbers, with units and calendar as attributes)."""
 
 
-_CODECS = {
-    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "bitround"),
-    *("fixedscaleoffset", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32"),
-    *("vlen-utf8", "vlen-bytes", "vlen-array", "bytes", "transpose", "sharding_indexed", "base64"),
-    *("packbits", "zfpy", "pcodec", "endian"),
-}
-"""Codecs that only unpack numbers and text. "pickle" runs code; what is not known may."""
-
-
-def check_codecs(store: Path) -> None:
-    """Checks that a Zarr store names no codec but those of ``_CODECS``, before anything is decoded.
-
-    Args:
-        store: the folder.
-
-    Raises:
-        DataError: naming the array and the codec, or the metadata that cannot be read.
-    """
-    names = (".zarray", "zarr.json", ".zmetadata")
-    for file in sorted(file for name in names for file in store.rglob(name)):
-        try:
-            if file.stat().st_size > _METADATA_BYTES:
-                raise ValueError
-            found = _codecs(json.loads(file.read_bytes()))
-        except (ValueError, OSError, RecursionError) as error:
-            record = str(file.relative_to(store))
-            raise DataError("is no Zarr metadata", path=store, record=record) from error
-        for codec in sorted(found):
-            if codec.removeprefix("numcodecs.").lower() not in _CODECS:
-                record = str(file.relative_to(store).parent)
-                hint = "write it again with blosc, zstd or gzip"
-                message = f"is packed with the codec {codec!r}, which longseq does not run"
-                raise DataError(message, path=store, record=record, hint=hint)
-
-
-def _codecs(metadata: Any) -> set[str]:
-    """Returns the names of the codecs in a Zarr array's metadata, wherever they stand."""
-    found: set[str] = set()
-    rest = [metadata]
-    while rest:
-        part = rest.pop()
-        if isinstance(part, dict):
-            for key, value in part.items():
-                if key in ("compressor", "filters", "codecs", "index_codecs"):
-                    for one in value if isinstance(value, list) else [value]:
-                        name = one.get("id", one.get("name")) if isinstance(one, dict) else one
-                        found |= set() if name is None else {str(name)}
-            rest += part.values()
-        elif isinstance(part, list):
-            rest += part
-    return found
-
-
-_METADATA_BYTES = 1 << 26
-
-
 @contextmanager
-def open_dataset(path: str | Path) -> Iterator[Any]:
-    """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4 or Zarr, without dask.
+def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]:
+    """Yields an xarray data set, its times undecoded; NetCDF-3, NetCDF-4, Zarr or GRIB, without
+    dask.
 
     Args:
         path: the file or Zarr store.
+        variable: the one that is wanted, which GRIB files open by; None for all.
 
     Raises:
         DataError: if it is missing, empty, damaged or of another kind.
@@ -134,7 +78,14 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            if how["engine"] == "cfgrib":
+                data = open_grib(file, variable)
+            else:
+                data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            if how["engine"] == "zarr":
+                data = zeros_are_values(data, file, how)
+    except DataError:
+        raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
         kind = "Zarr store" if is_zarr(file) else "NetCDF file"
         raise DataError(
@@ -148,6 +99,17 @@ def open_dataset(path: str | Path) -> Iterator[Any]:
         raise DataError("reading failed: the file is truncated or damaged", path=file) from error
     finally:
         data.close()
+
+
+def _groups(path: str | Path) -> list[str]:
+    """Returns the names of the groups of a NetCDF-4 file."""
+    import h5py
+
+    file = resolve(path)
+    if not file.is_file() or not h5py.is_hdf5(file):
+        return []
+    with h5py.File(file) as content:
+        return [name for name, part in content.items() if isinstance(part, h5py.Group)]
 
 
 def _engine(file: Path) -> str:
@@ -164,21 +126,75 @@ def _engine(file: Path) -> str:
             hint="convert it: nccopy -k nc4 in out",
         )
     if head[:4] == b"GRIB":
-        raise DataError(
-            "is GRIB", path=file, hint="convert it to NetCDF: cdo -f nc4 copy in.grib out.nc"
-        )
+        return "cfgrib"
+    packed = {
+        b"\x1f\x8b": "gzip",
+        b"PK": "zip",
+        b"BZ": "bzip2",
+        b"\xfd7": "xz",
+        b"\x28\xb5": "zstd",
+    }
+    if head[:2] in packed:
+        text = f"is packed with {packed[head[:2]]}"
+        raise DataError(text, path=file, hint="unpack it first")
     raise DataError("is not a NetCDF file", path=file, hint="give a CF NetCDF file or a Zarr store")
 
 
 def kinds_of(variable: Any, data: Any) -> dict[str, str]:
     """Returns what each dimension of a variable is: kind → dimension."""
     found: dict[str, str] = {}
+    names = curvilinear_of(variable, data)
+    if names is not None:
+        found["latitude"], found["longitude"] = map(str, data[names[0]].dims)
     for dim in variable.dims:
         attrs = dict(data[dim].attrs) if dim in data.variables else {}
         kind = kind_of(str(dim), attrs)
-        if kind is not None:
+        if kind is not None and str(dim) not in found.values():
             found.setdefault(kind, str(dim))
     return found
+
+
+def curvilinear_of(variable: Any, data: Any) -> tuple[str, str] | None:
+    """Returns the names of the two-dimensional latitudes and longitudes of a variable; None if it
+    has none."""
+    axes = {_degrees_of(str(dim), data) for dim in variable.dims}
+    if {"latitude", "longitude"} <= axes and not mapping_of(variable, data):
+        return None
+    text = str(variable.attrs.get("coordinates", variable.encoding.get("coordinates", "")))
+    named = [name for name in text.split() if name in data.variables]
+    found: dict[str, str] = {}
+    for name in (*named, *map(str, data.variables)):
+        own = data.variables[name]
+        if own.ndim != 2 or not set(own.dims) <= set(variable.dims):
+            continue
+        kind = kind_of(name, dict(own.attrs))
+        moving = any(
+            kind_of(str(dim), dict(data[dim].attrs) if dim in data.variables else {}) == "time"
+            for dim in own.dims
+        )
+        if kind in ("latitude", "longitude") and not moving:
+            found.setdefault(kind, name)
+    if len(found) < 2 or data[found["latitude"]].dims != data[found["longitude"]].dims:
+        return None
+    return found["latitude"], found["longitude"]
+
+
+def _degrees_of(dim: str, data: Any) -> str | None:
+    """Returns "latitude" or "longitude" for a coordinate that says so in its units."""
+    if dim not in data.variables:
+        return None
+    attrs = dict(data.variables[dim].attrs)
+    kind = kind_of(dim, attrs)
+    units = str(attrs.get("units", "")).strip().lower()
+    return kind if kind is not None and units in DEGREES.get(kind, ()) else None
+
+
+def mapping_of(array: Any, data: Any) -> str:
+    """Returns the name of a variable's map projection; empty for latitudes and longitudes."""
+    name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", "")))
+    found = data.variables.get(name.split(":")[0].strip())
+    kind = "" if found is None else str(found.attrs.get("grid_mapping_name", ""))
+    return "" if kind == "latitude_longitude" else kind
 
 
 def choose(data: Any, variable: str | None, path: str | Path) -> str:
@@ -197,11 +213,14 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
         for name in data.data_vars
         if {"time", "latitude", "longitude"} <= kinds_of(data[name], data).keys()
         and data[name].dtype.kind in "fiu"
-        and all(dim in data.variables for dim in _core_dims(data[name], data))
+        and _has_axes(data[name], data)
     ]
     if variable is not None:
         matching = [
-            name for name in data.data_vars if data[name].attrs.get("standard_name") == variable
+            name
+            for name in data.data_vars
+            if variable
+            in (data[name].attrs.get(key) for key in ("standard_name", "GRIB_shortName"))
         ]
         if variable in data.data_vars:
             matching = [variable]
@@ -222,6 +241,11 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
             and not str(name).endswith(("_bnds", "_bounds", "_vertices"))
         ]
         if not numbers:
+            groups = _groups(path)
+            if groups:
+                text = f"has no variable at its root, but groups: {', '.join(groups)}"
+                hint = f"take one out: ncks -G : -g {groups[0]} in.nc out.nc"
+                raise DataError(text, path=path, hint=hint)
             raise DataError("has no variable of numbers", path=path)
         first = max(numbers, key=lambda array: array.ndim)
         text = f"has no variable on time, latitude and longitude: {first.name} is on "
@@ -232,9 +256,15 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
     return fields[0]
 
 
-def _core_dims(array: Any, data: Any) -> list[str]:
+def _has_axes(array: Any, data: Any) -> bool:
+    """Returns whether a variable on time, latitude and longitude has the coordinates of all."""
     kinds = kinds_of(array, data)
-    return [kinds[kind] for kind in ("time", "latitude", "longitude")]
+    if kinds["time"] not in data.variables:
+        return False
+    if curvilinear_of(array, data) is not None:
+        return True
+    axes = kinds["latitude"] in data.variables and kinds["longitude"] in data.variables
+    return axes and not mapping_of(array, data)
 
 
 def _why_not(array: Any, data: Any) -> str:
@@ -244,14 +274,23 @@ def _why_not(array: Any, data: Any) -> str:
     named = [name for name in text.split() if name in data.variables]
     flat = [n for n in named if kind_of(n, dict(data[n].attrs)) in ("latitude", "longitude")]
     kinds = kinds_of(array, data)
-    if any(
+    mapping = mapping_of(array, data)
+    if curvilinear_of(array, data) is not None:
+        lost = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
+        return f"{dims}, without {' and '.join(lost) or 'a time coordinate'}"
+    if mapping == "healpix":
+        return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
+    if mapping or any(
         str(data[dim].attrs.get("standard_name", "")).startswith(("grid_", "projection_"))
         for dim in array.dims
         if dim in data.variables
     ):
-        return f"{dims}, a rotated or projected grid (regrid it: cdo remapbil,r360x180 in out)"
-    if any(data[name].ndim == 2 for name in flat):
-        return f"{dims}, a curvilinear grid (regrid it: cdo remapbil,r360x180 in out)"
+        return (
+            f"{dims}, a rotated or projected grid without latitudes and longitudes of its cells "
+            "(regrid it: cdo remapbil,r360x180 in out)"
+        )
+    if any(data[name].ndim > 1 for name in flat):
+        return f"{dims}, and its latitudes and longitudes are not on two of these"
     if any(data[name].dims[0] in array.dims and data[name].ndim == 1 for name in flat):
         return f"{dims}, cells or points without rows and columns (regrid or grid them first)"
     lost = [dim for dim in array.dims if dim not in data.variables]
@@ -259,3 +298,23 @@ def _why_not(array: Any, data: Any) -> str:
     if missing:
         return f"{dims}, without {' and '.join(missing)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
+
+
+def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.ndarray, list[str]]:
+    """Returns the grid of a variable, whether its rows are to be turned, the order of its columns,
+    and what that changes.
+
+    Args:
+        data: an xarray data set.
+        array: a variable of it that ``choose`` accepts.
+        path: file, for messages.
+
+    Raises:
+        DataError: for wrong units, values, order or bounds.
+    """
+    kinds, names = kinds_of(array, data), curvilinear_of(array, data)
+    dims = kinds["latitude"], kinds["longitude"]
+    if names is None:
+        return read_grid(data, *dims, path)
+    grid, notes = read_curvilinear(data, array, names, dims, path)
+    return grid, False, np.arange(grid.shape[1]), notes

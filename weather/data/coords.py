@@ -15,11 +15,14 @@ _NAMES = {
     "time": ("time", "year"),
     "latitude": ("latitude", "lat", "nav_lat", "y"),
     "longitude": ("longitude", "lon", "nav_lon", "x"),
-    "member": ("member", "realization", "realisation", "ensemble", "number", "member_id"),
+    "member": (
+        *("member", "members", "member_id", "realization", "realisation", "ensemble", "number"),
+        *("ens", "mem", "ensemble_member", "realization_index", "nmember", "nens"),
+    ),
 }
 # By these names a coordinate without any units is taken to be in degrees, as ClimateBench's are.
 _PLAIN_NAMES = ("latitude", "lat", "longitude", "lon")
-_DEGREES = {
+DEGREES = {
     "latitude": ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"),
     "longitude": ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee"),
 }
@@ -50,7 +53,7 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
     if standard in _PROJECTED:
         return None
     for kind in ("latitude", "longitude"):
-        if units in _DEGREES[kind]:
+        if units in DEGREES[kind]:
             return kind  # type: ignore[return-value]
     if " since " in units or " as %y" in units:
         return "time"
@@ -164,9 +167,9 @@ def _degrees(
     # "degrees" is tolerated where the standard name or the name says which.
     named = attrs.get("standard_name") == kind or name.lower() in _PLAIN_NAMES
     plain = ("degrees", "degree", "") if named else ()
-    if units.lower() not in (*_DEGREES[kind], *plain):
+    if units.lower() not in (*DEGREES[kind], *plain):
         found = f"units {units!r}" if units else "no units"
-        raise DataError(f"has {found}, {_DEGREES[kind][0]} is needed", path=path, record=kind)
+        raise DataError(f"has {found}, {DEGREES[kind][0]} is needed", path=path, record=kind)
     numbers = _shortest(values)
     if numbers.ndim != 1 or not numbers.size:
         raise DataError("must be one-dimensional (a regular grid)", path=path, record=kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -99,6 +100,28 @@ def same_grid(one: Field, other: Field) -> bool:
     return one.grid.same(other.grid)
 
 
+def is_sum(attrs: Mapping[str, Any]) -> bool:
+    """Returns whether values are sums over their records' intervals, as ``cell_methods`` says:
+    the last of the methods over time counts (``time: sum``, not ``time: sum within days time: mean
+    over days``).
+
+    Args:
+        attrs: of a variable.
+    """
+    methods = re.findall(r"\btime\d*:\s*(\w+)", str(attrs.get("cell_methods", "")).lower())
+    return bool(methods) and methods[-1] == "sum"
+
+
+def kind_of_years(attrs: Mapping[str, Any]) -> str:
+    """Returns "sums" or "means", what a year of shorter records is."""
+    return "sums" if is_sum(attrs) else "means"
+
+
+def summed(plan: Sequence[Year]) -> list[Year]:
+    """Returns a plan that adds a year's records up instead of averaging them."""
+    return [replace(year, weights=np.ones(len(year.weights))) for year in plan]
+
+
 @dataclass(frozen=True)
 class Year:
     """The records that make a year's mean.
@@ -107,7 +130,7 @@ class Year:
         year: its number.
         start: the first record.
         stop: after the last.
-        weights: of the records, summing to one.
+        weights: of the records, summing to one for means.
     """
 
     year: int
@@ -127,8 +150,7 @@ def year_plan(
 
     With bounds, records count by their lengths and must fill the year; without, a year has one
     record, twelve months that count by their days, or equally many records every day. Files whose
-    stamps are all at midnight and fill whole years only as the ends of their intervals are taken
-    so.
+    stamps fill whole years only as the ends of their intervals are taken so.
 
     Args:
         time: cftime dates (T).
@@ -146,11 +168,11 @@ def year_plan(
         text = f"its records cover {days / 365.25:.3g} years each (a climatology, not a run)"
         raise DataError(text, path=path)
     problem = _incomplete(time, calendar, bounds)
-    if problem and bounds is None and all((d.hour, d.minute) == (0, 0) for d in time):
+    if problem and bounds is None:
         ends = np.array([date - _second() for date in time], dtype=object)
         if _incomplete(ends, calendar, None) is None:
             time, problem = ends, None
-            notes.append("times at midnight without bounds taken as the ends of their intervals")
+            notes.append("times without bounds taken as the ends of their intervals")
     if part.months:
         plan, more = _season_plan(time, calendar, bounds, path, part)
         return plan, time, [*notes, *more]
@@ -234,7 +256,9 @@ def _season_plan(
     plan = [
         Year(one.year, int(one.records[0]), int(one.records[-1]) + 1, one.weights) for one in found
     ]
-    note = f"incomplete {text} left out: {', '.join(map(str, sorted(lost)))}"
+    # A winter is called by the year of its middle, as everywhere.
+    names = ", ".join(str(year + part.wraps) for year in sorted(lost))
+    note = f"incomplete {text} left out: {names}"
     return plan, [note] if lost else []
 
 
@@ -310,8 +334,10 @@ def annual_means(data: Field) -> Field:
     if all(year.stop - year.start == 1 for year in plan):
         return replace(data, notes=(*data.notes, *notes))
     shape = (*data.values.shape[:-3], *data.shape)
+    plan = summed(plan) if is_sum(data.attrs) else plan
     values = take_years(lambda start, stop: data.values[..., start:stop, :, :], plan, shape)
-    return replace(data, values=values, **yearly_axis(plan, data.calendar, data.notes, notes))
+    axis = yearly_axis(plan, data.calendar, data.notes, notes, what=kind_of_years(data.attrs))
+    return replace(data, values=values, **axis)
 
 
 def yearly_axis(
@@ -320,18 +346,28 @@ def yearly_axis(
     notes: Sequence[str],
     more: Sequence[str],
     part: Part = WHOLE,
+    what: str = "means",
 ) -> dict[str, Any]:
-    """Returns time, bounds and notes of yearly means of shorter records, or of their months."""
+    """Returns time, bounds and notes of yearly means of shorter records, or of their months.
+
+    Args:
+        plan: the years.
+        calendar: CF name.
+        notes: of the file.
+        more: of the plan.
+        part: of every year.
+        what: "means" or "sums".
+    """
     years = np.array([year.year for year in plan])
     if part.months:
         middle, edges = part.axis(years, calendar)
         return {
             "time": middle,
             "bounds": edges,
-            "notes": (*notes, *more, f"means of {months_text(part.months)}"),
+            "notes": (*notes, *more, f"{what} of {months_text(part.months)}"),
         }
     return {
         "time": mid_years(years, calendar),
         "bounds": year_bounds(years, calendar),
-        "notes": (*notes, *more, "yearly means"),
+        "notes": (*notes, *more, f"yearly {what}"),
     }

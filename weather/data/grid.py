@@ -53,6 +53,11 @@ class Grid:
         return len(self.lat), len(self.lon)
 
     @property
+    def global_(self) -> bool:
+        """Whether the cells cover the globe."""
+        return self.periodic and self.lat_bounds[0, 0] < -80 and self.lat_bounds[-1, 1] > 80
+
+    @property
     def periodic(self) -> bool:
         """Whether the columns go round the globe."""
         return bool(abs(float(np.diff(self.lon_bounds, axis=1).sum()) - 360.0) < 1e-3)
@@ -107,6 +112,12 @@ class Grid:
     def from_facts(cls, facts: Mapping[str, Any]) -> Grid:
         """Returns the grid of ``facts``; earlier checkpoints have centres alone."""
         lat, lon = np.array(facts["lat"], dtype=float), np.array(facts["lon"], dtype=float)
+        if lat.ndim == 2:
+            from longseq.weather.data.curvilinear import CurvilinearGrid
+
+            corners = np.array(facts["lat_bounds"]), np.array(facts["lon_bounds"])
+            areas = None if facts["areas"] is None else np.array(facts["areas"])
+            return CurvilinearGrid(lat, lon, *corners, areas)
         if "lon_bounds" not in facts:
             order = column_order(lon)[0]
             return cls.of(lat, order)

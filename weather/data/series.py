@@ -10,8 +10,10 @@ import numpy as np
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.tables import SUFFIXES as TABLES
 from longseq.core.tables import read_rows
-from longseq.weather.data.cf import kinds_of, open_dataset, resolve
-from longseq.weather.data.coords import kind_of, read_grid
+from longseq.weather.data.attributes import bounds_of
+from longseq.weather.data.cf import grid_of, is_zarr, kinds_of, open_dataset, resolve
+from longseq.weather.data.coords import kind_of
+from longseq.weather.data.missing import Marks
 from longseq.weather.data.times import decode_time
 
 Table = dict[str, np.ndarray]
@@ -95,6 +97,26 @@ def list_scenarios(path: str | Path) -> list[str]:
     return list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
 
 
+def read_units(path: str | Path) -> dict[str, str]:
+    """Returns variable → unit of a scenario of a table in the layout of RCMIP and IIASA; empty for
+    other tables.
+
+    Args:
+        path: of the table, its scenario after two colons.
+    """
+    text, _, scenario = str(path).partition("::")
+    file = resolve(text)
+    rows = read_rows(file) if file.suffix.lower() in TABLES else []
+    names = {name.lower(): name for name in (rows[0] if rows else {}) if name}
+    if not {"scenario", "variable", "unit"} <= names.keys():
+        return {}
+    return {
+        row[names["variable"]]: (row[names["unit"]] or "").strip()
+        for row in rows
+        if row[names["scenario"]] == scenario
+    }
+
+
 def _number(text: str | None, name: str, file: Path, line: int) -> float:
     try:
         return float(text)  # type: ignore[arg-type]
@@ -169,22 +191,19 @@ def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
         if not times:
             raise DataError("has no time coordinate", path=file)
         time = data[times[0]]
-        bounds = str(time.attrs.get("bounds", ""))
-        edges = data[bounds].values if bounds in data.variables else None
-        dates = decode_time(time.values, dict(time.attrs), file, edges).dates
+        dates = decode_time(time.values, dict(time.attrs), file, *bounds_of(data, time)).dates
         named = {str(data[name].attrs.get("bounds")) for name in data.variables}
         for name, array in data.data_vars.items():
             own = array.dims[:1] == (times[0],) and array.dtype.kind in "fiu"
             if not own or str(name) in named or str(name).endswith("bnds"):
                 continue
-            values = np.asarray(array.values, dtype=np.float64)
+            marks = Marks.of(array, not is_zarr(file))
+            values = marks.of_one(np.asarray(array.values, dtype=np.float64), file, str(name))
             kinds = kinds_of(array, data)
             if set(kinds) == {"time", "latitude", "longitude"} and array.ndim == 3:
-                grid, flipped, order, _ = read_grid(
-                    data, kinds["latitude"], kinds["longitude"], file
-                )
+                grid, flipped, order, _ = grid_of(data, array, file)
                 field = array.transpose(kinds["time"], kinds["latitude"], kinds["longitude"])
-                values = np.asarray(field.values, dtype=np.float64)
+                values = marks.of_one(np.asarray(field.values, dtype=np.float64), file, str(name))
                 values = (values[:, ::-1] if flipped else values)[..., order]
                 mask = np.isfinite(values).all(0)
                 weights = grid.weights(mask=mask if mask.any() else None)

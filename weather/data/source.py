@@ -14,16 +14,26 @@ import numpy as np
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.data import units as unit_library
 from longseq.weather.data.attributes import (
+    bounds_of,
     check_chunks,
     plain_value,
     reduce_dimensions,
     scalars_of,
     units_of,
 )
-from longseq.weather.data.cf import choose, is_zarr, kinds_of, open_dataset, resolve
-from longseq.weather.data.coords import read_grid
-from longseq.weather.data.field import Field, Scalar, take_years, year_plan, yearly_axis
+from longseq.weather.data.cf import choose, grid_of, is_zarr, kinds_of, open_dataset, resolve
+from longseq.weather.data.field import (
+    Field,
+    Scalar,
+    is_sum,
+    kind_of_years,
+    summed,
+    take_years,
+    year_plan,
+    yearly_axis,
+)
 from longseq.weather.data.grid import Grid
+from longseq.weather.data.missing import Marks, Suspects
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.times import Times, decode_time, interval_days
 
@@ -48,6 +58,7 @@ class Source:
         source_units: of the file.
         difference: whether values are differences.
         water: whether the quantity is water.
+        marks: what counts as missing beside the declared fill values.
         notes: what is changed on reading.
     """
 
@@ -64,10 +75,15 @@ class Source:
     source_units: str
     difference: bool
     water: bool
+    marks: Marks
     notes: tuple[str, ...]
     finite: np.ndarray = field(default_factory=lambda: np.zeros(0))
     seen: int = 0
     first_gap: int | None = None
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self.suspects = Suspects(self.marks)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,6 +103,10 @@ class Source:
             values = values[..., ::-1, :]
         if not np.array_equal(self.order, np.arange(len(self.order))):
             values = values[..., self.order]
+        kept = self.marks.apply(values)
+        self.dropped = self.dropped or kept is not values
+        values = kept
+        self.suspects.see(values)
         self._count(values, start)
         if self.source_units != self.units:
             values = self._convert(values, start, stop)
@@ -139,6 +159,7 @@ class Source:
         inverse[np.ix_(rows, self.order)] = some
         for record in range(len(self.times.dates)):
             values = np.asarray(self.array[..., record, :, :].values)
+            values = self.marks.apply(values)
             if not np.isfinite(values[..., inverse]).all():
                 return f", first on {self.times.dates[record]}"
         return ""
@@ -196,6 +217,9 @@ class Source:
         }
         members = values.shape[0] if values.ndim == 4 else 1
         notes = [*own.pop("notes"), *([f"{members} members"] if members > 1 else [])]
+        self.suspects.check(self.path, self.name)
+        if self.dropped:
+            notes.append(f"values {self.marks} count as missing")
         mask = self.mask()
         if mask is not None:
             lost = int((~mask).sum())
@@ -235,17 +259,15 @@ def open_source(
         DataError: for what the file lacks or has wrong, in one line.
     """
     file = resolve(path)
-    with open_dataset(file) as data:
+    with open_dataset(file, variable) as data:
         name = choose(data, variable, file)
         kinds = kinds_of(data[name], data)
         array = reduce_dimensions(data[name], kinds, file)
         time = data[kinds["time"]]
         if "climatology" in time.attrs:
             raise DataError("is a climatology, not a run of years", path=file, record=name)
-        bounds = str(time.attrs.get("bounds", ""))
-        edges = data[bounds].values if bounds in data.variables else None
-        times = decode_time(time.values, dict(time.attrs), file, edges)
-        grid, flipped, order, notes = read_grid(data, kinds["latitude"], kinds["longitude"], file)
+        times = decode_time(time.values, dict(time.attrs), file, *bounds_of(data, time))
+        grid, flipped, order, notes = grid_of(data, data[name], file)
         notes += times.notes
         if is_zarr(file):
             notes += check_chunks(file, name)
@@ -253,6 +275,9 @@ def open_source(
         told = {**attrs, "units_metadata": array.attrs.get("units_metadata", "")}
         if difference is None:
             difference = unit_library.is_difference(name, told)
+        if unit_library.is_direction(attrs, str(array.attrs.get("units", ""))):
+            text = "is a direction, whose means over time and area are not those of its numbers"
+            raise DataError(text, path=file, record=name, hint="take the components of the vector")
         water = unit_library.is_water(name, attrs)
         found, target, more = units_of(array, units, water, name, file)
         made = Source(
@@ -269,6 +294,7 @@ def open_source(
             found,
             difference,
             water,
+            Marks.of(data[name], not is_zarr(file)),
             tuple(notes + more),
         )
         made.path = Path(str(path))
@@ -322,11 +348,14 @@ def read_years(
     with open_source(path, variable, units, difference) as source:
         times = source.times
         plan, _, notes = year_plan(times.dates, times.calendar, times.bounds, str(path), part)
+        plan = summed(plan) if is_sum(source.attrs) else plan
         values = take_years(source.read, plan, source.shape)
         if not part.months and all(year.stop - year.start == 1 for year in plan):
             kept = slice(plan[0].start, plan[-1].stop)
             edges = None if times.bounds is None else times.bounds[kept]
             about = {"time": times.dates[kept], "bounds": edges}
             return source.field(values, notes=(*source.notes, *notes), **about)
-        axis = yearly_axis(plan, times.calendar, source.notes, notes, part)
+        axis = yearly_axis(
+            plan, times.calendar, source.notes, notes, part, kind_of_years(source.attrs)
+        )
         return source.field(values, **axis)

@@ -52,18 +52,21 @@ def decode_time(
     attrs: dict[str, Any],
     path: str | Path,
     bounds: np.ndarray | None = None,
+    bounds_units: str = "",
 ) -> Times:
     """Returns the dates, the calendar and the intervals of a time coordinate, checked to ascend.
 
     A record whose stamp does not lie inside its interval (files of CESM are stamped at its end) is
-    dated in the middle of the interval. Integers without units, as ClimateBench has them, are
-    years; "months since" and "years since" count calendar months and years.
+    dated in the middle of the interval. Intervals that are all points are no bounds. Integers
+    without units, as ClimateBench has them, are years; "months since" and "years since" count
+    calendar months and years.
 
     Args:
         values: of the coordinate (T).
         attrs: its attributes: units, calendar.
         path: file, for messages.
-        bounds: values of the variable that ``attrs["bounds"]`` names (T, 2), in the same units.
+        bounds: values of the variable that ``attrs["bounds"]`` names (T, 2).
+        bounds_units: their own units; empty for those of the times.
 
     Raises:
         DataError: for missing or unknown units or calendars, duplicate or unsorted times, or bounds
@@ -88,7 +91,9 @@ def decode_time(
     _check_order(numbers, dates, path)
     if bounds is None or units.lower() in _YEARS:
         return Times(dates, calendar, None, tuple(notes))
-    edges = _intervals(bounds, units, calendar, len(dates), path)
+    if _points(bounds):
+        return Times(dates, calendar, None, (*notes, "bounds without a length are left out"))
+    edges = _intervals(bounds, bounds_units or units, calendar, len(dates), path)
     middle = _middle(edges)
     inside = (dates > edges[:, 0]) & (dates < edges[:, 1])
     inside &= [date.year == own.year for date, own in zip(dates, middle)]
@@ -204,6 +209,13 @@ def _check_order(numbers: np.ndarray, dates: np.ndarray, path: str | Path) -> No
         record=f"time {where}",
         hint="sort the records and drop duplicates",
     )
+
+
+def _points(bounds: np.ndarray) -> bool:
+    """Returns whether all intervals are points, as of values at one time, or of one record."""
+    edges = np.asarray(bounds)
+    whole = edges.ndim == 2 and edges.shape[1] == 2 and edges.dtype.kind in "iuf"
+    return whole and bool((edges[:, 0] == edges[:, 1]).all())
 
 
 def _intervals(

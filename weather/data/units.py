@@ -102,6 +102,18 @@ def is_water(name: str, attrs: dict[str, Any]) -> bool:
     return name.lower() in _WATER_NAMES or any(word in words for word in _WATER_WORDS)
 
 
+def is_direction(attrs: dict[str, Any], units: str) -> bool:
+    """Returns whether values are angles of a direction, of which 359° and 1° have no mean of 180°.
+
+    Args:
+        attrs: of the variable: standard_name, long_name.
+        units: of the file.
+    """
+    words = " ".join(str(attrs.get(key, "")) for key in ("standard_name", "long_name")).lower()
+    angle = units.strip().lower().startswith(("deg", "rad")) and parse(units) is not None
+    return "direction" in words and angle and not parse(units).is_convertible("K")  # type: ignore[union-attr]
+
+
 def is_positive(name: str, attrs: dict[str, Any]) -> bool:
     """Returns whether a variable cannot be negative (precipitation, humidity, wind speed).
 

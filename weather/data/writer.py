@@ -140,10 +140,20 @@ def to_dataset(
         about["bounds"] = "time_bnds"
         content["time_bnds"] = (("time", "bnds"), number(bounds))
     coords: dict[str, Any] = {"time": ("time", number(time), about)}
+    flat = grid.lat.ndim == 1
+    rows: tuple[str, ...] = ("lat", "lon") if flat else ("y", "x")
     for name, (centres, edges, standard, axis, units) in axes.items():
-        own = {"standard_name": standard, "axis": axis, "units": units, "bounds": f"{name}_bnds"}
-        coords[name] = (name, np.asarray(centres, dtype=np.float64), own)
-        content[f"{name}_bnds"] = ((name, "bnds"), np.asarray(edges, dtype=np.float64))
+        own = {"standard_name": standard, "units": units, "bounds": f"{name}_bnds"}
+        dims = (name,) if flat else rows
+        if flat:
+            own["axis"] = axis
+        coords[name] = (dims, np.asarray(centres, dtype=np.float64), own)
+        corners = "bnds" if flat else "vertices"
+        content[f"{name}_bnds"] = ((*dims, corners), np.asarray(edges, dtype=np.float64))
+    areas = getattr(grid, "areas", None)
+    if areas is not None:
+        about_area = {"standard_name": "cell_area", "units": "m2"}
+        content["cell_area"] = (rows, areas, about_area)
     for scalar in scalars:
         coords[scalar.name] = ((), np.float64(scalar.value), dict(scalar.attrs))
     for variable in variables:
@@ -151,8 +161,10 @@ def to_dataset(
         values = np.asarray(variable.values, dtype=np.float32)
         if mask is not None and values.ndim > 1:
             values = np.where(mask, values, np.float32(np.nan))
-        dims = {1: ("time",), 3: ("time", "lat", "lon"), 4: ("realization", "time", "lat", "lon")}
-        content[variable.name] = (dims[values.ndim], values, {**own, "units": variable.units})
+        if areas is not None and values.ndim > 1:
+            own["cell_measures"] = "area: cell_area"
+        axes_of = {1: ("time",), 3: ("time", *rows), 4: ("realization", "time", *rows)}
+        content[variable.name] = (axes_of[values.ndim], values, {**own, "units": variable.units})
         if values.ndim == 4:
             numbers = np.arange(1, len(values) + 1, dtype=np.int32)
             about_member = {"standard_name": "realization", "axis": "E", "units": "1"}
