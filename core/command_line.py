@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.runs import known_roots, newest_checkpoint
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,13 +50,25 @@ class CommandParser(argparse.ArgumentParser):
 
         Raises:
             ConfigError: for arguments that cannot be understood, or an output that is an input.
+            DataError: for ``--ckpt_path last`` where no run has left one.
         """
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             first = next((text for text in unknown if text.startswith("-")), unknown[0])
             self.error(self._unknown(first.partition("=")[0]))
+        if hasattr(found, "ckpt_path"):
+            found.ckpt_path = self._checkpoint(found.ckpt_path)
         check_outputs(found, self._outputs())
         return found
+
+    def _checkpoint(self, value: Any) -> Any:
+        """Returns a checkpoint, or a list of them, with the newest of the domain for "last"."""
+        if isinstance(value, list):
+            return [self._checkpoint(one) for one in value]
+        words = self.prog.split()
+        if value != "last" or len(words) < 3 or os.path.exists(value):
+            return value
+        return newest_checkpoint(*known_roots(words[1]))
 
     def _unknown(self, text: str) -> str:
         if not text.startswith("-"):

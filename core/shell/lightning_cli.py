@@ -26,6 +26,7 @@ from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.files import atomic_path
 from longseq.core.parallel.strategy import OPTION, take_option
+from longseq.core.runs import known_roots, newest_checkpoint
 from longseq.core.shell.agreement import agree, follow_data
 from longseq.core.shell.arguments import (
     find_checkpoint,
@@ -40,7 +41,7 @@ from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
 from longseq.core.training.callbacks import say_next
-from longseq.core.training.folders import newest_checkpoint, own_checkpoint, resumed_folder
+from longseq.core.training.folders import own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import (
     DATA,
@@ -57,6 +58,7 @@ from longseq.core.training.run import (
     quiet,
     train,
     trainer_options,
+    validated_by_steps,
 )
 from longseq.core.training.task import BaseTask
 
@@ -130,13 +132,14 @@ class DomainCLI(LightningCLI):
             text in ("-h", "--help") or text.startswith(("--help", "--print_")) for text in args
         )
         self.checkpoint = None if asking else find_checkpoint(args, configs)
-        self.root = output_folder(args, configs) or f"outputs/{domain.name}"
+        given = output_folder(args, configs)
+        self.root = given or f"outputs/{domain.name}"
         if self.checkpoint == "auto" and command == "fit":
             name = next((value for _, _, value in flag_values(args, "--name")), self.run_name)
             self.checkpoint = own_checkpoint(self.root, name)
             args += ["--ckpt_path", self.checkpoint or "null", "--name", name]
         elif self.checkpoint == "last":
-            self.checkpoint = newest_checkpoint(self.root)
+            self.checkpoint = newest_checkpoint(*([given] if given else known_roots(domain.name)))
             args += ["--ckpt_path", self.checkpoint]
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(
@@ -173,9 +176,8 @@ class DomainCLI(LightningCLI):
         return {self.command: LightningCLI.subcommands()[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run's folder."
-        )
+        text = "Name of the run's folder."
+        parser.add_argument("--name", type=str | None, default=None, help=text)
         parser.add_argument(
             "--progress",
             type=Literal["auto", "bar", "lines"],
@@ -268,11 +270,8 @@ class DomainCLI(LightningCLI):
             asked = self.config[self.command].model.as_dict()
             # Whatever exports it.
             asked["class_path"] = class_path(import_object(asked["class_path"]))
-            way_out = (
-                "; --init_from starts a new training from its weights"
-                if self.command == "fit"
-                else ""
-            )
+            fits = self.command == "fit"
+            way_out = "; --init_from starts a new training from its weights" if fits else ""
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
@@ -280,14 +279,17 @@ class DomainCLI(LightningCLI):
             for name, value in data:
                 if name in before and before[name] != json.loads(json.dumps(value, default=str)):
                     then = f"where the checkpoint's training had {before[name]}"
-                    text = f"note: --data.{name} {value} {then}"
-                    print(text, file=sys.stderr)
+                    print(f"note: --data.{name} {value} {then}", file=sys.stderr)
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "init_from") and self.checkpoint:
             raise ConfigError(
                 "give either --ckpt_path (go on) or --init_from (start from weights), not both"
             )
+        if self.command == "fit":
+            trainer = self.config[self.command].trainer
+            for name, value in validated_by_steps(trainer.as_dict()).items():
+                trainer[name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer with longseq's callbacks, loggers and checkpoint writer."""
@@ -319,8 +321,7 @@ class DomainCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
-        path = self._get(self.config, "init_from")
-        if path:
+        if path := self._get(self.config, "init_from"):
             load_weights(path, self.model)
 
 

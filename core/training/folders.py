@@ -69,25 +69,6 @@ def resumed_folder(
     return version if name in (None, version.parent.name) else None
 
 
-def newest_checkpoint(folder: str | Path) -> str:
-    """Returns the ``last.ckpt`` written last in a domain's output folder.
-
-    Args:
-        folder: for example ``outputs/genomics``.
-
-    Raises:
-        DataError: if there is none.
-    """
-    patterns = ("*/version_*/checkpoints/last*.ckpt", "checkpoints/last*.ckpt")
-    files = [file for pattern in patterns for file in Path(folder).glob(pattern)]
-    found = sorted(files, key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise DataError(
-            "holds no last.ckpt to go on from", path=folder, hint="give --ckpt_path a file"
-        )
-    return str(found[-1])
-
-
 def own_checkpoint(root: str | Path, name: str) -> str | None:
     """Returns the ``last.ckpt`` that a run of this name has written last; None if there is none.
 

@@ -3,6 +3,7 @@ checkpointed."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -49,6 +50,15 @@ def set_rng_state(state: RngState) -> None:
     random.setstate((version, tuple(internal), gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def untouched_seed() -> int | None:
+    """Returns the seed of ``seed_everything`` if torch has drawn nothing since; else None."""
+    seed = torch.initial_seed()
+    if os.environ.get("PL_GLOBAL_SEED") != str(seed):
+        return None
+    fresh = torch.Generator().manual_seed(seed).get_state()
+    return seed if torch.equal(fresh, torch.get_rng_state()) else None
 
 
 class RngStream:

@@ -25,6 +25,7 @@ from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
 from longseq.core.parallel.strategy import OPTION, take_option
+from longseq.core.runs import newest_checkpoint, remember_root
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
     LossCurve,
@@ -32,7 +33,7 @@ from longseq.core.training.callbacks import (
     default_callbacks,
     progress_bar,
 )
-from longseq.core.training.folders import loggers_of, newest_checkpoint, resumed_folder
+from longseq.core.training.folders import loggers_of, resumed_folder
 from longseq.core.training.guards import StopAtTime
 from longseq.core.training.hyper import class_path
 from longseq.core.training.task import BaseTask
@@ -107,6 +108,8 @@ def trainer_options(
     bar = {"auto": sys.stderr.isatty(), "bar": True, "lines": False}[progress]
     bar = bar and asked.get("enable_progress_bar") is not False
     fit, quick = command == "fit", bool(asked.get("fast_dev_run"))
+    if fit and not quick and program is not None:
+        remember_root(program.split()[-1], asked["default_root_dir"])
     options: dict[str, Any] = {}
     if asked.get("logger") in (None, True):
         use = command != "predict" and not quick
@@ -251,9 +254,8 @@ def fit(
         )
     asked = _asked(task, out, max_steps, trainer)
     if ckpt_path is not None:
-        ckpt_path = (
-            newest_checkpoint(asked["default_root_dir"]) if str(ckpt_path) == "last" else ckpt_path
-        )
+        if str(ckpt_path) == "last":
+            ckpt_path = newest_checkpoint(asked["default_root_dir"])
         _check_resumed(str(ckpt_path), task)
     if init_from is not None:
         load_weights(init_from, task)
@@ -288,9 +290,23 @@ def _asked(
         asked["default_root_dir"] = str(out)
     if max_steps is not None:
         asked["max_steps"] = max_steps
-        if asked.get("check_val_every_n_epoch", 1) is None:
-            asked["val_check_interval"] = max(1, min(100, max_steps // 2))
-    return {**asked, **trainer}
+    asked |= trainer
+    return {**asked, **validated_by_steps(asked)}
+
+
+def validated_by_steps(asked: Mapping[str, Any]) -> dict[str, int]:
+    """Returns when a run by steps is validated that does not say so: every 100 steps, or twice if
+    it is shorter. An epoch of windows may be longer than the whole run.
+
+    Args:
+        asked: the trainer's arguments.
+    """
+    steps = asked.get("max_steps") or -1
+    if steps < 0 or asked.get("check_val_every_n_epoch", 1) is not None:
+        return {}
+    if asked.get("val_check_interval") is not None:
+        return {}
+    return {"val_check_interval": max(1, min(100, steps // 2))}
 
 
 def _check_resumed(path: str, task: BaseTask) -> None:
@@ -315,19 +331,27 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+_UNSEEDED = (
+    "# The task was not made right after seed_everything(): its first weights were others than\n"
+    "# those that these settings give.\n"
+)
+
+
 def _write_config(
     folder: Path, task: BaseTask, data: LightningDataModule, asked: Mapping[str, Any]
 ) -> None:
-    """Writes what ``longseq <domain> fit --config`` needs to train the same."""
+    """Writes what ``longseq <domain> fit --config`` needs to train the same; a seed that is not
+    known is said to be so."""
     import yaml  # type: ignore[import-untyped]
 
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {} if task.seed is None else {"seed_everything": task.seed}
     for key, module in (("model", task), ("data", data)):
         own = {name: value for name, value in module.hparams.items() if name != "_class_path"}
         content[key] = {"class_path": class_path(type(module)), "init_args": _plain(own)}
     content["trainer"] = _plain(asked)
     with atomic_path(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        head = "" if task.seed is not None else _UNSEEDED
+        temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 @contextmanager

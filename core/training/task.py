@@ -22,7 +22,7 @@ from longseq.core.parallel.strategy import ContextParallelStrategy
 from longseq.core.training.facts import KEY, take_legacy
 from longseq.core.training.hyper import BaseData, record_hyper_parameters
 from longseq.core.training.recipe import Recipe
-from longseq.core.training.rng import RngStream
+from longseq.core.training.rng import RngStream, untouched_seed
 
 
 class BaseTask(LightningModule):
@@ -64,6 +64,7 @@ class BaseTask(LightningModule):
 
     def __init__(self, **recipe: Any) -> None:
         super().__init__()
+        self.seed = untouched_seed()
         for name in recipe:
             if name not in Recipe.names():
                 near = did_you_mean(name, Recipe.names())

@@ -15,7 +15,7 @@ import torch
 from longseq.core.errors import ConfigError
 from longseq.core.training.callbacks import draw_loss_curve
 from longseq.core.training.loader import StepLoader, step_dataloader
-from longseq.core.training.rng import RngStream, get_rng_state, set_rng_state
+from longseq.core.training.rng import RngStream, get_rng_state, set_rng_state, untouched_seed
 
 
 def _draw() -> tuple[float, float, float]:
@@ -99,3 +99,16 @@ def test_hyper_parameters_are_those_of_the_most_derived_class(toy: ModuleType) -
     json.dumps(dict(toy.ToyData(seed=3).hparams))
     with pytest.raises(ConfigError, match="'lr' must be"):
         toy.ToyTask(lr=torch.ones(1))
+
+
+def test_the_seed_of_a_task_is_known_until_something_is_drawn(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        assert untouched_seed() is None  # numpy and Python were not seeded
+        monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+        assert untouched_seed() == 3 and toy.ToyTask(5).seed == 3
+        torch.rand(1)
+        assert untouched_seed() is None and toy.ToyTask(5).seed is None
