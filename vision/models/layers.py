@@ -58,6 +58,7 @@ class ImageModel(nn.Module):
         stem_key: the first convolution's weight, which published weights may have for other
             channels.
         head_key: the classifier's name.
+        more_heads: further classifiers, whose logits are averaged with its.
         head_norms: norms before it, which a file of a backbone alone need not have.
         positions_keys: learned positions, which depend on the size of images.
         pretrained_cfg: ``mean``, ``std``, ``crop_ratio``, ``interpolation`` and ``img_size`` with
@@ -71,6 +72,7 @@ class ImageModel(nn.Module):
     reductions: list[int]
     stem_key: ClassVar[str] = "patch_embed.proj.weight"
     head_key: ClassVar[str] = "head"
+    more_heads: ClassVar[tuple[str, ...]] = ()
     head_norms: ClassVar[tuple[str, ...]] = ()
     positions_keys: ClassVar[tuple[str, ...]] = ()
     pretrained_cfg: Mapping[str, Any] = MappingProxyType({})
