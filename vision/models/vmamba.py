@@ -22,7 +22,10 @@ from longseq.core.errors import ConfigError
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, head, path_rates, step_size_bias
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
-from longseq.vision.models.scan2d import CROSS_SCAN, scan2d
+from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d
+
+BY_LANE = 1 << 19
+"""Numbers in all directions' sequences of an image from which they are scanned one at a time."""
 
 
 class SS2D(nn.Module):
@@ -92,6 +95,8 @@ class SS2D(nn.Module):
         """Returns the normalised sum of the scans over a map, (B, H, W, D') to the same shape."""
         batch, height, width, _ = x.shape
         lanes, states, length = len(self.orders), self.d_state, height * width
+        if length * lanes * self.d_inner >= BY_LANE:
+            return self.out_norm(self._by_lane(x))
         x = x.reshape(batch, length, self.d_inner)
         scan = scan2d(self.orders, height, width)
         # A projection of each position commutes with their order: project once for all lanes, then
@@ -120,6 +125,37 @@ class SS2D(nn.Module):
         )
         y = scan.merge(y.unflatten(2, (lanes, -1)))
         return self.out_norm(y).view(batch, height, width, -1)
+
+    def _by_lane(self, x: Tensor) -> Tensor:
+        """Returns the sum of the scans over a map (B, H, W, D'), made one direction at a time.
+
+        Rows and columns, forwards and backwards, are views or one copy, where all directions at
+        once are gathers into memory of K times the map, new at every call.
+        """
+        _, height, width, inner = x.shape
+        lanes, states = len(self.orders), self.d_state
+        small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(3, (lanes, -1))
+        logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
+        decays, skips = -torch.exp(logs).unflatten(0, (lanes, inner)), self.Ds.view(lanes, inner)
+        total: Tensor | None = None
+        for k, order in enumerate(self.orders):
+            sizes = [self.dt_rank, states, states]
+            dt, B, C = along(small[:, :, :, k], order).split(sizes, dim=-1)
+            y, _ = selective_scan(
+                along(x, order),
+                F.linear(dt, self.dt_projs_weight[k]),
+                decays[k],
+                B,
+                C,
+                skips[k],
+                None,
+                self.dt_projs_bias[k],
+                delta_softplus=True,
+            )
+            y = back(y, order, height, width)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
 
 
 class VSSBlock(nn.Module):
