@@ -25,10 +25,12 @@ CHECKOUTS = {
     "mobilemamba": "lewandofskee/MobileMamba",
     "groupmamba": "Amshaker/GroupMamba",
     "inceptionnext": "sail-sg/inceptionnext",
+    "dinat": "SHI-Labs/Neighborhood-Attention-Transformer",
+    "favit": "q2479036243/FaViT",
 }
 
 
-_OWN = ("csms6s", "csm_triton", "csm_tritonk2", "ss2d")
+_OWN = ("nat", "csms6s", "csm_triton", "csm_tritonk2", "ss2d")
 """Modules of several checkouts that have the same name."""
 
 
@@ -179,3 +181,61 @@ def inceptionnext(root: Path, band: int = 11, share: float = 0.125, **kwargs: An
         module = _load("family_inception", root / "inceptionnext/models/inceptionnext.py")
     mixer = partial(module.InceptionDWConv2d, band_kernel_size=band, branch_ratio=share)
     return module.MetaNeXt(token_mixers=mixer, **kwargs)
+
+
+class _Neighborhood(nn.Module):
+    """The layer of the NATTEN package (0.14), its attention one position at a time."""
+
+    def __init__(
+        self, dim: int, kernel_size: int, dilation: int | None, num_heads: int, **_: Any
+    ) -> None:
+        super().__init__()
+        self.heads, self.kernel, self.dilation = num_heads, kernel_size, dilation or 1
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.rpb = nn.Parameter(torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+
+    def _line(self, i: int, length: int) -> list[int]:
+        same = range(i % self.dilation, length, self.dilation)
+        own = same.index(i)
+        start = min(max(own - self.kernel // 2, 0), len(same) - self.kernel)
+        return list(same[start : start + self.kernel])
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, dim = x.shape
+        least = self.kernel * self.dilation
+        x = F.pad(x, (0, 0, 0, max(0, least - width), 0, max(0, least - height)))
+        q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).unbind(3)
+        out = []
+        for i in range(height):
+            rows = self._line(i, x.shape[1])
+            for j in range(width):
+                columns = self._line(j, x.shape[2])
+                near = [(a, b) for a in rows for b in columns]
+                keys = torch.stack([k[:, a, b] for a, b in near], 1)
+                values = torch.stack([v[:, a, b] for a, b in near], 1)
+                step, middle = self.dilation, self.kernel - 1
+                bias = torch.stack(
+                    [
+                        self.rpb[:, (a - i) // step + middle, (b - j) // step + middle]
+                        for a, b in near
+                    ]
+                )
+                scores = (q[:, i, j, None] * keys).sum(-1) * (dim // self.heads) ** -0.5 + bias
+                out.append((scores.softmax(1)[..., None] * values).sum(1))
+        return self.proj(torch.stack(out, 1).flatten(2).view(-1, height, width, dim))
+
+
+def dinat(root: Path, **kwargs: Any) -> nn.Module:
+    """Returns a DiNAT; keywords are those of the published class."""
+    _forget()
+    folder = root / "Neighborhood-Attention-Transformer/classification"
+    natten = _module("natten", NeighborhoodAttention2D=_Neighborhood)
+    with _stand_ins({**_timm(), "natten": natten}, [folder]), _quiet():
+        return _load("family_dinat", folder / "dinat.py").DiNAT(**kwargs)
+
+
+def favit(root: Path, **kwargs: Any) -> nn.Module:
+    """Returns a FaViT; keywords are those of the published class."""
+    path = root / "FaViT/FaViT/classification/favit.py"
+    with _stand_ins(_timm(), []), _quiet():
+        return _load("family_favit", path).FactorizationTransformer(**kwargs)

@@ -9,7 +9,14 @@ from typing import Any, Literal, overload
 
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
-from longseq.vision.models import groupmamba, inception_next, mambavision, mobilemamba
+from longseq.vision.models import (
+    dinat,
+    favit,
+    groupmamba,
+    inception_next,
+    mambavision,
+    mobilemamba,
+)
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
 from longseq.vision.models.published import fit_published, head_classes, read_published, tell
@@ -142,7 +149,7 @@ _PRESETS = {
         "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
-_FILES = (mambavision, mobilemamba, groupmamba, inception_next)
+_FILES = (mambavision, mobilemamba, groupmamba, inception_next, dinat, favit)
 for _presets in (_PRESETS, *(file.PRESETS for file in _FILES)):
     for _name, _preset in _presets.items():
         MODELS.add(_name, _preset)

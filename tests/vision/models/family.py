@@ -54,4 +54,37 @@ TINY: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "layer_scale": 0.5},
         {"dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "ls_init_value": 0.5},
     ),
+    "dinat": (
+        "dinat_mini",
+        {
+            "dim": 8,
+            "depths": (2, 2, 1, 1),
+            "n_heads": (1, 2, 2, 4),
+            "kernel": 3,
+            "dilations": (3, 2, 1, 1),
+            "layer_scale": 0.5,
+        },
+        {
+            "embed_dim": 8,
+            "depths": [2, 2, 1, 1],
+            "num_heads": [1, 2, 2, 4],
+            "kernel_size": 3,
+            "dilations": [[1, 3], [1, 2], [1], [1]],
+            "mlp_ratio": 3,
+            "layer_scale": 0.5,
+        },
+    ),
+    "favit": (
+        "favit_b0",
+        {"dims": (16, 32, 64, 64), "depths": (1, 2, 1, 1), "strides": (4, 2, 2, 1)},
+        {
+            "embed_dims": [16, 32, 64, 64],
+            "depths": [1, 2, 1, 1],
+            "sr_ratios": [4, 2, 2, 1],
+            "num_heads": [1, 2, 4, 8],
+            "mlp_ratios": [8, 6, 4, 4],
+            "qkv_bias": True,
+            "norm_layer": NORM,
+        },
+    ),
 }

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.vision import create_model
+from longseq.vision.models import vmamba
+from longseq.vision.models.dinat import neighborhood_attention
+from longseq.vision.models.favit import window_keys
 from longseq.vision.models.pyramid import by_windows, fuse_batch_norm
 from longseq.vision.models.registry import MODELS
 
@@ -30,6 +33,8 @@ ROOT = Path(__file__).parents[3]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vision_family.npz"
 FOLDER = os.environ.get("LONGSEQ_UPSTREAM_VISION")
 NAMES = sorted(TINY)
+# FaViT's published code reflects a map once, so a map must be larger than what a window lacks.
+SIZES = {"favit": ((160, 192), (224, 224))}
 # Counted in the published code; MobileMamba's without its 30,208 to 57,088 fixed filter taps.
 PUBLISHED = {
     "mambavision_tiny": 31_794_248,
@@ -46,6 +51,15 @@ PUBLISHED = {
     "groupmamba_tiny": 23_361_917,
     "groupmamba_small": 34_781_555,
     "groupmamba_base": 57_150_838,
+    "dinat_mini": 19_984_174,
+    "dinat_tiny": 27_901_582,
+    "dinat_small": 50_719_681,
+    "dinat_base": 89_769_652,
+    "dinat_large": 200_943_514,
+    "favit_b0": 3_427_704,
+    "favit_b1": 12_958_568,
+    "favit_b2": 24_919_896,
+    "favit_b3": 48_746_440,
     "inceptionnext_atto": 4_156_520,
     "inceptionnext_tiny": 28_055_680,
     "inceptionnext_small": 49_374_016,
@@ -82,6 +96,7 @@ def images(height: int, width: int, channels: int = 3, batch: int = 2) -> Tensor
 def test_published_models_have_their_exact_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in ("trunc_normal_", "kaiming_uniform_", "uniform_"):  # slow, even of no data
         monkeypatch.setattr(nn.init, function, lambda x, *_, **__: x)
+    monkeypatch.setattr(vmamba, "step_size_bias", lambda shape: torch.empty(shape))
     with torch.device("meta"):
         model = create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
@@ -187,7 +202,49 @@ def test_windows_are_padded_with_zeros_and_cut_again() -> None:
     assert torch.equal(by_windows(turned, 2, mix), 2 * turned)
 
 
+@pytest.mark.parametrize(("height", "width", "dilation"), [(3, 5, 1), (7, 8, 2), (11, 9, 3)])
+def test_neighborhood_attention_equals_the_obvious_loop(
+    height: int, width: int, dilation: int
+) -> None:
+    q, k, v = torch.randn(3, 2, 2, height, width, 4, dtype=torch.float64)
+    bias = torch.randn(2, 5, 5, dtype=torch.float64)
+
+    def line(i: int, length: int) -> list[int]:
+        same = list(range(i % dilation, length, dilation))
+        return sorted(sorted(same, key=lambda j: (abs(j - i), j))[:3])
+
+    expected = torch.empty_like(q)
+    for i in range(height):
+        for j in range(width):
+            near = [(a, b) for a in line(i, height) for b in line(j, width)]
+            scores = torch.stack(
+                [
+                    (q[:, :, i, j] * k[:, :, a, b]).sum(-1)
+                    + bias[:, (a - i) // dilation + 2, (b - j) // dilation + 2]
+                    for a, b in near
+                ],
+                -1,
+            ).softmax(-1)
+            values = torch.stack([v[:, :, a, b] for a, b in near], -2)
+            expected[:, :, i, j] = (scores[..., None] * values).sum(-2)
+    found = neighborhood_attention(q, k, v, bias, dilation)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ArgumentError, match="is smaller than"):
+        neighborhood_attention(q[:, :, :2], k[:, :, :2], v[:, :, :2], bias, dilation)
+
+
+def test_keys_of_a_window_follow_the_published_layout() -> None:
+    x = torch.randn(1, 2 * 3, 7, 7)  # one window: its places themselves
+    assert torch.equal(window_keys(x, 1, 2), x.view(1, 2, 3, 49).transpose(2, 3))
+    small = window_keys(x[..., :1, :2], 2, 2)  # reflected again and again
+    assert small.shape == (1, 2, 49, 3) and small.isfinite().all()
+
+
 def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ConfigError, match="multiples of 16"):
+        create_model("favit_b0", dims=(33, 64, 128, 256))
+    with pytest.raises(ConfigError, match="kernel must be odd"):
+        create_model("dinat_mini", kernel=4)
     with pytest.raises(ConfigError, match="n_heads needs one value per stage"):
         create_model("mambavision_tiny", n_heads=(2, 4))
     with pytest.raises(ConfigError, match="3 heads do not divide"):
@@ -229,14 +286,18 @@ def fill(model: nn.Module) -> None:
         value.copy_(scale * wave + (1.0 if norm else 0.0))
 
 
-def results(model: nn.Module) -> dict[str, np.ndarray]:
+def sizes(name: str) -> tuple[tuple[int, int], ...]:
+    return SIZES.get(name, ((33, 47), (64, 64)))
+
+
+def results(model: nn.Module, name: str) -> dict[str, np.ndarray]:
     """Logits at two sizes, and projections of the gradients of a weighted sum on waves.
 
     Gradients are of the square size: on others GroupMamba's published code takes the columns'
     gradients for rows' (CrossScan_2.backward), where ours equal those of float64.
     """
     found, total = {}, torch.zeros(())
-    for size in ((33, 47), (64, 64)):
+    for size in sizes(name):
         y = model.eval()(waves(2, 3, *size))
         found[f"y{size[0]}"] = y.detach().double().numpy()
         total = (y * torch.linspace(-1, 1, y.numel()).view_as(y).cos()).sum()
@@ -259,7 +320,7 @@ def ours(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_the_published_codes_frozen_results(name: str) -> None:
     frozen = np.load(FIXTURE)
-    for key, value in results(ours(name)).items():
+    for key, value in results(ours(name), name).items():
         expected = frozen[f"{name}/{key}"]
         np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -272,7 +333,7 @@ def test_equals_the_published_code(name: str) -> None:
     theirs = stirred(published(name, FOLDER)).eval()
     mine = ours(name).eval()
     mine.load_state_dict(theirs.state_dict(), strict=True)
-    for size in ((64, 96), (33, 47)):
+    for size in sizes(name):
         with torch.no_grad():
             expected = theirs(images(*size))
             found = (mine(images(*size)) - expected).abs().max() / expected.abs().max()
@@ -286,7 +347,7 @@ def write_fixture(folder: str) -> None:
     for name in NAMES:
         theirs = published(name, folder)
         theirs.load_state_dict(ours(name).state_dict(), strict=True)
-        values |= {f"{name}/{key}": value for key, value in results(theirs).items()}
+        values |= {f"{name}/{key}": value for key, value in results(theirs, name).items()}
     np.savez_compressed(FIXTURE, **values)
 
 
