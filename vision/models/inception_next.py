@@ -197,7 +197,7 @@ class InceptionNeXt(Pyramid):
         self.stages = nn.Sequential(*stages)
         self.head = MLPHead(dims[-1], num_classes) if num_classes else nn.Identity()
         for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

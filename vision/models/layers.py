@@ -44,7 +44,10 @@ def path_rates(rate: float, depth: int) -> list[float]:
 def step_size_bias(shape: tuple[int, ...], low: float = 1e-3, high: float = 0.1) -> Tensor:
     """Returns biases whose softplus is log-uniform between ``low`` and ``high`` (Mamba's step
     sizes)."""
-    dt = torch.exp(torch.rand(shape) * math.log(high / low) + math.log(low)).clamp(min=1e-4)
+    dt = torch.rand(shape)
+    if dt.is_meta:  # only counted: every operation on nothing costs as much as on a small tensor
+        return dt
+    dt = torch.exp(dt * math.log(high / low) + math.log(low)).clamp(min=1e-4)
     return dt + torch.log(-torch.expm1(-dt))
 
 

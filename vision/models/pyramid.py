@@ -78,7 +78,7 @@ def check_stages(dims: Sequence[int], depths: Sequence[int], **others: Sequence[
 def initialise(module: nn.Module) -> None:
     """Gives linear maps normal weights of deviation 0.02 and biases of 0: what most published
     image models begin with; for ``nn.Module.apply``."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
