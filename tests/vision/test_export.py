@@ -99,13 +99,13 @@ def test_published_weights_predict_and_export_without_training(
 ) -> None:
     from PIL import Image
 
-    from longseq.core.registry import Preset
     from longseq.vision.models import registry
+    from longseq.vision.models.pyramid import IMAGENET, ImagePreset
     from longseq.vision.models.vmamba import VMamba
 
-    small = Preset(VMamba, {"dims": (8,), "depths": (1,), "num_classes": 7}, "small")
+    sizes = {"dims": (8,), "depths": (1,), "num_classes": 7}
+    small = ImagePreset(VMamba, sizes, "small", {**IMAGENET, "img_size": 16})
     monkeypatch.setitem(registry.MODELS._things, "vmamba_tiny", small)
-    monkeypatch.setattr(registry, "IMAGENET", {**registry.IMAGENET, "img_size": 16})
     torch.manual_seed(0)
     made = create_model("vmamba_tiny").eval()
     torch.save({"model": made.state_dict()}, "w.pth")

@@ -44,7 +44,10 @@ def path_rates(rate: float, depth: int) -> list[float]:
 def step_size_bias(shape: tuple[int, ...], low: float = 1e-3, high: float = 0.1) -> Tensor:
     """Returns biases whose softplus is log-uniform between ``low`` and ``high`` (Mamba's step
     sizes)."""
-    dt = torch.exp(torch.rand(shape) * math.log(high / low) + math.log(low)).clamp(min=1e-4)
+    dt = torch.rand(shape)
+    if dt.is_meta:  # only counted: every operation on nothing costs as much as on a small tensor
+        return dt
+    dt = torch.exp(dt * math.log(high / low) + math.log(low)).clamp(min=1e-4)
     return dt + torch.log(-torch.expm1(-dt))
 
 
@@ -58,6 +61,7 @@ class ImageModel(nn.Module):
         stem_key: the first convolution's weight, which published weights may have for other
             channels.
         head_key: the classifier's name.
+        more_heads: further classifiers, whose logits are averaged with its.
         head_norms: norms before it, which a file of a backbone alone need not have.
         positions_keys: learned positions, which depend on the size of images.
         pretrained_cfg: ``mean``, ``std``, ``crop_ratio``, ``interpolation`` and ``img_size`` with
@@ -71,6 +75,7 @@ class ImageModel(nn.Module):
     reductions: list[int]
     stem_key: ClassVar[str] = "patch_embed.proj.weight"
     head_key: ClassVar[str] = "head"
+    more_heads: ClassVar[tuple[str, ...]] = ()
     head_norms: ClassVar[tuple[str, ...]] = ()
     positions_keys: ClassVar[tuple[str, ...]] = ()
     pretrained_cfg: Mapping[str, Any] = MappingProxyType({})

@@ -153,12 +153,12 @@ def fit_published(
             if resized is not None and resized.shape == own[key].shape:
                 notes.append(f"{key} was resized from {tuple(state[key].shape)}")
                 state[key] = resized
-    inside = tuple(f"{name}." for name in (model.head_key, *model.head_norms))
+    heads = tuple(f"{name}." for name in (model.head_key, *model.more_heads))
+    inside = (*heads, *(f"{name}." for name in model.head_norms))
     new = [
         key
         for key in own
-        if key.startswith(f"{model.head_key}.")
-        and (key not in state or state[key].shape != own[key].shape)
+        if key.startswith(heads) and (key not in state or state[key].shape != own[key].shape)
     ]
     if "backbone." in prefix:  # its own norms at the stages' ends are those of another head
         new += [key for key in own if key.startswith(inside) and key not in state]
@@ -167,7 +167,7 @@ def fit_published(
         state[key] = own[key]
     if new:
         notes.append(f"{', '.join(dict.fromkeys(new))} start anew")
-    dropped = [key for key in state if key not in own and key.startswith(f"{model.head_key}.")]
+    dropped = [key for key in state if key not in own and key.startswith(inside)]
     state = {key: value for key, value in state.items() if key not in dropped}
     check_state_dict(model, state, path)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.ops.linear_scan import linear_scan
-from longseq.vision.models.scan2d import scan_order
+from longseq.vision.models.scan2d import along, back, scan_order
 
 
 class GatedRecurrence2d(nn.Module):
@@ -55,28 +55,3 @@ class GatedRecurrence2d(nn.Module):
             states, _ = linear_scan(along(keep, order), along(inputs, order))
             total = total + back(states, order, height, breadth)
         return total.to(parts[0].dtype).permute(0, 3, 1, 2)
-
-
-def along(x: Tensor, order: str) -> Tensor:
-    """Returns a map (B, H, W, C) as a sequence (B, L, C) in a scan order.
-
-    Rows and columns are views or one copy, where a general order is a gather.
-    """
-    base = order.removesuffix("_reversed")
-    if base in ("raster", "column"):
-        sequence = (x if base == "raster" else x.transpose(1, 2)).flatten(1, 2)
-        return sequence.flip(1) if order != base else sequence
-    index = torch.from_numpy(scan_order(order, x.shape[1], x.shape[2])).to(x.device)
-    return x.flatten(1, 2)[:, index]
-
-
-def back(y: Tensor, order: str, height: int, width: int) -> Tensor:
-    """Undoes ``along``: (B, L, C) to (B, H, W, C)."""
-    base = order.removesuffix("_reversed")
-    if base in ("raster", "column"):
-        y = y.flip(1) if order != base else y
-        if base == "raster":
-            return y.unflatten(1, (height, width))
-        return y.unflatten(1, (width, height)).transpose(1, 2)
-    index = torch.from_numpy(scan_order(order, height, width)).argsort().to(y.device)
-    return y[:, index].unflatten(1, (height, width))

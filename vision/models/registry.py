@@ -9,9 +9,18 @@ from typing import Any, Literal, overload
 
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
+from longseq.vision.models import (
+    dinat,
+    favit,
+    groupmamba,
+    inception_next,
+    mambavision,
+    mobilemamba,
+)
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
 from longseq.vision.models.published import fit_published, head_classes, read_published, tell
+from longseq.vision.models.pyramid import IMAGENET, ImagePreset
 from longseq.vision.models.resnet import ResNet
 from longseq.vision.models.unet import UNetEncoder
 from longseq.vision.models.vim import Vim
@@ -25,20 +34,11 @@ def _heads(n: int) -> dict[str, Any]:
 
 
 _BASE = (128, 256, 512, 1024)
-IMAGENET = {
-    "img_size": 224,
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "crop_ratio": 0.875,
-    "interpolation": "bicubic",
-}
-"""How Vim's and VMamba's own scripts evaluate their published weights."""
-_PUBLISHED = ("vim_tiny", "vim_small", "vim_base", "vmamba_tiny", "vmamba_small", "vmamba_base")
 MODELS: Registry[Preset] = Registry("model")
 _PRESETS = {
-    "vim_tiny": Preset(Vim, {}, "Vim-T, 224 px, published layout"),
-    "vim_small": Preset(Vim, {"d_model": 384}, "Vim-S, 224 px, published layout"),
-    "vim_base": Preset(Vim, {"d_model": 768}, "Vim-B, 224 px, published layout"),
+    "vim_tiny": ImagePreset(Vim, {}, "Vim-T, 224 px, published layout", IMAGENET),
+    "vim_small": ImagePreset(Vim, {"d_model": 384}, "Vim-S, 224 px, published layout", IMAGENET),
+    "vim_base": ImagePreset(Vim, {"d_model": 768}, "Vim-B, 224 px, published layout", IMAGENET),
     "vim_nano": Preset(
         Vim,
         {
@@ -51,29 +51,40 @@ _PRESETS = {
         },
         "Vim for 28 to 64 px, patches of 4",
     ),
-    "vim_tiny_plus": Preset(Vim, {"stride": 8}, "Vim-T+: patches of 16 at a stride of 8"),
-    "vim_small_plus": Preset(Vim, {"d_model": 384, "stride": 8}, "Vim-S+: likewise"),
-    "vmamba_tiny": Preset(VMamba, {}, "VMamba-T (s1l8), published layout"),
-    "vmamba_small": Preset(
-        VMamba, {"depths": (2, 2, 20, 2), "drop_path": 0.3}, "VMamba-S (s1l20), published layout"
+    "vim_tiny_plus": ImagePreset(
+        Vim, {"stride": 8}, "Vim-T+: patches of 16 at a stride of 8", IMAGENET
     ),
-    "vmamba_base": Preset(
+    "vim_small_plus": ImagePreset(Vim, {"d_model": 384, "stride": 8}, "Vim-S+: likewise", IMAGENET),
+    "vmamba_tiny": ImagePreset(VMamba, {}, "VMamba-T (s1l8), published layout", IMAGENET),
+    "vmamba_small": ImagePreset(
+        VMamba,
+        {"depths": (2, 2, 20, 2), "drop_path": 0.3},
+        "VMamba-S (s1l20), published layout",
+        IMAGENET,
+    ),
+    "vmamba_base": ImagePreset(
         VMamba,
         {"dims": _BASE, "depths": (2, 2, 20, 2), "drop_path": 0.5},
         "VMamba-B (s1l20), published layout",
+        IMAGENET,
     ),
-    "vmamba_tiny_s2l5": Preset(
-        VMamba, {"depths": (2, 2, 5, 2), "ratio": 2.0}, "VMamba-T (s2l5), published layout"
+    "vmamba_tiny_s2l5": ImagePreset(
+        VMamba,
+        {"depths": (2, 2, 5, 2), "ratio": 2.0},
+        "VMamba-T (s2l5), published layout",
+        IMAGENET,
     ),
-    "vmamba_small_s2l15": Preset(
+    "vmamba_small_s2l15": ImagePreset(
         VMamba,
         {"depths": (2, 2, 15, 2), "ratio": 2.0, "drop_path": 0.3},
         "VMamba-S (s2l15), published layout",
+        IMAGENET,
     ),
-    "vmamba_base_s2l15": Preset(
+    "vmamba_base_s2l15": ImagePreset(
         VMamba,
         {"dims": _BASE, "depths": (2, 2, 15, 2), "ratio": 2.0, "drop_path": 0.6},
         "VMamba-B (s2l15), published layout",
+        IMAGENET,
     ),
     "vmamba_nano": Preset(
         VMamba,
@@ -138,8 +149,10 @@ _PRESETS = {
         "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
-for _name, _preset in _PRESETS.items():
-    MODELS.add(_name, _preset)
+_FILES = (mambavision, mobilemamba, groupmamba, inception_next, dinat, favit)
+for _presets in (_PRESETS, *(file.PRESETS for file in _FILES)):
+    for _name, _preset in _presets.items():
+        MODELS.add(_name, _preset)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -206,8 +219,8 @@ def create_model(
         if "num_classes" not in kwargs and classes not in (None, own):
             model = preset.create(name, **kwargs, num_classes=classes)
         tell(pretrained, fit_published(state, model, pretrained, prefix))
-    if name.startswith(_PUBLISHED):
-        model.pretrained_cfg = dict(IMAGENET)
+    if isinstance(preset, ImagePreset) and preset.pretrained_cfg:
+        model.pretrained_cfg = dict(preset.pretrained_cfg)
     if features_only:
         return FeatureExtractor(model, out_indices)
     if out_indices is not None:

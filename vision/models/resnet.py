@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates
+from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.pyramid import Pyramid, check_stages
 from longseq.vision.models.recurrence2d import GatedRecurrence2d
 
 
@@ -62,7 +63,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.shortcut(x) + self.drop_path(inner))
 
 
-class ResNet(ImageModel):
+class ResNet(Pyramid):
     """A residual network of basic blocks, whose later stages may scan; at any resolution.
 
     Args:
@@ -92,10 +93,7 @@ class ResNet(ImageModel):
         super().__init__()
         if stem_stride not in (1, 2, 4):
             raise ConfigError(f"stem_stride must be 1, 2 or 4, got {stem_stride}")
-        if len(dims) != len(depths) or not dims:
-            raise ConfigError(
-                f"dims and depths must be equally long, got {len(dims)} and {len(depths)}"
-            )
+        check_stages(dims, depths)
         if any(not 0 <= stage < len(dims) for stage in scans):
             raise ConfigError(f"scans must name stages from 0 to {len(dims) - 1}, got {scans}")
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 1
@@ -118,7 +116,7 @@ class ResNet(ImageModel):
         self.head = head(dims[-1], num_classes)
         self.to(memory_format=torch.channels_last)  # what convolutions on a CPU are fastest with
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
         """Returns the map of every stage."""
         self.check_images(x)
         x, maps = self.stem(x.contiguous(memory_format=torch.channels_last)), []
@@ -126,17 +124,3 @@ class ResNet(ImageModel):
             x = stage(x)
             maps.append(x)
         return maps
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the map of the last stage, (B, C, H', W')."""
-        return self._maps(x)[-1]
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Takes the mean over the map and maps it to logits (B, classes)."""
-        pooled = features.mean((2, 3))
-        return pooled if pre_logits else self.head(pooled)
-
-    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """Returns the maps of stages, (B, C_i, H_i, W_i)."""
-        maps = self._maps(x)
-        return [maps[i] for i in indices]

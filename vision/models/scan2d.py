@@ -206,3 +206,28 @@ class _Reorder(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
         return _Reorder.apply(dy, inverse, index), None, None
+
+
+def along(x: Tensor, order: str) -> Tensor:
+    """Returns a map (B, H, W, C) as a sequence (B, L, C) in a scan order.
+
+    Rows and columns are views or one copy, where a general order is a gather.
+    """
+    base = order.removesuffix("_reversed")
+    if base in ("raster", "column"):
+        sequence = (x if base == "raster" else x.transpose(1, 2)).flatten(1, 2)
+        return sequence.flip(1) if order != base else sequence
+    index = torch.from_numpy(scan_order(order, x.shape[1], x.shape[2])).to(x.device)
+    return x.flatten(1, 2)[:, index]
+
+
+def back(y: Tensor, order: str, height: int, width: int) -> Tensor:
+    """Undoes ``along``: (B, L, C) to (B, H, W, C)."""
+    base = order.removesuffix("_reversed")
+    if base in ("raster", "column"):
+        y = y.flip(1) if order != base else y
+        if base == "raster":
+            return y.unflatten(1, (height, width))
+        return y.unflatten(1, (width, height)).transpose(1, 2)
+    index = torch.from_numpy(scan_order(order, height, width)).argsort().to(y.device)
+    return y[:, index].unflatten(1, (height, width))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.vision.models.layers import FeatureExtractor, ImageModel, head
+from longseq.vision.models.pyramid import Pyramid
 from longseq.vision.models.vmamba import SS2D, VSSBlock
 
 DecoderKind = Literal["conv", "scan"]
@@ -33,7 +34,7 @@ def double_conv(ins: int, outs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class UNetEncoder(ImageModel):
+class UNetEncoder(Pyramid):
     """The contracting path of a plain U-Net, at any resolution; alone it classifies.
 
     Args:
@@ -58,27 +59,14 @@ class UNetEncoder(ImageModel):
         self.head = head(dims[-1], num_classes)
         self.to(memory_format=torch.channels_last)
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """Returns the map of every level."""
         self.check_images(x)
         x, maps = x.contiguous(memory_format=torch.channels_last), []
         for i, level in enumerate(self.levels):
             x = level(F.max_pool2d(x, 2) if i else x)
             maps.append(x)
         return maps
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the deepest map, (B, C, H', W')."""
-        return self._maps(x)[-1]
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Takes the mean over the map and maps it to logits (B, classes)."""
-        pooled = features.mean((2, 3))
-        return pooled if pre_logits else self.head(pooled)
-
-    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """Returns the maps of levels, (B, C_i, H_i, W_i)."""
-        maps = self._maps(x)
-        return [maps[i] for i in indices]
 
 
 class Join(nn.Module):

@@ -19,26 +19,13 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mlp import MLP
 from longseq.core.ops.selective_scan import selective_scan
-from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
-from longseq.vision.models.scan2d import CROSS_SCAN, scan2d
+from longseq.vision.models.layers import DropPath, head, path_rates, step_size_bias
+from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
+from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d
 
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class ExactMLP(MLP):
-    """The core's MLP with the exact GELU that published weights were trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps every position on its own."""
-        return self.fc2(F.gelu(self.fc1(x)))
+BY_LANE = 1 << 19
+"""Numbers in all directions' sequences of an image from which they are scanned one at a time."""
 
 
 class SS2D(nn.Module):
@@ -54,6 +41,7 @@ class SS2D(nn.Module):
         conv_size: side of the depthwise convolution.
         conv_bias: whether it has a bias.
         orders: the K scan orders.
+        gate: whether a second half of ``in_proj`` gates the scans' sum, y ⊙ silu(z).
     """
 
     ssm_parameters: ClassVar[tuple[str, ...]] = ("A_logs", "Ds", "dt_projs_bias")
@@ -66,6 +54,7 @@ class SS2D(nn.Module):
         conv_size: int = 3,
         conv_bias: bool = False,
         orders: Sequence[str] = CROSS_SCAN,
+        gate: bool = False,
     ) -> None:
         super().__init__()
         inner = check_positive("ratio · d_model", int(ratio * d_model))
@@ -77,7 +66,8 @@ class SS2D(nn.Module):
             check_positive("d_state", d_state),
         )
         self.dt_rank, lanes = math.ceil(d_model / 16), len(self.orders)
-        self.in_proj = nn.Linear(d_model, inner, bias=False)
+        self.gate = gate
+        self.in_proj: nn.Module = nn.Linear(d_model, inner * (1 + gate), bias=False)
         self.conv2d = nn.Conv2d(
             inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
         )
@@ -89,16 +79,25 @@ class SS2D(nn.Module):
         )
         self.Ds = nn.Parameter(torch.ones(lanes * inner))
         self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.out_proj: nn.Module = nn.Linear(inner, d_model, bias=False)
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
+        x, z = self.in_proj(x), None
+        if self.gate:
+            x, z = x.split(self.d_inner, dim=-1)
+        y = self.scan(F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+        return self.out_proj(y if z is None else y * F.silu(z))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """Returns the normalised sum of the scans over a map, (B, H, W, D') to the same shape."""
         batch, height, width, _ = x.shape
         lanes, states, length = len(self.orders), self.d_state, height * width
-        x = F.silu(self.conv2d(self.in_proj(x).permute(0, 3, 1, 2)))
-        x = x.permute(0, 2, 3, 1).reshape(batch, length, self.d_inner)
+        if length * lanes * self.d_inner >= BY_LANE:
+            return self.out_norm(self._by_lane(x))
+        x = x.reshape(batch, length, self.d_inner)
         scan = scan2d(self.orders, height, width)
         # A projection of each position commutes with their order: project once for all lanes, then
         # reorder.
@@ -125,7 +124,38 @@ class SS2D(nn.Module):
             delta_softplus=True,
         )
         y = scan.merge(y.unflatten(2, (lanes, -1)))
-        return self.out_proj(self.out_norm(y)).view(batch, height, width, -1)
+        return self.out_norm(y).view(batch, height, width, -1)
+
+    def _by_lane(self, x: Tensor) -> Tensor:
+        """Returns the sum of the scans over a map (B, H, W, D'), made one direction at a time.
+
+        Rows and columns, forwards and backwards, are views or one copy, where all directions at
+        once are gathers into memory of K times the map, new at every call.
+        """
+        _, height, width, inner = x.shape
+        lanes, states = len(self.orders), self.d_state
+        small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(3, (lanes, -1))
+        logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
+        decays, skips = -torch.exp(logs).unflatten(0, (lanes, inner)), self.Ds.view(lanes, inner)
+        total: Tensor | None = None
+        for k, order in enumerate(self.orders):
+            sizes = [self.dt_rank, states, states]
+            dt, B, C = along(small[:, :, :, k], order).split(sizes, dim=-1)
+            y, _ = selective_scan(
+                along(x, order),
+                F.linear(dt, self.dt_projs_weight[k]),
+                decays[k],
+                B,
+                C,
+                skips[k],
+                None,
+                self.dt_projs_bias[k],
+                delta_softplus=True,
+            )
+            y = back(y, order, height, width)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
 
 
 class VSSBlock(nn.Module):
@@ -198,7 +228,7 @@ class Classifier(nn.Module):
         self.head = head(width, num_classes)
 
 
-class VMamba(ImageModel):
+class VMamba(Pyramid):
     """VMamba with convolutional stem, at any resolution; published checkpoints ("s1l8") load by
     name.
 
@@ -237,10 +267,7 @@ class VMamba(ImageModel):
         super().__init__()
         if stem_stride not in (2, 4):
             raise ConfigError(f"stem_stride must be 2 or 4, got {stem_stride}")
-        if len(dims) != len(depths) or not dims:
-            raise ConfigError(
-                f"dims and depths must be equally long, got {len(dims)} and {len(depths)}"
-            )
+        check_stages(dims, depths)
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 1
         self.num_features, self.channels = dims[-1], list(dims)
         self.reductions = [stem_stride * 2**i for i in range(len(dims))]
@@ -269,25 +296,19 @@ class VMamba(ImageModel):
         self.layers = nn.ModuleList(stages)
         self.classifier = Classifier(dims[-1], num_classes)
 
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        """Returns the map of every stage, (B, H, W, C)."""
+    def stage_maps(self, x: Tensor) -> list[Tensor]:
+        """Returns the map of every stage before its downsampling, (B, C_i, H_i, W_i)."""
         self.check_images(x)
         x, maps = self.patch_embed(x).permute(0, 2, 3, 1), []
         for stage in self.layers:
             here, x = stage(x)
-            maps.append(here)
+            maps.append(here.permute(0, 3, 1, 2))
         return maps
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised map of the last stage, (B, C, H/32, W/32)."""
-        return self.classifier.norm(self._stages(x)[-1]).permute(0, 3, 1, 2)
+    def normalise(self, x: Tensor) -> Tensor:
+        """Returns the map (B, C, H, W) after the norm over its channels."""
+        return self.classifier.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Takes the mean over the map and maps it to logits (B, classes)."""
-        pooled = features.mean((2, 3))
-        return pooled if pre_logits else self.classifier.head(pooled)
-
-    def forward_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
-        """Returns the maps of stages, before their downsampling, (B, C_i, H_i, W_i)."""
-        maps = self._stages(x)
-        return [maps[i].permute(0, 3, 1, 2) for i in indices]
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Maps pooled features to logits (B, classes)."""
+        return self.classifier.head(pooled)

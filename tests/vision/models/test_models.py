@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.vision import create_model, list_models
+from longseq.vision.models import vmamba
 from longseq.vision.models.layers import DropPath, FeatureExtractor, path_rates
 from longseq.vision.models.registry import MODELS
 
@@ -137,6 +138,22 @@ def test_the_positions_keep_the_class_token_in_the_middle() -> None:
             found = model._positions(height, width)
             assert found.shape == (1, height * width + 1, 128)
             assert (found[:, height * width // 2] == 5).all() and found.sum() == 5 * 128
+
+
+@pytest.mark.parametrize("order", ["raster", "column_reversed", "spiral"])
+def test_directions_scanned_one_at_a_time_give_the_same_map(order: str, monkeypatch) -> None:
+    orders = ("column", order, "raster_reversed")
+    torch.manual_seed(0)
+    op = vmamba.SS2D(6, 2, orders=orders, gate=True)
+    x = torch.randn(2, 5, 7, 6, requires_grad=True)
+    found = []
+    for limit in (1 << 60, 0):
+        monkeypatch.setattr(vmamba, "BY_LANE", limit)
+        y = op(x)
+        grads = torch.autograd.grad(y.square().sum(), [x, *op.parameters()])
+        found.append([y, *grads])
+    for joint, single in zip(*found, strict=True):
+        torch.testing.assert_close(single, joint, rtol=1e-4, atol=1e-5)
 
 
 def test_sequential_runs_any_mixer_and_any_order() -> None:
