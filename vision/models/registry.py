@@ -138,6 +138,8 @@ _PRESETS = {
         "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
+PLAIN = frozenset({"resnet8", "vit_tiny", "vit_nano", "vit_pico", "unet"})
+"""Models of others' kinds, convolutions or attention alone: baselines wherever they stand."""
 for _name, _preset in _PRESETS.items():
     MODELS.add(_name, _preset)
 
