@@ -4,18 +4,23 @@ verdict."""
 from __future__ import annotations
 
 import argparse
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.compare_entries import split_entry
+from longseq.core.errors import ConfigError
 from longseq.core.results import Score, best, digits, print_table, verdict
 from longseq.core.tables import write_rows
 from longseq.core.training.by_config import Train, Values
+
+if TYPE_CHECKING:
+    from longseq.core.training.run import Run
 
 CHECKPOINTS = (".ckpt", ".safetensors")
 
@@ -122,6 +127,14 @@ class Comparison(ABC):
             config: the configuration's file.
             seed: of the training.
         """
+
+    def note_run(self, run: Run) -> None:
+        """Takes what a training has cost; its checkpoint is scored next.
+
+        Args:
+            run: of one seed.
+        """
+        _ = run
 
     @property
     def metric(self) -> str:
@@ -247,32 +260,6 @@ def report_test(comparison: Comparison, task: Any, metrics: Mapping[str, float])
     comparison.report(rows)
 
 
-def check_models(text: str, baselines: Mapping[str, Any], configs: Mapping[str, Path]) -> list[str]:
-    """Returns the names in ``--models``.
-
-    Args:
-        text: names by commas.
-        baselines: that there are.
-        configs: packaged configurations.
-
-    Raises:
-        ConfigError: for none, or one that is neither a baseline, a configuration nor a file.
-    """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ConfigError("--models: at least one name is needed")
-    for name in names:
-        if name not in baselines and name not in configs and not Path(name).is_file():
-            hint = did_you_mean(name, (*baselines, *configs))
-            own = (
-                "; a class of your own needs a configuration with its class_path"
-                if "." in name
-                else ""
-            )
-            raise ConfigError(f"--models: no baseline, configuration or file {name!r}; {hint}{own}")
-    return names
-
-
 def whole_numbers(name: str, text: str) -> list[int]:
     """Returns distinct numbers of at least 0 that are given by commas.
 
@@ -306,7 +293,8 @@ def compare(
 
     Args:
         comparison: of a domain.
-        models: baselines, configurations, YAML files and checkpoints.
+        models: baselines, configurations, YAML files and checkpoints; of a configuration also
+            variants, see ``split_entry``.
         seeds: of every training.
         folder: for checkpoints and logs.
         train: runs a training.
@@ -327,15 +315,21 @@ def compare(
         elif Path(name).suffix in CHECKPOINTS:
             found[name] = comparison.checkpoint(Path(name), Path(name).stem, None)
         else:
-            file = configs.get(name, Path(name))
+            config, changes = split_entry(name)
+            file = configs.get(config, Path(config))
+            # Of a variant, the row and the folder say what is changed.
+            stem = " ".join([file.stem, *(f"{key}={value}" for key, value in changes.items())])
             for seed in seeds:
                 run_name = "_".join(
-                    part for part in (file.stem, comparison.label, f"seed{seed}") if part
+                    part for part in (_as_name(stem), comparison.label, f"seed{seed}") if part
                 )
-                values = comparison.values(file, seed)
+                values = dict(comparison.values(file, seed))
+                if changes:
+                    values["model"] = {**values.get("model", {}), **changes}
                 _check_options(options, values)
-                run = train(name, folder, run_name, values, seed, options)
-                found[name] += comparison.checkpoint(run.checkpoint, file.stem, seed)
+                run = train(config, folder, run_name, values, seed, options)
+                comparison.note_run(run)
+                found[name] += comparison.checkpoint(run.checkpoint, stem, seed)
                 save(_in_order(found))
     return _in_order(found)
 
@@ -350,6 +344,11 @@ def _in_order(found: Mapping[str, Sequence[Row]]) -> list[Row]:
             for row in mine
         ]
     return rows
+
+
+def _as_name(text: str) -> str:
+    """Returns a text as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def _check_options(options: Sequence[str], values: Values) -> None:

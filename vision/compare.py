@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 import torch
 
 from longseq.core.compare import Comparison, Row
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import Registry
 from longseq.core.results import Score
 from longseq.core.training.by_config import Values
+from longseq.core.training.cpu_budget import budget_values
 from longseq.core.training.loading import load_data, load_task
+from longseq.core.training.run import Run
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
+from longseq.vision.models.registry import PLAIN
 from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between models that are compared.
@@ -71,6 +75,17 @@ def tie_width(accuracy: float, images: int) -> float:
     return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / images)
 
 
+def _minutes(text: str) -> list[float]:
+    """Returns the budgets in ``--cpu_minutes``."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or any(not 0 < one < float("inf") for one in found):
+        raise ConfigError(f"--cpu_minutes: positive numbers by commas are needed, got {text!r}")
+    return list(dict.fromkeys(found))
+
+
 class ImageComparison(Comparison):
     """Accuracy on the test images of the models' own data, which must be the same for all.
 
@@ -78,6 +93,7 @@ class ImageComparison(Comparison):
         changes: arguments of the data modules in place of the checkpoints'.
         limit: training images for the regression; None for all.
         device: cpu or cuda.
+        cpu_minutes: that every training has; None for the steps of its configuration.
     """
 
     baselines = BASELINES
@@ -88,6 +104,8 @@ class ImageComparison(Comparison):
         "accuracy": ".6f",
         "test_images": "d",
         "parameters": "d",
+        "cpu_seconds": ".1f",
+        "steps": ".0f",
         "seed": "d",
         "verdict": "",
     }
@@ -99,8 +117,11 @@ class ImageComparison(Comparison):
         changes: Mapping[str, Any] | None = None,
         limit: int | None = None,
         device: str = "cpu",
+        cpu_minutes: float | None = None,
     ) -> None:
         self.changes, self.limit, self.device = dict(changes or {}), limit, device
+        self.cpu_minutes = cpu_minutes
+        self._cost: dict[str, float] = {}
         self.data: ImageData | None = None
         self._first = Path()
 
@@ -112,10 +133,14 @@ class ImageComparison(Comparison):
         )
         parser.add_argument("--max_rows", type=int, help="training images for the regression (all)")
         parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+        text = "train each for so many CPU minutes, a table each (1,5), not by steps"
+        parser.add_argument("--cpu_minutes", help=text)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Iterator[ImageComparison]:
-        yield cls({"source": args.data} if args.data else {}, args.max_rows, args.device)
+        changes = {"source": args.data} if args.data else {}
+        for minutes in [None] if args.cpu_minutes is None else _minutes(args.cpu_minutes):
+            yield cls(changes, args.max_rows, args.device, minutes)
 
     at_test = ("most_frequent_class",)
 
@@ -143,7 +168,16 @@ class ImageComparison(Comparison):
 
     @property
     def title(self) -> str:
-        return f"Test set, {self.images:,} images"
+        each = "" if self.cpu_minutes is None else f", {self.cpu_minutes:g} CPU min for each model"
+        return f"Test set, {self.images:,} images{each}"
+
+    @property
+    def label(self) -> str:
+        return "" if self.cpu_minutes is None else f"{self.cpu_minutes:g}min"
+
+    def note_run(self, run: Run) -> None:
+        names = {"cpu_seconds": "train/cpu_seconds", "steps": "train/steps"}
+        self._cost = {name: run.metrics[key] for name, key in names.items() if key in run.metrics}
 
     @property
     def known(self) -> ImageData:
@@ -195,11 +229,23 @@ class ImageComparison(Comparison):
         rate = images / (time.perf_counter() - start)
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         notes = {"parameters": f"{parameters:,}", "test": f"{rate:,.0f} images/s"}
-        return [self._row(Score(str(task.hparams["model"]), hits / images, "model", notes), seed)]
+        cost, self._cost = self._cost, {}
+        if cost:
+            notes["CPU s"], notes["steps"] = (
+                f"{cost['cpu_seconds']:.0f}",
+                f"{cost['steps']:,.0f}",
+            )
+        model = str(task.hparams["model"])
+        kind = "baseline" if model in PLAIN else "model"
+        row = self._row(Score(model, hits / images, kind, notes), seed)
+        return [replace(row, numbers={**row.numbers, **cost})]
 
     def values(self, config: Path, seed: int) -> Values:
         """Of the data only the source: its seed decides which images are the test's."""
-        return {"data": self.changes}
+        if self.cpu_minutes is None:
+            return {"data": self.changes}
+        alone = {**self.changes, "num_workers": 0}  # what workers do is no part of the budget
+        return {"data": alone, "trainer": budget_values(self.cpu_minutes)}
 
     def tie(self, row: Row, rival: Row) -> float:
         return tie_width(max(row.value, rival.value), self.images)

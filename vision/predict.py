@@ -75,7 +75,11 @@ def open_images(path: str | Path, reading: Reading) -> ImageSet:
 
 
 def classify(
-    task: ImageClassifier, images: ImageSet, batch_size: int = 64, device: str = "cpu"
+    task: ImageClassifier,
+    images: ImageSet,
+    batch_size: int = 64,
+    device: str = "cpu",
+    flip: bool = False,
 ) -> Iterator[Prediction]:
     """Yields the prediction for every image, in order; one that cannot be read says why.
 
@@ -84,6 +88,7 @@ def classify(
         images: what to classify.
         batch_size: images at once; the result does not depend on it.
         device: cpu or cuda.
+        flip: whether to take the mean of the probabilities of every image and its mirror image.
     """
     check_positive("batch_size", batch_size)
     how = dict(task.preprocess)
@@ -100,9 +105,12 @@ def classify(
             except DataError as error:
                 errors[index] = str(error)
         if tensors:
+            batch = torch.stack(tensors).to(device)
             with torch.inference_mode():
-                logits = model(torch.stack(tensors).to(device)).float().cpu()
-            rows = iter(torch.softmax(logits.double(), 1).tolist())
+                chances = torch.softmax(model(batch).double(), 1)
+                if flip:
+                    chances = (chances + torch.softmax(model(batch.flip(3)).double(), 1)) / 2
+            rows = iter(chances.cpu().tolist())
         for index in indices:
             why = errors.get(index, "")
             yield Prediction(images.name(index), [] if why else next(rows), why)
@@ -173,12 +181,16 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    text = "classes: mean of each image's probabilities and its mirror image's"
+    parser.add_argument("--flip", action="store_true", help=text)
     parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
     parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
     if isinstance(task, Segmentation):
+        if args.flip:
+            raise ConfigError(f"--flip: is for classes, and {args.ckpt_path} gives masks")
         task.to(args.device)
         return run_segmentation(
             task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
@@ -190,7 +202,7 @@ def run(argv: Sequence[str]) -> int:
             "is needed"
         )
     images = open_images(args.images, Reading.of(task.preprocess))
-    found = list(classify(task, images, args.batch_size, args.device))
+    found = list(classify(task, images, args.batch_size, args.device, args.flip))
     say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
     write_predictions(args.out, found, task.classes)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
@@ -18,6 +19,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.facts import Fact
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
+from longseq.vision import fine_tuning
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
@@ -38,6 +40,9 @@ class ImageClassifier(BaseTask):
         pretrained: published weights to start from, fitted to channels, size and classes.
         label_smoothing: share of the probability that is spread over all classes.
         ema_decay: decay of the exponential moving average of the weights per step; 0 for none.
+        freeze: lowest parts that are not trained: 1 the stem, 2 the first block too, and so on; -1
+            all but the head.
+        layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -64,6 +69,8 @@ class ImageClassifier(BaseTask):
         pretrained: str | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
+        freeze: int = 0,
+        layer_decay: float = 1.0,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -74,12 +81,30 @@ class ImageClassifier(BaseTask):
             )
         if num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2, got {num_classes}")
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in (0, 1], got {layer_decay}")
         common = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
         self.model = create_model(model, **{**common, **(model_kwargs or {})})
         self.start_from = pretrained
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
+        self.layer_decay = layer_decay
+        fine_tuning.freeze(self.model, freeze)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
+
+    def make_optimizer(self) -> Optimizer:
+        """Returns the recipe's optimiser, with smaller rates further from the head."""
+        optimizer = super().make_optimizer()
+        if self.layer_decay < 1:
+            fine_tuning.decay_rates(optimizer, self.model, self.layer_decay)
+        return optimizer
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Leaves the batch norms of frozen parts as they are."""
+        super().train(mode)
+        if mode:
+            fine_tuning.still_norms(self.model)
+        return self
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns accuracy, its mean over the classes, top-5 accuracy and the calibration error."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from longseq.core.command_line import CommandParser
-from longseq.core.compare import Comparison, Row, check_models, compare, whole_numbers, write_table
+from longseq.core.compare import Comparison, Row, compare, whole_numbers, write_table
+from longseq.core.compare_entries import check_models
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError
 from longseq.core.shell.lightning_cli import fit_config
@@ -39,7 +40,10 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     )
     known = ", ".join((*cls.baselines, *configs))
     parser.add_argument(
-        "--models", default=usual, help=f"by commas, of {known}, YAML files, checkpoints ({usual})"
+        "--models",
+        default=usual,
+        help=f"by commas, of {known}, YAML files, checkpoints ({usual}); "
+        "a variant of a configuration: name:argument=value",
     )
     parser.add_argument("--seeds", default="0", help="of the trained models, by commas (0)")
     folder = f"outputs/{domain.name}"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from longseq.core.checkpoints import foreign
@@ -265,6 +266,11 @@ class BaseTask(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._shared_step(batch, "test")
 
+    def make_optimizer(self) -> Optimizer:
+        """Returns the recipe's optimiser; a task may change its groups before the schedule takes
+        their rates."""
+        return self.recipe.make_optimizer(self)
+
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         if (total := float(recipe.total_steps or self.trainer.estimated_stepping_batches)) == float(
@@ -273,7 +279,7 @@ class BaseTask(LightningModule):
             raise ConfigError(
                 "the length of the run is unknown: set model.total_steps or trainer.max_steps"
             )
-        optimizer = recipe.make_optimizer(self)
+        optimizer = self.make_optimizer()
         return {"optimizer": optimizer, "lr_scheduler": recipe.make_schedule(optimizer, int(total))}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

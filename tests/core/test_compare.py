@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longseq.core.compare import Comparison, Row, check_models, compare, whole_numbers, write_table
+from longseq.core.compare import Comparison, Row, compare, whole_numbers, write_table
+from longseq.core.compare_entries import check_models, split_entry
 from longseq.core.errors import ConfigError
 from longseq.core.tables import read_rows
 from longseq.core.training.by_config import few_steps
@@ -106,6 +107,21 @@ def test_seeds_are_averaged_and_the_median_is_judged(capsys) -> None:
 def test_two_entries_of_one_name_are_told_apart() -> None:
     rows, *_ = run(Toys(), ["a/best.ckpt", "b/best.ckpt"])
     assert [row.model for row in rows] == ["best", "best (b/best.ckpt)"]
+
+
+def test_a_variant_of_a_configuration_is_trained_with_its_arguments(tmp_path: Path) -> None:
+    rows, calls, _ = run(Toys(), ["net", "net:width=3:name=a/b"], seeds=[0])
+    assert [row.model for row in rows] == ["net", "net width=3 name=a/b"]
+    assert [name for _, name, *_ in calls] == ["net_seed0", "net_width_3_name_a_b_seed0"]
+    assert calls[1][0] == "net" and calls[1][2]["model"] == {"width": "3", "name": "a/b"}
+    assert "model" not in calls[0][2]
+    names = check_models("net:width=3", Toys.baselines, {"net": Path("net.yaml")})
+    assert names == ["net:width=3"]
+    with pytest.raises(ConfigError, match="did you mean 'net'"):
+        check_models("nett:width=3", Toys.baselines, {"net": Path("net.yaml")})
+    odd = tmp_path / "a:b=c.yaml"  # a file's name is never taken apart
+    odd.write_text("")
+    assert split_entry(str(odd)) == (str(odd), {})
 
 
 def test_options_that_would_train_on_other_data_are_refused() -> None:

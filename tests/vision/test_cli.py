@@ -101,7 +101,8 @@ def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, ca
     assert set(rows) == {"most frequent class", "logistic regression", "vmamba_pico", "vit_pico"}
     assert float(rows["logistic regression"]["accuracy"]) == 1.0
     assert {row["test_images"] for row in rows.values()} == {"30"}
-    assert rows["vit_pico"]["kind"] == "model" and int(rows["vit_pico"]["parameters"]) > 0
+    assert rows["vit_pico"]["kind"] == "baseline" and rows["vmamba_pico"]["kind"] == "model"
+    assert int(rows["vit_pico"]["parameters"]) > 0
 
     (other,) = [make_zip(10, name="other.zip")]
     argv = [
@@ -123,6 +124,26 @@ def test_compare_prints_a_verdict_and_writes_the_table(checkpoints, make_zip, ca
         main(["vision", "compare", "--models", f"{checkpoints[0]},{last}", "--out", "u.csv"]) == 2
     )
     assert "their test images differ" in capsys.readouterr().err
+
+
+def test_models_are_compared_at_equal_cpu_time(workdir: Path, make_zip, capsys) -> None:
+    source = make_zip(10, name="few.zip")
+    own = ["--model.model_kwargs={dims: [8], depths: [1]}", "--data.img_size=12"]
+    own += ["--data.batch_size=8", "--trainer.precision=32-true", "--data.channels=3"]
+    models = "cifar:model=vmamba_pico,cifar:model=resnet8"
+    argv = ["vision", "compare", "--models", models]
+    argv += ["--data", str(source), "--out", "equal.csv", "--cpu_minutes"]
+    assert main([*argv, "0.001,0.002", *own]) == 0
+    with Path("equal.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["vmamba_pico", "resnet8"] * 2
+    assert [row["kind"] for row in rows] == ["model", "baseline"] * 2
+    for row, budget in zip(rows, (0.06, 0.06, 0.12, 0.12)):
+        assert float(row["cpu_seconds"]) >= round(budget, 1) and int(row["steps"]) >= 1
+    assert "0.002 CPU min for each model" in capsys.readouterr().out
+    for wrong in ("a", "0", "-1,1", "inf"):
+        assert main([*argv, wrong, *own]) == 2
+    assert "--cpu_minutes: positive numbers" in capsys.readouterr().err
 
 
 def test_validate_and_test_need_only_the_checkpoint(checkpoints, capsys) -> None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
+from longseq.vision.data.images import ArrayImages
 from longseq.vision.data.pixels import Reading
 from longseq.vision.predict import Prediction, classify, open_images, write_predictions
 from longseq.vision.task import ImageClassifier
@@ -35,6 +37,19 @@ def test_neither_batches_nor_the_container_change_a_prediction(task, make_folder
         for a, b in zip(classify(task, images, size), whole, strict=True):
             assert a.file == b.file and a.probabilities == pytest.approx(b.probabilities, rel=1e-5)
     assert all(sum(item.probabilities) == pytest.approx(1) for item in whole)
+
+
+def test_a_mirror_image_has_the_same_flipped_prediction(task) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    plain, mirrored = (ArrayImages(a, [0] * 3, [], Reading(3)) for a in (array, array[:, :, ::-1]))
+
+    def chances(images, flip):
+        return np.array([one.probabilities for one in classify(task, images, 2, flip=flip)])
+
+    single = chances(plain, False), chances(mirrored, False)
+    assert np.abs(single[0] - single[1]).max() > 1e-6
+    for images in (plain, mirrored):
+        np.testing.assert_allclose(chances(images, True), sum(single) / 2, rtol=1e-5)
 
 
 def test_bad_images_keep_their_rows(task, make_folder) -> None:
@@ -103,6 +118,7 @@ def test_the_command_line(
     assert [row["file"] for row in rows][:2] == ["bright/00.png", "bright/01.png"]
     good = [row for row in rows if not row["error"]]
     assert len(good) == 8 and {row["label"] for row in good} <= set(CLASSES)
+    assert main([*base, "f.csv", "--flip"]) == 0 and len(pd.read_csv("f.csv")) == 9
     assert main([*base, "p.parquet"]) == 0 and len(pd.read_parquet("p.parquet")) == 9
     one, idx = folder / "bright/00.png", make_idx(5, 2) / "train-images-idx3-ubyte"
     for source, count in ((one, 1), (idx, 5)):

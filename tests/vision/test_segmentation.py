@@ -72,6 +72,10 @@ def test_it_learns_and_writes_masks_with_the_values_of_training(
         main(["vision", "predict", str(folder / "test/images"), "--ckpt_path", LAST, "--out=p"])
         == 0
     )
+    capsys.readouterr()
+    images = str(folder / "test/images")
+    assert main(["vision", "predict", images, "--ckpt_path", LAST, "--out=f", "--flip"]) == 2
+    assert "--flip: is for classes" in capsys.readouterr().err and not Path("f").exists()
     dices = []
     for i in range(3):
         found = np.asarray(Image.open(f"p/masks/{i:02d}.png"))

@@ -149,6 +149,10 @@ _PRESETS = {
         "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
+PLAIN = frozenset({"resnet8", "vit_tiny", "vit_nano", "vit_pico", "unet"}).union(
+    inception_next.PRESETS, dinat.PRESETS, favit.PRESETS
+)
+"""Models of others' kinds, convolutions or attention alone: baselines wherever they stand."""
 _FILES = (mambavision, mobilemamba, groupmamba, inception_next, dinat, favit)
 for _presets in (_PRESETS, *(file.PRESETS for file in _FILES)):
     for _name, _preset in _presets.items():
