@@ -32,10 +32,8 @@ from longseq.bench.sanitize import thin
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("core/ops", "core/training")
-TESTS = (
-    *("tests/core/ops", "tests/core/training"),
-    *("tests/core/test_checkpoints.py", "tests/core/test_contents.py"),
-)
+_FILES = ("tests/core/test_checkpoints.py", "tests/core/test_contents.py")
+TESTS = ("tests/core/ops", "tests/core/training", *_FILES)
 NEEDS_GPU = ("cuda", "triton", "mamba_ssm")
 """Files whose name says that they need a GPU, or a package that does, are left out."""
 _NO_OPERATORS = ("VariableReplacer", "VariableInserter")  # need a list of names

@@ -120,11 +120,10 @@ class TransNormer(Mixer):
         k = torch.cat([state["k"].to(k.dtype), k], 1)
         v = torch.cat([state["v"].to(v.dtype), v], 1)
         positions = positions_in_pack(resets, state["seen"], x.shape[1]) % block
-        q, k_heads, v_heads = (
-            t.unflatten(-1, (self.n_heads, -1)).transpose(1, 2).flatten(0, 1) for t in (q, k, v)
-        )
-        o = chunk_attention(q, k_heads, v_heads, positions.repeat_interleave(self.n_heads, 0))
-        y = o.unflatten(0, (-1, self.n_heads)).transpose(1, 2).flatten(2)
+        # Heads one below the other: torch 2.11 exports no four dimensions with open lengths.
+        q, k_heads, v_heads = (torch.cat(t.chunk(self.n_heads, -1)) for t in (q, k, v))
+        o = chunk_attention(q, k_heads, v_heads, positions.repeat(self.n_heads, 1))
+        y = torch.cat(o.chunk(self.n_heads), -1)
         kept = k.shape[1] - (block - 1)
         after = {
             "k": k[:, kept:].to(state["k"].dtype),

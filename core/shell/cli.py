@@ -168,8 +168,11 @@ def _print_help(usage: str, commands: Mapping[str, str], title: str) -> None:
 def one_line(error: BaseException) -> str:
     """Returns an error's message as one line; of an error in a data-loading worker, the original
     message."""
+    # As it was raised: an error of ours shows line breaks as escapes.
+    raised = [line.strip() for line in BaseException.__str__(error).splitlines() if line.strip()]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if any(line.startswith("Original Traceback") for line in lines):
+    if any(line.startswith("Original Traceback") for line in raised):
+        lines = raised
         kind, _, message = lines[-1].partition(": ")
         return plain(message or kind)
     return plain(" ".join(lines)) or type(error).__name__

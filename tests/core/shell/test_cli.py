@@ -281,7 +281,8 @@ def test_the_screen_says_what_is_true_and_what_to_type_next(
 def test_a_checkpoint_of_another_domain(
     toy: ModuleType, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    domains.register_domain(domains.Domain("zoo", "", task="longseq.core.training.task.BaseTask"))
+    zoo = domains.Domain("zoo", "", task="longseq.core.training.task.BaseTask", package="json")
+    domains.register_domain(zoo)
     try:
         text = _error(capsys, "zoo", "predict", "--ckpt_path", str(trained))
     finally:
