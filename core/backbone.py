@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_number, check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers import Mixer, State, create_mixer
 from longseq.core.mixers.base import mixer_class
@@ -141,8 +141,13 @@ def read_pattern(mixer: str | Sequence[str | Sequence[Any]]) -> list[tuple[str, 
         mixer: a name, or a list whose entries are names or pairs (name, hyper-parameters).
 
     Raises:
-        ConfigError: if the pattern is empty or an entry is neither.
+        ConfigError: if it is neither, or empty, or has an entry that is neither a name nor a pair.
     """
+    if not isinstance(mixer, (str, Sequence)):
+        raise ConfigError(
+            f"mixer is a name or a pattern of names, got {mixer!r}; a class of your own is "
+            "registered under a name first: @register_mixer"
+        )
     pattern: list[tuple[str, dict[str, Any]]] = []
     for entry in [mixer] if isinstance(mixer, str) else list(mixer):
         pair = _pair(entry)
@@ -234,7 +239,7 @@ class Backbone(nn.Module):
                     )
             ratios = dict(mlp_ratio)
         else:
-            ratios = dict.fromkeys(names, mlp_ratio)
+            ratios = dict.fromkeys(names, check_number("mlp_ratio", mlp_ratio))
         if any(ratio < 0 for ratio in ratios.values()) or not 0 <= dropout < 1:
             raise ConfigError(
                 f"mlp_ratio must be at least 0 and dropout in [0, 1), got {mlp_ratio} and {dropout}"

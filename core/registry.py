@@ -149,3 +149,24 @@ def check_keywords(what: str, function: Callable[..., Any], kwargs: Mapping[str,
             raise ConfigError(
                 f"{what} has no hyper-parameter {key!r}; {did_you_mean(key, accepted)}"
             )
+
+
+def check_numbers(what: str, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Checks that arguments which a class or function declares as numbers are none of text or
+    lists, as a configuration may have them (``1e-3`` is text in YAML, ``1.0e-3`` a number).
+
+    Args:
+        what: for the message, for example "mixer 'mamba'".
+        function: the class or function.
+        kwargs: by name.
+
+    Raises:
+        ConfigError: naming the first that is not a number.
+    """
+    parameters = inspect.signature(function).parameters
+    for key, value in kwargs.items():
+        declared = parameters[key].annotation if key in parameters else None
+        if declared in (int, float, "int", "float") and isinstance(value, (str, list, dict)):
+            kind = declared if isinstance(declared, str) else declared.__name__
+            text = "a whole number" if kind == "int" else "a number"
+            raise ConfigError(f"{what}: {key} must be {text}, got {value!r}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers.guard import guarded_forward, guarded_step
-from longseq.core.registry import Registry
+from longseq.core.registry import Registry, check_numbers
 
 State = dict[str, Tensor]
 """A mixer's carried state: named tensors whose first dimension is the batch."""
@@ -270,9 +270,9 @@ def construct(
         name: of the mixer, for the message; the class's if None.
 
     Raises:
-        ConfigError: for an unknown hyper-parameter, with the nearest valid one, and for a class
-            that does not initialise its base or lacks a method, or whose forward takes
-            other arguments.
+        ConfigError: for an unknown hyper-parameter, with the nearest valid one, for text where a
+            number is declared, and for a class that does not initialise its base or lacks a
+            method, or whose forward takes other arguments.
     """
     accepted = [
         p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "d_model")
@@ -283,6 +283,7 @@ def construct(
             raise ConfigError(
                 f"mixer {(name or cls.__name__)!r} has no hyper-parameter {key!r}; {near}"
             )
+    check_numbers(f"mixer {(name or cls.__name__)!r}", cls.__init__, kwargs)
     what = f"mixer {(name or cls.__name__)!r} ({cls.__module__}.{cls.__qualname__})"
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise ConfigError(f"{what}: defines no {' and no '.join(missing)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from longseq.core.backbone import Backbone, read_pattern
 from longseq.core.errors import ConfigError
@@ -69,3 +70,17 @@ def test_what_is_no_pattern_is_refused(pattern: Any, kwargs: Any, says: str) -> 
 
 def test_a_name_is_a_pattern_of_one() -> None:
     assert read_pattern("mamba") == [("mamba", {})]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mixer": nn.Linear}, "registered under a name first"),
+        ({"mixer": 3}, "a name or a pattern of names"),
+        ({"mlp_ratio": [2.0, 1.0]}, "mlp_ratio must be a finite number"),
+        ({"mixer_kwargs": {"d_state": "abc"}}, "d_state must be a whole number, got 'abc'"),
+    ],
+)
+def test_wrong_kinds_are_refused_in_one_line(settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Backbone(8, 2, **settings)

@@ -4,7 +4,7 @@ one."""
 import pytest
 
 from longseq.core.errors import ConfigError
-from longseq.core.registry import Preset, Registry
+from longseq.core.registry import Preset, Registry, check_numbers
 
 
 def plain(width: int = 3, depth: int = 1) -> tuple[int, int]:
@@ -36,3 +36,13 @@ def test_a_preset_takes_the_arguments_of_its_class() -> None:
         ConfigError, match="model 'p' has no hyper-parameter 'widht'; did you mean 'width'"
     ):
         preset.create("p", widht=1)
+
+
+def test_text_where_a_number_is_declared_is_named() -> None:
+    def function(size: int, decay: "float" = 0.9, name: str = "", other=None) -> None: ...
+
+    check_numbers("it", function, {"size": 3, "decay": 1, "name": "x", "other": "y", "new": "z"})
+    with pytest.raises(ConfigError, match="it: decay must be a number, got '1e-3'"):
+        check_numbers("it", function, {"decay": "1e-3"})
+    with pytest.raises(ConfigError, match="size must be a whole number"):
+        check_numbers("it", function, {"size": [3]})

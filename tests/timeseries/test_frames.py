@@ -268,3 +268,15 @@ def test_numbers_of_every_kind_are_read(values) -> None:
     frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=3), "y": values})
     panel = panel_of(frame, 0, source="the frame")
     np.testing.assert_array_equal(panel.carried()[:, 0], [1, 2, 2])
+
+
+def test_an_index_that_names_its_roles_is_read() -> None:
+    days = pd.date_range("2024-01-01", periods=4)
+    long = pd.DataFrame({"unique_id": ["a"] * 4 + ["b"] * 4, "ds": [*days, *days], "y": range(8)})
+    expected = panel_of(long, source="plain")
+    for index in (["unique_id", "ds"], ["unique_id"], ["ds"]):
+        found = panel_of(long.set_index(index), source="indexed")
+        assert found.ids == expected.ids
+        assert np.array_equal(found.values, expected.values)
+    odd = long[["ds", "y"]][:4].set_index(pd.Index([3, 1, 4, 1], name="row"))
+    assert list(panel_of(odd, source="rows").ids) == ["y"]

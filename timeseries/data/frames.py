@@ -125,6 +125,11 @@ def panel_of(
         raise where.error("has a header but no rows")
     if isinstance(frame.index, pd.DatetimeIndex):
         frame = frame.reset_index(names=[frame.index.name or TIME_NAMES[0]])
+    elif any(
+        str(name).lower() in (*ID_NAMES, *TIME_NAMES, told.id, told.time)
+        for name in frame.index.names
+    ):
+        frame = frame.reset_index()
     frame = frame.rename(columns=str)
     if len(set(frame.columns)) < frame.shape[1]:
         raise where.error("two columns have the same name")
