@@ -33,12 +33,12 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: $(BIN)/python $(SOURCES)
-	@echo "Installing longseq with PyTorch into $(VENV): about 6.5 GB, a few minutes, once."
+	@echo "Installing longseq with PyTorch into $(VENV): about 7 GB, a few minutes, once."
 	$(INSTALL) '.[all]'
 	@touch $@
 
 $(VENV)/.all: $(BIN)/python $(SOURCES)
-	@echo "Installing longseq with every extra into $(VENV): about 6.5 GB, a few minutes, once."
+	@echo "Installing longseq with every extra into $(VENV): about 7 GB, a few minutes, once."
 	$(INSTALL) '.[all,dev]'
 	@touch $@ $(VENV)/.demo
 
