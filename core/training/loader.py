@@ -3,9 +3,10 @@ left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
@@ -122,6 +123,37 @@ def data_ranks(trainer: Trainer | None) -> tuple[int, int]:
         return 0, 1
     found = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
     return (0, 1) if found is None else (int(found["rank"]), int(found["num_replicas"]))
+
+
+class EpochBatches:
+    """Batches by training step: every epoch has all rows in an order of its own, and every rank
+    other rows of it. An epoch's last rows that fill no batch are left out.
+
+    Args:
+        rows: numbers of the training rows.
+        batch_size: rows per step and rank.
+        seed: of the orders.
+        make: makes a batch of (row numbers, epoch).
+        ranks: this rank and how many there are, of ``data_ranks``.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int,
+        make: Callable[[np.ndarray, int], Any],
+        ranks: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.rows, self.seed, self.make, self.ranks = rows, seed, make, ranks
+        self.size = min(batch_size * ranks[1], len(rows))
+        self.per_epoch = max(1, len(rows) // self.size)
+
+    def __getitem__(self, step: int) -> Any:
+        epoch, at = divmod(step, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        rank, world = self.ranks
+        return self.make(order[at * self.size : (at + 1) * self.size][rank::world], epoch)
 
 
 def step_dataloader(

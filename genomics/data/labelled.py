@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import read_rows
 from longseq.core.training.hyper import BaseData
-from longseq.core.training.loader import step_dataloader
+from longseq.core.training.loader import EpochBatches, data_ranks, step_dataloader
 from longseq.genomics.data.bed import read_bed
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.tokenizer import PAD, reverse_complement
@@ -152,20 +152,6 @@ def pad(sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     for row, ids in zip(batch, sequences):
         row[: len(ids)] = ids
     return torch.from_numpy(batch), lengths
-
-
-class _Batches(Dataset[dict[str, torch.Tensor]]):
-    """Batches by training step: every epoch has all rows in an order of its own."""
-
-    def __init__(self, data: LabelledData, rows: np.ndarray) -> None:
-        self.data, self.rows = data, rows
-        self.per_epoch = max(1, len(rows) // data.batch_size)
-
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        epoch, at = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.data.seed, epoch]).permutation(self.rows)
-        size = min(self.data.batch_size, len(order))
-        return self.data.batch(order[at * size : (at + 1) * size])
 
 
 class LabelledData(BaseData):
@@ -315,9 +301,18 @@ class LabelledData(BaseData):
             target = target.float()
         return {"input_ids": ids, "lengths": lengths, "target": target}
 
+    def _training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        return self.batch(rows)
+
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""
-        batches = _Batches(self, self.parts()["train"])
+        batches = EpochBatches(
+            self.parts()["train"],
+            self.batch_size,
+            self.seed,
+            self._training_batch,
+            data_ranks(self.trainer),
+        )
         return step_dataloader(batches, self.trainer, batches.per_epoch, self.num_workers)
 
     def _evaluation(self, part: str) -> Any:

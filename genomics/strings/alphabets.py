@@ -14,7 +14,6 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 
 PAD, BEGIN, END, PREFIX, SUFFIX, MIDDLE = range(6)
 SPECIALS = ("[PAD]", "[BEGIN]", "[END]", "[PREFIX]", "[SUFFIX]", "[MIDDLE]")
-IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)

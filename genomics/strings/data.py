@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
-from longseq.core.training.loader import step_dataloader
+from longseq.core.training.loader import EpochBatches, data_ranks, step_dataloader
+from longseq.genomics.data.tokenizer import IGNORE_INDEX
 from longseq.genomics.strings.alphabets import (
-    IGNORE_INDEX,
     MIDDLE,
     PAD,
     SUFFIX,
@@ -144,9 +144,18 @@ class StringData(BaseData):
         start, stop = sorted(rng.integers(0, len(ids) + 1, 2).tolist())
         return infilled(ids, start, stop)
 
+    def _training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        return batch([self.training_string(int(i), epoch) for i in rows])
+
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""
-        batches = _Batches(self, self.parts()["train"])
+        batches = EpochBatches(
+            self.parts()["train"],
+            self.batch_size,
+            self.seed,
+            self._training_batch,
+            data_ranks(self.trainer),
+        )
         return step_dataloader(batches, self.trainer, batches.per_epoch, self.num_workers)
 
     def _evaluation(self, part: str) -> Any:
@@ -168,21 +177,6 @@ class StringData(BaseData):
     def test_dataloader(self) -> Any:
         """Returns the test strings, whole, by length."""
         return self._evaluation("test")
-
-
-class _Batches(Dataset[dict[str, torch.Tensor]]):
-    """Batches by training step: every epoch has all rows in an order of its own."""
-
-    def __init__(self, data: StringData, rows: np.ndarray) -> None:
-        self.data, self.rows = data, rows
-        self.per_epoch = max(1, len(rows) // data.batch_size)
-
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        epoch, at = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.data.seed, epoch]).permutation(self.rows)
-        size = self.data.batch_size
-        rows = order[at * size : (at + 1) * size].tolist()
-        return batch([self.data.training_string(row, epoch) for row in rows])
 
 
 def batch(rows: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:

@@ -14,12 +14,12 @@ from longseq.core.errors import ConfigError
 from longseq.core.language_model import LanguageModel
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.training.facts import Fact
-from longseq.core.training.task import BaseTask
-from longseq.genomics.metrics import BitsPerBase, token_nll
+from longseq.genomics.data.tokenizer import IGNORE_INDEX
+from longseq.genomics.language_task import LanguageTask
+from longseq.genomics.metrics import BitsPerBase
 from longseq.genomics.strings.alphabets import (
     BEGIN,
     END,
-    IGNORE_INDEX,
     MIDDLE,
     PREFIX,
     SPECIALS,
@@ -56,7 +56,7 @@ class StringModel(LanguageModel):
         return super().head(x) + self.mask
 
 
-class StringLanguageModel(BaseTask):
+class StringLanguageModel(LanguageTask):
     """Next-symbol prediction of proteins or SMILES; the metric is bits per symbol, a string's end
     included. Its test prints order-k models of the training strings beside it.
 
@@ -74,7 +74,6 @@ class StringLanguageModel(BaseTask):
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
-    defaults = {"lr": 3e-3, "warmup_steps": 20}
     unit = "symbols"
     longest = Fact(lambda: 0)
     fills = Fact(lambda: False)
@@ -134,16 +133,7 @@ class StringLanguageModel(BaseTask):
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean loss in nats per symbol, and what the metrics need."""
-        logits, targets = self(batch["input_ids"]), batch["targets"]
-        nll, known = token_nll(logits, targets), targets != IGNORE_INDEX
-        count = int(known.sum())
-        found: dict[str, Any] = {"loss": nll.sum() / max(count, 1), "count": count}
-        found |= {"nll": nll, "targets": targets}
-        if self.own_loss is not None or self.recipe.metrics:
-            found["pair"] = logits[known], targets[known]
-        if self.own_loss is not None:
-            found["loss"], found["weight"] = self.own_loss(*found["pair"]), count
-        return found
+        return self.score(self(batch["input_ids"]), batch["targets"])
 
     def on_test_epoch_end(self) -> None:
         """Prints the model beside order-k models of the training strings, and the verdict."""

@@ -14,7 +14,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.training.callbacks import draw_loss_curve
-from longseq.core.training.loader import StepLoader, step_dataloader
+from longseq.core.training.loader import EpochBatches, StepLoader, step_dataloader
 from longseq.core.training.rng import RngStream, get_rng_state, set_rng_state, untouched_seed
 
 
@@ -112,3 +112,14 @@ def test_the_seed_of_a_task_is_known_until_something_is_drawn(
         assert untouched_seed() == 3 and toy.ToyTask(5).seed == 3
         torch.rand(1)
         assert untouched_seed() is None and toy.ToyTask(5).seed is None
+
+
+def test_ranks_take_other_rows_of_the_same_steps() -> None:
+    rows = np.arange(10)
+    alone = EpochBatches(rows, 4, 3, lambda some, epoch: (sorted(some.tolist()), epoch))
+    pair = [EpochBatches(rows, 2, 3, lambda some, epoch: some.tolist(), (r, 2)) for r in (0, 1)]
+    assert alone.per_epoch == pair[0].per_epoch == 2
+    for step in range(4):
+        found, epoch = alone[step]
+        assert epoch == step // 2 and found == sorted(pair[0][step] + pair[1][step])
+    assert EpochBatches(rows[:1], 4, 0, lambda some, epoch: some.tolist())[5] == [0]

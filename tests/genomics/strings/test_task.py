@@ -10,7 +10,8 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.core.training import fit
 from longseq.core.training.loading import load_task
-from longseq.genomics.strings.alphabets import BEGIN, END, IGNORE_INDEX, MIDDLE, PREFIX
+from longseq.genomics.data.tokenizer import IGNORE_INDEX
+from longseq.genomics.strings.alphabets import BEGIN, END, MIDDLE, PREFIX
 from longseq.genomics.strings.data import StringData, batch
 from longseq.genomics.strings.task import StringLanguageModel
 
@@ -129,3 +130,10 @@ def test_only_symbols_and_the_end_can_follow() -> None:
         p = task(torch.tensor([[BEGIN, 20, 21]])).softmax(-1)
     assert p[..., [0, 1, 3, 4, 5]].max() == 0 and p[..., task.alphabet.size :].max() == 0
     assert p.sum(-1).numpy() == pytest.approx(np.ones((1, 3)), rel=1e-6)
+
+
+def test_workers_make_the_same_batches(proteins: Path) -> None:
+    alone, helped = (StringData(str(proteins), batch_size=4, num_workers=n) for n in (0, 2))
+    for one, other in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+        assert torch.equal(one["targets"], other["targets"])
