@@ -1,5 +1,5 @@
 // Python's view of the recurrences: selective and linear scan, one position of state-space layers,
-// sLSTM.
+// sLSTM, the diagonal-plus-rank-one recurrence.
 #include "bindings.h"
 
 namespace {
@@ -28,6 +28,18 @@ SLSTM cells(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, i
   p.threads = threads;
   p.recurrent = pointer(recurrent), p.resets = pointer<uint8_t>(resets), p.raw = pointer(raw);
   p.marks = pointer(marks);
+  return p;
+}
+
+// sizes: B, L, H, K, V; rows: q, k, v, a, b, g
+Dplr dplr(const std::array<int64_t, 5>& sizes, double scale, int64_t compute, int threads,
+          const std::array<Arg, 6>& rows, int64_t resets, int64_t marks) {
+  Dplr p{};
+  p.B = sizes[0], p.L = sizes[1], p.H = sizes[2], p.K = sizes[3], p.V = sizes[4];
+  p.scale = scale, p.compute = compute, p.threads = threads;
+  Tensor3* to[] = {&p.q, &p.k, &p.v, &p.a, &p.b, &p.g};
+  for (int i = 0; i < 6; ++i) *to[i] = tensor(rows[i]);
+  p.resets = pointer<uint8_t>(resets), p.marks = pointer(marks);
   return p;
 }
 
@@ -127,5 +139,24 @@ void bind_recurrences(nb::module_& m) {
     p.dfirst = pointer(dfirst);
     nb::gil_scoped_release release;
     current->slstm_backward(p);
+  });
+  m.attr("DPLR_MARK") = kDplrMark;
+  m.def("dplr_forward", [](std::array<int64_t, 5> sizes, double scale, int64_t compute, int threads,
+                           std::array<Arg, 6> rows, int64_t resets, int64_t marks, int64_t initial,
+                           Arg y, int64_t last) {
+    Dplr p = dplr(sizes, scale, compute, threads, rows, resets, marks);
+    p.initial = pointer(initial), p.y = tensor(y), p.final_state = pointer(last);
+    nb::gil_scoped_release release;
+    current->dplr_forward(p);
+  });
+  m.def("dplr_backward", [](std::array<int64_t, 5> sizes, double scale, int64_t compute,
+                            int threads, std::array<Arg, 6> rows, int64_t resets, int64_t marks,
+                            Arg dy, int64_t dlast, std::array<Arg, 6> grads, int64_t dfirst) {
+    Dplr p = dplr(sizes, scale, compute, threads, rows, resets, marks);
+    p.dy = tensor(dy), p.dfinal = pointer(dlast), p.dinitial = pointer(dfirst);
+    Tensor3* to[] = {&p.dq, &p.dk, &p.dv, &p.da, &p.db, &p.dg};
+    for (int i = 0; i < 6; ++i) *to[i] = tensor(grads[i]);
+    nb::gil_scoped_release release;
+    current->dplr_backward(p);
   });
 }

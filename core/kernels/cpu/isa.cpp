@@ -4,6 +4,7 @@
 #include "causal_conv.h"
 #include "decay.h"
 #include "delta_rule.h"
+#include "dplr.h"
 #include "gated_conv.h"
 #include "glu.h"
 #include "gated_norm.h"
@@ -53,5 +54,7 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<GatedNorm, gated_norm_backward_as<float>, gated_norm_backward_as<double>>,
     by_type<DeltaRule, delta_rule_forward_as<float>, delta_rule_forward_as<double>>,
     by_type<DeltaRule, delta_rule_backward_as<float>, delta_rule_backward_as<double>>,
+    by_type<Dplr, dplr_forward_as<float>, dplr_forward_as<double>>,
+    by_type<Dplr, dplr_backward_as<float>, dplr_backward_as<double>>,
 };
 }  // namespace longseq

@@ -184,6 +184,27 @@ struct DeltaRule {
   void* dinitial;
 };
 
+// Chunks of 16 positions between the saved states of the diagonal-plus-rank-one recurrence.
+constexpr int64_t kDplrMark = 8;
+
+// The recurrence with any diagonal plus rank-one transition. States, marks and the gradients of
+// states are dense and of the compute type.
+struct Dplr {
+  int64_t B, L, H, K, V;
+  double scale;
+  int64_t compute;
+  int threads;
+  Tensor3 q, k, v, a, b, g;                 // (B, L, H K), v (B, L, H V)
+  const uint8_t* resets;                    // (B, L) or null
+  const void* initial;                      // (B, H, K, V) or null
+  Tensor3 y;                                // (B, L, H V)
+  void *final_state, *marks;                // (B, H, K, V); (B, H, marks, K, V) or null
+  // backward: marks are an input
+  Tensor3 dy, dq, dk, dv, da, db, dg;
+  const void* dfinal;
+  void* dinitial;
+};
+
 // Rows of a unit of work, over which the gradients of weights are summed.
 constexpr int64_t kBlockRows = 256, kNormRows = 128;
 
@@ -265,6 +286,8 @@ struct Kernels {
   void (*gated_norm_backward)(const GatedNorm&);
   void (*delta_rule_forward)(const DeltaRule&);
   void (*delta_rule_backward)(const DeltaRule&);
+  void (*dplr_forward)(const Dplr&);
+  void (*dplr_backward)(const Dplr&);
 };
 
 extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;

@@ -135,8 +135,9 @@ inline void product_block(const Left<R>& a, int64_t depth, const R* b, int64_t b
 template <class R, int N, bool kPlain>
 inline void product_panel(int64_t rows, Left<R> a, int64_t depth, const R* b, int64_t b_row, R* c,
                           int64_t c_row, Into into, const Finish<R>& finish, int64_t column) {
+  const int64_t together = rows / kRowsAtOnce * kRowsAtOnce;
   int64_t row = 0;
-  for (; row + kRowsAtOnce <= rows;
+  for (; row < together;
        row += kRowsAtOnce, a.p += kRowsAtOnce * a.row, c += kRowsAtOnce * c_row)
     product_block<R, kRowsAtOnce, N, kPlain>(a, depth, b, b_row, c, c_row, into, finish, row,
                                              column);

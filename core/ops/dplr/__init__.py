@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
-from longseq.core.ops.dplr import chunked, reference
+from longseq.core.ops.dplr import chunked, cpu, reference
 from longseq.core.ops.dplr.arguments import NAME, Arguments, checked
 from longseq.core.ops.dplr.reference import dplr_reference
 from longseq.core.ops.exported import exported, is_open
@@ -23,10 +23,8 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
     return Arguments(rows, rows, rows, rows, rows, rows)
 
 
-# On a CPU it is products of matrices and a triangular solve, which torch does as quickly as we
-# could.
-_DISPATCH = Dispatch(NAME, {"cpu": chunked.cpu_reason}, _example, "chunked")
-_RUN = {"cpu": chunked.run, "chunked": chunked.run, "reference": reference.run}
+_DISPATCH = Dispatch(NAME, {"cpu": cpu.reason}, _example, "chunked")
+_RUN = {"cpu": cpu.run, "chunked": chunked.run, "reference": reference.run}
 
 
 class _Open(NamedTuple):

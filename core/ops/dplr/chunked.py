@@ -20,15 +20,6 @@ from longseq.core.ops.dplr.arguments import Arguments, prepared
 from longseq.core.ops.precision import autocast_off
 
 
-def cpu_reason(call: Arguments) -> str | None:
-    """Returns why a call is not for this form on its merits; on a CPU no kernel serves it
-    better."""
-    device = call.v.device
-    return (
-        None if device.type in ("cpu", "meta") else f"it runs on CPU tensors, these are on {device}"
-    )
-
-
 def run(call: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call; a single position is a step, and a long call without gradients goes by
     blocks."""

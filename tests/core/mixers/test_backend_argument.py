@@ -68,15 +68,13 @@ def test_the_reference_runs_no_kernel_of_the_operator(
 
     torch.manual_seed(0)
     mixers = [create_mixer(name, 16, backend=backend) for backend in ("reference", "cpu")]
-    used = ("decay_weights", "selective_scan_forward", "delta_rule_forward")
+    used = ("decay_weights", "selective_scan_forward", "delta_rule_forward", "dplr_forward")
     monkeypatch.setattr(backends, "_NATIVE", Blocked(backends.native(), used, kernel))
     x = torch.ones(1, 9, 16)
     with torch.no_grad():
         mixers[0](x)
-        # RWKV-7's operator is torch's own operations on a CPU.
-        if MIXERS[name][0] != "dplr":
-            with pytest.raises(AssertionError, match="a kernel was called"):
-                mixers[1](x)
+        with pytest.raises(AssertionError, match="a kernel was called"):
+            mixers[1](x)
 
 
 class Blocked:
