@@ -23,6 +23,7 @@ DOMAIN = Domain(
         "longseq.weather.task",
         "longseq.weather.video.task",
         "longseq.weather.forecasting.task",
+        "longseq.weather.forecasting.station_task",
         "longseq.weather.data.module",
         "longseq.weather.video.moving_digits",
     ),

@@ -21,10 +21,10 @@ from longseq.weather.forecasting.flows import make_flow
 from longseq.weather.forecasting.models import FlowModel, Kind
 from longseq.weather.video.task import FrameError, PersistenceError
 
-_PARTS = ("train", "valid", "test")
+PARTS = ("train", "valid", "test")
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
+class FlowWindows(Dataset[dict[str, Tensor]]):
     """Windows of runs (M, T, C, H, W): drawn batches with a seed, one after the other without."""
 
     def __init__(
@@ -71,6 +71,8 @@ class FlowData(BaseData):
     """
 
     fits = ("channels",)
+    on_grid = True
+    """Whether frames are fields (H, W) of neighbouring points."""
 
     def __init__(
         self,
@@ -119,19 +121,27 @@ class FlowData(BaseData):
             made = self.flow.run(sum(counts), self.frames, self.every, self.spin_up, self.seed)
             own = made.split(counts)
             scale = own[0].square().mean((0, 1, 3, 4), keepdim=True).sqrt()
-            self._runs = {name: one / scale for name, one in zip(_PARTS, own)}
+            self._runs = {name: one / scale for name, one in zip(PARTS, own)}
         return self._runs[part]
+
+    def fill(self, frames: Tensor) -> Tensor:
+        """Returns frames (B, L, C, H, W) without gaps, for plain forecasts; here there are none."""
+        return frames
 
     def train_dataloader(self) -> Any:
         """Returns the loader of drawn windows, which resumes at any step."""
-        length = self.context + self.horizon
-        windows = _Windows(self.runs("train"), length, self.seed, self.batch_size)
+        windows = self.train_windows()
         return step_dataloader(windows, self.trainer, self.steps_per_epoch, self.num_workers)
 
-    def windows(self, part: str) -> _Windows:
+    def train_windows(self) -> FlowWindows:
+        """Returns the drawn windows of training."""
+        length = self.context + self.horizon
+        return FlowWindows(self.runs("train"), length, self.seed, self.batch_size)
+
+    def windows(self, part: str) -> FlowWindows:
         """Returns windows of a context and all leads, a context's length between their starts."""
         length = self.context + self.leads
-        return _Windows(self.runs(part), length, None, every=4 * self.context)
+        return FlowWindows(self.runs(part), length, None, every=4 * self.context)
 
     def val_dataloader(self) -> Any:
         """Returns the validation windows."""
@@ -187,6 +197,11 @@ class FlowForecaster(BaseTask):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, FlowData):
             return
+        if not data.on_grid:
+            raise ConfigError(
+                f"FlowForecaster needs fields on a grid, and {type(data).__name__} has stations: "
+                "use --model StationForecaster"
+            )
         if data.context != self.context:
             raise ConfigError(
                 f"--model.context {self.context} and --data.context {data.context} must agree"
