@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
     "conv_s5": {"width": 24, "n_layers": 2, "d_state": 24},
     "conv_lstm": {"width": 24, "n_layers": 2, "d_state": 12},
+    "masked_transformer": {"width": 48, "n_layers": 2},
 }
 # At stations; with and without the virtual node.
 STATION_SETTINGS: dict[str, dict[str, Any]] = {

@@ -155,6 +155,7 @@ def _draw(data: QueryData, made: Mapping[str, Answer], count: int, path: Path) -
     panels = {"truth": truth.numpy(), **{name: answer(whole) for name, answer in made.items()}}
     figure = new_figure(3 * len(panels), 3)
     limit = float(truth[:, 0].abs().max())
+    left, low = -0.5 / columns, -0.5 / rows  # a point is in the middle of its cell
     for axes, (name, values) in zip(figure.subplots(1, len(panels)), panels.items()):
         axes.imshow(
             values[:, 0].reshape(rows, columns),
@@ -162,7 +163,7 @@ def _draw(data: QueryData, made: Mapping[str, Answer], count: int, path: Path) -
             cmap="RdBu_r",
             vmin=-limit,
             vmax=limit,
-            extent=(0, 1, 0, 1),
+            extent=(left, 1 + left, low, 1 + low),
             aspect="auto",
         )
         axes.scatter(one["where"][:, 1], one["where"][:, 0], s=3, c="black")

@@ -172,7 +172,7 @@ class FieldQuery(BaseTask):
 
     unit = "windows"
 
-    defaults = {"lr": 2e-3, "weight_decay": 1e-5, "warmup_steps": 20, "min_lr_ratio": 0.02}
+    defaults = {"lr": 5e-3, "weight_decay": 1e-5, "warmup_steps": 20, "min_lr_ratio": 0.02}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_number, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.core.training.task import BaseTask
 from longseq.weather.forecasting.flows import make_flow
+from longseq.weather.forecasting.masked_transformer import MaskedTransformer
 from longseq.weather.forecasting.models import FlowModel, Kind
 from longseq.weather.video.task import FrameError, PersistenceError
 
@@ -156,16 +157,18 @@ class FlowForecaster(BaseTask):
     """Forecasts the frames of a flow that follow a context.
 
     In training frames are predicted from the true ones, and those after the context once more from
-    the model's own predictions, with the gradient through all of them.
+    the model's own predictions, with the gradient through all of them. The masked transformer also
+    forecasts frames, and makes them whole, of which patches are hidden.
 
     Args:
-        kind: see ``FlowModel``.
+        kind: see ``FlowModel``; or "masked_transformer", see ``MaskedTransformer``.
         width: channels inside.
         n_layers: layers.
         d_state: see ``FlowModel``.
         modes: see ``FlowModel``.
         context: frames that are given.
         channels: fields per frame; those of the data in ``fit``.
+        hidden: share of the patches that is hidden from the masked transformer in training.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -175,17 +178,25 @@ class FlowForecaster(BaseTask):
 
     def __init__(
         self,
-        kind: Kind = "fno",
+        kind: Kind | Literal["masked_transformer"] = "fno",
         width: int = 24,
         n_layers: int = 3,
         d_state: int = 24,
         modes: int = 10,
         context: int = 4,
         channels: int = 2,
+        hidden: float = 0.5,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
+        self.model: FlowModel | MaskedTransformer
+        if kind == "masked_transformer":
+            self.model = MaskedTransformer(channels, width, n_layers)
+        else:
+            self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
+        if not 0 <= check_number("hidden", hidden) < 1:
+            raise ConfigError(f"hidden must be in [0, 1), got {hidden}")
+        self.hidden = hidden
         self.context = check_positive("context", context)
 
     def make_metrics(self) -> Mapping[str, Metric]:
@@ -225,6 +236,9 @@ class FlowForecaster(BaseTask):
         if self.training:
             predicted, _ = self.model(video[:, :-1])
             loss = loss + self.criterion(predicted, video[:, 1:], F.mse_loss)
+            if isinstance(self.model, MaskedTransformer):
+                made, true = self.model.masked_pairs(video, self.hidden)
+                loss = loss + self.criterion(made, true, F.mse_loss)
             return {"loss": loss / 2, "count": len(video)}
         found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
         return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}
