@@ -55,6 +55,8 @@ def test_shifts_by_whole_windows_and_pieces_in_time() -> None:
     torch.testing.assert_close(model(later)[0][:, :3], whole[:, :3], **CLOSE)
     rolled = list(model.rollout(frames, 3))
     torch.testing.assert_close(rolled[0], whole[:, -1], **CLOSE)
+    alone = next(model.rollout(frames[:, :1], 1))
+    torch.testing.assert_close(alone, whole[:, 0], **CLOSE)
     second = model.make(frames[:, -1], rolled[0], 1)
     torch.testing.assert_close(rolled[1], second, **CLOSE)
 
@@ -88,12 +90,19 @@ def test_what_is_hidden_is_not_seen(lead: int) -> None:
 
 def test_what_is_made_is_held_to_the_right_frames() -> None:
     model, frames = model_and_frames()
-    made, true = model.masked_pairs(frames, 0.3)
-    assert made.shape == true.shape == (2, 6, 2, 8, 12)
-    torch.testing.assert_close(true[0], frames[:, 1:4].flatten(0, 1))
-    torch.testing.assert_close(true[1], frames[:, 2:5].flatten(0, 1))
-    nothing, _ = model.masked_pairs(frames, 0.0)
-    torch.testing.assert_close(nothing[1].unflatten(0, (2, 3)), model(frames)[0][:, 1:4], **CLOSE)
+    made, true = model.masked_pairs(frames, 0.0)
+    assert made.shape == true.shape == (2, 2, 2, 8, 12)
+    for video, now, after, ahead in zip(frames, true[0], true[1], made[1]):
+        (time,) = (n for n in range(5) if torch.equal(video[n], now))
+        assert 1 <= time < 4 and torch.equal(video[time + 1], after)
+        expected = model.make(video[None, time - 1], now[None], 1)[0]
+        torch.testing.assert_close(ahead, expected, **CLOSE)
+    torch.manual_seed(1)
+    times = {int(model.masked_pairs(frames[:1], 0.9)[1][0, 0, 0, 0, 0] * 1e6) for _ in range(20)}
+    assert len(times) == 3
+    # Three frames are just enough, and nothing but the hidden patches' own values is lost.
+    whole, _ = model.masked_pairs(frames[:, :3], 0.0)
+    torch.testing.assert_close(whole[1], model(frames)[0][:, 1], **CLOSE)
 
 
 def test_it_learns_to_make_frames_whole(tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ class MaskedTransformer(nn.Module):
         return self._frames(kept + made, grid)
 
     def masked_pairs(self, video: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """Returns pairs (made, true) stacked (2, N, C, H, W): the second of two frames and the one
-        after, with patches hidden.
+        """Returns what is made with patches hidden and the truth, each (2, B, C, H, W): the second
+        of two frames and the one after, at a time that is drawn for every video.
 
         Args:
             video: (B, L, C, H, W), L ≥ 3.
@@ -189,9 +189,9 @@ class MaskedTransformer(nn.Module):
             raise ConfigError(
                 "the masked objective needs three frames: raise data.context or data.horizon"
             )
-        before, frames, after = (
-            video[:, n : video.shape[1] - 2 + n].flatten(0, 1) for n in (0, 1, 2)
-        )
+        rows = torch.arange(len(video), device=video.device)
+        first = torch.randint(video.shape[1] - 2, (len(video),), device=video.device)
+        before, frames, after = (video[rows, first + n] for n in (0, 1, 2))
         hidden = self.draw_hidden(frames, share)
         made = [self.make(before, frames, lead, hidden) for lead in (0, 1)]
         return torch.stack(made), torch.stack([frames, after])
@@ -215,9 +215,7 @@ class MaskedTransformer(nn.Module):
 
     def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
         """Yields the frames after a context (B, L, C, H, W) one by one, each fed back."""
-        predicted, states = self(context)
-        frame = predicted[:, -1:]
-        for index in range(count):
-            if index:
-                frame, states = self(frame, states)
-            yield frame[:, 0]
+        before, frame = context[:, -2:][:, 0], context[:, -1]
+        for _ in range(count):
+            before, frame = frame, self.make(before, frame, 1)
+            yield frame

@@ -157,8 +157,8 @@ class FlowForecaster(BaseTask):
     """Forecasts the frames of a flow that follow a context.
 
     In training frames are predicted from the true ones, and those after the context once more from
-    the model's own predictions, with the gradient through all of them. The masked transformer also
-    forecasts frames, and makes them whole, of which patches are hidden.
+    the model's own predictions, with the gradient through all of them. The masked transformer, in
+    place of the former, forecasts frames of which patches are hidden and makes them whole.
 
     Args:
         kind: see ``FlowModel``; or "masked_transformer", see ``MaskedTransformer``.
@@ -234,11 +234,11 @@ class FlowForecaster(BaseTask):
         forecast = self(context, target.shape[1])
         loss = self.criterion(forecast, target, F.mse_loss)
         if self.training:
-            predicted, _ = self.model(video[:, :-1])
-            loss = loss + self.criterion(predicted, video[:, 1:], F.mse_loss)
             if isinstance(self.model, MaskedTransformer):
                 made, true = self.model.masked_pairs(video, self.hidden)
-                loss = loss + self.criterion(made, true, F.mse_loss)
+            else:
+                made, true = self.model(video[:, :-1])[0], video[:, 1:]
+            loss = loss + self.criterion(made, true, F.mse_loss)
             return {"loss": loss / 2, "count": len(video)}
         found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
         return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}
