@@ -110,7 +110,8 @@ def test_another_model(toy: ModuleType, tmp_path: Path) -> None:
         path, load_task, expected="genomics"
     )
     torch.save(_content(toy.ToyTask(), widht=3), path)
-    assert "hyper-parameters do not fit ToyTask" in _message(path, load_task)
+    text = _message(path, load_task)
+    assert "holds widht" in text and "did you mean 'width'?" in text
 
 
 @pytest.mark.parametrize(

@@ -334,9 +334,7 @@ def test_a_bidirectional_model_is_refused() -> None:
 
 
 def test_the_finite_state_does_not_grow() -> None:
-    model = lm(
-        ["mamba", "rg_lru", "mlstm_large"],
-    )
+    model = lm(["mamba", "rg_lru"])
     sizes = []
     real = model.step
 

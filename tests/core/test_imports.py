@@ -18,6 +18,7 @@ FLOORS = (
         "figures",
         "files",
         "results",
+        "runs",
         "samples",
         "tables",
     ),
@@ -27,7 +28,7 @@ FLOORS = (
     ("ops",),
     ("mixers",),
     ("mlp", "backbone", "parallel"),
-    ("checkpoints", "compare", "generation", "language_model", "training"),
+    ("checkpoints", "compare", "compare_entries", "generation", "language_model", "training"),
     ("report", "testing", "compat"),
     ("shell",),
 )
