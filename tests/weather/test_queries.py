@@ -178,6 +178,16 @@ def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "field.png").stat().st_size > 5000
 
 
+def test_fit_and_test_from_the_command_line(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["weather", "fit", "--model", "FieldQuery", "--data", "QueryData", "--model.width", "8"]
+    argv += ["--data.flow", "shallow_water", "--trainer.max_steps", "1"]
+    argv += [f"--data.{name}={value}" for name, value in SMALL.items()]
+    assert main(argv) == 0
+    (checkpoint, *_) = tmp_path.rglob("last.ckpt")
+    assert main(["weather", "test", "--ckpt_path", str(checkpoint)]) == 0
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(ConfigError, match="grid"):
         fit(FlowForecaster("fno", 4, 1, modes=2), small(), tmp_path, 1)

@@ -210,8 +210,8 @@ class FlowForecaster(BaseTask):
             return
         if not data.on_grid:
             raise ConfigError(
-                f"FlowForecaster needs fields on a grid, and {type(data).__name__} has stations: "
-                "use --model StationForecaster"
+                f"FlowForecaster needs fields on a grid, and {type(data).__name__} has irregular "
+                "places: StationForecaster forecasts StationData, FieldQuery answers QueryData"
             )
         if data.context != self.context:
             raise ConfigError(
