@@ -23,6 +23,8 @@ DOMAIN = Domain(
         "longseq.weather.task",
         "longseq.weather.video.task",
         "longseq.weather.forecasting.task",
+        "longseq.weather.forecasting.station_task",
+        "longseq.weather.forecasting.query_task",
         "longseq.weather.data.module",
         "longseq.weather.video.moving_digits",
     ),
@@ -42,6 +44,11 @@ DOMAIN = Domain(
         "forecast": Command(
             "forecasts of a generated flow by lead time, beside a linear inverse model",
             "longseq.weather.forecasting.forecast:run",
+        ),
+        "query": Command(
+            "a generated flow at any place and time from scattered observations, beside a Gaussian "
+            "process",
+            "longseq.weather.forecasting.query:run",
         ),
         "discover": Command(
             "which terms a model of a flow lacks, from the errors of its short forecasts (MEDIDA)",

@@ -101,13 +101,14 @@ def test_scores_by_lead() -> None:
 
 
 def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
-    argv = ["weather", "forecast", "--steps", "1", "--size", "12", "--members", "2"]
+    argv = ["weather", "forecast", "--steps", "1", "--size", "16", "--members", "2"]
     argv += ["--frames", "30", "--leads", "6", "--spin_up", "20", "--out", str(tmp_path)]
     assert main(argv) == 0
     said = capsys.readouterr().out
     assert "lead 6" in said and "linear inverse" in said
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     names = ["persistence", "climatology", "linear inverse", "fno", "conv_s5", "conv_lstm"]
+    names.append("masked_transformer")
     assert [row["model"] for row in rows[::6]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)
     assert (tmp_path / "skill.png").stat().st_size > 5000

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longseq.core.command_line import CommandParser
 from longseq.core.compare import whole_numbers
@@ -20,15 +21,21 @@ from longseq.core.training import fit, seed_everything
 from longseq.core.training.loading import load_task
 from longseq.weather.ensembles import acc, mean_crps
 from longseq.weather.forecasting.flows import FLOWS
-from longseq.weather.forecasting.linear_inverse import BestLinearInverse
+from longseq.weather.forecasting.linear_inverse import BestLinearInverse, BestRidge
+from longseq.weather.forecasting.station_task import StationData, StationForecaster
 from longseq.weather.forecasting.task import FlowData, FlowForecaster
 
-BASELINES = ("persistence", "climatology", "linear inverse")
 # About as many parameters in each.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
     "conv_s5": {"width": 24, "n_layers": 2, "d_state": 24},
     "conv_lstm": {"width": 24, "n_layers": 2, "d_state": 12},
+    "masked_transformer": {"width": 48, "n_layers": 2},
+}
+# At stations; with and without the virtual node.
+STATION_SETTINGS: dict[str, dict[str, Any]] = {
+    "graph": {"virtual": True},
+    "graph_local": {"virtual": False},
 }
 Forecast = Callable[[np.ndarray, int], np.ndarray]
 
@@ -54,7 +61,7 @@ def score(forecast: np.ndarray, truth: np.ndarray, climate: np.ndarray) -> dict[
 
 def forecasters(data: FlowData) -> dict[str, Forecast]:
     """Returns the plain forecasts: contexts (B, L, C, Y, X) and a number of leads to fields."""
-    train, valid = (data.runs(part).flatten(2).numpy() for part in ("train", "valid"))
+    train, valid = (data.fill(data.runs(part)).flatten(2).numpy() for part in ("train", "valid"))
     linear = BestLinearInverse().fit(train, valid, data.leads)
     climate = train.mean((0, 1))
 
@@ -65,21 +72,39 @@ def forecasters(data: FlowData) -> dict[str, Forecast]:
         flat = context[:, -1].reshape(len(context), -1)
         return fields(linear.forecast(flat, leads), context)
 
-    return {
+    made: dict[str, Forecast] = {
         "persistence": lambda context, leads: np.repeat(context[:, -1:], leads, 1),
         "climatology": lambda context, leads: fields(
             np.broadcast_to(climate, (len(context), leads, len(climate))), context
         ),
         "linear inverse": inverse,
     }
+    if isinstance(data, StationData):  # whose states are small enough
+        ridge = BestRidge().fit(train, valid, data.context, data.leads)
+        made["ridge VAR"] = lambda context, leads: fields(
+            ridge.forecast(context.reshape(*context.shape[:2], -1))[:, :leads], context
+        )
+
+    def filled(one: Forecast) -> Forecast:
+        return lambda context, leads: one(data.fill(torch.from_numpy(context)).numpy(), leads)
+
+    return {name: filled(one) for name, one in made.items()}
 
 
-def network(task: FlowForecaster) -> Forecast:
-    """Returns a trained network as a forecast."""
+def network(task: FlowForecaster | StationForecaster, places: Tensor | None = None) -> Forecast:
+    """Returns a trained network as a forecast.
+
+    Args:
+        task: the network.
+        places: of its stations (K, 2), for a ``StationForecaster``.
+    """
 
     def forecast(context: np.ndarray, leads: int) -> np.ndarray:
+        made = []
         with torch.inference_mode():
-            made = [task(one, leads) for one in torch.from_numpy(context).split(16)]
+            for one in torch.from_numpy(context).split(16):
+                where = [] if places is None else [places.expand(len(one), -1, -1)]
+                made.append(task(one, *where, leads))
         return torch.cat(made).numpy()
 
     return forecast
@@ -97,7 +122,7 @@ def compare_forecasts(
     windows = data.windows("test")
     videos = torch.stack([windows[n]["video"] for n in range(len(windows))]).numpy()
     context, truth = videos[:, : data.context], videos[:, data.context :]
-    climate = data.runs("train").mean((0, 1)).numpy()
+    climate = data.fill(data.runs("train")).mean((0, 1)).numpy()
     return {name: score(one(context, data.leads), truth, climate) for name, one in made.items()}
 
 
@@ -108,13 +133,19 @@ def run(argv: Sequence[str]) -> int:
         description="Generates a flow, trains networks on it and scores their forecasts by lead "
         "time beside persistence, climatology and a linear inverse model.",
     )
-    known = ",".join(SETTINGS)
+    known, at_stations = ",".join(SETTINGS), ",".join(STATION_SETTINGS)
     parser.add_argument(
         "--flow",
         default="quasigeostrophic",
         help=f"{', '.join(FLOWS)}, or the class path of one of your own (quasigeostrophic)",
     )
-    parser.add_argument("--models", default=known, help=f"by commas, of {known} (all)")
+    parser.add_argument(
+        "--models", help=f"by commas, of {known}; with --stations of {at_stations} (all)"
+    )
+    parser.add_argument("--stations", type=int, help="in irregular places, instead of the grid")
+    parser.add_argument(
+        "--missing", type=float, default=0.0, help="share of times a station lacks (0)"
+    )
     parser.add_argument("--steps", type=int, default=300, help="of every training (300)")
     parser.add_argument("--seeds", default="0", help="of the trainings (0)")
     parser.add_argument("--leads", type=int, default=20, help="frames that are forecast (20)")
@@ -125,38 +156,51 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--spin_up", type=int, help="time steps before (the flow's own)")
     parser.add_argument("--out", default="outputs/weather/forecast", help="folder to write")
     args = parser.parse_args(argv)
-    names = [name.strip() for name in args.models.split(",") if name.strip()]
+    settings = SETTINGS if args.stations is None else STATION_SETTINGS
+    asked = ",".join(settings) if args.models is None else args.models
+    names = [name.strip() for name in asked.split(",") if name.strip()]
     for name in names:
-        if name not in SETTINGS:
-            raise ConfigError(f"--models: no model {name!r}; {did_you_mean(name, list(SETTINGS))}")
+        if name not in settings:
+            raise ConfigError(f"--models: no model {name!r}; {did_you_mean(name, list(settings))}")
+    if args.stations is None and args.missing:
+        raise ConfigError("--missing is for --stations: fields on the grid are whole")
     seeds, out = whole_numbers("--seeds", args.seeds), Path(args.out)
-    data = FlowData(
-        args.size,
-        args.members,
-        args.frames,
-        args.every,
-        args.spin_up,
-        leads=args.leads,
-        flow=args.flow,
+    flow = {
+        name: getattr(args, name)
+        for name in ("size", "members", "frames", "every", "spin_up", "leads", "flow")
+    }
+    data = (
+        FlowData(**flow)
+        if args.stations is None
+        else StationData(stations=args.stations, missing=args.missing, **flow)
     )
     rows, columns = data.flow.shape
-    print(f"{args.flow}: flows of {args.frames} frames, {rows} × {columns} points …", flush=True)
+    seen = "" if args.stations is None else f", seen at {args.stations} stations"
+    what = f"flows of {args.frames} frames, {rows} × {columns} points{seen}"
+    print(f"{args.flow}: {what} …", flush=True)
     made = forecasters(data)
     seconds: dict[str, float] = {}
     for name in names:
         for seed in seeds:
             seed_everything(seed)
-            task = FlowForecaster(name, **SETTINGS[name], **data.model_arguments())  # type: ignore[arg-type]
+            task = _make(data, name)
             began = time.process_time()
             done = fit(task, data, out, args.steps, name=f"{name}_seed{seed}", limit_val_batches=0)
             key = name if len(seeds) == 1 else f"{name} (seed {seed})"
             seconds[key] = (time.process_time() - began) / args.steps
             trained = load_task(done.checkpoint, "weather")
-            assert isinstance(trained, FlowForecaster)
-            made[key] = network(trained)
+            assert isinstance(trained, FlowForecaster | StationForecaster)
+            made[key] = network(trained, getattr(data, "places", None))
     found = compare_forecasts(data, made)
     _report(found, seconds, out, args.leads)
     return 0
+
+
+def _make(data: FlowData, name: str) -> FlowForecaster | StationForecaster:
+    """Returns an untrained network for some data."""
+    if isinstance(data, StationData):
+        return StationForecaster(**STATION_SETTINGS[name], **data.model_arguments())
+    return FlowForecaster(name, **SETTINGS[name], **data.model_arguments())  # type: ignore[arg-type]
 
 
 def _report(
@@ -194,7 +238,7 @@ def _report(
     figure = new_figure(8, 4)
     for axes, key in zip(figure.subplots(1, 2), ("rmse", "acc")):
         for name, one in found.items():
-            style = "--" if name in BASELINES else "-"
+            style = "-" if name in seconds else "--"
             axes.plot(range(1, leads + 1), one[key], style, label=name)
         axes.set(xlabel="lead (frames)", ylabel=key.upper())
     figure.axes[0].legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""The linear inverse model: the best linear forecast from one state to the next."""
+"""The best linear forecasts: from one state to the next, and from several to each lead."""
 
 from __future__ import annotations
 
@@ -83,3 +83,62 @@ class BestLinearInverse:
         """Returns the states (B, L, C) that follow states (B, C)."""
         made = [model.forecast(start, leads) for model in self.models]
         return np.stack([made[self.best[lead]][:, lead] for lead in range(leads)], 1)
+
+
+class BestRidge:
+    """Ridge regression from all frames of a context to each lead, a direct vector autoregression.
+
+    The penalty, and whether it shrinks forecasts to the mean or to the last frame, are those that
+    forecast validation runs best at that lead.
+
+    Args:
+        penalties: to choose from, in mean squares of the regressors.
+    """
+
+    def __init__(
+        self, penalties: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    ) -> None:
+        self.penalties = penalties
+
+    def fit(self, train: np.ndarray, valid: np.ndarray, context: int, leads: int) -> BestRidge:
+        """Fits and chooses.
+
+        Args:
+            train: (M, T, C).
+            valid: likewise.
+            context: frames that are given.
+            leads: number of leads L.
+        """
+        count = train.shape[-1]
+        self.mean = train.mean((0, 1))
+        x, y = _windows(train - self.mean, context, leads)
+        held_x, held_y = _windows(valid - self.mean, context, leads)
+        values, axes = np.linalg.eigh(x.T @ x)
+        scale, best = float(values.mean()), np.full(leads, np.inf)
+        self.weights = np.zeros((leads, context * count, count))
+        last = np.tile(np.eye(context * count)[:, -count:], leads)
+        for kept in (np.zeros_like(last), last):
+            along = axes.T @ (x.T @ (y - x @ kept))
+            for penalty in self.penalties:
+                weights = kept + axes @ (along / (values + penalty * scale)[:, None])
+                errors = ((held_x @ weights - held_y) ** 2).reshape(len(held_x), leads, count)
+                error = errors.mean((0, 2))
+                better, best = error < best, np.minimum(best, error)
+                own = weights.reshape(context * count, leads, count).swapaxes(0, 1)
+                self.weights[better] = own[better]
+        return self
+
+    def forecast(self, context: np.ndarray) -> np.ndarray:
+        """Returns the states (B, L, C) that follow contexts (B, context, C)."""
+        flat = (context - self.mean).reshape(len(context), -1).astype(np.float64)
+        return np.einsum("bi,lic->blc", flat, self.weights) + self.mean
+
+
+def _windows(runs: np.ndarray, context: int, leads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns contexts (N, context · C) and what follows them (N, leads · C) of runs (M, T, C)."""
+    last = runs.shape[1] - context - leads + 1
+    found = []
+    for first, count in ((0, context), (context, leads)):
+        frames = [runs[:, first + n : first + n + last] for n in range(count)]
+        found.append(np.stack(frames, 2).reshape(runs.shape[0] * last, -1).astype(np.float64))
+    return found[0], found[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,19 +12,20 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_number, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.core.training.task import BaseTask
 from longseq.weather.forecasting.flows import make_flow
+from longseq.weather.forecasting.masked_transformer import MaskedTransformer
 from longseq.weather.forecasting.models import FlowModel, Kind
 from longseq.weather.video.task import FrameError, PersistenceError
 
-_PARTS = ("train", "valid", "test")
+PARTS = ("train", "valid", "test")
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
+class FlowWindows(Dataset[dict[str, Tensor]]):
     """Windows of runs (M, T, C, H, W): drawn batches with a seed, one after the other without."""
 
     def __init__(
@@ -71,6 +72,8 @@ class FlowData(BaseData):
     """
 
     fits = ("channels",)
+    on_grid = True
+    """Whether frames are fields (H, W) of neighbouring points."""
 
     def __init__(
         self,
@@ -119,19 +122,27 @@ class FlowData(BaseData):
             made = self.flow.run(sum(counts), self.frames, self.every, self.spin_up, self.seed)
             own = made.split(counts)
             scale = own[0].square().mean((0, 1, 3, 4), keepdim=True).sqrt()
-            self._runs = {name: one / scale for name, one in zip(_PARTS, own)}
+            self._runs = {name: one / scale for name, one in zip(PARTS, own)}
         return self._runs[part]
+
+    def fill(self, frames: Tensor) -> Tensor:
+        """Returns frames (B, L, C, H, W) without gaps, for plain forecasts; here there are none."""
+        return frames
 
     def train_dataloader(self) -> Any:
         """Returns the loader of drawn windows, which resumes at any step."""
-        length = self.context + self.horizon
-        windows = _Windows(self.runs("train"), length, self.seed, self.batch_size)
+        windows = self.train_windows()
         return step_dataloader(windows, self.trainer, self.steps_per_epoch, self.num_workers)
 
-    def windows(self, part: str) -> _Windows:
+    def train_windows(self) -> FlowWindows:
+        """Returns the drawn windows of training."""
+        length = self.context + self.horizon
+        return FlowWindows(self.runs("train"), length, self.seed, self.batch_size)
+
+    def windows(self, part: str) -> FlowWindows:
         """Returns windows of a context and all leads, a context's length between their starts."""
         length = self.context + self.leads
-        return _Windows(self.runs(part), length, None, every=4 * self.context)
+        return FlowWindows(self.runs(part), length, None, every=4 * self.context)
 
     def val_dataloader(self) -> Any:
         """Returns the validation windows."""
@@ -146,16 +157,18 @@ class FlowForecaster(BaseTask):
     """Forecasts the frames of a flow that follow a context.
 
     In training frames are predicted from the true ones, and those after the context once more from
-    the model's own predictions, with the gradient through all of them.
+    the model's own predictions, with the gradient through all of them. The masked transformer, in
+    place of the former, forecasts frames of which patches are hidden and makes them whole.
 
     Args:
-        kind: see ``FlowModel``.
+        kind: see ``FlowModel``; or "masked_transformer", see ``MaskedTransformer``.
         width: channels inside.
         n_layers: layers.
         d_state: see ``FlowModel``.
         modes: see ``FlowModel``.
         context: frames that are given.
         channels: fields per frame; those of the data in ``fit``.
+        hidden: share of the patches that is hidden from the masked transformer in training.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -165,17 +178,25 @@ class FlowForecaster(BaseTask):
 
     def __init__(
         self,
-        kind: Kind = "fno",
+        kind: Kind | Literal["masked_transformer"] = "fno",
         width: int = 24,
         n_layers: int = 3,
         d_state: int = 24,
         modes: int = 10,
         context: int = 4,
         channels: int = 2,
+        hidden: float = 0.5,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
-        self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
+        self.model: FlowModel | MaskedTransformer
+        if kind == "masked_transformer":
+            self.model = MaskedTransformer(channels, width, n_layers)
+        else:
+            self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
+        if not 0 <= check_number("hidden", hidden) < 1:
+            raise ConfigError(f"hidden must be in [0, 1), got {hidden}")
+        self.hidden = hidden
         self.context = check_positive("context", context)
 
     def make_metrics(self) -> Mapping[str, Metric]:
@@ -187,6 +208,11 @@ class FlowForecaster(BaseTask):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, FlowData):
             return
+        if not data.on_grid:
+            raise ConfigError(
+                f"FlowForecaster needs fields on a grid, and {type(data).__name__} has irregular "
+                "places: StationForecaster forecasts StationData, FieldQuery answers QueryData"
+            )
         if data.context != self.context:
             raise ConfigError(
                 f"--model.context {self.context} and --data.context {data.context} must agree"
@@ -208,8 +234,11 @@ class FlowForecaster(BaseTask):
         forecast = self(context, target.shape[1])
         loss = self.criterion(forecast, target, F.mse_loss)
         if self.training:
-            predicted, _ = self.model(video[:, :-1])
-            loss = loss + self.criterion(predicted, video[:, 1:], F.mse_loss)
+            if isinstance(self.model, MaskedTransformer):
+                made, true = self.model.masked_pairs(video, self.hidden)
+            else:
+                made, true = self.model(video[:, :-1])[0], video[:, 1:]
+            loss = loss + self.criterion(made, true, F.mse_loss)
             return {"loss": loss / 2, "count": len(video)}
         found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
         return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}
