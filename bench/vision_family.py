@@ -27,6 +27,8 @@ CHECKOUTS = {
     "inceptionnext": "sail-sg/inceptionnext",
     "dinat": "SHI-Labs/Neighborhood-Attention-Transformer",
     "favit": "q2479036243/FaViT",
+    "efficientvmamba": "TerryPei/EfficientVMamba",
+    "mhsvm": "PixDeep/MHS-VM",
 }
 
 
@@ -75,6 +77,32 @@ def _scan(root: Path) -> Callable[..., Tensor]:
     path = root / "Vim/mamba-1p1p1/mamba_ssm/ops/selective_scan_interface.py"
     with _stand_ins({"causal_conv1d": conv, **cuda}, []), _quiet():
         return _load("family_scan", path).selective_scan_ref
+
+
+class _SequentialScan:
+    """The selective scan of VMamba's CUDA kernels, (B, K·D, L), one step at a time."""
+
+    @staticmethod
+    def apply(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        bias: Tensor,
+        softplus: bool,
+        *_: Any,
+    ) -> Tensor:
+        delta = F.softplus(delta + bias[:, None])
+        lanes, states = u.shape[1] // B.shape[1], A.shape[1]
+        B, C = (v.repeat_interleave(lanes, 1) for v in (B, C))  # (b, d, n, l)
+        h, rows = u.new_zeros(*u.shape[:2], states), []
+        for t in range(u.shape[2]):
+            step = delta[..., t, None]
+            h = torch.exp(step * A) * h + step * B[..., t] * u[..., t, None]
+            rows.append((h * C[..., t]).sum(-1))
+        return torch.stack(rows, 2) + u * D[:, None]
 
 
 def mambavision(root: Path, **kwargs: Any) -> nn.Module:
@@ -146,30 +174,7 @@ def groupmamba(root: Path, **kwargs: Any) -> nn.Module:
         module = _load("family_group", folder / "groupmamba.py")
         ss2d = importlib.import_module("ss2d")
 
-    class Scan:
-        @staticmethod
-        def apply(
-            u: Tensor,
-            delta: Tensor,
-            A: Tensor,
-            B: Tensor,
-            C: Tensor,
-            D: Tensor,
-            bias: Tensor,
-            softplus: bool,
-            *_: Any,
-        ) -> Tensor:
-            delta = F.softplus(delta + bias[:, None])
-            lanes, states = u.shape[1] // B.shape[1], A.shape[1]
-            B, C = (v.repeat_interleave(lanes, 1) for v in (B, C))  # (b, d, n, l)
-            h, rows = u.new_zeros(*u.shape[:2], states), []
-            for t in range(u.shape[2]):
-                step = delta[..., t, None]
-                h = torch.exp(step * A) * h + step * B[..., t] * u[..., t, None]
-                rows.append((h * C[..., t]).sum(-1))
-            return torch.stack(rows, 2) + u * D[:, None]
-
-    vars(ss2d)["SelectiveScanCore"] = Scan
+    vars(ss2d)["SelectiveScanCore"] = _SequentialScan
     return module.GroupMamba(**kwargs)
 
 
@@ -239,3 +244,16 @@ def favit(root: Path, **kwargs: Any) -> nn.Module:
     path = root / "FaViT/FaViT/classification/favit.py"
     with _stand_ins(_timm(), []), _quiet():
         return _load("family_favit", path).FactorizationTransformer(**kwargs)
+
+
+def efficientvmamba(root: Path, **kwargs: Any) -> nn.Module:
+    """Returns an EfficientVMamba; keywords are those of the published class."""
+    folder = root / "EfficientVMamba/classification"
+    packages = {name: _module(name) for name in ("lib", "lib.models")}
+    packages["lib.models"].__path__ = [str(folder / "lib/models")]
+    cuda = {"selective_scan_cuda": _module("selective_scan_cuda")}
+    with _stand_ins({**_timm(), **_fvcore(), **packages, **cuda}, []), _quiet():
+        module = _load("family_efficient", folder / "models/vmamba_efficient.py")
+    vars(module)["SelectiveScan"] = _SequentialScan
+    with _quiet():
+        return module.EfficientVSSM(**kwargs)

@@ -11,6 +11,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
 from longseq.vision.models import (
     dinat,
+    efficientvmamba,
     favit,
     groupmamba,
     inception_next,
@@ -153,7 +154,15 @@ PLAIN = frozenset({"resnet8", "vit_tiny", "vit_nano", "vit_pico", "unet"}).union
     inception_next.PRESETS, dinat.PRESETS, favit.PRESETS
 )
 """Models of others' kinds, convolutions or attention alone: baselines wherever they stand."""
-_FILES = (mambavision, mobilemamba, groupmamba, inception_next, dinat, favit)
+_FILES = (
+    mambavision,
+    mobilemamba,
+    groupmamba,
+    efficientvmamba,
+    inception_next,
+    dinat,
+    favit,
+)
 for _presets in (_PRESETS, *(file.PRESETS for file in _FILES)):
     for _name, _preset in _presets.items():
         MODELS.add(_name, _preset)

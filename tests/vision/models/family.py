@@ -87,4 +87,14 @@ TINY: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "norm_layer": NORM,
         },
     ),
+    "efficientvmamba": (
+        "efficientvmamba_tiny",
+        {"dims": (16, 24, 32, 40), "depths": (2, 1, 1, 2)},
+        {
+            "dims": [16, 24, 32, 40],
+            "depths": [2, 1, 1, 2],
+            "mlp_ratio": 0.0,
+            "downsample_version": "v1",
+        },
+    ),
 }
