@@ -16,7 +16,9 @@ from longseq.vision.models import (
     groupmamba,
     inception_next,
     mambavision,
+    mhsvm,
     mobilemamba,
+    vir,
 )
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
@@ -159,6 +161,8 @@ _FILES = (
     mobilemamba,
     groupmamba,
     efficientvmamba,
+    mhsvm,
+    vir,
     inception_next,
     dinat,
     favit,
