@@ -37,19 +37,19 @@ class _RetentionBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.ret, self.mlp = _Retention(width, heads), nn.Module()
-        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.ret = _Retention(width, heads)
+        hidden = {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
+        self.mlp = nn.ModuleDict(hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ret(self.norm1(x))
-        return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
 
 class _ViR(nn.Module):
     def __init__(self, num_classes: int, side: int, patch: int, width: int, depth: int, heads: int):
         super().__init__()
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.pos_embed = nn.Parameter(torch.zeros(1, (side // patch) ** 2, width))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width))
@@ -57,7 +57,7 @@ class _ViR(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = self.patch_embed.proj(x)
+        grid = self.patch_embed["proj"](x)
         side = int(self.pos_embed.shape[1] ** 0.5)
         where = self.pos_embed.transpose(1, 2).unflatten(2, (side, side))
         if grid.shape[2:] != (side, side):

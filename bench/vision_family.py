@@ -279,7 +279,7 @@ def efficientvmamba(root: Path, **kwargs: Any) -> nn.Module:
 class _Classifier(nn.Module):
     """An encoder under a norm and a head, for results to compare."""
 
-    def __init__(self, encoder: nn.Module, num_classes: int) -> None:
+    def __init__(self, encoder: Any, num_classes: int) -> None:
         super().__init__()
         self.patch_embed, self.layers = encoder.patch_embed, encoder.layers
         self.norm = nn.LayerNorm(encoder.num_features)
@@ -321,7 +321,7 @@ def mhsvm(root: Path, num_classes: int, **kwargs: Any) -> nn.Module:
             "Z": list(routes.zigzag_scan(height, width)),
         }
 
-    class Everywhere(parts.ScanPattern):  # type: ignore[misc, name-defined]
+    class Everywhere(parts.ScanPattern):  # type: ignore[name-defined]
         """Routes of the map that comes, as the published generator makes them for one size."""
 
         def forward(self, x: Tensor, **_: Any) -> Tensor:
