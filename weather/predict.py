@@ -20,7 +20,8 @@ from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
 from longseq.weather.data.field import Field, Scalar
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.positive import keep_positive, reference
-from longseq.weather.data.runs import read_run
+from longseq.weather.data.quantities import other_quantity
+from longseq.weather.data.runs import SAME, read_run
 from longseq.weather.data.scenario import (
     Scenario,
     Span,
@@ -111,12 +112,16 @@ def scenario_of(
 
 
 def check_grid(task: ClimateEmulator, data: Field) -> None:
-    """Checks that a field lies on the grid of the training data.
+    """Checks that a field is of the quantity and on the grid of the training data.
 
     Raises:
         DataError: if not.
     """
-    grid = Grid.from_facts(task.about)
+    about = task.about
+    if differs := other_quantity(about["variable"], about["attrs"], data.name, data.attrs):
+        text = f"holds {differs} as the checkpoint's training"
+        raise DataError(text, path=data.path, record=data.name, hint=SAME)
+    grid = Grid.from_facts(about)
     if not data.grid.same(grid):
         text = f"its grid of {data.grid} is not the checkpoint's of {grid}"
         raise DataError(text, path=data.path, hint="regrid it")

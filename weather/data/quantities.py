@@ -182,6 +182,32 @@ def cell_methods(attrs: Mapping[str, Any]) -> list[str]:
     return re.findall(r":\s*([a-z_]+)\b(?!\s*:)", text)
 
 
+def other_quantity(
+    name: str, attrs: Mapping[str, Any], other: str, others: Mapping[str, Any]
+) -> str:
+    """Returns how two variables differ in what they are; empty if nothing says so.
+
+    They are the same by their standard names, or by their own where one has none; and by what
+    ``cell_methods`` says beside means (a daily maximum, a deviation), where both have it.
+
+    Args:
+        name: of the first.
+        attrs: its attributes: standard_name, cell_methods.
+        other: name of the second.
+        others: its attributes.
+    """
+    standards = [str(one.get("standard_name", "")).lower() for one in (attrs, others)]
+    if any(one in ("", "unknown") for one in standards):
+        standards = [name.lower(), other.lower()]
+    if standards[0] != standards[1]:
+        return f"{standards[1]}, not {standards[0]}"
+    methods = [sorted({*cell_methods(one)} - {"mean", "point"}) for one in (attrs, others)]
+    if all(one.get("cell_methods") for one in (attrs, others)) and methods[0] != methods[1]:
+        first, second = (" ".join(one) or "mean" for one in methods)
+        return f"a {second} of {standards[1]}, not a {first}"
+    return ""
+
+
 def quantity_problem(text: str, attrs: Mapping[str, Any]) -> str:
     """Returns why a unit cannot be that of a variable; empty if it can.
 
