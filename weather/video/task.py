@@ -64,6 +64,9 @@ class VideoForecaster(BaseTask):
         passes: training passes on own predictions; a rollout has one, 0 for none.
         own: where the model's own frames come from in training: "pass" or "rollout".
         core: "conv_s5" or "conv_lstm".
+        dt_min: shortest time step of ConvS5's states at the start: the slowest forget in some
+            2 / dt_min frames.
+        dt_max: longest one: the fastest forget in some 2 / dt_max frames.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -86,13 +89,26 @@ class VideoForecaster(BaseTask):
         passes: int = 1,
         own: Own = "pass",
         core: Core = "conv_s5",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
         if context < 1 or passes < 0:
             raise ConfigError(f"context must be ≥ 1 and passes ≥ 0, got {context} and {passes}")
         self.model = NextFrame(
-            channels, patch, list(depths), n_layers, d_state, kernel, init, groups, dropout, core
+            channels,
+            patch,
+            list(depths),
+            n_layers,
+            d_state,
+            kernel,
+            init,
+            groups,
+            dropout,
+            core,
+            dt_min,
+            dt_max,
         )
         if check_choice("own", own, Own) == "rollout" and passes > 1:
             raise ConfigError(f"a rollout has one pass on own frames, got passes {passes}")
