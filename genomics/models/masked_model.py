@@ -7,7 +7,6 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from longseq.core.backbone import Backbone, Layer, normed
 from longseq.core.errors import ConfigError, did_you_mean
@@ -31,8 +30,8 @@ class MaskedDNAModel(nn.Module):
     - "ps_swapped": the same where every other layer, beginning with the first, reads its input with
       positions and channels turned round. So do published checkpoints, whose fused norm takes the
       halves crosswise (``fused_add_norm``);
-    - "ps_heads": as "ps", but RC x meets the scales of the sLSTM's head norms with the heads in
-      reverse order, as in published DNA-xLSTM.
+    - "ps_heads": as "ps", but when RC x is read the heads of every sLSTM are in reverse order from
+      their norm on. So does published DNA-xLSTM, which is no longer equivariant by that.
 
     But for "none" and "ps_heads", f(RC x) = rc f(x), bit for bit up to the order of one sum.
 
@@ -162,8 +161,16 @@ class MaskedDNAModel(nn.Module):
         if self.symmetry != "ps_heads":
             return layer(x, None, None)[0]
         ahead, back = x.chunk(2)
+        ahead = layer(ahead, None, None)[0]
         norm = cast(SLSTM, layer.mixer).group_norm
-        turned = norm.weight.unflatten(0, (norm.n_heads, -1)).flip(0).flatten()
-        weights = {"mixer.group_norm.weight": turned}
-        other = functional_call(layer, weights, (back, None, None))[0]
-        return torch.cat([layer(ahead, None, None)[0], other])
+        hook = norm.register_forward_pre_hook(_reverse_heads)
+        try:
+            return torch.cat([ahead, layer(back, None, None)[0]])
+        finally:
+            hook.remove()
+
+
+def _reverse_heads(norm: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Returns the input of an sLSTM's head norm with the heads in reverse order."""
+    heads = cast(int, norm.n_heads)
+    return inputs[0].unflatten(-1, (heads, -1)).flip(-2).flatten(-2)
