@@ -52,7 +52,7 @@ DOMAIN = Domain(
             "longseq.genomics.generate:run",
         ),
         "import": Command(
-            "a published HyenaDNA or Caduceus checkpoint as a file of ours",
+            "a published HyenaDNA, Caduceus or DNA-xLSTM as a file of ours",
             "longseq.genomics.published:run",
         ),
         "export": Command(

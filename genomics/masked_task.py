@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ConfigError
-from longseq.genomics.data.tokenizer import BASES, IGNORE_INDEX, MASK
+from longseq.genomics.data.tokenizer import BASES, IGNORE_INDEX, MASK, PADDED_VOCAB_SIZE
 from longseq.genomics.language_task import LanguageTask
 from longseq.genomics.models.masked_model import MaskedDNAModel
 
@@ -27,11 +27,15 @@ class MaskedLanguageModel(LanguageTask):
         n_layers: number of layers.
         mixer: a mixer's name or a pattern of names or of pairs [name, hyper-parameters].
         mixer_kwargs: the mixer's hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
         norm: "rms", "layer" or "layer_nobias".
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
-        symmetry: "none", "ph", "ps" or "ps_swapped", see ``MaskedDNAModel``.
+        symmetry: "none", "ph", "ps", "ps_swapped" or "ps_heads", see ``MaskedDNAModel``.
+        directions: "mixer", "blocks" or "alternating", see ``MaskedDNAModel``.
+        mlp: "gelu" or "geglu", see ``Backbone``.
+        mlp_kwargs: hyper-parameters of the MLPs, see ``Backbone``.
+        vocab_size: tokens; fewer than 16 for published models that have no padding.
         mask: share of the bases that are hidden.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -42,12 +46,16 @@ class MaskedLanguageModel(LanguageTask):
         n_layers: int = 4,
         mixer: str | list[Any] = "bidirectional",
         mixer_kwargs: dict[str, Any] | None = None,
-        mlp_ratio: float = 0.0,
+        mlp_ratio: float | dict[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
         tie_embeddings: bool = True,
-        symmetry: Literal["none", "ph", "ps", "ps_swapped"] = "none",
+        symmetry: Literal["none", "ph", "ps", "ps_swapped", "ps_heads"] = "none",
         mask: float = 0.15,
+        directions: Literal["mixer", "blocks", "alternating"] = "mixer",
+        mlp: Literal["gelu", "geglu"] = "gelu",
+        mlp_kwargs: dict[str, Any] | None = None,
+        vocab_size: int = PADDED_VOCAB_SIZE,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -63,6 +71,10 @@ class MaskedLanguageModel(LanguageTask):
             dropout,
             tie_embeddings,
             symmetry,
+            vocab_size,
+            directions,
+            mlp,
+            mlp_kwargs,
         )
         self.mask = mask
 

@@ -1,4 +1,4 @@
-"""``longseq genomics import``: published HyenaDNA and Caduceus checkpoints as files of ours."""
+"""``longseq genomics import``: published HyenaDNA, Caduceus and DNA-xLSTM as files of ours."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import check_writable, require_file
 from longseq.core.training.task import BaseTask
-from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE
+from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE, VOCAB_SIZE
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "weights.ckpt",
+    "checkpoints/test/loss.ckpt",
+    "checkpoints/last.ckpt",
+)
+SETTINGS = ("config.json", "model_config.json")
 CARDS = ("README.md", "MODEL_CARD.md")
 _LAYER = "backbone.layers.0."
 
@@ -32,8 +39,8 @@ def read_published(source: str | Path) -> BaseTask:
 
     Args:
         source: a folder of transformers or the file of weights: HyenaDNA under its names on the
-            Hub or those of its authors (with or without activation checkpointing), or Caduceus
-            (plain, Ph, PS).
+            Hub or those of its authors (with or without activation checkpointing), Caduceus
+            (plain, Ph, PS), or DNA-xLSTM, which needs its ``model_config.json``.
 
     Raises:
         DataError: if the weights are of no such model, incomplete, or have settings that ours does
@@ -46,8 +53,7 @@ def read_published(source: str | Path) -> BaseTask:
             raise DataError(f"holds none of {', '.join(WEIGHTS)}", path=path)
         path = found[0]
     require_file(path, "file of weights")
-    config_file = path.parent / "config.json"
-    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    config = _settings(path)
     state = read_state_dict(path)
     if any("mamba_fwd" in key for key in state):
         task = _caduceus(state, config, path)
@@ -55,9 +61,14 @@ def read_published(source: str | Path) -> BaseTask:
     elif any("filter_fn" in key for key in state):
         task = _hyenadna(state, config, path)
         layout = "hyenadna"
+    elif any("xlstm_block_stack" in key for key in state):
+        from longseq.genomics.published_xlstm import dna_xlstm
+
+        ours, layers = _shapes(state, "xlstm", path)
+        task, layout = dna_xlstm(ours, layers, config, path), "xlstm"
     else:
         raise DataError(
-            "holds neither HyenaDNA nor Caduceus",
+            "holds neither HyenaDNA nor Caduceus nor DNA-xLSTM",
             path=path,
             hint="LanguageModel.from_pretrained reads other families",
         )
@@ -66,6 +77,24 @@ def read_published(source: str | Path) -> BaseTask:
     task.model.load_state_dict(ours, strict=True)  # type: ignore[union-attr, operator]
     task.facts = {"imported": _origin(path, layout), **task.facts}
     return task.eval()
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Returns what stands beside weights, or up to two folders above them; {} for nothing."""
+    for folder in [path.parent, *path.parent.parents][:3]:
+        for name in SETTINGS:
+            if (folder / name).is_file():
+                try:
+                    found = json.loads((folder / name).read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise DataError(f"is no JSON: {error}", path=folder / name) from error
+                if not isinstance(found, dict):
+                    raise DataError("holds no settings", path=folder / name)
+                inner = found.get("config")
+                return inner if isinstance(inner, dict) else found
+        if folder == path.parent and path.name != "loss.ckpt" and path.parent.name != "checkpoints":
+            break
+    return {}
 
 
 def _origin(path: Path, layout: str) -> dict[str, str]:
@@ -97,11 +126,10 @@ def _shapes(state: Tensors, layout: str, path: Path) -> tuple[dict[str, Any], in
     numbers = {int(m[1]) for key in ours if (m := re.match(r"backbone\.layers\.(\d+)\.", key))}
     if not numbers or "embedding.weight" not in ours:
         raise DataError(f"is no whole {layout}: it has no embedding or no layers", path=path)
-    if ours["embedding.weight"].shape[0] != PADDED_VOCAB_SIZE:
+    known = (VOCAB_SIZE, PADDED_VOCAB_SIZE) if layout == "xlstm" else (PADDED_VOCAB_SIZE,)
+    if (tokens := ours["embedding.weight"].shape[0]) not in known:
         raise DataError(
-            f"has {ours['embedding.weight'].shape[0]} tokens, the DNA tokenizer has "
-            f"{PADDED_VOCAB_SIZE}",
-            path=path,
+            f"has {tokens} tokens, the DNA tokenizer has {' or '.join(map(str, known))}", path=path
         )
     return ours, max(numbers) + 1
 
@@ -196,8 +224,8 @@ def run(argv: Sequence[str]) -> int:
 
     parser = CommandParser(
         prog="longseq genomics import",
-        description="Reads a published HyenaDNA or Caduceus and writes it as a file of ours, with "
-        "its card and licence. Nothing is executed, nothing is downloaded.",
+        description="Reads a published HyenaDNA, Caduceus or DNA-xLSTM and writes it as a file of "
+        "ours, with its card and licence. Nothing is executed, nothing is downloaded.",
     )
     parser.add_argument("source", help="folder with the weights, or their file")
     parser.add_argument("--out", required=True, help=".safetensors file to write")

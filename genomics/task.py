@@ -11,7 +11,7 @@ from torch import Tensor
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
 from longseq.genomics.data.module import GenomeData
-from longseq.genomics.data.tokenizer import IGNORE_INDEX
+from longseq.genomics.data.tokenizer import IGNORE_INDEX, PADDED_VOCAB_SIZE
 from longseq.genomics.language_task import LanguageTask
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.records import RecordCosts
@@ -38,6 +38,8 @@ class CausalLanguageModel(LanguageTask):
         mlp: "gelu" or "geglu", see ``Backbone``.
         kmer: add an embedding of the last k bases to that of the base; 0 for none.
         only_bases: give tokens other than A, C, G and T no probability.
+        mlp_kwargs: hyper-parameters of the MLPs, see ``Backbone``.
+        vocab_size: tokens; fewer than 16 for published models that have no padding.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -54,6 +56,8 @@ class CausalLanguageModel(LanguageTask):
         mlp: Literal["gelu", "geglu"] = "gelu",
         kmer: int = 0,
         only_bases: bool = False,
+        mlp_kwargs: dict[str, Any] | None = None,
+        vocab_size: int = PADDED_VOCAB_SIZE,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -66,9 +70,11 @@ class CausalLanguageModel(LanguageTask):
             norm,
             dropout,
             tie_embeddings,
-            mlp=mlp,
-            kmer=kmer,
-            only_bases=only_bases,
+            vocab_size,
+            mlp,
+            kmer,
+            only_bases,
+            mlp_kwargs,
         )
         if not self.model.backbone.causal:
             raise ConfigError(f"a causal language model needs causal mixers, got {mixer!r}")

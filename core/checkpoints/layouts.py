@@ -247,9 +247,20 @@ LAYOUTS: dict[str, Layout] = {
             ("xlstm_block_stack.blocks.{i}.ffn.proj_down.", _LAYERS + "mlp.fc2."),
             ("xlstm_block_stack.post_blocks_norm.", "backbone.norm_f."),
         ),
+        # The equivariant ones of DNA-xLSTM.
+        aliases=(
+            ("token_embedding.embedding.", "embedding."),
+            ("xlstm_block_stack.blocks.{i}.xlstm_norm.submodule.", _LAYERS + "norm1."),
+            ("xlstm_block_stack.blocks.{i}.xlstm.submodule.", _LAYERS + "mixer."),
+            ("xlstm_block_stack.blocks.{i}.ffn_norm.submodule.", _LAYERS + "norm2."),
+            ("xlstm_block_stack.blocks.{i}.ffn.submodule.proj_up.", _LAYERS + "mlp.fc1."),
+            ("xlstm_block_stack.blocks.{i}.ffn.submodule.proj_down.", _LAYERS + "mlp.fc2."),
+            ("xlstm_block_stack.post_blocks_norm.submodule.", "backbone.norm_f."),
+            ("lm_head.lm_head.", "lm_head."),
+        ),
         prefixes=("", "backbone.", "model.backbone."),
         shifted=(".norm1.weight", ".norm2.weight", "norm_f.weight"),
-        drop=r"causal_mask$",
+        drop=r"(causal_mask|complement_map)$",
         repair=_slstm_kernels,
     ),
 }

@@ -31,6 +31,7 @@ class DNALanguageModel(LanguageModel):
         tie_embeddings: whether the head shares the embedding's weights.
         vocab_size: tokens, padding included.
         mlp: "gelu" or "geglu", see ``Backbone``.
+        mlp_kwargs: hyper-parameters of the MLPs, see ``Backbone``.
         kmer: add an embedding of the last k bases to that of the base; 0 for none.
         only_bases: give tokens other than A, C, G and T no probability.
     """
@@ -49,6 +50,7 @@ class DNALanguageModel(LanguageModel):
         mlp: Literal["gelu", "geglu"] = "gelu",
         kmer: int = 0,
         only_bases: bool = False,
+        mlp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             vocab_size,
@@ -61,6 +63,7 @@ class DNALanguageModel(LanguageModel):
             dropout,
             tie_embeddings,
             mlp,
+            mlp_kwargs=mlp_kwargs,
         )
         self.kmers = KmerEmbedding(kmer, d_model) if kmer else None
         self.mask: Tensor | None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from longseq.core.backbone import Backbone, normed
+from longseq.core.backbone import Backbone, Layer, normed
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.mixers.slstm import SLSTM
 from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE, A, C, G, T
 
-Symmetry = Literal["none", "ph", "ps", "ps_swapped"]
+Symmetry = Literal["none", "ph", "ps", "ps_swapped", "ps_heads"]
+Directions = Literal["mixer", "blocks", "alternating"]
 
 
 class MaskedDNAModel(nn.Module):
@@ -27,24 +29,35 @@ class MaskedDNAModel(nn.Module):
       halves of the channels never meet before the head, so that is what it computes;
     - "ps_swapped": the same where every other layer, beginning with the first, reads its input with
       positions and channels turned round. So do published checkpoints, whose fused norm takes the
-      halves crosswise (``fused_add_norm``).
+      halves crosswise (``fused_add_norm``);
+    - "ps_heads": as "ps", but when RC x is read the heads of every sLSTM are in reverse order from
+      their norm on. So does published DNA-xLSTM, which is no longer equivariant by that.
 
-    But for "none", f(RC x) = rc f(x), bit for bit up to the order of one sum.
+    But for "none" and "ps_heads", f(RC x) = rc f(x), bit for bit up to the order of one sum.
+
+    What makes both sides of a base known (``directions``; L is a layer with its residual branches):
+
+    - "mixer": the mixers themselves, which are bidirectional;
+    - "blocks": x ← L(x) + flip(L(flip(x))), with a causal mixer (DNA-xLSTM, arXiv 2411.04165);
+    - "alternating": causal layers in turn, the first from the end, the second from the begin.
 
     Args:
         d_model: width D.
         n_layers: number of layers.
         mixer: a mixer's name or a pattern of names, see ``Backbone``.
         mixer_kwargs: the mixer's hyper-parameters.
-        mlp_ratio: hidden width of the MLPs as a multiple of D; 0 for none.
+        mlp_ratio: hidden width of the MLPs as a multiple of D, or one for each mixer; 0 for none.
         norm: "rms", "layer" or "layer_nobias".
         dropout: on residual branches.
         tie_embeddings: whether the head shares the embedding's weights.
         symmetry: see above.
         vocab_size: tokens V, padding included.
+        directions: see above.
+        mlp: "gelu" or "geglu", see ``Backbone``.
+        mlp_kwargs: hyper-parameters of the MLPs, see ``Backbone``.
 
     Raises:
-        ConfigError: for an unknown symmetry.
+        ConfigError: for an unknown symmetry or direction, or mixers that do not fit them.
     """
 
     def __init__(
@@ -53,21 +66,42 @@ class MaskedDNAModel(nn.Module):
         n_layers: int = 4,
         mixer: str | Sequence[str | Sequence[Any]] = "bidirectional",
         mixer_kwargs: Mapping[str, Any] | None = None,
-        mlp_ratio: float = 0.0,
+        mlp_ratio: float | Mapping[str, float] = 0.0,
         norm: Literal["rms", "layer", "layer_nobias"] = "rms",
         dropout: float = 0.0,
         tie_embeddings: bool = True,
         symmetry: Symmetry = "none",
         vocab_size: int = PADDED_VOCAB_SIZE,
+        directions: Directions = "mixer",
+        mlp: Literal["gelu", "geglu"] = "gelu",
+        mlp_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if symmetry not in get_args(Symmetry):
-            near = did_you_mean(symmetry, get_args(Symmetry))
-            raise ConfigError(f"no symmetry named {symmetry!r}; {near}")
-        self.symmetry = symmetry
+        for name, given, known in (
+            ("symmetry", symmetry, get_args(Symmetry)),
+            ("directions", directions, get_args(Directions)),
+        ):
+            if given not in known:
+                raise ConfigError(f"no {name} named {given!r}; {did_you_mean(given, known)}")
+        self.symmetry, self.directions = symmetry, directions
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.backbone = Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, norm, dropout)
+        self.backbone = Backbone(
+            d_model,
+            n_layers,
+            mixer,
+            mixer_kwargs,
+            mlp_ratio,
+            norm,
+            dropout,
+            mlp,
+            mlp_kwargs=mlp_kwargs,
+        )
+        layers = self.backbone.residual_layers()
+        if directions != "mixer" and not self.backbone.causal:
+            raise ConfigError(f"directions {directions!r} need causal mixers, got {mixer!r}")
+        if symmetry == "ps_heads" and not all(isinstance(one.mixer, SLSTM) for one in layers):
+            raise ConfigError(f"symmetry 'ps_heads' is of the mixer 'slstm', got {mixer!r}")
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -108,9 +142,35 @@ class MaskedDNAModel(nn.Module):
         swapped = self.symmetry == "ps_swapped"
         for i, layer in enumerate(layers):
             turn = swapped and i % 2 == 0
-            x = layer(x.flip(1, 2) if turn else x, None, None)[0]
+            x = self._layer(i, layer, x.flip(1, 2) if turn else x)
             x = x.flip(1, 2) if turn else x
         if swapped and len(layers) % 2:
             ahead, back = x.flip(1, 2).chunk(2)
             x = torch.cat([back, ahead])
         return normed(self.backbone.norm_f, x)
+
+    def _layer(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+        """Returns a layer's output (B, L, D), from one end or from both."""
+        if self.directions == "mixer":
+            return self._run(layer, x)
+        if self.directions == "alternating":
+            return self._run(layer, x) if index % 2 else self._run(layer, x.flip(1)).flip(1)
+        return self._run(layer, x) + self._run(layer, x.flip(1)).flip(1)
+
+    def _run(self, layer: Layer, x: Tensor) -> Tensor:
+        if self.symmetry != "ps_heads":
+            return layer(x, None, None)[0]
+        ahead, back = x.chunk(2)
+        ahead = layer(ahead, None, None)[0]
+        norm = cast(SLSTM, layer.mixer).group_norm
+        hook = norm.register_forward_pre_hook(_reverse_heads)
+        try:
+            return torch.cat([ahead, layer(back, None, None)[0]])
+        finally:
+            hook.remove()
+
+
+def _reverse_heads(norm: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Returns the input of an sLSTM's head norm with the heads in reverse order."""
+    heads = cast(int, norm.n_heads)
+    return inputs[0].unflatten(-1, (heads, -1)).flip(-2).flatten(-2)
