@@ -238,6 +238,8 @@ class ConvS5Block(ResidualBlock):
         groups: of the group norms; must divide the channels.
         dropout: after the residual branch.
         edges: see ``ConvS5``.
+        dt_min: see ``ConvS5``.
+        dt_max: see ``ConvS5``.
     """
 
     def __init__(
@@ -249,8 +251,12 @@ class ConvS5Block(ResidualBlock):
         groups: int = 32,
         dropout: float = 0.0,
         edges: Edges = "zeros",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
     ) -> None:
-        core = ConvS5(channels, d_state, kernel, init=init, edges=edges)
+        core = ConvS5(
+            channels, d_state, kernel, init=init, dt_min=dt_min, dt_max=dt_max, edges=edges
+        )
         super().__init__("ssm", core, channels, groups, dropout, edges)
 
 

@@ -38,6 +38,8 @@ class NextFrame(nn.Module):
         groups: of the group norms.
         dropout: in the blocks.
         core: "conv_s5" or "conv_lstm".
+        dt_min: shortest time step of the ConvS5's states at the start; see ``ConvS5``.
+        dt_max: longest one.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class NextFrame(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         core: Core = "conv_s5",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
     ) -> None:
         super().__init__()
         check_choice("core", core, Core)
@@ -70,7 +74,9 @@ class NextFrame(nn.Module):
             nn.Conv2d(fine, coarse, 4, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
         self.blocks = nn.ModuleList(
-            ConvS5Block(widths[-1], d_state, kernel, init, groups, dropout)
+            ConvS5Block(
+                widths[-1], d_state, kernel, init, groups, dropout, dt_min=dt_min, dt_max=dt_max
+            )
             if core == "conv_s5"
             else ConvLSTMBlock(widths[-1], d_state, kernel, groups, dropout)
             for _ in range(n_layers)
@@ -138,17 +144,20 @@ class NextFrame(nn.Module):
             carried.append(state)
         return self._decode(z, maps, frame), carried
 
-    def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
+    def rollout(
+        self, context: Tensor, count: int, states: list[State] | None = None
+    ) -> Iterator[Tensor]:
         """Yields the frames after a context one by one, each fed back; holds one frame and one
         state.
 
         Args:
             context: (B, L, C, H, W).
             count: number of frames.
+            states: of what came before the context; None for nothing.
         """
         if count < 1:
             return
-        predicted, states = self(context)
+        predicted, states = self(context, states)
         frame = predicted[:, -1].clone()
         del predicted
         yield frame
