@@ -141,16 +141,22 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: str, i
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         whole, small = str(Path(folder) / "model.onnx"), str(Path(folder) / "int8.onnx")
         with _quiet():
-            torch.onnx.export(
-                program,
-                (),
-                whole,
-                dynamo=True,
-                external_data=False,
-                input_names=["images"],
-                output_names=["logits"],
-                verbose=False,
-            )
+            try:
+                torch.onnx.export(
+                    program,
+                    (),
+                    whole,
+                    dynamo=True,
+                    external_data=False,
+                    input_names=["images"],
+                    output_names=["logits"],
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                reason = str(error).rpartition("## Exception summary")[2].strip().splitlines()[0]
+                raise ConfigError(
+                    f"the model has no ONNX form ({reason}); a .pt2 file may hold it"
+                ) from error
             if int8:
                 from onnxruntime.quantization import QuantType, quantize_dynamic
 

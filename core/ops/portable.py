@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.errors import ConfigError
+from longseq.core.ops.linear_attention import chunked
+from longseq.core.ops.linear_attention.arguments import Arguments
 
 
 def doubling_scan(a: Tensor, b: Tensor, initial_state: Tensor | None = None) -> Tensor:
@@ -96,9 +98,42 @@ def _selective_scan(
     return y.to(u.dtype), h[:, -1], u.new_zeros((0,))
 
 
+def _decay_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    step: Tensor | None,
+    skip: Tensor | None,
+    chunk_size: int,
+    state: Tensor,
+    marked: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, last = chunked.per_head(q, k, v, g, state, chunk_size, step, skip)
+    return y, last, v.new_zeros((0,))
+
+
+def _channel_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor | None,
+    g: Tensor | None,
+    resets: Tensor | None,
+    state: Tensor | None,
+    scale: float,
+    chunk_size: int,
+    marked: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, last = chunked.run(Arguments(q, k, v, g, scale, state, resets, chunk_size))
+    return y, last, v.new_zeros((0,))
+
+
 _FORMS: dict[str, Callable[..., Any]] = {
     "linear_scan": _linear_scan,
     "causal_conv1d": _causal_conv1d,
+    "channel_attention": _channel_attention,
+    "decay_attention": _decay_attention,
     "selective_scan": _selective_scan,
 }
 
@@ -114,7 +149,9 @@ def portable(program: torch.export.ExportedProgram) -> torch.export.ExportedProg
     """
     own = {
         str(node.target).split(".")[1]
-        for node in program.graph.nodes
+        for module in program.graph_module.modules()  # regions of other autocast are nested
+        if hasattr(module, "graph")
+        for node in module.graph.nodes
         if str(node.target).startswith("longseq.")
     }
     if missing := sorted(own - set(_FORMS)):

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from longseq.bench import vision_export
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.vision import ImageClassifier, Segmentation, create_model
 from longseq.vision import export as module
 from longseq.vision.export import WithPixels, export, export_task
+from longseq.vision.models import registry
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "longseq[export]"')
 
@@ -22,6 +25,36 @@ SMALL = {
     "hybrid_pico": ({"dims": [4, 8], "depths": [1, 1], "scans": [1]}, (12, 15)),
     "vmamba_pico": ({"dims": [8], "depths": [1]}, (8,)),
     "vim_nano": ({"depth": 1, "d_model": 16, "img_size": 8}, (12,)),
+}
+
+# One block of every kind, on as few positions as leave windows and grids incomplete: the exporter's
+# time grows with the number of operations.
+FAMILIES: dict[str, tuple[dict[str, Any], int]] = {
+    "mambavision_tiny": (
+        {"dim": 8, "stem_dim": 8, "depths": (1, 1, 2), "n_heads": (1, 1, 2), "windows": (4, 4, 2)},
+        18,
+    ),
+    "mobilemamba_t2": (
+        {"dims": (32,), "depths": (1,), "scanned": (0.8,), "convolved": (0.2,), "sizes": (3,)},
+        32,
+    ),
+    "groupmamba_tiny": (
+        {"dims": (16,), "depths": (1,), "mlp_ratios": (1,), "stem_dim": 8},
+        8,
+    ),
+    "efficientvmamba_tiny": ({"dims": (16, 16), "depths": (1, 1), "scans": 1}, 12),
+    "mhsvm_nano": ({"dims": (16,), "depths": (1,), "d_state": 2}, 8),
+    "vir_nano": ({"depth": 1, "d_model": 16, "n_heads": 2, "img_size": 32}, 12),
+    "inceptionnext_atto": ({"dims": (8, 16), "depths": (1, 1), "mlp_ratios": (1, 1)}, 32),
+    "dinat_mini": (
+        {"dim": 8, "depths": (2,), "n_heads": (1,), "dilations": (2,), "kernel": 3},
+        16,
+    ),
+    "favit_b0": (
+        {"dims": (16, 16), "depths": (1, 1), "n_heads": (1, 1), "mlp_ratios": (1, 1)}
+        | {"strides": (2, 1)},
+        32,
+    ),
 }
 
 
@@ -44,6 +77,53 @@ def test_onnxruntime_gives_the_same_logits(name: str, tmp_path: Path) -> None:
         (found,) = session.run(None, {"images": x.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(found, made(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_exports(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kwargs, side = FAMILIES[name]
+    made = create_model(name, num_classes=5, **kwargs)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    path, x = tmp_path / "a.onnx", torch.rand(1, 3, side, side)
+    difference = export(made, path, (3, side, side))
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"images": x.numpy()})
+    with torch.no_grad():
+        expected = made(x).numpy()
+    print(f"{name} {side}: {difference / np.abs(expected).max():.1e}")
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_what_onnx_has_no_form_for_is_named(tmp_path: Path) -> None:
+    class Airy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.airy_ai(x).mean((2, 3))
+
+    with pytest.raises(ConfigError, match=r"no ONNX form .*airy.*\.pt2"):
+        export(Airy(), tmp_path / "a.onnx", (3, 4, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bench_says_what_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(name: str, pixels: int) -> tuple[float, float]:
+        if pixels > 32:
+            raise ConfigError("mlstm cannot be exported")
+        return 1.0, 2e-8
+
+    monkeypatch.setattr(vision_export, "check", check)
+    assert vision_export.main(["--models", "vit*", "--largest", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "difference 2.0e-08" in said and "45 px refused: mlstm cannot be exported" in said
+    assert "left out" in said
+
+
+def test_no_registered_family_is_forgotten() -> None:
+    for file in registry._FILES:
+        assert set(file.PRESETS) & set(FAMILIES), f"{file.__name__}: no export is tested"
 
 
 def test_a_torch_program_needs_no_operator_of_ours(tmp_path: Path) -> None:
@@ -99,7 +179,6 @@ def test_published_weights_predict_and_export_without_training(
 ) -> None:
     from PIL import Image
 
-    from longseq.vision.models import registry
     from longseq.vision.models.pyramid import IMAGENET, ImagePreset
     from longseq.vision.models.vmamba import VMamba
 

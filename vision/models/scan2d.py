@@ -24,6 +24,8 @@ from torch import Tensor
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
 
+# torch.compile traces the orders, so only what it knows of numpy is used: no lexsort, no rot90.
+
 
 def _raster(h: int, w: int) -> np.ndarray:
     return np.arange(h * w)
@@ -46,13 +48,13 @@ def _zigzag(h: int, w: int) -> np.ndarray:
     coefficients)."""
     rows, columns = np.divmod(np.arange(h * w), w)
     diagonal = rows + columns
-    return np.lexsort((np.where(diagonal % 2 == 0, columns, rows), diagonal))
+    return np.argsort(diagonal * (h + w) + np.where(diagonal % 2 == 0, columns, rows))
 
 
 def _diagonal(h: int, w: int) -> np.ndarray:
     """Anti-diagonal by anti-diagonal, each from top right to bottom left."""
     rows, columns = np.divmod(np.arange(h * w), w)
-    return np.lexsort((rows, rows + columns))
+    return np.argsort((rows + columns) * (h + w) + rows)
 
 
 def _spiral(h: int, w: int) -> np.ndarray:
@@ -60,7 +62,7 @@ def _spiral(h: int, w: int) -> np.ndarray:
     grid, parts = np.arange(h * w).reshape(h, w), []
     while grid.size:
         parts.append(grid[0])
-        grid = np.rot90(grid[1:])
+        grid = grid[1:].T[::-1]  # turned by 90°
     return np.concatenate(parts)
 
 

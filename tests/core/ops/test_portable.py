@@ -9,6 +9,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.portable import doubling_scan, portable
 from longseq.core.ops.selective_scan import selective_scan
@@ -26,7 +27,9 @@ class Run(torch.nn.Module):
 def both(call, *args):
     """The results of a call, and those of its exported form, without our operators."""
     program = portable(torch.export.export(Run(call), args))
-    assert not [n for n in program.graph.nodes if str(n.target).startswith("longseq.")]
+    graphs = [m.graph for m in program.graph_module.modules() if hasattr(m, "graph")]
+    nodes = [node for graph in graphs for node in graph.nodes]
+    assert not [n for n in nodes if str(n.target).startswith("longseq.")]
     return call(*args), program.module()(*args)
 
 
@@ -66,8 +69,22 @@ def test_the_convolution_and_the_linear_scan() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 70])
+@pytest.mark.parametrize("heads", [2, 4])
+def test_linear_attention(length: int, heads: int) -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, length, 2, 4)
+    v, g = torch.randn(2, length, heads, 3), -torch.rand(2, length, heads)
+    for decay in (None, g, -torch.rand(2, length, 2, 4)):
+        args = (q, k, v) if decay is None else (q, k, v, decay)
+        for expected, found in zip(*both(lambda *a: linear_attention(*a), *args)):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_another_operator_is_named() -> None:
     node = SimpleNamespace(target="longseq.mlstm.default")
-    program = SimpleNamespace(graph=SimpleNamespace(nodes=[node]))
+    nested = SimpleNamespace(graph=SimpleNamespace(nodes=[node]))
+    modules = [SimpleNamespace(graph=SimpleNamespace(nodes=[])), nested]
+    program = SimpleNamespace(graph_module=SimpleNamespace(modules=lambda: modules))
     with pytest.raises(ConfigError, match="mlstm cannot be exported without longseq"):
         portable(program)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from torch import nn
 
 from longseq.bench import vision_compile
 from longseq.vision import create_model
+from longseq.vision.models.scan2d import list_orders, scan2d
 
 sys.path.insert(0, str(Path(__file__).parent))
 from family import TINY
@@ -35,6 +36,19 @@ def test_a_model_is_one_graph(name: str) -> None:
         expected = model(images)
         found = torch.compile(model, backend="eager", fullgraph=True)(images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_scan_order_is_traced() -> None:
+    torch._dynamo.reset()
+    orders = tuple(list_orders())
+
+    def there_and_back(x: torch.Tensor) -> torch.Tensor:
+        scan = scan2d(orders, 3, 4)
+        return scan.merge(scan.expand(x).cumsum(1))
+
+    x = torch.randn(1, 12, 2)
+    found = torch.compile(there_and_back, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, there_and_back(x))
 
 
 def test_the_command_counts_what_fails(capsys, monkeypatch) -> None:
