@@ -150,6 +150,9 @@ def make_scenario(
     found = (values - climatology).astype(np.float32)
     if forcing is None:
         predictors, names = running_mean(area_mean(found, weights), smooth)[:, None], [REGIONAL]
+        if smooth // 2 >= len(years) - 1 > 0:
+            text = f"a running mean over {smooth} years is the mean of all {len(years)}: "
+            yearly = replace(yearly, notes=(*yearly.notes, text + "the predictor never changes"))
     else:
         own, predictors, names = read_series(forcing, interpolate=interpolate)
         missing = sorted(set(years.tolist()) - set(own.tolist()))
@@ -176,8 +179,9 @@ def need_years(data: Field, span: Span, what: str) -> np.ndarray:
     years = data.years
     missing = sorted(set(range(span[0], span[1] + 1)) - set(years.tolist()))
     if missing:
+        hint = f"it has {years[0]}-{years[-1]}: a {what} within these, or a longer run, is needed"
         text = f"lacks {len(missing)} of the {what} years {span[0]}-{span[1]}, first {missing[0]}"
-        raise DataError(text, path=data.path, hint=f"it has {years[0]}-{years[-1]}")
+        raise DataError(text, path=data.path, hint=hint)
     return inside(years, span)
 
 
