@@ -110,7 +110,9 @@ def is_accumulated(name: str, attrs: Mapping[str, Any], units: str) -> bool:
         units: of the values.
     """
     unit = parse(units)
-    said = "time" in str(attrs.get("cell_methods", "")) or "GRIB_stepType" in attrs
+    said = "time" in str(attrs.get("cell_methods", "")) or (
+        str(attrs.get("GRIB_stepType", "accum")) != "accum"
+    )
     if unit is None or said or is_difference(name, attrs):
         return False
     words = _words(attrs, "standard_name", "long_name")
