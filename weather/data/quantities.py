@@ -35,6 +35,7 @@ _DIFFERENCE_WORDS = re.compile(
     r"\b(anomal(y|ies)|differences?|(?<!valid )(?<!actual )(?<!long )ranges?|departures?|"
     r"deviations?|std ?dev|stdev|(standard|sampling) errors?|uncertaint(y|ies)|spread|increments?|"
     r"interquartile|rmse|(dew ?point|wet ?bulb|freezing point) depression|change over time in)\b"
+    r"(?! (?:removed|corrected|adjusted|checked))"
 )
 _DIFFERENCE_NAMES = ("dtr", "diurnal_temperature_range")
 # Parts of a variable's name, anywhere or at its end.

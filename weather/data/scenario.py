@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -216,12 +217,26 @@ def check_units(units: Mapping[str, str], own: Mapping[str, str], path: str, oth
     Raises:
         DataError: naming the first that differs.
     """
-    for name in units.keys() & own.keys():
+    for name in (one for one in units if units[one] and own.get(one)):
         known = unit_library.parse(own[name])
         same = known is not None and known == unit_library.parse(units[name])
         if own[name] != units[name] and not same:
             text = f"is in {own[name]}, in {other} {units[name]}"
             raise DataError(text, path=path, record=name, hint="convert one of them")
+
+
+def check_same_units(paths: Sequence[Path]) -> None:
+    """Checks that files have their variables in the same units.
+
+    Args:
+        paths: NetCDF files.
+
+    Raises:
+        DataError: as ``check_units``.
+    """
+    first = read_units(paths[0])
+    for path in paths[1:]:
+        check_units(first, read_units(path), str(path), paths[0].name)
 
 
 def need_years(data: Field, span: Span, what: str) -> np.ndarray:
