@@ -20,7 +20,7 @@ from longseq.weather.data.cf import grid_of, is_zarr, kinds_of, open_dataset
 from longseq.weather.data.coords import kind_of
 from longseq.weather.data.missing import Marks
 from longseq.weather.data.module import ScenarioData
-from longseq.weather.data.scenario import Scenario, parse_span
+from longseq.weather.data.scenario import Scenario, check_same_units, parse_span
 from longseq.weather.data.source import open_source
 from longseq.weather.data.times import decode_time
 from longseq.weather.data.writer import Variable, to_dataset, write_dataset
@@ -178,6 +178,7 @@ class Archive:
             for name in dict.fromkeys((HISTORICAL, *self.train, self.test))
             if name != HISTORICAL or self._future()
         }
+        check_same_units([self._file("inputs", name) for name in parts])
         used = dict.fromkeys(
             (*([HISTORICAL] if any(map(self._is_future, self.train)) else []), *self.train)
         )
@@ -200,7 +201,6 @@ class Archive:
                 for year, row in zip(own.years, table)
             )
             target = folder / f"predictors_{name}.csv"
-            target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(target) as temporary:
                 temporary.write_text(f"year,{','.join(names)}\n{rows}", encoding="utf-8")
             found[name] = str(target)

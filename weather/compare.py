@@ -30,6 +30,9 @@ METRIC = "spatial RMSE"
 MEMBERS = 20
 _HANDED_ON = ("baseline", "period", "smooth", "valid", "anomalies", "interpolate", "whole_years")
 
+# Notes of files that a reader of the scores must know.
+_TOLD = ("incomplete ", "amounts without ", "negative values ", "a running mean ")
+
 
 class EmulatorComparison(Comparison):
     """Spatial RMSE of the mean over the scored years, which no training run shares.
@@ -188,7 +191,7 @@ class EmulatorComparison(Comparison):
                 )
             for one in (*made.train, made.test):
                 for note in one.field.notes:
-                    if note.startswith("incomplete "):
+                    if note.startswith(_TOLD):
                         print(f"{one.field.path}: {note}")
             yield made
 

@@ -25,13 +25,15 @@ from longseq.weather.data.runs import SAME, read_run
 from longseq.weather.data.scenario import (
     Scenario,
     Span,
+    check_predictors,
+    check_units,
     inside,
     make_scenario,
     parse_span,
     running_mean,
 )
 from longseq.weather.data.seasons import Part
-from longseq.weather.data.series import read_series
+from longseq.weather.data.series import read_series, read_units
 from longseq.weather.data.times import mid_years, year_bounds
 from longseq.weather.data.writer import (
     Variable,
@@ -106,6 +108,7 @@ def scenario_of(
     run = make_scenario(
         data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
     )
+    check_predictors(about["names"], about.get("predictor_units", {}), run, "the checkpoint")
     check_grid(task, run.field)
     check_history(task, run.years, path)
     return run
@@ -163,6 +166,8 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
     part = part_of(task)
     if Path(path.partition("::")[0]).suffix.lower() in TABLES:
         years, predictors, _ = read_series(path, about["names"], args.interpolate)
+        known = about.get("predictor_units", {})
+        check_units(known, read_units(path), path, "the checkpoint")
         check_history(task, years, path)
         if about["regional"]:
             predictors = running_mean(predictors, about["smooth"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.weather.climatebench import (
     Archive,
@@ -183,3 +183,22 @@ def test_what_does_not_fit_is_refused(
     break_it(folder)
     assert _compare(folder, tmp_path, *argv, "--models", "lps") == 2
     assert text in capsys.readouterr().err
+
+
+def test_inputs_in_other_units_are_refused(archive: Path, tmp_path: Path) -> None:
+    def copy(folder: str, **units: str) -> Path:
+        (tmp_path / folder).mkdir()
+        for path in archive.glob("*.nc"):
+            target = tmp_path / folder / path.name
+            if path.name.startswith("inputs_"):
+                with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as data:
+                    data["SO2"].attrs["units"] = units.get(path.stem, "kg m-2 s-1")
+                    data.to_netcdf(target, engine="h5netcdf")
+            else:
+                target.symlink_to(path)
+        return tmp_path / folder
+
+    same = Archive(copy("same", inputs_ssp245="kg/m2/s"))
+    assert "ssp245" in same.write_predictors(tmp_path / "p")
+    with pytest.raises(DataError, match=r"inputs_ssp245.nc: SO2: is in g m-2 s-1"):
+        Archive(copy("other", inputs_ssp245="g m-2 s-1")).write_predictors(tmp_path / "q")

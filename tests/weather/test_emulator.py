@@ -7,9 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.weather.baselines import PatternScaling
 from longseq.weather.data.module import ScenarioData, TrainingScenarios
+from longseq.weather.data.series import read_series
 from longseq.weather.models.emulator import FieldEmulator
 from longseq.weather.predict import run_emulator
 from longseq.weather.task import ClimateEmulator
@@ -114,3 +115,41 @@ def test_forcings_in_the_place_of_the_regional_mean(runs, tmp_path, lab) -> None
     assert data.test_run.predictors.shape == (80, 2) and task.about["names"] == ["co2", "ch4"]
     guess = run_emulator(task, data.test_run.predictors)
     assert guess.shape == (80, 4, 5) and np.isfinite(guess).all()
+
+
+def test_forcings_of_other_names_or_units_are_refused(runs, tmp_path, lab) -> None:
+    def table(name: str, *columns: tuple[str, str]) -> str:
+        head = ",".join(("Scenario", "Region", "Variable", "Unit", *map(str, lab.YEARS)))
+        rows = [
+            ",".join(("s", "World", one, unit, *(f"{0.01 * i}" for i in range(80))))
+            for one, unit in columns
+        ]
+        (tmp_path / name).write_text("\n".join((head, *rows)) + "\n")
+        return str(tmp_path / name)
+
+    def test_run(name: str) -> None:
+        how = {"baseline": "1900-1919", "period": "1970-1979", "valid": None}
+        _ = ScenarioData([runs[0]], runs[1], forcing=[first], test_forcing=name, **how).test_run
+
+    first = table("a.csv", ("co2", "W m-2"), ("ch4", "Mt CH4/yr"))
+    test_run(table("b.csv", ("co2", "W/m2"), ("ch4", "Mt CH4/yr")))
+    for name, columns, message in (
+        ("c.csv", [("ch4", "Mt CH4/yr"), ("co2", "W m-2")], "has the predictors ch4, co2"),
+        ("d.csv", [("co2", "mW m-2"), ("ch4", "Mt CH4/yr")], "co2: is in mW m-2"),
+        ("e.csv", [("co2", "W m-2"), ("ch4", "kt CH4/yr")], "ch4: is in kt CH4/yr"),
+    ):
+        with pytest.raises(DataError, match=message):
+            test_run(table(name, *columns))
+
+
+def test_forcing_fields_with_gaps_are_refused(tmp_path, lab) -> None:
+    made = lab.dataset(lab.fields(), units="W m-2", name="rf")
+    made["rf"].attrs.pop("standard_name")
+    made["rf"].values[3] = np.nan  # a record wholly missing: no year is a forcing of zero
+    made.to_netcdf(tmp_path / "f.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match="rf: 20 of 1,600 values are missing"):
+        read_series(tmp_path / "f.nc")
+    made["rf"].values[:] = 1.0
+    made["rf"].values[:, 1, 1] = np.nan
+    made.to_netcdf(tmp_path / "g.nc", engine="h5netcdf")
+    assert np.allclose(read_series(tmp_path / "g.nc")[1], 1.0)

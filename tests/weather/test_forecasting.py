@@ -121,3 +121,28 @@ def test_what_does_not_fit_is_refused(capsys) -> None:
         FlowData(frames=10)
     with pytest.raises(ConfigError, match="unknown"):
         FlowForecaster("lstm")  # type: ignore[arg-type]
+
+
+class _KnownFlows(FlowData):
+    """Flows that a model must know something of."""
+
+    def facts(self) -> dict[str, object]:
+        return {"flow": "two layers"}
+
+
+def test_facts_of_the_flows_are_recorded_and_data_are_checked() -> None:
+    import lightning
+
+    how = {"size": 16, "frames": 40, "members": 1, "eval_members": 1, "spin_up": 1, "every": 1}
+    data = _KnownFlows(**how, context=2, horizon=2, leads=3, batch_size=1, steps_per_epoch=1)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(
+        max_steps=1, accelerator="cpu", enable_model_summary=False, limit_val_batches=0, **quiet
+    )
+    task = FlowForecaster(width=4, n_layers=1, modes=2, context=2)
+    trainer.fit(task, datamodule=data)
+    assert task.facts == {"flow": "two layers"}
+    with pytest.raises(ConfigError, match=r"--model.context 3 and --data.context 2 must agree"):
+        FlowForecaster(width=4, n_layers=1, modes=2, context=3).check_data(data)
+    with pytest.raises(ConfigError, match=r"--model.channels is 1, but the flow has 2"):
+        FlowForecaster(width=4, n_layers=1, modes=2, context=2, channels=1).check_data(data)

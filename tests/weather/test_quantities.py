@@ -93,7 +93,7 @@ def test_variances_are_squared(lab, write) -> None:
         ("mph", "kg m-2 s-1", 447.04),
         ("MJ m-2", "J m-2", 1e6),
         ("day-1", "s-1", 1 / 86400),
-        ("deg", "1", np.pi / 180),
+        ("deg", "degree", 1.0),
     ],
 )
 def test_spellings(text: str, canonical: str, value: float) -> None:
@@ -230,3 +230,11 @@ def test_amounts_of_months_add_up(bounds, methods, expected, note, lab, write) -
 def test_stocks_are_no_sums(lab) -> None:
     for name in ("surface_snow_amount", "atmosphere_mass_content_of_water_vapor"):
         assert not quantities.is_accumulated("x", {"standard_name": name}, "kg m-2")
+
+
+def test_a_conversion_without_an_offset_is_told(lab, write) -> None:
+    note = "without an offset: its name or attributes say differences or a spread"
+    assert note in read_field(write(made(lab, 8.0, "degC", long_name="daily range"))).notes
+    checked = made(lab, 8.0, "degC", long_name="temperature, range checked")
+    found = read_field(write(checked, "b.nc"))
+    assert note not in found.notes and np.allclose(found.values, 281.15)

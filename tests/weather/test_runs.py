@@ -252,3 +252,12 @@ def test_other_quantities_are_not_joined_or_compared(write, lab) -> None:
     other = read_run(run("i.nc", slice(None), standard_name="surface_temperature"))
     with pytest.raises(DataError, match="surface_temperature, not air_temperature"):
         refuse_leak([whole], make_scenario(other, (1900, 1919), 5), (1970, 1979))
+
+
+def test_a_window_wider_than_the_run_is_told(write, lab) -> None:
+    data = read_run(str(write(lab.dataset(lab.fields()))))
+    told = make_scenario(data, (1900, 1919), 159)
+    assert any("the predictor never changes" in note for note in told.field.notes)
+    assert np.ptp(told.predictors) == 0
+    usual = make_scenario(data, (1900, 1919), 31)
+    assert usual.field.notes == data.notes and np.ptp(usual.predictors) > 0

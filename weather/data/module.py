@@ -20,6 +20,7 @@ from longseq.weather.data.scenario import (
     REGIONAL,
     Scenario,
     Span,
+    check_predictors,
     inside,
     make_scenario,
     need_years,
@@ -178,10 +179,7 @@ class ScenarioData(BaseData):
             runs = [self.read(path, own) for path, own in zip(self.train_files, forcing)]
             for run in runs[1:]:
                 check_alike(runs[0].field, run.field)
-                if run.names != runs[0].names:
-                    raise ConfigError(
-                        f"{run.field.path}: has other predictors than {runs[0].field.path}"
-                    )
+                check_predictors(runs[0].names, runs[0].units, run, runs[0].field.path)
             runs = [once(run, runs[:index]) for index, run in enumerate(runs)]
             for run in runs:
                 if not run.counted.any():
@@ -207,6 +205,8 @@ class ScenarioData(BaseData):
             if self.test_file is None:
                 raise ConfigError("data.test: a file is needed for the test")
             run = self.read(self.test_file, self.test_forcing)
+            first = self.train_runs[0]
+            check_predictors(first.names, first.units, run, first.field.path)
             need_years(run.field, self.spans["period"], "period")
             refuse_leak(self.train_runs, run, self.spans["period"])
             self._test = run
@@ -259,6 +259,7 @@ class ScenarioData(BaseData):
             "baseline": list(first.baseline),
             "smooth": self.smooth,
             "names": list(first.names),
+            "predictor_units": dict(first.units),
             "regional": tuple(first.names) == (REGIONAL,),
             "mean": predictors.mean(0).tolist(),
             "spread": np.where(spread > 0, spread, 1.0).tolist(),

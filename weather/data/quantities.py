@@ -35,6 +35,7 @@ _DIFFERENCE_WORDS = re.compile(
     r"\b(anomal(y|ies)|differences?|(?<!valid )(?<!actual )(?<!long )ranges?|departures?|"
     r"deviations?|std ?dev|stdev|(standard|sampling) errors?|uncertaint(y|ies)|spread|increments?|"
     r"interquartile|rmse|(dew ?point|wet ?bulb|freezing point) depression|change over time in)\b"
+    r"(?! (?:removed|corrected|adjusted|checked))"
 )
 _DIFFERENCE_NAMES = ("dtr", "diurnal_temperature_range")
 # Parts of a variable's name, anywhere or at its end.
@@ -110,7 +111,9 @@ def is_accumulated(name: str, attrs: Mapping[str, Any], units: str) -> bool:
         units: of the values.
     """
     unit = parse(units)
-    said = "time" in str(attrs.get("cell_methods", "")) or "GRIB_stepType" in attrs
+    said = "time" in str(attrs.get("cell_methods", "")) or (
+        str(attrs.get("GRIB_stepType", "accum")) != "accum"
+    )
     if unit is None or said or is_difference(name, attrs):
         return False
     words = _words(attrs, "standard_name", "long_name")

@@ -3,17 +3,20 @@ on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.data import quantities
+from longseq.weather.data import units as unit_library
 from longseq.weather.data.field import Field, annual_means
 from longseq.weather.data.positive import keep_positive, reference
 from longseq.weather.data.runs import check_alike
-from longseq.weather.data.series import read_series
+from longseq.weather.data.series import read_series, read_units
 from longseq.weather.metrics import area_mean
 
 Span = tuple[int, int]
@@ -77,6 +80,8 @@ class Scenario:
         weights: areas of the cells (Y, X), summing to one; 0 in cells without values.
         baseline: its years.
         positive: whether totals cannot be negative.
+        units: of the predictors by name, as far as their file says them.
+        forcing: their file; empty for the regional mean.
         repeated: bool (T), years that are the same in an earlier training run and count there; None
             for none.
     """
@@ -90,6 +95,8 @@ class Scenario:
     baseline: Span
     positive: bool = False
     repeated: np.ndarray | None = None
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    forcing: str = ""
 
     @property
     def counted(self) -> np.ndarray:
@@ -148,18 +155,88 @@ def make_scenario(
         climatology = values[need_years(yearly, baseline, "baseline")].mean(0)
     weights = yearly.grid.weights(mask=yearly.mask)
     found = (values - climatology).astype(np.float32)
+    units: dict[str, str] = {}
     if forcing is None:
         predictors, names = running_mean(area_mean(found, weights), smooth)[:, None], [REGIONAL]
+        if smooth // 2 >= len(years) - 1 > 0:
+            text = f"a running mean over {smooth} years is the mean of all {len(years)}: "
+            yearly = replace(yearly, notes=(*yearly.notes, text + "the predictor never changes"))
     else:
         own, predictors, names = read_series(forcing, interpolate=interpolate)
+        found_units = read_units(forcing)
+        units = {name: found_units[name] for name in names if found_units.get(name)}
         missing = sorted(set(years.tolist()) - set(own.tolist()))
         if missing:
             raise DataError(f"has no year {missing[0]}, which {data.path} has", path=forcing)
         predictors = predictors[np.searchsorted(own, years)]
     positive = not anomalies and quantities.is_positive(yearly.name, yearly.attrs)
     return Scenario(
-        yearly, found, climatology, predictors, tuple(names), weights, baseline, positive
+        yearly,
+        found,
+        climatology,
+        predictors,
+        tuple(names),
+        weights,
+        baseline,
+        positive,
+        units=units,
+        forcing="" if forcing is None else str(forcing),
     )
+
+
+def check_predictors(
+    names: Sequence[str], units: Mapping[str, str], run: Scenario, other: str
+) -> None:
+    """Checks that a run has the predictors of another, in the same order and units.
+
+    Args:
+        names: of the other's.
+        units: of these, as far as they are known.
+        run: a scenario.
+        other: what the other is called in messages.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    path = run.forcing or run.field.path
+    if tuple(run.names) != tuple(names):
+        text = f"has the predictors {', '.join(run.names)}; {other} has {', '.join(names)}"
+        raise DataError(text, path=path, hint="the same are needed, in one order")
+    check_units(units, run.units, path, other)
+
+
+def check_units(units: Mapping[str, str], own: Mapping[str, str], path: str, other: str) -> None:
+    """Checks that predictors have the same units where both are known.
+
+    Args:
+        units: by name.
+        own: those of ``path``.
+        path: file, for messages.
+        other: what the other is called in messages.
+
+    Raises:
+        DataError: naming the first that differs.
+    """
+    for name in (one for one in units if units[one] and own.get(one)):
+        known = unit_library.parse(own[name])
+        same = known is not None and known == unit_library.parse(units[name])
+        if own[name] != units[name] and not same:
+            text = f"is in {own[name]}, in {other} {units[name]}"
+            raise DataError(text, path=path, record=name, hint="convert one of them")
+
+
+def check_same_units(paths: Sequence[Path]) -> None:
+    """Checks that files have their variables in the same units.
+
+    Args:
+        paths: NetCDF files.
+
+    Raises:
+        DataError: as ``check_units``.
+    """
+    first = read_units(paths[0])
+    for path in paths[1:]:
+        check_units(first, read_units(path), str(path), paths[0].name)
 
 
 def need_years(data: Field, span: Span, what: str) -> np.ndarray:
@@ -176,8 +253,9 @@ def need_years(data: Field, span: Span, what: str) -> np.ndarray:
     years = data.years
     missing = sorted(set(range(span[0], span[1] + 1)) - set(years.tolist()))
     if missing:
+        hint = f"it has {years[0]}-{years[-1]}: a {what} within these, or a longer run, is needed"
         text = f"lacks {len(missing)} of the {what} years {span[0]}-{span[1]}, first {missing[0]}"
-        raise DataError(text, path=data.path, hint=f"it has {years[0]}-{years[-1]}")
+        raise DataError(text, path=data.path, hint=hint)
     return inside(years, span)
 
 

@@ -98,18 +98,25 @@ def list_scenarios(path: str | Path) -> list[str]:
 
 
 def read_units(path: str | Path) -> dict[str, str]:
-    """Returns variable → unit of a scenario of a table in the layout of RCMIP and IIASA; empty for
-    other tables.
+    """Returns variable → unit of a scenario of a table in the layout of RCMIP and IIASA, or of
+    NetCDF; empty for other tables.
 
     Args:
-        path: of the table, its scenario after two colons.
+        path: of the file, the scenario of a table after two colons.
     """
     text, _, scenario = str(path).partition("::")
     file = resolve(text)
-    rows = read_rows(file) if file.suffix.lower() in TABLES else []
+    if file.suffix.lower() not in TABLES:
+        with open_dataset(file) as data:
+            return {
+                str(name): str(array.attrs.get("units", "")).strip()
+                for name, array in data.data_vars.items()
+            }
+    rows = read_rows(file)
     names = {name.lower(): name for name in (rows[0] if rows else {}) if name}
     if not {"scenario", "variable", "unit"} <= names.keys():
         return {}
+    scenario = scenario or rows[0][names["scenario"]]
     return {
         row[names["variable"]]: (row[names["unit"]] or "").strip()
         for row in rows
@@ -205,8 +212,18 @@ def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
                 field = array.transpose(kinds["time"], kinds["latitude"], kinds["longitude"])
                 values = marks.of_one(np.asarray(field.values, dtype=np.float64), file, str(name))
                 values = (values[:, ::-1] if flipped else values)[..., order]
-                mask = np.isfinite(values).all(0)
-                weights = grid.weights(mask=mask if mask.any() else None)
+                there = np.isfinite(values)
+                mask = there.all(0)
+                if not mask.any() or (there.any(0) & ~mask).any():
+                    lost = int((~there).sum())
+                    raise DataError(
+                        f"{lost:,} of {there.size:,} values are missing, in some cells at some "
+                        "times only",
+                        path=file,
+                        record=str(name),
+                        hint="fill them, or mask these cells at all times",
+                    )
+                weights = grid.weights(mask=mask)
                 values = np.einsum("tyx,yx->t", np.where(mask, values, 0.0), weights)
             elif array.ndim != 1:
                 continue

@@ -305,13 +305,15 @@ def open_source(
             notes += check_chunks(file, name)
         attrs = {key: plain_value(array.attrs[key]) for key in _KEPT if key in array.attrs}
         told = {**attrs, "units_metadata": array.attrs.get("units_metadata", "")}
-        if difference is None:
-            difference = quantities.is_difference(name, told)
+        inferred = difference is None and quantities.is_difference(name, told)
+        difference = inferred if difference is None else difference
         if quantities.is_direction(attrs, str(array.attrs.get("units", ""))):
             text = "is a direction, whose means over time and area are not those of its numbers"
             raise DataError(text, path=file, record=name, hint="take the components of the vector")
         water = quantities.is_water(name, array.attrs)
         found, target, more = units_of(array, units, water, name, file)
+        if inferred and found != target and target == "K":
+            more.append("without an offset: its name or attributes say differences or a spread")
         if quantities.is_accumulated(name, array.attrs, target):
             more += accumulated(attrs, times)
         made = Source(

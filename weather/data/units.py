@@ -164,6 +164,8 @@ def canonical(text: str, water: bool = False) -> str:
         for target, depth in (("kg m-2 s-1", "m s-1"), ("kg m-2", "m")):
             if fits(unit, target) or fits(unit, depth):
                 return target
+    if re.search(r"(^|\s)rad$", str(unit.definition)):
+        return "degree"  # dimensionless to UDUNITS, as fractions are
     return next((name for name in CANONICAL if fits(unit, name)), text)
 
 

@@ -203,9 +203,15 @@ class FlowForecaster(BaseTask):
         """Returns the mean squared error over all leads and persistence's."""
         return {"mse": FrameError(), "persistence_mse": PersistenceError()}
 
-    def setup(self, stage: str) -> None:
-        """Checks that model and data agree on the context and the channels."""
-        data = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any) -> None:
+        """Checks that model and data agree on the context and the channels.
+
+        Args:
+            data: the data module; any that is no ``FlowData`` is taken.
+
+        Raises:
+            ConfigError: if they do not.
+        """
         if not isinstance(data, FlowData):
             return
         if not data.on_grid:
