@@ -83,6 +83,8 @@ class StopOnSignal(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
+        if self.received:  # after the last step, in its validation: what would follow must not
+            raise Interrupted(self.received, trainer.global_step, _keep(trainer))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -162,9 +164,10 @@ def seconds_of(limit: str) -> float:
 
 def _keep(trainer: Trainer) -> str:
     """Writes ``last.ckpt`` after a step and returns its path; empty if none is kept."""
-    # What the step has logged is written after the callbacks' turn, which is now.
-    trainer._logger_connector.on_batch_end()
-    trainer._logger_connector.update_train_step_metrics()
+    if trainer._logger_connector._first_loop_iter is not None:
+        # What the step has logged is written after the callbacks' turn, which is now.
+        trainer._logger_connector.on_batch_end()
+        trainer._logger_connector.update_train_step_metrics()
     path = ""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.save_last:

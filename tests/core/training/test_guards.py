@@ -69,6 +69,28 @@ def test_a_signal_keeps_the_step(toy: ModuleType, signum: int, status: int) -> N
         assert torch.equal(value, weights(again.last)[name]), name
 
 
+class AtTheEnd(Callback):
+    """Sends this process SIGTERM after the last step."""
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_is_not_lost(toy: ModuleType) -> None:
+    """What comes after the training (a demo's next part) would go on as if nobody had asked."""
+    whole = run(toy, "whole")
+    with pytest.raises(LongseqError, match=r"SIGTERM: stopped after step 9; go on with") as stop:
+        run(toy, "cut", callbacks=[AtTheEnd()])
+    assert stop.value.status == 143
+    last = Path("cut/fit/version_0/checkpoints/last.ckpt")
+    again = run(toy, "cut", ckpt_path=last)
+    for name, value in weights(whole.last).items():
+        assert torch.equal(value, weights(again.last)[name]), name
+    rows = [(one.folder / "metrics.csv").read_text().splitlines() for one in (whole, again)]
+    assert [row.split(",")[:2] for row in rows[0]] == [row.split(",")[:2] for row in rows[1]]
+
+
 def test_the_command_line_tells_the_scheduler(
     toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
