@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import importlib
 import os
 import random
@@ -25,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longseq.bench.interrupt_files import files, fingerprint, newest, step_of
+
 ENDS = {"signal": (signal.SIGTERM, signal.SIGINT), "kill": (signal.SIGKILL,)}
 
 
@@ -35,7 +36,8 @@ class Command:
     Attributes:
         name: in the table.
         argv: of ``longseq``, for a folder to work in.
-        results: files below that folder that the command is for.
+        results: files below that folder that the command is for; of several versions of a run the
+            newest.
         weights: whether they are compared as checkpoints, else byte for byte.
     """
 
@@ -70,7 +72,7 @@ def commands(fixed: Path) -> list[Command]:
         return f"audio scan {fixed / 'songs'} --out {to}/scan --workers 1".split()
 
     def demo(to: Path) -> list[str]:
-        return f"demo genomics --out {to}/demo --max_steps 10".split()
+        return f"demo timeseries --out {to}/demo --max_steps 4".split()  # the cheapest training
 
     def convert(to: Path) -> list[str]:
         return f"genomics export --ckpt_path {model} --out {to}/model.safetensors".split()
@@ -79,7 +81,7 @@ def commands(fixed: Path) -> list[Command]:
         Command("fit", lambda to: [*_FIT, str(to)], (CHECKPOINT,), weights=True),
         Command("predict", predict, ("scores.parquet",)),
         Command("scan", scan, ("scan/scores.csv", "scan/segments.jsonl")),
-        Command("demo", demo, ("demo/genomics/fit/version_0/scores.parquet",)),
+        Command("demo", demo, ("demo/timeseries/fit/version_*/forecasts.csv",)),
         Command("convert", convert, ("model.safetensors",)),
     ]
 
@@ -195,52 +197,6 @@ def _run(
     return Ended(code, steps, cpu, sent, out.read().decode(errors="replace"))
 
 
-def _print(path: Path, weights: bool) -> str:
-    """Returns a fingerprint of a file; empty if it is not there."""
-    if not path.exists():
-        return ""
-    if not weights:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    import torch
-
-    from longseq.core.checkpoints.safe import load_checkpoint
-
-    content, digest = load_checkpoint(path), hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            digest.update(
-                value.contiguous().view(torch.uint8).numpy().tobytes()
-                if value.dim()
-                else repr(value.item()).encode()
-            )
-        elif isinstance(value, dict):
-            for key in sorted(value, key=str):
-                digest.update(str(key).encode())
-                add(value[key])
-        elif isinstance(value, list | tuple):
-            for one in value:
-                add(one)
-        else:
-            digest.update(repr(value).encode())
-
-    add([content["state_dict"], content["optimizer_states"], content["lr_schedulers"]])
-    return digest.hexdigest()
-
-
-def _step_of(path: Path) -> int:
-    """Returns the optimiser steps of a checkpoint; 0 without one."""
-    from longseq.core.checkpoints.safe import load_checkpoint
-
-    return int(load_checkpoint(path)["global_step"]) if path.exists() else 0
-
-
-def files(folder: Path) -> set[str]:
-    """Returns all files below a folder, but for TensorBoard's, whose names hold a time."""
-    every = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {name for name in every if "events.out" not in name}
-
-
 @dataclass
 class Tally:
     """What a command's trials came to.
@@ -294,18 +250,22 @@ def trial(
     if ended.status not in allowed:
         tally.fault("status", f"{ended.status}: {ended.text[-300:]}")
     for path, name in zip(outputs, one.results):
-        if path.read_bytes() != old and _print(path, False) != _print(whole / name, False):
+        if path.read_bytes() != old and fingerprint(path, False) != fingerprint(
+            whole / name, False
+        ):
             tally.fault("outputs", f"{name} is neither the old nor the new file")
     if one.weights:
-        lost = ended.steps - _step_of(to / CHECKPOINT)
+        lost = ended.steps - step_of(to / CHECKPOINT)
         tally.steps = max(tally.steps, lost)
     again = run(one.argv(to))
     if again.status:
         tally.fault("status", f"begun again: {again.status}: {again.text[-300:]}")
     for name in one.results:
-        if not (to / name).exists():
+        if not newest(to, name).exists():
             tally.fault("outputs", f"{name} is not there")
-        elif _print(to / name, one.weights) != _print(whole / name, one.weights):
+        elif fingerprint(newest(to, name), one.weights) != fingerprint(
+            newest(whole, name), one.weights
+        ):
             tally.fault("bits", f"{name} differs")
     if more := files(to) - files(whole):
         tally.fault("leftovers", ", ".join(sorted(more)[:3]))
@@ -361,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run(one.argv(fixed / one.name), modules=fixed / "modules")
                 warm(fixed / "modules")
             first = run(one.argv(whole))
-            if first.status or any(not (whole / result).exists() for result in one.results):
+            if first.status or not all(newest(whole, result).exists() for result in one.results):
                 raise SystemExit(f"{one.name}: {first.text}\n{sorted(files(whole))}")
             for end, signals in ENDS.items():
                 tally, share = Tally(), args.trials // len(chosen)

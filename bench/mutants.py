@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
+import hashlib
 import importlib
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
+from longseq.bench.forked_tests import preload, run_tests
 from longseq.bench.sanitize import thin
+from longseq.bench.shadow import shadow
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("core/ops", "core/training")
@@ -37,9 +38,6 @@ TESTS = ("tests/core/ops", "tests/core/training", *_FILES)
 NEEDS_GPU = ("cuda", "triton", "mamba_ssm")
 """Files whose name says that they need a GPU, or a package that does, are left out."""
 _NO_OPERATORS = ("VariableReplacer", "VariableInserter")  # need a list of names
-SECONDS, WALL = 60, 600
-"""Processor time that the tests of one mutant may take, and time on the clock, which says no more
-than that nothing goes on."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +137,7 @@ def copy_sources(to: Path) -> None:
         target = to / name.split(".")[0] / compiled.name
         target.unlink(missing_ok=True)
         target.symlink_to(compiled.resolve())
+    shadow(to / "typings")
 
 
 def executing(lines: dict[str, dict[str, list[str]]], one: Mutation) -> list[str]:
@@ -235,63 +234,37 @@ def record(tests: Sequence[str], folders: Sequence[str], to: Path, each: int) ->
     to.write_text(json.dumps({"lines": lines, "seconds": recorder.seconds, "modules": modules}))
 
 
-def _preload(modules: Sequence[str]) -> None:
-    """Imports what is not ours once, for all mutants."""
-    import pytest  # noqa: F401
-
-    for name in modules:
-        # Some exist only after others have made them: what fails here is imported by the tests.
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
-def run_tests(tests: Sequence[str], log: Path, seconds: int = SECONDS) -> str:
-    """Runs tests in a forked process and returns what became of the mutant: "killed", "survived" or
-    "out of time", which counts as killed.
+def answers(root: Path, chosen: Sequence[Mutation], results: Path) -> list[dict[str, Any] | None]:
+    """Returns what a file of results says of each mutation; None where it says nothing, or what it
+    says is of another text of the source.
 
     Args:
-        tests: of pytest.
-        log: where their output goes.
-        seconds: of processor time.
+        root: of the sources.
+        chosen: the sample.
+        results: lines of JSON; a last one that was cut by the end of a run is left out.
     """
-    child = os.fork()
-    if not child:
-        try:
-            os.setsid()
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-            import pytest
-
-            options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            os._exit(int(pytest.main([*options, *tests])))
-        finally:
-            os._exit(70)
-    end = time.monotonic() + WALL
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            ended = -status if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)  # what the tests may have started
-            if ended == -signal.SIGXCPU:
-                return "out of time"
-            return "survived" if ended == 0 else "killed"
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "out of time"
+    known: dict[tuple[Mutation, str], dict[str, Any]] = {}
+    for line in results.read_text().splitlines() if results.exists() else []:
+        with suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            place = Mutation(**{one.name: entry[one.name] for one in fields(Mutation)})
+            known[place, entry["text"]] = entry
+    texts = {name: _digest((root / name).read_text()) for name in {one.file for one in chosen}}
+    return [known.get((one, texts[one.file])) for one in chosen]
 
 
 def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> None:
-    """Runs every mutant in turn and appends a line of JSON for each to the file of results."""
+    """Runs every mutant without an answer in turn and appends a line of JSON for each to the file
+    of results."""
     known = json.loads(Path(args.map).read_text())
-    done = Path(args.results).read_text().splitlines() if Path(args.results).exists() else []
-    finished = {json.loads(line)["number"] for line in done}
-    _preload(known["modules"])
+    before = answers(root, chosen, Path(args.results))
+    preload(known["modules"])
     for number, one in enumerate(chosen):
-        if number in finished or args.again not in (None, number):
+        if number != args.again if args.again is not None else before[number]:
             continue
         path, tests = root / one.file, executing(known["lines"], one)
         source = path.read_text()
@@ -307,34 +280,43 @@ def serve(root: Path, chosen: Sequence[Mutation], args: argparse.Namespace) -> N
             path.write_text(source)
         took = time.monotonic() - begin
         if args.again is not None:
-            print(log.read_text() if picked else "no test executes this line")
+            print(what, log.read_text() if picked else "no test executes this line", sep="\n")
             return
-        entry = {"number": number, **asdict(one), "what": what, "tests": len(picked)}
+        entry = {"number": number, **asdict(one), "text": _digest(source), "what": what}
+        entry |= {"tests": len(picked), "of": len(tests), "seconds": round(took, 1)}
         with Path(args.results).open("a") as file:
-            file.write(json.dumps({**entry, "of": len(tests), "seconds": round(took, 1)}) + "\n")
+            file.write(json.dumps(entry) + "\n")
 
 
-def report(root: Path, results: Path) -> str:
-    """Returns the survivors with their faults, and the score of each folder."""
+def report(root: Path, chosen: Sequence[Mutation], results: Path) -> tuple[str, float]:
+    """Returns the survivors with their faults and the score of each folder as text, and the share
+    that is killed: what has no answer yet is not.
+
+    Args:
+        root: of the sources.
+        chosen: the sample.
+        results: what ``serve`` wrote.
+    """
     parts, counts = [], Counter[tuple[str, bool]]()
-    for entry in map(json.loads, results.read_text().splitlines()):
-        killed = entry["what"] in ("killed", "out of time")
-        counts["/".join(entry["file"].split("/")[:2]), killed] += 1
+    for number, (one, entry) in enumerate(zip(chosen, answers(root, chosen, results))):
+        killed = entry is not None and entry["what"] in ("killed", "out of time")
+        counts["/".join(one.file.split("/")[:2]), killed] += 1
         if not killed:
-            names = ("file", "line", "column", "operator", "occurrence")
-            before = (root / entry["file"]).read_text()
-            after = mutated(before, Mutation(**{name: entry[name] for name in names}))
+            before = (root / one.file).read_text()
+            after = mutated(before, one)
             diff = unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
             changed = "\n".join("  " + line for line in list(diff)[3:])
-            place = f"{entry['file']}:{entry['line']}"
-            tests = f"{entry['tests']} of {entry['of']} tests"
-            parts.append(f"{entry['number']} {place} {entry['what']}, {tests}\n{changed}")
+            what = (
+                f"{entry['what']}, {entry['tests']} of {entry['of']} tests" if entry else "not run"
+            )
+            parts.append(f"{number} {one.file}:{one.line} {what}\n{changed}")
     for folder in sorted({folder for folder, _ in counts}):
         good, bad = counts[folder, True], counts[folder, False]
         parts.append(f"{folder}: {good} of {good + bad} killed ({good / (good + bad):.0%})")
     total = sum(n for (_, killed), n in counts.items() if killed)
-    parts.append(f"all: {total} of {counts.total()} killed ({total / max(counts.total(), 1):.0%})")
-    return "\n".join(parts)
+    share = total / max(counts.total(), 1)
+    parts.append(f"all: {total} of {counts.total()} killed ({share:.0%})")
+    return "\n".join(parts), share
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -365,18 +347,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(Path.cwd(), sample(Path.cwd(), args.folders, args.sample, args.seed), args)
         return 0
     Path(args.map).parent.mkdir(parents=True, exist_ok=True)
-    given = ["--sample", str(args.sample), "--seed", str(args.seed), "--map", args.map]
-    given += ["--results", args.results, "--seconds", str(args.seconds)]
-    given += [
-        "--more",
-        str(args.more),
-        "--each",
-        str(args.each),
-        "--folders",
-        *args.folders,
-        "--tests",
-        *args.tests,
-    ]
+    names = ("sample", "seed", "map", "results", "seconds", "more", "each")
+    given = [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
+    given += ["--folders", *args.folders, "--tests", *args.tests]
     if args.again is not None:
         given += ["--again", str(args.again)]
     with tempfile.TemporaryDirectory() as name:
@@ -391,9 +364,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         subprocess.run([*command, "serve"], cwd=root, env=environment, check=True)
         if args.again is not None:
             return 0
-        text = report(root, Path(args.results))
+        chosen = sample(root, args.folders, args.sample, args.seed)
+        text, share = report(root, chosen, Path(args.results))
     print(text)
-    return int(float(text.rsplit("(", 1)[1].rstrip("%)")) < 100 * args.wanted)
+    return int(share < args.wanted)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longseq.bench.shadow import shadow
+
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("address", "thread")
 TESTS = {
@@ -87,6 +89,7 @@ def tree(folder: Path) -> Path:
         if domain in _MODULES:
             compiled = next(folder.glob(f"{_MODULES[domain]}.*so"))
             (to / compiled.name).symlink_to(compiled)
+    shadow(packages)
     return packages
 
 

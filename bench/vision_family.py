@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longseq.bench.vision_equations import vir  # noqa: F401
 from longseq.bench.vision_upstream import _load, _module, _quiet, _stand_ins, load_vim
 
 CHECKOUTS = {
@@ -27,6 +29,8 @@ CHECKOUTS = {
     "inceptionnext": "sail-sg/inceptionnext",
     "dinat": "SHI-Labs/Neighborhood-Attention-Transformer",
     "favit": "q2479036243/FaViT",
+    "efficientvmamba": "TerryPei/EfficientVMamba",
+    "mhsvm": "PixDeep/MHS-VM",
 }
 
 
@@ -75,6 +79,47 @@ def _scan(root: Path) -> Callable[..., Tensor]:
     path = root / "Vim/mamba-1p1p1/mamba_ssm/ops/selective_scan_interface.py"
     with _stand_ins({"causal_conv1d": conv, **cuda}, []), _quiet():
         return _load("family_scan", path).selective_scan_ref
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Leaves tensors where they are when code asks for CUDA."""
+    kept = Tensor.to
+
+    def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self if args == ("cuda",) else kept(self, *args, **kwargs)
+
+    Tensor.to = to  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Tensor.to = kept  # type: ignore[method-assign]
+
+
+class _SequentialScan:
+    """The selective scan of VMamba's CUDA kernels, (B, K·D, L), one step at a time."""
+
+    @staticmethod
+    def apply(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        bias: Tensor,
+        softplus: bool,
+        *_: Any,
+    ) -> Tensor:
+        delta = F.softplus(delta + bias[:, None])
+        lanes, states = u.shape[1] // B.shape[1], A.shape[1]
+        B, C = (v.repeat_interleave(lanes, 1) for v in (B, C))  # (b, d, n, l)
+        h, rows = u.new_zeros(*u.shape[:2], states), []
+        for t in range(u.shape[2]):
+            step = delta[..., t, None]
+            h = torch.exp(step * A) * h + step * B[..., t] * u[..., t, None]
+            rows.append((h * C[..., t]).sum(-1))
+        return torch.stack(rows, 2) + u * D[:, None]
 
 
 def mambavision(root: Path, **kwargs: Any) -> nn.Module:
@@ -146,30 +191,7 @@ def groupmamba(root: Path, **kwargs: Any) -> nn.Module:
         module = _load("family_group", folder / "groupmamba.py")
         ss2d = importlib.import_module("ss2d")
 
-    class Scan:
-        @staticmethod
-        def apply(
-            u: Tensor,
-            delta: Tensor,
-            A: Tensor,
-            B: Tensor,
-            C: Tensor,
-            D: Tensor,
-            bias: Tensor,
-            softplus: bool,
-            *_: Any,
-        ) -> Tensor:
-            delta = F.softplus(delta + bias[:, None])
-            lanes, states = u.shape[1] // B.shape[1], A.shape[1]
-            B, C = (v.repeat_interleave(lanes, 1) for v in (B, C))  # (b, d, n, l)
-            h, rows = u.new_zeros(*u.shape[:2], states), []
-            for t in range(u.shape[2]):
-                step = delta[..., t, None]
-                h = torch.exp(step * A) * h + step * B[..., t] * u[..., t, None]
-                rows.append((h * C[..., t]).sum(-1))
-            return torch.stack(rows, 2) + u * D[:, None]
-
-    vars(ss2d)["SelectiveScanCore"] = Scan
+    vars(ss2d)["SelectiveScanCore"] = _SequentialScan
     return module.GroupMamba(**kwargs)
 
 
@@ -239,3 +261,88 @@ def favit(root: Path, **kwargs: Any) -> nn.Module:
     path = root / "FaViT/FaViT/classification/favit.py"
     with _stand_ins(_timm(), []), _quiet():
         return _load("family_favit", path).FactorizationTransformer(**kwargs)
+
+
+def efficientvmamba(root: Path, **kwargs: Any) -> nn.Module:
+    """Returns an EfficientVMamba; keywords are those of the published class."""
+    folder = root / "EfficientVMamba/classification"
+    packages = {name: _module(name) for name in ("lib", "lib.models")}
+    packages["lib.models"].__path__ = [str(folder / "lib/models")]
+    cuda = {"selective_scan_cuda": _module("selective_scan_cuda")}
+    with _stand_ins({**_timm(), **_fvcore(), **packages, **cuda}, []), _quiet():
+        module = _load("family_efficient", folder / "models/vmamba_efficient.py")
+    vars(module)["SelectiveScan"] = _SequentialScan
+    with _quiet():
+        return module.EfficientVSSM(**kwargs)
+
+
+class _Classifier(nn.Module):
+    """An encoder under a norm and a head, for results to compare."""
+
+    def __init__(self, encoder: Any, num_classes: int) -> None:
+        super().__init__()
+        self.patch_embed, self.layers = encoder.patch_embed, encoder.layers
+        self.norm = nn.LayerNorm(encoder.num_features)
+        self.head = nn.Linear(encoder.num_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x).mean((1, 2)))
+
+
+def mhsvm(root: Path, num_classes: int, **kwargs: Any) -> nn.Module:
+    """Returns the encoder of MHS-VM under a head; keywords are those of the published class."""
+    folder, reference = root / "MHS-VM", _scan(root)
+    names = ("mamba_ssm", "mamba_ssm.ops", "models", "models.vmunet")
+    packages = {name: _module(name) for name in names}
+    packages["models.vmunet"].__path__ = [str(folder / "models/vmunet")]
+
+    def scan(*args: Any, return_last_state: Any = None, **named: Any) -> Tensor:
+        return reference(*args, **named)
+
+    interface = _module("mamba_ssm.ops.selective_scan_interface", selective_scan_fn=scan)
+    with _stand_ins({**_timm(), **packages, interface.__name__: interface}, [folder]), _quiet():
+        module = _load("models.vmunet.vmamba", folder / "models/vmunet/vmamba.py")
+        routes = _load("family_routes", folder / "scanutils.py")
+        parts = importlib.import_module("models.vmunet.mhsm")
+    for name in ("scanutils", "models.vmunet.mhsm"):
+        sys.modules.pop(name, None)
+
+    def pairs(height: int, width: int) -> dict[str, list[Tensor]]:
+        diagonal, spiral = routes.diag_scan(height, width), routes.spiral_scan(height, width)
+        right, below = diagonal.clone(), spiral.clone()
+        right[:, 1], below[:, 0] = width - 1 - right[:, 1], height - 1 - below[:, 0]
+        return {
+            "C": [routes.cons_scan_h(height, width), routes.cons_scan_v(height, width)],
+            "X": [diagonal, right],
+            "S": [spiral, below],
+            "Z": list(routes.zigzag_scan(height, width)),
+        }
+
+    class Everywhere(parts.ScanPattern):  # type: ignore[name-defined]
+        """Routes of the map that comes, as the published generator makes them for one size."""
+
+        def forward(self, x: Tensor, **_: Any) -> Tensor:
+            height, width = x.shape[2:]
+            for i, places in enumerate(pairs(height, width)[self.scan_pattern]):
+                there, back = routes.pos2d_indices(places, width)
+                setattr(self, f"scan_tind_{i}", there)
+                setattr(self, f"scan_pind_{i}", back)
+            return super().forward(x)
+
+    vars(parts)["ScanPattern"] = Everywhere
+    count = len(kwargs["depths"])
+    unused = [{f"layer_{i}.cxsz_tpinds": torch.zeros(8, 2, 1)} for i in range(count)]
+    with _on_cpu(), _quiet():
+        model = module.VSSM(num_classes=1, route_dict=unused, **kwargs)
+    for part in list(model.modules()):
+        # The same tensors stand under second names.
+        if isinstance(part, parts.MHSM):
+            del part._parameters["x_ssproj_W"]
+            object.__setattr__(part, "x_ssproj_W", part.x_ssproj.weight)
+        if isinstance(part, parts.ScanHead):
+            del part.scanning._modules["seq2seq_engine"]
+            object.__setattr__(part.scanning, "seq2seq_engine", part.mambaeng)
+    return _Classifier(model, num_classes)

@@ -19,6 +19,7 @@ from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import is_base
+from longseq.genomics.masked_scores import blocks
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.streaming import DEFAULT_WINDOW, Stream, reach
@@ -95,27 +96,16 @@ def _masked_vectors(
     window: int,
 ) -> Iterator[Vectors]:
     """See ``stream_vectors``; blocks of half a window, with a quarter of one on both sides."""
-    check_positive("window", window)
     device = next(model.parameters()).device
-    hop = max(1, window // 2)
-    side = (window - hop) // 2
-    for done in range(0, len(item), hop):  # in the order of reading
-        end = min(done + hop, len(item))
-        low, high = max(0, done - side), min(len(item), end + side)
-        if strand == "-":
-            ids = genome.fetch(item.chrom, item.end - high, item.end - low, "-")
-        else:
-            ids = genome.fetch(item.chrom, item.start + low, item.start + high)
+    cut = blocks(item, window)
+    for one in cut if strand == "+" else reversed(list(cut)):  # in the order of reading
+        ids = genome.fetch(item.chrom, one.low, one.high, strand)
         tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
         with torch.inference_mode():
             values = model.hidden(tokens.unsqueeze(0))[0].float().cpu().numpy()
-        values = values[done - low : end - low]
-        start = item.start + done
-        if strand == "-":
-            values, start = values[::-1], item.end - end
-        yield Vectors(
-            item.chrom, start, genome.fetch(item.chrom, start, start + end - done), values
-        )
+        values = values if strand == "+" else values[::-1]
+        known = genome.fetch(item.chrom, one.start, one.end)
+        yield Vectors(item.chrom, one.start, known, values[one.start - one.low : one.end - one.low])
 
 
 def ordered_vectors(

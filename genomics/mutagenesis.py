@@ -16,9 +16,10 @@ from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import decode
 from longseq.genomics.data.vcf import Variant
+from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.scorers import CKPT_HELP, load_scorer
-from longseq.genomics.variant_scores import Scorer
-from longseq.genomics.variant_sites import CONTEXT, WINDOW, Options, score_variants
+from longseq.genomics.variant_scores import WINDOW, Scorer
+from longseq.genomics.variant_sites import CONTEXT, Options, options_for, score_variants
 
 LETTERS = "ACGT"
 COLOURS = {"A": "#2a9d4a", "C": "#3a6ea5", "G": "#d9932a", "T": "#b83b3b"}
@@ -26,7 +27,7 @@ MOST = 10_000
 
 
 def mutate(
-    scorer: Scorer,
+    scorer: Scorer | MaskedScorer,
     region: Interval,
     options: Options,
 ) -> tuple[str, np.ndarray]:
@@ -118,15 +119,15 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
     parser.add_argument("--plot", help="PNG of the matrix with a logo")
-    parser.add_argument("--context", type=int, default=CONTEXT, help=f"as of variants ({CONTEXT})")
-    parser.add_argument("--window", type=int, default=WINDOW, help=f"as of variants ({WINDOW})")
+    parser.add_argument("--context", type=int, help=f"as of variants ({CONTEXT})")
+    parser.add_argument("--window", type=int, help=f"as of variants ({WINDOW})")
     parser.add_argument("--strand", default="both", help="both (default), + or -")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args(argv)
     check_table(args.out)
-    options = Options(args.context, args.window, args.strand)
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     scorer = load_scorer(source, args.ckpt_path, args.window, args.device)
+    options = options_for(scorer, args.context, args.strand)
     region = parse_region(args.region, scorer.genome)
     letters, matrix = mutate(scorer, region, options)
     columns = {"chrom": "", "pos": "d", "ref": "", **dict.fromkeys(LETTERS, ".6f")}

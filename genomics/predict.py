@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.tables import SUFFIXES, check_table
@@ -20,10 +21,12 @@ from longseq.genomics.data.regions import chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import is_base
+from longseq.genomics.masked_scores import HIDE_EVERY, masked_scores
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.records import RecordCosts
-from longseq.genomics.scorers import CKPT_HELP, load_model, model_file
-from longseq.genomics.streaming import Chunk, stream_log_probs
+from longseq.genomics.scorers import CKPT_HELP, load_reader, model_file
+from longseq.genomics.streaming import DEFAULT_WINDOW, Chunk, stream_log_probs
 from longseq.genomics.tracks import (
     FeatureSums,
     ScoredChunk,
@@ -62,12 +65,13 @@ def stream_log_likelihood(
 
 
 def score_strands(
-    model: DNALanguageModel,
+    model: DNALanguageModel | MaskedDNAModel,
     genome: Genome | Collection,
     intervals: Sequence[Interval],
     strand: str = "+",
     chunk: int = 65536,
     window: int | None = None,
+    every: int = HIDE_EVERY,
 ) -> Iterator[ScoredChunk]:
     """Scores intervals on a strand, or on both.
 
@@ -75,16 +79,20 @@ def score_strands(
     until they can be turned round, in 4 bytes per base.
 
     Args:
-        model: a causal language model, in evaluation mode.
+        model: a causal or masked language model, in evaluation mode.
         genome: the sequence.
         intervals: what to score.
         strand: "+", "-", or "both" for the mean of the two (of one, at a region's ends).
         chunk: bases read at once.
-        window: see ``stream_log_likelihood``.
+        window: see ``stream_log_likelihood``, and ``masked_scores``.
+        every: K, of a masked model: see ``masked_scores``.
 
     Yields:
         Bases in the order of the genome, whatever the strand.
     """
+    if isinstance(model, MaskedDNAModel):
+        yield from _masked_chunks(model, genome, intervals, strand, chunk, window, every)
+        return
     if strand == "+":
         yield from stream_log_likelihood(model, genome, chunk, intervals, window)
         return
@@ -104,6 +112,27 @@ def score_strands(
             mean = np.where(np.isfinite(pair), pair, 0).sum(0) / np.maximum(known, 1)
             values = np.where(known > 0, mean, np.nan).astype(np.float32)
             yield ScoredChunk(piece.chrom, piece.start, piece.ids, values)
+
+
+def _masked_chunks(
+    model: MaskedDNAModel,
+    genome: Genome | Collection,
+    intervals: Sequence[Interval],
+    strand: str,
+    chunk: int,
+    window: int | None,
+    every: int,
+) -> Iterator[ScoredChunk]:
+    """Yields what a masked model says, several blocks of a window at once."""
+    check_positive("chunk", chunk)
+    for one in intervals:
+        start, ids, scores = one.start, [], []
+        for block, tokens, said in masked_scores(model, genome, [one], every, window, strand):
+            ids.append(tokens)
+            scores.append(said)
+            if block.end - start >= chunk or block.end == one.end:
+                yield ScoredChunk(one.chrom, start, np.concatenate(ids), np.concatenate(scores))
+                start, ids, scores = block.end, [], []
 
 
 def _unscored(genome: Genome | Collection, one: Interval, chunk: int) -> Iterator[ScoredChunk]:
@@ -157,8 +186,9 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics predict``."""
     parser = CommandParser(
         prog="longseq genomics predict",
-        description="Log-likelihood of every base given all bases before it, as a table "
-        "(chrom, position from 0, base, log_likelihood in nats) or a track.",
+        description="Log-likelihood of every base given all bases before it (masked models: those "
+        "on both sides), as a table (chrom, position from 0, base, log_likelihood in nats) or a "
+        "track.",
     )
     parser.add_argument(
         "genome", help=f"FASTA or GenBank file, or a packaged sample: {', '.join(SAMPLES.names())}"
@@ -179,6 +209,13 @@ def run(argv: Sequence[str]) -> int:
         "--chunk", type=int, default=65536, help="bases read at once (default 65536)"
     )
     parser.add_argument(
+        "--hide_every",
+        type=int,
+        metavar="K",
+        help="masked models: each of K passes over a window hides every K-th base "
+        f"({HIDE_EVERY}); 0 hides one base at a time, which costs a pass per base",
+    )
+    parser.add_argument(
         "--genes", help="features: GFF3, GTF, GenBank, EMBL or BED (those of a GenBank genome)"
     )
     parser.add_argument("--kinds", default="", help="only features of these kinds: gene,tRNA (all)")
@@ -194,12 +231,19 @@ def run(argv: Sequence[str]) -> int:
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)
     genome = Genome(source)
     genome.validate()
-    task = load_model(args.ckpt_path, args.device)
+    model, window = load_reader(args.ckpt_path, args.device)
+    given = _GIVEN[args.strand]
+    every = HIDE_EVERY if args.hide_every is None else args.hide_every
+    if isinstance(model, MaskedDNAModel):
+        hidden = f"of every {every} one" if every else "one at a time"
+        given = f"those on both sides, {window or DEFAULT_WINDOW} at once, hidden {hidden}"
+    elif args.hide_every is not None:
+        raise ConfigError("--hide_every is for masked models; this one reads in one direction")
     metadata = {
         "genome": Path(source).name,
         "genome_sha256": genome.checksum(),
         "checkpoint": model_file(args.ckpt_path).name,
-        "log_likelihood": f"ln of the probability of the base given {_GIVEN[args.strand]}",
+        "log_likelihood": f"ln of the probability of the base given {given}",
         "position": "0-based",
         "strand": args.strand,
     }
@@ -213,12 +257,14 @@ def run(argv: Sequence[str]) -> int:
     if args.gene_table and not genes:
         raise ConfigError("--gene_table needs --genes, or a GenBank or EMBL genome")
     total = sum(len(one) for one in intervals)
-    scored = score_strands(task.model, genome, intervals, args.strand, args.chunk, task.window)
+    scored = score_strands(model, genome, intervals, args.strand, args.chunk, window, every)
     costs = RecordCosts()
     sums = FeatureSums(genes)
     chunks = with_progress(sums.collected(collected(scored, costs)), total, "scoring")
     bases = write_scores(chunks, args.out, metadata, genome.records)
     costs.print()
+    if isinstance(model, MaskedDNAModel):
+        print(f"pseudo-log-likelihood: given {given}; not to be set beside a causal model's bits")
     records = len({one.chrom for one in intervals})
     print(f"{args.out}: {bases:,} bases of {records} records")
     if args.gene_table:

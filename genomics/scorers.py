@@ -15,11 +15,13 @@ from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.masked_task import MaskedLanguageModel
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.models.masked_model import MaskedDNAModel
+from longseq.genomics.streaming import DEFAULT_WINDOW
 from longseq.genomics.task import CausalLanguageModel
-from longseq.genomics.variant_scores import Scorer
+from longseq.genomics.variant_scores import WINDOW, Scorer
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "bacteria.safetensors"
 Reader = DNALanguageModel | MaskedDNAModel
@@ -104,18 +106,22 @@ def load_reader(checkpoint: str | Path | None, device: str = "cpu") -> tuple[Rea
 
 
 def load_scorer(
-    fasta: str | Path, checkpoint: str | Path | None, window: int, device: str = "cpu"
-) -> Scorer:
+    fasta: str | Path, checkpoint: str | Path | None, window: int | None, device: str = "cpu"
+) -> Scorer | MaskedScorer:
     """Returns a scorer of variants.
 
     Args:
         fasta: the reference.
-        checkpoint: see ``load_model``.
-        window: bases after the reference allele.
+        checkpoint: see ``load_reader``.
+        window: bases after the reference allele; of a masked model, bases read around it. None for
+            256, and for the length of a masked model's training (1024 if that is not known).
         device: where.
     """
-    task = load_model(checkpoint, device)
-    return Scorer(task.model, Genome(fasta), window, task.window)
+    model, reads = load_reader(checkpoint, device)
+    if isinstance(model, MaskedDNAModel):
+        own = reads or DEFAULT_WINDOW
+        return MaskedScorer(model, Genome(fasta), own if window is None else window)
+    return Scorer(model, Genome(fasta), WINDOW if window is None else window, reads)
 
 
 def export(task: BaseTask, path: str | Path) -> None:

@@ -21,6 +21,7 @@ from longseq.genomics.data.tokenizer import N, is_base, reverse_complement
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.streaming import Carried, Stream
 
+WINDOW = 256
 _TOKENS = 1 << 15  # positions run at once
 
 
@@ -59,11 +60,6 @@ class Unit:
     strand: str
     begin: int
     sites: tuple[Site, ...]
-
-    def positions(self, window: int) -> int:
-        """Returns how many positions the model runs over."""
-        prefix = self.sites[-1].start - self.begin
-        return prefix + sum(len(one) + window for site in self.sites for one in site.alleles)
 
 
 def units(
@@ -107,6 +103,13 @@ class Scorer:
     genome: Genome | Collection
     window: int
     reach: int | None = None
+
+    masked = False
+
+    def positions(self, unit: Unit) -> int:
+        """Returns how many positions the model runs over."""
+        prefix = unit.sites[-1].start - unit.begin
+        return prefix + sum(len(one) + self.window for site in unit.sites for one in site.alleles)
 
     @torch.inference_mode()
     def score(self, unit: Unit) -> dict[int, list[float]]:

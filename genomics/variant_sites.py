@@ -14,9 +14,10 @@ from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.tokenizer import encode, is_base
 from longseq.genomics.data.vcf import Variant
-from longseq.genomics.variant_scores import Scorer, Site, Unit, units
+from longseq.genomics.masked_scores import MaskedScorer
+from longseq.genomics.variant_scores import WINDOW, Scorer, Site, Unit, units
 
-CONTEXT, WINDOW = 8192, 256
+CONTEXT = 8192
 REASONS = {
     "REF_MISMATCH": "REF is not what the reference has there",
     "NO_SUCH_RECORD": "CHROM is not in the reference",
@@ -25,6 +26,7 @@ REASONS = {
     "SYMBOLIC": "ALT is symbolic or a breakend",
     "SPANNING_DELETION": "ALT is *",
     "NO_ALT": "ALT is .",
+    "NOT_SUBSTITUTION": "masked models score substitutions alone",
 }
 
 
@@ -33,8 +35,8 @@ class Options:
     """How variants are scored.
 
     Args:
-        context: C, see ``variant_scores``.
-        window: W, bases after the reference allele.
+        context: C, see ``variant_scores``; of no effect on masked models.
+        window: W, bases after the reference allele; of masked models, bases read around it.
         strand: "both", "+" or "-".
     """
 
@@ -53,6 +55,24 @@ class Options:
         return "+-" if self.strand == "both" else self.strand
 
 
+def options_for(scorer: Scorer | MaskedScorer, context: int | None, strand: str) -> Options:
+    """Returns the options of a scorer.
+
+    Args:
+        scorer: the model.
+        context: C; None for 8192.
+        strand: "both", "+" or "-".
+
+    Raises:
+        ConfigError: for a context of a masked model, or what ``Options`` does not take.
+    """
+    if scorer.masked and context is not None:
+        raise ConfigError(
+            "context: a masked model reads its window, with the site in the middle; leave it out"
+        )
+    return Options(CONTEXT if context is None else context, scorer.window, strand)
+
+
 class Scored(NamedTuple):
     """The scores of one variant's alternative alleles; NaN where an allele has a reason instead."""
 
@@ -67,7 +87,7 @@ class Scored(NamedTuple):
 
 
 def site_of(
-    variant: Variant, index: int, genome: Genome | Collection
+    variant: Variant, index: int, genome: Genome | Collection, masked: bool = False
 ) -> tuple[str, Site | None, list[str]]:
     """Returns a variant's record, what can be scored of it, and a reason ("" for none) per allele.
 
@@ -75,11 +95,17 @@ def site_of(
         variant: of a VCF file.
         index: of it.
         genome: the reference.
+        masked: whether by a masked model, which scores no insertions and deletions.
     """
     if not variant.alts:
         return "", None, ["NO_ALT"]
     kinds = [_reason(one) for one in (variant.ref, *variant.alts)]
     reasons = kinds[1:]
+    if masked:
+        reasons = [
+            reason or ("" if len(one) == len(variant.ref) else "NOT_SUBSTITUTION")
+            for one, reason in zip(variant.alts, reasons)
+        ]
     whole, chrom = kinds[0], ""
     try:
         chrom = genome.resolve(variant.chrom)
@@ -112,32 +138,42 @@ def _reason(allele: str) -> str:
 
 def score_variants(
     variants: Sequence[Variant],
-    scorer: Scorer,
+    scorer: Scorer | MaskedScorer,
     options: Options = Options(),
 ) -> list[Scored]:
     """Scores variants in one process.
 
     Args:
         variants: in any order.
-        scorer: the model with its reference; its window is that of the options.
+        scorer: the model with its reference; a causal one's window is that of the options.
         options: how.
 
     Returns:
         Scores in the order of the variants.
     """
-    work, found = prepare(variants, scorer.genome, options)
+    work, found = prepare(variants, scorer.genome, options, scorer.masked)
     for unit in work:
         put(found, unit.strand, scorer.score(unit))
     return found
 
 
 def prepare(
-    variants: Sequence[Variant], genome: Genome | Collection, options: Options
+    variants: Sequence[Variant],
+    genome: Genome | Collection,
+    options: Options,
+    masked: bool = False,
 ) -> tuple[list[Unit], list[Scored]]:
-    """Returns what is to be done, and a place for each variant's scores, with reasons."""
+    """Returns what is to be done, and a place for each variant's scores, with reasons.
+
+    Args:
+        variants: in any order.
+        genome: the reference.
+        options: how.
+        masked: see ``site_of``.
+    """
     found, sites = [], []
     for index, variant in enumerate(variants):
-        chrom, site, reasons = site_of(variant, index, genome)
+        chrom, site, reasons = site_of(variant, index, genome, masked)
         nothing = [float("nan")] * len(reasons)
         found.append(Scored(nothing, list(nothing), reasons))
         if site is not None:

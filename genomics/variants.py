@@ -27,26 +27,26 @@ from longseq.genomics.data.vcf import (
     with_header,
     with_info,
 )
+from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
-from longseq.genomics.variant_scores import Scorer, Unit
+from longseq.genomics.variant_scores import WINDOW, Scorer, Unit
 from longseq.genomics.variant_sites import (
     CONTEXT,
     REASONS,
-    WINDOW,
     Options,
     Scored,
+    options_for,
     prepare,
     put,
 )
 
 _RATIO = "ln p(ALT and what follows) - ln p(REF and what follows)"
+_MASKED_RATIO = "ln p(ALT) - ln p(REF) at the hidden site, given both sides"
 INFO = {
-    "LSQ_LLR": f'Number=A,Type=Float,Description="{_RATIO}, the mean of the strands"',
-    "LSQ_FWD": f'Number=A,Type=Float,Description="{_RATIO}, forward strand"',
-    "LSQ_REV": f'Number=A,Type=Float,Description="{_RATIO}, reverse strand"',
-    "LSQ_SKIP": 'Number=.,Type=String,Description="Why an ALT was not scored, . if it was: '
-    + ", ".join(REASONS)
-    + '"',
+    "LSQ_LLR": "{ratio}, the mean of the strands",
+    "LSQ_FWD": "{ratio}, forward strand",
+    "LSQ_REV": "{ratio}, reverse strand",
+    "LSQ_SKIP": "Why an ALT was not scored, . if it was: " + ", ".join(REASONS),
 }
 COLUMNS = {
     "chrom": "",
@@ -66,7 +66,7 @@ COLUMNS = {
 _WORKER: dict[str, Any] = {}
 
 
-def _start(fasta: str, checkpoint: str | None, window: int, device: str) -> None:
+def _start(fasta: str, checkpoint: str | None, window: int | None, device: str) -> None:
     torch.set_num_threads(1)
     _WORKER["scorer"] = load_scorer(fasta, checkpoint, window, device)
 
@@ -116,7 +116,10 @@ class Progress:
 
 
 def run_units(
-    work: Sequence[Unit], done: dict[int, Any], args: argparse.Namespace, scorer: Scorer
+    work: Sequence[Unit],
+    done: dict[int, Any],
+    args: argparse.Namespace,
+    scorer: Scorer | MaskedScorer,
 ) -> Iterator[tuple[int, dict[int, list[float]]]]:
     """Yields number and scores of every unit that is not done, from one process or several."""
     left = [number for number in range(len(work)) if number not in done]
@@ -138,6 +141,20 @@ def _numbers(values: Sequence[float]) -> str:
     return ",".join("." if np.isnan(value) else f"{value:.6f}" for value in values)
 
 
+def header_info(masked: bool) -> dict[str, str]:
+    """Returns the header's description of the INFO fields.
+
+    Args:
+        masked: whether a masked model scores.
+    """
+    ratio = _MASKED_RATIO if masked else _RATIO
+    kinds = dict.fromkeys(INFO, "A,Type=Float") | {"LSQ_SKIP": ".,Type=String"}
+    return {
+        name: f'Number={kinds[name]},Description="{text.format(ratio=ratio)}"'
+        for name, text in INFO.items()
+    }
+
+
 def info(scored: Scored) -> dict[str, str]:
     """Returns the INFO fields of a variant."""
     reasons = scored.reasons if any(scored.reasons) else []
@@ -149,7 +166,13 @@ def info(scored: Scored) -> dict[str, str]:
     }
 
 
-def write_vcf(source: str | Path, out: str | Path, found: Sequence[Scored], note: str) -> None:
+def write_vcf(
+    source: str | Path,
+    out: str | Path,
+    found: Sequence[Scored],
+    note: str,
+    masked: bool = False,
+) -> None:
     """Writes a VCF file again with the scores: the same lines in the same order."""
     header: list[str] = []
     scores = iter(found)
@@ -158,7 +181,7 @@ def write_vcf(source: str | Path, out: str | Path, found: Sequence[Scored], note
             if line.startswith("#"):
                 header.append(line)
                 if not line.startswith("##"):
-                    for one in with_header(header, INFO, note):
+                    for one in with_header(header, header_info(masked), note):
                         write(one)
             elif line:
                 write(with_info(line, info(next(scores))))
@@ -185,7 +208,8 @@ def parser() -> argparse.ArgumentParser:
     made = CommandParser(
         prog="longseq genomics variants",
         description="Scores every ALT by ln p(ALT and the bases after it) - ln p(REF and the same "
-        "bases) under a language model: below 0, the reference is the likelier.",
+        "bases) under a language model; under a masked one, substitutions by ln p(ALT) - ln p(REF) "
+        "while the site is hidden. Below 0, the reference is the likelier.",
         epilog=f"INFO: {', '.join(INFO)}. Why an ALT is not scored: "
         + "; ".join(f"{key}, {text}" for key, text in REASONS.items())
         + ".",
@@ -197,10 +221,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--context",
         type=int,
-        default=CONTEXT,
         help=f"bases before a site: this many to twice as many ({CONTEXT})",
     )
-    made.add_argument("--window", type=int, default=WINDOW, help=f"bases after REF ({WINDOW})")
+    made.add_argument(
+        "--window",
+        type=int,
+        help=f"bases after REF ({WINDOW}); of a masked model, bases read around it (as trained)",
+    )
     made.add_argument("--strand", default="both", help="both (default), + or -")
     made.add_argument("--workers", type=int, default=1, help="processes (1)")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -210,15 +237,15 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics variants``."""
     args = parser().parse_args(argv)
-    options = Options(args.context, args.window, args.strand)
     if not is_vcf(args.out):
         check_table(args.out)
     if Path(args.out).exists() and Path(args.out).samefile(args.vcf):
         raise ConfigError("--out must be another file than the input")
     args.fasta = SAMPLES.path(args.fasta) if args.fasta in SAMPLES.names() else Path(args.fasta)
     scorer = load_scorer(args.fasta, args.ckpt_path, args.window, args.device)
+    options = options_for(scorer, args.context, args.strand)
     variants = list(read_variants(args.vcf))
-    work, found = prepare(variants, scorer.genome, options)
+    work, found = prepare(variants, scorer.genome, options, scorer.masked)
     key = _key(args, options)
     progress, finished = Progress(args.out, key), False
     if progress.done:
@@ -230,14 +257,15 @@ def run(argv: Sequence[str]) -> int:
             put(found, work[number].strand, scores)
             progress.add(number, scores)
         if is_vcf(args.out):
-            note = json.dumps({"model": key[:12], "context": args.context, "window": args.window})
-            write_vcf(args.vcf, args.out, found, note)
+            settings = {"masked": True} if scorer.masked else {"context": options.context}
+            note = json.dumps({"model": key[:12], **settings, "window": options.window})
+            write_vcf(args.vcf, args.out, found, note, scorer.masked)
         else:
             write_rows(args.out, COLUMNS, table_rows(variants, found))
         finished = True
     finally:
         progress.close(finished)
-    report(args.out, variants, found, work, options)
+    report(args.out, variants, found, work, options, scorer)
     return 0
 
 
@@ -247,16 +275,19 @@ def report(
     found: Sequence[Scored],
     work: Sequence[Unit],
     options: Options,
+    scorer: Scorer | MaskedScorer,
 ) -> None:
     """Prints what was scored, what was not and why, and what it cost."""
     reasons = [reason for one in found for reason in one.reasons]
     scored = reasons.count("")
-    positions = sum(unit.positions(options.window) for unit in work)
+    positions = sum(scorer.positions(unit) for unit in work)
     print(f"{out}: {len(variants):,} records, {scored:,} of {len(reasons):,} alleles scored")
     for reason in REASONS:
         if count := reasons.count(reason):
             print(f"  {count:,} not scored: {reason} ({REASONS[reason]})")
-    if scored:
+    if scored and scorer.masked:
+        print(f"{positions:,} positions were run, at most {options.window:,} around each site")
+    elif scored:
         rows = len(options.strands) * sum(
             1 + one.reasons.count("") for one in found if "" in one.reasons
         )

@@ -11,6 +11,7 @@ import numpy as np
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
+from longseq.weather.data.field import Field, year_plan
 from longseq.weather.data.source import read_field
 from longseq.weather.metrics import area_mean
 
@@ -47,12 +48,12 @@ def run(argv: Sequence[str]) -> int:
             if len(files) == 1:
                 raise
             errors.append(error)
-    if len(errors) == len(files):
-        raise DataError(f"none of the {len(files)} files can be read; the first: {errors[0]}")
     if errors:
         print(f"note: {len(errors)} of {len(files)} files cannot be read:", file=sys.stderr)
         for problem in errors:
             print(f"  {problem}", file=sys.stderr)
+    if len(errors) == len(files):
+        raise DataError(f"none of the {len(files)} files can be read")
     return 0
 
 
@@ -79,5 +80,19 @@ def _show(file: str, variable: str | None, units: str | None, anomalies: bool) -
         print(f"  intervals from {data.bounds[0, 0]} to {data.bounds[-1, 1]}")
     for scalar in data.scalars:
         print(f"  {scalar.name} {scalar.value:g} {scalar.attrs.get('units', '')}".rstrip())
+    print(f"  {_years(data)}")
     for note in data.notes:
         print(f"  changed: {note}")
+
+
+def _years(data: Field) -> str:
+    """Returns which years the records make, or why ``compare`` and ``fit`` would refuse them."""
+    try:
+        plan, _, notes = year_plan(data.time, data.calendar, data.bounds, "")
+    except DataError as error:
+        return f"no whole years: {error}"
+    first, last = plan[0], plan[-1]
+    text = f"years {first.year} … {last.year}, {first.stop - first.start} records each"
+    same = len({year.stop - year.start for year in plan}) == 1
+    text = text if same else f"years {first.year} … {last.year}"
+    return "; ".join((text, *notes))

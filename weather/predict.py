@@ -13,15 +13,18 @@ import torch
 
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError, LongseqError
+from longseq.core.files import check_writable
 from longseq.core.tables import SUFFIXES as TABLES
 from longseq.core.training.loading import load_task
 from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
 from longseq.weather.data.field import Field, Scalar
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.positive import keep_positive, reference
-from longseq.weather.data.runs import read_run
+from longseq.weather.data.quantities import other_quantity
+from longseq.weather.data.runs import SAME, read_run
 from longseq.weather.data.scenario import (
     Scenario,
+    Span,
     inside,
     make_scenario,
     parse_span,
@@ -109,12 +112,16 @@ def scenario_of(
 
 
 def check_grid(task: ClimateEmulator, data: Field) -> None:
-    """Checks that a field lies on the grid of the training data.
+    """Checks that a field is of the quantity and on the grid of the training data.
 
     Raises:
         DataError: if not.
     """
-    grid = Grid.from_facts(task.about)
+    about = task.about
+    if differs := other_quantity(about["variable"], about["attrs"], data.name, data.attrs):
+        text = f"holds {differs} as the checkpoint's training"
+        raise DataError(text, path=data.path, record=data.name, hint=SAME)
+    grid = Grid.from_facts(about)
     if not data.grid.same(grid):
         text = f"its grid of {data.grid} is not the checkpoint's of {grid}"
         raise DataError(text, path=data.path, hint="regrid it")
@@ -257,32 +264,42 @@ def run(argv: Sequence[str]) -> int:
     if folder.is_dir() and not is_zarr(folder):
         return _run_folder(args, folder, command)
     check_output(args.out)
+    if args.map:
+        check_writable(args.map)
     task = load_emulator(args.ckpt_path)
     task.to(args.device)
     data = predict_file(task, args, args.input, command)
+    span = _map_span(args, _years_of(data))
     write_dataset(data, args.out)
     print(
         f"{args.out}: {data.sizes['time']} years of {task.about['variable']} "
         f"({task.about['units']})"
     )
     if args.map:
-        _draw(args, task, data)
+        _draw(args, task, data, span)
         print(args.map)
     return 0
 
 
-def _draw(args: argparse.Namespace, task: ClimateEmulator, data: Any) -> None:
-    """Draws the mean anomaly of the years of ``--map_period``."""
+def _map_span(args: argparse.Namespace, years: np.ndarray) -> Span:
+    """Returns the first and last year of the map; refuses what is not written."""
+    if not args.map_period:
+        return int(years[max(0, len(years) - 20)]), int(years[-1])
+    if not args.map:
+        raise ConfigError("--map_period needs --map")
+    first, last = parse_span("--map_period", args.map_period)
+    if first < years[0] or last > years[-1]:
+        text = f"the years written are {years[0]}-{years[-1]}"
+        raise ConfigError(f"--map_period {args.map_period}: {text}")
+    return first, last
+
+
+def _draw(args: argparse.Namespace, task: ClimateEmulator, data: Any, span: Span) -> None:
+    """Draws the mean anomaly of some years."""
     from longseq.weather.maps import plot_maps
 
     name = f"{task.about['variable']}_anomaly"
-    years = _years_of(data)
-    first, last = int(years[max(0, len(years) - 20)]), int(years[-1])
-    if args.map_period:
-        first, last = parse_span("--map_period", args.map_period)
-    chosen = inside(years, (first, last))
-    if not chosen.any():
-        raise ConfigError(f"--map_period {args.map_period}: no such years are written")
+    chosen, (first, last) = inside(_years_of(data), span), span
     baseline = "-".join(map(str, task.about["baseline"]))
     title = f"{Path(args.input).name}: {first}-{last} relative to {baseline}"
     mean = data[name].values[chosen].mean(0)
@@ -307,6 +324,8 @@ def _run_folder(args: argparse.Namespace, folder: Path, command: str) -> int:
         raise ConfigError(f"--out {out}: a folder is needed, because the input is one")
     if out.resolve() == folder.resolve():
         raise ConfigError(f"--out {out}: is the input folder; give another")
+    if args.map or args.map_period:
+        raise ConfigError("--map draws one run: give a file instead of a folder")
     task = load_emulator(args.ckpt_path)
     task.to(args.device)
     errors: list[LongseqError] = []
@@ -319,13 +338,11 @@ def _run_folder(args: argparse.Namespace, folder: Path, command: str) -> int:
         target = out / f"{file.stem}.nc"
         write_dataset(data, target)
         print(f"{target}: {data.sizes['time']} years")
-    if len(errors) == len(files):
-        raise DataError(
-            f"none of its {len(files)} files can be predicted; the first: {errors[0]}", path=folder
-        )
     if errors:
         print(f"note: {len(errors)} of {len(files)} files were left out:", file=sys.stderr)
         for problem in errors:
             print(f"  {problem}", file=sys.stderr)
+    if len(errors) == len(files):
+        raise DataError(f"none of its {len(files)} files can be predicted", path=folder)
     print(f"{out}: {len(files) - len(errors)} files")
     return 0

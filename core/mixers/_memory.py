@@ -41,7 +41,8 @@ class MemoryMixer(DeltaMixer):
         degree: of φ: 1 for the keys themselves, 2 for their products in pairs too.
         orthogonal: iterations of Newton and Schulz that make a step of S_t; 0 for S_t itself.
         chunk: positions whose gradients are taken at the same memory; part of the definition.
-        max_step: bound of θ; None for 1 / (``chunk`` · c).
+        max_step: bound of θ; None for min(1, 2 (1 - η_t)) / (``chunk`` · c), where
+            ``orthogonal`` is 0, else 1 / (``chunk`` · c); see ``_bounded``.
         conv_size: taps of the convolutions of queries, keys and values.
         norm_eps: added to the mean square in the norm.
         backend: of the convolutions; see ``longseq.core.ops.backends``.
@@ -77,6 +78,7 @@ class MemoryMixer(DeltaMixer):
             raise ConfigError(f"orthogonal steps must be at least 0, got {orthogonal!r}")
         self.window = check_positive("window", window)
         self.max_step = 1 / (chunk * window) if max_step is None else float(max_step)
+        self.bound_momentum = max_step is None and orthogonal == 0
         if not self.max_step > 0:
             raise ConfigError(f"max_step must be above 0, got {max_step!r}")
         self.orthogonal = orthogonal
@@ -159,11 +161,23 @@ class MemoryMixer(DeltaMixer):
             sequences = [t.transpose(1, 2) for t in (q, k, v, gamma)]
             sequences += [
                 t.transpose(1, 2)
-                for t in (self.max_step * theta, logsigmoid(eta), logsigmoid(-alpha))
+                for t in (self._bounded(theta, eta), logsigmoid(eta), logsigmoid(-alpha))
             ]
             o, layers = self._run(sequences, state, positions, resets, cuts)
         after |= layers
         return self.o_proj(normalised(o.to(x.dtype), self.o_norm).flatten(2)), after
+
+    def _bounded(self, theta: Tensor, eta: Tensor) -> Tensor:
+        """Returns θ of its gate and the logit of η, (B, L, H) each.
+
+        Equal keys in a chunk of T positions see the errors before it, and the momentum goes on for
+        1 / (1 - η) positions. By the eigenvalues of that linear recurrence, the memory converges
+        for every η and T where c θ T ≤ min(1, 2 (1 - η)), without any forgetting.
+        """
+        theta = self.max_step * theta
+        if self.bound_momentum:
+            theta = theta * (2 * torch.sigmoid(-eta)).clamp(max=1.0)
+        return theta
 
     def _run(
         self,

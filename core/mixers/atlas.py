@@ -28,7 +28,8 @@ class Atlas(MemoryMixer):
         degree: of φ: 1 for the keys themselves, 2 for their products in pairs too.
         orthogonal: Muon's iterations; 0 for none. They form S_t for every position.
         chunk: positions whose gradients are taken at the same memory. Part of the definition.
-        max_step: bound of θ; None for 1 / (``chunk`` · c).
+        max_step: bound of θ; None for min(1, 2 (1 - η_t)) / (``chunk`` · c), with which a linear M
+            converges over a run of equal inputs; with ``orthogonal``, for 1 / (``chunk`` · c).
         conv_size: taps of the convolutions of queries, keys and values.
         norm_eps: added to the mean square in the norm.
         backend: of the convolutions; see ``longseq.core.ops.backends``.

@@ -27,8 +27,8 @@ class Titans(MemoryMixer):
         d_hidden: hidden width of a deep M; None for twice a head's.
         chunk: positions whose gradients are taken at the same memory. Part of the definition: more
             are faster and see older errors.
-        max_step: bound of θ; None for 1 / ``chunk``, with which a run of equal keys is not
-            overcorrected.
+        max_step: bound of θ; None for min(1, 2 (1 - η_t)) / ``chunk``, with which a linear M
+            converges over a run of equal inputs, whatever the gates. A deep M has no such bound.
         conv_size: taps of the convolutions of queries, keys and values.
         norm_eps: added to the mean square in the norm.
         backend: of the convolutions; see ``longseq.core.ops.backends``.

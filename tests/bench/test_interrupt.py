@@ -12,6 +12,7 @@ import torch
 
 from longseq.bench import interrupt
 from longseq.bench.interrupt import Command, Tally
+from longseq.bench.interrupt_files import files, newest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -72,3 +73,16 @@ def test_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("longseq.core.shell.cli.main", main)
     ended = interrupt.run(["7"])
     assert (ended.status, ended.steps, ended.sent) == (3, 7, False)
+
+
+def test_of_several_versions_the_newest_counts_and_numbers_are_no_leftovers(tmp_path: Path) -> None:
+    name = "fit/version_*/scores.csv"
+    assert newest(tmp_path, name) == tmp_path / "fit" / "version_0" / "scores.csv"
+    for number in (0, 2, 10):
+        (tmp_path / "fit" / f"version_{number}").mkdir(parents=True)
+        (tmp_path / "fit" / f"version_{number}" / "scores.csv").touch()
+    assert newest(tmp_path, name).parent.name == "version_10"
+    assert newest(tmp_path, "out") == tmp_path / "out"
+    assert files(tmp_path) == {name}
+    (tmp_path / "fit" / "version_2" / ".scores.csv.tmp").touch()
+    assert files(tmp_path) == {name, "fit/version_*/.scores.csv.tmp"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,33 @@ def test_a_line_that_no_test_was_seen_to_execute_is_left_to_all_of_its_module() 
     }
     assert found == {1: ["t::a", "t::b"], 2: ["t::a", "t::b"], 4: ["t::a"]}
     assert mutants.executing(lines, mutants.Mutation("b.py", 1, 0, "x", 0)) == []
+
+
+def test_an_answer_holds_for_one_text_and_one_place(tmp_path: Path) -> None:
+    """A run that was cut is gone on with, whatever has been changed meanwhile."""
+    (tmp_path / "core" / "ops").mkdir(parents=True)
+    path, results = tmp_path / "core" / "ops" / "a.py", tmp_path / "results.jsonl"
+    path.write_text(SOURCE)
+    chosen = mutants.sample(tmp_path, ["core"], 3, 1)
+    assert mutants.answers(tmp_path, chosen, results) == [None] * 3
+    lines = []
+    for one, what in zip(chosen, ("killed", "survived")):
+        entry = {"number": 9, **asdict(one), "text": mutants._digest(SOURCE), "what": what}
+        lines.append(json.dumps({**entry, "tests": 1, "of": 2}))
+    results.write_text("\n".join([*lines, lines[0][:40]]))  # the last one was cut
+    found = mutants.answers(tmp_path, chosen, results)
+    assert [one and one["what"] for one in found] == ["killed", "survived", None]
+    text, share = mutants.report(tmp_path, chosen, results)
+    assert share == 1 / 3 and "core/ops: 1 of 3 killed (33%)" in text
+    assert "survived, 1 of 2 tests" in text and "not run" in text
+    path.write_text(SOURCE + "\nMORE = 1\n")
+    assert mutants.answers(tmp_path, chosen, results) == [None] * 3
+
+
+def test_only_a_process_that_does_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps = "def test_it():\n    import time\n    time.sleep(600)\n"
+    (tmp_path / "test_it.py").write_text(sleeps)
+    monkeypatch.chdir(tmp_path)
+    assert mutants.run_tests(["test_it.py"], tmp_path / "log", idle=2.0) == "out of time"

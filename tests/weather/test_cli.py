@@ -366,3 +366,22 @@ def test_the_demo_returns_its_section(workdir, capsys) -> None:
         Path(file).stat().st_size > 0 for file in section.files
     )
     assert section.seconds > 0 and "Open Government Licence" in section.data
+
+
+def test_the_period_of_a_map_is_checked_before_anything_is_written(
+    checkpoint, runs, workdir, capsys
+) -> None:
+    Path("p.nc").write_text("earlier")
+    argv = ["weather", "predict", runs[1], "--ckpt_path", str(checkpoint), "--out", "p.nc"]
+    for more, message in (
+        (["--map", "p.png", "--map_period", "1800-1820"], "the years written are 1900-1979"),
+        (["--map", "p.png", "--map_period", "1970-1990"], "the years written are 1900-1979"),
+        (["--map_period", "1970-1979"], "--map_period needs --map"),
+        (["--map", "p.nc/p.png"], "p.nc/p.png: cannot be written"),
+    ):
+        assert main([*argv, *more]) == 2 and message in capsys.readouterr().err
+    assert Path("p.nc").read_text() == "earlier"
+    Path("in").mkdir()
+    Path("in/bad.nc").write_bytes(b"")
+    folder = ["weather", "predict", "in", *argv[3:5], "--out", "out", "--map", "p.png"]
+    assert main(folder) == 2 and "--map draws one run" in capsys.readouterr().err

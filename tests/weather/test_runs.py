@@ -12,7 +12,7 @@ from longseq.weather.baselines import BASELINES, predict_baseline
 from longseq.weather.data import units as unit_library
 from longseq.weather.data.positive import keep_positive
 from longseq.weather.data.runs import read_run
-from longseq.weather.data.scenario import inside, make_scenario
+from longseq.weather.data.scenario import inside, make_scenario, refuse_leak
 from longseq.weather.data.series import read_series
 from longseq.weather.data.source import read_field
 from longseq.weather.metrics import spatial_rmse
@@ -221,3 +221,34 @@ def test_scalar_coordinates_are_kept(write, lab) -> None:
     made["height"].attrs.update(units="m", standard_name="height", axis="Z", positive="up")
     (scalar,) = read_field(write(made)).scalars
     assert (scalar.name, scalar.value, scalar.attrs["positive"]) == ("height", 2.0, "up")
+
+
+def test_other_quantities_are_not_joined_or_compared(write, lab) -> None:
+    def run(name: str, part: slice, variable: str = "tas", **attrs: str) -> str:
+        made = lab.dataset(lab.fields(), name=variable).isel(time=part)
+        made[variable].attrs.update(attrs)
+        return str(write(made, name))
+
+    first = run("a.nc", slice(0, 40), cell_methods="area: time: mean")
+    rest = slice(40, 80)
+    for name, message, made in (
+        (
+            "b.nc",
+            "surface_temperature, not air_temperature",
+            {"standard_name": "surface_temperature"},
+        ),
+        ("c.nc", "a maximum of air_temperature, not a mean", {"cell_methods": "time: maximum"}),
+        ("d.nc", "ts, not tas", {"standard_name": "", "variable": "ts"}),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_run(f"{first}+{run(name, rest, **made)}")
+    for name, made in (
+        ("e.nc", {"cell_methods": "time: mean (interval: 1 month)"}),
+        ("f.nc", {"variable": "t2m"}),
+        ("g.nc", {"standard_name": "unknown"}),
+    ):
+        assert len(read_run(f"{first}+{run(name, rest, **made)}").years) == 80
+    whole = make_scenario(read_run(run("h.nc", slice(None))), (1900, 1919), 5)
+    other = read_run(run("i.nc", slice(None), standard_name="surface_temperature"))
+    with pytest.raises(DataError, match="surface_temperature, not air_temperature"):
+        refuse_leak([whole], make_scenario(other, (1900, 1919), 5), (1970, 1979))

@@ -189,3 +189,66 @@ def test_six_hourly_stamps_at_the_ends_of_their_intervals(lab, write) -> None:
     found = read_years(write(data))
     assert found.years.tolist() == [1850, 1851] and np.allclose(found.values, lab.fields()[:2])
     assert "taken as the ends of their intervals" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "hours"),  # what UDUNITS-2 reads, later than 1990-01-01 00:00 UTC
+    [
+        ("1990-01-01 00:00:00 -6:00", 6.0),
+        ("1990-01-01 0:0:0 6:00", -6.0),
+        ("1990-01-01 0:0:0 6", -6.0),
+        ("1990-01-01 6", 6.0),
+        ("1990-01-01 0:0 +0530", -5.5),
+        ("1990-01-01 0:0 -3:30", 3.5),
+        ("1990-01-01 6:30", 6.5),
+        ("1990-01-01T06:00Z", 6.0),
+        ("1990-01-01 0:0 1200", -12.0),
+        ("1990-01-01 12:0:0.5 -6", 18.000138888888888),
+        ("1990-1", 0.0),
+        ("1990", 0.0),
+        ("1990-01-01 00:00:00.0 +0:00", 0.0),
+        ("1990-01-01 0600", 6.0),
+        ("1990-01-01 12Z", 12.0),
+        ("1990-01-01 00:00 UTC", 0.0),
+    ],
+)
+@pytest.mark.parametrize("calendar", ["standard", "noleap"])
+def test_time_zones_as_udunits_reads_them(reference, hours, calendar) -> None:
+    attrs = {"units": f"hours since {reference}", "calendar": calendar}
+    bounds = np.array([[-1.0, 1], [9999, 10001]])
+    found = decode_time(np.array([0.0, 10000.0]), attrs, "f", bounds)
+    start = cftime.datetime(1990, 1, 1, calendar=calendar)
+    assert (found.dates[0] - start).total_seconds() == pytest.approx(hours * 3600, abs=1e-3)
+    assert (found.bounds[1, 0] - start).total_seconds() == pytest.approx(
+        (hours + 9999) * 3600, abs=1e-3
+    )
+    moved = reference.count(" ") == 2 and not reference.endswith(("UTC", "+0:00"))
+    assert any("to UTC" in note for note in found.notes) == moved
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "1990-01-01 00:00 EST",
+        "1990-01-01 -6:00",
+        "1990-01-01 12h",
+        "1990-01-01, 12:00",
+        "1990-01-01 0:0 +90",
+    ],
+)
+def test_what_follows_a_date_and_is_no_time_is_refused(reference) -> None:
+    with pytest.raises(DataError, match="no time of day and zone"):
+        decode_time(np.array([0.0]), {"units": f"days since {reference}"}, "f")
+
+
+def test_a_zone_that_moves_months_needs_bounds() -> None:
+    attrs = {"units": "months since 1990-01-01 00:00 +12:00"}
+    with pytest.raises(DataError, match="1989-12-31 12:00:00 in UTC, another month"):
+        decode_time(np.arange(12.0), attrs, "f")
+    low = np.arange(12.0)
+    found = decode_time(low, attrs, "f", np.stack([low, low + 1], 1))
+    assert [date.month for date in found.dates] == list(range(1, 13))
+    assert {date.year for date in found.dates} == {1990}
+    # Hours are instants: each belongs to its own month in UTC.
+    hours = decode_time(np.arange(24.0), {"units": "hours since 1990-01-01 0:0 12"}, "f")
+    assert str(hours.dates[0]) == "1989-12-31 12:00:00"

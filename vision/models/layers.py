@@ -63,6 +63,8 @@ class ImageModel(nn.Module):
         head_key: the classifier's name.
         more_heads: further classifiers, whose logits are averaged with its.
         head_norms: norms before it, which a file of a backbone alone need not have.
+        not_read: parts of names in published files that are passed over: tensors that are there
+            twice, a decoder.
         positions_keys: learned positions, which depend on the size of images.
         pretrained_cfg: ``mean``, ``std``, ``crop_ratio``, ``interpolation`` and ``img_size`` with
             which published weights were evaluated; empty where none are published.
@@ -77,6 +79,7 @@ class ImageModel(nn.Module):
     head_key: ClassVar[str] = "head"
     more_heads: ClassVar[tuple[str, ...]] = ()
     head_norms: ClassVar[tuple[str, ...]] = ()
+    not_read: ClassVar[tuple[str, ...]] = ()
     positions_keys: ClassVar[tuple[str, ...]] = ()
     pretrained_cfg: Mapping[str, Any] = MappingProxyType({})
 

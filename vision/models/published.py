@@ -22,6 +22,7 @@ PREFIXES = (
     "backbone.",  # mmsegmentation, mmdetection
     "module.backbone.",
     "encoder.",
+    "vmunet.",  # VM-UNet, MHS-VM
 )
 _RENAMED = {
     ".x_proj.weight": ".x_proj_weight",
@@ -60,6 +61,8 @@ def convert_names(state: Mapping[str, Tensor], model: ImageModel) -> dict[str, T
     own = model.state_dict()
     found = {}
     for key, value in state.items():
+        if any(part in key for part in model.not_read):
+            continue
         for old, new in _RENAMED.items():
             if key.endswith(old) and key not in own and key.replace(old, new) in own:
                 key = key.replace(old, new)
@@ -160,7 +163,9 @@ def fit_published(
         for key in own
         if key.startswith(heads) and (key not in state or state[key].shape != own[key].shape)
     ]
-    if "backbone." in prefix:  # its own norms at the stages' ends are those of another head
+    if (
+        "backbone." in prefix or prefix == "vmunet."
+    ):  # its own norms at the stages' ends are those of another head
         new += [key for key in own if key.startswith(inside) and key not in state]
         state = {key: value for key, value in state.items() if not key.startswith("outnorm")}
     for key in dict.fromkeys(new):

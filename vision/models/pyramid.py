@@ -84,6 +84,32 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class PatchMerging(nn.Module):
+    """Four neighbours become one position of another width; (B, H, W, C) to (B, H/2, W/2, D).
+
+    Args:
+        ins: channels C.
+        outs: channels D.
+        pad: whether a map of odd sides gets a row or column of zeros; otherwise it loses its last.
+    """
+
+    def __init__(self, ins: int, outs: int, pad: bool = True) -> None:
+        super().__init__()
+        self.pad = pad
+        self.norm = nn.LayerNorm(4 * ins)
+        self.reduction = nn.Linear(4 * ins, outs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        if self.pad:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        else:
+            x = x[:, : height // 2 * 2, : width // 2 * 2]
+        parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(parts, -1)))
+
+
 def by_windows(
     x: Tensor, size: int, mix: Callable[[Tensor], Tensor], channels_last: bool = False
 ) -> Tensor:

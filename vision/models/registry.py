@@ -11,11 +11,14 @@ from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset, Registry, keywords
 from longseq.vision.models import (
     dinat,
+    efficientvmamba,
     favit,
     groupmamba,
     inception_next,
     mambavision,
+    mhsvm,
     mobilemamba,
+    vir,
 )
 from longseq.vision.models.layers import FeatureExtractor, ImageModel
 from longseq.vision.models.patch_sequence import PatchSequence
@@ -153,7 +156,17 @@ PLAIN = frozenset({"resnet8", "vit_tiny", "vit_nano", "vit_pico", "unet"}).union
     inception_next.PRESETS, dinat.PRESETS, favit.PRESETS
 )
 """Models of others' kinds, convolutions or attention alone: baselines wherever they stand."""
-_FILES = (mambavision, mobilemamba, groupmamba, inception_next, dinat, favit)
+_FILES = (
+    mambavision,
+    mobilemamba,
+    groupmamba,
+    efficientvmamba,
+    mhsvm,
+    vir,
+    inception_next,
+    dinat,
+    favit,
+)
 for _presets in (_PRESETS, *(file.PRESETS for file in _FILES)):
     for _name, _preset in _presets.items():
         MODELS.add(_name, _preset)

@@ -3,7 +3,8 @@
 A block is  relu(shortcut(x) + f₂(relu(f₁(x))))  with f = batch norm of a convolution; in the stages
 named in ``scans`` f₂ is a gated linear recurrence over the map instead. There maps are small and a
 scan costs less than a convolution of the same width, so the stage can be wider; before it, where
-edges and textures are found, convolutions are the better use of time.
+edges and textures are found, convolutions are the better use of time. Between f₁ and f₂ polarized
+self-attention may weigh the map.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.polarized import Form, PolarizedAttention
 from longseq.vision.models.pyramid import Pyramid, check_stages
 from longseq.vision.models.recurrence2d import GatedRecurrence2d
 
@@ -36,6 +38,7 @@ class ResidualBlock(nn.Module):
         stride: s.
         drop_path: rate of stochastic depth.
         orders: of the recurrence in the place of the second convolution; None for a convolution.
+        polarized: form of polarized self-attention before it; None for none.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class ResidualBlock(nn.Module):
         stride: int,
         drop_path: float = 0.0,
         orders: Sequence[str] | None = None,
+        polarized: Form | None = None,
     ) -> None:
         super().__init__()
         self.first = _conv(ins, outs, 3, stride)
+        self.attend = nn.Identity() if polarized is None else PolarizedAttention(outs, polarized)
         self.second = (
             _conv(outs, outs, 3)
             if orders is None
@@ -59,7 +64,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
-        inner = self.second(torch.relu(self.first(x)))
+        inner = self.second(self.attend(torch.relu(self.first(x))))
         return torch.relu(self.shortcut(x) + self.drop_path(inner))
 
 
@@ -75,6 +80,7 @@ class ResNet(Pyramid):
         scans: stages whose blocks have a recurrence in the place of their second convolution.
         orders: scan orders of the recurrences.
         drop_path: highest rate of stochastic depth.
+        polarized: "parallel" or "sequential" for polarized self-attention in every block.
     """
 
     stem_key = "stem.0.0.weight"
@@ -89,6 +95,7 @@ class ResNet(Pyramid):
         scans: Sequence[int] = (),
         orders: Sequence[str] = ("raster", "raster_reversed"),
         drop_path: float = 0.0,
+        polarized: Form | None = None,
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2, 4):
@@ -109,7 +116,7 @@ class ResNet(Pyramid):
             for i in range(check_positive("depths", depth)):
                 stride = 2 if stage and i == 0 else 1
                 own = orders if stage in scans else None
-                blocks.append(ResidualBlock(ins, width, stride, next(rates), own))
+                blocks.append(ResidualBlock(ins, width, stride, next(rates), own, polarized))
                 ins = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)

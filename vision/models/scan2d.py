@@ -64,13 +64,34 @@ def _spiral(h: int, w: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _column_snake(h: int, w: int) -> np.ndarray:
+    """Column by column, every second column upwards."""
+    rows, columns = np.divmod(_snake(w, h), h)
+    return columns * w + rows
+
+
+def _zigzag_right(h: int, w: int) -> np.ndarray:
+    """``zigzag`` mirrored: from the top right corner."""
+    rows, columns = np.divmod(_zigzag(h, w), w)
+    return rows * w + w - 1 - columns
+
+
+def _spiral_below(h: int, w: int) -> np.ndarray:
+    """``spiral`` mirrored: from the bottom left corner, anti-clockwise."""
+    rows, columns = np.divmod(_spiral(h, w), w)
+    return (h - 1 - rows) * w + columns
+
+
 _ORDERS = {
     "raster": _raster,
     "column": _column,
     "snake": _snake,
+    "column_snake": _column_snake,
     "zigzag": _zigzag,
+    "zigzag_right": _zigzag_right,
     "diagonal": _diagonal,
     "spiral": _spiral,
+    "spiral_below": _spiral_below,
 }
 CROSS_SCAN = ("raster", "column", "raster_reversed", "column_reversed")
 """The four directions of VMamba (arXiv 2401.10166, section 4.2)."""

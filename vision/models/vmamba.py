@@ -28,11 +28,80 @@ BY_LANE = 1 << 19
 """Numbers in all directions' sequences of an image from which they are scanned one at a time."""
 
 
-class SS2D(nn.Module):
-    """The 2-D selective scan: (B, H, W, D) to the same shape, every position seeing the whole map.
+class LaneScan(nn.Module):
+    """K selective scans side by side, every one with parameters of its own.
 
-    Parameters have the published names and shapes, K = 4 directions first: ``x_proj_weight`` (K,
-    R+2N, D'), ``dt_projs_weight`` (K, D', R), ``A_logs`` (K·D', N), ``Ds`` (K·D').
+    Parameters have the published names and shapes, K directions first: ``x_proj_weight`` (K, R+2N,
+    D'), ``dt_projs_weight`` (K, D', R), ``A_logs`` (K·D', N), ``Ds`` (K·D').
+    """
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("A_logs", "Ds", "dt_projs_bias")
+
+    def make_lanes(self, inner: int, lanes: int, d_state: int, dt_rank: int) -> None:
+        """Makes the parameters.
+
+        Args:
+            inner: width D'.
+            lanes: K.
+            d_state: states per channel N.
+            dt_rank: rank R of the step sizes' projection.
+        """
+        self.d_inner, self.lanes = inner, lanes
+        self.d_state, self.dt_rank = check_positive("d_state", d_state), dt_rank
+        self.x_proj_weight = nn.Parameter(torch.empty(lanes, dt_rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(lanes, inner, dt_rank))
+        self.dt_projs_bias = nn.Parameter(step_size_bias((lanes, inner)))
+        self.A_logs = nn.Parameter(
+            torch.arange(1, d_state + 1).float().log().repeat(lanes * inner, 1)
+        )
+        self.Ds = nn.Parameter(torch.ones(lanes * inner))
+        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.dt_projs_weight, -(dt_rank**-0.5), dt_rank**-0.5)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Returns every lane's steps (before their second projection), B and C.
+
+        Args:
+            x: sequences (B, L, K, D').
+
+        Returns:
+            (B, L, K, R+2N).
+        """
+        return torch.einsum("blkd,ked->blke", x, self.x_proj_weight)
+
+    def scan_lanes(self, x: Tensor, small: Tensor) -> Tensor:
+        """Returns the K scans, (B, L, K, D').
+
+        Args:
+            x: sequences (B, L, K, D').
+            small: steps, B and C of every position, (B, L, K, R+2N).
+        """
+        batch, length, lanes, _ = x.shape
+        dt, B, C = small.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        # (K, B·L, D')
+        delta = torch.matmul(
+            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank),
+            self.dt_projs_weight.transpose(1, 2),
+        )
+        delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
+        logs = self.A_logs
+        decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
+        y, _ = selective_scan(
+            x.flatten(2),
+            delta,
+            decay,
+            B,
+            C,
+            self.Ds,
+            None,
+            self.dt_projs_bias.flatten(),
+            delta_softplus=True,
+        )
+        return y.unflatten(2, (lanes, -1))
+
+
+class SS2D(LaneScan):
+    """The 2-D selective scan: (B, H, W, D) to the same shape, every position seeing the whole map.
 
     Args:
         d_model: width D.
@@ -43,8 +112,6 @@ class SS2D(nn.Module):
         orders: the K scan orders.
         gate: whether a second half of ``in_proj`` gates the scans' sum, y ⊙ silu(z).
     """
-
-    ssm_parameters: ClassVar[tuple[str, ...]] = ("A_logs", "Ds", "dt_projs_bias")
 
     def __init__(
         self,
@@ -60,28 +127,14 @@ class SS2D(nn.Module):
         inner = check_positive("ratio · d_model", int(ratio * d_model))
         if conv_size % 2 == 0:
             raise ConfigError(f"conv_size must be odd, got {conv_size}")
-        self.orders, self.d_inner, self.d_state = (
-            tuple(orders),
-            inner,
-            check_positive("d_state", d_state),
-        )
-        self.dt_rank, lanes = math.ceil(d_model / 16), len(self.orders)
-        self.gate = gate
+        self.orders, self.gate = tuple(orders), gate
         self.in_proj: nn.Module = nn.Linear(d_model, inner * (1 + gate), bias=False)
         self.conv2d = nn.Conv2d(
             inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
         )
-        self.x_proj_weight = nn.Parameter(torch.empty(lanes, self.dt_rank + 2 * d_state, inner))
-        self.dt_projs_weight = nn.Parameter(torch.empty(lanes, inner, self.dt_rank))
-        self.dt_projs_bias = nn.Parameter(step_size_bias((lanes, inner)))
-        self.A_logs = nn.Parameter(
-            torch.arange(1, d_state + 1).float().log().repeat(lanes * inner, 1)
-        )
-        self.Ds = nn.Parameter(torch.ones(lanes * inner))
+        self.make_lanes(inner, len(self.orders), d_state, math.ceil(d_model / 16))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj: nn.Module = nn.Linear(inner, d_model, bias=False)
-        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
-        nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
@@ -94,7 +147,7 @@ class SS2D(nn.Module):
     def scan(self, x: Tensor) -> Tensor:
         """Returns the normalised sum of the scans over a map, (B, H, W, D') to the same shape."""
         batch, height, width, _ = x.shape
-        lanes, states, length = len(self.orders), self.d_state, height * width
+        lanes, length = self.lanes, height * width
         if length * lanes * self.d_inner >= BY_LANE:
             return self.out_norm(self._by_lane(x))
         x = x.reshape(batch, length, self.d_inner)
@@ -102,28 +155,7 @@ class SS2D(nn.Module):
         # A projection of each position commutes with their order: project once for all lanes, then
         # reorder.
         small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
-        small = scan.reorder(small)
-        dt, B, C = small.split([self.dt_rank, states, states], dim=-1)
-        # (K, B·L, D')
-        delta = torch.matmul(
-            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank),
-            self.dt_projs_weight.transpose(1, 2),
-        )
-        delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
-        logs = self.A_logs
-        decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
-        y, _ = selective_scan(
-            scan.expand(x).flatten(2),
-            delta,
-            decay,
-            B,
-            C,
-            self.Ds,
-            None,
-            self.dt_projs_bias.flatten(),
-            delta_softplus=True,
-        )
-        y = scan.merge(y.unflatten(2, (lanes, -1)))
+        y = scan.merge(self.scan_lanes(scan.expand(x), scan.reorder(small)))
         return self.out_norm(y).view(batch, height, width, -1)
 
     def _by_lane(self, x: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.weather.data import quantities
 from longseq.weather.data import units as unit_library
 from longseq.weather.data.coords import kind_of
 from longseq.weather.data.field import Scalar
+from longseq.weather.data.times import Times
 
 
 def reduce_dimensions(array: Any, kinds: dict[str, str], path: Path) -> Any:
@@ -21,7 +23,7 @@ def reduce_dimensions(array: Any, kinds: dict[str, str], path: Path) -> Any:
     for dim in others:
         if array.sizes[dim] != 1:
             text = f"has {array.sizes[dim]} entries along {dim!r}"
-            hint = "select one of them beforehand"
+            hint = f"select one of them beforehand: ncks -d {dim},0 in out"
             if dim == "expver":  # ERA5 and its preliminary months, each missing where the other is
                 hint = "join them: d.sel(expver=1).combine_first(d.sel(expver=5)) in xarray"
             raise DataError(text, path=path, record=str(array.name), hint=hint)
@@ -62,6 +64,26 @@ def bounds_of(data: Any, time: Any) -> tuple[np.ndarray | None, str]:
         return None, ""
     units = str(data[name].attrs.get("units", "")).strip()
     return data[name].values, units if " since " in units or " as %" in units else ""
+
+
+def accumulated(attrs: dict[str, Any], times: Times) -> list[str]:
+    """Marks amounts of intervals as sums over them in ``attrs``, as CF takes extensive quantities
+    (section 7.3), and returns a note.
+
+    Args:
+        attrs: of the variable, changed in place.
+        times: its times.
+    """
+    if times.bounds is not None:
+        attrs["cell_methods"] = f"{attrs.get('cell_methods', '')} time: sum".strip()
+        return ["amounts without cell_methods taken as sums over their intervals (time: sum)"]
+    steps = np.diff(times.dates)
+    if not len(steps) or np.median(steps).days >= 300:
+        return []
+    return [
+        "amounts without cell_methods and time bounds: yearly means are taken of them, no sums "
+        "(write cell_methods 'time: sum' for these)"
+    ]
 
 
 def plain_value(value: Any) -> Any:
@@ -110,6 +132,9 @@ def units_of(
             text = f"units {source!r} are unknown to UDUNITS, {wanted!r} is needed"
             raise DataError(text, path=path, record=name)
         return source, source, [f"units {source!r} are unknown to UDUNITS and kept"]
+    if problem := quantities.quantity_problem(source, array.attrs):
+        hint = "correct its units or its standard_name: ncatted -a units"
+        raise DataError(problem, path=path, record=name, hint=hint)
     target = wanted if wanted is not None else unit_library.canonical(source, water)
     if unit_library.parse(target) is None:
         raise DataError(f"the unit {target!r} is unknown to UDUNITS", path=path, record=name)

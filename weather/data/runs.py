@@ -12,8 +12,11 @@ import numpy as np
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import resolve
 from longseq.weather.data.field import Field
+from longseq.weather.data.quantities import other_quantity
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.source import read_years
+
+SAME = "if they are the same, give both the same standard_name and cell_methods: ncatted -a"
 
 
 def run_files(text: str) -> list[str]:
@@ -115,7 +118,7 @@ def _in_time(parts: Sequence[Field]) -> Field:
 
 
 def check_alike(one: Field, other: Field) -> None:
-    """Checks that two fields lie on one grid with one mask, in one unit.
+    """Checks that two fields are of one quantity, on one grid with one mask, in one unit.
 
     Raises:
         DataError: naming both files and what differs.
@@ -123,6 +126,9 @@ def check_alike(one: Field, other: Field) -> None:
     if not one.grid.same(other.grid):
         text = f"lies on another grid ({other.grid}) than {one.path} ({one.grid})"
         raise DataError(text, path=other.path, hint="regrid one of them")
+    if differs := other_quantity(one.name, one.attrs, other.name, other.attrs):
+        text = f"holds {differs} as {one.path}"
+        raise DataError(text, path=other.path, record=other.name, hint=SAME)
     if one.units != other.units:
         raise DataError(f"is in {other.units}, {one.path} in {one.units}", path=other.path)
     first, second = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.data import units as unit_library
+from longseq.weather.data import quantities
 from longseq.weather.data.field import Field, annual_means
 from longseq.weather.data.positive import keep_positive, reference
 from longseq.weather.data.runs import check_alike
@@ -156,7 +156,7 @@ def make_scenario(
         if missing:
             raise DataError(f"has no year {missing[0]}, which {data.path} has", path=forcing)
         predictors = predictors[np.searchsorted(own, years)]
-    positive = not anomalies and unit_library.is_positive(yearly.name, yearly.attrs)
+    positive = not anomalies and quantities.is_positive(yearly.name, yearly.attrs)
     return Scenario(
         yearly, found, climatology, predictors, tuple(names), weights, baseline, positive
     )

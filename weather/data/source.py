@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.weather.data import quantities
 from longseq.weather.data import units as unit_library
 from longseq.weather.data.attributes import (
+    accumulated,
     bounds_of,
     check_chunks,
     plain_value,
@@ -35,7 +36,7 @@ from longseq.weather.data.field import (
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.missing import Marks, Suspects
 from longseq.weather.data.seasons import WHOLE, Part
-from longseq.weather.data.times import Times, decode_time, interval_days
+from longseq.weather.data.times import Times, days_in_year, decode_time, interval_days
 
 _KEPT = ("standard_name", "long_name", "cell_methods")
 
@@ -80,6 +81,8 @@ class Source:
     finite: np.ndarray = field(default_factory=lambda: np.zeros(0))
     seen: int = 0
     first_gap: int | None = None
+    least: float = np.inf
+    most: float = -np.inf
     dropped: bool = False
 
     def __post_init__(self) -> None:
@@ -110,8 +113,10 @@ class Source:
         self._count(values, start)
         if self.source_units != self.units:
             values = self._convert(values, start, stop)
-        if not self.difference and self.units in unit_library.PLAUSIBLE:
-            self._check_plausible(values)
+        if values.size and not np.isnan(values).all():
+            least, most = float(np.nanmin(values)), float(np.nanmax(values))
+            self.least, self.most = min(self.least, least), max(self.most, most)
+            self._check_plausible(least, most)
         return values
 
     def _count(self, values: np.ndarray, start: int) -> None:
@@ -166,41 +171,67 @@ class Source:
 
     def _convert(self, values: np.ndarray, start: int, stop: int) -> np.ndarray:
         source = self.source_units
-        if source.lower().endswith(("/month", " month-1", "/mon")):
+        if (rate := unit_library.per_period(source)) is not None:
             # What fell in a month is a sum over its own days, not over a twelfth of a year.
-            days = self._month_days(start, stop)
+            days = self._days_of(rate[0], start, stop)
             if days is not None:
                 values = np.asarray(values, dtype=np.float64) / days[:, None, None]
-                source = re.sub(r"(/mon(th)?| month-1)$", "/day", source, flags=re.I)
+                source = rate[1]
         try:
             return unit_library.convert(values, source, self.units, self.difference, self.water)
         except ConfigError as error:
             raise DataError(f"units: {error}", path=self.path, record=self.name) from error
 
-    def _month_days(self, start: int, stop: int) -> np.ndarray | None:
-        """Returns the days of records that are single months; None if they are not."""
-        if self.times.bounds is not None:
-            days = interval_days(self.times.bounds[start:stop])
-            return days if np.all((days > 27) & (days < 32)) else None
-        dates = self.times.dates
+    def _days_of(self, period: str, start: int, stop: int) -> np.ndarray | None:
+        """Returns the days of the months or years that records are or lie in; None for months of
+        records that are not single months."""
+        dates, bounds = self.times.dates, self.times.bounds
+        low, high = (27, 32) if period == "month" else (359, 367)
+        if bounds is not None:
+            days = interval_days(bounds[start:stop])
+            if np.all((days > low) & (days < high)):
+                return days
+        if period == "year":
+            calendar = self.times.calendar
+            return np.array([float(days_in_year(d.year, calendar)) for d in dates[start:stop]])
         months = np.array([date.year * 12 + date.month for date in dates])
-        if len(dates) > 1 and np.all(np.diff(months) == 1):
+        if bounds is None and len(dates) > 1 and np.all(np.diff(months) == 1):
             return np.array([float(date.daysinmonth) for date in dates[start:stop]])
         return None
 
-    def _check_plausible(self, values: np.ndarray) -> None:
-        low, high = unit_library.PLAUSIBLE[self.units]
-        if not values.size or np.isnan(values).all():
+    def _check_plausible(self, least: float, most: float) -> None:
+        limits = quantities.plausible(self.name, self.attrs, self.units, self.water)
+        if self.difference or limits is None or (limits[0] <= least and most <= limits[1]):
             return
-        least, most = float(np.nanmin(values)), float(np.nanmax(values))
-        if least < low or most > high:
-            text = f"values from {least:.4g} to {most:.4g} {self.units} are no temperatures"
+        self.suspects.check(self.path, self.name)
+        kelvin = unit_library.canonical(self.units) == "K"
+        remedy = "say --anomalies" if kelvin else "declare marks of missing values"
+        raise DataError(
+            f"values from {least:.4g} to {most:.4g} {self.units} are no {limits[2]}",
+            path=self.path,
+            record=self.name,
+            hint=f"its units say {self.source_units!r}: correct them, or {remedy}",
+        )
+
+    def _negatives(self) -> list[str]:
+        """Returns a note where what cannot be negative is so, but for noise.
+
+        Raises:
+            DataError: where it is more than that.
+        """
+        if self.difference or self.least >= 0:
+            return []
+        if not quantities.is_positive(self.name, self.attrs):
+            return []
+        if -self.least > quantities.NOISE * max(self.most, 0.0):
             raise DataError(
-                text,
+                f"has values down to {self.least:.4g} ({self.units}), and it cannot be negative",
                 path=self.path,
                 record=self.name,
-                hint=f"its units say {self.source_units!r}: correct them, or say --anomalies",
+                hint="declare marks of missing values (ncatted -a missing_value), or say "
+                "--anomalies",
             )
+        return [f"negative values down to {self.least:.4g} ({self.units}) are kept"]
 
     def field(self, values: np.ndarray, **changed: Any) -> Field:
         """Returns the field of values that were read.
@@ -218,6 +249,7 @@ class Source:
         members = values.shape[0] if values.ndim == 4 else 1
         notes = [*own.pop("notes"), *([f"{members} members"] if members > 1 else [])]
         self.suspects.check(self.path, self.name)
+        notes += self._negatives()
         if self.dropped:
             notes.append(f"values {self.marks} count as missing")
         mask = self.mask()
@@ -274,12 +306,14 @@ def open_source(
         attrs = {key: plain_value(array.attrs[key]) for key in _KEPT if key in array.attrs}
         told = {**attrs, "units_metadata": array.attrs.get("units_metadata", "")}
         if difference is None:
-            difference = unit_library.is_difference(name, told)
-        if unit_library.is_direction(attrs, str(array.attrs.get("units", ""))):
+            difference = quantities.is_difference(name, told)
+        if quantities.is_direction(attrs, str(array.attrs.get("units", ""))):
             text = "is a direction, whose means over time and area are not those of its numbers"
             raise DataError(text, path=file, record=name, hint="take the components of the vector")
-        water = unit_library.is_water(name, attrs)
+        water = quantities.is_water(name, array.attrs)
         found, target, more = units_of(array, units, water, name, file)
+        if quantities.is_accumulated(name, array.attrs, target):
+            more += accumulated(attrs, times)
         made = Source(
             array,
             file,

@@ -27,6 +27,14 @@ CALENDARS = (
 _YEARS = ("", "year", "years", "1", "common_year")
 _SINCE = re.compile(r"(month|months|mon|year|years|yr|yrs|common_years?)\s+since\s+(.*)", re.I)
 _ABSOLUTE = re.compile(r"(day|month|year) as (%Y(?:%m)?(?:%d)?)(?:\.%f)?", re.I)
+# What cftime does not understand after "since" it drops: "06", "-6:00", "EST".
+_REFERENCE = re.compile(
+    r"(?P<unit>\w+)\s+since\s+(?P<date>[+-]?\d+(?:-\d{1,2}){0,2})"
+    r"(?:(?:T|\s+T?)(?P<clock>\d{1,2}:\d{1,2}(?::\d{1,2}(?:\.\d*)?)?|\d{4}|\d{1,2}))?"
+    r"(?:\s*(?:Z|UTC|UT|GMT|(?P<east>[+-]\d{1,2}(?::?\d{2})?(?::00)?))|"
+    r"\s+(?P<plain>\d{1,2}(?::?\d{2})?))?",
+    re.I,
+)
 _YEAR_ZERO = re.compile(r"since\s+[+-]?0{1,4}-\d")
 
 
@@ -88,6 +96,10 @@ def decode_time(
         dates = _dates(numbers, units, calendar, path)
         if _YEAR_ZERO.search(units):
             notes.append("times count from the year 0, as a climatology's")
+        if hours := _reference(units, path)[1]:
+            notes.append(f"times converted from {hours:+g} hours to UTC")
+            if bounds is None or _points(bounds):
+                _check_months(dates, hours, path)
     _check_order(numbers, dates, path)
     if bounds is None or units.lower() in _YEARS:
         return Times(dates, calendar, None, tuple(notes))
@@ -135,6 +147,56 @@ def _bare_years(numbers: np.ndarray, units: str, calendar: str, path: str | Path
 
 
 def _dates(numbers: np.ndarray, units: str, calendar: str, path: str | Path) -> np.ndarray:
+    """Returns dates in UTC; months and years are counted in the units' own zone."""
+    units, hours = _reference(units, path)
+    dates = _local_dates(numbers, units, calendar, path)
+    return dates - _days(hours / 24) if hours else dates
+
+
+def _reference(units: str, path: str | Path) -> tuple[str, float]:
+    """Returns units of times without their zone, and the zone in hours east of Greenwich.
+
+    As in UDUNITS, what follows the time of day is the zone, with or without a sign.
+    """
+    if not re.match(r"\w+\s+since\s", units, re.I):
+        return units, 0.0
+    found = _REFERENCE.fullmatch(units)
+    zone = found and (found["east"] or found["plain"] or "")
+    hours = 0.0
+    if zone:
+        sign, digits = -1.0 if zone[0] == "-" else 1.0, zone.lstrip("+-")
+        parts = [int(part) for part in digits.split(":")]
+        if len(parts) == 1 and len(digits) > 2:
+            parts = [int(digits[:-2]), int(digits[-2:])]
+        hours = sign * sum(part / 60**place for place, part in enumerate(parts))
+    if not found or (hours and not found["clock"]) or abs(hours) > 18:
+        text = f"units {units!r} cannot be read: what follows the date is no time of day and zone"
+        hint = 'write them as "days since 1850-01-01 00:00:00 +01:00"'
+        raise DataError(text, path=path, record="time", hint=hint)
+    date, clock = found["date"], found["clock"] or ""
+    date += "-1" * (2 - date.lstrip("+-").count("-"))
+    if clock and ":" not in clock:
+        clock = f"{clock[:-2]}:{clock[-2:]}" if len(clock) == 4 else f"{clock}:00"
+    return f"{found['unit']} since {date} {clock}".strip(), hours
+
+
+def _check_months(dates: np.ndarray, hours: float, path: str | Path) -> None:
+    """Checks that records of a day or longer are in the same months in UTC as in their zone."""
+    if len(dates) > 1 and np.median(np.diff(dates)) < _days(1):
+        return
+    local = dates + _days(hours / 24)
+    moved = np.flatnonzero([one.month != other.month for one, other in zip(local, dates)])
+    if len(moved):
+        at = int(moved[0])
+        raise DataError(
+            f"{local[at]} in its zone ({hours:+g} hours) is {dates[at]} in UTC, another month",
+            path=path,
+            record=f"time {at}",
+            hint="add time bounds, or write the times in UTC",
+        )
+
+
+def _local_dates(numbers: np.ndarray, units: str, calendar: str, path: str | Path) -> np.ndarray:
     import cftime
 
     since, absolute = _SINCE.fullmatch(units), _ABSOLUTE.fullmatch(units)

@@ -3,8 +3,9 @@ refused."""
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,27 +16,13 @@ if TYPE_CHECKING:
 
 # A quantity is brought to the first of these that its unit converts to.
 CANONICAL = ("K", "kg m-2 s-1", "Pa", "m s-1", "1", "W m-2", "m", "kg m-2")
+CANONICAL += ("K2", "Pa2", "m2 s-2", "J m-2", "K s-1", "Pa s-1", "s-1")
 # What files write and UDUNITS does not know, or takes for another thing ("C" is the coulomb,
 # "degrees C" an angle times a charge).
 _ALIASES = {
-    "c": "degC",
-    "deg c": "degC",
-    "degree c": "degC",
-    "degrees c": "degC",
-    "degrees celsius": "degC",
-    "degree celsius": "degC",
-    "celcius": "degC",
-    "degc": "degC",
+    "oc": "degC",
     "f": "degF",
-    "deg f": "degF",
-    "degrees f": "degF",
-    "degrees fahrenheit": "degF",
-    "degree fahrenheit": "degF",
-    "deg k": "K",
-    "degrees k": "K",
-    "degree k": "K",
     "k": "K",
-    "degrees kelvin": "K",
     "fraction": "1",
     "(0 - 1)": "1",
     "0-1": "1",
@@ -45,28 +32,86 @@ _ALIASES = {
     "geopotential meters": "m",
     "dimensionless": "1",
     "none": "1",
-    "pascal": "Pa",
-    "mm/dy": "mm/day",
+    "unitless": "1",
+    "nondimensional": "1",
+    "non-dimensional": "1",
+    "okta": "0.125",
+    "oktas": "0.125",
+    "octas": "0.125",
     "gr/kg": "g/kg",
+    "mph": "mile/hour",
+    "kph": "km/hour",
+    "kmh": "km/hour",
+    "mps": "m/s",
+    "deg": "degree",
+    "degs": "degree",
 }
+# Words inside of units, likewise: "mb" is a millibarn to UDUNITS, "pa" a square metre, "a" an are.
+_WORDS = {
+    "mb": "hPa",
+    "mbs": "hPa",
+    "pa": "Pa",
+    "hpa": "hPa",
+    "mo": "month",
+    "mon": "month",
+    "months": "month",
+    "dy": "day",
+    "hrs": "hour",
+    "wk": "week",
+    "celcius": "degC",
+}
+_DEGREES = re.compile(
+    r"\bdeg(?:ree)?s?[ _]?(?:(c|celsius|celcius)|(f|fahrenheit)|(k|kelvin))\b", re.I
+)
+# Carbon is no coulomb ("g C m-2"): the mass of one element of a substance.
+_CARBON = re.compile(r"\b(?:[kGTPM]?g|t|[mµu]?mol)[ _]?C\b")
+_UNKNOWN = ("unit", "units", "-")
+# "mm/6h" is per six hours, not a sixth of a millimetre times hours; "6h-1" likewise.
+_PER_SOME = re.compile(r"(/|\bper\b)\s*(\d+)\s*([A-Za-z]+)\b(?![-^*\d])")
+_SOME_EACH = re.compile(r"(?<![\w.^*-])(\d+)([A-Za-z]+)(?:\^|\*\*)?-1\b")
+_PER_YEAR = re.compile(r"(/|\bper)\s*a\b|\ba(?:\^|\*\*)?-1\b")
+OF_WATER = re.compile(
+    r"\b(mm|cm|m|in|inch|inches)\s+(?:of\s+)?(?:(?:liquid\s+)?water(?:\s+equiv(?:alent|\.)?)?|w\.?\s?e\.?|h2o)"
+    r"(?=$|[\s/])",
+    re.I,
+)
+_PERIODS = {"month": r"month", "year": r"(?:year|yr|annum)s?"}
 # A cubic metre of water weighs a tonne: mm/day of rain are kg m-2 day-1.
 _WATER = 1000.0
-_WATER_WORDS = ("precip", "rain", "snow", "evapo", "runoff", "drizzle")
-_WATER_NAMES = ("pr", "prc", "prsn", "tp", "pre", "evspsbl", "mrro", "pr90")
-_POSITIVE_WORDS = (
-    "precipitation",
-    "rainfall",
-    "snowfall",
-    "specific_humidity",
-    "relative_humidity",
-    "wind_speed",
-    "area_fraction",
-    "thickness",
-)
-_DIFFERENCE_WORDS = ("anomaly", "anomalies", "difference", "range")
-_DIFFERENCE_NAMES = ("dtr", "diurnal_temperature_range")
-# Temperatures of the Earth's air and sea; a value outside means that the unit's label is wrong.
-PLAUSIBLE = {"K": (150.0, 350.0)}
+
+
+def spelled(text: str) -> str:
+    """Returns a unit as UDUNITS spells it.
+
+    Args:
+        text: as a file has it, for example "deg C/day", "mb", "mm/6h" or "mm per mon".
+    """
+    plain = " ".join(text.split()).replace("º", "°")
+    if known := _ALIASES.get(plain.lower().replace("_", " ")):
+        return known
+    plain = _DEGREES.sub(lambda m: "degC" if m[1] else "degF" if m[2] else "K", plain)
+    plain = OF_WATER.sub(r"\1", plain)
+    plain = re.sub(r"[^\W\d_]+", lambda m: _WORDS.get(m[0].lower(), m[0]), plain)
+    if not _CARBON.search(plain):
+        plain = re.sub(r"(?<![\w°])C(?![\w°])", "degC", plain)
+    plain = _PER_YEAR.sub(lambda m: f"{m[1]} year" if m[1] else "year-1", plain)
+    plain = _PER_SOME.sub(r"/(\2 \3)", plain)
+    return _SOME_EACH.sub(r"(\1 \2)^-1", plain)
+
+
+def per_period(text: str) -> tuple[str, str] | None:
+    """Returns "month" or "year" and the unit per day, for a unit per month or year; else None.
+
+    Args:
+        text: as a file has it, for example "mm/month" or "mm yr-1".
+    """
+    plain = spelled(text)
+    for period, word in _PERIODS.items():
+        found = re.fullmatch(rf"(.+?)(?:\s*/\s*|\s+per\s+){word}", plain, re.I)
+        found = found or re.fullmatch(rf"(.+?)[ .*]{word}(?:\^|\*\*)?-1", plain, re.I)
+        if found:
+            return period, f"{found[1]} day-1"
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -78,10 +123,10 @@ def parse(text: str) -> Unit | None:
     """
     import cf_units
 
-    plain = " ".join(text.split())
-    for form in (_ALIASES.get(plain.lower().replace("_", " ")), plain, plain.lower()):
-        if not form:
-            continue
+    plain = spelled(text)
+    if plain in _UNKNOWN or _CARBON.search(plain):
+        return None
+    for form in (plain, plain.lower()):
         try:
             unit = cf_units.Unit(form)
         except ValueError:
@@ -91,63 +136,19 @@ def parse(text: str) -> Unit | None:
     return None
 
 
-def is_water(name: str, attrs: dict[str, Any]) -> bool:
-    """Returns whether a variable is an amount or a flux of water, so that mm are kg m-2.
+def fits(unit: Unit, other: Unit | str) -> bool:
+    """Returns whether values convert by a factor and an offset.
+
+    UDUNITS calls days and s-1 convertible too, by the reciprocal, and logarithms (dBZ).
 
     Args:
-        name: of the variable.
-        attrs: its attributes.
+        unit: of values.
+        other: a unit, or what UDUNITS reads.
     """
-    words = " ".join(str(attrs.get(key, "")) for key in ("standard_name", "long_name")).lower()
-    return name.lower() in _WATER_NAMES or any(word in words for word in _WATER_WORDS)
-
-
-def is_direction(attrs: dict[str, Any], units: str) -> bool:
-    """Returns whether values are angles of a direction, of which 359° and 1° have no mean of 180°.
-
-    Args:
-        attrs: of the variable: standard_name, long_name.
-        units: of the file.
-    """
-    words = " ".join(str(attrs.get(key, "")) for key in ("standard_name", "long_name")).lower()
-    angle = units.strip().lower().startswith(("deg", "rad")) and parse(units) is not None
-    return "direction" in words and angle and not parse(units).is_convertible("K")  # type: ignore[union-attr]
-
-
-def is_positive(name: str, attrs: dict[str, Any]) -> bool:
-    """Returns whether a variable cannot be negative (precipitation, humidity, wind speed).
-
-    Args:
-        name: of the variable.
-        attrs: its attributes.
-    """
-    if is_difference(name, attrs):
+    if not unit.is_convertible(other):
         return False
-    standard = str(attrs.get("standard_name", "")).lower()
-    return name.lower() in ("pr", "pr90", "prc", "prsn", "tp", "huss", "hurs", "sfcwind") or any(
-        word in standard for word in _POSITIVE_WORDS
-    )
-
-
-def is_difference(name: str, attrs: dict[str, Any]) -> bool:
-    """Returns whether values are differences (anomalies, ranges), which take no offset when degC
-    becomes K.
-
-    Args:
-        name: of the variable.
-        attrs: its attributes: standard_name, long_name, units_metadata, cell_methods.
-    """
-    words = " ".join(
-        str(attrs.get(key, "")) for key in ("standard_name", "long_name", "units_metadata")
-    ).lower()
-    methods = str(attrs.get("cell_methods", "")).lower().split()
-    parts = name.lower().replace("-", "_").split("_")
-    return (
-        any(word in words for word in _DIFFERENCE_WORDS)
-        or "range" in methods
-        or name.lower() in _DIFFERENCE_NAMES
-        or any(part in (*_DIFFERENCE_WORDS, "anom") for part in parts)
-    )
+    zero, one, two = (float(unit.convert(value, other)) for value in (0.0, 1.0, 2.0))
+    return bool(np.isfinite(zero)) and abs((two - one) - (one - zero)) <= 1e-9 * abs(two - one)
 
 
 def canonical(text: str, water: bool = False) -> str:
@@ -161,9 +162,9 @@ def canonical(text: str, water: bool = False) -> str:
     assert unit is not None
     if water:
         for target, depth in (("kg m-2 s-1", "m s-1"), ("kg m-2", "m")):
-            if unit.is_convertible(target) or unit.is_convertible(depth):
+            if fits(unit, target) or fits(unit, depth):
                 return target
-    return next((name for name in CANONICAL if unit.is_convertible(name)), text)
+    return next((name for name in CANONICAL if fits(unit, name)), text)
 
 
 def convert(
@@ -188,13 +189,13 @@ def convert(
     assert one is not None and other is not None
     values = np.asarray(values, dtype=np.float64)
     factor = 1.0
-    if not one.is_convertible(other) and water:
+    if not fits(one, other) and water:
         heavy = parse("kg m-3")
-        if (one * heavy).is_convertible(other):
+        if fits(one * heavy, other):
             one, factor = one * heavy, _WATER
-        elif one.is_convertible(other * heavy):
+        elif fits(one, other * heavy):
             other, factor = other * heavy, 1 / _WATER
-    if not one.is_convertible(other):
+    if not fits(one, other):
         raise ConfigError(f"{source!r} cannot be converted to {target!r}")
     if one == other:
         return values * factor if factor != 1.0 else values

@@ -138,17 +138,20 @@ class NextFrame(nn.Module):
             carried.append(state)
         return self._decode(z, maps, frame), carried
 
-    def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
+    def rollout(
+        self, context: Tensor, count: int, states: list[State] | None = None
+    ) -> Iterator[Tensor]:
         """Yields the frames after a context one by one, each fed back; holds one frame and one
         state.
 
         Args:
             context: (B, L, C, H, W).
             count: number of frames.
+            states: of what came before the context; None for nothing.
         """
         if count < 1:
             return
-        predicted, states = self(context)
+        predicted, states = self(context, states)
         frame = predicted[:, -1].clone()
         del predicted
         yield frame

@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from longseq.core.checks import check_choice
 from longseq.core.errors import ConfigError
+from longseq.core.mixers import State
 from longseq.core.training.task import BaseTask
 from longseq.weather.video.moving_digits import MovingDigits
 from longseq.weather.video.next_frame import Core, NextFrame
+
+Own = Literal["pass", "rollout"]
 
 
 class FrameError(Metric):
@@ -41,9 +45,10 @@ class FrameError(Metric):
 class VideoForecaster(BaseTask):
     """Predicts the frames that follow a context with ConvS5 (arXiv 2310.19694) or a ConvLSTM.
 
-    In training all frames are predicted at once from the true ones; then again, ``passes`` times,
-    with the frames after the context replaced by the model's own predictions of the pass before, so
-    that it learns to go on from what it made. In validation and test it rolls out.
+    In training all frames are predicted at once from the true ones; then again with the frames
+    after the context replaced by the model's own, so that it learns to go on from what it made: by
+    its predictions of the pass before, ``passes`` times, or with ``own="rollout"`` by a rollout
+    without gradients, frames as far from the truth as in use. In validation and test it rolls out.
 
     Args:
         channels: of a frame.
@@ -56,7 +61,8 @@ class VideoForecaster(BaseTask):
         groups: of the group norms.
         dropout: in the blocks.
         context: frames that are given.
-        passes: training passes on own predictions.
+        passes: training passes on own predictions; a rollout has one, 0 for none.
+        own: where the model's own frames come from in training: "pass" or "rollout".
         core: "conv_s5" or "conv_lstm".
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -78,6 +84,7 @@ class VideoForecaster(BaseTask):
         dropout: float = 0.0,
         context: int = 15,
         passes: int = 1,
+        own: Own = "pass",
         core: Core = "conv_s5",
         **recipe: Any,
     ) -> None:
@@ -87,7 +94,9 @@ class VideoForecaster(BaseTask):
         self.model = NextFrame(
             channels, patch, list(depths), n_layers, d_state, kernel, init, groups, dropout, core
         )
-        self.context, self.passes = context, passes
+        if check_choice("own", own, Own) == "rollout" and passes > 1:
+            raise ConfigError(f"a rollout has one pass on own frames, got passes {passes}")
+        self.context, self.passes, self.own = context, passes, own
 
     def make_metrics(self) -> Mapping[str, Metric]:
         """Returns the rollout's mean squared error and persistence's."""
@@ -124,15 +133,22 @@ class VideoForecaster(BaseTask):
         before, states = self.model(video[:, : known - 1]) if known > 1 else (None, None)
         # From the last frame of the context on, with the true frames and then with the model's own.
         frames, after = video[:, known - 1 : -1], target[:, known - 1 :]
-        loss, losses = video.new_zeros(()), 0
+        predicted, _ = self.model(frames, states)
+        losses = [self.criterion(predicted, after, F.mse_loss)]
         if before is not None:
-            loss, losses = loss + self.criterion(before, target[:, : known - 1], F.mse_loss), 1
-        for _ in range(1 + self.passes):
-            predicted, _ = self.model(frames, states)
-            loss, losses = loss + self.criterion(predicted, after, F.mse_loss), losses + 1
+            losses.append(self.criterion(before, target[:, : known - 1], F.mse_loss))
+        for _ in range(self.passes):
             # Frame t + 1 as it was predicted stands in for the true one.
-            frames = torch.cat([frames[:, :1], predicted[:, :-1].detach()], 1)
-        return {"loss": loss / losses, "count": len(video)}
+            own = self._rolled(frames, states) if self.own == "rollout" else predicted.detach()
+            frames = torch.cat([frames[:, :1], own[:, :-1]], 1)
+            predicted, _ = self.model(frames, states)
+            losses.append(self.criterion(predicted, after, F.mse_loss))
+        return {"loss": torch.stack(losses).mean(), "count": len(video)}
+
+    @torch.no_grad()
+    def _rolled(self, frames: Tensor, states: list[State] | None) -> Tensor:
+        """Returns the model's own frames after the first one of ``frames``."""
+        return torch.stack(list(self.model.rollout(frames[:, :1], frames.shape[1], states)), 1)
 
 
 class PersistenceError(FrameError):

@@ -48,6 +48,8 @@ def definition(m: Any, x: Tensor) -> Tensor:
     q, k = (t * torch.rsqrt(t.square().sum(-1, keepdim=True) + 1e-6) for t in (q, k))
     theta = m.max_step * m.b_proj(x).sigmoid()
     gates = m.gate_proj(x).sigmoid().unflatten(-1, (m.gates, -1))
+    if m.bound_momentum:
+        theta = theta * (2 - 2 * gates[..., 0, :]).clamp(max=1)
     rows = []
     for row in range(len(x)):
         heads = []
@@ -119,6 +121,36 @@ def test_a_run_of_equal_keys_is_not_overcorrected() -> None:
         with torch.no_grad():
             _, state = mixer(torch.ones(1, 4000, 16))
         assert state["memory0"].abs().max() < 10, name
+
+
+@pytest.mark.parametrize("name", ["titans", "atlas"])
+@pytest.mark.parametrize("seed", [1, 4])
+def test_inputs_that_repeat_do_not_make_the_memory_diverge(name: str, seed: int) -> None:
+    """Momentum makes a step longer by 1 / (1 - η): as drawn, half of all layers diverged."""
+    torch.manual_seed(seed)
+    mixer = create_mixer(name, 16, n_heads=2)
+    one, other = torch.randn(2, 1, 16)
+    rows = torch.stack([one.expand(1000, 16), torch.cat([one, other.expand(39, 16)]).repeat(25, 1)])
+    for scale in (1, 10):
+        with torch.no_grad():
+            y, state = mixer(scale * rows)
+        assert y.isfinite().all() and state["memory0"].abs().max() < 15 * scale
+
+
+def test_the_step_is_bounded_where_the_recurrence_converges() -> None:
+    """Equal keys make each chunk one linear map of the error and its momentum."""
+    for chunk in (1, 2, 8, 32):
+        mixer: Any = create_mixer("titans", 4, n_heads=1, chunk=chunk)
+        for logit in torch.linspace(-6, 6, 13):
+            step, eta = float(mixer._bounded(torch.ones(()), logit)), float(logit.sigmoid())
+            columns = []
+            for error, momentum in ((1.0, 0.0), (0.0, 1.0)):
+                first = error
+                for _ in range(chunk):
+                    momentum = eta * momentum - step * first
+                    error += momentum
+                columns.append([error, momentum])
+            assert torch.linalg.eigvals(torch.tensor(columns)).abs().max() < 1
 
 
 def test_newton_schulz_brings_singular_values_near_one() -> None:

@@ -87,4 +87,36 @@ TINY: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "norm_layer": NORM,
         },
     ),
+    "efficientvmamba": (
+        "efficientvmamba_tiny",
+        {"dims": (16, 24, 32, 40), "depths": (2, 1, 1, 2)},
+        {
+            "dims": [16, 24, 32, 40],
+            "depths": [2, 1, 1, 2],
+            "mlp_ratio": 0.0,
+            "downsample_version": "v1",
+        },
+    ),
+    "mhsvm": (
+        "mhsvm_4h",
+        {
+            "dims": (16, 32, 64),
+            "depths": (1, 1, 2),
+            "d_state": 4,
+            "threshold": 0.3,
+        },
+        {
+            "dims": [16, 32, 64],
+            "dims_decoder": [64, 32, 16],
+            "depths": [1, 1, 2],
+            "depths_decoder": [1, 1, 1],
+            "d_state": 4,
+            "para_dict": {"head_num": 4, "gfu_t": 0.3, "with_proj": True},
+        },
+    ),
+    "vir": (
+        "vir_tiny",
+        {"img_size": 64, "d_model": 16, "n_heads": 2, "depth": 3},
+        {"side": 64, "patch": 16, "width": 16, "heads": 2, "depth": 3},
+    ),
 }

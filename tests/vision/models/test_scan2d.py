@@ -48,6 +48,9 @@ def test_gradients() -> None:
 def test_the_orders_are_what_they_are_called() -> None:
     assert scan_order("column", 2, 3).tolist() == [0, 3, 1, 4, 2, 5]
     assert scan_order("snake", 2, 3).tolist() == [0, 1, 2, 5, 4, 3]
+    assert scan_order("column_snake", 2, 3).tolist() == [0, 3, 4, 1, 2, 5]
+    assert scan_order("zigzag_right", 2, 3).tolist() == [2, 1, 5, 4, 0, 3]
+    assert scan_order("spiral_below", 3, 3).tolist() == [6, 7, 8, 5, 2, 1, 0, 3, 4]
     assert scan_order("spiral", 3, 3).tolist() == [0, 1, 2, 5, 8, 7, 6, 3, 4]
     assert scan_order("zigzag", 3, 3).tolist() == [0, 1, 3, 6, 4, 2, 5, 7, 8]
     assert scan_order("diagonal", 2, 2).tolist() == [0, 1, 2, 3]

@@ -153,3 +153,26 @@ def test_length_one_and_no_own_pass() -> None:
     assert task.compute(batch)["loss"].requires_grad
     with pytest.raises(ConfigError):
         VideoForecaster(context=0)
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_own_frames_of_a_rollout_are_those_of_use(context: int) -> None:
+    torch.manual_seed(0)
+    task = VideoForecaster(1, 2, (8,), 1, 4, groups=4, context=context, own="rollout").double()
+    video = torch.rand(2, 9, 1, 8, 8, dtype=torch.float64)
+    loss = task.compute({"video": video})["loss"]
+    with torch.no_grad():
+        made = torch.stack(list(task.model.rollout(video[:, :context], 8 - context)), 1)
+    parts = []
+    for frames in (video[:, :-1], torch.cat([video[:, :context], made], 1)):
+        predicted, _ = task.model(frames)
+        if context > 1 and not parts:
+            first = predicted[:, : context - 1] - video[:, 1:context]
+            parts.append(first.square().mean())
+        parts.append((predicted[:, context - 1 :] - video[:, context:]).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-12)
+    loss.backward()
+    with pytest.raises(ConfigError, match="passes 2"):
+        VideoForecaster(own="rollout", passes=2)
+    with pytest.raises(ConfigError, match="own"):
+        VideoForecaster(own="rollouts")  # type: ignore[arg-type]

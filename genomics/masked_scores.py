@@ -1,0 +1,200 @@
+"""What a masked language model says of bases and variants: it hides them and reads both sides.
+
+Every base is predicted while it is hidden (pseudo-log-likelihood: Salazar et al., arXiv 1910.14659,
+equation 1). One base at a time costs a pass per base; hiding every K-th base of a window at once
+costs K passes per window, and each base is then predicted without the others of its pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
+from longseq.genomics.data.collection import Collection
+from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.splits import Interval
+from longseq.genomics.data.tokenizer import MASK, is_base
+from longseq.genomics.models.masked_model import MaskedDNAModel
+from longseq.genomics.streaming import DEFAULT_WINDOW
+from longseq.genomics.variant_scores import Site, Unit
+
+HIDE_EVERY = 7  # a seventh is near the 15% hidden in training, and no multiple of a codon
+_TOKENS = 1 << 15  # positions run at once
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive bases of an interval, with what is read around them; positions in the record.
+
+    Attributes:
+        start: first base of the block.
+        end: behind its last base.
+        low: first base that is read.
+        high: behind the last.
+    """
+
+    start: int
+    end: int
+    low: int
+    high: int
+
+
+def blocks(item: Interval, window: int) -> Iterator[Block]:
+    """Yields blocks of half a window, with a quarter of one on both sides, or up to the interval's
+    ends.
+
+    Args:
+        item: what is cut.
+        window: positions read at once.
+    """
+    check_positive("window", window)
+    hop = max(1, window // 2)
+    side = (window - hop) // 2
+    for start in range(item.start, item.end, hop):
+        end = min(start + hop, item.end)
+        yield Block(start, end, max(item.start, start - side), min(item.end, end + side))
+
+
+def masked_scores(
+    model: MaskedDNAModel,
+    genome: Genome | Collection,
+    intervals: Sequence[Interval],
+    every: int = HIDE_EVERY,
+    window: int | None = None,
+    strand: str = "+",
+) -> Iterator[tuple[Block, np.ndarray, np.ndarray]]:
+    """Yields ln p of every base given those on both sides, while it is hidden.
+
+    Args:
+        model: a masked language model, in evaluation mode.
+        genome: the sequence.
+        intervals: nothing outside an interval is read.
+        every: K: positions of one remainder modulo K are hidden at once; 0 to hide one at a time.
+        window: positions read at once; 1024 if None.
+        strand: "-" gives the model the reverse complement of the same windows with the same bases
+            hidden; "both" takes the mean of the two logarithms. Only for models without symmetry
+            is there a difference.
+
+    Yields:
+        The block, its tokens, uint8 (n,), and ln p, float32 (n,); NaN for what is no base.
+
+    Raises:
+        ConfigError: for K below 0, or 1, which would hide everything.
+    """
+    if every < 0 or every == 1:
+        raise ConfigError(f"hide_every {every} must be 0 (one base at a time) or at least 2")
+    window = window or DEFAULT_WINDOW
+    strands = "+-" if strand == "both" else strand
+    for item in intervals:
+        for block in blocks(item, window):
+            ids = genome.fetch(item.chrom, block.low, block.high)
+            step = every or len(ids)
+            inside = np.zeros(len(ids), bool)
+            inside[block.start - block.low : block.end - block.low] = True
+            wanted = np.flatnonzero(inside & is_base(ids))
+            place = np.arange(len(ids)) + (block.low if every else 0)
+            total = np.zeros(len(ids))
+            for one in strands:
+                total += _hidden_scores(model, ids, place % step, wanted, one)
+            known = inside & is_base(ids)
+            said = np.where(known, total / len(strands), np.nan).astype(np.float32)
+            yield block, ids[inside], said[inside]
+
+
+def _hidden_scores(
+    model: MaskedDNAModel, ids: np.ndarray, group: np.ndarray, wanted: np.ndarray, strand: str
+) -> np.ndarray:
+    """Returns ln p of the wanted places of a window, 0 elsewhere; those of one group are hidden
+    together."""
+    found = np.zeros(len(ids))
+    groups = np.unique(group[wanted])
+    rows = max(1, _TOKENS // len(ids))
+    for low in range(0, len(groups), rows):
+        hidden = (group == groups[low : low + rows, None]) & is_base(ids)
+        logp = _log_probs(model, np.where(hidden, np.uint8(MASK), ids), strand)
+        row = np.searchsorted(groups, group[wanted]) - low
+        here = (row >= 0) & (row < len(hidden))
+        at = wanted[here]
+        found[at] = logp[row[here], at, ids[at].astype(np.int64)].double().cpu().numpy()
+    return found
+
+
+@torch.inference_mode()
+def _log_probs(model: MaskedDNAModel, rows: np.ndarray, strand: str) -> Tensor:
+    """Returns ln p (B, L, V) in the order and letters of the strand +, whichever is read."""
+    device = next(model.parameters()).device
+    tokens = torch.from_numpy(rows.astype(np.int64)).to(device)
+    if strand == "+":
+        return torch.log_softmax(model(tokens).float(), -1)
+    other = model.complement[tokens].flip(1)
+    return torch.log_softmax(model(other).float(), -1).flip(1)[..., model.complement]
+
+
+@dataclass
+class MaskedScorer:
+    """Scores substitutions: ln p(ALT) - ln p(REF) at the hidden site, given both sides.
+
+    Of several bases, all are hidden at once and their logarithms added (Meier et al., 2021,
+    "masked marginals").
+
+    Args:
+        model: a masked language model, in evaluation mode.
+        genome: the reference.
+        window: positions read, with the site in their middle.
+    """
+
+    model: MaskedDNAModel
+    genome: Genome | Collection
+    window: int
+
+    masked = True
+
+    def __post_init__(self) -> None:
+        check_positive("window", self.window)
+
+    def positions(self, unit: Unit) -> int:
+        """Returns how many positions the model runs over."""
+        size = self.genome.records[unit.chrom]
+        return sum(high - low for low, high in (self._span(site, size) for site in unit.sites))
+
+    def score(self, unit: Unit) -> dict[int, list[float]]:
+        """Returns the ratio of each other allele, by the sites' indices."""
+        size = self.genome.records[unit.chrom]
+        found: dict[int, list[float]] = {}
+        waiting: list[tuple[Site, int, np.ndarray]] = []
+        for site in unit.sites:
+            low, high = self._span(site, size)
+            if unit.strand == "+":
+                ids = self.genome.fetch(unit.chrom, low, high).copy()
+            else:
+                ids = self.genome.fetch(unit.chrom, size - high, size - low, "-").copy()
+            begin = site.start - low
+            ids[begin : begin + len(site.alleles[0])] = MASK
+            same = bool(waiting) and len(waiting[0][2]) == len(ids)
+            if waiting and (not same or (len(waiting) + 1) * len(ids) > _TOKENS):
+                found |= self._run(waiting)
+                waiting = []
+            waiting.append((site, begin, ids))
+        return found | (self._run(waiting) if waiting else {})
+
+    def _span(self, site: Site, size: int) -> tuple[int, int]:
+        """Returns what is read: as much on both sides, so that the strands see the same."""
+        width = len(site.alleles[0])
+        side = max(0, self.window - width) // 2
+        return max(0, site.start - side), min(size, site.start + width + side)
+
+    def _run(self, waiting: Sequence[tuple[Site, int, np.ndarray]]) -> dict[int, list[float]]:
+        logp = _log_probs(self.model, np.stack([ids for _, _, ids in waiting]), "+")
+        found = {}
+        for row, (site, begin, _) in enumerate(waiting):
+            there = logp[row, begin : begin + len(site.alleles[0])].double().cpu().numpy()
+            at = np.arange(len(there))
+            totals = [float(there[at, allele.astype(np.int64)].sum()) for allele in site.alleles]
+            found[site.index] = [one - totals[0] for one in totals[1:]]
+        return found
