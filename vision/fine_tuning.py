@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from longseq.core.errors import ConfigError
 from longseq.vision.models.layers import ImageModel
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|stages|levels|blocks)\.(\d+)(?:\.(\d+)\.)?")
+BLOCK = re.compile(r"(?:^|\.)(?:layers|stages|levels|blocks)\.(\d+)(?:\.(\d+)\.)?")
 
 
 def parameter_depths(model: ImageModel) -> dict[str, int]:
@@ -27,7 +27,7 @@ def parameter_depths(model: ImageModel) -> dict[str, int]:
         if any(name.startswith(f"{one}.") for one in top):
             places[name] = None
             continue
-        numbers = [int(n) for pair in _BLOCK.findall(name) for n in pair if n]
+        numbers = [int(n) for pair in BLOCK.findall(name) for n in pair if n]
         # What follows a stage's blocks, such as its halving, is deeper than they are.
         places[name] = tuple(numbers) if len(numbers) != 1 else (numbers[0], 10**6)
     order = sorted({place for place in places.values() if place})

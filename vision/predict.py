@@ -16,6 +16,7 @@ from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
+from longseq.vision.calibration import tempered
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.transforms import Normalise, resize
@@ -80,6 +81,7 @@ def classify(
     batch_size: int = 64,
     device: str = "cpu",
     flip: bool = False,
+    temperature: float = 1.0,
 ) -> Iterator[Prediction]:
     """Yields the prediction for every image, in order; one that cannot be read says why.
 
@@ -89,6 +91,7 @@ def classify(
         batch_size: images at once; the result does not depend on it.
         device: cpu or cuda.
         flip: whether to take the mean of the probabilities of every image and its mirror image.
+        temperature: that logits are divided by, see ``calibration``.
     """
     check_positive("batch_size", batch_size)
     how = dict(task.preprocess)
@@ -110,7 +113,7 @@ def classify(
                 chances = torch.softmax(model(batch).double(), 1)
                 if flip:
                     chances = (chances + torch.softmax(model(batch.flip(3)).double(), 1)) / 2
-            rows = iter(chances.cpu().tolist())
+            rows = iter(tempered(chances.cpu().numpy(), temperature).tolist())
         for index in indices:
             why = errors.get(index, "")
             yield Prediction(images.name(index), [] if why else next(rows), why)
@@ -183,14 +186,17 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     text = "classes: mean of each image's probabilities and its mirror image's"
     parser.add_argument("--flip", action="store_true", help=text)
+    text = "classes: divides the logits (1; `longseq vision report` finds it)"
+    parser.add_argument("--temperature", type=float, help=text)
     parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
     parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
     if isinstance(task, Segmentation):
-        if args.flip:
-            raise ConfigError(f"--flip: is for classes, and {args.ckpt_path} gives masks")
+        for name, given in (("flip", args.flip), ("temperature", args.temperature is not None)):
+            if given:
+                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives masks")
         task.to(args.device)
         return run_segmentation(
             task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
@@ -202,7 +208,8 @@ def run(argv: Sequence[str]) -> int:
             "is needed"
         )
     images = open_images(args.images, Reading.of(task.preprocess))
-    found = list(classify(task, images, args.batch_size, args.device, args.flip))
+    heat = 1.0 if args.temperature is None else args.temperature
+    found = list(classify(task, images, args.batch_size, args.device, args.flip, heat))
     say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
     write_predictions(args.out, found, task.classes)

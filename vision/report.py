@@ -1,5 +1,5 @@
-"""What a classifier does on its test images: every class's scores, the confusions, and the surest
-errors."""
+"""What a classifier does on its test images: every class's scores, the confusions, the surest
+errors, whether it is as sure as it is right, and what its answers rest on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import write_rows
 from longseq.core.training.loading import load_data, load_task
+from longseq.vision.calibration import (
+    calibration_error,
+    draw_reliability,
+    fit_temperature,
+    tempered,
+)
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.parts import Part
-from longseq.vision.plots import plot_predictions
+from longseq.vision.occlusion import draw_occlusion, occlusion_map
+from longseq.vision.plots import picture, plot_predictions
 from longseq.vision.predict import Prediction
 from longseq.vision.task import ImageClassifier
 
@@ -121,12 +128,65 @@ def draw_confusion(judged: Judged, classes: Sequence[str], path: str | Path) -> 
     save_png(figure, path)
 
 
+def report_calibration(
+    task: ImageClassifier, data: ImageData, judged: Judged, part: str, path: Path
+) -> str:
+    """Draws the reliability, with the temperature that the validation images ask for beside it
+    where there are some, and returns what is to be said of it.
+
+    Args:
+        task: in evaluation mode.
+        data: its data.
+        judged: its results on ``part``.
+        part: that was judged; the temperature of validation images is not shown on themselves.
+        path: PNG file.
+    """
+    shown = {"as it is": judged.probabilities}
+    text = f"calibration error {calibration_error(judged.probabilities, judged.labels):.4f}"
+    if part != "valid" and len(data.parts["valid"]):
+        held = judge(task, data, "valid")
+        temperature = fit_temperature(held.probabilities, held.labels)
+        shown[f"temperature {temperature:.3g}"] = tempered(judged.probabilities, temperature)
+        error = calibration_error(tempered(judged.probabilities, temperature), judged.labels)
+        text += f", {error:.4f} with temperature {temperature:.4g} (of the validation images)"
+    draw_reliability(shown, judged.labels, path)
+    return text
+
+
+def report_occlusion(
+    task: ImageClassifier, data: ImageData, judged: Judged, part: str, count: int, path: Path
+) -> None:
+    """Draws what the predicted classes rest on: of the surest errors, then of the first images.
+
+    Args:
+        task: in evaluation mode.
+        data: its data.
+        judged: its results on ``part``.
+        part: that was judged.
+        count: at most so many images.
+        path: PNG file.
+    """
+    guesses, sure = judged.probabilities.argmax(1), judged.probabilities.max(1)
+    first = np.lexsort((np.where(guesses != judged.labels, -sure, 0), guesses == judged.labels))
+    images, model = data.parts[part].images, task.best.eval()
+    pictures, maps, titles = [], [], []
+    for place in first[:count]:
+        image = data.eval_transform(images.image(int(judged.indices[place])))
+        guess, label = int(guesses[place]), int(judged.labels[place])
+        maps.append(occlusion_map(model, data.normalise(image).to(task.device), guess))
+        pictures.append(picture(image))
+        true = "" if guess == label else f" (true: {task.classes[label]})"
+        titles.append(f"{task.classes[guess]} {sure[place]:.2f}{true}")
+    draw_occlusion(pictures, maps, titles, path)
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq vision report``."""
     parser = CommandParser(
         prog="longseq vision report",
         description="A classifier on its test images: classes.csv (recall, precision, F1 of every "
-        "class), confusion.png and errors.png (the surest errors).",
+        "class), confusion.png, errors.png (the surest errors), reliability.png (how often the "
+        "sure are right) and occlusion.png (what the classes rest on).",
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a classifier")
     parser.add_argument("--out", required=True, help="folder to write to")
@@ -134,7 +194,11 @@ def run(argv: Sequence[str]) -> int:
         *("--data", "--source"), help="where the images are, if not where they were"
     )
     parser.add_argument("--part", default="test", choices=("train", "valid", "test"))
+    text = "images of occlusion.png, the surest errors first (0: none)"
+    parser.add_argument("--occlusion", type=int, default=0, help=text)
     args = parser.parse_args(argv)
+    if args.occlusion < 0:
+        raise ConfigError(f"--occlusion must be at least 0, got {args.occlusion}")
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier):
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, no ImageClassifier")
@@ -160,13 +224,19 @@ def run(argv: Sequence[str]) -> int:
         judged.labels.tolist(),
         folder / "errors.png",
     )
+    said = report_calibration(task, data, judged, args.part, folder / "reliability.png")
+    written = ["classes.csv", "confusion.png", "errors.png", "reliability.png"]
+    if args.occlusion:
+        written.append("occlusion.png")
+        report_occlusion(task, data, judged, args.part, args.occlusion, folder / written[-1])
     matrix = judged.confusion
     there = matrix.sum(1) > 0
     recalls = matrix.diagonal()[there] / matrix.sum(1)[there]
     accuracy = matrix.trace() / matrix.sum()
     print(f"{matrix.sum():,} images: accuracy {accuracy:.4f}, balanced {recalls.mean():.4f}")
+    print(f"  {said}")
     for row in sorted((row for row in rows if row[1]), key=lambda row: float(row[2] or 0))[:5]:
         also = f", most often taken for {row[5]}" if row[5] else ""
         print(f"  {row[0]}: recall {float(row[2] or 0):.3f} of {row[1]}{also}")
-    print(f"{folder}: classes.csv, confusion.png, errors.png")
+    print(f"{folder}: {', '.join(written)}")
     return 0

@@ -18,6 +18,7 @@ from longseq.vision.data.masks import IGNORED
 from longseq.vision.data.segmentation import SegmentationData
 from longseq.vision.models.published import load_published
 from longseq.vision.models.unet import DecoderKind, create_segmenter
+from longseq.vision.recompute import recompute_blocks
 from longseq.vision.tiles import whole_logits
 
 
@@ -115,6 +116,7 @@ class Segmentation(BaseTask):
         pretrained: published weights of the encoder to start from.
         dice_weight: of the Dice loss, which is added to the cross-entropy.
         class_weights: of the classes in the cross-entropy; None for equal ones.
+        recompute: whether the encoder's blocks keep only their input, see ``ImageClassifier``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -135,6 +137,7 @@ class Segmentation(BaseTask):
         pretrained: str | None = None,
         dice_weight: float = 1.0,
         class_weights: Sequence[float] | None = None,
+        recompute: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -150,6 +153,8 @@ class Segmentation(BaseTask):
         self.model = create_segmenter(
             encoder, num_classes, decoder, **{"in_chans": in_chans, **(encoder_kwargs or {})}
         )
+        if recompute:
+            recompute_blocks(self.model.encoder.model)
         self.num_classes, self.in_chans, self.start_from = num_classes, in_chans, pretrained
         self.dice_weight = dice_weight
         weights = None if class_weights is None else torch.tensor(list(class_weights))

@@ -23,6 +23,7 @@ from longseq.vision import fine_tuning
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
+from longseq.vision.recompute import recompute_blocks
 
 
 class ImageClassifier(BaseTask):
@@ -43,6 +44,8 @@ class ImageClassifier(BaseTask):
         freeze: lowest parts that are not trained: 1 the stem, 2 the first block too, and so on; -1
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
+        recompute: whether blocks keep only their input and compute the rest again in the backward
+            pass: less memory, a third more time.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -71,6 +74,7 @@ class ImageClassifier(BaseTask):
         ema_decay: float = 0.0,
         freeze: int = 0,
         layer_decay: float = 1.0,
+        recompute: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -91,6 +95,8 @@ class ImageClassifier(BaseTask):
         self.layer_decay = layer_decay
         fine_tuning.freeze(self.model, freeze)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
+        if recompute:
+            recompute_blocks(self.model)
 
     def make_optimizer(self) -> Optimizer:
         """Returns the recipe's optimiser, with smaller rates further from the head."""

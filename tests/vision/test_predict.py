@@ -52,6 +52,18 @@ def test_a_mirror_image_has_the_same_flipped_prediction(task) -> None:
         np.testing.assert_allclose(chances(images, True), sum(single) / 2, rtol=1e-5)
 
 
+def test_a_temperature_divides_the_logits(task, make_folder) -> None:
+    images = open_images(make_folder(2), Reading(3))
+    plain, warm = (
+        np.array([one.probabilities for one in classify(task, images, temperature=t)])
+        for t in (1.0, 3.0)
+    )
+    raised = plain ** (1 / 3)
+    np.testing.assert_allclose(warm, raised / raised.sum(1, keepdims=True), rtol=1e-9)
+    with pytest.raises(ConfigError, match="temperature"):
+        list(classify(task, images, temperature=0.0))
+
+
 def test_bad_images_keep_their_rows(task, make_folder) -> None:
     folder = make_folder(2, ("",))
     (folder / "dark/00.png").write_bytes(b"")

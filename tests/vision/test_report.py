@@ -30,11 +30,19 @@ def test_the_report_needs_only_the_checkpoint(workdir: Path, make_zip, capsys) -
     last = "outputs/vision/r/version_0/checkpoints/last.ckpt"
     capsys.readouterr()
     assert main(["vision", "report", "--ckpt_path", last, "--out", "report"]) == 0
-    assert "18 images: accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "18 images: accuracy" in said and "(of the validation images)" in said
+    assert "occlusion" not in said and not Path("report/occlusion.png").exists()
+    drawn = ["--out", "report", "--part", "valid", "--occlusion", "2"]
+    assert main(["vision", "report", "--ckpt_path", last, *drawn]) == 0
+    said = capsys.readouterr().out
+    assert "calibration error" in said and "temperature" not in said  # not of its own images
+    assert main(["vision", "report", "--ckpt_path", last, "--out", "report"]) == 0
     with Path("report/classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["bright", "dark", "stripes"]
     assert [row["images"] for row in rows] == ["6"] * 3
-    for name in ("confusion.png", "errors.png"):
+    for name in ("confusion.png", "errors.png", "reliability.png", "occlusion.png"):
         assert Path("report", name).read_bytes().startswith(b"\x89PNG")
     assert main(["vision", "report", "--ckpt_path", last, "--out", "o", "--source", "no"]) == 2
+    assert main(["vision", "report", "--ckpt_path", last, "--out", "o", "--occlusion", "-1"]) == 2

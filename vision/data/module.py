@@ -40,7 +40,7 @@ class ImageData(BaseData):
 
     Args:
         source: a packaged sample, a folder or zip of class folders (with or without train/, valid/,
-            test/), a folder of IDX files, or ``torchvision:<Name>``.
+            test/), a folder of IDX files, ``torchvision:<Name>``, or ``canvas:<IDX files>``.
         img_size: side in pixels that the model sees.
         channels: 1 for grey, 3 for colour, or the number of bands.
         batch_size: images per training batch.

@@ -15,6 +15,7 @@ import numpy as np
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.samples import Samples
+from longseq.vision.data.canvas import canvas_parts
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
@@ -68,10 +69,11 @@ def open_source(
       class;
     - a folder or zip with a folder for each class;
     - a folder with IDX files (``train-images-idx3-ubyte.gz``, …);
-    - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts.
+    - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts;
+    - ``canvas:<IDX files>``, their pictures far apart on large canvases, see ``canvas``.
 
     Args:
-        source: path, or ``torchvision:<Name>``.
+        source: path, ``torchvision:<Name>`` or ``canvas:<path>``.
         reading: how files become channels.
         root: folder of torchvision's data sets.
         download: whether torchvision may download.
@@ -81,6 +83,8 @@ def open_source(
     """
     if source.startswith("torchvision:"):
         return _torchvision(source.removeprefix("torchvision:"), reading, root, download)
+    if source.startswith("canvas:"):
+        return _canvas(source.removeprefix("canvas:"), reading)
     path = SAMPLES.path(source) if source in SAMPLES.names() else Path(source)
     if not path.exists():
         near = get_close_matches(source, SAMPLES.names(), n=1)
@@ -106,6 +110,14 @@ def _idx(folder: Path, reading: Reading) -> Source:
     sets = {part: pair and ArrayImages(*pair, classes, reading) for part, pair in pairs.items()}
     assert sets["train"]
     return Source(sets["train"], None, sets["test"] or None)
+
+
+def _canvas(source: str, reading: Reading) -> Source:
+    found = open_source(source, Reading(channels=1))
+    if not isinstance(found.train, ArrayImages) or not isinstance(found.test, ArrayImages):
+        raise DataError("canvases need IDX files with a training and a test part", path=source)
+    pairs = [(part.images[..., 0], part.labels) for part in (found.train, found.test)]
+    return Source(*canvas_parts(pairs[0], pairs[1], found.train.classes, reading))
 
 
 def _class_folders(root: Path, reading: Reading) -> Source:
