@@ -118,18 +118,23 @@ class VideoForecaster(BaseTask):
         """Returns the rollout's mean squared error and persistence's."""
         return {"mse": FrameError(), "persistence_mse": PersistenceError()}
 
-    def setup(self, stage: str) -> None:
-        """Checks that model and data agree on the context."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, MovingDigits):
-            if data.context != self.context:
-                raise ConfigError(
-                    f"--model.context {self.context} and --data.context {data.context} must agree"
-                )
-            if data.size % self.model.factor:
-                raise ConfigError(
-                    f"--data.size {data.size} must be a multiple of {self.model.factor}"
-                )
+    def check_data(self, data: Any) -> None:
+        """Checks that model and data agree on the context and the frames' sides.
+
+        Args:
+            data: the data module; any that is no ``MovingDigits`` is taken.
+
+        Raises:
+            ConfigError: if they do not.
+        """
+        if not isinstance(data, MovingDigits):
+            return
+        if data.context != self.context:
+            raise ConfigError(
+                f"--model.context {self.context} and --data.context {data.context} must agree"
+            )
+        if data.size % self.model.factor:
+            raise ConfigError(f"--data.size {data.size} must be a multiple of {self.model.factor}")
 
     def forward(self, context: Tensor, count: int) -> Tensor:
         """Returns the ``count`` frames that follow a context (B, L, C, H, W)."""
