@@ -44,7 +44,7 @@ def recompute_blocks(model: ImageModel) -> None:
     for name in block_names(model):
         block = model.get_submodule(name)
         # A partial of module-level functions, so that models can be copied and pickled.
-        block.forward = functools.partial(_run, block, type(block).forward)  # type: ignore[method-assign]
+        block.forward = functools.partial(_run, block, type(block).forward)
 
 
 def _run(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
