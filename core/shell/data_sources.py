@@ -158,7 +158,7 @@ def _download(source: DataSource, folder: Path) -> Path:
     by_hand = f"download the package {source.package} by hand and give it with --archive FILE"
     if shutil.which(command[0]) is None:
         raise DataError(f"{command[0]} is not on this machine", path=source.package, hint=by_hand)
-    print(f"downloading {source.package} ...", flush=True)
+    print(f"downloading {source.package} ...", file=sys.stderr, flush=True)
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     found = sorted(folder.glob(pattern))
     if done.returncode != 0 or not found:
@@ -226,5 +226,7 @@ def run(argv: Sequence[str]) -> int:
     source = SOURCES[args.name]
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6
-    print(f"{folder}\n{len(files)} files, {size:.1f} MB; licence: {source.licence}")
+    # The folder alone on standard output: $(longseq data NAME) is a path.
+    print(f"{len(files)} files, {size:.1f} MB; licence: {source.licence}", file=sys.stderr)
+    print(folder)
     return 0
