@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -66,6 +67,41 @@ def check_shape(
         raise ArgumentError(
             f"{operator}: {name} must have shape {tuple(shape)} = {meaning}, got "
             f"{tuple(tensor.shape)}"
+        )
+
+
+def check_heads(operator: str, **named: Tensor) -> None:
+    """Checks that arguments have positions, heads and numbers: (batch, length, heads, width).
+
+    Raises:
+        ArgumentError: naming the argument that does not.
+    """
+    for name, tensor in named.items():
+        if tensor.ndim != 4 or min(tensor.shape[1:]) < 1:
+            raise ArgumentError(
+                f"{operator}: {name} must be (batch, length ≥ 1, heads ≥ 1, width ≥ 1), got "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def check_options(operator: str, chunk_size: object, scale: object = None) -> None:
+    """Checks the options of operators that go chunk by chunk.
+
+    Raises:
+        ArgumentError: if ``chunk_size`` is no integer of at least 1, or ``scale`` no number: a
+            tensor would get no gradient.
+    """
+    whole = isinstance(chunk_size, int | torch.SymInt) and not isinstance(chunk_size, bool)
+    if not whole:
+        raise ArgumentError(f"{operator}: chunk_size must be an integer, got {chunk_size!r}")
+    if chunk_size < 1:  # type: ignore[operator]
+        raise ArgumentError(f"{operator}: chunk_size must be at least 1, got {chunk_size}")
+    if scale is not None and (
+        isinstance(scale, bool) or not isinstance(scale, Real | torch.SymFloat)
+    ):
+        got = type(scale).__name__
+        raise ArgumentError(
+            f"{operator}: scale must be a number, got {got}: multiply q by what has a gradient"
         )
 
 

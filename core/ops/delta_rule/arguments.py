@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.arguments import check_device, check_resets, check_shape
+from longseq.core.ops.arguments import (
+    check_device,
+    check_heads,
+    check_kind,
+    check_options,
+    check_resets,
+    check_shape,
+    present,
+)
 from longseq.core.ops.precision import compute_dtype
 
 NAME = "delta_rule"
@@ -38,13 +46,11 @@ def checked(call: Arguments) -> Arguments:
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    q, k, v, beta, log_decay, _, initial_state, resets, _ = call
-    for name, tensor in (("q", q), ("v", v)):
-        if tensor.ndim != 4 or tensor.shape[1] < 1:
-            raise ArgumentError(
-                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got "
-                f"{tuple(tensor.shape)}"
-            )
+    q, k, v, beta, log_decay, scale, initial_state, resets, chunk_size = call
+    optional = present(log_decay=log_decay, initial_state=initial_state)
+    check_kind(NAME, True, q=q, k=k, v=v, beta=beta, **optional)
+    check_options(NAME, chunk_size, scale)
+    check_heads(NAME, q=q, v=v)
     batch, length, heads, d_value = v.shape
     groups, d_key = q.shape[2:]
     check_shape(NAME, "q", q, (batch, length, groups, d_key), "(batch, length, groups, key width)")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, present
 
 NAME = "fft_conv"
 
@@ -35,6 +36,7 @@ def check(call: Arguments) -> None:
         ArgumentError: naming the argument that does not fit.
     """
     u, k, skip, history, ids = call
+    check_kind(NAME, True, u=u, k=k, **present(skip=skip, history=history))
     if u.ndim != 3 or u.shape[1] < 1:
         raise ArgumentError(
             f"{NAME}: u must be (B, L, D) with L of at least 1, got {tuple(u.shape)}"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.causal_conv1d import MAX_WIDTH
 
 NAME = "gated_conv"
@@ -30,6 +31,8 @@ def check(call: Arguments) -> None:
         ArgumentError: naming the argument that does not fit.
     """
     x, weight, bias, kernel, skip, shift = call
+    optional = present(bias=bias, skip=skip, shift=shift)
+    check_kind(NAME, True, x=x, weight=weight, kernel=kernel, **optional)
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] % 3:
         raise ArgumentError(
             f"{NAME}: x must be (B, L, 3D) with L of at least 1, got {tuple(x.shape)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.gated_norm import cpu, reference, torch_op
 from longseq.core.ops.gated_norm.arguments import Arguments
@@ -24,6 +25,9 @@ _DISPATCH = Dispatch("gated_norm", {"cpu": cpu.reason}, _example, "composed", an
 
 
 def _run(call: Arguments, backend: Backend) -> Tensor:
+    name = "gated_layer_norm" if call.centred else "gated_rms_norm"
+    optional = present(u=call.u, skip=call.skip)
+    check_kind(name, True, y=call.y, z=call.z, weight=call.weight, **optional)
     return torch_op.run(call) if _DISPATCH.choose(backend, call) == "cpu" else reference.run(call)
 
 
@@ -50,6 +54,9 @@ def gated_rms_norm(
 
     Returns:
         (..., width) in z's dtype.
+
+    Raises:
+        ArgumentError: for a tensor that is not floating-point.
     """
     return _run(Arguments(y, z, weight, None, None, groups, False, norm_first, eps), backend)
 
@@ -79,5 +86,8 @@ def gated_layer_norm(
 
     Returns:
         (..., width) in z's dtype.
+
+    Raises:
+        ArgumentError: for a tensor that is not floating-point.
     """
     return _run(Arguments(y, z, weight, u, skip, groups, True, True, eps), backend)

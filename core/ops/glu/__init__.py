@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.glu import cpu, torch_op
 from longseq.core.ops.glu.arguments import Arguments
@@ -41,6 +42,7 @@ def biased_glu(x: Tensor, bias: Tensor | None = None, *, backend: Backend = "aut
         ArgumentError: for shapes that do not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
+    check_kind("biased_glu", True, x=x, **present(bias=bias))
     if x.ndim < 1 or x.shape[-1] % 2:
         raise ArgumentError(f"biased_glu: x must be (..., 2W), got {tuple(x.shape)}")
     if bias is not None and bias.shape != x.shape[-1:]:

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from longseq.core.errors import ArgumentError
-from longseq.core.ops.arguments import check_device, check_resets, check_shape
+from longseq.core.ops.arguments import (
+    check_device,
+    check_heads,
+    check_kind,
+    check_options,
+    check_resets,
+    check_shape,
+)
 from longseq.core.ops.precision import compute_dtype
 
 NAME = "mlstm"
@@ -41,11 +47,12 @@ def checked(call: Arguments) -> Arguments:
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    q, k, v, i, f, initial_state, resets, *_ = call
-    if v.ndim != 4 or v.shape[1] < 1:
-        raise ArgumentError(
-            f"{NAME}: v must be (batch, length ≥ 1, heads, width), got {tuple(v.shape)}"
-        )
+    q, k, v, i, f, initial_state, resets, chunk_size, _ = call
+    named = dict(zip(("C", "n", "m"), initial_state or ()))
+    check_kind(NAME, True, q=q, k=k, v=v, i=i, f=f)
+    check_kind(NAME, True, **{f"{name} of initial_state": part for name, part in named.items()})
+    check_options(NAME, chunk_size)
+    check_heads(NAME, q=q, v=v)
     batch, length, heads, d_value = v.shape
     d_key = q.shape[-1]
     for name, tensor in (("q", q), ("k", k)):

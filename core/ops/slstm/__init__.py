@@ -24,7 +24,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from longseq.core.ops.arguments import check_resets
+from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, check_resets
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.slstm import cpu, cuda, torch_op
@@ -70,6 +71,11 @@ def slstm(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
+    check_kind(NAME, True, gates=gates, recurrent=recurrent)
+    if initial_state is not None:
+        check_kind(NAME, True, **initial_state._asdict())
+    if gates.ndim != 5:
+        raise ArgumentError(f"{NAME}: gates must be (B, L, 4, H, P), got {tuple(gates.shape)}")
     batch, length, _, heads, width = gates.shape
     resets = check_resets(NAME, resets, batch, length)
     dtype = torch.float64 if gates.dtype == torch.float64 else torch.float32

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.arguments import check_device, check_resets, check_shape
+from longseq.core.ops.arguments import (
+    check_device,
+    check_heads,
+    check_kind,
+    check_options,
+    check_resets,
+    check_shape,
+    present,
+)
 from longseq.core.ops.precision import compute_dtype
 
 NAME = "ssd"
@@ -57,13 +65,11 @@ def checked(call: Arguments) -> Arguments:
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    x, dt, A, B, C, _, D, z, dt_bias, initial_states, resets, *_ = call
-    for name, tensor in (("x", x), ("B", B)):
-        if tensor.ndim != 4 or tensor.shape[1] < 1:
-            raise ArgumentError(
-                f"{NAME}: {name} must be (batch, length ≥ 1, heads, width), got "
-                f"{tuple(tensor.shape)}"
-            )
+    x, dt, A, B, C, chunk_size, D, z, dt_bias, initial_states, resets, *_ = call
+    optional = present(D=D, z=z, dt_bias=dt_bias, initial_states=initial_states)
+    check_kind(NAME, True, x=x, dt=dt, A=A, B=B, C=C, **optional)
+    check_options(NAME, chunk_size)
+    check_heads(NAME, x=x, B=B)
     batch, length, heads, width = x.shape
     groups, states = B.shape[2:]
     if heads % groups:

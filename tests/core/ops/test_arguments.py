@@ -192,3 +192,35 @@ def test_ssd_says_which_of_x_and_b_is_no_sequence(name: str, bad: tuple[int, ...
     given = {"x": torch.zeros(2, 5, 2, 3), "B": torch.zeros(2, 5, 1, 4), name: torch.zeros(bad)}
     with pytest.raises(ArgumentError, match=rf"^ssd: {name} must be \(batch, length ≥ 1"):
         ssd(given["x"], torch.zeros(2, 5, 2), torch.zeros(2), given["B"], given["B"])
+
+
+@pytest.mark.parametrize("name", sorted({*OPERATORS} - {"block_linear", "lti_scan", "linear_scan"}))
+def test_no_imaginary_part_is_dropped(name: str) -> None:
+    """An operator in real arithmetic refuses a complex argument by the operator's name."""
+    given = arguments(name)
+    for place, tensor in enumerate(given):
+        if name == "selective_scan" and place > 1:
+            continue  # complex transitions are its own
+        changed = [tensor * 1j if i == place else one for i, one in enumerate(given)]
+        with pytest.raises(ArgumentError, match=f"^{name}: .* must be real, got torch.complex64"):
+            OPERATORS[name](*changed)
+
+
+@pytest.mark.parametrize("name", ["delta_rule", "dplr", "linear_attention", "mlstm", "ssd"])
+def test_options_that_are_no_numbers_are_refused_by_name(name: str) -> None:
+    given, run = arguments(name), OPERATORS[name]
+    for chunk_size in (2.5, True, "64"):
+        with pytest.raises(ArgumentError, match=f"^{name}: chunk_size must be an integer"):
+            run(*given, chunk_size=chunk_size)
+    with pytest.raises(ArgumentError, match=f"^{name}: chunk_size must be at least 1, got 0"):
+        run(*given, chunk_size=0)
+    with pytest.raises(ArgumentError, match=f"^{name}: . must be a tensor, got list"):
+        run(given[0].tolist(), *given[1:])
+    if name not in ("mlstm", "ssd"):
+        for scale in (torch.ones((), requires_grad=True), "a", True):
+            with pytest.raises(ArgumentError, match=f"^{name}: scale must be a number"):
+                run(*given, scale=scale)
+        for heads, width in ((0, 4), (2, 0)):
+            none = torch.zeros(2, 5, heads, width)
+            with pytest.raises(ArgumentError, match=f"^{name}: q must be .* heads ≥ 1, width ≥ 1"):
+                run(none, none, none, *(none for _ in given[3:]))
