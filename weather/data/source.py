@@ -101,7 +101,11 @@ class Source:
             start: the first record.
             stop: after the last.
         """
-        values = np.asarray(self.array[..., start:stop, :, :].values)
+        try:
+            values = np.asarray(self.array[..., start:stop, :, :].values)
+        except ValueError as error:  # a chunk of another size than the store says
+            text = f"cannot be read: {error}"
+            raise DataError(text, path=self.path, record=self.name) from error
         if self.flipped:
             values = values[..., ::-1, :]
         if not np.array_equal(self.order, np.arange(len(self.order))):
