@@ -181,7 +181,7 @@ def test_own_frames_of_a_rollout_are_those_of_use(context: int) -> None:
 def test_model_and_data_must_agree() -> None:
     task = VideoForecaster(1, 2, (8,), 1, 4, groups=4, context=4)
     task.check_data(MovingDigits(size=12, context=4))
-    with pytest.raises(ConfigError, match="context 4 and --data.context 5 must agree"):
+    with pytest.raises(ConfigError, match=r"context 4 and --data\.context 5 must agree"):
         task.check_data(MovingDigits(size=12, context=5))
     with pytest.raises(ConfigError, match="size 13 must be a multiple of 2"):
         task.check_data(MovingDigits(size=13, context=4))
