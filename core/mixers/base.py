@@ -50,6 +50,9 @@ class Mixer(nn.Module, ABC):
     - ``attention_mask``: bool or integer (B, L), 0 at padding, which may lie anywhere; or
     - ``lengths``: integers (B,), the number of real positions of each row, its first ones.
 
+    A state must have the names, shapes and kinds of what ``init_state`` returns (those of a history
+    with any number of positions); another is refused by name.
+
     Outputs at padding are zero, and each row's state is that after its last real position.
 
     Attributes:
@@ -100,7 +103,8 @@ class Mixer(nn.Module, ABC):
 
         Args:
             x_t: input (B, D).
-            state: from ``init_state``, ``forward`` or the previous ``step``.
+            state: from ``init_state``, ``forward`` or the previous ``step``; None stands for the
+                start of a sequence. A subclass's own code is never given None.
 
         Returns:
             The output (B, D) and the new state.

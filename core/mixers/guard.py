@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.errors import ArgumentError
+from longseq.core.mixers.carried import check_state
 from longseq.core.mixers.finite import State, run_finite
 from longseq.core.mixers.padding import Carry, real_positions, run_real
 from longseq.core.ops.arguments import readable
@@ -106,10 +107,8 @@ def _check(
         _refuse(mixer, f"x must be floating-point, got {x.dtype}")
     if mixer.closed_length is not None and dims == 3 and is_open(x.shape[1]):
         _refuse(mixer, f"torch.export cannot leave the length open: {mixer.closed_length}")
-    for key, value in (state or {}).items():
-        if value.shape[0] != x.shape[0]:
-            had, now = value.shape[0], x.shape[0]
-            _refuse(mixer, f"the state {key!r} is that of {had} rows, x has {now}")
+    if state is not None:
+        check_state(mixer, x, state)
     if segment_ids is None:
         return
     if segment_ids.shape != x.shape[:2] or segment_ids.is_floating_point():
@@ -190,9 +189,10 @@ def guarded_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(step)
-    def guarded(self: Mixer, x_t: Tensor, state: State) -> Any:
-        if x_t.dim() != 2 or x_t.shape[1] != self.d_model:
-            _check(self, x_t, 2, state, None)
+    def guarded(self: Mixer, x_t: Tensor, state: State | None) -> Any:
+        _check(self, x_t, 2, state, None)
+        if state is None and self.causal:
+            state = self.init_state(x_t.shape[0], x_t.device, x_t.dtype)
         if not x_t.shape[0]:
             return _nothing(self, x_t, state)
         try:

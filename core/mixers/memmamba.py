@@ -81,8 +81,7 @@ class MemMamba(Mamba):
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         state = self.init_state(len(x), x.device, x.dtype) if state is None else state
-        own = {key: value for key, value in state.items() if key not in ("notes", "taken")}
-        z, after = super().forward(x, own, segment_ids)
+        z, after = super().forward(x, state, segment_ids)
         read, pool, taken = self._recall(x, z, state, segment_resets(segment_ids))
         y = z + torch.sigmoid(self.recall_proj(z)) * self.o_proj(read)
         return y, {**after, "notes": pool.to(state["notes"].dtype), "taken": taken}
