@@ -44,8 +44,7 @@ class ImageClassifier(BaseTask):
         freeze: lowest parts that are not trained: 1 the stem, 2 the first block too, and so on; -1
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
-        recompute: whether blocks keep only their input and compute the rest again in the backward
-            pass: less memory, a third more time.
+        recompute: whether to compute blocks again in the backward pass, for less memory.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 

@@ -170,8 +170,7 @@ def _download(source: DataSource, folder: Path) -> Path:
 
 
 def _unpack_debian(file: Path, folder: Path) -> None:
-    """Unpacks a Debian package's files; tarfile's data filter keeps every path inside the
-    folder."""
+    """Unpacks a Debian package's files, none of them outside the folder."""
     if shutil.which("dpkg-deb") is None:
         raise DataError(
             "dpkg-deb is not on this machine, to unpack", path=file, hint="install dpkg"
@@ -182,8 +181,9 @@ def _unpack_debian(file: Path, folder: Path) -> None:
         assert process.stdout is not None and process.stderr is not None
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                archive.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError) as error:
+                for member in archive:
+                    unpack_member(archive, member, folder, file)
+        except (tarfile.TarError, EOFError, FileNotFoundError, FileExistsError) as error:
             raise DataError(
                 f"is not a Debian package, or is damaged: {error}", path=file
             ) from error
@@ -192,13 +192,54 @@ def _unpack_debian(file: Path, folder: Path) -> None:
             raise DataError("is not a Debian package, or is damaged", path=file)
 
 
+def unpack_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, file: Path
+) -> None:
+    """Unpacks one file, folder or link; tarfile's own filters are not in every Python 3.11.
+
+    Args:
+        archive: that is read.
+        member: of it.
+        folder: to unpack into.
+        file: the archive's, for errors.
+
+    Raises:
+        DataError: for what is no file, folder or link, or leads outside the folder.
+    """
+    to = _inside(folder, member.name, file)
+    if member.isdir():
+        to.mkdir(parents=True, exist_ok=True)
+        return
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if member.issym():
+        _inside(folder, str(Path(member.name).parent / member.linkname), file)
+        to.symlink_to(member.linkname)
+    elif member.islnk():
+        shutil.copyfile(_inside(folder, member.linkname, file), to)
+    elif (content := archive.extractfile(member)) is not None:
+        with to.open("wb") as out:
+            shutil.copyfileobj(content, out)
+    else:
+        raise DataError(f"holds a device or the like: {member.name!r}", path=file)
+
+
+def _inside(folder: Path, name: str, file: Path) -> Path:
+    """Returns where a name in an archive lies in the folder.
+
+    Raises:
+        DataError: if it lies outside.
+    """
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"names a file outside its folder: {name}", path=file)
+    return folder / name
+
+
 def _unpack_wheel(file: Path, folder: Path) -> None:
     """Unpacks a wheel's files, none of them outside the folder."""
     try:
         with zipfile.ZipFile(file) as archive:
             for member in archive.namelist():
-                if not (folder / member).resolve().is_relative_to(folder.resolve()):
-                    raise DataError(f"names a file outside its folder: {member}", path=file)
+                _inside(folder, member, file)
             archive.extractall(folder)
     except DataError:
         raise

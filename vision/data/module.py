@@ -42,7 +42,7 @@ class ImageData(BaseData):
         source: a packaged sample, a folder or zip of class folders (with or without train/, valid/,
             test/), a folder of IDX files, ``torchvision:<Name>``, or ``canvas:<IDX files>``.
         img_size: side in pixels that the model sees.
-        channels: 1 for grey, 3 for colour, or the number of bands.
+        channels: number of bands: 1 grey, 3 colour.
         batch_size: images per training batch.
         eval_batch_size: images per evaluation batch; results do not depend on it.
         mean: of every channel where 0 to 1 is the range of values, or one value for all; None
@@ -54,7 +54,7 @@ class ImageData(BaseData):
             it.
         bands: numbers of the stored bands to take, from 0, as many as channels; None for all.
         page: of a stack: its number from 0, or "channels": the pages are the channels.
-        background: behind transparent pixels: 0 black, 1 white.
+        background: behind transparency: 0 black, 1 white.
         truncated: whether to keep files that end early, with what is missing left grey or black.
         max_pixels: larger images are refused.
         augment: see ``transforms.training_transform``.
@@ -64,11 +64,11 @@ class ImageData(BaseData):
         mixup: α of mixup; 0 for none.
         cutmix: α of CutMix; 0 for none.
         balanced: whether training draws the classes equally often, whatever their sizes.
-        valid_fraction: share of the training images for validation.
+        valid_fraction: share of the training images that validate.
         test_fraction: share for the test.
         max_train: at most so many training images, drawn with the classes in proportion; None for
             all.
-        seed: of the splits, the order and the augmentation.
+        seed: of splits, order and augmentation.
         num_workers: processes that make batches.
         root: folder of torchvision's data sets.
         download: whether torchvision may download.

@@ -236,7 +236,8 @@ def test_gradients_pass_steps_and_wrong_states_are_named(name: str) -> None:
     x = torch.randn(2, 16, requires_grad=True)
     y, state = mixer.step(x, mixer.init_state(2))
     assert torch.autograd.grad(y.sum(), x)[0].abs().sum() > 0
-    with torch.no_grad(), pytest.raises(ValueError, match="must have shape"):
+    named = f"{type(mixer).__name__}: the state 'conv' is that of 2 rows, x has 3"
+    with torch.no_grad(), pytest.raises(ArgumentError, match=named):
         mixer.step(torch.randn(3, 16), state)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
-from longseq.core.shell.data_sources import SOURCES, fetch
+from longseq.core.shell.data_sources import SOURCES, fetch, unpack_member
 
 
 def debian(path: Path, members: dict[str, bytes]) -> Path:
@@ -108,3 +108,51 @@ def test_wrong_names_and_files_are_one_line(tmp_path: Path, monkeypatch, capsys)
     assert list((tmp_path / "out").iterdir()) == []
     assert main(["data"]) == 0
     assert all(name in capsys.readouterr().out for name in ["iris-sample-data"])
+
+
+def tar_of(path: Path, *members: tarfile.TarInfo) -> tarfile.TarFile:
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(b"abc") if member.isfile() else None)
+    return tarfile.open(path)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, 3 * (kind == tarfile.REGTYPE)
+    return info
+
+
+def test_links_inside_the_folder_are_kept(tmp_path: Path) -> None:
+    inside = [
+        member("./d", tarfile.DIRTYPE),
+        member("./d/a"),
+        member("./d/soft", tarfile.SYMTYPE, "a"),
+        member("./hard", tarfile.LNKTYPE, "./d/a"),
+    ]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with tar_of(tmp_path / "x.tar", *inside) as archive:
+        for one in archive:
+            unpack_member(archive, one, folder, tmp_path / "x.tar")
+    assert [(folder / name).read_bytes() for name in ("d/a", "d/soft", "hard")] == [b"abc"] * 3
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        member("a", tarfile.SYMTYPE, "/etc/passwd"),
+        member("d/a", tarfile.SYMTYPE, "../../a"),
+        member("a", tarfile.LNKTYPE, "../secret"),
+        member("a", tarfile.FIFOTYPE),
+        member("../a"),
+    ],
+    ids=["absolute", "upwards", "hard", "fifo", "name"],
+)
+def test_links_that_leave_the_folder_are_refused(tmp_path: Path, one: tarfile.TarInfo) -> None:
+    (tmp_path / "secret").write_bytes(b"s")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with tar_of(tmp_path / "x.tar", one) as archive, pytest.raises(DataError):
+        unpack_member(archive, next(iter(archive)), folder, tmp_path / "x.tar")
+    assert [path for path in tmp_path.rglob("*") if path.name == "a"] == []
