@@ -286,6 +286,15 @@ def test_a_zarr_fill_value_of_too_few_bytes_is_one_line(tmp_path: Path) -> None:
         read_field(store)
 
 
+def test_a_zarr_chunk_of_another_size_than_its_store_says_is_one_line(write, lab) -> None:
+    path = write(lab.dataset(lab.fields()), "x.zarr", encoding={"tas": {"compressors": None}})
+    files = [file for file in sorted((path / "tas").rglob("*")) if file.is_file()]
+    chunk = next(file for file in files if "zarr" not in file.name and file.name[0] != ".")
+    chunk.write_bytes(chunk.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"x\.zarr: tas: cannot be read"):
+        read_field(path)
+
+
 def test_directions_have_no_mean(lab, write) -> None:
     data = lab.dataset(np.full((3, 4, 5), 359.0, np.float32), units="degree", name="wdir")
     data["wdir"].attrs["standard_name"] = "wind_from_direction"
