@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -24,6 +24,12 @@ def readable(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or in_transform():
         return False
     return all(type(t) in _PLAIN and t.device.type != "meta" for t in tensors)
+
+
+def differentiated(transforms: bool) -> bool:
+    """Returns whether forward-mode derivatives are being taken or, where ``transforms`` is true, the
+    call is inside an eager transform, which hides what it differentiates by."""
+    return in_forward_mode() or (transforms and in_transform())
 
 
 def present(**named: Tensor | None) -> dict[str, Tensor]:
