@@ -23,7 +23,9 @@ from longseq.core.training.loading import load_data, load_task
 from longseq.core.training.run import Run
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
+from longseq.vision.denoisers import RestorationComparison
 from longseq.vision.models.registry import PLAIN
+from longseq.vision.restoration import Restoration
 from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between models that are compared.
@@ -145,7 +147,9 @@ class ImageComparison(Comparison):
     at_test = ("most_frequent_class",)
 
     @classmethod
-    def of_test(cls, task: Any, data: Any) -> ImageComparison | None:
+    def of_test(cls, task: Any, data: Any) -> Comparison | None:
+        if isinstance(task, Restoration):
+            return RestorationComparison.of_test(task, data)
         if not (isinstance(task, ImageClassifier) and isinstance(data, ImageData)):
             return None
         made = cls(limit=_AT_TEST)

@@ -20,6 +20,8 @@ from longseq.vision.calibration import tempered
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.transforms import Normalise, resize
+from longseq.vision.restoration import Restoration
+from longseq.vision.restore import run_restoration
 from longseq.vision.segment import run_segmentation
 from longseq.vision.segmentation import Segmentation
 from longseq.vision.task import ImageClassifier, load_classifier
@@ -170,16 +172,19 @@ def run(argv: Sequence[str]) -> int:
     parser = CommandParser(
         prog="longseq vision predict",
         description="Of a classifier: class and probabilities of every image (file, label, "
-        "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv.",
+        "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv. Of a "
+        "restoration: the restored images.",
     )
     parser.add_argument(
         "images", help="folder or zip (searched to any depth), one image, or an IDX file"
     )
     parser.add_argument(
-        "--ckpt_path", required=True, help="checkpoint of a classifier or segmentation"
+        "--ckpt_path", required=True, help="of a classifier, a segmentation or a restoration"
     )
     parser.add_argument(
-        "--out", required=True, help=".csv, .tsv or .parquet file to write; for masks a folder"
+        "--out",
+        required=True,
+        help="table to write (.csv, .tsv, .parquet); for masks and images a folder",
     )
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
@@ -188,24 +193,27 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help=text)
     text = "classes: divides the logits (1; `longseq vision report` finds it)"
     parser.add_argument("--temperature", type=float, help=text)
-    parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
-    parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
+    parser.add_argument("--tile", type=int, help="masks, images: side of a tile")
+    parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
-    if isinstance(task, Segmentation):
+    if isinstance(task, (Segmentation, Restoration)):
+        gives = "masks" if isinstance(task, Segmentation) else "images"
         for name, given in (("flip", args.flip), ("temperature", args.temperature is not None)):
             if given:
-                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives masks")
+                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives {gives}")
         task.to(args.device)
+        if isinstance(task, Restoration):
+            return run_restoration(task, args.images, args.out, args.tile, args.overlap)
         return run_segmentation(
             task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
         )
     check_table(args.out)
     if not isinstance(task, ImageClassifier):
         raise ConfigError(
-            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier or a Segmentation "
-            "is needed"
+            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier, a Segmentation "
+            "or a Restoration is needed"
         )
     images = open_images(args.images, Reading.of(task.preprocess))
     heat = 1.0 if args.temperature is None else args.temperature
