@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Packages of the `vision` extra that the domain needs; the command line checks them before it
 # starts.
-REQUIRES = ("torchvision", "PIL", "pandas", "pyarrow", "sklearn")
+REQUIRES = ("torchvision", "PIL", "pandas", "pyarrow", "sklearn", "skimage")
 
 _EXPORTS = {
     "FORMATS": "longseq.vision.data.images",
