@@ -19,9 +19,11 @@ DOMAIN = Domain(
     ),
     modules=(
         "longseq.vision.task",
+        "longseq.vision.multi_label",
         "longseq.vision.segmentation",
         "longseq.vision.restoration",
         "longseq.vision.data.module",
+        "longseq.vision.data.labels",
         "longseq.vision.data.segmentation",
         "longseq.vision.data.restoration",
     ),

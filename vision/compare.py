@@ -25,6 +25,7 @@ from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
 from longseq.vision.denoisers import RestorationComparison
 from longseq.vision.models.registry import PLAIN
+from longseq.vision.multi_label_compare import MultiLabelComparison
 from longseq.vision.restoration import Restoration
 from longseq.vision.task import ImageClassifier
 
@@ -152,6 +153,8 @@ class ImageComparison(Comparison):
             return RestorationComparison.of_test(task, data)
         if not (isinstance(task, ImageClassifier) and isinstance(data, ImageData)):
             return None
+        if not task.one_class:
+            return MultiLabelComparison.of_test(task, data)
         made = cls(limit=_AT_TEST)
         made.data = data
         values = len(data.parts["test"]) * data.preprocess["img_size"] ** 2
@@ -221,6 +224,8 @@ class ImageComparison(Comparison):
         data = self._add(path)
         task = load_task(path, ImageClassifier)
         assert isinstance(task, ImageClassifier)
+        if not task.one_class:
+            raise ConfigError(f"{path}: gives any number of labels; vision test compares it")
         data.take(task.preprocess)
         if task.classes != data.classes:
             raise DataError(f"was trained on other classes than those of {data.source}", path=path)

@@ -112,10 +112,11 @@ def classify(
         if tensors:
             batch = torch.stack(tensors).to(device)
             with torch.inference_mode():
-                chances = torch.softmax(model(batch).double(), 1)
+                chances = task.probabilities(model(batch))
                 if flip:
-                    chances = (chances + torch.softmax(model(batch.flip(3)).double(), 1)) / 2
-            rows = iter(tempered(chances.cpu().numpy(), temperature).tolist())
+                    chances = (chances + task.probabilities(model(batch.flip(3)))) / 2
+            found = chances.cpu().numpy()
+            rows = iter((tempered(found, temperature) if task.one_class else found).tolist())
         for index in indices:
             why = errors.get(index, "")
             yield Prediction(images.name(index), [] if why else next(rows), why)
@@ -146,6 +147,37 @@ def write_predictions(
         best = max(range(len(classes)), key=lambda i: item.probabilities[i])
         rows.append([item.file, classes[best], item.probabilities[best], *item.probabilities, None])
     write_rows(path, {"file": "", "label": "", **probabilities, "error": ""}, rows)
+
+
+def write_labels(
+    path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]
+) -> None:
+    """Writes predictions of any number of labels: ``file``, ``labels`` of at least one half with ;
+    between them, ``p_<label>`` for every label, ``error``.
+
+    Args:
+        path: .csv, .tsv or .parquet.
+        predictions: rows.
+        classes: names of the labels.
+    """
+    columns = {"file": "", "labels": "", **dict.fromkeys((f"p_{name}" for name in classes), ".6g")}
+    rows: list[list[str | float | None]] = []
+    for item in predictions:
+        if item.error:
+            rows.append([item.file, None, *[None] * len(classes), item.error])
+        else:
+            rows.append([item.file, ";".join(labels_of(item, classes)), *item.probabilities, None])
+    write_rows(path, {**columns, "error": ""}, rows)
+
+
+def labels_of(item: Prediction, classes: Sequence[str]) -> list[str]:
+    """Returns the labels whose probability is at least one half.
+
+    Args:
+        item: of one image.
+        classes: names of the labels.
+    """
+    return [name for name, chance in zip(classes, item.probabilities) if chance >= 0.5]
 
 
 def say_errors(errors: Sequence[str], source: str | Path) -> None:
@@ -215,16 +247,24 @@ def run(argv: Sequence[str]) -> int:
             f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier, a Segmentation "
             "or a Restoration is needed"
         )
+    if not task.one_class and args.temperature is not None:
+        raise ConfigError("--temperature: is for one class per image")
     images = open_images(args.images, Reading.of(task.preprocess))
     heat = 1.0 if args.temperature is None else args.temperature
     found = list(classify(task, images, args.batch_size, args.device, args.flip, heat))
     say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
-    write_predictions(args.out, found, task.classes)
+    write = write_predictions if task.one_class else write_labels
+    write(args.out, found, task.classes)
     labels = Counter(
-        task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]
+        name
         for item in found
         if not item.error
+        for name in (
+            [task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]]
+            if task.one_class
+            else labels_of(item, task.classes)
+        )
     )
     print(f"{args.out}: {len(found):,} images, {len(bad)} could not be read")
     print("  " + ", ".join(f"{name} {count:,}" for name, count in labels.most_common(10)))
