@@ -37,7 +37,9 @@ SIZES = {
 }
 
 
-CLASSIFIERS = [name for name in sorted(DOMAIN.configs()) if not name.startswith("segment")]
+CLASSIFIERS = [
+    name for name in sorted(DOMAIN.configs()) if not name.startswith(("segment", "restor"))
+]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
