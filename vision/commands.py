@@ -22,6 +22,10 @@ DOMAIN = Domain(
         "longseq.vision.segmentation",
         "longseq.vision.data.module",
         "longseq.vision.data.segmentation",
+        "longseq.vision.video.task",
+        "longseq.vision.video.moving_shapes",
+        "longseq.vision.points.task",
+        "longseq.vision.points.data",
     ),
     commands={
         "export": Command(
@@ -35,6 +39,14 @@ DOMAIN = Domain(
         "predict": Command(
             "classes and probabilities of images, to CSV or Parquet; or their masks",
             "longseq.vision.predict:run",
+        ),
+        "matte": Command(
+            "an alpha matte of every frame of a clip, in constant memory",
+            "longseq.vision.video.matte:run",
+        ),
+        "score": Command(
+            "test scores of mattes, motions and point clouds beside plain baselines",
+            "longseq.vision.score:run",
         ),
     },
     examples={"fit": "--config cifar --data.source images.zip"},
