@@ -26,6 +26,7 @@ DOMAIN = Domain(
         "longseq.vision.video.moving_shapes",
         "longseq.vision.points.task",
         "longseq.vision.points.data",
+        "longseq.vision.manipulation.task",
     ),
     commands={
         "export": Command(
@@ -44,8 +45,12 @@ DOMAIN = Domain(
             "an alpha matte of every frame of a clip, in constant memory",
             "longseq.vision.video.matte:run",
         ),
+        "forge": Command(
+            "forged images with exact masks from photographs, to train on",
+            "longseq.vision.manipulation.forge:run",
+        ),
         "score": Command(
-            "test scores of mattes, motions and point clouds beside plain baselines",
+            "test scores of video, point clouds and manipulations beside plain baselines",
             "longseq.vision.score:run",
         ),
     },

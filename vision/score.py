@@ -1,4 +1,5 @@
-"""``longseq vision score``: checkpoints of video and point clouds beside their plain baselines."""
+"""``longseq vision score``: checkpoints of video, point clouds and manipulations beside plain
+baselines."""
 
 from __future__ import annotations
 
