@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,9 @@ class Voices:
             raise DataError("every recording of this speaker is silent", path=files[0].parent)
         return heard
 
-    def piece(self, speaker: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+    def piece(
+        self, speaker: int, samples: int, rng: np.random.Generator, speed: float = 0.0
+    ) -> np.ndarray:
         """Returns a piece of a speaker's recordings that is not silent, float32 (samples,).
 
         A recording that is shorter lies at a random place, with silence around.
@@ -81,8 +84,19 @@ class Voices:
         Args:
             speaker: its number.
             samples: length.
-            rng: draws recording and place.
+            rng: draws recording, place and speed.
+            speed: the piece is played at a speed of 1 ± this, its pitch and formants with it, as
+                another speaker's would be.
         """
+        if speed:
+            import soxr
+
+            factor = rng.uniform(1 - speed, 1 + speed)
+            source = self.piece(speaker, math.ceil((samples + 2) * factor), rng)
+            piece = soxr.resample(source, factor, 1.0)[:samples]
+            power = float(np.sqrt(np.mean(np.square(piece))))
+            piece, power = (piece, power) if power > _QUIET else (source[:samples], 1.0)
+            return (piece / power).astype(np.float32)
         own = self.recordings[speaker]
         for _ in range(20):
             audio = own[rng.integers(len(own))]
@@ -99,7 +113,12 @@ class Voices:
 
 
 def draw(
-    voices: Voices, count: int, samples: int, level: float, rng: np.random.Generator
+    voices: Voices,
+    count: int,
+    samples: int,
+    level: float,
+    rng: np.random.Generator,
+    speed: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a mixture (N,) and its voices (S, N), the voices' levels ± ``level`` / 2 dB apart.
 
@@ -109,10 +128,11 @@ def draw(
         samples: N.
         level: greatest difference, dB.
         rng: draws.
+        speed: see ``Voices.piece``.
     """
     chosen = rng.permutation(len(voices.names))[:count]
     gains = 10 ** (rng.uniform(-level / 2, level / 2, count) / 20)
-    parts = [gain * voices.piece(int(i), samples, rng) for gain, i in zip(gains, chosen)]
+    parts = [gain * voices.piece(int(i), samples, rng, speed) for gain, i in zip(gains, chosen)]
     stacked = np.stack(parts).astype(np.float32) * np.float32(0.1)
     return stacked.sum(0), stacked
 
@@ -158,16 +178,17 @@ class Mixtures(Drawn):
         count: speakers in a mixture.
         samples: of a mixture.
         level: see ``draw``.
+        speed: see ``Voices.piece``.
         *drawn: the arguments of ``Drawn``.
     """
 
-    def __init__(self, count: int, samples: int, level: float, *drawn: Any) -> None:
+    def __init__(self, count: int, samples: int, level: float, speed: float, *drawn: Any) -> None:
         super().__init__(*drawn)
-        self.count, self.samples, self.level = count, samples, level
+        self.count, self.samples, self.level, self.speed = count, samples, level, speed
 
     def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns a mixture and its voices."""
-        mixture, voices = draw(self.voices, self.count, self.samples, self.level, rng)
+        mixture, voices = draw(self.voices, self.count, self.samples, self.level, rng, self.speed)
         return {"mixture": mixture, "voices": voices}
 
 
@@ -189,6 +210,8 @@ class SpeechMixtures(BaseData):
         seed: of split and draws.
         sample_rate: Hz.
         num_workers: processes that make batches.
+        speed: training pieces are played at a speed of 1 ± this, drawn for each: more speakers than
+            the folder has.
     """
 
     fits = ("voices", "sample_rate")
@@ -209,8 +232,11 @@ class SpeechMixtures(BaseData):
         seed: int = 0,
         sample_rate: int = 8000,
         num_workers: int = 0,
+        speed: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= speed < 1:
+            raise ConfigError(f"speed must be at least 0 and below 1, got {speed}")
         if not seconds > 0 or not level >= 0:
             raise ConfigError(f"seconds must be positive and level not negative, got {seconds}")
         self.source, self.seconds, self.level = source, seconds, level
@@ -221,7 +247,7 @@ class SpeechMixtures(BaseData):
         self.sizes = {"valid": n_valid, "test": n_test}
         self.shares = {"valid": valid_fraction, "test": test_fraction}
         self.seed, self.sample_rate = seed, check_positive("sample_rate", sample_rate)
-        self.num_workers = num_workers
+        self.num_workers, self.speed = num_workers, speed
         self._read: dict[str, Voices] = {}
         self._files: dict[str, list[Path]] = {}
 
@@ -297,7 +323,8 @@ class SpeechMixtures(BaseData):
             part: "train", "valid" or "test".
         """
         samples = round(self.seconds * self.sample_rate)
-        return Mixtures(self.voices, samples, self.level, *self.drawn(part))
+        speed = self.speed if part == "train" else 0.0
+        return Mixtures(self.voices, samples, self.level, speed, *self.drawn(part))
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""

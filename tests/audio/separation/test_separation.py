@@ -9,7 +9,7 @@ import torch
 
 from longseq.audio.separation.mixtures import SpeechMixtures
 from longseq.audio.separation.models import SEPARATORS, create_separator
-from longseq.audio.separation.mossformer import MossFormerBlock
+from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream
 from longseq.audio.separation.task import Improvement, best_si_sdr, oracle_masks
 from longseq.core.errors import ConfigError, DataError
@@ -74,6 +74,15 @@ def test_joint_attention_is_its_definition(length):
     torch.testing.assert_close(block(x), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 4, 50])
+def test_the_depthwise_convolution_is_centred(length):
+    torch.manual_seed(0)
+    layer = DepthwiseConv(6, 5).double()
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    same = torch.nn.functional.conv1d(x.mT, layer.conv.weight, padding=2, groups=6).mT
+    torch.testing.assert_close(layer(x), x + same, rtol=1e-12, atol=1e-12)
+
+
 def test_the_improvement_is_of_the_best_order():
     generator = torch.Generator().manual_seed(0)
     voices = torch.randn(3, 2, 4000, generator=generator)
@@ -106,6 +115,28 @@ def test_mixtures_are_a_function_of_their_number_and_no_speaker_is_in_two_parts(
     alone = one_by_one.mixtures("valid")
     assert len(valid) == 3 and len(alone) == 5 and len(valid[2]["mixture"]) == 1
     assert torch.equal(torch.cat([alone[i]["mixture"] for i in range(2)]), valid[0]["mixture"])
+
+
+def test_training_pieces_at_other_speeds(tmp_path):
+    time = np.arange(2 * RATE) / RATE
+    for i in range(4):
+        (tmp_path / f"s{i}").mkdir()
+        soundfile.write(tmp_path / f"s{i}" / "0.wav", 0.5 * np.sin(2 * np.pi * 1000 * time), RATE)
+    same = {"source": str(tmp_path), "seconds": 1.0, "valid_fraction": 0.5, "test_fraction": 0.0}
+    quick, plain = SpeechMixtures(**same, speed=0.2), SpeechMixtures(**same)
+    batches = [quick.mixtures("train")[i] for i in range(4)]
+    voices = torch.cat([one["voices"].flatten(0, 1) for one in batches])
+    assert voices.shape == (32, RATE) and voices.isfinite().all()
+    heard = voices.numpy() * np.hanning(RATE)
+    pitch = np.abs(np.fft.rfft(heard)).argmax(1)  # Hz, for a second of sound
+    assert pitch.min() >= 798 and pitch.max() <= 1202 and pitch.max() - pitch.min() > 200
+    again = quick.mixtures("train")[3]["mixture"]
+    assert torch.equal(again, batches[3]["mixture"])
+    for part, speeds in (("valid", quick), ("train", plain)):  # neither is changed
+        voices = speeds.mixtures(part)[0]["voices"].flatten(0, 1).numpy() * np.hanning(RATE)
+        assert set(np.abs(np.fft.rfft(voices)).argmax(1)) == {1000}
+    with pytest.raises(ConfigError, match="speed must be"):
+        SpeechMixtures(**same, speed=1.0)
 
 
 def test_folders_that_cannot_serve(speech, tmp_path):
