@@ -31,6 +31,7 @@ from longseq.genomics.gene_model import (
     words,
 )
 from longseq.genomics.progress import progress_bar
+from longseq.genomics.variant_sites import Scored
 
 FLANK = 250  # bases that are read on both sides of a variant
 _WORDS = 4 ** (ORDER + 1)
@@ -201,6 +202,24 @@ def gene_model(
     sequences = [one.fetch(name, 0, size) for one in genomes for name, size in one.records.items()]
     with progress_bar("learning genes", PASSES * sum(map(len, sequences))) as progress:
         return GeneHMM.learn(sequences, code, progress)
+
+
+def with_genes(
+    model: GeneHMM,
+    variants: Sequence[Variant],
+    found: Sequence[Scored],
+    genome: Genome | Collection,
+) -> list[Scored]:
+    """Returns scores with those under a model of genes.
+
+    Args:
+        model: of genes.
+        variants: what was scored.
+        found: the scores.
+        genome: the reference.
+    """
+    ratios = model.ratios(variants, genome, [one.reasons for one in found])
+    return [one._replace(genes=values) for one, values in zip(found, ratios, strict=True)]
 
 
 def _ending(bases: np.ndarray) -> np.ndarray:

@@ -17,8 +17,6 @@ import torch
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_rows
-from longseq.genomics.data.collection import Collection
-from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.vcf import (
     Variant,
@@ -29,7 +27,7 @@ from longseq.genomics.data.vcf import (
     with_header,
     with_info,
 )
-from longseq.genomics.gene_hmm import GeneHMM, gene_model
+from longseq.genomics.gene_hmm import gene_model, with_genes
 from longseq.genomics.gene_model import STOPS
 from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
@@ -314,24 +312,6 @@ def run(argv: Sequence[str]) -> int:
         progress.close(finished)
     report(args.out, variants, found, work, options, scorer)
     return 0
-
-
-def with_genes(
-    model: GeneHMM,
-    variants: Sequence[Variant],
-    found: Sequence[Scored],
-    genome: Genome | Collection,
-) -> list[Scored]:
-    """Returns scores with those under a model of genes.
-
-    Args:
-        model: of genes.
-        variants: what was scored.
-        found: the scores.
-        genome: the reference.
-    """
-    ratios = model.ratios(variants, genome, [one.reasons for one in found])
-    return [one._replace(genes=values) for one, values in zip(found, ratios, strict=True)]
 
 
 def _without_genes(columns: dict[str, str]) -> dict[str, str]:
