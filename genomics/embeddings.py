@@ -133,6 +133,13 @@ def ordered_vectors(
         progress: called with the number of positions read.
         folder: for the file on the disk; the system's own if None.
     """
+    if symmetric(model) and strand != "+":
+        for part in stream_vectors(model, genome, intervals, "+", chunk, window):
+            values = np.tile(part.values, (1, 2)) if strand == "both" else part.values
+            yield Vectors(part.chrom, part.start, part.ids, values)
+            if progress is not None:
+                progress(len(part.ids) * (2 if strand == "both" else 1))
+        return
     for one in intervals:
         with tempfile.TemporaryFile(dir=folder) as spool:
             width = model.backbone.d_model
@@ -159,6 +166,11 @@ def ordered_vectors(
                 yield Vectors(part.chrom, part.start, part.ids, values)
                 if progress is not None:
                     progress(len(part.ids))
+
+
+def symmetric(model: DNALanguageModel | MaskedDNAModel) -> bool:
+    """Returns whether a base has the same vector on both strands."""
+    return isinstance(model, MaskedDNAModel) and model.symmetric
 
 
 def windows(intervals: Sequence[Interval], size: int) -> list[Feature]:
@@ -277,12 +289,14 @@ def embed_features(
     if intervals is None:
         touched = {one.chrom for one in features}
         intervals = [Interval(k, 0, size) for k, size in genome.records.items() if k in touched]
+    # The base that is read last is another one on the other strand.
+    once = strand == "both" and pool == "mean" and symmetric(model)
     sides = []
-    for which in ("+", "-") if strand == "both" else (strand,):
+    for which in ("+",) if once else ("+", "-") if strand == "both" else (strand,):
         pooled = _Pooled(features, pool, which)
         for part in stream_vectors(model, genome, intervals, which, chunk, window):
             pooled.add(part)
             if progress is not None:
-                progress(len(part.ids))
+                progress(len(part.ids) * (2 if once else 1))
         sides.append(pooled.result())
-    return np.concatenate(sides, 1)
+    return np.concatenate(sides * (2 if once else 1), 1)

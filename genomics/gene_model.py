@@ -254,7 +254,7 @@ class GeneModel:
         """
         if not any(len(found) for _, found in records):
             raise ConfigError("no gene to learn from")
-        kinds = self._kinds(records)
+        kinds = self.kinds(records)
         inside = np.zeros((int(max(k.max(initial=0) for k in kinds)) + 1, 3, 4 * _WORDS))
         everywhere = np.zeros(4 * _WORDS)
         codons, seen, single = np.zeros(64), np.ones(64), np.zeros(4)
@@ -297,9 +297,13 @@ class GeneModel:
         self.upstream = learn_upstream(windows, single / single.sum()) if enough else None
         self.gaps = _gap_odds([found for _, found in records])
 
-    def _kinds(self, records: Sequence[tuple[np.ndarray, Genes]]) -> list[np.ndarray]:
+    def kinds(self, records: Sequence[tuple[np.ndarray, Genes]]) -> list[np.ndarray]:
         """Returns the kind of every gene. All are of one kind at first; then by how well that fits
-        them, in three parts; later the likeliest."""
+        them, in three parts; later the likeliest.
+
+        Args:
+            records: see ``learn``.
+        """
         total = sum(len(found) for _, found in records)
         if len(self.positions) == 0 or total < _FEWEST * KINDS:
             return [np.zeros(len(found), np.int64) for _, found in records]

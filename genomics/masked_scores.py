@@ -90,7 +90,8 @@ def masked_scores(
     if every < 0 or every == 1:
         raise ConfigError(f"hide_every {every} must be 0 (one base at a time) or at least 2")
     window = window or DEFAULT_WINDOW
-    strands = "+-" if strand == "both" else strand
+    if strand == "both":
+        strand = "+" if model.symmetric else "+-"
     for item in intervals:
         for block in blocks(item, window):
             ids = genome.fetch(item.chrom, block.low, block.high)
@@ -100,10 +101,10 @@ def masked_scores(
             wanted = np.flatnonzero(inside & is_base(ids))
             place = np.arange(len(ids)) + (block.low if every else 0)
             total = np.zeros(len(ids))
-            for one in strands:
+            for one in strand:
                 total += _hidden_scores(model, ids, place % step, wanted, one)
             known = inside & is_base(ids)
-            said = np.where(known, total / len(strands), np.nan).astype(np.float32)
+            said = np.where(known, total / len(strand), np.nan).astype(np.float32)
             yield block, ids[inside], said[inside]
 
 
@@ -157,6 +158,11 @@ class MaskedScorer:
 
     def __post_init__(self) -> None:
         check_positive("window", self.window)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both strands get the same scores."""
+        return self.model.symmetric
 
     def positions(self, unit: Unit) -> int:
         """Returns how many positions the model runs over."""

@@ -104,7 +104,7 @@ class Scorer:
     window: int
     reach: int | None = None
 
-    masked = False
+    masked = symmetric = False
 
     def positions(self, unit: Unit) -> int:
         """Returns how many positions the model runs over."""

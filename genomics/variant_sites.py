@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.variant_scores import WINDOW, Scorer, Site, Unit, units
 
 CONTEXT = 8192
+Combine = Literal["mean", "low"]
 REASONS = {
     "REF_MISMATCH": "REF is not what the reference has there",
     "NO_SUCH_RECORD": "CHROM is not in the reference",
@@ -74,16 +75,35 @@ def options_for(scorer: Scorer | MaskedScorer, context: int | None, strand: str)
 
 
 class Scored(NamedTuple):
-    """The scores of one variant's alternative alleles; NaN where an allele has a reason instead."""
+    """The scores of one variant's alternative alleles; NaN where an allele has a reason instead.
+
+    Attributes:
+        forward: of the strand +.
+        reverse: of the strand -.
+        reasons: why an allele was not scored, "" if it was.
+        genes: under a hidden Markov model of genes, see ``GeneHMM.ratios``; None without one.
+    """
 
     forward: list[float]
     reverse: list[float]
     reasons: list[str]
+    genes: list[float] | None = None
 
     def mean(self) -> list[float]:
         """Returns the mean over the strands that were read."""
         pairs = zip(self.forward, self.reverse)
         return [b if np.isnan(a) else a if np.isnan(b) else (a + b) / 2 for a, b in pairs]
+
+    def combined(self, how: Combine = "mean") -> list[float]:
+        """Returns the mean over the strands that were read, or the lower of them ("low")."""
+        if how == "mean":
+            return self.mean()
+        return [float(np.fmin(a, b)) for a, b in zip(self.forward, self.reverse)]
+
+    def mixture(self, how: Combine = "mean") -> list[float]:
+        """Returns the model's ratios and those of the genes, added; without genes, all are NaN."""
+        genes = self.genes or [float("nan")] * len(self.forward)
+        return [a + b for a, b in zip(self.combined(how), genes)]
 
 
 def site_of(
@@ -151,9 +171,9 @@ def score_variants(
     Returns:
         Scores in the order of the variants.
     """
-    work, found = prepare(variants, scorer.genome, options, scorer.masked)
+    work, found = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
     for unit in work:
-        put(found, unit.strand, scorer.score(unit))
+        put(found, unit.strand, scorer.score(unit), scorer.symmetric and options.strand == "both")
     return found
 
 
@@ -162,6 +182,7 @@ def prepare(
     genome: Genome | Collection,
     options: Options,
     masked: bool = False,
+    symmetric: bool = False,
 ) -> tuple[list[Unit], list[Scored]]:
     """Returns what is to be done, and a place for each variant's scores, with reasons.
 
@@ -170,6 +191,7 @@ def prepare(
         genome: the reference.
         options: how.
         masked: see ``site_of``.
+        symmetric: whether the model says the same on both strands: then one is read.
     """
     found, sites = [], []
     for index, variant in enumerate(variants):
@@ -178,13 +200,24 @@ def prepare(
         found.append(Scored(nothing, list(nothing), reasons))
         if site is not None:
             sites.append((chrom, site))
-    return units(sites, genome.records, options.context, options.strands), found
+    strands = options.strands[0] if symmetric else options.strands
+    return units(sites, genome.records, options.context, strands), found
 
 
-def put(found: Sequence[Scored], strand: str, scores: dict[int, list[float]]) -> None:
-    """Puts the scores of a unit into their places."""
+def put(
+    found: Sequence[Scored], strand: str, scores: dict[int, list[float]], both: bool = False
+) -> None:
+    """Puts the scores of a unit into their places.
+
+    Args:
+        found: of ``prepare``.
+        strand: of the unit.
+        scores: of the scorer.
+        both: whether they are those of the other strand too.
+    """
     for index, values in scores.items():
-        into = found[index].forward if strand == "+" else found[index].reverse
+        sides = {"+": found[index].forward, "-": found[index].reverse}
         places = [i for i, reason in enumerate(found[index].reasons) if not reason]
-        for place, value in zip(places, values, strict=True):
-            into[place] = value
+        for into in sides.values() if both else [sides[strand]]:
+            for place, value in zip(places, values, strict=True):
+                into[place] = value

@@ -27,12 +27,15 @@ from longseq.genomics.data.vcf import (
     with_header,
     with_info,
 )
+from longseq.genomics.gene_hmm import gene_model, with_genes
+from longseq.genomics.gene_model import STOPS
 from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
 from longseq.genomics.variant_scores import WINDOW, Scorer, Unit
 from longseq.genomics.variant_sites import (
     CONTEXT,
     REASONS,
+    Combine,
     Options,
     Scored,
     options_for,
@@ -41,12 +44,18 @@ from longseq.genomics.variant_sites import (
 )
 
 _RATIO = "ln p(ALT and what follows) - ln p(REF and what follows)"
+_COMBINED: dict[Combine, str] = {"mean": "mean", "low": "lower"}
 _MASKED_RATIO = "ln p(ALT) - ln p(REF) at the hidden site, given both sides"
 INFO = {
-    "LSQ_LLR": "{ratio}, the mean of the strands",
+    "LSQ_LLR": "{ratio}, the {combine} of the strands",
     "LSQ_FWD": "{ratio}, forward strand",
     "LSQ_REV": "{ratio}, reverse strand",
     "LSQ_SKIP": "Why an ALT was not scored, . if it was: " + ", ".join(REASONS),
+}
+GENE_INFO = {
+    "LSQ_GENE": "ln p(ALT and what lies around it) - ln p(REF and the same) under a hidden Markov "
+    "model of genes",
+    "LSQ_MIX": "LSQ_LLR + LSQ_GENE",
 }
 COLUMNS = {
     "chrom": "",
@@ -57,6 +66,8 @@ COLUMNS = {
     "llr": ".6f",
     "llr_forward": ".6f",
     "llr_reverse": ".6f",
+    "llr_gene": ".6f",
+    "llr_mix": ".6f",
     "reason": "",
 }
 
@@ -141,29 +152,36 @@ def _numbers(values: Sequence[float]) -> str:
     return ",".join("." if np.isnan(value) else f"{value:.6f}" for value in values)
 
 
-def header_info(masked: bool) -> dict[str, str]:
+def header_info(masked: bool, combine: Combine = "mean", genes: bool = False) -> dict[str, str]:
     """Returns the header's description of the INFO fields.
 
     Args:
         masked: whether a masked model scores.
+        combine: how the strands' ratios become one.
+        genes: whether a model of genes scores too.
     """
-    ratio = _MASKED_RATIO if masked else _RATIO
-    kinds = dict.fromkeys(INFO, "A,Type=Float") | {"LSQ_SKIP": ".,Type=String"}
+    values = {"ratio": _MASKED_RATIO if masked else _RATIO, "combine": _COMBINED[combine]}
+    texts = INFO | GENE_INFO if genes else INFO
+    kinds = dict.fromkeys(texts, "A,Type=Float") | {"LSQ_SKIP": ".,Type=String"}
     return {
-        name: f'Number={kinds[name]},Description="{text.format(ratio=ratio)}"'
-        for name, text in INFO.items()
+        name: f'Number={kinds[name]},Description="{text.format(**values)}"'
+        for name, text in texts.items()
     }
 
 
-def info(scored: Scored) -> dict[str, str]:
+def info(scored: Scored, combine: Combine = "mean") -> dict[str, str]:
     """Returns the INFO fields of a variant."""
     reasons = scored.reasons if any(scored.reasons) else []
-    return {
-        "LSQ_LLR": _numbers(scored.mean()),
+    fields = {
+        "LSQ_LLR": _numbers(scored.combined(combine)),
         "LSQ_FWD": _numbers(scored.forward),
         "LSQ_REV": _numbers(scored.reverse),
         "LSQ_SKIP": ",".join(reason or "." for reason in reasons),
     }
+    if scored.genes is not None:
+        fields["LSQ_GENE"] = _numbers(scored.genes)
+        fields["LSQ_MIX"] = _numbers(scored.mixture(combine))
+    return fields
 
 
 def write_vcf(
@@ -172,8 +190,10 @@ def write_vcf(
     found: Sequence[Scored],
     note: str,
     masked: bool = False,
+    combine: Combine = "mean",
 ) -> None:
     """Writes a VCF file again with the scores: the same lines in the same order."""
+    texts = header_info(masked, combine, any(one.genes is not None for one in found))
     header: list[str] = []
     scores = iter(found)
     with open_output(out) as write:
@@ -181,17 +201,22 @@ def write_vcf(
             if line.startswith("#"):
                 header.append(line)
                 if not line.startswith("##"):
-                    for one in with_header(header, header_info(masked), note):
+                    for one in with_header(header, texts, note):
                         write(one)
             elif line:
-                write(with_info(line, info(next(scores))))
+                write(with_info(line, info(next(scores), combine)))
 
 
-def table_rows(variants: Sequence[Variant], found: Sequence[Scored]) -> Iterator[list[Any]]:
-    """Yields a row per alternative allele; the position counts from 1, as in VCF."""
+def table_rows(
+    variants: Sequence[Variant], found: Sequence[Scored], combine: Combine = "mean"
+) -> Iterator[list[Any]]:
+    """Yields a row per alternative allele; the position counts from 1, as in VCF. The two columns
+    of the genes are there if they were scored."""
     for variant, scored in zip(variants, found):
-        for i, value in enumerate(scored.mean()):
-            numbers = (value, scored.forward[i], scored.reverse[i])
+        columns = [scored.combined(combine), scored.forward, scored.reverse]
+        if scored.genes is not None:
+            columns += [scored.genes, scored.mixture(combine)]
+        for i, numbers in enumerate(zip(*columns)):
             yield [
                 variant.chrom,
                 variant.start + 1,
@@ -210,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
         description="Scores every ALT by ln p(ALT and the bases after it) - ln p(REF and the same "
         "bases) under a language model; under a masked one, substitutions by ln p(ALT) - ln p(REF) "
         "while the site is hidden. Below 0, the reference is the likelier.",
-        epilog=f"INFO: {', '.join(INFO)}. Why an ALT is not scored: "
+        epilog=f"INFO: {', '.join(INFO | GENE_INFO)}. Why an ALT is not scored: "
         + "; ".join(f"{key}, {text}" for key, text in REASONS.items())
         + ".",
     )
@@ -229,6 +254,19 @@ def parser() -> argparse.ArgumentParser:
         help=f"bases after REF ({WINDOW}); of a masked model, bases read around it (as trained)",
     )
     made.add_argument("--strand", default="both", help="both (default), + or -")
+    made.add_argument(
+        "--combine",
+        default="mean",
+        choices=sorted(_COMBINED),
+        help="LSQ_LLR is the mean of the strands (default) or the lower: what breaks a reading "
+        "frame is often seen from one side alone",
+    )
+    made.add_argument(
+        "--genes_from",
+        help="score by a hidden Markov model of genes too, learnt without annotation from the "
+        "reference (give `reference`) or from other genomes: a.fa,b.fa",
+    )
+    made.add_argument("--code", type=int, choices=sorted(STOPS), help="its genetic code (11)")
     made.add_argument("--workers", type=int, default=1, help="processes (1)")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     return made
@@ -244,29 +282,40 @@ def run(argv: Sequence[str]) -> int:
     args.fasta = SAMPLES.path(args.fasta) if args.fasta in SAMPLES.names() else Path(args.fasta)
     scorer = load_scorer(args.fasta, args.ckpt_path, args.window, args.device)
     options = options_for(scorer, args.context, args.strand)
+    if args.code is not None and args.genes_from is None:
+        raise ConfigError("--code is of the model of genes: give --genes_from too")
+    genes = gene_model(args.genes_from, scorer.genome, args.code or 11)
     variants = list(read_variants(args.vcf))
-    work, found = prepare(variants, scorer.genome, options, scorer.masked)
+    work, found = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
+    both = scorer.symmetric and options.strand == "both"
     key = _key(args, options)
     progress, finished = Progress(args.out, key), False
     if progress.done:
         print(f"going on: {len(progress.done):,} of {len(work):,} blocks are done")
     try:
         for number, scores in progress.done.items():
-            put(found, work[number].strand, scores)
+            put(found, work[number].strand, scores, both)
         for number, scores in with_bar(run_units(work, progress.done, args, scorer), work):
-            put(found, work[number].strand, scores)
+            put(found, work[number].strand, scores, both)
             progress.add(number, scores)
+        if genes is not None:
+            found = with_genes(genes, variants, found, scorer.genome)
         if is_vcf(args.out):
             settings = {"masked": True} if scorer.masked else {"context": options.context}
             note = json.dumps({"model": key[:12], **settings, "window": options.window})
-            write_vcf(args.vcf, args.out, found, note, scorer.masked)
+            write_vcf(args.vcf, args.out, found, note, scorer.masked, args.combine)
         else:
-            write_rows(args.out, COLUMNS, table_rows(variants, found))
+            columns = COLUMNS if genes is not None else _without_genes(COLUMNS)
+            write_rows(args.out, columns, table_rows(variants, found, args.combine))
         finished = True
     finally:
         progress.close(finished)
     report(args.out, variants, found, work, options, scorer)
     return 0
+
+
+def _without_genes(columns: dict[str, str]) -> dict[str, str]:
+    return {name: how for name, how in columns.items() if name not in ("llr_gene", "llr_mix")}
 
 
 def report(

@@ -66,12 +66,13 @@ def _section(section: Section, folder: Path) -> str:
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
         for picture in section.pictures
     )
+    findings = "".join(f"<p>{escape(text)}</p>\n" for text in section.findings)
     files = "".join(f"<li>{_link(file, folder)}</li>" for file in section.files)
     return (
         f'<section id="{escape(section.domain)}">\n<h2>{escape(section.domain)}</h2>\n'
         f'<p class="question">{escape(section.question)}</p>\n'
         f'<p class="verdict{lost}">{escape(section.verdict)}</p>\n{figures}'
-        f"{_table(section)}"
+        f"{_table(section)}{findings}"
         f'<p class="speed">{escape(section.speed)} The whole took {section.seconds:.0f} s.</p>\n'
         f'<p class="data">{escape(section.data)}</p>\n'
         f"<details><summary>Files written</summary><ul>{files}</ul></details>\n</section>\n"

@@ -40,6 +40,7 @@ class Section:
         files: what was written, for people to open.
         lower_is_better: the metric's direction.
         tie: a smaller difference is no difference.
+        findings: what else was seen, in sentences with figures.
     """
 
     domain: str
@@ -53,6 +54,7 @@ class Section:
     files: Sequence[Path] = field(default_factory=tuple)
     lower_is_better: bool = True
     tie: float = 0.0
+    findings: Sequence[str] = ()
 
     @property
     def verdict(self) -> str:

@@ -70,6 +70,8 @@ def run_demos(argv: Sequence[str], domains: Sequence[Domain] | None = None) -> i
         sections.append(section)
         print_table(section.scores, section.metric, section.question, section.lower_is_better)
         print(section.verdict)
+        for text in section.findings:
+            print(text)
         print(f"{section.speed} ({section.seconds:.0f} s in all)")
         for file in section.files:
             print(f"  {file}")

@@ -110,6 +110,11 @@ class MaskedDNAModel(nn.Module):
         self.complement: Tensor
         self.register_buffer("complement", complement, persistent=False)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether f(RC x) = rc f(x), outside training."""
+        return self.symmetry not in ("none", "ps_heads")
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """Returns logits (B, L, V) of token ids (B, L)."""
         if self.symmetry == "none" or (self.symmetry == "ph" and self.training):
@@ -122,8 +127,8 @@ class MaskedDNAModel(nn.Module):
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Returns the last layer's output (B, L, D): the vector of each base given all others, and
-        itself. But for the symmetry "none" it is the mean of both strands', so that a base has
-        the same vector whichever is read.
+        itself. But for the symmetry "none" it is the mean of both strands'; where the model is
+        ``symmetric``, a base has the same vector whichever is read.
 
         Args:
             input_ids: (B, L).
