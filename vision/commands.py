@@ -26,6 +26,11 @@ DOMAIN = Domain(
         "longseq.vision.data.labels",
         "longseq.vision.data.segmentation",
         "longseq.vision.data.restoration",
+        "longseq.vision.video.task",
+        "longseq.vision.video.moving_shapes",
+        "longseq.vision.points.task",
+        "longseq.vision.points.data",
+        "longseq.vision.manipulation.task",
     ),
     commands={
         "export": Command(
@@ -39,6 +44,18 @@ DOMAIN = Domain(
         "predict": Command(
             "classes of images, to CSV or Parquet; their masks; or the images restored",
             "longseq.vision.predict:run",
+        ),
+        "matte": Command(
+            "an alpha matte of every frame of a clip, in constant memory",
+            "longseq.vision.video.matte:run",
+        ),
+        "forge": Command(
+            "forged images with exact masks from photographs, to train on",
+            "longseq.vision.manipulation.forge:run",
+        ),
+        "score": Command(
+            "test scores of video, point clouds and manipulations beside plain baselines",
+            "longseq.vision.score:run",
         ),
     },
     examples={"fit": "--config cifar --data.source images.zip"},

@@ -38,13 +38,13 @@ class ImageClassifier(BaseTask):
         in_chans: channels of the images.
         img_size: side in pixels.
         model_kwargs: further hyper-parameters of the model.
-        pretrained: published weights to start from, fitted to channels, size and classes.
-        label_smoothing: share of the probability that is spread over all classes.
-        ema_decay: decay of the exponential moving average of the weights per step; 0 for none.
+        pretrained: published weights to start from.
+        label_smoothing: probability spread over all classes.
+        ema_decay: decay of averaged weights; 0 for none.
         freeze: lowest parts that are not trained: 1 the stem, 2 the first block too, and so on; -1
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
-        recompute: whether to compute blocks again in the backward pass, for less memory.
+        recompute: compute blocks twice, for less memory.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 

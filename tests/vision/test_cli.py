@@ -38,7 +38,9 @@ SIZES = {
 
 
 CLASSIFIERS = [
-    name for name in sorted(DOMAIN.configs()) if not name.startswith(("segment", "restor"))
+    name
+    for name, path in sorted(DOMAIN.configs().items())
+    if "task.ImageClassifier" in path.read_text()
 ]
 
 

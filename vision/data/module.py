@@ -58,13 +58,13 @@ class ImageData(BaseData):
         truncated: whether to keep files that end early, with what is missing left grey or black.
         max_pixels: larger images are refused.
         augment: see ``transforms.training_transform``.
-        erasing: probability of erasing a random rectangle of a training image.
+        erasing: how often a rectangle is erased, 0 to 1.
         crop_ratio: see ``transforms.resize``.
         interpolation: "bilinear", "bicubic" or "nearest", when images are resized.
         mixup: α of mixup; 0 for none.
         cutmix: α of CutMix; 0 for none.
         balanced: whether training draws the classes equally often, whatever their sizes.
-        valid_fraction: share of the training images that validate.
+        valid_fraction: share of the images to validate on.
         test_fraction: share for the test.
         max_train: at most so many training images, drawn with the classes in proportion; None for
             all.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
+from longseq.vision.models.high_pass import HighPass
 from longseq.vision.models.layers import FeatureExtractor, ImageModel, head
 from longseq.vision.models.mhsvm import MHSVM
 from longseq.vision.models.mhsvm_unet import MHSVMUNet
@@ -45,12 +46,17 @@ class UNetEncoder(Pyramid):
         num_classes: classes of the head; 0 for none.
         in_chans: channels of the images.
         dims: width of every level; every level has half the resolution of the one before.
+        high_pass: whether it also sees the images through high-pass filters, see ``HighPass``.
     """
 
     stem_key = "levels.0.0.weight"
 
     def __init__(
-        self, num_classes: int = 10, in_chans: int = 3, dims: Sequence[int] = (16, 32, 64, 128)
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        dims: Sequence[int] = (16, 32, 64, 128),
+        high_pass: bool = False,
     ) -> None:
         super().__init__()
         if not dims:
@@ -58,7 +64,8 @@ class UNetEncoder(Pyramid):
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 2 ** (len(dims) - 1)
         self.num_features, self.channels = dims[-1], list(dims)
         self.reductions = [2**i for i in range(len(dims))]
-        widths = [in_chans, *dims]
+        self.high_pass = HighPass(in_chans) if high_pass else None
+        widths = [in_chans if self.high_pass is None else self.high_pass.width, *dims]
         self.levels = nn.ModuleList(double_conv(a, b) for a, b in zip(widths, dims))
         self.head = head(dims[-1], num_classes)
         self.to(memory_format=torch.channels_last)
@@ -66,6 +73,7 @@ class UNetEncoder(Pyramid):
     def stage_maps(self, x: Tensor) -> list[Tensor]:
         """Returns the map of every level."""
         self.check_images(x)
+        x = x if self.high_pass is None else self.high_pass(x)
         x, maps = x.contiguous(memory_format=torch.channels_last), []
         for i, level in enumerate(self.levels):
             x = level(F.max_pool2d(x, 2) if i else x)
