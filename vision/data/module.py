@@ -40,7 +40,7 @@ class ImageData(BaseData):
 
     Args:
         source: a packaged sample, a folder or zip of class folders (with or without train/, valid/,
-            test/), a folder of IDX files, ``torchvision:<Name>``, or ``canvas:<IDX files>``.
+            test/), tar shards, IDX files, ``torchvision:<Name>``, or ``canvas:<IDX files>``.
         img_size: side in pixels that the model sees.
         channels: number of bands: 1 grey, 3 colour.
         batch_size: images per training batch.

@@ -19,6 +19,7 @@ from longseq.vision.data.canvas import canvas_parts
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
+from longseq.vision.data.shards import find_shards, open_shards
 
 FASHION = (
     "T-shirt/top",
@@ -70,6 +71,7 @@ def open_source(
     - a folder or zip with a folder for each class;
     - a folder with IDX files (``train-images-idx3-ubyte.gz``, …);
     - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts;
+    - tar shards (WebDataset's layout): a folder of them, or ``train-{000..009}.tar``;
     - ``canvas:<IDX files>``, their pictures far apart on large canvases, see ``canvas``.
 
     Args:
@@ -85,6 +87,9 @@ def open_source(
         return _torchvision(source.removeprefix("torchvision:"), reading, root, download)
     if source.startswith("canvas:"):
         return _canvas(source.removeprefix("canvas:"), reading)
+    if (shards := find_shards(source, PART_NAMES)) is not None:
+        found = open_shards(shards, reading)
+        return Source(found["train"], found.get("valid"), found.get("test"))
     path = SAMPLES.path(source) if source in SAMPLES.names() else Path(source)
     if not path.exists():
         near = get_close_matches(source, SAMPLES.names(), n=1)
