@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,9 @@ class ImageClassifier(BaseTask):
 
     unit = "images"
     copies = ("ema",)
+    one_class: ClassVar[bool] = True
+    """Whether an image is of one class; otherwise each class has a probability of its own."""
+
     classes = Fact(list)
     preprocess = Fact(dict)
 
@@ -131,6 +134,10 @@ class ImageClassifier(BaseTask):
         """Returns logits (B, classes) of normalised images (B, C, H, W)."""
         return (self.model if self.training else self.best)(images)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the probability of every class (B, K), float64."""
+        return torch.softmax(logits.double(), 1)
+
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean cross-entropy in nats, and what the metrics need."""
         target, logits = batch["target"], self(batch["image"])
@@ -138,7 +145,7 @@ class ImageClassifier(BaseTask):
         plain = functools.partial(F.cross_entropy, label_smoothing=smoothing)
         loss, pair = self.criterion(logits.float(), target, plain), (logits, target)
         # torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
-        preds = torch.softmax(logits.detach().double(), 1)
+        preds = self.probabilities(logits.detach())
         return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
 
     def check_data(self, data: Any) -> None:

@@ -188,6 +188,30 @@ def open_bands(
         yield rows, int(one.shape[0]), int(one.shape[1])
 
 
+def stored_dtype(path: Path) -> np.dtype | None:
+    """Returns the type of a TIFF file's values; None for other files, and damaged ones.
+
+    Args:
+        path: the file.
+    """
+    with path.open("rb") as opened:
+        start = opened.read(4)
+    if not start.startswith(MAGIC) or importlib.util.find_spec("tifffile") is None:
+        return None
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
+        with path.open("rb") as opened:
+            check_directories(opened)
+        with tifffile.TiffFile(path) as file:
+            found = np.dtype(file.series[0].dtype).newbyteorder("=")
+            whole = found.kind in "ui" and int(file.series[0].keyframe.bitspersample) >= 8
+    except Exception:  # noqa: BLE001 (read_tiff says what is wrong)
+        return None
+    return found if whole else None
+
+
 def _join(parts: list[Pixels]) -> np.ndarray | None:
     """Returns the masks of several images as one."""
     if all(one.missing is None for one in parts):

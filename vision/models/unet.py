@@ -10,6 +10,7 @@ drawn at full resolution also where the encoder begins at a half or a quarter of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,10 +21,13 @@ from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.vision.models.high_pass import HighPass
 from longseq.vision.models.layers import FeatureExtractor, ImageModel, head
+from longseq.vision.models.mhsvm import MHSVM
+from longseq.vision.models.mhsvm_unet import MHSVMUNet
+from longseq.vision.models.published import load_published
 from longseq.vision.models.pyramid import Pyramid
 from longseq.vision.models.vmamba import SS2D, VSSBlock
 
-DecoderKind = Literal["conv", "scan"]
+DecoderKind = Literal["conv", "scan", "own"]
 
 
 def double_conv(ins: int, outs: int) -> nn.Sequential:
@@ -147,6 +151,11 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(below, num_classes, 1)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def published(self) -> ImageModel:
+        """The part that published weights are loaded into."""
+        return self.encoder.model
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W), sides of at least ``min_size``."""
         x = x.contiguous(memory_format=torch.channels_last)
@@ -159,23 +168,56 @@ class Segmenter(nn.Module):
         return self.head(y)
 
 
+class OwnSegmenter(nn.Module):
+    """A published segmenter as it is, images (B, C, H, W) to logits of every pixel (B, K, H, W).
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: MHSVMUNet) -> None:
+        super().__init__()
+        self.published = model
+        self.in_chans, self.min_size = model.in_chans, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return self.published(x)
+
+
 def create_segmenter(
     encoder: str, num_classes: int, decoder: DecoderKind = "conv", **kwargs: Any
-) -> Segmenter:
+) -> Segmenter | OwnSegmenter:
     """Makes a U-shaped segmenter around a model by name.
 
     Args:
         encoder: one of ``list_models()``.
         num_classes: classes of pixels, the background among them.
-        decoder: "conv" or "scan".
-        **kwargs: of ``create_model``: ``in_chans``, ``img_size``, ``pretrained``, the model's own.
+        decoder: "conv", "scan", or "own" for the published decoder of MHS-VM.
+        **kwargs: of ``create_model``: ``in_chans``, ``img_size``, ``pretrained``, the model's own;
+            with "own" those of ``MHSVMUNet``.
 
     Raises:
         ConfigError: for an unknown name or hyper-parameter.
         DataError: if the weights are unusable.
     """
-    from longseq.vision.models.registry import create_model
+    from longseq.vision.models.registry import MODELS, create_model
 
+    check_choice("decoder", decoder, DecoderKind)
+    if decoder == "own":
+        preset = MODELS[encoder]
+        if preset.cls is not MHSVM:
+            raise ConfigError(
+                f"{encoder} has no decoder of its own (mhsvm_* have): choose conv or scan"
+            )
+        check_positive("num_classes - 1", num_classes - 1)
+        weights = kwargs.pop("pretrained", None)
+        kwargs.pop("img_size", None)
+        named = {**kwargs, "num_classes": num_classes}
+        whole = replace(preset, cls=MHSVMUNet).create(encoder, **named)
+        if weights is not None:
+            load_published(whole, weights)
+        return OwnSegmenter(whole)
     model = create_model(encoder, **{**kwargs, "num_classes": 0})
     for name in model.head_norms:  # of classification only: no gradient reaches them
         model.get_submodule(name).requires_grad_(False)
