@@ -3,14 +3,18 @@ pack, attention by blocks."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers.base import Mixer
-from longseq.core.ops.arguments import readable
+from longseq.core.ops.arguments import differentiated, readable
 from longseq.core.ops.exported import is_open
 
 
@@ -103,17 +107,38 @@ class AttentionBase(Mixer):
         Returns:
             (B, Q, H, P).
         """
-        y = F.scaled_dot_product_attention(
+        y = attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=mask,
+            mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=is_causal,
             scale=self.scale,
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return y.transpose(1, 2)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Returns ``scaled_dot_product_attention`` of torch, by its plain equations where its kernels
+    lack the derivative: in forward mode, and by a mask that a transform may differentiate.
+
+    Second derivatives in reverse mode are known to be wanted only when it is too late: the caller
+    asks for the plain equations, ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
+    Args:
+        q: queries (..., Q, P).
+        k: keys (..., K, P).
+        v: values (..., K, V).
+        mask: bool, or what is added to the scores (..., Q, K).
+        **options: torch's others.
+    """
+    plain = differentiated(mask is not None and mask.is_floating_point())
+    with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, mask, **options)
 
 
 def rotate(x: Tensor, positions: Tensor, base: float | None) -> Tensor:
@@ -198,7 +223,7 @@ def chunk_attention(
         bias = q.new_zeros(()).expand(hidden.shape)
     else:
         bias = relative[distance.clamp(0, before)].to(q.dtype).expand(batch, q.shape[1], -1, -1)
-    y = F.scaled_dot_product_attention(q, k, v, bias.masked_fill(hidden, -torch.inf))
+    y = attention(q, k, v, bias.masked_fill(hidden, -torch.inf))
     return y.flatten(1, 2)[:, :length]
 
 

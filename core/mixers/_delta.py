@@ -15,6 +15,7 @@ from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.precision import bounded
 
 _EPS = 1e-6  # added to the square of a norm that is divided by
 
@@ -125,7 +126,7 @@ class DeltaMixer(Mixer):
 
 def unit(x: Tensor) -> Tensor:
     """Returns x over its norm along the last dimension, computed in float32 at least."""
-    wide = x.to(recurrent_dtype(x.dtype))
+    wide = bounded(x.to(recurrent_dtype(x.dtype)))
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS)).to(x.dtype)
 
 
@@ -139,7 +140,8 @@ def normalised(o: Tensor, norm: nn.Module, name: str = "o_norm") -> Tensor:
     """
     dtype = recurrent_dtype(o.dtype)
     norm = holding(norm, nn.RMSNorm, name)
-    return rms_norm(o.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.eps).to(o.dtype)
+    wide = bounded(o.to(dtype))
+    return rms_norm(wide, norm.normalized_shape, norm.weight.to(dtype), norm.eps).to(o.dtype)
 
 
 def decay_parameters(heads: int, steps: int, lowest: float) -> tuple[nn.Parameter, nn.Parameter]:

@@ -15,7 +15,7 @@ from longseq.core.mixers._attention import chunk_starts, positions_in_pack
 from longseq.core.mixers._delta import DeltaMixer, normalised
 from longseq.core.mixers.base import State, recurrent_dtype, segment_resets
 from longseq.core.ops.backends import Backend
-from longseq.core.ops.precision import autocast_off
+from longseq.core.ops.precision import autocast_off, bounded
 
 _EPS = 1e-6  # added to the square of a norm that is divided by
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # of Muon's iteration
@@ -331,6 +331,7 @@ def newton_schulz(x: Tensor, iterations: int) -> Tensor:
     a, b, c = _QUINTIC
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
+    x = bounded(x, (-2, -1))
     x = x * torch.rsqrt(x.square().sum((-2, -1), keepdim=True) + _EPS)
     for _ in range(iterations):
         gram = x @ x.mT

@@ -23,7 +23,7 @@ from longseq.core.ops.chunking import (
 )
 from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.linear_attention import linear_attention
-from longseq.core.ops.precision import autocast_off
+from longseq.core.ops.precision import autocast_off, bounded
 
 
 @register_mixer("gsa")
@@ -114,7 +114,7 @@ class GatedSlotAttention(Mixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        normed = self.g_norm(silu(o.flatten(2)).to(self.g_norm.weight.dtype))
+        normed = self.g_norm(bounded(silu(o.flatten(2)).to(self.g_norm.weight.dtype)))
         return self.o_proj(normed), {"k": keys, "v": values}
 
 

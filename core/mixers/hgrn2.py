@@ -11,6 +11,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.linear_attention import linear_attention
+from longseq.core.ops.precision import bounded
 
 
 @register_mixer("hgrn2")
@@ -88,4 +89,5 @@ class HGRN2(Mixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        return self.o_proj(self.g_norm(o.flatten(2).to(self.g_norm.weight.dtype))), {"kv": kv}
+        o = bounded(o.flatten(2).to(self.g_norm.weight.dtype))
+        return self.o_proj(self.g_norm(o)), {"kv": kv}

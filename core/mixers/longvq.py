@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, silu
+from torch.nn.functional import silu
 
 from longseq.core.checks import check_positive
-from longseq.core.mixers._attention import chunk_starts, positions_in_pack
+from longseq.core.mixers._attention import attention, chunk_starts, positions_in_pack
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.mixers.mega import Mega
+from longseq.core.ops.precision import bounded
 
 _EPS = 1e-6
 
@@ -92,6 +92,7 @@ class LongVQ(Mega):
         )
         z = silu(z)
         q, k = (z * kappa + mu for kappa, mu in zip(self.kappa.unbind(), self.mu.unbind()))
+        k = bounded(k)
         k = k * torch.rsqrt(k.square().mean(-1, keepdim=True) + _EPS)
         k = torch.cat([state["k"].to(k.dtype), k], 1)
         v = torch.cat([state["v"].to(v.dtype), v], 1)
@@ -154,7 +155,7 @@ class LongVQ(Mega):
             # A code's score counts as often as it has been; log 0 hides it.
             far = counts.to(q.dtype).log().unsqueeze(1).expand(-1, hi - lo, -1)
             outputs.append(
-                F.scaled_dot_product_attention(
+                attention(
                     q[:, lo:hi],
                     torch.cat([k[:, lo : hi + before], codebook], 1),
                     torch.cat([v[:, lo : hi + before], means.to(v.dtype)], 1),
@@ -164,7 +165,9 @@ class LongVQ(Mega):
             # A chunk that ends here joins the sums.
             ended = positions[:, hi - 1] == before
             chunk = slice(hi - 1, hi + before)  # of the keys, which begin with those of the past
-            codes = one_hot(self._nearest(k[:, chunk]), counts.shape[1])
+            # Compared, as torch's one_hot looks at values, which vmap does not allow.
+            every = torch.arange(counts.shape[1], device=k.device)
+            codes = (self._nearest(k[:, chunk]).unsqueeze(-1) == every).long()
             codes = codes * ended[:, None, None]
             counts = counts + codes.sum(1)
             sums = sums + codes.to(sums.dtype).mT @ v[:, chunk].to(sums.dtype)

@@ -23,6 +23,7 @@ from longseq.core.ops.backends import Backend, check_backend, convolution_backen
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.linear_maps import product_and_bias
 from longseq.core.ops.mamba_step import MambaLayer, mamba_step
+from longseq.core.ops.precision import bounded
 from longseq.core.ops.selective_scan import selective_scan
 
 
@@ -123,6 +124,7 @@ class Mamba(Mixer):
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         if self.bcdt_norm is not None:
+            dt, B, C = bounded(dt), bounded(B), bounded(C)
             dt, B, C = self.dt_layernorm(dt), self.b_layernorm(B), self.c_layernorm(C)
         # The bias is added inside the scan, in float32, whatever the activations are.
         delta, bias = product_and_bias(self.dt_proj, dt)

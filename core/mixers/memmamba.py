@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.core.mixers._attention import positions_in_pack
+from longseq.core.mixers._attention import attention, positions_in_pack
 from longseq.core.mixers.base import State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.mixers.mamba import Mamba
 from longseq.core.ops.exported import is_open
@@ -135,7 +135,7 @@ class MemMamba(Mamba):
         # An empty note, so that there is something to read where nothing has been noted.
         k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         bias = q.new_zeros(()).expand(hidden.shape).masked_fill(hidden, -torch.inf)
-        read = F.scaled_dot_product_attention(q, k, v, F.pad(bias, (0, 1)))
+        read = attention(q, k, v, F.pad(bias, (0, 1)))
         last = count[:, -1:] + torch.arange(size, device=x.device)
         pool = notes.gather(1, last.unsqueeze(-1).expand(-1, -1, self.d_note))
         return read.flatten(1, 2)[:, :length], pool, mine[:, -1]

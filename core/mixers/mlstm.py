@@ -19,6 +19,7 @@ from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.gated_norm import gated_layer_norm
 from longseq.core.ops.linear_maps import plain_map
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.precision import bounded
 
 
 class _HeadwiseLinear(nn.Module):
@@ -55,7 +56,7 @@ class _HeadNorm(nn.Module):
         weight = 1.0 + self.weight.to(h.dtype)
         if {u.dtype, z.dtype, skip.dtype} == {h.dtype}:
             return gated_layer_norm(h.flatten(2), z, weight, u, skip, h.shape[2])
-        rows = h.flatten(0, 1).flatten(1)
+        rows = bounded(h).flatten(0, 1).flatten(1)
         normed = group_norm(rows, h.shape[2], weight, eps=1e-5).view(*h.shape[:2], -1).to(u.dtype)
         return (normed + skip.to(u.dtype) * u) * silu(z)
 

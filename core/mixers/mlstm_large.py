@@ -14,6 +14,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.precision import bounded
 
 
 class _HeadNorm(nn.Module):
@@ -26,7 +27,7 @@ class _HeadNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, h: Tensor) -> Tensor:
-        h = h.to(recurrent_dtype(h.dtype))
+        h = bounded(h.to(recurrent_dtype(h.dtype)))
         y = layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
         return y if self.bias is None else y + self.bias
 

@@ -13,6 +13,7 @@ from longseq.core.mixers._submodules import holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.dplr import dplr
+from longseq.core.ops.precision import bounded
 
 _STRONGEST = (
     0.6065306597126334  # exp(-1/2): a channel keeps at least exp(-exp(-1/2)) of itself per position
@@ -180,7 +181,7 @@ class RWKV7(Mixer):
         log_decay = -_STRONGEST * strength.to(recurrent_dtype(strength.dtype)).sigmoid()
         rate = self.a_lora(mixed["a"]).sigmoid()
         heads = (self.n_heads, self.head_dim)
-        found = normalize((k * self.k_k.to(k.dtype)).unflatten(-1, heads), dim=-1)
+        found = normalize(bounded((k * self.k_k.to(k.dtype)).unflatten(-1, heads)), dim=-1)
         k = k * (1 + (rate - 1) * self.k_a.to(k.dtype))
         r, k, v, rate, log_decay = (t.unflatten(-1, heads) for t in (r, k, v, rate, log_decay))
         o, kv = dplr(
@@ -199,7 +200,7 @@ class RWKV7(Mixer):
         wide = recurrent_dtype(o.dtype)
         norm = holding(self.g_norm, nn.GroupNorm, "g_norm")
         normed = group_norm(
-            o.flatten(0, 1).flatten(1).to(wide),
+            bounded(o.to(wide)).flatten(0, 1).flatten(1),
             self.n_heads,
             norm.weight.to(wide),
             norm.bias.to(wide),

@@ -13,6 +13,7 @@ from longseq.core.mixers._attention import chunk_attention, positions_in_pack
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.linear_attention import linear_attention
+from longseq.core.ops.precision import bounded
 
 
 @register_mixer("transnormer")
@@ -108,7 +109,7 @@ class TransNormer(Mixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        y = rms_norm(o.flatten(2), (self.d_model,), eps=self.norm_eps)
+        y = rms_norm(bounded(o.flatten(2)), (self.d_model,), eps=self.norm_eps)
         return self.o_proj(y if self.u_proj is None else y * self.u_proj(x)), {"kv": kv}
 
     def _diagonal(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -24,6 +24,12 @@ def readable(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or in_transform():
         return False
     return all(type(t) in _PLAIN and t.device.type != "meta" for t in tensors)
+
+
+def differentiated(transforms: bool) -> bool:
+    """Returns whether forward-mode derivatives are being taken or, where ``transforms`` is true,
+    the call is inside an eager transform, which hides what it differentiates by."""
+    return in_forward_mode() or (transforms and in_transform())
 
 
 def present(**named: Tensor | None) -> dict[str, Tensor]:
@@ -91,18 +97,38 @@ def check_options(operator: str, chunk_size: object, scale: object = None) -> No
         ArgumentError: if ``chunk_size`` is no integer of at least 1, or ``scale`` no number: a
             tensor would get no gradient.
     """
-    whole = isinstance(chunk_size, int | torch.SymInt) and not isinstance(chunk_size, bool)
-    if not whole:
-        raise ArgumentError(f"{operator}: chunk_size must be an integer, got {chunk_size!r}")
-    if chunk_size < 1:  # type: ignore[operator]
-        raise ArgumentError(f"{operator}: chunk_size must be at least 1, got {chunk_size}")
-    if scale is not None and (
-        isinstance(scale, bool) or not isinstance(scale, Real | torch.SymFloat)
-    ):
-        got = type(scale).__name__
-        raise ArgumentError(
-            f"{operator}: scale must be a number, got {got}: multiply q by what has a gradient"
-        )
+    check_count(operator, "chunk_size", chunk_size)
+    if scale is not None:
+        check_real(operator, "scale", scale, ": multiply q by what has a gradient")
+
+
+def check_count(operator: str, name: str, value: object) -> None:
+    """Checks that an option is an integer of at least 1.
+
+    Raises:
+        ArgumentError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise ArgumentError(f"{operator}: {name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ArgumentError(f"{operator}: {name} must be at least 1, got {value}")
+
+
+def check_real(operator: str, name: str, value: object, instead: str = "") -> None:
+    """Checks that an option is a number, not a tensor, which would get no gradient.
+
+    Args:
+        operator: name for the message.
+        name: of the option.
+        value: what came.
+        instead: behind the message.
+
+    Raises:
+        ArgumentError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real | torch.SymFloat):
+        got = type(value).__name__
+        raise ArgumentError(f"{operator}: {name} must be a number, got {got}{instead}")
 
 
 def check_resets(operator: str, resets: Tensor | None, batch: int, length: int) -> Tensor | None:

@@ -118,13 +118,14 @@ class Dispatch:
             BackendError: if the backend asked for by name cannot serve the call.
         """
         if backend != "auto":
+            own = ("auto", "reference", *self.reasons)
             if backend not in BACKENDS:
-                near = did_you_mean(backend, BACKENDS)
+                near = did_you_mean(backend, own)
                 raise ConfigError(f"{self.name}: no backend named {backend!r}; {near}")
             if backend == "reference":
                 return backend
             if backend not in self.reasons:
-                reason: str | None = "the operator has no such backend"
+                reason: str | None = f"the operator has no such backend, but {', '.join(own)}"
             else:
                 reason = self.reasons[backend](call)
             if reason is None:

@@ -1,5 +1,5 @@
-"""In what precision operators compute: the dtype of their arithmetic, and what autocast does to
-arguments."""
+"""In what precision and range operators compute: the dtype of their arithmetic, what autocast does
+to arguments, and values whose squares would overflow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+from longseq.core.ops.arguments import readable
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -50,3 +52,28 @@ def lowered(*activations: Tensor) -> tuple[Tensor, ...]:
     if dtype is None:
         return activations
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in activations)
+
+
+def bounded(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
+    """Returns x with what would overflow in a norm made smaller: a row whose greatest magnitude is
+    above 2^32 (2^256 in float64) is multiplied by one factor that brings it to 2^16 (2^128).
+
+    A norm divides by the row's own size, so that the factor drops out of it, and the eps in it is
+    far below the rounding of such a row. Other rows come back bit by bit. Without this, squares
+    above 1e38 are infinite in float32 and a row's norm is zero in silence; gradients, which take
+    the root's third power, are wrong above 1e13 already.
+
+    Args:
+        x: (..., N), float32, float64 or bfloat16; float16 has no such values.
+        dim: of the rows.
+    """
+    largest = 2.0**256 if x.dtype == torch.float64 else 2.0**32
+    if x.device.type == "cpu" and readable(x):
+        if x.numel() == 0:
+            return x
+        low, high = x.detach().aminmax()
+        if -largest <= float(low) and float(high) <= largest:
+            return x
+    greatest = x.detach().abs().amax(dim, keepdim=True)
+    # Of a row with an infinity, the factor 0 makes NaN: its norm is then NaN, not zero.
+    return x * torch.where(greatest > largest, largest**0.5 / greatest, 1.0)

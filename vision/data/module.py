@@ -19,7 +19,7 @@ from longseq.vision.data.batches import (
 from longseq.vision.data.images import ImageSet
 from longseq.vision.data.parts import Part, Prepared, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
-from longseq.vision.data.sources import open_source, split_indices
+from longseq.vision.data.sources import Source, open_source, split_indices
 from longseq.vision.data.transforms import (
     Augment,
     Interpolation,
@@ -197,8 +197,11 @@ class ImageData(BaseData):
         size = self.img_size
         return {"num_classes": len(self.classes), "in_chans": self.channels, "img_size": size}
 
+    def _source(self) -> Source:
+        return open_source(self.source, self.reading, self.root, self.download)
+
     def _open(self) -> dict[str, Part]:
-        source = open_source(self.source, self.reading, self.root, self.download)
+        source = self._source()
         train = readable(source.train)
         fractions = [
             self.valid_fraction if source.valid is None else 0.0,

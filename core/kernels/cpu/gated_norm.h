@@ -23,11 +23,17 @@ template <class R, class F> inline void over_lanes(int64_t from, int64_t width, 
   if (c < width) f(from + c, int(width - c));
 }
 
+// Values up to the first have a square, and its root's third power, far from overflow and
+// underflow; what is greater is brought to the second. As `bounded` in core/ops/precision.py.
+template <class R> constexpr R kLargest = R(sizeof(R) == 8 ? 0x1p256 : 0x1p32);
+template <class R> constexpr R kBrought = R(sizeof(R) == 8 ? 0x1p128 : 0x1p16);
+
 template <class R> struct NormRow {
   const GatedNorm& p;
   const int64_t width;
   const R *y, *z, *u, *weight, *skip;
   R mean = 0, scale = 1;
+  R slope = 1;            // of a unit value by what is normalised, without the norm's own change
   Buffer<R> gate, value;  // silu(z) and what is normalised, of one group
   explicit NormRow(const GatedNorm& p)
       : p(p),
@@ -51,13 +57,28 @@ template <class R> struct NormRow {
       store(&value[c - from], v);
       sum += v;
     });
-    mean = p.centred ? sum_lanes(sum) / R(width) : R(0);
+    R square = moments(sum_lanes(sum) / R(width)), factor = 1;
+    if (!(square < kLargest<R> * kLargest<R>)) square = rescued(&factor);
+    scale = R(1) / std::sqrt(square + R(p.eps));
+    slope = scale * factor;
+  }
+  // Sets the mean and returns the mean square.
+  R moments(R average) {
+    mean = p.centred ? average : R(0);
     Vec<R> squares = {};
-    over_lanes<R>(from, width, [&](int64_t c, int n) {
-      const Vec<R> v = first_lanes<R>(load(&value[c - from]) - mean, n);
+    over_lanes<R>(0, width, [&](int64_t c, int n) {
+      const Vec<R> v = first_lanes<R>(load(&value[c]) - mean, n);
       squares += v * v;
     });
-    scale = R(1) / std::sqrt(sum_lanes(squares) / R(width) + R(p.eps));
+    return sum_lanes(squares) / R(width);
+  }
+  // The same of a group whose squares are too large, after it was made smaller.
+  R rescued(R* factor) {
+    R greatest = 0, sum = 0;
+    for (int64_t c = 0; c < width; ++c) greatest = std::max(greatest, std::abs(value[c]));
+    *factor = greatest > kBrought<R> ? kBrought<R> / greatest : R(1);
+    for (int64_t c = 0; c < width; ++c) sum += (value[c] *= *factor);
+    return moments(sum / R(width));
   }
   Vec<R> unit(int64_t at) const { return (load(&value[at]) - mean) * scale; }
   // unit w + s u
@@ -119,7 +140,7 @@ template <class R> void gated_norm_backward_as(const GatedNorm& p) {
                 along = sum_lanes(product) / R(row.width);
         over_lanes<R>(from, row.width, [&](int64_t c, int n) {
           const Vec<R> weighted = slope(c, n) * load_lanes(row.weight + c, n);
-          const Vec<R> dvalue = (weighted - mean - row.unit(c - from) * along) * row.scale;
+          const Vec<R> dvalue = (weighted - mean - row.unit(c - from) * along) * row.slope;
           const Vec<R> x = load_lanes(row.z + c, n), s = sigmoid<R>(x);
           const Vec<R> dgate = p.norm_first ? load_lanes(dout + c, n) * row.inner(from, c, n)
                                             : dvalue * load_lanes(row.y + c, n);

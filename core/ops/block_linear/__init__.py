@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_device, check_kind, check_shape
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.block_linear import composed, cpu, torch_op
 from longseq.core.ops.block_linear.cpu import Arguments
@@ -36,8 +38,10 @@ def block_linear(x: Tensor, *weights: Tensor, backend: Backend = "auto") -> list
         (..., W) for each.
 
     Raises:
+        ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
+    _check(x, weights)
     chosen = _DISPATCH.choose(backend, Arguments(x, weights))
     if chosen == "reference":
         return block_linear_reference(x, *weights)
@@ -45,3 +49,26 @@ def block_linear(x: Tensor, *weights: Tensor, backend: Backend = "auto") -> list
         return [composed.one(x, weight) for weight in weights]
     outputs = torch_op.forward(x.reshape(-1, x.shape[-1]), torch.stack(weights))
     return [y.view(x.shape) for y in outputs]
+
+
+def _check(x: Tensor, weights: tuple[Tensor, ...]) -> None:
+    """Checks shapes and devices: the kernels read what the first weight's shape says is there.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    name = "block_linear"
+    named = {f"weight {place}": weight for place, weight in enumerate(weights)}
+    check_kind(name, True, x=x, **named)
+    if not weights:
+        raise ArgumentError(f"{name}: at least one weight must be given")
+    size = weights[0].shape[-1] if weights[0].ndim else 0
+    if x.ndim < 1 or size < 1 or x.shape[-1] % size:
+        raise ArgumentError(
+            f"{name}: x must be (..., W) with blocks of P that divide W, got {tuple(x.shape)} and "
+            f"weight 0 {tuple(weights[0].shape)}"
+        )
+    shape = (x.shape[-1] // size, size, size)
+    for one, weight in named.items():
+        check_shape(name, one, weight, shape, "(width / P, P, P)")
+    check_device(name, x, dict(named))

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.gated_norm import cpu, reference, torch_op
-from longseq.core.ops.gated_norm.arguments import Arguments
+from longseq.core.ops.gated_norm.arguments import Arguments, check
 
 __all__ = ["gated_layer_norm", "gated_rms_norm"]
 
@@ -25,9 +24,7 @@ _DISPATCH = Dispatch("gated_norm", {"cpu": cpu.reason}, _example, "composed", an
 
 
 def _run(call: Arguments, backend: Backend) -> Tensor:
-    name = "gated_layer_norm" if call.centred else "gated_rms_norm"
-    optional = present(u=call.u, skip=call.skip)
-    check_kind(name, True, y=call.y, z=call.z, weight=call.weight, **optional)
+    check(call)
     return torch_op.run(call) if _DISPATCH.choose(backend, call) == "cpu" else reference.run(call)
 
 
@@ -56,7 +53,7 @@ def gated_rms_norm(
         (..., width) in z's dtype.
 
     Raises:
-        ArgumentError: for a tensor that is not floating-point.
+        ArgumentError: naming the argument that does not fit.
     """
     return _run(Arguments(y, z, weight, None, None, groups, False, norm_first, eps), backend)
 
@@ -88,6 +85,6 @@ def gated_layer_norm(
         (..., width) in z's dtype.
 
     Raises:
-        ArgumentError: for a tensor that is not floating-point.
+        ArgumentError: naming the argument that does not fit.
     """
     return _run(Arguments(y, z, weight, u, skip, groups, True, True, eps), backend)

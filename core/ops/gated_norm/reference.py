@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from longseq.core.ops.gated_norm.arguments import Arguments
+from longseq.core.ops.precision import bounded
 
 
 def run(call: Arguments) -> Tensor:
@@ -15,7 +16,7 @@ def run(call: Arguments) -> Tensor:
     dtype = torch.promote_types(y.dtype, torch.float32)
     gate = silu(z.to(dtype))
     value = y.to(dtype) if norm_first else y.to(dtype) * gate
-    grouped = value.unflatten(-1, (groups, -1))
+    grouped = bounded(value.unflatten(-1, (groups, -1)))
     if centred:
         grouped = grouped - grouped.mean(-1, keepdim=True)
     grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)

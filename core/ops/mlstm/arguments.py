@@ -13,6 +13,7 @@ from longseq.core.ops.arguments import (
     check_heads,
     check_kind,
     check_options,
+    check_real,
     check_resets,
     check_shape,
 )
@@ -47,11 +48,12 @@ def checked(call: Arguments) -> Arguments:
     Raises:
         ArgumentError: naming the argument that does not fit.
     """
-    q, k, v, i, f, initial_state, resets, chunk_size, _ = call
+    q, k, v, i, f, initial_state, resets, chunk_size, eps = call
     named = dict(zip(("C", "n", "m"), initial_state or ()))
     check_kind(NAME, True, q=q, k=k, v=v, i=i, f=f)
     check_kind(NAME, True, **{f"{name} of initial_state": part for name, part in named.items()})
     check_options(NAME, chunk_size)
+    check_real(NAME, "eps", eps)
     check_heads(NAME, q=q, v=v)
     batch, length, heads, d_value = v.shape
     d_key = q.shape[-1]

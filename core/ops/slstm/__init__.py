@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.arguments import check_kind, check_resets
+from longseq.core.ops.arguments import check_device, check_kind, check_resets, check_shape
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.slstm import cpu, cuda, torch_op
@@ -71,11 +71,7 @@ def slstm(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
-    check_kind(NAME, True, gates=gates, recurrent=recurrent)
-    if initial_state is not None:
-        check_kind(NAME, True, **initial_state._asdict())
-    if gates.ndim != 5:
-        raise ArgumentError(f"{NAME}: gates must be (B, L, 4, H, P), got {tuple(gates.shape)}")
+    _check(gates, recurrent, initial_state)
     batch, length, _, heads, width = gates.shape
     resets = check_resets(NAME, resets, batch, length)
     dtype = torch.float64 if gates.dtype == torch.float64 else torch.float32
@@ -89,3 +85,27 @@ def slstm(
             return slstm_reference(gates, recurrent, state, resets)
         hs, last, *_ = torch_op.forward(*call, save)
         return hs.to(gates.dtype), SLSTMState(*last.unbind(0))
+
+
+def _check(gates: Tensor, recurrent: Tensor, initial_state: SLSTMState | None) -> None:
+    """Checks shapes and devices: the kernels read what the shape of ``gates`` says is there.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    check_kind(NAME, True, gates=gates, recurrent=recurrent)
+    if gates.ndim != 5 or gates.shape[2] != 4 or gates.shape[1] < 1:
+        raise ArgumentError(f"{NAME}: gates must be (B, L ≥ 1, 4, H, P), got {tuple(gates.shape)}")
+    batch, _, _, heads, width = gates.shape
+    shape = (heads, 4 * width, width)
+    check_shape(NAME, "recurrent", recurrent, shape, "(heads, 4 · width, width)")
+    if initial_state is not None and not isinstance(initial_state, SLSTMState):
+        got = type(initial_state).__name__
+        raise ArgumentError(f"{NAME}: initial_state must be an SLSTMState (h, c, n, m), got {got}")
+    state = {} if initial_state is None else initial_state._asdict()
+    for name, part in state.items():
+        check_shape(
+            NAME, f"{name} of initial_state", part, (batch, heads, width), "(batch, heads, width)"
+        )
+        check_kind(NAME, True, **{f"{name} of initial_state": part})
+    check_device(NAME, gates, {"recurrent": recurrent, **state})

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from longseq.core.errors import ArgumentError
+from longseq.core.ops.arguments import check_kind, present
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.state_update import composed, cpu
 from longseq.core.ops.state_update.arguments import Arguments
@@ -71,6 +73,18 @@ def state_update(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
+    optional = present(D=D, z=z, dt_bias=dt_bias)
+    check_kind("state_update", False, A=A, state=state)
+    check_kind("state_update", True, x=x, dt=dt, **optional)
+    check_kind("state_update", not A.is_complex(), B=B, C=C)
+    if x.ndim != 2 or not (dt.ndim == 2 and x.shape[1] and dt.shape[1]):
+        raise ArgumentError(
+            "state_update: x and dt must be (batch, channels) and (batch, channels or heads), got "
+            f"{tuple(x.shape)} and {tuple(dt.shape)}"
+        )
+    for name, vector in present(D=D, dt_bias=dt_bias).items():
+        if vector.numel() < 1:
+            raise ArgumentError(f"state_update: {name} must not be empty")
     call = Arguments(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_limit, log_decay)
     if backend in ("auto", "cpu") and _DISPATCH.choose("auto", call) == "cpu":
         return cpu.run(call)

@@ -20,6 +20,8 @@ def reason(call: Arguments) -> str | None:
     state, x, dt, A, B, C, D, z, bias, *_ = call
     if state.dtype not in _DTYPES or A.is_complex():
         return "it takes real states in float32 or float64"
+    if state.ndim < 3 or x.ndim != 2 or dt.ndim != 2 or B.ndim not in (2, 3):
+        return "its shapes do not fit one another"
     (rows, *_, states), (batch, width), (of_dt, heads), maps = (
         state.shape,
         x.shape,

@@ -12,7 +12,7 @@ from torch import Tensor
 from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_fn
 from longseq.core.compat.mamba_ssm.ops._scan import selective_scan_fn
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.precision import compute_dtype
+from longseq.core.ops.precision import bounded, compute_dtype
 
 
 class Layer(NamedTuple):
@@ -54,7 +54,7 @@ def _rms(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """Returns the RMS norm over dimension 1 of (B, R, L); x itself without a weight."""
     if weight is None:
         return x
-    wide = x.to(compute_dtype(x, weight))
+    wide = bounded(x.to(compute_dtype(x, weight)), 1)
     scaled = wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)
     return (scaled * weight.to(wide.dtype).unsqueeze(-1)).to(x.dtype)
 
