@@ -133,6 +133,27 @@ class MuonAdamW(Optimizer):
                         self._step_matrix(parameter, parameter.grad, group, axes.get(i))
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state of another run.
+
+        Args:
+            state_dict: of an optimiser with the same groups.
+
+        Raises:
+            ConfigError: if its groups are others.
+        """
+        theirs, own = (
+            [len(group["params"]) for group in groups]
+            for groups in (state_dict["param_groups"], self.param_groups)
+        )
+        if theirs != own:
+            raise ConfigError(
+                f"the checkpoint's optimiser has groups of {theirs} parameters, Muon has {own} "
+                "(another optimiser, or a version that took other parameters for matrices): it "
+                "cannot be resumed, only trained anew"
+            )
+        super().load_state_dict(state_dict)
+
     def _step_matrix(
         self,
         parameter: Tensor,

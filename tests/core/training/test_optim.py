@@ -217,3 +217,11 @@ def test_muon_takes_a_filter_that_lies_otherwise_as_the_matrix_that_it_is() -> N
     taken = {id(p): group["name"] for group in ours.param_groups for p in group["params"]}
     assert taken[id(layer.b)] == "muon_ssm" and taken[id(layer.c)] == "muon"
     assert taken[id(layer.rate)] == "ssm" and taken[id(layer.plain.weight)] == "muon"
+
+
+def test_muon_refuses_the_state_of_other_groups() -> None:
+    one, other = _Turned(), _Turned()
+    other.filter_axes = {}
+    made = [MuonAdamW(parameter_groups(layer, 1e-2, 0.1, 1e-3), lr=1e-2) for layer in (one, other)]
+    with pytest.raises(ConfigError, match=r"groups of .* cannot be resumed"):
+        made[0].load_state_dict(made[1].state_dict())
