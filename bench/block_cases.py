@@ -18,7 +18,7 @@ from longseq.bench.conv_cases import long_conv_work
 from longseq.bench.delta_cases import delta_work
 from longseq.bench.measure import OURS, Case, Mode, Program, Shape, Side, Work
 from longseq.bench.scan_cases import scan_work, slstm_work
-from longseq.core.backbone import Backbone
+from longseq.core.language_model import LanguageModel
 from longseq.core.mixers import create_mixer
 
 S5_STATES = 256
@@ -112,40 +112,27 @@ def _s5_work(shape: Shape, mode: Mode) -> Work:
     return Work(times * tokens * (4 * states * shape.width + 4 * states), 0, 0)
 
 
-class HyenaDNAShape(nn.Module):
-    """HyenaDNA-shaped: 8 layers of Hyena and MLP of width 256, 16 tokens; tokens (B, L) to logits
-    (B, L, 16).
+def _model_inputs(mixer: str) -> Callable[[Shape], tuple[nn.Module, Tensor]]:
+    """Returns what makes a language model of HyenaDNA's shape (8 layers of mixer and MLP, 16
+    tokens) and its tokens (B, L)."""
 
-    Args:
-        width: D.
-        length: longest.
-    """
-
-    def __init__(self, width: int, length: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(16, width)
-        self.backbone = Backbone(
-            width, HYENADNA_LAYERS, "hyena", {"l_max": length}, mlp_ratio=4.0, norm="layer"
+    def make(shape: Shape) -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        options = _options(mixer, shape.length)
+        model = LanguageModel(
+            16, shape.width, HYENADNA_LAYERS, mixer, options, mlp_ratio=4.0, norm="layer"
         )
-        self.head = nn.Linear(width, 16, bias=False)
+        tokens = torch.randint(16, (shape.batch, shape.length))
+        return model.to(shape.torch_dtype).eval(), tokens
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Returns the logits of the next token at every position."""
-        # The states of long convolutions are as long as the input; nothing follows here that would
-        # need them.
-        logits: Tensor = self.head(self.backbone(self.embedding(tokens), keep_states=False)[0])
-        return logits
-
-
-def _model_inputs(shape: Shape) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    model = HyenaDNAShape(shape.width, shape.length).to(shape.torch_dtype).eval()
-    return model, torch.randint(16, (shape.batch, shape.length))
+    return make
 
 
 def _model_ours(inputs: tuple[nn.Module, Tensor], shape: Shape, mode: Mode) -> Program:
     model, tokens = inputs
-    return Program(lambda: model(tokens), [*model.parameters()])
+    # The states of long convolutions are as long as the input; nothing follows here that would
+    # need them.
+    return Program(lambda: model(tokens, keep_states=False)[0], [*model.parameters()])
 
 
 def _model_work(shape: Shape, mode: Mode) -> Work:
@@ -156,6 +143,13 @@ def _model_work(shape: Shape, mode: Mode) -> Work:
     return Work(
         layers * (one.fma + tokens * maps), 0, layers * shape.item * 2.0 * tokens * shape.width
     )
+
+
+def _mamba_model_work(shape: Shape, mode: Mode) -> Work:
+    one = _with_projections("mamba", scan_work)(shape, mode)
+    tokens = shape.batch * shape.length
+    maps = tokens * 8 * shape.width**2  # of the MLP
+    return Work(*(HYENADNA_LAYERS * part for part in (one.fma + maps, one.exp, one.bytes)))
 
 
 def _block(
@@ -305,18 +299,24 @@ CASES: tuple[Case, ...] = (
         modes=_ALL,
         longest=1 << 16,
     ),
-    Case(
-        "hyenadna",
-        "HyenaDNA-shaped: 8 layers of width 256, one forward",
-        "model",
-        _model_inputs,
-        (Side(OURS, _model_ours),),
-        _model_work,
-        modes=("forward",),
-        dtypes=("float32",),
-        alone=(1_000_000,),
-        longest=1_000_000,
-        width=256,
+    *(
+        Case(
+            name,
+            f"HyenaDNA-shaped{said}: 8 layers of width 256, one forward",
+            "model",
+            _model_inputs(mixer),
+            (Side(OURS, _model_ours),),
+            work,
+            modes=("forward",),
+            dtypes=("float32",),
+            alone=(1_000_000,),
+            longest=1_000_000,
+            width=256,
+        )
+        for name, mixer, said, work in (
+            ("hyenadna", "hyena", "", _model_work),
+            ("hyenadna_mamba", "mamba", ", with Mamba", _mamba_model_work),
+        )
     ),
 )
 """All blocks and models."""

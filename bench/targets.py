@@ -119,15 +119,21 @@ TARGETS: tuple[Target, ...] = (
         length=1,
         batches=(1,),
     ),
-    Target(
-        "HyenaDNA-shaped model, one forward at L 1,000,000: within 8 GiB",
-        "hyenadna",
-        "forward",
-        "fits",
-        8,
-        length=1_000_000,
-        batches=(1,),
-        width=256,
+    *(
+        Target(
+            f"{what}, one forward at L 1,000,000: within {limit} GiB",
+            case,
+            "forward",
+            "fits",
+            limit,
+            length=1_000_000,
+            batches=(1,),
+            width=256,
+        )
+        for case, what, limit in (
+            ("hyenadna", "HyenaDNA-shaped model", 8),
+            ("hyenadna_mamba", "HyenaDNA-shaped model with Mamba", 4),
+        )
     ),
 )
 """What the two benchmarks are held to; a name in ``case`` is an operator's or a block's."""

@@ -294,6 +294,11 @@ class _Classifier(nn.Module):
 
 def mhsvm(root: Path, num_classes: int, **kwargs: Any) -> nn.Module:
     """Returns the encoder of MHS-VM under a head; keywords are those of the published class."""
+    return _Classifier(mhsvm_whole(root, 1, **kwargs), num_classes)
+
+
+def mhsvm_whole(root: Path, num_classes: int, **kwargs: Any) -> Any:
+    """Returns MHS-VM's segmenter; keywords are those of the published class."""
     folder, reference = root / "MHS-VM", _scan(root)
     names = ("mamba_ssm", "mamba_ssm.ops", "models", "models.vmunet")
     packages = {name: _module(name) for name in names}
@@ -336,7 +341,7 @@ def mhsvm(root: Path, num_classes: int, **kwargs: Any) -> nn.Module:
     count = len(kwargs["depths"])
     unused = [{f"layer_{i}.cxsz_tpinds": torch.zeros(8, 2, 1)} for i in range(count)]
     with _on_cpu(), _quiet():
-        model = module.VSSM(num_classes=1, route_dict=unused, **kwargs)
+        model = module.VSSM(num_classes=num_classes, route_dict=unused, **kwargs)
     for part in list(model.modules()):
         # The same tensors stand under second names.
         if isinstance(part, parts.MHSM):
@@ -345,4 +350,4 @@ def mhsvm(root: Path, num_classes: int, **kwargs: Any) -> nn.Module:
         if isinstance(part, parts.ScanHead):
             del part.scanning._modules["seq2seq_engine"]
             object.__setattr__(part.scanning, "seq2seq_engine", part.mambaeng)
-    return _Classifier(model, num_classes)
+    return model

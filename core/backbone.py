@@ -17,6 +17,7 @@ from longseq.core.mixers import Mixer, State, create_mixer
 from longseq.core.mixers.base import mixer_class
 from longseq.core.mixers.guard import StackCarry
 from longseq.core.mixers.padding import real_positions, run_real
+from longseq.core.mixers.pieces import in_pieces, piece_length, pointwise, runs_of
 from longseq.core.mlp import MLPS
 
 _POSITIONS = 1 << 16  # without gradients, a longer input goes through an MLP in such blocks
@@ -284,6 +285,11 @@ class Backbone(nn.Module):
         """Whether every mixer is causal."""
         return all(layer.mixer.causal for layer in self.residual_layers())
 
+    @property
+    def bounded_state(self) -> bool:
+        """Whether what every mixer carries stops growing; see ``Mixer.bounded_state``."""
+        return all(layer.mixer.bounded_state for layer in self.residual_layers())
+
     def _residual(self, x: Tensor) -> Tensor:
         wide = self.residual_in_fp32 and x.dtype.itemsize == 2
         return x.float() if wide else x
@@ -304,6 +310,9 @@ class Backbone(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
+
+        In evaluation without gradients, layers whose mixers carry a bounded state run a long input
+        in pieces of time (``core/mixers/pieces.py``), in the memory of input, output and a piece.
 
         Args:
             x: embedded input (B, L, D).
@@ -328,14 +337,41 @@ class Backbone(nn.Module):
                 layers = self.residual_layers()
                 carry = StackCarry(layer.mixer for layer in layers if keep_states or states)
                 return run_real(run, carry, x, states, segment_ids, real)
+        layers = self.residual_layers()
+        size = piece_length(self, x, self.d_model, segment_ids)
+        if size is None or not any(layer.mixer.bounded_state for layer in layers):
+            x, carried = self._layers(layers, keep_states, x, states, segment_ids)
+            return normed(self.norm_f, x), carried
+        carried = []
+        # Layers side by side that carry a bounded state go through a piece together.
+        for bounded, low, high in runs_of(layer.mixer.bounded_state for layer in layers):
+            before = None if states is None else states[low:high]
+            run = partial(self._layers, layers[low:high], bounded or keep_states)
+            if bounded:
+                carry = StackCarry(layer.mixer for layer in layers[low:high])
+                x, after = in_pieces(run, carry, x, before, segment_ids, size)
+            else:
+                x, after = run(x, before, segment_ids)
+            carried += after if keep_states else []
+        return pointwise(partial(normed, self.norm_f), x, size), carried
+
+    def _layers(
+        self,
+        layers: Sequence[Layer],
+        keep_states: bool,
+        x: Tensor,
+        states: list[State] | None,
+        segment_ids: Tensor | None,
+    ) -> tuple[Tensor, list[State]]:
+        """Runs some layers over the residual stream."""
         x = self._residual(x)
         carried: list[State] = []
-        for i, layer in enumerate(self.residual_layers()):
+        for i, layer in enumerate(layers):
             x, state = layer(x, None if states is None else states[i], segment_ids)
             if keep_states:
                 carried.append(state)
             del state
-        return normed(self.norm_f, x), carried
+        return x, carried
 
     def step(self, x_t: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Runs one position: x_t (B, D).

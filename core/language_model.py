@@ -16,6 +16,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.core.generation import Generation, generate
 from longseq.core.mixers import State
+from longseq.core.mixers.pieces import in_pieces, piece_length
 
 
 class LanguageModel(nn.Module):
@@ -136,6 +137,9 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, list[State]]:
         """Runs a whole sequence or the next chunk of one.
 
+        A long input goes in pieces of time where nothing but states joins them, see
+        ``Backbone.forward``: beside the logits there is never more than a piece.
+
         Args:
             input_ids: token ids (B, L).
             states: from the previous chunk; None at the start.
@@ -149,6 +153,11 @@ class LanguageModel(nn.Module):
             Logits of the next token (B, L, V) and the states after the last position (none without
             ``keep_states``).
         """
+        if attention_mask is None and lengths is None and segment_ids is None:
+            size = piece_length(self, input_ids, self.backbone.d_model, None)
+            if size is not None and self.backbone.bounded_state:
+                logits, last = in_pieces(self._logits, None, input_ids, states, None, size)
+                return logits, last if keep_states else []
         x, states = self.hidden(
             input_ids,
             states,
@@ -157,6 +166,13 @@ class LanguageModel(nn.Module):
             attention_mask=attention_mask,
             lengths=lengths,
         )
+        return self.head(x), states
+
+    def _logits(
+        self, input_ids: Tensor, states: list[State] | None, segment_ids: Tensor | None
+    ) -> tuple[Tensor, list[State]]:
+        """As ``forward``, for a piece of a long input."""
+        x, states = self.hidden(input_ids, states, segment_ids)
         return self.head(x), states
 
     def hidden(

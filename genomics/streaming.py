@@ -24,7 +24,6 @@ from longseq.genomics.models.language_model import DNALanguageModel
 
 DEFAULT_WINDOW = 1024
 _BATCH = 8  # windows run at once
-_FAR = 1 << 40
 
 
 def reach(model: DNALanguageModel, trained: int | None = None) -> int | None:
@@ -37,7 +36,7 @@ def reach(model: DNALanguageModel, trained: int | None = None) -> int | None:
     limits = []
     for layer in model.backbone.layers:
         mixer = layer.mixer
-        if mixer.finite_state or mixer.state_size(_FAR) == mixer.state_size(2 * _FAR):
+        if mixer.bounded_state:
             continue
         limits.append(int(getattr(mixer, "l_max", 0) or trained or DEFAULT_WINDOW))
     return min(limits) if limits else None

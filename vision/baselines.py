@@ -44,7 +44,7 @@ def pixels(
             part.note(index, error)
     if not rows:
         raise ConfigError("the baseline needs images, and none can be read")
-    return torch.stack(rows).numpy(), part.labels[kept]
+    return torch.stack(rows).numpy(), part.targets(kept)
 
 
 def _resized(image: Tensor, side: int) -> Tensor:

@@ -5,7 +5,7 @@ from longseq.vision import REQUIRES
 
 DOMAIN = Domain(
     name="vision",
-    help="image classification and segmentation: Vim, VMamba, any mixer, beside plain baselines",
+    help="classes, masks and restored images: Vim, VMamba, any mixer, beside plain baselines",
     requires=REQUIRES,
     task="longseq.core.training.task.BaseTask",
     data="longseq.core.training.hyper.BaseData",
@@ -19,9 +19,18 @@ DOMAIN = Domain(
     ),
     modules=(
         "longseq.vision.task",
+        "longseq.vision.multi_label",
         "longseq.vision.segmentation",
+        "longseq.vision.restoration",
         "longseq.vision.data.module",
+        "longseq.vision.data.labels",
         "longseq.vision.data.segmentation",
+        "longseq.vision.data.restoration",
+        "longseq.vision.video.task",
+        "longseq.vision.video.moving_shapes",
+        "longseq.vision.points.task",
+        "longseq.vision.points.data",
+        "longseq.vision.manipulation.task",
     ),
     commands={
         "export": Command(
@@ -33,8 +42,20 @@ DOMAIN = Domain(
             "longseq.vision.report:run",
         ),
         "predict": Command(
-            "classes and probabilities of images, to CSV or Parquet; or their masks",
+            "classes of images, to CSV or Parquet; their masks; or the images restored",
             "longseq.vision.predict:run",
+        ),
+        "matte": Command(
+            "an alpha matte of every frame of a clip, in constant memory",
+            "longseq.vision.video.matte:run",
+        ),
+        "forge": Command(
+            "forged images with exact masks from photographs, to train on",
+            "longseq.vision.manipulation.forge:run",
+        ),
+        "score": Command(
+            "test scores of video, point clouds and manipulations beside plain baselines",
+            "longseq.vision.score:run",
         ),
     },
     examples={"fit": "--config cifar --data.source images.zip"},

@@ -23,7 +23,10 @@ from longseq.core.training.loading import load_data, load_task
 from longseq.core.training.run import Run
 from longseq.vision.baselines import PixelRegression, pixels
 from longseq.vision.data.module import ImageData
+from longseq.vision.denoisers import RestorationComparison
 from longseq.vision.models.registry import PLAIN
+from longseq.vision.multi_label_compare import MultiLabelComparison
+from longseq.vision.restoration import Restoration
 from longseq.vision.task import ImageClassifier
 
 # What decides which images are the test's: it must agree between models that are compared.
@@ -145,9 +148,13 @@ class ImageComparison(Comparison):
     at_test = ("most_frequent_class",)
 
     @classmethod
-    def of_test(cls, task: Any, data: Any) -> ImageComparison | None:
+    def of_test(cls, task: Any, data: Any) -> Comparison | None:
+        if isinstance(task, Restoration):
+            return RestorationComparison.of_test(task, data)
         if not (isinstance(task, ImageClassifier) and isinstance(data, ImageData)):
             return None
+        if not task.one_class:
+            return MultiLabelComparison.of_test(task, data)
         made = cls(limit=_AT_TEST)
         made.data = data
         values = len(data.parts["test"]) * data.preprocess["img_size"] ** 2
@@ -217,6 +224,8 @@ class ImageComparison(Comparison):
         data = self._add(path)
         task = load_task(path, ImageClassifier)
         assert isinstance(task, ImageClassifier)
+        if not task.one_class:
+            raise ConfigError(f"{path}: gives any number of labels; vision test compares it")
         data.take(task.preprocess)
         if task.classes != data.classes:
             raise DataError(f"was trained on other classes than those of {data.source}", path=path)

@@ -20,6 +20,8 @@ from longseq.vision.calibration import tempered
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.transforms import Normalise, resize
+from longseq.vision.restoration import Restoration
+from longseq.vision.restore import run_restoration
 from longseq.vision.segment import run_segmentation
 from longseq.vision.segmentation import Segmentation
 from longseq.vision.task import ImageClassifier, load_classifier
@@ -110,10 +112,11 @@ def classify(
         if tensors:
             batch = torch.stack(tensors).to(device)
             with torch.inference_mode():
-                chances = torch.softmax(model(batch).double(), 1)
+                chances = task.probabilities(model(batch))
                 if flip:
-                    chances = (chances + torch.softmax(model(batch.flip(3)).double(), 1)) / 2
-            rows = iter(tempered(chances.cpu().numpy(), temperature).tolist())
+                    chances = (chances + task.probabilities(model(batch.flip(3)))) / 2
+            found = chances.cpu().numpy()
+            rows = iter((tempered(found, temperature) if task.one_class else found).tolist())
         for index in indices:
             why = errors.get(index, "")
             yield Prediction(images.name(index), [] if why else next(rows), why)
@@ -146,6 +149,37 @@ def write_predictions(
     write_rows(path, {"file": "", "label": "", **probabilities, "error": ""}, rows)
 
 
+def write_labels(
+    path: str | Path, predictions: Sequence[Prediction], classes: Sequence[str]
+) -> None:
+    """Writes predictions of any number of labels: ``file``, ``labels`` of at least one half with ;
+    between them, ``p_<label>`` for every label, ``error``.
+
+    Args:
+        path: .csv, .tsv or .parquet.
+        predictions: rows.
+        classes: names of the labels.
+    """
+    columns = {"file": "", "labels": "", **dict.fromkeys((f"p_{name}" for name in classes), ".6g")}
+    rows: list[list[str | float | None]] = []
+    for item in predictions:
+        if item.error:
+            rows.append([item.file, None, *[None] * len(classes), item.error])
+        else:
+            rows.append([item.file, ";".join(labels_of(item, classes)), *item.probabilities, None])
+    write_rows(path, {**columns, "error": ""}, rows)
+
+
+def labels_of(item: Prediction, classes: Sequence[str]) -> list[str]:
+    """Returns the labels whose probability is at least one half.
+
+    Args:
+        item: of one image.
+        classes: names of the labels.
+    """
+    return [name for name, chance in zip(classes, item.probabilities) if chance >= 0.5]
+
+
 def say_errors(errors: Sequence[str], source: str | Path) -> None:
     """Says on stderr which images could not be read.
 
@@ -170,16 +204,19 @@ def run(argv: Sequence[str]) -> int:
     parser = CommandParser(
         prog="longseq vision predict",
         description="Of a classifier: class and probabilities of every image (file, label, "
-        "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv.",
+        "probability, p_<class>, error). Of a segmentation: masks/, overlays/ and areas.csv. Of a "
+        "restoration: the restored images.",
     )
     parser.add_argument(
         "images", help="folder or zip (searched to any depth), one image, or an IDX file"
     )
     parser.add_argument(
-        "--ckpt_path", required=True, help="checkpoint of a classifier or segmentation"
+        "--ckpt_path", required=True, help="of a classifier, a segmentation or a restoration"
     )
     parser.add_argument(
-        "--out", required=True, help=".csv, .tsv or .parquet file to write; for masks a folder"
+        "--out",
+        required=True,
+        help="table to write (.csv, .tsv, .parquet); for masks and images a folder",
     )
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
@@ -188,35 +225,46 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help=text)
     text = "classes: divides the logits (1; `longseq vision report` finds it)"
     parser.add_argument("--temperature", type=float, help=text)
-    parser.add_argument("--tile", type=int, help="masks: side of a tile (that of the training)")
-    parser.add_argument("--overlap", type=int, help="masks: of neighbouring tiles (tile / 4)")
+    parser.add_argument("--tile", type=int, help="masks, images: side of a tile")
+    parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
-    if isinstance(task, Segmentation):
+    if isinstance(task, (Segmentation, Restoration)):
+        gives = "masks" if isinstance(task, Segmentation) else "images"
         for name, given in (("flip", args.flip), ("temperature", args.temperature is not None)):
             if given:
-                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives masks")
+                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives {gives}")
         task.to(args.device)
+        if isinstance(task, Restoration):
+            return run_restoration(task, args.images, args.out, args.tile, args.overlap)
         return run_segmentation(
             task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
         )
     check_table(args.out)
     if not isinstance(task, ImageClassifier):
         raise ConfigError(
-            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier or a Segmentation "
-            "is needed"
+            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier, a Segmentation "
+            "or a Restoration is needed"
         )
+    if not task.one_class and args.temperature is not None:
+        raise ConfigError("--temperature: is for one class per image")
     images = open_images(args.images, Reading.of(task.preprocess))
     heat = 1.0 if args.temperature is None else args.temperature
     found = list(classify(task, images, args.batch_size, args.device, args.flip, heat))
     say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
-    write_predictions(args.out, found, task.classes)
+    write = write_predictions if task.one_class else write_labels
+    write(args.out, found, task.classes)
     labels = Counter(
-        task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]
+        name
         for item in found
         if not item.error
+        for name in (
+            [task.classes[max(range(len(task.classes)), key=lambda i: item.probabilities[i])]]
+            if task.one_class
+            else labels_of(item, task.classes)
+        )
     )
     print(f"{args.out}: {len(found):,} images, {len(bad)} could not be read")
     print("  " + ", ".join(f"{name} {count:,}" for name, count in labels.most_common(10)))

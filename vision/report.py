@@ -200,7 +200,7 @@ def run(argv: Sequence[str]) -> int:
     if args.occlusion < 0:
         raise ConfigError(f"--occlusion must be at least 0, got {args.occlusion}")
     task = load_task(args.ckpt_path, "vision")
-    if not isinstance(task, ImageClassifier):
+    if not isinstance(task, ImageClassifier) or not task.one_class:
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, no ImageClassifier")
     changes = {"source": args.data} if args.data else {}
     data = load_data(args.ckpt_path, ImageData, **changes)

@@ -151,7 +151,7 @@ def segment(
                 with tempfile.TemporaryFile() as file:
                     mask = np.memmap(file, dtype, "w+", shape=(height, width))
                 counts = predict_mask(
-                    task, window, height, width, mask, tile, overlap, _teller(name, height)
+                    task, window, height, width, mask, tile, overlap, teller(name, height)
                 )
                 write_mask(path, mask)
                 if overlays:
@@ -164,8 +164,13 @@ def segment(
         yield Segmented(str(name), width, height, (counts / counts.sum()).tolist(), relative)
 
 
-def _teller(name: PurePosixPath, height: int) -> Callable[[int], None]:
-    """Returns what says how far a tall image is, on a terminal."""
+def teller(name: PurePosixPath, height: int) -> Callable[[int], None]:
+    """Returns what says how far a tall image is, on a terminal.
+
+    Args:
+        name: of the image.
+        height: of the image.
+    """
     if height < 2048 or not sys.stderr.isatty():
         return lambda rows: None
     return lambda rows: print(

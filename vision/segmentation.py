@@ -111,7 +111,7 @@ class Segmentation(BaseTask):
         encoder: one of ``longseq.vision.list_models()``, whose maps are joined upwards.
         num_classes: classes of pixels, the background among them.
         in_chans: channels of the images.
-        decoder: "conv", or "scan" for state-space blocks as in VM-UNet.
+        decoder: "conv", "scan" for state-space blocks as in VM-UNet, or "own" for MHS-VM's.
         encoder_kwargs: further hyper-parameters of the encoder.
         pretrained: published weights of the encoder to start from.
         dice_weight: of the Dice loss, which is added to the cross-entropy.
@@ -154,7 +154,7 @@ class Segmentation(BaseTask):
             encoder, num_classes, decoder, **{"in_chans": in_chans, **(encoder_kwargs or {})}
         )
         if recompute:
-            recompute_blocks(self.model.encoder.model)
+            recompute_blocks(self.model.published)
         self.num_classes, self.in_chans, self.start_from = num_classes, in_chans, pretrained
         self.dice_weight = dice_weight
         weights = None if class_weights is None else torch.tensor(list(class_weights))
@@ -231,4 +231,4 @@ class Segmentation(BaseTask):
         """Also loads the encoder's weights to start from."""
         super().setup(stage)
         if stage == "fit" and self.start_from is not None:
-            load_published(self.model.encoder.model, self.start_from)
+            load_published(self.model.published, self.start_from)

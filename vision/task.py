@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,18 +38,21 @@ class ImageClassifier(BaseTask):
         in_chans: channels of the images.
         img_size: side in pixels.
         model_kwargs: further hyper-parameters of the model.
-        pretrained: published weights to start from, fitted to channels, size and classes.
-        label_smoothing: share of the probability that is spread over all classes.
-        ema_decay: decay of the exponential moving average of the weights per step; 0 for none.
+        pretrained: published weights to start from.
+        label_smoothing: probability spread over all classes.
+        ema_decay: decay of averaged weights; 0 for none.
         freeze: lowest parts that are not trained: 1 the stem, 2 the first block too, and so on; -1
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
-        recompute: whether to compute blocks again in the backward pass, for less memory.
+        recompute: compute blocks twice, for less memory.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
     unit = "images"
     copies = ("ema",)
+    one_class: ClassVar[bool] = True
+    """Whether an image is of one class; otherwise each class has a probability of its own."""
+
     classes = Fact(list)
     preprocess = Fact(dict)
 
@@ -131,6 +134,10 @@ class ImageClassifier(BaseTask):
         """Returns logits (B, classes) of normalised images (B, C, H, W)."""
         return (self.model if self.training else self.best)(images)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Returns the probability of every class (B, K), float64."""
+        return torch.softmax(logits.double(), 1)
+
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean cross-entropy in nats, and what the metrics need."""
         target, logits = batch["target"], self(batch["image"])
@@ -138,7 +145,7 @@ class ImageClassifier(BaseTask):
         plain = functools.partial(F.cross_entropy, label_smoothing=smoothing)
         loss, pair = self.criterion(logits.float(), target, plain), (logits, target)
         # torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
-        preds = torch.softmax(logits.detach().double(), 1)
+        preds = self.probabilities(logits.detach())
         return {"loss": loss, "count": len(logits), "preds": preds, "target": target, "pair": pair}
 
     def check_data(self, data: Any) -> None:

@@ -38,6 +38,11 @@ def taper(length: int, overlap: int) -> Tensor:
     return (edge / (overlap + 1)).clamp(max=1.0)
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Returns class probabilities of logits (B, K, h, w)."""
+    return torch.softmax(logits, 1)
+
+
 def tiled(
     model: Callable[[Tensor], Tensor],
     window: Window,
@@ -46,22 +51,27 @@ def tiled(
     tile: int,
     overlap: int | None = None,
     batch_size: int = 4,
+    finish: Callable[[Tensor], Tensor] = probabilities,
+    scale: int = 1,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the mean of the tiles' class probabilities, from top to bottom.
+    """Yields the mean of the tiles' results, of a classifier of pixels their class probabilities,
+    from top to bottom.
 
     An image that is no larger than a tile goes through the model as it is.
 
     Args:
-        model: (B, C, h, w) to logits (B, K, h, w).
+        model: (B, C, h, w) to logits (B, K, s h, s w).
         window: returns rows of the image.
         height: of the image.
         width: of the image.
         tile: side of a tile in pixels.
         overlap: of neighbouring tiles; a quarter of a tile if None.
         batch_size: tiles at once.
+        finish: of what the model returns, before the mean is taken.
+        scale: s, by which the model enlarges.
 
     Yields:
-        The first row of a band, and its probabilities (K, rows, W), float32.
+        The first row of a band of the result, and the band (K, rows, s W), float32.
 
     Raises:
         ConfigError: unless the overlap is smaller than a tile.
@@ -74,29 +84,30 @@ def tiled(
     high, wide = min(tile, height), min(tile, width)
     tops = starts(height, high, min(overlap, high - 1))
     lefts = starts(width, wide, min(overlap, wide - 1))
-    weight = taper(high, overlap)[:, None] * taper(wide, overlap)[None]
+    weight = taper(scale * high, scale * overlap)[:, None] * taper(scale * wide, scale * overlap)
     total = norm = torch.zeros(0)
     for number, top in enumerate(tops):
         rows = window(top, top + high)
-        fresh_norm = torch.zeros(high, width)
+        fresh_norm = torch.zeros(scale * high, scale * width)
         fresh: Tensor | None = None
         for first in range(0, len(lefts), batch_size):
             chosen = lefts[first : first + batch_size]
             parts = torch.stack([rows[:, :, left : left + wide] for left in chosen])
             with torch.inference_mode():
-                found = torch.softmax(model(parts).float(), 1).cpu()
+                found = finish(model(parts).float()).cpu()
             if fresh is None:
-                fresh = torch.zeros(found.shape[1], high, width)
+                fresh = torch.zeros(found.shape[1], *fresh_norm.shape)
             for left, one in zip(chosen, found):
-                fresh[:, :, left : left + wide] += one * weight
-                fresh_norm[:, left : left + wide] += weight
+                columns = slice(scale * left, scale * (left + wide))
+                fresh[:, :, columns] += one * weight
+                fresh_norm[:, columns] += weight
         assert fresh is not None
         if number:  # what the rows of tiles above have said of these rows
             kept = total.shape[1]
             fresh[:, :kept] += total
             fresh_norm[:kept] += norm
-        done = (tops[number + 1] if number + 1 < len(tops) else height) - top
-        yield top, fresh[:, :done] / fresh_norm[:done]
+        done = scale * ((tops[number + 1] if number + 1 < len(tops) else height) - top)
+        yield scale * top, fresh[:, :done] / fresh_norm[:done]
         total, norm = fresh[:, done:].clone(), fresh_norm[done:].clone()
 
 

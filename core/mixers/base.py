@@ -23,6 +23,8 @@ from longseq.core.registry import Registry, check_numbers
 State = dict[str, Tensor]
 """A mixer's carried state: named tensors whose first dimension is the batch."""
 
+_FAR = 1 << 40  # positions, more than anybody has
+
 
 class Mixer(nn.Module, ABC):
     """A map from (B, L, D) to (B, L, D) that can be run whole, in chunks, or one position at a
@@ -136,6 +138,16 @@ class Mixer(nn.Module, ABC):
                 f"{type(self).__name__} carries its history and must define state_size"
             )
         return sum(value[0].numel() for value in self.init_state(1, device="cpu").values())
+
+    @property
+    def bounded_state(self) -> bool:
+        """Whether the state stops growing: of a finite size, or a history with an end."""
+        if not self.causal or self.finite_state:
+            return self.causal
+        try:
+            return self.state_size(_FAR) == self.state_size(2 * _FAR)
+        except NotImplementedError:
+            return False
 
     def join_states(self, states: Sequence[State]) -> State:
         """Returns the states of all rows of several batches, one batch after the other.

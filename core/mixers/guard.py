@@ -55,6 +55,18 @@ class MixerCarry(Carry[State]):
         alone = len(states) == 1 or not states[0]  # of a mixer that is not causal there is none
         return states[0] if alone else self.mixer.join_states(states)
 
+    def restart(self, state: State, begins: Sequence[bool]) -> State:
+        if not any(begins) or not state:
+            return state
+        like = next(iter(state.values()))
+        start = self.mixer.init_state(1, like.device, None)
+        start = {
+            key: value.to(state[key].dtype) if key in state else value
+            for key, value in start.items()
+        }
+        rows = [{name: one[i : i + 1] for name, one in state.items()} for i in range(len(begins))]
+        return self.mixer.join_states([start if new else row for new, row in zip(begins, rows)])
+
     def replace(self, state: State, rows: Tensor, by: State) -> State:
         return {
             key: torch.where(rows.view(-1, *[1] * (value.dim() - 1)), by[key], value)
@@ -82,6 +94,9 @@ class StackCarry(Carry[list[State]]):
 
     def join(self, states: Sequence[list[State]]) -> list[State]:
         return [layer.join(one) for layer, one in zip(self.layers, zip(*states))]
+
+    def restart(self, state: list[State], begins: Sequence[bool]) -> list[State]:
+        return [layer.restart(one, begins) for layer, one in zip(self.layers, state)]
 
     def replace(self, state: list[State], rows: Tensor, by: list[State]) -> list[State]:
         return [layer.replace(a, rows, b) for layer, a, b in zip(self.layers, state, by)]

@@ -33,6 +33,10 @@ class Carry(ABC, Generic[S]):
         """Returns the states of all rows, one set of rows after the other."""
 
     @abstractmethod
+    def restart(self, state: S, begins: Sequence[bool]) -> S:
+        """Returns the state with that of a start in the rows where a sequence begins."""
+
+    @abstractmethod
     def replace(self, state: S, rows: Tensor, by: S) -> S:
         """Returns the state with those rows (bool) whose entries have the same shape in ``by``
         taken from it."""

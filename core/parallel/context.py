@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import Mixer, State
 from longseq.core.mixers.bidirectional import Bidirectional
+from longseq.core.mixers.guard import MixerCarry
 from longseq.core.parallel.link import Link, Receive, Send
 
 
@@ -185,11 +186,7 @@ class _Ends:
         if not x.shape[1]:
             return state
         new = (ids[:, :1] != self.last)[:, 0].tolist()
-        if not any(new):
-            return state
-        start = self.mixer.init_state(1, x.device, x.dtype)
-        rows = [{name: one[i : i + 1] for name, one in state.items()} for i in range(len(new))]
-        return self.mixer.join_states([start if begins else row for begins, row in zip(new, rows)])
+        return MixerCarry(self.mixer).restart(state, new)
 
     def after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
         """Passes the state on."""

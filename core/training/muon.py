@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from longseq.core.errors import ConfigError
+from longseq.core.training.optim import FilterAxes
 
 # Quintic Newton-Schulz iteration with the steepest slope at zero (Jordan et al. 2024, "Muon: An
 # optimizer for hidden layers in neural networks"): singular values end between about 0.7 and 1.2,
@@ -40,8 +41,10 @@ class MuonAdamW(Optimizer):
     """Muon (orthogonalised momentum) for the matrices that are decayed, AdamW for everything else.
 
     Matrices are the parameters of groups named "decay" (``optim.parameter_groups``) with at least
-    two dimensions and real values; a filter (O, I, …) counts as the matrix (O, I · …). The step of
-    a matrix of M rows and N columns is ``muon_lr · √max(1, M / N)``.
+    two dimensions and real values; a filter (O, I, …) counts as the matrix (O, I · …). A parameter
+    of any group whose axes the group's "filter_axes" names (a state-space layer's B and C) counts
+    as the matrix that they tell, and is decayed as the group "decay" is. The step of a matrix of M
+    rows and N columns is ``muon_lr · √max(1, M / N)``.
 
     Args:
         params: groups with a "name".
@@ -75,14 +78,28 @@ class MuonAdamW(Optimizer):
             )
         plain: list[dict[str, Any]] = []
         matrices: list[dict[str, Any]] = []
-        for group in params:
-            chosen = [p for p in group["params"] if group.get("name") == "decay" and _is_matrix(p)]
-            rest = [p for p in group["params"] if not any(p is one for one in chosen)]
+        given = list(params)
+        decay = next((g.get("weight_decay", 0.0) for g in given if g.get("name") == "decay"), 0.0)
+        for group in given:
+            listed = list(group["params"])
+            axes = group.get("filter_axes", {})
+            chosen = [
+                i
+                for i, p in enumerate(listed)
+                if _is_matrix(p) and (i in axes or group.get("name") == "decay")
+            ]
+            rest = [p for i, p in enumerate(listed) if i not in chosen]
+            common = {key: value for key, value in group.items() if key != "filter_axes"}
             if chosen:
-                own = {"lr": muon_lr, "momentum": momentum, "nesterov": nesterov, "steps": steps}
-                matrices.append({**group, "params": chosen, "name": "muon", "muon": True, **own})
+                own: dict[str, Any] = {"lr": muon_lr, "momentum": momentum, "nesterov": nesterov}
+                own |= {"steps": steps, "name": "muon", "muon": True, "weight_decay": decay}
+                if axes:
+                    own["filter_axes"] = {n: axes[i] for n, i in enumerate(chosen) if i in axes}
+                if group.get("name") != "decay":
+                    own["name"] = f"muon_{group.get('name')}"
+                matrices.append({**common, "params": [listed[i] for i in chosen], **own})
             if rest:
-                plain.append({**group, "params": rest, "muon": False})
+                plain.append({**common, "params": rest, "muon": False})
         # AdamW fills in and checks its own defaults; its state and groups are this optimiser's.
         self._adam = AdamW(
             plain or [{"params": [torch.empty(0)]}], lr=lr, betas=(betas[0], betas[1]), eps=eps
@@ -110,22 +127,33 @@ class MuonAdamW(Optimizer):
         self._adam.step()
         for group in self.param_groups:
             if group["muon"]:
-                for parameter in group["params"]:
+                axes = group.get("filter_axes", {})
+                for i, parameter in enumerate(group["params"]):
                     if parameter.grad is not None:
-                        self._step_matrix(parameter, parameter.grad, group)
+                        self._step_matrix(parameter, parameter.grad, group, axes.get(i))
         return loss
 
-    def _step_matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _step_matrix(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        group: dict[str, Any],
+        axes: FilterAxes | None,
+    ) -> None:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         buffer = state["momentum_buffer"]
         buffer.lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-        flat = orthogonalise(update.flatten(1), group["steps"])
+        rows, columns = axes or ((0,), tuple(range(1, update.ndim)))
+        order = (*rows, *columns)
+        moved = update.permute(order)
+        flat = orthogonalise(moved.flatten(len(rows)).flatten(0, len(rows) - 1), group["steps"])
         scale = math.sqrt(max(1.0, flat.shape[0] / flat.shape[1]))
+        back = [order.index(axis) for axis in range(update.ndim)]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(flat.view_as(parameter), alpha=-group["lr"] * scale)
+        parameter.add_(flat.view(moved.shape).permute(back), alpha=-group["lr"] * scale)
 
 
 def _is_matrix(parameter: Tensor) -> bool:

@@ -8,6 +8,8 @@ from torch import nn
 
 from longseq.core.errors import ConfigError
 
+FilterAxes = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 def _listed(module: nn.Module, attribute: str) -> set[int]:
     """Returns the ids of the parameters that modules in ``module`` list by name in an attribute of
@@ -41,6 +43,10 @@ def parameter_groups(
       module lists in ``no_decay_parameters`` (learned positions, class tokens);
     - ``decay``: the rest.
 
+    Modules whose parameters do not lie as filters (O, I, …) name the axes of O and of I in
+    ``filter_axes``: {name: ((axes of O), (axes of I))}. A group with such parameters has
+    "filter_axes" too, by their place in "params", for optimisers that work on matrices (Muon).
+
     A shared (tied) parameter appears once, and is not decayed if one of its uses says so.
 
     Args:
@@ -57,8 +63,11 @@ def parameter_groups(
     """
     ssm = _listed(module, "ssm_parameters")
     parameters: dict[int, nn.Parameter] = {}
+    axes: dict[int, FilterAxes] = {}
     undecayed = _listed(module, "no_decay_parameters")
     for child in module.modules():
+        for name, given in getattr(child, "filter_axes", {}).items():
+            axes[id(getattr(child, name))] = given
         no_decay = (
             isinstance(child, (nn.Embedding, nn.EmbeddingBag)) or "Norm" in type(child).__name__
         )
@@ -77,5 +86,8 @@ def parameter_groups(
     }
     for key, parameter in parameters.items():
         name = "ssm" if key in ssm else "no_decay" if key in undecayed else "decay"
+        if key in axes:
+            found = groups[name].setdefault("filter_axes", {})
+            found[len(groups[name]["params"])] = axes[key]
         groups[name]["params"].append(parameter)
     return [{**group, "name": name} for name, group in groups.items() if group["params"]]

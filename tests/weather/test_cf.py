@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import re
 from pathlib import Path
 
 import cftime
@@ -16,7 +18,7 @@ from longseq.core.errors import DataError
 from longseq.weather.data.coords import check_longitude
 from longseq.weather.data.field import annual_means
 from longseq.weather.data.grid import column_order
-from longseq.weather.data.source import read_field
+from longseq.weather.data.source import open_source, read_field
 
 LAT, LON = np.array([-30.0, 0.0, 15.0, 45.0]), np.array([10.0, 100.0, 200.0, 300.0, 350.0])
 
@@ -272,6 +274,55 @@ def test_a_heap_that_the_library_never_leaves(write, lab) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
         read_field(path)
+
+
+def test_a_text_longer_than_its_file_is_not_allocated(write, lab) -> None:
+    """The library would take the memory first: a gigabyte for a file of some kilobytes."""
+    path = write(lab.dataset(lab.fields()), "x.nc")
+    content = path.read_bytes()
+    found = list(
+        re.finditer(rb"units\x00\x00\x00\x19\x01", content)
+    )  # an attribute's name and type
+    length = found[0].start() + 8 + 24 + 8
+    assert 0 < int.from_bytes(content[length : length + 4], "little") < 40
+    long = (10**9).to_bytes(4, "little")
+    path.write_bytes(content[:length] + long + content[length + 4 :])
+    with pytest.raises(DataError, match=r"x\.nc: units: .* 1,000,000,000 elements, more than"):
+        read_field(path)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_lengths_of_texts_are_found_in_every_version_of_attributes(libver, tmp_path: Path) -> None:
+    import h5py
+
+    from longseq.weather.data import heaps
+
+    with h5py.File(tmp_path / "x.nc", "w", libver=libver) as file:
+        made = file.create_dataset("x", data=[1.0])
+        made.attrs["units"] = "K"
+        made.attrs["names"] = [["a", "bb"], ["ccc", "dddd"]]
+        made.attrs["number"] = 3.0
+        made.attrs["größe"] = "é" * 300
+    heaps.check_heaps(tmp_path / "x.nc")
+    with (
+        (tmp_path / "x.nc").open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        found = list(heaps._lengths(content))
+    assert found == [("units", 1), *[("names", n) for n in (1, 2, 3, 4)], ("größe", 600)]
+
+
+def test_a_mistake_of_ours_is_not_called_damage(write, lab, monkeypatch) -> None:
+    path = write(lab.dataset(lab.fields()), "x.zarr")
+    with open_source(path) as source:
+
+        class Broken:
+            def __getitem__(self, key: object) -> object:
+                raise ValueError("ours")
+
+        source.array = Broken()
+        with pytest.raises(ValueError, match="ours"):
+            source.read(0, 1)
 
 
 def test_a_zarr_fill_value_of_too_few_bytes_is_one_line(tmp_path: Path) -> None:

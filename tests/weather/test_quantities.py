@@ -238,3 +238,21 @@ def test_a_conversion_without_an_offset_is_told(lab, write) -> None:
     checked = made(lab, 8.0, "degC", long_name="temperature, range checked")
     found = read_field(write(checked, "b.nc"))
     assert note not in found.notes and np.allclose(found.values, 281.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "methods", "other", "others", "differs"),
+    [
+        ("tas", None, "tasmax", "time: maximum within days time: mean over days", "a maximum of"),
+        ("tas_sd", "time: standard_deviation", "tas", None, "a mean of"),
+        ("tasmax", None, "tasmax", "time: maximum", ""),
+        ("tas", None, "air", "time: mean", ""),
+        ("pr", None, "precip", "time: sum", ""),
+        ("tas", "time: minimum", "tas", "time: mean", "a mean of"),
+    ],
+)
+def test_a_variable_without_cell_methods_is_a_mean(name, methods, other, others, differs) -> None:
+    sets = [{"standard_name": "x", "cell_methods": one} for one in (methods, others)]
+    attrs = [{key: value for key, value in one.items() if value} for one in sets]
+    found = quantities.other_quantity(name, attrs[0], other, attrs[1])
+    assert found.startswith(differs) and bool(found) == bool(differs)

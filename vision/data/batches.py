@@ -96,7 +96,7 @@ class TrainingBatches:
             images = stack([image for _, image in found])
             if self.transform.batch is not None:
                 images = self.transform.batch(images)
-            labels = torch.from_numpy(self.part.labels[numbers])
+            labels = torch.from_numpy(self.part.targets(numbers))
             images, target = apply_mixing(self.mixing, self.normalise(images), labels)
         return {
             "index": torch.from_numpy(self.part.indices[numbers]),
@@ -129,7 +129,7 @@ class EvaluationImages(Dataset[Batch | None]):
         return {
             "index": torch.tensor(int(self.part.indices[index])),
             "image": image,
-            "target": torch.tensor(int(self.part.labels[index])),
+            "target": torch.as_tensor(self.part.targets([index])[0]),
         }
 
 

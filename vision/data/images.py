@@ -136,6 +136,8 @@ class ImageSet(ABC):
     ) -> None:
         self.labels, self.classes = np.asarray(labels, np.int64), list(classes)
         self.reading = reading
+        self.targets: np.ndarray | None = None
+        """Rows of labels (N, K), where images have any number of them."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -19,7 +19,7 @@ from longseq.vision.data.batches import (
 from longseq.vision.data.images import ImageSet
 from longseq.vision.data.parts import Part, Prepared, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
-from longseq.vision.data.sources import open_source, split_indices
+from longseq.vision.data.sources import Source, open_source, split_indices
 from longseq.vision.data.transforms import (
     Augment,
     Interpolation,
@@ -58,13 +58,13 @@ class ImageData(BaseData):
         truncated: whether to keep files that end early, with what is missing left grey or black.
         max_pixels: larger images are refused.
         augment: see ``transforms.training_transform``.
-        erasing: probability of erasing a random rectangle of a training image.
+        erasing: how often a rectangle is erased, 0 to 1.
         crop_ratio: see ``transforms.resize``.
         interpolation: "bilinear", "bicubic" or "nearest", when images are resized.
         mixup: α of mixup; 0 for none.
         cutmix: α of CutMix; 0 for none.
         balanced: whether training draws the classes equally often, whatever their sizes.
-        valid_fraction: share of the training images that validate.
+        valid_fraction: share of the images to validate on.
         test_fraction: share for the test.
         max_train: at most so many training images, drawn with the classes in proportion; None for
             all.
@@ -197,8 +197,11 @@ class ImageData(BaseData):
         size = self.img_size
         return {"num_classes": len(self.classes), "in_chans": self.channels, "img_size": size}
 
+    def _source(self) -> Source:
+        return open_source(self.source, self.reading, self.root, self.download)
+
     def _open(self) -> dict[str, Part]:
-        source = open_source(self.source, self.reading, self.root, self.download)
+        source = self._source()
         train = readable(source.train)
         fractions = [
             self.valid_fraction if source.valid is None else 0.0,

@@ -47,6 +47,15 @@ class Part:
         """Class of every image, int64 (N,)."""
         return self.images.labels[self.indices]
 
+    def targets(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns what images of this part should give: classes (N,), or rows of labels (N, K).
+
+        Args:
+            numbers: of the images.
+        """
+        rows = self.images.labels if self.images.targets is None else self.images.targets
+        return rows[self.indices[numbers]]
+
     def image(self, index: int) -> Tensor:
         """Returns image ``index`` of this part, bytes or float32 (C, H, W)."""
         return self.images.image(int(self.indices[index]))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,36 @@ def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         keep = None if reading.truncated else "data.truncated keeps what can be read of such files"
         raise where.error("the image is truncated or damaged", keep) from error
+
+
+def animated_frames(path: Path, reading: Reading, where: Where) -> Iterator[Pixels]:
+    """Yields the frames of an animated image, (1, H, W, bands), or the one of any other; one at a
+    time is held in memory.
+
+    Args:
+        path: the file.
+        reading: what is asked for.
+        where: the file, for messages.
+
+    Raises:
+        DataError: if it is no image, damaged, or too large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    with _settings(reading.truncated):
+        try:
+            with Image.open(path) as image:
+                check_size(image.width, image.height, reading, where)
+                for number in range(int(getattr(image, "n_frames", 1))):
+                    image.seek(number)
+                    one = _frame(image, reading, where)
+                    yield Pixels(one.array[None], one.colour, one.alpha, one.bits)
+        except UnidentifiedImageError as error:
+            raise where.error("is not an image of a known format") from error
+        except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+            if isinstance(error, DataError):
+                raise
+            raise where.error("the image is truncated or damaged") from error
 
 
 def _frame(image: Any, reading: Reading, where: Where) -> Pixels:

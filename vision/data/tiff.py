@@ -24,15 +24,18 @@ _PLAIN = (0, 1, 2)
 """Photometric kinds that are numbers as they stand: white is zero, black is zero, RGB."""
 
 
-def check_directories(file: BinaryIO) -> None:
+def check_directories(file: BinaryIO, whole: bool = False) -> None:
     """Checks that a file's chain of images ends: tifffile would follow a ring for ever.
 
     Args:
         file: TIFF or BigTIFF, at its beginning.
+        whole: whether the file must hold them all: tifffile leaves out those behind its end.
 
     Raises:
-        ValueError: if an image's directory is met again.
+        ValueError: if an image's directory is met again, or is not there.
     """
+    end = file.seek(0, 2) if whole else None
+    file.seek(0)
     head = file.read(16)
     order: Literal["little", "big"] = "little" if head[:1] == b"I" else "big"
     big = head[2:4] in (b"+\0", b"\0+")
@@ -43,6 +46,8 @@ def check_directories(file: BinaryIO) -> None:
         if at in seen:
             raise ValueError("the images' directories form a ring")
         seen.add(at)
+        if end is not None and at >= end:
+            raise ValueError("an image's directory lies behind the end of the file")
         file.seek(at)
         tags = int.from_bytes(file.read(many), order)
         file.seek(at + many + tags * each)
@@ -95,6 +100,35 @@ def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
     first = parts[0]
     array = np.concatenate([one.array for one in parts])
     return Pixels(array, first.colour, first.alpha, first.bits, _join(parts))
+
+
+def tiff_pages(path: Path, reading: Reading, where: Where) -> Iterator[Pixels]:
+    """Yields the images of a TIFF file, (1, H, W, bands); one at a time is held in memory.
+
+    Args:
+        path: the file.
+        reading: what is asked for.
+        where: the file, for messages.
+
+    Raises:
+        DataError: if it is damaged, or has colours other than grey and RGB.
+    """
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
+        with path.open("rb") as opened:
+            check_directories(opened, whole=True)
+        with tifffile.TiffFile(path) as file:
+            for number, page in enumerate(file.pages):
+                page = page.aspage()
+                if int(page.photometric) not in _PLAIN:
+                    raise where.error(f"image {number} is neither grey nor RGB", "save it as RGB")
+                yield _series(page, reading, where, whole=True)
+    except DataError:
+        raise
+    except Exception as error:  # of damaged bytes tifffile and its decoders may raise anything
+        raise where.error("the image is truncated or damaged") from error
 
 
 @contextmanager
@@ -152,6 +186,30 @@ def open_bands(
             return to_unit(stored(pixels, reading, where), reading, where)
 
         yield rows, int(one.shape[0]), int(one.shape[1])
+
+
+def stored_dtype(path: Path) -> np.dtype | None:
+    """Returns the type of a TIFF file's values; None for other files, and damaged ones.
+
+    Args:
+        path: the file.
+    """
+    with path.open("rb") as opened:
+        start = opened.read(4)
+    if not start.startswith(MAGIC) or importlib.util.find_spec("tifffile") is None:
+        return None
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
+        with path.open("rb") as opened:
+            check_directories(opened)
+        with tifffile.TiffFile(path) as file:
+            found = np.dtype(file.series[0].dtype).newbyteorder("=")
+            whole = found.kind in "ui" and int(file.series[0].keyframe.bitspersample) >= 8
+    except Exception:  # noqa: BLE001 (read_tiff says what is wrong)
+        return None
+    return found if whole else None
 
 
 def _join(parts: list[Pixels]) -> np.ndarray | None:

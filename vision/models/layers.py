@@ -87,6 +87,10 @@ class ImageModel(nn.Module):
         """Returns stored positions at this model's grid; None if they are of another kind."""
         return None
 
+    def converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns a published state dict, its names ours already, in this model's own form."""
+        return state
+
     def check_images(self, x: Tensor) -> None:
         """Checks a batch of images.
 

@@ -74,7 +74,7 @@ def convert_names(state: Mapping[str, Tensor], model: ImageModel) -> dict[str, T
         ):
             value = value.reshape(own[key].shape)
         found[key] = value
-    return found
+    return model.converted(found)
 
 
 def fit_stem(weight: Tensor, channels: int) -> Tensor | None:

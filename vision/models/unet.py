@@ -10,6 +10,7 @@ drawn at full resolution also where the encoder begins at a half or a quarter of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
+from longseq.vision.models.high_pass import HighPass
 from longseq.vision.models.layers import FeatureExtractor, ImageModel, head
+from longseq.vision.models.mhsvm import MHSVM
+from longseq.vision.models.mhsvm_unet import MHSVMUNet
+from longseq.vision.models.published import load_published
 from longseq.vision.models.pyramid import Pyramid
 from longseq.vision.models.vmamba import SS2D, VSSBlock
 
-DecoderKind = Literal["conv", "scan"]
+DecoderKind = Literal["conv", "scan", "own"]
 
 
 def double_conv(ins: int, outs: int) -> nn.Sequential:
@@ -41,12 +46,17 @@ class UNetEncoder(Pyramid):
         num_classes: classes of the head; 0 for none.
         in_chans: channels of the images.
         dims: width of every level; every level has half the resolution of the one before.
+        high_pass: whether it also sees the images through high-pass filters, see ``HighPass``.
     """
 
     stem_key = "levels.0.0.weight"
 
     def __init__(
-        self, num_classes: int = 10, in_chans: int = 3, dims: Sequence[int] = (16, 32, 64, 128)
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        dims: Sequence[int] = (16, 32, 64, 128),
+        high_pass: bool = False,
     ) -> None:
         super().__init__()
         if not dims:
@@ -54,7 +64,8 @@ class UNetEncoder(Pyramid):
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 2 ** (len(dims) - 1)
         self.num_features, self.channels = dims[-1], list(dims)
         self.reductions = [2**i for i in range(len(dims))]
-        widths = [in_chans, *dims]
+        self.high_pass = HighPass(in_chans) if high_pass else None
+        widths = [in_chans if self.high_pass is None else self.high_pass.width, *dims]
         self.levels = nn.ModuleList(double_conv(a, b) for a, b in zip(widths, dims))
         self.head = head(dims[-1], num_classes)
         self.to(memory_format=torch.channels_last)
@@ -62,6 +73,7 @@ class UNetEncoder(Pyramid):
     def stage_maps(self, x: Tensor) -> list[Tensor]:
         """Returns the map of every level."""
         self.check_images(x)
+        x = x if self.high_pass is None else self.high_pass(x)
         x, maps = x.contiguous(memory_format=torch.channels_last), []
         for i, level in enumerate(self.levels):
             x = level(F.max_pool2d(x, 2) if i else x)
@@ -139,6 +151,11 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(below, num_classes, 1)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def published(self) -> ImageModel:
+        """The part that published weights are loaded into."""
+        return self.encoder.model
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W), sides of at least ``min_size``."""
         x = x.contiguous(memory_format=torch.channels_last)
@@ -151,23 +168,56 @@ class Segmenter(nn.Module):
         return self.head(y)
 
 
+class OwnSegmenter(nn.Module):
+    """A published segmenter as it is, images (B, C, H, W) to logits of every pixel (B, K, H, W).
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: MHSVMUNet) -> None:
+        super().__init__()
+        self.published = model
+        self.in_chans, self.min_size = model.in_chans, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return self.published(x)
+
+
 def create_segmenter(
     encoder: str, num_classes: int, decoder: DecoderKind = "conv", **kwargs: Any
-) -> Segmenter:
+) -> Segmenter | OwnSegmenter:
     """Makes a U-shaped segmenter around a model by name.
 
     Args:
         encoder: one of ``list_models()``.
         num_classes: classes of pixels, the background among them.
-        decoder: "conv" or "scan".
-        **kwargs: of ``create_model``: ``in_chans``, ``img_size``, ``pretrained``, the model's own.
+        decoder: "conv", "scan", or "own" for the published decoder of MHS-VM.
+        **kwargs: of ``create_model``: ``in_chans``, ``img_size``, ``pretrained``, the model's own;
+            with "own" those of ``MHSVMUNet``.
 
     Raises:
         ConfigError: for an unknown name or hyper-parameter.
         DataError: if the weights are unusable.
     """
-    from longseq.vision.models.registry import create_model
+    from longseq.vision.models.registry import MODELS, create_model
 
+    check_choice("decoder", decoder, DecoderKind)
+    if decoder == "own":
+        preset = MODELS[encoder]
+        if preset.cls is not MHSVM:
+            raise ConfigError(
+                f"{encoder} has no decoder of its own (mhsvm_* have): choose conv or scan"
+            )
+        check_positive("num_classes - 1", num_classes - 1)
+        weights = kwargs.pop("pretrained", None)
+        kwargs.pop("img_size", None)
+        named = {**kwargs, "num_classes": num_classes}
+        whole = replace(preset, cls=MHSVMUNet).create(encoder, **named)
+        if weights is not None:
+            load_published(whole, weights)
+        return OwnSegmenter(whole)
     model = create_model(encoder, **{**kwargs, "num_classes": 0})
     for name in model.head_norms:  # of classification only: no gradient reaches them
         model.get_submodule(name).requires_grad_(False)

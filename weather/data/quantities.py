@@ -191,7 +191,8 @@ def other_quantity(
     """Returns how two variables differ in what they are; empty if nothing says so.
 
     They are the same by their standard names, or by their own where one has none; and by what
-    ``cell_methods`` says beside means (a daily maximum, a deviation), where both have it.
+    ``cell_methods`` says beside means (a daily maximum, a deviation). Without ``cell_methods`` a
+    variable is taken for a mean (or a sum), unless its name is the other's.
 
     Args:
         name: of the first.
@@ -205,7 +206,11 @@ def other_quantity(
     if standards[0] != standards[1]:
         return f"{standards[1]}, not {standards[0]}"
     methods = [sorted({*cell_methods(one)} - {"mean", "point"}) for one in (attrs, others)]
-    if all(one.get("cell_methods") for one in (attrs, others)) and methods[0] != methods[1]:
+    if not all(one.get("cell_methods") for one in (attrs, others)):
+        if name == other:
+            return ""
+        methods = [[method for method in one if method != "sum"] for one in methods]
+    if methods[0] != methods[1]:
         first, second = (" ".join(one) or "mean" for one in methods)
         return f"a {second} of {standards[1]}, not a {first}"
     return ""

@@ -37,6 +37,7 @@ from longseq.weather.data.grid import Grid
 from longseq.weather.data.missing import Marks, Suspects
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.times import Times, days_in_year, decode_time, interval_days
+from longseq.weather.data.zarr_store import is_damage
 
 _KEPT = ("standard_name", "long_name", "cell_methods")
 
@@ -103,7 +104,9 @@ class Source:
         """
         try:
             values = np.asarray(self.array[..., start:stop, :, :].values)
-        except ValueError as error:  # a chunk of another size than the store says
+        except ValueError as error:
+            if not is_damage(error):
+                raise
             text = f"cannot be read: {error}"
             raise DataError(text, path=self.path, record=self.name) from error
         if self.flipped:
@@ -167,8 +170,7 @@ class Source:
         inverse = np.empty_like(some)
         inverse[np.ix_(rows, self.order)] = some
         for record in range(len(self.times.dates)):
-            values = np.asarray(self.array[..., record, :, :].values)
-            values = self.marks.apply(values)
+            values = self.marks.apply(np.asarray(self.array[..., record, :, :].values))
             if not np.isfinite(values[..., inverse]).all():
                 return f", first on {self.times.dates[record]}"
         return ""
@@ -244,12 +246,9 @@ class Source:
             values: (…, T, Y, X).
             **changed: other values of ``Field`` than the file's.
         """
-        own: dict[str, Any] = {
-            "time": self.times.dates,
-            "bounds": self.times.bounds,
-            "notes": self.notes,
-            **changed,
-        }
+        times = self.times
+        own: dict[str, Any] = {"time": times.dates, "bounds": times.bounds, "notes": self.notes}
+        own |= changed
         members = values.shape[0] if values.ndim == 4 else 1
         notes = [*own.pop("notes"), *([f"{members} members"] if members > 1 else [])]
         self.suspects.check(self.path, self.name)

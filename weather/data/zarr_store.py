@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from longseq.core.errors import DataError
@@ -70,6 +71,17 @@ def _codecs(metadata: Any) -> set[str]:
 
 
 _METADATA_BYTES = 1 << 26
+
+
+def is_damage(error: ValueError) -> bool:
+    """Returns whether a chunk's own bytes are at fault: an error that was raised in the midst of
+    Zarr, such as for a chunk of another size than its store says, and not by who asked it.
+
+    Args:
+        error: as it was caught.
+    """
+    names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return bool(names) and names[-1].split(".")[0] in ("zarr", "numcodecs")
 
 
 def zeros_are_values(data: Any, store: Path, how: dict[str, Any]) -> Any:

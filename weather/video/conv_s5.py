@@ -51,6 +51,8 @@ class ConvS5(nn.Module):
     """
 
     ssm_parameters = ("Lambda_re", "Lambda_im", "B", "log_step")
+    # As the real convolutions that they are: 2P outputs of U·k² inputs, U of 2P·k².
+    filter_axes = {"B": ((0, 2), (1,)), "C": ((3,), (2, 4, 0, 1))}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from longseq.core.errors import ConfigError
 from longseq.core.training.length_warmup import LengthWarmup
+from longseq.core.training.muon import MuonAdamW
 from longseq.core.training.optim import parameter_groups
 from longseq.core.training.recipe import Recipe
 from longseq.core.training.schedules import (
@@ -160,3 +162,58 @@ def test_schedules_have_the_values_of_their_formulas() -> None:
     )
     assert wsd(9, 2, 10, 0.5, 0.2) == pytest.approx(0.75)
     assert wsd(0, 2, 10) == 0.5
+
+
+class _Turned(nn.Module):
+    """A layer whose filters do not lie as (O, I, k, k), one of them a state-space parameter."""
+
+    ssm_parameters = ("b", "rate")
+    filter_axes = {"b": ((0, 2), (1,)), "c": ((3,), (2, 0, 1))}
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rate = nn.Parameter(torch.ones(3))
+        self.plain = nn.Linear(4, 5)
+        self.b = nn.Parameter(torch.randn(3, 4, 2))
+        self.c = nn.Parameter(torch.randn(2, 3, 4, 5))
+
+
+def test_groups_tell_the_axes_of_filters_that_lie_otherwise() -> None:
+    layer = _Turned()
+    groups = {group["name"]: group for group in parameter_groups(layer, 1e-2, 0.1, 1e-3)}
+    for name, parameter in (("ssm", layer.b), ("decay", layer.c)):
+        ((place, axes),) = groups[name]["filter_axes"].items()
+        assert groups[name]["params"][place] is parameter
+        assert axes == _Turned.filter_axes["b" if name == "ssm" else "c"]
+    assert "filter_axes" not in groups["no_decay"]
+
+
+def test_muon_takes_a_filter_that_lies_otherwise_as_the_matrix_that_it_is() -> None:
+    layer = _Turned()
+    twins = [
+        nn.Parameter(layer.b.detach().permute(0, 2, 1).flatten(0, 1).clone()),
+        nn.Parameter(layer.c.detach().permute(3, 2, 0, 1).flatten(1).clone()),
+    ]
+    ours = MuonAdamW(parameter_groups(layer, 1e-2, 0.1, 1e-3), lr=1e-2)
+    theirs = MuonAdamW([{"params": twins, "name": "decay", "weight_decay": 0.1}], lr=1e-2)
+    again = _Turned()
+    resumed = MuonAdamW(parameter_groups(again, 1e-2, 0.1, 1e-3), lr=1e-2)
+    for step in range(4):
+        if step == 2:
+            again.load_state_dict(layer.state_dict())
+            resumed.load_state_dict(deepcopy(ours.state_dict()))
+        for module, optimizer in ((layer, ours), (again, resumed)):
+            torch.manual_seed(step)
+            for parameter in module.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        twins[0].grad = layer.b.grad.permute(0, 2, 1).flatten(0, 1)
+        twins[1].grad = layer.c.grad.permute(3, 2, 0, 1).flatten(1)
+        theirs.step()
+    assert torch.allclose(twins[0], layer.b.permute(0, 2, 1).flatten(0, 1), atol=1e-6)
+    assert torch.allclose(twins[1], layer.c.permute(3, 2, 0, 1).flatten(1), atol=1e-6)
+    assert all(torch.equal(*pair) for pair in zip(layer.parameters(), again.parameters()))
+    taken = {id(p): group["name"] for group in ours.param_groups for p in group["params"]}
+    assert taken[id(layer.b)] == "muon_ssm" and taken[id(layer.c)] == "muon"
+    assert taken[id(layer.rate)] == "ssm" and taken[id(layer.plain.weight)] == "muon"

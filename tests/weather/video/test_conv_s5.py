@@ -142,6 +142,11 @@ def test_layout_and_parameter_groups() -> None:
     assert {id(p) for p in groups["ssm"]} == {
         id(getattr(layer, name)) for name in ConvS5.ssm_parameters
     }
+    # What Muon turns into matrices are the real convolutions' (outputs, inputs · taps).
+    for (name, (rows, columns)), size in zip(layer.filter_axes.items(), ((12, 45), (5, 108))):
+        turned = layer.get_parameter(name).permute(*rows, *columns)
+        assert turned.numel() == size[0] * size[1]
+        assert turned.flatten(len(rows)).flatten(0, len(rows) - 1).shape == size
     assert (layer.Lambda_re < 0).all() and layer.system()[0].abs().max() < 1
 
 

@@ -1,0 +1,192 @@
+"""Restoration from clean images to restored files: learning, noise, baselines, tiles, depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+from PIL import Image
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
+from longseq.vision import Restoration, RestorationData
+from longseq.vision.commands import DOMAIN
+from longseq.vision.data.restoration import degrade
+from longseq.vision.denoisers import PLAIN, RestorationComparison, plain_restoration, quality
+from longseq.vision.models.serpent import enlarge
+
+TINY = {"dims": [12, 8], "depths": [1, 1], "scans": [1], "patch": 1}
+
+
+def scene(seed: int, side: int = 32) -> np.ndarray:
+    """Plain shapes of several colours."""
+    random = np.random.default_rng(seed)
+    image = np.full((side, side, 3), random.integers(60, 200, 3))
+    for _ in range(3):
+        y, x = random.integers(0, side - 12, 2)
+        image[y : y + 12, x : x + 12] = random.integers(60, 200, 3)
+    return image.astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, count in (("train", 6), ("valid", 1), ("test", 2)):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for i in range(count):
+            image = Image.fromarray(scene(100 * len(part) + i))
+            image.save(tmp_path / "set" / part / f"{i}.png")
+    return tmp_path / "set"
+
+
+def arguments(source: Path, steps: int, *more: str) -> list[str]:
+    argv = ["vision", "fit", "--model=Restoration", "--data=RestorationData", "--name=r"]
+    argv += [f"--data.source={source}", "--data.tile=16", "--data.batch_size=8"]
+    argv += [f"--model.model_kwargs={TINY}", "--model.warmup_steps=2", "--model.lr=1e-2"]
+    return [*argv, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}", *more]
+
+
+LAST = "outputs/vision/r/version_0/checkpoints/last.ckpt"
+
+
+def test_it_learns_and_stands_beside_plain_filters(folder, workdir: Path, capsys) -> None:
+    assert main(arguments(folder, 80)) == 0
+    capsys.readouterr()
+    assert main(["vision", "test", "--ckpt_path", LAST]) == 0
+    out = capsys.readouterr().out
+    assert "best baseline" in out and all(
+        name in out for name in ("as_it_is", "bilinear", "median", "nl_means", "wavelet", "tv")
+    )
+    data = RestorationData(str(folder))
+    (first, *_) = list(data.test_dataloader())
+    image, clean = first["image"][0], first["target"][0]
+    task = load_task(LAST, "vision")
+    assert isinstance(task, Restoration)
+    with torch.inference_mode():
+        restored = task.eval()(image[None])[0]
+    before, after = quality(image, clean), quality(restored, clean)
+    assert before.psnr == pytest.approx(-20 * np.log10(0.098), abs=0.5)
+    assert after.psnr > before.psnr + 3 and after.ssim > before.ssim
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(DOMAIN.configs()) if name.startswith("restor")]
+)
+def test_every_shipped_configuration_trains(name: str, folder, workdir: Path) -> None:
+    content = yaml.safe_load(DOMAIN.configs()[name].read_text())
+    content["model"]["init_args"].update(model_kwargs=TINY)
+    content["data"]["init_args"].update(source=str(folder), tile=16, batch_size=2)
+    content["trainer"].update(max_steps=2, val_check_interval=2, logger=False)
+    Path("small.yaml").write_text(yaml.safe_dump(content))
+    argv = ["vision", "fit", "--config", "small.yaml", "--trainer.enable_checkpointing=false"]
+    assert main(argv) == 0
+
+
+def test_files_keep_their_depth_and_tiffs_are_restored_by_bands(
+    folder, workdir: Path, monkeypatch, capsys
+) -> None:
+    for i in range(6):  # 16-bit grey in a range of its own
+        grey = scene(100 * 5 + i).mean(2).astype(np.uint16) * 100 + 5000
+        Image.fromarray(grey).save(folder / "train" / f"{i}.png")
+    for part in ("valid", "test"):
+        for path in (folder / part).iterdir():
+            Image.fromarray(np.asarray(Image.open(path)).mean(2).astype(np.uint16) * 100).save(path)
+    more = ["--data.channels=1", "--model.scale=2", "--data.scale=2", "--data.noise=0"]
+    more.append("--model.lr=1e-6")
+    assert main(arguments(folder, 1, *more)) == 0
+    image = np.concatenate([scene(i).mean(2) for i in range(4)], 1).astype(np.uint16) * 100 + 5000
+    tifffile.imwrite("a.tif", image, compression="zlib", rowsperstrip=5)
+    Image.fromarray(image).save("a.png")
+    predict = ["vision", "predict", "--ckpt_path", LAST, "--tile=24", "--overlap=8"]
+    with monkeypatch.context() as patch:  # the TIFF is not read as a whole
+        patch.setattr("longseq.vision.data.images.read_tiff", None)
+        assert main([*predict, "a.tif", "--out=b.tif"]) == 0
+    assert main([*predict, "a.png", "--out=b.png"]) == 0
+    found = tifffile.imread("b.tif")
+    assert found.dtype == np.uint16 and found.shape == (64, 256)
+    assert np.array_equal(found, np.asarray(Image.open("b.png")))
+    plain = enlarge(torch.from_numpy(image.astype(np.float32))[None, None], 2)[0, 0].numpy()
+    assert np.abs(found - plain).mean() < 300  # after one step: nearly bicubic
+    capsys.readouterr()
+    for out, text in (("b.jpg", "must end in .png"), ("b.csv", "must end in .png")):
+        assert main([*predict, "a.png", f"--out={out}"]) == 2
+        assert text in capsys.readouterr().err
+    assert main([*predict, "a.png", "--out=c.png", "--flip"]) == 2
+    assert "gives images" in capsys.readouterr().err
+    Path("in").mkdir()
+    Path("in/bad.png").write_bytes(b"no")
+    Image.fromarray(image).save("in/a.png")
+    tifffile.imwrite("in/a.tif", image)
+    assert main([*predict, "in", "--out=many"]) == 0
+    assert "1 could not be read" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("many").iterdir()) == ["a.png.png", "a.tif.tif"]
+
+
+def test_batches_and_noise_are_functions_of_the_step(folder) -> None:
+    data = RestorationData(str(folder), tile=40, batch_size=3, noise=[0.05, 0.2], scale=2)
+    loader = data.train_dataloader()
+    first, again = loader.dataset[5], loader.dataset[5]
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert first["image"].shape == (3, 3, 20, 20) and first["target"].shape == (3, 3, 40, 40)
+    assert not torch.equal(first["image"], loader.dataset[6]["image"])
+    assert (first["sigma"] >= 0.05).all() and (first["sigma"] <= 0.2).all()
+    one, two = (list(RestorationData(str(folder)).val_dataloader()) for _ in range(2))
+    assert torch.equal(one[0]["image"], two[0]["image"])
+
+
+def test_degrading_is_what_it_says() -> None:
+    clean = torch.rand(3, 40, 60)
+    worse = degrade(clean, 2, 0.1, np.random.default_rng(0))
+    assert worse.shape == (3, 20, 30)
+    noise = worse - degrade(clean, 2, 0.0, np.random.default_rng(0))
+    assert float(noise.std()) == pytest.approx(0.1, rel=0.05) and abs(float(noise.mean())) < 0.01
+    flat = torch.full((1, 8, 8), 0.5)
+    torch.testing.assert_close(degrade(flat, 4, 0, np.random.default_rng(0)), flat[:, :2, :2])
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_plain_filters_keep_a_flat_image_and_enlarge(name: str) -> None:
+    image = torch.full((3, 24, 17), 0.25)
+    found = plain_restoration(name, image, 0.1, 1)
+    torch.testing.assert_close(found, image, atol=1e-4, rtol=0)
+    assert plain_restoration(name, torch.rand(1, 16, 16), 0.1, 2).shape == (1, 32, 32)
+    if name not in ("as_it_is", "bilinear"):  # noise without edges: every filter takes most of it
+        noisy = degrade(torch.full((3, 48, 48), 0.5), 1, 0.1, np.random.default_rng(1))
+        least = {"median": 3.0, "wavelet": 4.0}.get(name, 6.0)
+        gain = quality(plain_restoration(name, noisy, 0.1, 1), torch.full((3, 48, 48), 0.5)).psnr
+        assert gain > quality(noisy, torch.full((3, 48, 48), 0.5)).psnr + least
+
+
+def test_settings_are_chosen_on_the_validation_images(folder) -> None:
+    data = RestorationData(str(folder))
+    comparison = RestorationComparison(data)
+    (row,) = comparison.baseline("median")
+    scores = {value: comparison._mean("median", value, "valid").psnr for value in (3, 5)}
+    assert row.state[1] == f"setting {max(scores, key=lambda v: scores[v])}"
+    assert RestorationComparison.of_test(None, data) is None
+    small = RestorationComparison(RestorationData(str(folder), scale=2, noise=0.0))
+    assert list(small.at_test) == ["as_it_is", "bilinear"]
+    assert [small.baseline(name)[0].model for name in small.at_test] == ["bicubic", "bilinear"]
+
+
+def test_data_that_do_not_fit_are_named(folder, tmp_path: Path, workdir, capsys) -> None:
+    for kwargs, text in (
+        ({"noise": 0}, "nothing to restore"),
+        ({"noise": [0.2, 0.1]}, "noise must be"),
+        ({"tile": 33, "scale": 2}, "multiple of scale"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            RestorationData(str(folder), **kwargs)
+    with pytest.raises(DataError, match="no such folder"):
+        RestorationData("none").setup()
+    assert main(arguments(folder, 1, "--model.scale=2")) == 2
+    assert "scale" in capsys.readouterr().err
+    assert main(arguments(folder, 1, "--model.model_kwargs={dim: [8]}")) == 2
+    assert "model_kwargs" in capsys.readouterr().err
+    Image.fromarray(scene(0, 32)[:5]).save(folder / "test" / "0.png")
+    assert len(list(RestorationData(str(folder)).test_dataloader())) == 1
+    assert "at least 11" in capsys.readouterr().err

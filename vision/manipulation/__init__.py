@@ -1,0 +1,1 @@
+"""Image manipulation: forged images with exact masks, and where an image was changed."""

@@ -1,0 +1,1 @@
+"""Point clouds: voxels in the order of windows through any mixer of the core, and plain peers."""
