@@ -183,20 +183,53 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         path: the file; row i of a text stands in its line i + 2.
 
     Raises:
-        DataError: if the file is missing, of another suffix or no text in UTF-8.
+        DataError: if the file is missing, of another suffix, damaged or no text in UTF-8, if a
+            row has more cells than there are columns, or a column holds lists or bytes.
     """
     file = require_file(path, "table")
     kind = _kind_of(file)
     if kind == ".parquet":
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(file).to_pylist()
-        return [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+        return _parquet_rows(file)
+    rows = []
     try:
         with file.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream, delimiter=DELIMITERS[kind]))
+            reader = csv.DictReader(stream, delimiter=DELIMITERS[kind])
+            for row in reader:
+                # Of cells that no column names, DictReader makes a list under None.
+                if any(cell.strip() for cell in row.pop(None, ())):
+                    raise DataError(
+                        f"has more cells than there are columns ({len(row)})",
+                        path=file,
+                        record=f"line {reader.line_num}",
+                        hint=f"put a text with {DELIMITERS[kind]!r} inside into double quotes",
+                    )
+                rows.append(row)
     except UnicodeDecodeError as error:
         raise DataError(f"is not a {kind[1:].upper()} file in UTF-8", path=file) from error
+    return rows
+
+
+def _parquet_rows(file: Path) -> list[dict[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            "cannot be read as Parquet: it is damaged, or another kind of file",
+            path=file,
+            hint="write it again, or give .csv or .tsv",
+        ) from error
+    for field in table.schema:
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            raise DataError(
+                f"column {field.name!r} holds {field.type}: text or a number is needed",
+                path=file,
+                hint="join lists to one text, names with ; between them",
+            )
+    rows = table.to_pylist()
+    return [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
 
 
 def _kind_of(file: Path) -> str:

@@ -150,10 +150,13 @@ def restore(
 
 
 def _dtype(images: ImageSet, index: int) -> np.dtype:
-    """Returns the type of an image's values, without reading a large TIFF file."""
+    """Returns the type of an image's values, without reading a large TIFF file where it can."""
     found = None
     if isinstance(images, FileImages) and images.root.is_dir():
         found = stored_dtype(images.root / images.names[index])
+        ranges = images.reading.ranges
+        if found is not None and ranges.get("float") not in (None, ranges.get(key_of(found))):
+            found = None  # with no-data values it is read as floats, in their range
     found = images.stored(index)[0].dtype if found is None else found
     return np.dtype(np.float32) if found.kind == "f" else found
 

@@ -82,3 +82,32 @@ def test_other_suffixes_are_refused_in_one_line(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(ConfigError, match="pip install pyarrow"):
         check_table("t.parquet")
     assert check_table("T.CSV") == ".csv"
+
+
+@pytest.mark.parametrize("content", [b"PAR1xxxx", b"file,labels\n"])
+def test_a_damaged_parquet_file_is_named(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read as Parquet.*write it again"):
+        read_rows(file)
+
+
+@pytest.mark.parametrize("value", [["cat", "dog"], {"a": 1}, b"cat"])
+def test_lists_and_bytes_are_not_taken_for_text(value: object, tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"file": ["a"], "labels": [value]}), file)
+    with pytest.raises(DataError, match=r"column 'labels' holds .*text or a number is needed"):
+        read_rows(file)
+
+
+@pytest.mark.parametrize(("suffix", "cell"), [(".csv", ","), (".tsv", "\t")])
+def test_cells_that_no_column_names_are_refused(suffix: str, cell: str, tmp_path: Path) -> None:
+    file = tmp_path / f"t{suffix}"
+    file.write_text(cell.join(["file", "labels"]) + "\n" + cell.join(["a", "cat", ""]) + "\n")
+    assert read_rows(file) == [
+        {"file": "a", "labels": "cat"}
+    ]  # a delimiter at the end says nothing
+    with file.open("a") as stream:
+        stream.write(cell.join(["b", "cat", "dog"]) + "\n")
+    with pytest.raises(DataError, match=r"line 3: has more cells than there are columns \(2\)"):
+        read_rows(file)

@@ -16,9 +16,12 @@ from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.vision import Restoration, RestorationData
 from longseq.vision.commands import DOMAIN
+from longseq.vision.data.images import FileImages
+from longseq.vision.data.pixels import Reading
 from longseq.vision.data.restoration import degrade
 from longseq.vision.denoisers import PLAIN, RestorationComparison, plain_restoration, quality
 from longseq.vision.models.serpent import enlarge
+from longseq.vision.restore import restore
 
 TINY = {"dims": [12, 8], "depths": [1, 1], "scans": [1], "patch": 1}
 
@@ -124,6 +127,29 @@ def test_files_keep_their_depth_and_tiffs_are_restored_by_bands(
     assert main([*predict, "in", "--out=many"]) == 0
     assert "1 could not be read" in capsys.readouterr().out
     assert sorted(path.name for path in Path("many").iterdir()) == ["a.png.png", "a.tif.tif"]
+
+
+def test_colour_and_missing_pixels_of_16_bits_come_back_in_their_range(tmp_path: Path) -> None:
+    value = np.arange(32 * 20, dtype=np.uint16).reshape(32, 20) * 50 + 5000
+    tifffile.imwrite(tmp_path / "colour.tif", np.stack([value] * 3, -1), photometric="rgb")
+    holes = value.copy()
+    holes[3, 4] = 0
+    tag = [(42113, "s", 0, "0", True)]  # GDAL's no-data value
+    tifffile.imwrite(tmp_path / "holes.tif", holes, extratags=tag)
+    ranges = {"uint16": (0.0, 65535.0), "float": (5000.0, 37000.0)}
+    images = FileImages(
+        tmp_path, ["colour.tif", "holes.tif"], [0, 0], ["a"], Reading(1, ranges=ranges)
+    )
+    task = Restoration(in_chans=1, model_kwargs=TINY).eval()
+    with torch.no_grad():
+        for weight in task.parameters():
+            weight.zero_()  # gives back what it sees
+    out = [tmp_path / "out" / name for name in images.names]
+    assert [error for _, error in restore(task, images, out)] == ["", ""]
+    colour, filled = (tifffile.imread(path) for path in out)
+    assert colour.dtype == np.uint16 and np.abs(colour.astype(int) - value).max() <= 1
+    whole = holes > 0
+    assert filled.dtype == np.float32 and np.abs(filled - value)[whole].max() < 1
 
 
 def test_batches_and_noise_are_functions_of_the_step(folder) -> None:

@@ -203,7 +203,11 @@ def stored(pixels: Pixels, reading: Reading, where: Where) -> np.ndarray:
         weights = (19595, 38470, 7471)
         total = sum(array[..., i].astype(np.uint32) * w for i, w in enumerate(weights))
         return ((total + 0x8000) >> 16).astype(np.uint8)[..., None]
-    return (array.astype(np.float32) @ LUMINANCE)[..., None]
+    if array.dtype.kind == "f":
+        return (array.astype(np.float32) @ LUMINANCE)[..., None]
+    # Whole numbers stay what they are: their range is that of the file's type.
+    grey = array.astype(np.float64) @ LUMINANCE.astype(np.float64)
+    return np.rint(grey).clip(*(full_scale(array.dtype) or (0, 1))).astype(array.dtype)[..., None]
 
 
 def _exactly(array: np.ndarray, channels: int, where: Where) -> np.ndarray:

@@ -104,19 +104,17 @@ def find_shards(source: str, part_names: Mapping[str, str]) -> dict[str, list[Pa
     """
     path = Path(source)
     if source.lower().endswith(_PACKED):
-        raise DataError(
-            "is a compressed shard, in which no image can be reached by itself",
-            path=path,
-            hint="unpack it to .tar: images are compressed already",
-        )
+        raise _packed(path)
     if source.lower().endswith(SUFFIX):
         files = [Path(name) for name in _expanded(source)]
         if missing := [one for one in files if not one.is_file()]:
             raise DataError("no such shard", path=missing[0])
     elif path.is_dir():
-        files = sorted(path.glob(f"*{SUFFIX}"))
-        for name in part_names:
-            files += sorted((path / name).glob(f"*{SUFFIX}"))
+        inside = [one for name in ("", *part_names) for one in sorted((path / name).glob("*"))]
+        files = [one for one in inside if one.name.lower().endswith(SUFFIX)]
+        packed = [one for one in inside if one.name.lower().endswith(_PACKED)]
+        if files and packed:
+            raise _packed(packed[0])
         if not files:
             return None
     else:
@@ -130,6 +128,14 @@ def find_shards(source: str, part_names: Mapping[str, str]) -> dict[str, list[Pa
     if "train" not in found:
         raise DataError("has no shards for training", path=path)
     return found
+
+
+def _packed(path: Path) -> DataError:
+    return DataError(
+        "is a compressed shard, in which no image can be reached by itself",
+        path=path,
+        hint="unpack it to .tar: images are compressed already",
+    )
 
 
 def _expanded(text: str) -> Iterator[str]:
@@ -213,7 +219,11 @@ def _members(shard: Path) -> Iterator[_Member]:
     """
     found: list[_Member] = []
     with shard.open("rb") as file:
+        total = os.fstat(file.fileno()).st_size
         while True:
+            # Behind the end nothing is read, as it is behind an archive that is whole.
+            if file.tell() > total:
+                raise tarfile.ReadError("unexpected end of data")
             head = file.read(512)
             if not head.strip(b"\0"):
                 yield from found
@@ -230,8 +240,21 @@ def _members(shard: Path) -> Iterator[_Member]:
             file.seek(-(-size // 512) * 512, os.SEEK_CUR)
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
+            if is_image(member.name) and (member.issym() or member.islnk()):
+                raise DataError(
+                    f"is a link to {member.linkname}, not an image",
+                    path=shard,
+                    record=member.name,
+                    hint="write the shard again with tar --dereference --hard-dereference",
+                )
             if member.isreg():
                 yield member.name, member.offset_data, member.size
+        # tarfile ends in silence at a header that is damaged or cut off.
+        end = archive.offset
+    with shard.open("rb") as file:
+        file.seek(end)
+        if file.read(512).strip(b"\0"):
+            raise tarfile.ReadError("bad header")
 
 
 def _sums(head: bytes) -> bool:
@@ -268,7 +291,11 @@ def _scan(shard: Path, number: int) -> list[_Sample]:
                     parent = folder.rpartition("/")[2]
                     samples[key] = _Sample(name, number, offset, size, parent or None)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError("is not a tar archive, or is damaged", path=shard) from error
+        raise DataError(
+            "is not a tar archive, or is damaged or cut off",
+            path=shard,
+            hint="write or copy it again",
+        ) from error
     for key, one in samples.items():
         one.label = labels.get(key, one.label)
     return list(samples.values())

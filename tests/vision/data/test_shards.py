@@ -153,3 +153,42 @@ def test_a_shard_cut_after_it_was_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.tar.*0003\.png.*truncated"):
         train.image(3)
     assert torch.equal(train.image(0), torch.zeros(3, 9, 9, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_a_shard_cut_off_anywhere_is_refused(form: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, content in shard(0, 4).items():
+            info = tarfile.TarInfo(f"é{name}")  # a header of its own in the pax format
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    whole = path.read_bytes()
+    members = list(_members(path))
+    assert len(members) == 8
+    _, offset, size = members[4]
+    for length in (offset - 412, offset + size - 20):  # in its header, in its content
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"x\.tar: is not a tar archive, or is .*cut off"):
+            open_source(str(path), Reading())
+    path.write_bytes(whole[: offset - 500] + b"damaged" + whole[offset - 493 :])
+    with pytest.raises(DataError, match="is damaged"):
+        open_source(str(path), Reading())
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_the_place_of_images_are_refused(kind: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", shard(0, 4))
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("0009.png")
+        link.type, link.linkname = kind, "0001.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"x\.tar: 0009\.png: is a link to 0001\.png.*dereference"):
+        open_source(str(path), Reading())
+
+
+def test_a_compressed_shard_among_others_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.tar", shard(0, 4))
+    write(tmp_path / "train-1.tar.gz", shard(4, 4), "w:gz")
+    with pytest.raises(DataError, match=r"train-1\.tar\.gz: is a compressed shard"):
+        open_source(str(tmp_path), Reading())

@@ -129,6 +129,17 @@ def test_colour_becomes_luminance_and_grey_is_repeated() -> None:
     assert grey.shape == (3, 2, 2) and (grey == 100).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32])
+def test_luminance_of_whole_numbers_keeps_their_type(dtype: type) -> None:
+    top = np.iinfo(dtype).max
+    colour = np.array([[[[top, top, top], [1000, 0, 0], [0, 0, 1000]]]], dtype)
+    found, _ = ArrayImages(colour, np.zeros(1), ["a"], Reading(1)).stored(0)
+    assert found.dtype == dtype  # and so their range is that of their type
+    assert (
+        found[0, 1:, 0].tolist() == [299, 114] and abs(int(found[0, 0, 0]) - int(top)) <= top * 1e-7
+    )
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=200), st.floats(0, 0.4), st.floats(0, 0.4))
 @settings(max_examples=50, deadline=None)
 def test_splits_are_disjoint_whole_and_in_proportion(labels: list[int], a: float, b: float) -> None:
