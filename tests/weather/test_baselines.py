@@ -126,8 +126,11 @@ def test_forcings_from_csv_and_netcdf(runs, tmp_path, lab) -> None:
         values[:, 0] - values[:20, 0].mean(), _mean(runs[0]), atol=1e-4
     )
     assert years.tolist() == lab.YEARS.tolist()
-    table.write_text("\n".join(["year,co2", *rows[:3], "1903,n/k,1"]).replace(",0.5", ""))
+    table.write_text("year,co2\n1900,0\n1901,1\n1902,2\n1903,n/k\n")
     with pytest.raises(DataError, match="line 5: co2: 'n/k' is no number"):
+        read_series(table)
+    table.write_text("\n".join(["year,co2", *rows[:3]]))
+    with pytest.raises(DataError, match="line 2: has more cells than there are columns"):
         read_series(table)
     table.write_text("year,co2\n1901,1\n1900,2\n")
     with pytest.raises(DataError, match="year 1900: years must ascend"):

@@ -14,6 +14,7 @@ from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.block_linear import composed, cpu, torch_op
 from longseq.core.ops.block_linear.cpu import Arguments
 from longseq.core.ops.block_linear.reference import block_linear_reference
+from longseq.core.ops.precision import autocast_dtype
 
 __all__ = ["block_linear", "block_linear_reference"]
 
@@ -71,4 +72,6 @@ def _check(x: Tensor, weights: tuple[Tensor, ...]) -> None:
     shape = (x.shape[-1] // size, size, size)
     for one, weight in named.items():
         check_shape(name, one, weight, shape, "(width / P, P, P)")
+        if weight.dtype != x.dtype and autocast_dtype(x) is None:
+            raise ArgumentError(f"{name}: {one} must be {x.dtype} as x, got {weight.dtype}")
     check_device(name, x, dict(named))

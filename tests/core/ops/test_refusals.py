@@ -112,6 +112,14 @@ def test_another_shape_is_refused_or_is_a_call_of_its_own(name: str, argument: s
         ) or ((name, argument) in {("slstm", "gates"), ("ssd", "x")} or argument == "v")
 
 
+def test_weights_of_another_dtype_than_their_input() -> None:
+    x, weight = torch.randn(2, 8), torch.randn(2, 4, 4)
+    with pytest.raises(ArgumentError, match=r"weight 1 must be torch\.float32 as x"):
+        block_linear(x, weight, weight.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block_linear(x.bfloat16(), weight)[0].dtype == torch.bfloat16
+
+
 def test_wrong_shapes_that_the_kernels_would_have_read_behind() -> None:
     rows, weight = new(B, L, D), new(2, 4, 4)
     with pytest.raises(ArgumentError, match="gated_rms_norm: z must have shape"):
