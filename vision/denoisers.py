@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +16,11 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from longseq.core.compare import Comparison, Row
-from longseq.core.errors import ConfigError
-from longseq.core.training.by_config import Values
+from longseq.core.compare import Row
 from longseq.vision.data.restoration import RestorationData
 from longseq.vision.models.serpent import enlarge
 from longseq.vision.restoration import Restoration
+from longseq.vision.shown_by_test import ShownByTest
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def quality(restored: Tensor, clean: Tensor) -> Quality:
     )
 
 
-class RestorationComparison(Comparison):
+class RestorationComparison(ShownByTest):
     """Peak signal-to-noise ratio on the test images beside plain restorations.
 
     Those are told the true deviation of the noise, which the model is not, and their settings are
@@ -170,6 +167,7 @@ class RestorationComparison(Comparison):
         scale: of the model.
     """
 
+    shows = "restorations"
     baselines = PLAIN
     score = "psnr"
     columns = {"model": "", "kind": "", "psnr": ".4f", "ssim": ".4f", "seed": "d", "verdict": ""}
@@ -231,21 +229,3 @@ class RestorationComparison(Comparison):
     def notes(self, rows: Sequence[Row]) -> dict[str, str]:
         ssim, note = rows[0].state
         return {"SSIM": f"{ssim:.4f}", "chosen": note}
-
-    @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """It has none: ``test`` shows it."""
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Iterator[Comparison]:
-        _refuse()
-
-    def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
-        _refuse()
-
-    def values(self, config: Path, seed: int) -> Values:
-        _refuse()
-
-
-def _refuse() -> NoReturn:
-    raise ConfigError("longseq vision test shows restorations beside their baselines")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from longseq.core.compare import Comparison, Row
-from longseq.core.errors import ConfigError
-from longseq.core.training.by_config import Values
+from longseq.core.compare import Row
 from longseq.vision.baselines import STRENGTHS, pixels
 from longseq.vision.data.labels import MultiLabelData
 from longseq.vision.multi_label import MultiLabelClassifier
+from longseq.vision.shown_by_test import ShownByTest
 
 _IMAGES = 10_000
 _SIDE = 32
@@ -77,13 +74,14 @@ class LabelRegression:
         return np.stack(columns, 1)
 
 
-class MultiLabelComparison(Comparison):
+class MultiLabelComparison(ShownByTest):
     """Mean average precision on the test images beside chance and a regression on the pixels.
 
     Args:
         data: with test images.
     """
 
+    shows = "labels"
     baselines = {"share": "", "logistic_regression": ""}
     score = "map"
     columns = {"model": "", "kind": "", "map": ".6f", "seed": "d", "verdict": ""}
@@ -129,21 +127,3 @@ class MultiLabelComparison(Comparison):
             )
         found = LabelRegression(strength).fit(x, y).predict(x_test)
         return [Row("logistic regression", "baseline", mean_average_precision(found, y_test))]
-
-    @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """It has none: ``test`` shows it."""
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Iterator[Comparison]:
-        _refuse()
-
-    def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
-        _refuse()
-
-    def values(self, config: Path, seed: int) -> Values:
-        _refuse()
-
-
-def _refuse() -> NoReturn:
-    raise ConfigError("longseq vision test shows labels beside their baselines")
