@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.tables import DELIMITERS, check_table, write_batches
 from longseq.timeseries.data.long_file import LongFile, is_large
@@ -92,6 +92,8 @@ def forecast_pieces(
     with Progress(console=Console(stderr=True), **shown) as progress:
         bar = progress.add_task("checking the file", total=None)
         progress.update(bar, total=file.survey.series, description="forecasts")
+        if file.survey.empty is not None:
+            raise DataError(f"the series {file.survey.empty!r} has no value", path=file.path)
         for panel in file.panels():
             yield panel, make(panel)
             progress.advance(bar, len(panel.ids))

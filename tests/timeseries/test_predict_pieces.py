@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from long_files import ragged, write
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.timeseries import Forecaster
@@ -22,30 +22,6 @@ from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
 from longseq.timeseries.predict_pieces import forecast_pieces, piece_forecaster, write_pieces
 from longseq.timeseries.task import Informer, MixerForecaster
-
-
-def ragged(lengths=(90, 7, 400, 1, 60), seed: int = 0) -> pd.DataFrame:
-    """A long frame: series of these lengths that end on one day, the last two earlier, with
-    values that are missing."""
-    rng, parts = np.random.default_rng(seed), []
-    ends = pd.Timestamp("2024-03-31") - pd.to_timedelta([0, 0, 0, 3, 5], "D")
-    for i, (count, end) in enumerate(zip(lengths, ends)):
-        ds = pd.date_range(end=end, periods=count, freq="D", unit="us")
-        y = 20 + 5 * np.sin(np.arange(count) / 7 * 2 * np.pi) + rng.standard_normal(count)
-        y[1::9] = np.nan
-        parts.append(pd.DataFrame({"unique_id": f"s{i}", "ds": ds, "y": y}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def write(frame: pd.DataFrame, path: Path, rows: int = 50, empty: bool = False) -> Path:
-    """Writes row groups of so many rows, with one without rows between them."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    with pq.ParquetWriter(path, table.schema) as writer:
-        for first in range(0, len(table), rows):
-            writer.write_table(table.slice(first, rows))
-            if empty:
-                writer.write_table(table.slice(0, 0))
-    return path
 
 
 def panels_equal(path: Path, roles: Roles | None = None) -> LongFile:
@@ -139,7 +115,6 @@ def test_what_cannot_be_read_in_pieces_is_refused_by_name(tmp_path: Path) -> Non
     refused(frame.assign(ds=frame["ds"].mask(frame.index == 99)), "row 99: 'ds' is empty")
     refused(frame.assign(y=frame["y"].mask(frame.index == 98, np.inf)), "row 98: 'y' is inf")
     refused(frame.assign(y="1,5"), "'y' is of .*string, numbers are needed")
-    refused(frame.assign(y=frame["y"].where(frame["unique_id"] != "s3")), "'s3' has no value")
     refused(frame.pivot(index="ds", columns="unique_id", values="y").reset_index(), "wide frame")
     refused(frame.drop(columns="ds"), "no time column")
     refused(frame[:0], "no rows")
@@ -147,6 +122,9 @@ def test_what_cannot_be_read_in_pieces_is_refused_by_name(tmp_path: Path) -> Non
     refused(frame, "resample looks at all series", Roles(resample="2D"))
     refused(frame.assign(p=1.0), "a covariate looks at all series", Roles(future=("p",)))
     refused(frame, "value missing", Roles(missing="error"))
+    empty = write(frame.assign(y=frame["y"].where(frame["unique_id"] != "s3")), path)
+    with pytest.raises(DataError, match=r"a\.parquet: the series 's3' has no value"):
+        Forecaster("theta").predict(3, frame=empty, out=tmp_path / "f.csv")
     text = tmp_path / "a.csv"
     frame.to_csv(text, index=False)
     with pytest.raises(DataError, match="no Parquet file"):

@@ -70,6 +70,7 @@ class Survey:
         freq: their step.
         first_end: one past the last value of the series that ends first, on the axis.
         notes: what was understood and a user should know, a sentence each.
+        empty: the first series that has no value; None if there is none.
     """
 
     series: int
@@ -77,6 +78,7 @@ class Survey:
     freq: Any
     first_end: int
     notes: tuple[str, ...]
+    empty: str | None
 
 
 class LongFile:
@@ -111,11 +113,13 @@ class LongFile:
                 f"{path}: {what} looks at all series at once, which a file read in pieces does not "
                 "give: take fewer series, or --in_pieces no"
             )
-        self._file = self._open()
-        schema = self._file.schema_arrow.remove_metadata()
+        file = self._open()
+        schema, metadata = file.schema_arrow.remove_metadata(), file.metadata
         # An index without a name that pandas wrote is no column.
         names = [name for name in schema.names if not name.startswith("__index_level_")]
-        self.rows, self.groups = self._file.metadata.num_rows, self._file.num_row_groups
+        self.rows, self.groups = metadata.num_rows, metadata.num_row_groups
+        sizes = [metadata.row_group(i).num_rows for i in range(self.groups)]
+        self.group_starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         where = Source(self.path, 0)
         if len(set(names)) < len(names):
             raise where.error("two columns have the same name")
@@ -203,7 +207,7 @@ class LongFile:
         """
         hashes, axis, ends = np.empty(0, np.uint64), None, []
         empty: str | None = None
-        for piece in self._pieces():
+        for piece in self.pieces():
             where = Source(self.path, 0, first_row=piece.first_row)
             new = pd.util.hash_array(piece.names.astype(object), categorize=False)
             repeated = np.isin(new, hashes)
@@ -235,16 +239,16 @@ class LongFile:
         if self.unused:
             source.notes.append(f"columns not used: {', '.join(self.unused)}")
         axis, freq = regular_axis(axis.sort_values(), source)
-        if empty is not None:
-            raise DataError(f"the series {empty!r} has no value", path=self.path)
+        if not ends:
+            raise source.error("no series has a value")
         first = int(axis.get_indexer(pd.Index([min(ends)]))[0]) + 1
         notes = (*self._clock[2], *source.notes)
-        return Survey(len(hashes), axis, freq, first, notes)
+        return Survey(len(hashes), axis, freq, first, notes, empty)
 
     def panels(self) -> Iterator[Panel]:
         """Yields panels of complete series on the times of the whole file, in the file's order."""
         axis, freq = self.survey.axis, self.survey.freq
-        for piece in self._pieces():
+        for piece in self.pieces():
             where = Source(self.path, 0, first_row=piece.first_row)
             rows, bounds = self.rows_of(piece), piece.bounds
             some = max(1, CELLS // len(axis))
@@ -269,26 +273,47 @@ class LongFile:
             raise DataError("was changed while it was read", path=self.path)
         return rows
 
-    def _pieces(self) -> Iterator[Piece]:
-        for first, names, counts, table in self._complete():
-            where = Source(self.path, 0, first_row=first)
-            column = table.column(self.target)
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            if pa.types.is_null(column.type):
-                column = column.cast(pa.float64())
-            values = numbers(column.to_pandas(), self.target, where)
-            seen, plain, _ = self._clock
-            written, codes = _written(table.column(self.time))
-            at = seen.get_indexer(written)
-            if (at < 0).any():
-                raise DataError("was changed while it was read", path=self.path)
-            times = plain[at[codes]]
-            if self.roles.zone is not None:
-                groups = np.repeat(np.arange(len(names)), counts)
-                column = pd.Series(times, name=self.time)
-                times = parse_times(column, where, self.roles.zone, groups)
-            yield Piece(first, names, counts, times, values)
+    def pieces(self) -> Iterator[Piece]:
+        """Yields the whole file, complete series at a time."""
+        for part in self._complete():
+            yield self._piece(*part)
+
+    def read(self, first: int, count: int) -> Piece:
+        """Returns complete series by their rows.
+
+        Args:
+            first: the first of them.
+            count: how many they are.
+        """
+        groups = np.searchsorted(self.group_starts, [first, first + count - 1], side="right") - 1
+        columns, begin = [self.id, self.time, self.target], int(self.group_starts[groups[0]])
+        try:
+            table = self._open().read_row_groups(range(groups[0], groups[1] + 1), columns)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+        table = table.slice(first - begin, count)
+        names, counts = self._runs(table.column(self.id), first)
+        return self._piece(first, names, counts, table)
+
+    def _piece(self, first: int, names: np.ndarray, counts: np.ndarray, table: pa.Table) -> Piece:
+        where = Source(self.path, 0, first_row=first)
+        column = table.column(self.target)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_null(column.type):
+            column = column.cast(pa.float64())
+        values = numbers(column.to_pandas(), self.target, where)
+        seen, plain, _ = self._clock
+        written, codes = _written(table.column(self.time))
+        at = seen.get_indexer(written)
+        if (at < 0).any():
+            raise DataError("was changed while it was read", path=self.path)
+        times = plain[at[codes]]
+        if self.roles.zone is not None:
+            groups = np.repeat(np.arange(len(names)), counts)
+            series = pd.Series(times, name=self.time)
+            times = parse_times(series, where, self.roles.zone, groups)
+        return Piece(first, names, counts, times, values)
 
     def _complete(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, pa.Table]]:
         """Yields complete series: their first row, names, numbers of rows, and rows."""

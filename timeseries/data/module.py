@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
@@ -14,6 +15,7 @@ from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.timeseries.data.frames import Missing, Panel, Roles, read_panel
 from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
+from longseq.timeseries.likelihoods import is_count
 
 Stage = Literal["train", "valid", "test"]
 FACTS = ("ids", "mean", "std", "train_end", "frequency", "least", "covariates")
@@ -119,6 +121,13 @@ class ForecastData(BaseData):
     def scaler(self) -> Scaler:
         """Returns the scaler of the training rows."""
         return Scaler.fit(self.panel, self.split().train)
+
+    def not_counts(self) -> str | None:
+        """Returns the first series with a value that is no count; None if there is none."""
+        for name, values in zip(self.panel.ids, self.panel.values.T):
+            if not is_count(values) and not np.isnan(values).all():
+                return name
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Returns what a model must know of the training rows: the scaler, when they end, their
