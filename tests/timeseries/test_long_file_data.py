@@ -14,10 +14,11 @@ from long_files import ragged, write
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
-from longseq.timeseries.data import long_file, long_file_data
+from longseq.timeseries.data import long_file, pools
 from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.data.long_file import LongFile
-from longseq.timeseries.data.long_file_data import LongFileData, PoolWindows
+from longseq.timeseries.data.long_file_data import LongFileData
+from longseq.timeseries.data.pools import PoolWindows
 from longseq.timeseries.data.protocols import Part
 from longseq.timeseries.data.ragged import Ragged, RaggedWindows
 from longseq.timeseries.data.windows import Scaler, Windows
@@ -30,7 +31,7 @@ LENGTHS = (90, 7, 300, 1, 60)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 64 rows, and a new pool after three batches."""
     monkeypatch.setattr(long_file, "BATCH", 64)
-    monkeypatch.setattr(long_file_data, "VISIT", 3)
+    monkeypatch.setattr(pools, "VISIT", 3)
 
 
 @pytest.fixture
@@ -144,6 +145,19 @@ def test_validation_is_the_last_horizon_of_a_sample(path: Path) -> None:
     assert len(few["x"]) == 1
     (all_,) = made(path, min_context=1).val_dataloader()
     assert len(all_["x"]) == 4 and not all_["x_mask"][1, :11].any()
+
+
+@pytest.mark.parametrize("pool", [400, 3_000_000])
+def test_baselines_see_the_windows_that_were_tested(path: Path, tmp_path: Path, pool: int) -> None:
+    file = write(ragged(LENGTHS), tmp_path / "b.parquet", 20)  # groups that fit small pools
+    data = made(file, pool=pool, valid_series=4, min_context=3)
+    (own,) = data.val_dataloader()
+    beside = data.sample().windows("test")
+    found = beside.batch_of_pairs(beside.pairs)
+    for name in ("x", "y", "x_mask", "y_mask", "mean", "unit"):
+        mask = found["y_mask"] if name == "y" else True
+        torch.testing.assert_close(own[name] * mask, found[name] * mask, msg=name)
+    assert len(data.sample().windows("train").pairs) >= 90
 
 
 def test_nothing_of_the_last_horizon_trains(path: Path, tmp_path: Path) -> None:

@@ -278,8 +278,8 @@ def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
     if len(axis) * len(names) > _CELLS:
         raise where.error(
             f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
-            hint="split the file, take a longer --resample, or forecast it in pieces: predict "
-            "--in_pieces yes",
+            hint="split the file, take a longer --resample, or read it in pieces: predict "
+            "--in_pieces yes, fit --data LongFileData",
         )
     return np.full((len(axis), len(names)), np.nan)
 

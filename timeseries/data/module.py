@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -112,6 +113,15 @@ class ForecastData(BaseData):
 
     def read(self) -> Panel:
         """Reads the file; what a data module of another format replaces."""
+        if self.path.lower().endswith((".parquet", ".pq")):
+            from longseq.timeseries.data.long_file import is_large
+
+            if is_large(self.path, self.roles):
+                print(
+                    f"{self.path}: would take more than a quarter of the memory if it is read "
+                    "whole; --data LongFileData trains on it in pieces",
+                    file=sys.stderr,
+                )
         return read_panel(Path(self.path), roles=self.roles)
 
     def split(self) -> Split:
