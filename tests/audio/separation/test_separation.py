@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from longseq.audio.export import PACKAGED, load_detector, load_separator
 from longseq.audio.separation.mixtures import SpeechMixtures
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
@@ -200,6 +201,17 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
     wanted = ["a.flac", "a.wav", "b"]
     assert names == [f"{name}_voice{i}.wav" for name in wanted for i in (1, 2)]
     assert soundfile.info(tmp_path / "out" / "b_voice1.wav").frames == 5000
+    assert main(["audio", "export", "--ckpt_path", file, "--out", "s.safetensors"]) == 0
+    bare = [str(both / "a.wav"), "--out", "bare", "--ckpt_path", "s.safetensors"]
+    assert main(["audio", "separate", *bare]) == 0
+    for i in (1, 2):
+        first, _ = soundfile.read(tmp_path / "out" / f"a.wav_voice{i}.wav")
+        second, _ = soundfile.read(tmp_path / "bare" / f"a_voice{i}.wav")
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(DataError, match="holds no separator"):
+        load_separator(PACKAGED)
+    with pytest.raises(DataError, match="holds no detector"):
+        load_detector("s.safetensors")
     with pytest.raises(ConfigError, match="must be more than"):
         from longseq.audio.separation.separate import run
 
