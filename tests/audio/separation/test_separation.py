@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from longseq.audio.export import PACKAGED, load_detector, load_separator
-from longseq.audio.separation.mixtures import SpeechMixtures
+from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_of
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream
@@ -216,3 +216,20 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
         from longseq.audio.separation.separate import run
 
         run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
+
+
+def test_short_recordings_follow_each_other(tmp_path):
+    """A list of words is as good as long recordings: pieces are mostly sound."""
+    names = {"word": [0.3, 0.5], "blip": [1 / RATE], "long": [3.0]}
+    for name, lengths in names.items():
+        (tmp_path / name).mkdir()
+        for i, seconds in enumerate(lengths):
+            soundfile.write(tmp_path / name / f"{i}.wav", np.full(round(seconds * RATE), 0.5), RATE)
+    voices = Voices(speakers_of(tmp_path), RATE)
+    for speaker, name in enumerate(voices.names):
+        rng = np.random.default_rng(1)
+        pieces = np.stack([voices.piece(speaker, 2 * RATE, rng) for _ in range(20)])
+        assert pieces.shape == (20, 2 * RATE) and pieces.dtype == np.float32
+        share = (pieces > 0).mean(1)
+        least = {"word": 0.6, "blip": 0.0, "long": 0.99}[name]
+        assert share.min() >= least and share.max() > least
