@@ -11,6 +11,7 @@ from longseq.core.ops.backends import cpu_reason, native
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _NULL = (0, 0, 0, 0)
 Arg = tuple[int, int, int, int]
+Wide = tuple[int, int, int, int, int]
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def strided_as(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
+def across(tensor: Tensor | None) -> Wide:
     """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided``
     returned."""
     if tensor is None:
@@ -77,7 +78,7 @@ def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
     return (*rows(tensor), last)
 
 
-def anyhow(tensor: Tensor) -> tuple[int, int, int, int, int]:
+def anyhow(tensor: Tensor) -> Wide:
     """Returns (pointer, dtype, strides of batch, time and channels) of a real tensor (B, L, D)."""
     batch, time, channels = tensor.stride()
     return tensor.data_ptr(), _CODES[tensor.dtype], batch, time, channels
