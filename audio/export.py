@@ -1,4 +1,5 @@
-"""Detectors from files: Lightning checkpoints, the small packaged one, and how one is packaged."""
+"""Detectors and separators from files: Lightning checkpoints, the packaged ones, and how one is
+packaged."""
 
 from __future__ import annotations
 
@@ -8,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from longseq.audio.models.registry import MODELS, load_published
 from longseq.audio.witnesses.detector import WitnessDetector
+from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # Lightning costs a scan 270 MB that it does not need
+    from longseq.audio.separation.task import VoiceSeparator
     from longseq.audio.task import SongDetector
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "witnesses.safetensors"
 # A Mamba that was trained as docs/audio.md says: the demo's and the notebook's example.
 EXAMPLE = PACKAGED.with_name("mamba_resynthesis.safetensors")
+PACKAGED_SEPARATOR = PACKAGED.with_name("separator.safetensors")
 
 
 def load_detector(path: str | Path | None = None) -> Any:
@@ -53,8 +57,46 @@ def load_detector(path: str | Path | None = None) -> Any:
         )
     from longseq.audio.task import SongDetector
 
+    return _filled(SongDetector, hyper, extra, state, file)
+
+
+def load_separator(path: str | Path | None = None) -> VoiceSeparator:
+    """Returns a separator in evaluation mode.
+
+    Args:
+        path: ``.ckpt`` of ``fit`` or ``.safetensors`` of ``export``; None for the packaged one.
+
+    Raises:
+        DataError: if the file is unusable or of another model.
+    """
+    from longseq.audio.separation.task import VoiceSeparator
+
+    file = PACKAGED_SEPARATOR if path is None else Path(path)
+    if file.suffix != ".safetensors":
+        from longseq.core.training.loading import load_task
+
+        task = load_task(file, VoiceSeparator)
+        assert isinstance(task, VoiceSeparator)
+        return task
+    state, hyper = read_weights(file)
+    kind, extra = hyper.pop("_class_path", None), hyper.pop("extra", None)
+    if kind != "longseq.audio.separation.task.VoiceSeparator" or not isinstance(extra, dict):
+        raise DataError(
+            "holds no separator of longseq",
+            path=file,
+            hint="give a checkpoint of `longseq audio fit --config separation` or the output of "
+            "`longseq audio export`",
+        )
+    return _filled(VoiceSeparator, hyper, extra, state, file)
+
+
+def _filled(
+    cls: type[Any], hyper: dict[str, Any], extra: dict[str, Any], state: dict[str, Any], file: Path
+) -> Any:
+    """Returns a task of a class in evaluation mode, of what ``export`` wrote."""
+    check_sizes(hyper, state, file)
     try:
-        task = SongDetector(**hyper)
+        task = cls(**hyper)
         task.facts = dict(extra)
     except (TypeError, KeyError, ConfigError) as error:
         raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
@@ -99,11 +141,12 @@ def load_sonics(path: str | Path) -> SongDetector:
     return task.eval()
 
 
-def export(task: SongDetector, path: str | Path) -> None:
-    """Writes a detector as safetensors, with its hyper-parameters, calibration, methods and songs.
+def export(task: SongDetector | VoiceSeparator, path: str | Path) -> None:
+    """Writes a task's model as safetensors, with its hyper-parameters, and what the task found
+    about its data: a detector's calibration, methods and songs.
 
     Args:
-        task: the detector.
+        task: the detector or separator.
         path: ending in .safetensors.
 
     Raises:
@@ -111,7 +154,9 @@ def export(task: SongDetector, path: str | Path) -> None:
     """
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"--out must end in .safetensors, got {path}")
-    hyper: dict[str, Any] = {**dict(task.hparams), "checkpoint": None, "extra": task.facts}
+    hyper: dict[str, Any] = {**dict(task.hparams), "extra": task.facts}
+    if "checkpoint" in hyper:
+        hyper["checkpoint"] = None
     hyper.pop("_instantiator", None)
     save_weights(path, task.model, hyper)
 
@@ -120,16 +165,25 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio export``."""
     parser = CommandParser(
         prog="longseq audio export",
-        description="Writes a checkpoint's detector alone, as safetensors.",
+        description="Writes a checkpoint's detector or separator alone, as safetensors.",
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq audio fit`")
     parser.add_argument("--out", required=True, help=".safetensors file to write")
     args = parser.parse_args(argv)
+    from longseq.audio.separation.task import VoiceSeparator
     from longseq.audio.task import SongDetector
+    from longseq.core.training.loading import load_task
 
-    detector = load_detector(args.ckpt_path)
-    if not isinstance(detector, SongDetector):
-        raise DataError("is no checkpoint of `longseq audio fit`", path=args.ckpt_path)
-    export(detector, args.out)
+    if Path(args.ckpt_path).suffix in (".safetensors", ".bin") or Path(args.ckpt_path).is_dir():
+        task = load_detector(args.ckpt_path)
+    else:
+        task = load_task(args.ckpt_path, "audio")
+    if not isinstance(task, SongDetector | VoiceSeparator):
+        raise DataError(
+            f"is of {type(task).__name__}, not of a detector or separator",
+            path=args.ckpt_path,
+            hint="give a checkpoint of `longseq audio fit` with one of their configurations",
+        )
+    export(task, args.out)
     print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
     return 0

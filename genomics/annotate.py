@@ -25,6 +25,7 @@ from longseq.genomics.gene_scores import Agreement, agreement
 from longseq.genomics.progress import progress_bar
 
 _SAFE = " !\"#$'()*+-./:<>?@[\\]^_`{|}~"  # of GFF3's columns; the rest is written as %XX
+_PRODIGAL_NEEDS = 20_000  # bases to be trained on
 
 
 def to_features(genes: Genes, chrom: str) -> list[Feature]:
@@ -130,8 +131,8 @@ def write_proteins(
 
 
 def find_prodigal(genome: Genome, code: int) -> list[Feature] | None:
-    """Returns what Prodigal finds, trained on all records together; None where the package
-    ``pyrodigal`` is not installed.
+    """Returns what Prodigal finds, trained on all records together, or by its ready models where
+    they have fewer than 20,000 bases; None where the package ``pyrodigal`` is not installed.
 
     Args:
         genome: the records.
@@ -142,8 +143,10 @@ def find_prodigal(genome: Genome, code: int) -> list[Feature] | None:
     except ImportError:
         return None
     texts = {name: decode(genome.fetch(name, 0, size)) for name, size in genome.records.items()}
-    finder = pyrodigal.GeneFinder()
-    finder.train(*texts.values(), translation_table=code)
+    short = sum(map(len, texts.values())) < _PRODIGAL_NEEDS
+    finder = pyrodigal.GeneFinder(meta=short)
+    if not short:
+        finder.train(*texts.values(), translation_table=code)
     return [
         Feature(name, one.begin - 1, one.end, "+" if one.strand > 0 else "-", "CDS", "", (), 0)
         for name, text in texts.items()
@@ -189,12 +192,13 @@ def _print(result: dict[str, Agreement]) -> None:
     first = next(iter(result.values()))
     print(f"{first.annotated:,} genes annotated. Bases count by strand and frame, genes by their")
     print("stop codon; exact: the share of annotated genes found with their start.")
+    name, *others = result
+    for other in others:
+        own, theirs = (result[one].numbers()["base_f1"] for one in (name, other))
+        said = "ahead of" if own > theirs else "behind" if own < theirs else "equal to"
+        print(f"{name} is {said} {other} by base-level F1: {own:.4f} and {theirs:.4f}.")
     if "Prodigal" not in result:
         print("Prodigal is not beside it: pip install pyrodigal")
-        return
-    own, other = (one.numbers()["base_f1"] for one in (first, result["Prodigal"]))
-    said = "ahead of" if own > other else "behind" if own < other else "equal to"
-    print(f"longseq is {said} Prodigal by base-level F1: {own:.4f} and {other:.4f}.")
 
 
 def _circles(genome: Genome, given: str) -> list[str]:
@@ -285,6 +289,11 @@ def run(argv: Sequence[str]) -> int:
         "--code", type=int, default=11, choices=sorted(STOPS), help="genetic code (11)"
     )
     parser.add_argument(
+        "--ckpt_path",
+        help="a trained GeneLabelling, which then says what reading frames are worth; starts and "
+        "distances are still learnt as above",
+    )
+    parser.add_argument(
         "--truth", help="annotation to compare with (that of a GenBank genome), beside Prodigal"
     )
     args = parser.parse_args(argv)
@@ -293,6 +302,11 @@ def run(argv: Sequence[str]) -> int:
             check_writable(path)
     if not args.out.lower().endswith((".gff3", ".gff")):
         raise ConfigError(f"--out must end in .gff3, got {args.out}")
+    labeller = None
+    if args.ckpt_path:  # torch is imported for this alone
+        from longseq.genomics.gene_network import by_network, load_labeller
+
+        labeller = load_labeller(args.ckpt_path)
     genome = open_genome(args.genome)
     truth = read_features(args.truth, genome) if args.truth else own_features(genome.path, genome)
     circular = _circles(genome, args.circular)
@@ -306,16 +320,22 @@ def run(argv: Sequence[str]) -> int:
         name: finder.find(genome.fetch(name, 0, size), name in circular)
         for name, size in genome.records.items()
     }
+    sets = {"longseq": genes}
+    if labeller is not None:
+        sets = {**by_network(labeller, finder, genome, circular), "gene model": genes}
+        genes = sets["network"]
     count = write_gff3(args.out, genome, genes, circular, args.code)
     print(f"{args.out}: {count:,} genes in {len(genes):,} records")
     if args.proteins:
         write_proteins(args.proteins, genome, genes, args.code)
         print(args.proteins)
     if any(one.kind == "CDS" for one in truth):
-        found = [one for name in genes for one in to_features(genes[name], name)]
-        sets: dict[str, Sequence[Feature]] = {"longseq": found}
+        compared: dict[str, Sequence[Feature]] = {
+            label: [one for name in own for one in to_features(own[name], name)]
+            for label, own in sets.items()
+        }
         prodigal = find_prodigal(genome, args.code)
         if prodigal is not None:
-            sets["Prodigal"] = prodigal
-        _print(compare(genome, sets, truth))
+            compared["Prodigal"] = prodigal
+        _print(compare(genome, compared, truth))
     return 0

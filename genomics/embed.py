@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
-from longseq.core.tables import check_table, write_batches, write_rows
+from longseq.core.tables import arrow_column, check_table, write_batches, write_rows
 from longseq.genomics.data.annotation import Feature, read_features
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
@@ -56,11 +57,15 @@ def write_vectors(
     import pyarrow as pa
 
     kinds = [pa.int64() if how == "d" else pa.string() for how in _ROWS.values()]
-    columns = [pa.array(list(one), kind) for one, kind in zip(zip(*map(_place, places)), kinds)]
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    columns = [
+        arrow_column(np.array(one, np.int64) if how == "d" else cast(tuple[str, ...], one))
+        for one, how in zip(zip(*map(_place, places)), _ROWS.values())
+    ]
+    numbers = arrow_column(np.ascontiguousarray(values).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(numbers, values.shape[1])
     fields = [*zip(_ROWS, kinds), ("embedding", vectors.type)]
     schema = pa.schema(fields, metadata=metadata)
-    write_batches(path, schema, [pa.table([*columns, vectors], schema=schema)])
+    write_batches(path, schema, [pa.Table.from_arrays([*columns, vectors], schema=schema)])
 
 
 def write_bases(
@@ -114,10 +119,11 @@ def write_bases(
 
     def tables() -> Iterator[pa.Table]:
         for part in parts:
-            at = np.arange(part.start, part.start + len(part.ids))
-            values = pa.array(np.ascontiguousarray(part.values).ravel())
+            at = arrow_column(np.arange(part.start, part.start + len(part.ids)))
+            values = arrow_column(np.ascontiguousarray(part.values).ravel())
             rows = pa.FixedSizeListArray.from_arrays(values, width)
-            yield pa.table([pa.array([part.chrom] * len(at)), at, rows], schema=schema)
+            names = arrow_column([part.chrom] * len(at))
+            yield pa.Table.from_arrays([names, at, rows], schema=schema)
 
     write_batches(path, schema, tables())
     return total

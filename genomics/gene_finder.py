@@ -118,6 +118,7 @@ class GeneFinder:
         bases = digits(np.concatenate([ids, ids[:turn]]))
         parts = []
         for start, part in contigs(bases):
+            self.prepare(start, len(part))
             genes = best_chain(open_frames(part, self.model, self.closed), self.model.gaps)
             parts.append(_moved(genes, start))
         found = Genes(*(np.concatenate([getattr(g, k) for g in parts]) for k in _FIELDS))
@@ -129,6 +130,14 @@ class GeneFinder:
             found = found.rows(own)
             found = _moved(found, np.where(found.start >= size, -size, 0))
         return found.rows(np.lexsort((found.end, found.start)))
+
+    def prepare(self, start: int, size: int) -> None:
+        """Called before each part of a record between gaps; nothing to do here.
+
+        Args:
+            start: of the part; what lies beyond the record's end goes on at its begin.
+            size: of the part.
+        """
 
     @staticmethod
     def _counted(found: Sequence[Genes]) -> int:

@@ -83,3 +83,29 @@ class BitsPerBase(Metric):
         """Returns bits per base, float64, shape (); NaN before the first base."""
         # An integer times a Python float would be float32.
         return self.nll / (self.bases.to(torch.float64) * math.log(2))
+
+
+class CodingF1(Metric):
+    """F1 of coding bases: state 0 is no gene, any other is right only where it is the same."""
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+    shared: Tensor
+    found: Tensor
+    wanted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("shared", "found", "wanted"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Adds a batch of states, int64 (n,) both."""
+        self.shared += ((preds == target) & (target > 0)).sum()
+        self.found += (preds > 0).sum()
+        self.wanted += (target > 0).sum()
+
+    def compute(self) -> Tensor:
+        """Returns the F1, float64, shape (); NaN where nothing is coding on either side."""
+        return 2 * self.shared.double() / (self.found + self.wanted)

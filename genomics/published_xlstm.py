@@ -12,6 +12,7 @@ from longseq.core.errors import DataError
 from longseq.core.training.task import BaseTask
 
 NEEDED = ("bidirectional", "s_lstm_at", "rcps")  # no weight tells these
+ROTARY_BASE = 500_000.0  # fixed in its code
 
 
 def dna_xlstm(
@@ -42,6 +43,8 @@ def dna_xlstm(
     for name in dict.fromkeys(names):
         first = f"backbone.layers.{names.index(name)}."
         kwargs[name] = _slstm(ours, first) if name == "slstm" else _mlstm(ours, first, width)
+        if name == "mlstm" and config.get("m_position_embeddings"):
+            kwargs[name]["rotary_base"] = ROTARY_BASE
         if f"{first}mlp.fc2.weight" in ours:
             # Half a channel more or less: the quotient alone may be rounded past a whole number.
             ratios[name] = (ours[f"{first}mlp.fc2.weight"].shape[1] + 0.5) / width
@@ -85,10 +88,8 @@ def _check(
         "m_backend_bidirectional": "mLSTM cells that look both ways",
         "s_position_embeddings": "absolute positions",
     }
-    if "mlstm" in names:
-        refused["m_position_embeddings"] = "mLSTM with rotary positions"
-        if config["rcps"]:
-            refused["rcps"] = "an equivariant mLSTM (its own code cannot run it either)"
+    if "mlstm" in names and config["rcps"]:
+        refused["rcps"] = "an equivariant mLSTM (its own code cannot run it either)"
     if config["rcps"] and not config["bidirectional"]:
         refused["rcps"] = "an equivariant causal model, which would see what it predicts"
     for name, what in refused.items():

@@ -75,7 +75,7 @@ class SequencePrediction(BaseTask):
         if frozen and pretrained is None:
             raise ConfigError("model.frozen needs model.pretrained")
         if encoder is None:
-            encoder = dict(ENCODER) if pretrained is None else _shape_of(pretrained)
+            encoder = dict(ENCODER) if pretrained is None else shape_of(pretrained)
             # So that a checkpoint of this task needs no other file.
             self.hparams["encoder"] = encoder
         self.model = SequenceModel(encoder, n_classes or 1, pool, strands == "both", dropout)
@@ -98,7 +98,7 @@ class SequencePrediction(BaseTask):
         """Loads the weights to start from where ``fit`` begins."""
         super().setup(stage)
         if stage == "fit" and self.pretrained is not None:
-            state = _load(self.pretrained).model.state_dict()
+            state = load_pretrained(self.pretrained).model.state_dict()
             state.pop("lm_head.weight")
             self.model.encoder.load_state_dict(state)
 
@@ -182,13 +182,14 @@ class SequencePrediction(BaseTask):
         return layers + 1 if "embedding" in name or "kmers" in name else 0
 
 
-def _load(pretrained: str) -> Any:
+def load_pretrained(pretrained: str) -> Any:
+    """Returns the language model to start from: a checkpoint's, or the packaged one."""
     return load_model(None if pretrained == PACKAGED else pretrained)
 
 
-def _shape_of(pretrained: str) -> dict[str, Any]:
+def shape_of(pretrained: str) -> dict[str, Any]:
     """Returns the shape of a checkpoint's language model, as arguments."""
-    hyper = dict(_load(pretrained).hparams)
+    hyper = dict(load_pretrained(pretrained).hparams)
     return {name: hyper[name] for name in _SHAPE if name in hyper}
 
 

@@ -49,6 +49,7 @@ SMALL: dict[str, list[dict[str, object]]] = {
     "mlstm": [
         {"round_up_to": 16, "chunk_size": 8},
         {"n_heads": 2, "proj_factor": 1.0, "round_up_to": 1, "bias": True},
+        {"n_heads": 2, "round_up_to": 16, "chunk_size": 8, "rotary_base": 100.0},
     ],
     "retention": [{"n_heads": 2, "chunk_size": 8}],
     "gla": [{"n_heads": 2, "chunk_size": 8, "gate_logit_normalizer": 1.0}],

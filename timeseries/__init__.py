@@ -10,6 +10,7 @@ from longseq.core.exports import lazy
 if TYPE_CHECKING:
     from longseq.timeseries.baselines import make_baseline
     from longseq.timeseries.data.frames import FORMATS
+    from longseq.timeseries.data.long_file_data import LongFileData
     from longseq.timeseries.data.module import ForecastData
     from longseq.timeseries.forecast import forecast_frame
     from longseq.timeseries.forecaster import Forecaster
@@ -35,6 +36,7 @@ _EXPORTS = {
     "Forecaster": "longseq.timeseries.forecaster",
     "Informer": "longseq.timeseries.task",
     "InvertedForecaster": "longseq.timeseries.task",
+    "LongFileData": "longseq.timeseries.data.long_file_data",
     "MixerForecaster": "longseq.timeseries.task",
     "SpaceTime": "longseq.timeseries.task",
     "TPGN": "longseq.timeseries.task",
@@ -51,6 +53,7 @@ __all__ = [
     "Forecaster",
     "Informer",
     "InvertedForecaster",
+    "LongFileData",
     "MixerForecaster",
     "SpaceTime",
     "forecast_frame",

@@ -21,6 +21,7 @@ DOMAIN = Domain(
         "longseq.timeseries.task",
         "longseq.timeseries.zero_shot_task",
         "longseq.timeseries.data.module",
+        "longseq.timeseries.data.long_file_data",
         "longseq.timeseries.data.pretraining",
     ),
     commands={

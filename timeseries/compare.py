@@ -20,6 +20,7 @@ from longseq.core.yaml_files import read_yaml
 from longseq.timeseries import task as tasks
 from longseq.timeseries.baselines import RIDGE, Baseline, make_baseline
 from longseq.timeseries.data.covariates import Covariates
+from longseq.timeseries.data.long_file_data import LongFileData
 from longseq.timeseries.data.module import FACTS, ForecastData, Stage
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.protocols import list_protocols
@@ -130,6 +131,8 @@ class ForecastComparison(Comparison):
     @classmethod
     def of_test(cls, task: Any, data: Any) -> ForecastComparison | None:
         known = isinstance(task, ForecastTask) and isinstance(data, ForecastData)
+        if isinstance(data, LongFileData):
+            data = data.sample()
         return cls(data) if known else None
 
     def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:

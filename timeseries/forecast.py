@@ -114,6 +114,7 @@ def forecast_frame(
     batch_size: int = 64,
     season: int | None = None,
     conformal: bool = True,
+    earliest: int | None = None,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
 
@@ -129,6 +130,8 @@ def forecast_frame(
         conformal: calibrate the intervals on cutoffs after the training rows: those of a model
             with quantiles by how far values lay outside of them (Romano, Patterson and Candès
             2019), those of another by its absolute errors. False gives a model's own quantiles.
+        earliest: the first unknown row of all series, where the panel holds only some of them; the
+            intervals of all are calibrated before it.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
@@ -158,7 +161,8 @@ def forecast_frame(
         raise ConfigError(f"{name} has no quantiles of its own: its intervals are conformal")
     values = _run(task, seasonal, extended, scaler, rows, series, batch_size, levels)
     if levels and conformal:
-        widths = _conformal_radii(task, panel, scaler, int(rows.min()), levels, batch_size)
+        end = int(rows.min()) if earliest is None else earliest
+        widths = _conformal_radii(task, panel, scaler, end, levels, batch_size)
         for level, radius in zip(levels, widths):
             low, high = f"{name}-lo-{level}", f"{name}-hi-{level}"
             middle = values[name]

@@ -14,6 +14,7 @@ import pandas as pd
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.registry import keywords
+from longseq.core.tables import write_frame
 from longseq.timeseries.baseline_frame import baseline_frame, with_naive
 from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
@@ -22,6 +23,8 @@ from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
+from longseq.timeseries.long_frame import with_forecasts
+from longseq.timeseries.predict_pieces import path_forecasts, path_in_pieces
 from longseq.timeseries.regression import covariate_effects, regression_frame
 from longseq.timeseries.scores import score_frame
 from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
@@ -149,25 +152,40 @@ class Forecaster:
             self._train(self._panel)
         return self
 
-    def predict(self, horizon: int | None = None, frame: Any = None, future: Any = None) -> Any:
+    def predict(
+        self,
+        horizon: int | None = None,
+        frame: Any = None,
+        future: Any = None,
+        out: str | Path | None = None,
+    ) -> Any:
         """Returns forecasts after the end of every series.
 
         Args:
             horizon: rows h; what the forecaster was made with if None.
-            frame: to forecast in place of the fitted one, with no training on it.
+            frame: to forecast in place of the fitted one, with no training on it; a long Parquet
+                file that is large, or whose forecasts go to ``out``, is read in pieces.
             future: frame of the future covariates after the end of every series, in the columns of
                 the fitted one; not needed where that goes on with an empty target.
+            out: file to write the forecasts to, .csv, .tsv or .parquet.
 
         Returns:
             Columns ``unique_id``, ``ds``, ``cutoff``, ``y`` (empty), the model's, its intervals
-            where it has any, and ``SeasonalNaive``; pandas or polars as ``fit`` was given.
+            where it has any, and ``SeasonalNaive``; pandas or polars as ``fit`` was given. The path
+            ``out`` where it is given.
         """
+        if future is None and path_in_pieces(self, frame, out):
+            return path_forecasts(self, frame, self._horizon(horizon), out)
         panel, polars = (self._fitted(), self._polars) if frame is None else self._read(frame)
         h = self._horizon(horizon)
         if future is not None:
             table, _ = to_pandas(future)
             panel = with_future(panel, table, h, self.roles)
-        return same_type(self._frame(panel, h, None), polars)
+        found = self._frame(panel, h, None)
+        if out is None:
+            return same_type(found, polars)
+        write_frame(found, out)
+        return Path(out)
 
     def cross_validation(
         self,
@@ -372,19 +390,8 @@ class Forecaster:
             for column in part.columns[4:-1]:
                 parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
             if done < horizon:
-                known = _append(known, part, self.name)
+                known = with_forecasts(known, part, self.name)
         paths = {key: np.concatenate(many, axis=1)[:, :horizon] for key, many in parts.items()}
         rows = own.ends if self._task.channel_independent else np.full(len(own.ids), len(own))
         series = np.arange(len(own.ids))
         return with_naive(panel, rows, series, paths, self.season)
-
-
-def _append(panel: Panel, part: pd.DataFrame, name: str) -> Panel:
-    """Returns the panel with forecasts after the end of every series."""
-    horizon = len(part) // len(panel.ids)
-    longer = panel.extended(horizon)
-    values = longer.values.copy()
-    path = part[name].to_numpy().reshape(-1, horizon)
-    at = longer.ds.get_indexer(pd.Index(part["ds"])).reshape(-1, horizon)
-    values[at, np.arange(len(panel.ids))[:, None]] = path
-    return replace(longer, values=values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -32,3 +34,20 @@ def long_frame(
         **{key: values[key].ravel() for key in (*order, BASELINE_COLUMN)},
     }
     return pd.DataFrame(columns)
+
+
+def with_forecasts(panel: Panel, frame: pd.DataFrame, name: str) -> Panel:
+    """Returns a panel with forecasts after the end of every series, as if they had been observed.
+
+    Args:
+        panel: the series.
+        frame: of ``long_frame``, h rows of every series.
+        name: column of the forecasts.
+    """
+    horizon = len(frame) // len(panel.ids)
+    longer = panel.extended(horizon)
+    values = longer.values.copy()
+    path = frame[name].to_numpy().reshape(-1, horizon)
+    at = longer.ds.get_indexer(pd.Index(frame["ds"])).reshape(-1, horizon)
+    values[at, np.arange(len(panel.ids))[:, None]] = path
+    return replace(longer, values=values)

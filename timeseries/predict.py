@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from longseq.timeseries.long_frame import BASELINE_COLUMN
 from longseq.timeseries.options import add_roles, roles_of
 from longseq.timeseries.regression import regression_frame
 from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
+
+if TYPE_CHECKING:
+    from longseq.timeseries.task import ForecastTask
 
 
 def run(argv: Sequence[str]) -> int:
@@ -51,56 +55,138 @@ def run(argv: Sequence[str]) -> int:
             )
     if horizon < 1:
         raise ConfigError(f"--horizon must be at least 1, got {horizon}")
+    levels = sorted(set(args.level)) or ([80] if task is None else [])
+    if task is not None:
+        task = task.to(args.device)
+    if _in_pieces(args):
+        return _run_in_pieces(args, task, horizon, levels)
     panel = read_panel(args.frame, roles=roles_of(args))
     least = 1 if task is None else int((task.facts or {}).get("least", task.context))
     if args.future_frame is not None:
         table, _ = read_frame(require_file(args.future_frame, "frame of the future"))
         panel = with_future(panel, table, horizon, roles_of(args))
     cutoffs = _cutoffs(args, panel, horizon, least)
-    levels = sorted(set(args.level))
     if task is None:
-        frame = _zero_shot(args, panel, horizon, cutoffs, levels or [80])
-        name = NAME
+        frame = _zero_shot(args, panel, horizon, cutoffs, levels)
     else:
-        frame = forecast_frame(
-            task.to(args.device), panel, cutoffs, levels, args.batch_size, args.season
-        )
-        name = type(task).__name__
+        frame = forecast_frame(task, panel, cutoffs, levels, args.batch_size, args.season)
     write_frame(frame, args.out)
-    for note in panel.notes:
-        print(f"{args.frame}: {note}")
-    if cutoffs is None and (ended := early_ends(panel)):
-        print(f"{args.frame}: {ended}")
-    if name == NAME and task is None:
-        print("no checkpoint named: the packaged zero-shot forecaster was taken")
-    filled = f" ({panel.missing} missing values carried forward)" if panel.missing else ""
+    ends = Ends()
+    ends.add(panel)
     count = 1 if cutoffs is None else len(cutoffs)
-    print(
-        f"{args.out}: {len(frame):,} rows, {frame['unique_id'].nunique()} series, {count} "
-        f"cutoffs{filled}"
-    )
+    _report(args, panel.notes, ends if cutoffs is None else None, task is None)
+    _report_rows(args, len(frame), frame["unique_id"].nunique(), count, panel.missing)
     if cutoffs is not None:
-        _print_scores(frame, name, args.frame)
+        _print_scores(frame, NAME if task is None else type(task).__name__, args.frame)
     return 0
 
 
-def early_ends(panel: Panel) -> str:
-    """Returns what is to be said of series that end before the last row: a sensor that died, an
-    item that is no longer sold. Each is forecast from its own end."""
-    early = np.flatnonzero(panel.ends < len(panel))
-    if len(early) == 0:
-        return ""
-    first = early[int(panel.ends[early].argmin())]
-    what = f"{len(early):,} of {len(panel.ids):,} series end before {panel.ds[-1]} and are"
-    if len(early) == 1:
-        return (
-            f"{panel.ids[first]} ends at {panel.ds[panel.ends[first] - 1]}, the others at "
-            f"{panel.ds[-1]}: it is forecast from its own end"
-        )
-    return (
-        f"{what} forecast from their own ends, the earliest {panel.ids[first]} at "
-        f"{panel.ds[panel.ends[first] - 1]}"
+def _report(
+    args: argparse.Namespace, notes: Sequence[str], ends: Ends | None, packaged: bool
+) -> None:
+    for note in notes:
+        print(f"{args.frame}: {note}")
+    if ends is not None and str(ends):
+        print(f"{args.frame}: {ends}")
+    if packaged:
+        print("no checkpoint named: the packaged zero-shot forecaster was taken")
+
+
+def _report_rows(
+    args: argparse.Namespace, rows: int, series: int, cutoffs: int, missing: int
+) -> None:
+    filled = f" ({missing} missing values carried forward)" if missing else ""
+    print(f"{args.out}: {rows:,} rows, {series} series, {cutoffs} cutoffs{filled}")
+
+
+def _in_pieces(args: argparse.Namespace) -> bool:
+    """Returns whether the file is to be read in pieces.
+
+    Raises:
+        ConfigError: if it is, and another option needs the whole file.
+    """
+    if args.in_pieces == "no":
+        return False
+    if args.in_pieces == "auto":
+        if not args.frame.lower().endswith((".parquet", ".pq")):
+            return False
+        from longseq.timeseries.data.long_file import is_large
+
+        if not is_large(args.frame, roles_of(args)):
+            return False
+    for name in ("cutoffs", "future_frame"):
+        if getattr(args, name):
+            raise ConfigError(
+                f"{args.frame}: --{name} needs the whole file, which is "
+                + ("to be" if args.in_pieces == "yes" else "so large that it is")
+                + " read in pieces: take fewer series, or --in_pieces no"
+            )
+    return True
+
+
+def _run_in_pieces(
+    args: argparse.Namespace, task: ForecastTask | None, horizon: int, levels: list[int]
+) -> int:
+    """Forecasts and writes a long Parquet file piece by piece."""
+    from longseq.timeseries.data.long_file import LongFile
+    from longseq.timeseries.predict_pieces import (
+        all_days,
+        forecast_pieces,
+        piece_forecaster,
+        write_pieces,
     )
+
+    file, ends = LongFile(args.frame, roles_of(args)), Ends()
+    make = piece_forecaster(file, horizon, task, levels, args.batch_size, args.season)
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for panel, frame in forecast_pieces(file, make):
+            ends.add(panel)
+            yield frame
+
+    rows = write_pieces(args.out, frames(), all_days(file))
+    _report(args, file.survey.notes, ends, task is None)
+    _report_rows(args, rows, ends.series, 1, ends.missing)
+    return 0
+
+
+class Ends:
+    """Which series end before the last row: a sensor that died, an item that is no longer sold.
+    Each is forecast from its own end.
+
+    Attributes:
+        missing: values that are missing between the first and the last of their series.
+    """
+
+    def __init__(self) -> None:
+        self.series, self.missing, self._early = 0, 0, 0
+        self._first: tuple[int, str] | None = None
+        self._ds: pd.Index = pd.Index([])
+
+    def add(self, panel: Panel) -> None:
+        """Counts the series of a panel, or of a piece of one."""
+        self._ds = panel.ds
+        self.series += len(panel.ids)
+        self.missing += panel.missing
+        early = np.flatnonzero(panel.ends < len(panel))
+        self._early += len(early)
+        for c in early:
+            if self._first is None or panel.ends[c] < self._first[0]:
+                self._first = int(panel.ends[c]), panel.ids[c]
+
+    def __str__(self) -> str:
+        if self._first is None:
+            return ""
+        (end, name), last = self._first, self._ds[-1]
+        if self._early == 1:
+            return (
+                f"{name} ends at {self._ds[end - 1]}, the others at {last}: it is forecast from "
+                "its own end"
+            )
+        return (
+            f"{self._early:,} of {self.series:,} series end before {last} and are forecast from "
+            f"their own ends, the earliest {name} at {self._ds[end - 1]}"
+        )
 
 
 def _zero_shot(
@@ -181,6 +267,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--season", type=int, help="rows of a season (from the time step; 1 for none)"
+    )
+    parser.add_argument(
+        "--in_pieces",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="read a long Parquet file, its rows series by series, and write the forecasts in "
+        "pieces, in memory that does not grow with the file (auto: one that would take more than "
+        "a quarter of the memory)",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="cutoffs at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")

@@ -20,8 +20,7 @@ from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
 from longseq.weather.data.field import Field, Scalar
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.positive import keep_positive, reference
-from longseq.weather.data.quantities import other_quantity
-from longseq.weather.data.runs import SAME, read_run
+from longseq.weather.data.runs import check_quantity, read_run
 from longseq.weather.data.scenario import (
     Scenario,
     Span,
@@ -121,9 +120,7 @@ def check_grid(task: ClimateEmulator, data: Field) -> None:
         DataError: if not.
     """
     about = task.about
-    if differs := other_quantity(about["variable"], about["attrs"], data.name, data.attrs):
-        text = f"holds {differs} as the checkpoint's training"
-        raise DataError(text, path=data.path, record=data.name, hint=SAME)
+    check_quantity(about["variable"], about["attrs"], "the checkpoint's training", data)
     grid = Grid.from_facts(about)
     if not data.grid.same(grid):
         text = f"its grid of {data.grid} is not the checkpoint's of {grid}"

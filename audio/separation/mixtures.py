@@ -57,7 +57,7 @@ class Voices:
     """
 
     def __init__(self, files: dict[str, list[Path]], rate: int) -> None:
-        self.names = list(files)
+        self.names, self._pause = list(files), rate // 4
         self.recordings = [self._read(name, files[name], rate) for name in self.names]
 
     @staticmethod
@@ -79,7 +79,8 @@ class Voices:
     ) -> np.ndarray:
         """Returns a piece of a speaker's recordings that is not silent, float32 (samples,).
 
-        A recording that is shorter lies at a random place, with silence around.
+        A recording that is shorter is followed by others of the speaker, after pauses of at most a
+        quarter of a second, as words of a list are.
 
         Args:
             speaker: its number.
@@ -100,16 +101,30 @@ class Voices:
         own = self.recordings[speaker]
         for _ in range(20):
             audio = own[rng.integers(len(own))]
-            if len(audio) <= samples:
-                first = rng.integers(samples - len(audio) + 1)
-                piece = np.pad(audio, (first, samples - len(audio) - first))
-            else:
-                first = rng.integers(len(audio) - samples + 1)
-                piece = audio[first : first + samples]
+            if len(audio) < samples:
+                audio = self._joined(own, audio, samples, rng)
+            first = rng.integers(len(audio) - samples + 1)
+            piece = audio[first : first + samples]
             power = float(np.sqrt(np.mean(np.square(piece))))
             if power > _QUIET:
                 return (piece / power).astype(np.float32)
         raise DataError(f"speaker {self.names[speaker]!r} is silent nearly everywhere")
+
+    def _joined(
+        self, own: list[np.ndarray], audio: np.ndarray, samples: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Returns recordings one after the other, at least ``samples`` long: the first begins at a
+        random place, or later."""
+        late = rng.integers(-len(audio) + 1, self._pause + 1)
+        parts = [np.zeros(max(late, 0), np.float32), audio[max(-late, 0) :]]
+        length = sum(map(len, parts))
+        while length < samples:
+            parts += [
+                np.zeros(rng.integers(self._pause + 1), np.float32),
+                own[rng.integers(len(own))],
+            ]
+            length += len(parts[-1]) + len(parts[-2])
+        return np.concatenate(parts)
 
 
 def draw(

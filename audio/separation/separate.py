@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from longseq.audio.data.reading import AudioStream
+from longseq.audio.export import load_separator
 from longseq.audio.predict import list_files
 from longseq.audio.scoring import shown_name
 from longseq.audio.separation.task import VoiceSeparator
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
-from longseq.core.training.loading import load_task
 
 _OVERLAP = 1.0  # s
 
@@ -118,16 +118,18 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("source", help="recording, or folder (searched to any depth)")
     parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--ckpt_path", required=True, help="checkpoint of VoiceSeparator")
+    parser.add_argument(
+        "--ckpt_path",
+        help="checkpoint of `longseq audio fit --config separation`, or what `longseq audio "
+        "export` made of it (default: the packaged separator of two voices, 8 kHz)",
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="at a time (8)")
     args = parser.parse_args(argv)
     if not args.seconds > _OVERLAP:
         raise ConfigError(f"--seconds must be more than {_OVERLAP}, got {args.seconds}")
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
-    task = load_task(args.ckpt_path, VoiceSeparator)
-    assert isinstance(task, VoiceSeparator)
-    task.eval()
+    task = load_separator(args.ckpt_path)
     folder, files = list_files(args.source)
     done, stems = 0, Counter(file.with_suffix("") for file in files)
     for number, file in enumerate(files, 1):

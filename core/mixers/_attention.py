@@ -171,6 +171,19 @@ def rotate(x: Tensor, positions: Tensor, base: float | None) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
 
 
+def seen_from(memory: Tensor, position: int, base: float) -> Tensor:
+    """Turns the keys of a matrix memory back by ``position``, which becomes the new origin.
+
+    Args:
+        memory: (B, H, K, V), sums of rotated keys times values.
+        position: of the new origin.
+        base: see ``rotate``.
+    """
+    columns = memory.permute(0, 3, 1, 2)  # (B, V, H, K)
+    positions = torch.full((columns.shape[1],), -position, device=memory.device)
+    return rotate(columns, positions, base).permute(0, 2, 3, 1)
+
+
 def positions_in_pack(resets: Tensor | None, seen: Tensor, length: int) -> Tensor:
     """Returns how many earlier positions of its own sequence each position has, (B, L).
 

@@ -11,6 +11,7 @@ from torch.nn.functional import group_norm, linear, silu
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.mixers._attention import rotate, seen_from
 from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
@@ -87,7 +88,10 @@ class MLSTM(Mixer):
         h = LayerNorm(mLSTM(q, k, v, ĩ, f̃))        (``longseq.core.ops.mlstm``)
         y = W_down ((h + s · u) · SiLU(z))
 
-    Parameters are named and shaped as in the published layer.
+    Parameters are named and shaped as in the published layer. With ``rotary_base``, queries and
+    keys are turned by their positions behind the gates, feature 2p with 2p + 1 (RoPE, arXiv
+    2104.09864, eq. 34), as DNA-xLSTM may do (2411.04165). Only the distances of positions matter,
+    so the state is kept as seen from the next position and needs no count of those before it.
 
     Args:
         d_model: width D.
@@ -101,6 +105,7 @@ class MLSTM(Mixer):
         chunk_size: positions per chunk of the operator; changes speed only.
         backend: of the operator, and of the convolution where it has that one; see
             ``longseq.core.ops.backends``.
+        rotary_base: base of the rotary frequencies; None for no rotary positions.
 
     Raises:
         ConfigError: if ``n_heads`` or ``qkv_block`` does not divide the inner width, or a value is
@@ -119,6 +124,7 @@ class MLSTM(Mixer):
         n_blocks: int = 1,
         chunk_size: int = 128,
         backend: Backend = "auto",
+        rotary_base: float | None = None,
     ) -> None:
         super().__init__(d_model)
         if proj_factor <= 0:
@@ -127,6 +133,12 @@ class MLSTM(Mixer):
         self.d_inner = math.ceil(proj_factor * d_model / round_up_to) * round_up_to
         self.d_head = check_divisible("inner width", self.d_inner, "n_heads", n_heads)
         check_divisible("inner width", self.d_inner, "qkv_block", qkv_block)
+        if rotary_base is not None:
+            if rotary_base <= 0:
+                raise ConfigError(f"rotary_base must be above 0, got {rotary_base!r}")
+            if self.d_head % 2:
+                raise ConfigError(f"a head's width must be even to be rotated, got {self.d_head}")
+        self.rotary_base = rotary_base
         self.n_heads, self.d_conv = n_heads, check_positive("d_conv", d_conv)
         self.chunk_size = check_positive("chunk_size", chunk_size)
         self.backend = check_backend(backend)
@@ -180,11 +192,14 @@ class MLSTM(Mixer):
         )
         (q, k), v = _headwise(u, self.q_proj, self.k_proj), self.v_proj(inner)
         i, f = _gates((q, k, v), self.mlstm_cell.igate, self.mlstm_cell.fgate)
-        heads = (self.n_heads, self.d_head)
+        q, k, v = (part.unflatten(-1, (self.n_heads, self.d_head)) for part in (q, k, v))
+        if self.rotary_base is not None:
+            positions = torch.arange(x.shape[1], device=x.device)
+            q, k = (rotate(_halves(part), positions, self.rotary_base) for part in (q, k))
         h, (c, n, m) = mlstm(
-            q.unflatten(-1, heads),
-            k.unflatten(-1, heads),
-            v.unflatten(-1, heads),
+            q,
+            k,
+            v,
             i,
             f,
             None if state is None else (state["c"], state["n"], state["m"]),
@@ -192,8 +207,17 @@ class MLSTM(Mixer):
             self.chunk_size,
             backend=self.backend,
         )
+        if self.rotary_base is not None:
+            whole = torch.cat([c, n.unsqueeze(-1)], -1)
+            c, n = seen_from(whole, x.shape[1], self.rotary_base).split([self.d_head, 1], -1)
+            n = n.squeeze(-1)
         y = self.proj_down(self.mlstm_cell.outnorm(h, u, self.learnable_skip, z))
         return y, {"conv": history, "c": c, "n": n, "m": m}
+
+
+def _halves(x: Tensor) -> Tensor:
+    """Puts the features 2p before the features 2p + 1: ``rotate`` pairs p with p + P/2."""
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def _gates(parts: Sequence[Tensor], *gates: nn.Linear) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.mixers._attention import rotate
+from longseq.core.mixers._attention import rotate, seen_from
 from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
@@ -106,11 +106,4 @@ class Retention(Mixer):
             backend=self.backend,
         )
         y = self.g_norm_swish_gate(o, gate).flatten(2)
-        return self.o_proj(y), {"kv": self._seen_from(kv, length)}
-
-    def _seen_from(self, kv: Tensor, position: int) -> Tensor:
-        """Turns the keys in the state (B, H, K, V) back by ``position``, which becomes the new
-        origin."""
-        columns = kv.permute(0, 3, 1, 2)  # (B, V, H, K)
-        positions = torch.full((columns.shape[1],), -position, device=kv.device)
-        return rotate(columns, positions, self.rotary_base).permute(0, 2, 3, 1)
+        return self.o_proj(y), {"kv": seen_from(kv, length, self.rotary_base)}

@@ -17,6 +17,8 @@ from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import IGNORE_INDEX, PAD, N, is_base, reverse_complement
 
 _TRIES = 1000
+_NOTHING = "{} windows of {} bases had hardly a known base among them"
+_HINT = "leave its regions of N out by a BED file"
 
 
 def next_token_targets(ids: np.ndarray) -> np.ndarray:
@@ -132,11 +134,7 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
                     break
                 draws[row] = self._draw(rng, 1)[0]
             else:
-                raise DataError(
-                    f"{_TRIES} windows of {length} bases had hardly a known base among them",
-                    path=self.genome.path,
-                    hint="leave its regions of N out by a BED file",
-                )
+                raise DataError(_NOTHING.format(_TRIES, length), path=self.genome.path, hint=_HINT)
             if flips[row] and self.rc_augment:
                 bases, mask = reverse_complement(bases), mask[::-1]
             ids[row, : len(bases)], repeats[row, : len(bases)] = bases, mask
@@ -147,6 +145,28 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         if self.repeat_weight != 1.0:
             weights = np.where(repeats[:, 1:], np.float32(self.repeat_weight), np.float32(1))
             found["weights"] = torch.from_numpy(weights)
+        return found
+
+    def places(self, step: int) -> list[Interval]:
+        """Returns where windows of L bases lie, or shorter intervals, drawn for a step in the same
+        way: for tasks whose targets are not the next base."""
+        batch, length = self.schedule(step)
+        rng = _generator(self.seed, step, 0)
+        cumulative = self._starts(length)
+        mine = slice(self.rank * batch, (self.rank + 1) * batch)
+        found = []
+        for row, draw in enumerate(self._draw(rng, batch * self.world)[mine]):
+            rng = _generator(self.seed, step, 1 + mine.start + row)
+            for _ in range(_TRIES):
+                one = self._place(draw, cumulative, length)
+                one = Interval(one.chrom, one.start, min(one.end, one.start + length))
+                known = is_base(self.genome.fetch(one.chrom, one.start, one.end))
+                if rng.random() * len(one) < np.count_nonzero(known):
+                    break
+                draw = self._draw(rng, 1)[0]
+            else:
+                raise DataError(_NOTHING.format(_TRIES, length), path=self.genome.path, hint=_HINT)
+            found.append(one)
         return found
 
     def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -160,17 +180,21 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         self, draw: float, cumulative: np.ndarray, length: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bases of the window at a place in the running total, and their soft mask."""
+        place = self._place(draw, cumulative, length)
+        if self.repeat_weight != 1.0:
+            return self.genome.fetch_with_mask(place.chrom, place.start, place.end)
+        bases = self.genome.fetch(place.chrom, place.start, place.end)
+        return bases, np.zeros(len(bases), bool)
+
+    def _place(self, draw: float, cumulative: np.ndarray, length: int) -> Interval:
+        """Returns the window of length + 1 bases, or fewer, at a place in the running total."""
         index = int(np.searchsorted(cumulative, draw, side="right"))
         item, before = self.intervals[index], cumulative[index - 1] if index else 0
         inside = draw - before
         if self._weights is not None:
             inside = inside / self._weights[index]
         start = item.start + min(int(inside), max(len(item) - length, 1) - 1)
-        end = min(start + length + 1, item.end)
-        if self.repeat_weight != 1.0:
-            return self.genome.fetch_with_mask(item.chrom, start, end)
-        bases = self.genome.fetch(item.chrom, start, end)
-        return bases, np.zeros(len(bases), bool)
+        return Interval(item.chrom, start, min(start + length + 1, item.end))
 
     def _starts(self, length: int) -> np.ndarray:
         """Returns the running total of window starts over the intervals, int64, shape

@@ -1,8 +1,11 @@
 """Tables by suffix: equal content in every kind, whole or not at all, and one line for any other
 suffix."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +14,7 @@ import pytest
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import (
     SUFFIXES,
+    arrow_column,
     check_table,
     read_batches,
     read_rows,
@@ -111,3 +115,11 @@ def test_cells_that_no_column_names_are_refused(suffix: str, cell: str, tmp_path
         stream.write(cell.join(["b", "cat", "dog"]) + "\n")
     with pytest.raises(DataError, match=r"line 3: has more cells than there are columns \(2\)"):
         read_rows(file)
+
+
+def test_columns_for_arrow_are_those_of_pyarrow_without_pandas() -> None:
+    for values in ([], ["chr1", "", "Ä b\t"], np.arange(3), np.array([0.5, -1e30], np.float32)):
+        assert arrow_column(values).equals(pa.array(values, None if len(values) else pa.string()))
+    code = "from longseq.core.tables import arrow_column; import sys, numpy\n"
+    code += "arrow_column(['a']), arrow_column(numpy.ones(2)); sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -36,12 +36,17 @@ SHAPE: dict[str, Any] = {
 }
 SLSTM = {"mixer": ["slstm"], "mlp_ratio": {"slstm": 1.53}, "mlp_kwargs": {"multiple_of": 8}}
 MIXED = {**SLSTM, "mixer": ["mlstm", "slstm", "mlstm"], "mixer_kwargs": {"mlstm": {"bias": True}}}
+ROTARY = {"mixer": ["mlstm"], "mixer_kwargs": {"mlstm": {"bias": True, "rotary_base": 5e5}}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "causal": (MIXED, {"bidirectional": False, "s_lstm_at": [1]}),
     "blocks": (MIXED, {"bidirectional": True, "s_lstm_at": [1]}),
     "alternating": (
         {"mixer": ["mlstm"], "mixer_kwargs": {"mlstm": {"proj_factor": 2.0, "round_up_to": 8}}},
         {"bidirectional": True, "s_lstm_at": [], "bidirectional_alternating": True},
+    ),
+    "rotary": (
+        ROTARY,
+        {"bidirectional": True, "s_lstm_at": [], "m_position_embeddings": True},
     ),
     "ps_heads": (SLSTM, {"bidirectional": True, "s_lstm_at": [0, 1, 2], "rcps": True}),
 }
@@ -140,7 +145,6 @@ def test_it_is_read_with_its_settings_and_equal(name, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"m_position_embeddings": True}, "rotary"),
         ({"s_position_embeddings": True}, "absolute positions"),
         ({"m_backend_bidirectional": True}, "both ways"),
         ({"m_conv1d_causal": False}, "causal convolutions"),
@@ -184,8 +188,10 @@ def _no_folders(**_: Any) -> list[str]:
 )
 @pytest.mark.parametrize("rcps", [False, True])
 @pytest.mark.parametrize("turns", ["causal", "blocks", "alternating"])
-@pytest.mark.parametrize("slstm_at", [[], [1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("slstm_at", [[], ["rotary"], [1], [0, 1, 2, 3]])
 def test_logits_agree_with_the_published_code(slstm_at, turns, rcps, tmp_path, monkeypatch) -> None:
+    rotary = slstm_at == ["rotary"]
+    slstm_at = [] if rotary else slstm_at
     if rcps and (len(slstm_at) < 4 or turns == "causal"):
         pytest.skip("the published code has no equivariant mLSTM; ours refuses a causal one")
     monkeypatch.syspath_prepend(str(Path(str(CHECKOUT)) / "models" / "dna_xlstm"))
@@ -204,6 +210,7 @@ def test_logits_agree_with_the_published_code(slstm_at, turns, rcps, tmp_path, m
         "bidirectional": turns != "causal",
         "bidirectional_alternating": turns == "alternating",
         "rcps": rcps,
+        "m_position_embeddings": rotary,
     }
     made = lm.xLSTMLMModelConfig(
         mlstm_block=mblock.mLSTMBlockConfig(
@@ -228,6 +235,8 @@ def test_logits_agree_with_the_published_code(slstm_at, turns, rcps, tmp_path, m
         complement_map={i: int(c) for i, c in enumerate(COMPLEMENT)},
         **config,
     )
+    if rotary:  # it turns in float32 what is float64 here
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.manual_seed(0)
     theirs = lm.xLSTMLMModel(made)
     theirs.reset_parameters()
@@ -242,5 +251,6 @@ def test_logits_agree_with_the_published_code(slstm_at, turns, rcps, tmp_path, m
         said = task.double()(ids)
         said = said if turns != "causal" else said[0]
         difference = (said - theirs.double()(ids)).abs().max().item()
-    print(f"sLSTM at {slstm_at}, {turns}, rcps {rcps}: largest difference {difference:.1e}")
+    which = f"sLSTM at {slstm_at}, {turns}, rcps {rcps}, rotary {rotary}"
+    print(f"{which}: largest difference {difference:.1e}")
     assert difference < 1e-5 and said.abs().max() > 1

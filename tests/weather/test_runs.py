@@ -239,6 +239,7 @@ def test_other_quantities_are_not_joined_or_compared(write, lab) -> None:
         ),
         ("c.nc", "a maximum of air_temperature, not a mean", {"cell_methods": "time: maximum"}),
         ("d.nc", "ts, not tas", {"standard_name": "", "variable": "ts"}),
+        ("j.nc", "a difference of air_temperature, not a mean", {"long_name": "anomaly of tas"}),
     ):
         with pytest.raises(DataError, match=message):
             read_run(f"{first}+{run(name, rest, **made)}")
@@ -252,6 +253,17 @@ def test_other_quantities_are_not_joined_or_compared(write, lab) -> None:
     other = read_run(run("i.nc", slice(None), standard_name="surface_temperature"))
     with pytest.raises(DataError, match="surface_temperature, not air_temperature"):
         refuse_leak([whole], make_scenario(other, (1900, 1919), 5), (1970, 1979))
+
+
+def test_yearly_sums_and_means_are_not_joined(write, lab) -> None:
+    paths = []
+    for index, methods in enumerate(("time: sum", "")):
+        made = lab.dataset(lab.fields(), name="pr").isel(time=slice(40 * index, 40 * index + 40))
+        made["pr"].attrs = {"units": "mm", "standard_name": "precipitation_amount"}
+        made["pr"].attrs |= {"cell_methods": methods} if methods else {}
+        paths.append(str(write(made, f"{index}.nc")))
+    with pytest.raises(DataError, match=r"1.nc.* holds yearly means, not sums as .*0.nc"):
+        read_run("+".join(paths))
 
 
 def test_a_window_wider_than_the_run_is_told(write, lab) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
-from longseq.timeseries.data.columns import holds_times, numbers, refuse_names, resample
+from longseq.timeseries.data.columns import numbers, refuse_names, resample
 from longseq.timeseries.data.covariates import (
     Covariates,
     check_columns,
@@ -24,53 +23,22 @@ from longseq.timeseries.data.covariates import (
     static_values,
 )
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.roles import (
+    ID_NAMES,
+    TARGET_NAMES,
+    TIME_NAMES,
+    Missing,
+    Roles,
+    find_roles,
+)
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.text import read_text
 from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
-TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
-ID_NAMES = ("unique_id", "item_id", "series_id")
-TARGET_NAMES = ("y", "target")
-Missing = Literal["ffill", "error"]
 _CELLS = 400_000_000  # float64 values of a panel: 3.2 GB
 
-__all__ = ["Missing", "Panel", "Roles", "panel_of", "read_frame", "read_panel"]
-
-
-@dataclass(frozen=True)
-class Roles:
-    """What the columns of a frame are, and how its times are read; None: by the usual names.
-
-    Args:
-        id: column with the name of the series, of a long frame.
-        time: column with the times.
-        target: column with the values, of a long frame; or the one series to take of a wide one.
-        zone: IANA name of the clock of the times, for example "Europe/Berlin".
-        resample: step to average the values over, for example "1min", for times on no regular step.
-        missing: "ffill": values that are missing are never a target, and contexts carry the last
-            value forward; "error": they are refused.
-        future: columns that are known for the future too: promotions, prices, the forecast weather.
-        past: columns that are known up to the cutoff only.
-        static: columns with one value a series, of a long frame.
-        holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
-    """
-
-    id: str | None = None
-    time: str | None = None
-    target: str | None = None
-    zone: str | None = None
-    resample: str | None = None
-    missing: Missing = "ffill"
-    future: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-    holidays: str | None = None
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """Columns of all covariates."""
-        return (*self.future, *self.past, *self.static)
+__all__ = ["Missing", "Panel", "Roles", "panel_of", "read_frame", "read_panel", "refuse_missing"]
 
 
 def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None = None) -> Panel:
@@ -133,10 +101,7 @@ def panel_of(
     frame = frame.rename(columns=str)
     if len(set(frame.columns)) < frame.shape[1]:
         raise where.error("two columns have the same name")
-    for name in (told.id, told.time, told.target):
-        if name is not None and name not in frame.columns:
-            raise where.error(f"has no column {name!r}; {did_you_mean(name, frame.columns)}")
-    id_, time, target = _roles(frame, told, where)
+    id_, time, target = find_roles(frame, told, where)
     for kind in ("future", "past", "static"):
         check_columns(getattr(told, kind), frame.columns, where, kind)
     taken = [name for name in (id_, time, target) if name is not None]
@@ -146,40 +111,6 @@ def panel_of(
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
-
-
-def _roles(
-    frame: pd.DataFrame, told: Roles, where: Source
-) -> tuple[str | None, str | None, str | None]:
-    """Returns the columns of series' names, times and values; the first is None for a wide frame.
-
-    Raises:
-        DataError: for a long frame without values or times, or a frame without times.
-    """
-    lower = {name.lower(): name for name in reversed(frame.columns)}
-
-    def find(given: str | None, usual: tuple[str, ...]) -> str | None:
-        return given or next((lower[name] for name in usual if name in lower), None)
-
-    id_, target = find(told.id, ID_NAMES), find(told.target, TARGET_NAMES)
-    time = find(told.time, TIME_NAMES)
-    if where.first_line == 1 and told.time is None:
-        return None, None, told.target
-    if id_ is not None and target is None:
-        wanted = "y" if id_ == "unique_id" else "target"
-        raise where.error(
-            f"looks like a long frame (it has {id_!r}) but has no column {wanted!r}",
-            hint="name the column of the values: --target NAME, or --data.target in fit",
-        )
-    if time is None:
-        looks = next((name for name in frame.columns if holds_times(frame[name])), None)
-        seems = "" if looks is None else f" ({looks!r} looks like it)"
-        raise where.error(
-            f"has no time column among {', '.join(frame.columns[:5])}",
-            hint=f"name it: --time {looks or 'NAME'}{seems}, or call it one of "
-            f"{', '.join(TIME_NAMES[:5])}",
-        )
-    return id_, time, target
 
 
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
@@ -347,7 +278,8 @@ def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
     if len(axis) * len(names) > _CELLS:
         raise where.error(
             f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
-            hint="split the file, or take a longer --resample",
+            hint="split the file, take a longer --resample, or read it in pieces: predict "
+            "--in_pieces yes, fit --data LongFileData",
         )
     return np.full((len(axis), len(names)), np.nan)
 
@@ -383,11 +315,16 @@ def _panel(
         covariates,
     )
     if told.missing == "error":
-        _refuse_missing(panel, where)
+        refuse_missing(panel, where)
     return panel
 
 
-def _refuse_missing(panel: Panel, where: Source) -> None:
+def refuse_missing(panel: Panel, where: Source) -> None:
+    """Refuses a panel that lacks a value.
+
+    Raises:
+        DataError: naming the first series that does, and the time.
+    """
     holes = ~panel.observed
     if holes.any():
         column = int(np.flatnonzero(holes.any(0))[0])

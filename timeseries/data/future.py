@@ -10,8 +10,8 @@ import pandas as pd
 
 from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.covariates import check_columns
-from longseq.timeseries.data.frames import ID_NAMES, TIME_NAMES, Roles
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles
 from longseq.timeseries.data.times import Source, parse_times
 
 

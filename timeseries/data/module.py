@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
@@ -14,6 +16,7 @@ from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.timeseries.data.frames import Missing, Panel, Roles, read_panel
 from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
+from longseq.timeseries.likelihoods import is_count
 
 Stage = Literal["train", "valid", "test"]
 FACTS = ("ids", "mean", "std", "train_end", "frequency", "least", "covariates")
@@ -110,6 +113,15 @@ class ForecastData(BaseData):
 
     def read(self) -> Panel:
         """Reads the file; what a data module of another format replaces."""
+        if self.path.lower().endswith((".parquet", ".pq")):
+            from longseq.timeseries.data.long_file import is_large
+
+            if is_large(self.path, self.roles):
+                print(
+                    f"{self.path}: would take more than a quarter of the memory if it is read "
+                    "whole; --data LongFileData trains on it in pieces",
+                    file=sys.stderr,
+                )
         return read_panel(Path(self.path), roles=self.roles)
 
     def split(self) -> Split:
@@ -119,6 +131,13 @@ class ForecastData(BaseData):
     def scaler(self) -> Scaler:
         """Returns the scaler of the training rows."""
         return Scaler.fit(self.panel, self.split().train)
+
+    def not_counts(self) -> str | None:
+        """Returns the first series with a value that is no count; None if there is none."""
+        for name, values in zip(self.panel.ids, self.panel.values.T):
+            if not is_count(values) and not np.isnan(values).all():
+                return name
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Returns what a model must know of the training rows: the scaler, when they end, their

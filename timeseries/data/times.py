@@ -39,15 +39,18 @@ class Source:
         first_line: of the file that the first row stands in; 0 where there are no lines.
         notes: sentences for the user, filled while reading.
         european: whether the file separates its columns by semicolons, and so decimals by commas.
+        first_row: of the file, where the frame is a piece of it.
     """
 
     file: Path
     first_line: int = 2
     notes: list[str] = field(default_factory=list)
     european: bool = False
+    first_row: int = 0
 
     def where(self, row: int) -> str:
         """Returns the place of a row."""
+        row += self.first_row
         return f"line {row + self.first_line}" if self.first_line else f"row {row}"
 
     def error(self, text: str, row: int | None = None, hint: str | None = None) -> DataError:

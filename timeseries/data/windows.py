@@ -19,7 +19,7 @@ from longseq.timeseries.data.panel import CELLS, Panel
 from longseq.timeseries.data.protocols import Part
 
 # A deviation below so much of the largest value is the rounding of a file, not a signal.
-_ROUNDING = 1e-8
+ROUNDING = 1e-8
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = filled.sum(0) / count
         std = np.sqrt((np.where(known, column - mean, 0.0) ** 2).sum(0) / count)
         largest = np.abs(filled).max(0, initial=0.0)
-        means[part], stds[part] = mean, np.where(std > _ROUNDING * largest, std, 1.0)
+        means[part], stds[part] = mean, np.where(std > ROUNDING * largest, std, 1.0)
     return means, stds
 
 

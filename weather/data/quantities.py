@@ -43,6 +43,11 @@ _DIFFERENCE_PARTS = ("anomaly", "anomalies", "anom", "difference", "range", "std
 _DIFFERENCE_ENDS = ("std", "sd", "sigma", "sem", "spread", "error", "err", "uncertainty", "unc")
 _DIFFERENCE_ENDS += ("bias", "diff", "delta", "change", "iqr", "rmse", "increment")
 _DIFFERENCE_METHODS = ("range", "standard_deviation")
+# Names that say so themselves: tasmax, TMAX, tn (E-OBS), t2m_max, mx2t (ECMWF).
+_EXTREME_NAMES = (
+    ("maximum", re.compile(r"max(imum)?(_|\d|$)|^tx[nx]?$|^mx2t")),
+    ("minimum", re.compile(r"min(imum)?(_|\d|$)|^tn[nx]?$|^mn2t")),
+)
 # Methods whose results in degC cannot be told in K: they do not go with an offset.
 _NO_OFFSET = ("variance", "root_mean_square", "sum_of_squares", "sum", "mean_absolute_value")
 _NO_OFFSET += ("maximum_absolute_value", "minimum_absolute_value")
@@ -185,6 +190,22 @@ def cell_methods(attrs: Mapping[str, Any]) -> list[str]:
     return re.findall(r":\s*([a-z_]+)\b(?!\s*:)", text)
 
 
+def methods_of(name: str, attrs: Mapping[str, Any]) -> set[str]:
+    """Returns what values are beside means: by ``cell_methods``, or without them by the name
+    (``tasmax``, ``tn``, ``tas_sd``).
+
+    Args:
+        name: of a variable.
+        attrs: its attributes: cell_methods, long_name, standard_name.
+    """
+    methods = {*cell_methods(attrs)}
+    if not methods:
+        methods = {method for method, pattern in _EXTREME_NAMES if pattern.search(name.lower())}
+    if is_difference(name, attrs) and not methods.intersection(_DIFFERENCE_METHODS):
+        methods.add("difference")
+    return methods - {"mean", "point"}
+
+
 def other_quantity(
     name: str, attrs: Mapping[str, Any], other: str, others: Mapping[str, Any]
 ) -> str:
@@ -192,7 +213,7 @@ def other_quantity(
 
     They are the same by their standard names, or by their own where one has none; and by what
     ``cell_methods`` says beside means (a daily maximum, a deviation). Without ``cell_methods`` a
-    variable is taken for a mean (or a sum), unless its name is the other's.
+    variable is what its name says, otherwise a mean (or a sum).
 
     Args:
         name: of the first.
@@ -205,14 +226,19 @@ def other_quantity(
         standards = [name.lower(), other.lower()]
     if standards[0] != standards[1]:
         return f"{standards[1]}, not {standards[0]}"
-    methods = [sorted({*cell_methods(one)} - {"mean", "point"}) for one in (attrs, others)]
-    if not all(one.get("cell_methods") for one in (attrs, others)):
-        if name == other:
+    first, second = methods_of(name, attrs), methods_of(other, others)
+    if not (cell_methods(attrs) and cell_methods(others)):
+        # A name tells neither a sum from a mean, nor one spread from another; and the mean of daily
+        # maxima (tasmax) is called a mean by some.
+        spreads = {"difference", *_DIFFERENCE_METHODS}
+        first, second = first - {"sum"}, second - {"sum"}
+        if first & spreads and second & spreads:
             return ""
-        methods = [[method for method in one if method != "sum"] for one in methods]
-    if methods[0] != methods[1]:
-        first, second = (" ".join(one) or "mean" for one in methods)
-        return f"a {second} of {standards[1]}, not a {first}"
+        if name == other and first | second == methods_of(name, {}):
+            return ""
+    if first != second:
+        one, two = (" ".join(sorted(methods)) or "mean" for methods in (first, second))
+        return f"a {two} of {standards[1]}, not a {one}"
     return ""
 
 

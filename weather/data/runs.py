@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import resolve
-from longseq.weather.data.field import Field
+from longseq.weather.data.field import Field, is_sum, kind_of_years
 from longseq.weather.data.quantities import other_quantity
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.source import read_years
@@ -117,6 +118,27 @@ def _in_time(parts: Sequence[Field]) -> Field:
     )
 
 
+def check_quantity(name: str, attrs: Mapping[str, Any], path: str, other: Field) -> None:
+    """Checks that a field is of a quantity that is known by its name and attributes.
+
+    Args:
+        name: of the quantity's variable.
+        attrs: its attributes.
+        path: where it is, for the message.
+        other: the field.
+
+    Raises:
+        DataError: if another standard name or method tells otherwise, or one has yearly sums and
+            the other yearly means.
+    """
+    differs = other_quantity(name, attrs, other.name, other.attrs)
+    if not differs and is_sum(attrs) != is_sum(other.attrs):
+        differs = f"yearly {kind_of_years(other.attrs)}, not {kind_of_years(attrs)}"
+    if differs:
+        text = f"holds {differs} as {path}"
+        raise DataError(text, path=other.path, record=other.name, hint=SAME)
+
+
 def check_alike(one: Field, other: Field) -> None:
     """Checks that two fields are of one quantity, on one grid with one mask, in one unit.
 
@@ -126,9 +148,7 @@ def check_alike(one: Field, other: Field) -> None:
     if not one.grid.same(other.grid):
         text = f"lies on another grid ({other.grid}) than {one.path} ({one.grid})"
         raise DataError(text, path=other.path, hint="regrid one of them")
-    if differs := other_quantity(one.name, one.attrs, other.name, other.attrs):
-        text = f"holds {differs} as {one.path}"
-        raise DataError(text, path=other.path, record=other.name, hint=SAME)
+    check_quantity(one.name, one.attrs, str(one.path), other)
     if one.units != other.units:
         raise DataError(f"is in {other.units}, {one.path} in {one.units}", path=other.path)
     first, second = (

@@ -253,7 +253,8 @@ def need_years(data: Field, span: Span, what: str) -> np.ndarray:
     years = data.years
     missing = sorted(set(range(span[0], span[1] + 1)) - set(years.tolist()))
     if missing:
-        hint = f"it has {years[0]}-{years[-1]}: a {what} within these, or a longer run, is needed"
+        hint = f"it has {years[0]}-{years[-1]}: give --{what} within these "
+        hint += f"(fit: --data.{what}), or a longer run"
         text = f"lacks {len(missing)} of the {what} years {span[0]}-{span[1]}, first {missing[0]}"
         raise DataError(text, path=data.path, hint=hint)
     return inside(years, span)

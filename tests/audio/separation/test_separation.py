@@ -7,7 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from longseq.audio.separation.mixtures import SpeechMixtures
+from longseq.audio.export import PACKAGED, load_detector, load_separator
+from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_of
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream
@@ -200,7 +201,35 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
     wanted = ["a.flac", "a.wav", "b"]
     assert names == [f"{name}_voice{i}.wav" for name in wanted for i in (1, 2)]
     assert soundfile.info(tmp_path / "out" / "b_voice1.wav").frames == 5000
+    assert main(["audio", "export", "--ckpt_path", file, "--out", "s.safetensors"]) == 0
+    bare = [str(both / "a.wav"), "--out", "bare", "--ckpt_path", "s.safetensors"]
+    assert main(["audio", "separate", *bare]) == 0
+    for i in (1, 2):
+        first, _ = soundfile.read(tmp_path / "out" / f"a.wav_voice{i}.wav")
+        second, _ = soundfile.read(tmp_path / "bare" / f"a_voice{i}.wav")
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(DataError, match="holds no separator"):
+        load_separator(PACKAGED)
+    with pytest.raises(DataError, match="holds no detector"):
+        load_detector("s.safetensors")
     with pytest.raises(ConfigError, match="must be more than"):
         from longseq.audio.separation.separate import run
 
         run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
+
+
+def test_short_recordings_follow_each_other(tmp_path):
+    """A list of words is as good as long recordings: pieces are mostly sound."""
+    names = {"word": [0.3, 0.5], "blip": [1 / RATE], "long": [3.0]}
+    for name, lengths in names.items():
+        (tmp_path / name).mkdir()
+        for i, seconds in enumerate(lengths):
+            soundfile.write(tmp_path / name / f"{i}.wav", np.full(round(seconds * RATE), 0.5), RATE)
+    voices = Voices(speakers_of(tmp_path), RATE)
+    for speaker, name in enumerate(voices.names):
+        rng = np.random.default_rng(1)
+        pieces = np.stack([voices.piece(speaker, 2 * RATE, rng) for _ in range(20)])
+        assert pieces.shape == (20, 2 * RATE) and pieces.dtype == np.float32
+        share = (pieces > 0).mean(1)
+        least = {"word": 0.6, "blip": 0.0, "long": 0.99}[name]
+        assert share.min() >= least and share.max() > least

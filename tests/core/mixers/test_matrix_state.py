@@ -88,6 +88,8 @@ def test_layout_is_the_published_one(name: str) -> None:
         ("mlstm", {"qkv_block": 5}, r"inner width \(64\) must be divisible by qkv_block \(5\)"),
         ("mlstm", {"proj_factor": 0.0}, "proj_factor must be above 0"),
         ("mlstm", {"n_blocks": 0}, "n_blocks"),
+        ("mlstm", {"rotary_base": 0.0}, "rotary_base must be above 0"),
+        ("mlstm", {"n_heads": 64, "rotary_base": 10.0}, "must be even to be rotated, got 1"),
         (
             "retention",
             {"n_heads": 3},

@@ -1,0 +1,95 @@
+"""Roles of a frame's columns: series' names, times, values, covariates; said or by usual names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from longseq.core.errors import did_you_mean
+from longseq.timeseries.data.columns import holds_times
+from longseq.timeseries.data.times import Source
+
+TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
+ID_NAMES = ("unique_id", "item_id", "series_id")
+TARGET_NAMES = ("y", "target")
+Missing = Literal["ffill", "error"]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the columns of a frame are, and how its times are read; None: by the usual names.
+
+    Args:
+        id: column with the name of the series, of a long frame.
+        time: column with the times.
+        target: column with the values, of a long frame; or the one series to take of a wide one.
+        zone: IANA name of the clock of the times, for example "Europe/Berlin".
+        resample: step to average the values over, for example "1min", for times on no regular step.
+        missing: "ffill": values that are missing are never a target, and contexts carry the last
+            value forward; "error": they are refused.
+        future: columns that are known for the future too: promotions, prices, the forecast weather.
+        past: columns that are known up to the cutoff only.
+        static: columns with one value a series, of a long frame.
+        holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
+    """
+
+    id: str | None = None
+    time: str | None = None
+    target: str | None = None
+    zone: str | None = None
+    resample: str | None = None
+    missing: Missing = "ffill"
+    future: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    holidays: str | None = None
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Columns of all covariates."""
+        return (*self.future, *self.past, *self.static)
+
+
+def find_roles(
+    frame: pd.DataFrame, told: Roles, where: Source
+) -> tuple[str | None, str | None, str | None]:
+    """Returns the columns of series' names, times and values; the first is None for a wide frame.
+
+    Args:
+        frame: of which only the columns are read.
+        told: roles that are said; the others follow from the usual names.
+        where: the frame.
+
+    Raises:
+        DataError: for a column that is not there, a long frame without values or times, or a frame
+            without times.
+    """
+    for name in (told.id, told.time, told.target):
+        if name is not None and name not in frame.columns:
+            raise where.error(f"has no column {name!r}; {did_you_mean(name, frame.columns)}")
+    lower = {name.lower(): name for name in reversed(frame.columns)}
+
+    def find(given: str | None, usual: tuple[str, ...]) -> str | None:
+        return given or next((lower[name] for name in usual if name in lower), None)
+
+    id_, target = find(told.id, ID_NAMES), find(told.target, TARGET_NAMES)
+    time = find(told.time, TIME_NAMES)
+    if where.first_line == 1 and told.time is None:
+        return None, None, told.target
+    if id_ is not None and target is None:
+        wanted = "y" if id_ == "unique_id" else "target"
+        raise where.error(
+            f"looks like a long frame (it has {id_!r}) but has no column {wanted!r}",
+            hint="name the column of the values: --target NAME, or --data.target in fit",
+        )
+    if time is None:
+        looks = next((name for name in frame.columns if holds_times(frame[name])), None)
+        seems = "" if looks is None else f" ({looks!r} looks like it)"
+        raise where.error(
+            f"has no time column among {', '.join(frame.columns[:5])}",
+            hint=f"name it: --time {looks or 'NAME'}{seems}, or call it one of "
+            f"{', '.join(TIME_NAMES[:5])}",
+        )
+    return id_, time, target
