@@ -43,6 +43,8 @@ def strided(tensor: Tensor) -> Tensor:
     Args:
         tensor: (B, L, D) or (B, L, G, N).
     """
+    if tensor.dim() == 3 and tensor.stride(2) == 1 and not tensor.is_complex():
+        return tensor
     if tensor.is_complex() or tensor.stride(1) != 1 or tensor.is_neg():
         return dense(tensor)
     expected = tensor.stride(-1)
@@ -72,6 +74,10 @@ def across(tensor: Tensor | None) -> Wide:
     returned."""
     if tensor is None:
         return (*_NULL, 1)
+    if tensor.dim() == 3 and not tensor.is_complex():  # nearly every call
+        batch, time, channels = tensor.stride()
+        channels = channels if tensor.shape[2] != 1 else 1
+        return tensor.data_ptr(), _CODES[tensor.dtype], batch, time, channels
     # A dimension of size 1 may have any stride: what counts is the last one that is longer.
     sizes = zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]))
     last = 1 if tensor.is_complex() else next((stride for size, stride in sizes if size != 1), 1)

@@ -276,7 +276,11 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's map and the next stage's input; (B, H, W, C)."""
         x = self.blocks(x)
-        return x, self.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        below = x.permute(0, 3, 1, 2)
+        if not torch.compiler.is_compiling() and x.shape[1] * x.shape[2] < x.shape[3]:
+            # Of a small map channels-last, the convolution would turn round its weights instead.
+            below = below.contiguous()
+        return x, self.downsample(below).permute(0, 2, 3, 1)
 
 
 class Classifier(nn.Module):
