@@ -51,7 +51,9 @@ def check_kind(operator: str, real: bool, **named: Tensor) -> None:
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise ArgumentError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in _REAL and tensor.dtype not in _COMPLEX:
+        if tensor.dtype in _REAL:
+            continue
+        if tensor.dtype not in _COMPLEX:
             raise ArgumentError(
                 f"{operator}: {name} must be floating-point (float32, float64, bfloat16, float16"
                 f"{'' if real else ', complex64, complex128'}), got {tensor.dtype}"

@@ -11,6 +11,7 @@ from longseq.core.ops.backends import cpu_reason, native
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _NULL = (0, 0, 0, 0)
 Arg = tuple[int, int, int, int]
+Wide = tuple[int, int, int, int, int]
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -42,6 +43,8 @@ def strided(tensor: Tensor) -> Tensor:
     Args:
         tensor: (B, L, D) or (B, L, G, N).
     """
+    if tensor.dim() == 3 and tensor.stride(2) == 1 and not tensor.is_complex():
+        return tensor
     if tensor.is_complex() or tensor.stride(1) != 1 or tensor.is_neg():
         return dense(tensor)
     expected = tensor.stride(-1)
@@ -66,18 +69,22 @@ def strided_as(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def across(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
+def across(tensor: Tensor | None) -> Wide:
     """Returns what ``rows`` does and the channels' stride, of a tensor that ``strided``
     returned."""
     if tensor is None:
         return (*_NULL, 1)
+    if tensor.dim() == 3 and not tensor.is_complex():  # nearly every call
+        batch, time, channels = tensor.stride()
+        channels = channels if tensor.shape[2] != 1 else 1
+        return tensor.data_ptr(), _CODES[tensor.dtype], batch, time, channels
     # A dimension of size 1 may have any stride: what counts is the last one that is longer.
     sizes = zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]))
     last = 1 if tensor.is_complex() else next((stride for size, stride in sizes if size != 1), 1)
     return (*rows(tensor), last)
 
 
-def anyhow(tensor: Tensor) -> tuple[int, int, int, int, int]:
+def anyhow(tensor: Tensor) -> Wide:
     """Returns (pointer, dtype, strides of batch, time and channels) of a real tensor (B, L, D)."""
     batch, time, channels = tensor.stride()
     return tensor.data_ptr(), _CODES[tensor.dtype], batch, time, channels

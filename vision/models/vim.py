@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import one_sided_conv1d
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
 
@@ -77,24 +77,38 @@ class BidirectionalMamba(nn.Module):
         dt_proj: nn.Linear,
         a_log: Tensor,
         skip: Tensor,
+        reverse: bool = False,
+        add: Tensor | None = None,
+        z: Tensor | None = None,
     ) -> Tensor:
-        """Returns one direction's output, ungated: (B, L, D_inner)."""
-        u, _ = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu")
+        """Returns one direction's output, (B, L, D_inner); ``add`` joins it before the gate z."""
+        u = one_sided_conv1d(x, conv.weight.squeeze(1), conv.bias, "silu", reverse)
         dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(dt, dt_proj.weight)  # the bias is added inside the scan, in float32
         decay = -torch.exp(a_log if a_log.dtype == torch.float64 else a_log.float())
-        y, _ = selective_scan(u, delta, decay, B, C, skip, None, dt_proj.bias, delta_softplus=True)
+        y, _ = selective_scan(
+            u,
+            delta,
+            decay,
+            B,
+            C,
+            skip,
+            z,
+            dt_proj.bias,
+            delta_softplus=True,
+            reverse=reverse,
+            add=add,
+        )
         return y
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a whole sequence; every position sees all others."""
         x, z = self.in_proj(x).split(self.d_inner, dim=-1)
         there = self._scan(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        back = self._scan(
-            x.flip(1), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b
-        ).flip(1)
-        # Both directions have the same gate, so it is applied once, to their mean.
-        return self.out_proj((there + back) * (0.5 * F.silu(z)))
+        own = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        # Both directions have the same gate, so it is applied once, to their sum.
+        both = self._scan(x, *own, reverse=True, add=there, z=z)
+        return self.out_proj(both) * 0.5
 
 
 class VimLayer(nn.Module):

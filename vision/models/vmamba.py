@@ -128,6 +128,7 @@ class SS2D(LaneScan):
         if conv_size % 2 == 0:
             raise ConfigError(f"conv_size must be odd, got {conv_size}")
         self.orders, self.gate = tuple(orders), gate
+        self._straight = all(order in CROSS_SCAN for order in self.orders)
         self.in_proj: nn.Module = nn.Linear(d_model, inner * (1 + gate), bias=False)
         self.conv2d = nn.Conv2d(
             inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
@@ -148,6 +149,8 @@ class SS2D(LaneScan):
         """Returns the normalised sum of the scans over a map, (B, H, W, D') to the same shape."""
         batch, height, width, _ = x.shape
         lanes, length = self.lanes, height * width
+        if x.device.type == "cpu" and self._straight and not torch.compiler.is_compiling():
+            return self.out_norm(self._in_place(x))
         if length * lanes * self.d_inner >= BY_LANE:
             return self.out_norm(self._by_lane(x))
         x = x.reshape(batch, length, self.d_inner)
@@ -157,6 +160,36 @@ class SS2D(LaneScan):
         small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
         y = scan.merge(self.scan_lanes(scan.expand(x), scan.reorder(small)))
         return self.out_norm(y).view(batch, height, width, -1)
+
+    def _in_place(self, x: Tensor) -> Tensor:
+        """Returns the sum of the scans over a map (B, H, W, D') along rows and columns.
+
+        Every direction reads the one map as it lies, and adds to the sum of those before it.
+        """
+        height, inner, lanes = x.shape[1], x.shape[3], len(self.orders)
+        rows = x.flatten(1, 2)
+        small = F.linear(rows, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
+        logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
+        decays, skips = -torch.exp(logs).unflatten(0, (lanes, inner)), self.Ds.view(lanes, inner)
+        total: Tensor | None = None
+        for k, order in enumerate(self.orders):
+            dt, B, C = small[:, :, k].split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            total, _ = selective_scan(
+                rows,
+                F.linear(dt, self.dt_projs_weight[k]),
+                decays[k],
+                B,
+                C,
+                skips[k],
+                None,
+                self.dt_projs_bias[k],
+                delta_softplus=True,
+                reverse=order.endswith("_reversed"),
+                height=height if order.startswith("column") else 0,
+                add=total,
+            )
+        assert total is not None
+        return total.view(x.shape)
 
     def _by_lane(self, x: Tensor) -> Tensor:
         """Returns the sum of the scans over a map (B, H, W, D'), made one direction at a time.
@@ -243,7 +276,11 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's map and the next stage's input; (B, H, W, C)."""
         x = self.blocks(x)
-        return x, self.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        below = x.permute(0, 3, 1, 2)
+        if not torch.compiler.is_compiling() and x.shape[1] * x.shape[2] < x.shape[3]:
+            # Of a small map channels-last, the convolution would turn round its weights instead.
+            below = below.contiguous()
+        return x, self.downsample(below).permute(0, 2, 3, 1)
 
 
 class Classifier(nn.Module):

@@ -4,11 +4,16 @@
 
 namespace {
 
+// walk: whether steps go backwards, and the height of a grid whose columns they go down, or 0
+typedef std::array<int64_t, 2> Walk;
+constexpr Wide kAbsent = {0, 0, 0, 0, 1};
+
 // sizes: B, L, D, N, G
 SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool complex,
                    int64_t compute, int threads, const Wide& u, const Wide& delta, int64_t A,
                    const Wide& B, const Wide& C, int64_t skip, const Wide& z, int64_t bias,
-                   int64_t initial, int64_t resets, int64_t states) {
+                   int64_t initial, int64_t resets, int64_t states, const Wide& add,
+                   const Walk& walk) {
   SelectiveScan p{};
   p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.G = sizes[4];
   p.softplus = softplus, p.complex = complex, p.compute = compute, p.threads = threads;
@@ -17,6 +22,7 @@ SelectiveScan scan(const std::array<int64_t, 5>& sizes, bool softplus, bool comp
   p.A = pointer(A), p.skip = pointer(skip), p.delta_bias = pointer(bias),
   p.initial = pointer(initial);
   p.resets = pointer<uint8_t>(resets), p.states = pointer(states);
+  p.add = strided(add), p.reverse = walk[0] != 0, p.height = walk[1];
   return p;
 }
 
@@ -46,31 +52,51 @@ Dplr dplr(const std::array<int64_t, 5>& sizes, double scale, int64_t compute, in
 }  // namespace
 
 void bind_recurrences(nb::module_& m) {
+  const auto forward = [](Wide add, Walk walk, std::array<int64_t, 5> sizes, bool softplus,
+                          bool complex, int64_t compute, int threads, Wide u, Wide delta,
+                          int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
+                          int64_t initial, int64_t resets, int64_t states, Wide y,
+                          int64_t final_state) {
+    SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip, z,
+                           bias, initial, resets, states, add, walk);
+    p.y = strided(y), p.final_state = pointer(final_state);
+    nb::gil_scoped_release release;
+    current->selective_scan_forward(p);
+  };
+  m.def("selective_scan_along_forward", forward);
   m.def("selective_scan_forward",
-        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads,
-           Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
-           int64_t initial, int64_t resets, int64_t states, Wide y, int64_t final_state) {
-          SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C,
-                                 skip, z, bias, initial, resets, states);
-          p.y = strided(y), p.final_state = pointer(final_state);
-          nb::gil_scoped_release release;
-          current->selective_scan_forward(p);
+        [forward](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute,
+                  int threads, Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z,
+                  int64_t bias, int64_t initial, int64_t resets, int64_t states, Wide y,
+                  int64_t final_state) {
+          forward(kAbsent, {}, sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip,
+                  z, bias, initial, resets, states, y, final_state);
         });
+  const auto backward = [](Wide add, Walk walk, Wide dadd, std::array<int64_t, 5> sizes,
+                           bool softplus, bool complex, int64_t compute, int threads, Wide u,
+                           Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z,
+                           int64_t bias, int64_t initial, int64_t resets, int64_t states, Wide dy,
+                           int64_t dfinal, Wide du, Wide ddelta, Wide dz, int64_t dA, int64_t dB,
+                           int64_t dC, int64_t dskip, int64_t dbias, int64_t dinitial) {
+    SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip, z,
+                           bias, initial, resets, states, add, walk);
+    p.dy = strided(dy), p.dfinal = pointer(dfinal), p.du = strided(du);
+    p.ddelta = strided(ddelta), p.dz = strided(dz), p.dadd = strided(dadd);
+    p.dA = pointer(dA), p.dB = pointer(dB), p.dC = pointer(dC), p.dskip = pointer(dskip);
+    p.dbias = pointer(dbias), p.dinitial = pointer(dinitial);
+    nb::gil_scoped_release release;
+    current->selective_scan_backward(p);
+  };
+  m.def("selective_scan_along_backward", backward);
   m.def("selective_scan_backward",
-        [](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute, int threads,
-           Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
-           int64_t initial, int64_t resets, int64_t states, Wide dy, int64_t dfinal, Wide du,
-           Wide ddelta, Wide dz, int64_t dA, int64_t dB, int64_t dC, int64_t dskip, int64_t dbias,
-           int64_t dinitial) {
-          SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C,
-                                 skip, z, bias, initial, resets, states);
-          p.dy = strided(dy), p.dfinal = pointer(dfinal), p.du = strided(du),
-          p.ddelta = strided(ddelta);
-          p.dz = strided(dz), p.dA = pointer(dA), p.dB = pointer(dB), p.dC = pointer(dC),
-          p.dskip = pointer(dskip);
-          p.dbias = pointer(dbias), p.dinitial = pointer(dinitial);
-          nb::gil_scoped_release release;
-          current->selective_scan_backward(p);
+        [backward](std::array<int64_t, 5> sizes, bool softplus, bool complex, int64_t compute,
+                   int threads, Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip,
+                   Wide z, int64_t bias, int64_t initial, int64_t resets, int64_t states, Wide dy,
+                   int64_t dfinal, Wide du, Wide ddelta, Wide dz, int64_t dA, int64_t dB,
+                   int64_t dC, int64_t dskip, int64_t dbias, int64_t dinitial) {
+          backward(kAbsent, {}, kAbsent, sizes, softplus, complex, compute, threads, u, delta, A,
+                   B, C, skip, z, bias, initial, resets, states, dy, dfinal, du, ddelta, dz, dA,
+                   dB, dC, dskip, dbias, dinitial);
         });
   m.def("linear_scan_forward", [](std::array<int64_t, 3> sizes, bool complex, int64_t compute,
                                   int threads, Arg a, Arg b, int64_t initial, Arg h) {

@@ -29,13 +29,16 @@ struct SelectiveScan {
   int64_t compute;  // dtype of A, D, delta_bias, the states and the gradients of B and C
   int threads;
   Strided u, delta, z, Bm, Cm;              // (B, L, D) and (B, L, G, N)
+  Strided add;                              // (B, L, D), joins y before the gate; may be absent
+  bool reverse;                             // steps go from the last row of memory to the first
+  int64_t height;                           // else 0; rows of a grid whose columns steps go down
   const void *A, *skip, *delta_bias;        // (D, N), (D,), (D,)
   const void* initial;                      // (B, D, N) or null
   const uint8_t* resets;                    // (B, L) or null
   Strided y;
   void *final_state, *states;               // (B, D, N); (B, chunks, N, G * padded D / G) or null
   // backward
-  Strided dy, du, ddelta, dz;
+  Strided dy, du, ddelta, dz, dadd;
   const void* dfinal;                       // (B, D, N) or null
   void *dB, *dC;                            // (B, L, G, N)
   void *dA, *dskip, *dbias, *dinitial;      // (B, D, N), (B, D), (B, D), (B, D, N)

@@ -103,8 +103,8 @@ inline void read_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int
 // second cache. Rows lie a whole (B, L, D) row apart, too far for the hardware to guess; inside a
 // row the lines are asked for in order, so that it runs along.
 struct Ahead {
-  const char* base[4];
-  int64_t stride[4];
+  const char* base[5];
+  int64_t stride[5];
   int count = 0;
   // lines of 64 bytes in a row of the unit; how far it is
   int64_t lines = 1, rows = 0, line = 0, row = 0;

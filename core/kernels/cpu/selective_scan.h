@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "across.h"
+#include "row_walk.h"
+#include "scan_walk.h"
 
 namespace LONGSEQ_ISA {
 
@@ -47,6 +48,7 @@ template <class R> struct Unit {
   const SelectiveScan& p;
   int64_t b, g, first, count, channels, padded, N2;  // first tile of the group, number of tiles
   Buffer<R> A, Bc, Cc;
+  uint8_t flags[kChunk];
   Unit(const SelectiveScan& p, const Blocks<R>& k, int64_t index)
       : p(p), channels(k.channels), padded(k.padded), N2(k.N2) {
     const int64_t block = index % k.blocks;
@@ -82,8 +84,8 @@ template <class R> struct Unit {
            (first + i) * W;
   }
   void read_BC(int64_t t0, int64_t T) {
-    read_tile<R>(p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
-    read_tile<R>(p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
+    read_steps<R>(p, p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
+    read_steps<R>(p, p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
   }
   Ahead ahead(int64_t t0) const {
     Ahead next;
@@ -92,13 +94,23 @@ template <class R> struct Unit {
                   n = std::min(count * W, channels - first * W);
     // then a line runs along time, and there is one row per channel
     const bool turned = p.u.stride_c != 1;
-    for (const Strided* x : {&p.u, &p.delta, &p.z, &p.dy})
-      if ((x->stride_c != 1) == turned) next.add(*x, b, t0, channel(0));
+    if (turned && (p.reverse || p.height)) return next;
+    each_run(p, t0, 1, [&](int64_t row, int64_t step, int64_t, int64_t) {
+      for (const Strided* x : {&p.u, &p.delta, &p.z, &p.add, &p.dy})
+        if (*x && (x->stride_c != 1) == turned)
+          next.add(rows_from(*x, row, step), b, 0, channel(0));
+    });
     next.rows = turned ? n : rows;
     next.lines = ((turned ? rows : n) * int64_t(sizeof(R)) + 63) / 64;
     return next;
   }
-  const uint8_t* resets(int64_t t0) const { return p.resets ? p.resets + b * p.L + t0 : nullptr; }
+  const uint8_t* resets(int64_t t0, int64_t T) {
+    if (!p.resets) return nullptr;
+    each_run(p, t0, T, [&](int64_t row, int64_t step, int64_t rows, int64_t offset) {
+      for (int64_t t = 0; t < rows; ++t) flags[offset + t] = p.resets[b * p.L + row + t * step];
+    });
+    return flags;
+  }
   R at(const void* vector, int64_t i, int lane) const {
     return vector ? static_cast<const R*>(vector)[channel(i) + lane] : R(0);
   }
@@ -205,13 +217,14 @@ template <class R> inline void to_log2(Buffer<R>& A, bool complex) {
 template <class R> struct Tile {
   static constexpr int W = kLanes<R>;
   alignas(64) R dt[kChunk * W], du[kChunk * W], u[kChunk * W], y[kChunk * W], z[kChunk * W],
-      slope[kChunk * W];
+      slope[kChunk * W], add[kChunk * W];
   void read(const Unit<R>& unit, int64_t i, int64_t t0, int64_t T, bool backward) {
     const SelectiveScan& p = unit.p;
     const int64_t at = unit.channel(i), n = unit.lanes(i);
-    read_tile<R>(p.u, unit.b, t0, T, at, n, W, u);
-    read_tile<R>(p.delta, unit.b, t0, T, at, n, W, dt);
-    if (p.z) read_tile<R>(p.z, unit.b, t0, T, at, n, W, z);
+    read_steps<R>(p, p.u, unit.b, t0, T, at, n, W, u);
+    read_steps<R>(p, p.delta, unit.b, t0, T, at, n, W, dt);
+    if (p.z) read_steps<R>(p, p.z, unit.b, t0, T, at, n, W, z);
+    if (p.add) read_steps<R>(p, p.add, unit.b, t0, T, at, n, W, add);
     const Vec<R> bias = unit.vector_of(p.delta_bias, i), skip = unit.vector_of(p.skip, i);
     for (int64_t t = 0; t < T; ++t) {
       Vec<R> d = load(dt + t * W) + bias;
@@ -224,7 +237,7 @@ template <class R> struct Tile {
       }
       store(dt + t * W, d);
       store(du + t * W, d * ut);
-      store(y + t * W, skip * ut);
+      store(y + t * W, p.add ? skip * ut + load(add + t * W) : skip * ut);
     }
   }
 };
@@ -233,7 +246,8 @@ template <class R> struct Tile {
 // a row's page serves all blocks of a team. Where time is dense every channel has a page of its
 // own, which is left when its part was read.
 inline int64_t chunks_together(const SelectiveScan& p) {
-  for (const Strided* x : {&p.u, &p.delta, &p.z, &p.y, &p.dy, &p.du, &p.ddelta, &p.dz})
+  for (const Strided* x :
+       {&p.u, &p.delta, &p.z, &p.add, &p.y, &p.dy, &p.du, &p.ddelta, &p.dz, &p.dadd})
     if (*x && x->stride_c != 1) return 64;
   return 1;
 }
@@ -248,9 +262,57 @@ inline void each_block(int64_t chunks, int64_t blocks, int64_t together, const F
       }
 }
 
+// Whether one state per channel can be scanned straight from memory: then a step is so little
+// arithmetic that moving it through a tile would cost as much again.
+template <class R> inline bool straight(const SelectiveScan& p) {
+  if (p.N != 1 || p.complex) return false;
+  for (const Strided* x : {&p.u, &p.delta, &p.z, &p.add, &p.y})
+    if (*x && (x->stride_c != 1 || x->dtype != (sizeof(R) == 8 ? kFloat64 : kFloat32)))
+      return false;
+  return true;
+}
+// One chunk of a whole tile with one state per channel.
+template <class R>
+__attribute__((noinline)) void forward_straight(const Unit<R>& unit, int64_t i, int64_t t0,
+                                                int64_t T, const R* A, const R* Bc, const R* Cc,
+                                                R* h_io, const uint8_t* resets, bool stream,
+                                                Ahead& ahead) {
+  const SelectiveScan& p = unit.p;
+  const int64_t at = unit.channel(i);
+  const Vec<R> bias = unit.vector_of(p.delta_bias, i), skip = unit.vector_of(p.skip, i),
+               decay = load(A);
+  Vec<R> h = load(h_io);
+  each_run(p, t0, T, [&](int64_t row, int64_t step, int64_t rows, int64_t offset) {
+    const auto place = [&](const Strided& x) {
+      return reinterpret_cast<R*>(x.ptr) + unit.b * x.stride_b + row * x.stride_l + at;
+    };
+    const R *u = place(p.u), *delta = place(p.delta), *z = p.z ? place(p.z) : nullptr,
+            *add = p.add ? place(p.add) : nullptr;
+    R* y = place(p.y);
+    for (int64_t t = 0; t < rows; ++t) {
+      ahead.fetch();
+      Vec<R> d = load(delta + t * step * p.delta.stride_l) + bias;
+      if (p.softplus) d = softplus<R>(d);
+      const Vec<R> x = load(u + t * step * p.u.stride_l);
+      if (resets && resets[offset + t]) h = Vec<R>{};
+      h = exp2_product(d, decay) * h + d * x * Bc[offset + t];
+      Vec<R> out = skip * x;
+      if (add) out += load(add + t * step * p.add.stride_l);
+      out += h * Cc[offset + t];
+      if (z) {
+        const Vec<R> gate = load(z + t * step * p.z.stride_l);
+        out = out * gate * sigmoid<R>(gate);
+      }
+      put(y + t * step * p.y.stride_l, out, kLanes<R>, stream);
+    }
+  });
+  store(h_io, h);
+}
+
 template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
   constexpr int W = kLanes<R>;
   const Blocks<R> k(p);
+  const bool direct = straight<R>(p);
   const int64_t chunks = (p.L + kChunk - 1) / kChunk;
   const bool stream = worth_streaming<R>(p.B * p.L * p.D);
   k.each_team(p, [&](int64_t first, int64_t count) {
@@ -270,29 +332,42 @@ template <class R> void selective_scan_forward_as(const SelectiveScan& p) {
     }
     Buffer<Tile<R>> scratch(1);
     Tile<R>& tile = scratch[0];
+    Unit<R>& shared = units[0];  // B, C and resets are those of the whole team
+    const uint8_t* resets = nullptr;
+    int64_t held = -1;
     each_block(chunks, count, chunks_together(p),
                [&](int64_t c, int64_t k0, int64_t next_c, int64_t next_k) {
                  const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
                  Unit<R>& unit = units[k0];
                  Buffer<R>& h = states[k0];
-                 unit.read_BC(t0, T);
+                 if (c != held) {
+                   shared.read_BC(t0, T);
+                   resets = shared.resets(t0, T);
+                   held = c;
+                 }
                  Ahead ahead = units[next_k].ahead(next_c * kChunk);
                  for (int64_t i = 0; i < unit.count; ++i) {
                    if (p.states)
                      for (int64_t n = 0; n < N2; ++n)
                        std::memcpy(unit.state_slot(c, i) + n * p.G * k.padded, &h[i * per + n * W],
                                    W * sizeof(R));
+                   if (direct && unit.lanes(i) == W) {
+                     forward_straight<R>(unit, i, t0, T, unit.A.data() + i * per, shared.Bc.data(),
+                                         shared.Cc.data(), h.data() + i * per, resets, stream,
+                                         ahead);
+                     continue;
+                   }
                    tile.read(unit, i, t0, T, false);
                    forward_states<R>(p, T, N2, tile.dt, tile.du, unit.A.data() + i * per,
-                                     unit.Bc.data(), unit.Cc.data(), h.data() + i * per, tile.y,
-                                     unit.resets(t0), ahead);
+                                     shared.Bc.data(), shared.Cc.data(), h.data() + i * per, tile.y,
+                                     resets, ahead);
                    if (p.z)
                      for (int64_t t = 0; t < T; ++t) {
                        const Vec<R> z = load(tile.z + t * W);
                        store(tile.y + t * W, load(tile.y + t * W) * z * sigmoid<R>(z));
                      }
-                   write_tile<R>(p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y,
-                                 stream);
+                   write_steps<R>(p, p.y, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, tile.y,
+                                  stream);
                  }
                });
     for (int64_t k0 = 0; k0 < count; ++k0)

@@ -185,7 +185,7 @@ template <class R> struct BackwardUnit {
   void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias,
              R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
-    const uint8_t* resets = unit.resets(t0);
+    const uint8_t* resets = unit.resets(t0, T);
     unit.read_BC(t0, T);
     std::fill(sumB.begin(), sumB.end(), R(0));
     std::fill(sumC.begin(), sumC.end(), R(0));
@@ -194,7 +194,7 @@ template <class R> struct BackwardUnit {
       if (soon)
         for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
       x.read(unit, i, t0, T, true);
-      read_tile<R>(p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
+      read_steps<R>(p, p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
       std::memset(s.ddt, 0, sizeof s.ddt);
       std::memset(s.ddu, 0, sizeof s.ddu);
       if (p.z)
@@ -230,9 +230,10 @@ template <class R> struct BackwardUnit {
     store(dskip, load(dskip) + skips);
     store(dbias, load(dbias) + biases);
     const int64_t at = unit.channel(i), n = unit.lanes(i);
-    write_tile<R>(p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
-    write_tile<R>(p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
-    if (p.z) write_tile<R>(p.dz, unit.b, t0, T, at, n, W, x.z, stream);
+    write_steps<R>(p, p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
+    write_steps<R>(p, p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
+    if (p.z) write_steps<R>(p, p.dz, unit.b, t0, T, at, n, W, x.z, stream);
+    if (p.dadd) write_steps<R>(p, p.dadd, unit.b, t0, T, at, n, W, s.dy, stream);
   }
 };
 
@@ -276,19 +277,21 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     const int64_t t0 = c0 * kChunk, T = std::min<int64_t>(p.L, c1 * kChunk) - t0;
     parallel(p.B * p.G, p.threads, [&](int64_t index) {  // blocks are added in a fixed order
       const int64_t b = index / p.G, gr = index % p.G;
-      for (int64_t t = 0; t < T; ++t) {
-        R* outB = static_cast<R*>(p.dB) + ((b * p.L + t0 + t) * p.G + gr) * N2;
-        R* outC = static_cast<R*>(p.dC) + ((b * p.L + t0 + t) * p.G + gr) * N2;
-        for (int64_t n = 0; n < N2; ++n) outB[n] = outC[n] = R(0);
-        for (int64_t block = 0; block < k.blocks; ++block) {
-          const R* inB = partB.data() + (index * k.blocks + block) * rows + t * N2;
-          const R* inC = partC.data() + (index * k.blocks + block) * rows + t * N2;
-          for (int64_t n = 0; n < N2; ++n) {
-            outB[n] += inB[n];
-            outC[n] += inC[n];
+      each_run(p, t0, T, [&](int64_t row, int64_t step, int64_t count, int64_t offset) {
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t t = offset + i, place = ((b * p.L + row + i * step) * p.G + gr) * N2;
+          R *outB = static_cast<R*>(p.dB) + place, *outC = static_cast<R*>(p.dC) + place;
+          for (int64_t n = 0; n < N2; ++n) outB[n] = outC[n] = R(0);
+          for (int64_t block = 0; block < k.blocks; ++block) {
+            const R* inB = partB.data() + (index * k.blocks + block) * rows + t * N2;
+            const R* inC = partC.data() + (index * k.blocks + block) * rows + t * N2;
+            for (int64_t n = 0; n < N2; ++n) {
+              outB[n] += inB[n];
+              outC[n] += inC[n];
+            }
           }
         }
-      }
+      });
     });
   }
   for (int64_t index = 0; index < units; ++index) {

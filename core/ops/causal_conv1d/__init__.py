@@ -22,6 +22,7 @@ __all__ = [
     "causal_conv1d_reference",
     "causal_conv1d_shift",
     "causal_conv1d_step",
+    "one_sided_conv1d",
 ]
 
 
@@ -75,6 +76,45 @@ def causal_conv1d(
     else:
         y = torch_op.forward(*call)
     return y, _final_state(x, weight.shape[1], initial_state, call.resets)
+
+
+def one_sided_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: Literal["silu"] | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Convolves whole sequences, seeing only the past, as ``causal_conv1d`` does, or only the
+    future: for mixers that run from both ends and keep no state.
+
+    Args:
+        x: input (B, L, D).
+        weight: kernels (D, W); the last tap weighs the position itself, whichever way.
+        bias: (D,).
+        activation: "silu" or None.
+        reverse: whether the future is seen. It is that of the mirrored sequence, mirrored again;
+            the CPU kernels move nothing for it.
+        backend: see ``longseq.core.ops.backends``.
+
+    Returns:
+        The output (B, L, D) in x's dtype.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    call = checked(Arguments(x, weight, bias, None, None, silu(activation)))
+    chosen = _DISPATCH.choose(backend, call)
+    direct = chosen == "cpu" and not torch.compiler.is_compiling()  # programs know the causal one
+    if reverse and direct:
+        return torch_op.forward_reversed(*call)
+    seen = x.flip(1) if reverse else x
+    if chosen == "reference":
+        y = causal_conv1d_reference(seen, weight, bias, activation=activation)
+    else:
+        y = torch_op.forward(*call._replace(x=seen))
+    return y.flip(1) if reverse else y
 
 
 def causal_conv1d_step(

@@ -22,10 +22,28 @@ def reason(call: Arguments) -> str | None:
     return cpu_reason(*call[:4])
 
 
-def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
+def _backwards(rows: cpu_calls.Wide, length: int, size: int) -> cpu_calls.Wide:
+    """Returns the rows of a tensor from the last to the first, as a kernel takes them.
+
+    Args:
+        rows: of ``cpu_calls.across``, channels dense.
+        length: L.
+        size: bytes of an element.
+    """
+    address, dtype, batch, time, channels = rows
+    return address + (length - 1) * time * size, dtype, batch, -time, channels
+
+
+def _rows(tensor: Tensor, reverse: bool) -> cpu_calls.Wide:
+    """Returns how a kernel takes a tensor (B, L, D) with dense channels, whichever way."""
+    rows = cpu_calls.across(tensor)
+    return _backwards(rows, tensor.shape[1], tensor.element_size()) if reverse else rows
+
+
+def _arguments(call: Arguments, reverse: bool = False) -> tuple[list[Any], list[Any]]:
     """Returns the kernels' common arguments and the tensors that must outlive the call."""
     dtype = compute_dtype(call.x, call.weight)
-    x = cpu_calls.strided(call.x)
+    x = cpu_calls.dense(call.x) if reverse else cpu_calls.strided(call.x)
     initial = None if call.initial_state is None else cpu_calls.dense(call.initial_state)
     weight, bias = (cpu_calls.vector(t, dtype) for t in (call.weight, call.bias))
     flags = None if call.resets is None else call.resets.to(torch.uint8).contiguous()
@@ -35,7 +53,7 @@ def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
         call.silu,
         cpu_calls.code(dtype),
         cpu_calls.threads(batch * length * channels * 4),
-        cpu_calls.across(x),
+        _rows(x, reverse),
         cpu_calls.pointer(weight),
         cpu_calls.pointer(bias),
         cpu_calls.rows(initial),
@@ -44,18 +62,19 @@ def _arguments(call: Arguments) -> tuple[list[Any], list[Any]]:
     return arguments, [x, weight, bias, initial, flags]
 
 
-def forward(y: Tensor, call: Arguments) -> None:
-    """Fills y (B, L, D), time dense where x's is."""
-    arguments, alive = _arguments(call)
-    native().causal_conv_forward(*arguments, cpu_calls.across(y))
+def forward(y: Tensor, call: Arguments, reverse: bool = False) -> None:
+    """Fills y (B, L, D), time dense where x's is; backwards, channels are dense, and there are
+    neither an initial state nor resets."""
+    arguments, alive = _arguments(call, reverse)
+    native().causal_conv_forward(*arguments, _rows(y, reverse))
     del alive
 
 
-def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
+def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments, reverse: bool = False) -> None:
     """Fills the gradients of x, weight, bias and the initial state; those of absent ones are left
     alone."""
     dx, dweight, dbias, dinitial = outputs
-    arguments, alive = _arguments(call)
+    arguments, alive = _arguments(call, reverse)
     dtype = compute_dtype(call.x, call.weight)
     rows_w = dx.new_empty((dx.shape[0], *call.weight.shape), dtype=dtype)
     rows_b = dx.new_empty((dx.shape[0], dx.shape[2]), dtype=dtype)
@@ -63,8 +82,8 @@ def backward(outputs: Sequence[Tensor], dy: Tensor, call: Arguments) -> None:
     dy = cpu_calls.strided_as(dy, dx)
     native().causal_conv_backward(
         *arguments,
-        cpu_calls.across(dy),
-        cpu_calls.across(dx),
+        _rows(dy, reverse),
+        _rows(dx, reverse),
         cpu_calls.rows(None if call.initial_state is None else dinitial),
         rows_w.data_ptr(),
         rows_b.data_ptr(),

@@ -36,6 +36,27 @@ def _forward_cpu(call: Arguments) -> Tensor:
     return y
 
 
+def _output_reversed(call: Arguments) -> Tensor:
+    return call.x.new_empty(call.x.shape)
+
+
+def _gradients_reversed(into: _Incoming, call: Arguments) -> list[Tensor]:
+    return [call.x.new_empty(call.x.shape), *_gradients(into, call)[1:]]
+
+
+def _reversed_cpu(call: Arguments) -> Tensor:
+    y = _output_reversed(call)
+    cpu_calls.fresh(y)
+    cpu.forward(y, call, reverse=True)
+    return y
+
+
+def _backward_reversed_cpu(into: _Incoming, call: Arguments) -> list[Tensor]:
+    outputs = _gradients_reversed(into, call)
+    cpu.backward(outputs, into.dy, call, reverse=True)
+    return outputs
+
+
 def _forward_cuda(call: Arguments) -> Tensor:
     y = call.x.new_empty(call.x.shape)  # the kernel writes channels beside each other
     if y.numel():
@@ -67,6 +88,20 @@ def _setup(ctx: Any, output: Tensor, call: Arguments) -> None:
 def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     grads = backward(dy, *ctx.saved_tensors, ctx.silu)
     return (*[g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)], None, None)
+
+
+def _backward_reversed(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    grads = backward_reversed(dy, *ctx.saved_tensors, ctx.silu)
+    return (*[g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)], None, None)
+
+
+def _composed_reversed(call: Arguments) -> Tensor:
+    return _composed(call._replace(x=call.x.flip(1))).flip(1)
+
+
+def _composed_backward_reversed(into: _Incoming, call: Arguments) -> list[Tensor]:
+    dx, *others = _composed_backward(_Incoming(into.dy.flip(1)), call._replace(x=call.x.flip(1)))
+    return [dx.flip(1), *others]
 
 
 def _composed(call: Arguments) -> Tensor:
@@ -101,6 +136,27 @@ forward = define(
     setup=_setup,
     backward=_backward,
     composed=_composed,
+    lower=("x", "initial_state"),
+    keep=("weight", "bias"),
+)
+backward_reversed = define(
+    "longseq::causal_conv1d_reversed_backward",
+    (_Incoming, Arguments),
+    None,
+    _gradients_reversed,
+    cpu=_backward_reversed_cpu,
+    composed=_composed_backward_reversed,
+)
+forward_reversed = define(
+    "longseq::causal_conv1d_reversed",
+    (Arguments,),
+    1,
+    _output_reversed,
+    cpu=_reversed_cpu,
+    rows=("x", "initial_state", "resets"),
+    setup=_setup,
+    backward=_backward_reversed,
+    composed=_composed_reversed,
     lower=("x", "initial_state"),
     keep=("weight", "bias"),
 )

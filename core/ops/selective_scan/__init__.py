@@ -5,18 +5,21 @@ input.
     h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t                    per channel d and state n
     y_t = Σ_n C_t h_t + D u_t,   then   y_t · silu(z_t)
 
-With a complex A the state is complex and y_t = 2 Re(Σ_n C_t h_t) + D u_t, as for conjugate pairs.
+Steps go from the first position to the last, or along another path: from the last one, or down the
+columns of a grid. With a complex A the state is complex and y_t = 2 Re(Σ_n C_t h_t) + D u_t, as for
+conjugate pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.selective_scan import cpu, cuda, mamba_ssm, reference, torch_op
-from longseq.core.ops.selective_scan.arguments import NAME, Arguments, checked
+from longseq.core.ops.selective_scan.arguments import NAME, Arguments, Path, checked, checked_path
 from longseq.core.ops.selective_scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_reference"]
@@ -54,6 +57,9 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     resets: Tensor | None = None,
+    reverse: bool = False,
+    height: int = 0,
+    add: Tensor | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Runs the selective scan over a sequence.
@@ -70,11 +76,16 @@ def selective_scan(
         delta_softplus: whether the softplus is applied.
         initial_state: (B, D, N); zero if None.
         resets: bool or integer (B, L); where true the state is zeroed before the step.
+        reverse: whether the steps go through the positions backwards; nothing is moved for it, and
+            outputs lie where their inputs do.
+        height: where not 0, the positions are a grid of so many rows, one after the other, and the
+            steps go down its columns.
+        add: joins the output before the gate (B, L, D): y_t becomes (y_t + add_t) silu(z_t).
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
-        The output (B, L, D) in u's dtype, and the final state (B, D, N), float32 or float64 (or
-        their complex counterparts). Both are differentiable.
+        The output (B, L, D) in u's dtype, and the state after the last step (B, D, N), float32 or
+        float64 (or their complex counterparts). Both are differentiable.
 
     Raises:
         ArgumentError: naming the argument that does not fit.
@@ -83,4 +94,11 @@ def selective_scan(
     call = checked(
         Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus)
     )
-    return _RUN[_DISPATCH.choose(backend, call)](call)
+    chosen = _DISPATCH.choose(backend, call)
+    if not (reverse or height) and add is None:
+        return _RUN[chosen](call)
+    path = checked_path(call, Path(reverse, height, add))
+    # Traced programs know the plain scan alone, which runs wherever they do.
+    if chosen == "cpu" and not torch.compiler.is_compiling():
+        return torch_op.run_along(call, path)
+    return reference.along(call, path, _RUN[chosen])

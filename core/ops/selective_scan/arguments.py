@@ -30,6 +30,33 @@ class Arguments(NamedTuple):
     delta_softplus: bool = False
 
 
+class Path(NamedTuple):
+    """Which way a call goes through its positions, and what joins its output before the gate; see
+    ``longseq.core.ops.selective_scan``."""
+
+    reverse: bool = False
+    height: int = 0
+    add: Tensor | None = None
+
+
+def checked_path(x: Arguments, path: Path) -> Path:
+    """Checks a path against its checked call.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    if path.add is not None:
+        check_kind(NAME, True, add=path.add)
+        check_shape(NAME, "add", path.add, x.u.shape, "(batch, length, channels)")
+        check_device(NAME, x.u, {"add": path.add})
+    length = x.u.shape[1]
+    if path.height < 0 or (path.height and length % path.height):
+        raise ArgumentError(
+            f"{NAME}: height must divide the {length} positions, or be 0, got {path.height}"
+        )
+    return path
+
+
 def checked(x: Arguments) -> Arguments:
     """Checks all arguments; returns them with B and C as (B, L, G, N) of A's kind, and resets as
     bool.

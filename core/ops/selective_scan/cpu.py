@@ -11,10 +11,12 @@ from torch import Tensor
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import cpu_reason, native
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan.arguments import Arguments
+from longseq.core.ops.selective_scan.arguments import Arguments, Path
 
 CHUNK, LANES = 32, 16
 """Positions between two saved states, and channels that a row of them is padded to."""
+AHEAD = Path()
+"""Positions as they lie in memory, with nothing added."""
 
 
 def reason(x: Arguments) -> str | None:
@@ -60,16 +62,30 @@ def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any
     return arguments, [u, delta, B, C, z, flags, states, *vectors], dtype
 
 
-def forward(y: Tensor, final: Tensor, states: Tensor | None, x: Arguments) -> None:
+def forward(
+    y: Tensor, final: Tensor, states: Tensor | None, x: Arguments, path: Path = AHEAD
+) -> None:
     """Fills y, the final state, and the states for the backward pass where there is room for
     them."""
     arguments, alive, _ = _arguments(x, states)
-    native().selective_scan_forward(*arguments, cpu_calls.across(y), final.data_ptr())
+    add = None if path.add is None else cpu_calls.strided(path.add)
+    arguments += [cpu_calls.across(y), final.data_ptr()]
+    if path is AHEAD:
+        native().selective_scan_forward(*arguments)
+    else:
+        way = (path.reverse, path.height)
+        native().selective_scan_along_forward(cpu_calls.across(add), way, *arguments)
     del alive
 
 
 def backward(
-    outputs: Sequence[Tensor], dy: Tensor, dfinal: Tensor | None, x: Arguments, states: Tensor
+    outputs: Sequence[Tensor],
+    dy: Tensor,
+    dfinal: Tensor | None,
+    x: Arguments,
+    states: Tensor,
+    path: Path = AHEAD,
+    dadd: Tensor | None = None,
 ) -> None:
     """Fills the gradients of the first nine arguments.
 
@@ -79,6 +95,8 @@ def backward(
         dfinal: gradient of the final state.
         x: the call.
         states: that ``forward`` saved.
+        path: of the call.
+        dadd: filled with the gradient of what the path adds.
     """
     arguments, alive, dtype = _arguments(x, states)
     batch, _, width = x.u.shape
@@ -92,8 +110,7 @@ def backward(
     wide_initial = dinitial if dinitial.dtype == state_dtype else dinitial.to(state_dtype)
     dy = cpu_calls.strided(dy)
     dfinal = cpu_calls.vector(dfinal, dtype)
-    native().selective_scan_backward(
-        *arguments,
+    arguments += [
         cpu_calls.across(dy),
         cpu_calls.pointer(dfinal),
         cpu_calls.across(du),
@@ -101,7 +118,14 @@ def backward(
         cpu_calls.across(dz if x.z is not None else None),
         *[t.data_ptr() for t in (rows_A, wide_B, wide_C, rows_D, rows_bias)],
         wide_initial.data_ptr() if x.initial_state is not None else 0,
-    )
+    ]
+    if path is AHEAD:
+        native().selective_scan_backward(*arguments)
+    else:
+        add, way = None if path.add is None else cpu_calls.strided(path.add), path[:2]
+        native().selective_scan_along_backward(
+            cpu_calls.across(add), way, cpu_calls.across(dadd), *arguments
+        )
     del alive
     if wide_initial is not dinitial:
         dinitial.copy_(wide_initial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,17 +10,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan.arguments import Arguments, checked
+from longseq.core.ops.selective_scan.arguments import Arguments, Path, checked, checked_path
 
 
-def selective_scan_reference(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+def selective_scan_reference(
+    *arguments: Any,
+    reverse: bool = False,
+    height: int = 0,
+    add: Tensor | None = None,
+    **named: Any,
+) -> tuple[Tensor, Tensor]:
     """The recurrence written out, one step at a time; takes and returns as ``selective_scan``.
 
     Args:
         *arguments: those of ``selective_scan`` in its order, but the backend.
+        reverse: as there.
+        height: as there.
+        add: as there.
         **named: the others by name.
     """
-    return run(checked(Arguments(*arguments, **named)))
+    call = checked(Arguments(*arguments, **named))
+    return along(call, checked_path(call, Path(reverse, height, add)), run)
+
+
+def along(
+    x: Arguments, path: Path, scan: Callable[[Arguments], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Runs a checked call along a path by a scan that knows none: positions are laid out in the
+    order of the path, and the output is put back.
+
+    Args:
+        x: the call.
+        path: its checked path.
+        scan: the scan.
+    """
+    reverse, height, add = path
+
+    def there(t: Tensor) -> Tensor:
+        t = t.unflatten(1, (height, -1)).transpose(1, 2).flatten(1, 2) if height else t
+        return t.flip(1) if reverse else t
+
+    def back(t: Tensor) -> Tensor:
+        t = t.flip(1) if reverse else t
+        return t.unflatten(1, (-1, height)).transpose(1, 2).flatten(1, 2) if height else t
+
+    z, wide = x.z, compute_dtype(x.u, x.A)
+    moved = x._replace(
+        u=there(x.u if add is None else x.u.to(wide)),  # rounded once, after the sum
+        delta=there(x.delta),
+        B=there(x.B),
+        C=there(x.C),
+        z=None if z is None or add is not None else there(z),
+        resets=None if x.resets is None else there(x.resets),
+    )
+    y, final = scan(moved)
+    y = back(y)
+    if add is not None:
+        y = y + add.to(wide)
+        y = y if z is None else y * F.silu(z.to(wide))
+    return y.to(x.u.dtype), final
 
 
 def run(x: Arguments) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from longseq.core.kernels.custom_op import define, gradients_of, in_transform
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.precision import compute_dtype
 from longseq.core.ops.selective_scan import cpu, cuda, reference
-from longseq.core.ops.selective_scan.arguments import Arguments
+from longseq.core.ops.selective_scan.arguments import Arguments, Path
 
 
 class _Saving(NamedTuple):
@@ -54,14 +54,28 @@ def _gradients(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
     return room
 
 
+def _outputs_along(x: Arguments, path: Path, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(x, saving)
+
+
+def _gradients_along(into: _Incoming, x: Arguments, path: Path, saved: _Saved) -> list[Tensor]:
+    """Returns room for the gradients of the first nine arguments, and of what the path adds."""
+    room = x.u.new_empty((0,)) if path.add is None else cpu_calls.empty_as(path.add)
+    return [*_gradients(into, x, saved), room]
+
+
 def _forward_cpu(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    return _along_cpu(x, cpu.AHEAD, saving)
+
+
+def _along_cpu(x: Arguments, path: Path, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
     y, final, states = _outputs(x, saving)
     if x.u.shape[2] // x.B.shape[2] % cpu.LANES:
         # The kernels leave the padding alone; an operator's outputs must be the same twice.
         states.zero_()
     cpu_calls.fresh(y, states)
     if y.numel():
-        cpu.forward(y, final, states if saving.save_states else None, x)
+        cpu.forward(y, final, states if saving.save_states else None, x, path)
     return y, final, states
 
 
@@ -78,6 +92,16 @@ def _backward_cpu(into: _Incoming, x: Arguments, saved: _Saved) -> list[Tensor]:
         return [t.zero_() for t in outputs]
     cpu_calls.fresh(outputs[0], outputs[1], outputs[6])
     cpu.backward(outputs, into.dy, into.dfinal, x, saved.states)
+    return outputs
+
+
+def _backward_along_cpu(into: _Incoming, x: Arguments, path: Path, saved: _Saved) -> list[Tensor]:
+    outputs = _gradients_along(into, x, path, saved)
+    if not x.u.numel():
+        return [t.zero_() for t in outputs]
+    dadd = None if path.add is None else outputs[9]
+    cpu_calls.fresh(outputs[0], outputs[1], outputs[6], outputs[9])
+    cpu.backward(outputs[:9], into.dy, into.dfinal, x, saved.states, path, dadd)
     return outputs
 
 
@@ -114,6 +138,31 @@ def _backward(
     return (*kept, None, None, None)
 
 
+def _setup_along(
+    ctx: Any, output: tuple[Tensor, Tensor, Tensor], x: Arguments, path: Path, saving: _Saving
+) -> None:
+    _setup(ctx, output, x, saving)
+    ctx.save_for_backward(*x[:10], path.add, output[2])
+    ctx.way = path[:2]
+
+
+def _backward_along(
+    ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
+    if not ctx.save_states:
+        raise RuntimeError(
+            "longseq::selective_scan_along was called with save_states=False but needs a gradient"
+        )
+    *tensors, add, states = ctx.saved_tensors
+    x, path = Arguments._make([*tensors, ctx.softplus]), Path(ctx.way[0], ctx.way[1], add)
+    dy = torch.zeros_like(x.u) if dy is None else dy
+    *grads, dadd = backward_along(dy, dfinal, *x, *path, states)
+    needed = ctx.needs_input_grad
+    kept = [g if wanted else None for g, wanted in zip(grads, needed)]
+    # Behind the nine: resets, softplus, reverse and height; add; whether states are saved.
+    return (*kept, None, None, None, None, dadd if needed[13] else None, None)
+
+
 def _composed(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
     y, final = reference.run(x)
     return y, final, x.u.new_empty((0,))
@@ -124,6 +173,22 @@ def _composed_backward(into: _Incoming, x: Arguments, saved: _Saved) -> list[Ten
         return reference.run(Arguments._make([*given, *x[9:]]))
 
     found = gradients_of(run, x[:9], into)
+    return [x.u.new_empty((0,)) if grad is None else grad for grad in found]
+
+
+def _composed_along(x: Arguments, path: Path, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+    y, final = reference.along(x, path, reference.run)
+    return y, final, x.u.new_empty((0,))
+
+
+def _composed_backward_along(
+    into: _Incoming, x: Arguments, path: Path, saved: _Saved
+) -> list[Tensor]:
+    def run(*given: Tensor | None) -> tuple[Tensor, Tensor]:
+        call = Arguments._make([*given[:9], *x[9:]])
+        return reference.along(call, path._replace(add=given[9]), reference.run)
+
+    found = gradients_of(run, [*x[:9], path.add], into)
     return [x.u.new_empty((0,)) if grad is None else grad for grad in found]
 
 
@@ -153,12 +218,44 @@ forward = define(
     keep=("A", "D", "delta_bias", "initial_state"),
 )
 
+backward_along = define(
+    "longseq::selective_scan_along_backward",
+    (_Incoming, Arguments, Path, _Saved),
+    None,
+    _gradients_along,
+    cpu=_backward_along_cpu,
+    composed=_composed_backward_along,
+)
+forward_along = define(
+    "longseq::selective_scan_along",
+    (Arguments, Path, _Saving),
+    3,
+    _outputs_along,
+    cpu=_along_cpu,
+    rows=("u", "delta", "B", "C", "z", "initial_state", "resets", "add"),
+    setup=_setup_along,
+    backward=_backward_along,
+    composed=_composed_along,
+    lower=("u", "B", "C", "z", "add"),
+    keep=("A", "D", "delta_bias", "initial_state"),
+)
+
+
+def _saves(*tensors: Tensor | None) -> bool:
+    """Returns whether a call saves the states that its gradient needs."""
+    # Inside a torch.func transform, requires_grad says nothing about the outer levels.
+    return in_transform() or (
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    )
+
 
 def run(x: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call by the kernels of its device; returns the output and the final state."""
-    # Inside a torch.func transform, requires_grad says nothing about the outer levels.
-    save = in_transform() or (
-        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x[:9])
-    )
-    y, final, _ = forward(*x, save)
+    y, final, _ = forward(*x, _saves(*x[:9]))
+    return y, final
+
+
+def run_along(x: Arguments, path: Path) -> tuple[Tensor, Tensor]:
+    """Runs a checked call along a checked path by the CPU kernels."""
+    y, final, _ = forward_along(*x, *path, _saves(*x[:9], path.add))
     return y, final
