@@ -1,8 +1,15 @@
 r"""The comb witness: equally spaced lines where a decoder's upsampling layers would leave them. It
 learns nothing from any decoder; only its threshold is settled, on real music.
 
-For a spacing F, s(F) = Σ_n u(n F) over the N multiples in the band, u the surprise of a bin. Were
-the bins in chance order, s would be Gamma(N)-distributed: score(F) = -log₁₀ P(Gamma(N) ≥ s(F)).
+For a spacing F, s(F) = Σ_n u(n F) over the N multiples in the band, u the surprise of a bin of the
+mean level. Were the bins in chance order, s would be Gamma(N)-distributed: score(F) =
+-log₁₀ P(Gamma(N) ≥ s(F)).
+
+Of a comb at another speed there are 190 times as many to choose from, so it has to be clearer than
+ranks can tell. Let z be the height of a bin of the steady level above its neighbourhood in robust
+deviations, v = min(max(z, 0), 8), so that no single line decides, and m the mean of v over the
+band: t(F) = Σ_n (v(n F) - m) / √N. Its score is the largest t(c F) less the 90% quantile of t(c F)
+over all speeds c: music that is full of lines scores high at every speed, a decoder at one.
 """
 
 from __future__ import annotations
@@ -23,6 +30,8 @@ _FACTORS = (
 # The band that is looked at, Hz: notes have most of their partials below it; and the spacings,
 # above the fundamentals of most notes.
 _LOW, _HIGH, _NARROWEST, _WIDEST = 4000.0, 20000.0, 1300.0, 9000.0
+# Robust deviations that a line counts for at most.
+_TALLEST = 8.0
 # Speeds that are tried besides 1: a record played a little too fast moves every line alike.
 _SPEEDS = np.exp(np.arange(-95, 96) * 1.3e-4)
 
@@ -33,7 +42,7 @@ class Comb:
 
     Args:
         score: -log₁₀ of its chance, at speed 1.
-        moved: the same, the best of all speeds within ±1.2%.
+        moved: t at the best of the speeds within ±1.2%, above 90% of the others.
         spacing: Hz, of the better of the two.
         lines: of it: (Hz, robust deviations above the neighbourhood), the clearest first.
     """
@@ -81,21 +90,53 @@ def comb_scores(u: np.ndarray, spacing: np.ndarray, high: float) -> np.ndarray:
     return np.where(count >= 3, score, 0.0)
 
 
-def find_comb(level: np.ndarray) -> Comb:
+@lru_cache(1)
+def _teeth() -> np.ndarray:
+    """Returns the lines of every spacing at every speed, Hz (spacings, speeds, N); what lies above
+    the band is infinite."""
+    grid = spacings()[:, None] * _SPEEDS
+    first = np.ceil(_LOW / grid)
+    places = (first[..., None] + np.arange(int(_HIGH / _NARROWEST) + 1)) * grid[..., None]
+    return np.where(places <= _HIGH, places, np.inf)
+
+
+def moved_scores(z: np.ndarray, high: float) -> np.ndarray:
+    """Returns t of every spacing at every speed; 0 where fewer than three lines lie in the band.
+
+    Args:
+        z: of ``line_scores`` (8193,).
+        high: upper end of the band, Hz.
+    """
+    v = np.clip(z, 0, _TALLEST)
+    mean = v[round(_LOW / BIN) : max(round(high / BIN), round(_LOW / BIN) + 1)].mean()
+    inside = _teeth() <= high
+    bins = np.rint(np.where(inside, _teeth(), 0.0) / BIN).astype(int)
+    count = inside.sum(-1)
+    total = ((v[bins] - mean) * inside).sum(-1)
+    return np.where(count >= 3, total / np.sqrt(np.maximum(count, 1)), 0.0)
+
+
+def find_comb(level: np.ndarray, steady: np.ndarray | None = None) -> Comb:
     """Looks for the clearest comb.
 
     Args:
-        level: dB (8193,), of ``fine_spectrum``.
+        level: mean level of every bin, dB (8193,), of ``spectra``.
+        steady: its steady level, dB (8193,); the mean if it was not measured.
     """
     z = line_scores(level)
-    u, high = surprise(z), min(bandwidth(level), _HIGH)
-    grid = spacings()
-    still = comb_scores(u, grid, high)
-    moved = comb_scores(u, grid[:, None] * _SPEEDS, high)
-    best, elsewhere = int(still.argmax()), np.unravel_index(moved.argmax(), moved.shape)
-    faster = moved[elsewhere] > still[best] + 3
-    spacing = float(grid[elsewhere[0]] * _SPEEDS[elsewhere[1]] if faster else grid[best])
+    high, grid = min(bandwidth(level), _HIGH), spacings()
+    still = comb_scores(surprise(z), grid, high)
+    steady_z = z if steady is None else line_scores(steady)
+    moved = moved_scores(steady_z, high)
+    clear = moved.max(1) - np.quantile(moved, 0.9, axis=1)
+    best, elsewhere = int(still.argmax()), int(clear.argmax())
+    faster = clear[elsewhere] > still[best] + 3
+    if faster:
+        z = steady_z
+        spacing = float(grid[elsewhere] * _SPEEDS[moved[elsewhere].argmax()])
+    else:
+        spacing = float(grid[best])
     places = np.arange(np.ceil(_LOW / spacing), np.floor(high / spacing) + 1) * spacing
     heights = [float(z[max(0, round(f / BIN) - 1) : round(f / BIN) + 2].max()) for f in places]
     lines = sorted(zip(places.tolist(), heights), key=lambda line: -line[1])
-    return Comb(float(still[best]), float(moved[elsewhere]), spacing, lines)
+    return Comb(float(still[best]), float(clear[elsewhere]), spacing, lines)

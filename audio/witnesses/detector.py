@@ -20,7 +20,7 @@ from longseq.audio.models.detector import Segment
 from longseq.audio.scoring import Heard
 from longseq.audio.witnesses.comb import Comb, find_comb
 from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
-from longseq.audio.witnesses.spectrum import RATE, bandwidth, fine_spectrum
+from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
 from longseq.audio.witnesses.texture import FEATURES, known, texture
 from longseq.core.checkpoints.safe import check_state_dict, save_weights
 from longseq.core.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ _BANDS = 16
 NAMES = ("comb", "moved comb", "sequence")
 _WORDS = {
     "comb": "lines at equal distances, as a decoder's upsampling leaves them (family unknown)",
-    "moved comb": "lines at equal distances, as of a decoder played at another speed",
+    "moved comb": "lines at equal distances that stand still, as of a decoder at some speed",
     "sequence": "a spectrum with traces of upsampling",
 }
 _REBUILT = "a texture as of {}, a phase that was rebuilt from magnitudes"
@@ -214,7 +214,7 @@ class WitnessDetector(nn.Module):
             stream: at 44.1 kHz.
         """
         peak, done, total = 0.0, 0, 0.0
-        level, textures, measured = 0.0, 0.0, 0.0
+        level, steady, textures, measured = 0.0, 0.0, 0.0, 0.0
         segments: list[Segment] = []
         with np.errstate(over="ignore", invalid="ignore"):
             for number, audio in enumerate(_cut(stream, round(SECONDS * RATE))):
@@ -224,7 +224,7 @@ class WitnessDetector(nn.Module):
                 if not loudest:
                     continue
                 weight, own = float(len(audio)), None
-                mine = fine_spectrum(audio).astype(np.float64)
+                mine, low = (part.astype(np.float64) for part in spectra(audio))
                 if (number % _EVERY == 0 or not measured) and len(audio) >= _SHORTEST:
                     own = texture(audio)
                     textures, measured = textures + weight * own, measured + weight
@@ -232,12 +232,13 @@ class WitnessDetector(nn.Module):
                     logit = math.nan
                 else:
                     logit, _ = self.evidence(self.scores(mine, own))
-                level, total = level + weight * mine, total + weight
+                level, steady = level + weight * mine, steady + weight * low
+                total += weight
                 segments.append(Segment(start / RATE, done / RATE, logit, weight))
         if not total or not np.isfinite(level).all():
             return Heard(segments, peak)
         mean = np.asarray(level / total)
-        comb = find_comb(mean)
+        comb = find_comb(mean, np.asarray(steady / total))
         texts = None if not measured else np.asarray(textures / measured, dtype=np.float32)
         scores = self.scores(mean, texts, comb)
         e, name = self.evidence(scores)
@@ -255,9 +256,9 @@ class WitnessDetector(nn.Module):
         found = []
         for row in audio:
             x = row if rate == RATE else soxr.resample(row, rate, RATE)
-            level = fine_spectrum(x).astype(np.float64)
+            level, steady = (part.astype(np.float64) for part in spectra(x))
             own = texture(x) if len(x) >= _SHORTEST else None
-            found.append(self.evidence(self.scores(level, own, find_comb(level)))[0])
+            found.append(self.evidence(self.scores(level, own, find_comb(level, steady)))[0])
         return np.array(found)
 
     def _told(self, name: str, scores: dict[str, float], comb: Comb) -> dict[str, Any]:

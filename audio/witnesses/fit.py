@@ -21,7 +21,7 @@ from longseq.audio.witnesses.comb import find_comb
 from longseq.audio.witnesses.detector import Shape, Tail, WitnessDetector, shape_profile
 from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
 from longseq.audio.witnesses.simulation import add_lines
-from longseq.audio.witnesses.spectrum import RATE, bandwidth, fine_spectrum
+from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
 from longseq.audio.witnesses.texture import known, texture
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
@@ -39,7 +39,8 @@ class Measured:
         song: its name; versions of a song share it.
         group: that its song belongs to (an album, a package): never in two parts.
         method: how it was synthesised; "" for a real one.
-        level: fine spectrum, dB (8193,).
+        level: mean level of every bin, dB (8193,).
+        steady: its steady level, dB (8193,).
         texture: features (384,).
     """
 
@@ -47,6 +48,7 @@ class Measured:
     group: str
     method: str
     level: np.ndarray
+    steady: np.ndarray
     texture: np.ndarray
 
     @property
@@ -64,7 +66,7 @@ def measure(audio: np.ndarray, song: str, group: str, method: str) -> Measured:
         group: of the song.
         method: "" for a real recording.
     """
-    return Measured(song, group, method, fine_spectrum(audio), texture(audio))
+    return Measured(song, group, method, *spectra(audio), texture(audio))
 
 
 def for_calibration(group: str) -> bool:
@@ -178,7 +180,7 @@ def fit_detector(
             f"{len(aside)} real songs of {len(rows)} recordings are kept to settle the threshold "
             "on; at least 20 are needed, and a synthetic version"
         )
-    combs = [find_comb(row.level) for row in real]
+    combs = [find_comb(row.level, row.steady) for row in real]
     tails = {
         "comb": Tail.fit(np.array([comb.score for comb in combs])),
         "moved comb": Tail.fit(np.array([comb.moved for comb in combs])),
@@ -224,7 +226,8 @@ def _sequence_score(model: FrequencyModel, row: Measured) -> float:
 
 def _evidence(detector: WitnessDetector, row: Measured, crossed: dict[str, float]) -> float:
     """Returns e of a recording, with the scores of fits that have not seen its group."""
-    scores = detector.scores(row.level.astype(np.float64), row.texture, find_comb(row.level))
+    comb = find_comb(row.level, row.steady)
+    scores = detector.scores(row.level.astype(np.float64), row.texture, comb)
     return detector.evidence({**scores, **crossed})[0]
 
 

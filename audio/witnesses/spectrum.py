@@ -17,13 +17,18 @@ BINS = N_FFT // 2 + 1
 # The neighbourhood of a bin whose median is taken off (121 Hz), and that its scale is of (503 Hz).
 _FLOOR_BINS, _SCALE_BINS = 45, 187
 _RANK_BINS = 450
+# The quantile over time that is the steady level.
+_STEADY = 0.1
+_PRECISION = 130.0  # dB
 
 
 @torch.inference_mode()
-def fine_spectrum(audio: np.ndarray) -> np.ndarray:
-    """Returns the mean level of every bin over time in dB, float32 (8193,).
+def spectra(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of every bin the mean level over time, and the one that it keeps for 90% of it.
 
-    Silent frames are left out; a gain only shifts the levels.
+    Both in dB, float32 (8193,). Notes come and go, so that they are in the mean but not in the
+    second, the steady level; a line of a decoder is in both. Silent frames are left out; a gain
+    only shifts the levels.
 
     Args:
         audio: samples (N,) at 44.1 kHz; padded with zeros to one window.
@@ -35,9 +40,22 @@ def fine_spectrum(audio: np.ndarray) -> np.ndarray:
     total = power.mean(1, keepdim=True)
     heard = total[:, 0] > 0
     if not heard.any():
-        return np.zeros(BINS, np.float32)
+        return np.zeros(BINS, np.float32), np.zeros(BINS, np.float32)
     level = 10 * torch.maximum(power[heard], total[heard] * 1e-12).log10()
-    return level.mean(0).numpy()
+    rank = round(_STEADY * (len(level) - 1))
+    # Deeper below a frame's loudest bin there is only what single precision leaves of a transform.
+    deepest = level.amax(1, keepdim=True) - _PRECISION
+    over_time = torch.maximum(level, deepest).T.contiguous().numpy()
+    return level.mean(0).numpy(), np.partition(over_time, rank, axis=1)[:, rank].copy()
+
+
+def fine_spectrum(audio: np.ndarray) -> np.ndarray:
+    """Returns the mean level of every bin over time in dB, float32 (8193,), of ``spectra``.
+
+    Args:
+        audio: samples (N,) at 44.1 kHz; padded with zeros to one window.
+    """
+    return spectra(audio)[0]
 
 
 def line_scores(level: np.ndarray) -> np.ndarray:

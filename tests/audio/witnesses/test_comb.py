@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from longseq.audio.witnesses.comb import comb_scores, find_comb, spacings
+from longseq.audio.witnesses.comb import (
+    comb_scores,
+    find_comb,
+    moved_scores,
+    spacings,
+)
 from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
 from longseq.audio.witnesses.simulation import add_lines, draw_decoder
 from longseq.audio.witnesses.spectrum import (
@@ -19,6 +24,7 @@ from longseq.audio.witnesses.spectrum import (
     bandwidth,
     fine_spectrum,
     line_scores,
+    spectra,
     surprise,
 )
 from longseq.audio.witnesses.texture import FEATURES, known, texture
@@ -75,6 +81,40 @@ def test_scores_are_those_of_the_definition() -> None:
         found = comb_scores(u, grid, 20000.0)[i]
         assert found == pytest.approx(true if len(n) >= 3 else 0.0)
     assert (comb_scores(u, grid, 4500.0) == 0).all()
+
+
+def test_the_steady_level_keeps_lines_and_forgets_notes() -> None:
+    background = noise(6.0)
+    tones = 4 * (with_tones(2756.25, seconds=6.0) - background)
+    time = np.arange(len(background)) / RATE
+    notes = background + tones * (time % 3 < 1.5)
+    always, often = spectra(background + tones), spectra(notes.astype(np.float32))
+    for level, steady in (always, often):
+        assert level.shape == steady.shape == (BINS,) and level.dtype == steady.dtype == np.float32
+        assert (steady <= level + 6).all() and steady.mean() < level.mean()
+    assert find_comb(*always).moved > 12 and find_comb(*often).moved < 6
+    # In the mean, both are a comb.
+    assert find_comb(often[0]).moved > 12
+    silent = spectra(np.zeros(RATE, np.float32))
+    assert not silent[0].any() and not silent[1].any() and find_comb(*silent).moved == 0
+    # Rounding errors of a transform are no lines.
+    sine = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    assert find_comb(*spectra(sine)).moved == 0
+
+
+def test_the_score_of_a_moved_comb_is_its_definition() -> None:
+    z = np.random.default_rng(1).standard_normal(BINS) * 4
+    high = 15000.0
+    found, v = moved_scores(z, high), np.clip(z, 0, 8)
+    mean = v[round(4000 / BIN) : round(high / BIN)].mean()
+    assert found.shape == (len(spacings()), 191)
+    for row, column in ((0, 0), (7, 95), (20, 50), (len(spacings()) - 1, 190)):
+        spacing = spacings()[row] * np.exp((column - 95) * 1.3e-4)
+        places = np.arange(np.ceil(4000 / spacing), np.floor(high / spacing) + 1) * spacing
+        heights = [v[round(place / BIN)] - mean for place in places]
+        true = sum(heights) / np.sqrt(len(heights)) if len(heights) >= 3 else 0.0
+        assert found[row, column] == pytest.approx(true)
+    assert (moved_scores(z, 4500.0) == 0).all()
 
 
 def test_the_bandwidth_is_where_music_ends() -> None:
