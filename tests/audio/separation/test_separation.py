@@ -7,7 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from longseq.audio.export import PACKAGED, load_detector, load_separator
+from longseq.audio.export import (
+    PACKAGED,
+    PACKAGED_SEPARATOR,
+    load_detector,
+    load_separator,
+)
 from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_of
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
@@ -233,3 +238,19 @@ def test_short_recordings_follow_each_other(tmp_path):
         share = (pieces > 0).mean(1)
         least = {"word": 0.6, "blip": 0.0, "long": 0.99}[name]
         assert share.min() >= least and share.max() > least
+
+
+def test_the_packaged_separator(tmp_path, monkeypatch, tune):
+    """Without a checkpoint: two files of the recording's length, as Python has them."""
+    monkeypatch.chdir(tmp_path)
+    assert PACKAGED_SEPARATOR.stat().st_size < 1_000_000
+    assert PACKAGED_SEPARATOR.with_name("SEPARATOR.md").read_text().startswith("# separator")
+    audio = 0.3 * tune(3, 1.0, RATE) + 0.3 * tune(8, 1.0, RATE)
+    soundfile.write("a.wav", audio, RATE)
+    assert main(["audio", "separate", "a.wav", "--out", "out"]) == 0
+    voices = np.stack([soundfile.read(f"out/a_voice{i}.wav")[0] for i in (1, 2)])
+    assert voices.shape == (2, RATE) and np.isfinite(voices).all() and voices.any(1).all()
+    task = load_separator()
+    assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
+    found = task(torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
+    np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
