@@ -199,7 +199,8 @@ def make_vim(module: types.ModuleType, **kwargs: Any) -> nn.Module:
 
 
 def load_vmamba(root: str | Path) -> types.ModuleType:
-    """Returns ``vmamba`` of a checkout of MzeroMiko/VMamba, everything in plain torch.
+    """Returns ``vmamba`` of a checkout of MzeroMiko/VMamba, everything in plain torch; with einops,
+    its models with Mamba-2's scan too.
 
     Args:
         root: the checkout.
@@ -210,6 +211,10 @@ def load_vmamba(root: str | Path) -> types.ModuleType:
         **dict.fromkeys(("FlopCountAnalysis", "flop_count_str", "flop_count", "parameter_count")),
     )
     minimal = _module("mamba2.ssd_minimal", selective_scan_chunk_fn=None)
+    if importlib.util.find_spec("einops") is not None:
+        hidden: Any = {"triton": None}  # so that it takes its own form in plain torch
+        with _stand_ins(hidden, []), _quiet():
+            minimal = _load(minimal.__name__, folder / "mamba2/ssd_minimal.py")
     stand_ins = {
         **_timm(),
         "fvcore": _module("fvcore"),

@@ -19,6 +19,7 @@ from longseq.core.mixers.guard import StackCarry
 from longseq.core.mixers.padding import real_positions, run_real
 from longseq.core.mixers.pieces import in_pieces, piece_length, pointwise, runs_of
 from longseq.core.mlp import MLPS
+from longseq.core.ops.rms_norm import rms_norm
 
 _POSITIONS = 1 << 16  # without gradients, a longer input goes through an MLP in such blocks
 
@@ -43,8 +44,17 @@ class OffsetRMSNorm(nn.Module):
         return nn.functional.rms_norm(x.to(dtype), weight.shape, weight, self.eps).to(x.dtype)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's ``RMSNorm`` by the kernels of ``longseq.core.ops.rms_norm`` where they serve."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps)
+
+
 NORMS: dict[str, Any] = {
-    "rms": nn.RMSNorm,
+    "rms": RMSNorm,
     "rms_offset": OffsetRMSNorm,
     "layer": nn.LayerNorm,
     "layer_nobias": partial(nn.LayerNorm, bias=False),

@@ -28,6 +28,7 @@ from longseq.vision.models.resnet import ResNet
 from longseq.vision.models.unet import UNetEncoder
 from longseq.vision.models.vim import Vim
 from longseq.vision.models.vmamba import VMamba
+from longseq.vision.models.vmamba_m2 import VMambaM2
 
 _VIT = {"mixer": "attention", "mlp_ratio": 4.0, "norm": "layer", "positions": True}
 
@@ -87,6 +88,21 @@ _PRESETS = {
         VMamba,
         {"dims": _BASE, "depths": (2, 2, 15, 2), "ratio": 2.0, "drop_path": 0.6},
         "VMamba-B (s2l15), published layout",
+        IMAGENET,
+    ),
+    "vmamba_tiny_m2": ImagePreset(
+        VMambaM2, {}, "VMamba-T with Mamba-2's scan (m2), published layout", IMAGENET
+    ),
+    "vmamba_small_m2": ImagePreset(
+        VMambaM2,
+        {"depths": (2, 2, 12, 2), "drop_path": 0.3},
+        "VMamba-S (m2), published layout",
+        IMAGENET,
+    ),
+    "vmamba_base_m2": ImagePreset(
+        VMambaM2,
+        {"dims": _BASE, "depths": (2, 2, 12, 2), "drop_path": 0.3},
+        "VMamba-B (m2), published layout",
         IMAGENET,
     ),
     "vmamba_nano": Preset(

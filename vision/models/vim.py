@@ -22,8 +22,12 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.ops.causal_conv1d import one_sided_conv1d
+from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
+
+EPS = 1e-5
+"""Added to the mean square in every norm."""
 
 
 class BidirectionalMamba(nn.Module):
@@ -84,20 +88,20 @@ class BidirectionalMamba(nn.Module):
         """Returns one direction's output, (B, L, D_inner); ``add`` joins it before the gate z."""
         u = one_sided_conv1d(x, conv.weight.squeeze(1), conv.bias, "silu", reverse)
         dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, dt_proj.weight)  # the bias is added inside the scan, in float32
         decay = -torch.exp(a_log if a_log.dtype == torch.float64 else a_log.float())
         y, _ = selective_scan(
             u,
-            delta,
+            dt,
             decay,
             B,
             C,
             skip,
             z,
-            dt_proj.bias,
+            dt_proj.bias,  # added inside the scan, in float32
             delta_softplus=True,
             reverse=reverse,
             add=add,
+            delta_weight=dt_proj.weight,
         )
         return y
 
@@ -108,7 +112,8 @@ class BidirectionalMamba(nn.Module):
         own = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
         # Both directions have the same gate, so it is applied once, to their sum.
         both = self._scan(x, *own, reverse=True, add=there, z=z)
-        return self.out_proj(both) * 0.5
+        # The mean of both: the weights are halved, which is exact, and they are fewer than values.
+        return F.linear(both, self.out_proj.weight * 0.5)
 
 
 class VimLayer(nn.Module):
@@ -126,16 +131,20 @@ class VimLayer(nn.Module):
         self, d_model: int, drop_path: float, d_state: int, d_conv: int, expand: int
     ) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.norm = nn.RMSNorm(d_model, eps=EPS)
         self.mixer = BidirectionalMamba(d_model, d_state, d_conv, expand)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, h: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the mixer's output and the residual stream (float32 or float64), both (B, L,
         D)."""
-        wide = torch.promote_types(h.dtype, torch.float32)
-        residual = h.to(wide) if residual is None else residual + self.drop_path(h)
-        return self.mixer(self.norm(residual.to(self.norm.weight.dtype))), residual
+        weight = self.norm.weight
+        if residual is None:
+            residual = h.to(torch.promote_types(h.dtype, torch.float32))
+            normed = rms_norm(residual, weight, EPS)
+        else:
+            normed, residual = add_rms_norm(self.drop_path(h), residual, weight, EPS)
+        return self.mixer(normed), residual
 
 
 class PatchEmbed(nn.Module):
@@ -236,7 +245,7 @@ class Vim(ImageModel):
             VimLayer(d_model, rates[i], d_state, d_conv, expand) for i in range(depth)
         )
         self.drop_path = DropPath(drop_path)
-        self.norm_f = nn.RMSNorm(d_model, eps=1e-5)
+        self.norm_f = nn.RMSNorm(d_model, eps=EPS)
         self.head = head(d_model, num_classes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -281,8 +290,7 @@ class Vim(ImageModel):
                 tokens = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], 1)
                 maps.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
         assert residual is not None
-        h = residual + self.drop_path(h)
-        return self.norm_f(h.to(self.norm_f.weight.dtype)), maps
+        return add_rms_norm(self.drop_path(h), residual, self.norm_f.weight, EPS)[0], maps
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the normalised tokens (B, M + 1, D), the class token at index M // 2."""

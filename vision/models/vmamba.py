@@ -10,7 +10,7 @@ the scan.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -176,7 +176,7 @@ class SS2D(LaneScan):
             dt, B, C = small[:, :, k].split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             total, _ = selective_scan(
                 rows,
-                F.linear(dt, self.dt_projs_weight[k]),
+                dt,
                 decays[k],
                 B,
                 C,
@@ -187,6 +187,7 @@ class SS2D(LaneScan):
                 reverse=order.endswith("_reversed"),
                 height=height if order.startswith("column") else 0,
                 add=total,
+                delta_weight=self.dt_projs_weight[k],
             )
         assert total is not None
         return total.view(x.shape)
@@ -233,7 +234,7 @@ class VSSBlock(nn.Module):
         op: the 2-D scan.
     """
 
-    def __init__(self, d_model: int, drop_path: float, mlp_ratio: float, op: SS2D) -> None:
+    def __init__(self, d_model: int, drop_path: float, mlp_ratio: float, op: nn.Module) -> None:
         super().__init__()
         self.norm, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.op = op
@@ -318,6 +319,7 @@ class VMamba(Pyramid):
     stem_key = "patch_embed.0.weight"
     head_key = "classifier.head"
     head_norms = ("classifier.norm",)
+    scan_type: ClassVar[Callable[..., nn.Module]] = SS2D
 
     def __init__(
         self,
@@ -357,7 +359,10 @@ class VMamba(Pyramid):
         for width, after, depth in zip(dims, [*dims[1:], None], depths):
             blocks = [
                 VSSBlock(
-                    width, next(rates), mlp_ratio, SS2D(width, d_state, ratio, 3, conv_bias, orders)
+                    width,
+                    next(rates),
+                    mlp_ratio,
+                    self.scan_type(width, d_state, ratio, 3, conv_bias, orders),
                 )
                 for _ in range(depth)
             ]

@@ -1,5 +1,4 @@
-// Python's view of the blocks: GLU, decays of chunks, block-diagonal maps, gated norms, the delta
-// rule.
+// Python's view of the blocks: GLU, decays of chunks, block-diagonal maps, norms, the delta rule.
 #include "bindings.h"
 
 namespace {
@@ -125,6 +124,27 @@ void bind_blocks(nb::module_& m) {
           p.dskip = pointer(dskip);
           nb::gil_scoped_release release;
           current->gated_norm_backward(p);
+        });
+  // sizes: rows, W
+  m.def("rms_norm_forward", [](std::array<int64_t, 2> sizes, double eps, int64_t compute,
+                               int threads, Arg x, Arg residual, int64_t weight, Arg out,
+                               Arg total) {
+    RmsNorm p{};
+    p.rows = sizes[0], p.W = sizes[1], p.eps = eps, p.compute = compute, p.threads = threads;
+    p.x = tensor(x), p.residual = tensor(residual), p.weight = pointer(weight);
+    p.out = tensor(out), p.total = tensor(total);
+    nb::gil_scoped_release release;
+    current->rms_norm_forward(p);
+  });
+  m.def("rms_norm_backward",
+        [](std::array<int64_t, 2> sizes, double eps, int64_t compute, int threads, Arg x,
+           int64_t weight, Arg dout, Arg dtotal, Arg dx, int64_t dweight) {
+          RmsNorm p{};
+          p.rows = sizes[0], p.W = sizes[1], p.eps = eps, p.compute = compute, p.threads = threads;
+          p.x = tensor(x), p.weight = pointer(weight), p.dout = tensor(dout);
+          p.dtotal = tensor(dtotal), p.dx = tensor(dx), p.dweight = pointer(dweight);
+          nb::gil_scoped_release release;
+          current->rms_norm_backward(p);
         });
   m.attr("DELTA_MARK") = kDeltaMark;
   m.def("delta_rule_forward", [](std::array<int64_t, 8> sizes, double scale, int64_t compute,

@@ -52,13 +52,15 @@ Dplr dplr(const std::array<int64_t, 5>& sizes, double scale, int64_t compute, in
 }  // namespace
 
 void bind_recurrences(nb::module_& m) {
-  const auto forward = [](Wide add, Walk walk, std::array<int64_t, 5> sizes, bool softplus,
+  const auto forward = [](int64_t rank, int64_t delta_weight, Wide add, Walk walk,
+                          std::array<int64_t, 5> sizes, bool softplus,
                           bool complex, int64_t compute, int threads, Wide u, Wide delta,
                           int64_t A, Wide B, Wide C, int64_t skip, Wide z, int64_t bias,
                           int64_t initial, int64_t resets, int64_t states, Wide y,
                           int64_t final_state) {
     SelectiveScan p = scan(sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip, z,
                            bias, initial, resets, states, add, walk);
+    p.rank = rank, p.delta_weight = pointer(delta_weight);
     p.y = strided(y), p.final_state = pointer(final_state);
     nb::gil_scoped_release release;
     current->selective_scan_forward(p);
@@ -69,8 +71,8 @@ void bind_recurrences(nb::module_& m) {
                   int threads, Wide u, Wide delta, int64_t A, Wide B, Wide C, int64_t skip, Wide z,
                   int64_t bias, int64_t initial, int64_t resets, int64_t states, Wide y,
                   int64_t final_state) {
-          forward(kAbsent, {}, sizes, softplus, complex, compute, threads, u, delta, A, B, C, skip,
-                  z, bias, initial, resets, states, y, final_state);
+          forward(0, 0, kAbsent, {}, sizes, softplus, complex, compute, threads, u, delta, A, B, C,
+                  skip, z, bias, initial, resets, states, y, final_state);
         });
   const auto backward = [](Wide add, Walk walk, Wide dadd, std::array<int64_t, 5> sizes,
                            bool softplus, bool complex, int64_t compute, int threads, Wide u,

@@ -10,6 +10,7 @@
 #include "gated_norm.h"
 #include "linear_scan.h"
 #include "mamba_step.h"
+#include "rms_norm.h"
 #include "selective_scan_backward.h"
 #include "slstm.h"
 
@@ -52,6 +53,8 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<BlockLinear, block_linear_backward_as<float>, block_linear_backward_as<double>>,
     by_type<GatedNorm, gated_norm_forward_as<float>, gated_norm_forward_as<double>>,
     by_type<GatedNorm, gated_norm_backward_as<float>, gated_norm_backward_as<double>>,
+    by_type<RmsNorm, rms_norm_forward_as<float>, rms_norm_forward_as<double>>,
+    by_type<RmsNorm, rms_norm_backward_as<float>, rms_norm_backward_as<double>>,
     by_type<DeltaRule, delta_rule_forward_as<float>, delta_rule_forward_as<double>>,
     by_type<DeltaRule, delta_rule_backward_as<float>, delta_rule_backward_as<double>>,
     by_type<Dplr, dplr_forward_as<float>, dplr_forward_as<double>>,

@@ -29,6 +29,8 @@ struct SelectiveScan {
   int64_t compute;  // dtype of A, D, delta_bias, the states and the gradients of B and C
   int threads;
   Strided u, delta, z, Bm, Cm;              // (B, L, D) and (B, L, G, N)
+  int64_t rank;                             // else 0; then delta is (B, L, rank), and the step
+  const void* delta_weight;                 // sizes are its products with these rows (D, rank)
   Strided add;                              // (B, L, D), joins y before the gate; may be absent
   bool reverse;                             // steps go from the last row of memory to the first
   int64_t height;                           // else 0; rows of a grid whose columns steps go down
@@ -237,6 +239,17 @@ struct GatedNorm {
   void *dweight, *dskip;                    // (rows / kNormRows, W)
 };
 
+struct RmsNorm {
+  int64_t rows, W;
+  double eps;
+  int64_t compute;
+  int threads;
+  Tensor3 x, residual, out, total;          // (rows, W); residual and total may be absent
+  const void* weight;                       // (W,)
+  Tensor3 dout, dtotal, dx;
+  void* dweight;                            // (rows / kNormRows, W)
+};
+
 // One position of a Mamba layer. Everything is dense and of the compute type.
 struct MambaStep {
   int64_t B, model, D, N, rank, W;
@@ -287,6 +300,8 @@ struct Kernels {
   void (*block_linear_backward)(const BlockLinear&);
   void (*gated_norm_forward)(const GatedNorm&);
   void (*gated_norm_backward)(const GatedNorm&);
+  void (*rms_norm_forward)(const RmsNorm&);
+  void (*rms_norm_backward)(const RmsNorm&);
   void (*delta_rule_forward)(const DeltaRule&);
   void (*delta_rule_backward)(const DeltaRule&);
   void (*dplr_forward)(const Dplr&);

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.selective_scan import cpu, cuda, mamba_ssm, reference, torch_op
-from longseq.core.ops.selective_scan.arguments import NAME, Arguments, Path, checked, checked_path
+from longseq.core.ops.selective_scan.arguments import (
+    NAME,
+    Arguments,
+    Path,
+    check_low_rank,
+    checked,
+    checked_path,
+)
 from longseq.core.ops.selective_scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan", "selective_scan_reference"]
@@ -60,13 +67,14 @@ def selective_scan(
     reverse: bool = False,
     height: int = 0,
     add: Tensor | None = None,
+    delta_weight: Tensor | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Runs the selective scan over a sequence.
 
     Args:
         u: input (B, L, D); float32, bfloat16, float16 or float64.
-        delta: step sizes before bias and softplus (B, L, D).
+        delta: step sizes before bias and softplus (B, L, D), or (B, L, R) with ``delta_weight``.
         A: decays (D, N), real and usually negative, or complex.
         B: input map (B, L, N), or (B, L, G, N) shared by D/G channels each; complex if A is.
         C: output map, shaped as B.
@@ -81,6 +89,8 @@ def selective_scan(
         height: where not 0, the positions are a grid of so many rows, one after the other, and the
             steps go down its columns.
         add: joins the output before the gate (B, L, D): y_t becomes (y_t + add_t) silu(z_t).
+        delta_weight: (D, R); the step sizes before bias and softplus are delta times its rows. On a
+            CPU without gradients they are never in memory.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
@@ -91,13 +101,22 @@ def selective_scan(
         ArgumentError: naming the argument that does not fit.
         BackendError: if the backend asked for cannot serve the call.
     """
-    call = checked(
-        Arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus)
-    )
+    rest = (A, B, C, D, z, delta_bias, initial_state, resets, delta_softplus)
+    path = Path(reverse, height, add)
+    if delta_weight is not None:
+        check_low_rank(u, delta, delta_weight)
+        call = checked(Arguments(u, u, *rest))  # with step sizes of their later shape
+        if _DISPATCH.choose(backend, call) == "cpu":
+            narrow = call._replace(delta=delta)
+            found = torch_op.run_widening(narrow, checked_path(call, path), delta_weight)
+            if found is not None:
+                return found
+        delta = reference.widened(delta, delta_weight)
+    call = checked(Arguments(u, delta, *rest))
     chosen = _DISPATCH.choose(backend, call)
     if not (reverse or height) and add is None:
         return _RUN[chosen](call)
-    path = checked_path(call, Path(reverse, height, add))
+    path = checked_path(call, path)
     # Traced programs know the plain scan alone, which runs wherever they do.
     if chosen == "cpu" and not torch.compiler.is_compiling():
         return torch_op.run_along(call, path)

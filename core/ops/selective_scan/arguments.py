@@ -57,6 +57,24 @@ def checked_path(x: Arguments, path: Path) -> Path:
     return path
 
 
+def check_low_rank(u: Tensor, delta: Tensor, weight: Tensor) -> None:
+    """Checks step sizes (B, L, R) and the weight (D, R) that widens them.
+
+    Raises:
+        ArgumentError: naming the argument that does not fit.
+    """
+    check_kind(NAME, True, u=u, delta=delta, delta_weight=weight)
+    if u.dim() != 3 or weight.dim() != 2 or weight.shape[1] == 0:
+        raise ArgumentError(
+            f"{NAME}: u must be (batch, length, channels) and delta_weight (channels, rank ≥ 1), "
+            f"got {tuple(u.shape)} and {tuple(weight.shape)}"
+        )
+    rank = weight.shape[1]
+    check_shape(NAME, "delta_weight", weight, (u.shape[2], rank), "(channels, rank)")
+    check_shape(NAME, "delta", delta, (*u.shape[:2], rank), "(batch, length, rank)")
+    check_device(NAME, u, {"delta": delta, "delta_weight": weight})
+
+
 def checked(x: Arguments) -> Arguments:
     """Checks all arguments; returns them with B and C as (B, L, G, N) of A's kind, and resets as
     bool.

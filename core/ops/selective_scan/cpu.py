@@ -63,18 +63,33 @@ def _arguments(x: Arguments, states: Tensor | None) -> tuple[list[Any], list[Any
 
 
 def forward(
-    y: Tensor, final: Tensor, states: Tensor | None, x: Arguments, path: Path = AHEAD
+    y: Tensor,
+    final: Tensor,
+    states: Tensor | None,
+    x: Arguments,
+    path: Path = AHEAD,
+    widen: Tensor | None = None,
 ) -> None:
-    """Fills y, the final state, and the states for the backward pass where there is room for
-    them."""
-    arguments, alive, _ = _arguments(x, states)
+    """Fills y, the final state, and the states for the backward pass where there is room for them.
+
+    Args:
+        y: the output.
+        final: the final state.
+        states: see ``saved_size``, or None.
+        x: the call.
+        path: of the call.
+        widen: if x.delta is (B, L, R), the rows (D, R) by which it becomes step sizes.
+    """
+    arguments, alive, dtype = _arguments(x, states)
     add = None if path.add is None else cpu_calls.strided(path.add)
     arguments += [cpu_calls.across(y), final.data_ptr()]
-    if path is AHEAD:
+    if path is AHEAD and widen is None:
         native().selective_scan_forward(*arguments)
     else:
+        widen = cpu_calls.vector(widen, dtype)
+        low = (0, 0) if widen is None else (widen.shape[1], widen.data_ptr())
         way = (path.reverse, path.height)
-        native().selective_scan_along_forward(cpu_calls.across(add), way, *arguments)
+        native().selective_scan_along_forward(*low, cpu_calls.across(add), way, *arguments)
     del alive
 
 

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longseq.core.ops.precision import compute_dtype
-from longseq.core.ops.selective_scan.arguments import Arguments, Path, checked, checked_path
+from longseq.core.ops.selective_scan.arguments import (
+    Arguments,
+    Path,
+    check_low_rank,
+    checked,
+    checked_path,
+)
 
 
 def selective_scan_reference(
@@ -18,6 +24,7 @@ def selective_scan_reference(
     reverse: bool = False,
     height: int = 0,
     add: Tensor | None = None,
+    delta_weight: Tensor | None = None,
     **named: Any,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence written out, one step at a time; takes and returns as ``selective_scan``.
@@ -27,10 +34,21 @@ def selective_scan_reference(
         reverse: as there.
         height: as there.
         add: as there.
+        delta_weight: as there.
         **named: the others by name.
     """
-    call = checked(Arguments(*arguments, **named))
+    x = Arguments(*arguments, **named)
+    if delta_weight is not None:
+        check_low_rank(x.u, x.delta, delta_weight)
+        x = x._replace(delta=widened(x.delta, delta_weight))
+    call = checked(x)
     return along(call, checked_path(call, Path(reverse, height, add)), run)
+
+
+def widened(delta: Tensor, weight: Tensor) -> Tensor:
+    """Returns step sizes (B, L, D) of low-rank ones (B, L, R) and their rows (D, R)."""
+    dtype = torch.promote_types(delta.dtype, weight.dtype)
+    return F.linear(delta.to(dtype), weight.to(dtype))
 
 
 def along(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import define, gradients_of, in_transform
+from longseq.core.kernels.custom_op import define, gradients_of, in_transform, seen_by
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.precision import compute_dtype
 from longseq.core.ops.selective_scan import cpu, cuda, reference
@@ -68,14 +68,16 @@ def _forward_cpu(x: Arguments, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]
     return _along_cpu(x, cpu.AHEAD, saving)
 
 
-def _along_cpu(x: Arguments, path: Path, saving: _Saving) -> tuple[Tensor, Tensor, Tensor]:
+def _along_cpu(
+    x: Arguments, path: Path, saving: _Saving, widen: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     y, final, states = _outputs(x, saving)
     if x.u.shape[2] // x.B.shape[2] % cpu.LANES:
         # The kernels leave the padding alone; an operator's outputs must be the same twice.
         states.zero_()
     cpu_calls.fresh(y, states)
     if y.numel():
-        cpu.forward(y, final, states if saving.save_states else None, x, path)
+        cpu.forward(y, final, states if saving.save_states else None, x, path, widen)
     return y, final, states
 
 
@@ -252,6 +254,15 @@ def _saves(*tensors: Tensor | None) -> bool:
 def run(x: Arguments) -> tuple[Tensor, Tensor]:
     """Runs a checked call by the kernels of its device; returns the output and the final state."""
     y, final, _ = forward(*x, _saves(*x[:9]))
+    return y, final
+
+
+def run_widening(x: Arguments, path: Path, widen: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Runs a checked call on the CPU whose step sizes are products of x.delta (B, L, R) and rows
+    (D, R), made where they are used; None if a gradient or torch has to see the call."""
+    if seen_by([*x, path.add, widen]) is not None:
+        return None
+    y, final, _ = _along_cpu(x, path, _Saving(False), widen)
     return y, final
 
 

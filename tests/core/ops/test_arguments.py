@@ -25,6 +25,7 @@ from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.lti import lti_scan, lti_scan_reference
 from longseq.core.ops.mlstm import mlstm, mlstm_reference
 from longseq.core.ops.precision import autocast_dtype, autocast_off
+from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.core.ops.selective_scan import selective_scan, selective_scan_reference
 from longseq.core.ops.slstm import slstm, slstm_reference
 from longseq.core.ops.ssd import ssd, ssd_reference
@@ -67,6 +68,8 @@ def arguments(name: str, device: str = "cpu") -> list[Tensor]:
         "gated_conv": [wide, normal(3 * P, 3), normal(3 * P), normal(P, L)],
         "gated_rms_norm": [flat, normal(B, L, P), normal(P)],
         "gated_layer_norm": [flat, normal(B, L, P), normal(P), normal(B, L, P), normal(P)],
+        "rms_norm": [flat, normal(P)],
+        "add_rms_norm": [flat, normal(B, L, P), normal(P)],
         "biased_glu": [flat, normal(P)],
         "block_linear": [flat, normal(P // 4, 4, 4)],
     }[name]
@@ -101,6 +104,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "gated_conv": gated_conv,
     "gated_rms_norm": gated_rms_norm,
     "gated_layer_norm": gated_layer_norm,
+    "rms_norm": rms_norm,
+    "add_rms_norm": add_rms_norm,
     "biased_glu": biased_glu,
     "block_linear": block_linear,
 }

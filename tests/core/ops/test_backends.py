@@ -30,6 +30,7 @@ from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.rms_norm import rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import slstm
 from longseq.core.ops.ssd import ssd
@@ -74,6 +75,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "gated_norm": lambda backend: gated_rms_norm(
         rows(2, 80, 32), rows(2, 80, 32), torch.ones(32), backend=backend
     ),
+    "rms_norm": lambda backend: rms_norm(rows(1, 9, 6), torch.ones(6), backend=backend),
     "biased_glu": lambda backend: biased_glu(rows(1, 9, 6), rows(6), backend=backend),
     "block_linear": lambda backend: block_linear(rows(1, 9, 6), rows(3, 2, 2), backend=backend),
 }

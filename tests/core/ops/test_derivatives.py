@@ -24,6 +24,7 @@ from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.lti import lti_scan
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import SLSTMState, slstm
 from longseq.core.ops.ssd import ssd
@@ -124,6 +125,8 @@ OPERATORS = {
     ),
     "biased_glu": Operator(biased_glu, [("B", L, 6), (6,)]),
     "block_linear": Operator(block_linear, [("B", L, 4), (2, 2, 2), (2, 2, 2)]),
+    "rms_norm": Operator(rms_norm, [("B", L, 4), (4,)]),
+    "add_rms_norm": Operator(add_rms_norm, [("B", L, 4), ("B", L, 4), (4,)]),
     "gated_rms_norm": Operator(gated_rms_norm, [("B", L, 4), ("B", L, 4), (4,)]),
     "gated_layer_norm": Operator(gated_layer_norm, [("B", L, 4)] * 2 + [(4,), ("B", L, 4), (4,)]),
 }

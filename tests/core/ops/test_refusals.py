@@ -22,6 +22,7 @@ from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import SLSTMState, slstm
 from longseq.core.ops.ssd import ssd
@@ -59,6 +60,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
         gated_layer_norm,
         {"y": ROWS, "z": ROWS, "weight": (D,), "u": ROWS, "skip": (D,)},
     ),
+    "rms_norm": (rms_norm, {"x": ROWS, "weight": (D,)}),
+    "add_rms_norm": (add_rms_norm, {"x": ROWS, "residual": ROWS, "weight": (D,)}),
     "state_update": (
         state_update,
         {
@@ -109,7 +112,10 @@ def test_another_shape_is_refused_or_is_a_call_of_its_own(name: str, argument: s
             "causal_conv1d",
             "biased_glu",
             "state_update",
-        ) or ((name, argument) in {("slstm", "gates"), ("ssd", "x")} or argument == "v")
+        ) or (
+            (name, argument) in {("slstm", "gates"), ("ssd", "x"), ("rms_norm", "x")}
+            or argument == "v"
+        )
 
 
 def test_weights_of_another_dtype_than_their_input() -> None:
@@ -160,7 +166,10 @@ def test_counts(name: str, option: str, bad: object) -> None:
     ("name", "option"),
     [
         *[(name, "scale") for name in ("delta_rule", "dplr", "linear_attention")],
-        *[(name, "eps") for name in ("mlstm", "gated_rms_norm", "gated_layer_norm")],
+        *[
+            (name, "eps")
+            for name in ("mlstm", "gated_rms_norm", "gated_layer_norm", "rms_norm", "add_rms_norm")
+        ],
     ],
 )
 @pytest.mark.parametrize("bad", [True, "a", torch.tensor(2.0)])

@@ -49,6 +49,59 @@ def make(
     return kwargs
 
 
+def low_rank(kwargs: dict[str, Any], rank: int) -> dict[str, Any]:
+    """The same call with step sizes of a rank: strided, as a split leaves them, and their rows."""
+    g = torch.Generator().manual_seed(rank)
+    batch, length, width = kwargs["u"].shape
+    like: dict[str, Any] = {"generator": g, "dtype": kwargs["u"].dtype}
+    narrow = torch.randn(batch, length, rank + 3, **like)[..., 1 : rank + 1]
+    return kwargs | {"delta": narrow, "delta_weight": torch.randn(width, rank, **like)}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("reverse", "height"), [(False, 0), *PATHS])
+@pytest.mark.parametrize("states", [1, 3, 16])
+@pytest.mark.parametrize("rank", [1, 5])
+def test_step_sizes_of_low_rank(
+    rank: int, states: int, reverse: bool, height: int, dtype: torch.dtype
+) -> None:
+    for width, given in ((20, "Dzbira"), (64, ""), (64, "gDzb")):
+        kwargs = low_rank(make(35, width, states, given, dtype), rank)
+        kwargs |= {"reverse": reverse, "height": height}
+        y, state = selective_scan(**kwargs, backend="cpu")  # no gradient: the kernel widens them
+        exact, final = selective_scan_reference(**kwargs)
+        bound = TOLERANCE[dtype] * max(1, float(exact.abs().max()))
+        torch.testing.assert_close(y, exact, rtol=TOLERANCE[dtype], atol=bound)
+        torch.testing.assert_close(state, final, rtol=TOLERANCE[dtype], atol=bound)
+
+
+def test_low_rank_is_the_same_with_gradients_and_half_types_and_refuses_other_shapes() -> None:
+    kwargs = low_rank(make(given="Dzb"), 4)
+    weight = kwargs["delta_weight"].requires_grad_()
+    y, _ = selective_scan(**kwargs)
+    wide = kwargs | {"delta": kwargs["delta"] @ weight.T}
+    del wide["delta_weight"]
+    expected, _ = selective_scan(**wide)
+    torch.testing.assert_close(y, expected)
+    found, wanted = (torch.autograd.grad(v.square().sum(), weight)[0] for v in (y, expected))
+    torch.testing.assert_close(found, wanted)
+    low = {
+        name: value.detach().bfloat16() if name in ("u", "delta", "B", "C", "z") else value
+        for name, value in kwargs.items()
+    }
+    for name in ("A", "D", "delta_bias", "delta_weight"):
+        low[name] = low[name].detach().float()
+    y, _ = selective_scan(**low)
+    exact, _ = selective_scan_reference(
+        **{k: v.double() if isinstance(v, Tensor) else v for k, v in low.items()}
+    )
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), exact, rtol=2**-7, atol=2**-7 * float(exact.abs().max()))
+    for bad in ({"delta_weight": weight[:3]}, {"delta": kwargs["u"]}, {"delta_weight": weight[0]}):
+        with pytest.raises(ArgumentError, match=r"selective_scan: (delta|u)"):
+            selective_scan(**kwargs | bad)
+
+
 def results(function: Any, kwargs: dict[str, Any], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Output, final state, and the gradients of a weighted sum of both; in ``dtype`` if given."""
     leaves = dict(kwargs)

@@ -25,6 +25,9 @@ PUBLISHED = {
     "vmamba_tiny_s2l5": 30_705_832,
     "vmamba_small_s2l15": 50_147_752,
     "vmamba_base_s2l15": 88_557_800,
+    "vmamba_tiny_m2": 25_340_296,
+    "vmamba_small_m2": 39_079_816,
+    "vmamba_base_m2": 67_527_528,
     "vim_tiny_plus": 7_250_344,
     "vim_small_plus": 26_001_256,
 }

@@ -170,6 +170,43 @@ def test_vmamba_gradients_equal_upstreams() -> None:
     assert found <= 1e-4
 
 
+def their_vmamba_m2(**kwargs: Any) -> nn.Module:
+    return upstream().load_vmamba(CHECKOUTS["vmamba"]).VSSM(
+        ssm_d_state=64,
+        ssm_ratio=1.0,
+        ssm_act_layer="gelu",
+        ssm_conv_bias=False,
+        ssm_init="v2",
+        forward_type="m0_noz",
+        norm_layer="ln",
+        downsample_version="v3",
+        patchembed_version="v2",
+        **kwargs,
+    )
+
+
+@needs("vmamba")
+@pytest.mark.skipif(
+    importlib.util.find_spec("einops") is None,
+    reason="einops is not installed (pip install einops)",
+)
+def test_vmamba_m2_equals_upstream() -> None:
+    torch.manual_seed(0)
+    theirs = randomise(their_vmamba_m2(dims=[96, 192, 384, 768], depths=[2, 2, 4, 2]))
+    ours = create_model("vmamba_tiny_m2")
+    ours.load_state_dict(convert_names(theirs.state_dict(), ours), strict=True)
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found = (ours.eval()(x) - theirs.eval()(x)).abs().max().item()
+    sizes = {"dims": [16, 32], "depths": [1, 2], "num_classes": 5}
+    theirs, ours = randomise(their_vmamba_m2(**sizes)), create_model("vmamba_tiny_m2", **sizes)
+    ours.load_state_dict(convert_names(theirs.state_dict(), ours), strict=True)
+    slopes = largest(outcome(ours, x), outcome(theirs, x))
+    print(f"vmamba_tiny_m2: {found:.1e}, gradients {slopes:.1e}")
+    assert found <= 1e-4
+    assert slopes <= 1e-4
+
+
 def digest(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """The logits, and four projections of every gradient on waves, which tell any two gradients
     apart."""
@@ -188,12 +225,13 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
         kwargs: dict[str, Any] = {"img_size": 12, "patch_size": 4, "d_model": 16, "depth": 2}
     else:
         kwargs = {"dims": [8, 16], "depths": [1, 1]}
-    model = create_model(f"{name}_tiny", num_classes=3, **kwargs)
+    family, *variant = name.split("_")
+    model = create_model("_".join([family, "tiny", *variant]), num_classes=3, **kwargs)
     fill(model)
     return model, waves(2, 3, 12, 12)
 
 
-@pytest.mark.parametrize("name", ["vim", "vmamba"])
+@pytest.mark.parametrize("name", ["vim", "vmamba", "vmamba_m2"])
 def test_equals_frozen_upstream(name: str) -> None:
     frozen, actual = np.load(FIXTURE), digest(outcome(*small(name)))
     for key, value in actual.items():
@@ -205,8 +243,9 @@ def write_fixture() -> None:
     """Writes logits and gradients of the published code."""
     vim = their_vim(img_size=12, patch_size=4, stride=4, embed_dim=16, depth=2, num_classes=3)
     vmamba = their_vmamba(True, dims=[8, 16], depths=[1, 1], num_classes=3)
+    heads = their_vmamba_m2(dims=[8, 16], depths=[1, 1], num_classes=3)
     values = {}
-    for name, theirs in (("vim", vim), ("vmamba", vmamba)):
+    for name, theirs in (("vim", vim), ("vmamba", vmamba), ("vmamba_m2", heads)):
         ours, x = small(name)
         theirs.load_state_dict(ours.state_dict(), strict=True)
         values |= {f"{name}/{key}": value for key, value in digest(outcome(theirs, x)).items()}
