@@ -73,7 +73,7 @@ def agreement(found: Sequence[Feature], annotated: Sequence[Feature], size: int)
 
     Args:
         found: coding sequences.
-        annotated: coding sequences; those that do not count (``Feature.counts``) are as pseudogenes.
+        annotated: coding sequences; what does not count (``Feature.counts``) is as a pseudogene.
         size: of the record.
     """
     ignored = np.zeros(size, bool)

@@ -156,6 +156,8 @@ class GeneLabelData(GenomeData):
         num_workers: processes that make batches.
     """
 
+    described_by = {"fasta": ("genes", *GenomeData.described_by["fasta"])}
+
     def __init__(
         self,
         fasta: str | list[str],
