@@ -122,7 +122,7 @@ class Scored(NamedTuple):
 
         Args:
             how: see ``parts``.
-            weight: of the site's own part; 0.5 tells broken reading frames better than 1.
+            weight: of the site's own part; 0.25 tells broken reading frames better than 1.
         """
         return [weight * one.site + one.after for one in self.parts(how)]
 

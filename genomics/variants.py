@@ -154,8 +154,8 @@ def parser() -> argparse.ArgumentParser:
         "--site_weight",
         type=float,
         metavar="W",
-        help="add LSQ_SCORE, W LSQ_SITE + LSQ_AFTER, to rank by: 0.5 tells what breaks a reading "
-        "frame better than the ratio itself, in which both parts count alike",
+        help="add LSQ_SCORE, W LSQ_SITE + LSQ_AFTER, to rank by: 0.25 (with --combine low) tells "
+        "what breaks a reading frame better than the ratio, in which both count alike",
     )
     made.add_argument(
         "--genes_from",
