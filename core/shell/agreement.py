@@ -98,13 +98,18 @@ def check_described(
     cls, saved = import_object(data["class_path"]), data["init_args"]
     typed = configured(configs, "data")["init_args"]
 
-    def given(name: str) -> Any:
-        """Returns what the user says, the saved value where nothing is said."""
-        text = _flag(argv, f"--data.{name}")
-        return typed.get(name, saved.get(name)) if text is None else yaml.safe_load(text)
+    def is_other(name: str) -> bool:
+        """Returns whether the user says another value than the saved one."""
+        text, before = _flag(argv, f"--data.{name}"), saved.get(name)
+        if text is None or text == before:
+            return bool(text is None and typed.get(name, before) != before)
+        try:
+            return bool(yaml.safe_load(text) != before)
+        except yaml.YAMLError:  # a name, and no list of them
+            return True
 
     for files, others in getattr(cls, "described_by", {}).items():
-        if given(files) == saved.get(files):
+        if not is_other(files):
             continue
         for name in others:
             said = _flag(argv, f"--data.{name}") is not None or name in typed
