@@ -148,14 +148,19 @@ def _of_records(path: Path, genome: Genome | Collection | None) -> list[Feature]
             found.append(one)
             if gene.torn:
                 torn.append(f"{record.name}: {gene.kind} {gene.name} ({gene.torn})")
+    _warn(path, torn)
+    return found
+
+
+def _warn(path: Path, torn: Sequence[str]) -> None:
+    """Names genes that are not whole on their record, if there are any."""
     if torn:
         more = f" and {len(torn) - _SHOWN} more" if len(torn) > _SHOWN else ""
         warnings.warn(
             f"{path}: not whole on their record, so that they count for no gene: "
             f"{'; '.join(torn[:_SHOWN])}{more}",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return found
 
 
 def _check_size(chrom: str, size: int, genome: Genome | Collection | None, path: Path) -> None:
@@ -199,12 +204,17 @@ def _joined(
             keys = ("gene_id",) if one.kind == "gene" else ("transcript_id", "gene_id")
         group = next((attributes[key] for key in keys if attributes.get(key)), where)
         groups.setdefault((one.chrom, one.kind, one.strand, group), []).append((one, where))
-    for lines in groups.values():
-        chrom = lines[0][0].chrom
+    strands: dict[tuple[str, ...], set[str]] = {}
+    for chrom, kind, strand, group in groups:
+        strands.setdefault((chrom, kind, group), set()).add(strand)
+    torn = [key for key, own in strands.items() if len(own) > 1]
+    _warn(path, [f"{key[0]}: {key[1]} {key[2]} (its parts lie on both strands)" for key in torn])
+    for (chrom, kind, _, group), lines in groups.items():
         size = genome.records[chrom] if genome is not None and chrom in circles else 0
         for one, where in lines:
             _check_bounds(replace(one, size=size), genome, path, where)
-        yield _whole([one for one, _ in lines], size)
+        one = _whole([one for one, _ in lines], size)
+        yield replace(one, pseudo=True) if (chrom, kind, group) in torn else one
 
 
 def _feature(columns: Sequence[str], attributes: dict[str, str], path: Path, where: str) -> Feature:

@@ -157,6 +157,18 @@ def test_an_end_beyond_a_line_is_refused(genome, tmp_path) -> None:
         read_features(path, genome)
 
 
+def test_a_gene_on_both_strands_is_named_and_counts_for_none(genome, tmp_path) -> None:
+    path = tmp_path / "a.gff3"
+    line = "chr1\t.\tCDS\t{}\t{}\t.\t{}\t0\tID={}\n"
+    rows = [(1, 9, "+", "rps12"), (31, 39, "-", "rps12"), (61, 69, "-", "b")]
+    path.write_text("".join(line.format(*row) for row in rows))
+    with pytest.warns(UserWarning, match=r"chr1: CDS rps12 \(its parts lie on both strands\)"):
+        found = read_features(path, genome)
+    assert [(one.start, one.counts) for one in found] == [(0, False), (30, False), (60, True)]
+    states = gene_states(found, 100)
+    assert (states[:9] == -1).all() and (states[30:39] == -1).all() and (states[60:69] > 0).all()
+
+
 def test_an_annotation_of_another_sequence_is_refused(genome, tmp_path) -> None:
     path = tmp_path / "a.gff3"
     line = "chr1\t.\tgene\t1\t9\t.\t+\t.\tID=a\n"
