@@ -308,8 +308,12 @@ def run(argv: Sequence[str]) -> int:
 
         labeller = load_labeller(args.ckpt_path)
     genome = open_genome(args.genome)
-    truth = read_features(args.truth, genome) if args.truth else own_features(genome.path, genome)
     circular = _circles(genome, args.circular)
+    truth = (
+        read_features(args.truth, genome, circular=circular)
+        if args.truth
+        else own_features(genome.path, genome)
+    )
     finder = GeneFinder(args.code, args.closed)
     sources = [one for one in args.learn.split(",") if one]
     marks = [one for one in args.learn_genes.split(",") if one]

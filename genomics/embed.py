@@ -239,7 +239,10 @@ def _inside(features: Sequence[Feature], intervals: Sequence[Interval], path: st
     kept = [
         one
         for one in features
-        if any(k.start <= one.start and one.end <= k.end for k in spans.get(one.chrom, ()))
+        if all(
+            any(k.start <= low and high <= k.end for k in spans.get(one.chrom, ()))
+            for low, high in one.spans()
+        )
     ]
     if not kept:
         raise DataError("no feature lies in what is read", path=path)

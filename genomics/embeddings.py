@@ -188,6 +188,12 @@ def windows(intervals: Sequence[Interval], size: int) -> list[Feature]:
     ]
 
 
+def _bounds(place: Feature) -> tuple[int, int]:
+    """Returns the first position of a place on its record, and one past the last."""
+    spans = place.spans()
+    return spans[0][0], max(end for _, end in spans)
+
+
 @dataclass
 class _Pooled:
     """Sums (or last vectors) of places while a genome is read on one strand."""
@@ -203,7 +209,7 @@ class _Pooled:
         for i, one in enumerate(self.places):
             self.rows.setdefault(one.chrom, []).append(i)
         self.bounds = {
-            name: np.array([[self.places[i].start, self.places[i].end] for i in rows])
+            name: np.array([_bounds(self.places[i]) for i in rows])
             for name, rows in self.rows.items()
         }
 
@@ -219,7 +225,8 @@ class _Pooled:
         for i in (self.rows[part.chrom][k] for k in hit):
             place = self.places[i]
             if self.pool == "last":
-                at = place.end - 1 if self.strand == "+" else place.start
+                low, high = _bounds(place)
+                at = high - 1 if self.strand == "+" else low
                 if part.start <= at < end:
                     self.values[i] = part.values[at - part.start]
                     self.counts[i] = 1

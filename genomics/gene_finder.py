@@ -73,7 +73,8 @@ class GeneFinder:
 
         Args:
             genomes: token ids (n,) of a record, and the coding sequences on it; those that are not
-                working genes, are joined of parts, or are not of whole codons do not count.
+                working genes, are joined of parts, span the origin of a circle, or are not of whole
+                codons do not count.
             progress: not called.
 
         Returns:
@@ -91,6 +92,7 @@ class GeneFinder:
                 and one.strand in "+-"
                 and not one.pseudo
                 and not one.parts
+                and not one.size
                 and not one.phase
                 and len(one) % 3 == 0
             ]

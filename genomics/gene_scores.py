@@ -55,10 +55,10 @@ def codon_places(one: Feature, size: int) -> tuple[np.ndarray, np.ndarray]:
     the strand +, 3 … 5 on −, by where its codons begin, counted from that strand's begin.
 
     Args:
-        one: of one or more parts; what goes beyond ``size`` goes on at 0.
+        one: of one or more parts; what is counted on beyond ``size`` goes on at 0.
         size: of the record.
     """
-    places = np.concatenate([np.arange(low, high) for low, high in one.spans()])
+    places = np.concatenate([np.arange(low, high) for low, high in one.counted_on()])
     read = np.sort(places)
     if one.strand == "-":
         read = size - 1 - read[::-1]
@@ -73,14 +73,14 @@ def agreement(found: Sequence[Feature], annotated: Sequence[Feature], size: int)
 
     Args:
         found: coding sequences.
-        annotated: coding sequences, pseudogenes marked.
+        annotated: coding sequences; what does not count (``Feature.counts``) is as a pseudogene.
         size: of the record.
     """
     ignored = np.zeros(size, bool)
     for one in annotated:
-        if one.pseudo:
+        if not one.counts:
             ignored[codon_places(one, size)[0]] = True
-    wanted = [one for one in annotated if not one.pseudo]
+    wanted = [one for one in annotated if one.counts]
     taken = [one for one in found if ignored[codon_places(one, size)[0]].mean() <= 0.5]
     masks = []
     for genes in (found, wanted):

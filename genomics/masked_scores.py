@@ -22,7 +22,7 @@ from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import MASK, is_base
 from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.streaming import DEFAULT_WINDOW
-from longseq.genomics.variant_scores import Site, Unit
+from longseq.genomics.variant_scores import Ratio, Site, Unit
 
 HIDE_EVERY = 7  # a seventh is near the 15% hidden in training, and no multiple of a codon
 _TOKENS = 1 << 15  # positions run at once
@@ -169,10 +169,10 @@ class MaskedScorer:
         size = self.genome.records[unit.chrom]
         return sum(high - low for low, high in (self._span(site, size) for site in unit.sites))
 
-    def score(self, unit: Unit) -> dict[int, list[float]]:
+    def score(self, unit: Unit) -> dict[int, list[Ratio]]:
         """Returns the ratio of each other allele, by the sites' indices."""
         size = self.genome.records[unit.chrom]
-        found: dict[int, list[float]] = {}
+        found: dict[int, list[Ratio]] = {}
         waiting: list[tuple[Site, int, np.ndarray]] = []
         for site in unit.sites:
             low, high = self._span(site, size)
@@ -195,12 +195,12 @@ class MaskedScorer:
         side = max(0, self.window - width) // 2
         return max(0, site.start - side), min(size, site.start + width + side)
 
-    def _run(self, waiting: Sequence[tuple[Site, int, np.ndarray]]) -> dict[int, list[float]]:
+    def _run(self, waiting: Sequence[tuple[Site, int, np.ndarray]]) -> dict[int, list[Ratio]]:
         logp = _log_probs(self.model, np.stack([ids for _, _, ids in waiting]), "+")
         found = {}
         for row, (site, begin, _) in enumerate(waiting):
             there = logp[row, begin : begin + len(site.alleles[0])].double().cpu().numpy()
             at = np.arange(len(there))
             totals = [float(there[at, allele.astype(np.int64)].sum()) for allele in site.alleles]
-            found[site.index] = [one - totals[0] for one in totals[1:]]
+            found[site.index] = [Ratio(one - totals[0]) for one in totals[1:]]
         return found

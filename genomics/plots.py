@@ -70,7 +70,11 @@ def plot_scores(
         held_out: regions to shade.
     """
     name, low, high, bits = _binned(Path(scores), chrom)
-    shown = [one for one in genes if one.chrom == name and one.start < high and one.end > low]
+    shown = [
+        one
+        for one in genes
+        if one.chrom == name and any(start < high and end > low for start, end in one.spans())
+    ]
     figure = new_figure(11, 4)
     if shown:
         axes, track = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -108,9 +112,13 @@ def _draw_genes(track: Any, genes: Sequence[Feature], low: int, high: int) -> No
                 corners.append((start, row + 0.2))
             shape = [(x / 1e3, y) for x, y in corners]
             track.fill(*zip(*shape), color=colour, linewidth=0)
-        room = (min(one.end, high) - max(one.start, low)) / (high - low) * CHARACTERS
+        # A gene across the origin has two pieces: the wider one that is seen has the name.
+        ends = one.spans() if one.size else ((one.start, one.end),)
+        seen = [(max(start, low), min(end, high)) for start, end in ends]
+        first, last = max(seen, key=lambda pair: pair[1] - pair[0])
+        room = (last - first) / (high - low) * CHARACTERS
         if one.name and room > len(one.name):
-            middle = (max(one.start, low) + min(one.end, high)) / 2e3
+            middle = (first + last) / 2e3
             style = {"ha": "center", "va": "center", "fontsize": 7, "color": "white"}
             track.text(middle, row + 0.19, one.name, clip_on=True, parse_math=False, **style)
     track.set(yticks=[0.8, 0.2], yticklabels=["+", "−"], ylabel="genes", ylim=(-0.1, 1.1))

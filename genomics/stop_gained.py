@@ -54,7 +54,7 @@ def draw_changes(
         inside = any(
             r.chrom == one.chrom and r.start <= one.start and one.end <= r.end for r in regions
         )
-        whole = one.kind == "CDS" and not one.parts and not one.phase and not len(one) % 3
+        whole = one.kind == "CDS" and not (one.parts or one.phase or one.size or len(one) % 3)
         if not inside or not whole or one.pseudo:
             continue
         ids = genome.fetch(one.chrom, one.start, one.end)

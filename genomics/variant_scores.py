@@ -1,15 +1,17 @@
 """Log-likelihood ratios of alleles: the state before a site is computed once and shared.
 
 A variant is scored by ln p(ALT and the W bases after REF) - ln p(REF and the same W bases), both
-given the bases before the site. A record is cut into blocks of C bases; the sites of a block are
-read from the begin of the block before it, so that each has between C and 2C bases of context (or
-all there are), whatever other variants there are.
+given the bases before the site: a sum of what the alleles themselves cost and of what the W bases
+cost after them, which are kept apart. A record is cut into blocks of C bases; the sites of a block
+are read from the begin of the block before it, so that each has between C and 2C bases of context
+(or all there are), whatever other variants there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +25,23 @@ from longseq.genomics.streaming import Carried, Stream
 
 WINDOW = 256
 _TOKENS = 1 << 15  # positions run at once
+
+
+class Ratio(NamedTuple):
+    """The log-likelihood ratio of an allele to the reference's, in nats, in its two parts.
+
+    Attributes:
+        site: of the alleles themselves.
+        after: of the bases behind them; 0 of a model that reads both sides at once.
+    """
+
+    site: float
+    after: float = 0.0
+
+    @property
+    def whole(self) -> float:
+        """The ratio."""
+        return self.site + self.after
 
 
 @dataclass(frozen=True)
@@ -112,11 +131,11 @@ class Scorer:
         return prefix + sum(len(one) + self.window for site in unit.sites for one in site.alleles)
 
     @torch.inference_mode()
-    def score(self, unit: Unit) -> dict[int, list[float]]:
+    def score(self, unit: Unit) -> dict[int, list[Ratio]]:
         """Returns ln p(ALT …) - ln p(REF …) for each other allele, by the sites' indices."""
         size = self.genome.records[unit.chrom]
         stream, ahead, at = Stream(self.model, self.reach, self._start()), None, unit.begin
-        found: dict[int, list[float]] = {}
+        found: dict[int, list[Ratio]] = {}
         waiting: list[tuple[Site, Carried, Tensor | None]] = []
         for site in unit.sites:
             if site.start > at:
@@ -154,7 +173,7 @@ class Scorer:
 
     def _alleles(
         self, unit: Unit, size: int, waiting: Sequence[tuple[Site, Carried, Tensor | None]]
-    ) -> dict[int, list[float]]:
+    ) -> dict[int, list[Ratio]]:
         """Runs all alleles of some sites, each from the state before its site."""
         rows: list[np.ndarray] = []
         owner: list[int] = []
@@ -174,12 +193,18 @@ class Scorer:
         first = torch.cat([uniform if (said := waiting[i][2]) is None else said for i in owner])
         said = torch.cat([first.unsqueeze(1), logp[:, :-1]], 1)
         scores = said.gather(2, tokens.unsqueeze(2)).squeeze(2).double().cpu().numpy()
-        totals = np.where(is_base(ids), scores, 0.0).sum(1)
-        out: dict[int, list[float]] = {}
+        scores = np.where(is_base(ids), scores, 0.0)
+        out: dict[int, list[Ratio]] = {}
         row = 0
         for site, _, _ in waiting:
-            own = totals[row : row + len(site.alleles)]
-            out[site.index] = (own[1:] - own[0]).tolist()
+            own = [
+                (values[: len(allele)].sum(), values[len(allele) :].sum())
+                for allele, values in zip(site.alleles, scores[row:])
+            ]
+            out[site.index] = [
+                Ratio(float(there - own[0][0]), float(after - own[0][1]))
+                for there, after in own[1:]
+            ]
             row += len(site.alleles)
         return out
 

@@ -11,66 +11,35 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_rows
 from longseq.genomics.data.samples import SAMPLES
-from longseq.genomics.data.vcf import (
-    Variant,
-    is_vcf,
-    open_output,
-    read_lines,
-    read_variants,
-    with_header,
-    with_info,
-)
+from longseq.genomics.data.vcf import Variant, is_vcf, read_variants
 from longseq.genomics.gene_hmm import gene_model, with_genes
 from longseq.genomics.gene_model import STOPS
 from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
-from longseq.genomics.variant_scores import WINDOW, Scorer, Unit
+from longseq.genomics.variant_fields import (
+    COMBINED,
+    GENE_INFO,
+    INFO,
+    Fields,
+    table_rows,
+    write_vcf,
+)
+from longseq.genomics.variant_scores import WINDOW, Ratio, Scorer, Unit
 from longseq.genomics.variant_sites import (
     CONTEXT,
     REASONS,
-    Combine,
     Options,
     Scored,
     options_for,
     prepare,
     put,
 )
-
-_RATIO = "ln p(ALT and what follows) - ln p(REF and what follows)"
-_COMBINED: dict[Combine, str] = {"mean": "mean", "low": "lower"}
-_MASKED_RATIO = "ln p(ALT) - ln p(REF) at the hidden site, given both sides"
-INFO = {
-    "LSQ_LLR": "{ratio}, the {combine} of the strands",
-    "LSQ_FWD": "{ratio}, forward strand",
-    "LSQ_REV": "{ratio}, reverse strand",
-    "LSQ_SKIP": "Why an ALT was not scored, . if it was: " + ", ".join(REASONS),
-}
-GENE_INFO = {
-    "LSQ_GENE": "ln p(ALT and what lies around it) - ln p(REF and the same) under a hidden Markov "
-    "model of genes",
-    "LSQ_MIX": "LSQ_LLR + LSQ_GENE",
-}
-COLUMNS = {
-    "chrom": "",
-    "pos": "d",
-    "id": "",
-    "ref": "",
-    "alt": "",
-    "llr": ".6f",
-    "llr_forward": ".6f",
-    "llr_reverse": ".6f",
-    "llr_gene": ".6f",
-    "llr_mix": ".6f",
-    "reason": "",
-}
-
 
 # ---- processes and resuming
 
@@ -82,7 +51,7 @@ def _start(fasta: str, checkpoint: str | None, window: int | None, device: str) 
     _WORKER["scorer"] = load_scorer(fasta, checkpoint, window, device)
 
 
-def _work(unit: Unit) -> dict[int, list[float]]:
+def _work(unit: Unit) -> dict[int, list[Ratio]]:
     return _WORKER["scorer"].score(unit)
 
 
@@ -96,7 +65,7 @@ class Progress:
 
     def __init__(self, out: str | Path, key: str) -> None:
         self.path = Path(f"{out}.partial")
-        self.done: dict[int, dict[int, list[float]]] = {}
+        self.done: dict[int, dict[int, list[Ratio]]] = {}
         if self.path.exists():
             lines = self.path.read_text().splitlines()
             if lines and lines[0] == json.dumps(key):
@@ -105,7 +74,9 @@ class Progress:
                         number, scores = json.loads(line)
                     except ValueError:  # cut off while it was written
                         break
-                    self.done[number] = {int(index): values for index, values in scores.items()}
+                    self.done[number] = {
+                        int(index): [Ratio(*one) for one in own] for index, own in scores.items()
+                    }
         self._file = self.path.open("w")
         self._write(key)
         for number, scores in self.done.items():
@@ -115,7 +86,7 @@ class Progress:
         self._file.write(json.dumps(value) + "\n")
         self._file.flush()
 
-    def add(self, number: int, scores: dict[int, list[float]]) -> None:
+    def add(self, number: int, scores: dict[int, list[Ratio]]) -> None:
         """Keeps the scores of a unit."""
         self._write([number, scores])
 
@@ -131,7 +102,7 @@ def run_units(
     done: dict[int, Any],
     args: argparse.Namespace,
     scorer: Scorer | MaskedScorer,
-) -> Iterator[tuple[int, dict[int, list[float]]]]:
+) -> Iterator[tuple[int, dict[int, list[Ratio]]]]:
     """Yields number and scores of every unit that is not done, from one process or several."""
     left = [number for number in range(len(work)) if number not in done]
     if args.workers <= 1 or len(left) < 2:
@@ -143,89 +114,7 @@ def run_units(
         yield from zip(left, pool.map(_work, [work[number] for number in left]))
 
 
-# ---- writing
-
-
-def _numbers(values: Sequence[float]) -> str:
-    if all(np.isnan(value) for value in values):
-        return ""
-    return ",".join("." if np.isnan(value) else f"{value:.6f}" for value in values)
-
-
-def header_info(masked: bool, combine: Combine = "mean", genes: bool = False) -> dict[str, str]:
-    """Returns the header's description of the INFO fields.
-
-    Args:
-        masked: whether a masked model scores.
-        combine: how the strands' ratios become one.
-        genes: whether a model of genes scores too.
-    """
-    values = {"ratio": _MASKED_RATIO if masked else _RATIO, "combine": _COMBINED[combine]}
-    texts = INFO | GENE_INFO if genes else INFO
-    kinds = dict.fromkeys(texts, "A,Type=Float") | {"LSQ_SKIP": ".,Type=String"}
-    return {
-        name: f'Number={kinds[name]},Description="{text.format(**values)}"'
-        for name, text in texts.items()
-    }
-
-
-def info(scored: Scored, combine: Combine = "mean") -> dict[str, str]:
-    """Returns the INFO fields of a variant."""
-    reasons = scored.reasons if any(scored.reasons) else []
-    fields = {
-        "LSQ_LLR": _numbers(scored.combined(combine)),
-        "LSQ_FWD": _numbers(scored.forward),
-        "LSQ_REV": _numbers(scored.reverse),
-        "LSQ_SKIP": ",".join(reason or "." for reason in reasons),
-    }
-    if scored.genes is not None:
-        fields["LSQ_GENE"] = _numbers(scored.genes)
-        fields["LSQ_MIX"] = _numbers(scored.mixture(combine))
-    return fields
-
-
-def write_vcf(
-    source: str | Path,
-    out: str | Path,
-    found: Sequence[Scored],
-    note: str,
-    masked: bool = False,
-    combine: Combine = "mean",
-) -> None:
-    """Writes a VCF file again with the scores: the same lines in the same order."""
-    texts = header_info(masked, combine, any(one.genes is not None for one in found))
-    header: list[str] = []
-    scores = iter(found)
-    with open_output(out) as write:
-        for _, line in read_lines(source):
-            if line.startswith("#"):
-                header.append(line)
-                if not line.startswith("##"):
-                    for one in with_header(header, texts, note):
-                        write(one)
-            elif line:
-                write(with_info(line, info(next(scores), combine)))
-
-
-def table_rows(
-    variants: Sequence[Variant], found: Sequence[Scored], combine: Combine = "mean"
-) -> Iterator[list[Any]]:
-    """Yields a row per alternative allele; the position counts from 1, as in VCF. The two columns
-    of the genes are there if they were scored."""
-    for variant, scored in zip(variants, found):
-        columns = [scored.combined(combine), scored.forward, scored.reverse]
-        if scored.genes is not None:
-            columns += [scored.genes, scored.mixture(combine)]
-        for i, numbers in enumerate(zip(*columns)):
-            yield [
-                variant.chrom,
-                variant.start + 1,
-                variant.name,
-                variant.ref,
-                variant.alts[i] if variant.alts else ".",
-                *(None if np.isnan(number) else number for number in numbers),
-                scored.reasons[i],
-            ]
+# ---- the command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -257,9 +146,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--combine",
         default="mean",
-        choices=sorted(_COMBINED),
+        choices=sorted(COMBINED),
         help="LSQ_LLR is the mean of the strands (default) or the lower: what breaks a reading "
         "frame is often seen from one side alone",
+    )
+    made.add_argument(
+        "--site_weight",
+        type=float,
+        metavar="W",
+        help="add LSQ_SCORE, W LSQ_SITE + LSQ_AFTER, to rank by: 0.25 (with --combine low) tells "
+        "what breaks a reading frame better than the ratio, in which both count alike",
     )
     made.add_argument(
         "--genes_from",
@@ -285,6 +181,7 @@ def run(argv: Sequence[str]) -> int:
     if args.code is not None and args.genes_from is None:
         raise ConfigError("--code is of the model of genes: give --genes_from too")
     genes = gene_model(args.genes_from, scorer.genome, args.code or 11)
+    fields = Fields(scorer.masked, args.combine, args.site_weight, genes is not None)
     variants = list(read_variants(args.vcf))
     work, found = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
     both = scorer.symmetric and options.strand == "both"
@@ -303,19 +200,14 @@ def run(argv: Sequence[str]) -> int:
         if is_vcf(args.out):
             settings = {"masked": True} if scorer.masked else {"context": options.context}
             note = json.dumps({"model": key[:12], **settings, "window": options.window})
-            write_vcf(args.vcf, args.out, found, note, scorer.masked, args.combine)
+            write_vcf(args.vcf, args.out, found, note, fields)
         else:
-            columns = COLUMNS if genes is not None else _without_genes(COLUMNS)
-            write_rows(args.out, columns, table_rows(variants, found, args.combine))
+            write_rows(args.out, fields.columns(), table_rows(variants, found, fields))
         finished = True
     finally:
         progress.close(finished)
     report(args.out, variants, found, work, options, scorer)
     return 0
-
-
-def _without_genes(columns: dict[str, str]) -> dict[str, str]:
-    return {name: how for name, how in columns.items() if name not in ("llr_gene", "llr_mix")}
 
 
 def report(
@@ -356,7 +248,7 @@ def with_bar(results: Iterator[Any], work: Sequence[Unit]) -> Iterator[Any]:
 
 def _key(args: argparse.Namespace, options: Options) -> str:
     """Returns a checksum of all that the scores depend on."""
-    found = hashlib.sha256(repr(options).encode())
+    found = hashlib.sha256(f"two parts, {options!r}".encode())
     for path in (args.vcf, args.fasta, model_file(args.ckpt_path)):
         with Path(path).open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -77,6 +77,48 @@ def agree(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> list[s
             if default != other and isinstance(default, int) and isinstance(other, int):
                 added.append(f"{names['data']}={default}")
     return [*argv, *added]
+
+
+def check_described(
+    data: Mapping[str, Any] | None, argv: Sequence[str], configs: Sequence[str]
+) -> None:
+    """Checks that other files than a checkpoint's are not read with what describes its own ones.
+
+    Args:
+        data: ``class_path`` and ``init_args`` of the checkpoint's data, if there are.
+        argv: the user's arguments.
+        configs: configuration files.
+
+    Raises:
+        ConfigError: for files of the user's (``BaseData.described_by``) without what describes
+            them.
+    """
+    if data is None:
+        return
+    cls, saved = import_object(data["class_path"]), data["init_args"]
+    typed = configured(configs, "data")["init_args"]
+
+    def is_other(name: str) -> bool:
+        """Returns whether the user says another value than the saved one."""
+        text, before = _flag(argv, f"--data.{name}"), saved.get(name)
+        if text is None or text == before:
+            return bool(text is None and typed.get(name, before) != before)
+        try:
+            return bool(yaml.safe_load(text) != before)
+        except yaml.YAMLError:  # a name, and no list of them
+            return True
+
+    for files, others in getattr(cls, "described_by", {}).items():
+        if not is_other(files):
+            continue
+        for name in others:
+            said = _flag(argv, f"--data.{name}") is not None or name in typed
+            if saved.get(name) and not said:
+                raise ConfigError(
+                    f"--data.{files} is another than the checkpoint's, and its data.{name} "
+                    f"({saved[name]}) is of {saved.get(files)}: give --data.{name} too, null for "
+                    "none"
+                )
 
 
 def follow_data(domain: Domain, section: Any, argv: Sequence[str], configs: Sequence[str]) -> Any:

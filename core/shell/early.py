@@ -10,7 +10,14 @@ from pathlib import Path
 
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, did_you_mean
-from longseq.core.shell.arguments import configured, contents, flag_values, resolve_configs
+from longseq.core.shell.arguments import (
+    configured,
+    contents,
+    find_checkpoint,
+    flag_values,
+    named_sections,
+    resolve_configs,
+)
 
 __all__ = ["arguments_of", "check", "check_flags", "class_of", "name_of", "resolve_configs"]
 
@@ -152,13 +159,19 @@ def _near(domain: Domain, argv: Sequence[str], configs: Sequence[str], name: str
 
 
 def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
-    """Checks the names of all options.
+    """Checks the names of all options; what a class takes that a checkpoint decides is left to the
+    parser.
 
     Raises:
         ConfigError: for the first that there is not, with the nearest that there is.
     """
+    known_to_checkpoint = set()
+    if find_checkpoint(argv, configs) is not None:
+        known_to_checkpoint = {"model", "data"} - named_sections(argv, configs)
     for name in _options(argv):
         section, dot, rest = name.partition(".")
+        if section in known_to_checkpoint and dot:
+            continue
         if not dot or section not in ("model", "data", "trainer"):
             if section not in RUN:
                 raise ConfigError(f"--{name}: no such option; {_near(domain, argv, configs, name)}")

@@ -27,7 +27,7 @@ from longseq.core.errors import ConfigError, LongseqError
 from longseq.core.files import atomic_path
 from longseq.core.parallel.strategy import OPTION, take_option
 from longseq.core.runs import known_roots, newest_checkpoint
-from longseq.core.shell.agreement import agree, follow_data
+from longseq.core.shell.agreement import agree, check_described, follow_data
 from longseq.core.shell.arguments import (
     find_checkpoint,
     flag_values,
@@ -146,6 +146,7 @@ class DomainCLI(LightningCLI):
                 f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)"
             )
         self.saved: Hyper = read_hyper(self.checkpoint, domain) if self.checkpoint else {}
+        check_described(self.saved.get("data"), args, configs)
         self.named = {*self.saved, *named_sections(args, configs)}
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         if self.checkpoint and command == "fit":

@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import threading
-from typing import NoReturn
+import warnings
+from typing import NoReturn, TextIO
 
 from longseq.core import plugins
 from longseq.core.shell.cli import main
@@ -19,10 +20,30 @@ def run() -> NoReturn:
     Code from outside (a script of ``longseq run``, a plug-in) may count on the interpreter's own
     end, for a file that it never closes: then the process ends by that.
     """
+    # A script of the user's, and whoever asks Python for warnings, has them as Python shows them.
+    if not sys.warnoptions and sys.argv[1:2] != ["run"]:
+        warnings.showwarning = note
     status = main()
     if sys.argv[1:2] == ["run"] or plugins.ran():
         sys.exit(status)
     leave(status)
+
+
+def note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Shows a warning as one line that says what it is about, not where in which package's source
+    it was raised; what a later version of a package will do is not the user's business. Arguments
+    as of ``warnings.showwarning``."""
+    if issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
+        return
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr
+        print(f"note: {' '.join(str(message).split())}", file=file or sys.stderr)
 
 
 def leave(status: int) -> NoReturn:

@@ -98,6 +98,10 @@ class BaseData(LightningDataModule):
     fits: ClassVar[tuple[str, ...]] = ()
     """Arguments of a model that follow from the data, see ``model_arguments``."""
 
+    described_by: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Arguments that name files, and those that say something of these files alone: whoever gives a
+    checkpoint other files must give these too, or null."""
+
     def __init__(self) -> None:
         super().__init__()
         record_hyper_parameters(self)

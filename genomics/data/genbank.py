@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,22 @@ _PRODUCTS = ("CDS", "tRNA", "rRNA", "ncRNA", "tmRNA", "misc_RNA")
 
 @dataclass(frozen=True)
 class Gene:
-    """One gene, or one of the two pieces of a gene that spans the origin of a circular molecule.
+    """One gene.
 
     Attributes:
         name: gene symbol, or locus tag.
         product: what it codes for, or "".
         start: first position, 0-based.
-        end: one past the last position.
+        end: one past the last position; of what spans the origin of a circle, counted on beyond
+            the record's end.
         strand: "+", "-" or ".".
         kind: the feature's key: CDS, tRNA, rRNA …
         chrom: the record it lies on.
         parts: (start, end) of its parts in the order of the genome, where there are several.
         phase: bases before the first whole codon, of a CDS.
         pseudo: whether it is marked as no working gene.
+        size: of the record, where the gene spans its origin; else 0.
+        torn: why its parts are not the whole gene, "" if they are.
     """
 
     name: str
@@ -44,6 +49,8 @@ class Gene:
     parts: tuple[tuple[int, int], ...] = ()
     phase: int | None = None
     pseudo: bool = False
+    size: int = 0
+    torn: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class GenBankRecord:
         sequence: upper-case letters.
         circular: whether the molecule is circular.
         genes: by start.
+        left_out: genes without a place on the record, each with the reason.
     """
 
     name: str
@@ -63,6 +71,7 @@ class GenBankRecord:
     sequence: str
     circular: bool
     genes: tuple[Gene, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def read_genbank(path: str | Path) -> list[GenBankRecord]:
@@ -123,68 +132,81 @@ def _record(record: Any, path: Path) -> GenBankRecord:
             record=record.id,
             hint="it must have an ORIGIN section",
         )
-    circular = record.annotations.get("topology") == "circular"
-    genes = [
-        gene
-        for feature in record.features
-        if feature.type in _PRODUCTS
-        for gene in _genes(feature, record.id, len(sequence), circular)
-    ]
-    named = {gene.name for gene in genes}
-    for feature in record.features:
-        if feature.type == "gene":
-            pieces = _genes(feature, record.id, len(sequence), circular)
-            genes += [gene for gene in pieces if gene.name not in named]
+    kinds = (*_PRODUCTS, "gene")
+    found = [_gene(one, record.id, len(sequence)) for one in record.features if one.type in kinds]
+    left_out = tuple(one for one in found if isinstance(one, str))
+    every = [one for one in found if isinstance(one, Gene)]
+    genes = [one for one in every if one.kind != "gene"]
+    named = {one.name for one in genes}
+    genes += [one for one in every if one.kind == "gene" and one.name not in named]
     genes.sort(key=lambda gene: (gene.start, gene.end))
-    return GenBankRecord(record.id, record.description, sequence, circular, tuple(genes))
+    circular = record.annotations.get("topology") == "circular"
+    return GenBankRecord(record.id, record.description, sequence, circular, tuple(genes), left_out)
 
 
-def _genes(feature: Any, chrom: str, length: int, circular: bool) -> list[Gene]:
+def _gene(feature: Any, chrom: str, length: int) -> Gene | str:
+    """Returns a feature of the table, or why it has no place on the record."""
+
     def qualifier(*keys: str) -> str:
         return next((feature.qualifiers[key][0] for key in keys if feature.qualifiers.get(key)), "")
 
-    if feature.location is None:
-        return []
     name = qualifier("gene", "locus_tag", "protein_id", "product")
+    called = f"{feature.type} {name}".strip()
+    if feature.location is None:
+        return f"{called} (its place cannot be read)"
     strand = {1: "+", -1: "-"}.get(feature.location.strand, ".")
-    parts = [(int(part.start), int(part.end)) for part in feature.location.parts]
-    pieces = [parts]
-    if (
-        circular
-        and len(parts) > 1
-        and any(s == 0 for s, _ in parts)
-        and any(e == length for _, e in parts)
-    ):
-        # join(last..length,1..first) spans the origin: its outer bounds would claim the whole
-        # molecule.
-        pieces = [
-            [p for p in parts if p[0] >= length // 2],
-            [p for p in parts if p[0] < length // 2],
-        ]
+    # Biopython has the parts as they are read; here they are in the order of the strand +.
+    own = [one for one in feature.location.parts if one.ref is None]
+    elsewhere = sorted({str(one.ref) for one in feature.location.parts if one.ref is not None})
+    parts = [(int(part.start), int(part.end)) for part in own]
+    parts = parts if strand != "-" else parts[::-1]
+    if not parts:
+        return f"{called} (it lies on {', '.join(elsewhere)})"
+    torn = ""
+    if elsewhere:
+        torn = f"parts of it lie on {', '.join(elsewhere)}"
+    elif len({part.strand for part in own}) > 1:
+        torn = "its parts lie on both strands"
+    # What is written so spans the origin of a circle, whether the file calls it one or not.
+    turns = any(before[1] == length and after[0] == 0 for before, after in pairwise(parts))
+    parts = beyond(parts, length) if turns else parts
+    if parts != sorted(parts):
+        torn = torn or "its parts are not in the order of the record"
+        parts.sort()
     phase = None
     if feature.type == "CDS":
         start = qualifier("codon_start") or "1"
         phase = int(start) - 1 if start in ("1", "2", "3") else 0
-    pseudo = any(key in feature.qualifiers for key in ("pseudo", "pseudogene"))
-    found = []
-    for piece in pieces if strand != "-" else pieces[::-1]:  # as they are read
-        if not piece:
-            continue
-        piece = sorted(piece)
-        found.append(
-            Gene(
-                name,
-                qualifier("product"),
-                piece[0][0],
-                max(e for _, e in piece),
-                strand,
-                feature.type,
-                chrom,
-                tuple(piece) if len(piece) > 1 else (),
-                phase,
-                pseudo,
-            )
-        )
-        if phase is not None:
-            phase = (phase - sum(e - s for s, e in piece)) % 3
+    return Gene(
+        name,
+        qualifier("product"),
+        parts[0][0],
+        max(end for _, end in parts),
+        strand,
+        feature.type,
+        chrom,
+        tuple(parts) if len(parts) > 1 else (),
+        phase,
+        any(key in feature.qualifiers for key in ("pseudo", "pseudogene")),
+        length if turns else 0,
+        torn,
+    )
+
+
+def beyond(parts: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Returns the parts of a feature that spans the origin of a circle, what lies behind it counted
+    on beyond the record's end; two that meet at the origin are one.
+
+    Args:
+        parts: (start, end), those before the origin first.
+        size: of the record.
+    """
+    found: list[tuple[int, int]] = []
+    add = 0
+    for start, end in parts:
+        if found and found[-1][1] == size and start == 0:
+            add = size
+            found[-1] = (found[-1][0], end + add)
+        else:
+            found.append((start + add, end + add))
     return found

@@ -28,7 +28,7 @@ OTHER_STRAND = (0, 4, 5, 6, 1, 2, 3)  # the state of the same base read on the o
 
 def gene_states(features: Sequence[Feature], size: int) -> np.ndarray:
     """Returns the state of every base of a record, int8 (size,); −1 where two genes say otherwise
-    of a base, or a gene is marked as no working one.
+    of a base, or a gene does not count (``Feature.counts``).
 
     Args:
         features: of the record; only coding sequences count.
@@ -36,12 +36,12 @@ def gene_states(features: Sequence[Feature], size: int) -> np.ndarray:
     """
     states, taken = np.zeros(size, np.int8), np.zeros(size, bool)
     for one in features:
-        if one.kind != "CDS" or one.strand not in ("+", "-"):
+        if one.kind != "CDS":
             continue
         places, _ = codon_places(one, size)
         position = (np.arange(len(places)) - (one.phase or 0)) % 3
         own = (1 + position + (3 if one.strand == "-" else 0)).astype(np.int8)
-        if one.pseudo:
+        if not one.counts:
             own[:] = -1
         clash = taken[places] & (states[places] != own)
         states[places] = np.where(clash, -1, own)
@@ -155,6 +155,8 @@ class GeneLabelData(GenomeData):
         seed: of the training windows.
         num_workers: processes that make batches.
     """
+
+    described_by = {"fasta": ("genes", *GenomeData.described_by["fasta"])}
 
     def __init__(
         self,

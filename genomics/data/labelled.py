@@ -174,6 +174,7 @@ class LabelledData(BaseData):
     """
 
     fits = ("n_classes",)
+    described_by = {"fasta": ("labels", "bed")}
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ class GenomeData(BaseData):
         num_workers: processes that make batches.
     """
 
+    described_by = {"fasta": ("bed", "valid_chromosomes", "test_chromosomes")}
+
     def __init__(
         self,
         fasta: str | list[str],

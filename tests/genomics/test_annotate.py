@@ -72,8 +72,12 @@ def test_what_goes_beyond_an_end_is_partial_and_a_circle_goes_on(write_fasta, tm
     assert rows[1][8].endswith("partial=true;start_range=.,101")
     assert "partial" not in rows[2][8] and "Is_circular=true" in out.read_text()
     found = read_features(out, genome, ["CDS"])
-    across = [(one.start, one.end, one.phase) for one in found if one.end in (10, 300)]
-    assert across == [(0, 10, 0), (250, 300, 2)]  # read from position 10 down, then on from 300
+    across = [(one.start, one.end, one.phase, one.spans()) for one in found if one.size]
+    assert across == [(250, 310, 0, ((0, 10), (250, 300)))]
+    # counted once, and as what was found
+    total = compare(genome, {"found": to_features(genes, "c")}, read_features(out, genome))["found"]
+    assert (total.annotated, total.found, total.ends, total.exact) == (3, 3, 3, 3)
+    assert total.shared_bases == total.found_bases == total.annotated_bases == 170
     assert to_features(genes, "c")[0].phase == 2
 
 

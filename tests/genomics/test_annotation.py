@@ -1,13 +1,17 @@
 """Features of GFF3, GTF, GenBank and BED files, and the faults of their lines."""
 
 import gzip
+import warnings
+from dataclasses import replace
 
 import pytest
 
 from longseq.core.errors import DataError
 from longseq.genomics.data.annotation import own_features, read_features
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.gene_labels import gene_states
 from longseq.genomics.data.samples import SAMPLES
+from longseq.genomics.gene_scores import agreement, codon_places
 
 GFF3 = """##gff-version 3
 chr1\t.\tregion\t1\t100\t.\t+\t.\tID=chr1;Is_circular=true
@@ -28,14 +32,15 @@ def genome(write_fasta):
     return Genome(write_fasta({"chr1": "ACGTA" * 20}))
 
 
-def test_gff3_joins_parts_and_cuts_at_the_origin(genome, tmp_path) -> None:
+def test_gff3_joins_parts_also_across_the_origin(genome, tmp_path) -> None:
     path = tmp_path / "a.gff3.gz"
     path.write_bytes(gzip.compress(GFF3.encode()))
     found = read_features(path, genome)
     assert {one.chrom for one in found} == {"chr1"}
     genes = [one for one in found if one.kind == "gene"]
     places = [(one.start, one.end, one.strand) for one in genes]
-    assert places == [(0, 10, "-"), (10, 40, "+"), (90, 100, "-")]
+    assert places == [(10, 40, "+"), (90, 110, "-")]
+    assert genes[1].spans() == ((0, 10), (90, 100)) and len(genes[1]) == 20
     joined = next(one for one in found if one.kind == "CDS" and one.strand == "+")
     assert joined.spans() == ((10, 20), (30, 40)) and len(joined) == 20 and joined.phase == 0
     assert next(one for one in genes if one.start == 10).name == "dna;A"
@@ -90,30 +95,164 @@ def test_a_wrong_line_is_named(genome, tmp_path, line, message) -> None:
     assert message in str(error.value)
 
 
+CIRCLE = "chr1\t.\tregion\t1\t100\t.\t+\t.\tID=chr1;Is_circular=true\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts", "spans", "phase"),
+    [
+        # one line beyond the end, or one on either side of the origin, in any order
+        ([(91, 115, 0)], (), ((0, 15), (90, 100)), 0),
+        ([(91, 100, 0), (1, 15, 2)], (), ((0, 15), (90, 100)), 0),
+        ([(1, 15, 2), (91, 100, 0)], (), ((0, 15), (90, 100)), 0),
+        # with an intron, counted on or not
+        (
+            [(81, 85, 1), (91, 100, 2), (1, 15, 2)],
+            ((80, 85), (90, 115)),
+            ((0, 15), (80, 85), (90, 100)),
+            1,
+        ),
+        (
+            [(91, 105, 0), (8, 20, 0)],
+            ((90, 105), (107, 120)),
+            ((0, 5), (7, 20), (90, 100)),
+            0,
+        ),
+        (
+            [(91, 95, 0), (103, 110, 1)],
+            ((90, 95), (102, 110)),
+            ((2, 10), (90, 95)),
+            0,
+        ),
+        # its exons lie in the order of the record; the last one goes over the origin
+        (
+            [(51, 60, 0), (91, 105, 2)],
+            ((50, 60), (90, 105)),
+            ((0, 5), (50, 60), (90, 100)),
+            0,
+        ),
+    ],
+)
+def test_a_feature_across_the_origin_is_one(genome, tmp_path, lines, parts, spans, phase) -> None:
+    path = tmp_path / "a.gff3"
+    text = "".join(f"chr1\t.\tCDS\t{a}\t{b}\t.\t+\t{p}\tID=c\n" for a, b, p in lines)
+    path.write_text(text + CIRCLE)  # which may come last
+    (one,) = read_features(path, genome, ["CDS"])
+    assert (one.parts, one.spans(), one.phase, one.size) == (parts, spans, phase, 100)
+    assert one.start == (parts or ((90, 0),))[0][0] and one.end > 100
+    places, _ = codon_places(one, 100)
+    assert sorted(places.tolist()) == [i for low, high in spans for i in range(low, high)]
+    # as the user says, where the file does not
+    path.write_text(text)
+    assert read_features(path, genome, circular=["chr1"]) == [one]
+
+
+def test_an_end_beyond_a_line_is_refused(genome, tmp_path) -> None:
+    path = tmp_path / "a.gff3"
+    path.write_text("chr1\t.\tCDS\t91\t115\t.\t+\t0\tID=c\n")
+    with pytest.raises(DataError, match="end 115 is beyond chr1"):
+        read_features(path, genome)
+    path.write_text(CIRCLE + "chr1\t.\tCDS\t91\t191\t.\t+\t0\tID=c\n")
+    with pytest.raises(DataError, match="line 2: end 191 is beyond chr1"):
+        read_features(path, genome)
+
+
+def test_a_gene_on_both_strands_is_named_and_counts_for_none(genome, tmp_path) -> None:
+    path = tmp_path / "a.gff3"
+    line = "chr1\t.\tCDS\t{}\t{}\t.\t{}\t0\tID={}\n"
+    rows = [(1, 9, "+", "rps12"), (31, 39, "-", "rps12"), (61, 69, "-", "b")]
+    path.write_text("".join(line.format(*row) for row in rows))
+    with pytest.warns(UserWarning, match=r"chr1: CDS rps12 \(its parts lie on both strands\)"):
+        found = read_features(path, genome)
+    assert [(one.start, one.counts) for one in found] == [(0, False), (30, False), (60, True)]
+    states = gene_states(found, 100)
+    assert (states[:9] == -1).all() and (states[30:39] == -1).all() and (states[60:69] > 0).all()
+
+
+def test_an_annotation_of_another_sequence_is_refused(genome, tmp_path) -> None:
+    path = tmp_path / "a.gff3"
+    line = "chr1\t.\tgene\t1\t9\t.\t+\t.\tID=a\n"
+    path.write_text(f"##sequence-region 1 1 100\n##sequence-region chr9 1 7\n{line}")
+    assert len(read_features(path, genome)) == 1
+    path.write_text(f"##gff-version 3\n##sequence-region chr1 1 120\n{line}")
+    with pytest.raises(DataError, match=r"chr1: describes 120 bases.*has 100.*of this genome"):
+        read_features(path, genome)
+    gbk = tmp_path / "a.gbk"
+    gbk.write_text(genbank([("40..60", [])]).replace("c.1", "chr1"))
+    with pytest.raises(DataError, match="chr1: describes 120 bases"):
+        read_features(gbk, genome)
+
+
 def test_a_kind_that_is_not_there_is_named(genome, tmp_path) -> None:
     (tmp_path / "a.gff").write_text("chr1\t.\tgene\t1\t3\t.\t+\t.\tID=a\n")
     with pytest.raises(DataError, match="gene"):
         read_features(tmp_path / "a.gff", genome, ["gen"])
 
 
-def test_genbank_keeps_parts_phase_and_pseudogenes(tmp_path) -> None:
-    header = "LOCUS       c                 120 bp    DNA     circular BCT 01-JAN-2000\n"
-    lines = [header, "VERSION     c.1\n", "FEATURES             Location/Qualifiers\n"]
-    for place, notes in (
+def genbank(genes, topology="circular") -> str:
+    """Text of a GenBank record of 120 bases with coding sequences: place and notes of each."""
+    lines = [f"LOCUS       c                        120 bp    DNA     {topology:8} BCT 01-JAN-2000"]
+    lines += ["VERSION     c.1", "FEATURES             Location/Qualifiers"]
+    for i, (place, notes) in enumerate(genes):
+        lines.append(f"     CDS             {place}")
+        lines += [f"                     /{note}" for note in [*notes, f'locus_tag="x{i}"']]
+    lines += ["ORIGIN", *(f"{i:9d} {'acgtacgtac ' * 6}" for i in (1, 61)), "//", ""]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("topology", ["circular", "linear"])
+def test_genbank_keeps_parts_phase_and_pseudogenes(tmp_path, topology) -> None:
+    genes = [
         ("join(10..20,20..30)", ["codon_start=2"]),
         ("complement(join(101..120,1..10))", []),
+        ("join(complement(1..10),complement(101..120))", ["codon_start=3"]),
+        ("join(81..90,111..120,1..5,8..9)", []),
         ("40..60", ["pseudo"]),
-    ):
-        lines.append(f"     CDS             {place}\n")
-        lines += [f"                     /{note}\n" for note in [*notes, 'locus_tag="x"']]
-    lines += ["ORIGIN\n", *(f"{i:9d} {'acgtacgtac ' * 6}\n" for i in (1, 61)), "//\n"]
-    path = tmp_path / "a.gbk"
-    path.write_text("".join(lines))
-    found = [one for one in read_features(path) if one.kind == "CDS"]
-    rows = [(one.start, one.end, one.strand, one.spans(), one.phase, one.pseudo) for one in found]
-    assert rows == [
-        (0, 10, "-", ((0, 10),), 0, False),
-        (9, 30, "+", ((9, 20), (19, 30)), 1, False),
-        (39, 60, "+", ((39, 60),), 0, True),
-        (100, 120, "-", ((100, 120),), 2, False),
+        ("complement(join(1..10,101..120))", []),
     ]
+    path = tmp_path / "a.gbk"
+    path.write_text(genbank(genes, topology))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = {one.name: one for one in read_features(path) if one.kind == "CDS"}
+    rows = [
+        (one.start, one.end, one.strand, one.parts, one.phase, one.pseudo, one.size)
+        for one in (found[f"x{i}"] for i in range(len(genes)))
+    ]
+    assert rows == [
+        (9, 30, "+", ((9, 20), (19, 30)), 1, False, 0),
+        (100, 130, "-", (), 0, False, 120),
+        (100, 130, "-", (), 2, False, 120),
+        (80, 129, "+", ((80, 90), (110, 125), (127, 129)), 0, False, 120),
+        (39, 60, "+", (), 0, True, 0),
+        (0, 120, "-", ((0, 10), (100, 120)), 0, False, 0),  # an intron between them
+    ]
+    assert found["x3"].spans() == ((0, 5), (7, 9), (80, 90), (110, 120))
+
+
+@pytest.mark.parametrize(
+    ("place", "says", "kept"),
+    [
+        ("join(J00194.1:100..202,1..45)", "CDS x0 (parts of it lie on J00194.1)", True),
+        ("join(1..10,J1.1:5..9,J2:3..4,20..30)", "(parts of it lie on J1.1, J2)", True),
+        ("J00194.1:100..202", "CDS x0 (it lies on J00194.1), left out", False),
+        ("?..20", "CDS x0 (its place cannot be read), left out", False),
+        ("join(complement(1..10),20..30)", "(its parts lie on both strands)", True),
+        ("join(50..60,20..30)", "(its parts are not in the order of the record)", True),
+    ],
+)
+def test_genes_that_are_not_whole_are_named_and_count_for_none(tmp_path, place, says, kept) -> None:
+    path = tmp_path / "a.gbk"
+    path.write_text(genbank([(place, []), ("61..90", [])]))
+    with pytest.warns(UserWarning, match="not whole on their record") as caught:
+        found = read_features(path)
+    (text,) = [str(one.message) for one in caught]
+    assert f"{path}: " in text and "c.1: CDS x0 " in text and says in text
+    assert [one.pseudo for one in found if one.name == "x0"] == [True] * kept
+    assert [one.pseudo for one in found if one.name == "x1"] == [False]
+    # so that no label is learnt from its bases, and none of them speaks against a gene found there
+    states = gene_states(found, 120)
+    inside = [i for one in found if one.name == "x0" for a, b in one.spans() for i in range(a, b)]
+    assert (states[inside] == -1).all() and (states[60:90] > 0).all()
+    torn = [one for one in found if one.name == "x0"]
+    assert agreement([replace(one, strand="+") for one in torn], found, 120).found == 0

@@ -56,6 +56,7 @@ def test_features_are_means_or_last_vectors(model, genome) -> None:
         Feature("tiny2", 910, 1090, "-", parts=((910, 930), (1060, 1090))),
         Feature("tiny2", 1000, 1050, "."),  # N alone
         Feature("tiny2", 1099, 1100, "-"),
+        Feature("tiny2", 1090, 1100 + 905, "+", size=1100),  # across an origin
     ]
     ahead, back = (plain(model, genome, which) for which in "+-")
     kwargs = {"intervals": [REGION], "chunk": 64, "window": 400}
@@ -64,8 +65,10 @@ def test_features_are_means_or_last_vectors(model, genome) -> None:
     np.testing.assert_allclose(mean[0], np.r_[ahead[5:50].mean(0), back[5:50].mean(0)], 1e-4, 1e-6)
     np.testing.assert_allclose(mean[1], np.r_[ahead[rows].mean(0), back[rows].mean(0)], 1e-4, 1e-6)
     assert np.isnan(mean[2]).all()
+    rows = np.r_[0:5, 190:200]
+    np.testing.assert_allclose(mean[4], np.r_[ahead[rows].mean(0), back[rows].mean(0)], 1e-4, 1e-6)
     last = embed_features(model, genome, places, "last", "own", **kwargs)
-    for row, expected in zip(last, [ahead[49], back[10], ahead[149], back[199]]):
+    for row, expected in zip(last, [ahead[49], back[10], ahead[149], back[199], ahead[199]]):
         np.testing.assert_allclose(row, expected, 1e-5, 1e-6)
     with pytest.raises(ConfigError, match="pool"):
         embed_features(model, genome, places, "max")

@@ -44,10 +44,9 @@ def test_genes(small):
     assert record.name == "SMALL.1" and record.circular and record.sequence == "ACGT" * 10
     found = [(g.name, g.product, g.start, g.end, g.strand, g.kind) for g in record.genes]
     assert found == [
-        ("trnA", "tRNA-Ala", 0, 2, "+", "tRNA"),
         ("abc", "protein abc", 2, 8, "+", "CDS"),
         ("X_1", "", 9, 20, "-", "gene"),
-        ("trnA", "tRNA-Ala", 34, 40, "+", "tRNA"),
+        ("trnA", "tRNA-Ala", 34, 42, "+", "tRNA"),
     ]
 
 

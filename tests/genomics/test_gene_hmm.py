@@ -15,6 +15,7 @@ from longseq.genomics.data.tokenizer import decode, encode, reverse_complement
 from longseq.genomics.data.vcf import Variant
 from longseq.genomics.gene_hmm import GeneHMM, gene_model
 from longseq.genomics.gene_model import codon, digits, smoothed, words
+from longseq.genomics.variant_scores import Ratio
 from longseq.genomics.variant_sites import Scored
 
 
@@ -147,7 +148,7 @@ def test_variants_have_the_genes_scores_beside_the_networks(made, workdir: Path,
     assert symbolic["llr_gene"] == symbolic["llr_mix"] == wrong["llr_mix"] == ""
     assert main([*argv, "--out", "out.vcf", "--genes_from", "reference"]) == 0
     lines = Path("out.vcf").read_text().splitlines()
-    assert sum(line.startswith("##INFO=<ID=LSQ_") for line in lines) == 6
+    assert sum(line.startswith("##INFO=<ID=LSQ_") for line in lines) == 8
     assert f"LSQ_GENE={first['llr_gene']},." in lines[-2] and "LSQ_MIX=" in lines[-2]
     assert "LSQ_MIX" not in lines[-1] and "REF_MISMATCH" in lines[-1]
     capsys.readouterr()
@@ -157,8 +158,16 @@ def test_variants_have_the_genes_scores_beside_the_networks(made, workdir: Path,
 
 def test_strands_are_combined() -> None:
     nan = float("nan")
-    one = Scored([-1.0, -2.0, nan, nan], [-3.0, nan, -4.0, nan], [""] * 4, [0.5] * 4)
+    none = Ratio(nan, nan)
+    plus = [Ratio(-2.0, 1.0), Ratio(-2.0, 0.0), none, none]
+    minus = [Ratio(1.0, -4.0), none, Ratio(0.0, -4.0), none]
+    one = Scored(plus, minus, [""] * 4, [0.5] * 4)
     np.testing.assert_equal(one.combined(), [-2.0, -2.0, -4.0, nan])
     np.testing.assert_equal(one.combined("low"), [-3.0, -2.0, -4.0, nan])
+    np.testing.assert_equal(one.parts(), [(-0.5, -1.5), (-2.0, 0.0), (0.0, -4.0), none])
+    np.testing.assert_equal(one.parts("low"), [(-2.0, -4.0), (-2.0, 0.0), (0.0, -4.0), none])
+    np.testing.assert_equal(one.weighed("mean", 1.0), one.combined())
+    np.testing.assert_equal(one.weighed("low", 0.5), [-5.0, -1.0, -4.0, nan])
     np.testing.assert_equal(one.mixture("low"), [-2.5, -1.5, -3.5, nan])
+    np.testing.assert_equal(one.mixture("low", 0.5), [-4.5, -0.5, -3.5, nan])
     np.testing.assert_equal(one._replace(genes=None).mixture(), [nan] * 4)

@@ -130,9 +130,22 @@ def test_it_learns_genes_and_finds_them_in_another_genome(tmp_path, capsys) -> N
     found = {(row[3], row[4], row[6]) for row in rows}
     wanted = {(str(one.start + 1), str(one.end), one.strand) for one in features}
     assert len(found & wanted) >= 48
-    argv = ["genomics", "test", f"--ckpt_path={checkpoint}", "--data=GeneLabelData"]
-    assert main([*argv, f"--data.fasta={fasta}", f"--data.genes={genes}"]) == 0
-    assert "base_f1" in capsys.readouterr().out
+    capsys.readouterr()
+    scores = []
+    for data in ([], ["--data=GeneLabelData"]):  # the checkpoint knows its kind of data
+        argv = ["genomics", "test", f"--ckpt_path={checkpoint}", *data, f"--data.fasta={fasta}"]
+        assert main([*argv, f"--data.genes={genes}"]) == 0
+        scores += [line for line in capsys.readouterr().out.splitlines() if "base_f1" in line]
+    assert len(scores) == 2 and scores[0] == scores[1]
+    # another genome is not scored against the annotation of the one before it
+    argv = ["genomics", "test", f"--ckpt_path={checkpoint}", f"--data.fasta={fasta}"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert f"data.genes ({tmp_path / 'a.gff3'}) is of {tmp_path / 'a.fa'}: give" in said
+    assert main([*argv, "--data.genes", "null"]) == 2
+    assert "no coding sequences" in capsys.readouterr().err
+    assert main([*argv, f"--data.genes={genes}", "--data.genez=1"]) == 2
+    assert "GeneLabelData has no such argument; did you mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoder", [SMALL, BOTH], ids=["causal", "bidirectional"])

@@ -162,6 +162,7 @@ def test_the_commands_take_a_masked_checkpoint(genome, tmp_path, capsys) -> None
     assert main(["genomics", "variants", str(vcf), "--fasta", fasta, *at, out]) == 0
     text = (tmp_path / "out.vcf").read_text()
     assert "at the hidden site" in text and "LSQ_SKIP=.,NOT_SUBSTITUTION" in text
+    assert "LSQ_SITE" not in text and "LSQ_AFTER" not in text  # of which it has one alone
     matrix = str(tmp_path / "m.tsv")
     assert main(["genomics", "mutagenesis", fasta, "--region", "r0:10-10", *at, matrix]) == 0
     (row,) = list(read_rows(matrix))
@@ -169,6 +170,8 @@ def test_the_commands_take_a_masked_checkpoint(genome, tmp_path, capsys) -> None
     assert float(row[alt]) == pytest.approx(value, abs=1e-5) and float(row[ref]) == 0
     refused = ["genomics", "variants", str(vcf), "--fasta", fasta, *at, out, "--context", "100"]
     assert main(refused) == 2 and "leave it out" in capsys.readouterr().err
+    assert main([*refused[:-2], "--site_weight", "0.5"]) == 2
+    assert "site_weight: a masked model" in capsys.readouterr().err
     assert main(["genomics", "variants", str(vcf), "--fasta", fasta, *at, out, "--window=0"]) == 2
     argv = ["genomics", "predict", fasta, "--out", str(tmp_path / "x.csv"), "--hide_every", "5"]
     assert main(argv) == 2 and "masked models" in capsys.readouterr().err

@@ -81,6 +81,7 @@ def test_sums_of_features_are_those_of_their_bases(table, tmp_path) -> None:
         Feature("b", 3, 5, "-", "CDS", "none scored"),
         Feature("a", 0, 30, ".", "gene", "z"),
         Feature("c", 0, 30, ".", "gene", "elsewhere"),
+        Feature("b", 40, 45 + 10, "+", "gene", "across", size=45),
     ]
     sums = FeatureSums(features)
     assert len(list(sums.collected(chunks()))) == 3
@@ -107,6 +108,7 @@ def test_predict_writes_tracks_tables_of_genes_and_a_browser(workdir, capsys) ->
     genes.write_text(
         "tiny1\t.\tgene\t101\t400\t.\t+\t.\tID=g1;Name=$dnaA_1$\n"
         "tiny1\t.\tgene\t351\t600\t.\t-\t.\tID=g2\n"
+        "tiny1\t.\tgene\t2951\t3100\t.\t-\t.\tID=across;Is_circular=true\n"
     )
     start = ["genomics", "predict", "tiny", "--region", "tiny1:51-650", "--genes", str(genes)]
     more = ["--gene_table", "g.tsv", "--plot", "p.png", "--out", "s.parquet"]
@@ -116,6 +118,7 @@ def test_predict_writes_tracks_tables_of_genes_and_a_browser(workdir, capsys) ->
     inside = scores[(scores["position"] >= 100) & (scores["position"] < 400)]
     total = inside["log_likelihood"].dropna().astype("float64").sum()
     assert table["log_likelihood"][0] == pytest.approx(total, rel=1e-9)
+    assert list(table["end"]) == [400, 600, 3100] and table["bases"][2] == 49  # 52 … 100
     assert (workdir / "p.png").stat().st_size > 10_000
     assert main([*start, "--plot", "p.png", "--out", "s.bedgraph"]) == 2
     assert "is drawn from a table" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.tokenizer import decode, encode, is_base, reverse_complement
 from longseq.genomics.data.vcf import Variant, read_variants
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.scorers import load_scorer
 from longseq.genomics.streaming import Stream, reach
 from longseq.genomics.variant_scores import Scorer
 from longseq.genomics.variant_sites import Options, prepare, score_variants
@@ -66,8 +67,9 @@ def variants(genome: Genome) -> list[Variant]:
     return found
 
 
-def passes(scorer: Scorer, chrom: str, strand: str, start: int, ref: str, alt: str) -> float:
-    """ln p(ALT …) - ln p(REF …) by two passes from the first base of the context to the last."""
+def passes(scorer: Scorer, chrom: str, strand: str, start: int, ref: str, alt: str) -> list[float]:
+    """ln p(ALT …) - ln p(REF …) by two passes from the first base of the context to the last: of
+    the alleles, of what follows, and of both."""
     size = scorer.genome.records[scorer.genome.resolve(chrom)]
     if strand == "-":
         start, ref, alt = (
@@ -84,8 +86,9 @@ def passes(scorer: Scorer, chrom: str, strand: str, start: int, ref: str, alt: s
             logp = Stream(scorer.model, scorer.reach).read(tokens)[0].float().log_softmax(-1)
         logp = torch.cat([torch.full_like(logp[:1], math.log(0.25)), logp[:-1]])
         scores = logp.gather(1, tokens[0, :, None])[:, 0].double().numpy()
-        totals.append(np.where(is_base(ids), scores, 0)[start - begin :].sum())
-    return float(totals[1] - totals[0])
+        own = np.where(is_base(ids), scores, 0)[start - begin :]
+        totals.append([own[: len(allele)].sum(), own[len(allele) :].sum(), own.sum()])
+    return [float(b - a) for a, b in zip(*totals)]
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -95,9 +98,10 @@ def test_scores_are_those_of_two_passes(mixer: str, genome: Genome) -> None:
     for variant, scored in zip(given, found, strict=True):
         assert not any(scored.reasons)
         for i, alt in enumerate(variant.alts):
-            for strand, values in (("+", scored.forward), ("-", scored.reverse)):
+            for strand, values in (("+", scored.plus), ("-", scored.minus)):
                 where = (variant.chrom, strand, variant.start, variant.ref, alt)
-                assert values[i] == pytest.approx(passes(by, *where), abs=1e-5), where
+                got = [*values[i], values[i].whole]
+                assert got == pytest.approx(passes(by, *where), abs=1e-5), where
             assert scored.mean()[i] == (scored.forward[i] + scored.reverse[i]) / 2
 
 
@@ -171,7 +175,7 @@ def test_vcf_in_vcf_out(suffix: str, checkpoint: str, genome: Genome, capsys) ->
     lines = (gzip.decompress(raw) if suffix == ".vcf.gz" else raw).decode().splitlines()
     before = text.splitlines()
     added = [one for one in lines if one.startswith("##") and one not in before]
-    assert [one.startswith("##INFO=<ID=LSQ_") for one in added] == [True] * 4 + [False]
+    assert [one.startswith("##INFO=<ID=LSQ_") for one in added] == [True] * 6 + [False]
     assert [one for one in lines if one.startswith("#") and one not in added] == before[:5]
     for old, new, reason in zip(before[5:], lines[5 + len(added) :], REASONS, strict=True):
         parts, again = old.split("\t"), new.split("\t")
@@ -189,6 +193,33 @@ def test_vcf_in_vcf_out(suffix: str, checkpoint: str, genome: Genome, capsys) ->
     assert len(rows) == 13 and rows[0]["id"] == "rs1" and rows[0]["pos"] == "300"
     assert rows[0]["llr"] == info(lines[5 + len(added)])["LSQ_LLR"]
     assert rows[1]["reason"] == "REF_MISMATCH" and rows[1]["llr"] == ""
+
+
+def test_the_sites_own_part_may_count_less(checkpoint: str, genome: Genome, capsys) -> None:
+    Path("in.vcf").write_text(vcf(genome))
+    argv = ["genomics", "variants", "in.vcf", "--fasta", str(genome.path), "--combine", "low"]
+    argv += ["--ckpt_path", checkpoint, "--context", str(C), "--window", str(W)]
+    assert main([*argv, "--out", "plain.vcf"]) == 0
+    assert "LSQ_SCORE" not in Path("plain.vcf").read_text()
+    assert main([*argv, "--out", "out.vcf", "--site_weight", "0.25"]) == 0
+    lines = Path("out.vcf").read_text().splitlines()
+    (said,) = [one for one in lines if "ID=LSQ_SCORE" in one]
+    assert "Number=A,Type=Float" in said and '"0.25 LSQ_SITE + LSQ_AFTER"' in said
+    assert main([*argv, "--out", "out.tsv", "--site_weight", "0.25"]) == 0
+    rows = [row for row in read_rows("out.tsv") if row["llr"]]
+    first = info(next(one for one in lines if one.startswith("1\t300\trs1")))
+    names = ("llr", "llr_site", "llr_after", "score")
+    fields = ("LSQ_LLR", "LSQ_SITE", "LSQ_AFTER", "LSQ_SCORE")
+    assert [first[name] for name in fields] == [rows[0][name] for name in names]
+    variants_ = list(read_variants("in.vcf"))
+    found = score_variants(variants_, load_scorer(genome.path, checkpoint, W), Options(C, W))
+    for row, one in zip(rows, [one for one in found if "" in one.reasons], strict=True):
+        numbers = [one.combined("low")[0], *one.parts("low")[0], one.weighed("low", 0.25)[0]]
+        assert [float(row[name]) for name in names] == pytest.approx(numbers, abs=1e-6)
+    # what was given for plain.vcf is as it was, whatever the weight
+    assert info(Path("plain.vcf").read_text().splitlines()[-3])["LSQ_LLR"] == rows[-1]["llr"]
+    assert main([*argv, "--out", "bad.vcf", "--site_weight", "-1"]) == 2
+    assert "site_weight must not be below 0" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_goes_on(checkpoint: str, genome: Genome, capsys, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.domain import load_domain
 from longseq.core.errors import ConfigError
-from longseq.core.shell.agreement import agree
+from longseq.core.shell.agreement import agree, check_described
 from longseq.core.shell.arguments import resolve_configs
 from longseq.core.shell.cli import main
 
@@ -120,3 +120,41 @@ def test_a_new_model_is_made_to_fit_its_data(
     assert "num_classes is 4, but images has 3 classes" in capsys.readouterr().err
     assert main([*argv, "--config=mine.yaml"]) == 2
     assert "num_classes is 5, but images has 3 classes" in capsys.readouterr().err
+
+
+GENES = {
+    "class_path": "longseq.genomics.data.gene_labels.GeneLabelData",
+    "init_args": {"fasta": ["a.fa", "b.fa"], "genes": ["a.gff", "b.gff"], "bed": None},
+}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--data.genes", "other.gff"],
+        ["--data.fasta", "[a.fa, b.fa]"],
+        ["--data.fasta=x.fa", "--data.genes=x.gff"],
+        ["--data.init_args.fasta=x.fa", "--data.genes", "null"],
+    ],
+)
+def test_what_describes_files_is_given_with_them(argv: list[str]) -> None:
+    check_described(GENES, argv, [])
+    check_described(None, argv, [])
+
+
+@pytest.mark.parametrize("name", ["x.fa", "[b.fa, a.fa]", "@x", "{x", "12"])
+def test_other_files_are_not_read_with_what_describes_those_before(
+    name: str, tmp_path: Path
+) -> None:
+    says = "data.genes .*a.gff.* is of .*a.fa.*give --data.genes too, null for none"
+    with pytest.raises(ConfigError, match=says):
+        check_described(GENES, ["--data.fasta", name], [])
+    file = tmp_path / "x.yaml"
+    file.write_text(f"data: {{init_args: {{fasta: '{name}'}}}}")
+    with pytest.raises(ConfigError, match="genes too, null"):
+        check_described(GENES, [], [str(file)])
+    file.write_text(f"data: {{init_args: {{fasta: '{name}', genes: null}}}}")
+    check_described(GENES, [], [str(file)])
+    one = {"class_path": GENES["class_path"], "init_args": {"fasta": name, "genes": "a.gff"}}
+    check_described(one, ["--data.fasta", name], [])  # as it was written

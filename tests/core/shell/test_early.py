@@ -121,3 +121,13 @@ def test_a_configuration_names_the_class_and_the_file(tmp_path: Path) -> None:
     assert early.class_of(domain, [], [str(file)], "model") == "longseq.timeseries.task.SpaceTime"
     with pytest.raises(DataError, match=r"none\.csv"):
         early.check(domain, [], [str(file)])
+
+
+def test_a_checkpoint_decides_what_its_classes_take(tmp_path: Path) -> None:
+    """Its data may be of another class than the domain's own."""
+    domain = load_domain("genomics")
+    argv = ["--ckpt_path", "m.ckpt", "--data.genes", "x.gff3"]
+    early.check_flags(domain, argv, [])
+    for wrong in (argv[2:], ["--data=GenomeData", *argv], [*argv, "--trainer.max_stepz=1"]):
+        with pytest.raises(ConfigError, match=r"GenomeData has no such|trainer\.max_steps"):
+            early.check_flags(domain, wrong, [])

@@ -59,3 +59,25 @@ def test_code_from_outside_has_the_interpreters_own_end(tmp_path: Path, outside:
     done = _program("", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "never_closed.txt").read_text() == "kept"
+
+
+_WARNS = """
+import warnings
+
+def main():
+    with warnings.catch_warnings():  # as a library of ours does
+        warnings.warn("two\\n  lines", stacklevel=1)
+        warnings.warn("later", FutureWarning, stacklevel=1)
+    return 0
+
+program.main = main
+"""
+
+
+def test_warnings_are_notes_of_one_line_without_places_in_the_source(monkeypatch) -> None:
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    assert _program(_WARNS).stderr == "note: two lines\n"
+    said = _program(_WARNS, "run").stderr
+    assert "UserWarning: two\n  lines" in said and "FutureWarning: later" in said
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    assert "UserWarning: two\n  lines" in _program(_WARNS).stderr
