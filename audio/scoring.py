@@ -135,11 +135,11 @@ def score_file(detector: Detector, path: str | Path, name: str | None = None) ->
         reason = "; ".join([why, *notes])
         return FileScore(shown, seconds, None, UNSCORABLE, reason, tags=tags)
 
+    if heard.peak == 0.0 and seconds >= SHORTEST:
+        return unscorable("silent: nothing to judge")
     if seconds < SHORTEST or not heard.segments:
         samples = f"{stream.frames_read} sample{'s' if stream.frames_read != 1 else ''}"
         return unscorable(f"{samples} ({seconds:.4g} s): too short for a score")
-    if heard.peak == 0.0:
-        return unscorable("silent: nothing to judge")
     bad = [part for part in heard.segments if not math.isfinite(part.logit)]
     logit = song_logit(heard.segments) if heard.logit is None else heard.logit
     if bad or not math.isfinite(logit):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -254,3 +256,23 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
     found = task(torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
+
+
+def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, capsys):
+    """A cut file and silence end in voices and a note; a second run does no more."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    soundfile.write("in/cut.wav", 0.3 * tune(3, 2.0, RATE), RATE)
+    content = Path("in/cut.wav").read_bytes()
+    Path("in/cut.wav").write_bytes(content[: len(content) // 2])
+    soundfile.write("in/silent.wav", np.zeros(RATE), RATE)
+    soundfile.write("in/good.wav", 0.3 * tune(4, 1.0, RATE), RATE)
+    for _ in range(2):
+        assert main(["audio", "separate", "in", "--out", "in/voices"]) == 0
+        shown = capsys.readouterr()
+        assert "3 of 3 recordings" in shown.out and "good.wav" not in shown.err
+        notes = {Path(line.split(": ")[1]).name: line for line in shown.err.splitlines()}
+        assert "is truncated: its end is missing" in notes["cut.wav"]
+        assert notes["silent.wav"].endswith("silent.wav: is silent")
+    assert len(list(Path("in/voices").iterdir())) == 6
+    assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100

@@ -99,6 +99,7 @@ def test_odd_files_end_in_a_verdict_of_their_own(detector: WitnessDetector, tmp_
         found = score_file(detector, tmp_path / f"{name}.wav")
         assert found.verdict == verdict, found
         assert (found.probability is None) == (verdict == "unscorable")
+        assert ("silent: nothing to judge" in found.reason) == (name == "silent")
     half = np.concatenate((np.zeros(21 * RATE, np.float32), noise(6.0)))
     soundfile.write(tmp_path / "half.wav", half, RATE, "FLOAT")
     assert score_file(detector, tmp_path / "half.wav").probability is not None
