@@ -244,11 +244,13 @@ class AudioStream:
     def _checked(self, block: np.ndarray, rate: int) -> np.ndarray:
         self.frames_read += len(block)
         self.seconds += len(block) / rate
-        if not np.isfinite(block).all():
+        finite = np.isfinite(block)
+        if not finite.all():
+            first = self.seconds - (len(block) - int(finite.all(1).argmin())) / rate
             raise UnscorableError(
                 "holds values that are not finite",
                 path=self._file,
-                record=f"before second {self.seconds:.1f}",
+                record=f"from second {first:.3f}",
             )
         return block
 
