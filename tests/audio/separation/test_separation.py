@@ -48,6 +48,8 @@ def test_any_length_and_level(name):
         assert y.shape == (2, 2, length) and y.isfinite().all()
         torch.testing.assert_close(model(100 * x), 100 * y, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(model(x[1:]), y[1:], rtol=1e-9, atol=1e-9)
+    shared = ((x - y.sum(1)) * y.sum(1)).mean(1)  # least squares: the rest holds none of the sum
+    torch.testing.assert_close(shared, torch.zeros_like(shared), atol=1e-9, rtol=0)
     assert not model(torch.zeros(1, 50, dtype=torch.float64)).any()
     model(x).square().sum().backward()
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
@@ -252,6 +254,8 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert main(["audio", "separate", "a.wav", "--out", "out"]) == 0
     voices = np.stack([soundfile.read(f"out/a_voice{i}.wav")[0] for i in (1, 2)])
     assert voices.shape == (2, RATE) and np.isfinite(voices).all() and voices.any(1).all()
+    # Neither turned over nor at another level: their sum is the recording, as near as it gets.
+    assert 0.9 < np.vdot(voices.sum(0), audio) / np.vdot(audio, audio) <= 1.0
     task = load_separator()
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
     found = task(torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
