@@ -18,6 +18,23 @@ _NARROWEST, _ERROR = (0.35, 0.65), 0.05
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A stretch of a song and its score.
+
+    Args:
+        start: s.
+        end: s.
+        logit: mean log-odds that it is synthetic, before calibration.
+        weight: of this segment in the song's mean, for example its number of frames.
+    """
+
+    start: float
+    end: float
+    logit: float
+    weight: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """p = σ(slope · logit + offset); between ``low`` and ``high`` the verdict is "uncertain".
 

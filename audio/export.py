@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longseq.audio.models.registry import MODELS, load_published
 from longseq.audio.witnesses.detector import WitnessDetector
-from longseq.core.checkpoints.contents import check_sizes
-from longseq.core.checkpoints.layouts import read_state_dict
-from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
+from longseq.core.arrays import read_arrays, read_parameters
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # Lightning costs a scan 270 MB that it does not need
+if TYPE_CHECKING:  # torch and Lightning cost a scan 0.8 GB that it does not need
     from longseq.audio.separation.task import VoiceSeparator
     from longseq.audio.task import SongDetector
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "witnesses.safetensors"
 # A Mamba that was trained as docs/audio.md says: the demo's and the notebook's example.
 EXAMPLE = PACKAGED.with_name("mamba_resynthesis.safetensors")
+_WITNESSES = "longseq.audio.witnesses.detector.WitnessDetector"
 PACKAGED_SEPARATOR = PACKAGED.with_name("separator.safetensors")
 
 
@@ -45,10 +43,12 @@ def load_detector(path: str | Path | None = None) -> Any:
         task = load_task(file, SongDetector)
         assert isinstance(task, SongDetector)
         return task
+    if read_parameters(file).get("_class_path") == _WITNESSES:
+        return WitnessDetector.load(*read_arrays(file), file)
+    from longseq.core.checkpoints.safe import read_weights
+
     state, hyper = read_weights(file)
     kind, extra = hyper.pop("_class_path", None), hyper.pop("extra", None)
-    if kind == "longseq.audio.witnesses.detector.WitnessDetector":
-        return WitnessDetector.load(dict(state), hyper, file)
     if kind != "longseq.audio.task.SongDetector" or not isinstance(extra, dict):
         raise DataError(
             "holds no detector of longseq",
@@ -70,6 +70,7 @@ def load_separator(path: str | Path | None = None) -> VoiceSeparator:
         DataError: if the file is unusable or of another model.
     """
     from longseq.audio.separation.task import VoiceSeparator
+    from longseq.core.checkpoints.safe import read_weights
 
     file = PACKAGED_SEPARATOR if path is None else Path(path)
     if file.suffix != ".safetensors":
@@ -94,6 +95,9 @@ def _filled(
     cls: type[Any], hyper: dict[str, Any], extra: dict[str, Any], state: dict[str, Any], file: Path
 ) -> Any:
     """Returns a task of a class in evaluation mode, of what ``export`` wrote."""
+    from longseq.core.checkpoints.contents import check_sizes
+    from longseq.core.checkpoints.safe import check_state_dict
+
     check_sizes(hyper, state, file)
     try:
         task = cls(**hyper)
@@ -116,7 +120,9 @@ def load_sonics(path: str | Path) -> SongDetector:
     Raises:
         DataError: if the weights are unusable, or no model fits them in every key and shape.
     """
+    from longseq.audio.models.registry import MODELS, load_published
     from longseq.audio.task import SongDetector
+    from longseq.core.checkpoints.layouts import read_state_dict
 
     file = Path(path) / "pytorch_model.bin" if Path(path).is_dir() else Path(path)
     state = read_state_dict(file)
@@ -152,6 +158,8 @@ def export(task: SongDetector | VoiceSeparator, path: str | Path) -> None:
     Raises:
         ConfigError: for another ending.
     """
+    from longseq.core.checkpoints.safe import save_weights
+
     if Path(path).suffix != ".safetensors":
         raise ConfigError(f"--out must end in .safetensors, got {path}")
     hyper: dict[str, Any] = {**dict(task.hparams), "extra": task.facts}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from longseq.audio.calibration import UNREADABLE
-from longseq.audio.data.listing import list_audio
+from longseq.audio.data.listing import list_audio, outside
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import FileScore, score_files, shown_name
 from longseq.core.command_line import CommandParser
@@ -21,17 +21,18 @@ from longseq.core.tables import DELIMITERS, check_table, write_rows
 COLUMNS = {"file": "", "duration_s": ".3f", "probability": ".9g", "verdict": "", "reason": ""}
 
 
-def list_files(root: str | Path) -> tuple[Path, list[Path]]:
+def list_files(root: str | Path, out: str | Path | None = None) -> tuple[Path, list[Path]]:
     """Returns the folder that names are relative to, and the audio files in it; says what is left
     out.
 
     Args:
         root: a folder, or one file.
+        out: folder that results go to: what an earlier run wrote there is no input.
 
     Raises:
         DataError: if it holds no files.
     """
-    files, other = list_audio(root)
+    files, other = (outside(found, root, out) for found in list_audio(root))
     if other:
         names = ", ".join(shown_name(path.name) for path in other[:3]) + (
             ", …" if len(other) > 3 else ""

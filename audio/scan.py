@@ -104,8 +104,7 @@ def run(argv: Sequence[str]) -> int:
     if out.is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     detector = load_detector(args.ckpt_path).to(args.device)
-    folder, files = list_files(args.folder)
-    files = [file for file in files if out.resolve() not in file.resolve().parents]
+    folder, files = list_files(args.folder, out)
     if args.restart:
         (out / "results.jsonl").unlink(missing_ok=True)
     maker = {"longseq": __version__, "detector": checksum(args.ckpt_path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from longseq.audio.calibration import (
     NO_SIGN,
@@ -22,9 +22,9 @@ from longseq.audio.calibration import (
     UNREADABLE,
     UNSCORABLE,
     Calibration,
+    Segment,
 )
 from longseq.audio.data.reading import AudioStream, UnscorableError
-from longseq.audio.models.detector import Segment
 from longseq.core.checks import check_positive
 from longseq.core.errors import DataError
 
@@ -135,11 +135,11 @@ def score_file(detector: Detector, path: str | Path, name: str | None = None) ->
         reason = "; ".join([why, *notes])
         return FileScore(shown, seconds, None, UNSCORABLE, reason, tags=tags)
 
+    if heard.peak == 0.0 and seconds >= SHORTEST:
+        return unscorable("silent: nothing to judge")
     if seconds < SHORTEST or not heard.segments:
         samples = f"{stream.frames_read} sample{'s' if stream.frames_read != 1 else ''}"
         return unscorable(f"{samples} ({seconds:.4g} s): too short for a score")
-    if heard.peak == 0.0:
-        return unscorable("silent: nothing to judge")
     bad = [part for part in heard.segments if not math.isfinite(part.logit)]
     logit = song_logit(heard.segments) if heard.logit is None else heard.logit
     if bad or not math.isfinite(logit):
@@ -179,8 +179,10 @@ def score_files(
         folder: that their names are relative to.
         workers: files at a time, each on one thread; decoding and the model leave Python's lock.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch = sys.modules.get("torch")  # only some detectors need it
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
     waiting: deque[Future[FileScore]] = deque()
     pool = ThreadPoolExecutor(check_positive("--workers", workers))
     try:
@@ -194,7 +196,8 @@ def score_files(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def _reason(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.audio.data.listing import list_audio
+from longseq.audio.data.listing import list_audio, outside
 from longseq.audio.data.reading import read_audio
 from longseq.audio.synthesis import METHODS, synthesize
 from longseq.core.checks import check_positive
@@ -136,7 +136,7 @@ def run(argv: Sequence[str]) -> int:
     check_positive("--sample_rate", args.sample_rate)
     if args.seconds is not None and args.seconds < 1:
         raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
-    files = [file for root in args.songs for file in list_audio(root)[0]]
+    files = [file for root in args.songs for file in outside(list_audio(root)[0], root, args.out)]
     if not files:
         raise DataError("holds no audio", path=args.songs[0])
     seen: dict[str, Path] = {}

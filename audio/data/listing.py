@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from longseq.audio.data.reading import is_audio_name, sniff
@@ -64,3 +64,17 @@ def _is_audio(path: Path) -> bool:
         return path.is_file() and os.access(path, os.R_OK) and sniff(path) is not None
     except OSError:
         return False
+
+
+def outside(files: Sequence[Path], root: str | Path, out: str | Path | None) -> list[Path]:
+    """Returns the files of a folder without those that an earlier run wrote to a folder in it.
+
+    Args:
+        files: inside ``root``.
+        root: the folder, or one file.
+        out: folder that results go to; only if it lies inside ``root`` is anything left out.
+    """
+    place = Path(out or root).resolve()
+    if Path(root).resolve() not in place.parents:
+        return list(files)
+    return [file for file in files if place not in file.resolve().parents]

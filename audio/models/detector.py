@@ -4,7 +4,6 @@ state."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,28 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from longseq.audio.calibration import Segment
 from longseq.audio.features import BlockStream, MelPower, normalise_blocks
 from longseq.core.backbone import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a song and its score.
-
-    Args:
-        start: s.
-        end: s.
-        logit: mean log-odds that it is synthetic, before calibration.
-        weight: of this segment in the song's mean, for example its number of frames.
-    """
-
-    start: float
-    end: float
-    logit: float
-    weight: float
 
 
 class FrameStem(nn.Module):

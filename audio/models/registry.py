@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from longseq.audio.models.detector import MambaDetector, Segment
+from longseq.audio.calibration import Segment
+from longseq.audio.models.detector import MambaDetector
 from longseq.audio.models.spectttra import SpecTTTra
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longseq.audio.calibration import Segment
 from longseq.audio.features import LogMel, unit_gain
-from longseq.audio.models.detector import Segment
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 

@@ -21,6 +21,8 @@ class MaskSeparator(nn.Module):
         W = ReLU(Conv(x)),  M = ReLU(network(W)),  x_s = Conv⁻¹(W ⊙ M_s)
 
     A recording is scaled to a mean power of one and back, so that its level changes nothing else.
+    The ratio that is trained for says nothing of the output's level and sign: the voices are scaled
+    by the one factor that brings their sum nearest to the recording.
 
     Args:
         network: maps (B, L, D) to (B, L, D).
@@ -54,7 +56,13 @@ class MaskSeparator(nn.Module):
         masks = masks.unflatten(-1, (self.voices, -1)).movedim(2, 1)
         masked = (bank.unsqueeze(1) * masks).flatten(0, 1)
         out = self.decoder(masked.mT).squeeze(1)[:, edge : edge + length]
-        return out.unflatten(0, (batch, self.voices)) * scale.unsqueeze(-1)
+        out = out.unflatten(0, (batch, self.voices))
+        total = out.sum(1)
+        if total.dtype in (torch.bfloat16, torch.float16):
+            total = total.float()
+        power = total.square().mean(1, keepdim=True).clamp(min=1e-8)
+        factor = (total * audio).mean(1, keepdim=True) / power
+        return out * factor.unsqueeze(-1)
 
 
 class MossFormer(MaskSeparator):

@@ -82,8 +82,9 @@ def _order(before: np.ndarray, now: np.ndarray) -> list[int]:
 
 def separate_file(
     task: VoiceSeparator, path: Path, targets: Sequence[Path], seconds: float = 8.0
-) -> None:
-    """Writes every voice of a recording as float samples at the task's rate.
+) -> list[str]:
+    """Writes every voice of a recording as float samples at the task's rate; returns what is odd
+    about the recording, in words.
 
     Args:
         task: in evaluation mode.
@@ -104,9 +105,12 @@ def separate_file(
             )
             for place in places
         ]
-        for part in separate_stream(task, iter(AudioStream(path, task.sample_rate)), seconds):
+        stream, heard = AudioStream(path, task.sample_rate), False
+        for part in separate_stream(task, iter(stream), seconds):
+            heard = heard or bool(part.any())
             for file, voice in zip(files, part):
                 file.write(voice)
+    return stream.notes if heard else [*stream.notes, "is silent"]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -130,7 +134,7 @@ def run(argv: Sequence[str]) -> int:
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)
-    folder, files = list_files(args.source)
+    folder, files = list_files(args.source, args.out)
     done, stems = 0, Counter(file.with_suffix("") for file in files)
     for number, file in enumerate(files, 1):
         place = Path(args.out) / file.relative_to(folder).parent
@@ -139,10 +143,12 @@ def run(argv: Sequence[str]) -> int:
             # Of two recordings that differ in the ending alone, it stays in the name.
             name = file.stem if stems[file.with_suffix("")] == 1 else file.name
             targets = [place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)]
-            separate_file(task, file, targets, args.seconds)
+            notes = separate_file(task, file, targets, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
+        if notes:
+            print(f"note: {shown_name(file)}: {'; '.join(notes)}", file=sys.stderr)
         done += 1
         names = ", ".join(shown_name(target.name) for target in targets)
         print(f"[{number}/{len(files)}] {names}", flush=True)

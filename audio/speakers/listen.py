@@ -107,15 +107,17 @@ def probabilities(
 
 def _through(
     task: ActiveSpeakers, file: Path, voices: np.ndarray, seconds: float
-) -> Iterator[np.ndarray]:
-    """Goes through a file twice: for its mean power, and for the speakers."""
+) -> tuple[list[np.ndarray], list[str]]:
+    """Goes through a file twice, for its mean power, and for the speakers; returns their
+    probabilities, and what is odd about the file in words."""
     total, count = 0.0, 0
     for chunk in AudioStream(file, task.sample_rate):
         total, count = total + float(np.square(chunk, dtype=np.float64).sum()), count + len(chunk)
     if not np.isfinite(total):
         raise DataError("has samples that are not finite", path=file)
     stream = AudioStream(file, task.sample_rate)
-    return probabilities(task, stream, voices, total / max(1, count), seconds)
+    parts = list(probabilities(task, stream, voices, total / max(1, count), seconds))
+    return parts, stream.notes if total else [*stream.notes, "is silent"]
 
 
 def turns(probability: np.ndarray, names: Sequence[str], frame: float) -> list[Turn]:
@@ -182,14 +184,17 @@ def run(argv: Sequence[str]) -> int:
     voices = enrolled(args.voices, task.sample_rate)
     if len({_word(name) for name in voices}) < len(voices):
         raise DataError("two speakers have names that differ in blanks alone", path=args.voices)
-    folder, files = list_files(args.source)
+    folder, files = list_files(args.source, args.out)
     frame, done = task.model.hop / task.sample_rate, 0
     for number, file in enumerate(files, 1):
         try:
-            parts = list(_through(task, file, np.stack(list(voices.values())), args.seconds))
+            known = np.stack(list(voices.values()))
+            parts, notes = _through(task, file, known, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
+        if notes:
+            print(f"note: {shown_name(file)}: {'; '.join(notes)}", file=sys.stderr)
         whole = np.concatenate([np.zeros((len(voices), 0), np.float32), *parts], 1)
         found = turns(whole, list(voices), frame)
         inside = file.relative_to(folder)

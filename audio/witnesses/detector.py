@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from longseq.audio.calibration import Calibration
+from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream
-from longseq.audio.models.detector import Segment
 from longseq.audio.scoring import Heard
 from longseq.audio.witnesses.comb import Comb, find_comb
-from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
+from longseq.audio.witnesses.sequence import frequency_model, sequence_features
 from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
 from longseq.audio.witnesses.texture import FEATURES, known, texture
-from longseq.core.checkpoints.safe import check_state_dict, save_weights
+from longseq.core.arrays import check_arrays, write_arrays
 from longseq.core.errors import ConfigError, DataError
 
 SECONDS = 20.0  # of a segment
@@ -128,7 +125,7 @@ def shape_profile(level: np.ndarray) -> np.ndarray:
     return np.concatenate((np.maximum(bands - bands.max(), -80) / 10, rough[::4]))
 
 
-class WitnessDetector(nn.Module):
+class WitnessDetector:
     """Comb, sequence and texture on spectra at 44.1 kHz; what each found is the evidence.
 
     rarity_k = -log₁₀ (share of real music that witness k scores as high)
@@ -142,11 +139,14 @@ class WitnessDetector(nn.Module):
         calibration: of e.
         methods: that were learnt from.
         songs: groups of songs (albums, packages) of every part.
+        weights: float32, by name: ``sequence.`` and those of ``FrequencyModel``; ``texture_mean``
+            and ``texture_weight`` (methods, 384), ``texture_bias`` (methods,).
+
+    Raises:
+        ConfigError: without a tail of every witness.
+        DataError: if the weights are not those of these settings.
     """
 
-    texture_mean: Tensor
-    texture_weight: Tensor
-    texture_bias: Tensor
     rate = RATE
 
     def __init__(
@@ -158,21 +158,36 @@ class WitnessDetector(nn.Module):
         calibration: Calibration,
         methods: list[str],
         songs: dict[str, list[str]],
+        weights: dict[str, np.ndarray],
     ) -> None:
-        super().__init__()
-        self.hyper = dict(sequence)
-        self.sequence = FrequencyModel(**sequence)
-        self.textures = list(textures)
-        self.register_buffer("texture_mean", torch.zeros(len(textures), FEATURES))
-        self.register_buffer("texture_weight", torch.zeros(len(textures), FEATURES))
-        self.register_buffer("texture_bias", torch.zeros(len(textures)))
         if set(tails) != {*NAMES, *textures}:
             raise ConfigError(f"needs a tail of every witness: {', '.join([*NAMES, *textures])}")
+        self.hyper, self.textures = dict(sequence), list(textures)
         self.tails, self.shape, self.calibration = tails, shape, calibration
         self.methods, self.songs = methods, songs
-        self.eval()
+        self.weights = {name: value.astype(np.float32) for name, value in weights.items()}
+        own = (len(textures), FEATURES)
+        shapes = {"texture_mean": own, "texture_weight": own, "texture_bias": own[:1]}
+        mine = {k: v for k, v in self.weights.items() if not k.startswith("sequence.")}
+        check_arrays(shapes, mine, "WitnessDetector")
+        self._sequence = frequency_model(self.hyper, self._of_sequence())
 
-    @torch.inference_mode()
+    def _of_sequence(self) -> dict[str, np.ndarray]:
+        start = "sequence."
+        return {k[len(start) :]: v for k, v in self.weights.items() if k.startswith(start)}
+
+    def to(self, device: str) -> WitnessDetector:
+        """Has the sequence model run on another device, by torch; the rest is NumPy's.
+
+        Args:
+            device: "cpu", or one of torch's.
+        """
+        if device != "cpu":
+            from longseq.audio.witnesses.model import run_trained
+
+            self._sequence = run_trained(self.hyper, self._of_sequence(), device)
+        return self
+
     def scores(
         self, level: np.ndarray, textures: np.ndarray | None, comb: Comb | None = None
     ) -> dict[str, float]:
@@ -183,19 +198,16 @@ class WitnessDetector(nn.Module):
             textures: features (384,); None if they were not measured.
             comb: found in the spectrum; None to leave the combs out.
         """
-        found = {}
         features = sequence_features(level)
-        device = self.texture_bias.device
-        found["sequence"] = float(self.sequence(torch.from_numpy(features).to(device)[None])[0])
+        found = {"sequence": self._sequence(features)}
         if comb is not None:
             found |= {"comb": comb.score, "moved comb": comb.moved}
         else:
             found["comb"] = float(features[2].max() * 5)
         if textures is not None:
-            x = torch.from_numpy(textures).to(device) - self.texture_mean
             # Bands that hold nothing say nothing.
-            x = x * torch.from_numpy(known(bandwidth(level))).to(x)
-            values = (x * self.texture_weight).sum(1) + self.texture_bias
+            x = (textures - self.weights["texture_mean"]) * known(bandwidth(level))
+            values = (x * self.weights["texture_weight"]).sum(1) + self.weights["texture_bias"]
             found |= dict(zip(self.textures, values.tolist()))
         return found
 
@@ -301,14 +313,16 @@ class WitnessDetector(nn.Module):
             "methods": self.methods,
             "songs": self.songs,
         }
-        save_weights(path, self, known)
+        write_arrays(path, self.weights, known)
 
     @classmethod
-    def load(cls, state: dict[str, Tensor], known: dict[str, Any], file: Path) -> WitnessDetector:
+    def load(
+        cls, weights: dict[str, np.ndarray], known: dict[str, Any], file: Path
+    ) -> WitnessDetector:
         """Makes one of a file's weights and metadata.
 
         Args:
-            state: the weights.
+            weights: by name.
             known: the metadata.
             file: for messages.
 
@@ -316,7 +330,7 @@ class WitnessDetector(nn.Module):
             DataError: if they do not fit.
         """
         try:
-            made = cls(
+            return cls(
                 known["sequence"],
                 list(known["textures"]),
                 {name: Tail(**tail) for name, tail in known["tails"].items()},
@@ -324,12 +338,12 @@ class WitnessDetector(nn.Module):
                 Calibration(**known["calibration"]),
                 list(known["methods"]),
                 dict(known["songs"]),
+                weights,
             )
-        except (TypeError, KeyError, ConfigError) as error:
+        except DataError as error:
+            raise DataError(str(error), path=file) from error
+        except (TypeError, KeyError, AttributeError, ConfigError) as error:
             raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
-        check_state_dict(made, state, file)
-        made.load_state_dict(state, strict=True)
-        return made.eval()
 
 
 def _cut(stream: AudioStream, size: int) -> Iterator[np.ndarray]:

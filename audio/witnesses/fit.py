@@ -19,10 +19,11 @@ from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.reading import read_audio
 from longseq.audio.witnesses.comb import find_comb
 from longseq.audio.witnesses.detector import Shape, Tail, WitnessDetector, shape_profile
-from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
+from longseq.audio.witnesses.model import FrequencyModel
+from longseq.audio.witnesses.sequence import sequence_features
 from longseq.audio.witnesses.simulation import add_lines
 from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
-from longseq.audio.witnesses.texture import known, texture
+from longseq.audio.witnesses.texture import FEATURES, known, texture
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
@@ -201,12 +202,16 @@ def fit_detector(
         "valid": sorted({row.group for row in rows if for_calibration(row.group)}),
         "test": [],
     }
-    made = WitnessDetector(sizes, textures, tails, shape, Calibration(), methods, songs)
-    made.sequence.load_state_dict(model.state_dict())
-    for i, (mean, weight, bias) in enumerate(fits):
-        made.texture_mean[i] = torch.as_tensor(mean)
-        made.texture_weight[i] = torch.as_tensor(weight)
-        made.texture_bias[i] = bias
+    weights = {f"sequence.{name}": value.numpy() for name, value in model.state_dict().items()}
+    weights |= {
+        f"texture_{part}": np.array([fit[i] for fit in fits], np.float32).reshape(
+            len(fits), *shape_
+        )
+        for i, (part, shape_) in enumerate(
+            (("mean", (FEATURES,)), ("weight", (FEATURES,)), ("bias", ()))
+        )
+    }
+    made = WitnessDetector(sizes, textures, tails, shape, Calibration(), methods, songs, weights)
     # On songs that no part was trained on: textures by the crossed fits.
     tested = [row for row in rows if for_calibration(row.group)]
     e = np.array([_evidence(made, row, own[id(row)]) for row in tested])

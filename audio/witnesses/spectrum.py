@@ -8,7 +8,6 @@ seconds of music at 2.7 Hz a bin, they are lines that stand still while notes co
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 RATE = 44100  # of all evidence, Hz
 N_FFT, HOP = 16384, 8192
@@ -20,9 +19,9 @@ _RANK_BINS = 450
 # The quantile over time that is the steady level.
 _STEADY = 0.1
 _PRECISION = 130.0  # dB
+_AT_ONCE = 1 << 17  # samples that are transformed at a time: they stay in the cache
 
 
-@torch.inference_mode()
 def spectra(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns of every bin the mean level over time, and the one that it keeps for 90% of it.
 
@@ -33,20 +32,47 @@ def spectra(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         audio: samples (N,) at 44.1 kHz; padded with zeros to one window.
     """
-    x = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-    x = torch.nn.functional.pad(x, (0, max(0, N_FFT - len(x))))
-    spectrum = torch.fft.rfft(x.unfold(0, N_FFT, HOP) * torch.hann_window(N_FFT))
-    power = spectrum.real.square() + spectrum.imag.square()
-    total = power.mean(1, keepdim=True)
-    heard = total[:, 0] > 0
-    if not heard.any():
-        return np.zeros(BINS, np.float32), np.zeros(BINS, np.float32)
-    level = 10 * torch.maximum(power[heard], total[heard] * 1e-12).log10()
+    x = np.ascontiguousarray(audio, dtype=np.float32)
+    x = np.pad(x, (0, max(0, N_FFT - len(x))))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the caller
+        power = frame_powers(x, N_FFT, HOP)
+        total = power.mean(1, keepdims=True)
+        heard = total[:, 0] > 0
+        if not heard.any():
+            return np.zeros(BINS, np.float32), np.zeros(BINS, np.float32)
+        if not heard.all():
+            power, total = power[heard], total[heard]
+        level = np.maximum(power, total * np.float32(1e-12), out=power)
+        np.log10(level, out=level)
+        level *= 10
     rank = round(_STEADY * (len(level) - 1))
     # Deeper below a frame's loudest bin there is only what single precision leaves of a transform.
-    deepest = level.amax(1, keepdim=True) - _PRECISION
-    over_time = torch.maximum(level, deepest).T.contiguous().numpy()
-    return level.mean(0).numpy(), np.partition(over_time, rank, axis=1)[:, rank].copy()
+    deepest = level.max(1, keepdims=True) - np.float32(_PRECISION)
+    mean = level.mean(0)
+    over_time = np.maximum(level, deepest, out=level).T.copy()
+    over_time.partition(rank, axis=1)
+    return mean, over_time[:, rank].copy()
+
+
+def frame_powers(audio: np.ndarray, size: int, hop: int) -> np.ndarray:
+    """Returns the power of every bin of frames under a Hann window, float32 (frames, size/2 + 1).
+
+    Args:
+        audio: samples (N,), float32, N ≥ size.
+        size: of a frame, samples.
+        hop: from one frame to the next, samples.
+    """
+    from scipy.fft import rfft
+
+    window = np.float32(0.5) - np.cos(np.arange(size) * (2 * np.pi / size)).astype(np.float32) / 2
+    frames = np.lib.stride_tricks.sliding_window_view(audio, size)[::hop]
+    power = np.empty((len(frames), size // 2 + 1), np.float32)
+    rows = max(1, _AT_ONCE // size)
+    for i in range(0, len(frames), rows):
+        parts = rfft(frames[i : i + rows] * window, axis=1).view(np.float32)
+        np.square(parts, out=parts)
+        np.add(parts[:, ::2], parts[:, 1::2], out=power[i : i + rows])
+    return power
 
 
 def fine_spectrum(audio: np.ndarray) -> np.ndarray:

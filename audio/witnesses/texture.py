@@ -12,10 +12,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from longseq.audio.witnesses.spectrum import RATE
+from longseq.audio.witnesses.spectrum import RATE, frame_powers
 
 SIZES = (512, 1024, 2048, 4096)
 EDGES = (
@@ -26,14 +24,14 @@ _CELLS, _MOST, _SILENCE = 5, 20000, 1e-6
 FEATURES = 6 * len(SIZES) * (len(EDGES) - 1)
 
 
-def _contrast(power: Tensor, logs: Tensor, axis: int) -> Tensor:
+def _contrast(power: np.ndarray, logs: np.ndarray, axis: int) -> np.ndarray:
     """Returns c of patches of five cells along an axis of (frames, bins)."""
     whole = power.shape[axis] // _CELLS * _CELLS
     parts = []
     for x in (power, logs):
-        x = x.narrow(axis, 0, whole)
-        parts.append(x.unflatten(axis, (-1, _CELLS)).mean(axis + 1))
-    return parts[1] - parts[0].log()
+        cells = [x[i:whole:_CELLS] if axis == 0 else x[:, i:whole:_CELLS] for i in range(_CELLS)]
+        parts.append(sum(cells[1:], cells[0]) / np.float32(_CELLS))
+    return parts[1] - np.log(parts[0])
 
 
 def known(high: float) -> np.ndarray:
@@ -46,24 +44,22 @@ def known(high: float) -> np.ndarray:
     return np.tile(np.repeat(bands, 3), 2 * len(SIZES))
 
 
-@torch.inference_mode()
 def texture(audio: np.ndarray) -> np.ndarray:
     """Returns mean, 10% and 90% of the contrast in every band, float32 (384,).
 
     Args:
         audio: samples (N,) at 44.1 kHz, N ≥ 8192.
     """
-    x = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+    x = np.ascontiguousarray(audio, dtype=np.float32)
     found: list[float] = []
     for size in SIZES:
-        spectrum = torch.fft.rfft(x.unfold(0, size, size // 2) * torch.hann_window(size))
-        power = spectrum.real.square() + spectrum.imag.square()
+        power = frame_powers(x, size, size // 2)
         total = power.mean(1)
         power = power[total > total.max() * _SILENCE]
         if len(power) < 2 * _CELLS:
             return np.zeros(FEATURES, np.float32)
-        power = power.clamp(min=1e-30)
-        logs = power.log()
+        power = np.maximum(power, np.float32(1e-30))
+        logs = np.log(power)
         hertz = np.arange(power.shape[1]) * RATE / size
         # Every other frame, so that windows do not overlap.
         still = _contrast(power[::2], logs[::2], 0)
@@ -71,13 +67,12 @@ def texture(audio: np.ndarray) -> np.ndarray:
         centres = hertz[: along.shape[1] * _CELLS].reshape(-1, _CELLS).mean(1)
         for contrast, place in ((still, hertz), (along, centres)):
             for low, high in pairwise(EDGES):
-                inside = torch.from_numpy((place >= low) & (place < high))
+                inside = (place >= low) & (place < high)
                 values = contrast[:, inside].flatten()
                 if not len(values):
                     found += [0.0, 0.0, 0.0]
                     continue
                 if len(values) > _MOST:
                     values = values[:: len(values) // _MOST + 1]
-                tails = torch.quantile(values, torch.tensor([0.1, 0.9]))
-                found += [float(values.mean()), *tails.tolist()]
+                found += [float(values.mean()), *np.quantile(values, [0.1, 0.9]).tolist()]
     return np.array(found, np.float32)

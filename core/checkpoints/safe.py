@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longseq.core.arrays import first_few
 from longseq.core.checkpoints.contents import check_content, check_records, check_state
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
@@ -70,12 +71,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _first(names: list[str], limit: int = 3) -> str:
-    """Returns the first few names and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 def check_state_dict(
     module: nn.Module, state: Mapping[str, Any], path: str | Path | None = None
 ) -> None:
@@ -98,7 +93,7 @@ def check_state_dict(
         if k in state and isinstance(own[k], Tensor) and state[k].shape != own[k].shape
     ]
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-    problems = [f"{kind}: {_first(names)}" for kind, names in kinds if names]
+    problems = [f"{kind}: {first_few(names)}" for kind, names in kinds if names]
     if problems:
         message = (
             f"is a checkpoint of another model than {type(module).__name__}; {'; '.join(problems)}"
@@ -108,7 +103,7 @@ def check_state_dict(
     if broken:
         hint = "the training diverged: take an earlier checkpoint"
         raise DataError(
-            f"holds weights that are not numbers: {_first(broken)}", path=path, hint=hint
+            f"holds weights that are not numbers: {first_few(broken)}", path=path, hint=hint
         )
 
 

@@ -4,6 +4,7 @@ runs."""
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(stop).__name__ == "SIGTERMException":  # Lightning's, before the first step
             return 143
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BrokenPipeError:
+        if not _reader_left():
+            traceback.print_exc()
+        return 1
     except Exception:  # noqa: BLE001 - the last resort: whatever was not foreseen shows its traceback
         traceback.print_exc()
         return 1
+
+
+def _reader_left() -> bool:
+    """Returns whether nobody reads stdout any more, as in ``longseq ... | head``; says so once."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        print("error: the program that read the output ended before it did", file=sys.stderr)
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def _dispatch(args: list[str]) -> int:

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from longseq.audio.data.listing import outside
 from longseq.audio.features import MelPower, normalise
 from longseq.audio.synthesis import METHODS, griffin_lim, synthesize
 from longseq.audio.synthesize import FORMATS, write_audio
@@ -111,3 +112,15 @@ def test_bad_arguments_are_one_line(tmp_path: Path, make_songs, capsys) -> None:
         error = capsys.readouterr().err.strip()
         assert error.startswith("error: ") and message in error and "\n" not in error
     assert not Path(out).exists()
+
+
+def test_results_inside_the_folder_are_no_songs(tmp_path: Path, tune) -> None:
+    soundfile.write(tmp_path / "song.wav", tune(0, 2.0, RATE), RATE)
+    argv = ["audio", "synthesize", str(tmp_path), "--out", str(tmp_path / "made")]
+    for _ in range(2):
+        assert main([*argv, "--methods", "phase_vocoder"]) == 0
+    assert len(list(tmp_path.rglob("*.*"))) == 3
+    inside = [tmp_path / "a.wav", tmp_path / "made" / "b.wav"]
+    assert outside(inside, tmp_path, tmp_path / "made") == inside[:1]
+    for root, out in ((tmp_path, tmp_path), (inside[1], tmp_path / "made"), (tmp_path, None)):
+        assert outside(inside, root, out) == inside

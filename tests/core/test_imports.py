@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "core"
 FLOORS = (
     (
         "_cpu",
+        "arrays",
         "checks",
         "command_line",
         "errors",

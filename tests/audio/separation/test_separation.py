@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -46,6 +48,8 @@ def test_any_length_and_level(name):
         assert y.shape == (2, 2, length) and y.isfinite().all()
         torch.testing.assert_close(model(100 * x), 100 * y, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(model(x[1:]), y[1:], rtol=1e-9, atol=1e-9)
+    shared = ((x - y.sum(1)) * y.sum(1)).mean(1)  # least squares: the rest holds none of the sum
+    torch.testing.assert_close(shared, torch.zeros_like(shared), atol=1e-9, rtol=0)
     assert not model(torch.zeros(1, 50, dtype=torch.float64)).any()
     model(x).square().sum().backward()
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
@@ -250,7 +254,29 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert main(["audio", "separate", "a.wav", "--out", "out"]) == 0
     voices = np.stack([soundfile.read(f"out/a_voice{i}.wav")[0] for i in (1, 2)])
     assert voices.shape == (2, RATE) and np.isfinite(voices).all() and voices.any(1).all()
+    # Neither turned over nor at another level: their sum is the recording, as near as it gets.
+    assert 0.9 < np.vdot(voices.sum(0), audio) / np.vdot(audio, audio) <= 1.0
     task = load_separator()
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
     found = task(torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
+
+
+def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, capsys):
+    """A cut file and silence end in voices and a note; a second run does no more."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    soundfile.write("in/cut.wav", 0.3 * tune(3, 2.0, RATE), RATE)
+    content = Path("in/cut.wav").read_bytes()
+    Path("in/cut.wav").write_bytes(content[: len(content) // 2])
+    soundfile.write("in/silent.wav", np.zeros(RATE), RATE)
+    soundfile.write("in/good.wav", 0.3 * tune(4, 1.0, RATE), RATE)
+    for _ in range(2):
+        assert main(["audio", "separate", "in", "--out", "in/voices"]) == 0
+        shown = capsys.readouterr()
+        assert "3 of 3 recordings" in shown.out and "good.wav" not in shown.err
+        notes = {Path(line.split(": ")[1]).name: line for line in shown.err.splitlines()}
+        assert "is truncated: its end is missing" in notes["cut.wav"]
+        assert notes["silent.wav"].endswith("silent.wav: is silent")
+    assert len(list(Path("in/voices").iterdir())) == 6
+    assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100

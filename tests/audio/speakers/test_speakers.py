@@ -138,8 +138,10 @@ def test_from_training_to_rttm(speech, tmp_path, capsys):
     (bad / "broken.wav").write_bytes(b"RIFF")
     soundfile.write(bad / "m.flac", soundfile.read(speech / "s1" / "a.wav")[0], RATE)
     command = ["audio", "speakers", str(bad), "--voices", str(known), "--ckpt_path", str(best)]
+    soundfile.write(bad / "silent.wav", np.zeros(RATE), RATE)
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
+    assert "silent.wav: is silent" in shown.err and "m.flac" not in shown.err
     assert "note: " in shown.err and "broken.wav" in shown.err and "Ann" in shown.out
     assert (tmp_path / "out" / "m.flac.rttm").is_file()
     assert main([*command, "--out", str(bad / "m.flac")]) == 2

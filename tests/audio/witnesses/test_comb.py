@@ -15,7 +15,8 @@ from longseq.audio.witnesses.comb import (
     moved_scores,
     spacings,
 )
-from longseq.audio.witnesses.sequence import FrequencyModel, sequence_features
+from longseq.audio.witnesses.model import FrequencyModel
+from longseq.audio.witnesses.sequence import sequence_features
 from longseq.audio.witnesses.simulation import add_lines, draw_decoder
 from longseq.audio.witnesses.spectrum import (
     BIN,

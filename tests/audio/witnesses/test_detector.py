@@ -3,7 +3,10 @@ uncertain."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,10 @@ from longseq.audio.calibration import Calibration
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import score_file
 from longseq.audio.witnesses.detector import NAMES, Shape, Tail, WitnessDetector, shape_profile
+from longseq.audio.witnesses.model import FrequencyModel, run_trained
+from longseq.audio.witnesses.sequence import frequency_model
 from longseq.audio.witnesses.spectrum import RATE, fine_spectrum
+from longseq.audio.witnesses.texture import FEATURES
 from longseq.core.errors import ConfigError, DataError
 from sounds import noise, with_tones
 
@@ -32,8 +38,14 @@ def detector() -> WitnessDetector:
     shape = Shape(shape.mean, shape.basis, 20 * shape.limit)  # of noise, for tones in noise
     calibration = Calibration(np.log(10), 0.0, 0.5, 0.9, 200)
     sizes = {"d_model": 8, "n_layers": 1, "channels": 4}
+    weights = {
+        f"sequence.{name}": value.numpy()
+        for name, value in FrequencyModel(**sizes).state_dict().items()
+    }
+    weights |= {f"texture_{part}": np.zeros((1, FEATURES)) for part in ("mean", "weight")}
+    weights["texture_bias"] = np.zeros(1)
     return WitnessDetector(
-        sizes, ["griffin_lim"], tails, shape, calibration, ["lines"], {"train": ["a"]}
+        sizes, ["griffin_lim"], tails, shape, calibration, ["lines"], {"train": ["a"]}, weights
     )
 
 
@@ -87,6 +99,7 @@ def test_odd_files_end_in_a_verdict_of_their_own(detector: WitnessDetector, tmp_
         found = score_file(detector, tmp_path / f"{name}.wav")
         assert found.verdict == verdict, found
         assert (found.probability is None) == (verdict == "unscorable")
+        assert ("silent: nothing to judge" in found.reason) == (name == "silent")
     half = np.concatenate((np.zeros(21 * RATE, np.float32), noise(6.0)))
     soundfile.write(tmp_path / "half.wav", half, RATE, "FLOAT")
     assert score_file(detector, tmp_path / "half.wav").probability is not None
@@ -99,13 +112,47 @@ def test_a_detector_is_its_file(detector: WitnessDetector, tmp_path: Path) -> No
     assert score_file(again, tmp_path / "a.wav") == score_file(detector, tmp_path / "a.wav")
     assert again.methods == ["lines"] and again.songs == {"train": ["a"]}
     with pytest.raises(ConfigError, match="a tail of every witness"):
-        WitnessDetector({}, [], {}, detector.shape, Calibration(), [], {})
+        WitnessDetector({}, [], {}, detector.shape, Calibration(), [], {}, {})
     detector.hyper["d_model"] = 16
     detector.save(tmp_path / "d.safetensors")
     with pytest.raises(DataError, match=r"d\.safetensors"):
         load_detector(tmp_path / "d.safetensors")
     rows = detector.window_scores(np.stack((noise(2.0), noise(2.0, 1))), RATE)
     assert rows.shape == (2,) and np.isfinite(rows).all()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"d_model": 24, "n_layers": 3, "channels": 5}, {"mixer": "mamba", "d_model": 8}]
+)
+def test_the_model_is_the_same_with_numpy_and_with_torch(sizes: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    model = FrequencyModel(**sizes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    features = np.random.default_rng(0).normal(size=(3, 8193)).astype(np.float32)
+    found = frequency_model(sizes, weights)(features)
+    with torch.inference_mode():
+        wanted = float(model(torch.from_numpy(features)[None])[0])
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+    assert run_trained(sizes, weights)(features) == pytest.approx(wanted, rel=1e-6)
+    weights["head.bias"] = np.zeros(2)
+    with pytest.raises(DataError, match=r"another shape: head\.bias \(2,\) instead of \(1,\)"):
+        frequency_model(sizes, weights)
+
+
+def test_a_scan_needs_no_torch(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(6.0) * 0.3, RATE)
+    code = (
+        "import sys; from longseq.audio.scan import run; "
+        f"code = run([{str(tmp_path)!r}, '--out', {str(tmp_path / 'out')!r}]); "
+        "heavy = {'torch', 'lightning', 'pandas', 'sklearn'}; "
+        "print(sorted(heavy & set(sys.modules))); "
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_packaged_detector_leaves_other_sounds_alone(tmp_path: Path) -> None:
