@@ -120,7 +120,8 @@ def check_grid(task: ClimateEmulator, data: Field) -> None:
         DataError: if not.
     """
     about = task.about
-    check_quantity(about["variable"], about["attrs"], "the checkpoint's training", data)
+    scalars = [Scalar(*one) for one in about.get("scalars", ())]
+    check_quantity(about["variable"], about["attrs"], scalars, "the checkpoint's training", data)
     grid = Grid.from_facts(about)
     if not data.grid.same(grid):
         text = f"its grid of {data.grid} is not the checkpoint's of {grid}"

@@ -182,13 +182,14 @@ def test_a_flow_of_ones_own_and_what_is_refused(monkeypatch, capsys) -> None:
 
 
 def test_the_command_on_another_flow(tmp_path, capsys) -> None:
-    argv = ["weather", "forecast", "--flow", "kuramoto_sivashinsky", "--models", "fno", "--steps"]
-    argv += ["1", "--size", "16", "--members", "2", "--frames", "20", "--leads", "3"]
+    argv = ["weather", "forecast", "--flow", "kuramoto_sivashinsky", "--steps", "1"]
+    argv += ["--models", "fno,conv_s5", "--size", "16", "--members", "2", "--frames", "20"]
+    argv += ["--leads", "3"]
     assert main([*argv, "--spin_up", "50", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 × 16 points" in said and "linear inverse" in said
     rows = np.genfromtxt(tmp_path / "scores.csv", delimiter=",", skip_header=1, usecols=(2, 3, 4))
-    assert rows.shape == (12, 3) and np.isfinite(rows[:, 0]).all()
+    assert rows.shape == (18, 3) and np.isfinite(rows[:, 0]).all()
 
 
 def test_fit_takes_the_channels_from_the_flow(tmp_path, monkeypatch) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
-from longseq.weather.forecasting.forecast import score
+from longseq.weather.forecasting.forecast import damping, score
 from longseq.weather.forecasting.linear_inverse import BestLinearInverse, LinearInverse
 from longseq.weather.forecasting.models import FlowModel
 from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
@@ -100,15 +100,37 @@ def test_scores_by_lead() -> None:
     np.testing.assert_allclose(nothing["crps"], math.sqrt(2 / math.pi), atol=0.05)
 
 
+def test_damping_keeps_what_is_known() -> None:
+    rng = np.random.default_rng(2)
+    climate = rng.standard_normal((2, 8, 8))
+    truth = climate + rng.standard_normal((60, 3, 2, 8, 8))
+    # A perfect forecast, one of half known and half unknown variance, and one of another flow.
+    made = truth.copy()
+    own = rng.standard_normal((60, 2, 2, 8, 8))
+    made[:, 1] = climate + (truth[:, 1] - climate + own[:, 0]) / math.sqrt(2)
+    made[:, 2] = climate + own[:, 1]
+    kept = damping(made, truth, climate)
+    np.testing.assert_allclose(kept, [1, math.sqrt(0.5), 0], atol=0.03)
+    less = climate + kept[:, None, None, None] * (made - climate)
+    before, after = (score(one, truth, climate)["rmse"] for one in (made, less))
+    np.testing.assert_allclose(after, [0, math.sqrt(0.5), 1], atol=0.03)
+    assert after[2] < before[2] - 0.3
+    assert damping(truth - 3 * (truth - climate), truth, climate).tolist() == [0, 0, 0]
+    assert damping(np.broadcast_to(climate, truth.shape), truth, climate).tolist() == [0, 0, 0]
+
+
 def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     argv = ["weather", "forecast", "--steps", "1", "--size", "16", "--members", "2"]
     argv += ["--frames", "30", "--leads", "6", "--spin_up", "20", "--out", str(tmp_path)]
+    argv += ["--eval_members", "1", "--damped"]
     assert main(argv) == 0
     said = capsys.readouterr().out
     assert "lead 6" in said and "linear inverse" in said
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    names = ["persistence", "climatology", "linear inverse", "fno", "conv_s5", "conv_lstm"]
-    names.append("masked_transformer")
+    names = ["persistence", "persistence, damped", "context mean", "climatology"]
+    names.append("linear inverse")
+    for name in ("fno", "conv_s5", "conv_lstm", "masked_transformer"):
+        names += [name, f"{name}, damped"]
     assert [row["model"] for row in rows[::6]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)
     assert (tmp_path / "skill.png").stat().st_size > 5000

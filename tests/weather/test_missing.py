@@ -69,7 +69,7 @@ def test_blocks_that_nobody_wrote_are_missing(kind, fill, lab, write) -> None:
         read_years(path)
 
 
-@pytest.mark.parametrize("mark", [-9999.0, -999.0, -99.9, 1e20, -1e34, 9999.0, 32767.0])
+@pytest.mark.parametrize("mark", [-9999.0, -999.0, -99.9, 1e20, -1e34, 9999.0, 32767.0, -3276.7])
 @pytest.mark.parametrize("cells", [(1, 1), (slice(None), 1, 1)])
 def test_a_mark_that_is_not_declared_is_refused(mark, cells, lab, write) -> None:
     values = np.random.default_rng(0).gamma(0.6, 2.0, (4, 4, 5)).astype(np.float32)

@@ -274,3 +274,25 @@ def test_a_variable_without_cell_methods_is_a_mean(name, methods, other, others,
     attrs = [{key: value for key, value in one.items() if value} for one in sets]
     found = quantities.other_quantity(name, attrs[0], other, attrs[1])
     assert found.startswith(differs) and bool(found) == bool(differs)
+
+
+@pytest.mark.parametrize("units", ["mm/m", "mm m-1", "mm per m", "in/m"])
+def test_millimetres_per_m_are_not_taken_for_a_ratio(units: str, lab, write) -> None:
+    data = made(lab, 3.0, units, "pr")
+    with pytest.raises(DataError, match=r"pr: units .* are a ratio of lengths.*/month'"):
+        read_field(write(data))
+    # What is no water may be a ratio.
+    assert read_field(write(made(lab, 3.0, units, "soil_capacity"), "s.nc")).units == "1"
+
+
+@pytest.mark.parametrize("name", ["precipitation_amount", "Total_Precipitation", "rain", "precip"])
+def test_water_by_the_variables_name(name: str, lab, write) -> None:
+    found = read_field(write(made(lab, 3.0, "mm", name)))
+    assert found.units == "kg m-2" and np.allclose(found.values, 3.0)
+    with pytest.raises(DataError, match="cannot be negative"):
+        read_field(write(made(lab, -3.0, "mm", name), "n.nc"))
+
+
+@pytest.mark.parametrize("name", ["rain_days", "precip_anomaly", "rain_height", "snow_depth"])
+def test_what_only_sounds_like_water(name: str, lab, write) -> None:
+    assert read_field(write(made(lab, -3.0, "mm", name))).units == "m"

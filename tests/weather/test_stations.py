@@ -200,7 +200,8 @@ def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().out
     assert "5 stations" in said and "ridge VAR" in said
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    names = ["persistence", "climatology", "linear inverse", "ridge VAR", "graph", "graph_local"]
+    names = ["persistence", "context mean", "climatology", "linear inverse"]
+    names += ["ridge VAR", "graph", "graph_local"]
     assert [row["model"] for row in rows[::5]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)
 

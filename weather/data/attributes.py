@@ -132,7 +132,7 @@ def units_of(
             text = f"units {source!r} are unknown to UDUNITS, {wanted!r} is needed"
             raise DataError(text, path=path, record=name)
         return source, source, [f"units {source!r} are unknown to UDUNITS and kept"]
-    if problem := quantities.quantity_problem(source, array.attrs):
+    if problem := quantities.quantity_problem(source, array.attrs, water):
         hint = "correct its units or its standard_name: ncatted -a units"
         raise DataError(problem, path=path, record=name, hint=hint)
     target = wanted if wanted is not None else unit_library.canonical(source, water)

@@ -291,7 +291,8 @@ def _why_not(array: Any, data: Any) -> str:
         )
     if any(data[name].ndim > 1 for name in flat):
         return f"{dims}, and its latitudes and longitudes are not on two of these"
-    if any(data[name].dims[0] in array.dims and data[name].ndim == 1 for name in flat):
+    points = [name for name in flat if name not in array.dims and data[name].ndim == 1]
+    if any(data[name].dims[0] in array.dims for name in points):
         return f"{dims}, cells or points without rows and columns (regrid or grid them first)"
     lost = [dim for dim in array.dims if dim not in data.variables]
     missing = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]

@@ -22,6 +22,8 @@ _DEFAULT_FILL = {
 }
 _SENTINELS = (99.0, 99.9, 99.99, 888.0, 999.0, 999.9, 999.99, 8888.0, 9999.0, 9999.9, 9999.99)
 _LARGE = (32767.0, 32768.0, 99999.0, 999999.0, 9999999.0)
+# The same of 16-bit integers that somebody has unpacked without their mark.
+_LARGE += (3276.7, 3276.8, 327.67, 327.68, 6553.5, 655.35)
 _HUGE = 1e15
 
 

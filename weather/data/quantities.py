@@ -19,6 +19,13 @@ _SNOW_DEPTH = re.compile(
 )
 _GATHERS = re.compile(r"\b(precipitation|rain(fall)?|snow(fall| ?melt)|evapo\w*|runoff|drizzle)\b")
 _LIQUID = re.compile(r"\blwe\b|water equiv|liquid water|\bswe\b")
+# Variables' own names, where no standard name says more: gridMET's precipitation_amount.
+_WATER_NAME = re.compile(
+    r"(?:(?:total|daily|monthly|annual|mean|convective|accumulated)_)*"
+    r"(?:precip(?:itation)?|rain(?:fall)?)(?:_(?:amount|flux|rate|total|sum|mean))?"
+)
+# "mm/m" is 0.001 to UDUNITS, and millimetres per month to climatologists.
+_PER_M = re.compile(r"(mm|cm|in|inch|inches)\s*(?:/\s*m|\s+per\s+m|\s*m(?:\^|\*\*)?-1)", re.I)
 _WATER_NAMES = ("pr", "prc", "prsn", "tp", "pre", "evspsbl", "mrro", "pr90")
 _POSITIVE_WORDS = (
     "precipitation",
@@ -103,7 +110,9 @@ def is_water(name: str, attrs: Mapping[str, Any]) -> bool:
     words = _words(attrs, "standard_name", "long_name")
     if _SNOW_DEPTH.search(words) and not _LIQUID.search(words):
         return False
-    return name.lower() in _WATER_NAMES or _WATER_WORDS.search(words) is not None
+    own = name.lower()
+    named = own in _WATER_NAMES or _WATER_NAME.fullmatch(own) is not None
+    return named or _WATER_WORDS.search(words) is not None
 
 
 def is_accumulated(name: str, attrs: Mapping[str, Any], units: str) -> bool:
@@ -154,8 +163,11 @@ def is_positive(name: str, attrs: Mapping[str, Any]) -> bool:
     standard = str(attrs.get("standard_name", "")).lower()
     if _SIGNED.search(standard):
         return False
-    return name.lower() in ("pr", "pr90", "prc", "prsn", "tp", "huss", "hurs", "sfcwind") or any(
-        word in standard for word in _POSITIVE_WORDS
+    own = name.lower()
+    return (
+        own in ("pr", "pr90", "prc", "prsn", "tp", "huss", "hurs", "sfcwind")
+        or _WATER_NAME.fullmatch(own) is not None
+        or any(word in standard for word in _POSITIVE_WORDS)
     )
 
 
@@ -242,15 +254,21 @@ def other_quantity(
     return ""
 
 
-def quantity_problem(text: str, attrs: Mapping[str, Any]) -> str:
+def quantity_problem(text: str, attrs: Mapping[str, Any], water: bool = False) -> str:
     """Returns why a unit cannot be that of a variable; empty if it can.
 
     Args:
         text: a unit that ``parse`` knows.
         attrs: of the variable: standard_name, cell_methods.
+        water: whether the quantity is water.
     """
     unit, methods = parse(text), cell_methods(attrs)
     assert unit is not None
+    if water and (found := _PER_M.fullmatch(text.strip())):
+        return (
+            f"units {text!r} are a ratio of lengths, and water is {found[1]} per time: write "
+            f"'{found[1]}/month' if that is meant"
+        )
     if fits(unit, "K") and unit.convert(0.0, "K") != 0:
         bad = next((method for method in methods if method in _NO_OFFSET), None)
         if bad:

@@ -12,7 +12,8 @@ import numpy as np
 
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import resolve
-from longseq.weather.data.field import Field, is_sum, kind_of_years
+from longseq.weather.data.field import Field, Scalar, is_sum, kind_of_years
+from longseq.weather.data.levels import other_level
 from longseq.weather.data.quantities import other_quantity
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.source import read_years
@@ -118,19 +119,25 @@ def _in_time(parts: Sequence[Field]) -> Field:
     )
 
 
-def check_quantity(name: str, attrs: Mapping[str, Any], path: str, other: Field) -> None:
+def check_quantity(
+    name: str, attrs: Mapping[str, Any], scalars: Sequence[Scalar], path: str, other: Field
+) -> None:
     """Checks that a field is of a quantity that is known by its name and attributes.
 
     Args:
         name: of the quantity's variable.
         attrs: its attributes.
+        scalars: its scalar coordinates.
         path: where it is, for the message.
         other: the field.
 
     Raises:
-        DataError: if another standard name or method tells otherwise, or one has yearly sums and
-            the other yearly means.
+        DataError: if another standard name, method or level tells otherwise, or one has yearly sums
+            and the other yearly means.
     """
+    if differs := other_level(scalars, other.scalars):
+        text, hint = f"holds {differs} as {path}", "take the same level of both"
+        raise DataError(text, path=other.path, record=other.name, hint=hint)
     differs = other_quantity(name, attrs, other.name, other.attrs)
     if not differs and is_sum(attrs) != is_sum(other.attrs):
         differs = f"yearly {kind_of_years(other.attrs)}, not {kind_of_years(attrs)}"
@@ -148,7 +155,7 @@ def check_alike(one: Field, other: Field) -> None:
     if not one.grid.same(other.grid):
         text = f"lies on another grid ({other.grid}) than {one.path} ({one.grid})"
         raise DataError(text, path=other.path, hint="regrid one of them")
-    check_quantity(one.name, one.attrs, str(one.path), other)
+    check_quantity(one.name, one.attrs, one.scalars, str(one.path), other)
     if one.units != other.units:
         raise DataError(f"is in {other.units}, {one.path} in {one.units}", path=other.path)
     first, second = (

@@ -10,18 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longseq.core.checks import check_choice, check_positive
+from longseq.core.errors import ArgumentError
 from longseq.core.mixers import State
 from longseq.weather.video.conv_lstm import ConvLSTMBlock
 from longseq.weather.video.conv_s5 import ConvS5Block
+from longseq.weather.video.periodic import PeriodicConv2d
 
 Kind = Literal["conv_s5", "conv_lstm", "fno"]
-
-
-def wrap(x: Tensor, reach: int) -> Tensor:
-    """Returns fields (…, C, H, W) with their other side's points around them."""
-    shape = x.shape
-    flat = F.pad(x.reshape(-1, *shape[-3:]), (reach,) * 4, mode="circular")
-    return flat.view(*shape[:-2], shape[-2] + 2 * reach, shape[-1] + 2 * reach)
 
 
 class FourierLayer(nn.Module):
@@ -33,7 +28,7 @@ class FourierLayer(nn.Module):
         self.modes = modes
         shape = (2, channels, channels, modes, modes, 2)
         self.weight = nn.Parameter(torch.randn(shape) / channels)
-        self.local = nn.Conv2d(channels, channels, 3)
+        self.local = PeriodicConv2d(channels, channels, 3)
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -51,7 +46,7 @@ class FourierLayer(nn.Module):
                 "bihw,iohw->bohw", spectrum[..., low, :k], chosen[..., :k]
             )
         y = torch.fft.irfft2(made, s=(rows, columns), norm="ortho")
-        y = flat + self.out(F.gelu(y + self.local(wrap(flat, 1))))
+        y = flat + self.out(F.gelu(y + self.local(flat)))
         return y.unflatten(0, x.shape[:2]), {}
 
 
@@ -65,6 +60,9 @@ class FlowModel(nn.Module):
         n_layers: layers of the core.
         d_state: real state dimensions of a point (ConvS5), hidden channels (ConvLSTM).
         modes: wavenumbers along either axis (FNO).
+        dt_min: shortest time step of ConvS5's states at the start, see ``ConvS5``.
+        dt_max: longest one.
+        patch: side of the patches of points that become channels inside; divides H and W.
     """
 
     def __init__(
@@ -75,23 +73,28 @@ class FlowModel(nn.Module):
         n_layers: int = 3,
         d_state: int = 24,
         modes: int = 10,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         check_choice("kind", kind, Kind)
         for name, value in (("width", width), ("n_layers", n_layers), ("d_state", d_state)):
             check_positive(name, value)
-        self.channels, self.kind = channels, kind
-        self.stem = nn.Conv2d(channels, width, 3)
+        self.channels, self.kind, self.patch = channels, kind, check_positive("patch", patch)
+        inside = channels * patch**2
+        self.stem = PeriodicConv2d(inside, width, 3)
         layers: list[nn.Module] = []
         for _ in range(n_layers):
             if kind == "conv_s5":
-                layers.append(ConvS5Block(width, d_state, groups=4, edges="circular"))
+                times = {"dt_min": dt_min, "dt_max": dt_max}
+                layers.append(ConvS5Block(width, d_state, groups=4, edges="circular", **times))
             elif kind == "conv_lstm":
                 layers.append(ConvLSTMBlock(width, d_state, groups=4, edges="circular"))
             else:
                 layers.append(FourierLayer(width, modes))
         self.layers = nn.ModuleList(layers)
-        self.head = nn.Conv2d(width + channels, channels, 3)
+        self.head = PeriodicConv2d(width + inside, inside, 3)
 
     def forward(
         self, frames: Tensor, states: list[State] | None = None
@@ -104,14 +107,26 @@ class FlowModel(nn.Module):
 
         Returns:
             Predictions of the same shape, and the states.
+
+        Raises:
+            ArgumentError: if the patches do not divide the fields.
         """
+        if frames.shape[-2] % self.patch or frames.shape[-1] % self.patch:
+            raise ArgumentError(
+                f"FlowModel: fields of {frames.shape[-2]} × {frames.shape[-1]} points cannot be "
+                f"cut into patches of {self.patch} × {self.patch}"
+            )
         batch, carried = frames.shape[:2], []
-        x = F.gelu(self.stem(wrap(frames, 1).flatten(0, 1))).unflatten(0, batch)
+        flat = F.pixel_unshuffle(frames.flatten(0, 1), self.patch)
+        if self.kind != "fno":  # Fourier transforms want whole fields side by side
+            flat = flat.contiguous(memory_format=torch.channels_last)
+        x = F.gelu(self.stem(flat)).unflatten(0, batch)
         for i, layer in enumerate(self.layers):
             x, state = layer(x, None if states is None else states[i])
             carried.append(state)
-        made = self.head(wrap(torch.cat([x, frames], 2), 1).flatten(0, 1)).unflatten(0, batch)
-        return frames + made, carried
+        made = self.head(torch.cat([x.flatten(0, 1), flat], 1))
+        made = F.pixel_shuffle(made, self.patch)
+        return frames + made.unflatten(0, batch), carried
 
     def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
         """Yields the frames after a context (B, L, C, H, W) one by one, each fed back."""

@@ -169,6 +169,11 @@ class FlowForecaster(BaseTask):
         context: frames that are given.
         channels: fields per frame; those of the data in ``fit``.
         hidden: share of the patches that is hidden from the masked transformer in training.
+        dt_min: shortest time step of ConvS5's states at the start: the slowest forget in some
+            2 / dt_min frames.
+        dt_max: longest one: the fastest forget in some 2 / dt_max frames.
+        patch: side of the patches of points that become channels inside; the masked transformer
+            has patches of its own.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -186,6 +191,9 @@ class FlowForecaster(BaseTask):
         context: int = 4,
         channels: int = 2,
         hidden: float = 0.5,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        patch: int = 1,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -193,7 +201,9 @@ class FlowForecaster(BaseTask):
         if kind == "masked_transformer":
             self.model = MaskedTransformer(channels, width, n_layers)
         else:
-            self.model = FlowModel(channels, kind, width, n_layers, d_state, modes)
+            self.model = FlowModel(
+                channels, kind, width, n_layers, d_state, modes, dt_min, dt_max, patch
+            )
         if not 0 <= check_number("hidden", hidden) < 1:
             raise ConfigError(f"hidden must be in [0, 1), got {hidden}")
         self.hidden = hidden

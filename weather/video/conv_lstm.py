@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
-from longseq.weather.video.conv_s5 import Edges, ResidualBlock
+from longseq.weather.video.conv_s5 import ResidualBlock
+from longseq.weather.video.periodic import Edges, conv2d
 
 
 class ConvLSTM(nn.Module):
@@ -37,9 +38,8 @@ class ConvLSTM(nn.Module):
         check_positive("hidden", hidden)
         if check_positive("kernel", kernel) % 2 == 0:
             raise ConfigError(f"kernel must be odd, got {kernel}")
-        options = {"padding": kernel // 2, "padding_mode": edges}
-        self.input = nn.Conv2d(channels, 4 * hidden, kernel, **options)  # type: ignore[arg-type]
-        self.recurrent = nn.Conv2d(hidden, 4 * hidden, kernel, bias=False, **options)  # type: ignore[arg-type]
+        self.input = conv2d(channels, 4 * hidden, kernel, edges)
+        self.recurrent = conv2d(hidden, 4 * hidden, kernel, edges, bias=False)
         self.out = nn.Conv2d(hidden, channels, 1)
         with torch.no_grad():
             assert self.input.bias is not None
@@ -76,8 +76,10 @@ class ConvLSTM(nn.Module):
         hidden = []
         for entered in self.input(flat).unflatten(0, batch).unbind(1):
             state = self._advance(entered, state)
-            hidden.append(state["h"])
-        return self.out(torch.stack(hidden, 1).flatten(0, 1)).unflatten(0, batch), state
+            hidden.append(state["h"].permute(0, 2, 3, 1))
+        # Channels last, as the convolutions take them.
+        stacked = torch.stack(hidden, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        return self.out(stacked).unflatten(0, batch), state
 
     def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Runs one frame (B, U, H, W)."""
@@ -87,6 +89,7 @@ class ConvLSTM(nn.Module):
     def init_state(self, batch: int, height: int, width: int) -> State:
         """Returns the state at the start of a sequence: zeros (B, hidden, H, W)."""
         zeros = self.out.weight.new_zeros(batch, self.hidden, height, width)
+        zeros = zeros.contiguous(memory_format=torch.channels_last)
         return {"h": zeros, "c": zeros}
 
 

@@ -14,9 +14,9 @@ from longseq.core.mixers import State
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.s4_kernel import as_complex, discretise, wide
 from longseq.core.ops.ssm_init import log_uniform, normal_part, perturb_then_diagonalise
+from longseq.weather.video.periodic import Edges, conv2d, wrap
 
 Init = Literal["legs", "ptd"]
-Edges = Literal["zeros", "circular"]
 _CLIPPED = -1e-4
 
 
@@ -101,9 +101,9 @@ class ConvS5(nn.Module):
             * (2 / (d_state * taps)) ** 0.5
         )
         self.C = nn.Parameter(_as_real((c.to(v.dtype) @ v).transpose(2, 3)))
-        self.D = nn.Conv2d(
-            channels, channels, kernel, padding=kernel // 2, bias=False, padding_mode=edges
-        )
+        # Of what ``_around`` returns.
+        self.reach = 0 if edges == "circular" else kernel // 2
+        self.D = nn.Conv2d(channels, channels, kernel, padding=self.reach, bias=False)
         self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
 
     def system(self) -> tuple[Tensor, Tensor]:
@@ -117,25 +117,25 @@ class ConvS5(nn.Module):
         b = factor.unsqueeze(1) * as_complex(self.B)
         return a, b.unflatten(1, (self.channels, self.kernel, self.kernel))
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        reach = self.kernel // 2
-        if self.edges == "zeros" or not reach:
-            return F.conv2d(x, weight, padding=reach)
-        return F.conv2d(F.pad(x, (reach,) * 4, mode="circular"), weight)
+    def _around(self, x: Tensor) -> Tensor:
+        """Returns fields (N, U, H, W), on a circular plane with its other side around them."""
+        return wrap(x, self.kernel // 2) if self.edges == "circular" else x
 
     def _enter(self, b: Tensor, u: Tensor) -> Tensor:
-        """Returns B ∗ u, complex (N, H, W, P), for frames (N, U, H, W): one real convolution, whose
-        channels last are the complex numbers' real and imaginary parts in turn."""
+        """Returns B ∗ u, complex (N, H, W, P), for frames of ``_around``: one real convolution,
+        whose channels last are the complex numbers' real and imaginary parts in turn."""
         pairs = torch.view_as_real(b).to(u.dtype).permute(0, 4, 1, 2, 3).flatten(0, 1)
-        made = self._convolve(u, pairs).permute(0, 2, 3, 1).unflatten(3, (self.n_complex, 2))
+        made = F.conv2d(u, pairs, padding=self.reach).permute(0, 2, 3, 1)
+        made = made.unflatten(3, (self.n_complex, 2))
         made = made.to(torch.promote_types(made.dtype, torch.float32))
         return torch.view_as_complex(made.contiguous())
 
     def _read(self, x: Tensor, u: Tensor) -> Tensor:
-        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and frames (N, U, H, W)."""
+        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and frames of ``_around``."""
         parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(u.dtype)
         c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(u.dtype)
-        return self._convolve(parts, c.permute(3, 2, 4, 0, 1).flatten(1, 2)) + self.D(u)
+        weight = c.permute(3, 2, 4, 0, 1).flatten(1, 2)
+        return F.conv2d(self._around(parts), weight, padding=self.reach) + self.D(u)
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs a whole sequence of frames, or the next chunk of one.
@@ -158,6 +158,7 @@ class ConvS5(nn.Module):
         batch, length, _, height, width = u.shape
         a, b = self.system()
         flat = u.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        flat = self._around(flat)
         entered = self._enter(b, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
         decay = a.to(entered.dtype).repeat(height * width).view(1, 1, -1)
@@ -170,7 +171,7 @@ class ConvS5(nn.Module):
     def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Runs one frame (B, U, H, W)."""
         a, b = self.system()
-        u_t = u_t.contiguous(memory_format=torch.channels_last)
+        u_t = self._around(u_t.contiguous(memory_format=torch.channels_last))
         x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + self._enter(b, u_t)
         return self._read(x, u_t), {"ssm": x.permute(0, 3, 1, 2)}
 
@@ -205,9 +206,9 @@ class ResidualBlock(nn.Module):
         self._name = name
         self.add_module(name, core)
         self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
+        self.conv1 = conv2d(channels, channels, 3, edges)
         self.norm2 = nn.GroupNorm(groups, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=edges)
+        self.conv2 = conv2d(channels, channels, 3, edges)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.GroupNorm(groups, channels)
 
