@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from longseq.timeseries.data.dates import ORDERS
 from longseq.timeseries.data.frames import Roles
 
 
@@ -13,6 +14,9 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", help="column with the times (ds, date, timestamp, …)")
     parser.add_argument("--target", help="column with the values (y, target)")
     parser.add_argument("--zone", help="time zone of the clock of the times, e.g. Europe/Berlin")
+    parser.add_argument(
+        "--date_order", choices=ORDERS, help="of dates like 01/02/24, where no date tells it"
+    )
     parser.add_argument("--resample", help="average over this step, e.g. 1min, for irregular times")
     for kind, text in (
         ("future", "columns known for the future too, by commas: promo,price"),
@@ -36,4 +40,4 @@ def roles_of(args: argparse.Namespace) -> Roles:
         for kind in ("future", "past", "static")
     )
     usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
-    return Roles(*usual, *kinds, args.holidays)
+    return Roles(*usual, *kinds, args.holidays, args.date_order)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError
-from longseq.timeseries.data.times import Source
+from longseq.timeseries.data.source import Source
 
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s*[-+]?[1-9]\d{0,2}[.,]\d{3}\s*")  # 1.234: of thousands, or of decimals

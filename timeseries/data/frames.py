@@ -33,7 +33,8 @@ from longseq.timeseries.data.roles import (
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.text import read_text
-from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
+from longseq.timeseries.data.source import Source
+from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
 _CELLS = 400_000_000  # float64 values of a panel: 3.2 GB
@@ -175,7 +176,7 @@ def _from_long(
         raise where.error(f"{id_!r} is empty", int(np.flatnonzero(empty)[0]))
     codes, names = pd.factorize(frame[id_])
     kept = {name: numbers(frame[name], name, where) for name in (target, *told.future, *told.past)}
-    ds = parse_times(frame[time], where, told.zone, codes)
+    ds = parse_times(frame[time], where, told.zone, codes, told.date_order)
     static: dict[str, np.ndarray] = {}
     for name in told.static:
         static |= static_values(frame, name, codes, where)
@@ -195,7 +196,8 @@ def _from_wide(
     if time is None:
         ds, series = pd.Index(np.arange(len(frame))), frame
     else:
-        ds, series = parse_times(frame[time], where, told.zone), frame.drop(columns=time)
+        ds = parse_times(frame[time], where, told.zone, order=told.date_order)
+        series = frame.drop(columns=time)
     series = series.drop(columns=list(told.covariates))
     if target is None or told.target is None:
         others = series if target is None else series.drop(columns=target)

@@ -22,7 +22,8 @@ from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.frames import refuse_missing
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import Roles, find_roles
-from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
+from longseq.timeseries.data.source import Source
+from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 
 BATCH = 2**18  # rows that are read at once
 CELLS = 2**22  # values of a piece's panel
@@ -193,7 +194,8 @@ class LongFile:
                     hint="average them over a step first, as --resample does for smaller files",
                 )
         source = Source(self.path, 0)
-        times = parse_times(pd.Series(seen, name=self.time), source)
+        column = pd.Series(seen, name=self.time)
+        times = parse_times(column, source, order=self.roles.date_order)
         # What a named zone makes of a clock depends on the series, and is not a note of the file.
         return seen, times, tuple(source.notes) if self.roles.zone is None else ()
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from longseq.core.errors import did_you_mean
 from longseq.timeseries.data.columns import holds_times
-from longseq.timeseries.data.times import Source
+from longseq.timeseries.data.source import Source
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
 ID_NAMES = ("unique_id", "item_id", "series_id")
@@ -33,6 +33,7 @@ class Roles:
         past: columns that are known up to the cutoff only.
         static: columns with one value a series, of a long frame.
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
+        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; None: as the column tells.
     """
 
     id: str | None = None
@@ -45,6 +46,7 @@ class Roles:
     past: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
     holidays: str | None = None
+    date_order: str | None = None
 
     @property
     def covariates(self) -> tuple[str, ...]:
