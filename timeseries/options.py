@@ -41,3 +41,13 @@ def roles_of(args: argparse.Namespace) -> Roles:
     )
     usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
     return Roles(*usual, *kinds, args.holidays, args.date_order)
+
+
+def arguments_of(roles: Roles) -> list[str]:
+    """Returns the options that say what ``roles`` say and is not usual."""
+    found: list[str] = []
+    for name, value in vars(roles).items():
+        text = ",".join(value) if isinstance(value, tuple) else value
+        if text and (name, text) != ("missing", "ffill"):
+            found += [f"--{name}", text]
+    return found

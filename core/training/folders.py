@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
-from longseq.core.errors import DataError
+from longseq.core.errors import DataError, LongseqError
 from longseq.core.files import atomic_path
 
 try:
@@ -43,6 +46,27 @@ def claim_version(folder: Path) -> int:
                 number += 1
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror}", path=folder) from error
+
+
+@contextmanager
+def nothing_left(trainer: Trainer) -> Iterator[None]:
+    """Removes the folder of a run if the block is refused before it has left a file there, and what
+    is empty then, up to the root of all runs.
+
+    Args:
+        trainer: of the run.
+    """
+    try:
+        yield
+    except LongseqError:
+        if trainer.loggers and trainer.is_global_zero and trainer.log_dir is not None:
+            folder, root = Path(trainer.log_dir).resolve(), Path(trainer.default_root_dir).resolve()
+            inside = sorted((one for one in folder.rglob("*") if one.is_dir()), reverse=True)
+            above = [one for one in folder.parents if one == root or root in one.parents]
+            with suppress(OSError):  # the first that is not empty stays, and all above it
+                for one in (*inside, folder, *above) if above else ():
+                    one.rmdir()
+        raise
 
 
 def resumed_folder(

@@ -105,7 +105,9 @@ def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a format is slow or its zone unknown: it is NaT then
         try:
-            times = pd.DatetimeIndex(pd.to_datetime(text, errors="coerce", format="ISO8601", utc=utc))
+            times = pd.DatetimeIndex(
+                pd.to_datetime(text, errors="coerce", format="ISO8601", utc=utc)
+            )
             if times.isna().any():
                 times = pd.DatetimeIndex(
                     pd.to_datetime(text, errors="coerce", format="mixed", utc=utc)
@@ -179,7 +181,10 @@ def _fits(numbers: dict[str, np.ndarray], order: str) -> bool:
 
 
 def _told_by_rows(
-    numbers: dict[str, np.ndarray], possible: list[str], codes: np.ndarray, groups: np.ndarray | None
+    numbers: dict[str, np.ndarray],
+    possible: list[str],
+    codes: np.ndarray,
+    groups: np.ndarray | None,
 ) -> list[str]:
     """Returns which of some orders, "ymd" among them, are left if the rows stand in order of time,
     and if of the outer numbers the one that never changes, and stands last, is the year."""

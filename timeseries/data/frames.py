@@ -32,8 +32,8 @@ from longseq.timeseries.data.roles import (
     find_roles,
 )
 from longseq.timeseries.data.samples import SAMPLES
-from longseq.timeseries.data.text import read_text
 from longseq.timeseries.data.source import Source
+from longseq.timeseries.data.text import read_text
 from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
@@ -141,7 +141,7 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         if kind in DELIMITERS:
             return read_text(file, DELIMITERS[kind]), 2
         if kind == ".txt":
-            return pd.read_csv(file, header=None), 1
+            return pd.read_csv(file, header=None, low_memory=False), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError("the compressed file is truncated or damaged", path=file) from error
     except (
@@ -280,8 +280,8 @@ def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
     if len(axis) * len(names) > _CELLS:
         raise where.error(
             f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
-            hint="split the file, take a longer --resample, or read it in pieces: predict "
-            "--in_pieces yes, fit --data LongFileData",
+            hint="split the file, resample to a longer step, or read it in pieces: predict "
+            "--in_pieces yes, fit --data LongFileData; in Python give predict a Parquet path",
         )
     return np.full((len(axis), len(names)), np.nan)
 
@@ -321,18 +321,27 @@ def _panel(
     return panel
 
 
-def refuse_missing(panel: Panel, where: Source) -> None:
+def refuse_missing(
+    panel: Panel, where: Source, missing: int | None = None, size: int | None = None
+) -> None:
     """Refuses a panel that lacks a value.
+
+    Args:
+        panel: the series, or some of a file's.
+        where: the file.
+        missing: values that the whole file lacks; those of the panel if None.
+        size: values that it would have; likewise.
 
     Raises:
         DataError: naming the first series that does, and the time.
     """
     holes = ~panel.observed
     if holes.any():
+        missing = int(holes.sum()) if missing is None else missing
         column = int(np.flatnonzero(holes.any(0))[0])
         row = int(np.flatnonzero(holes[:, column])[0])
         raise DataError(
-            f"value missing ({int(holes.sum())} of {holes.size} are)",
+            f"value missing ({missing:,} of {size or holes.size:,} are)",
             path=where.file,
             record=f"{panel.ids[column]} at {panel.ds[row]}",
             hint="missing=ffill carries the last value forward in contexts and scores none of it",

@@ -182,7 +182,7 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
     if isinstance(ds, pd.DatetimeIndex):
         usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit).total_seconds()
         nearest = min(_ROUND, key=lambda one: abs(math.log(one / max(usual, 1e-9))))
-        step = pd.tseries.frequencies.to_offset(pd.Timedelta(seconds=nearest)).freqstr
+        step = _tick(pd.Timedelta(seconds=nearest)).freqstr
     return f"bring the times to one regular step: {say('resample', step)}"
 
 
