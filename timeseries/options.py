@@ -40,7 +40,7 @@ def roles_of(args: argparse.Namespace) -> Roles:
         for kind in ("future", "past", "static")
     )
     usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
-    return Roles(*usual, *kinds, args.holidays, args.date_order)
+    return Roles(*usual, *kinds, args.holidays, date_order=args.date_order)
 
 
 def arguments_of(roles: Roles) -> list[str]:

@@ -47,10 +47,10 @@ def test_no_output_is_an_input(
     assert parser().parse_args([str(file), "--out=new"]).out == "new"
     lists = (f"new.csv,{file}", f"new.csv+{link},horizon=3", f"name={file}")
     for text in lists:  # files in a list, in a sum, by name
-        with pytest.raises(ConfigError, match="--out .* would overwrite the input"):
+        with pytest.raises(ConfigError, match=r"--out .* would overwrite the input"):
             parser().parse_args([text, f"--out={file}"])
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="--out ~/a.csv would overwrite the input"):
+    with pytest.raises(ConfigError, match=r"--out ~/a\.csv would overwrite the input"):
         parser().parse_args([str(file), "--out=~/a.csv"])
     before = file.read_bytes()
     assert main(["timeseries", "predict", str(file), "--horizon=1", f"--out={link}"]) == 2

@@ -98,7 +98,9 @@ class ForecastData(BaseData):
                 f"min_context must lie between 1 and the context ({context}), got {min_context}"
             )
         kinds = (tuple(names or ()) for names in (future, past, static))
-        self.roles = Roles(id, time, target, zone, resample, missing, *kinds, holidays, date_order)
+        self.roles = Roles(
+            id, time, target, zone, resample, missing, *kinds, holidays, date_order=date_order
+        )
         self.least = context if min_context is None else min_context
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride
