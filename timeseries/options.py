@@ -35,12 +35,12 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
 
 def roles_of(args: argparse.Namespace) -> Roles:
     """Returns what the options of ``add_roles`` say."""
-    kinds = (
-        tuple(name for name in getattr(args, kind).split(",") if name)
+    kinds = {
+        kind: tuple(name for name in getattr(args, kind).split(",") if name)
         for kind in ("future", "past", "static")
-    )
+    }
     usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
-    return Roles(*usual, *kinds, args.holidays, date_order=args.date_order)
+    return Roles(*usual, **kinds, holidays=args.holidays, date_order=args.date_order)
 
 
 def arguments_of(roles: Roles) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 
 from longseq.core.shell.cli import main
 
-SMALL = ["--model=MixerForecaster", "--model.d_model=8", "--model.n_layers=1", "--data.context=28"]
-STEPS = ["--data.horizon=7", "--data.batch_size=4", "--trainer.max_steps=2"]
+SMALL = ["--model=MixerForecaster", "--model.d_model=8", "--model.n_layers=1"]
+STEPS = ["--data.context=28", "--data.horizon=7", "--data.batch_size=4", "--trainer.max_steps=2"]
 
 
 @pytest.fixture

@@ -97,10 +97,10 @@ class ForecastData(BaseData):
             raise ConfigError(
                 f"min_context must lie between 1 and the context ({context}), got {min_context}"
             )
-        kinds = (tuple(names or ()) for names in (future, past, static))
-        self.roles = Roles(
-            id, time, target, zone, resample, missing, *kinds, holidays, date_order=date_order
-        )
+        beside = {"future": future, "past": past, "static": static}
+        kinds = {name: tuple(columns or ()) for name, columns in beside.items()}
+        usual = (id, time, target, zone, resample, missing)
+        self.roles = Roles(*usual, **kinds, holidays=holidays, date_order=date_order)
         self.least = context if min_context is None else min_context
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride
