@@ -33,6 +33,8 @@ def read(times, **roles):
         ["2024-01-01T10:00:00 CET", "2024-01-01T11:00:00 CET", "2024-01-01T12:00:00 CET"],
         [dt.time(hour) for hour in range(4)],
         [0.5, 1.5, 2.5, 3.5],
+        [None, "2024-01-01", "2024-01-02"],
+        ["", "2024-01-01", "2024-01-02"],
     ],
 )
 def test_a_date_without_its_year_or_month_is_refused(times):

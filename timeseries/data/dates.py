@@ -56,7 +56,7 @@ def parse_dates(
     if order not in (None, *ORDERS):
         raise ConfigError(f"date_order is {', '.join(ORDERS)}, got {order!r}")
     # A panel repeats its times in every series: each is parsed once.
-    codes, unique = pd.factorize(column.astype(str), use_na_sentinel=False)
+    codes, unique = pd.factorize(column.astype(str).fillna("nan"))
     given = pd.Series(unique, dtype=str)
 
     def row(bad: np.ndarray) -> int:

@@ -99,7 +99,7 @@ def _whole_numbers(column: pd.Series) -> np.ndarray | None:
     if pd.api.types.is_integer_dtype(column) and not column.isna().any():
         return column.to_numpy(np.int64)
     if not pd.api.types.is_numeric_dtype(column) and len(column):
-        text = column.astype(str)
+        text = column.astype(str).fillna("nan")
         if re.fullmatch(r"-?\d{1,19}", text.iloc[0]) and text.str.fullmatch(r"-?\d{1,19}").all():
             try:
                 return text.astype(np.int64).to_numpy()
