@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,10 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+
+# What a run writes before its first step.
+_HEADS = re.compile(r"events\.out\.tfevents\..*|hparams\.yaml|config\.yaml")
 
 
 def claim_version(folder: Path) -> int:
@@ -50,8 +55,8 @@ def claim_version(folder: Path) -> int:
 
 @contextmanager
 def nothing_left(trainer: Trainer) -> Iterator[None]:
-    """Removes the folder of a run if the block is refused before it has left a file there, and what
-    is empty then, up to the root of all runs.
+    """Removes the folder of a run if the block is refused before a step of it has left anything
+    there, and what is empty then, up to the root of all runs.
 
     Args:
         trainer: of the run.
@@ -60,11 +65,18 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
         yield
     except LongseqError:
         if trainer.loggers and trainer.is_global_zero and trainer.log_dir is not None:
-            folder, root = Path(trainer.log_dir).resolve(), Path(trainer.default_root_dir).resolve()
-            inside = sorted((one for one in folder.rglob("*") if one.is_dir()), reverse=True)
+            names = (trainer.log_dir, trainer.default_root_dir)
+            folder, root = (Path(one).expanduser().resolve() for one in names)
             above = [one for one in folder.parents if one == root or root in one.parents]
+            inside = sorted(folder.rglob("*"), reverse=True)
+            files = [one for one in inside if not one.is_dir()]
+            begun = trainer.global_step > 0 or any(not _HEADS.match(one.name) for one in files)
+            if not above or begun:
+                raise
             with suppress(OSError):  # the first that is not empty stays, and all above it
-                for one in (*inside, folder, *above) if above else ():
+                for one in files:
+                    one.unlink()
+                for one in (*(one for one in inside if one.is_dir()), folder, *above):
                     one.rmdir()
         raise
 
