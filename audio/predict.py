@@ -14,7 +14,7 @@ from longseq.audio.calibration import UNREADABLE
 from longseq.audio.data.listing import list_audio, outside
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import FileScore, score_files, shown_name
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import DataError, plain
 from longseq.core.tables import DELIMITERS, check_table, write_rows
 
@@ -117,7 +117,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
     parser.add_argument("--workers", type=int, default=2, help="files at a time (2)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_table(args.out)
     task = load_detector(args.ckpt_path).to(args.device)

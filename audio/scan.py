@@ -17,7 +17,7 @@ from longseq.audio.predict import list_files, quiet_libraries, summary, write_sc
 from longseq.audio.results import ResultLog
 from longseq.audio.scoring import Detector, FileScore, score_files
 from longseq.core import __version__
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import DataError, plain
 from longseq.core.files import atomic_path
 
@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
         help="a detector of yours, or a folder of published SONICS weights (the packaged one)",
     )
     parser.add_argument("--workers", type=int, default=2, help="files at a time (2)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     parser.add_argument("--restart", action="store_true", help="score every file anew")
     args = parser.parse_args(argv)
     out = Path(args.out)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from longseq.bench.recall_report import Result, show, write
 from longseq.bench.recall_tasks import IGNORE, TASKS, RecallTask, get_task
 from longseq.core.backbone import Backbone
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, device_name
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import list_mixers, mixer_class
 from longseq.core.training.optim import parameter_groups
@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("recall"), metavar="DIR", help="folder of the results"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of weights and data")
-    parser.add_argument("--device", default=defaults.device, help="cpu, cuda, …")
+    parser.add_argument("--device", type=device_name, default=defaults.device, help="cpu, cuda, …")
     return parser
 
 

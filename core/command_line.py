@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.files import refuse_overwriting
 from longseq.core.runs import known_roots, newest_checkpoint
 
 
@@ -91,10 +92,42 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``; a name that torch does not know, or a device that is not there, is
+    refused before the work."""
+    parser.add_argument(
+        "--device",
+        type=device_name,
+        default="cpu",
+        help="cpu (default), cuda, or cuda:1 of several",
+    )
+
+
+def device_name(text: str) -> str:
+    """Returns the name of a device that is there; for ``type`` of an argument."""
+    if text == "cpu":
+        return text
+    import torch
+
+    kind, _, number = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise argparse.ArgumentTypeError(f"no device {text!r}; known: cpu, cuda, cuda:0, mps")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if not int(number or 0) < int(there[kind]):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not there: longseq doctor says which devices are, and why others are not"
+        )
+    return text
+
+
 def _paths(value: Any) -> Iterator[str]:
-    """Yields the paths in the value of an argument."""
+    """Yields the paths in the value of an argument: it as a whole, and its parts if it is a list
+    like a.csv,b.csv, a sum like train.csv+test.csv, or a pair like name=a.csv."""
     if isinstance(value, (str, os.PathLike)):
-        yield os.fspath(value)
+        text = os.fspath(value)
+        yield text
+        if isinstance(text, str):
+            yield from (part for part in re.split("[,+=]", text) if part not in ("", text))
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for one in value:
             yield from _paths(one)
@@ -114,6 +147,4 @@ def check_outputs(arguments: argparse.Namespace, outputs: dict[str, str]) -> Non
     read = [path for name, value in values.items() if name not in outputs for path in _paths(value)]
     for name, option in outputs.items():
         for out in _paths(values.get(name)):
-            for path in read:
-                if os.path.isfile(out) and os.path.isfile(path) and os.path.samefile(out, path):
-                    raise ConfigError(f"{option} {out} would overwrite the input {path}")
+            refuse_overwriting(out, read, f"{option} ")

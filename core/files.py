@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
@@ -133,6 +133,35 @@ def check_writable(path: str | Path) -> None:
             reason = errno.EROFS if not usage.total else None if usage.free else errno.ENOSPC
     if reason is not None:
         raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
+
+
+def refuse_overwriting(
+    out: str | Path, inputs: Iterable[str | Path | None], option: str = ""
+) -> None:
+    """Checks that what is written is not among what is read, before anything is read.
+
+    Args:
+        out: that ``atomic_path`` is to write.
+        inputs: files, under whatever names: links, "~", other cases where the disk sees none; what
+            is no file, or None, is passed over.
+        option: that named the output, for the message.
+
+    Raises:
+        ConfigError: if it is.
+    """
+    if not (target := Path(out).expanduser()).is_file():
+        return
+    for one in inputs:
+        for path in () if one is None else (Path(one), Path(one).expanduser()):
+            if _is_file(path) and target.samefile(path):
+                raise ConfigError(f"{option}{out} would overwrite the input {one}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text of no path: too long, or with a zero in it
+        return False
 
 
 def _target(path: str | Path) -> Path:

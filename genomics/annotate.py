@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.genomics.data.annotation import Feature, own_features, read_features
@@ -263,14 +263,14 @@ def learn(
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics annotate``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq genomics annotate",
         description="Finds the protein-coding genes of a bacterium or archaeon and writes them as "
         "GFF3. Learns from the genome itself unless others are given.",
     )
     parser.add_argument("genome", help=f"genome file, or a sample: {', '.join(SAMPLES.names())}")
     parser.add_argument("--out", required=True, help=".gff3 file to write")
-    parser.add_argument("--proteins", help="FASTA file for the proteins")
+    parser.add_argument("--proteins", help="FASTA file to write the proteins to")
     parser.add_argument(
         "--learn", default="", help="genomes to learn from in place of this one: a.gbk,b.gbk"
     )

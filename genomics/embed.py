@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import arrow_column, check_table, write_batches, write_rows
@@ -172,7 +172,7 @@ def run(argv: Sequence[str]) -> int:
         "on its own strand",
     )
     parser.add_argument("--chunk", type=int, default=4096, help="bases read at once (default 4096)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_output(args.out)
     if args.window is not None and args.features is not None:

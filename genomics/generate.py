@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import check_table, write_rows
@@ -238,7 +238,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--genome", help="report how the sequences compare with this genome")
     parser.add_argument("--order", type=int, default=2, help="of the Markov model beside them (2)")
     parser.add_argument("--report", help=".csv, .tsv or .parquet file for the report")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_writable(args.out)
     if args.prompt and args.prompts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.tables import check_table, write_rows
 from longseq.core.training.loading import load_task
 from longseq.genomics.data.fasta import Genome
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("fasta", help="the sequences, in any format that `predict` reads")
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a SequencePrediction")
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet file to write")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_table(args.out)
     task = load_task(args.ckpt_path, SequencePrediction)

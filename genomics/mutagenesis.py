@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import check_table, write_rows
@@ -122,7 +122,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--context", type=int, help=f"as of variants ({CONTEXT})")
     parser.add_argument("--window", type=int, help=f"as of variants ({WINDOW})")
     parser.add_argument("--strand", default="both", help="both (default), + or -")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_table(args.out)
     source = SAMPLES.path(args.genome) if args.genome in SAMPLES.names() else Path(args.genome)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from longseq.core.checks import check_positive
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError
 from longseq.core.tables import SUFFIXES, check_table
 from longseq.genomics.data.annotation import own_features, read_features
@@ -221,7 +221,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--kinds", default="", help="only features of these kinds: gene,tRNA (all)")
     parser.add_argument("--gene_table", help=".csv, .tsv or .parquet with a row for each feature")
     parser.add_argument("--plot", help="PNG of bits per base along the genome above its genes")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     kind = check_track(args.out)
     if args.plot and kind not in SUFFIXES:

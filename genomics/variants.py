@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError
 from longseq.core.tables import check_table, write_rows
 from longseq.genomics.data.samples import SAMPLES
@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--code", type=int, choices=sorted(STOPS), help="its genetic code (11)")
     made.add_argument("--workers", type=int, default=1, help="processes (1)")
-    made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(made)
     return made
 
 

@@ -28,7 +28,7 @@ from longseq.timeseries.data.windows import EvaluationWindows, Windows
 from longseq.timeseries.forecast import run_model
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.metrics import ForecastError
-from longseq.timeseries.options import add_roles, roles_of
+from longseq.timeseries.options import add_roles, arguments_of, roles_of
 from longseq.timeseries.regression import covariate_effects
 from longseq.timeseries.task import ForecastTask
 
@@ -79,6 +79,7 @@ class ForecastComparison(Comparison):
     def __init__(self, data: ForecastData, season: int | None = None, ridge: float = RIDGE) -> None:
         self.data, self.ridge = data, ridge
         self._rest: Panel | None = None
+        self._next: list[str] | None = None
         data.setup()
         self.season = season or data.panel.season()
         self.test = data.windows("test")
@@ -130,10 +131,20 @@ class ForecastComparison(Comparison):
 
     @classmethod
     def of_test(cls, task: Any, data: Any) -> ForecastComparison | None:
-        known = isinstance(task, ForecastTask) and isinstance(data, ForecastData)
-        if isinstance(data, LongFileData):
-            data = data.sample()
-        return cls(data) if known else None
+        if not (isinstance(task, ForecastTask) and isinstance(data, ForecastData)):
+            return None
+        made = cls(data.sample() if isinstance(data, LongFileData) else data)
+        if type(data) in (ForecastData, LongFileData) and data.series is None:
+            future = made.data.panel.covariates.future
+            made._next = [
+                data.path,
+                *arguments_of(data.roles),
+                *(["--cutoffs", "1"] * bool(future)),
+            ]
+        return made
+
+    def predict_next(self) -> list[str] | None:
+        return self._next
 
     def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
         parameters = sum(parameter.numel() for parameter in task.parameters())

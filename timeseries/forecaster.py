@@ -13,9 +13,10 @@ import pandas as pd
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError, did_you_mean
+from longseq.core.files import refuse_overwriting
 from longseq.core.registry import keywords
-from longseq.core.tables import write_frame
-from longseq.timeseries.baseline_frame import baseline_frame, with_naive
+from longseq.core.tables import check_table, write_frame
+from longseq.timeseries.baseline_frame import baseline_frame
 from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
@@ -23,7 +24,7 @@ from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
-from longseq.timeseries.long_frame import with_forecasts
+from longseq.timeseries.network_frame import network_frame
 from longseq.timeseries.predict_pieces import path_forecasts, path_in_pieces
 from longseq.timeseries.regression import covariate_effects, regression_frame
 from longseq.timeseries.scores import score_frame
@@ -50,7 +51,7 @@ class Forecaster:
         model: "zero_shot" (nothing is trained), a local model or baseline ("theta", "auto_ets",
             "seasonal_naive", "nlinear_ridge", …), or a network that is trained on the frame:
             "mixer_forecaster", "spacetime", "informer", "autoformer".
-        horizon: rows that a network is trained to forecast; longer ones are forecast in turn.
+        horizon: rows that a network is trained to forecast; longer ones in turn.
         context: known rows L of a network's or a ridge's window; as the frame allows if None.
         season: rows of a season; the calendar's usual one if None.
         levels: percentages of intervals, of the zero-shot forecaster and of statsforecast's models.
@@ -67,6 +68,7 @@ class Forecaster:
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
         conformal: back-tests on which the intervals of ``levels`` are calibrated, for models that
             see each series anew at every cutoff; 0 for a model's own intervals.
+        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd".
         **arguments: further arguments of the network's task.
 
     Raises:
@@ -92,6 +94,7 @@ class Forecaster:
         static: Sequence[str] = (),
         holidays: str | None = None,
         conformal: int = 0,
+        date_order: str | None = None,
         **arguments: Any,
     ) -> None:
         known = (*BASELINES, *_TRAINED)
@@ -118,7 +121,7 @@ class Forecaster:
         self.levels, self.max_steps, self.seed = tuple(levels), max_steps, seed
         self.roles = Roles(
             *(id, time, target, zone, resample, "ffill"),
-            *(tuple(future), tuple(past), tuple(static), holidays),
+            *(tuple(future), tuple(past), tuple(static), holidays, date_order),
         )
         self.arguments = arguments
         self._panel: Panel | None = None
@@ -172,8 +175,10 @@ class Forecaster:
         Returns:
             Columns ``unique_id``, ``ds``, ``cutoff``, ``y`` (empty), the model's, its intervals
             where it has any, and ``SeasonalNaive``; pandas or polars as ``fit`` was given. The path
-            ``out`` where it is given.
+            ``out`` where it is given, which is no file that was read.
         """
+        if out is not None:
+            self._check_out(out, frame)
         if future is None and path_in_pieces(self, frame, out):
             return path_forecasts(self, frame, self._horizon(horizon), out)
         panel, polars = (self._fitted(), self._polars) if frame is None else self._read(frame)
@@ -256,6 +261,7 @@ class Forecaster:
         from longseq.timeseries.plots import plot_forecast
 
         panel = self._fitted()
+        self._check_out(path, table=False)
         level = next((n for n in self.levels if f"{self.name}-lo-{n}" in frame), None)
         chosen = panel.select([series or panel.ids[0]])
         plot_forecast(chosen, frame, self.name, path, level)
@@ -280,6 +286,13 @@ class Forecaster:
         from longseq.timeseries.forecaster_folder import load
 
         return load(cls, Path(path))
+
+    def _check_out(self, out: str | Path, frame: Any = None, table: bool = True) -> None:
+        """Refuses an output that cannot be written, or was read: the fitted file or ``frame``."""
+        if table:
+            check_table(out)
+        read = [None if self._panel is None else self._panel.source]
+        refuse_overwriting(out, [*read, *([frame] if isinstance(frame, (str, Path)) else [])])
 
     def _read(self, frame: Any) -> tuple[Panel, bool]:
         if isinstance(frame, (str, Path)):
@@ -364,34 +377,7 @@ class Forecaster:
                 panel, horizon, at, self.levels, season=self.season, quantiles=self._task
             )
         if self.model in _TRAINED:
-            return self._network_frame(panel, horizon, cutoff)
+            return network_frame(self, panel, horizon, cutoff)
         return baseline_frame(
             self.model, panel, horizon, cutoff, self.season, self.levels, self.context
         )
-
-    def _network_frame(self, panel: Panel, horizon: int, cutoff: int | None) -> pd.DataFrame:
-        from longseq.timeseries.forecast import forecast_frame
-
-        if self._task is None:
-            raise ConfigError("the forecaster was not trained: call fit first")
-        h = self._task.horizon
-        own = panel if cutoff is None else panel.before(cutoff)
-        if cutoff is not None and self._task.channel_independent:
-            # As with every model, a series that has not begun has no rows there.
-            least = int((self._task.facts or {}).get("least", self._task.context))
-            begun = cutoff - own.starts >= max(least, 1)
-            panel = panel.select([name for name, old in zip(panel.ids, begun) if old])
-            own = panel.before(cutoff)
-        levels = self.levels if self._task.probabilistic else ()
-        parts: dict[str, list[np.ndarray]] = {}
-        known = own
-        for done in range(h, horizon + h, h):
-            part = forecast_frame(self._task, known, None, levels, 64, self.season, False)
-            for column in part.columns[4:-1]:
-                parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
-            if done < horizon:
-                known = with_forecasts(known, part, self.name)
-        paths = {key: np.concatenate(many, axis=1)[:, :horizon] for key, many in parts.items()}
-        rows = own.ends if self._task.channel_independent else np.full(len(own.ids), len(own))
-        series = np.arange(len(own.ids))
-        return with_naive(panel, rows, series, paths, self.season)

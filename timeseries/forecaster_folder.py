@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import DataError
-from longseq.core.files import atomic_path
+from longseq.core.files import atomic_path, refuse_overwriting
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Roles, read_panel
 from longseq.timeseries.data.panel import Panel
@@ -24,6 +24,7 @@ _KINDS = ("future", "past", "static")
 
 def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
     """Writes a forecaster and its series; see ``Forecaster.save``."""
+    refuse_overwriting(folder / "series.parquet", [panel.source])
     folder.mkdir(parents=True, exist_ok=True)
     wide = pd.DataFrame(panel.values, columns=list(panel.ids))
     wide.insert(0, "ds", panel.ds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from longseq.timeseries.data.dates import ORDERS
 from longseq.timeseries.data.frames import Roles
 
 
@@ -13,6 +14,9 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", help="column with the times (ds, date, timestamp, …)")
     parser.add_argument("--target", help="column with the values (y, target)")
     parser.add_argument("--zone", help="time zone of the clock of the times, e.g. Europe/Berlin")
+    parser.add_argument(
+        "--date_order", choices=ORDERS, help="of dates like 01/02/24, where no date tells it"
+    )
     parser.add_argument("--resample", help="average over this step, e.g. 1min, for irregular times")
     for kind, text in (
         ("future", "columns known for the future too, by commas: promo,price"),
@@ -31,9 +35,19 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
 
 def roles_of(args: argparse.Namespace) -> Roles:
     """Returns what the options of ``add_roles`` say."""
-    kinds = (
-        tuple(name for name in getattr(args, kind).split(",") if name)
+    kinds = {
+        kind: tuple(name for name in getattr(args, kind).split(",") if name)
         for kind in ("future", "past", "static")
-    )
+    }
     usual = (args.id, args.time, args.target, args.zone, args.resample, args.missing)
-    return Roles(*usual, *kinds, args.holidays)
+    return Roles(*usual, **kinds, holidays=args.holidays, date_order=args.date_order)
+
+
+def arguments_of(roles: Roles) -> list[str]:
+    """Returns the options that say what ``roles`` say and is not usual."""
+    found: list[str] = []
+    for name, value in vars(roles).items():
+        text = ",".join(value) if isinstance(value, tuple) else value
+        if text and (name, text) != ("missing", "ffill"):
+            found += [f"--{name}", text]
+    return found

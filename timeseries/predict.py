@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError
 from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
@@ -137,7 +137,7 @@ def _run_in_pieces(
     )
 
     file, ends = LongFile(args.frame, roles_of(args)), Ends()
-    make = piece_forecaster(file, horizon, task, levels, args.batch_size, args.season)
+    make = piece_forecaster(file, horizon, task, levels, args.batch_size, args.season, args.device)
 
     def frames() -> Iterator[pd.DataFrame]:
         for panel, frame in forecast_pieces(file, make):
@@ -202,7 +202,7 @@ def _zero_shot(
             "--past and --static are for models trained with them; the packaged forecaster takes "
             "--future and --holidays"
         )
-    network = Quantiles()
+    network = Quantiles(device=args.device)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "a quarter of the memory)",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="cutoffs at once (64)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     return parser
 
 

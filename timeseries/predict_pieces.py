@@ -14,7 +14,7 @@ import pandas as pd
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.tables import DELIMITERS, check_table, write_batches
-from longseq.timeseries.data.long_file import LongFile, is_large
+from longseq.timeseries.data.long_file import READ_WHOLE, LongFile, is_large
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.local import BASELINES, LocalModel
 from longseq.timeseries.zero_shot import Quantiles, zero_shot_frame
@@ -30,6 +30,7 @@ def piece_forecaster(
     levels: Iterable[int] = (),
     batch_size: int = 64,
     season: int | None = None,
+    device: str = "cpu",
 ) -> Callable[[Panel], pd.DataFrame]:
     """Returns what forecasts a piece of a file: the packaged forecaster, or a trained model.
 
@@ -40,13 +41,14 @@ def piece_forecaster(
         levels: percentages of the intervals.
         batch_size: series at once.
         season: rows of a season; the calendar's usual one if None.
+        device: of the packaged forecaster; a model of a task stays where it is.
 
     Raises:
         ConfigError: for a model that takes all series at once.
     """
     wanted = tuple(levels)
     if task is None:
-        network = Quantiles()
+        network = Quantiles(device=device)
 
         def plain(panel: Panel) -> pd.DataFrame:
             return zero_shot_frame(panel, horizon, None, wanted, batch_size, season, network)
@@ -58,7 +60,7 @@ def piece_forecaster(
         what = "takes covariates" if task.channel_independent else "takes all series at once"
         raise ConfigError(
             f"{file.path}: {type(task).__name__} {what}, so the file cannot be read in pieces: "
-            "--in_pieces no, or another model"
+            f"{READ_WHOLE}, or take another model"
         )
     first = file.survey.first_end
 

@@ -3,7 +3,6 @@ checkpoints of ours."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 
 from longseq.core.checkpoints.layouts import Tensors, read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path, check_writable, require_file
+from longseq.core.files import atomic_path, check_writable, refuse_overwriting, require_file
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.data.protocols import list_protocols
 from longseq.timeseries.forecast_task import ForecastTask
@@ -23,6 +23,7 @@ from longseq.timeseries.options import add_roles, roles_of
 # Authors name the folder of a run by its settings: …_sl96_ll48_pl24_dm512_nh8_el2_dl1_df2048_…
 _IN_NAME = {"sl": "context", "ll": "label", "pl": "horizon", "nh": "n_heads", "fc": "factor"}
 _CARRIED = ("module.", "model.")
+_FILE = "checkpoint.pth"  # in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def read_published(source: str | Path, **settings: int | None) -> ForecastTask:
     from longseq.timeseries import task as tasks
 
     path = Path(source)
-    path = path / "checkpoint.pth" if path.is_dir() else path
+    path = path / _FILE if path.is_dir() else path
     state = _plain(read_state_dict(require_file(path, "file of weights")))
     layout = next((one for one in LAYOUTS.values() if one.mark in state), None)
     if layout is None:
@@ -208,7 +209,7 @@ def write_task(task: ForecastTask, path: str | Path) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq timeseries import``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq timeseries import",
         description="Reads published weights of Informer, Autoformer, SpaceTime or TPGN and writes "
         "a checkpoint of ours, with the scaler of the training rows of the file that they were "
@@ -228,6 +229,7 @@ def run(argv: Sequence[str]) -> int:
     if Path(args.out).suffix != ".ckpt":
         raise ConfigError(f"--out must end in .ckpt, got {args.out}")
     check_writable(args.out)
+    refuse_overwriting(args.out, [Path(args.source) / _FILE], "--out ")
     task = read_published(args.source, **{name: getattr(args, name) for name in names})
     series = None if args.series is None else args.series.split(",")
     roles = vars(roles_of(args))

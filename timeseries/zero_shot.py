@@ -41,16 +41,23 @@ class Quantiles:
             whose season the network finds itself. False forecasts the series alone.
         calibrated: take the widths of intervals times a share that depends on the number of known
             values; only for the packaged network.
+        device: that the network is moved to; None leaves it where it is.
     """
 
     def __init__(
-        self, model: ZeroShot | None = None, copies: bool = True, calibrated: bool | None = None
+        self,
+        model: ZeroShot | None = None,
+        copies: bool = True,
+        calibrated: bool | None = None,
+        device: str | None = None,
     ) -> None:
         self.calibrated = model is None if calibrated is None else calibrated
         if model is None:
             model = ZeroShot()
             load_weights(PACKAGED, model)
         self.model, self.copies = model.eval(), copies
+        if device is not None:
+            self.model.to(device)
 
     def forecast(
         self,

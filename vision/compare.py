@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longseq.core.command_line import add_device
 from longseq.core.compare import Comparison, Row
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import Registry
@@ -135,7 +136,7 @@ class ImageComparison(Comparison):
             help="where the images are, if not where models and configurations say",
         )
         parser.add_argument("--max_rows", type=int, help="training images for the regression (all)")
-        parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+        add_device(parser)
         text = "train each for so many CPU minutes, a table each (1,5), not by steps"
         parser.add_argument("--cpu_minutes", help=text)
 

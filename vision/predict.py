@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.checks import check_positive
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
 from longseq.vision.calibration import tempered
@@ -220,7 +220,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     text = "classes: mean of each image's probabilities and its mirror image's"
     parser.add_argument("--flip", action="store_true", help=text)
     text = "classes: divides the logits (1; `longseq vision report` finds it)"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.files import check_writable
 from longseq.core.tables import SUFFIXES as TABLES
@@ -260,7 +260,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--period", help="years to write, such as 2080-2099 (all)")
     parser.add_argument("--map", help="PNG map of the mean anomaly over --map_period")
     parser.add_argument("--map_period", help="years of the map (the last 20 that are written)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     command = "longseq weather predict " + " ".join(argv)
     folder = resolve(args.input)

@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.predict import list_files
 from longseq.audio.scoring import shown_name
 from longseq.audio.speakers.task import ActiveSpeakers
+from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.training.loading import load_task
@@ -163,7 +163,7 @@ def _word(name: str) -> str:
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq audio speakers``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="longseq audio speakers",
         description="Writes who speaks when: an .rttm file for every recording. Speakers are "
         "those of --voices; anybody else is nobody.",

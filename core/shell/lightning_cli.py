@@ -36,11 +36,10 @@ from longseq.core.shell.arguments import (
     resolve_configs,
     resumed_settings,
 )
-from longseq.core.shell.measured import show, show_test
+from longseq.core.shell.measured import say_predict, show, show_test
 from longseq.core.shell.messages import explain
 from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
-from longseq.core.training.callbacks import say_next
 from longseq.core.training.folders import own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import (
@@ -255,7 +254,7 @@ class DomainCLI(LightningCLI):
                 show(self.trainer, self.command, self.checkpoint, found)
         elif found and found[0]:
             show_test(self.trainer, beside, model, found, self.checkpoint)
-            say_next(f"longseq {self.domain.name} predict", str(self.checkpoint))
+            say_predict(self.domain, beside.predict_next(), str(self.checkpoint))
 
     def before_predict(self) -> None:
         """Refuses a task that cannot predict, where Lightning would speak of itself."""

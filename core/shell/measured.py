@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Trainer
 
 from longseq.core.compare import Comparison, report_test
-from longseq.core.training.callbacks import listing
+from longseq.core.domain import Domain
+from longseq.core.training.callbacks import listing, say_next
 from longseq.core.training.task import BaseTask
 
 Measured = Sequence[Mapping[str, float]]
@@ -71,3 +73,18 @@ def show_test(
     report_test(beside, task, metrics)
     rest = ", ".join(f"{name} {value:.6g}" for name, value in found[0].items())
     print(f"all that was measured: {rest}")
+
+
+def say_predict(domain: Domain, words: Sequence[str] | None, checkpoint: str) -> None:
+    """Prints the call of ``predict`` that comes after a test, as it runs.
+
+    Args:
+        domain: of the checkpoint.
+        words: that ``predict`` needs beside it; None where only the user knows them.
+        checkpoint: that was tested.
+    """
+    command = f"longseq {domain.name} predict"
+    if words is None and "predict" in domain.commands:
+        print(f"{command} --help says how to predict by it", file=sys.stderr)
+    else:
+        say_next(shlex.join([*command.split(), *(words or ())]), checkpoint)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -192,6 +193,9 @@ class Screen(Callback):
             score = f"{best.monitor} {float(best.best_model_score):.4f}"
             print(f"best checkpoint ({score}): {_shortest(best.best_model_path)}", file=sys.stderr)
         path = best.best_model_path if best is not None else last
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and type(data).test_dataloader is DataHooks.test_dataloader:
+            return  # there is nothing to test on
         if path and self.command is not None:
             needed = record(pl_module, pl_module.hparams)["modules"]
             say_next(f"{self.command} test", path, [m for m in needed if not plugins.is_allowed(m)])

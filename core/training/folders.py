@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
-from longseq.core.errors import DataError
+from longseq.core.errors import DataError, LongseqError
 from longseq.core.files import atomic_path
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+
+# What a run writes before its first step.
+_HEADS = re.compile(r"events\.out\.tfevents\..*|hparams\.yaml|config\.yaml")
 
 
 def claim_version(folder: Path) -> int:
@@ -43,6 +51,34 @@ def claim_version(folder: Path) -> int:
                 number += 1
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror}", path=folder) from error
+
+
+@contextmanager
+def nothing_left(trainer: Trainer) -> Iterator[None]:
+    """Removes the folder of a run if the block is refused before a step of it has left anything
+    there, and what is empty then, up to the root of all runs.
+
+    Args:
+        trainer: of the run.
+    """
+    try:
+        yield
+    except LongseqError:
+        if trainer.loggers and trainer.is_global_zero and trainer.log_dir is not None:
+            names = (trainer.log_dir, trainer.default_root_dir)
+            folder, root = (Path(one).expanduser().resolve() for one in names)
+            above = [one for one in folder.parents if one == root or root in one.parents]
+            inside = sorted(folder.rglob("*"), reverse=True)
+            files = [one for one in inside if not one.is_dir()]
+            begun = trainer.global_step > 0 or any(not _HEADS.match(one.name) for one in files)
+            if not above or begun:
+                raise
+            with suppress(OSError):  # the first that is not empty stays, and all above it
+                for one in files:
+                    one.unlink()
+                for one in (*(one for one in inside if one.is_dir()), folder, *above):
+                    one.rmdir()
+        raise
 
 
 def resumed_folder(

@@ -33,7 +33,7 @@ from longseq.core.training.callbacks import (
     default_callbacks,
     progress_bar,
 )
-from longseq.core.training.folders import loggers_of, resumed_folder
+from longseq.core.training.folders import loggers_of, nothing_left, resumed_folder
 from longseq.core.training.guards import StopAtTime
 from longseq.core.training.hyper import class_path
 from longseq.core.training.task import BaseTask
@@ -148,7 +148,8 @@ def train(
     if trainer.checkpoint_callbacks:
         check_reloadable(task, data)
     begin = time.perf_counter()
-    trainer.fit(task, datamodule=data, **options)
+    with nothing_left(trainer):
+        trainer.fit(task, datamodule=data, **options)
     seconds = time.perf_counter() - begin
     best = last = ""
     for callback in trainer.checkpoint_callbacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.training.loading import load_task
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--top_p", type=float, help="only the likeliest symbols of this share")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     parser.add_argument("--known", help="file of strings: count how many of the drawn are in it")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     check_writable(args.out)
     before, after = args.prompt, None

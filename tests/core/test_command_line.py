@@ -34,7 +34,9 @@ def test_mistakes_are_one_line(argv: list[str], says: str) -> None:
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_no_output_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_output_is_an_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, link = tmp_path / "a.csv", tmp_path / "link.csv"
     file.write_text("unique_id,ds,y\na,2024-01-01,1\na,2024-01-02,2\n")
     link.symlink_to(file)
@@ -43,6 +45,13 @@ def test_no_output_is_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str
             with pytest.raises(ConfigError, match=f"{option} .* would overwrite the input"):
                 parser().parse_args(["x", str(file), "--out=new", option, str(name)])
     assert parser().parse_args([str(file), "--out=new"]).out == "new"
+    lists = (f"new.csv,{file}", f"new.csv+{link},horizon=3", f"name={file}")
+    for text in lists:  # files in a list, in a sum, by name
+        with pytest.raises(ConfigError, match=r"--out .* would overwrite the input"):
+            parser().parse_args([text, f"--out={file}"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--out ~/a\.csv would overwrite the input"):
+        parser().parse_args([str(file), "--out=~/a.csv"])
     before = file.read_bytes()
     assert main(["timeseries", "predict", str(file), "--horizon=1", f"--out={link}"]) == 2
     assert "would overwrite the input" in capsys.readouterr().err and file.read_bytes() == before

@@ -129,7 +129,7 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
         assert other == pytest.approx(figures[0], rel=1e-5)
     said = capsys.readouterr()
     assert "nlinear_ridge" in said.out and "the best baseline" in said.out
-    assert said.err.splitlines()[-1].startswith("next: longseq timeseries predict --ckpt_path")
+    assert said.err.splitlines()[-1].startswith("next: longseq timeseries predict /")
 
 
 @pytest.mark.parametrize("limit", ["limit_test_batches=1", "fast_dev_run=true"])

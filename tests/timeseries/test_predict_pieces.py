@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import numpy as np
@@ -210,10 +211,14 @@ def test_options_that_need_the_whole_file_are_refused(
     path, out = write(ragged(), tmp_path / "a.parquet"), tmp_path / "f.parquet"
     out.write_text("earlier")
     argv = ["timeseries", "predict", str(path), "--horizon", "3", "--out", str(out)]
+    assert main([*argv, "--in_pieces", "no", "--missing", "error"]) == 2
+    # It counts over the whole file, though it is read in pieces.
+    whole = capsys.readouterr().err.removeprefix("error: ")
+    assert re.search(r"value missing \([\d,]+ of [\d,]+ are\)", whole)
     for more, named in (
         (["--in_pieces", "yes", "--cutoffs", "2"], "--cutoffs needs the whole file"),
         (["--in_pieces", "yes", "--holidays", "DE"], "a covariate looks at all series"),
-        (["--in_pieces", "yes", "--missing", "error"], "value missing"),
+        (["--in_pieces", "yes", "--missing", "error"], whole),
     ):
         assert main([*argv, *more]) == 2
         assert named in capsys.readouterr().err and out.read_text() == "earlier"
@@ -263,3 +268,41 @@ def test_a_table_written_in_pieces_keeps_its_kinds(tmp_path: Path) -> None:
     assert write_pieces(tmp_path / "f.parquet", [frame[:2], frame[2:]]) == 4
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "f.parquet"), frame)
     assert isinstance(frame["ds"][0], dt.datetime)
+
+
+@pytest.mark.parametrize("device", ["gpux", "cuda:99", "cuda:x"])
+def test_a_device_that_is_not_there_is_refused(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write(ragged(), tmp_path / "a.parquet"), tmp_path / "f.csv"
+    argv = ["timeseries", "predict", str(path), "--horizon", "3", "--out", str(out)]
+    for how in ("yes", "no"):
+        assert main([*argv, "--in_pieces", how, "--device", device]) == 2
+        assert f"--device: no device '{device}'" in (said := capsys.readouterr().err) or (
+            f"--device: {device} is not there: longseq doctor" in said
+        )
+    assert not out.exists()
+
+
+def test_the_forecaster_writes_over_nothing_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = write(ragged(), tmp_path / "a.parquet"), tmp_path / "link.parquet"
+    link.symlink_to(path)
+    before = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for frame in (path, link, "a.parquet"):
+        for out in (path, link, "./a.parquet", "~/a.parquet"):
+            with pytest.raises(ConfigError, match="would overwrite the input"):
+                Forecaster("repeat").predict(3, frame=frame, out=out)
+    fitted = Forecaster("repeat").fit(str(path))
+    for out in (path, link):
+        with pytest.raises(ConfigError, match="would overwrite the input"):
+            fitted.predict(3, out=out)
+        with pytest.raises(ConfigError, match="would overwrite the input"):
+            fitted.plot(fitted.predict(3), out)
+    path.rename(tmp_path / "series.parquet")
+    with pytest.raises(ConfigError, match="would overwrite the input"):
+        Forecaster("repeat").fit("series.parquet").save(tmp_path)
+    assert (tmp_path / "series.parquet").read_bytes() == before

@@ -24,7 +24,7 @@ def check(arguments: Mapping[str, Any]) -> None:
     if not isinstance(path, str) or (path in SAMPLES.names() and not Path(path).exists()):
         return
     file = require_file(path, "time-series file", SAMPLES.names())
-    fields = ("id", "time", "target", "zone", "resample", "missing")
+    fields = ("id", "time", "target", "zone", "resample", "missing", "date_order")
     told = {name: arguments.get(name) for name in fields if arguments.get(name) is not None}
     if file.stat().st_size <= EARLY_BYTES and told.get("missing", "ffill") in ("error", "ffill"):
         read_panel(file, roles=Roles(**told))

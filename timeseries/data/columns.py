@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError
-from longseq.timeseries.data.times import Source
+from longseq.timeseries.data.source import Source
 
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s*[-+]?[1-9]\d{0,2}[.,]\d{3}\s*")  # 1.234: of thousands, or of decimals
@@ -58,8 +58,9 @@ def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> Non
     one = series[id_].dropna().iloc[0]
     raise where.error(
         f"the column {id_!r} holds names, like {str(one)!r}, and no numbers",
-        hint=f"a long frame? say which column names the series: --id {id_} --target {target}; a "
-        "single series? name its column: --target",
+        hint=f"a long frame? say which column names the series: --id {id_} --target {target}, in "
+        "fit --data.id and --data.target, in Python id= and target=; a single series? name its "
+        "column: --target, target=",
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.timeseries.data.columns import numbers
-from longseq.timeseries.data.times import Source
+from longseq.timeseries.data.source import Source
 
 
 @dataclass(frozen=True)

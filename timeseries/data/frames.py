@@ -32,8 +32,9 @@ from longseq.timeseries.data.roles import (
     find_roles,
 )
 from longseq.timeseries.data.samples import SAMPLES
+from longseq.timeseries.data.source import Source
 from longseq.timeseries.data.text import read_text
-from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
+from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
 _CELLS = 400_000_000  # float64 values of a panel: 3.2 GB
@@ -140,7 +141,7 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         if kind in DELIMITERS:
             return read_text(file, DELIMITERS[kind]), 2
         if kind == ".txt":
-            return pd.read_csv(file, header=None), 1
+            return pd.read_csv(file, header=None, low_memory=False), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError("the compressed file is truncated or damaged", path=file) from error
     except (
@@ -175,7 +176,7 @@ def _from_long(
         raise where.error(f"{id_!r} is empty", int(np.flatnonzero(empty)[0]))
     codes, names = pd.factorize(frame[id_])
     kept = {name: numbers(frame[name], name, where) for name in (target, *told.future, *told.past)}
-    ds = parse_times(frame[time], where, told.zone, codes)
+    ds = parse_times(frame[time], where, told.zone, codes, told.date_order)
     static: dict[str, np.ndarray] = {}
     for name in told.static:
         static |= static_values(frame, name, codes, where)
@@ -195,7 +196,8 @@ def _from_wide(
     if time is None:
         ds, series = pd.Index(np.arange(len(frame))), frame
     else:
-        ds, series = parse_times(frame[time], where, told.zone), frame.drop(columns=time)
+        ds = parse_times(frame[time], where, told.zone, order=told.date_order)
+        series = frame.drop(columns=time)
     series = series.drop(columns=list(told.covariates))
     if target is None or told.target is None:
         others = series if target is None else series.drop(columns=target)
@@ -278,8 +280,8 @@ def _empty(axis: pd.Index, names: pd.Index, where: Source) -> np.ndarray:
     if len(axis) * len(names) > _CELLS:
         raise where.error(
             f"{len(names):,} series on an axis of {len(axis):,} rows are more than one panel holds",
-            hint="split the file, take a longer --resample, or read it in pieces: predict "
-            "--in_pieces yes, fit --data LongFileData",
+            hint="split the file, resample to a longer step, or read it in pieces: predict "
+            "--in_pieces yes, fit --data LongFileData; in Python give predict a Parquet path",
         )
     return np.full((len(axis), len(names)), np.nan)
 
@@ -319,18 +321,27 @@ def _panel(
     return panel
 
 
-def refuse_missing(panel: Panel, where: Source) -> None:
+def refuse_missing(
+    panel: Panel, where: Source, missing: int | None = None, size: int | None = None
+) -> None:
     """Refuses a panel that lacks a value.
+
+    Args:
+        panel: the series, or some of a file's.
+        where: the file.
+        missing: values that the whole file lacks; those of the panel if None.
+        size: values that it would have; likewise.
 
     Raises:
         DataError: naming the first series that does, and the time.
     """
     holes = ~panel.observed
     if holes.any():
+        missing = int(holes.sum()) if missing is None else missing
         column = int(np.flatnonzero(holes.any(0))[0])
         row = int(np.flatnonzero(holes[:, column])[0])
         raise DataError(
-            f"value missing ({int(holes.sum())} of {holes.size} are)",
+            f"value missing ({missing:,} of {size or holes.size:,} are)",
             path=where.file,
             record=f"{panel.ids[column]} at {panel.ds[row]}",
             hint="missing=ffill carries the last value forward in contexts and scores none of it",

@@ -12,7 +12,8 @@ from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.covariates import check_columns
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles
-from longseq.timeseries.data.times import Source, parse_times
+from longseq.timeseries.data.source import Source
+from longseq.timeseries.data.times import parse_times
 
 
 def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -> Panel:
@@ -41,7 +42,7 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
         frame = pd.concat([frame] * len(panel.ids), ignore_index=True)
     else:
         codes = pd.Index(panel.ids).get_indexer(pd.Index(frame[id_].astype(str)))
-    ds = parse_times(frame[time], where, roles.zone, codes)
+    ds = parse_times(frame[time], where, roles.zone, codes, roles.date_order)
     rows, known = longer.ds.get_indexer(ds), codes >= 0
     off = known & (rows < 0) & np.asarray((ds >= longer.ds[0]) & (ds <= longer.ds[-1]))
     if off.any():

@@ -22,12 +22,14 @@ from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.frames import refuse_missing
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import Roles, find_roles
-from longseq.timeseries.data.times import Source, check_order, parse_times, regular_axis
+from longseq.timeseries.data.source import Source
+from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 
 BATCH = 2**18  # rows that are read at once
 CELLS = 2**22  # values of a piece's panel
 TIMES = 5_000_000  # distinct times of a file
 ROW_BYTES = 150  # of a row of a file that is read whole: the frame, the panel and their copies
+READ_WHOLE = "read it whole: --in_pieces no, in Python give pandas.read_parquet(path)"
 SHARE = 0.25  # of the machine's memory that a file may take before it is read in pieces
 
 
@@ -71,6 +73,7 @@ class Survey:
         first_end: one past the last value of the series that ends first, on the axis.
         notes: what was understood and a user should know, a sentence each.
         empty: the first series that has no value; None if there is none.
+        missing: values that series lack on the axis: before they begin, in gaps, after they end.
     """
 
     series: int
@@ -79,6 +82,7 @@ class Survey:
     first_end: int
     notes: tuple[str, ...]
     empty: str | None
+    missing: int
 
 
 class LongFile:
@@ -111,7 +115,7 @@ class LongFile:
             what = "resample" if self.roles.resample else "a covariate"
             raise ConfigError(
                 f"{path}: {what} looks at all series at once, which a file read in pieces does not "
-                "give: take fewer series, or --in_pieces no"
+                f"give: take fewer series, or {READ_WHOLE}"
             )
         file = self._open()
         schema, metadata = file.schema_arrow.remove_metadata(), file.metadata
@@ -190,10 +194,11 @@ class LongFile:
             if len(seen) > TIMES:
                 raise Source(self.path, 0).error(
                     f"has more than {TIMES:,} distinct times: it has no regular step",
-                    hint="average them over a step first, as --resample does for smaller files",
+                    hint="average them over a step first, as resample does for smaller files",
                 )
         source = Source(self.path, 0)
-        times = parse_times(pd.Series(seen, name=self.time), source)
+        column = pd.Series(seen, name=self.time)
+        times = parse_times(column, source, order=self.roles.date_order)
         # What a named zone makes of a clock depends on the series, and is not a note of the file.
         return seen, times, tuple(source.notes) if self.roles.zone is None else ()
 
@@ -207,6 +212,7 @@ class LongFile:
         """
         hashes, axis, ends = np.empty(0, np.uint64), None, []
         empty: str | None = None
+        observed = 0
         for piece in self.pieces():
             where = Source(self.path, 0, first_row=piece.first_row)
             new = pd.util.hash_array(piece.names.astype(object), categorize=False)
@@ -220,14 +226,15 @@ class LongFile:
                     f"the series {str(piece.names[at])!r} begins again after another one: a file "
                     "that is read in pieces must stand series by series",
                     int(piece.bounds[at]),
-                    f"sort it once: polars.scan_parquet({self.path.name!r}).sort({id_!r}, "
-                    f"{time!r}).sink_parquet('sorted.parquet'); or --in_pieces no, with memory "
-                    "for all of it",
+                    f"sort it once: polars.scan_parquet({str(self.path)!r}).sort({id_!r}, "
+                    f"{time!r}).sink_parquet('sorted.parquet'); or, with memory for all of it, "
+                    f"{READ_WHOLE}",
                 )
             hashes = np.concatenate([hashes, new])
             check_order(piece.times, piece.codes, pd.Index(piece.names), where)
             times = piece.times.unique()
             axis = times if axis is None else axis.union(times)
+            observed += int((~np.isnan(piece.values)).sum())
             last = np.where(~np.isnan(piece.values), np.arange(len(piece.values)), -1)
             last = np.maximum.reduceat(last, piece.bounds[:-1])
             if (last < 0).any() and empty is None:
@@ -243,7 +250,8 @@ class LongFile:
             raise source.error("no series has a value")
         first = int(axis.get_indexer(pd.Index([min(ends)]))[0]) + 1
         notes = (*self._clock[2], *source.notes)
-        return Survey(len(hashes), axis, freq, first, notes, empty)
+        missing = len(hashes) * len(axis) - observed
+        return Survey(len(hashes), axis, freq, first, notes, empty, missing)
 
     def panels(self) -> Iterator[Panel]:
         """Yields panels of complete series on the times of the whole file, in the file's order."""
@@ -259,7 +267,8 @@ class LongFile:
                 table[rows[part], piece.codes[part] - start] = piece.values[part]
                 panel = Panel(table, tuple(map(str, names)), axis, freq, str(self.path))
                 if self.roles.missing == "error":
-                    refuse_missing(panel, where)
+                    missing, count = self.survey.missing, self.survey.series
+                    refuse_missing(panel, where, missing, count * len(axis))
                 yield panel
 
     def rows_of(self, piece: Piece) -> np.ndarray:

@@ -61,6 +61,7 @@ class LongFileData(ForecastData):
         target: column with the values; by the usual names if None.
         zone: IANA name of the clock of the times, for example "Europe/Berlin".
         min_context: rows since a series began that a window needs; None for the whole context.
+        date_order: "dmy", "mdy" or "ymd", of dates like 01/02/24.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class LongFileData(ForecastData):
         target: str | None = None,
         zone: str | None = None,
         min_context: int | None = None,
+        date_order: str | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -95,6 +97,7 @@ class LongFileData(ForecastData):
             target=target,
             zone=zone,
             min_context=min_context,
+            date_order=date_order,
         )
         self.pool = check_positive("pool", pool)
         self.valid_series = check_positive("valid_series", valid_series)
@@ -120,8 +123,8 @@ class LongFileData(ForecastData):
         names, means, stds = [], [np.empty(0)], [np.empty(0)]
         sample: list[tuple[int, Ragged]] = []
         every, end, other = 1, 0, None
-        # Baselines are fitted on the sample's last rows, which are at most a pool.
-        rows = max(self.context + h, self.pool // (2 * self.valid_series))
+        # Baselines are fitted on the sample's last rows: a pool of them, and some windows at least.
+        rows = max(self.context + 4 * h, self.pool // (2 * self.valid_series))
         for piece in file.pieces():
             ragged, first = Ragged.of(piece, file.rows_of(piece)), len(names)
             mean, std = ragged.scales(h)

@@ -44,8 +44,8 @@ class ForecastData(BaseData):
         seed: of the training batches.
         num_workers: processes that make batches.
         id: column with the name of the series, of a long frame; by the usual names if None.
-        time: column with the times; by the usual names if None.
-        target: column with the values; by the usual names if None.
+        time: column with the times (None: usual names).
+        target: column with the values (None: usual names).
         zone: IANA name of the clock of the times, for example "Europe/Berlin".
         resample: step to average over, for times on no regular step, for example "1min".
         min_context: rows since a series began that a window needs; None for the whole context.
@@ -54,6 +54,7 @@ class ForecastData(BaseData):
         past: columns that are known up to the cutoff only; likewise.
         static: columns with one value a series, of a long frame; likewise.
         holidays: country whose public holidays are a future covariate, for example "DE".
+        date_order: "dmy", "mdy" or "ymd", of dates like 01/02/24.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ForecastData(BaseData):
         past: list[str] | None = None,
         static: list[str] | None = None,
         holidays: str | None = None,
+        date_order: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {"context": context, "horizon": horizon, "batch_size": batch_size}
@@ -95,8 +97,10 @@ class ForecastData(BaseData):
             raise ConfigError(
                 f"min_context must lie between 1 and the context ({context}), got {min_context}"
             )
-        kinds = (tuple(names or ()) for names in (future, past, static))
-        self.roles = Roles(id, time, target, zone, resample, missing, *kinds, holidays)
+        beside = {"future": future, "past": past, "static": static}
+        kinds = {name: tuple(columns or ()) for name, columns in beside.items()}
+        usual = (id, time, target, zone, resample, missing)
+        self.roles = Roles(*usual, **kinds, holidays=holidays, date_order=date_order)
         self.least = context if min_context is None else min_context
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride

@@ -9,7 +9,7 @@ import pandas as pd
 
 from longseq.core.errors import did_you_mean
 from longseq.timeseries.data.columns import holds_times
-from longseq.timeseries.data.times import Source
+from longseq.timeseries.data.source import Source, say
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
 ID_NAMES = ("unique_id", "item_id", "series_id")
@@ -33,6 +33,7 @@ class Roles:
         past: columns that are known up to the cutoff only.
         static: columns with one value a series, of a long frame.
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
+        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; None: as the column tells.
     """
 
     id: str | None = None
@@ -45,6 +46,7 @@ class Roles:
     past: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
     holidays: str | None = None
+    date_order: str | None = None
 
     @property
     def covariates(self) -> tuple[str, ...]:
@@ -82,14 +84,14 @@ def find_roles(
         wanted = "y" if id_ == "unique_id" else "target"
         raise where.error(
             f"looks like a long frame (it has {id_!r}) but has no column {wanted!r}",
-            hint="name the column of the values: --target NAME, or --data.target in fit",
+            hint=f"name the column of the values: {say('target', 'NAME')}",
         )
     if time is None:
         looks = next((name for name in frame.columns if holds_times(frame[name])), None)
         seems = "" if looks is None else f" ({looks!r} looks like it)"
         raise where.error(
             f"has no time column among {', '.join(frame.columns[:5])}",
-            hint=f"name it: --time {looks or 'NAME'}{seems}, or call it one of "
+            hint=f"name it: {say('time', looks or 'NAME')}{seems}; or call it one of "
             f"{', '.join(TIME_NAMES[:5])}",
         )
     return id_, time, target

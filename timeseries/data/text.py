@@ -42,9 +42,10 @@ def read_text(file: Path, delimiter: str) -> pd.DataFrame:
             raise DataError(
                 f"has fields between {_NAMES[other]}, not {_NAMES[delimiter]}", path=file, hint=name
             )
-    text = {"dtype": str} if european else {}
+    # Whole columns: in blocks of rows, a name 1 would be a number in one and a text in others.
+    how: Any = {"dtype": str} if european else {"low_memory": False}
     try:
-        frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **text)
+        frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **how)
     except UnicodeDecodeError as error:
         raise _encoding(file, "another encoding") from error
     if not isinstance(frame.index, pd.RangeIndex):

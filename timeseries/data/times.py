@@ -6,17 +6,15 @@ import datetime as dt
 import math
 import re
 import zoneinfo
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.data.dates import parse_dates
+from longseq.timeseries.data.source import Source, say
 
-_OFFSET = r"\d{2}:\d{2}.*?(Z|[+-]\d{2}:?\d{2})$"
-_EUROPEAN = re.compile(r"^\s*(\d{1,2})([./-])(\d{1,2})\2(\d{4})")
 # A unit's largest value is the year 2100, its smallest 1980: no two ranges meet.
 _EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _ZONES = (
@@ -26,41 +24,16 @@ _ZONES = (
     *("Australia/Sydney", "Australia/Adelaide", "Pacific/Auckland", "Africa/Cairo"),
     *("Asia/Jerusalem", "Asia/Beirut"),
 )
-ZONE_HINT = "say its zone: --zone Europe/Berlin, or --data.zone in fit"
+ZONE_HINT = f"say its zone: {say('zone', 'Europe/Berlin')}"
 _SPARSE = 4  # an axis may have so many times as many rows as there are times
 
 
-@dataclass
-class Source:
-    """Where a frame came from, and what was understood of it.
-
-    Args:
-        file: for messages.
-        first_line: of the file that the first row stands in; 0 where there are no lines.
-        notes: sentences for the user, filled while reading.
-        european: whether the file separates its columns by semicolons, and so decimals by commas.
-        first_row: of the file, where the frame is a piece of it.
-    """
-
-    file: Path
-    first_line: int = 2
-    notes: list[str] = field(default_factory=list)
-    european: bool = False
-    first_row: int = 0
-
-    def where(self, row: int) -> str:
-        """Returns the place of a row."""
-        row += self.first_row
-        return f"line {row + self.first_line}" if self.first_line else f"row {row}"
-
-    def error(self, text: str, row: int | None = None, hint: str | None = None) -> DataError:
-        """Returns an error that names the file, and the row where there is one."""
-        record = None if row is None else self.where(row)
-        return DataError(text, path=self.file, record=record, hint=hint)
-
-
 def parse_times(
-    column: pd.Series, source: Source, zone: str | None = None, groups: np.ndarray | None = None
+    column: pd.Series,
+    source: Source,
+    zone: str | None = None,
+    groups: np.ndarray | None = None,
+    order: str | None = None,
 ) -> pd.Index:
     """Returns a column of dates, epochs or whole numbers as an index.
 
@@ -74,6 +47,8 @@ def parse_times(
         source: of the frame.
         zone: IANA name of the zone of the clock, for example "Europe/Berlin".
         groups: number of the series of every row, where the frame has several.
+        order: of day, month and year in dates like 01/02/24: "dmy", "mdy" or "ymd"; None where the
+            column must tell it.
 
     Raises:
         DataError: at the first value that is no time, or does not exist in the zone.
@@ -94,7 +69,9 @@ def parse_times(
                 return found
             times = found
         else:
-            times = _texts(column.astype(str), source, zone)
+            times, offsets = parse_dates(column, source, order, groups)
+            if offsets is not None and zone is None:
+                times = _zone_of(times, offsets, source)
     if zone is None:
         return times
     if times.tz is not None:
@@ -122,7 +99,7 @@ def _whole_numbers(column: pd.Series) -> np.ndarray | None:
     if pd.api.types.is_integer_dtype(column) and not column.isna().any():
         return column.to_numpy(np.int64)
     if not pd.api.types.is_numeric_dtype(column) and len(column):
-        text = column.astype(str)
+        text = column.astype(str).fillna("nan")
         if re.fullmatch(r"-?\d{1,19}", text.iloc[0]) and text.str.fullmatch(r"-?\d{1,19}").all():
             try:
                 return text.astype(np.int64).to_numpy()
@@ -152,29 +129,9 @@ def _integers(values: np.ndarray, name: str, source: Source) -> pd.Index:
     return pd.Index(values)
 
 
-def _texts(text: pd.Series, source: Source, zone: str | None) -> pd.DatetimeIndex:
-    offsets = text.str.extract(_OFFSET, expand=False)
-    if offsets.notna().any():
-        absent = offsets.isna().to_numpy()
-        if absent.any():
-            row = int(np.flatnonzero(absent)[0])
-            raise source.error(f"the time {text.iloc[row]!r} has no offset, and others have", row)
-        times = pd.DatetimeIndex(pd.to_datetime(text, utc=True, errors="coerce", format="mixed"))
-        _check_all(times, text, source)
-        return times if zone is not None else _zone_of(times, offsets, source)
-    first = _EUROPEAN.match(text.iloc[0])
-    if first is not None:
-        return _day_and_month(text, first.group(2), source)
-    times = pd.DatetimeIndex(pd.to_datetime(text, errors="coerce", format=None))
-    if times.isna().any():
-        times = pd.DatetimeIndex(pd.to_datetime(text, errors="coerce", format="ISO8601"))
-    _check_all(times, text, source)
-    return times
-
-
 def _zone_of(times: pd.DatetimeIndex, offsets: pd.Series, source: Source) -> pd.DatetimeIndex:
     """Returns instants in the zone that their offsets tell."""
-    codes, texts = pd.factorize(offsets.str.replace("Z", "+00:00"))
+    codes, texts = pd.factorize(offsets)
     minutes = np.array([_minutes(one) for one in texts])[codes]
     if len(set(minutes.tolist())) == 1:
         shift = int(minutes[0])
@@ -196,21 +153,6 @@ def _minutes(offset: str) -> int:
     return sign * (int(digits[:2]) * 60 + int(digits[2:]))
 
 
-def _day_and_month(text: pd.Series, mark: str, source: Source) -> pd.DatetimeIndex:
-    """Returns dates like 31.12.2024 or 12/31/2024; which comes first must follow from the file."""
-    parts = text.str.extract(r"^\s*(\d{1,2})[./-](\d{1,2})[./-]\d{4}")
-    parts = parts.apply(pd.to_numeric, errors="coerce")
-    day_first = mark == "." or bool((parts[0] > 12).any())
-    if not day_first and not (parts[1] > 12).any():
-        raise source.error(
-            f"it cannot be told whether {text.iloc[0]!r} begins with the day or the month",
-            hint="write dates as 2024-12-31",
-        )
-    times = pd.to_datetime(text, errors="coerce", dayfirst=day_first, format="mixed")
-    _check_all(pd.DatetimeIndex(times), text, source)
-    return pd.DatetimeIndex(times)
-
-
 def _localise(
     times: pd.DatetimeIndex, zone: str, source: Source, groups: np.ndarray | None
 ) -> pd.DatetimeIndex:
@@ -226,15 +168,22 @@ def _localise(
         raise source.error(text, row, "is it another zone, or standard time all year?") from error
 
 
+# Steps that people sample at, in seconds; what a jittered sensor was meant to have is one of them.
+_ROUND = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30),
+    *(60 * n for n in (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720)),
+    *(86400, 7 * 86400),
+)
+
+
 def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
-    """Returns the way out for irregular times, with the usual step as the example."""
+    """Returns the way out for irregular times, with the round step nearest to the usual one."""
     step = "1min"
     if isinstance(ds, pd.DatetimeIndex):
-        usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit)
-        fine = "s" if usual >= pd.Timedelta(seconds=1) else "ms"
-        rounded = max(usual.round(fine), pd.Timedelta(1, fine))
-        step = pd.tseries.frequencies.to_offset(rounded).freqstr
-    return f"bring the times to one regular step: --resample {step}, or --data.resample in fit"
+        usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit).total_seconds()
+        nearest = min(_ROUND, key=lambda one: abs(math.log(one / max(usual, 1e-9))))
+        step = _tick(pd.Timedelta(seconds=nearest)).freqstr
+    return f"bring the times to one regular step: {say('resample', step)}"
 
 
 def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: Source) -> None:

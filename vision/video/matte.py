@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.training.loading import load_task
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of a VideoMatting")
     parser.add_argument("--out", required=True, help="folder to write to: alpha/<frame>.png")
     parser.add_argument("--over", help="colour r,g,b: also over/<frame>.png, what moves before it")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     args = parser.parse_args(argv)
     colour = None if args.over is None else read_colour(args.over)
     folder = Path(args.out)

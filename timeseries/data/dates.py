@@ -1,0 +1,207 @@
+"""Dates as text: each must say its year and month, and the order of its numbers must be certain."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.data.source import Source, say
+
+ORDERS = ("dmy", "mdy", "ymd")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAME = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
+_END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
+# Every date of a column is of the kind of the first one. None of these lacks a year or a month:
+# what does (Jan, 1/3, 10:00) a parser would fill in from today.
+_KINDS = {
+    "iso": r"\d{4}(?P<mark>[-/. ])(?:0?[1-9]|1[0-2])(?!\d)(?:(?P=mark)\d{1,2}(?!\d))?|\d{8}" + _END,
+    "quarter": r"(?P<year>\d{4})[- ]?Q(?P<q>[1-4])$|Q(?P<q2>[1-4])[- /]?(?P<year2>\d{4})$",
+    "numbers": r"(?P<a>\d{1,2})(?P<mark>[-/. ])(?P<b>\d{1,2})(?P=mark)(?P<c>\d{4}|\d{2})" + _END,
+    "short": rf"(?P<a>\d{{1,2}})(?P<mark>[-/. ]?)(?P<b>{_NAME})(?P=mark)(?P<c>\d{{2}})" + _END,
+    "name": rf"(?=.*\b{_NAME}(?![a-z]))(?=.*(?<!\d)\d{{4}}(?!\d))",
+}
+_PATTERNS = {kind: re.compile(rf"\s*(?:{text})", re.IGNORECASE) for kind, text in _KINDS.items()}
+_OFFSET = r"\d{2}:\d{2}.*?(Z|[+-]\d{2}:?\d{2})$"
+_HINT = (
+    "a date says its year and month: 2024-12-31, 2024-12, 20241231, 31.12.2024, 31 Dec 2024, "
+    "2024Q4; without dates, number the rows 0, 1, 2, …"
+)
+_FIRST_OF_1900 = 69  # two digits below it are years from 2000 on, as POSIX reads them
+
+
+def parse_dates(
+    column: pd.Series,
+    source: Source,
+    order: str | None = None,
+    groups: np.ndarray | None = None,
+) -> tuple[pd.DatetimeIndex, pd.Series | None]:
+    """Returns a column of texts as times, and their offsets from UTC (``+02:00``) where they have
+    them; the times are then instants.
+
+    Args:
+        column: dates as text, or as objects whose text is a date.
+        source: of the frame.
+        order: of numbers like 01/02/24: "dmy", "mdy" or "ymd"; None where the column must tell it.
+        groups: number of the series of every row; None for one series.
+
+    Raises:
+        DataError: at the first value that is no date or lacks a year or a month, or for an order
+            that cannot be told.
+        ConfigError: for an unknown order.
+    """
+    if order not in (None, *ORDERS):
+        raise ConfigError(f"date_order is {', '.join(ORDERS)}, got {order!r}")
+    # A panel repeats its times in every series: each is parsed once.
+    codes, unique = pd.factorize(column.astype(str).fillna("nan"))
+    given = pd.Series(unique, dtype=str)
+
+    def row(bad: np.ndarray) -> int:
+        return int(np.flatnonzero(bad[codes])[0])
+
+    def none(at: int) -> DataError:
+        value = column.iloc[at]
+        value = repr(value) if isinstance(value, str) else value
+        text = f"{column.name!r} is {value}, a date and time (or an integer) is needed"
+        return source.error(text, at, hint=_HINT)
+
+    kind = _kind(given.iloc[0])
+    other = ~given.str.match(_PATTERNS[kind]).to_numpy(bool) if kind else np.ones(len(given), bool)
+    if other.any():
+        at = row(other)
+        if not (kind and _kind(str(column.iloc[at]))):
+            raise none(at)
+        text = f"{column.name!r} is {column.iloc[at]!r}, and {given.iloc[0]!r} in its first row"
+        raise source.error(text, at, hint="write all dates in one way, as 2024-12-31")
+    offsets = given.str.extract(_OFFSET, expand=False)
+    if offsets.notna().any() and offsets.isna().any():
+        at = row(offsets.isna().to_numpy())
+        raise source.error(f"the time {column.iloc[at]!r} has no offset, and others have", at)
+    plain = given
+    if kind == "quarter":
+        parts = given.str.extract(_PATTERNS[kind])
+        year, quarter = parts["year"].fillna(parts["year2"]), parts["q"].fillna(parts["q2"])
+        plain = year + "-" + (quarter.astype(int) * 3 - 2).astype(str).str.zfill(2)
+    elif kind in ("numbers", "short"):
+        plain = _year_first(given, kind, source, order, codes, groups)
+    times = _parsed(plain, source, bool(offsets.notna().any()))
+    bad = np.asarray(times.isna())
+    if bad.any():
+        raise none(row(bad))
+    if not offsets.notna().any():
+        return times[codes], None
+    return times[codes], pd.Series(offsets.str.replace("Z", "+00:00").to_numpy()[codes])
+
+
+def _kind(text: str) -> str | None:
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.match(text)), None)
+
+
+def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:
+    """Returns texts that begin with the year, or name the month, as times; NaT for what is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a format is slow or its zone unknown: it is NaT then
+        try:
+            times = pd.DatetimeIndex(
+                pd.to_datetime(text, errors="coerce", format="ISO8601", utc=utc)
+            )
+            if times.isna().any():
+                times = pd.DatetimeIndex(
+                    pd.to_datetime(text, errors="coerce", format="mixed", utc=utc)
+                )
+        except ValueError as error:  # of two zones in one column
+            raise source.error(f"its times cannot be read: {error}") from error
+    return times
+
+
+def _year_first(
+    given: pd.Series,
+    kind: str,
+    source: Source,
+    order: str | None,
+    codes: np.ndarray,
+    groups: np.ndarray | None,
+) -> pd.Series:
+    """Returns dates like 31.12.2024, 12/31/24 or 31-Dec-24 as 2024-12-31; what the numbers are must
+    follow from all of them."""
+    parts = given.str.extract(_PATTERNS[kind])
+    rest = given.str.replace(_PATTERNS[kind], "", regex=True)
+    named, shown = kind == "short", given.iloc[0]
+    if named:
+        parts["b"] = [_MONTHS.index(one[:3].lower()) + 1 for one in parts["b"]]
+    numbers = {name: pd.to_numeric(parts[name]).to_numpy() for name in "abc"}
+    digits = parts["c"].str.len().to_numpy()
+    if (digits != digits[0]).any():
+        at = int(np.flatnonzero((digits != digits[0])[codes])[0])
+        raise source.error("some years have four digits, and others two", at)
+    orders = ("dmy", "mdy", "ymd") if digits[0] == 2 else ("dmy", "mdy")
+    possible = [one for one in orders if _fits(numbers, one) and not (named and one == "mdy")]
+    if order is not None:
+        if order not in possible:
+            raise source.error(f"its dates, like {shown!r}, are not all in the order {order}")
+        possible = [order]
+    elif parts["mark"].iloc[0] == "." and "mdy" in possible:
+        possible.remove("mdy")  # a point makes an ordinal of the number before it
+    if "ymd" in possible and len(possible) > 1:
+        possible = _told_by_rows(numbers, possible, codes, groups)
+    if not possible:
+        raise source.error(
+            f"its dates, like {shown!r}, are in no one order of day, month and year",
+            hint="write dates as 2024-12-31",
+        )
+    if len(possible) > 1 and not named:
+        what = f"is in the order {' or '.join(possible)}"
+        if "ymd" not in possible:
+            what = "begins with the day or the month"
+        raise source.error(
+            f"it cannot be told whether {shown!r} {what}",
+            hint=f"say it: {say('date_order', possible[0])}; or write dates as 2024-12-31",
+        )
+    # 31-Dec-24 is a common way to write the day first, 24-Dec-31 none to begin with the year.
+    place = dict(zip(possible[0], "abc"))
+    year = numbers[place["y"]]
+    if digits[0] == 2:
+        year = year + np.where(year < _FIRST_OF_1900, 2000, 1900)
+        words = ", ".join({"d": "day", "m": "month", "y": "year"}[one] for one in possible[0])
+        source.notes.append(f"dates like {shown} are read as {words}")
+    month, day = (
+        pd.Series(numbers[place[one]]).astype(str).str.zfill(2).to_numpy() for one in "md"
+    )
+    return pd.Series(year).astype(str) + "-" + month + "-" + day + rest.to_numpy()
+
+
+def _fits(numbers: dict[str, np.ndarray], order: str) -> bool:
+    """Returns whether all months and days of an order are ones."""
+    place = dict(zip(order, "abc"))
+    month, day = numbers[place["m"]], numbers[place["d"]]
+    return bool(month.min() >= 1 and month.max() <= 12 and day.min() >= 1 and day.max() <= 31)
+
+
+def _told_by_rows(
+    numbers: dict[str, np.ndarray],
+    possible: list[str],
+    codes: np.ndarray,
+    groups: np.ndarray | None,
+) -> list[str]:
+    """Returns which of some orders, "ymd" among them, are left if the rows stand in order of time,
+    and if of the outer numbers the one that never changes, and stands last, is the year."""
+    group = np.zeros(len(codes), int) if groups is None else groups
+    sort = np.argsort(group, kind="stable")
+    same = np.diff(group[sort]) == 0
+    left = []
+    for order in possible:
+        place = dict(zip(order, "abc"))
+        day = (numbers[place["y"]] * 100 + numbers[place["m"]]) * 100 + numbers[place["d"]]
+        step = np.diff(day[codes][sort])[same]
+        if (step >= 0).all() or (step <= 0).all():
+            left.append(order)
+    if not {"dmy", "mdy"} & set(left) or "ymd" not in left:
+        # That year-last dates stand in order tells nothing of day and month.
+        only = [one for one in possible if (one == "ymd") == ("ymd" in left)]
+        return only if left else possible
+    if len(np.unique(numbers["c"])) == 1 < len(np.unique(numbers["a"])):
+        return [one for one in possible if one != "ymd"]
+    return possible
