@@ -156,14 +156,14 @@ def _run(
             os.dup2(out.fileno(), 2)
             from torch.optim.optimizer import register_optimizer_step_post_hook
 
-            from longseq.core.shell.cli import main
+            from longseq.core.shell.cli import signalled
 
             def tell(*_: Any) -> None:
                 os.write(told[1], b".")
 
             register_optimizer_step_post_hook(tell)
             try:
-                status = main(list(argv)) or 0
+                status = signalled(list(argv))
             except SystemExit as error:
                 status = int(error.code or 0)
             except KeyboardInterrupt:

@@ -17,6 +17,7 @@ FLOORS = (
         "exports",
         "figures",
         "files",
+        "process",
         "results",
         "runs",
         "samples",

@@ -92,7 +92,7 @@ def test_a_signal_after_the_last_step_is_not_lost(toy: ModuleType) -> None:
 
 
 def test_the_command_line_tells_the_scheduler(
-    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start = StopOnSignal.on_train_start
 
@@ -104,7 +104,7 @@ def test_the_command_line_tells_the_scheduler(
     assert (
         main(["toy", "fit", "--trainer.max_steps=6", "--trainer.accumulate_grad_batches=2"]) == 143
     )
-    text = capsys.readouterr().err
+    text = capfd.readouterr().err
     assert "SIGTERM: stopping at the end of this step" in text
     assert "error: SIGTERM: stopped after step 1; go on with --ckpt_path" in text
 
