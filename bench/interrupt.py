@@ -26,7 +26,10 @@ from typing import Any
 
 from longseq.bench.interrupt_files import files, fingerprint, newest, step_of
 
-ENDS = {"signal": (signal.SIGTERM, signal.SIGINT), "kill": (signal.SIGKILL,)}
+ENDS = {
+    "signal": (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
+    "kill": (signal.SIGKILL,),
+}
 
 
 @dataclass(frozen=True)

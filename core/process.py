@@ -72,6 +72,29 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def part_workers() -> None:
+    """Gives workers that are forked from now on (of data loaders) a session of their own: what a
+    terminal or a scheduler sends to the whole job is for this process alone, which needs them for
+    the step at hand, and ends them."""
+    if "workers" not in _parted:
+        from multiprocessing.util import register_after_fork
+
+        _parted["workers"] = _part
+        register_after_fork(_part, lambda _: _part())
+
+
+def _part() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.setsid()
+    for one in ENDING:
+        if callable(signal.getsignal(one)):
+            own = signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL
+            signal.signal(one, own)
+
+
+_parted: dict[str, Any] = {}  # whether it is done; holds what the registry refers to weakly
+
+
 def say(text: str) -> None:
     """Writes a line to standard error from a signal's handler, which may have interrupted another
     write there; a terminal that is gone is no fault.

@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt as stop:
         return _told(stop)
-    except SystemExit as stop:  # argparse, and Lightning's answer to Ctrl-C
+    except SystemExit as stop:  # argparse, Lightning's answer to Ctrl-C, rich's to a closed pipe
+        if isinstance(stop.__context__, process.ClosedOutput):
+            return process.CLOSED
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _told(stop.__context__)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from longseq.core.process import part_workers
+
 
 class _NoSignals(_SignalConnector):
     """Leaves signals to ``guards.StopOnSignal`` and the command line. Under SLURM Lightning's would
@@ -38,11 +40,12 @@ class _Named(_CheckpointConnector):
 
 def stopped_by_us(trainer: Trainer) -> Trainer:
     """Returns a trainer that has not run yet, which neither takes signals by itself nor resumes
-    what nobody named.
+    what nobody named, and whose workers get none.
 
     Args:
         trainer: newly made.
     """
+    part_workers()
     trainer._signal_connector = _NoSignals(trainer)
     trainer._checkpoint_connector = _Named(trainer)
     return trainer
