@@ -16,7 +16,7 @@ from longseq.core.errors import DataError
 from longseq.core.files import ZIP_ERRORS
 
 _SECTIONS = ("hyper_parameters", "datamodule_hyper_parameters", "facts", "loops", "callbacks")
-_COUNT = re.compile(r"(^|_)(layers?|depths?|blocks?|experts|heads|stages)$")
+COUNT = re.compile(r"(^|_)(layers?|depths?|blocks?|experts|heads|stages)$")
 
 
 def check_records(file: Path) -> None:
@@ -104,6 +104,11 @@ def check_state(state: Mapping[Any, Any], file: Path) -> None:
             raise DataError(f"its weight {name} is no tensor, but {value!r:.40}", path=file)
 
 
+def is_size(name: str) -> bool:
+    """Returns whether an argument of this name is a number of layers, or a width."""
+    return bool(COUNT.search(name)) or name.startswith(("d_", "n_")) or name.endswith("_dim")
+
+
 def check_sizes(hyper: Mapping[str, Any], state: Mapping[str, Any], file: str | Path) -> None:
     """Checks that no size among a checkpoint's hyper-parameters is larger than its weights can be:
     a model of them would fill the memory, or never be done.
@@ -123,8 +128,7 @@ def check_sizes(hyper: Mapping[str, Any], state: Mapping[str, Any], file: str | 
             if not isinstance(one, int) or isinstance(one, bool):
                 continue
             limit = layers if name in ("n_layers", "depth") else most
-            sized = _COUNT.search(name) or name.startswith(("d_", "n_")) or name.endswith("_dim")
-            if sized and one > max(limit, 1024 if limit is most else 16):
+            if is_size(name) and one > max(limit, 1024 if limit is most else 16):
                 message = f"its {name} is {one:,}, but it holds only {layers} tensors of {most:,}"
                 raise DataError(f"{message} numbers in all", path=file)
 

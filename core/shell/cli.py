@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from longseq.core import __version__, plugins, process
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
-from longseq.core.errors import ConfigError, LongseqError, did_you_mean, plain
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean, is_out_of_memory, plain
 
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
@@ -55,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except process.ClosedOutput:  # longseq ... | head
         return process.CLOSED
-    except Exception:  # noqa: BLE001 - the last resort: whatever was not foreseen shows its traceback
+    except Exception as error:  # noqa: BLE001 - the last resort, whatever was not foreseen
+        if is_out_of_memory(error):
+            hint = "lower the batch size or the length, or the model's sizes"
+            print(f"error: out of memory: {one_line(error)}; {hint}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
 

@@ -52,6 +52,7 @@ from longseq.core.training.run import (
     trainer_options,
     validated_by_steps,
 )
+from longseq.core.training.sizes import check_asked, within_memory
 from longseq.core.training.task import BaseTask
 
 
@@ -172,7 +173,8 @@ class DomainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Makes the classes; data that were made to see what is in them are not made, and read,
         again."""
-        super().instantiate_classes()
+        with within_memory():
+            super().instantiate_classes()
         if self.made_data is not None:
             self.datamodule = self.made_data
 
@@ -248,6 +250,12 @@ class DomainCLI(LightningCLI):
             raise ConfigError(
                 "give either --ckpt_path (go on) or --init_from (start from weights), not both"
             )
+        for side in ("model", "data"):
+            section = self.config[self.command].get(side)
+            values = section.as_dict() if section is not None else {}
+            check_asked(values.get("init_args") or {}, f"--{side}.")
+        devices = str(self.config[self.command].trainer.devices)
+        check_asked({"devices": int(devices) if devices.isdecimal() else 0}, "--trainer.")
         if self.command == "fit":
             trainer = self.config[self.command].trainer
             for name, value in validated_by_steps(trainer.as_dict()).items():
