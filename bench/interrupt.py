@@ -26,7 +26,10 @@ from typing import Any
 
 from longseq.bench.interrupt_files import files, fingerprint, newest, step_of
 
-ENDS = {"signal": (signal.SIGTERM, signal.SIGINT), "kill": (signal.SIGKILL,)}
+ENDS = {
+    "signal": (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
+    "kill": (signal.SIGKILL,),
+}
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,14 @@ def _run(
             os.dup2(out.fileno(), 2)
             from torch.optim.optimizer import register_optimizer_step_post_hook
 
-            from longseq.core.shell.cli import main
+            from longseq.core.shell.cli import signalled
 
             def tell(*_: Any) -> None:
                 os.write(told[1], b".")
 
             register_optimizer_step_post_hook(tell)
             try:
-                status = main(list(argv)) or 0
+                status = signalled(list(argv))
             except SystemExit as error:
                 status = int(error.code or 0)
             except KeyboardInterrupt:

@@ -87,3 +87,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error is of memory that could not be had: Python's, NumPy's, torch's on a
+    CPU or a GPU, or one of a worker of a data loader.
+
+    Args:
+        error: any.
+    """
+    text = str(error)
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("can't allocate memory", "out of memory", "MemoryError")
+    )

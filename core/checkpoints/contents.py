@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,52 @@ from longseq.core.errors import DataError
 from longseq.core.files import ZIP_ERRORS
 
 _SECTIONS = ("hyper_parameters", "datamodule_hyper_parameters", "facts", "loops", "callbacks")
-_COUNT = re.compile(r"(^|_)(layers?|depths?|blocks?|experts|heads|stages)$")
+COUNT = re.compile(r"(^|_)(layers?|depths?|blocks?|experts|heads|stages)$")
 
 
 def check_records(file: Path) -> None:
-    """Checks that a checkpoint's records are as long as they lie in the file: ``torch.save`` packs
-    none, and a packed one may fill the memory.
+    """Checks that the records of what ``torch.save`` wrote are whole: each as long as it lies in
+    the file (none is packed, and a packed one may fill the memory), and of the sum that was written
+    with it, which torch does not look at. A file that is no archive has no sums and passes.
 
     Args:
-        file: a zip archive; another file passes.
+        file: to be read by torch.
 
     Raises:
         DataError: naming the record.
     """
+    state = file.stat()
+    _check_records(file, state.st_size, (state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+
+
+@lru_cache(maxsize=8)  # a run reads one file several times
+def _check_records(file: Path, size: int, version: tuple[int, ...]) -> None:
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":
+            return
+    hint, name = "use an earlier checkpoint or copy the file again", ""
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
-    except ZIP_ERRORS:
-        return  # torch says what is wrong with it
-    for one in records:
-        if one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size:
-            message = f"its record {one.filename!r} is packed, which no checkpoint's is"
-            raise DataError(message, path=file, hint="re-save it with torch.save")
+            for one in records:
+                if one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size:
+                    message = f"its record {one.filename!r} is packed, which no checkpoint's is"
+                    raise DataError(message, path=file, hint="re-save it with torch.save")
+            if sum(one.file_size for one in records) > size:
+                raise DataError("its records are longer than the file", path=file, hint=hint)
+            for one in records:
+                name = one.filename
+                with archive.open(one) as record:
+                    while record.read(1 << 20):
+                        pass
+    except DataError:
+        raise
+    except ZIP_ERRORS as error:
+        if not name:
+            message = "the checkpoint is truncated or damaged"
+        else:
+            message = f"its record {name!r} is damaged: not the bytes that were written"
+        raise DataError(message, path=file, hint=hint) from error
 
 
 def check_content(content: Mapping[str, Any], file: Path) -> None:
@@ -79,6 +104,11 @@ def check_state(state: Mapping[Any, Any], file: Path) -> None:
             raise DataError(f"its weight {name} is no tensor, but {value!r:.40}", path=file)
 
 
+def is_size(name: str) -> bool:
+    """Returns whether an argument of this name is a number of layers, or a width."""
+    return bool(COUNT.search(name)) or name.startswith(("d_", "n_")) or name.endswith("_dim")
+
+
 def check_sizes(hyper: Mapping[str, Any], state: Mapping[str, Any], file: str | Path) -> None:
     """Checks that no size among a checkpoint's hyper-parameters is larger than its weights can be:
     a model of them would fill the memory, or never be done.
@@ -98,8 +128,7 @@ def check_sizes(hyper: Mapping[str, Any], state: Mapping[str, Any], file: str | 
             if not isinstance(one, int) or isinstance(one, bool):
                 continue
             limit = layers if name in ("n_layers", "depth") else most
-            sized = _COUNT.search(name) or name.startswith(("d_", "n_")) or name.endswith("_dim")
-            if sized and one > max(limit, 1024 if limit is most else 16):
+            if is_size(name) and one > max(limit, 1024 if limit is most else 16):
                 message = f"its {name} is {one:,}, but it holds only {layers} tensors of {most:,}"
                 raise DataError(f"{message} numbers in all", path=file)
 

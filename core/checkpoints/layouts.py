@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checkpoints.contents import check_records
 from longseq.core.checkpoints.inert import read_inert
 from longseq.core.checkpoints.safe import check_state_dict, read_weights
 from longseq.core.errors import ConfigError, DataError, did_you_mean
@@ -53,6 +54,7 @@ def read_state_dict(path: str | Path, inside: Sequence[str] = INSIDE) -> Tensors
     if Path(path).suffix == ".safetensors":
         return dict(read_weights(path)[0])
     file = require_file(path, "checkpoint")
+    check_records(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 (of objects, or of damaged bytes, which may raise anything)

@@ -9,9 +9,9 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
-from longseq.core import __version__, plugins
+from longseq.core import __version__, plugins, process
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
-from longseq.core.errors import ConfigError, LongseqError, did_you_mean, plain
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean, is_out_of_memory, plain
 
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
     0 is success, 2 wrong usage, configuration or input (one line on stderr), 1 an unexpected
-    failure (with a traceback), 130 an interruption by Ctrl-C, 143 one by SIGTERM.
+    failure (with a traceback), 128 + n an end by signal n (130 Ctrl-C, 143 SIGTERM), 141 an output
+    that nobody reads any more.
 
     Args:
         argv: arguments without the program's name; those of the process if None.
@@ -45,34 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LongseqError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except SystemExit as stop:  # argparse, and Lightning's answer to Ctrl-C
+    except KeyboardInterrupt as stop:
+        return _told(stop)
+    except SystemExit as stop:  # argparse, Lightning's answer to Ctrl-C, rich's to a closed pipe
+        if isinstance(stop.__context__, process.ClosedOutput):
+            return process.CLOSED
         if isinstance(stop.__context__, KeyboardInterrupt):
-            return 130
-        if type(stop).__name__ == "SIGTERMException":  # Lightning's, before the first step
-            return 143
+            return _told(stop.__context__)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BrokenPipeError:
-        if not _reader_left():
-            traceback.print_exc()
-        return 1
-    except Exception:  # noqa: BLE001 - the last resort: whatever was not foreseen shows its traceback
+    except process.ClosedOutput:  # longseq ... | head
+        return process.CLOSED
+    except Exception as error:  # noqa: BLE001 - the last resort, whatever was not foreseen
+        if is_out_of_memory(error):
+            hint = "lower the batch size or the length, or the model's sizes"
+            print(f"error: out of memory: {one_line(error)}; {hint}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
 
 
-def _reader_left() -> bool:
-    """Returns whether nobody reads stdout any more, as in ``longseq ... | head``; says so once."""
-    try:
-        os.write(sys.stdout.fileno(), b"\n")
-    except BrokenPipeError:
-        print("error: the program that read the output ended before it did", file=sys.stderr)
-        return True
-    except (OSError, ValueError):
-        pass
-    return False
+def _told(stop: KeyboardInterrupt) -> int:
+    """Says which signal has ended the command, and returns the exit status."""
+    name = f"by {stop}" if isinstance(stop, process.Told) else "by Ctrl-C"
+    print(f"stopped {name}", file=sys.stderr)
+    return process.status_of(stop)
 
 
 def _dispatch(args: list[str]) -> int:
@@ -195,5 +192,30 @@ def one_line(error: BaseException) -> str:
     return plain(" ".join(lines)) or type(error).__name__
 
 
+def attended() -> int:
+    """Runs the process's command line and returns the exit status; signals and standard streams are
+    taken care of, but for a script of ``longseq run``, whose own they are."""
+    if sys.argv[1:2] == ["run"]:
+        return main()
+    process.own_streams()
+    return signalled()
+
+
+def signalled(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, ended in order by any signal that asks for its end.
+
+    Args:
+        argv: as of ``main``.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with process.ended_by_signals():
+            return main(argv)
+    except KeyboardInterrupt as stop:  # another one, while the first was being told
+        return process.status_of(stop)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(attended() or process.flush())

@@ -4,7 +4,6 @@ errors."""
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import sys
 from argparse import ArgumentError as ArgparseError
@@ -18,9 +17,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from longseq.core import plugins
-from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import record
-from longseq.core.checkpoints.safe import load_checkpoint, load_weights
+from longseq.core.checkpoints.safe import load_weights
 from longseq.core.compare import Comparison
 from longseq.core.domain import Domain, import_object
 from longseq.core.errors import ConfigError, LongseqError
@@ -42,54 +40,19 @@ from longseq.core.shell.task_help import asks_for_help
 from longseq.core.training.by_config import Values
 from longseq.core.training.folders import own_checkpoint, resumed_folder
 from longseq.core.training.hyper import class_path
-from longseq.core.training.loading import (
-    DATA,
-    MODEL,
-    check_domain,
-    find_class,
-    harmless,
-    task_class,
-)
+from longseq.core.training.loading import Hyper, read_hyper
+from longseq.core.training.preemption import stopped_by_us
+from longseq.core.training.quiet import quiet
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
     check_contradictions,
-    quiet,
     train,
     trainer_options,
     validated_by_steps,
 )
+from longseq.core.training.sizes import check_asked, within_memory
 from longseq.core.training.task import BaseTask
-
-Hyper = dict[str, dict[str, Any]]
-
-
-def read_hyper(path: str, domain: Domain) -> Hyper:
-    """Returns a checkpoint's hyper-parameters as ``model`` and ``data`` configurations.
-
-    Args:
-        path: checkpoint.
-        domain: that it must be of.
-
-    Raises:
-        DataError: if it is unusable, or of another domain.
-    """
-    content = load_checkpoint(path)
-    found: Hyper = {}
-    task_class(content, path)
-    for key, section in (("model", MODEL), ("data", DATA)):
-        cls, hyper = find_class(content, path, section)
-        if cls is None:
-            continue
-        check_domain(cls, domain.name, path)
-        hyper = harmless(hyper)
-        check_sizes(hyper, content["state_dict"], path)
-        # What a version that wrote the checkpoint did not know is as it was then.
-        if key == "model":
-            taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
-            hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
-        found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
-    return found
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -210,7 +173,8 @@ class DomainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Makes the classes; data that were made to see what is in them are not made, and read,
         again."""
-        super().instantiate_classes()
+        with within_memory():
+            super().instantiate_classes()
         if self.made_data is not None:
             self.datamodule = self.made_data
 
@@ -286,6 +250,12 @@ class DomainCLI(LightningCLI):
             raise ConfigError(
                 "give either --ckpt_path (go on) or --init_from (start from weights), not both"
             )
+        for side in ("model", "data"):
+            section = self.config[self.command].get(side)
+            values = section.as_dict() if section is not None else {}
+            check_asked(values.get("init_args") or {}, f"--{side}.")
+        devices = str(self.config[self.command].trainer.devices)
+        check_asked({"devices": int(devices) if devices.isdecimal() else 0}, "--trainer.")
         if self.command == "fit":
             trainer = self.config[self.command].trainer
             for name, value in validated_by_steps(trainer.as_dict()).items():
@@ -312,7 +282,7 @@ class DomainCLI(LightningCLI):
         plain = take_option(asked)
         kwargs |= {name: plain[name] for name in ("strategy", "devices") if name in plain}
         try:
-            return super().instantiate_trainer(**kwargs)
+            return stopped_by_us(super().instantiate_trainer(**kwargs))
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(f"--trainer: {error}") from error
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
 import warnings
 from typing import NoReturn, TextIO
 
-from longseq.core import plugins
-from longseq.core.shell.cli import main
+from longseq.core import plugins, process
+from longseq.core.shell.cli import attended
 
 
 def run() -> NoReturn:
@@ -23,9 +22,9 @@ def run() -> NoReturn:
     # A script of the user's, and whoever asks Python for warnings, has them as Python shows them.
     if not sys.warnoptions and sys.argv[1:2] != ["run"]:
         warnings.showwarning = note
-    status = main()
+    status = attended()
     if sys.argv[1:2] == ["run"] or plugins.ran():
-        sys.exit(status)
+        sys.exit(process.flush() or status)
     leave(status)
 
 
@@ -54,7 +53,8 @@ def leave(status: int) -> NoReturn:
     Nothing of a command's result depends on it: files are closed by those who opened them.
 
     Args:
-        status: exit status; 1 instead of 0 if the output cannot be written to its end.
+        status: exit status; instead of 0 what an output stands for that cannot be written to its
+            end.
     """
     # What the interpreter itself calls at its end, in its order; neither is promised to stay.
     first, second = getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)
@@ -62,10 +62,5 @@ def leave(status: int) -> NoReturn:
         sys.exit(status)
     first()
     second()
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):  # a closed pipe: longseq ... | head; or a full disk
-        status = status or 1
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
+    status = status or process.flush()
     os._exit(status & 0xFF)

@@ -39,6 +39,13 @@ def claim_version(folder: Path) -> int:
     Raises:
         DataError: if it cannot be written.
     """
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            raise DataError(
+                f"cannot be written: is a link to {os.readlink(part)}, which is not there",
+                path=part,
+                hint="make that folder, or remove the link",
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         texts = [one.name.removeprefix("version_") for one in folder.glob("version_*")]

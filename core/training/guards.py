@@ -4,7 +4,6 @@ that are not finite."""
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from longseq.core.errors import ConfigError, LongseqError
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from longseq.core.process import ENDING, say, takes
 
 
 class Interrupted(LongseqError):
@@ -40,46 +38,70 @@ class Interrupted(LongseqError):
 
 
 class StopOnSignal(Callback):
-    """Ends a training at the next step on SIGTERM or SIGINT, with ``last.ckpt`` written.
+    """Ends a training at the next step on a signal of ``core.process.ENDING``, with ``last.ckpt``
+    written; in a validation the step before it is written at once, as it may be a long one.
 
-    A second signal of the same kind acts at once, as if this were not here. Signals can be caught
-    in the main thread only; in another one a training has no such end.
+    A second Ctrl-C acts at once. No other second signal does: a scheduler and a launcher may both
+    send one, and a limit of processor time sends one every second. A signal that was ignored at the
+    start stays so. Signals can be caught in the main thread only; in another one a training has no
+    such end.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._before: dict[int, Any] = {}
+        self._trainer: Trainer | None = None
+        self._kept = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.received = 0
+        self.received, self._trainer, self._kept = 0, trainer, -1
         if threading.current_thread() is threading.main_thread():
-            for one in _SIGNALS:
-                self._before[one] = signal.signal(one, self._take)
+            for one in ENDING:
+                if takes(one):
+                    self._before[one] = signal.signal(one, self._take)
 
     def _take(self, signum: int, frame: FrameType | None) -> None:
         _ = frame
+        if self.received and signum == signal.SIGINT:
+            say(f"SIGINT again: stopping at once; {self._held()}")
+            raise KeyboardInterrupt
+        if self.received:
+            return
         self.received = signum
-        default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
-        signal.signal(signum, default)
-        name = signal.Signals(signum).name
-        print(f"{name}: stopping at the end of this step", file=sys.stderr, flush=True)
+        more = "; Ctrl-C again stops at once" if signum == signal.SIGINT else ""
+        say(f"{signal.Signals(signum).name}: stopping at the end of this step{more}")
+
+    def _held(self) -> str:
+        """Returns what is kept of the training where the step at hand is not waited for."""
+        for one in self._trainer.checkpoint_callbacks if self._trainer is not None else ():
+            if isinstance(one, ModelCheckpoint) and one.save_last and one.last_model_path:
+                return f"{one.last_model_path} holds step {one._last_global_step_saved}"
+        return "nothing is kept"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         received = self.received
         if trainer.world_size > 1:  # every rank stops at the same step, whoever was told
-            asked = trainer.strategy.reduce_boolean_decision(bool(received), all=False)
-            received = received or (int(signal.SIGTERM) if asked else 0)
+            told = torch.tensor(received, device=trainer.strategy.root_device)
+            received = int(trainer.strategy.reduce(told, reduce_op="max"))
         if not received or trainer.fit_loop._should_accumulate():
             return
         raise Interrupted(received, trainer.global_step, _keep(trainer))
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not self.received or trainer.state.fn != "fit" or trainer.world_size > 1:
+            return  # of many ranks one may be told, and all must write
+        if self._kept != trainer.global_step and not trainer.fit_loop._should_accumulate():
+            self._kept = trainer.global_step
+            _keep(trainer)
 
     def _restore(self) -> None:
         while self._before:
             one, handler = self._before.popitem()
             if signal.getsignal(one) not in (signal.SIG_IGN,):
                 signal.signal(one, handler)
+        self._trainer = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any, TypeVar
 from longseq.core.checkpoints.contents import check_sizes
 from longseq.core.checkpoints.foreign import import_modules
 from longseq.core.checkpoints.safe import check_state_dict, load_checkpoint
-from longseq.core.domain import current_path, domains_of
+from longseq.core.domain import Domain, current_path, domains_of
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.training.facts import KEY
-from longseq.core.training.hyper import BaseData
+from longseq.core.training.hyper import BaseData, class_path
 from longseq.core.training.task import BaseTask
 
 Data = TypeVar("Data", bound=BaseData)
+Hyper = dict[str, dict[str, Any]]
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"
 
 
@@ -215,3 +217,31 @@ def load_data(path: str | Path, cls: type[Data], allow: Iterable[str] = (), **ch
         raise DataError(
             f"its hyper-parameters do not fit {found.__name__}: {error}", path=path
         ) from error
+
+
+def read_hyper(path: str, domain: Domain) -> Hyper:
+    """Returns a checkpoint's hyper-parameters as ``model`` and ``data`` configurations.
+
+    Args:
+        path: checkpoint.
+        domain: that it must be of.
+
+    Raises:
+        DataError: if it is unusable, or of another domain.
+    """
+    content = load_checkpoint(path)
+    found: Hyper = {}
+    task_class(content, path)
+    for key, section in (("model", MODEL), ("data", DATA)):
+        cls, hyper = find_class(content, path, section)
+        if cls is None:
+            continue
+        check_domain(cls, domain.name, path)
+        hyper = harmless(hyper)
+        check_sizes(hyper, content["state_dict"], path)
+        # What a version that wrote the checkpoint did not know is as it was then.
+        if key == "model":
+            taken, defaults = inspect.signature(cls.__init__).parameters, cls.recipe_defaults()
+            hyper = {**{name: defaults[name] for name in defaults if name in taken}, **hyper}
+        found[key] = {"class_path": class_path(cls), "init_args": json.loads(json.dumps(hyper))}
+    return found

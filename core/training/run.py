@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +22,7 @@ from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
 from longseq.core.parallel.strategy import OPTION, take_option
+from longseq.core.process import keep_going
 from longseq.core.runs import newest_checkpoint, remember_root
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
@@ -36,6 +34,8 @@ from longseq.core.training.callbacks import (
 from longseq.core.training.folders import loggers_of, nothing_left, resumed_folder
 from longseq.core.training.guards import StopAtTime
 from longseq.core.training.hyper import class_path
+from longseq.core.training.preemption import stopped_by_us
+from longseq.core.training.quiet import quiet
 from longseq.core.training.task import BaseTask
 
 Progress = Literal["auto", "bar", "lines"]
@@ -147,6 +147,7 @@ def train(
     task.recipe.check()
     if trainer.checkpoint_callbacks:
         check_reloadable(task, data)
+    keep_going()
     begin = time.perf_counter()
     with nothing_left(trainer):
         trainer.fit(task, datamodule=data, **options)
@@ -267,7 +268,7 @@ def fit(
             options = trainer_options(
                 asked, "fit", name or "fit", checkpoint_every, progress, program, before
             )
-            made = Trainer(**take_option({**asked, **options}))
+            made = stopped_by_us(Trainer(**take_option({**asked, **options})))
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
         if made.loggers and made.is_global_zero:
@@ -353,47 +354,3 @@ def _write_config(
     with atomic_path(folder / "config.yaml") as temporary:
         head = "" if task.seed is not None else _UNSEEDED
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Drops advertisements and warnings that the user can do nothing about, while the block
-    runs."""
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
-    loggers = [logging.getLogger(name) for name in names]
-    with warnings.catch_warnings():
-        for message in (
-            ".*treespec, LeafSpec.*",
-            ".*Experiment logs directory .* exists and is not empty.*",
-            ".*callbacks used to create the checkpoint need to be provided.*",
-            ".*The dirpath has changed from.*",
-            ".*Checkpoint directory .* exists and is not empty.*",
-            ".*is smaller than the logging interval.*",
-            ".*does not have many workers.*",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        for logger in loggers:
-            logger.addFilter(_worth_saying)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeFilter(_worth_saying)
-
-
-_NOISE = (
-    "Tip:",
-    "available: False",
-    "TPU available",
-    "HPU available",
-    "`Trainer.fit` stopped",
-    "Seed set",
-    "Restoring states from the checkpoint",
-    "Loaded model weights from the checkpoint",
-)
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Returns whether a line of Lightning's tells the user something: our own lines have the
-    rest."""
-    return not any(noise in record.getMessage() for noise in _NOISE)

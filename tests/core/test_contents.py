@@ -141,3 +141,46 @@ def test_a_training_goes_on_whole_or_not_at_all(toy: ModuleType, part: str, valu
 def test_a_checkpoint_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert harmless({"download": True, "root": "x"}) == {"download": False, "root": "x"}
     assert harmless({"root": "x"}) == {"root": "x"}
+
+
+def test_changed_bytes_of_a_record_are_named(tmp_path: Path) -> None:
+    """torch looks at no record's sum: one bit of the weights would be trained on, or served."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(999)}}, path)
+    whole = path.read_bytes()
+    assert float(load_checkpoint(path)["state_dict"]["a"].sum()) == 0
+    with zipfile.ZipFile(path) as archive:
+        names = [one.filename for one in archive.infolist()]
+        contents = {one: archive.read(one) for one in names}
+        begins = {one: whole.index(one.encode()) + len(one) for one in names}
+    begins["a/data/0"] += 2000  # amid the numbers
+    for name, begin in begins.items():
+        spoilt = bytearray(whole)
+        # Between the name and the content lies padding; the content is looked for.
+        if name != "a/data/0":
+            begin = whole.index(contents[name], begin)
+        spoilt[begin] ^= 1
+        other = tmp_path / "b.ckpt"
+        other.write_bytes(spoilt)
+        for read in (load_checkpoint, read_state_dict):
+            with pytest.raises(DataError, match=f"its record '{name}' is damaged: .*copy the file"):
+                read(other)
+
+
+def test_a_shortened_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(999)}}, path)
+    path.write_bytes(path.read_bytes()[:-700])
+    for read in (load_checkpoint, read_state_dict):
+        with pytest.raises(DataError, match="truncated or damaged"):
+            read(path)
+
+
+def test_records_that_are_longer_than_the_file(tmp_path: Path) -> None:
+    """Many entries of one record would be read, and summed, as often."""
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", bytes(5000))
+        archive.filelist *= 50
+    with pytest.raises(DataError, match="its records are longer than the file"):
+        load_checkpoint(path)

@@ -18,6 +18,7 @@ FLOORS = (
         "exports",
         "figures",
         "files",
+        "process",
         "results",
         "runs",
         "samples",

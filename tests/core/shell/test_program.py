@@ -52,26 +52,6 @@ def test_output_that_cannot_be_written_is_no_success() -> None:
     assert done.returncode == 1
 
 
-def test_a_reader_that_leaves_early_is_one_line() -> None:
-    """``longseq ... | head``: no traceback, and no success."""
-    code = """
-def told(args):
-    for number in range(100_000):
-        print("a line of output", number)
-    return 0
-
-cli._dispatch = told
-"""
-    command = [sys.executable, "-c", _START + code + "\nprogram.run()"]
-    with subprocess.Popen(command, text=True, stdout=-1, stderr=-1) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        told = process.stderr.read()
-        assert process.wait(timeout=120) == 1
-    assert told == "error: the program that read the output ended before it did\n"
-
-
 @pytest.mark.parametrize("outside", ["run", "--import"])
 def test_code_from_outside_has_the_interpreters_own_end(tmp_path: Path, outside: str) -> None:
     (tmp_path / "mine.py").write_text("file = open('never_closed.txt', 'w')\nfile.write('kept')\n")

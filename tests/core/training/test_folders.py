@@ -228,3 +228,13 @@ def test_a_requeued_job_types_the_same_command(toy: ModuleType) -> None:
     assert [one.name for one in Path("outputs/toy/job").iterdir()] == ["version_0"]
     config = Path("outputs/toy/job/version_0/config.yaml").read_text()
     assert "max_steps: 6" in config
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    """``mkdir`` says of it that the file exists."""
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "out", tmp_path / "out" / "fit"):
+        with pytest.raises(DataError, match=r"out: cannot be written: is a link to .*gone, which"):
+            claim_version(folder)
+    (tmp_path / "gone").mkdir()
+    assert claim_version(tmp_path / "out" / "fit") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,17 @@ def weights(path: str | Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 138),
+        (signal.SIGUSR2, 140),
+        (signal.SIGXCPU, 152),
+    ],
+)
 def test_a_signal_keeps_the_step(toy: ModuleType, signum: int, status: int) -> None:
     before = signal.getsignal(signum)
     whole = run(toy, "whole")
@@ -67,6 +78,108 @@ def test_a_signal_keeps_the_step(toy: ModuleType, signum: int, status: int) -> N
     again = run(toy, "cut", ckpt_path=last)
     for name, value in weights(whole.last).items():
         assert torch.equal(value, weights(again.last)[name]), name
+
+
+def test_a_slurm_job_is_stopped_and_resumed_by_nobody_else(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning would write hpc_ckpt_1.ckpt on SIGUSR1, call scontrol, train on, and take up what
+    lies there in the next run of any name."""
+    for name, value in {"ID": "7", "NAME": "job", "NTASKS": "1", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{'JOB_' if name in ('ID', 'NAME') else ''}{name}", value)
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    with pytest.raises(LongseqError, match="SIGUSR1: stopped after step 5") as stop:
+        run(toy, "out", callbacks=[Signal(signal.SIGUSR1, 4)])
+    assert stop.value.status == 138
+    assert not list(Path("out").rglob("hpc_ckpt*"))
+    last = Path("out/fit/version_0/checkpoints/last.ckpt")
+    Path("out/hpc_ckpt_1.ckpt").write_bytes(last.read_bytes())
+    fresh = run(toy, "out", name="other")
+    whole = run(toy, "elsewhere")
+    assert "hpc_ckpt" not in capsys.readouterr().err
+    for name, value in weights(whole.last).items():
+        assert torch.equal(value, weights(fresh.last)[name]), name
+    assert main(["toy", "fit", "--trainer.max_steps=2", "--trainer.default_root_dir=out"]) == 0
+    assert load_checkpoint("out/fit/version_1/checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_what_is_ignored_stays_ignored(toy: ModuleType) -> None:
+    """``nohup`` ignores SIGHUP, a shell's job in the background SIGINT."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(toy, "out", callbacks=[Signal(signal.SIGHUP, 4)]).last is not None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_handler_of_the_users_stays(toy: ModuleType) -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
+    try:
+        run(toy, "out", callbacks=[Signal(signal.SIGUSR1, 4)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert got == [signal.SIGUSR1]
+
+
+class Twice(Signal):
+    """Sends it twice in one step: a scheduler and a launcher, or an impatient user."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+        super().on_before_optimizer_step(trainer, *args)
+        super().on_before_optimizer_step(trainer, *args)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGXCPU])
+def test_a_second_signal_changes_nothing(toy: ModuleType, signum: int) -> None:
+    with pytest.raises(LongseqError, match="stopped after step 5"):
+        run(toy, "out", callbacks=[Twice(signum, 4)])
+
+
+def test_a_second_ctrl_c_acts_at_once(toy: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):  # Lightning's
+        run(toy, "out", callbacks=[Twice(signal.SIGINT, 4)], checkpoint_every=2)
+    text = capfd.readouterr().err
+    assert "SIGINT again: stopping at once; " in text and "last.ckpt holds step 4" in text
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert load_checkpoint("out/fit/version_0/checkpoints/last.ckpt")["global_step"] == 4
+
+
+class InValidation(Callback):
+    """Sends SIGTERM in the validation after a step, and looks whether the step is kept while it
+    still runs."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.kept = step, -1
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        last = Path("cut/fit/version_0/checkpoints/last.ckpt")
+        if trainer.global_step == self.step and not trainer.sanity_checking:
+            if args[2] == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif last.exists():
+                self.kept = int(load_checkpoint(last)["global_step"])
+                shutil.copytree("cut", "killed", dirs_exist_ok=True)
+
+
+def test_a_signal_in_a_long_validation_keeps_the_step_at_once(toy: ModuleType) -> None:
+    """A validation may be longer than the time that a scheduler leaves."""
+    whole = run(toy, "whole", val_check_interval=4)
+    there = InValidation(4)
+    with pytest.raises(LongseqError, match="SIGTERM: stopped after step 5"):
+        run(toy, "cut", callbacks=[there], val_check_interval=4)
+    assert there.kept == 4
+    for root in ("cut", "killed"):  # the validation had its time, or was killed
+        again = run(
+            toy,
+            root,
+            ckpt_path=f"{root}/fit/version_0/checkpoints/last.ckpt",
+            val_check_interval=4,
+        )
+        for name, value in weights(whole.last).items():
+            assert torch.equal(value, weights(again.last)[name]), (root, name)
 
 
 class AtTheEnd(Callback):
@@ -92,7 +205,7 @@ def test_a_signal_after_the_last_step_is_not_lost(toy: ModuleType) -> None:
 
 
 def test_the_command_line_tells_the_scheduler(
-    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start = StopOnSignal.on_train_start
 
@@ -104,7 +217,7 @@ def test_the_command_line_tells_the_scheduler(
     assert (
         main(["toy", "fit", "--trainer.max_steps=6", "--trainer.accumulate_grad_batches=2"]) == 143
     )
-    text = capsys.readouterr().err
+    text = capfd.readouterr().err
     assert "SIGTERM: stopping at the end of this step" in text
     assert "error: SIGTERM: stopped after step 1; go on with --ckpt_path" in text
 
