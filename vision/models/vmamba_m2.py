@@ -1,10 +1,10 @@
-r"""VMamba with Mamba-2's scan ("m2" in the published code): heads of channels share a decay, with many
-states.
+r"""VMamba with Mamba-2's scan ("m2" in the published code): heads of channels share a decay, with
+many states.
 
 SS2D:   x = gelu(conv(W_in x));  y = merge_k ssd_k(expand_k(x));  out = W_out norm(y)
 
-where ssd_k is Mamba-2's recurrence (Dao and Gu 2024, arXiv 2405.21060), in direction k with R heads,
-R being what the rank of the step sizes is in VMamba.
+where ssd_k is Mamba-2's recurrence (Dao and Gu 2024, arXiv 2405.21060), in direction k with R
+heads, R being what the rank of the step sizes is in VMamba.
 """
 
 from __future__ import annotations

@@ -171,17 +171,21 @@ def test_vmamba_gradients_equal_upstreams() -> None:
 
 
 def their_vmamba_m2(**kwargs: Any) -> nn.Module:
-    return upstream().load_vmamba(CHECKOUTS["vmamba"]).VSSM(
-        ssm_d_state=64,
-        ssm_ratio=1.0,
-        ssm_act_layer="gelu",
-        ssm_conv_bias=False,
-        ssm_init="v2",
-        forward_type="m0_noz",
-        norm_layer="ln",
-        downsample_version="v3",
-        patchembed_version="v2",
-        **kwargs,
+    return (
+        upstream()
+        .load_vmamba(CHECKOUTS["vmamba"])
+        .VSSM(
+            ssm_d_state=64,
+            ssm_ratio=1.0,
+            ssm_act_layer="gelu",
+            ssm_conv_bias=False,
+            ssm_init="v2",
+            forward_type="m0_noz",
+            norm_layer="ln",
+            downsample_version="v3",
+            patchembed_version="v2",
+            **kwargs,
+        )
     )
 
 
