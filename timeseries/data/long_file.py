@@ -210,9 +210,8 @@ class LongFile:
             DataError: if a series stands in two places, times do not ascend, or anything else that
                 would be wrong of the file as a whole.
         """
-        hashes, axis, ends = np.empty(0, np.uint64), None, []
+        hashes, axis, ends, observed = np.empty(0, np.uint64), None, [], 0
         empty: str | None = None
-        observed = 0
         for piece in self.pieces():
             where = Source(self.path, 0, first_row=piece.first_row)
             new = pd.util.hash_array(piece.names.astype(object), categorize=False)
@@ -267,8 +266,8 @@ class LongFile:
                 table[rows[part], piece.codes[part] - start] = piece.values[part]
                 panel = Panel(table, tuple(map(str, names)), axis, freq, str(self.path))
                 if self.roles.missing == "error":
-                    missing, count = self.survey.missing, self.survey.series
-                    refuse_missing(panel, where, missing, count * len(axis))
+                    size = self.survey.series * len(axis)
+                    refuse_missing(panel, where, self.survey.missing, size)
                 yield panel
 
     def rows_of(self, piece: Piece) -> np.ndarray:
