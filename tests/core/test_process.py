@@ -23,7 +23,7 @@ RUN = "sys.exit(cli.attended() or process.flush())\n"
 
 def start(code: str, *argv: str, to: Path, **options: object) -> subprocess.Popen[bytes]:
     """Starts a program with ``longseq``'s arguments in a folder."""
-    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(  # type: ignore[call-overload]
         [sys.executable, "-c", HEAD + code, *argv],
         cwd=to,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
