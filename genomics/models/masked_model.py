@@ -8,9 +8,10 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from longseq.core.backbone import Backbone, Layer, normed
+from longseq.core.backbone import Backbone, Layer
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.core.mixers.slstm import SLSTM
+from longseq.core.norms import normed
 from longseq.genomics.data.tokenizer import PADDED_VOCAB_SIZE, A, C, G, T
 
 Symmetry = Literal["none", "ph", "ps", "ps_swapped", "ps_heads"]

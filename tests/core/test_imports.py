@@ -29,7 +29,7 @@ FLOORS = (
     ("kernels",),
     ("ops",),
     ("mixers",),
-    ("mlp", "backbone", "parallel"),
+    ("mlp", "norms", "backbone", "parallel"),
     ("checkpoints", "compare", "compare_entries", "generation", "language_model", "training"),
     ("report", "testing", "compat"),
     ("shell",),
