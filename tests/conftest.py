@@ -3,6 +3,7 @@ why."""
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,11 @@ from hypothesis import HealthCheck, settings
 # A busy machine must fail no property test: neither a deadline nor "generating data is too slow".
 settings.register_profile("longseq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("longseq")
+
+# A job in the background ignores Ctrl-C, one under nohup SIGHUP; what the tests start would too.
+for one, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(one) is signal.SIG_IGN:
+        signal.signal(one, default)
 
 
 @pytest.fixture

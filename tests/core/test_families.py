@@ -27,7 +27,9 @@ from longseq.core.checkpoints import LAYOUTS
 
 FIXTURE = Path(__file__).parent / "fixtures" / "families.json"
 PROMPTS = [[5, 17, 3, 60, 8, 8, 21], [9], [33, 2, 40, 11, 1, 7, 19, 50, 28, 63, 14, 4]]
-TOLERANCE = 1e-5
+TOLERANCE = 4e-6
+"""Of the greatest logit, some 60 roundings: the frozen float32 numbers themselves lie up to 1.7e-6
+of it from a run in float64."""
 MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -186,6 +188,11 @@ def cases() -> dict[str, Any]:
     return json.loads(FIXTURE.read_text())
 
 
+def distance(found: Tensor, expected: Tensor) -> float:
+    """The greatest difference as a part of the greatest expected value."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     case = cases()[name]
@@ -193,7 +200,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, tmp_path:
     with torch.no_grad():
         for prompt, expected in zip(PROMPTS, case["logits"], strict=True):
             logits = model(torch.tensor([prompt]))[0][0, -1]
-            assert (logits - torch.tensor(expected)).abs().max() <= TOLERANCE
+            assert distance(logits, torch.tensor(expected)) <= TOLERANCE
     together = [one.tokens for one in model.generate(PROMPTS, 64, stop_tokens=())]
     assert together == case["tokens"]
 
@@ -247,7 +254,7 @@ def test_live_folders_of_transformers_both_ways(name: str, tmp_path: Path) -> No
     ids = torch.tensor([PROMPTS[2]])
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits
-        assert (ours(ids)[0] - expected).abs().max() <= TOLERANCE
+        assert distance(ours(ids)[0], expected) <= TOLERANCE
         # transformers' cached Mamba-2 forgets time_step_limit: it is compared without a cache.
         cached = name != "mamba2-limited"
         assert ours.generate(PROMPTS[0], 64, stop_tokens=())[0].tokens == continued(
@@ -358,7 +365,7 @@ def test_hyenadna_is_its_formulas(tmp_path: Path) -> None:
     prompts = [[7, 8, 9, 10, 7, 7, 8], [10]]
     with torch.no_grad():
         expected = hyenadna(tensors, prompts[0], config)
-        assert (model(torch.tensor(prompts[:1]))[0][0] - expected).abs().max() <= TOLERANCE
+        assert distance(model(torch.tensor(prompts[:1]))[0][0], expected) <= TOLERANCE
     for prompt, found in zip(prompts, model.generate(prompts, 64), strict=True):
         assert len(found.tokens) == 64
         whole = hyenadna(tensors, prompt + found.tokens, config)

@@ -121,7 +121,7 @@ def test_it_learns_genes_and_finds_them_in_another_genome(tmp_path, capsys) -> N
     text, features = genes_of_a_genome(1)
     fasta, genes = write(tmp_path, "b", text, features)
     checkpoint = str(next((tmp_path / "run").rglob("last.ckpt")))
-    out = str(tmp_path / "b.gff3")
+    out = str(tmp_path / "found.gff3")
     argv = ["genomics", "annotate", fasta, "--out", out, "--truth", genes, "--learn", fasta]
     assert main([*argv, "--learn_genes", genes, "--ckpt_path", checkpoint]) == 0
     said = capsys.readouterr().out

@@ -30,7 +30,7 @@ def main():
     sys.stderr.write("no end of line")
     return 143
 
-program.main = main
+program.attended = main
 """
     done = _program(code)
     assert done.returncode == 143
@@ -49,7 +49,8 @@ def test_exit_status_is_that_of_the_command(args: list[str], status: int) -> Non
 def test_output_that_cannot_be_written_is_no_success() -> None:
     with open("/dev/full", "w") as full:
         done = _program("", "--version", capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 1
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output: cannot be written: ")
 
 
 @pytest.mark.parametrize("outside", ["run", "--import"])
@@ -70,7 +71,7 @@ def main():
         warnings.warn("later", FutureWarning, stacklevel=1)
     return 0
 
-program.main = main
+program.attended = main
 """
 
 
