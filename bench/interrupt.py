@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from longseq.bench.interrupt_files import files, fingerprint, newest, step_of
+from longseq.core.process import heed
 
 ENDS = {
     "signal": (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
@@ -309,6 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--only", nargs="+", help="commands: fit predict scan demo convert")
     args = parser.parse_args(argv)
+    heed()
     rng, bad = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as name:
         fixed = Path(name) / "fixed"

@@ -72,6 +72,15 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def heed() -> None:
+    """Lets a program that starts others and signals them hear what it ignores from its start: a job
+    in the background ignores Ctrl-C, one under nohup SIGHUP, and so would what it starts."""
+    defaults = {signal.SIGINT: signal.default_int_handler}
+    for one in ENDING:
+        if signal.getsignal(one) is signal.SIG_IGN:
+            signal.signal(one, defaults.get(one, signal.SIG_DFL))
+
+
 def part_workers() -> None:
     """Gives workers that are forked from now on (of data loaders) a session of their own: what a
     terminal or a scheduler sends to the whole job is for this process alone, which needs them for

@@ -3,7 +3,6 @@ why."""
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from longseq.core.process import heed
+
 # A busy machine must fail no property test: neither a deadline nor "generating data is too slow".
 settings.register_profile("longseq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("longseq")
 
-# A job in the background ignores Ctrl-C, one under nohup SIGHUP; what the tests start would too.
-for one, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(one) is signal.SIG_IGN:
-        signal.signal(one, default)
+heed()
 
 
 @pytest.fixture

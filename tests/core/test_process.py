@@ -142,3 +142,18 @@ worker.join()
     told = start(code, to=tmp_path)
     out, errors = told.communicate()
     assert out == b"True True\n", errors
+
+
+def test_a_program_may_heed_what_it_ignored() -> None:
+    code = """
+import signal
+from longseq.core import process
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, print)
+process.heed()
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+assert signal.getsignal(signal.SIGTERM) is print
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
