@@ -50,7 +50,8 @@ class CommandParser(argparse.ArgumentParser):
         """Parses; arguments and result as of ``argparse``.
 
         Raises:
-            ConfigError: for arguments that cannot be understood, or an output that is an input.
+            ConfigError: for arguments that cannot be understood, an output that is an input or
+                another output, or a seed that no generator takes.
             DataError: for ``--ckpt_path last`` where no run has left one.
         """
         found, unknown = self.parse_known_args(args, namespace)
@@ -60,6 +61,9 @@ class CommandParser(argparse.ArgumentParser):
         if hasattr(found, "ckpt_path"):
             found.ckpt_path = self._checkpoint(found.ckpt_path)
         check_outputs(found, self._outputs())
+        seed = getattr(found, "seed", None)
+        if isinstance(seed, int) and not 0 <= seed < 1 << 63:
+            raise ConfigError(f"--seed must be 0 … 2^63 - 1, got {seed} ({self.prog} --help)")
         return found
 
     def _checkpoint(self, value: Any) -> Any:
@@ -134,16 +138,22 @@ def _paths(value: Any) -> Iterator[str]:
 
 
 def check_outputs(arguments: argparse.Namespace, outputs: dict[str, str]) -> None:
-    """Checks that what is written is not among what is read.
+    """Checks that what is written is not among what is read, and written once.
 
     Args:
         arguments: parsed.
         outputs: names of those that are written, with their options.
 
     Raises:
-        ConfigError: if an output is an input, under whatever name.
+        ConfigError: if an output is an input or another output, under whatever name.
     """
     values = vars(arguments)
+    taken: dict[str, str] = {}
+    for name, option in outputs.items():
+        if isinstance(out := values.get(name), (str, os.PathLike)):
+            other = taken.setdefault(os.path.realpath(os.path.expanduser(out)), option)
+            if other != option:
+                raise ConfigError(f"{other} and {option} are the same file {out}: give it another")
     read = [path for name, value in values.items() if name not in outputs for path in _paths(value)]
     for name, option in outputs.items():
         for out in _paths(values.get(name)):

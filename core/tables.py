@@ -214,7 +214,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         return _parquet_rows(file)
     rows = []
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter=DELIMITERS[kind])
             for row in reader:
                 # Of cells that no column names, DictReader makes a list under None.

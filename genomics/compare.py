@@ -17,6 +17,7 @@ from longseq.core.training.by_config import Values
 from longseq.core.training.loading import load_data
 from longseq.genomics.baselines import BASELINES
 from longseq.genomics.data.module import TEST_FRACTION, GenomeData
+from longseq.genomics.data.regions import Interval
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.experts import Experts, mixture_bits, network_logs
 from longseq.genomics.metrics import perplexity
@@ -37,6 +38,7 @@ class GenomeComparison(Comparison):
 
     Args:
         data: the genome and its split.
+        check: whether the split must leave bases to train on, as is needed but beside a test.
     """
 
     baselines = BASELINES
@@ -52,9 +54,11 @@ class GenomeComparison(Comparison):
         "verdict": "",
     }
 
-    def __init__(self, data: GenomeData) -> None:
+    def __init__(self, data: GenomeData, check: bool = True) -> None:
         self.data, self.splits = data, data.splits()
         self._with_experts = False
+        if not check:
+            return
         data.setup("fit")
         if not self.splits.test:
             raise DataError("the split leaves no bases for the test", path=data.title)
@@ -85,11 +89,16 @@ class GenomeComparison(Comparison):
     @classmethod
     def of_test(cls, task: Any, data: Any) -> GenomeComparison | None:
         known = isinstance(task, CausalLanguageModel) and isinstance(data, GenomeData)
-        return cls(data) if known else None
+        return cls(data, check=False) if known else None
+
+    @property
+    def _regions(self) -> list[Interval]:
+        """What is scored: what ``test`` has read, all of a genome that is new to the model."""
+        return self.data.tested or self.splits.test
 
     def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
-        bases = sum(len(interval) for interval in self.splits.test)
+        bases = sum(len(interval) for interval in self._regions)
         return self._row(
             str(task.hparams["mixer"]), "model", metrics["bits_per_base"], parameters, bases
         )
@@ -100,8 +109,8 @@ class GenomeComparison(Comparison):
 
     @property
     def title(self) -> str:
-        bases = sum(len(interval) for interval in self.splits.test)
-        return f"{self.data.title}: {bases:,} test bases in {len(self.splits.test)} regions"
+        bases = sum(len(interval) for interval in self._regions)
+        return f"{self.data.title}: {bases:,} test bases in {len(self._regions)} regions"
 
     def tie(self, row: Row, rival: Row) -> float:
         return 5e-4
@@ -121,6 +130,13 @@ class GenomeComparison(Comparison):
         return Row(model, kind, bits, seed, numbers=numbers)
 
     def baseline(self, name: str) -> list[Row]:
+        if not set(self._regions) <= set(self.splits.test):
+            raise DataError(
+                "all of it was tested, so that no base of it is left to learn from",
+                path=self.data.title,
+                hint="longseq genomics compare scores the checkpoint and baselines on its last "
+                "tenth",
+            )
         self._with_experts |= name == "experts"
         genome = self.data.genome
         parts = [
@@ -176,7 +192,8 @@ class GenomeComparison(Comparison):
             return
         trained = load_data(path, GenomeData)
         before, now = ({Path(one).name for one in data.files} for data in (trained, self.data))
-        if not before & now:
+        known = set(task.facts.get("genomes", ())) & set(self.data.genome.checksums())
+        if not before & now and not known:
             return  # another genome
         for key in _SPLIT:
             if _said(trained, key) != _said(self.data, key):

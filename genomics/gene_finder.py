@@ -51,7 +51,7 @@ class GeneFinder:
         if not any(map(len, found)):
             raise DataError(
                 "no open reading frame of at least 500 bases to learn genes from",
-                hint="give --learn with a genome of a related organism",
+                hint="learn from a longer genome of a related organism",
             )
         for number in range(PASSES + 1):
             if number:

@@ -53,7 +53,7 @@ def generate(
         model: a causal language model, in evaluation mode.
         prompts: token ids, in turn; None for one base each, drawn by the seed.
         count: sequences.
-        length: bases after the prompt, at most.
+        length: bases after the prompt, at most; without prompts, of a whole sequence.
         temperature: see ``Sampling``; 0 takes the likeliest base.
         top_k: see ``Sampling``.
         top_p: see ``Sampling``.
@@ -70,10 +70,13 @@ def generate(
         ConfigError: for settings out of range, or a word that is not of A, C, G and T.
     """
     if count < 1 or length < 1 or batch < 1:
-        raise ConfigError(f"count, length and batch must be at least 1, got {count}, {length}")
+        raise ConfigError(
+            f"count, length and batch must be at least 1, got {count}, {length}, {batch}"
+        )
     word = encode(until) if until else None
     if word is not None and not is_base(word).all():
         raise ConfigError(f"until={until!r}: only A, C, G and T")
+    steps = length if prompts else length - 1
     if not prompts:
         draws = np.random.default_rng(seed).integers(0, 4, count)
         prompts = [np.array([BASES[i]], np.uint8) for i in draws]
@@ -82,17 +85,20 @@ def generate(
     found: list[np.ndarray] = []
     for low in range(0, count, batch):
         rows = chosen[low : low + batch]
-        parts = model.generate(
-            [row.tolist() for row in rows],
-            length,
-            stop_tokens=(),
-            seed=seed,
-            first_prompt=low,
-            callback=None if progress is None else lambda row, token: progress(1),
-            **settings,
-        )
-        for row, part in zip(rows, parts):
-            whole = np.concatenate([row, np.array(part.tokens, np.uint8)])
+        drawn: list[list[int]] = [[] for _ in rows]
+        if steps:
+            parts = model.generate(
+                [row.tolist() for row in rows],
+                steps,
+                stop_tokens=(),
+                seed=seed,
+                first_prompt=low,
+                callback=None if progress is None else lambda row, token: progress(1),
+                **settings,
+            )
+            drawn = [part.tokens for part in parts]
+        for row, tokens in zip(rows, drawn):
+            whole = np.concatenate([row, np.array(tokens, np.uint8)])
             found.append(_cut(whole, len(row), word, stop_codon))
     return found
 
@@ -202,9 +208,9 @@ def _prompts(text: str | None, path: str | None) -> list[np.ndarray] | None:
         DataError: for one with anything but A, C, G and T.
     """
     found: dict[str, np.ndarray] = {}
-    if text:
+    if text is not None:
         found = {"--prompt": encode(text, record="--prompt")}
-    elif path:
+    elif path is not None:
         genome = open_genome(path)
         found = {name: genome.fetch(name, 0, size) for name, size in genome.records.items()}
     for name, ids in found.items():
@@ -236,13 +242,22 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--batch", type=int, default=100, help="sequences side by side (100)")
     parser.add_argument("--genome", help="report how the sequences compare with this genome")
-    parser.add_argument("--order", type=int, default=2, help="of the Markov model beside them (2)")
-    parser.add_argument("--report", help=".csv, .tsv or .parquet file for the report")
+    parser.add_argument(
+        "--order",
+        type=int,
+        default=2,
+        choices=range(13),
+        metavar="ORDER",
+        help="of the Markov model beside them, 0 to 12 (2)",
+    )
+    parser.add_argument("--report", help=".csv, .tsv or .parquet file to write the report to")
     add_device(parser)
     args = parser.parse_args(argv)
     check_writable(args.out)
-    if args.prompt and args.prompts:
+    if args.prompt is not None and args.prompts is not None:
         raise ConfigError("give either --prompt or --prompts, not both")
+    if args.prompt == "":
+        raise ConfigError("--prompt is empty; leave it out to begin with a base drawn by the seed")
     if args.report:
         check_table(args.report)
         if not args.genome:

@@ -118,7 +118,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--region", required=True, help="record:first-last, from 1")
     parser.add_argument("--ckpt_path", help=CKPT_HELP)
     parser.add_argument("--out", required=True, help=".csv, .tsv or .parquet table to write")
-    parser.add_argument("--plot", help="PNG of the matrix with a logo")
+    parser.add_argument("--plot", help="PNG to write: the matrix with a logo")
     parser.add_argument("--context", type=int, help=f"as of variants ({CONTEXT})")
     parser.add_argument("--window", type=int, help=f"as of variants ({WINDOW})")
     parser.add_argument("--strand", default="both", help="both (default), + or -")

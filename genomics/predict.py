@@ -219,8 +219,12 @@ def run(argv: Sequence[str]) -> int:
         "--genes", help="features: GFF3, GTF, GenBank, EMBL or BED (those of a GenBank genome)"
     )
     parser.add_argument("--kinds", default="", help="only features of these kinds: gene,tRNA (all)")
-    parser.add_argument("--gene_table", help=".csv, .tsv or .parquet with a row for each feature")
-    parser.add_argument("--plot", help="PNG of bits per base along the genome above its genes")
+    parser.add_argument(
+        "--gene_table", help=".csv, .tsv or .parquet to write, a row for each feature"
+    )
+    parser.add_argument(
+        "--plot", help="PNG to write: bits per base along the genome above its genes"
+    )
     add_device(parser)
     args = parser.parse_args(argv)
     kind = check_track(args.out)

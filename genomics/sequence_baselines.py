@@ -80,7 +80,9 @@ def fit_predict(
     from sklearn.preprocessing import StandardScaler
 
     classes = np.unique(target) if not regression else np.zeros(1)
-    inner = min(_INNER, len(np.unique(groups[train])))
+    own = [np.unique(groups[train][target[train] == one]) for one in classes]
+    each = [groups[train]] if regression else own  # a fold without a class could not be scored
+    inner = max(2, min(_INNER, *(len(np.unique(one)) for one in each)))
     maker = GroupKFold if regression else StratifiedGroupKFold
     folds = maker(inner, shuffle=True, random_state=seed)
     best: tuple[float, Any, int] | None = None

@@ -147,18 +147,27 @@ def info(scored: Scored, fields: Fields = Fields()) -> dict[str, str]:
 def write_vcf(
     source: str | Path, out: str | Path, found: Sequence[Scored], note: str, fields: Fields
 ) -> None:
-    """Writes a VCF file again with the scores: the same lines in the same order."""
+    """Writes a VCF file again with the scores: the same lines in the same order.
+
+    Fields of an earlier run are taken away, those too that this one does not write: they would
+    stand beside scores that they do not belong to.
+    """
     header: list[str] = []
+    headed = False
     scores = iter(found)
+    ours = INFO | GENE_INFO
     with open_output(out) as write:
         for _, line in read_lines(source):
-            if line.startswith("#"):
+            if line.startswith("#") and headed:  # a comment between records
+                write(line)
+            elif line.startswith("#"):
                 header.append(line)
-                if not line.startswith("##"):
-                    for one in with_header(header, fields.header(), note):
+                headed = line.startswith("#CHROM")
+                if headed:
+                    for one in with_header(header, fields.header(), note, ours):
                         write(one)
             elif line:
-                write(with_info(line, info(next(scores), fields)))
+                write(with_info(line, info(next(scores), fields), ours))
 
 
 def table_rows(

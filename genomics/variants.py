@@ -15,6 +15,7 @@ import torch
 
 from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError
+from longseq.core.files import check_writable
 from longseq.core.tables import check_table, write_rows
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.vcf import Variant, is_vcf, read_variants
@@ -77,6 +78,7 @@ class Progress:
                     self.done[number] = {
                         int(index): [Ratio(*one) for one in own] for index, own in scores.items()
                     }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w")
         self._write(key)
         for number, scores in self.done.items():
@@ -171,7 +173,9 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq genomics variants``."""
     args = parser().parse_args(argv)
-    if not is_vcf(args.out):
+    if is_vcf(args.out):
+        check_writable(args.out)
+    else:
         check_table(args.out)
     if Path(args.out).exists() and Path(args.out).samefile(args.vcf):
         raise ConfigError("--out must be another file than the input")

@@ -106,7 +106,7 @@ def take_option(asked: Mapping[str, Any]) -> dict[str, Any]:
     devices, nodes = rest.get("devices", "auto"), int(rest.get("num_nodes") or 1)
     if devices == "auto" and size % nodes == 0:
         devices = rest["devices"] = size // nodes
-    if isinstance(devices, str) and devices.isdigit():
+    if isinstance(devices, str) and devices.isdecimal():
         devices = int(devices)
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count * nodes != size:

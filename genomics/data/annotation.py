@@ -288,7 +288,7 @@ def _check_region(line: str, genome: Genome | Collection | None, path: Path, whe
         chrom = genome.resolve(unquote(words[1]))
     except DataError:
         return  # of which no feature may speak
-    if words[3].isdigit():
+    if words[3].isdecimal():
         _check_size(chrom, int(words[3]), genome, path)
 
 

@@ -126,12 +126,20 @@ def fold_of(labelled: Labelled, folds: int, seed: int, stratify: bool) -> np.nda
         stratify: whether folds have equal shares of each label.
 
     Raises:
-        ConfigError: if there are fewer distinct sequences than folds.
+        ConfigError: if there are fewer distinct sequences, of all or of a class, than folds need.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     if folds < 2 or len(np.unique(labelled.groups)) < folds:
         raise ConfigError(f"{folds} folds of {len(set(labelled.groups))} distinct sequences")
+    needed = max(folds, 4 if folds == 2 else 0)  # so that two of every class are trained on
+    for label in sorted(set(labelled.labels)) if stratify else ():
+        own = [group for group, one in zip(labelled.groups, labelled.labels) if one == label]
+        if (count := len(set(own))) < needed:
+            raise ConfigError(
+                f"class {label!r} has {count} distinct sequences, {folds} folds need {needed}: "
+                "leave it out, take fewer folds, or, if labels are numbers, ask for regression"
+            )
     maker = StratifiedGroupKFold if stratify else GroupKFold
     splitter = maker(folds, shuffle=True, random_state=seed)
     found = np.zeros(len(labelled.names), np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError:
                 where = f"line {number}"
                 raise DataError("is not text in UTF-8", path=path, record=where) from None
-            if number == 1 and not line.removeprefix("\ufeff").startswith("##fileformat=VCF"):
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+            if number == 1 and not line.startswith("##fileformat=VCF"):
                 raise DataError(
                     "is no VCF file: line 1 must begin with ##fileformat=VCF", path=path
                 )
@@ -67,10 +69,13 @@ def read_variants(path: str | Path) -> Iterator[Variant]:
     """
     headed = False
     for number, line in read_lines(path):
-        if line.startswith("##"):
-            continue
-        if line.startswith("#"):
+        if line.startswith("#CHROM"):
+            if headed:
+                where = f"line {number}"
+                hint = "join files with bcftools concat, or score them one by one"
+                raise DataError("a second line #CHROM", path=path, record=where, hint=hint)
             headed = True
+        if line.startswith("#"):
             continue
         if not line:
             continue
@@ -88,16 +93,18 @@ def parse(line: str) -> Variant:
     """Returns the site of a line.
 
     Raises:
-        DataError: if it has fewer than eight columns, or POS or REF are none.
+        DataError: if it has fewer than eight columns, or POS, REF or ALT are none.
     """
     columns = line.split("\t", 8)
     if len(columns) < 8:
         raise DataError(f"{len(columns)} columns by tabs, at least 8 are needed (CHROM … INFO)")
     chrom, position, name, ref, alt = columns[:5]
-    if not position.isdigit():
+    if not position.isdecimal():
         raise DataError(f"POS {position!r} is no whole number")
     if not _LETTERS.fullmatch(ref):
         raise DataError(f"REF {ref!r} is no sequence of letters")
+    if not all(alt.split(",")):
+        raise DataError(f"ALT {alt!r} has an allele of no letter; . is none, * a deleted one")
     alts = (
         ()
         if alt == "."
@@ -106,28 +113,39 @@ def parse(line: str) -> Variant:
     return Variant(chrom, int(position) - 1, name, ref.upper(), alts)
 
 
-def with_info(line: str, fields: Mapping[str, str]) -> str:
-    """Returns a line with INFO fields added, in place of those of the same names."""
+def with_info(line: str, fields: Mapping[str, str], stale: Collection[str] = ()) -> str:
+    """Returns a line with INFO fields added, in place of those of the same names.
+
+    Args:
+        line: of a VCF file.
+        fields: name → value; empty ones are left out.
+        stale: names of fields that are taken away too.
+    """
     columns = line.split("\t")
     kept = [
         one
         for one in columns[7].split(";")
-        if one not in ("", ".") and one.partition("=")[0] not in fields
+        if one not in ("", ".")
+        and (name := one.partition("=")[0]) not in fields
+        and name not in stale
     ]
     columns[7] = ";".join([*kept, *(f"{key}={value}" for key, value in fields.items() if value)])
     columns[7] = columns[7] or "."
     return "\t".join(columns)
 
 
-def with_header(lines: Sequence[str], added: Mapping[str, str], note: str) -> list[str]:
+def with_header(
+    lines: Sequence[str], added: Mapping[str, str], note: str, stale: Collection[str] = ()
+) -> list[str]:
     """Returns header lines with INFO definitions before #CHROM, in place of earlier ones.
 
     Args:
         lines: of the header.
         added: name → definition (all between the brackets but the ID).
         note: a line "##longseq_variants=…" to say how the fields were made.
+        stale: names of fields whose definitions are taken away too.
     """
-    known = tuple(f"##INFO=<ID={name}," for name in added)
+    known = tuple(f"##INFO=<ID={name}," for name in (*added, *stale))
     kept = [one for one in lines if not one.startswith((*known, "##longseq_variants="))]
     new = [f"##INFO=<ID={name},{text}>" for name, text in added.items()]
     return [*kept[:-1], *new, f"##longseq_variants={note}", kept[-1]]

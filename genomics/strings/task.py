@@ -186,6 +186,8 @@ class StringLanguageModel(LanguageTask):
             raise ConfigError("this model was trained with data.infill=0: it cannot fill in a part")
         if count < 1:
             raise ConfigError(f"count must be at least 1, got {count}")
+        if most is not None and most < 1:
+            raise ConfigError(f"most must be at least 1, got {most}")
         first = self.alphabet.encode(before, record="before")
         prompt: list[int] = [BEGIN, *first.tolist()]
         if after is not None:

@@ -16,6 +16,7 @@ def parser() -> CommandParser:
     made.add_argument("files", nargs="+")
     made.add_argument("--level", type=int, action="append")
     made.add_argument("--figure", help="picture to write")
+    made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", required=True)
     return made
 
@@ -26,6 +27,9 @@ def parser() -> CommandParser:
         (["a", "--out=b", "--levl=90"], "--levl: no such option; did you mean '--level'?"),
         (["a", "--out=b", "--level=x"], "--level: invalid int value: 'x' (longseq x --help)"),
         ([], "needed: files, --out"),
+        (["a", "--out=b", "--figure=./b"], "--figure and --out are the same file"),
+        (["a", "--out=b", "--seed=-1"], "--seed must be 0 … 2^63 - 1, got -1"),
+        (["a", "--out=b", f"--seed={2**63}"], "--seed must be 0 … 2^63 - 1, got 9"),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], says: str) -> None:

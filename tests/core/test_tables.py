@@ -36,6 +36,9 @@ def test_rows_come_back(suffix: str, tmp_path: Path) -> None:
     assert [row["count"] for row in rows] == ["3", "", "0"]
     assert rows[0]["value"] == ("0.12345" if suffix == ".parquet" else "0.123")
     assert rows[1]["value"] == "" and rows[2]["value"] == "nan"
+    if suffix != ".parquet":  # as spreadsheets save text
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+        assert read_rows(file) == rows
     write_rows(file, COLUMNS, [])
     assert read_rows(file) == []
     write_frame(pd.DataFrame({"a": [1, 2]}), file)

@@ -1,10 +1,12 @@
 """Language models beside Markov models: the table, the verdict, and test bases that were trained
 on."""
 
+import shutil
 from pathlib import Path
 
 from longseq.core.shell.cli import main
 from longseq.core.tables import read_rows
+from longseq.genomics.data.samples import SAMPLES
 
 SMALL = ["--model.d_model=8", "--model.n_layers=1", "--data.length=64", "--data.start_length=null"]
 SMALL += ["--data.length_warmup_steps=0"]
@@ -34,6 +36,10 @@ def test_models_stand_beside_markov_models(workdir: Path, capsys) -> None:
     assert rows["best"]["bits_per_base"] == again["bits_per_base"]
     assert rows["best"]["bases"] == rows["experts"]["bases"]
     assert main([*argv, "--models", best, "--test_fraction", "0.3", "--out", "v.csv"]) == 2
+    assert "it may have been trained on test bases" in capsys.readouterr().err
+    copy = shutil.copy(SAMPLES.path("tiny"), "copy.fa")  # by its bases, whatever its name
+    argv_copy = ["--data", str(copy), "--models", best, "--test_fraction", "0.3"]
+    assert main([*argv, *argv_copy, "--out", "v.csv"]) == 2
     assert "it may have been trained on test bases" in capsys.readouterr().err
     assert not Path("v.csv").exists()
     assert main([*argv, "--test_fraction", "0", "--out", "v.csv"]) == 2

@@ -40,6 +40,12 @@ def test_only_bases_come_out_and_batches_leave_no_trace(model) -> None:
     assert model.mask is None
 
 
+def test_without_a_prompt_a_sequence_is_as_long_as_was_said(model) -> None:
+    found = generate(model, None, 3, 20)
+    assert [len(ids) for ids in found] == [20] * 3
+    assert [decode(ids) for ids in generate(model, None, 3, 1)] == [decode(i[:1]) for i in found]
+
+
 def test_a_carried_state_is_a_plain_pass(model) -> None:
     """Greedy: every base is the likeliest after all before it."""
     ids = generate(model, [encode("ACGT")], 1, 30, temperature=0)[0].astype(np.int64)
@@ -94,7 +100,7 @@ def test_the_command(workdir, capsys) -> None:
     assert table["jsd_3"][0] < table["jsd_3"][2]
     made = Genome("s.fa")
     shutil.copy("s.fa", "prompts.fa")
-    assert list(made.records.values()) == [61] * 3
+    assert list(made.records.values()) == [60] * 3
     for wrong, message in (
         (["--prompt", "ACNT"], "position 3"),
         (["--prompt", "A", "--prompts", "prompts.fa"], "not both"),

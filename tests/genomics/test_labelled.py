@@ -1,5 +1,7 @@
 """Labelled sequences: reading, splits without leaks, symmetric models, folds beside baselines."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,6 +48,9 @@ def test_equal_sequences_share_a_fold(files) -> None:
         assert folds[0] == folds[60] and set(folds) == set(range(5))
     with pytest.raises(ConfigError, match="70 folds of 60"):
         fold_of(found, 70, 0, True)
+    rare = dataclasses.replace(found, labels=["rare", *found.labels[1:]])
+    with pytest.raises(ConfigError, match="class 'rare' has 1 distinct sequences, 5 folds need 5"):
+        fold_of(rare, 5, 0, True)
     for seed in range(4):
         data = LabelledData(str(files[0]), str(files[1]), seed=seed)
         parts = data.parts()

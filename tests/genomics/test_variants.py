@@ -246,6 +246,36 @@ def test_an_interrupted_run_goes_on(checkpoint: str, genome: Genome, capsys, mon
     assert not Path("out.vcf.partial").exists()
 
 
+def test_lines_between_records_and_marks_before_them(checkpoint: str, genome: Genome) -> None:
+    """A byte order mark goes, a comment stays where it was, the folder of --out is made."""
+    *records, last = vcf(genome).removeprefix(HEADER).splitlines(True)
+    text = HEADER + "".join(records) + "#a comment\n##another\n" + last
+    Path("in.vcf").write_text("\ufeff" + text)
+    argv = ["genomics", "variants", "in.vcf", "--fasta", str(genome.path)]
+    argv += ["--ckpt_path", checkpoint, "--context", str(C), "--window", str(W)]
+    assert main([*argv, "--out", "new/out.vcf"]) == 0
+    lines = Path("new/out.vcf").read_text().splitlines()
+    assert lines[0] == "##fileformat=VCFv4.2" and lines[-3:-1] == ["#a comment", "##another"]
+    assert sum(one.startswith("#CHROM") for one in lines) == 1
+    assert len(lines) == len(text.splitlines()) + 7
+
+
+def test_scores_of_an_earlier_run_are_taken_away(checkpoint: str, genome: Genome) -> None:
+    """LSQ_SCORE of another run would stand beside a ratio that it is not made of."""
+    Path("in.vcf").write_text(vcf(genome))
+    argv = ["genomics", "variants", "--fasta", str(genome.path), "--ckpt_path", checkpoint]
+    argv += ["--context", str(C), "--window", str(W)]
+    assert main([*argv, "in.vcf", "--out", "plain.vcf"]) == 0
+    assert main([*argv, "in.vcf", "--out", "weighed.vcf", "--site_weight", "0.25"]) == 0
+    assert "LSQ_SCORE" in Path("weighed.vcf").read_text()
+    assert main([*argv, "weighed.vcf", "--out", "again.vcf"]) == 0
+    plain, again = (
+        [one for one in Path(name).read_text().splitlines() if "longseq_variants" not in one]
+        for name in ("plain.vcf", "again.vcf")
+    )
+    assert again == plain
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -254,6 +284,10 @@ def test_an_interrupted_run_goes_on(checkpoint: str, genome: Genome, capsys, mon
         (HEADER + "1\t5\n", "line 6: 2 columns by tabs"),
         (HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n", "line 6: POS 'x'"),
         (HEADER + "1\t5\t.\t<A>\tC\t.\t.\t.\n", "line 6: REF '<A>'"),
+        (HEADER + "1\t²\t.\tA\tC\t.\t.\t.\n", "line 6: POS '²'"),
+        (HEADER + "1\t5\t.\tA\tC,\t.\t.\t.\n", "line 6: ALT 'C,'"),
+        (HEADER + "1\t5\t.\tA\t\t.\t.\t.\n", "line 6: ALT ''"),
+        (HEADER + "1\t5\t.\tA\tC\t.\t.\t.\n" + HEADER, "line 11: a second line #CHROM"),
     ],
 )
 def test_bad_files_are_named(text: str, says: str, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _read_ply(content: bytes, file: Path) -> np.ndarray:
         elif words[:1] == ["element"]:
             if count is not None:
                 break  # what follows the vertices is not needed
-            if len(words) != 3 or words[1] != "vertex" or not words[2].isdigit():
+            if len(words) != 3 or words[1] != "vertex" or not words[2].isdecimal():
                 raise DataError("its first element is not the vertices", path=file, record=line)
             count = int(words[2])
         elif words[:1] == ["property"] and count is not None:

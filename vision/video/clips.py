@@ -65,7 +65,7 @@ def _frames(root: Path) -> Iterator[tuple[str, Where, Tensor]]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Returns a key by which frame10 comes after frame9."""
-    return [(int(one), "") if one.isdigit() else (-1, one) for one in re.split(r"(\d+)", name)]
+    return [(int(one), "") if one.isdecimal() else (-1, one) for one in re.split(r"(\d+)", name)]
 
 
 def _unit(pixels: Pixels, where: Where) -> Tensor:

@@ -43,7 +43,7 @@ def read_colour(text: str) -> Tensor:
         ConfigError: for anything else.
     """
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) < 256 for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) < 256 for part in parts):
         raise ConfigError(f"--over is a colour r,g,b of numbers from 0 to 255, got {text!r}")
     return torch.tensor([int(part) / 255 for part in parts]).view(3, 1, 1)
 

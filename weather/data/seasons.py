@@ -90,7 +90,7 @@ def parse_months(text: str | None) -> tuple[int, ...]:
 
 
 def _whole(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True)

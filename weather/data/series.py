@@ -156,7 +156,7 @@ def _read_wide(
 ) -> tuple[np.ndarray, Table]:
     """Reads the layout of RCMIP and IIASA: a row per variable, a column per year."""
     by_name = {name.lower(): name for name in columns}
-    years = sorted(int(name) for name in columns if name.strip().isdigit())
+    years = sorted(int(name) for name in columns if name.strip().isdecimal())
     known = list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
     if not years:
         raise DataError("has no columns of years", path=file)
@@ -167,7 +167,7 @@ def _read_wide(
     if scenario not in known:
         hint = did_you_mean(scenario, known)
         raise DataError(f"has no scenario {scenario!r}", path=file, hint=hint)
-    label = {str(int(name)): name for name in columns if name.strip().isdigit()}
+    label = {str(int(name)): name for name in columns if name.strip().isdecimal()}
     table: Table = {}
     for line, row in enumerate(rows, 2):
         if row[by_name["scenario"]] != scenario or row[by_name["region"]] not in _WORLD:

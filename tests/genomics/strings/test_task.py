@@ -94,6 +94,8 @@ def test_python_and_completion(proteins: Path, tmp_path: Path) -> None:
         task.complete("1")
     with pytest.raises(ConfigError, match="at least 1"):
         task.complete(count=0)
+    with pytest.raises(ConfigError, match="most must be at least 1, got 0"):
+        task.complete(most=0)
     out = tmp_path / "out.faa"
     command = ["genomics", "complete", "--ckpt_path", str(run.last), "--out", str(out)]
     assert main([*command, "--infill", "MK_LA", "--count", "2", "--known", str(proteins)]) == 0
