@@ -68,7 +68,7 @@ class Forecaster:
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
         conformal: back-tests on which the intervals of ``levels`` are calibrated, for models that
             see each series anew at every cutoff; 0 for a model's own intervals.
-        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd".
+        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; of whole numbers: see ``Roles``.
         **arguments: further arguments of the network's task.
 
     Raises:

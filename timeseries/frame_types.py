@@ -12,6 +12,8 @@ from longseq.core.errors import ConfigError
 def to_pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
     """Returns a frame of pandas, and whether it was one of polars."""
     polars = type(frame).__module__.split(".")[0] == "polars"
+    if polars and hasattr(frame, "collect"):  # lazy
+        frame = frame.collect()
     table = frame.to_pandas() if polars else frame
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from longseq.timeseries.data.dates import ORDERS
+from longseq.timeseries.data.dates import READINGS
 from longseq.timeseries.data.frames import Roles
 
 
@@ -15,7 +15,9 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="column with the values (y, target)")
     parser.add_argument("--zone", help="time zone of the clock of the times, e.g. Europe/Berlin")
     parser.add_argument(
-        "--date_order", choices=ORDERS, help="of dates like 01/02/24, where no date tells it"
+        "--date_order",
+        choices=READINGS,
+        help="of dates like 01/02/24, or what whole numbers are, where the column does not tell",
     )
     parser.add_argument("--resample", help="average over this step, e.g. 1min, for irregular times")
     for kind, text in (

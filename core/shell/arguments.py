@@ -12,6 +12,8 @@ from typing import Any
 from longseq.core.domain import Domain
 from longseq.core.yaml_files import read_yaml
 
+_SIDES = ("model", "data")
+
 
 def flag_values(argv: Sequence[str], *flags: str) -> list[tuple[int, str, str]]:
     """Returns (index, flag, value) of every ``--flag value`` and ``--flag=value``."""
@@ -33,15 +35,22 @@ def resolve_configs(domain: Domain, argv: Sequence[str]) -> tuple[list[str], lis
         argv: arguments.
 
     Returns:
-        The arguments, configurations first, so that a flag wins wherever it stands; and the files
-        in order.
+        The arguments, configurations first, so that a flag wins wherever it stands, then the
+        classes of model and data, whose arguments the parser would else take for another's; and
+        the files in order.
     """
-    files, rest, skip = [], list(argv), []
-    for index, _, value in flag_values(argv, "--config", "-c"):
-        files.append(domain.resolve_config(value))
-        skip += [index] if "=" in rest[index] else [index, index + 1]
-    rest = [text for index, text in enumerate(rest) if index not in skip]
-    return [*(f"--config={file}" for file in files), *rest], files
+    given = flag_values(argv, "--config", "-c")
+    files = [domain.resolve_config(value) for _, _, value in given]
+    named = flag_values(argv, *(f"--{side}{end}" for side in _SIDES for end in ("", ".class_path")))
+    named = [one for one in named if not one[2].startswith("-")]  # no class, but the next option
+    skip = {
+        at
+        for index, _, _ in given + named
+        for at in range(index, index + 1 + ("=" not in argv[index]))
+    }
+    rest = [text for index, text in enumerate(argv) if index not in skip]
+    classes = [f"{flag}={value}" for _, flag, value in named]
+    return [*(f"--config={file}" for file in files), *classes, *rest], files
 
 
 @lru_cache(maxsize=32)

@@ -12,6 +12,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.data.source import Source, say
 
 ORDERS = ("dmy", "mdy", "ymd")
+READINGS = (*ORDERS, "epoch", "number")  # the last two are of whole numbers
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAME = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
@@ -33,6 +34,16 @@ _HINT = (
 _FIRST_OF_1900 = 69  # two digits below it are years from 2000 on, as POSIX reads them
 
 
+def check_reading(reading: str | None) -> None:
+    """Checks what a user says of dates.
+
+    Raises:
+        ConfigError: for an unknown order.
+    """
+    if reading not in (None, *READINGS):
+        raise ConfigError(f"date_order is {', '.join(READINGS)}, got {reading!r}")
+
+
 def parse_dates(
     column: pd.Series,
     source: Source,
@@ -45,7 +56,8 @@ def parse_dates(
     Args:
         column: dates as text, or as objects whose text is a date.
         source: of the frame.
-        order: of numbers like 01/02/24: "dmy", "mdy" or "ymd"; None where the column must tell it.
+        order: of numbers like 01/02/24: "dmy", "mdy" or "ymd"; None where the column must tell it;
+            "epoch" and "number" are of whole numbers.
         groups: number of the series of every row; None for one series.
 
     Raises:
@@ -53,8 +65,10 @@ def parse_dates(
             that cannot be told.
         ConfigError: for an unknown order.
     """
+    check_reading(order)
     if order not in (None, *ORDERS):
-        raise ConfigError(f"date_order is {', '.join(ORDERS)}, got {order!r}")
+        text = f"{column.name!r} is {column.iloc[0]!r}, no whole number as date_order {order} needs"
+        raise source.error(text, 0)
     # A panel repeats its times in every series: each is parsed once.
     codes, unique = pd.factorize(column.astype(str).fillna("nan"))
     given = pd.Series(unique, dtype=str)

@@ -64,8 +64,9 @@ def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None
     packaged = str(path) in SAMPLES.names() and not Path(path).exists()
     named = SAMPLES.path(str(path)) if packaged else path
     file = require_file(named, "time-series file", SAMPLES.names())
-    frame, first_line = read_frame(file)
-    return panel_of(frame, first_line, source=file, roles=roles or Roles(missing=missing))
+    told = roles or Roles(missing=missing)
+    frame, first_line = read_frame(file, told.id)
+    return panel_of(frame, first_line, source=file, roles=told)
 
 
 def panel_of(
@@ -118,9 +119,13 @@ FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
 """Tables of other formats: a reader takes the file and returns a data frame, long or wide."""
 
 
-def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
+def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
     """Returns the table of a file and the line number of its first record (0 for Parquet, which has
     no lines).
+
+    Args:
+        file: CSV, TSV, Parquet, or of a format that is registered.
+        id_: column with the series' names, where it is not called as usual.
 
     Raises:
         DataError: if it cannot be read.
@@ -139,7 +144,8 @@ def read_frame(file: Path) -> tuple[pd.DataFrame, int]:
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(file), 0
         if kind in DELIMITERS:
-            return read_text(file, DELIMITERS[kind]), 2
+            usual = ID_NAMES if id_ is None else (id_.lower(),)
+            return read_text(file, DELIMITERS[kind], usual), 2
         if kind == ".txt":
             return pd.read_csv(file, header=None, low_memory=False), 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -175,6 +181,11 @@ def _from_long(
     if empty.any():
         raise where.error(f"{id_!r} is empty", int(np.flatnonzero(empty)[0]))
     codes, names = pd.factorize(frame[id_])
+    twice = pd.Index(names.astype(str)).duplicated()
+    if twice.any():  # 1 and "1", in a frame in memory
+        at = int(np.flatnonzero(twice[codes])[0])
+        text = f"{id_!r} is {frame[id_].iloc[at]!r}, and a series before it is called likewise"
+        raise where.error(text, at, "make all names texts, or all of them numbers")
     kept = {name: numbers(frame[name], name, where) for name in (target, *told.future, *told.past)}
     ds = parse_times(frame[time], where, told.zone, codes, told.date_order)
     static: dict[str, np.ndarray] = {}

@@ -61,7 +61,7 @@ class LongFileData(ForecastData):
         target: column with the values; by the usual names if None.
         zone: IANA name of the clock of the times, for example "Europe/Berlin".
         min_context: rows since a series began that a window needs; None for the whole context.
-        date_order: "dmy", "mdy" or "ymd", of dates like 01/02/24.
+        date_order: "dmy", "mdy" or "ymd" (01/02/24); of numbers "ymd", "epoch" or "number".
     """
 
     def __init__(

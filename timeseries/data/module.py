@@ -54,7 +54,7 @@ class ForecastData(BaseData):
         past: columns that are known up to the cutoff only; likewise.
         static: columns with one value a series, of a long frame; likewise.
         holidays: country whose public holidays are a future covariate, for example "DE".
-        date_order: "dmy", "mdy" or "ymd", of dates like 01/02/24.
+        date_order: "dmy", "mdy" or "ymd" (01/02/24); of numbers "ymd", "epoch" or "number".
     """
 
     def __init__(

@@ -33,7 +33,8 @@ class Roles:
         past: columns that are known up to the cutoff only.
         static: columns with one value a series, of a long frame.
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
-        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; None: as the column tells.
+        date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; of whole numbers: "ymd" (stamps
+            like 2024010112), "epoch" (time since 1970) or "number"; None: as the column tells.
     """
 
     id: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ import pandas as pd
 
 from longseq.core.errors import DataError
 
+# What pandas takes as missing; in a column of names only an empty field is: NA is Namibia.
+_MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
 _NAMES = {",": "commas", "\t": "tabs", "|": "bars (|)", ";": "semicolons"}
 
 
-def read_text(file: Path, delimiter: str) -> pd.DataFrame:
+def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.DataFrame:
     """Reads CSV or TSV; a header with semicolons and no commas is of the European kind.
 
     Args:
         file: UTF-8, with or without a byte-order mark; ``.gz`` is unpacked.
         delimiter: that its suffix says.
+        names: columns, in lower case, that stay the texts they are: 007, 1e5 or NA.
 
     Returns:
         The frame, blanks around the fields left out; ``attrs["european"]`` for semicolons.
@@ -44,6 +51,12 @@ def read_text(file: Path, delimiter: str) -> pd.DataFrame:
             )
     # Whole columns: in blocks of rows, a name 1 would be a number in one and a text in others.
     how: Any = {"dtype": str} if european else {"low_memory": False}
+    columns = next(csv.reader([header], delimiter=found, skipinitialspace=True), [])
+    texts = [name for name in columns if name.strip().lower() in names]
+    if texts:
+        how["dtype"] = str if european else dict.fromkeys(texts, str)
+        how["keep_default_na"] = False
+        how["na_values"] = {name: [""] if name in texts else _MISSING for name in columns}
     try:
         frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **how)
     except UnicodeDecodeError as error:
@@ -52,6 +65,8 @@ def read_text(file: Path, delimiter: str) -> pd.DataFrame:
         raise DataError("has more fields in its records than in its header", path=file)
     if frame.shape[1] > 1 and frame.iloc[:, -1].isna().any():
         _check_lengths(file, found)
+    for name in texts:
+        frame[name] = frame[name].str.strip()
     frame = frame.rename(columns=str.strip)
     if european:
         frame.attrs["european"] = True

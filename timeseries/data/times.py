@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 import zoneinfo
 from typing import Any
 
@@ -14,9 +13,8 @@ import pandas as pd
 from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.data.dates import parse_dates
 from longseq.timeseries.data.source import Source, say
+from longseq.timeseries.data.stamps import parse_integers, whole_numbers
 
-# A unit's largest value is the year 2100, its smallest 1980: no two ranges meet.
-_EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _ZONES = (
     *("Europe/Berlin", "Europe/London", "Europe/Athens", "Europe/Lisbon"),
     *("America/New_York", "America/Chicago", "America/Denver", "America/Los_Angeles"),
@@ -40,15 +38,16 @@ def parse_times(
     - with offsets (``+02:00``): instants; the zone is ``zone``, or the one offset, or the zone
       whose clock changes fit all rows, or UTC;
     - without: the clock of ``zone``, or a clock of no zone;
-    - whole numbers: dates (20240131, 202401), epochs in s, ms, µs or ns, or numbers.
+    - whole numbers: dates (20240131, 202401, 2024013112), epochs in s, ms, µs or ns, or numbers.
 
     Args:
         column: as read.
         source: of the frame.
         zone: IANA name of the zone of the clock, for example "Europe/Berlin".
         groups: number of the series of every row, where the frame has several.
-        order: of day, month and year in dates like 01/02/24: "dmy", "mdy" or "ymd"; None where the
-            column must tell it.
+        order: of day, month and year in dates like 01/02/24: "dmy", "mdy" or "ymd"; what whole
+            numbers are: "ymd" (2024010112), "epoch" or "number"; None where the column must tell
+            it.
 
     Raises:
         DataError: at the first value that is no time, or does not exist in the zone.
@@ -60,9 +59,9 @@ def parse_times(
         times = pd.DatetimeIndex(column)
         _check_all(times, column, source)
     else:
-        whole = _whole_numbers(column)
+        whole = whole_numbers(column)
         if whole is not None:
-            found = _integers(whole, str(column.name), source)
+            found = parse_integers(whole, str(column.name), source, order)
             if not isinstance(found, pd.DatetimeIndex):
                 if zone is not None:
                     raise source.error(f"{column.name!r} holds whole numbers, which have no zone")
@@ -93,40 +92,6 @@ def _check_all(times: pd.DatetimeIndex, column: pd.Series, source: Source) -> No
         row = int(np.flatnonzero(times.isna())[0])
         text = f"{column.name!r} is {column.iloc[row]!r}, a date and time (or an integer) is needed"
         raise source.error(text, row)
-
-
-def _whole_numbers(column: pd.Series) -> np.ndarray | None:
-    if pd.api.types.is_integer_dtype(column) and not column.isna().any():
-        return column.to_numpy(np.int64)
-    if not pd.api.types.is_numeric_dtype(column) and len(column):
-        text = column.astype(str).fillna("nan")
-        if re.fullmatch(r"-?\d{1,19}", text.iloc[0]) and text.str.fullmatch(r"-?\d{1,19}").all():
-            try:
-                return text.astype(np.int64).to_numpy()
-            except (OverflowError, ValueError):
-                return None
-    return None
-
-
-def _integers(values: np.ndarray, name: str, source: Source) -> pd.Index:
-    """Returns whole numbers as dates where they can be nothing else, else as they are."""
-    low, high = int(values.min()), int(values.max())
-    month = values // 100 % 100
-    if low >= 19_000_101 and high <= 21_001_231 and ((month >= 1) & (month <= 12)).all():
-        parsed = pd.to_datetime(pd.Series(values).astype(str), format="%Y%m%d", errors="coerce")
-        if parsed.notna().all():
-            source.notes.append(f"{name}: whole numbers like {values[0]} are read as dates")
-            return pd.DatetimeIndex(parsed)
-    month = values % 100
-    if low >= 190_001 and high <= 210_012 and ((month >= 1) & (month <= 12)).all():
-        parsed = pd.to_datetime(pd.Series(values).astype(str), format="%Y%m")
-        source.notes.append(f"{name}: whole numbers like {values[0]} are read as months")
-        return pd.DatetimeIndex(parsed)
-    for unit, per_second in _EPOCHS.items():
-        if low >= 315_532_800 * per_second and high < 4_102_444_800 * per_second:
-            source.notes.append(f"{name}: read as the time since 1970 in {unit}, UTC")
-            return pd.DatetimeIndex(pd.to_datetime(values, unit=unit, utc=True))
-    return pd.Index(values)
 
 
 def _zone_of(times: pd.DatetimeIndex, offsets: pd.Series, source: Source) -> pd.DatetimeIndex:

@@ -61,6 +61,21 @@ def test_a_flag_wins_over_a_configuration_wherever_it_stands() -> None:
     assert args == [f"--config={files[0]}", "--data.horizon", "12", "--model.d_model=8"]
 
 
+def test_a_class_may_be_named_after_its_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--data.context", "28", "--data=LongFileData", "--model.d_model=8"]
+    late = [*argv, "--model", "MixerForecaster"]
+    args, _ = resolve_configs(DOMAIN, late)
+    first = ["--data=LongFileData", "--model=MixerForecaster"]
+    assert args == [*first, "--data.context", "28", "--model.d_model=8"]
+    assert resolve_configs(DOMAIN, [*argv, "--model", "--data.path=x"])[0][-2] == "--model"
+    monkeypatch.chdir(tmp_path)
+    # The parser takes it: what is refused is the file.
+    assert main(["timeseries", "fit", *late, "--data.path=none.parquet", "--model.horizon=7"]) == 2
+    assert "none.parquet: no such time-series file" in capsys.readouterr().err
+
+
 def test_where_nothing_is_given_the_data_follow_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
