@@ -71,8 +71,8 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except LongseqError:
-        if trainer.loggers and trainer.is_global_zero and trainer.log_dir is not None:
-            names = (trainer.log_dir, trainer.default_root_dir)
+        if trainer.is_global_zero and (own := _own_folder(trainer)) is not None:
+            names = (own, trainer.default_root_dir)
             folder, root = (Path(one).expanduser().resolve() for one in names)
             above = [one for one in folder.parents if one == root or root in one.parents]
             inside = sorted(folder.rglob("*"), reverse=True)
@@ -86,6 +86,13 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
                 for one in (*(one for one in inside if one.is_dir()), folder, *above):
                     one.rmdir()
         raise
+
+
+def _own_folder(trainer: Trainer) -> str | None:
+    """Returns the folder of a run as this process knows it. ``trainer.log_dir`` asks all processes,
+    of which the others may have ended by the same error, or not be here at all."""
+    first = trainer.loggers[0] if trainer.loggers else None
+    return getattr(first, "log_dir", None) or getattr(first, "save_dir", None)
 
 
 def resumed_folder(
