@@ -161,19 +161,20 @@ def check_writable(path: str | Path) -> None:
         raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
 
 
-def full_disk(error: BaseException) -> DataError | None:
+def full_disk(
+    error: BaseException | None, where: str | Path = "a file of this command"
+) -> DataError | None:
     """Returns what to tell of an error that means that a disk, or a user's share of one, is full;
     None of any other.
 
     Args:
         error: any, as it was raised where a file was opened or written without ``atomic_path``.
+        where: what is written there, for an error that names no file.
     """
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    path = None if error.filename is None else os.fsdecode(error.filename)
-    return DataError(
-        f"cannot be written: {_WRITING[error.errno]}", path=path or "a file of this command"
-    )
+    path = where if error.filename is None else os.fsdecode(error.filename)
+    return DataError(f"cannot be written: {_WRITING[error.errno]}", path=path)
 
 
 def refuse_overwriting(

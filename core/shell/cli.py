@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 
@@ -201,7 +202,17 @@ def attended() -> int:
     if sys.argv[1:2] == ["run"]:
         return main()
     process.own_streams()
+    threading.excepthook = _of_a_thread
     return signalled()
+
+
+def _of_a_thread(found: threading.ExceptHookArgs) -> None:
+    """Tells in one line that a thread (of the event files' writer) found the disk full; the command
+    itself ends by that when it next writes there."""
+    if (full := full_disk(found.exc_value)) is None:
+        threading.__excepthook__(found)
+    else:
+        print(f"error: {one_line(full)}", file=sys.stderr)
 
 
 def signalled(argv: Sequence[str] | None = None) -> int:

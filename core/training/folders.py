@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.errors import DataError, LongseqError
-from longseq.core.files import atomic_path
+from longseq.core.files import atomic_path, full_disk
 
 try:
     import fcntl
@@ -67,6 +67,9 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
 
     Args:
         trainer: of the run.
+
+    Raises:
+        DataError: if the disk is full; names the run's folder.
     """
     try:
         yield
@@ -85,6 +88,10 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
                     one.unlink()
                 for one in (*(one for one in inside if one.is_dir()), folder, *above):
                     one.rmdir()
+        raise
+    except OSError as error:  # of a log, which loggers write by themselves
+        if full := full_disk(error, _own_folder(trainer) or trainer.default_root_dir):
+            raise full from error
         raise
 
 

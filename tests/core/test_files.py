@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_wherever_it_is_met() -> None:
     words = "logs/events: cannot be written: no space is left on the disk"
     assert str(files.full_disk(full)) == words
     unnamed = files.full_disk(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)))
-    assert "cannot be written: the quota is used up" in str(unnamed)
+    assert str(unnamed) == "a file of this command: cannot be written: the quota is used up"
     assert files.full_disk(OSError(errno.ENOENT, "none")) is None
     assert files.full_disk(ValueError("28")) is None
 

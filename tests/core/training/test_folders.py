@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import runpy
 import signal
@@ -262,3 +263,18 @@ def test_a_refusal_on_many_ranks_asks_no_other_rank(
     with pytest.raises(LongseqError, match=r"^stopped$"), nothing_left(trainer):
         raise LongseqError("stopped")
     assert not folder.exists()
+
+
+def test_a_log_on_a_full_disk_is_one_line(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loggers write by themselves, and name no file."""
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(CSVLogger, "save", full)
+    argv = ["toy", "fit", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--name=a"]
+    assert main(argv) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ") and "/a/version_0: cannot be written: no space is" in told
