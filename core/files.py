@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, LongseqError
 
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
@@ -76,9 +76,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if reason is None or not _is_about(error, folder):
             raise
         raise DataError(f"cannot be written: {reason}", path=path) from error
+    except LongseqError:
+        raise
+    except Exception as error:
+        reason = None if temporary is None else _said(error) or _no_more(temporary)
+        if reason is None:
+            raise
+        raise DataError(f"cannot be written: {reason}", path=path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _said(error: Exception) -> str | None:
+    """Returns why a writer in Rust or C (safetensors, HDF5) could not write, if its text says."""
+    found = re.search(r"\b(?:os error|errno =) (\d{1,4})\b", str(error))
+    return _WRITING.get(int(found[1])) if found else None
+
+
+def _no_more(temporary: Path) -> str | None:
+    """Returns why a file takes no more bytes, or None if it does. torch's archive writer ends on a
+    full disk in an error that does not say so."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return _WRITING.get(error.errno or 0)
+    return None
 
 
 @lru_cache(maxsize=1024)  # once for a folder: a process that writes many files lists it once
@@ -133,6 +159,22 @@ def check_writable(path: str | Path) -> None:
             reason = errno.EROFS if not usage.total else None if usage.free else errno.ENOSPC
     if reason is not None:
         raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
+
+
+def full_disk(
+    error: BaseException | None, where: str | Path = "a file of this command"
+) -> DataError | None:
+    """Returns what to tell of an error that means that a disk, or a user's share of one, is full;
+    None of any other.
+
+    Args:
+        error: any, as it was raised where a file was opened or written without ``atomic_path``.
+        where: what is written there, for an error that names no file.
+    """
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    path = where if error.filename is None else os.fsdecode(error.filename)
+    return DataError(f"cannot be written: {_WRITING[error.errno]}", path=path)
 
 
 def refuse_overwriting(

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 
 from longseq.core import __version__, plugins, process
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
 from longseq.core.errors import ConfigError, LongseqError, did_you_mean, is_out_of_memory, plain
+from longseq.core.files import full_disk
 
 _FIXED = {
     "doctor": "what is installed, which kernels are in use, and why not others",
@@ -59,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_out_of_memory(error):
             hint = "lower the batch size or the length, or the model's sizes"
             print(f"error: out of memory: {one_line(error)}; {hint}", file=sys.stderr)
+            return 2
+        if full := full_disk(error):  # in a log of Lightning's, a file that a library opened
+            print(f"error: {one_line(full)}", file=sys.stderr)
             return 2
         traceback.print_exc()
         return 1
@@ -197,7 +202,17 @@ def attended() -> int:
     if sys.argv[1:2] == ["run"]:
         return main()
     process.own_streams()
+    threading.excepthook = _of_a_thread
     return signalled()
+
+
+def _of_a_thread(found: threading.ExceptHookArgs) -> None:
+    """Tells in one line that a thread (of the event files' writer) found the disk full; the command
+    itself ends by that when it next writes there."""
+    if (full := full_disk(found.exc_value)) is None:
+        threading.__excepthook__(found)
+    else:
+        print(f"error: {one_line(full)}", file=sys.stderr)
 
 
 def signalled(argv: Sequence[str] | None = None) -> int:

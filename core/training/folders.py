@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.errors import DataError, LongseqError
-from longseq.core.files import atomic_path
+from longseq.core.files import atomic_path, full_disk
 
 try:
     import fcntl
@@ -67,12 +67,15 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
 
     Args:
         trainer: of the run.
+
+    Raises:
+        DataError: if the disk is full; names the run's folder.
     """
     try:
         yield
     except LongseqError:
-        if trainer.loggers and trainer.is_global_zero and trainer.log_dir is not None:
-            names = (trainer.log_dir, trainer.default_root_dir)
+        if trainer.is_global_zero and (own := _own_folder(trainer)) is not None:
+            names = (own, trainer.default_root_dir)
             folder, root = (Path(one).expanduser().resolve() for one in names)
             above = [one for one in folder.parents if one == root or root in one.parents]
             inside = sorted(folder.rglob("*"), reverse=True)
@@ -86,6 +89,17 @@ def nothing_left(trainer: Trainer) -> Iterator[None]:
                 for one in (*(one for one in inside if one.is_dir()), folder, *above):
                     one.rmdir()
         raise
+    except OSError as error:  # of a log, which loggers write by themselves
+        if full := full_disk(error, _own_folder(trainer) or trainer.default_root_dir):
+            raise full from error
+        raise
+
+
+def _own_folder(trainer: Trainer) -> str | None:
+    """Returns the folder of a run as this process knows it. ``trainer.log_dir`` asks all processes,
+    of which the others may have ended by the same error, or not be here at all."""
+    first = trainer.loggers[0] if trainer.loggers else None
+    return getattr(first, "log_dir", None) or getattr(first, "save_dir", None)
 
 
 def resumed_folder(

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from longseq.core import files
 from longseq.core.errors import DataError
@@ -88,6 +90,37 @@ def test_a_disk_that_fails_is_named(
             with pytest.raises(DataError, match=f"a.txt: cannot be written: {words}"):
                 write(target)
         assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_writers_that_hide_why_they_ended(tmp_path: Path) -> None:
+    """torch's archive writer and safetensors name no error of the system."""
+    resource = pytest.importorskip("resource")
+    target = tmp_path / "last.ckpt"
+    target.write_text("old")
+    content = {"w": torch.arange(1 << 18)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)  # Python itself ignores the signal
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        for save in (torch.save, save_file):
+            words = r"last\.ckpt: cannot be written: the file is larger"
+            with pytest.raises(DataError, match=words), atomic_path(target) as temporary:
+                save(content, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert target.read_text() == "old" and names(tmp_path) == ["last.ckpt"]
+    with pytest.raises(RuntimeError, match=r"^of the content$"), atomic_path(target):
+        raise RuntimeError("of the content")
+    assert target.read_text() == "old" and names(tmp_path) == ["last.ckpt"]
+
+
+def test_a_full_disk_is_told_wherever_it_is_met() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "logs/events")
+    words = "logs/events: cannot be written: no space is left on the disk"
+    assert str(files.full_disk(full)) == words
+    unnamed = files.full_disk(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)))
+    assert str(unnamed) == "a file of this command: cannot be written: the quota is used up"
+    assert files.full_disk(OSError(errno.ENOENT, "none")) is None
+    assert files.full_disk(ValueError("28")) is None
 
 
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.samples import SAMPLES
+from longseq.weather.data.texts import check_texts
 from longseq.weather.data.zarr_store import check_codecs, is_zarr, zeros_are_values
 
 SUFFIXES = (".nc", ".nc4", ".netcdf", ".cdf", ".zarr", ".grib", ".grb", ".grib2", ".grb2")
@@ -75,6 +76,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
         how = {"engine": _engine(require_file(file, "NetCDF file", SAMPLES.names()))}
         if how["engine"] == "h5netcdf":
             check_heaps(file)
+            check_texts(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

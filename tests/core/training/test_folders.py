@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import runpy
 import signal
@@ -18,13 +19,19 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 
 from longseq.core import domain as domains
 from longseq.core import files
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.errors import ConfigError, DataError, LongseqError
 from longseq.core.shell.cli import main
-from longseq.core.training.folders import claim_version, loggers_of, resumed_folder
+from longseq.core.training.folders import (
+    claim_version,
+    loggers_of,
+    nothing_left,
+    resumed_folder,
+)
 from longseq.core.training.guards import StopAtTime, seconds_of
 from longseq.core.training.run import fit
 
@@ -238,3 +245,36 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
             claim_version(folder)
     (tmp_path / "gone").mkdir()
     assert claim_version(tmp_path / "out" / "fit") == 0
+
+
+def test_a_refusal_on_many_ranks_asks_no_other_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rank ends by the same signal: a rank that then asks another one waits, or ends with
+    another status than the signal's."""
+    trainer = Trainer(default_root_dir=tmp_path, logger=CSVLogger(tmp_path, "a"), accelerator="cpu")
+
+    def gone(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(trainer.strategy, "broadcast", gone)
+    folder = Path(trainer.loggers[0].log_dir or "")
+    folder.mkdir(parents=True)
+    with pytest.raises(LongseqError, match=r"^stopped$"), nothing_left(trainer):
+        raise LongseqError("stopped")
+    assert not folder.exists()
+
+
+def test_a_log_on_a_full_disk_is_one_line(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loggers write by themselves, and name no file."""
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(CSVLogger, "save", full)
+    argv = ["toy", "fit", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--name=a"]
+    assert main(argv) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ") and "/a/version_0: cannot be written: no space is" in told
