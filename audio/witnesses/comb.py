@@ -10,6 +10,10 @@ ranks can tell. Let z be the height of a bin of the steady level above its neigh
 deviations, v = min(max(z, 0), 8), so that no single line decides, and m the mean of v over the
 band: t(F) = Σ_n (v(n F) - m) / √N. Its score is the largest t(c F) less the 90% quantile of t(c F)
 over all speeds c: music that is full of lines scores high at every speed, a decoder at one.
+
+Over minutes the steady level grows sharper, and with it t, of music as well. So what t is above its
+quantile is measured on pieces of 20 s, the length that the threshold is settled on, and averaged
+over them at the same spacing and speed: no recording scores above its clearest piece.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class Comb:
 
     Args:
         score: -log₁₀ of its chance, at speed 1.
-        moved: t at the best of the speeds within ±1.2%, above 90% of the others.
+        moved: t at the best of the speeds within ±1.2%, above 90% of the others; the mean over
+            pieces.
         spacing: Hz, of the better of the two.
         lines: of it: (Hz, robust deviations above the neighbourhood), the clearest first.
     """
@@ -116,27 +121,44 @@ def moved_scores(z: np.ndarray, high: float) -> np.ndarray:
     return np.where(count >= 3, total / np.sqrt(np.maximum(count, 1)), 0.0)
 
 
-def find_comb(level: np.ndarray, steady: np.ndarray | None = None) -> Comb:
+def clear_scores(level: np.ndarray, steady: np.ndarray) -> np.ndarray:
+    """Returns by how much t of every spacing at every speed is above 90% of the speeds, or 0.
+
+    Args:
+        level: mean level of every bin, dB (8193,), of ``spectra``.
+        steady: its steady level, dB (8193,).
+    """
+    moved = moved_scores(line_scores(steady), min(bandwidth(level), _HIGH))
+    # A piece without the comb says nothing against one that holds it.
+    return np.maximum(moved - np.quantile(moved, 0.9, axis=1, keepdims=True), 0.0)
+
+
+def find_comb(
+    level: np.ndarray, steady: np.ndarray | None = None, clear: np.ndarray | None = None
+) -> Comb:
     """Looks for the clearest comb.
 
     Args:
         level: mean level of every bin, dB (8193,), of ``spectra``.
         steady: its steady level, dB (8193,); the mean if it was not measured.
+        clear: the mean of ``clear_scores`` over pieces; of these levels if None.
     """
     z = line_scores(level)
     high, grid = min(bandwidth(level), _HIGH), spacings()
     still = comb_scores(surprise(z), grid, high)
-    steady_z = z if steady is None else line_scores(steady)
-    moved = moved_scores(steady_z, high)
-    clear = moved.max(1) - np.quantile(moved, 0.9, axis=1)
-    best, elsewhere = int(still.argmax()), int(clear.argmax())
-    faster = clear[elsewhere] > still[best] + 3
+    if steady is None:
+        steady = level
+    if clear is None:
+        clear = clear_scores(level, steady)
+    tallest = clear.max(1)
+    best, elsewhere = int(still.argmax()), int(tallest.argmax())
+    faster = tallest[elsewhere] > still[best] + 3
     if faster:
-        z = steady_z
-        spacing = float(grid[elsewhere] * _SPEEDS[moved[elsewhere].argmax()])
+        z = line_scores(steady)
+        spacing = float(grid[elsewhere] * _SPEEDS[clear[elsewhere].argmax()])
     else:
         spacing = float(grid[best])
     places = np.arange(np.ceil(_LOW / spacing), np.floor(high / spacing) + 1) * spacing
     heights = [float(z[max(0, round(f / BIN) - 1) : round(f / BIN) + 2].max()) for f in places]
     lines = sorted(zip(places.tolist(), heights), key=lambda line: -line[1])
-    return Comb(float(still[best]), float(clear[elsewhere]), spacing, lines)
+    return Comb(float(still[best]), float(tallest[elsewhere]), spacing, lines)

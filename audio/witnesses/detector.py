@@ -4,7 +4,6 @@ rate."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +14,14 @@ import numpy as np
 from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream
 from longseq.audio.scoring import Heard
-from longseq.audio.witnesses.comb import Comb, find_comb
+from longseq.audio.witnesses.comb import Comb
+from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model, sequence_features
-from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
+from longseq.audio.witnesses.spectrum import RATE, bandwidth
 from longseq.audio.witnesses.texture import FEATURES, known, texture
 from longseq.core.arrays import check_arrays, write_arrays
 from longseq.core.errors import ConfigError, DataError
 
-SECONDS = 20.0  # of a segment
 # Texture changes slowly: the first of so many segments is measured, and the first of all.
 _EVERY = 3
 _SHORTEST = 8192
@@ -225,32 +224,31 @@ class WitnessDetector:
         Args:
             stream: at 44.1 kHz.
         """
-        peak, done, total = 0.0, 0, 0.0
-        level, steady, textures, measured = 0.0, 0.0, 0.0, 0.0
+        peak, done, averages = 0.0, 0, Averages()
+        textures, measured = 0.0, 0.0
         segments: list[Segment] = []
         with np.errstate(over="ignore", invalid="ignore"):
-            for number, audio in enumerate(_cut(stream, round(SECONDS * RATE))):
+            for number, audio in enumerate(cut(stream)):
                 loudest = float(np.abs(audio).max())
                 peak = max(peak, loudest)
                 start, done = done, done + len(audio)
                 if not loudest:
                     continue
                 weight, own = float(len(audio)), None
-                mine, low = (part.astype(np.float64) for part in spectra(audio))
+                mine, moved = averages.add(audio)
                 if (number % _EVERY == 0 or not measured) and len(audio) >= _SHORTEST:
                     own = texture(audio)
                     textures, measured = textures + weight * own, measured + weight
                 if not np.isfinite(mine).all():
                     logit = math.nan
                 else:
-                    logit, _ = self.evidence(self.scores(mine, own))
-                level, steady = level + weight * mine, steady + weight * low
-                total += weight
+                    scores = self.scores(mine, own) | {"moved comb": moved}
+                    logit, _ = self.evidence(scores)
                 segments.append(Segment(start / RATE, done / RATE, logit, weight))
-        if not total or not np.isfinite(level).all():
+        mean = averages.level
+        if mean is None:
             return Heard(segments, peak)
-        mean = np.asarray(level / total)
-        comb = find_comb(mean, np.asarray(steady / total))
+        comb = averages.comb()
         texts = None if not measured else np.asarray(textures / measured, dtype=np.float32)
         scores = self.scores(mean, texts, comb)
         e, name = self.evidence(scores)
@@ -268,9 +266,14 @@ class WitnessDetector:
         found = []
         for row in audio:
             x = row if rate == RATE else soxr.resample(row, rate, RATE)
-            level, steady = (part.astype(np.float64) for part in spectra(x))
+            averages = Averages()
+            for piece in cut([x]):
+                averages.add(piece)
+            if averages.level is None:
+                found.append(math.nan)
+                continue
             own = texture(x) if len(x) >= _SHORTEST else None
-            found.append(self.evidence(self.scores(level, own, find_comb(level, steady)))[0])
+            found.append(self.evidence(self.scores(averages.level, own, averages.comb()))[0])
         return np.array(found)
 
     def _told(self, name: str, scores: dict[str, float], comb: Comb) -> dict[str, Any]:
@@ -344,26 +347,3 @@ class WitnessDetector:
             raise DataError(str(error), path=file) from error
         except (TypeError, KeyError, AttributeError, ConfigError) as error:
             raise DataError(f"its hyper-parameters do not fit: {error}", path=file) from error
-
-
-def _cut(stream: AudioStream, size: int) -> Iterator[np.ndarray]:
-    """Yields pieces of ``size`` samples of a stream; the rest joins the last if it is short."""
-    waiting, count = [], 0
-    held: np.ndarray | None = None
-    for chunk in stream:
-        waiting.append(chunk)
-        count += len(chunk)
-        while count >= size:
-            whole = np.concatenate(waiting)
-            if held is not None:
-                yield held
-            held, rest = whole[:size], whole[size:]
-            waiting, count = [rest], len(rest)
-    rest = np.concatenate(waiting) if count else np.zeros(0, np.float32)
-    if held is not None and len(rest) < size // 4:
-        yield np.concatenate((held, rest))
-        return
-    if held is not None:
-        yield held
-    if len(rest):
-        yield rest

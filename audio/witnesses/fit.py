@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from longseq.audio.calibration import Calibration, calibrate
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.reading import read_audio
-from longseq.audio.witnesses.comb import find_comb
+from longseq.audio.witnesses.comb import Comb
 from longseq.audio.witnesses.detector import Shape, Tail, WitnessDetector, shape_profile
 from longseq.audio.witnesses.model import FrequencyModel
+from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import sequence_features
 from longseq.audio.witnesses.simulation import add_lines
-from longseq.audio.witnesses.spectrum import RATE, bandwidth, spectra
+from longseq.audio.witnesses.spectrum import RATE, bandwidth
 from longseq.audio.witnesses.texture import FEATURES, known, texture
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
@@ -41,7 +42,7 @@ class Measured:
         group: that its song belongs to (an album, a package): never in two parts.
         method: how it was synthesised; "" for a real one.
         level: mean level of every bin, dB (8193,).
-        steady: its steady level, dB (8193,).
+        comb: the clearest.
         texture: features (384,).
     """
 
@@ -49,7 +50,7 @@ class Measured:
     group: str
     method: str
     level: np.ndarray
-    steady: np.ndarray
+    comb: Comb
     texture: np.ndarray
 
     @property
@@ -62,12 +63,21 @@ def measure(audio: np.ndarray, song: str, group: str, method: str) -> Measured:
     """Returns what the witnesses see.
 
     Args:
-        audio: samples (N,) at 44.1 kHz, N ≥ 8192.
+        audio: samples (N,) at 44.1 kHz, N ≥ 8192, finite.
         song: its name.
         group: of the song.
         method: "" for a real recording.
+
+    Raises:
+        DataError: if samples are not finite.
     """
-    return Measured(song, group, method, *spectra(audio), texture(audio))
+    averages = Averages()
+    for piece in cut([audio]):
+        averages.add(piece)
+    level = averages.level
+    if level is None:
+        raise DataError("has samples that are not finite numbers")
+    return Measured(song, group, method, level, averages.comb(), texture(audio))
 
 
 def for_calibration(group: str) -> bool:
@@ -181,7 +191,7 @@ def fit_detector(
             f"{len(aside)} real songs of {len(rows)} recordings are kept to settle the threshold "
             "on; at least 20 are needed, and a synthetic version"
         )
-    combs = [find_comb(row.level, row.steady) for row in real]
+    combs = [row.comb for row in real]
     tails = {
         "comb": Tail.fit(np.array([comb.score for comb in combs])),
         "moved comb": Tail.fit(np.array([comb.moved for comb in combs])),
@@ -231,8 +241,7 @@ def _sequence_score(model: FrequencyModel, row: Measured) -> float:
 
 def _evidence(detector: WitnessDetector, row: Measured, crossed: dict[str, float]) -> float:
     """Returns e of a recording, with the scores of fits that have not seen its group."""
-    comb = find_comb(row.level, row.steady)
-    scores = detector.scores(row.level.astype(np.float64), row.texture, comb)
+    scores = detector.scores(row.level.astype(np.float64), row.texture, row.comb)
     return detector.evidence({**scores, **crossed})[0]
 
 
@@ -268,7 +277,12 @@ def run(argv: Sequence[str]) -> int:
             print(f"note: {item.path}: is shorter than a second", file=sys.stderr)
             continue
         group = groups.get(item.song, item.song)
-        rows.append(measure(audio, item.song, group if group != "." else item.song, item.method))
+        group = group if group != "." else item.song
+        try:
+            rows.append(measure(audio, item.song, group, item.method))
+        except DataError as error:
+            print(f"note: {item.path}: {error}", file=sys.stderr)
+            continue
         print(f"[{number}/{len(found)}] {item.method or 'real':<14} {item.song}")
     sizes: dict[str, Any] = {}
     model = train_sequence(rows, sizes, args.steps, args.seed)

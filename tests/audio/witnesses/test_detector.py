@@ -16,10 +16,12 @@ import torch
 from longseq.audio.calibration import Calibration
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import score_file
+from longseq.audio.witnesses.comb import find_comb
 from longseq.audio.witnesses.detector import NAMES, Shape, Tail, WitnessDetector, shape_profile
 from longseq.audio.witnesses.model import FrequencyModel, run_trained
+from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model
-from longseq.audio.witnesses.spectrum import RATE, fine_spectrum
+from longseq.audio.witnesses.spectrum import RATE, fine_spectrum, spectra
 from longseq.audio.witnesses.texture import FEATURES
 from longseq.core.errors import ConfigError, DataError
 from sounds import noise, with_tones
@@ -75,6 +77,55 @@ def test_lines_are_found_in_a_file_and_told(detector: WitnessDetector, tmp_path:
     soundfile.write(tmp_path / "quiet.wav", quiet, RATE, "FLOAT")
     again = score_file(detector, tmp_path / "quiet.wav")
     assert again.probability == pytest.approx(found.probability, abs=1e-4)
+
+
+def test_a_moved_comb_of_a_long_file_is_that_of_its_pieces(
+    detector: WitnessDetector, tmp_path: Path
+) -> None:
+    # About that of the packaged detector; here the verdict is synthetic from a score of 4.9.
+    music = Tail([0.0, 2.05, 2.49, 3.09, 3.9], [1.0, 0.75, 0.5, 0.25, 0.1], 0.78)
+    detector.tails |= {"moved comb": music, "comb": detector.tails["sequence"]}
+    found = {}
+    for name, level in (("faint", 0.0013), ("clear", 0.003)):
+        audio = with_tones(1378.125 * 1.005, level, 80.0)
+        parts = [spectra(piece) for piece in cut([audio])]
+        average = find_comb(*(np.mean(part, axis=0, dtype=np.float64) for part in zip(*parts)))
+        assert len(parts) == 4 and average.moved > 7  # over the whole file, both would speak
+        soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
+        found[name] = score_file(detector, tmp_path / f"{name}.wav")
+    assert found["faint"].verdict != "synthetic" and found["clear"].verdict == "synthetic"
+    assert "4 of 4 segments alone say so" in found["clear"].reason
+    assert "that stand still" in found["clear"].reason and "every 1385." in found["clear"].reason
+    high = detector.calibration.high
+    assert all(probability < high for _, _, probability in found["faint"].segments)
+
+
+def test_no_recording_scores_above_its_clearest_piece() -> None:
+    # Two pieces hold combs, but not the same one; two hold none.
+    combs = [with_tones(spacing, 0.004) for spacing in (1378.125 * 1.005, 1600 * 0.996)]
+    songs = [noise(6.0, 1), *combs, noise(6.0, 2)]
+    averages = Averages()
+    alone = [averages.add(song)[1] for song in songs]
+    found = averages.comb()
+    assert min(alone[1:3]) > 8 > 4 > max(alone[0], alone[3])
+    # The clearest of them is in a quarter of the recording.
+    assert max(alone) / 4 <= found.moved < max(alone) / 4 + 2
+    one = Averages()
+    assert one.level is None
+    level, score = one.add(songs[1])
+    assert one.comb() == find_comb(*(part.astype(np.float64) for part in spectra(songs[1])))
+    assert score == one.comb().moved and np.array_equal(level, one.level)
+    assert np.isnan(one.add(songs[0] * np.float32(1e30))[1]) and one.level is None
+
+
+def test_pieces_are_every_sample_once_and_short_rests_join_the_last() -> None:
+    audio = np.arange(1050)
+    for size, lengths in ((100, [100] * 10 + [50]), (260, [260] * 3 + [270]), (2000, [1050])):
+        for chunk in (1, 7, 100, 333, 5000):
+            pieces = list(cut((audio[i : i + chunk] for i in range(0, 1050, chunk)), size))
+            assert [len(piece) for piece in pieces] == lengths
+            assert np.array_equal(np.concatenate(pieces), audio)
+    assert list(cut([])) == []
 
 
 def test_what_is_unlike_the_music_is_uncertain(detector: WitnessDetector, tmp_path: Path) -> None:
