@@ -51,7 +51,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(str(folder))
+        sweep(str(folder))
         # A name that is at its limit by itself leaves no room for a longer one.
         handle, name = tempfile.mkstemp(
             dir=folder,
@@ -108,9 +108,13 @@ def _no_more(temporary: Path) -> str | None:
 
 
 @lru_cache(maxsize=1024)  # once for a folder: a process that writes many files lists it once
-def _sweep(folder: str) -> None:
+def sweep(folder: str) -> None:
     """Removes the temporary files that dead processes of this machine have left in a folder, and
-    those of other machines after a week."""
+    those of other machines after a week.
+
+    Args:
+        folder: its path.
+    """
     for name in os.listdir(folder):
         found = _TEMPORARY.fullmatch(name)
         if not found:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.errors import DataError, LongseqError
-from longseq.core.files import atomic_path, full_disk
+from longseq.core.files import atomic_path, full_disk, sweep
 
 try:
     import fcntl
@@ -48,6 +48,10 @@ def claim_version(folder: Path) -> int:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # What a killed run was writing, where nobody resumes it.
+        for one in (*folder.glob("version_*"), *folder.glob("version_*/checkpoints")):
+            if one.is_dir():
+                sweep(str(one))
         texts = [one.name.removeprefix("version_") for one in folder.glob("version_*")]
         number = max((int(text) + 1 for text in texts if text.isdecimal()), default=0)
         while True:

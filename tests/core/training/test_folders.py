@@ -182,11 +182,26 @@ def test_temporary_files_of_the_dead_are_swept(tmp_path: Path) -> None:
     for file in (mine, other, old, user):
         file.touch()
     os.utime(old, (0, 0))
-    files._sweep.cache_clear()
+    files.sweep.cache_clear()
     with files.atomic_path(tmp_path / "next.txt") as temporary:
         temporary.write_text("x")
     kept = {mine.name, other.name, user.name, "next.txt"}
     assert {file.name for file in tmp_path.iterdir()} == kept and left.name not in kept
+
+
+def test_a_new_version_sweeps_what_killed_runs_left_in_theirs(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "version_0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (tmp_path / "version_notes.txt").touch()
+    code = "import os, sys; from longseq.core.files import atomic_path\n"
+    code += "with atomic_path(sys.argv[1]): os.kill(os.getpid(), 9)"
+    for place in (checkpoints / "last.ckpt", checkpoints.parent / "loss_curve.png"):
+        subprocess.run([sys.executable, "-c", code, place], check=False)
+    (checkpoints / "best.ckpt").touch()
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    assert claim_version(tmp_path) == 1
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {"version_notes.txt", "version_0/checkpoints/best.ckpt"}
 
 
 def test_time_is_this_attempts(toy: ModuleType) -> None:
