@@ -222,6 +222,36 @@ def _netcdf_files(folder: Path) -> list[bytes]:
     return found
 
 
+def _grib_files(folder: Path) -> list[bytes]:
+    """Two months of a small grid in each edition."""
+    import eccodes
+    import numpy as np
+
+    grid = {
+        "Ni": 6,
+        "Nj": 3,
+        "latitudeOfFirstGridPointInDegrees": 30.0,
+        "latitudeOfLastGridPointInDegrees": -30.0,
+        "longitudeOfFirstGridPointInDegrees": 0.0,
+        "longitudeOfLastGridPointInDegrees": 300.0,
+        "iDirectionIncrementInDegrees": 60.0,
+        "jDirectionIncrementInDegrees": 30.0,
+    }
+    found = []
+    for edition in (1, 2):
+        messages = []
+        for month in (1, 2):
+            handle = eccodes.codes_grib_new_from_samples(f"regular_ll_sfc_grib{edition}")
+            for key, value in {**grid, "dataDate": 20000001 + 100 * month}.items():
+                eccodes.codes_set(handle, key, value)
+            eccodes.codes_set(handle, "shortName", "2t")
+            eccodes.codes_set_values(handle, np.linspace(270.0, 290.0, 18))
+            messages.append(eccodes.codes_get_message(handle))
+            eccodes.codes_release(handle)
+        found.append(b"".join(messages))
+    return found
+
+
 _FILE, _TEXT = b"\x1e\x1e\x1e", b"\x1f\x1f\x1f"
 
 
@@ -348,6 +378,7 @@ TARGETS = {
         Target("zip", ".zip", _zips, _zip),
         Target("audio", ".bin", _sounds, _audio),
         Target("netcdf", ".nc", _netcdf_files, _field),
+        Target("grib", ".grib", _grib_files, _field),
         Target("zarr", ".bin", _zarr_stores, _zarr),
         Target("safetensors", ".safetensors", _weights_files, _weights),
         Target("checkpoint", ".ckpt", _checkpoint_files, _checkpoint),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
+from longseq.weather.data import grib
 from longseq.weather.data.source import read_field, read_years
 
 pytest.importorskip("cfgrib", reason="GRIB needs the extra grib (cfgrib and ecCodes)")
@@ -117,3 +119,41 @@ def test_damaged_files_are_refused(tmp_path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match="damaged"):
             read_field(path)
+
+
+def test_what_ends_eccodes_does_not_end_the_program(tmp_path, monkeypatch) -> None:
+    path = write_grib(tmp_path / "w.grib", months(count=12))
+    opened = grib._opened
+
+    def abort(*args: object) -> object:
+        if os.getpid() != own:  # as ecCodes does where it frees memory twice
+            os.abort()
+        return opened(*args)
+
+    own = os.getpid()
+    monkeypatch.setattr(grib, "_opened", abort)
+    grib._survived.cache_clear()
+    with pytest.raises(DataError, match="ecCodes ended by SIGABRT"):
+        read_field(path)
+
+
+def test_values_that_cannot_be_read_are_known_before(tmp_path, monkeypatch) -> None:
+    path = write_grib(tmp_path / "w.grib", months(count=12))
+    opened = grib._opened
+
+    class Unreadable:
+        ndim = 2
+
+        def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
+            raise RuntimeError("Invalid number of bits per value")
+
+    class Damaged:
+        data_vars: ClassVar = {"t2m": Unreadable()}
+
+    own = os.getpid()
+    monkeypatch.setattr(
+        grib, "_opened", lambda *args: opened(*args) if os.getpid() == own else Damaged()
+    )
+    grib._survived.cache_clear()
+    with pytest.raises(DataError, match="values of a message cannot be read"):
+        read_field(path)

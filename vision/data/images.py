@@ -238,6 +238,8 @@ class FileImages(ImageSet):
         """
         try:
             return self._read(self.names[index])
+        except MemoryError as error:  # LZMA asks for what its header says, up to 4 GiB
+            raise self.where(index).error("asks for more memory than there is") from error
         except ZIP_ERRORS as error:
             if isinstance(error, DataError):
                 raise

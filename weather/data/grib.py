@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
+import os
+import signal
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from longseq.core.errors import DataError
 # How the values of a step's type came about in its interval; others hold at one time.
 _METHODS = {"accum": "sum", "avg": "mean", "max": "maximum", "min": "minimum"}
 _HOURS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "3h": 3.0, "6h": 6.0, "12h": 12.0, "D": 24.0}
+_UNREADABLE = 3
 _SPLIT = "take one kind out: grib_copy -w shortName=… in.grib out.grib"
 
 
@@ -99,6 +105,61 @@ def open_grib(file: Path, variable: str | None = None) -> Any:
             path=file,
             hint='pip install "longseq[grib]", or cdo -f nc4 copy in.grib out.nc',
         ) from error
+    _rehearse(file, variable)
+    return _opened(file, variable, cfgrib, eccodes)
+
+
+def _rehearse(file: Path, variable: str | None) -> None:
+    """Reads a file in a process of its own first: of damaged ones ecCodes can free memory twice or
+    stop on an assertion, and either ends the process.
+
+    Raises:
+        DataError: if it does, or if values cannot be read.
+    """
+    if not hasattr(os, "fork"):  # there, a damaged file may end the program
+        return
+    about = file.stat()
+    signum, status = _survived(file, variable, about.st_mtime_ns, about.st_size)
+    if signum:
+        said = f"the GRIB file is damaged (ecCodes ended by {signal.Signals(signum).name})"
+        raise DataError(said, path=file, hint="copy it again")
+    if status == _UNREADABLE:
+        said = "the GRIB file is damaged (the values of a message cannot be read)"
+        raise DataError(said, path=file, hint="copy it again")
+
+
+@lru_cache(maxsize=1024)  # a file is opened several times, to look at it and to read it
+def _survived(file: Path, variable: str | None, modified: int, size: int) -> tuple[int, int]:
+    """Returns the signal by which a process ended that opened the file and read it record by
+    record, and its status, one of the two 0."""
+    import cfgrib
+    import eccodes
+
+    pid = os.fork()
+    if pid == 0:
+        status, data = 0, None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        with contextlib.suppress(BaseException):  # the other process says it
+            data = _opened(file, variable, cfgrib, eccodes)
+        try:
+            for one in () if data is None else data.data_vars.values():
+                for record in one if one.ndim > 2 else (one,):
+                    np.asarray(record)
+        except BaseException:  # noqa: BLE001 - of whatever kind, they cannot be read
+            status = _UNREADABLE
+        data = one = record = None
+        gc.collect()  # what is freed twice is freed here
+        os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status), 0
+    return 0, os.WEXITSTATUS(status)
+
+
+def _opened(file: Path, variable: str | None, cfgrib: Any, eccodes: Any) -> Any:
+    """Returns the data set of ``open_grib``."""
     import xarray as xr
 
     messages = read_messages(file)

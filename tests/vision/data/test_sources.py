@@ -181,6 +181,13 @@ def test_a_member_that_would_fill_the_memory(make_zip, monkeypatch) -> None:
     with pytest.raises(DataError, match="unpacks to more than"):
         found.stored(0)
 
+    def greedy(name: str) -> bytes:  # as LZMA of a member whose header says so
+        raise MemoryError
+
+    monkeypatch.setattr(found, "_read", greedy)
+    with pytest.raises(DataError, match="asks for more memory than there is"):
+        found.stored(0)
+
 
 def test_a_png_cannot_claim_more_than_its_bytes_hold(tmp_path) -> None:
     stream = io.BytesIO()
