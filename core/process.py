@@ -81,6 +81,19 @@ def heed() -> None:
             signal.signal(one, defaults.get(one, signal.SIG_DFL))
 
 
+@contextlib.contextmanager
+def heard_again() -> Iterator[None]:
+    """Puts back what Ctrl-C does: Lightning, where one ends a training, has the process ignore
+    every later one, and a notebook or another call in the same process would."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if ignored and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def part_workers() -> None:
     """Gives workers that are forked from now on (of data loaders) a session of their own: what a
     terminal or a scheduler sends to the whole job is for this process alone, which needs them for

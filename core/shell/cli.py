@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        with process.heard_again():
+            return _dispatch(args)
     except LongseqError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return error.status

@@ -63,5 +63,6 @@ def leave(status: int) -> NoReturn:
         sys.exit(status)
     first()
     second()
-    status = status or process.flush()
+    lost = process.flush()
+    status = status or lost
     os._exit(status & 0xFF)

@@ -22,7 +22,7 @@ from longseq.core.domain import domains_of
 from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import atomic_path
 from longseq.core.parallel.strategy import OPTION, take_option
-from longseq.core.process import keep_going
+from longseq.core.process import heard_again, keep_going
 from longseq.core.runs import newest_checkpoint, remember_root
 from longseq.core.training.callbacks import (
     AtomicCheckpointIO,
@@ -149,7 +149,7 @@ def train(
         check_reloadable(task, data)
     keep_going()
     begin = time.perf_counter()
-    with nothing_left(trainer):
+    with nothing_left(trainer), heard_again():
         trainer.fit(task, datamodule=data, **options)
     seconds = time.perf_counter() - begin
     best = last = ""

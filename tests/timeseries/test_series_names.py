@@ -10,6 +10,7 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.timeseries import Forecaster
 from longseq.timeseries.data.frames import Roles, read_panel
+from longseq.timeseries.data.text import read_text
 from longseq.timeseries.predict import run
 
 DAYS = pd.date_range("2024-01-01", periods=20)
@@ -66,3 +67,11 @@ def test_a_lazy_frame_of_polars_is_collected():
     frame = pl.DataFrame({"ds": DAYS.to_numpy(), "y": np.arange(20.0)})
     found = Forecaster("theta").fit(frame.lazy()).predict(2)
     assert found.equals(Forecaster("theta").fit(frame).predict(2))
+
+
+def test_lines_may_end_in_carriage_returns(tmp_path):
+    text = b"unique_id,ds,y\n007,2024-01-01,1\n007,2024-01-02,2\n"
+    file = tmp_path / "old.csv"
+    file.write_bytes(text.replace(b"\n", b"\r"))
+    found = read_text(file, ",", ("unique_id",))
+    assert found.to_numpy().tolist() == [["007", "2024-01-01", 1], ["007", "2024-01-02", 2]]

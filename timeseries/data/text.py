@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
             )
     # Whole columns: in blocks of rows, a name 1 would be a number in one and a text in others.
     how: Any = {"dtype": str} if european else {"low_memory": False}
-    columns = next(csv.reader([header], delimiter=found, skipinitialspace=True), [])
+    try:  # a lone carriage return ends a line, too
+        text = io.StringIO(header, newline=None)
+        columns = next(csv.reader(text, delimiter=found, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise DataError(f"its header cannot be read: {error}", path=file) from error
     texts = [name for name in columns if name.strip().lower() in names]
     if texts:
         how["dtype"] = str if european else dict.fromkeys(texts, str)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,7 +156,9 @@ def test_other_statuses(
     assert main(["toy", "demo"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.setattr(toy.ToyTask, "training_step", lambda *_: interrupted([]))
+    before = signal.getsignal(signal.SIGINT)
     assert main(["toy", "fit", "--trainer.logger=false", *QUIET]) == 130
+    assert signal.getsignal(signal.SIGINT) is before  # Lightning has it ignored
 
 
 def test_a_missing_requirement_is_named(

@@ -114,6 +114,17 @@ def test_what_is_ignored_stays_ignored(toy: ModuleType) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_ctrl_c_is_heard_after_a_training_that_it_ended(toy: ModuleType) -> None:
+    class Impatient(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):  # Lightning's, which has Ctrl-C ignored from then on
+        run(toy, "out", callbacks=[Impatient()])
+    assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+
+
 def test_a_handler_of_the_users_stays(toy: ModuleType) -> None:
     got: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
