@@ -59,22 +59,53 @@ def _read(path: str | Path, whole: bool) -> tuple[dict[str, np.ndarray], dict[st
                     hint = "convert it to float32"
                     raise DataError(f"{name} is of {kind} numbers", path=file, hint=hint)
                 arrays[name] = stream.get_tensor(name)
-        parts = {key: json.loads(metadata.get(key, "{}")) for key in _PARTS}
+        parts = parts_of(metadata, file)
     except DataError:
         raise
     except (SafetensorError, ValueError, KeyError, OSError, RecursionError) as error:
         raise DataError(
             "is not a safetensors file, or is truncated or damaged", path=file
         ) from error
+    if whole:
+        give_aliases(arrays, parts["aliases"], file)
+    return arrays, parts["hyper_parameters"]
+
+
+def parts_of(metadata: Mapping[str, str], file: Path) -> dict[str, dict[str, Any]]:
+    """Returns what the metadata of a safetensors file hold beside its tensors: hyper-parameters,
+    extra state and aliases.
+
+    Args:
+        metadata: of the file.
+        file: its path, for the message.
+
+    Raises:
+        DataError: if one is no mapping.
+        ValueError: if one is no JSON.
+    """
+    parts = {key: json.loads(metadata.get(key, "{}")) for key in _PARTS}
     for key, value in parts.items():
         if not isinstance(value, dict):
             message = f"its {key} are no names with values, but {type(value).__name__}"
             raise DataError(message, path=file)
-    for name, source in parts["aliases"].items() if whole else ():
-        if not isinstance(source, str) or source not in arrays:
+    return parts
+
+
+def give_aliases(values: dict[str, Any], aliases: Mapping[str, Any], file: Path) -> None:
+    """Adds the second names of values that are stored once.
+
+    Args:
+        values: by name; aliases are added.
+        aliases: second name → first name.
+        file: that they came from, for the message.
+
+    Raises:
+        DataError: naming an alias of nothing.
+    """
+    for name, source in aliases.items():
+        if not isinstance(source, str) or source not in values:
             raise DataError(f"its alias {name} is of no tensor: {source!r:.40}", path=file)
-        arrays[name] = arrays[source]
-    return arrays, parts["hyper_parameters"]
+        values[name] = values[source]
 
 
 def write_arrays(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longseq.core.arrays import first_few
+from longseq.core.arrays import first_few, give_aliases, parts_of
 from longseq.core.checkpoints.contents import check_content, check_records, check_state
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, require_file
@@ -173,19 +173,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with safe_open(file, framework="pt", device="cpu") as stream:
             metadata = stream.metadata() or {}
             tensors: dict[str, Any] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        parts = {
-            key: json.loads(metadata.get(key, "{}"))
-            for key in ("hyper_parameters", "extra_state", "aliases")
-        }
-        for key, value in parts.items():
-            if not isinstance(value, dict):
-                message = f"its {key} are no names with values, but {type(value).__name__}"
-                raise DataError(message, path=file)
+        parts = parts_of(metadata, file)
         tensors |= parts["extra_state"]
-        for name, source in parts["aliases"].items():
-            if not isinstance(source, str) or source not in tensors:
-                raise DataError(f"its alias {name} is of no tensor: {source!r:.40}", path=file)
-            tensors[name] = tensors[source]
+        give_aliases(tensors, parts["aliases"], file)
     except DataError:
         raise
     except (SafetensorError, ValueError, KeyError, OSError, RecursionError) as error:

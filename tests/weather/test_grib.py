@@ -142,7 +142,10 @@ def test_values_that_cannot_be_read_are_known_before(tmp_path, monkeypatch) -> N
     opened = grib._opened
 
     class Unreadable:
-        ndim = 2
+        shape = (4, 6)
+
+        def __getitem__(self, place: object) -> object:
+            return self
 
         def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
             raise RuntimeError("Invalid number of bits per value")

@@ -145,11 +145,11 @@ def _survived(file: Path, variable: str | None, modified: int, size: int) -> tup
             data = _opened(file, variable, cfgrib, eccodes)
         try:
             for one in () if data is None else data.data_vars.values():
-                for record in one if one.ndim > 2 else (one,):
-                    np.asarray(record)
+                for place in np.ndindex(one.shape[:-2]):  # a map at a time
+                    np.asarray(one[place])
         except BaseException:  # noqa: BLE001 - of whatever kind, they cannot be read
             status = _UNREADABLE
-        data = one = record = None
+        data = one = None
         gc.collect()  # what is freed twice is freed here
         os._exit(status)
     _, status = os.waitpid(pid, 0)
