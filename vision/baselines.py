@@ -121,3 +121,7 @@ class PixelRegression:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Returns classes (N,) of rows of pixels (N, P)."""
         return self._model.predict(self._scaled(x))
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        """Returns the classes' probabilities (N, K), in ascending order of the classes."""
+        return self._model.predict_proba(self._scaled(x))

@@ -116,7 +116,11 @@ def comparison_of(world: Mapping[str, tuple[str, str]], test: str) -> EmulatorCo
 
 
 def overshoot(
-    out: Path, seeds: Sequence[int] = (0, 1, 2, 3, 4), predictor: str = "temperature"
+    out: Path,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    predictor: str = "temperature",
+    steps: int = STEPS,
+    baselines: Sequence[str] = BASELINE_NAMES,
 ) -> dict[str, list[Row]]:
     """Trains the emulator on three scenarios and scores it on two that turn back.
 
@@ -124,6 +128,8 @@ def overshoot(
         out: folder for runs, checkpoints, scores and pictures.
         seeds: of the trainings.
         predictor: as in ``write_world``.
+        steps: of every training.
+        baselines: to fit beside it.
 
     Returns:
         Rows by test scenario.
@@ -138,11 +144,11 @@ def overshoot(
         data = ScenarioData(**first.values(Path(), seed)["data"])
         task = ClimateEmulator(**{**SETTINGS, **data.model_arguments()})
         name = f"{predictor}_seed{seed}"
-        run = fit(task, data, out, STEPS, name=name, limit_val_batches=0, gradient_clip_val=1.0)
+        run = fit(task, data, out, steps, name=name, limit_val_batches=0, gradient_clip_val=1.0)
         checkpoints[seed] = run.checkpoint
     found = {}
     for test, comparison in comparisons.items():
-        rows = [row for name in BASELINE_NAMES for row in comparison.baseline(name)]
+        rows = [row for name in baselines for row in comparison.baseline(name)]
         for seed, path in checkpoints.items():
             rows += comparison.checkpoint(path, "S5 emulator", seed)
         comparison.report(rows)

@@ -14,6 +14,7 @@ from longseq.core.shell.cli import main
 from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
 from longseq.vision.compare import BASELINES
+from longseq.vision.data.canvas import Layout, canvas_parts
 
 QUICK = [
     "--trainer.logger=false",
@@ -167,14 +168,25 @@ def test_the_models_are_listed(capsys) -> None:
 
 def test_the_demo_runs(workdir: Path, capsys, monkeypatch) -> None:
     quick = partial(PixelRegression, (1e-2,), max_iter=5)
-    monkeypatch.setattr("longseq.vision.compare.PixelRegression", quick)
+    for module in ("compare", "demo"):
+        monkeypatch.setattr(f"longseq.vision.{module}.PixelRegression", quick)
+    few = Layout(counts=(200, 64, 100))
+    monkeypatch.setattr(
+        "longseq.vision.data.sources.canvas_parts", partial(canvas_parts, layout=few)
+    )
     assert main(["vision", "demo", "--max_steps", "2", "--out", "demo"]) == 0
     out = capsys.readouterr().out
-    folder = Path("demo/vision/fit/version_0")
+    folder = Path("demo/vision")
     assert 'id="vision"' in Path("demo/index.html").read_text(encoding="utf-8")
     assert "best baseline" in out and all(name in out for name in ("scores.csv", "predictions.csv"))
-    for name in ("scores.csv", "predictions.csv", "predictions.png", "checkpoints/best.ckpt"):
+    told = float(out.split("what the question is: accuracy ")[1].split()[0].rstrip("."))
+    assert told > 0.5  # the canvases say where the pictures lie, and two of them are the answer
+    for name in ("scores.csv", "predictions.csv", "predictions.png"):
         assert (folder / name).stat().st_size > 0
+    rows = Path("demo/vision/scores.csv").read_text(encoding="utf-8")
+    assert all(
+        name in rows for name in ("hybrid_pico", "resnet8", "vit_pico", "logistic regression")
+    )
 
 
 BAD = {

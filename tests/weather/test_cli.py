@@ -362,9 +362,9 @@ def test_the_demo_returns_its_section(workdir, capsys) -> None:
     section = demo(Path("d"), functools.partial(fit_config, DOMAIN), 2)
     assert section.domain == "weather" and "best baseline, lps" in section.verdict
     assert {score.model for score in section.scores} >= {"lps", "uniform", "zero", "s5 emulator"}
-    assert len(section.pictures) == 2 and all(
-        Path(file).stat().st_size > 0 for file in section.files
-    )
+    files = [*section.files, *(picture.path for picture in section.pictures)]
+    assert len(section.pictures) == 3 and all(Path(file).stat().st_size > 0 for file in files)
+    assert len(section.findings) == 3 and "ssp119" in section.findings[1]
     assert section.seconds > 0 and "Open Government Licence" in section.data
 
 

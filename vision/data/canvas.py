@@ -99,7 +99,8 @@ class CanvasImages(ImageSet):
         answer = right[np.arange(count), marked]
         super().__init__(np.searchsorted(others, answer), [classes[n] for n in others], reading)
         self.pictures, self.side = pictures, layout.side
-        shown = np.stack([left, right], axis=2)  # (canvases, rows, sides)
+        self.shown = shown = np.stack([left, right], axis=2)
+        """Classes of the pictures (canvases, rows, sides); ``picked`` has their numbers."""
         sizes = np.asarray([len(members) for members in of_class])[shown]
         picked = random.integers(sizes)
         starts = np.cumsum([0] + [len(members) for members in of_class[:-1]])
