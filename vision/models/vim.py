@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.core.ops.causal_conv1d import one_sided_conv1d
+from longseq.core.ops.mamba_inner import Way, mamba_inner
 from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
-from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
 
 EPS = 1e-5
@@ -73,46 +72,31 @@ class BidirectionalMamba(nn.Module):
             with torch.no_grad():
                 layer.bias.copy_(step_size_bias((self.d_inner,)))
 
-    def _scan(
-        self,
-        x: Tensor,
-        conv: nn.Conv1d,
-        x_proj: nn.Linear,
-        dt_proj: nn.Linear,
-        a_log: Tensor,
-        skip: Tensor,
-        reverse: bool = False,
-        add: Tensor | None = None,
-        z: Tensor | None = None,
-    ) -> Tensor:
-        """Returns one direction's output, (B, L, D_inner); ``add`` joins it before the gate z."""
-        u = one_sided_conv1d(x, conv.weight.squeeze(1), conv.bias, "silu", reverse)
-        dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        decay = -torch.exp(a_log if a_log.dtype == torch.float64 else a_log.float())
-        y, _ = selective_scan(
-            u,
-            dt,
-            decay,
-            B,
-            C,
-            skip,
-            z,
-            dt_proj.bias,  # added inside the scan, in float32
-            delta_softplus=True,
-            reverse=reverse,
-            add=add,
-            delta_weight=dt_proj.weight,
+    def _ways(self) -> tuple[Way, Way]:
+        """Returns both directions."""
+        there = Way(
+            self.conv1d.weight,
+            self.conv1d.bias,
+            self.x_proj,
+            self.dt_proj,
+            self.A_log,
+            self.D,
         )
-        return y
+        back = Way(
+            self.conv1d_b.weight,
+            self.conv1d_b.bias,
+            self.x_proj_b,
+            self.dt_proj_b,
+            self.A_b_log,
+            self.D_b,
+            reverse=True,
+        )
+        return there, back
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a whole sequence; every position sees all others."""
         x, z = self.in_proj(x).split(self.d_inner, dim=-1)
-        there = self._scan(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        own = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        # Both directions have the same gate, so it is applied once, to their sum.
-        both = self._scan(x, *own, reverse=True, add=there, z=z)
-        return self.out_proj(both) * 0.5
+        return self.out_proj(mamba_inner(x, z, self._ways(), scale=0.5))
 
 
 class VimLayer(nn.Module):

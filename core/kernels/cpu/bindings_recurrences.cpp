@@ -151,6 +151,22 @@ void bind_recurrences(nb::module_& m) {
           nb::gil_scoped_release release;
           current->mamba_step(p);
         });
+  // sizes: B, L, D, N, rank, W; of a way: reverse, then addresses in the order of MambaWay
+  m.def("mamba_inner", [](std::array<int64_t, 6> sizes, double scale, int64_t compute, int threads,
+                          Arg x, Arg z, Arg y, std::vector<std::array<int64_t, 8>> at) {
+    MambaInner p{};
+    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4],
+    p.W = sizes[5];
+    p.scale = scale, p.compute = compute, p.threads = threads;
+    p.x = tensor(x), p.z = tensor(z), p.y = tensor(y);
+    std::vector<MambaWay> ways;
+    for (const auto& a : at)
+      ways.push_back({a[0] != 0, pointer(a[1]), pointer(a[2]), pointer(a[3]), pointer(a[4]),
+                      pointer(a[5]), pointer(a[6]), pointer(a[7])});
+    p.ways = int64_t(ways.size()), p.way = ways.data();
+    nb::gil_scoped_release release;
+    current->mamba_inner(p);
+  });
   m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads,
                             int64_t recurrent, int64_t resets, int64_t raw, int64_t marks,
                             int64_t gates, int64_t first, int64_t hs, int64_t last) {

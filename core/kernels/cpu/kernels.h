@@ -264,6 +264,24 @@ struct MambaStep {
   void *y, *next_conv, *next;               // as x, conv, state
 };
 
+// One direction of a Mamba layer between its outer maps; everything dense and of the compute type.
+struct MambaWay {
+  bool reverse;                             // from the last position to the first
+  const void *taps, *conv_bias;             // (D, W), (D,) or null
+  const void *x_proj, *dt_proj, *dt_bias;   // (rank + 2N, D), (D, rank), (D,) or null
+  const void *A_log, *skip;                 // log(-decay) (D, N), (D,) or null
+};
+// Several of them over the same positions: y = scale silu(z) Σ ways.
+struct MambaInner {
+  int64_t B, L, D, N, rank, W;
+  double scale;
+  int64_t compute;
+  int threads;
+  Tensor3 x, z, y;                          // (B, L, D), of the compute type
+  int64_t ways;
+  const MambaWay* way;
+};
+
 // The gated linear unit of dense rows of 2W values, with the bias before it.
 struct GLU {
   int64_t rows, W;
@@ -286,6 +304,7 @@ struct Kernels {
   void (*causal_conv_shift)(const CausalConv&);
   void (*state_update)(const StateUpdate&);
   void (*mamba_step)(const MambaStep&);
+  void (*mamba_inner)(const MambaInner&);
   void (*slstm_forward)(const SLSTM&);
   void (*slstm_backward)(const SLSTM&);
   void (*long_conv_forward)(const LongConv&);
