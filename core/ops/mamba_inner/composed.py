@@ -18,18 +18,29 @@ def run(call: Arguments, backend: Backend) -> Tensor:
     """Returns y; the gate is applied once, to the sum of all directions."""
     y, last = None, len(call.ways) - 1
     for number, way in enumerate(call.ways):
-        y = _scan(call.x, way, y, call.z if number == last else None, backend)
+        z = call.z if number == last else None
+        y = _scan(call.x, way, y, z, call.scale, backend)
     assert y is not None
-    return y if call.scale == 1 else y * call.scale
+    return y
 
 
-def _scan(x: Tensor, way: Way, add: Tensor | None, z: Tensor | None, backend: Backend) -> Tensor:
-    """Returns one direction's output (B, L, D); ``add`` joins it before the gate z."""
+def _scan(
+    x: Tensor,
+    way: Way,
+    add: Tensor | None,
+    z: Tensor | None,
+    scale: float,
+    backend: Backend,
+) -> Tensor:
+    """Returns one direction's output (B, L, D) times ``scale``; ``add`` joins it before the gate
+    z."""
     where = convolution_backend(backend)
     u = one_sided_conv1d(x, way.taps.squeeze(1), way.conv_bias, "silu", way.reverse, backend=where)
     mapped, states, log = way.x_proj(u), way.A_log.shape[1], way.A_log
     rank = mapped.shape[-1] - 2 * states
     dt, B, C = mapped.split([rank, states, states], dim=-1)
+    if scale != 1:  # what is linear in C and the skip; both are smaller than the output
+        C, way = C * scale, way._replace(D=way.D * scale)
     decay = -torch.exp(log if log.dtype == torch.float64 else log.float())
     # The bias is added inside the scan, in float32; a map that is no more than one, too.
     if plain_map(way.dt_proj, _HOOKS):
