@@ -33,7 +33,7 @@ from longseq.timeseries.data.roles import (
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.source import Source
-from longseq.timeseries.data.text import read_text
+from longseq.timeseries.data.text import give_back, read_text
 from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
@@ -66,6 +66,7 @@ def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None
     file = require_file(named, "time-series file", SAMPLES.names())
     told = roles or Roles(missing=missing)
     frame, first_line = read_frame(file, told.id)
+    give_back()
     return panel_of(frame, first_line, source=file, roles=told)
 
 
