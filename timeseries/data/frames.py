@@ -94,8 +94,8 @@ def panel_of(
     where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
-    if isinstance(frame.index, pd.DatetimeIndex):
-        frame = frame.reset_index(names=[frame.index.name or TIME_NAMES[0]])
+    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
+        frame = _with_times(frame, told, where)
     elif any(
         str(name).lower() in (*ID_NAMES, *TIME_NAMES, told.id, told.time)
         for name in frame.index.names
@@ -114,6 +114,20 @@ def panel_of(
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
+
+
+def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame whose index holds times with them in a column, which has a name that tells
+    it; without them where a column has them already."""
+    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
+    fold = str.lower if told.time is None else str
+    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
+    if named is not None:
+        where.notes.append(f"the index is not used: the column {named!r} has the times")
+        return frame.reset_index(drop=True)
+    if told.time is None and fold(str(own)) not in usual:
+        own = None  # an index of times tells by itself what it is
+    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
 
 
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
