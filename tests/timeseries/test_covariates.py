@@ -10,6 +10,7 @@ from longseq.core.shell.cli import main
 from longseq.timeseries import Forecaster
 from longseq.timeseries.compare import ForecastComparison
 from longseq.timeseries.data.frames import Roles, panel_of
+from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.regression import covariate_effects
 
@@ -225,3 +226,24 @@ def test_effects_of_a_comparison_are_those_of_the_training_rows(tmp_path):
         comparison = ForecastComparison(data)
         seen.append(comparison.baseline_windows("train").values[:168])
     torch.testing.assert_close(*seen, rtol=0, atol=0)
+
+
+def test_a_frame_of_the_future_is_looked_at():
+    df = retail(3)
+    known, future = split(df, 7)
+    with pytest.raises(ConfigError, match=r"no future covariate is named: --future NAME"):
+        Forecaster("theta").fit(known).predict(7, future=future)
+    made = Forecaster("theta", future=["promo"]).fit(known)
+    twice = pd.concat([future, future.iloc[[4]].assign(promo=1.0)])
+    with pytest.raises(DataError, match=rf"row {len(future)}: the time .* comes twice"):
+        made.predict(7, future=twice)
+    holes = known.copy()
+    holes.loc[holes["ds"] == holes["ds"].unique()[30], "promo"] = np.nan
+    with pytest.raises(DataError, match=r"'promo' has no value \(it has to be known in all rows"):
+        Forecaster("theta", future=["promo"]).fit(holes).predict(7, future=future)
+    # An item without a past is named.
+    panel = panel_of(known, source="f", roles=Roles(future=("promo",)))
+    more = pd.concat([future, future[future["unique_id"] == "i0"].assign(unique_id="new")])
+    found = with_future(panel, more, 7, Roles(future=("promo",)))
+    assert any("'new' in the future is no series with a past" in note for note in found.notes)
+    pd.testing.assert_frame_equal(made.predict(7, future=more), made.predict(7, future=future))

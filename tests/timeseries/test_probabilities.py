@@ -135,6 +135,24 @@ def test_conformal_intervals_hold_what_they_say_for_any_model():
         Forecaster("mixer_forecaster", conformal=9)
 
 
+@pytest.mark.parametrize("name", ["theta", "zero_shot"])
+def test_conformal_intervals_of_counts_have_no_negative_end(name):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, 120).astype(float)
+    days = pd.date_range("2020-01-01", periods=120)
+    found = {}
+    for key, shift in (("counts", 0.0), ("signed", -20.5)):
+        df = pd.DataFrame({"ds": days, "y": counts + shift})
+        made = Forecaster(name, conformal=19, levels=(95,)).fit(df)
+        frame = made.predict(5)
+        columns = [made.name, f"{made.name}-lo-95", f"{made.name}-hi-95"]
+        found[key] = frame[columns].to_numpy() - shift
+    assert (found["counts"] >= 0).all() and (np.diff(found["counts"][:, [1, 0, 2]]) >= 0).all()
+    assert (found["signed"][:, 1] < 0).any()  # of a series that may be negative they stay
+    if name == "theta":  # whose forecast moves with the level: nothing else has changed
+        np.testing.assert_allclose(np.maximum(found["signed"], 0), found["counts"], atol=1e-6)
+
+
 def test_scores_by_hand():
     days = pd.date_range("2024-01-01", periods=6)
     df = pd.DataFrame({"unique_id": "a", "ds": days, "y": [0.0, 2, 0, 2, 5, np.nan]})

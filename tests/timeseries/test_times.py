@@ -206,8 +206,10 @@ def test_the_way_out_of_jitter_names_the_usual_step():
 
 @pytest.mark.parametrize(
     ("step", "season"),
-    [("2MS", 6), ("2ME", 6), ("4MS", 3), ("6MS", 2), ("2QE", 2), ("5MS", 1), ("2YS", 1)]
-    + [("MS", 12), ("QE-NOV", 4), ("YS-APR", 1), ("14D", 26)],
+    [
+        *(("2MS", 6), ("2ME", 6), ("4MS", 3), ("6MS", 2), ("2QE", 2), ("5MS", 1), ("2YS", 1)),
+        *(("MS", 12), ("QE-NOV", 4), ("YS-APR", 1), ("14D", 26)),
+    ],
 )
 @pytest.mark.parametrize("gap", [False, True])
 def test_steps_of_several_months(step, season, gap):
