@@ -17,7 +17,7 @@ from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
-from longseq.timeseries.likelihoods import Counts
+from longseq.timeseries.likelihoods import Counts, first_not_counts, refuse_no_counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.task import ForecastTask
 
@@ -115,6 +115,7 @@ def forecast_frame(
     season: int | None = None,
     conformal: bool = True,
     earliest: int | None = None,
+    grown: bool = False,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
 
@@ -132,6 +133,7 @@ def forecast_frame(
             2019), those of another by its absolute errors. False gives a model's own quantiles.
         earliest: the first unknown row of all series, where the panel holds only some of them; the
             intervals of all are calibrated before it.
+        grown: the panel's last rows are forecasts themselves, which need be no counts.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
@@ -141,9 +143,12 @@ def forecast_frame(
     Raises:
         DataError: if the panel is too short for the context or for the calibration of the
             intervals.
-        ConfigError: for a wrong cutoff or level.
+        ConfigError: for a wrong cutoff or level, or other values than counts where the model is
+            of counts.
     """
     check_levels(levels)
+    if never_negative(task) and not grown:
+        refuse_no_counts(first_not_counts(panel.ids, panel.values), panel.source)
     context, horizon = task.context, task.horizon
     rows, series = _pairs(task, panel, cutoffs)
     known = np.full(len(panel.ids), len(panel))
@@ -172,6 +177,11 @@ def forecast_frame(
             values[low], values[high] = below - half, above + half
     if never_negative(task):  # to rounding so far, and by conformal intervals
         values |= {key: np.maximum(values[key], 0) for key in values if key.startswith(name)}
+        for key in values:
+            if key != name:  # whole numbers left them, float32 in units of the scaler came back
+                whole = np.rint(values[key])
+                near = np.abs(values[key] - whole) < 1e-5 * np.maximum(whole, 1)
+                values[key] = np.where(near, whole, values[key])
     return long_frame(extended, rows, series, values)
 
 

@@ -78,6 +78,11 @@ def test_a_network_learns_a_distribution(name):
     assert (np.diff(found[order].to_numpy(), axis=1) >= 0).all()
     if name in NAMES[2:]:
         assert (found[[column, *order]].to_numpy() >= 0).all()
+        whole = found[[*order, "SeasonalNaive"]].to_numpy()
+        np.testing.assert_array_equal(whole, np.rint(whole))
+        signed = df.assign(y=df["y"] - 1)
+        with pytest.raises(ConfigError, match="no counts, which the likelihood needs"):
+            made.predict(10, frame=signed)
     # Nothing depends on the batch.
     alone = made.predict(10, frame=df[df["unique_id"] == "i1"])
     mine = found[found["unique_id"] == "i1"]
