@@ -4,6 +4,7 @@ rows."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -95,15 +96,47 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
     for i, name in enumerate(panel.ids):
         if name in place:
             mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
+    panel = _with_categories(panel, [key[7:] for key in trained.covariates if key[:7] == "static:"])
     for key in trained.covariates:
         kind, _, name = key.partition(":")
         if name not in getattr(panel.covariates, kind):
+            column = name.partition("=")[0] if kind == "static" else name
             raise DataError(
-                f"has no {kind} covariate {name!r}, which the model was trained with",
+                f"has no {kind} covariate {column!r}, which the model was trained with",
                 path=panel.source,
-                hint=f"name its column: --{kind} {name.partition('=')[0]}",
+                hint=f"name its column: --{kind} {column}",
             )
     return panel, Scaler(panel.ids, mean, std, trained.covariates)
+
+
+def _with_categories(panel: Panel, trained: Sequence[str]) -> Panel:
+    """Returns a panel whose static texts are told by the texts that a model was trained with, of
+    which its series may have only some.
+
+    Args:
+        panel: the series.
+        trained: names of the model's static covariates: ``column=text`` of texts.
+
+    Raises:
+        DataError: for a text that is none of them.
+    """
+    static = dict(panel.covariates.static)
+    for column in dict.fromkeys(name.partition("=")[0] for name in trained if "=" in name):
+        known = [name for name in trained if name.startswith(f"{column}=")]
+        given = [name for name in static if name.startswith(f"{column}=")]
+        for name in given:
+            if name not in known:
+                text = name.partition("=")[2]
+                texts = ", ".join(one.partition("=")[2] for one in known[:6])
+                raise DataError(
+                    f"the static covariate {column!r} is {text!r}, which the model has not seen",
+                    path=panel.source,
+                    record=panel.ids[int(np.flatnonzero(static[name])[0])],
+                    hint=f"it knows {texts}" + (" …" if len(known) > 6 else ""),
+                )
+        if given:
+            static |= {name: np.zeros(len(panel.ids)) for name in known if name not in static}
+    return replace(panel, covariates=replace(panel.covariates, static=static))
 
 
 def forecast_frame(

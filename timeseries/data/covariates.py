@@ -171,6 +171,8 @@ def holiday_values(ds: pd.Index, freq: Any, country: str) -> np.ndarray:
         raise ConfigError(
             "holidays need the package holidays: pip install 'longseq[timeseries]'"
         ) from error
+    if not isinstance(country, str):
+        raise ConfigError(f"holidays are those of one country, as DE or DE-BY; got {country!r}")
     land, _, part = country.partition("-")
     local = (ds if ds.tz is None else ds.tz_localize(None)).normalize()
     ends = pd.DatetimeIndex([*local[1:], (local[-1] + freq if len(ds) else pd.Timestamp(0))])
