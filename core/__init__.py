@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from longseq.core import lean_imports
+
 if TYPE_CHECKING:
     from longseq.core.backbone import Backbone
     from longseq.core.language_model import LanguageModel
@@ -19,6 +21,8 @@ __all__ = [
     "create_mixer",
     "list_mixers",
 ]
+
+lean_imports.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.conformal import needed, radii
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN
+from longseq.timeseries.quantiles import is_never_negative
 
 Make = Callable[[Panel, int, "int | None"], pd.DataFrame]
 
@@ -79,11 +80,15 @@ def conformal_frame(
             path=panel.source,
         )
     naive = frame.pop(BASELINE_COLUMN)
+    # Counts have no negative end, nor a negative middle of the two.
+    counts = [is_never_negative(past.values[:, one]) for one in series]
+    floor = np.where(counts, 0.0, -np.inf)[:, None]
     for level, width in zip(levels, found):
         low, high = _ends(frame, name, level, horizon)
         half = np.maximum(width[series], -(high - low) / 2)
-        frame[f"{name}-lo-{level}"] = (low - half).ravel()
-        frame[f"{name}-hi-{level}"] = (high + half).ravel()
+        frame[f"{name}-lo-{level}"] = np.maximum(low - half, floor).ravel()
+        frame[f"{name}-hi-{level}"] = np.maximum(high + half, floor).ravel()
+    frame[name] = np.maximum(frame[name].to_numpy().reshape(-1, horizon), floor).ravel()
     frame[BASELINE_COLUMN] = naive
     return frame
 

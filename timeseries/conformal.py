@@ -17,7 +17,7 @@ def check_levels(levels: Sequence[int]) -> None:
         ConfigError: for one outside 1 to 99.
     """
     for level in levels:
-        if not 0 < level < 100:
+        if not 1 <= level < 100:
             raise ConfigError(f"a level is a percentage between 1 and 99, got {level}")
 
 

@@ -4,6 +4,7 @@ rows."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
-from longseq.timeseries.likelihoods import Counts
+from longseq.timeseries.likelihoods import Counts, first_not_counts, refuse_no_counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.task import ForecastTask
 
@@ -95,15 +96,47 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
     for i, name in enumerate(panel.ids):
         if name in place:
             mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
+    panel = _with_categories(panel, [key[7:] for key in trained.covariates if key[:7] == "static:"])
     for key in trained.covariates:
         kind, _, name = key.partition(":")
         if name not in getattr(panel.covariates, kind):
+            column = name.partition("=")[0] if kind == "static" else name
             raise DataError(
-                f"has no {kind} covariate {name!r}, which the model was trained with",
+                f"has no {kind} covariate {column!r}, which the model was trained with",
                 path=panel.source,
-                hint=f"name its column: --{kind} {name.partition('=')[0]}",
+                hint=f"name its column: --{kind} {column}",
             )
     return panel, Scaler(panel.ids, mean, std, trained.covariates)
+
+
+def _with_categories(panel: Panel, trained: Sequence[str]) -> Panel:
+    """Returns a panel whose static texts are told by the texts that a model was trained with, of
+    which its series may have only some.
+
+    Args:
+        panel: the series.
+        trained: names of the model's static covariates: ``column=text`` of texts.
+
+    Raises:
+        DataError: for a text that is none of them.
+    """
+    static = dict(panel.covariates.static)
+    for column in dict.fromkeys(name.partition("=")[0] for name in trained if "=" in name):
+        known = [name for name in trained if name.startswith(f"{column}=")]
+        given = [name for name in static if name.startswith(f"{column}=")]
+        for name in given:
+            if name not in known:
+                text = name.partition("=")[2]
+                texts = ", ".join(one.partition("=")[2] for one in known[:6])
+                raise DataError(
+                    f"the static covariate {column!r} is {text!r}, which the model has not seen",
+                    path=panel.source,
+                    record=panel.ids[int(np.flatnonzero(static[name])[0])],
+                    hint=f"it knows {texts}" + (" …" if len(known) > 6 else ""),
+                )
+        if given:
+            static |= {name: np.zeros(len(panel.ids)) for name in known if name not in static}
+    return replace(panel, covariates=replace(panel.covariates, static=static))
 
 
 def forecast_frame(
@@ -115,6 +148,7 @@ def forecast_frame(
     season: int | None = None,
     conformal: bool = True,
     earliest: int | None = None,
+    grown: bool = False,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
 
@@ -132,6 +166,7 @@ def forecast_frame(
             2019), those of another by its absolute errors. False gives a model's own quantiles.
         earliest: the first unknown row of all series, where the panel holds only some of them; the
             intervals of all are calibrated before it.
+        grown: the panel's last rows are forecasts themselves, which need be no counts.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
@@ -141,9 +176,12 @@ def forecast_frame(
     Raises:
         DataError: if the panel is too short for the context or for the calibration of the
             intervals.
-        ConfigError: for a wrong cutoff or level.
+        ConfigError: for a wrong cutoff or level, or other values than counts where the model is
+            of counts.
     """
     check_levels(levels)
+    if never_negative(task) and not grown:
+        refuse_no_counts(first_not_counts(panel.ids, panel.values), panel.source)
     context, horizon = task.context, task.horizon
     rows, series = _pairs(task, panel, cutoffs)
     known = np.full(len(panel.ids), len(panel))
@@ -172,6 +210,11 @@ def forecast_frame(
             values[low], values[high] = below - half, above + half
     if never_negative(task):  # to rounding so far, and by conformal intervals
         values |= {key: np.maximum(values[key], 0) for key in values if key.startswith(name)}
+        for key in values:
+            if key != name:  # whole numbers left them, float32 in units of the scaler came back
+                whole = np.rint(values[key])
+                near = np.abs(values[key] - whole) < 1e-5 * np.maximum(whole, 1)
+                values[key] = np.where(near, whole, values[key])
     return long_frame(extended, rows, series, values)
 
 

@@ -22,6 +22,7 @@ from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
+from longseq.timeseries.data.roles import names_of
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.network_frame import network_frame
@@ -81,7 +82,7 @@ class Forecaster:
         horizon: int | None = None,
         context: int | None = None,
         season: int | None = None,
-        levels: Sequence[int] = (80,),
+        levels: int | Sequence[int] = (80,),
         id: str | None = None,
         time: str | None = None,
         target: str | None = None,
@@ -89,9 +90,9 @@ class Forecaster:
         resample: str | None = None,
         max_steps: int = 300,
         seed: int = 0,
-        future: Sequence[str] = (),
-        past: Sequence[str] = (),
-        static: Sequence[str] = (),
+        future: str | Sequence[str] = (),
+        past: str | Sequence[str] = (),
+        static: str | Sequence[str] = (),
         holidays: str | None = None,
         conformal: int = 0,
         date_order: str | None = None,
@@ -113,15 +114,17 @@ class Forecaster:
                 "likelihood, or hold rows back in fit and take predict --ckpt_path"
             )
         self.conformal = conformal
+        levels = (levels,) if isinstance(levels, int | float) else tuple(levels)
+        future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):
             if value is not None:
                 check_positive(name, value)
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
-        self.levels, self.max_steps, self.seed = tuple(levels), max_steps, seed
+        self.levels, self.max_steps, self.seed = levels, max_steps, seed
         self.roles = Roles(
             *(id, time, target, zone, resample, "ffill"),
-            *(tuple(future), tuple(past), tuple(static), holidays, date_order),
+            *(future, past, static, holidays, date_order),
         )
         self.arguments = arguments
         self._panel: Panel | None = None

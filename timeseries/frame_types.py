@@ -10,11 +10,14 @@ from longseq.core.errors import ConfigError
 
 
 def to_pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
-    """Returns a frame of pandas, and whether it was one of polars."""
+    """Returns a frame of pandas, and whether it was one of polars; of a series of pandas the frame
+    with its index."""
     polars = type(frame).__module__.split(".")[0] == "polars"
     if polars and hasattr(frame, "collect"):  # lazy
         frame = frame.collect()
     table = frame.to_pandas() if polars else frame
+    if isinstance(table, pd.Series) and not polars:  # its index holds the times
+        table = table.to_frame("y" if table.name is None else table.name)
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(
             f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"

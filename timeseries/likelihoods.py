@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from longseq.core.errors import ConfigError
 from longseq.core.registry import Registry
 from longseq.timeseries.quantiles import at_levels, pinball
 
@@ -169,3 +171,29 @@ def is_count(values: np.ndarray) -> bool:
     """Returns whether all values but NaN are whole and at least 0."""
     known = values[~np.isnan(values)]
     return bool(len(known) and known.min() >= 0 and (known == np.round(known)).all())
+
+
+def first_not_counts(names: Sequence[str], values: np.ndarray) -> str | None:
+    """Returns the first series with a value that is no count; None if there is none.
+
+    Args:
+        names: of the series.
+        values: NaN where missing (T, C).
+    """
+    for name, one in zip(names, values.T):
+        if not is_count(one) and not np.isnan(one).all():
+            return name
+    return None
+
+
+def refuse_no_counts(name: str | None, source: object) -> None:
+    """Refuses a series that a likelihood of counts does not take.
+
+    Raises:
+        ConfigError: if there is a name.
+    """
+    if name is not None:
+        raise ConfigError(
+            f"{source}: {name} has values that are no counts, which the likelihood needs; "
+            "student_t and quantiles take any"
+        )

@@ -47,7 +47,9 @@ def network_frame(
     parts: dict[str, list[np.ndarray]] = {}
     known = own
     for done in range(h, horizon + h, h):
-        part = forecast_frame(task, known, None, levels, 64, forecaster.season, False)
+        part = forecast_frame(
+            *(task, known, None, levels, 64, forecaster.season, False), grown=done > h
+        )
         for column in part.columns[4:-1]:
             parts.setdefault(column, []).append(part[column].to_numpy().reshape(-1, h))
         if done < horizon:

@@ -13,7 +13,13 @@ from torchmetrics import Metric
 from longseq.core.errors import ConfigError
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast_task import ForecastTask, sizes_of
-from longseq.timeseries.likelihoods import LIKELIHOODS, Counts, Likelihood, Outputs
+from longseq.timeseries.likelihoods import (
+    LIKELIHOODS,
+    Counts,
+    Likelihood,
+    Outputs,
+    refuse_no_counts,
+)
 from longseq.timeseries.metrics import NINE, Coverage, PinballLoss
 from longseq.timeseries.models.autoformer import Autoformer as AutoformerModel
 from longseq.timeseries.models.informer import Informer as InformerModel
@@ -144,12 +150,7 @@ class MixerForecaster(ForecastTask):
     def check_data(self, data: Any) -> None:
         super().check_data(data)
         if isinstance(self.likelihood, Counts) and isinstance(data, ForecastData):
-            name = data.not_counts()
-            if name is not None:
-                raise ConfigError(
-                    f"{data.path}: {name} has values that are no counts, which the likelihood "
-                    "needs; student_t and quantiles take any"
-                )
+            refuse_no_counts(data.not_counts(), data.path)
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """See ``ForecastTask``; with a likelihood the loss is its own, in validation too."""

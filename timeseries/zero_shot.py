@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.zero_shot import BLOCK, MAX_CONTEXT, QUANTILES, ZeroShot
 from longseq.timeseries.quantiles import at_levels, is_never_negative, seasonal_naive
+from longseq.timeseries.random_walk import as_walk
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
 LEVELS = np.array(QUANTILES)
@@ -26,9 +28,12 @@ _MEDIAN = QUANTILES.index(0.5)
 
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
 _LOG_RATIO = 1000.0
-# Widths of the packaged forecaster's intervals by the number n of known values: a share that falls
-# by _FALL with every doubling of n from 16 on. See the card for what chose them.
-_WIDEST, _FALL, _NARROWEST = 1.2, 0.1, 0.9
+# What the packaged forecaster makes of a series that looks like a random walk; the card says what
+# chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
+# values, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not from there on,
+# the logarithm of the intervals' width changes by _NARROWED, and by _WIDENED times the likeness.
+_PULL, _PULLED = 0.5, (7.0, 8.0)
+_NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
 
 
 class Quantiles:
@@ -39,8 +44,9 @@ class Quantiles:
         copies: forecast two copies of a series and average: one of its logarithms (where all values
             are positive), with the season that the calendar suggests; and one turned upside down,
             whose season the network finds itself. False forecasts the series alone.
-        calibrated: take the widths of intervals times a share that depends on the number of known
-            values; only for the packaged network.
+        calibrated: let the number of known values, and how much they look like a random walk, move
+            medians towards the last value and change the widths of intervals; of the packaged
+            network if None.
         device: that the network is moved to; None leaves it where it is.
     """
 
@@ -117,26 +123,18 @@ class Quantiles:
             found = (self._in_logarithms(rows, horizon, season) + turned) / 2
         else:
             found = self._blocks(rows, horizon, season)
-        if not self.calibrated:
-            return found
-        known = np.isfinite(rows).sum(1)
-        share = np.clip(_WIDEST - _FALL * np.log2(known / 16), _NARROWEST, _WIDEST)
-        middle = found[..., _MEDIAN : _MEDIAN + 1]
-        return middle + (found - middle) * share[:, None, None]
+        return _calibrate(found, rows, season) if self.calibrated else found
 
     def _in_logarithms(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
         """Returns quantiles (N, h, 9) that were forecast of the logarithms where these are of use,
         which are the logarithms' quantiles."""
-        low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
-        positive = (low > 0) & (high <= _LOG_RATIO * np.where(low > 0, low, 1.0))
+        low, high, positive = _positive(rows)
         taken = rows.copy()
         taken[positive] = np.log(rows[positive])
         found = self._blocks(taken, horizon, season)
         if positive.any():
-            # What is further outside than the whole range is no forecast but an overflow.
-            least, most = (np.log(one[positive])[:, None, None] for one in (low, high))
-            bound = np.maximum(most - least, 1.0)
-            found[positive] = np.exp(np.clip(found[positive], least - bound, most + bound))
+            least, most = _bounds(low[positive][:, None, None], high[positive][:, None, None])
+            found[positive] = np.exp(np.clip(found[positive], least, most))
         return found
 
     def _blocks(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
@@ -164,6 +162,54 @@ class Quantiles:
         out = self.model(torch.nan_to_num(x), ~x.isnan(), hint)
         quantiles = out.quantiles[-1] * out.spread.unsqueeze(-1) + out.level.unsqueeze(-1)
         return quantiles.cpu().double().numpy() * size[..., None]
+
+
+def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the least and the largest value of every row (N,), and whether logarithms are of
+    use."""
+    low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
+    return low, high, (low > 0) & (high <= _LOG_RATIO * np.where(low > 0, low, 1.0))
+
+
+def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
+    """Returns quantiles (N, h, 9) in view of how much the series (N, L) look like random walks."""
+    out, ahead = np.empty_like(found), np.arange(1, found.shape[1] + 1)
+    low, high, positive = _positive(rows)
+    for i, row in enumerate(rows):
+        at = np.flatnonzero(np.isfinite(row))
+        series = np.log(row[at[0] :]) if positive[i] else row[at[0] :]
+        walk = as_walk(series, season)
+        doublings = np.log2(len(at))
+        pull = _PULL * walk.likeness * _between(doublings, _PULLED)
+        short = 1.0 - _between(doublings, _SHORT)
+        share = np.exp(short * (_NARROWED + _WIDENED * walk.likeness))
+        middle = found[i, :, _MEDIAN : _MEDIAN + 1]
+        out[i] = middle + share * (found[i] - middle)
+        if pull > 0:
+            plain = series[at[-1] - at[0]] + walk.drift * (ahead + len(row) - 1 - at[-1])
+            if positive[i]:
+                least, most = _bounds(low[i], high[i])
+                plain = np.exp(np.clip(plain, least, most))
+            out[i] += pull * (plain[:, None] - middle)
+    return out
+
+
+def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
+    """Returns the logarithms of the values beyond which there is no forecast but an overflow:
+    further outside than the whole range.
+
+    Args:
+        low: least values, above 0; an array or a number.
+        high: largest values.
+    """
+    least, most = np.log(low), np.log(high)
+    bound = np.maximum(most - least, 1.0)
+    return least - bound, most + bound
+
+
+def _between(x: float, ends: tuple[float, float]) -> float:
+    """Returns 0 up to the first end, 1 from the second on, and the share of the way between."""
+    return float(np.clip((x - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0))
 
 
 def _padded(length: int, patch: int) -> int:

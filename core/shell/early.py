@@ -39,6 +39,10 @@ RUN = (
     "verbose",
 )
 """Options that are neither the model's, the data's nor the trainer's."""
+_BARE = ("help", "print_config", "version")
+"""Options that may stand without a value."""
+_FILES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz", ".ckpt", ".safetensors")
+_SETTINGS = (".yaml", ".yml", ".json")  # which may stand for a class and its arguments
 _OWN = ("class_path", "init_args", "dict_kwargs", "help")
 _RECIPE = "longseq.core.training.recipe.Recipe"
 """The record whose fields every task takes as ``**recipe``."""
@@ -192,6 +196,36 @@ def check_flags(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> 
         raise ConfigError(f"--{name}: {owner} has no such argument; {did_you_mean(first, known)}")
 
 
+def check_values(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
+    """Checks that every option has its value, and that what names a class is no file.
+
+    Raises:
+        ConfigError: for the first that has none.
+    """
+    for at, text in enumerate(argv):
+        name = text[2:]
+        if not text.startswith("--") or "=" in text or name.split(".")[-1] in _BARE:
+            continue
+        value = argv[at + 1] if at + 1 < len(argv) else "--"
+        if value.startswith("--"):
+            hint = f"; {_file_option(domain, configs)}" if name == "data" else ""
+            raise ConfigError(f"argument {text}: expected one argument{hint}")
+    for _, flag, value in flag_values(argv, "--data", "--model"):
+        suffix = Path(value).suffix.lower()
+        if suffix in _FILES or (suffix not in _SETTINGS and Path(value).is_file()):
+            hint = "weights are --ckpt_path FILE or --init_from FILE"
+            if flag == "--data":
+                hint = _file_option(domain, configs, value)
+            raise ConfigError(f"{flag} {value}: names a class, and this is a file; {hint}")
+
+
+def _file_option(domain: Domain, configs: Sequence[str], file: str = "FILE") -> str:
+    """Returns how the usual data of a domain take a file: as their first argument."""
+    usual = class_of(domain, [], configs, "data")
+    known = (arguments_of(usual) if usual else None) or ["path"]
+    return f"a file is --data.{known[0]} {file}"
+
+
 def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
     """Checks what can be told of a task command at once: its options, and the files that it reads.
 
@@ -208,6 +242,7 @@ def check(domain: Domain, argv: Sequence[str], configs: Sequence[str]) -> None:
         if not content:
             raise ConfigError(f"{file}: holds no settings")
     check_flags(domain, argv, configs)
+    check_values(domain, argv, configs)
     if domain.check is None or class_of(domain, argv, configs, "data") != domain.defaults.get(
         "data"
     ):

@@ -18,6 +18,7 @@ FLOORS = (
         "exports",
         "figures",
         "files",
+        "lean_imports",
         "process",
         "results",
         "runs",

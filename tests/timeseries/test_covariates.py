@@ -10,6 +10,7 @@ from longseq.core.shell.cli import main
 from longseq.timeseries import Forecaster
 from longseq.timeseries.compare import ForecastComparison
 from longseq.timeseries.data.frames import Roles, panel_of
+from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.regression import covariate_effects
 
@@ -178,7 +179,7 @@ def test_the_network_is_told_what_it_was_made_for(tmp_path):
     assert main([*usual, "--static", "kind"]) == 2
     made = Forecaster("mixer_forecaster", future=["promo"], static=["kind"], **NETWORK).fit(known)
     assert made._task.covariates == ("future:promo", "static:kind=a", "static:kind=b")
-    with pytest.raises(DataError, match=r"no static covariate 'kind=a'.*trained with"):
+    with pytest.raises(DataError, match=r"no static covariate 'kind'.*trained with"):
         other = Forecaster("mixer_forecaster", future=["promo"], **NETWORK)
         other._task = made._task
         other.predict(7, frame=known)
@@ -225,3 +226,55 @@ def test_effects_of_a_comparison_are_those_of_the_training_rows(tmp_path):
         comparison = ForecastComparison(data)
         seen.append(comparison.baseline_windows("train").values[:168])
     torch.testing.assert_close(*seen, rtol=0, atol=0)
+
+
+def test_a_frame_of_the_future_is_looked_at():
+    df = retail(3)
+    known, future = split(df, 7)
+    with pytest.raises(ConfigError, match=r"no future covariate is named: --future NAME"):
+        Forecaster("theta").fit(known).predict(7, future=future)
+    made = Forecaster("theta", future=["promo"]).fit(known)
+    twice = pd.concat([future, future.iloc[[4]].assign(promo=1.0)])
+    with pytest.raises(DataError, match=rf"row {len(future)}: the time .* comes twice"):
+        made.predict(7, future=twice)
+    holes = known.copy()
+    holes.loc[holes["ds"] == holes["ds"].unique()[30], "promo"] = np.nan
+    with pytest.raises(DataError, match=r"'promo' has no value \(it has to be known in all rows"):
+        Forecaster("theta", future=["promo"]).fit(holes).predict(7, future=future)
+    # An item without a past is named.
+    panel = panel_of(known, source="f", roles=Roles(future=("promo",)))
+    more = pd.concat([future, future[future["unique_id"] == "i0"].assign(unique_id="new")])
+    found = with_future(panel, more, 7, Roles(future=("promo",)))
+    assert any("'new' in the future is no series with a past" in note for note in found.notes)
+    pd.testing.assert_frame_equal(made.predict(7, future=more), made.predict(7, future=future))
+
+
+def test_static_texts_are_those_of_the_training():
+    df = retail(3)
+    df["kind"] = df["unique_id"].map({"i0": "a", "i1": "b", "i2": "a"})
+    made = Forecaster("mixer_forecaster", static="kind", **NETWORK).fit(df)
+    whole = made.predict(7)
+    some = df[df["unique_id"] == "i0"]  # which knows no "b"
+    found = made.predict(7, frame=some)
+    mine = whole[whole["unique_id"] == "i0"]
+    np.testing.assert_allclose(found[made.name], mine[made.name], rtol=1e-5)
+    for frame in (
+        some.assign(kind="z"),
+        df.assign(kind=df["kind"].where(df.unique_id != "i0", "z")),
+    ):
+        with pytest.raises(DataError, match=r"i0: .*'kind' is 'z', .* not seen \(it knows a, b\)"):
+            made.predict(7, frame=frame)
+    with pytest.raises(DataError, match="no static covariate 'kind'"):
+        made.predict(7, frame=df.drop(columns="kind"))
+
+
+def test_one_name_stands_for_a_list_of_one():
+    df = retail(3)
+    known, future = split(df, 7)
+    one = Forecaster("theta", future="promo", conformal=9, levels=90).fit(known)
+    same = Forecaster("theta", future=["promo"], conformal=9, levels=[90]).fit(known)
+    pd.testing.assert_frame_equal(one.predict(7, future=future), same.predict(7, future=future))
+    with pytest.raises(ConfigError, match=r"percentage between 1 and 99, got 0\.9"):
+        Forecaster("theta", levels=0.9)
+    with pytest.raises(ConfigError, match="one country, as DE"):
+        Forecaster("theta", holidays=["DE"]).fit(known).predict(7)

@@ -78,6 +78,11 @@ def test_a_network_learns_a_distribution(name):
     assert (np.diff(found[order].to_numpy(), axis=1) >= 0).all()
     if name in NAMES[2:]:
         assert (found[[column, *order]].to_numpy() >= 0).all()
+        whole = found[[*order, "SeasonalNaive"]].to_numpy()
+        np.testing.assert_array_equal(whole, np.rint(whole))
+        signed = df.assign(y=df["y"] - 1)
+        with pytest.raises(ConfigError, match="no counts, which the likelihood needs"):
+            made.predict(10, frame=signed)
     # Nothing depends on the batch.
     alone = made.predict(10, frame=df[df["unique_id"] == "i1"])
     mine = found[found["unique_id"] == "i1"]
@@ -133,6 +138,24 @@ def test_conformal_intervals_hold_what_they_say_for_any_model():
         Forecaster("ses", conformal=100, levels=(90,)).fit(df).predict(100)
     with pytest.raises(ConfigError, match="give it a likelihood"):
         Forecaster("mixer_forecaster", conformal=9)
+
+
+@pytest.mark.parametrize("name", ["theta", "zero_shot"])
+def test_conformal_intervals_of_counts_have_no_negative_end(name):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, 120).astype(float)
+    days = pd.date_range("2020-01-01", periods=120)
+    found = {}
+    for key, shift in (("counts", 0.0), ("signed", -20.5)):
+        df = pd.DataFrame({"ds": days, "y": counts + shift})
+        made = Forecaster(name, conformal=19, levels=(95,)).fit(df)
+        frame = made.predict(5)
+        columns = [made.name, f"{made.name}-lo-95", f"{made.name}-hi-95"]
+        found[key] = frame[columns].to_numpy() - shift
+    assert (found["counts"] >= 0).all() and (np.diff(found["counts"][:, [1, 0, 2]]) >= 0).all()
+    assert (found["signed"][:, 1] < 0).any()  # of a series that may be negative they stay
+    if name == "theta":  # whose forecast moves with the level: nothing else has changed
+        np.testing.assert_allclose(np.maximum(found["signed"], 0), found["counts"], atol=1e-6)
 
 
 def test_scores_by_hand():

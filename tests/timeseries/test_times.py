@@ -202,3 +202,67 @@ def test_the_way_out_of_jitter_names_the_usual_step():
     ds = pd.Timestamp("2025-03-01", tz="UTC") + pd.to_timedelta(at, unit="s")
     with pytest.raises(DataError, match="--resample 10s,"):
         panel_of(pd.DataFrame({"ds": ds, "y": 1.0}), source="m")
+
+
+@pytest.mark.parametrize(
+    ("step", "season"),
+    [
+        *(("2MS", 6), ("2ME", 6), ("4MS", 3), ("6MS", 2), ("2QE", 2), ("5MS", 1), ("2YS", 1)),
+        *(("MS", 12), ("QE-NOV", 4), ("YS-APR", 1), ("14D", 26)),
+    ],
+)
+@pytest.mark.parametrize("gap", [False, True])
+def test_steps_of_several_months(step, season, gap):
+    axis = pd.date_range("2000-01-31" if "E" in step else "2000-01-01", periods=32, freq=step)
+    ds = axis[:30].delete([4, 9, 10]) if gap else axis[:30]
+    panel = panel_of(pd.DataFrame({"ds": ds, "y": np.arange(len(ds)) + 1.0}), source="x")
+    assert len(panel) == 30 and panel.season() == season
+    assert (panel.extended(2).ds == axis).all()
+
+
+@pytest.mark.parametrize("freq", ["M", "Q", "Y-JUN", "W", "D", "h", "2M"])
+def test_periods_are_their_first_instant(freq):
+    periods = pd.period_range("2000-01-05", periods=30, freq=freq)
+    y = np.arange(30) + 1.0
+    frames = [
+        pd.DataFrame({"ds": periods, "y": y}),
+        pd.DataFrame({"y": y}, index=periods),
+        pd.DataFrame({"y": y}, index=periods.rename("when")),
+        pd.DataFrame({"ds": pd.Series(list(periods), dtype=object), "y": y}),
+    ]
+    for frame in frames:
+        panel = panel_of(frame, source="x")
+        assert len(panel) == 30 and (panel.ds == periods.to_timestamp()).all()
+        np.testing.assert_array_equal(panel.values[:, 0], y)
+    with pytest.raises(DataError, match=r"row 1: 'ds' is NaT"):
+        gone = pd.PeriodIndex(["2020-01", None, "2020-03"], freq="M")
+        panel_of(pd.DataFrame({"ds": gone, "y": [1.0, 2.0, 3.0]}), first_line=0, source="x")
+
+
+def test_an_index_of_times_serves_where_no_column_does():
+    ds = pd.date_range("2024-01-01", periods=30)
+    y = np.arange(30) + 1.0
+    for name, told in ((None, None), ("when", None), ("when", "when"), ("Date", None)):
+        frame = pd.DataFrame({"y": y}, index=ds.rename(name))
+        panel = panel_of(frame, source="x", roles=Roles(time=told))
+        assert (panel.ds == ds).all() and panel.ids == ("y",)
+    later = pd.date_range("2025-01-01", periods=30)
+    for column, told in (("ds", None), ("when", "when")):
+        frame = pd.DataFrame({column: later, "y": y}, index=ds)
+        panel = panel_of(frame, source="x", roles=Roles(time=told))
+        assert (panel.ds == later).all() and panel.ids == ("y",)
+        assert any(f"the column {column!r} has the times" in note for note in panel.notes)
+    with pytest.raises(DataError, match="has no column 'wehn'"):
+        panel_of(pd.DataFrame({"y": y}, index=ds), source="x", roles=Roles(time="wehn"))
+
+
+@pytest.mark.parametrize("order", ["epoch", "number"])
+def test_what_is_said_of_whole_numbers_is_refused_of_times(order):
+    ds = pd.date_range("2024-01-01", periods=30)
+    for times in (ds, ds.to_period("D"), ds.tz_localize("UTC")):
+        frame = pd.DataFrame({"ds": times, "y": 1.0})
+        with pytest.raises(DataError, match=f"'ds' holds dates .* date_order {order} needs"):
+            panel_of(frame, source="x", roles=Roles(date_order=order))
+    with pytest.raises(DataError, match=r"'ds' is 0\.5, no whole number"):
+        frame = pd.DataFrame({"ds": np.arange(30) + 0.5, "y": 1.0})
+        panel_of(frame, source="x", roles=Roles(date_order=order))

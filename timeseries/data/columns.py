@@ -29,7 +29,7 @@ def holds_names(column: pd.Series) -> bool:
 
 def holds_times(column: pd.Series) -> bool:
     """Returns whether a column looks like dates: for messages, nothing is decided by it."""
-    if pd.api.types.is_datetime64_any_dtype(column):
+    if pd.api.types.is_datetime64_any_dtype(column) or isinstance(column.dtype, pd.PeriodDtype):
         return True
     if column.dtype != object and not pd.api.types.is_string_dtype(column):
         return False

@@ -90,12 +90,17 @@ class Covariates:
                 at, c = int(rows[bad][0]), int(series[bad][0])
                 holes = np.flatnonzero(np.isnan(value[panel.starts[c] : at + horizon, c]))
                 row = int(holes[0] + panel.starts[c])
+                hint = (
+                    f"give it for all {horizon} rows after the cutoff: rows with the target "
+                    "left empty, or predict(h, future=…), --future_frame on the command line"
+                )
+                if row < at:
+                    hint = "it has to be known in all rows of a series, in those of gaps too"
                 raise DataError(
                     f"the future covariate {name!r} has no value",
                     path=panel.source,
                     record=f"{panel.ids[c]} at {panel.ds[row]}",
-                    hint=f"give it for all {horizon} rows after the cutoff: rows with the target "
-                    "left empty, or predict(h, future=…), --future_frame on the command line",
+                    hint=hint,
                 )
 
 
@@ -166,6 +171,8 @@ def holiday_values(ds: pd.Index, freq: Any, country: str) -> np.ndarray:
         raise ConfigError(
             "holidays need the package holidays: pip install 'longseq[timeseries]'"
         ) from error
+    if not isinstance(country, str):
+        raise ConfigError(f"holidays are those of one country, as DE or DE-BY; got {country!r}")
     land, _, part = country.partition("-")
     local = (ds if ds.tz is None else ds.tz_localize(None)).normalize()
     ends = pd.DatetimeIndex([*local[1:], (local[-1] + freq if len(ds) else pd.Timestamp(0))])

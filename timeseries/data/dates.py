@@ -12,7 +12,8 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.data.source import Source, say
 
 ORDERS = ("dmy", "mdy", "ymd")
-READINGS = (*ORDERS, "epoch", "number")  # the last two are of whole numbers
+COUNTED = ("epoch", "number")  # of whole numbers
+READINGS = (*ORDERS, *COUNTED)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAME = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
@@ -66,8 +67,10 @@ def parse_dates(
         ConfigError: for an unknown order.
     """
     check_reading(order)
-    if order not in (None, *ORDERS):
-        text = f"{column.name!r} is {column.iloc[0]!r}, no whole number as date_order {order} needs"
+    if order in COUNTED:
+        value = column.iloc[0]
+        value = repr(value) if isinstance(value, str) else value
+        text = f"{column.name!r} is {value}, no whole number as date_order {order} needs"
         raise source.error(text, 0)
     # A panel repeats its times in every series: each is parsed once.
     codes, unique = pd.factorize(column.astype(str).fillna("nan"))

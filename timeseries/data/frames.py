@@ -33,7 +33,7 @@ from longseq.timeseries.data.roles import (
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.source import Source
-from longseq.timeseries.data.text import read_text
+from longseq.timeseries.data.text import give_back, read_text
 from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
@@ -66,6 +66,7 @@ def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None
     file = require_file(named, "time-series file", SAMPLES.names())
     told = roles or Roles(missing=missing)
     frame, first_line = read_frame(file, told.id)
+    give_back()
     return panel_of(frame, first_line, source=file, roles=told)
 
 
@@ -93,8 +94,8 @@ def panel_of(
     where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
-    if isinstance(frame.index, pd.DatetimeIndex):
-        frame = frame.reset_index(names=[frame.index.name or TIME_NAMES[0]])
+    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
+        frame = _with_times(frame, told, where)
     elif any(
         str(name).lower() in (*ID_NAMES, *TIME_NAMES, told.id, told.time)
         for name in frame.index.names
@@ -113,6 +114,20 @@ def panel_of(
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
+
+
+def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame whose index holds times with them in a column, which has a name that tells
+    it; without them where a column has them already."""
+    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
+    fold = str.lower if told.time is None else str
+    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
+    if named is not None:
+        where.notes.append(f"the index is not used: the column {named!r} has the times")
+        return frame.reset_index(drop=True)
+    if told.time is None and fold(str(own)) not in usual:
+        own = None  # an index of times tells by itself what it is
+    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
 
 
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from longseq.core.errors import ConfigError
 from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.covariates import check_columns
 from longseq.timeseries.data.panel import Panel
@@ -26,8 +27,14 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
         roles: of the columns.
 
     Raises:
-        DataError: if a future covariate is no column, or a time lies on no row.
+        DataError: if a future covariate is no column, a time lies on no row, or comes twice.
+        ConfigError: if no covariate is to be taken from it.
     """
+    if not roles.future:
+        raise ConfigError(
+            "a frame of the future is given, and no future covariate is named: --future NAME, "
+            "future=['NAME'] in Python"
+        )
     where = Source(Path(panel.source), 0, european=bool(frame.attrs.get("european")))
     frame = frame.rename(columns=str).reset_index(drop=True)
     check_columns(roles.future, frame.columns, where, "future")
@@ -50,6 +57,17 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
     known &= rows >= 0
     # What lies before the end of a series is known already.
     known &= rows >= panel.ends[np.maximum(codes, 0)]
+    place = np.where(known, rows * len(panel.ids) + codes, -1 - np.arange(len(rows)))
+    twice = pd.Index(place).duplicated()
+    if twice.any():
+        at = int(np.flatnonzero(twice)[0])
+        name = panel.ids[codes[at]]
+        raise where.error(f"the time {ds[at]} of {name!r} comes twice in the future", at)
+    others = pd.unique(frame[id_][codes < 0].astype(str)) if id_ is not None else ()
+    if len(others):
+        what = "is no series" if len(others) == 1 else f"and {len(others) - 1} more are no series"
+        text = f"{others[0]!r} in the future {what} with a past: not forecast"
+        panel = replace(panel, notes=(*panel.notes, text))
     future = {name: value.copy() for name, value in longer.covariates.future.items()}
     for name in roles.future:
         future[name][rows[known], codes[known]] = numbers(frame[name], name, where)[known]

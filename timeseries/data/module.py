@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from longseq.core.checks import check_positive
@@ -16,7 +15,7 @@ from longseq.core.training.loader import data_ranks, step_dataloader
 from longseq.timeseries.data.frames import Missing, Panel, Roles, read_panel
 from longseq.timeseries.data.protocols import Split, load_protocol
 from longseq.timeseries.data.windows import EvaluationWindows, Scaler, TrainWindows, Windows
-from longseq.timeseries.likelihoods import is_count
+from longseq.timeseries.likelihoods import first_not_counts
 
 Stage = Literal["train", "valid", "test"]
 FACTS = ("ids", "mean", "std", "train_end", "frequency", "least", "covariates")
@@ -138,10 +137,7 @@ class ForecastData(BaseData):
 
     def not_counts(self) -> str | None:
         """Returns the first series with a value that is no count; None if there is none."""
-        for name, values in zip(self.panel.ids, self.panel.values.T):
-            if not is_count(values) and not np.isnan(values).all():
-                return name
-        return None
+        return first_not_counts(self.panel.ids, self.panel.values)
 
     def facts(self) -> dict[str, Any]:
         """Returns what a model must know of the training rows: the scaler, when they end, their

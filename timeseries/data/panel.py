@@ -172,6 +172,7 @@ class Panel:
             if step < span and span % step == pd.Timedelta(0):
                 return int(span / step)
         days = step / pd.Timedelta(days=1)
-        if days == 7:
-            return 52
-        return 12 if 28 <= days <= 31 else 4 if 89 <= days <= 92 else 1
+        if days in (7, 14):
+            return 52 if days == 7 else 26
+        months = (n for n in (1, 2, 3, 4, 6) if 30 * n - 2 <= days <= 31 * n)
+        return next((12 // n for n in months), 1)

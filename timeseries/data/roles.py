@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +54,11 @@ class Roles:
     def covariates(self) -> tuple[str, ...]:
         """Columns of all covariates."""
         return (*self.future, *self.past, *self.static)
+
+
+def names_of(columns: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns names of columns, of which one may stand alone."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def find_roles(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     if european:
         frame.attrs["european"] = True
     return frame
+
+
+def give_back() -> None:
+    """Returns to the system what the texts of a file took while they were read: Arrow keeps it."""
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
 def _encoding(file: Path, kind: str) -> DataError:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.timeseries.data.dates import parse_dates
+from longseq.timeseries.data.dates import COUNTED, check_reading, parse_dates
 from longseq.timeseries.data.source import Source, say
 from longseq.timeseries.data.stamps import parse_integers, whole_numbers
 
@@ -38,6 +38,7 @@ def parse_times(
     - with offsets (``+02:00``): instants; the zone is ``zone``, or the one offset, or the zone
       whose clock changes fit all rows, or UTC;
     - without: the clock of ``zone``, or a clock of no zone;
+    - periods: their first instant;
     - whole numbers: dates (20240131, 202401, 2024013112), epochs in s, ms, µs or ns, or numbers.
 
     Args:
@@ -53,9 +54,17 @@ def parse_times(
         DataError: at the first value that is no time, or does not exist in the zone.
         ConfigError: for an unknown zone.
     """
+    check_reading(order)
     if zone is not None:
         _check_zone(zone)
-    if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(column):
+    if column.dtype == object and pd.api.types.infer_dtype(column) == "period":
+        column = pd.Series(pd.PeriodIndex(column), name=column.name)
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp(how="start")
+    if pd.api.types.is_datetime64_any_dtype(column):
+        if order in COUNTED:
+            text = f"{column.name!r} holds dates and times, no whole numbers as date_order {order}"
+            raise source.error(f"{text} needs", hint="leave it out")
         times = pd.DatetimeIndex(column)
         _check_all(times, column, source)
     else:
@@ -90,7 +99,7 @@ def _check_zone(zone: str) -> None:
 def _check_all(times: pd.DatetimeIndex, column: pd.Series, source: Source) -> None:
     if times.isna().any():
         row = int(np.flatnonzero(times.isna())[0])
-        text = f"{column.name!r} is {column.iloc[row]!r}, a date and time (or an integer) is needed"
+        text = f"{column.name!r} is {column.iloc[row]}, a date and time (or an integer) is needed"
         raise source.error(text, row)
 
 
@@ -151,6 +160,10 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
     return f"bring the times to one regular step: {say('resample', step)}"
 
 
+def _goes_back(times: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    return (times[1:] <= times[:-1]) & (groups[1:] == groups[:-1])
+
+
 def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: Source) -> None:
     """Checks that times ascend strictly within every series.
 
@@ -163,15 +176,20 @@ def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: So
     Raises:
         DataError: at the first duplicate or step back.
     """
-    order = np.argsort(groups, kind="stable")
     instants = times.asi8 if isinstance(times, pd.DatetimeIndex) else np.asarray(times)
-    sorted_times, sorted_groups = instants[order], groups[order]
-    back = (sorted_times[1:] <= sorted_times[:-1]) & (sorted_groups[1:] == sorted_groups[:-1])
+    if (groups[1:] >= groups[:-1]).all():  # series by series, as most files are
+        order, back = None, _goes_back(instants, groups)
+    else:
+        order = np.argsort(groups, kind="stable")
+        back = _goes_back(instants[order], groups[order])
     if not back.any():
         return
     places = np.flatnonzero(back) + 1
-    at = int(places[np.argmin(order[places])])
-    row, before = int(order[at]), int(order[at - 1])
+    if order is None:
+        row, before = int(places[0]), int(places[0]) - 1
+    else:
+        at = int(places[np.argmin(order[places])])
+        row, before = int(order[at]), int(order[at - 1])
     time, previous = times[row], times[before]
     what = "is a duplicate" if time == previous else f"comes after {previous}"
     series = f" ({names[groups[row]]})" if len(names) > 1 else ""
@@ -238,17 +256,30 @@ def _tick(step: pd.Timedelta) -> Any:
 
 
 def _calendar_steps(ds: pd.DatetimeIndex) -> list[Any]:
-    """Returns the steps of no fixed length that may fit, the longest first."""
+    """Returns the steps of no fixed length that may fit."""
     month, day, offsets = ds[0].month, ds[0].day, pd.offsets
+    # The greatest number of months that all times lie on.
+    count = math.gcd(*np.diff(ds.year.to_numpy() * 12 + ds.month.to_numpy()).tolist())
+    years, quarters = (count // n if count % n == 0 else 0 for n in (12, 3))
     found: list[Any] = []
-    if (ds.day == day).all() and day == 1:
-        found += [offsets.YearBegin(month=month), offsets.QuarterBegin(startingMonth=month)]
-        found += [offsets.MonthBegin()]
+    if count == 0:
+        pass  # within one month
+    elif (ds.day == 1).all():
+        if years:
+            found.append(offsets.YearBegin(years, month=month))
+        elif quarters:
+            found.append(offsets.QuarterBegin(quarters, startingMonth=month))
+        else:
+            found.append(offsets.MonthBegin(count))
     elif (ds.day == day).all() and day <= 28:
-        found += [pd.DateOffset(months=n) for n in (12, 3, 1)]
+        found.append(pd.DateOffset(months=count))
     elif ds.is_month_end.all():
-        found += [offsets.YearEnd(month=month), offsets.QuarterEnd(startingMonth=month)]
-        found += [offsets.MonthEnd()]
+        if years:
+            found.append(offsets.YearEnd(years, month=month))
+        elif quarters:
+            found.append(offsets.QuarterEnd(quarters, startingMonth=month))
+        else:
+            found.append(offsets.MonthEnd(count))
     if (ds.day_of_week < 5).all() and (ds == ds.normalize()).all():
         found.append(offsets.BusinessDay())
     return found

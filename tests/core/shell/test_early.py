@@ -97,21 +97,49 @@ def test_what_cannot_be_told_is_left_to_the_parser(
 
 
 def test_options_of_every_command_are_known() -> None:
-    """Lightning's own arguments of the four commands, and a flag that lacks its value, reach the
-    parser."""
+    """Lightning's own arguments of the four commands reach the parser."""
     given = {"self", "model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
     for command in TASK_COMMANDS:
         assert set(inspect.signature(getattr(Trainer, command)).parameters) - given <= set(
             early.RUN
         ), command
     domain = load_domain("timeseries")
-    early.check(domain, ["--data.path"], [])
+    early.check(domain, ["--print_config", "--model.help"], [])
     early.check(
         domain, ["--model=./mine.yaml", "--model.x=1", '--data={"class_path": "ForecastData"}'], []
     )
     early.check(domain, ["--data.series+", "a", "--verbose", "false"], [])
     with pytest.raises(DataError, match=r"none\.csv"):
         early.check(domain, ["--data.init_args.path=none.csv"], [])
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--data"], r"argument --data: expected one argument; a file is --data\.path FILE"),
+        (["--data", "--trainer.max_steps", "3"], r"argument --data: expected one argument"),
+        (["--data.path"], r"argument --data\.path: expected one argument$"),
+        (["--model", "--data.path=none.csv"], r"argument --model: expected one argument$"),
+        (["--data", "sales.csv"], r"--data sales\.csv: .* a file is --data\.path sales\.csv"),
+        (["--data=sales.csv.gz"], r"a file is --data\.path sales\.csv\.gz"),
+        (["--model", "best.ckpt"], r"--model best\.ckpt: .*--ckpt_path FILE or --init_from FILE"),
+    ],
+)
+def test_options_without_value_and_files_for_classes(argv: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        early.check(load_domain("timeseries"), argv, [])
+
+
+@pytest.mark.parametrize("domain", ["genomics", "timeseries", "vision", "audio", "weather"])
+def test_every_domain_says_where_a_file_goes(domain: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine"
+    file.touch()
+    found = load_domain(domain)
+    usual = early.class_of(found, [], [], "data")
+    with pytest.raises(ConfigError, match="is a file") as caught:
+        early.check(found, ["--data", str(file)], [])
+    option = str(caught.value).rpartition("--data.")[2].split()[0]
+    assert usual is not None and option in (early.arguments_of(usual) or ())
 
 
 def test_a_configuration_names_the_class_and_the_file(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What looks like a random walk, and what the packaged forecaster makes of it."""
+
+import numpy as np
+import pytest
+
+from longseq.timeseries.random_walk import as_walk
+from longseq.timeseries.zero_shot import Quantiles
+
+
+def walk(n: int, seed: int = 0) -> np.ndarray:
+    return 100 + np.cumsum(np.random.default_rng(seed).standard_normal(n))
+
+
+def test_walks_look_like_walks_and_nothing_else_does():
+    likeness = [as_walk(walk(800, seed)).likeness for seed in range(20)]
+    assert np.mean(likeness) > 0.85 and np.median(likeness) == 1.0
+    rng, t = np.random.default_rng(0), np.arange(800)
+    noise = rng.standard_normal(800)
+    smooth = np.cumsum(np.convolve(noise, np.ones(5), "same"))
+    level = np.zeros(800)  # returns to its mean
+    for i in range(1, 800):
+        level[i] = 0.7 * level[i - 1] + noise[i]
+    for other in (noise, smooth, level, np.sin(t * 2 * np.pi / 24) + 0.1 * noise):
+        assert as_walk(other).likeness < 0.05
+    monthly = np.tile(rng.standard_normal(24), 34)[:800] + 0.2 * np.cumsum(noise)
+    assert as_walk(monthly, 24).likeness < as_walk(walk(800), 24).likeness
+
+
+def test_scale_level_outliers_and_gaps_do_not_decide():
+    series = walk(600, 3)
+    base = as_walk(series)
+    moved = as_walk(1e6 * series - 3e9)
+    assert moved.likeness == pytest.approx(base.likeness, rel=1e-4)
+    assert moved.drift == pytest.approx(1e6 * base.drift, rel=1e-4)
+    jump = series.copy()
+    jump[300:] += 500
+    assert as_walk(jump).likeness > 0.5
+    gaps = series.copy()
+    gaps[np.random.default_rng(1).random(600) < 0.3] = np.nan
+    assert as_walk(gaps).likeness > 0.5
+
+
+def test_only_a_sure_drift_is_believed():
+    rng = np.random.default_rng(5)
+    steps = rng.standard_normal(400)
+    steps -= steps.mean()
+    assert as_walk(np.cumsum(steps)).drift == 0.0
+    assert as_walk(np.cumsum(steps + 1.0)).drift == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("series", [[3.0], [3.0, 4.0], [2.0] * 90, [1.0, np.nan, 2.0]])
+def test_too_little_says_nothing(series):
+    assert as_walk(np.array(series), 7) == (1.0, 0.0)
+
+
+def test_long_walks_are_forecast_halfway_to_their_last_value():
+    series = walk(600, 3) - 100  # of both signs: no logarithms
+    found = as_walk(series)
+    assert found == (1.0, 0.0)
+    raw, own = (Quantiles(calibrated=on).forecast([series], 12)[0] for on in (False, True))
+    np.testing.assert_allclose(own[:, 4], (raw[:, 4] + series[-1]) / 2)
+    np.testing.assert_allclose(own[:, 8] - own[:, 0], raw[:, 8] - raw[:, 0])
+    # The gap before the forecast belongs to the way that a drift has gone.
+    rising = np.cumsum(np.random.default_rng(3).standard_normal(600) + 1.0) - 300
+    late = np.concatenate([rising, np.full(5, np.nan)])
+    drift = as_walk(late).drift
+    raw, own = (Quantiles(calibrated=on).forecast([late], 12)[0, :, 4] for on in (False, True))
+    pulled = rising[-1] + drift * np.arange(6, 18)
+    np.testing.assert_allclose(own, raw + 0.5 * as_walk(late).likeness * (pulled - raw))
+
+
+def test_long_series_with_a_season_are_left_alone():
+    t = np.arange(600)
+    series = np.sin(t * 2 * np.pi / 24) + 0.1 * np.random.default_rng(0).standard_normal(600)
+    raw, own = (Quantiles(calibrated=on).forecast([series], 12, 24)[0] for on in (False, True))
+    np.testing.assert_allclose(own, raw, atol=1e-3)
