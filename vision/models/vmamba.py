@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.ops.selective_scan import selective_scan
-from longseq.vision.models.layers import DropPath, head, path_rates, step_size_bias
+from longseq.vision.models.layers import (
+    DropPath,
+    before_scan,
+    head,
+    path_rates,
+    step_size_bias,
+)
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
 from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d
 
@@ -124,15 +130,10 @@ class SS2D(LaneScan):
         gate: bool = False,
     ) -> None:
         super().__init__()
-        inner = check_positive("ratio · d_model", int(ratio * d_model))
-        if conv_size % 2 == 0:
-            raise ConfigError(f"conv_size must be odd, got {conv_size}")
+        self.in_proj: nn.Module
+        inner, self.in_proj, self.conv2d = before_scan(d_model, ratio, conv_size, conv_bias, gate)
         self.orders, self.gate = tuple(orders), gate
         self._straight = all(order in CROSS_SCAN for order in self.orders)
-        self.in_proj: nn.Module = nn.Linear(d_model, inner * (1 + gate), bias=False)
-        self.conv2d = nn.Conv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
-        )
         self.make_lanes(inner, len(self.orders), d_state, math.ceil(d_model / 16))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj: nn.Module = nn.Linear(inner, d_model, bias=False)
