@@ -99,6 +99,14 @@ class CpuBudget(Callback):
         self.used = float(state_dict["used"])
 
 
+def share_of(trainer: Trainer) -> float:
+    """Returns how much of a training is over, from 0 to 1: of its CPU minutes or of its steps."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CpuBudget):
+            return min(1.0, callback.used / (60 * callback.minutes))
+    return min(1.0, trainer.global_step / max(1.0, trainer.estimated_stepping_batches))
+
+
 def budget_values(minutes: float) -> dict[str, Any]:
     """Returns the trainer's arguments of a training of so many CPU minutes, without validations.
 
