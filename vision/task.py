@@ -140,7 +140,7 @@ class ImageClassifier(BaseTask):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, classes) of normalised images (B, C, H, W)."""
-        return (self.model if self.training else self.best)(images)
+        return (self.model if self.training else self.best)(self._sized(images))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Returns the probability of every class (B, K), float64."""
@@ -156,7 +156,7 @@ class ImageClassifier(BaseTask):
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean cross-entropy in nats, and what the metrics need."""
-        target, logits = batch["target"], self(self._sized(batch["image"]))
+        target, logits = batch["target"], self(batch["image"])
         smoothing = self.label_smoothing if self.training else 0.0
         plain = functools.partial(F.cross_entropy, label_smoothing=smoothing)
         loss, pair = self.criterion(logits.float(), target, plain), (logits, target)

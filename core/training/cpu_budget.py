@@ -100,11 +100,21 @@ class CpuBudget(Callback):
 
 
 def share_of(trainer: Trainer) -> float:
-    """Returns how much of a training is over, from 0 to 1: of its CPU minutes or of its steps."""
+    """Returns how much of a training is over, from 0 to 1: of its CPU minutes or of its steps.
+
+    Args:
+        trainer: that trains.
+
+    Raises:
+        ConfigError: if the training has no end.
+    """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, CpuBudget):
             return min(1.0, callback.used / (60 * callback.minutes))
-    return min(1.0, trainer.global_step / max(1.0, trainer.estimated_stepping_batches))
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ConfigError("a training without an end has no shares: set trainer.max_steps")
+    return min(1.0, trainer.global_step / max(1, steps))
 
 
 def budget_values(minutes: float) -> dict[str, Any]:

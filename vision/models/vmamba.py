@@ -82,28 +82,33 @@ class LaneScan(nn.Module):
             x: sequences (B, L, K, D').
             small: steps, B and C of every position, (B, L, K, R+2N).
         """
-        batch, length, lanes, _ = x.shape
-        dt, B, C = small.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        # (K, B·L, D')
-        delta = torch.matmul(
-            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank),
-            self.dt_projs_weight.transpose(1, 2),
-        )
-        delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
-        logs = self.A_logs
-        decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
-        y, _ = selective_scan(
-            x.flatten(2),
-            delta,
-            decay,
-            B,
-            C,
-            self.Ds,
-            None,
-            self.dt_projs_bias.flatten(),
-            delta_softplus=True,
-        )
-        return y.unflatten(2, (lanes, -1))
+        given = (self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        return scan_side_by_side(x, small, *given)
+
+
+def scan_side_by_side(
+    x: Tensor, small: Tensor, dt_weight: Tensor, dt_bias: Tensor, logs: Tensor, skips: Tensor
+) -> Tensor:
+    """Returns K selective scans at once, (B, L, K, D').
+
+    Args:
+        x: sequences (B, L, K, D').
+        small: steps, B and C of every position, (B, L, K, R+2N).
+        dt_weight: second projection of the steps (K, D', R).
+        dt_bias: its bias (K, D').
+        logs: of the decays (K·D', N).
+        skips: (K·D').
+    """
+    batch, length, lanes, _ = x.shape
+    rank, states = dt_weight.shape[2], logs.shape[1]
+    dt, B, C = small.split([rank, states, states], dim=-1)
+    # (K, B·L, D')
+    delta = torch.matmul(dt.permute(2, 0, 1, 3).reshape(lanes, -1, rank), dt_weight.transpose(1, 2))
+    delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
+    decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
+    bias = dt_bias.flatten()
+    y, _ = selective_scan(x.flatten(2), delta, decay, B, C, skips, None, bias, delta_softplus=True)
+    return y.unflatten(2, (lanes, -1))
 
 
 class SS2D(LaneScan):
