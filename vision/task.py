@@ -102,7 +102,7 @@ class ImageClassifier(BaseTask):
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
         self.layer_decay = layer_decay
-        self.early_size = early_size and check_positive("early_size", early_size)
+        self.early_size = None if early_size is None else check_positive("early_size", early_size)
         fine_tuning.freeze(self.model, freeze)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
         if recompute:
