@@ -31,6 +31,11 @@ TOLERANCE = 1e-4
 """Largest difference from the model, relative to its greatest logit."""
 
 
+LARGE = 1000
+"""Operations from which an ONNX file is written as it is: simplifying it takes as long as making
+it, and runtimes do so when they load it. 8-bit weights need it in any case."""
+
+
 class WithPixels(nn.Module):
     """A model behind its normalisation: it takes values from 0 to 1.
 
@@ -151,6 +156,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: str, i
                     input_names=["images"],
                     output_names=["logits"],
                     verbose=False,
+                    optimize=int8 or len(program.graph.nodes) <= LARGE,
                 )
             except torch.onnx.OnnxExporterError as error:
                 reason = str(error).rpartition("## Exception summary")[2].strip().splitlines()[0]

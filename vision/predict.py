@@ -26,6 +26,10 @@ from longseq.vision.segment import run_segmentation
 from longseq.vision.segmentation import Segmentation
 from longseq.vision.task import ImageClassifier, load_classifier
 
+_ELSEWHERE = dict.fromkeys(
+    ("VideoClassifier", "PointClassifier"), "longseq vision score tests it, predict is for images"
+)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -241,12 +245,15 @@ def run(argv: Sequence[str]) -> int:
         return run_segmentation(
             task, args.images, args.out, args.tile, args.overlap, not args.no_overlays
         )
-    check_table(args.out)
     if not isinstance(task, ImageClassifier):
+        kind = type(task).__name__
+        clip = f"longseq vision matte CLIP --ckpt_path {args.ckpt_path} --out FOLDER"
+        hint = _ELSEWHERE.get(kind, clip if kind == "VideoMatting" else "")
         raise ConfigError(
-            f"{args.ckpt_path}: is a {type(task).__name__}, an ImageClassifier, a Segmentation "
-            "or a Restoration is needed"
+            f"{args.ckpt_path}: is a {kind}, an ImageClassifier, a Segmentation or a Restoration "
+            f"is needed{f': {hint}' if hint else ''}"
         )
+    check_table(args.out)
     if not task.one_class and args.temperature is not None:
         raise ConfigError("--temperature: is for one class per image")
     images = open_images(args.images, Reading.of(task.preprocess))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from torch import Tensor
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.vision.data.images import FileImages, ImageSet, is_image
-from longseq.vision.data.pixels import Reading, full_scale, key_of, unit
+from longseq.vision.data.pixels import Reading, full_scale, key_of, seeing_transparency, unit
 from longseq.vision.data.tiff import stored_dtype
 from longseq.vision.restoration import Restoration
 from longseq.vision.segment import open_window, teller
@@ -129,11 +130,15 @@ def restore(
         overlap: likewise.
     """
     channels, scale = images.reading.channels, task.scale
+    clear: list[str] = []
     for index, path in enumerate(paths):
         try:
             dtype = _dtype(images, index)
             bounds = images.reading.ranges.get(key_of(dtype), (0.0, 255.0))
-            with open_window(images, index) as (window, height, width):
+            with (
+                seeing_transparency() as seen,
+                open_window(images, index) as (window, height, width),
+            ):
                 with tempfile.TemporaryFile() as file:
                     shape = (scale * height, scale * width, channels)
                     out = np.memmap(file, dtype, "w+", shape=shape)
@@ -146,7 +151,17 @@ def restore(
         if len(paths) > 1 and not _fits_png(out):
             path = path.with_suffix(".tif")
         write_image(path, out)
+        clear += [images.name(index)] if seen else []
         yield path, ""
+    if clear:
+        behind = images.reading.background
+        shade = {0.0: "black", 1.0: "white"}.get(behind, f"a brightness of {behind:g}")
+        first = clear[0] if len(clear) == 1 else f"{clear[0]} and {len(clear) - 1} more"
+        print(
+            f"note: transparent, so laid over {shade} as in training, and written without alpha: "
+            f"{first}",
+            file=sys.stderr,
+        )
 
 
 def _dtype(images: ImageSet, index: int) -> np.dtype:

@@ -31,11 +31,17 @@ def doubling_scan(a: Tensor, b: Tensor, initial_state: Tensor | None = None) -> 
         b = torch.cat([b[:, :1] + a[:, :1] * initial_state.unsqueeze(1), b[:, 1:]], 1)
     step = 1
     while step < b.shape[1]:
-        later = a[:, step:]
-        b = torch.cat([b[:, :step], b[:, step:] + later * b[:, :-step]], 1)
-        a = torch.cat([a[:, :step], later * a[:, :-step]], 1)
+        # Few operations: exporters take tens of milliseconds over each.
+        b = b + a * _later(b, step, 0.0)
+        if 2 * step < b.shape[1]:
+            a = a * _later(a, step, 1.0)
         step *= 2
     return b
+
+
+def _later(x: Tensor, steps: int, first: float) -> Tensor:
+    """Returns x (B, L, …) that many positions later, after as many of one value."""
+    return F.pad(x[:, :-steps], (0, 0) * (x.dim() - 2) + (steps, 0), value=first)
 
 
 def _linear_scan(a: Tensor, b: Tensor, initial_state: Tensor | None) -> Tensor:

@@ -152,6 +152,35 @@ def test_colour_and_missing_pixels_of_16_bits_come_back_in_their_range(tmp_path:
     assert filled.dtype == np.float32 and np.abs(filled - value)[whole].max() < 1
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_what_lies_under_transparency_is_said(suffix: str, tmp_path: Path, capsys) -> None:
+    solid = np.full((8, 8, 4), 255, np.uint8)
+    clear = solid.copy()
+    clear[:4] = 0
+    arrays = {"solid": solid, "clear": clear, "clearer": clear}
+    for name, array in arrays.items():
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "png":
+            Image.fromarray(array).save(path)
+        else:
+            tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unassalpha"])
+    task = Restoration(in_chans=3, model_kwargs=TINY).eval()
+    with torch.no_grad():
+        for weight in task.parameters():
+            weight.zero_()
+    names = [f"{name}.{suffix}" for name in arrays]
+    for background, says in ((1.0, "over white"), (0.0, "over black"), (0.5, "brightness of 0.5")):
+        images = FileImages(tmp_path, names, [0] * 3, ["a"], Reading(3, background=background))
+        out = [tmp_path / "out" / f"{name}.png" for name in arrays]
+        assert [error for _, error in restore(task, images, out)] == ["", "", ""]
+        err = capsys.readouterr().err
+        assert says in err and f"clear.{suffix} and 1 more" in err and "solid" not in err
+        assert int(np.asarray(Image.open(out[1]))[0, 0, 0]) == round(255 * background)
+    images = FileImages(tmp_path, names[:1], [0], ["a"], Reading(3))
+    list(restore(task, images, out[:1]))
+    assert "transparent" not in capsys.readouterr().err
+
+
 def test_batches_and_noise_are_functions_of_the_step(folder) -> None:
     data = RestorationData(str(folder), tile=40, batch_size=3, noise=[0.05, 0.2], scale=2)
     loader = data.train_dataloader()

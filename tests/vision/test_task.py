@@ -4,12 +4,14 @@ fit."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from longseq.core.errors import ConfigError, DataError
+from longseq.core.training.cpu_budget import CpuBudget, share_of
 from longseq.core.training.loading import load_task
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.registry import create_model
@@ -116,6 +118,24 @@ def test_the_average_follows_its_formula_once_an_optimiser_step(
     assert seen == [False, True, False, True]
     for mean, value in zip(expected, task.ema.state_dict().values()):
         torch.testing.assert_close(mean, value)
+
+
+def test_early_images_are_small(data: ImageData, tmp_path: Path) -> None:
+    seen: list[int] = []
+    task = classifier(early_size=8)
+    task.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[3]))
+    train(task, data, 5, tmp_path)
+    assert seen == [8, 8, 8, 12, 12]
+    task.eval()(torch.zeros(1, 3, 12, 12))
+    assert seen[-1] == 12
+    budget, seen[:] = CpuBudget(10 / 60, clock=iter(range(100)).__next__), []
+    train(task.train(), data, 100, tmp_path, callbacks=[budget])
+    assert seen[0] == 8 and seen[-1] == 12 and seen.count(8) > 1 and len(seen) < 100
+    with pytest.raises(ConfigError, match="early_size"):
+        classifier(early_size=0)
+    endless = SimpleNamespace(callbacks=[], global_step=3, estimated_stepping_batches=float("inf"))
+    with pytest.raises(ConfigError, match="no shares"):
+        share_of(endless)
 
 
 def test_a_checkpoint_carries_classes_and_preprocessing(data: ImageData, tmp_path: Path) -> None:

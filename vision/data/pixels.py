@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -241,11 +243,29 @@ def full_scale(dtype: np.dtype, bits: int | None = None) -> tuple[float, float] 
     return float(limits.min), float(limits.max)
 
 
+_SEEN: ContextVar[list[None] | None] = ContextVar("_SEEN", default=None)
+
+
+@contextmanager
+def seeing_transparency() -> Iterator[list[None]]:
+    """Gives a list that becomes longer with every image that is read and has transparent pixels,
+    which ``stored`` lays over a background."""
+    found: list[None] = []
+    before = _SEEN.set(found)
+    try:
+        yield found
+    finally:
+        _SEEN.reset(before)
+
+
 def _composed(array: np.ndarray, alpha: str, background: float, bits: int | None) -> np.ndarray:
     """Returns colours over a plain background, without the alpha band."""
     limits = full_scale(array.dtype, bits) or (0.0, 1.0)
     colours, opacity = array[..., :-1].astype(np.float32), array[..., -1:].astype(np.float32)
     opacity = opacity / limits[1]
+    seen = _SEEN.get()
+    if seen is not None and (opacity < 1).any():
+        seen.append(None)
     front = colours if alpha == "premultiplied" else colours * opacity
     mixed = front + background * limits[1] * (1 - opacity)
     whole = array.dtype.kind in "ui"

@@ -85,7 +85,22 @@ def resize(size: int, crop_ratio: float = 1.0, interpolation: Interpolation = "b
         raise ConfigError(f"crop_ratio must lie in (0, 1], got {crop_ratio}")
     mode = _MODES[interpolation]
     shorter = round(size / crop_ratio)
-    return v2.Compose([v2.Resize(shorter, interpolation=mode, antialias=True), v2.CenterCrop(size)])
+    steps = v2.Compose(
+        [v2.Resize(shorter, interpolation=mode, antialias=True), v2.CenterCrop(size)]
+    )
+    return _Square(steps, size) if shorter == size else steps
+
+
+@dataclass(frozen=True)
+class _Square:
+    """A transform to a square that leaves images of its size alone: it would not change them, but
+    for small ones its calls cost more than reading them."""
+
+    steps: Callable[[Tensor], Tensor]
+    size: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image if image.shape[-2:] == (self.size, self.size) else self.steps(image)
 
 
 def shift(images: Tensor, most: int) -> Tensor:

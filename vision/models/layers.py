@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 
 
@@ -131,6 +132,31 @@ def head(width: int, num_classes: int) -> nn.Module:
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def before_scan(
+    d_model: int, ratio: float, conv_size: int, conv_bias: bool, gate: bool = False
+) -> tuple[int, nn.Linear, nn.Conv2d]:
+    """Returns what stands before the scans of a map: the inner width, its projection and its
+    depthwise convolution.
+
+    Args:
+        d_model: width D.
+        ratio: inner width as a multiple of D.
+        conv_size: side of the convolution, odd.
+        conv_bias: whether it has a bias.
+        gate: whether the projection gives as many channels again, for a gate.
+
+    Raises:
+        ConfigError: for a width below 1, or an even side.
+    """
+    inner = check_positive("ratio · d_model", int(ratio * d_model))
+    if conv_size % 2 == 0:
+        raise ConfigError(f"conv_size must be odd, got {conv_size}")
+    project = nn.Linear(d_model, inner * (1 + gate), bias=False)
+    side = conv_size // 2
+    conv = nn.Conv2d(inner, inner, conv_size, padding=side, groups=inner, bias=conv_bias)
+    return inner, project, conv
 
 
 class FeatureExtractor(nn.Module):

@@ -10,14 +10,71 @@ is a linear scan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from longseq.core.checks import check_positive
+from longseq.core.kernels.custom_op import in_transform
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.vision.models.scan2d import along, back, scan_order
+
+FEW = 64
+"""Positions up to which a loop over them trains faster than scans do."""
+
+
+class _BothWays(torch.autograd.Function):
+    """The recurrences forwards and backwards over few positions, one after another: nothing is
+    turned round, gathered or kept that need not be. (B, L, 3 C), values and gates, to (B, L, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor) -> Tensor:
+        batch, length, width = mixed.shape
+        wide = torch.promote_types(mixed.dtype, torch.float32)
+        parts = mixed.new_empty((length, batch, width), dtype=wide).copy_(mixed.transpose(0, 1))
+        parts[:, :, width // 3 :].sigmoid_()
+        value, *keep = parts.split(width // 3, dim=2)
+        states = parts.new_empty((2, length, *value.shape[1:]))
+        for way, (decays, found) in enumerate(zip(keep, states)):
+            state = torch.zeros_like(found[0])
+            times = range(length) if way == 0 else range(length - 1, -1, -1)
+            for t in times:
+                state = torch.lerp(value[t], state, decays[t], out=found[t])
+        ctx.save_for_backward(parts, states)
+        ctx.dtype = mixed.dtype
+        total = (states[0] + states[1]).transpose(0, 1)
+        return mixed.new_empty(total.shape).copy_(total)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        parts, states = ctx.saved_tensors
+        value, *keep = parts.split(parts.shape[2] // 3, dim=2)
+        length = len(value)
+        given = torch.empty_like(states[0]).copy_(dy.transpose(0, 1))
+        dparts, grads = torch.empty_like(parts), torch.empty_like(states[0])
+        dvalue, *dkeep = dparts.split(value.shape[2], dim=2)
+        for way, (decays, dgates, found) in enumerate(zip(keep, dkeep, states)):
+            step = 1 if way == 0 else -1
+            first, last = (0, length - 1) if way == 0 else (length - 1, 0)
+            later = grads[last].copy_(given[last])
+            for t in range(last - step, first - step, -step):
+                later = torch.addcmul(given[t], decays[t + step], later, out=grads[t])
+            inner = slice(1, None) if way == 0 else slice(None, -1)
+            before = slice(None, -1) if way == 0 else slice(1, None)
+            torch.sub(found[before], value[inner], out=dgates[inner])
+            torch.neg(value[first], out=dgates[first])
+            dgates.mul_(grads)
+            torch.ops.aten.sigmoid_backward.grad_input(dgates, decays, grad_input=dgates)
+            if way == 0:
+                torch.addcmul(grads, grads, decays, value=-1, out=dvalue)
+            else:
+                dvalue.add_(grads).addcmul_(grads, decays, value=-1)
+        flat = dparts.transpose(0, 1)
+        return flat.new_empty(flat.shape, dtype=ctx.dtype).copy_(flat)
 
 
 class GatedRecurrence2d(nn.Module):
@@ -45,13 +102,34 @@ class GatedRecurrence2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
-        width, height, breadth = x.shape[1:]
-        parts = self.proj(x).permute(0, 2, 3, 1).split(width, dim=3)
-        wide = torch.promote_types(parts[0].dtype, torch.float32)
-        value, total = parts[0].to(wide), torch.zeros((), dtype=wide, device=x.device)
-        for gates, order in zip(parts[1:], self.orders):
-            keep = torch.sigmoid(gates.to(wide))
-            inputs = value * (1 - keep)
-            states, _ = linear_scan(along(keep, order), along(inputs, order))
-            total = total + back(states, order, height, breadth)
-        return total.to(parts[0].dtype).permute(0, 3, 1, 2)
+        height, breadth = x.shape[2:]
+        # As a linear map: a convolution of one pixel takes several times as long to train on a CPU.
+        mixed = F.linear(x.permute(0, 2, 3, 1), self.proj.weight.flatten(1), self.proj.bias)
+        if self._few(mixed):
+            return (
+                _BothWays.apply(mixed.flatten(1, 2))
+                .unflatten(1, (height, breadth))
+                .permute(0, 3, 1, 2)
+            )
+        wide = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
+        wide = wide.unflatten(3, (1 + len(self.orders), self.channels))
+        value, keep = wide[:, :, :, :1], torch.sigmoid(wide[:, :, :, 1:])
+        inputs = torch.addcmul(value, keep, value, value=-1)
+        total: Tensor | None = None
+        for decays, arrives, order in zip(keep.unbind(3), inputs.unbind(3), self.orders):
+            states, _ = linear_scan(along(decays, order), along(arrives, order))
+            one = back(states, order, height, breadth)
+            total = one if total is None else total + one
+        assert total is not None
+        return total.to(mixed.dtype).permute(0, 3, 1, 2)
+
+    def _few(self, mixed: Tensor) -> bool:
+        """Returns whether ``_BothWays`` is to train it, on a CPU and eagerly."""
+        return (
+            self.orders == ("raster", "raster_reversed")
+            and 0 < mixed.shape[1] * mixed.shape[2] <= FEW
+            and mixed.device.type == "cpu"
+            and mixed.requires_grad
+            and not torch.compiler.is_compiling()
+            and not in_transform()
+        )

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.ops.selective_scan import selective_scan
-from longseq.vision.models.layers import DropPath, head, path_rates, step_size_bias
+from longseq.vision.models.layers import (
+    DropPath,
+    before_scan,
+    head,
+    path_rates,
+    step_size_bias,
+)
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
 from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d
 
@@ -76,28 +82,33 @@ class LaneScan(nn.Module):
             x: sequences (B, L, K, D').
             small: steps, B and C of every position, (B, L, K, R+2N).
         """
-        batch, length, lanes, _ = x.shape
-        dt, B, C = small.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        # (K, B·L, D')
-        delta = torch.matmul(
-            dt.permute(2, 0, 1, 3).reshape(lanes, -1, self.dt_rank),
-            self.dt_projs_weight.transpose(1, 2),
-        )
-        delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
-        logs = self.A_logs
-        decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
-        y, _ = selective_scan(
-            x.flatten(2),
-            delta,
-            decay,
-            B,
-            C,
-            self.Ds,
-            None,
-            self.dt_projs_bias.flatten(),
-            delta_softplus=True,
-        )
-        return y.unflatten(2, (lanes, -1))
+        given = (self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        return scan_side_by_side(x, small, *given)
+
+
+def scan_side_by_side(
+    x: Tensor, small: Tensor, dt_weight: Tensor, dt_bias: Tensor, logs: Tensor, skips: Tensor
+) -> Tensor:
+    """Returns K selective scans at once, (B, L, K, D').
+
+    Args:
+        x: sequences (B, L, K, D').
+        small: steps, B and C of every position, (B, L, K, R+2N).
+        dt_weight: second projection of the steps (K, D', R).
+        dt_bias: its bias (K, D').
+        logs: of the decays (K·D', N).
+        skips: (K·D').
+    """
+    batch, length, lanes, _ = x.shape
+    rank, states = dt_weight.shape[2], logs.shape[1]
+    dt, B, C = small.split([rank, states, states], dim=-1)
+    # (K, B·L, D')
+    delta = torch.matmul(dt.permute(2, 0, 1, 3).reshape(lanes, -1, rank), dt_weight.transpose(1, 2))
+    delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
+    decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
+    bias = dt_bias.flatten()
+    y, _ = selective_scan(x.flatten(2), delta, decay, B, C, skips, None, bias, delta_softplus=True)
+    return y.unflatten(2, (lanes, -1))
 
 
 class SS2D(LaneScan):
@@ -124,15 +135,10 @@ class SS2D(LaneScan):
         gate: bool = False,
     ) -> None:
         super().__init__()
-        inner = check_positive("ratio · d_model", int(ratio * d_model))
-        if conv_size % 2 == 0:
-            raise ConfigError(f"conv_size must be odd, got {conv_size}")
+        self.in_proj: nn.Module
+        inner, self.in_proj, self.conv2d = before_scan(d_model, ratio, conv_size, conv_bias, gate)
         self.orders, self.gate = tuple(orders), gate
         self._straight = all(order in CROSS_SCAN for order in self.orders)
-        self.in_proj: nn.Module = nn.Linear(d_model, inner * (1 + gate), bias=False)
-        self.conv2d = nn.Conv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
-        )
         self.make_lanes(inner, len(self.orders), d_state, math.ceil(d_model / 16))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj: nn.Module = nn.Linear(inner, d_model, bias=False)

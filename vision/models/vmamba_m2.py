@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.ops.ssd import ssd
+from longseq.vision.models.layers import before_scan
 from longseq.vision.models.scan2d import CROSS_SCAN, scan2d
 from longseq.vision.models.vmamba import VMamba
 
@@ -51,18 +52,12 @@ class HeadScan2D(nn.Module):
         orders: Sequence[str] = CROSS_SCAN,
     ) -> None:
         super().__init__()
-        inner = check_positive("ratio · d_model", int(ratio * d_model))
+        inner, self.in_proj, conv = before_scan(d_model, ratio, conv_size, conv_bias)
         heads, lanes = math.ceil(d_model / 16), len(orders)
         if inner % heads:
             raise ConfigError(f"{heads} heads do not divide an inner width of {inner}")
-        if conv_size % 2 == 0:
-            raise ConfigError(f"conv_size must be odd, got {conv_size}")
         self.d_state, self.heads = check_positive("d_state", d_state), heads
         self.orders, self.lanes = tuple(orders), lanes
-        self.in_proj = nn.Linear(d_model, inner, bias=False)
-        conv = nn.Conv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
-        )
         # The published names count what turns channels to the front and back.
         self.conv2d = nn.Sequential(nn.Identity(), conv, nn.Identity())
         self.x_proj_weight = nn.Parameter(torch.empty(lanes, heads + 2 * d_state, inner))

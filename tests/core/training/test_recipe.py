@@ -216,7 +216,8 @@ def test_muon_takes_matrices_and_adamw_the_rest() -> None:
         "no_decay": 4,
         "muon": 2,
     }
-    adam = Recipe(lr=0.1, weight_decay=0.0).make_optimizer(two)
+    fused = {"fused": True}  # as inside Muon
+    adam = Recipe(lr=0.1, weight_decay=0.0, optimizer_kwargs=fused).make_optimizer(two)
     run(one, optimizer, 3)
     run(two, adam, 3)
     for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters()):

@@ -227,3 +227,11 @@ def test_balanced_batches_draw_classes_equally(tmp_path, make_folder) -> None:
     loader = data.train_dataloader().dataset
     seen = torch.cat([loader[step]["target"] for step in range(50)])
     assert torch.bincount(seen).float().div(len(seen)).sub(1 / 3).abs().max() < 0.08
+
+
+def test_an_image_of_its_size_is_left_alone_by_the_square() -> None:
+    square, image = resize(12), torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8)
+    assert square(image) is image and torch.equal(square.steps(image), image)
+    assert square(image[:, :9]).shape == square(image[:, :, :9]).shape == (3, 12, 12)
+    assert resize(12, 0.5)(image).shape == (3, 12, 12)
+    assert not torch.equal(resize(12, 0.5)(image), image)

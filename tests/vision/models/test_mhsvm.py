@@ -11,6 +11,7 @@ from torch import nn
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.vision import create_model, create_segmenter
+from longseq.vision.models import mhsvm
 from longseq.vision.models.mhsvm import MultiHeadScan, fuse_routes
 
 SMALL = {"dims": (16, 32), "depths": (1, 1), "d_state": 2}
@@ -62,6 +63,22 @@ def test_it_is_an_encoder_of_segmenters() -> None:
     assert y.shape == (1, 3, 24, 32)
     missing = [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
+
+
+@pytest.mark.parametrize("heads", [1, 3, 4])
+def test_programs_scan_all_heads_at_once(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, x = MultiHeadScan(8, 2, heads).double(), torch.randn(2, 3, 4, 8).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    expected, calls = layer(x), []
+    original = mhsvm.scan_side_by_side
+    monkeypatch.setattr(
+        mhsvm, "scan_side_by_side", lambda *a: calls.append(a[0].shape[2]) or original(*a)
+    )
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    assert calls == [4 * heads]
 
 
 def test_fusion_equals_its_definition_and_agreement_gives_no_infinite_gradient() -> None:

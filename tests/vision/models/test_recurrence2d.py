@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from longseq.vision.models import recurrence2d
 from longseq.vision.models.recurrence2d import GatedRecurrence2d, along, back
 from longseq.vision.models.scan2d import list_orders, scan_order
 
@@ -37,6 +38,42 @@ def test_its_gradient() -> None:
     layer = GatedRecurrence2d(3, ("raster", "raster_reversed")).double()
     x = torch.randn(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, x)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (1, 5), (2, 1), (8, 8)])
+def test_the_loop_over_few_positions_is_the_scans(shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = GatedRecurrence2d(5).double()
+    x = torch.randn(3, 5, *shape, dtype=torch.float64, requires_grad=True)
+    found = []
+    for few in (recurrence2d.FEW, 0):
+        monkeypatch.setattr(recurrence2d, "FEW", few)
+        y = layer(x)
+        assert ("_BothWays" in names(y.grad_fn)) == (few > 0)
+        dy = torch.arange(y.numel()).view_as(y).double().cos()
+        found.append((y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def names(node) -> str:
+    """The names of a graph's nodes."""
+    return "" if node is None else node.name() + "".join(names(n) for n, _ in node.next_functions)
+
+
+def test_it_trains_inside_transforms() -> None:
+    layer, x = GatedRecurrence2d(4), torch.randn(2, 4, 3, 3)
+    weights = dict(layer.named_parameters())
+
+    def loss(weights, x):
+        return torch.func.functional_call(layer, weights, (x,)).square().sum()
+
+    layer(x).square().sum().backward()
+    for found in (torch.func.grad(loss)(weights, x), torch.vmap(torch.func.grad(loss), (None, 0))):
+        if not isinstance(found, dict):
+            found = {name: rows.sum(0) for name, rows in found(weights, x[:, None]).items()}
+        for name, value in found.items():
+            torch.testing.assert_close(value, weights[name].grad, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_keeps_its_state_in_float32() -> None:

@@ -47,6 +47,10 @@ def test_every_shipped_configuration_trains_and_is_scored(name: str, workdir, ca
     with Path("s.csv").open() as file:
         kinds = [row["kind"] for row in csv.DictReader(file)]
     assert kinds.count("model") == 1 and kinds.count("baseline") >= 2
+    assert main(["vision", "predict", "clip", "--ckpt_path", path, "--out", "found"]) == 2
+    err = capsys.readouterr().err
+    other = "longseq vision matte CLIP" if name == "matting" else "longseq vision score"
+    assert other in err and err.count("\n") == 1
 
 
 def write_clips(frames: np.ndarray) -> dict[str, Path]:
