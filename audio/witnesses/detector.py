@@ -13,7 +13,7 @@ import numpy as np
 
 from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream
-from longseq.audio.scoring import Heard
+from longseq.audio.scoring import QUIETEST, Heard
 from longseq.audio.witnesses.comb import Comb
 from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model, sequence_features
@@ -232,7 +232,7 @@ class WitnessDetector:
                 loudest = float(np.abs(audio).max())
                 peak = max(peak, loudest)
                 start, done = done, done + len(audio)
-                if not loudest:
+                if loudest < QUIETEST:
                     continue
                 weight, own = float(len(audio)), None
                 mine, moved = averages.add(audio)
@@ -252,7 +252,7 @@ class WitnessDetector:
         texts = None if not measured else np.asarray(textures / measured, dtype=np.float32)
         scores = self.scores(mean, texts, comb)
         e, name = self.evidence(scores)
-        return Heard(segments, peak, e, self._told(name, scores, comb), self._unlike(mean))
+        return Heard(segments, peak, e, self._told(name, scores, comb), self._unlike(averages))
 
     def window_scores(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Returns e of every row.
@@ -291,10 +291,13 @@ class WitnessDetector:
             "lines": [[round(f, 1), round(height, 1)] for f, height in comb.lines[:12]],
         }
 
-    def _unlike(self, level: np.ndarray) -> str:
+    def _unlike(self, averages: Averages) -> str:
+        level = averages.level
+        if level is None:
+            return ""
         distance = self.shape.distance(shape_profile(level))
         if distance <= self.shape.limit:
-            return ""
+            return averages.odd
         return (
             f"unlike the music that the detector knows (distance {distance:.1f}, limit "
             f"{self.shape.limit:.1f})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,23 @@ def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, caps
         assert notes["silent.wav"].endswith("silent.wav: is silent")
     assert len(list(Path("in/voices").iterdir())) == 6
     assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100
+
+
+@pytest.mark.parametrize("level", [1.0, 2.0**-90, 2.0**90])
+def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys):
+    """A name that is not UTF-8, samples whose squares leave the range of single precision."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    audio = (0.3 * tune(3, 1.0, RATE) + 0.3 * tune(8, 1.0, RATE)).astype(np.float32)
+    soundfile.write("plain.wav", audio * np.float32(level), RATE, "FLOAT")
+    odd = os.fsdecode(b"in/caf\xe9.wav")
+    try:
+        Path("plain.wav").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    assert main(["audio", "separate", "in", "--out", "out"]) == 0
+    shown = capsys.readouterr()
+    assert r"caf\xe9_voice1.wav" in shown.out and not shown.err
+    voices = [soundfile.read(os.fsencode(path))[0] for path in sorted(Path("out").iterdir())]
+    found = load_separator()(torch.from_numpy(audio)[None])[0].detach().numpy()
+    np.testing.assert_allclose(np.stack(voices) / level, found, atol=1e-5)
