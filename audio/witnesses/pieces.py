@@ -10,8 +10,8 @@ from longseq.audio.witnesses.comb import Comb, clear_scores, find_comb
 from longseq.audio.witnesses.spectrum import BINS, RATE, spectra
 
 SECONDS = 20.0
-# No song of 88 keeps its loud bins within 7.3 dB of their mean for 90% of the time, and noise within
-# 7.2; test tones and hum do within 1. Of the least busy song half the blocks sound.
+# No song of 88 keeps its loud bins within 7.3 dB of their mean for 90% of the time; noise stays
+# within 7.2, test tones and hum within 1. Of the least busy song half the blocks sound.
 _STILL, _LOUD = 1.5, 40.0
 _BUSY, _BLOCK, _FAINT = 0.25, 441, 1e-4
 

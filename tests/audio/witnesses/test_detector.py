@@ -17,7 +17,15 @@ from longseq.audio.calibration import Calibration
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import score_file
 from longseq.audio.witnesses.comb import find_comb
-from longseq.audio.witnesses.detector import NAMES, Shape, Tail, WitnessDetector, shape_profile
+from longseq.audio.witnesses.detector import (
+    AGREEMENT,
+    NAMES,
+    Shape,
+    Tail,
+    WitnessDetector,
+    agreement,
+    shape_profile,
+)
 from longseq.audio.witnesses.model import FrequencyModel, run_trained
 from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model
@@ -217,6 +225,24 @@ def test_the_packaged_detector_leaves_other_sounds_alone(tmp_path: Path) -> None
     for name, audio in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
         assert score_file(packaged, tmp_path / f"{name}.wav").verdict != "synthetic", name
+
+
+def test_what_three_hear_together_is_rarer_than_each(detector: WitnessDetector) -> None:
+    tails = {name: detector.tails[name] for name in NAMES}  # each scores as 3% of music does
+    scores = {name: t.values[-1] + t.scale * np.log(10) / 2 for name, t in tails.items()}
+    scores["griffin_lim"] = 0.0
+    alone, name = detector.evidence(scores)
+    assert AGREEMENT not in detector.rarities(scores) and name in NAMES
+    sums = np.random.default_rng(0).gamma(3, 1 / np.log(10), 400)  # as of independent witnesses
+    detector.tails[AGREEMENT] = Tail.fit(sums)
+    found = detector.rarities(scores)
+    assert agreement(found) == pytest.approx(sum(found[name] for name in NAMES))
+    together, name = detector.evidence(scores)
+    assert name == AGREEMENT and found[AGREEMENT] > max(found[name] for name in NAMES)
+    assert together == pytest.approx(found[AGREEMENT] - np.log10(5)) and together > alone
+    # Without all three there is none, and what cannot be scored stays so.
+    assert AGREEMENT not in detector.rarities({"comb": 1.0, "griffin_lim": 0.0})
+    assert np.isnan(detector.evidence({**scores, "sequence": np.nan})[0])
 
 
 def _sounds(seconds: float) -> dict[str, np.ndarray]:
