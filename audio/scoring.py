@@ -30,6 +30,8 @@ from longseq.core.errors import DataError
 
 # Below the first there is no score at all, below the second no verdict.
 SHORTEST, SHORT = 1.0, 5.0
+# Below the last bit of 32 there is nothing but what rounding leaves.
+QUIETEST = 2.0**-31
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def score_file(detector: Detector, path: str | Path, name: str | None = None) ->
         reason = "; ".join([why, *notes])
         return FileScore(shown, seconds, None, UNSCORABLE, reason, tags=tags)
 
-    if heard.peak == 0.0 and seconds >= SHORTEST:
+    if heard.peak < QUIETEST and seconds >= SHORTEST:
         return unscorable("silent: nothing to judge")
     if seconds < SHORTEST or not heard.segments:
         samples = f"{stream.frames_read} sample{'s' if stream.frames_read != 1 else ''}"

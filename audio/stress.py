@@ -3,6 +3,7 @@ sped up, transposed, louder, cropped and noisy versions scored beside the origin
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import zlib
@@ -68,7 +69,9 @@ def write_version(path: Path, audio: np.ndarray, rate: int, codec: str | None = 
         audio = soxr.resample(audio, rate, to)
     if codec:
         audio = audio / max(1.0, float(np.abs(audio).max()) / 0.99)
-    with soundfile.SoundFile(str(path), "w", to, 1, subtype, format=container, **how) as file:
+    with soundfile.SoundFile(
+        os.fsencode(path), "w", to, 1, subtype, format=container, **how
+    ) as file:
         for start in range(0, len(audio), 1 << 16):
             file.write(audio[start : start + (1 << 16)])
 
@@ -140,7 +143,7 @@ def stress_file(
         seed: of the noise.
 
     Raises:
-        DataError: if the file cannot be decoded.
+        DataError: if the file cannot be decoded, or has no score.
     """
     audio = read_audio(path, RATE)
     if len(audio) > seconds * RATE:
@@ -156,6 +159,8 @@ def stress_file(
             made = CHANGES[name](audio, rng) if name else audio
             write_version(version, np.asarray(made, dtype=np.float32), RATE)
         found[name] = score_file(detector, version)
+        if not name and found[name].probability is None:
+            raise DataError(found[name].reason, path=path)
     return found
 
 
@@ -217,7 +222,7 @@ def run(argv: Sequence[str]) -> int:
             scores.append(mine)
             print(f"[{number}/{len(files)}] {mine[''].verdict:<10} {shown_name(file.name)}")
     if not scores:
-        raise DataError(f"none of its {len(files)} files can be read", path=args.folder)
+        raise DataError(f"none of its {len(files)} files can be scored", path=args.folder)
     rows = rows_of(scores)
     write_rows(args.out, COLUMNS, rows)
     counts = {

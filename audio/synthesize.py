@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import numpy as np
 
 from longseq.audio.data.listing import list_audio, outside
 from longseq.audio.data.reading import read_audio
+from longseq.audio.predict import quiet_libraries
+from longseq.audio.scoring import shown_name
 from longseq.audio.synthesis import METHODS, synthesize
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
@@ -47,7 +50,9 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, kind: str
         audio = np.round(audio * np.float32(32767)).astype(np.int16)
     with (
         atomic_path(path) as temporary,
-        soundfile.SoundFile(str(temporary), "w", sample_rate, 1, subtype, format=container) as file,
+        soundfile.SoundFile(
+            os.fsencode(temporary), "w", sample_rate, 1, subtype, format=container
+        ) as file,
     ):
         # By pieces: libsndfile's Vorbis encoder overflows the stack on a whole song.
         for start in range(0, len(audio), 1 << 16):
@@ -92,7 +97,7 @@ def make_versions(
     name = Path(path).stem
     written = []
     for method in ("", *methods):
-        own_seed = zlib.crc32(f"{seed}/{method}/{name}".encode())
+        own_seed = zlib.crc32(os.fsencode(f"{seed}/{method}/{name}"))
         made = synthesize(audio, method, own_seed, sample_rate) if method else audio
         folder = out / "fake" / method if method else out / "real"
         file = folder / (name + FORMATS[kind][2])
@@ -147,21 +152,22 @@ def run(argv: Sequence[str]) -> int:
     made, bad = 0, []
     for number, file in enumerate(files, 1):
         try:
-            make_versions(
-                file,
-                Path(args.out),
-                methods,
-                args.sample_rate,
-                args.format,
-                args.seconds,
-                args.seed,
-            )
+            with quiet_libraries():
+                make_versions(
+                    file,
+                    Path(args.out),
+                    methods,
+                    args.sample_rate,
+                    args.format,
+                    args.seconds,
+                    args.seed,
+                )
         except DataError as error:
             bad.append(error)
-            print(f"note: {error}", file=sys.stderr)
+            print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
         made += 1
-        print(f"[{number}/{len(files)}] {file.name}")
+        print(f"[{number}/{len(files)}] {shown_name(file.name)}")
     if not made:
         raise DataError(
             f"none of {len(files)} files can be used; the first: {bad[0]}", path=args.songs[0]

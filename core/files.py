@@ -282,7 +282,7 @@ def require_file(path: str | Path, what: str = "file", samples: Iterable[str] = 
         hint = f"did you mean the packaged {near[0]!r}?" if near else None
         raise DataError(f"no such {what}", path=file, hint=hint)
     if not file.is_file():
-        raise DataError(f"is not a file, a {what} is needed", path=file)
+        raise DataError(f"is not a file, as the {what} has to be", path=file)
     if not os.access(file, os.R_OK):
         raise DataError(f"the {what} is not readable", path=file)
     if file.stat().st_size == 0:

@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from longseq.audio.data.reading import AudioStream
 from longseq.audio.export import load_separator
-from longseq.audio.predict import list_files
+from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import shown_name
 from longseq.audio.separation.task import VoiceSeparator
 from longseq.core.command_line import CommandParser
@@ -67,10 +70,34 @@ def _none_last(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
     yield None
 
 
+def twice(task: VoiceSeparator, audio: Tensor) -> Tensor:
+    """Returns the voices (B, S, N) of recordings (B, N): the mean of two passes.
+
+    The filters of the second lie half a step later, so that its errors are partly others.
+
+    Args:
+        task: in evaluation mode.
+        audio: (B, N).
+    """
+    first, late = task(audio).float(), task.model.stride // 2
+    second = task(F.pad(audio, (late, 0))).float()[..., late:]
+    matches = first @ second.mT  # (B, S, S)
+    orders = list(permutations(range(first.shape[1])))
+    own = list(range(first.shape[1]))
+    fits = torch.stack([matches[:, own, list(order)].sum(1) for order in orders], 1)
+    best = torch.tensor(orders, device=audio.device)[fits.argmax(1)]
+    second = second.gather(1, best.unsqueeze(-1).expand_as(second))
+    return (first + second) / 2
+
+
 @torch.inference_mode()
 def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
-    made = task(torch.from_numpy(audio)[None].to(task.device))[0].float().cpu()
-    return np.array(made.numpy())
+    peak = float(np.abs(audio).max())
+    # By a power of two, which changes no digit, to where neither squares nor their sums leave the
+    # range of single precision.
+    level = np.float32(2.0 ** np.clip(np.ceil(np.log2(max(peak, 1e-38))), -126, 126))
+    x = torch.from_numpy(audio / level)[None].to(task.device)
+    return np.array(twice(task, x)[0].cpu().numpy()) * level
 
 
 def _order(before: np.ndarray, now: np.ndarray) -> list[int]:
@@ -101,12 +128,16 @@ def separate_file(
         places = [stack.enter_context(atomic_path(target)) for target in targets]
         files = [
             stack.enter_context(
-                soundfile.SoundFile(place, "w", task.sample_rate, 1, "FLOAT", format="WAV")
+                soundfile.SoundFile(
+                    os.fsencode(place), "w", task.sample_rate, 1, "FLOAT", format="WAV"
+                )
             )
             for place in places
         ]
         stream, heard = AudioStream(path, task.sample_rate), False
         for part in separate_stream(task, iter(stream), seconds):
+            if not np.isfinite(part).all():
+                raise DataError("its voices are not finite", path=path, hint="lower its level")
             heard = heard or bool(part.any())
             for file, voice in zip(files, part):
                 file.write(voice)
@@ -143,7 +174,8 @@ def run(argv: Sequence[str]) -> int:
             # Of two recordings that differ in the ending alone, it stays in the name.
             name = file.stem if stems[file.with_suffix("")] == 1 else file.name
             targets = [place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)]
-            notes = separate_file(task, file, targets, args.seconds)
+            with quiet_libraries():
+                notes = separate_file(task, file, targets, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue

@@ -13,7 +13,7 @@ import torch
 
 from longseq.audio.data.listing import list_audio
 from longseq.audio.data.reading import AudioStream, read_audio
-from longseq.audio.predict import list_files
+from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import shown_name
 from longseq.audio.speakers.task import ActiveSpeakers
 from longseq.core.command_line import CommandParser
@@ -158,7 +158,7 @@ def write_rttm(path: str | Path, name: str, found: Iterable[Turn]) -> None:
 
 
 def _word(name: str) -> str:
-    return re.sub(r"\s", "_", name)
+    return re.sub(r"\s", "_", shown_name(name))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -189,7 +189,8 @@ def run(argv: Sequence[str]) -> int:
     for number, file in enumerate(files, 1):
         try:
             known = np.stack(list(voices.values()))
-            parts, notes = _through(task, file, known, args.seconds)
+            with quiet_libraries():
+                parts, notes = _through(task, file, known, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
@@ -202,7 +203,9 @@ def run(argv: Sequence[str]) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_rttm(target, shown_name(file.stem), found)
         spoken = {name: sum(b - a for a, b, who in found if who == name) for name in voices}
-        shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spoken.items())
+        shares = ", ".join(
+            f"{shown_name(name)} {seconds:.1f} s" for name, seconds in spoken.items()
+        )
         print(f"[{number}/{len(files)}] {shown_name(target.name)}: {shares}", flush=True)
         done += 1
     if not done:

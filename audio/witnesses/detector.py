@@ -13,7 +13,7 @@ import numpy as np
 
 from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream
-from longseq.audio.scoring import Heard
+from longseq.audio.scoring import QUIETEST, Heard
 from longseq.audio.witnesses.comb import Comb
 from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model, sequence_features
@@ -27,10 +27,13 @@ _EVERY = 3
 _SHORTEST = 8192
 _BANDS = 16
 NAMES = ("comb", "moved comb", "sequence")
+# What these three hear together: the sum of their rarities, calibrated as a witness of its own.
+AGREEMENT = "agreement"
 _WORDS = {
     "comb": "lines at equal distances, as a decoder's upsampling leaves them (family unknown)",
     "moved comb": "lines at equal distances that stand still, as of a decoder at some speed",
     "sequence": "a spectrum with traces of upsampling",
+    AGREEMENT: "lines at equal distances and traces of upsampling, which seldom come together",
 }
 _REBUILT = "a texture as of {}, a phase that was rebuilt from magnitudes"
 
@@ -124,16 +127,29 @@ def shape_profile(level: np.ndarray) -> np.ndarray:
     return np.concatenate((np.maximum(bands - bands.max(), -80) / 10, rough[::4]))
 
 
+def agreement(rarities: dict[str, float]) -> float:
+    """Returns the sum of the rarities of comb, moved comb and sequence.
+
+    Args:
+        rarities: of every witness.
+    """
+    return sum(rarities[name] for name in NAMES)
+
+
 class WitnessDetector:
     """Comb, sequence and texture on spectra at 44.1 kHz; what each found is the evidence.
 
     rarity_k = -log₁₀ (share of real music that witness k scores as high)
     e        = max_k rarity_k - log₁₀ K        (Bonferroni: one of K may speak by chance)
 
+    One of the K is the agreement of comb, moved comb and sequence, the sum of their rarities. What
+    re-encoding leaves of a decoder's lines is not rare for any of them; that all three hear it is.
+
     Args:
         sequence: hyper-parameters of ``FrequencyModel``.
         textures: names of the methods that there is a specialist of texture for.
-        tails: of every witness: comb, moved comb, sequence and the specialists.
+        tails: of every witness: comb, moved comb, sequence and the specialists; and of the
+            agreement of the first three, if it is to be heard.
         shape: of the music that was learnt from.
         calibration: of e.
         methods: that were learnt from.
@@ -159,7 +175,7 @@ class WitnessDetector:
         songs: dict[str, list[str]],
         weights: dict[str, np.ndarray],
     ) -> None:
-        if set(tails) != {*NAMES, *textures}:
+        if set(tails) - {AGREEMENT} != {*NAMES, *textures}:
             raise ConfigError(f"needs a tail of every witness: {', '.join([*NAMES, *textures])}")
         self.hyper, self.textures = dict(sequence), list(textures)
         self.tails, self.shape, self.calibration = tails, shape, calibration
@@ -210,9 +226,20 @@ class WitnessDetector:
             found |= dict(zip(self.textures, values.tolist()))
         return found
 
+    def rarities(self, scores: dict[str, float]) -> dict[str, float]:
+        """Returns the rarity of every score, and of the agreement where there is one.
+
+        Args:
+            scores: of ``scores``.
+        """
+        found = {name: self.tails[name].rarity(score) for name, score in scores.items()}
+        if AGREEMENT in self.tails and found.keys() >= set(NAMES):
+            found[AGREEMENT] = self.tails[AGREEMENT].rarity(agreement(found))
+        return found
+
     def evidence(self, scores: dict[str, float]) -> tuple[float, str]:
         """Returns e, and the witness whose score is the rarest."""
-        rarities = {name: self.tails[name].rarity(score) for name, score in scores.items()}
+        rarities = self.rarities(scores)
         if any(math.isnan(value) for value in rarities.values()):
             return math.nan, ""
         name = max(rarities, key=lambda key: rarities[key])
@@ -232,7 +259,7 @@ class WitnessDetector:
                 loudest = float(np.abs(audio).max())
                 peak = max(peak, loudest)
                 start, done = done, done + len(audio)
-                if not loudest:
+                if loudest < QUIETEST:
                     continue
                 weight, own = float(len(audio)), None
                 mine, moved = averages.add(audio)
@@ -252,7 +279,7 @@ class WitnessDetector:
         texts = None if not measured else np.asarray(textures / measured, dtype=np.float32)
         scores = self.scores(mean, texts, comb)
         e, name = self.evidence(scores)
-        return Heard(segments, peak, e, self._told(name, scores, comb), self._unlike(mean))
+        return Heard(segments, peak, e, self._told(name, scores, comb), self._unlike(averages))
 
     def window_scores(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Returns e of every row.
@@ -278,23 +305,24 @@ class WitnessDetector:
 
     def _told(self, name: str, scores: dict[str, float], comb: Comb) -> dict[str, Any]:
         words = _WORDS.get(name) or _REBUILT.format(name.replace("_", " "))
-        if name in ("comb", "moved comb"):
+        if name in ("comb", "moved comb", AGREEMENT):
             shown = ", ".join(f"{f:.0f}" for f, _ in sorted(comb.lines[:5]))
             words = f"{words}: every {comb.spacing:.1f} Hz, clearest at {shown} Hz"
         return {
             "witness": name,
             "words": words,
-            "rarity": {
-                key: round(self.tails[key].rarity(value), 2) for key, value in scores.items()
-            },
+            "rarity": {key: round(value, 2) for key, value in self.rarities(scores).items()},
             "spacing_hz": round(comb.spacing, 2),
             "lines": [[round(f, 1), round(height, 1)] for f, height in comb.lines[:12]],
         }
 
-    def _unlike(self, level: np.ndarray) -> str:
+    def _unlike(self, averages: Averages) -> str:
+        level = averages.level
+        if level is None:
+            return ""
         distance = self.shape.distance(shape_profile(level))
         if distance <= self.shape.limit:
-            return ""
+            return averages.odd
         return (
             f"unlike the music that the detector knows (distance {distance:.1f}, limit "
             f"{self.shape.limit:.1f})"

@@ -18,7 +18,15 @@ from longseq.audio.calibration import Calibration, calibrate
 from longseq.audio.data.folder import list_recordings
 from longseq.audio.data.reading import read_audio
 from longseq.audio.witnesses.comb import Comb
-from longseq.audio.witnesses.detector import Shape, Tail, WitnessDetector, shape_profile
+from longseq.audio.witnesses.detector import (
+    AGREEMENT,
+    NAMES,
+    Shape,
+    Tail,
+    WitnessDetector,
+    agreement,
+    shape_profile,
+)
 from longseq.audio.witnesses.model import FrequencyModel
 from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import sequence_features
@@ -197,6 +205,11 @@ def fit_detector(
         "moved comb": Tail.fit(np.array([comb.moved for comb in combs])),
         "sequence": Tail.fit(np.array([_sequence_score(model, row) for row in aside])),
     }
+    together = []
+    for row in aside:
+        scores = (row.comb.score, row.comb.moved, _sequence_score(model, row))
+        together.append(agreement({k: tails[k].rarity(v) for k, v in zip(NAMES, scores)}))
+    tails[AGREEMENT] = Tail.fit(np.array(together))
     own: dict[int, dict[str, float]] = {id(row): {} for row in rows}
     fits = []
     for name in textures:

@@ -72,16 +72,21 @@ def test_the_command_writes_a_row_for_each_change(tune, tmp_path, capsys, monkey
     songs.mkdir()
     soundfile.write(songs / "a.flac", tune(2, 6.0, RATE), RATE)
     (songs / "bad.wav").write_bytes(b"RIFFxxxxWAVE")
+    soundfile.write(songs / "short.wav", tune(2, 0.02, RATE), RATE)
+    soundfile.write(songs / "silent.wav", np.zeros(6 * RATE), RATE)
     out = tmp_path / "stress.csv"
     command = ["audio", "stress", str(songs), "--out", str(out), "--seconds", "5"]
     assert main(command) == 0
     shown = capsys.readouterr()
     assert "bad.wav" in shown.err and "As they are:" in shown.out
+    for name, why in (("short", "too short for a score"), ("silent", "silent: nothing to judge")):
+        (line,) = (line for line in shown.err.splitlines() if f"{name}.wav" in line)
+        assert line.startswith("note: ") and why in line
     rows = list(csv.DictReader(out.open()))
     assert [row["change"] for row in rows] == ["mp3 64", "speed +1%", "noise 20 dB below"]
     assert all(row["files"] == "1" and row["drift"] for row in rows)
     first = out.read_bytes()
     assert main(command) == 0 and out.read_bytes() == first
     (songs / "a.flac").unlink()
-    assert main(command) == 2 and "none of its 1 files can be read" in capsys.readouterr().err
+    assert main(command) == 2 and "none of its 3 files can be scored" in capsys.readouterr().err
     assert main([*command[:4], "x.docx"]) == 2 and not Path("x.docx").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,17 @@ def test_results_inside_the_folder_are_no_songs(tmp_path: Path, tune) -> None:
     assert outside(inside, tmp_path, tmp_path / "made") == inside[:1]
     for root, out in ((tmp_path, tmp_path), (inside[1], tmp_path / "made"), (tmp_path, None)):
         assert outside(inside, root, out) == inside
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path, tune, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "song.wav", tune(0, 2.0, RATE), RATE)
+    try:
+        (tmp_path / "song.wav").rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.wav"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    argv = ["audio", "synthesize", str(tmp_path / "in"), "--out", str(tmp_path / "made")]
+    assert main([*argv, "--methods", "phase_vocoder"]) == 0
+    assert r"caf\xe9.wav" in capsys.readouterr().out
+    made = [os.fsencode(path.name) for path in (tmp_path / "made").rglob("*.flac")]
+    assert made == [b"caf\xe9.flac"] * 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from longseq.audio.export import (
 from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_of
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
-from longseq.audio.separation.separate import separate_stream
+from longseq.audio.separation.separate import separate_stream, twice
 from longseq.audio.separation.task import Improvement, best_si_sdr, oracle_masks
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
@@ -166,7 +168,7 @@ def test_folders_that_cannot_serve(speech, tmp_path):
 class Halves:
     """Splits a recording into its positive and its negative samples, in another order each time."""
 
-    sample_rate, device = 100, torch.device("cpu")
+    sample_rate, device, model = 100, torch.device("cpu"), SimpleNamespace(stride=8)
 
     def __init__(self):
         self.calls = 0
@@ -187,6 +189,16 @@ def test_a_stream_keeps_the_voices_in_order(length, chunk):
     np.testing.assert_allclose(voices[0], np.maximum(audio, 0), atol=1e-6)
     np.testing.assert_allclose(voices[1], np.minimum(audio, 0), atol=1e-6)
     assert not list(separate_stream(Halves(), iter(()), seconds=3.0, overlap=1.0))
+
+
+def test_two_passes_are_averaged_voice_by_voice():
+    class Shifted(Halves):
+        def __call__(self, audio):
+            return super().__call__(audio) + 0.1 * self.calls
+
+    audio = torch.randn(4, 200, generator=torch.Generator().manual_seed(0))
+    found, once = twice(Shifted(), audio), Halves()(audio)  # the second pass turns the order over
+    torch.testing.assert_close(found, once + 0.15, atol=1e-6, rtol=0)
 
 
 def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
@@ -258,7 +270,7 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert 0.9 < np.vdot(voices.sum(0), audio) / np.vdot(audio, audio) <= 1.0
     task = load_separator()
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
-    found = task(torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
+    found = twice(task, torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
 
 
@@ -280,3 +292,23 @@ def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, caps
         assert notes["silent.wav"].endswith("silent.wav: is silent")
     assert len(list(Path("in/voices").iterdir())) == 6
     assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100
+
+
+@pytest.mark.parametrize("level", [1.0, 2.0**-90, 2.0**90])
+def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys):
+    """A name that is not UTF-8, samples whose squares leave the range of single precision."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    audio = (0.3 * tune(3, 1.0, RATE) + 0.3 * tune(8, 1.0, RATE)).astype(np.float32)
+    soundfile.write("plain.wav", audio * np.float32(level), RATE, "FLOAT")
+    odd = os.fsdecode(b"in/caf\xe9.wav")
+    try:
+        Path("plain.wav").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    assert main(["audio", "separate", "in", "--out", "out"]) == 0
+    shown = capsys.readouterr()
+    assert r"caf\xe9_voice1.wav" in shown.out and not shown.err
+    voices = [soundfile.read(os.fsencode(path))[0] for path in sorted(Path("out").iterdir())]
+    found = twice(load_separator(), torch.from_numpy(audio)[None])[0].detach().numpy()
+    np.testing.assert_allclose(np.stack(voices) / level, found, atol=1e-5)

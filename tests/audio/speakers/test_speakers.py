@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -117,6 +119,8 @@ def test_turns_fill_short_pauses_and_drop_blips(tmp_path):
         (0.2, 1.0, "Ann"),
         (1.2, 1.8, "Bo B"),
     ]
+    write_rttm(tmp_path / "y.rttm", os.fsdecode(b"caf\xe9"), [(0.0, 1.0, os.fsdecode(b"Ren\xe9"))])
+    assert r" Ren\xe9 " in (tmp_path / "y.rttm").read_text()
     write_rttm(tmp_path / "x.rttm", "my file", found)
     lines = (tmp_path / "x.rttm").read_text().splitlines()
     assert lines[1] == "SPEAKER my_file 1 1.20 0.60 <NA> <NA> Bo_B <NA> <NA>"

@@ -17,7 +17,15 @@ from longseq.audio.calibration import Calibration
 from longseq.audio.export import load_detector
 from longseq.audio.scoring import score_file
 from longseq.audio.witnesses.comb import find_comb
-from longseq.audio.witnesses.detector import NAMES, Shape, Tail, WitnessDetector, shape_profile
+from longseq.audio.witnesses.detector import (
+    AGREEMENT,
+    NAMES,
+    Shape,
+    Tail,
+    WitnessDetector,
+    agreement,
+    shape_profile,
+)
 from longseq.audio.witnesses.model import FrequencyModel, run_trained
 from longseq.audio.witnesses.pieces import Averages, cut
 from longseq.audio.witnesses.sequence import frequency_model
@@ -217,3 +225,57 @@ def test_the_packaged_detector_leaves_other_sounds_alone(tmp_path: Path) -> None
     for name, audio in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", audio, RATE, "FLOAT")
         assert score_file(packaged, tmp_path / f"{name}.wav").verdict != "synthetic", name
+
+
+def test_what_three_hear_together_is_rarer_than_each(detector: WitnessDetector) -> None:
+    tails = {name: detector.tails[name] for name in NAMES}  # each scores as 3% of music does
+    scores = {name: t.values[-1] + t.scale * np.log(10) / 2 for name, t in tails.items()}
+    scores["griffin_lim"] = 0.0
+    alone, name = detector.evidence(scores)
+    assert AGREEMENT not in detector.rarities(scores) and name in NAMES
+    sums = np.random.default_rng(0).gamma(3, 1 / np.log(10), 400)  # as of independent witnesses
+    detector.tails[AGREEMENT] = Tail.fit(sums)
+    found = detector.rarities(scores)
+    assert agreement(found) == pytest.approx(sum(found[name] for name in NAMES))
+    together, name = detector.evidence(scores)
+    assert name == AGREEMENT and found[AGREEMENT] > max(found[name] for name in NAMES)
+    assert together == pytest.approx(found[AGREEMENT] - np.log10(5)) and together > alone
+    # Without all three there is none, and what cannot be scored stays so.
+    assert AGREEMENT not in detector.rarities({"comb": 1.0, "griffin_lim": 0.0})
+    assert np.isnan(detector.evidence({**scores, "sequence": np.nan})[0])
+
+
+def _sounds(seconds: float) -> dict[str, np.ndarray]:
+    """Sounds that are no music, each with what a decoder would leave or more."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    beat = np.arange(len(time)) % (RATE // 2) == 0
+    return {
+        "square": 0.3 * np.sign(np.sin(2 * np.pi * 500 * time)),
+        "tone": 0.5 * np.sin(2 * np.pi * 1000 * time),
+        "constant": np.full(len(time), 0.5),
+        "step": 0.5 * np.sign(time - seconds / 2),
+        "metronome": 0.9 * beat,
+        "one sample": 0.9 * (np.arange(len(time)) == len(time) // 2),
+    }
+
+
+@pytest.mark.parametrize("sound", list(_sounds(0.1)))
+def test_test_tones_and_clicks_are_not_called_synthetic(sound: str, tmp_path: Path) -> None:
+    """Their lines and phases are like a decoder's; that they are no music is said."""
+    soundfile.write(tmp_path / "a.wav", _sounds(12.0)[sound], RATE, "PCM_16")
+    found = score_file(load_detector(), tmp_path / "a.wav")
+    assert found.verdict == "uncertain" and found.probability is not None
+    assert found.probability > 0.99  # by its witnesses alone it would be
+    assert (
+        "unlike the music" in found.reason or "no music" in found.reason or "clicks" in found.reason
+    )
+
+
+@pytest.mark.parametrize("level", [1e-20, 1e-38])
+def test_what_rounding_leaves_is_silence(level: float, tmp_path: Path) -> None:
+    quiet = (level * noise(6.0, 0)).astype(np.float32)
+    assert quiet.any()
+    soundfile.write(tmp_path / "a.wav", quiet, RATE, "FLOAT")
+    found = score_file(load_detector(), tmp_path / "a.wav")
+    assert (found.verdict, found.probability) == ("unscorable", None)
+    assert found.reason.startswith("silent")
