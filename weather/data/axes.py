@@ -32,7 +32,7 @@ def with_axes(data: Any) -> Any:
         along = {
             name: kind
             for name in map(str, found.variables)
-            if found.variables[name].dims == (dim,) and (kind := _kind(found, name)) in _AXES
+            if found.variables[name].dims == (dim,) and (kind := _said(found, name)) in _AXES
         }
         if len(set(along.values())) != 1:  # none, or points, which have places and perhaps times
             continue
@@ -48,7 +48,10 @@ def with_axes(data: Any) -> Any:
 
 def no_time(array: Any, data: Any) -> str:
     """Returns why none of a variable's dimensions is time, where one of them looks like it."""
-    for dim in map(str, array.dims):
+    dims = list(map(str, array.dims))
+    if any(dim in data.variables and _kind(data, dim) == "time" for dim in dims):
+        return ""
+    for dim in dims:
         several = _times_along(data, dim)
         if len(several) > 1:
             return f" ({dim} has {' and '.join(several)}: name one in its attribute coordinates)"
@@ -58,7 +61,9 @@ def no_time(array: Any, data: Any) -> str:
         if attrs.get("standard_name") == "forecast_reference_time":
             return f" ({dim} is when forecasts began, not when values hold)"
         if "time" in dim.lower():
-            return f" ({dim} has units {str(attrs.get('units', ''))!r}: 'days since …' is needed)"
+            units = str(attrs.get("units", "")).strip()
+            what = f"units {units!r}" if units else "no units"
+            return f" ({dim} has {what}: 'days since …' is needed)"
     return ""
 
 
@@ -66,9 +71,14 @@ def _kind(data: Any, name: str) -> Kind | None:
     return kind_of(name, dict(data.variables[name].attrs))
 
 
+def _said(data: Any, name: str) -> Kind | None:
+    """Returns the kind that a variable's attributes say; its name alone makes it no coordinate."""
+    return kind_of("", dict(data.variables[name].attrs))
+
+
 def _times_along(data: Any, dim: str) -> list[str]:
     names = map(str, data.variables)
-    return [n for n in names if data.variables[n].dims == (dim,) and _kind(data, n) == "time"]
+    return [n for n in names if data.variables[n].dims == (dim,) and _said(data, n) == "time"]
 
 
 def _is_time(data: Any, dim: str) -> bool:
