@@ -74,7 +74,7 @@ def test_the_linear_inverse_model_finds_a_linear_system() -> None:
     assert [model.patterns for model in best.models] == [2, 6] and best.best[0] == 1
 
 
-@pytest.mark.parametrize("kind", ["conv_s5", "conv_lstm", "fno"])
+@pytest.mark.parametrize("kind", ["conv_s5", "gated_conv_s5", "conv_lstm", "fno"])
 def test_a_network_is_periodic_and_may_be_fed_in_pieces(kind: str) -> None:
     torch.manual_seed(0)
     model = FlowModel(2, kind, width=8, n_layers=2, d_state=4, modes=3).double()  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     names = ["persistence", "persistence, damped", "context mean", "climatology"]
     names.append("linear inverse")
-    for name in ("fno", "conv_s5", "conv_lstm", "masked_transformer"):
+    for name in ("fno", "conv_s5", "gated_conv_s5", "conv_lstm", "masked_transformer"):
         names += [name, f"{name}, damped"]
     assert [row["model"] for row in rows[::6]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)

@@ -27,10 +27,11 @@ from longseq.weather.forecasting.task import FlowData, FlowForecaster
 
 _MUON = {"optimizer": "muon", "optimizer_kwargs": {"muon_lr": 0.02, "steps": 3}}
 _CONVOLUTIONS: dict[str, Any] = {"patch": 2, "width": 32, "n_layers": 2, "weight_decay": 0.1}
-# The two convolutional ones have equal size and settings, and so have the other two sizes.
+# The three convolutional ones have equal size and settings, and so have the other two sizes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
     "conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
+    "gated_conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
     "conv_lstm": {**_CONVOLUTIONS, **_MUON, "d_state": 16},
     "masked_transformer": {"width": 48, "n_layers": 2},
 }
