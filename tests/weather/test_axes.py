@@ -62,7 +62,7 @@ def pop(coordinates: str = "TLONG TLAT time") -> xr.Dataset:
     data = fields("SST", ("time", "nlat", "nlon"), coordinates)
     data["time"] = ("time", DAYS, TIME)
     # The corners' coordinates come first, as in the model's files.
-    for name, values in (("ULAT", LAT + 5), ("TLAT", LAT)):
+    for name, values in (("ULAT", LAT + 5), ("TLAT", LAT.copy())):
         data[name] = (("nlat", "nlon"), values, DEGREES_N)
     for name, values in (("ULONG", LON + 5), ("TLONG", LON)):
         data[name] = (("nlat", "nlon"), values, DEGREES_E)
@@ -195,6 +195,10 @@ def test_land_without_coordinates_is_refused(tmp_path: Path) -> None:
     data["nav_lat"][:3, :3], data["nav_lon"][:3, :3] = 0, 0
     with pytest.raises(DataError, match="nav_lat and nav_lon place 9 cells at 0°N 0°E"):
         read_field(saved(data, tmp_path / "a.nc"))
+    lost = pop()
+    lost["TLAT"][0, 0] = np.nan
+    with pytest.raises(DataError, match=r"latitude: has missing values \(.*ncks -A -v TLAT,TLONG"):
+        read_field(saved(lost, tmp_path / "c.nc"))
     # A halo repeats cells, and all meridians meet in a pole.
     data = nemo()
     data["nav_lat"][-1], data["nav_lon"][:, -1] = 90, data["nav_lon"][:, 0]

@@ -184,7 +184,8 @@ def read_curvilinear(
             raise DataError(text, path=path, record=kind)
     for kind, values, most in (("latitude", lat, 90.0 + 1e-6), ("longitude", lon, 720.0)):
         if not np.isfinite(values).all():
-            raise DataError("has missing values", path=path, record=kind)
+            hint = _from_the_grid_file(names)
+            raise DataError("has missing values", path=path, record=kind, hint=hint)
         if np.abs(values).max() > most:
             text = f"values from {values.min():g} to {values.max():g} are no degrees"
             raise DataError(text, path=path, record=kind)
@@ -228,8 +229,12 @@ def _check_stacked(
             f"{' and '.join(names)} place {counts.max():,} cells at {north:g}°N {east:g}°E",
             path=path,
             record="latitude",
-            hint=f"copy those of the grid file: ncks -A -v {','.join(names)} grid.nc in",
+            hint=_from_the_grid_file(names),
         )
+
+
+def _from_the_grid_file(names: tuple[str, str]) -> str:
+    return f"copy those of the model's grid file: ncks -A -v {','.join(names)} grid.nc in"
 
 
 def _degrees(point: np.ndarray) -> tuple[float, float]:

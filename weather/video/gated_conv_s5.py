@@ -55,7 +55,7 @@ class GatedConvS5(nn.Module):
         self.out = nn.Conv2d(self.hidden, channels, 1)
 
     def _enter(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what enters the ConvS5, and the gate of what leaves it, of frames (N, U, H, W)."""
+        """Returns what enters the ConvS5 and the gate of what leaves it, for (N, U, H, W)."""
         made = self.input(u.contiguous(memory_format=torch.channels_last))
         i, o = torch.sigmoid(made[:, : 2 * self.hidden]).chunk(2, 1)
         return i * made[:, 2 * self.hidden :], o
