@@ -130,8 +130,22 @@ class FlowModel(nn.Module):
         made = F.pixel_shuffle(made, self.patch)
         return frames + made.unflatten(0, batch), carried
 
-    def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
-        """Yields the frames after a context (B, L, C, H, W) one by one, each fed back."""
+    def rollout(self, context: Tensor, count: int, window: int = 0) -> Iterator[Tensor]:
+        """Yields the frames after a context (B, L, C, H, W) one by one, each fed back.
+
+        Args:
+            context: (B, L, C, H, W).
+            count: number of frames.
+            window: every frame is made from the last ones up to this number, from the state at a
+                start, as in training on windows of that length; 0 to carry the state on.
+        """
+        if window:
+            frames = context
+            for _ in range(count):
+                frames = frames[:, -window:]
+                frames = torch.cat([frames, self(frames)[0][:, -1:]], 1)
+                yield frames[:, -1]
+            return
         predicted, states = self(context)
         frame = predicted[:, -1:]
         for index in range(count):
