@@ -130,7 +130,7 @@ def test_a_long_run_stays_alive() -> None:
         assert (made.std((-1, -2)) > 0.03).all() and made.abs().max() < 10
 
 
-@pytest.mark.parametrize("kind", ["fno", "conv_s5", "conv_lstm"])
+@pytest.mark.parametrize("kind", ["fno", "conv_s5", "gated_conv_s5", "conv_lstm"])
 def test_networks_on_one_row(kind: str) -> None:
     torch.manual_seed(0)
     model = FlowModel(1, kind, width=8, n_layers=1, d_state=4, modes=20).double()  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def test_the_linear_inverse_model_finds_a_linear_system() -> None:
     assert [model.patterns for model in best.models] == [2, 6] and best.best[0] == 1
 
 
-@pytest.mark.parametrize("kind", ["conv_s5", "conv_lstm", "fno"])
+@pytest.mark.parametrize("kind", ["conv_s5", "gated_conv_s5", "conv_lstm", "fno"])
 def test_a_network_is_periodic_and_may_be_fed_in_pieces(kind: str) -> None:
     torch.manual_seed(0)
     model = FlowModel(2, kind, width=8, n_layers=2, d_state=4, modes=3).double()  # type: ignore[arg-type]
@@ -122,21 +122,40 @@ def test_damping_keeps_what_is_known() -> None:
 def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     argv = ["weather", "forecast", "--steps", "1", "--size", "16", "--members", "2"]
     argv += ["--frames", "30", "--leads", "6", "--spin_up", "20", "--out", str(tmp_path)]
-    argv += ["--eval_members", "1", "--damped"]
+    argv += ["--eval_members", "1", "--damped", "--window", "3"]
     assert main(argv) == 0
     said = capsys.readouterr().out
     assert "lead 6" in said and "linear inverse" in said
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     names = ["persistence", "persistence, damped", "context mean", "climatology"]
     names.append("linear inverse")
-    for name in ("fno", "conv_s5", "conv_lstm", "masked_transformer"):
+    for name in ("fno", "conv_s5", "gated_conv_s5", "conv_lstm", "masked_transformer"):
         names += [name, f"{name}, damped"]
+        if "conv" in name:
+            names += [f"{name}, last 3", f"{name}, last 3, damped"]
     assert [row["model"] for row in rows[::6]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)
     assert (tmp_path / "skill.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("kind", ["gated_conv_s5", "conv_lstm", "fno"])
+def test_a_window_of_frames_begins_with_an_empty_state(kind: str) -> None:
+    torch.manual_seed(0)
+    model = FlowModel(2, kind, width=8, n_layers=1, d_state=4, modes=3)  # type: ignore[arg-type]
+    context = torch.randn(2, 5, 2, 8, 8)
+    with torch.no_grad():
+        carried = torch.stack(list(model.rollout(context, 4)), 1)
+        whole = torch.stack(list(model.rollout(context, 4, window=9)), 1)
+        last = torch.stack(list(model.rollout(context, 4, window=2)), 1)
+        first = model(context[:, -2:])[0][:, -1]
+    torch.testing.assert_close(whole, carried, atol=1e-5, rtol=0)
+    torch.testing.assert_close(last[:, 0], first, atol=1e-6, rtol=0)
+    assert torch.allclose(last, carried, atol=1e-5) == (kind == "fno")  # which has no state
+
+
 def test_what_does_not_fit_is_refused(capsys) -> None:
+    assert main(["weather", "forecast", "--window", "4", "--stations", "8"]) == 2
+    assert "--window must be" in capsys.readouterr().err
     assert main(["weather", "forecast", "--models", "fnoo"]) == 2
     assert "no model 'fnoo'" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="must hold the context and the leads"):

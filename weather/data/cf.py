@@ -13,11 +13,13 @@ import numpy as np
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
-from longseq.weather.data.coords import DEGREES, kind_of, read_grid
+from longseq.weather.data.axes import no_time, with_axes
+from longseq.weather.data.coords import kind_of, read_grid
 from longseq.weather.data.curvilinear import read_curvilinear
 from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
+from longseq.weather.data.places import check_places, curvilinear_of, mapping_of, named_by
 from longseq.weather.data.samples import SAMPLES
 from longseq.weather.data.texts import check_texts
 from longseq.weather.data.zarr_store import check_codecs, is_zarr, zeros_are_values
@@ -62,7 +64,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
             what = type(data).__name__
             raise DataError(f"its reader returned {what}, not an xarray Dataset", path=file)
         try:
-            yield data
+            yield with_axes(data)
         finally:
             data.close()
         return
@@ -86,6 +88,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
                 data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
             if how["engine"] == "zarr":
                 data = zeros_are_values(data, file, how)
+            data = with_axes(data)
     except DataError:
         raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
@@ -154,49 +157,6 @@ def kinds_of(variable: Any, data: Any) -> dict[str, str]:
         if kind is not None and str(dim) not in found.values():
             found.setdefault(kind, str(dim))
     return found
-
-
-def curvilinear_of(variable: Any, data: Any) -> tuple[str, str] | None:
-    """Returns the names of the two-dimensional latitudes and longitudes of a variable; None if it
-    has none."""
-    axes = {_degrees_of(str(dim), data) for dim in variable.dims}
-    if {"latitude", "longitude"} <= axes and not mapping_of(variable, data):
-        return None
-    text = str(variable.attrs.get("coordinates", variable.encoding.get("coordinates", "")))
-    named = [name for name in text.split() if name in data.variables]
-    found: dict[str, str] = {}
-    for name in (*named, *map(str, data.variables)):
-        own = data.variables[name]
-        if own.ndim != 2 or not set(own.dims) <= set(variable.dims):
-            continue
-        kind = kind_of(name, dict(own.attrs))
-        moving = any(
-            kind_of(str(dim), dict(data[dim].attrs) if dim in data.variables else {}) == "time"
-            for dim in own.dims
-        )
-        if kind in ("latitude", "longitude") and not moving:
-            found.setdefault(kind, name)
-    if len(found) < 2 or data[found["latitude"]].dims != data[found["longitude"]].dims:
-        return None
-    return found["latitude"], found["longitude"]
-
-
-def _degrees_of(dim: str, data: Any) -> str | None:
-    """Returns "latitude" or "longitude" for a coordinate that says so in its units."""
-    if dim not in data.variables:
-        return None
-    attrs = dict(data.variables[dim].attrs)
-    kind = kind_of(dim, attrs)
-    units = str(attrs.get("units", "")).strip().lower()
-    return kind if kind is not None and units in DEGREES.get(kind, ()) else None
-
-
-def mapping_of(array: Any, data: Any) -> str:
-    """Returns the name of a variable's map projection; empty for latitudes and longitudes."""
-    name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", "")))
-    found = data.variables.get(name.split(":")[0].strip())
-    kind = "" if found is None else str(found.attrs.get("grid_mapping_name", ""))
-    return "" if kind == "latitude_longitude" else kind
 
 
 def choose(data: Any, variable: str | None, path: str | Path) -> str:
@@ -272,14 +232,14 @@ def _has_axes(array: Any, data: Any) -> bool:
 def _why_not(array: Any, data: Any) -> str:
     """Returns the dimensions of a variable and what keeps them from being a grid over time."""
     dims = f"({', '.join(map(str, array.dims))})"
-    text = str(array.attrs.get("coordinates", array.encoding.get("coordinates", "")))
-    named = [name for name in text.split() if name in data.variables]
+    named = [name for name in named_by(array) if name in data.variables]
     flat = [n for n in named if kind_of(n, dict(data[n].attrs)) in ("latitude", "longitude")]
     kinds = kinds_of(array, data)
     mapping = mapping_of(array, data)
     if curvilinear_of(array, data) is not None:
         lost = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
-        return f"{dims}, without {' and '.join(lost) or 'a time coordinate'}"
+        lacks = " and ".join(lost) or "a time coordinate"
+        return f"{dims}, without {lacks}{no_time(array, data)}"
     if mapping == "healpix":
         return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
     if mapping or any(
@@ -299,7 +259,7 @@ def _why_not(array: Any, data: Any) -> str:
     lost = [dim for dim in array.dims if dim not in data.variables]
     missing = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
     if missing:
-        return f"{dims}, without {' and '.join(missing)}"
+        return f"{dims}, without {' and '.join(missing)}{no_time(array, data)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
 
 
@@ -315,6 +275,7 @@ def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.nda
     Raises:
         DataError: for wrong units, values, order or bounds.
     """
+    check_places(array, data, path)
     kinds, names = kinds_of(array, data), curvilinear_of(array, data)
     dims = kinds["latitude"], kinds["longitude"]
     if names is None:

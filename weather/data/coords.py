@@ -33,6 +33,8 @@ _PROJECTED = (
     "projection_x_coordinate",
     "projection_y_coordinate",
 )
+# Times at which no value holds: when a forecast began, and how long it ran.
+_OTHER_TIMES = ("forecast_reference_time", "forecast_period")
 _DECIMALS = 5
 
 
@@ -50,7 +52,7 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
         return standard  # type: ignore[return-value]
     if standard == "realization":
         return "member"
-    if standard in _PROJECTED:
+    if standard in (*_PROJECTED, *_OTHER_TIMES):
         return None
     for kind in ("latitude", "longitude"):
         if units in DEGREES[kind]:

@@ -14,6 +14,8 @@ from longseq.weather.data.grid import Grid, Weighting
 
 # Centres nearer than this, on the unit sphere, are one cell that a halo repeats (6 m).
 _SAME = 1e-6
+# A halo repeats a cell at a corner of the grid this often at most.
+_HALO = 4
 
 
 @dataclass(frozen=True)
@@ -182,13 +184,15 @@ def read_curvilinear(
             raise DataError(text, path=path, record=kind)
     for kind, values, most in (("latitude", lat, 90.0 + 1e-6), ("longitude", lon, 720.0)):
         if not np.isfinite(values).all():
-            raise DataError("has missing values", path=path, record=kind)
+            hint = _from_the_grid_file(names)
+            raise DataError("has missing values", path=path, record=kind, hint=hint)
         if np.abs(values).max() > most:
             text = f"values from {values.min():g} to {values.max():g} are no degrees"
             raise DataError(text, path=path, record=kind)
     notes = []
     corners = [_bounds(data, name, dims) for name in names]
     if corners[0] is None or corners[1] is None:
+        _check_stacked(lat, lon, names, path)
         if min(lat.shape) < 2:
             text = f"its cells ({lat.shape[0]} × {lat.shape[1]}) have no bounds"
             raise DataError(text, path=path, record="latitude")
@@ -205,6 +209,38 @@ def read_curvilinear(
     if again:
         notes.append(f"{again:,} cells occur again (a halo) and weigh nothing")
     return made, notes
+
+
+def _check_stacked(
+    lat: np.ndarray, lon: np.ndarray, names: tuple[str, str], path: str | Path
+) -> None:
+    """Checks that no point stands for more cells than the halo of a grid repeats: land that a model
+    leaves out has zeros as coordinates, from which the corners of its neighbours would be made.
+
+    Raises:
+        DataError: if one does.
+    """
+    keys = np.round(sphere(lat, lon).reshape(-1, 3) / _SAME).astype(np.int64)
+    keys = keys[np.abs(lat).ravel() < 90 - 1e-4]  # all meridians meet in a pole
+    points, counts = np.unique(keys, axis=0, return_counts=True)
+    if counts.size and counts.max() > _HALO:
+        north, east = (round(float(x), 3) + 0.0 for x in _degrees(points[counts.argmax()] * _SAME))
+        raise DataError(
+            f"{' and '.join(names)} place {counts.max():,} cells at {north:g}°N {east:g}°E",
+            path=path,
+            record="latitude",
+            hint=_from_the_grid_file(names),
+        )
+
+
+def _from_the_grid_file(names: tuple[str, str]) -> str:
+    return f"copy those of the model's grid file: ncks -A -v {','.join(names)} grid.nc in"
+
+
+def _degrees(point: np.ndarray) -> tuple[float, float]:
+    """Returns degrees north and east of a point on the unit sphere (3)."""
+    north = np.rad2deg(np.arcsin(np.clip(point[2], -1, 1)))
+    return float(north), float(np.mod(np.rad2deg(np.arctan2(point[1], point[0])), 360.0))
 
 
 def _bounds(data: Any, name: str, dims: tuple[str, str]) -> np.ndarray | None:

@@ -204,6 +204,8 @@ def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
             own = array.dims[:1] == (times[0],) and array.dtype.kind in "fiu"
             if not own or str(name) in named or str(name).endswith("bnds"):
                 continue
+            if kind_of(str(name), dict(array.attrs)) is not None:  # further times
+                continue
             marks = Marks.of(array, not is_zarr(file))
             values = marks.of_one(np.asarray(array.values, dtype=np.float64), file, str(name))
             kinds = kinds_of(array, data)

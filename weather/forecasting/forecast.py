@@ -27,13 +27,15 @@ from longseq.weather.forecasting.task import FlowData, FlowForecaster
 
 _MUON = {"optimizer": "muon", "optimizer_kwargs": {"muon_lr": 0.02, "steps": 3}}
 _CONVOLUTIONS: dict[str, Any] = {"patch": 2, "width": 32, "n_layers": 2, "weight_decay": 0.1}
-# The two convolutional ones have equal size and settings, and so have the other two sizes.
+# The three convolutional ones have equal size and settings, and so have the other two sizes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
     "conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
+    "gated_conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
     "conv_lstm": {**_CONVOLUTIONS, **_MUON, "d_state": 16},
     "masked_transformer": {"width": 48, "n_layers": 2},
 }
+_WITH_STATES = ("conv_s5", "gated_conv_s5", "conv_lstm")
 # At stations; with and without the virtual node.
 STATION_SETTINGS: dict[str, dict[str, Any]] = {
     "graph": {"virtual": True},
@@ -94,20 +96,24 @@ def forecasters(data: FlowData) -> dict[str, Forecast]:
     return {name: filled(one) for name, one in made.items()}
 
 
-def network(task: FlowForecaster | StationForecaster, places: Tensor | None = None) -> Forecast:
+def network(
+    task: FlowForecaster | StationForecaster, places: Tensor | None = None, window: int = 0
+) -> Forecast:
     """Returns a trained network as a forecast.
 
     Args:
         task: the network.
         places: of its stations (K, 2), for a ``StationForecaster``.
+        window: see ``FlowModel.rollout``.
     """
+    further: dict[str, int] = {"window": window} if window else {}
 
     def forecast(context: np.ndarray, leads: int) -> np.ndarray:
         made = []
         with torch.inference_mode():
             for one in torch.from_numpy(context).split(16):
                 where = [] if places is None else [places.expand(len(one), -1, -1)]
-                made.append(task(one, *where, leads))
+                made.append(task(one, *where, leads, **further))
         return torch.cat(made).numpy()
 
     return forecast
@@ -192,6 +198,13 @@ def run(argv: Sequence[str]) -> int:
         help="score networks and persistence once more, drawn to the climate at every lead by as "
         "much as suits the validation flows best",
     )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        help="score networks that carry states once more, each frame made from the last so many "
+        "alone (0: do not)",
+    )
     parser.add_argument("--frames", type=int, default=400, help="of every flow (400)")
     parser.add_argument("--size", type=int, default=32, help="points along a side (32)")
     parser.add_argument("--every", type=int, help="time steps between frames (the flow's own)")
@@ -206,6 +219,8 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(f"--models: no model {name!r}; {did_you_mean(name, list(settings))}")
     if args.stations is None and args.missing:
         raise ConfigError("--missing is for --stations: fields on the grid are whole")
+    if args.window < 0 or (args.window and args.stations is not None):
+        raise ConfigError("--window must be at least 0, and is not for --stations")
     seeds, out = whole_numbers("--seeds", args.seeds), Path(args.out)
     flow = {
         name: getattr(args, name)
@@ -235,6 +250,9 @@ def run(argv: Sequence[str]) -> int:
             trained = load_task(done.checkpoint, "weather")
             assert isinstance(trained, FlowForecaster | StationForecaster)
             made[key] = network(trained, getattr(data, "places", None))
+            if args.window and name in _WITH_STATES:
+                last = f"{key}, last {args.window}"
+                made[last], seconds[last] = network(trained, window=args.window), seconds[key]
     networks = [name for name in made if name in seconds]
     damped = ["persistence", *networks] if args.damped else []
     found = compare_forecasts(data, made, damped)

@@ -14,9 +14,10 @@ from longseq.core.errors import ArgumentError
 from longseq.core.mixers import State
 from longseq.weather.video.conv_lstm import ConvLSTMBlock
 from longseq.weather.video.conv_s5 import ConvS5Block
+from longseq.weather.video.gated_conv_s5 import GatedConvS5Block
 from longseq.weather.video.periodic import PeriodicConv2d
 
-Kind = Literal["conv_s5", "conv_lstm", "fno"]
+Kind = Literal["conv_s5", "gated_conv_s5", "conv_lstm", "fno"]
 
 
 class FourierLayer(nn.Module):
@@ -55,7 +56,7 @@ class FlowModel(nn.Module):
 
     Args:
         channels: C.
-        kind: "conv_s5", "conv_lstm" or "fno".
+        kind: "conv_s5", "gated_conv_s5", "conv_lstm" or "fno".
         width: channels inside.
         n_layers: layers of the core.
         d_state: real state dimensions of a point (ConvS5), hidden channels (ConvLSTM).
@@ -86,9 +87,10 @@ class FlowModel(nn.Module):
         self.stem = PeriodicConv2d(inside, width, 3)
         layers: list[nn.Module] = []
         for _ in range(n_layers):
-            if kind == "conv_s5":
+            if kind in ("conv_s5", "gated_conv_s5"):
+                block = ConvS5Block if kind == "conv_s5" else GatedConvS5Block
                 times = {"dt_min": dt_min, "dt_max": dt_max}
-                layers.append(ConvS5Block(width, d_state, groups=4, edges="circular", **times))
+                layers.append(block(width, d_state, groups=4, edges="circular", **times))
             elif kind == "conv_lstm":
                 layers.append(ConvLSTMBlock(width, d_state, groups=4, edges="circular"))
             else:
@@ -128,8 +130,22 @@ class FlowModel(nn.Module):
         made = F.pixel_shuffle(made, self.patch)
         return frames + made.unflatten(0, batch), carried
 
-    def rollout(self, context: Tensor, count: int) -> Iterator[Tensor]:
-        """Yields the frames after a context (B, L, C, H, W) one by one, each fed back."""
+    def rollout(self, context: Tensor, count: int, window: int = 0) -> Iterator[Tensor]:
+        """Yields the frames after a context (B, L, C, H, W) one by one, each fed back.
+
+        Args:
+            context: (B, L, C, H, W).
+            count: number of frames.
+            window: every frame is made from the last ones up to this number, from the state at a
+                start, as in training on windows of that length; 0 to carry the state on.
+        """
+        if window:
+            frames = context
+            for _ in range(count):
+                frames = frames[:, -window:]
+                frames = torch.cat([frames, self(frames)[0][:, -1:]], 1)
+                yield frames[:, -1]
+            return
         predicted, states = self(context)
         frame = predicted[:, -1:]
         for index in range(count):

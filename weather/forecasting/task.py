@@ -239,9 +239,17 @@ class FlowForecaster(BaseTask):
                 f"{data.flow.channels} channels"
             )
 
-    def forward(self, context: Tensor, count: int) -> Tensor:
-        """Returns the ``count`` frames that follow a context (B, L, C, H, W)."""
-        return torch.stack(list(self.model.rollout(context, count)), 1)
+    def forward(self, context: Tensor, count: int, window: int = 0) -> Tensor:
+        """Returns the ``count`` frames that follow a context (B, L, C, H, W).
+
+        Args:
+            context: (B, L, C, H, W).
+            count: number of frames.
+            window: see ``FlowModel.rollout``; the masked transformer has no state to carry.
+        """
+        if isinstance(self.model, MaskedTransformer):
+            return torch.stack(list(self.model.rollout(context, count)), 1)
+        return torch.stack(list(self.model.rollout(context, count, window)), 1)
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the loss; in evaluation also the rolled-out frames and the true ones."""

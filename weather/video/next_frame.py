@@ -16,8 +16,9 @@ from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers import State
 from longseq.weather.video.conv_lstm import ConvLSTMBlock
 from longseq.weather.video.conv_s5 import ConvS5Block, Init
+from longseq.weather.video.gated_conv_s5 import GatedConvS5Block
 
-Core = Literal["conv_s5", "conv_lstm"]
+Core = Literal["conv_s5", "gated_conv_s5", "conv_lstm"]
 
 
 class NextFrame(nn.Module):
@@ -37,7 +38,7 @@ class NextFrame(nn.Module):
         init: see ``ConvS5``.
         groups: of the group norms.
         dropout: in the blocks.
-        core: "conv_s5" or "conv_lstm".
+        core: "conv_s5", "gated_conv_s5" or "conv_lstm".
         dt_min: shortest time step of the ConvS5's states at the start; see ``ConvS5``.
         dt_max: longest one.
     """
@@ -73,14 +74,14 @@ class NextFrame(nn.Module):
         self.down = nn.ModuleList(
             nn.Conv2d(fine, coarse, 4, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
-        self.blocks = nn.ModuleList(
-            ConvS5Block(
-                widths[-1], d_state, kernel, init, groups, dropout, dt_min=dt_min, dt_max=dt_max
-            )
-            if core == "conv_s5"
-            else ConvLSTMBlock(widths[-1], d_state, kernel, groups, dropout)
-            for _ in range(n_layers)
-        )
+        self.blocks = nn.ModuleList()
+        for _ in range(n_layers):
+            if core == "conv_lstm":
+                self.blocks.append(ConvLSTMBlock(widths[-1], d_state, kernel, groups, dropout))
+                continue
+            block = ConvS5Block if core == "conv_s5" else GatedConvS5Block
+            times = {"dt_min": dt_min, "dt_max": dt_max}
+            self.blocks.append(block(widths[-1], d_state, kernel, init, groups, dropout, **times))
         self.up = nn.ModuleList(
             nn.Conv2d(coarse + fine, fine, 3, padding=1)
             for coarse, fine in zip(reversed(widths[1:]), reversed(widths[:-1]))

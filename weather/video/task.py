@@ -63,7 +63,7 @@ class VideoForecaster(BaseTask):
         context: frames that are given.
         passes: training passes on own predictions; a rollout has one, 0 for none.
         own: where the model's own frames come from in training: "pass" or "rollout".
-        core: "conv_s5" or "conv_lstm".
+        core: "conv_s5", "gated_conv_s5" or "conv_lstm".
         dt_min: shortest time step of ConvS5's states at the start: the slowest forget in some
             2 / dt_min frames.
         dt_max: longest one: the fastest forget in some 2 / dt_max frames.

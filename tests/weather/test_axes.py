@@ -1,0 +1,224 @@
+"""Axes under the names of ocean, weather and forecast models: read by attributes, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+
+from longseq.core.errors import DataError
+from longseq.weather.data.axes import with_axes
+from longseq.weather.data.curvilinear import CurvilinearGrid
+from longseq.weather.data.series import read_series
+from longseq.weather.data.source import read_field
+
+T, Y, X = 24, 5, 7
+DAYS = np.arange(T) * 30.0 + 15
+NORTH, EAST = np.linspace(-50.0, 50.0, Y), np.arange(X) * 10.0 + 20
+# A grid that is nowhere along parallels and meridians.
+LAT, LON = np.meshgrid(NORTH, EAST, indexing="ij")
+LAT, LON = LAT + 2 * np.sin(np.deg2rad(3 * LON)), LON + 2 * np.cos(np.deg2rad(2 * LAT))
+VALUES = (285 + np.random.default_rng(0).normal(size=(T, Y, X))).astype(np.float32)
+KELVIN = {"units": "K"}
+TIME = {"units": "days since 2000-01-01", "calendar": "noleap"}
+SECONDS = {"units": "seconds since 2000-01-01 00:00:00", "calendar": "noleap"}
+DEGREES_N, DEGREES_E = {"units": "degrees_north"}, {"units": "degrees_east"}
+
+
+def fields(name: str, dims: tuple[str, ...], coordinates: str = "") -> xr.Dataset:
+    """Returns the field on dimensions without coordinates."""
+    said = {"coordinates": coordinates} if coordinates else {}
+    return xr.Dataset({name: (dims, VALUES, {**KELVIN, **said})})
+
+
+def saved(data: xr.Dataset, path: Path) -> Path:
+    data.drop_indexes(list(data.indexes)).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def nemo(coordinates: str = "time_centered nav_lat nav_lon", time: str = "t") -> xr.Dataset:
+    data = fields("tos", (time, "y", "x"), coordinates)
+    data["time_counter"] = (time, DAYS * 86400, {**SECONDS, "standard_name": "time", "axis": "T"})
+    data["time_centered"] = (time, DAYS * 86400, {**SECONDS, "standard_name": "time"})
+    data["nav_lat"] = (("y", "x"), LAT.copy(), {**DEGREES_N, "standard_name": "latitude"})
+    data["nav_lon"] = (("y", "x"), LON.copy(), {**DEGREES_E, "standard_name": "longitude"})
+    return data
+
+
+def roms(time: str = "time") -> xr.Dataset:
+    data = fields("temp", (time, "eta_rho", "xi_rho"), "lon_rho lat_rho ocean_time")
+    data["ocean_time"] = (time, DAYS * 86400, {**SECONDS, "field": "time, scalar, series"})
+    data["lat_rho"] = (("eta_rho", "xi_rho"), LAT, {"units": "degree_north"})
+    data["lon_rho"] = (("eta_rho", "xi_rho"), LON, {"units": "degree_east"})
+    data["lat_psi"] = (("eta_psi", "xi_psi"), LAT[1:, 1:] + 9, {"units": "degree_north"})
+    data["lon_psi"] = (("eta_psi", "xi_psi"), LON[1:, 1:] + 9, {"units": "degree_east"})
+    return data
+
+
+def pop(coordinates: str = "TLONG TLAT time") -> xr.Dataset:
+    data = fields("SST", ("time", "nlat", "nlon"), coordinates)
+    data["time"] = ("time", DAYS, TIME)
+    # The corners' coordinates come first, as in the model's files.
+    for name, values in (("ULAT", LAT + 5), ("TLAT", LAT.copy())):
+        data[name] = (("nlat", "nlon"), values, DEGREES_N)
+    for name, values in (("ULONG", LON + 5), ("TLONG", LON)):
+        data[name] = (("nlat", "nlon"), values, DEGREES_E)
+    return data
+
+
+def wrf() -> xr.Dataset:
+    data = fields("T2", ("Time", "south_north", "west_east"), "XLONG XLAT XTIME")
+    data["XTIME"] = ("Time", DAYS * 1440, {**TIME, "units": "minutes since 2000-01-01"})
+    dims = ("Time", "south_north", "west_east")
+    data["XLAT"] = (dims, np.broadcast_to(LAT, (T, Y, X)).copy(), {"units": "degree_north"})
+    data["XLONG"] = (dims, np.broadcast_to(LON, (T, Y, X)).copy(), {"units": "degree_east"})
+    return data
+
+
+def nominal(coordinates: str = "geolon_t geolat_t") -> xr.Dataset:
+    """Returns a tripolar grid whose axes are in degrees too, but nominal."""
+    data = fields("sst", ("time", "yt_ocean", "xt_ocean"), coordinates)
+    data["time"] = ("time", DAYS, TIME)
+    data["yt_ocean"] = ("yt_ocean", NORTH, {"units": "degrees_N", "cartesian_axis": "Y"})
+    data["xt_ocean"] = ("xt_ocean", EAST, {"units": "degrees_E", "cartesian_axis": "X"})
+    data["geolat_t"] = (("yt_ocean", "xt_ocean"), LAT, {"units": "degrees_N"})
+    data["geolon_t"] = (("yt_ocean", "xt_ocean"), LON, {"units": "degrees_E"})
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(nemo(), nemo("nav_lat nav_lon", "time_counter"), roms(), roms("ocean_time")),
+        *(pop(), wrf(), nominal()),
+    ],
+    ids=["nemo_t", "nemo", "roms_time", "roms", "pop", "wrf", "mom"],
+)
+def test_curvilinear_files_of_models(data: xr.Dataset, tmp_path: Path) -> None:
+    found = read_field(saved(data, tmp_path / "a.nc"))
+    assert isinstance(found.grid, CurvilinearGrid)
+    np.testing.assert_allclose(found.grid.lat, LAT, atol=1e-9)
+    np.testing.assert_allclose(found.grid.lon, LON, atol=1e-9)
+    np.testing.assert_array_equal(found.values, VALUES)
+    epoch = cftime.DatetimeNoLeap(2000, 1, 1)
+    assert [(date - epoch).days for date in found.time] == [int(day) for day in DAYS]
+
+
+def test_indices_with_latitudes_longitudes_and_times_beside_them(tmp_path: Path) -> None:
+    data = fields("tas", ("record", "j", "i"), "lat lon time")
+    data["time"], data["lat"] = ("record", DAYS, TIME), ("j", NORTH, {**DEGREES_N, "bounds": "b"})
+    data["lon"], data["j"] = ("i", EAST, DEGREES_E), ("j", np.arange(Y))
+    data["b"] = (("j", "two"), np.stack([NORTH - 12, NORTH + 13], 1))
+    found = read_field(saved(data, tmp_path / "a.nc"))
+    np.testing.assert_array_equal(found.grid.lat, NORTH)
+    np.testing.assert_array_equal(found.grid.lat_bounds[:, 0], NORTH - 12)
+    np.testing.assert_array_equal(found.values, VALUES)
+    # Under names of other axes, in another order.
+    names = {"time": "lat", "lat": "x", "lon": "time"}
+    order = data.transpose("i", "record", "j", ...).rename(names)
+    order["tas"].attrs["coordinates"] = "lat x time"
+    np.testing.assert_array_equal(read_field(saved(order, tmp_path / "b.nc")).values, VALUES)
+
+
+def test_forecasts_are_dated_by_the_time_at_which_they_hold(tmp_path: Path) -> None:
+    data = fields("t2m", ("time", "latitude", "longitude"), "valid_time step")
+    began = {**TIME, "standard_name": "forecast_reference_time"}
+    data["time"], data["step"] = ("time", DAYS, began), ((), 2.0, {"units": "days"})
+    data["latitude"], data["longitude"] = (
+        ("latitude", NORTH, DEGREES_N),
+        ("longitude", EAST, DEGREES_E),
+    )
+    with pytest.raises(DataError, match=r"without time \(time is when forecasts began, not when"):
+        read_field(saved(data, tmp_path / "a.nc"))
+    data["valid_time"] = ("time", DAYS + 2, {**TIME, "standard_name": "time"})
+    found = read_field(saved(data, tmp_path / "b.nc"))
+    assert (found.time[0].month, found.time[0].day) == (1, 18)
+
+
+def test_valid_time_of_reanalyses(tmp_path: Path) -> None:
+    data = fields("t2m", ("valid_time", "latitude", "longitude"), "number valid_time expver")
+    data["valid_time"] = ("valid_time", DAYS.astype(int) * 86400, SECONDS)
+    data["latitude"] = ("latitude", NORTH, DEGREES_N)
+    data["longitude"] = ("longitude", EAST, DEGREES_E)
+    data["number"] = ((), 0, {"standard_name": "realization", "units": "1"})
+    data["expver"] = ("valid_time", np.array(["0001"] * 20 + ["0005"] * 4, dtype=object))
+    found = read_field(saved(data, tmp_path / "a.nc"))
+    np.testing.assert_array_equal(found.values, VALUES)
+    parts = np.full((T, 2, Y, X), np.nan, dtype=np.float32)
+    parts[:20, 0], parts[20:, 1] = VALUES[:20], VALUES[20:]
+    data = data.drop_vars(["expver", "t2m"])
+    data["t2m"] = (("valid_time", "expver", "latitude", "longitude"), parts, KELVIN)
+    data["expver"] = ("expver", [1, 5])
+    with pytest.raises(DataError, match=r"t2m: has 2 entries along 'expver' \(join them"):
+        read_field(saved(data, tmp_path / "b.nc"))
+
+
+def test_what_the_file_does_not_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not say which of ULAT, TLAT, ULONG, TLONG are its"):
+        read_field(saved(pop(""), tmp_path / "a.nc"))
+    with pytest.raises(DataError, match="geolat_t and geolon_t differ from the latitudes and"):
+        read_field(saved(nominal(""), tmp_path / "b.nc"))
+    with pytest.raises(DataError, match="t has time_counter and time_centered: name one in its"):
+        read_field(saved(nemo("nav_lat nav_lon"), tmp_path / "c.nc"))
+    bare = roms("ocean_time")
+    bare["ocean_time"].attrs["units"] = "second"
+    with pytest.raises(DataError, match="ocean_time has units 'second': 'days since …' is needed"):
+        read_field(saved(bare, tmp_path / "d.nc"))
+    moving = wrf()
+    moving["XLAT"][3] += 1
+    with pytest.raises(DataError, match="latitudes and longitudes are not on two of these"):
+        read_field(saved(moving, tmp_path / "e.nc"))
+
+
+def test_the_variable_may_name_its_axes_or_the_corners(tmp_path: Path) -> None:
+    corners = read_field(saved(pop("ULONG ULAT time"), tmp_path / "a.nc"))
+    np.testing.assert_allclose(corners.grid.lat, LAT + 5, atol=1e-9)
+    axes = read_field(saved(nominal("yt_ocean xt_ocean"), tmp_path / "b.nc"))
+    np.testing.assert_array_equal(axes.grid.lat, NORTH)
+    # Two-dimensional ones that say what the axes say change nothing, whoever names them.
+    for number, said in enumerate(("", "geolat_t geolon_t")):
+        data = nominal(said)
+        lat, lon = np.meshgrid(NORTH, EAST - 360, indexing="ij")
+        data["geolat_t"], data["geolon_t"] = (
+            (("yt_ocean", "xt_ocean"), lat, DEGREES_N),
+            (("yt_ocean", "xt_ocean"), lon, DEGREES_E),
+        )
+        same = read_field(saved(data, tmp_path / f"{number}.nc"))
+        assert not isinstance(same.grid, CurvilinearGrid)
+
+
+def test_land_without_coordinates_is_refused(tmp_path: Path) -> None:
+    data = nemo()
+    data["nav_lat"][:3, :3], data["nav_lon"][:3, :3] = 0, 0
+    with pytest.raises(DataError, match="nav_lat and nav_lon place 9 cells at 0°N 0°E"):
+        read_field(saved(data, tmp_path / "a.nc"))
+    lost = pop()
+    lost["TLAT"][0, 0] = np.nan
+    with pytest.raises(DataError, match=r"latitude: has missing values \(.*ncks -A -v TLAT,TLONG"):
+        read_field(saved(lost, tmp_path / "c.nc"))
+    # A halo repeats cells, and all meridians meet in a pole.
+    data = nemo()
+    data["nav_lat"][-1], data["nav_lon"][:, -1] = 90, data["nav_lon"][:, 0]
+    data["nav_lat"][:, -1] = data["nav_lat"][:, 0]
+    notes = read_field(saved(data, tmp_path / "b.nc")).notes
+    assert any("occur again" in note for note in notes)
+
+
+def test_points_and_corners_stay_what_they_are() -> None:
+    points = xr.Dataset({"tas": (("obs",), np.zeros(4), KELVIN)})
+    points["time"], points["lat"] = ("obs", np.arange(4.0), TIME), ("obs", np.zeros(4), DEGREES_N)
+    assert with_axes(points).identical(points)
+    # Corners of one row of cells: equal along their first dimension, which is no time.
+    cells = xr.Dataset({"lat_bnds": (("y", "x", "v"), np.zeros((1, 3, 4)), DEGREES_N)})
+    assert with_axes(cells).identical(cells)
+
+
+def test_further_times_are_no_series(tmp_path: Path) -> None:
+    data = xr.Dataset({"co2": ("time_counter", np.arange(3.0), {"units": "Gt"})})
+    data["time_counter"] = ("time_counter", [180.0, 545.0, 910.0], TIME)
+    data["time_centered"] = ("time_counter", [180.0, 545.0, 910.0], TIME)
+    years, _, names = read_series(saved(data, tmp_path / "a.nc"))
+    assert list(years) == [2000, 2001, 2002] and names == ["co2"]

@@ -1,0 +1,114 @@
+"""Which latitudes and longitudes of a file are a variable's own: its axes, or two-dimensional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longseq.core.errors import DataError
+from longseq.weather.data.coords import DEGREES, kind_of
+
+
+def curvilinear_of(variable: Any, data: Any) -> tuple[str, str] | None:
+    """Returns the names of the two-dimensional latitudes and longitudes of a variable; None if it
+    has none, or if those of its dimensions say the same."""
+    named = named_by(variable)
+    found = _places(variable, data, named)
+    if found is None:
+        return None
+    axes = {_degrees_of(str(dim), data) for dim in variable.dims}
+    regular = {"latitude", "longitude"} <= axes and not mapping_of(variable, data)
+    # The nominal axes of an ocean model are of its regular part; the file says which to take.
+    own = set(found) <= set(named) and _apart(variable, data, found)
+    return None if regular and not own else found
+
+
+def named_by(variable: Any) -> list[str]:
+    """Returns the names in a variable's attribute ``coordinates``."""
+    return str(variable.attrs.get("coordinates", variable.encoding.get("coordinates", ""))).split()
+
+
+def _two_dimensional(variable: Any, data: Any) -> dict[str, list[str]]:
+    """Returns the two-dimensional latitudes and longitudes on a variable's dimensions, by kind."""
+    found: dict[str, list[str]] = {"latitude": [], "longitude": []}
+    for name in map(str, data.variables):
+        own = data.variables[name]
+        if own.ndim != 2 or not set(own.dims) <= set(variable.dims):
+            continue
+        kind = kind_of(name, dict(own.attrs))
+        moving = any(
+            kind_of(str(dim), dict(data[dim].attrs) if dim in data.variables else {}) == "time"
+            for dim in own.dims
+        )
+        if kind in found and not moving:
+            found[kind].append(name)
+    return found
+
+
+def _places(variable: Any, data: Any, named: list[str]) -> tuple[str, str] | None:
+    """Returns two-dimensional latitudes and longitudes, those that the variable names first."""
+    there = _two_dimensional(variable, data)
+    chosen = [
+        min(names, key=lambda name: name not in named, default="") for names in there.values()
+    ]
+    if not all(chosen) or data[chosen[0]].dims != data[chosen[1]].dims:
+        return None
+    return chosen[0], chosen[1]
+
+
+def _apart(variable: Any, data: Any, places: tuple[str, str]) -> bool:
+    """Returns whether two-dimensional places differ from the variable's own axes."""
+    for dim in map(str, variable.dims):
+        kind = _degrees_of(dim, data)
+        if kind is None:
+            continue
+        field = data[places[0] if kind == "latitude" else places[1]]
+        gap = np.asarray(field.values - data[dim].broadcast_like(field).transpose(*field.dims))
+        if kind == "longitude":
+            gap = np.mod(gap + 180.0, 360.0) - 180.0
+        if not np.abs(gap).max() <= 1e-3:  # missing ones are apart
+            return True
+    return False
+
+
+def check_places(array: Any, data: Any, path: str | Path) -> None:
+    """Checks that a variable says which of several latitudes and longitudes are its own.
+
+    Raises:
+        DataError: if it does not, and they differ.
+    """
+    named, there = named_by(array), _two_dimensional(array, data)
+    places = _places(array, data, named)
+    said = {"latitude", "longitude"} <= {
+        _degrees_of(name, data) for name in named if name in array.dims
+    }
+    if places is None or set(places) <= set(named) or said:
+        return
+    hint = f"name the right ones: ncatted -a coordinates,{array.name},o,c,'LAT LON' in"
+    several = [name for names in there.values() if len(names) > 1 for name in names]
+    if curvilinear_of(array, data) is not None and several:
+        text = f"does not say which of {', '.join(several)} are its own"
+        raise DataError(text, path=path, record=str(array.name), hint=hint)
+    if curvilinear_of(array, data) is None and _apart(array, data, places):
+        text = f"{' and '.join(places)} differ from the latitudes and longitudes of its axes"
+        raise DataError(text, path=path, record=str(array.name), hint=hint)
+
+
+def _degrees_of(dim: str, data: Any) -> str | None:
+    """Returns "latitude" or "longitude" for a coordinate that says so in its units."""
+    if dim not in data.variables:
+        return None
+    attrs = dict(data.variables[dim].attrs)
+    kind = kind_of(dim, attrs)
+    units = str(attrs.get("units", "")).strip().lower()
+    return kind if kind is not None and units in DEGREES.get(kind, ()) else None
+
+
+def mapping_of(array: Any, data: Any) -> str:
+    """Returns the name of a variable's map projection; empty for latitudes and longitudes."""
+    name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", "")))
+    found = data.variables.get(name.split(":")[0].strip())
+    kind = "" if found is None else str(found.attrs.get("grid_mapping_name", ""))
+    return "" if kind == "latitude_longitude" else kind
