@@ -201,7 +201,7 @@ class MuonAdamW(Optimizer):
         order = [
             axis
             for side in (rows, columns)
-            for axis in sorted(side, key=lambda axis: -update.stride(axis))
+            for axis in sorted(side, key=lambda axis: -update.stride()[axis])
         ]
         moved = update.permute(order)
         flat = orthogonalise(moved.flatten(len(rows)).flatten(0, len(rows) - 1), group["steps"])

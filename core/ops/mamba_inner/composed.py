@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longseq.core.ops.backends import Backend, convolution_backend
 from longseq.core.ops.causal_conv1d import one_sided_conv1d
@@ -43,10 +43,12 @@ def _scan(
         C, way = C * scale, way._replace(D=way.D * scale)
     decay = -torch.exp(log if log.dtype == torch.float64 else log.float())
     # The bias is added inside the scan, in float32; a map that is no more than one, too.
+    weight: Tensor | None = None
+    bias: Tensor | None
     if plain_map(way.dt_proj, _HOOKS):
+        assert isinstance(way.dt_proj, nn.Linear)
         weight, bias = way.dt_proj.weight, way.dt_proj.bias
     else:
-        weight = None
         dt, bias = product_and_bias(way.dt_proj, dt)
     y, _ = selective_scan(
         u,
