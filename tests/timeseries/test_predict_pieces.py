@@ -306,3 +306,14 @@ def test_the_forecaster_writes_over_nothing_that_it_reads(
     with pytest.raises(ConfigError, match="would overwrite the input"):
         Forecaster("repeat").fit("series.parquet").save(tmp_path)
     assert (tmp_path / "series.parquet").read_bytes() == before
+
+
+def test_periods_are_not_read_as_the_numbers_that_they_are_stored_as(tmp_path):
+    months = pd.period_range("2020-01", periods=40, freq="M")
+    frame = pd.DataFrame({"unique_id": "a", "ds": months, "y": np.arange(40.0)})
+    path = tmp_path / "periods.parquet"
+    frame.to_parquet(path, index=False)
+    with pytest.raises(DataError, match=r"'ds' is of .*period.*read it whole: --in_pieces no"):
+        LongFile(path)
+    found = Forecaster("theta").predict(2, frame=path)
+    assert list(found["ds"]) == [pd.Timestamp("2023-05-01"), pd.Timestamp("2023-06-01")]

@@ -63,7 +63,8 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
         at = int(np.flatnonzero(twice)[0])
         name = panel.ids[codes[at]]
         raise where.error(f"the time {ds[at]} of {name!r} comes twice in the future", at)
-    others = pd.unique(frame[id_][codes < 0].astype(str)) if id_ is not None else ()
+    strange = frame[id_][codes < 0] if id_ is not None else pd.Series(dtype=str)
+    others = strange.astype(str).unique()
     if len(others):
         what = "is no series" if len(others) == 1 else f"and {len(others) - 1} more are no series"
         text = f"{others[0]!r} in the future {what} with a past: not forecast"

@@ -30,6 +30,7 @@ CELLS = 2**22  # values of a piece's panel
 TIMES = 5_000_000  # distinct times of a file
 ROW_BYTES = 150  # of a row of a file that is read whole: the frame, the panel and their copies
 READ_WHOLE = "read it whole: --in_pieces no, in Python give pandas.read_parquet(path)"
+_NUMBERS = ("integer", "floating", "decimal", "boolean", "null")
 SHARE = 0.25  # of the machine's memory that a file may take before it is read in pieces
 
 
@@ -153,15 +154,13 @@ class LongFile:
                 hint="a long one can: name its columns (--id --time --target), or make one by "
                 "polars.scan_parquet(…).unpivot(index=time)",
             )
+        for field in map(schema.field, found):
+            own = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
+            if own or isinstance(field.type, pa.BaseExtensionType):  # periods are stored as counts
+                raise where.error(f"{field.name!r} is of {own or field.type}: {READ_WHOLE}")
         kind = schema.field(target).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_integer(kind)
-            or pa.types.is_floating(kind)
-            or pa.types.is_decimal(kind)
-            or pa.types.is_boolean(kind)
-            or pa.types.is_null(kind)
-        ):
+        if not any(getattr(pa.types, f"is_{one}")(kind) for one in _NUMBERS):
             raise where.error(
                 f"{target!r} is of {kind}, numbers are needed to read a file in pieces",
                 hint="cast the column to float and write the file again",
