@@ -50,7 +50,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        early_size: side of training images in the first 60% of a training; None for img_size.
+        early_size: side of images in the first 60% of training.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 

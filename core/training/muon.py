@@ -198,10 +198,11 @@ class MuonAdamW(Optimizer):
         update = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
         rows, columns = axes or ((0,), tuple(range(1, update.ndim)))
         # The order of rows and columns does not matter: as they lie in memory nothing is copied.
+        strides: tuple[int, ...] = update.stride()
         order = [
             axis
             for side in (rows, columns)
-            for axis in sorted(side, key=lambda axis: -update.stride()[axis])
+            for axis in sorted(side, key=lambda axis: -strides[axis])
         ]
         moved = update.permute(order)
         flat = orthogonalise(moved.flatten(len(rows)).flatten(0, len(rows) - 1), group["steps"])

@@ -191,6 +191,23 @@ def test_orthogonalise() -> None:
     assert orthogonalise(torch.zeros(2, 3)).abs().max() == 0
 
 
+@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (9, 10)])
+def test_orthogonalise_is_the_iteration_written_out(shape: tuple[int, int], steps: int) -> None:
+    """Also of few dimensions, where rounding has the most to grow from."""
+    generator = torch.Generator().manual_seed(1)
+    few = torch.randn(shape[0], 2, generator=generator) @ torch.randn(
+        2, shape[1], generator=generator
+    )
+    for matrix in (torch.randn(shape, generator=generator), few):
+        x = matrix.double() / matrix.double().norm()
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+        found = orthogonalise(matrix, steps).double()
+        torch.testing.assert_close(found, x, rtol=0, atol=1e-4 * float(x.abs().max()))
+
+
 def test_muon_agrees_with_torch() -> None:
     """On a plain matrix, up to the bfloat16 in which torch's own iterates."""
     torch.manual_seed(0)
