@@ -147,7 +147,7 @@ class ForecastComparison(Comparison):
         return self._next
 
     def tested(self, task: Any, metrics: Mapping[str, float]) -> Row:
-        parameters = sum(parameter.numel() for parameter in task.parameters())
+        parameters = _parameters(task)
         numbers = {"mae": metrics["mae"], "parameters": parameters}
         return Row(type(task).__name__, "model", metrics["mse"], numbers=numbers)
 
@@ -255,7 +255,7 @@ class ForecastComparison(Comparison):
         found = self.data.facts()
         if any(task.facts.get(name) != found[name] for name in FACTS if name in task.facts):
             raise DataError("was trained on other rows than those before the test", path=path)
-        parameters = sum(parameter.numel() for parameter in task.parameters())
+        parameters = _parameters(task)
         return [self._row(name, task, start, parameters, seed=seed)]
 
     def values(self, config: Path, seed: int) -> Values:
@@ -279,3 +279,10 @@ class ForecastComparison(Comparison):
                 known[kind] = list(names)
         series = {} if data.series is None else {"series": data.series}
         return {"data": {**known, **sizes, **series, "seed": seed}, "model": model}
+
+
+def _parameters(task: Any) -> int:
+    """Returns the number of a task's parameters; averages of its weights are none of its own."""
+    copies = tuple(f"{name}." for name in task.copies)
+    own = (one for name, one in task.named_parameters() if not name.startswith(copies))
+    return sum(one.numel() for one in own)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path, refuse_overwriting
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Roles, read_panel
@@ -24,6 +24,8 @@ _KINDS = ("future", "past", "static")
 
 def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
     """Writes a forecaster and its series; see ``Forecaster.save``."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, a forecaster is saved to a folder")
     refuse_overwriting(folder / "series.parquet", [panel.source])
     folder.mkdir(parents=True, exist_ok=True)
     wide = pd.DataFrame(panel.values, columns=list(panel.ids))

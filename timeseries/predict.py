@@ -63,8 +63,9 @@ def run(argv: Sequence[str]) -> int:
     panel = read_panel(args.frame, roles=roles_of(args))
     least = 1 if task is None else int((task.facts or {}).get("least", task.context))
     if args.future_frame is not None:
-        table, _ = read_frame(require_file(args.future_frame, "frame of the future"), args.id)
-        panel = with_future(panel, table, horizon, roles_of(args))
+        future = require_file(args.future_frame, "frame of the future")
+        table, line = read_frame(future, args.id)
+        panel = with_future(panel, table, horizon, roles_of(args), future, line)
     cutoffs = _cutoffs(args, panel, horizon, least)
     if task is None:
         frame = _zero_shot(args, panel, horizon, cutoffs, levels)

@@ -34,8 +34,9 @@ def as_walk(series: np.ndarray, season: int = 0) -> Walk:
     at the season, and over the first lags together (Box and Pierce 1970), and the variance of long
     differences over that of short ones (Lo and MacKinlay 1988). A steady drift does not.
     Differences beyond four median deviations are cut off, so that neither outliers nor restless
-    times decide. A short series has little to say against it: ask its length too. A drift that is
-    not twice its standard error is none; above, it is believed the more the surer it is.
+    times decide. A short series has little to say against it, nor has one whose values have few
+    neighbours: ask for the number of known differences too. A drift that is not twice its standard
+    error is none; above, it is believed the more the surer it is.
 
     Args:
         series: values (n,), NaN where none was observed; its scale and level do not matter.
@@ -55,8 +56,8 @@ def as_walk(series: np.ndarray, season: int = 0) -> Walk:
     centre = cut[seen].mean()
     cut = np.where(seen, cut - centre, 0.0)
     spread = np.sqrt(np.square(cut).sum() / count)
-    if spread <= 1e-9 * np.abs(known).max():
-        return Walk(1.0, 0.0)
+    if spread <= 1e-9 * np.abs(known).max():  # a line: nothing is surer than its drift
+        return Walk(1.0, known.mean())
     cut /= spread
 
     def correlation(lag: int) -> float:

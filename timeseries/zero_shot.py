@@ -30,8 +30,9 @@ _MEDIAN = QUANTILES.index(0.5)
 _LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
 # chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
-# values, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not from there on,
-# the logarithm of the intervals' width changes by _NARROWED, and by _WIDENED times the likeness.
+# values with neighbours, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not
+# from there on, the logarithm of the intervals' width changes by _NARROWED, and by _WIDENED times
+# the likeness.
 _PULL, _PULLED = 0.5, (7.0, 8.0)
 _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
 
@@ -179,9 +180,10 @@ def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
         at = np.flatnonzero(np.isfinite(row))
         series = np.log(row[at[0] :]) if positive[i] else row[at[0] :]
         walk = as_walk(series, season)
-        doublings = np.log2(len(at))
-        pull = _PULL * walk.likeness * _between(doublings, _PULLED)
-        short = 1.0 - _between(doublings, _SHORT)
+        # Values without neighbours have nothing to say against a walk: they do not count.
+        joined = 1 + np.isfinite(np.diff(series)).sum()
+        pull = _PULL * walk.likeness * _between(np.log2(joined), _PULLED)
+        short = 1.0 - _between(np.log2(len(at)), _SHORT)
         share = np.exp(short * (_NARROWED + _WIDENED * walk.likeness))
         middle = found[i, :, _MEDIAN : _MEDIAN + 1]
         out[i] = middle + share * (found[i] - middle)

@@ -82,10 +82,18 @@ class ZeroShot(ForecastTask):
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
 
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
-        """Returns the medians (B, h, C) after contexts (B, L, C)."""
-        rows = x.transpose(1, 2).flatten(0, 1)
-        found = self._quantiles(self.average, rows, torch.ones_like(rows, dtype=torch.bool))
-        medians = found[:, : self.horizon, _MEDIAN]
+        """Returns the medians (B, h, C) after contexts (B, L, C) that are known throughout."""
+        return self._medians(x, torch.ones_like(x, dtype=torch.bool))
+
+    def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns the medians (B, h, C) of windows; what was not observed is not read, as in
+        training. Of a context without any value the one carried forward is."""
+        known = batch["x_mask"]
+        return self._medians(batch["x"], known | ~known.any(1, keepdim=True))
+
+    def _medians(self, x: Tensor, known: Tensor) -> Tensor:
+        rows, seen = (one.transpose(1, 2).flatten(0, 1) for one in (x, known))
+        medians = self._quantiles(self.average, rows, seen)[:, : self.horizon, _MEDIAN]
         return medians.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
 
     def _quantiles(self, model: nn.Module, rows: Tensor, known: Tensor) -> Tensor:

@@ -249,6 +249,26 @@ def test_a_frame_of_the_future_is_looked_at():
     pd.testing.assert_frame_equal(made.predict(7, future=more), made.predict(7, future=future))
 
 
+def test_a_frame_of_the_future_of_another_kind_is_named(tmp_path, capsys):
+    df = retail(3)
+    known, future = split(df, 7)
+    made = Forecaster("theta", future=["promo"], id="unique_id").fit(known)
+    with pytest.raises(DataError, match="future: has no column 'unique_id' of the series' names"):
+        made.predict(7, future=future.drop(columns="unique_id"))
+    zoned = future.assign(ds=pd.to_datetime(future["ds"]).dt.tz_localize("UTC"))
+    with pytest.raises(DataError, match=r"a clock with a zone, those of .* no zone .*zone Europe"):
+        made.predict(7, future=zoned)
+    with pytest.raises(DataError, match="times are numbers, those of the frame on a clock"):
+        made.predict(7, future=future.assign(ds=np.arange(len(future))))
+    # The file of the future is named, and its line.
+    known.to_csv(tmp_path / "sales.csv", index=False)
+    future.assign(promo="x").to_csv(tmp_path / "plan.csv", index=False)
+    beside = ["--future", "promo", "--future_frame", str(tmp_path / "plan.csv")]
+    given = [str(tmp_path / "sales.csv"), "--horizon", "7", *beside]
+    assert main(["timeseries", "predict", *given, "--out", str(tmp_path / "out.csv")]) == 2
+    assert "plan.csv: line 2: 'promo' is 'x'" in capsys.readouterr().err
+
+
 def test_static_texts_are_those_of_the_training():
     df = retail(3)
     df["kind"] = df["unique_id"].map({"i0": "a", "i1": "b", "i2": "a"})

@@ -74,3 +74,24 @@ def test_long_series_with_a_season_are_left_alone():
     series = np.sin(t * 2 * np.pi / 24) + 0.1 * np.random.default_rng(0).standard_normal(600)
     raw, own = (Quantiles(calibrated=on).forecast([series], 12, 24)[0] for on in (False, True))
     np.testing.assert_allclose(own, raw, atol=1e-3)
+
+
+def test_a_long_line_goes_on_and_is_not_held_at_its_last_value():
+    t = np.arange(500.0)
+    found = as_walk(t)
+    assert found == (1.0, 1.0)
+    assert as_walk(-t).drift == -1.0
+    for series, ahead in ((t, 500 + np.arange(48.0)), (1.01**t, 1.01 ** (500 + np.arange(48.0)))):
+        made = [Quantiles(calibrated=on).forecast([series], 48)[0, :, 4] for on in (False, True)]
+        raw, own = made
+        assert np.abs(own - ahead).mean() < 0.6 * np.abs(raw - ahead).mean()
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_values_without_neighbours_say_nothing_of_a_walk(every):
+    t = np.arange(1201)
+    series = np.where(t % every == 0, 20 + 10 * np.sin(2 * np.pi * t / 24), np.nan)
+    assert np.isfinite(series).sum() > 256
+    made = [Quantiles(calibrated=on).forecast([series], 24, 24)[0, :, 4] for on in (False, True)]
+    raw, own = made
+    np.testing.assert_array_equal(own, raw)

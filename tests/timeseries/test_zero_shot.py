@@ -9,6 +9,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
+from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.pretraining import make_batch
@@ -168,6 +169,27 @@ def test_fine_tuning_begins_with_the_packaged_weights(wide_csv: Path, workdir: P
     packaged = zero_shot_frame(panel, 12)
     spread = panel.values.std()
     assert np.abs(found["ZeroShot"] - packaged["ZeroShot"]).mean() < 0.3 * spread
+
+
+def test_a_tuned_forecaster_reads_no_value_that_was_not_observed():
+    task = ZeroShot(context=64, horizon=8).eval()
+    x = torch.from_numpy(waves(64)).float()[None, :, None]
+    known = torch.ones_like(x, dtype=torch.bool)
+    known[:, :20] = known[:, 40:44] = False
+    batch = {"x": x, "x_mask": known}
+    with torch.inference_mode():
+        found = task.predict_windows(batch)
+        other = task.predict_windows(batch | {"x": torch.where(known, x, 7.0)})
+        torch.testing.assert_close(found, other)
+        whole = task.predict_windows(batch | {"x_mask": torch.ones_like(known)})
+        torch.testing.assert_close(whole, task(x, x, x))
+        assert (whole - found).abs().max() > 1e-3
+        assert task.predict_windows(batch | {"x_mask": ~known & known}).isfinite().all()
+
+
+def test_averaged_weights_are_no_parameters_of_a_tuned_forecaster():
+    own = sum(one.numel() for one in ZeroShot().model.parameters())
+    assert _parameters(ZeroShot()) == own
 
 
 def test_pretraining_batches_are_a_function_of_the_step_and_train():

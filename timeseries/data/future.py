@@ -14,10 +14,17 @@ from longseq.timeseries.data.covariates import check_columns
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles
 from longseq.timeseries.data.source import Source
-from longseq.timeseries.data.times import parse_times
+from longseq.timeseries.data.times import ZONE_HINT, parse_times
 
 
-def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -> Panel:
+def with_future(
+    panel: Panel,
+    frame: pd.DataFrame,
+    horizon: int,
+    roles: Roles,
+    file: str | Path = "the frame of the future",
+    first_line: int = 0,
+) -> Panel:
     """Returns a panel that knows the future covariates of a frame.
 
     Args:
@@ -25,9 +32,12 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
         frame: rows of the future, in the columns of the panel's own frame without the target.
         horizon: rows h after the end of every series.
         roles: of the columns.
+        file: that the frame was read from, for messages.
+        first_line: of the file that its first row stands in; 0 where there are no lines.
 
     Raises:
-        DataError: if a future covariate is no column, a time lies on no row, or comes twice.
+        DataError: if a column is not there, times are of another kind than those of the series, or
+            a time lies on no row, or comes twice.
         ConfigError: if no covariate is to be taken from it.
     """
     if not roles.future:
@@ -35,14 +45,20 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
             "a frame of the future is given, and no future covariate is named: --future NAME, "
             "future=['NAME'] in Python"
         )
-    where = Source(Path(panel.source), 0, european=bool(frame.attrs.get("european")))
+    where = Source(Path(file), first_line, european=bool(frame.attrs.get("european")))
     frame = frame.rename(columns=str).reset_index(drop=True)
     check_columns(roles.future, frame.columns, where, "future")
     lower = {name.lower(): name for name in reversed(frame.columns)}
     id_ = roles.id or next((lower[name] for name in ID_NAMES if name in lower), None)
     time = roles.time or next((lower[name] for name in TIME_NAMES if name in lower), None)
     if time is None or time not in frame.columns:
-        raise where.error("the frame of the future has no time column")
+        named = "time column" if time is None else f"column {time!r} of times"
+        raise where.error(f"has no {named}, as {panel.source} has")
+    if id_ is not None and id_ not in frame.columns:
+        raise where.error(
+            f"has no column {id_!r} of the series' names, as {panel.source} has",
+            hint="give the rows of every series, with its name",
+        )
     longer = panel.extended(horizon)
     if id_ is None:
         codes = np.repeat(np.arange(len(panel.ids)), len(frame))
@@ -50,6 +66,7 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
     else:
         codes = pd.Index(panel.ids).get_indexer(pd.Index(frame[id_].astype(str)))
     ds = parse_times(frame[time], where, roles.zone, codes, roles.date_order)
+    _check_kind(ds, longer.ds, panel.source, where)
     rows, known = longer.ds.get_indexer(ds), codes >= 0
     off = known & (rows < 0) & np.asarray((ds >= longer.ds[0]) & (ds <= longer.ds[-1]))
     if off.any():
@@ -73,3 +90,24 @@ def with_future(panel: Panel, frame: pd.DataFrame, horizon: int, roles: Roles) -
     for name in roles.future:
         future[name][rows[known], codes[known]] = numbers(frame[name], name, where)[known]
     return replace(panel, covariates=replace(panel.covariates, future=future))
+
+
+def _check_kind(ds: pd.Index, own: pd.Index, source: str, where: Source) -> None:
+    """Checks that times of the future can be told against those of the series.
+
+    Raises:
+        DataError: if only one of them are numbers, or have a zone.
+    """
+    kinds = [_kind(one) for one in (ds, own)]
+    if kinds[0] != kinds[1]:
+        zoned = all("clock" in one for one in kinds)
+        raise where.error(
+            f"its times are {kinds[0]}, those of {source} {kinds[1]}",
+            hint=f"write both alike{f', or {ZONE_HINT}' if zoned else ''}",
+        )
+
+
+def _kind(ds: pd.Index) -> str:
+    if not isinstance(ds, pd.DatetimeIndex):
+        return "numbers"
+    return "on a clock of no zone" if ds.tz is None else "on a clock with a zone"
