@@ -13,7 +13,7 @@ import numpy as np
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
-from longseq.weather.data.axes import no_time, with_axes
+from longseq.weather.data.axes import check_axes, why_none, with_axes
 from longseq.weather.data.coords import kind_of, read_grid
 from longseq.weather.data.curvilinear import read_curvilinear
 from longseq.weather.data.grib import open_grib
@@ -64,7 +64,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
             what = type(data).__name__
             raise DataError(f"its reader returned {what}, not an xarray Dataset", path=file)
         try:
-            yield with_axes(data)
+            yield with_axes(data, variable)
         finally:
             data.close()
         return
@@ -88,7 +88,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
                 data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
             if how["engine"] == "zarr":
                 data = zeros_are_values(data, file, how)
-            data = with_axes(data)
+            data = with_axes(data, variable)
     except DataError:
         raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
@@ -239,7 +239,7 @@ def _why_not(array: Any, data: Any) -> str:
     if curvilinear_of(array, data) is not None:
         lost = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
         lacks = " and ".join(lost) or "a time coordinate"
-        return f"{dims}, without {lacks}{no_time(array, data)}"
+        return f"{dims}, without {lacks}{why_none(array, data)}"
     if mapping == "healpix":
         return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
     if mapping or any(
@@ -259,7 +259,7 @@ def _why_not(array: Any, data: Any) -> str:
     lost = [dim for dim in array.dims if dim not in data.variables]
     missing = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
     if missing:
-        return f"{dims}, without {' and '.join(missing)}{no_time(array, data)}"
+        return f"{dims}, without {' and '.join(missing)}{why_none(array, data)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
 
 
@@ -275,6 +275,7 @@ def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.nda
     Raises:
         DataError: for wrong units, values, order or bounds.
     """
+    check_axes(array, data, path)
     check_places(array, data, path)
     kinds, names = kinds_of(array, data), curvilinear_of(array, data)
     dims = kinds["latitude"], kinds["longitude"]
