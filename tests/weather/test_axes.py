@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cftime
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -300,3 +301,49 @@ def test_two_latitudes_of_one_variable_are_refused_unless_equal(tmp_path) -> Non
         read_field(saved(data, tmp_path / "run.nc"))
     data["ULAT"], data["ULONG"] = data["TLAT"], data["TLONG"]
     assert isinstance(read_field(saved(data, tmp_path / "same.nc")).grid, CurvilinearGrid)
+
+
+PLAIN = fields("tas", ("time", "lat", "lon")).assign_coords(
+    time=("time", DAYS, TIME), lat=("lat", NORTH, DEGREES_N), lon=("lon", EAST, DEGREES_E)
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scale_factor", 0.0, "its scale_factor is 0.0, and must be a number other than 0"),
+        ("scale_factor", np.nan, "its scale_factor is nan"),
+        ("scale_factor", "1.0", "its scale_factor is '1.0'"),
+        ("scale_factor", np.array([1.0, 2.0]), r"its scale_factor is \[1.0, 2.0\]"),
+        ("add_offset", "273.15", "its add_offset is '273.15', and must be a number"),
+        ("coordinates", 5, "its attribute coordinates is 5, and must be one text"),
+        (
+            "coordinates",
+            np.array(["lat", "lon"], dtype=object),
+            r"its attribute coordinates is \[",
+        ),
+    ],
+)
+def test_attributes_that_cannot_be_understood_are_named(tmp_path, key, value, words) -> None:
+    path = saved(PLAIN, tmp_path / "run.nc")
+    with h5py.File(path, "a") as file:
+        file["tas"].attrs[key] = value
+    with pytest.raises(DataError, match=f"tas: {words}.*ncatted"):
+        read_field(path)
+
+
+def test_a_degree_sign_of_latin_1_is_one(tmp_path) -> None:
+    celsius = PLAIN.assign(tas=PLAIN.tas.copy(data=VALUES - 273.15))
+    celsius.tas.attrs = {"units": "QC", "long_name": "in QC"}
+    path = saved(celsius, tmp_path / "run.nc")
+    with h5py.File(path, "a") as file:
+        for key, text in (("units", b"\xb0C"), ("long_name", b"in \xb0C")):
+            del file["tas"].attrs[key]
+            file["tas"].attrs[key] = text
+    field = read_field(path)
+    np.testing.assert_allclose(field.values, VALUES, atol=1e-3)
+    assert field.units == "K" and field.attrs["long_name"] == "in °C"
+    old = tmp_path / "old.nc"
+    celsius.drop_indexes(list(celsius.indexes)).to_netcdf(old, engine="scipy")
+    old.write_bytes(old.read_bytes().replace(b"QC", b"\xb0C"))
+    np.testing.assert_allclose(read_field(old).values, VALUES, atol=1e-3)

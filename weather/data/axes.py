@@ -91,11 +91,15 @@ def _same(data: Any, dim: str, name: str, kind: str, path: str | Path) -> bool:
         gap = np.abs(own - other)
         gap = np.minimum(gap, np.abs(360.0 - gap)) if kind == "longitude" else gap
         return bool(gap.max(initial=0.0) <= 1e-3)
+    calendar = {k: v for k, v in data[dim].attrs.items() if k == "calendar"}
     own, other = (
-        decode_time(data[n].values, dict(data[n].attrs), path, *bounds_of(data, data[n]))
+        decode_time(data[n].values, {**calendar, **data[n].attrs}, path, *bounds_of(data, data[n]))
         for n in (dim, name)
     )
-    if own.calendar != other.calendar:
+    if own.calendar != other.calendar and {own.calendar, other.calendar} != {
+        "standard",
+        "gregorian",
+    }:
         return False
     if own.bounds is not None:
         inside = (own.bounds[:, 0] <= other.dates) & (other.dates <= own.bounds[:, 1])
@@ -110,11 +114,12 @@ def why_none(array: Any, data: Any) -> str:
     dims = list(map(str, array.dims))
     bare = [dim for dim in dims if dim not in data.variables or _kind(data, dim) is None]
     for dim in bare:
-        for kind in _AXES:
-            along = _along(data, dim, kind)
+        kinds = [along for kind in _AXES if (along := _along(data, dim, kind))]
+        if len(kinds) == 1:  # points have places and perhaps times
+            along = kinds[0]
             if len(along) > 1:
                 return f" ({dim} has {' and '.join(along)}: name one in its attribute coordinates)"
-            if along:
+            if named_by(array):
                 return f" ({along[0]} along {dim} is none that its attribute coordinates names)"
     if any(dim in data.variables and _kind(data, dim) == "time" for dim in dims):
         return ""

@@ -19,6 +19,7 @@ from longseq.weather.data.curvilinear import read_curvilinear
 from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
+from longseq.weather.data.missing import check_packing
 from longseq.weather.data.places import check_places, curvilinear_of, mapping_of, named_by
 from longseq.weather.data.samples import SAMPLES
 from longseq.weather.data.texts import check_texts
@@ -86,12 +87,14 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
                 data = open_grib(file, variable)
             else:
                 data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            check_packing(data, variable, file)
             if how["engine"] == "zarr":
                 data = zeros_are_values(data, file, how)
             data = with_axes(data, variable)
     except DataError:
         raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
+        _check_attributes(file, variable, how)
         kind = "Zarr store" if is_zarr(file) else "NetCDF file"
         raise DataError(
             f"the {kind} is truncated or damaged", path=file, hint="copy it again"
@@ -104,6 +107,30 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
         raise DataError("reading failed: the file is truncated or damaged", path=file) from error
     finally:
         data.close()
+
+
+def _check_attributes(file: Path, variable: str | None, how: dict[str, Any]) -> None:
+    """Checks attributes of a file that xarray cannot decode, where it can be read undecoded.
+
+    Raises:
+        DataError: for what packed values are scaled by, or names of coordinates that are no text.
+    """
+    import xarray as xr
+
+    try:
+        data = xr.open_dataset(file, decode_cf=False, chunks=None, cache=False, **how)
+    except Exception:  # noqa: BLE001 - damaged indeed, which the caller says
+        return
+    with data:
+        check_packing(data, variable, file)
+        for name, array in data.variables.items():
+            for key in ("coordinates", "bounds", "grid_mapping", "cell_measures"):
+                value = array.attrs.get(key, "")
+                if not isinstance(value, str):
+                    found = np.asarray(value).tolist()
+                    text = f"its attribute {key} is {found!r}, and must be one text"
+                    hint = f"correct it: ncatted -a {key},{name},o,c,'NAMES' in"
+                    raise DataError(text, path=file, record=str(name), hint=hint)
 
 
 def _groups(path: str | Path) -> list[str]:
