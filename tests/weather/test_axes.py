@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cftime
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -222,3 +223,127 @@ def test_further_times_are_no_series(tmp_path: Path) -> None:
     data["time_centered"] = ("time_counter", [180.0, 545.0, 910.0], TIME)
     years, _, names = read_series(saved(data, tmp_path / "a.nc"))
     assert list(years) == [2000, 2001, 2002] and names == ["co2"]
+
+
+def staggered(coordinates: str = "") -> xr.Dataset:
+    """Returns a field beside another that names the second of two latitudes along a dimension."""
+    data = fields("tas", ("time", "j", "lon"), coordinates)
+    data["v"] = (("time", "j", "lon"), VALUES, {"units": "m s-1", "coordinates": "lat_v"})
+    data["time"] = ("time", DAYS, TIME)
+    data["lat_t"], data["lat_v"] = ("j", NORTH, DEGREES_N), ("j", NORTH + 5, DEGREES_N)
+    data["lon"] = ("lon", EAST, DEGREES_E)
+    return data
+
+
+def test_what_another_variable_names_is_not_this_ones(tmp_path) -> None:
+    path = saved(staggered(), tmp_path / "run.nc")
+    with pytest.raises(DataError, match=r"j has lat_t and lat_v: name one in its attribute"):
+        read_field(path, "tas")
+    np.testing.assert_allclose(read_field(path, "v").grid.lat, NORTH + 5)
+    path = saved(staggered("lat_t"), tmp_path / "said.nc")
+    np.testing.assert_allclose(read_field(path, "tas").grid.lat, NORTH)
+    np.testing.assert_allclose(read_field(path, "v").grid.lat, NORTH + 5)
+    path = saved(staggered("lat_t").drop_vars("lat_t"), tmp_path / "lost.nc")
+    with pytest.raises(DataError, match="lat_v along j is none that its attribute coordinates"):
+        read_field(path, "tas")
+
+
+@pytest.mark.parametrize("name", ["valid_time", "time_centered"])
+def test_a_time_that_is_named_beside_another_is_not_passed_over(tmp_path, name) -> None:
+    data = fields("tas", ("time", "lat", "lon"), name)
+    data["time"], data[name] = ("time", DAYS, TIME), ("time", DAYS + 200, TIME)
+    data["lat"], data["lon"] = ("lat", NORTH, DEGREES_N), ("lon", EAST, DEGREES_E)
+    path = saved(data, tmp_path / "run.nc")
+    with pytest.raises(DataError, match=f"tas: its coordinates name {name}, and that differs from"):
+        read_field(path)
+    without = saved(data.drop_vars("time"), tmp_path / "one.nc")
+    assert read_field(without).time[0] == cftime.DatetimeNoLeap(2000, 8, 4)
+    # In other units, or anywhere in the interval that the file gives, it says the same.
+    data[name] = ("time", DAYS * 24, {**TIME, "units": "hours since 2000-01-01"})
+    alike = read_field(saved(data, tmp_path / "hours.nc")).time
+    data[name] = ("time", DAYS + 15, TIME)
+    data["time"] = ("time", DAYS, {**TIME, "bounds": "time_bnds"})
+    data["time_bnds"] = (("time", "two"), np.stack([DAYS - 15, DAYS + 15], 1))
+    inside = read_field(saved(data, tmp_path / "bounds.nc")).time
+    assert list(alike) == list(inside)
+
+
+def test_a_latitude_that_is_named_beside_another_is_not_passed_over(tmp_path) -> None:
+    data = fields("tas", ("time", "lat", "lon"), "lat_v")
+    data["time"], data["lat_v"] = ("time", DAYS, TIME), ("lat", NORTH + 5, DEGREES_N)
+    data["lat"], data["lon"] = ("lat", NORTH, DEGREES_N), ("lon", EAST, DEGREES_E)
+    with pytest.raises(DataError, match="coordinates name lat_v, and that differs from lat"):
+        read_field(saved(data, tmp_path / "run.nc"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_count_under_the_dimensions_name_gives_way(tmp_path, first) -> None:
+    data = fields("tas", ("time", "lat", "lon"))
+    for dim, size in (("time", T), ("lat", Y), ("lon", X)):
+        data[dim] = (dim, np.arange(size) + first)
+    data["ocean_time"] = ("time", DAYS, TIME)
+    data["latitude"], data["longitude"] = ("lat", NORTH, DEGREES_N), ("lon", EAST, DEGREES_E)
+    field = read_field(saved(data, tmp_path / "run.nc"))
+    np.testing.assert_allclose(field.grid.lat, NORTH)
+    np.testing.assert_allclose(field.grid.lon, EAST)
+    assert field.time[0] == cftime.DatetimeNoLeap(2000, 1, 16)
+
+
+def test_latitudes_that_a_variable_names_and_the_file_lacks_are_not_replaced(tmp_path) -> None:
+    path = saved(pop().drop_vars(["TLAT", "TLONG"]), tmp_path / "run.nc")
+    with pytest.raises(DataError, match="SST: names TLONG and TLAT as its coordinates, which the"):
+        read_field(path)
+
+
+def test_two_latitudes_of_one_variable_are_refused_unless_equal(tmp_path) -> None:
+    data = pop("TLONG TLAT ULONG ULAT")
+    with pytest.raises(DataError, match="SST: names TLAT and ULAT as its coordinates, which are"):
+        read_field(saved(data, tmp_path / "run.nc"))
+    data["ULAT"], data["ULONG"] = data["TLAT"], data["TLONG"]
+    assert isinstance(read_field(saved(data, tmp_path / "same.nc")).grid, CurvilinearGrid)
+
+
+PLAIN = fields("tas", ("time", "lat", "lon")).assign_coords(
+    time=("time", DAYS, TIME), lat=("lat", NORTH, DEGREES_N), lon=("lon", EAST, DEGREES_E)
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scale_factor", 0.0, "its scale_factor is 0.0, and must be a number other than 0"),
+        ("scale_factor", np.nan, "its scale_factor is nan"),
+        ("scale_factor", "1.0", "its scale_factor is '1.0'"),
+        ("scale_factor", np.array([1.0, 2.0]), r"its scale_factor is \[1.0, 2.0\]"),
+        ("add_offset", "273.15", "its add_offset is '273.15', and must be a number"),
+        ("coordinates", 5, "its attribute coordinates is 5, and must be one text"),
+        (
+            "coordinates",
+            np.array(["lat", "lon"], dtype=object),
+            r"its attribute coordinates is \[",
+        ),
+    ],
+)
+def test_attributes_that_cannot_be_understood_are_named(tmp_path, key, value, words) -> None:
+    path = saved(PLAIN, tmp_path / "run.nc")
+    with h5py.File(path, "a") as file:
+        file["tas"].attrs[key] = value
+    with pytest.raises(DataError, match=f"tas: {words}.*ncatted"):
+        read_field(path)
+
+
+def test_a_degree_sign_of_latin_1_is_one(tmp_path) -> None:
+    celsius = PLAIN.assign(tas=PLAIN.tas.copy(data=VALUES - 273.15))
+    celsius.tas.attrs = {"units": "QC", "long_name": "in QC"}
+    path = saved(celsius, tmp_path / "run.nc")
+    with h5py.File(path, "a") as file:
+        for key, text in (("units", b"\xb0C"), ("long_name", b"in \xb0C")):
+            del file["tas"].attrs[key]
+            file["tas"].attrs[key] = text
+    field = read_field(path)
+    np.testing.assert_allclose(field.values, VALUES, atol=1e-3)
+    assert field.units == "K" and field.attrs["long_name"] == "in °C"
+    old = tmp_path / "old.nc"
+    celsius.drop_indexes(list(celsius.indexes)).to_netcdf(old, engine="scipy")
+    old.write_bytes(old.read_bytes().replace(b"QC", b"\xb0C"))
+    np.testing.assert_allclose(read_field(old).values, VALUES, atol=1e-3)

@@ -87,7 +87,13 @@ def accumulated(attrs: dict[str, Any], times: Times) -> list[str]:
 
 
 def plain_value(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
+    """Returns a number, or a text, bytes of Latin-1 in it as the signs they mean."""
+    if isinstance(value, np.generic):
+        return value.item()
+    text = str(value)
+    if any("\udc80" <= sign <= "\udcff" for sign in text):
+        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
 
 
 def check_chunks(path: Path, name: str) -> list[str]:
@@ -121,7 +127,7 @@ def units_of(
     array: Any, wanted: str | None, water: bool, name: str, path: Path
 ) -> tuple[str, str, list[str]]:
     """Returns the unit of a file, the wanted or canonical one, and notes."""
-    source = str(array.attrs.get("units", "")).strip()
+    source = str(plain_value(array.attrs.get("units", ""))).strip()
     if not source:
         if wanted is not None and unit_library.parse(wanted) is not None:
             return wanted, wanted, [f"has no units: taken to be in {wanted}, as --units says"]

@@ -13,12 +13,13 @@ import numpy as np
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
-from longseq.weather.data.axes import no_time, with_axes
+from longseq.weather.data.axes import check_axes, why_none, with_axes
 from longseq.weather.data.coords import kind_of, read_grid
 from longseq.weather.data.curvilinear import read_curvilinear
 from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
+from longseq.weather.data.missing import check_packing
 from longseq.weather.data.places import check_places, curvilinear_of, mapping_of, named_by
 from longseq.weather.data.samples import SAMPLES
 from longseq.weather.data.texts import check_texts
@@ -64,7 +65,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
             what = type(data).__name__
             raise DataError(f"its reader returned {what}, not an xarray Dataset", path=file)
         try:
-            yield with_axes(data)
+            yield with_axes(data, variable)
         finally:
             data.close()
         return
@@ -86,12 +87,14 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
                 data = open_grib(file, variable)
             else:
                 data = xr.open_dataset(file, decode_times=False, chunks=None, cache=False, **how)
+            check_packing(data, variable, file)
             if how["engine"] == "zarr":
                 data = zeros_are_values(data, file, how)
-            data = with_axes(data)
+            data = with_axes(data, variable)
     except DataError:
         raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
+        _check_attributes(file, variable, how)
         kind = "Zarr store" if is_zarr(file) else "NetCDF file"
         raise DataError(
             f"the {kind} is truncated or damaged", path=file, hint="copy it again"
@@ -104,6 +107,30 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
         raise DataError("reading failed: the file is truncated or damaged", path=file) from error
     finally:
         data.close()
+
+
+def _check_attributes(file: Path, variable: str | None, how: dict[str, Any]) -> None:
+    """Checks attributes of a file that xarray cannot decode, where it can be read undecoded.
+
+    Raises:
+        DataError: for what packed values are scaled by, or names of coordinates that are no text.
+    """
+    import xarray as xr
+
+    try:
+        data = xr.open_dataset(file, decode_cf=False, chunks=None, cache=False, **how)
+    except Exception:  # noqa: BLE001 - damaged indeed, which the caller says
+        return
+    with data:
+        check_packing(data, variable, file)
+        for name, array in data.variables.items():
+            for key in ("coordinates", "bounds", "grid_mapping", "cell_measures"):
+                value = array.attrs.get(key, "")
+                if not isinstance(value, str):
+                    found = np.asarray(value).tolist()
+                    text = f"its attribute {key} is {found!r}, and must be one text"
+                    hint = f"correct it: ncatted -a {key},{name},o,c,'NAMES' in"
+                    raise DataError(text, path=file, record=str(name), hint=hint)
 
 
 def _groups(path: str | Path) -> list[str]:
@@ -239,7 +266,7 @@ def _why_not(array: Any, data: Any) -> str:
     if curvilinear_of(array, data) is not None:
         lost = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
         lacks = " and ".join(lost) or "a time coordinate"
-        return f"{dims}, without {lacks}{no_time(array, data)}"
+        return f"{dims}, without {lacks}{why_none(array, data)}"
     if mapping == "healpix":
         return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
     if mapping or any(
@@ -259,7 +286,7 @@ def _why_not(array: Any, data: Any) -> str:
     lost = [dim for dim in array.dims if dim not in data.variables]
     missing = [kind for kind in ("time", "latitude", "longitude") if kind not in kinds]
     if missing:
-        return f"{dims}, without {' and '.join(missing)}{no_time(array, data)}"
+        return f"{dims}, without {' and '.join(missing)}{why_none(array, data)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
 
 
@@ -275,6 +302,7 @@ def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.nda
     Raises:
         DataError: for wrong units, values, order or bounds.
     """
+    check_axes(array, data, path)
     check_places(array, data, path)
     kinds, names = kinds_of(array, data), curvilinear_of(array, data)
     dims = kinds["latitude"], kinds["longitude"]

@@ -27,6 +27,32 @@ _LARGE += (3276.7, 3276.8, 327.67, 327.68, 6553.5, 655.35)
 _HUGE = 1e15
 
 
+def check_packing(data: Any, variable: str | None, path: Path) -> None:
+    """Checks that what packed values are scaled by is one number each, and no scale 0.
+
+    Args:
+        data: an xarray data set, decoded or not.
+        variable: the one that is wanted; None for all.
+        path: file, for messages.
+
+    Raises:
+        DataError: if it is not.
+    """
+    for name in map(str, data.variables):
+        if variable in data.data_vars and name in data.data_vars and name != variable:
+            continue
+        said = {**data.variables[name].attrs, **data.variables[name].encoding}
+        for key in ("scale_factor", "add_offset"):
+            value = np.asarray(said.get(key, 1.0))
+            usable = value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all()
+            if usable and (key == "add_offset" or value.item() != 0):
+                continue
+            text = f"its {key} is {value.tolist()!r}, and must be a number"
+            text += " other than 0" if key == "scale_factor" else ""
+            hint = f"correct it: ncatted -a {key},{name},o,d,NUMBER in"
+            raise DataError(text, path=path, record=name, hint=hint)
+
+
 @dataclass(frozen=True)
 class Marks:
     """What counts as missing in a variable, beside its _FillValue and missing_value.

@@ -84,9 +84,17 @@ def check_places(array: Any, data: Any, path: str | Path) -> None:
     said = {"latitude", "longitude"} <= {
         _degrees_of(name, data) for name in named if name in array.dims
     }
-    if places is None or set(places) <= set(named) or said:
-        return
     hint = f"name the right ones: ncatted -a coordinates,{array.name},o,c,'LAT LON' in"
+    if places is None or said:
+        return
+    if set(places) <= set(named):
+        _check_one(array, data, named, there, path, hint)
+        return
+    lost = [name for name in named if name not in data.variables and _geographic(name)]
+    if curvilinear_of(array, data) is not None and lost:
+        text = f"names {' and '.join(lost)} as its coordinates, which the file lacks"
+        hint = "add them from the grid's file: " + f"ncks -A -v {','.join(lost)} grid.nc in"
+        raise DataError(text, path=path, record=str(array.name), hint=hint)
     several = [name for names in there.values() if len(names) > 1 for name in names]
     if curvilinear_of(array, data) is not None and several:
         text = f"does not say which of {', '.join(several)} are its own"
@@ -94,6 +102,29 @@ def check_places(array: Any, data: Any, path: str | Path) -> None:
     if curvilinear_of(array, data) is None and _apart(array, data, places):
         text = f"{' and '.join(places)} differ from the latitudes and longitudes of its axes"
         raise DataError(text, path=path, record=str(array.name), hint=hint)
+
+
+def _check_one(
+    array: Any,
+    data: Any,
+    named: list[str],
+    there: dict[str, list[str]],
+    path: str | Path,
+    hint: str,
+) -> None:
+    """Checks that a variable does not name several latitudes or longitudes that differ."""
+    for kind, names in there.items():
+        own = [name for name in named if name in names]
+        first = np.asarray(data[own[0]].values)
+        for name in own[1:]:
+            other = data[name].transpose(*data[own[0]].dims)
+            if not np.allclose(first, other.values, rtol=0.0, atol=1e-3, equal_nan=True):
+                text = f"names {' and '.join(own)} as its coordinates, which are different {kind}s"
+                raise DataError(text, path=path, record=str(array.name), hint=hint)
+
+
+def _geographic(name: str) -> bool:
+    return any(part in name.lower() for part in ("lat", "lon"))
 
 
 def _degrees_of(dim: str, data: Any) -> str | None:

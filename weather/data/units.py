@@ -87,6 +87,8 @@ def spelled(text: str) -> str:
         text: as a file has it, for example "deg C/day", "mb", "mm/6h" or "mm per mon".
     """
     plain = " ".join(text.split()).replace("º", "°")
+    # A sign that is no UTF-8 before a C or F is the degree of Latin-1, lost on reading NetCDF-3.
+    plain = re.sub(r"^\ufffd(?= ?[CF]$)", "°", plain)
     if known := _ALIASES.get(plain.lower().replace("_", " ")):
         return known
     plain = _DEGREES.sub(lambda m: "degC" if m[1] else "degF" if m[2] else "K", plain)
