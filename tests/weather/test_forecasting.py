@@ -90,6 +90,22 @@ def test_a_network_is_periodic_and_may_be_fed_in_pieces(kind: str) -> None:
     torch.testing.assert_close(model(later)[0][:, :3], whole[:, :3], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["fno", "conv_s5", "gated_conv_s5", "conv_lstm"])
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_training_reads_the_context_once_and_loses_nothing(kind: str, horizon: int) -> None:
+    torch.manual_seed(0)
+    task = FlowForecaster(kind, 8, 1, 4, modes=2, context=2).double().train()  # type: ignore[arg-type]
+    video = torch.randn(2, 2 + horizon, 2, 6, 8, dtype=torch.float64)
+    parameters = [one for one in task.parameters() if one.requires_grad]
+    found = task.compute({"video": video})["loss"]
+    true, own = task.model(video[:, :-1])[0], task(video[:, :2], horizon)
+    whole = ((true - video[:, 1:]).square().mean() + (own - video[:, 2:]).square().mean()) / 2
+    assert abs(float(found.detach() - whole.detach())) < 1e-12
+    pairs = zip(*(torch.autograd.grad(one, parameters) for one in (found, whole)))
+    for parameter, (got, wanted) in zip(parameters, pairs):
+        assert (got - wanted).abs().max() <= 1e-10 * (1 + wanted.abs().max()), parameter.shape
+
+
 def test_scores_by_lead() -> None:
     rng = np.random.default_rng(1)
     truth = rng.standard_normal((40, 3, 2, 8, 8))

@@ -152,3 +152,23 @@ class FlowModel(nn.Module):
             if index:
                 frame, states = self(frame, states)
             yield frame[:, 0]
+
+    def both(self, frames: Tensor, context: int) -> tuple[Tensor, Tensor]:
+        """Forecasts training frames from the true ones and from its own, the context once for both.
+
+        Args:
+            frames: (B, L, C, H, W).
+            context: frames that are given, below L.
+
+        Returns:
+            Frames 2 to L, each from the true ones before it, and those after the context from the
+            context and the model's own: (B, L - 1, C, H, W) and (B, L - context, C, H, W).
+        """
+        first, states = self(frames[:, :context])
+        true, own = [first], [first[:, -1:]]
+        if frames.shape[1] > context + 1:
+            true.append(self(frames[:, context:-1], states)[0])
+        for _ in range(frames.shape[1] - context - 1):
+            frame, states = self(own[-1], states)
+            own.append(frame)
+        return torch.cat(true, 1), torch.cat(own, 1)

@@ -255,14 +255,16 @@ class FlowForecaster(BaseTask):
         """Returns the loss; in evaluation also the rolled-out frames and the true ones."""
         video = batch["video"]
         context, target = video[:, : self.context], video[:, self.context :]
-        forecast = self(context, target.shape[1])
-        loss = self.criterion(forecast, target, F.mse_loss)
         if self.training:
             if isinstance(self.model, MaskedTransformer):
+                forecast = self(context, target.shape[1])
                 made, true = self.model.masked_pairs(video, self.hidden)
             else:
-                made, true = self.model(video[:, :-1])[0], video[:, 1:]
+                (made, forecast), true = self.model.both(video, self.context), video[:, 1:]
+            loss = self.criterion(forecast, target, F.mse_loss)
             loss = loss + self.criterion(made, true, F.mse_loss)
             return {"loss": loss / 2, "count": len(video)}
+        forecast = self(context, target.shape[1])
+        loss = self.criterion(forecast, target, F.mse_loss)
         found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
         return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}

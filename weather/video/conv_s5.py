@@ -121,21 +121,25 @@ class ConvS5(nn.Module):
         """Returns fields (N, U, H, W), on a circular plane with its other side around them."""
         return wrap(x, self.kernel // 2) if self.edges == "circular" else x
 
-    def _enter(self, b: Tensor, u: Tensor) -> Tensor:
-        """Returns B ∗ u, complex (N, H, W, P), for frames of ``_around``: one real convolution,
-        whose channels last are the complex numbers' real and imaginary parts in turn."""
+    def _enter(self, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns B ∗ u, complex (N, H, W, P), and D ∗ u (N, U, H, W), for frames of ``_around``:
+        one real convolution, whose first channels are the complex numbers' real and imaginary parts
+        in turn. Two of them would read the frames twice, and each is too small to be quick."""
         pairs = torch.view_as_real(b).to(u.dtype).permute(0, 4, 1, 2, 3).flatten(0, 1)
-        made = F.conv2d(u, pairs, padding=self.reach).permute(0, 2, 3, 1)
-        made = made.unflatten(3, (self.n_complex, 2))
+        weight = torch.cat([pairs, self.D.weight.to(u.dtype)])
+        made, passed = F.conv2d(u, weight, padding=self.reach).split(
+            [2 * self.n_complex, self.channels], 1
+        )
+        made = made.permute(0, 2, 3, 1).unflatten(3, (self.n_complex, 2))
         made = made.to(torch.promote_types(made.dtype, torch.float32))
-        return torch.view_as_complex(made.contiguous())
+        return torch.view_as_complex(made.contiguous()), passed
 
-    def _read(self, x: Tensor, u: Tensor) -> Tensor:
-        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and frames of ``_around``."""
-        parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(u.dtype)
-        c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(u.dtype)
+    def _read(self, x: Tensor, passed: Tensor) -> Tensor:
+        """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and D ∗ u."""
+        parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(passed.dtype)
+        c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(passed.dtype)
         weight = c.permute(3, 2, 4, 0, 1).flatten(1, 2)
-        return F.conv2d(self._around(parts), weight, padding=self.reach) + self.D(u)
+        return F.conv2d(self._around(parts), weight, padding=self.reach) + passed
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs a whole sequence of frames, or the next chunk of one.
@@ -159,12 +163,12 @@ class ConvS5(nn.Module):
         a, b = self.system()
         flat = u.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         flat = self._around(flat)
-        entered = self._enter(b, flat)
+        entered, passed = self._enter(b, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
         decay = a.to(entered.dtype).repeat(height * width).view(1, 1, -1)
         before = None if state is None else state["ssm"].permute(0, 2, 3, 1).flatten(1)
         states, last = linear_scan(decay, entered.view(batch, length, -1), before)
-        y = self._read(states.view(entered.shape), flat)
+        y = self._read(states.view(entered.shape), passed)
         last = last.unflatten(1, entered.shape[1:]).permute(0, 3, 1, 2)
         return y.unflatten(0, (batch, length)), {"ssm": last}
 
@@ -172,8 +176,9 @@ class ConvS5(nn.Module):
         """Runs one frame (B, U, H, W)."""
         a, b = self.system()
         u_t = self._around(u_t.contiguous(memory_format=torch.channels_last))
-        x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + self._enter(b, u_t)
-        return self._read(x, u_t), {"ssm": x.permute(0, 3, 1, 2)}
+        entered, passed = self._enter(b, u_t)
+        x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + entered
+        return self._read(x, passed), {"ssm": x.permute(0, 3, 1, 2)}
 
     def init_state(self, batch: int, height: int, width: int) -> State:
         """Returns the state at the start of a sequence: zeros (B, P, H, W)."""
