@@ -152,7 +152,7 @@ def stress_file(
     rng = np.random.default_rng((seed, zlib.crc32(path.name.encode("utf-8", "surrogateescape"))))
     found = {}
     for name in ("", *NAMES):
-        version = folder / "version"
+        version = folder / "version.wav"  # where its name is remarked on, it is not the file's
         if name in _CODECS:
             write_version(version, audio, RATE, name)
         else:

@@ -166,7 +166,7 @@ def run(argv: Sequence[str]) -> int:
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)
     folder, files = list_files(args.source, args.out)
-    done, stems = 0, Counter(file.with_suffix("") for file in files)
+    done, stems = 0, Counter([*files, *(file.with_suffix("") for file in files)])
     for number, file in enumerate(files, 1):
         place = Path(args.out) / file.relative_to(folder).parent
         try:
