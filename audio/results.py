@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class ResultLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._places: dict[str, tuple[int, list[int], str]] = {}
+        self._before: dict[str, list[int]] = {}
         self.restarted = False
         first = json.dumps({"scan": maker}, sort_keys=True).encode() + b"\n"
         end = self._read(first) if self.path.exists() else 0
@@ -69,12 +71,17 @@ class ResultLog:
 
     @staticmethod
     def stamp(file: Path) -> list[int]:
-        """Returns what shows that a file has changed: its size and its time of change."""
+        """Returns what shows that a file has changed, or is another of the same name.
+
+        Archives and copies set the time of writing; that of the last change of any kind is not
+        theirs to set. Where the file lies tells one folder from another with equal names.
+        """
         try:
             status = file.stat()
         except OSError:
             return []
-        return [status.st_size, status.st_mtime_ns]
+        place = zlib.crc32(os.fsencode(file.resolve()))
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, place]
 
     @staticmethod
     def key(file: Path, folder: Path) -> str:
@@ -90,16 +97,20 @@ class ResultLog:
         """
         wanted = []
         for file in files:
-            known = self._places.get(self.key(file, folder))
-            if known is None or known[1] != self.stamp(file) or known[2] == UNREADABLE:
+            key, stamp = self.key(file, folder), self.stamp(file)
+            known = self._places.get(key)
+            if known is None or known[1] != stamp or known[2] == UNREADABLE:
                 wanted.append(file)
+                self._before[key] = stamp
         return wanted
 
     def add(self, file: Path, folder: Path, score: FileScore) -> None:
         """Writes a result; it is on its way to the disk when this returns."""
-        stamp = self.stamp(file)
+        key = self.key(file, folder)
+        # That of before the scoring: a file that changed meanwhile is scored again next time.
+        stamp = self._before.pop(key, None) or self.stamp(file)
         # surrogateescape names survive as \udcXX.
-        row = {"path": self.key(file, folder), "stamp": stamp, **score.to_dict()}
+        row = {"path": key, "stamp": stamp, **score.to_dict()}
         self._places[row["path"]] = (self._file.tell(), stamp, score.verdict)
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()

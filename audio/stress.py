@@ -3,6 +3,7 @@ sped up, transposed, louder, cropped and noisy versions scored beside the origin
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import Detector, FileScore, score_file, shown_name
 from longseq.audio.synthesis import stretch
 from longseq.core.command_line import CommandParser
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
 
 RATE = 44100
@@ -152,7 +153,7 @@ def stress_file(
     rng = np.random.default_rng((seed, zlib.crc32(path.name.encode("utf-8", "surrogateescape"))))
     found = {}
     for name in ("", *NAMES):
-        version = folder / "version"
+        version = folder / "version.wav"  # where its name is remarked on, it is not the file's
         if name in _CODECS:
             write_version(version, audio, RATE, name)
         else:
@@ -208,6 +209,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of a file, its middle (30)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     args = parser.parse_args(argv)
+    if not 1 <= args.seconds < math.inf:
+        raise ConfigError(f"--seconds must be at least 1 and finite, got {args.seconds}")
     check_table(args.out)
     detector = load_detector(args.ckpt_path)
     _, files = list_files(args.folder)

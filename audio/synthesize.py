@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import zlib
@@ -139,8 +140,8 @@ def run(argv: Sequence[str]) -> int:
         if name not in METHODS:
             raise ConfigError(f"no synthesis method named {name!r}; {did_you_mean(name, METHODS)}")
     check_positive("--sample_rate", args.sample_rate)
-    if args.seconds is not None and args.seconds < 1:
-        raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
+    if args.seconds is not None and not 1 <= args.seconds < math.inf:
+        raise ConfigError(f"--seconds must be at least 1 and finite, got {args.seconds}")
     files = [file for root in args.songs for file in outside(list_audio(root)[0], root, args.out)]
     if not files:
         raise DataError("holds no audio", path=args.songs[0])

@@ -34,6 +34,7 @@ _BIT_RATES = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_LONGEST_FRAME = 1441  # bytes, of an MP3
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -249,6 +250,36 @@ def _flac_parts(data: mmap.mmap, start: int) -> list[Part]:
     return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
 
 
+def _mp3_parts(data: mmap.mmap, start: int, at: int) -> list[Part]:
+    """Returns the streams of MP3 files that were joined end to end, by the lengths in their heads.
+
+    Decoders stop where the first head says that its own file ended.
+
+    Args:
+        data: of the file.
+        start: of the first part: its first frame, or the tag before that.
+        at: the first frame.
+    """
+    starts = [start]
+    while True:
+        head = bytes(data[at : at + 200])
+        place = max(head.find(b"Xing"), head.find(b"Info"))
+        if place < 0 or head[place + 4 : place + 7] != bytes(3) or head[place + 7] & 3 != 3:
+            break
+        length = int.from_bytes(head[place + 12 : place + 16], "big")
+        at += max(length, _LONGEST_FRAME)
+        if data[at : at + 3] == b"TAG":
+            at += 128
+        begin = at
+        while size := id3_size(data[at : at + 10]):
+            at += size
+        # Some heads leave themselves out of their length.
+        if len(data) - at < 4 * _LONGEST_FRAME or not _is_mp3_at(data, at):
+            break
+        starts.append(begin)
+    return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
+
+
 def _count_frames(data: mmap.mmap, at: int) -> bytes:
     """Walks over an MP3 and returns a frame that says how many frames it has; empty if it says so.
 
@@ -279,6 +310,26 @@ def _count_frames(data: mmap.mmap, at: int) -> bytes:
     return frame + bytes(samples // 8 * 64000 // hertz - len(frame))
 
 
+def _behind(data: mmap.mmap, at: int, kind: str) -> str:
+    """Returns the kind of a file that follows one which names its length; empty if none does."""
+    if kind == "M4A/AAC":
+        size, begun = 0, at
+        # Boxes follow each other; a second file begins with a box of its kind.
+        while at + 16 <= len(data):
+            size = int.from_bytes(data[at : at + 4], "big")
+            size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size
+            if size < 8:
+                return ""
+            at += size
+            if data[at + 4 : at + 8] == b"ftyp" and at > begun:
+                return "another M4A/AAC"
+        return ""
+    order = "little" if kind == "WAV" else "big"
+    end = at + 8 + int.from_bytes(data[at + 4 : at + 8], order)
+    found = _kind_at(data, end) if 0 < end - at - 8 < 0xFFFFFFFF and end < len(data) else None
+    return f"another {found}" if found else ""
+
+
 def read_layout(path: str | Path) -> Layout:
     """Looks at a file's bytes, whatever its name says.
 
@@ -293,7 +344,7 @@ def read_layout(path: str | Path) -> Layout:
 
 
 def _layout(data: mmap.mmap) -> Layout:
-    at, notes = 0, []
+    at, notes, prefix = 0, [], b""
     while size := id3_size(data[at : at + 10]):
         at += size
     tagged = at
@@ -313,15 +364,16 @@ def _layout(data: mmap.mmap) -> Layout:
         # libsndfile skips an ID3 tag itself, and reads its own length out of it.
         start = 0 if at == tagged else at
         prefix = _count_frames(data, at)
-        if prefix:
-            start = at
-        return Layout(kind, (Part(start, len(data)),), True, prefix, tuple(notes))
-    parts = [Part(at, len(data))]
-    if kind == "OGG":
+        parts = [Part(at, len(data))] if prefix else _mp3_parts(data, start, at)
+    elif kind == "OGG":
         parts = _ogg_parts(data, at)
     elif kind == "FLAC":
         parts = _flac_parts(data, at)
+    else:
+        parts = [Part(at, len(data))]
     if len(parts) > 1:
         notes.append(f"holds {len(parts)} streams joined end to end; all are read")
+    elif kind in ("WAV", "AIFF", "M4A/AAC") and (more := _behind(data, at, kind)):
+        notes.append(f"holds {more} behind its end that is not read")
     # A bare AAC stream counts nothing.
-    return Layout(kind, tuple(parts), kind != "AAC", b"", tuple(notes))
+    return Layout(kind, tuple(parts), kind != "AAC", prefix, tuple(notes))

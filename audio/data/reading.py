@@ -257,15 +257,19 @@ class AudioStream:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields float32 arrays (N,) of mono samples, N > 0: the channels' mean.
 
-        Where the channels have cancelled each other so far, the first stands for them all.
+        Where the channels cancel each other, the loudest so far stands for them all.
         """
-        power = np.zeros(2)
+        mixed, powers = 0.0, np.zeros(1)
         for block, _ in self.blocks():
             mono = _mean(block)
-            if block.shape[1] > 1:
-                power += [np.vdot(x, x) for x in (mono, block)]
-                if power[0] < _CANCELLED * power[1] / block.shape[1]:
-                    mono = np.ascontiguousarray(block[:, 0])
+            if (channels := block.shape[1]) > 1:
+                now, here = float(np.vdot(mono, mono)), _powers(block)
+                powers = powers + here if len(powers) == channels else here
+                mixed += now
+                # A passage too, unless it is so faint that it may be what a codec leaves.
+                passage = here.sum() > _CANCELLED * mixed and now < _CANCELLED * here.mean()
+                if passage or mixed < _CANCELLED * powers.mean():
+                    mono = np.ascontiguousarray(block[:, powers.argmax()])
                     self._odd = self._odd or CANCELLED_NOTE
             yield mono
 
@@ -282,6 +286,11 @@ class AudioStream:
         if self._odd:
             found.append(self._odd)
         return found
+
+
+def _powers(block: np.ndarray) -> np.ndarray:
+    """Returns the power (C,) of every channel of a block (N, C)."""
+    return np.array([float(np.vdot(channel, channel)) for channel in block.T])
 
 
 def _mean(block: np.ndarray) -> np.ndarray:
@@ -360,7 +369,7 @@ def read_excerpt(
     block = np.concatenate(pieces) if pieces else np.zeros((0, decoder.channels), np.float32)
     mono = _mean(block)
     if np.square(mono).sum() < _CANCELLED * np.square(block).sum() / block.shape[1]:
-        mono = np.ascontiguousarray(block[:, 0])
+        mono = np.ascontiguousarray(block[:, _powers(block).argmax()])
     if not np.isfinite(mono).all():
         record = f"from second {start:.1f}"
         raise UnscorableError("holds values that are not finite", path=file, record=record)

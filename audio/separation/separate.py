@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -160,13 +161,13 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="at a time (8)")
     args = parser.parse_args(argv)
-    if not args.seconds > _OVERLAP:
-        raise ConfigError(f"--seconds must be more than {_OVERLAP}, got {args.seconds}")
+    if not _OVERLAP < args.seconds < math.inf:
+        raise ConfigError(f"--seconds must be more than {_OVERLAP} and finite, got {args.seconds}")
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)
     folder, files = list_files(args.source, args.out)
-    done, stems = 0, Counter(file.with_suffix("") for file in files)
+    done, stems = 0, Counter([*files, *(file.with_suffix("") for file in files)])
     for number, file in enumerate(files, 1):
         place = Path(args.out) / file.relative_to(folder).parent
         try:

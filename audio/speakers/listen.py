@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,8 +175,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of ActiveSpeakers")
     parser.add_argument("--seconds", type=float, default=30.0, help="at a time (30)")
     args = parser.parse_args(argv)
-    if not args.seconds >= 1:
-        raise ConfigError(f"--seconds must be at least 1, got {args.seconds}")
+    if not 1 <= args.seconds < math.inf:
+        raise ConfigError(f"--seconds must be at least 1 and finite, got {args.seconds}")
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_task(args.ckpt_path, ActiveSpeakers)

@@ -186,3 +186,15 @@ def test_bad_input_is_one_line_and_status_2(case: str, workdir: Path, make_songs
     assert fit(make_songs(4, seconds=1.5), "--trainer.max_steps=1", *QUICK, *arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and named in errors[0], errors
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-3", "0.5"])
+def test_lengths_that_are_none(value: str, tmp_path: Path, capsys) -> None:
+    for command, *more in (
+        ("stress", "--out", "x.csv"),
+        ("separate", "--out", "x"),
+        ("synthesize", "--out", "x"),
+        ("speakers", "--out", "x", "--voices", "v", "--ckpt_path", "c"),
+    ):
+        assert main(["audio", command, str(tmp_path), *more, "--seconds", value]) == 2
+        assert "error: --seconds must be" in capsys.readouterr().err

@@ -165,6 +165,39 @@ def test_an_interrupted_scan_goes_on_to_the_same_bytes(
     assert "earlier results were of another detector" in capsys.readouterr().err
 
 
+def test_results_are_of_the_file_that_was_scored(
+    tmp_path: Path, detector: Path, tune, monkeypatch, capsys
+) -> None:
+    """Equal names, lengths and times in two folders; a file that is replaced during the scan."""
+    from longseq.audio import scoring
+
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            file = tmp_path / name / f"{i}.wav"
+            soundfile.write(file, pcm(tune(3 * number + i, 5.5)), RATE, "PCM_16")
+            os.utime(file, (0, 0))
+    one, two = (scan(tmp_path / name, tmp_path / f"of {name}", detector) for name in ("one", "two"))
+    scan(tmp_path / "one", tmp_path / "both", detector)
+    assert one != two and scan(tmp_path / "two", tmp_path / "both", detector) == two
+    whole = scoring.score_file
+
+    def replaced(detector, path, name=None):
+        score = whole(detector, path, name)
+        if path.name == "0.wav":
+            path.write_bytes((tmp_path / "two" / "0.wav").read_bytes())
+            os.utime(path, (0, 0))
+        return score
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "score_file", replaced)
+        assert scan(tmp_path / "one", tmp_path / "changing", detector) == one
+    capsys.readouterr()
+    again = scan(tmp_path / "one", tmp_path / "changing", detector)
+    assert again == {**one, "0.wav": two["0.wav"]}
+    assert "2 of 3 files have a result already" in capsys.readouterr().out
+
+
 def test_nothing_that_one_file_does_ends_the_scan(
     tmp_path: Path, detector: Path, tune, monkeypatch
 ) -> None:

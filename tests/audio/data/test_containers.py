@@ -108,6 +108,38 @@ def test_streams_joined_end_to_end_are_all_read(tmp_path: Path, tune) -> None:
     assert np.array_equal(part, single[RATE // 2 : RATE // 2 + RATE])
 
 
+def test_joined_mp3_files_that_count_their_frames(tmp_path: Path, tune) -> None:
+    parts = [encoded(tmp_path, tune(i, 3.0, RATE), "MP3", "MPEG_LAYER_III") for i in range(3)]
+    assert all(b"Xing" in part[:200] or b"Info" in part[:200] for part in parts)
+    singles = [read_audio(written(tmp_path / f"{i}.mp3", parts[i]), RATE) for i in range(3)]
+    last = b"TAG" + bytes(125)  # ID3v1 behind the first, ID3v2 before the third
+    file = written(tmp_path / "all.mp3", parts[0] + last + parts[1] + ID3 + parts[2])
+    assert heard(file) == (pytest.approx(9.0), ["holds 3 streams joined end to end; all are read"])
+    np.testing.assert_allclose(read_audio(file, RATE), np.concatenate(singles), atol=1e-6)
+    tagged = written(tmp_path / "tagged.mp3", ID3 + parts[0] + last)
+    assert heard(tagged) == (pytest.approx(3.0), [])
+    # A head that claims no length at all, again and again.
+    at = max(parts[0].find(b"Xing"), parts[0].find(b"Info")) + 12
+    none = parts[0][:at] + bytes(4) + parts[0][at + 4 :]
+    assert len(read_layout(written(tmp_path / "none.mp3", none + none)).parts) < 4
+
+
+def test_a_file_behind_another_is_named(tmp_path: Path, tune) -> None:
+    audio = tune(0, 2.0, RATE)
+    for kind in ("WAV", "AIFF"):
+        first = encoded(tmp_path, audio, kind, "PCM_16")
+        file = written(tmp_path / f"{kind}.{kind.lower()}", first + first)
+        assert heard(file) == (2.0, [f"holds another {kind} behind its end that is not read"])
+        tail = written(
+            tmp_path / f"tail.{kind.lower()}", first + b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+        )
+        assert heard(tail) == (2.0, [])
+    made = av_file(tmp_path / "l.m4a", (30000 * audio).astype(np.int16), "alac", "ipod", "s16p")
+    assert heard(made) == (2.0, [])
+    twice = written(tmp_path / "twice.m4a", 2 * made.read_bytes())
+    assert heard(twice)[1] == ["holds another M4A/AAC behind its end that is not read"]
+
+
 @pytest.mark.parametrize("kind", ["W64", "CAF", "AU", "RF64", "VOC"])
 def test_other_containers_of_libsndfile(kind: str, tmp_path: Path, tune) -> None:
     audio = np.round(30000 * tune(0, 2.0, RATE)).astype(np.int16)
@@ -178,6 +210,34 @@ def test_channels_that_cancel_are_heard(tmp_path: Path, tune) -> None:
     assert heard_mono(tmp_path / "out.wav") == [CANCELLED_NOTE]
     assert heard_mono(tmp_path / "in.wav") == []
     assert np.abs(read_excerpt(tmp_path / "out.wav", 1.0, 1.0, RATE)).max() > 0.1
+
+
+def test_channels_that_cancel_in_part(tmp_path: Path, tune) -> None:
+    """The loudest channel is taken, and only where the others cancel it."""
+    audio = np.round(15000 * tune(0, 9.0, RATE)).astype(np.int16)
+    soundfile.write(tmp_path / "mono.wav", audio, RATE, "PCM_16")
+    true, half = read_audio(tmp_path / "mono.wav", RATE), len(audio) // 2
+    faint = audio.copy()
+    faint[half:] //= 5000  # what a codec leaves in a pause
+    late = np.concatenate((audio[:half], -audio[half:]))
+    for name, channels, notes in (
+        ("silent first", (0 * audio, audio, -audio), [CANCELLED_NOTE]),
+        ("late", (audio, late), [CANCELLED_NOTE]),
+        ("faint", (faint, np.concatenate((faint[:half], -faint[half:]))), []),
+    ):
+        file = tmp_path / f"{name}.wav"
+        soundfile.write(file, np.stack(channels, 1), RATE, "PCM_16")
+        assert heard_mono(file) == notes, name
+        found = read_audio(file, RATE)
+        if name == "late":  # but for the block of 65,536 that the change lies in
+            found, true_part = (
+                np.delete(x, slice(half - 65536, half + 65536)) for x in (found, true)
+            )
+            assert np.array_equal(found, true_part)
+        elif name == "silent first":
+            assert np.array_equal(found, true)
+    part = read_excerpt(tmp_path / "silent first.wav", 1.0, 1.0, RATE)
+    assert np.array_equal(part, true[RATE : 2 * RATE])
 
 
 def heard_mono(path: Path) -> list[str]:

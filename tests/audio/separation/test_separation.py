@@ -294,6 +294,15 @@ def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, caps
     assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100
 
 
+def test_no_two_recordings_write_the_same_voices(tmp_path, monkeypatch, tune):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for number, name in enumerate(("a.wav", "a.flac", "a.wav.flac")):
+        soundfile.write(f"in/{name}", 0.3 * tune(number, 0.5, RATE), RATE, "PCM_16")
+    assert main(["audio", "separate", "in", "--out", "out"]) == 0
+    assert len(list(Path("out").iterdir())) == 6
+
+
 @pytest.mark.parametrize("level", [1.0, 2.0**-90, 2.0**90])
 def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys):
     """A name that is not UTF-8, samples whose squares leave the range of single precision."""
