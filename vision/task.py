@@ -50,7 +50,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        early_size: side of images in the first 60% of training.
+        early_size: side in the first 60% of training of images that are larger.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -149,7 +149,10 @@ class ImageClassifier(BaseTask):
     def _sized(self, images: Tensor) -> Tensor:
         """Returns a batch smaller, while the training is young: most is learnt at half the cost."""
         size = self.early_size
-        if not self.training or size is None or share_of(self.trainer) >= EARLY:
+        # A loop of the caller's own has no trainer, and no share of a training.
+        if not self.training or size is None or self._trainer is None:
+            return images
+        if size >= min(images.shape[2:]) or share_of(self.trainer) >= EARLY:
             return images
         how: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
         return F.interpolate(images, (size, size), **how)

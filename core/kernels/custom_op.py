@@ -171,13 +171,15 @@ def in_forward_mode() -> bool:
 
 def seen_by(args: Iterable[Any]) -> str | None:
     """Returns who has to see a call, so that a kernel may not be called past torch's dispatcher, or
-    None: plain CPU tensors, and no autograd, autocast, compiler, transform or mode.
+    None: plain CPU tensors, and no autograd, autocast, compiler, tracer, transform or mode.
 
     Args:
         args: of the call; what is no tensor is ignored.
     """
     if torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack() > 0:
         return "a compiler or transform has to see the call"
+    if torch._C._is_tracing():  # it would take the result for a constant
+        return "torch.jit.trace has to see the call"
     if in_forward_mode():
         return "forward-mode differentiation has to see the call"
     if torch.is_autocast_enabled("cpu"):

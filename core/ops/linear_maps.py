@@ -19,7 +19,8 @@ def plain_map(
     hooks: tuple[str, ...] = ("_forward_hooks", "_forward_pre_hooks"),
     kind: type[nn.Module] = nn.Linear,
 ) -> bool:
-    """Returns whether a layer is a linear map and no more: no hooks, no forward of its own.
+    """Returns whether a layer is a linear map and no more: no hooks, those of all modules included,
+    and no forward of its own.
 
     Args:
         layer: any.
@@ -27,7 +28,8 @@ def plain_map(
         kind: the class that it must have.
     """
     plain = type(layer) is kind and "forward" not in layer.__dict__
-    return plain and not any(getattr(layer, name) for name in hooks)
+    everywhere = any(getattr(nn.modules.module, f"_global{name}") for name in hooks)
+    return plain and not everywhere and not any(getattr(layer, name) for name in hooks)
 
 
 class _Call(NamedTuple):

@@ -131,6 +131,13 @@ def test_early_images_are_small(data: ImageData, tmp_path: Path) -> None:
     budget, seen[:] = CpuBudget(10 / 60, clock=iter(range(100)).__next__), []
     train(task.train(), data, 100, tmp_path, callbacks=[budget])
     assert seen[0] == 8 and seen[-1] == 12 and seen.count(8) > 1 and len(seen) < 100
+    alone, images = classifier(early_size=8).train(), torch.zeros(2, 3, 12, 12)
+    assert alone(images).shape == (2, 3)  # a loop of one's own
+    larger = classifier(early_size=24)
+    larger.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[3]))
+    seen.clear()
+    train(larger, data, 2, tmp_path)
+    assert seen == [12, 12]
     with pytest.raises(ConfigError, match="early_size"):
         classifier(early_size=0)
     endless = SimpleNamespace(callbacks=[], global_step=3, estimated_stepping_batches=float("inf"))

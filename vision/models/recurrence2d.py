@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from longseq.core.checks import check_positive
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.kernels.custom_op import gradients_of, in_forward_mode, in_transform
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.vision.models.scan2d import along, back, scan_order
+
+BOTH = ("raster", "raster_reversed")
+"""The orders that a loop takes."""
 
 FEW = 64
 """Positions up to which a loop over them trains faster than scans do."""
@@ -43,15 +45,16 @@ class _BothWays(torch.autograd.Function):
             times = range(length) if way == 0 else range(length - 1, -1, -1)
             for t in times:
                 state = torch.lerp(value[t], state, decays[t], out=found[t])
-        ctx.save_for_backward(parts, states)
-        ctx.dtype = mixed.dtype
+        ctx.save_for_backward(mixed, parts, states)
         total = (states[0] + states[1]).transpose(0, 1)
         return mixed.new_empty(total.shape).copy_(total)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
-        parts, states = ctx.saved_tensors
+        mixed, parts, states = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to have one itself
+            (found,) = gradients_of(lambda one: _scans(one[:, None], BOTH)[:, 0], [mixed], [dy])
+            return found
         value, *keep = parts.split(parts.shape[2] // 3, dim=2)
         length = len(value)
         given = torch.empty_like(states[0]).copy_(dy.transpose(0, 1))
@@ -74,7 +77,23 @@ class _BothWays(torch.autograd.Function):
             else:
                 dvalue.add_(grads).addcmul_(grads, decays, value=-1)
         flat = dparts.transpose(0, 1)
-        return flat.new_empty(flat.shape, dtype=ctx.dtype).copy_(flat)
+        return flat.new_empty(flat.shape, dtype=mixed.dtype).copy_(flat)
+
+
+def _scans(mixed: Tensor, orders: Sequence[str]) -> Tensor:
+    """Returns the recurrences along orders of a map, (B, H, W, (1 + K) C) to (B, H, W, C)."""
+    height, breadth, parts = mixed.shape[1], mixed.shape[2], 1 + len(orders)
+    wide = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
+    wide = wide.unflatten(3, (parts, mixed.shape[3] // parts))
+    value, keep = wide[:, :, :, :1], torch.sigmoid(wide[:, :, :, 1:])
+    inputs = torch.addcmul(value, keep, value, value=-1)
+    total: Tensor | None = None
+    for decays, arrives, order in zip(keep.unbind(3), inputs.unbind(3), orders):
+        states, _ = linear_scan(along(decays, order), along(arrives, order))
+        one = back(states, order, height, breadth)
+        total = one if total is None else total + one
+    assert total is not None
+    return total.to(mixed.dtype)
 
 
 class GatedRecurrence2d(nn.Module):
@@ -102,34 +121,23 @@ class GatedRecurrence2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
-        height, breadth = x.shape[2:]
         # As a linear map: a convolution of one pixel takes several times as long to train on a CPU.
         mixed = F.linear(x.permute(0, 2, 3, 1), self.proj.weight.flatten(1), self.proj.bias)
         if self._few(mixed):
-            return (
-                _BothWays.apply(mixed.flatten(1, 2))
-                .unflatten(1, (height, breadth))
-                .permute(0, 3, 1, 2)
-            )
-        wide = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
-        wide = wide.unflatten(3, (1 + len(self.orders), self.channels))
-        value, keep = wide[:, :, :, :1], torch.sigmoid(wide[:, :, :, 1:])
-        inputs = torch.addcmul(value, keep, value, value=-1)
-        total: Tensor | None = None
-        for decays, arrives, order in zip(keep.unbind(3), inputs.unbind(3), self.orders):
-            states, _ = linear_scan(along(decays, order), along(arrives, order))
-            one = back(states, order, height, breadth)
-            total = one if total is None else total + one
-        assert total is not None
-        return total.to(mixed.dtype).permute(0, 3, 1, 2)
+            y = _BothWays.apply(mixed.flatten(1, 2)).unflatten(1, mixed.shape[1:3])
+        else:
+            y = _scans(mixed, self.orders)
+        return y.permute(0, 3, 1, 2)
 
     def _few(self, mixed: Tensor) -> bool:
         """Returns whether ``_BothWays`` is to train it, on a CPU and eagerly."""
         return (
-            self.orders == ("raster", "raster_reversed")
-            and 0 < mixed.shape[1] * mixed.shape[2] <= FEW
+            self.orders == BOTH
             and mixed.device.type == "cpu"
             and mixed.requires_grad
             and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
             and not in_transform()
+            and not in_forward_mode()
+            and 0 < mixed.shape[1] * mixed.shape[2] <= FEW
         )

@@ -162,6 +162,13 @@ def test_a_call_that_nobody_has_to_see_goes_past_the_dispatcher() -> None:
     assert not torch.func.vmap(lambda row: row * (seen_by((row,)) is None))(x).any()
 
 
+def test_a_trace_without_gradients_is_of_the_operator_and_no_constant() -> None:
+    x, bias = (one.detach() for one in leaves())
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda one: call(one, bias), x)
+    assert torch.equal(traced(x + 1), call(x + 1, bias))
+
+
 def test_inference_leaves_the_compiler_of_torch_alone() -> None:
     """Importing it costs each command 1 to 2 s and 160 MB."""
     code = "import sys, torch\nearly = 'torch._dynamo' in sys.modules\n"

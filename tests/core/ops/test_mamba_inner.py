@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from longseq.core import _cpu
 from longseq.core.errors import ArgumentError
@@ -139,6 +140,12 @@ def test_maps_that_are_more_than_a_matrix_are_called() -> None:
             torch.testing.assert_close(mamba_inner(x, z, ways), plain, rtol=1e-12, atol=1e-12)
             assert heard
             handle.remove()
+            for told in (register_module_forward_hook, register_module_forward_pre_hook):
+                heard.clear()
+                handle = told(lambda *_, seen=heard: seen.append(1))
+                torch.testing.assert_close(mamba_inner(x, z, ways), plain, rtol=1e-12, atol=1e-12)
+                handle.remove()
+                assert len(heard) == 4  # both maps of both ways
             twice = Doubled(1, 1, bias=False, dtype=torch.float64)
             twice.weight = nn.Parameter(getattr(ways[1], name).weight / 2)
             assert getattr(ways[1], name).bias is None

@@ -56,6 +56,27 @@ def test_the_loop_over_few_positions_is_the_scans(shape, monkeypatch: pytest.Mon
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("few", [recurrence2d.FEW, 0])
+def test_its_gradient_has_a_gradient_and_a_tangent(few, monkeypatch) -> None:
+    monkeypatch.setattr(recurrence2d, "FEW", few)
+    torch.manual_seed(0)
+    layer = GatedRecurrence2d(3).double()
+    x = torch.randn(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(layer, x)
+    direction = torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = layer(torch.autograd.forward_ad.make_dual(x.detach(), direction))
+        found = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    near, far = layer(x - 1e-6 * direction), layer(x + 1e-6 * direction)
+    torch.testing.assert_close(found, (far - near) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+def test_a_trace_takes_other_images() -> None:
+    layer, other = GatedRecurrence2d(3), torch.randn(1, 3, 2, 3)
+    traced = torch.jit.trace(layer, torch.randn(1, 3, 2, 3))
+    torch.testing.assert_close(traced(other), layer(other))
+
+
 def names(node) -> str:
     """The names of a graph's nodes."""
     return "" if node is None else node.name() + "".join(names(n) for n, _ in node.next_functions)
