@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import get_args
 
 from longseq.core.errors import ConfigError, did_you_mean
@@ -14,9 +15,10 @@ def check_positive(name: str, value: int) -> int:
     Raises:
         ConfigError: otherwise.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    # numpy's integers too: lengths and horizons come out of arrays.
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+    return int(value)
 
 
 def check_number(name: str, value: object) -> float:

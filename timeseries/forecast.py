@@ -3,6 +3,7 @@ rows."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -147,7 +148,6 @@ def forecast_frame(
     batch_size: int = 64,
     season: int | None = None,
     conformal: bool = True,
-    earliest: int | None = None,
     grown: bool = False,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
@@ -163,9 +163,9 @@ def forecast_frame(
             None.
         conformal: calibrate the intervals on cutoffs after the training rows: those of a model
             with quantiles by how far values lay outside of them (Romano, Patterson and Candès
-            2019), those of another by its absolute errors. False gives a model's own quantiles.
-        earliest: the first unknown row of all series, where the panel holds only some of them; the
-            intervals of all are calibrated before it.
+            2019), those of another by its absolute errors, every series before its own end. One
+            that ends too early for it has no interval (NaN), which a note says. False gives a
+            model's own quantiles.
         grown: the panel's last rows are forecasts themselves, which need be no counts.
 
     Returns:
@@ -199,7 +199,8 @@ def forecast_frame(
         raise ConfigError(f"{name} has no quantiles of its own: its intervals are conformal")
     values = _run(task, seasonal, extended, scaler, rows, series, batch_size, levels)
     if levels and conformal:
-        end = int(rows.min()) if earliest is None else earliest
+        # Beyond its own end nothing of a series is observed, so nothing there counts.
+        end = len(panel) if cutoffs is None else int(rows.min())
         widths = _conformal_radii(task, panel, scaler, end, levels, batch_size)
         for level, radius in zip(levels, widths):
             low, high = f"{name}-lo-{level}", f"{name}-hi-{level}"
@@ -358,14 +359,17 @@ def _conformal_radii(
         whole = scores.reshape(len(levels), len(earlier), windows.series, -1)
         scores = whole.transpose(0, 1, 3, 2)
     widths = np.stack([radii(one, [n])[0] for one, n in zip(scores, levels)]) * scaler.std
-    if np.isinf(widths).any():
-        name = panel.ids[int(np.flatnonzero(np.isinf(widths).any((0, 1)))[0])]
-        raise DataError(
-            f"too few values of {name!r} are observed between the end of training ({end}) and "
-            f"{panel.ds[cutoff - 1]} for an interval of {max(levels)}%",
-            path=panel.source,
-            hint="give a lower --level",
+    few = np.flatnonzero(np.isinf(widths).any((0, 1)))
+    if len(few):
+        name, more = panel.ids[int(few[0])], f" and {len(few) - 1} more" if len(few) > 1 else ""
+        text = (
+            f"too few values of {name!r}{more} are observed between the end of training ({end}) "
+            f"and {panel.ds[cutoff - 1]} for an interval of {max(levels)}%"
         )
+        if len(few) == len(panel.ids):
+            raise DataError(text, path=panel.source, hint="give a lower --level")
+        print(f"note: {text}: no interval there", file=sys.stderr)
+        widths[:, :, few] = np.nan
     return list(widths)
 
 

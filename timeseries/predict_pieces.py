@@ -62,12 +62,9 @@ def piece_forecaster(
             f"{file.path}: {type(task).__name__} {what}, so the file cannot be read in pieces: "
             f"{READ_WHOLE}, or take another model"
         )
-    first = file.survey.first_end
 
     def trained(panel: Panel) -> pd.DataFrame:
-        return forecast_frame(
-            task, panel, None, wanted, batch_size, season, earliest=first if wanted else None
-        )
+        return forecast_frame(task, panel, None, wanted, batch_size, season)
 
     return trained
 

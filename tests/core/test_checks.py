@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from longseq.core.checks import check_choice, check_divisible, check_even, check_positive
@@ -13,6 +14,8 @@ from longseq.core.errors import ConfigError
 
 def test_what_is_right_is_returned() -> None:
     assert check_positive("n", 3) == 3
+    taken = check_positive("n", np.int64(3))
+    assert taken == 3 and type(taken) is int
     assert check_divisible("width", 12, "heads", 4) == 3
     assert check_choice("form", "glu", Literal["glu", "none"]) == "glu"
     assert check_even("states", 8) == 4

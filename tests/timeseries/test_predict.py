@@ -94,6 +94,30 @@ def test_the_frame_has_the_usual_columns_and_the_future_times(wide_csv: Path, pa
     np.testing.assert_allclose(known["y"][:H], panel.values[-H:, 0])
 
 
+def test_a_series_that_ended_early_has_no_interval_and_takes_nobody_elses(
+    wide_csv: Path, make_wide, tmp_path: Path, capsys
+) -> None:
+    frame, task = make_wide(600), make("mixer", wide_csv)
+    frame.to_csv(tmp_path / "whole.csv", index=False)
+    name = frame.columns[1]
+    frame.loc[380:, name] = None
+    frame.to_csv(tmp_path / "ended.csv", index=False)
+    whole, ended = (
+        forecast_frame(task, read_panel(tmp_path / f"{one}.csv"), levels=(80,))
+        for one in ("whole", "ended")
+    )
+    said = capsys.readouterr().err
+    assert f"too few values of {name!r} are observed" in said and "no interval there" in said
+    own = ended["unique_id"] == name
+    ends = ["MixerForecaster-lo-80", "MixerForecaster-hi-80"]
+    assert (
+        ended.loc[own, ends].isna().all(axis=None)
+        and ended.loc[own, "MixerForecaster"].notna().all()
+    )
+    live = whole["unique_id"] != name
+    pd.testing.assert_frame_equal(ended[~own], whole[live], check_dtype=False)
+
+
 def test_intervals_cover_as_they_say_on_exchangeable_errors(
     wide_csv: Path, make_wide, tmp_path: Path
 ) -> None:

@@ -71,7 +71,6 @@ class Survey:
         series: number of series.
         axis: regular times of all series.
         freq: their step.
-        first_end: one past the last value of the series that ends first, on the axis.
         notes: what was understood and a user should know, a sentence each.
         empty: the first series that has no value; None if there is none.
         missing: values that series lack on the axis: before they begin, in gaps, after they end.
@@ -80,7 +79,6 @@ class Survey:
     series: int
     axis: pd.Index
     freq: Any
-    first_end: int
     notes: tuple[str, ...]
     empty: str | None
     missing: int
@@ -209,7 +207,7 @@ class LongFile:
             DataError: if a series stands in two places, times do not ascend, or anything else that
                 would be wrong of the file as a whole.
         """
-        hashes, axis, ends, observed = np.empty(0, np.uint64), None, [], 0
+        hashes, axis, observed = np.empty(0, np.uint64), None, 0
         empty: str | None = None
         for piece in self.pieces():
             where = Source(self.path, 0, first_row=piece.first_row)
@@ -237,19 +235,16 @@ class LongFile:
             last = np.maximum.reduceat(last, piece.bounds[:-1])
             if (last < 0).any() and empty is None:
                 empty = str(piece.names[last < 0][0])
-            if (last >= 0).any():
-                ends.append(piece.times[last[last >= 0]].min())
         assert axis is not None
         source = Source(self.path, 0)
         if self.unused:
             source.notes.append(f"columns not used: {', '.join(self.unused)}")
         axis, freq = regular_axis(axis.sort_values(), source)
-        if not ends:
+        if not observed:
             raise source.error("no series has a value")
-        first = int(axis.get_indexer(pd.Index([min(ends)]))[0]) + 1
         notes = (*self._clock[2], *source.notes)
         missing = len(hashes) * len(axis) - observed
-        return Survey(len(hashes), axis, freq, first, notes, empty, missing)
+        return Survey(len(hashes), axis, freq, notes, empty, missing)
 
     def panels(self) -> Iterator[Panel]:
         """Yields panels of complete series on the times of the whole file, in the file's order."""
