@@ -213,8 +213,9 @@ class Forecaster:
             step: rows between cutoffs; h if None.
             refit: train anew at every cutoff; else once, on what lies before the first. Local
                 models and the zero-shot forecaster always see all that lies before a cutoff. A
-                series that has not begun at a cutoff, or is shorter there than any that a network
-                was trained on, has no rows there.
+                series that has not begun at a cutoff, is shorter there than any that a network was
+                trained on, or ends within the horizon with its future covariates, has no rows
+                there.
             progress: print a line a cutoff.
 
         Raises:
@@ -236,7 +237,9 @@ class Forecaster:
             for i, row in enumerate(rows):
                 if self.model in _TRAINED and (refit or i == 0):
                     self._train(panel.before(row))
-                parts.append(self._frame(panel, h, row))
+                gone = panel.covariates.ended(panel, row, h)
+                there = [name for name, out in zip(panel.ids, gone) if not out]
+                parts.append(self._frame(panel.select(there) if gone.any() else panel, h, row))
                 if progress:
                     print(f"cutoff {i + 1} of {windows}: {panel.ds[row - 1]}", flush=True)
         finally:

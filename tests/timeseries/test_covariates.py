@@ -40,6 +40,21 @@ def retail(series: int = 6, rows: int = 160, seed: int = 0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.parametrize("name", ["theta", "zero_shot", "mixer_forecaster"])
+def test_series_that_ended_stand_in_the_way_of_no_back_test(name):
+    df = retail(4)
+    last = df["ds"].max()
+    early = df[~((df["unique_id"] == "i1") & (df["ds"] > last - pd.Timedelta(days=10)))]
+    arguments = NETWORK if name == "mixer_forecaster" else {}
+    found = Forecaster(name, future=["promo"], **arguments).cross_validation(early, 7, windows=2)
+    rows = found.groupby("unique_id").size().to_dict()
+    assert rows == {"i0": 14, "i2": 14, "i3": 14}  # i1 ends within the first horizon
+    short = df[~((df["unique_id"] == "i1") & (df["ds"] > last - pd.Timedelta(days=7)))]
+    found = Forecaster(name, future=["promo"], **arguments).cross_validation(short, 7, windows=2)
+    rows = found.groupby("unique_id").size().to_dict()
+    assert rows == {"i0": 14, "i1": 7, "i2": 14, "i3": 14} and found["y"].notna().all()
+
+
 def split(df: pd.DataFrame, h: int = H) -> tuple[pd.DataFrame, pd.DataFrame]:
     last = df["ds"].max() - pd.Timedelta(days=h)
     return df[df["ds"] <= last].reset_index(drop=True), df[df["ds"] > last].drop(columns="y")

@@ -69,6 +69,19 @@ class Covariates:
             static={name: value[at] for name, value in self.static.items()},
         )
 
+    def ended(self, panel: Any, row: int, horizon: int) -> np.ndarray:
+        """Returns which series end before a horizon that their future covariates do not reach.
+
+        Args:
+            panel: the series.
+            row: first row of the horizon.
+            horizon: rows h.
+        """
+        lacks = np.zeros(len(panel.ids), dtype=bool)
+        for value in self.future.values():
+            lacks |= np.isnan(value[row : row + horizon]).any(0)
+        return lacks & (panel.ends < row + horizon)
+
     def check_future(self, panel: Any, rows: np.ndarray, series: np.ndarray, horizon: int) -> None:
         """Checks that the future ones are known from the series' beginnings to the horizons.
 
