@@ -13,7 +13,7 @@ from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ArgumentError
 from longseq.core.mixers import State
 from longseq.weather.video.conv_lstm import ConvLSTMBlock
-from longseq.weather.video.conv_s5 import ConvS5Block
+from longseq.weather.video.conv_s5 import ConvS5Block, held_systems
 from longseq.weather.video.gated_conv_s5 import GatedConvS5Block
 from longseq.weather.video.periodic import PeriodicConv2d
 
@@ -164,11 +164,12 @@ class FlowModel(nn.Module):
             Frames 2 to L, each from the true ones before it, and those after the context from the
             context and the model's own: (B, L - 1, C, H, W) and (B, L - context, C, H, W).
         """
-        first, states = self(frames[:, :context])
-        true, own = [first], [first[:, -1:]]
-        if frames.shape[1] > context + 1:
-            true.append(self(frames[:, context:-1], states)[0])
-        for _ in range(frames.shape[1] - context - 1):
-            frame, states = self(own[-1], states)
-            own.append(frame)
+        with held_systems(self):
+            first, states = self(frames[:, :context])
+            true, own = [first], [first[:, -1:]]
+            if frames.shape[1] > context + 1:
+                true.append(self(frames[:, context:-1], states)[0])
+            for _ in range(frames.shape[1] - context - 1):
+                frame, states = self(own[-1], states)
+                own.append(frame)
         return torch.cat(true, 1), torch.cat(own, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -105,6 +107,7 @@ class ConvS5(nn.Module):
         self.reach = 0 if edges == "circular" else kernel // 2
         self.D = nn.Conv2d(channels, channels, kernel, padding=self.reach, bias=False)
         self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
+        self._held: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def system(self) -> tuple[Tensor, Tensor]:
         """Returns the discrete transition (P) and input kernel (P, U, k, k), complex, in
@@ -121,12 +124,28 @@ class ConvS5(nn.Module):
         """Returns fields (N, U, H, W), on a circular plane with its other side around them."""
         return wrap(x, self.kernel // 2) if self.edges == "circular" else x
 
-    def _enter(self, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns B ∗ u, complex (N, H, W, P), and D ∗ u (N, U, H, W), for frames of ``_around``:
-        one real convolution, whose first channels are the complex numbers' real and imaginary parts
-        in turn. Two of them would read the frames twice, and each is too small to be quick."""
-        pairs = torch.view_as_real(b).to(u.dtype).permute(0, 4, 1, 2, 3).flatten(0, 1)
-        weight = torch.cat([pairs, self.D.weight.to(u.dtype)])
+    def _kernels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the transition (P), and the real convolutions that take frames in and states out,
+        in a dtype: (2P + U, U, k, k), of which the first 2P make the complex numbers' real and
+        imaginary parts in turn and the others are D's, and (U, 2P, k, k)."""
+        if self._held is not None and dtype in self._held:
+            return self._held[dtype]
+        a, b = self.system()
+        pairs = torch.view_as_real(b).to(dtype).permute(0, 4, 1, 2, 3).flatten(0, 1)
+        c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(dtype)
+        # Two convolutions would read the frames twice, and each is too small to be quick.
+        made = (
+            a,
+            torch.cat([pairs, self.D.weight.to(dtype)]),
+            c.permute(3, 2, 4, 0, 1).flatten(1, 2),
+        )
+        if self._held is not None:
+            self._held[dtype] = made
+        return made
+
+    def _enter(self, weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns B ∗ u, complex (N, H, W, P), and D ∗ u (N, U, H, W), for frames of
+        ``_around``."""
         made, passed = F.conv2d(u, weight, padding=self.reach).split(
             [2 * self.n_complex, self.channels], 1
         )
@@ -134,11 +153,9 @@ class ConvS5(nn.Module):
         made = made.to(torch.promote_types(made.dtype, torch.float32))
         return torch.view_as_complex(made.contiguous()), passed
 
-    def _read(self, x: Tensor, passed: Tensor) -> Tensor:
+    def _read(self, weight: Tensor, x: Tensor, passed: Tensor) -> Tensor:
         """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and D ∗ u."""
         parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(passed.dtype)
-        c = 2 * torch.view_as_real(as_complex(self.C).conj().resolve_conj()).to(passed.dtype)
-        weight = c.permute(3, 2, 4, 0, 1).flatten(1, 2)
         return F.conv2d(self._around(parts), weight, padding=self.reach) + passed
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -159,26 +176,29 @@ class ConvS5(nn.Module):
                 f"ConvS5: frames must be (batch, length ≥ 1, {self.channels}, height, width), "
                 f"got {tuple(u.shape)}"
             )
+        if u.shape[1] == 1 and state is not None:
+            y, state = self.step(u[:, 0], state)
+            return y[:, None], state
         batch, length, _, height, width = u.shape
-        a, b = self.system()
         flat = u.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         flat = self._around(flat)
-        entered, passed = self._enter(b, flat)
+        a, inward, outward = self._kernels(flat.dtype)
+        entered, passed = self._enter(inward, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
         decay = a.to(entered.dtype).repeat(height * width).view(1, 1, -1)
         before = None if state is None else state["ssm"].permute(0, 2, 3, 1).flatten(1)
         states, last = linear_scan(decay, entered.view(batch, length, -1), before)
-        y = self._read(states.view(entered.shape), passed)
+        y = self._read(outward, states.view(entered.shape), passed)
         last = last.unflatten(1, entered.shape[1:]).permute(0, 3, 1, 2)
         return y.unflatten(0, (batch, length)), {"ssm": last}
 
     def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Runs one frame (B, U, H, W)."""
-        a, b = self.system()
         u_t = self._around(u_t.contiguous(memory_format=torch.channels_last))
-        entered, passed = self._enter(b, u_t)
+        a, inward, outward = self._kernels(u_t.dtype)
+        entered, passed = self._enter(inward, u_t)
         x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + entered
-        return self._read(x, passed), {"ssm": x.permute(0, 3, 1, 2)}
+        return self._read(outward, x, passed), {"ssm": x.permute(0, 3, 1, 2)}
 
     def init_state(self, batch: int, height: int, width: int) -> State:
         """Returns the state at the start of a sequence: zeros (B, P, H, W)."""
@@ -188,6 +208,24 @@ class ConvS5(nn.Module):
                 batch, self.n_complex, height, width, dtype=kind, device=self.D.weight.device
             )
         }
+
+
+@contextmanager
+def held_systems(model: nn.Module) -> Iterator[None]:
+    """Has every ``ConvS5`` of a model make its kernels once for all calls inside, where parameters
+    do not change: a frame alone costs less than they do.
+
+    Args:
+        model: that holds them.
+    """
+    cores = [one for one in model.modules() if isinstance(one, ConvS5)]
+    for core in cores:
+        core._held = {}
+    try:
+        yield
+    finally:
+        for core in cores:
+            core._held = None
 
 
 class ResidualBlock(nn.Module):

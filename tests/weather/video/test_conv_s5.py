@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.training.optim import parameter_groups
-from longseq.weather.video.conv_s5 import ConvS5, ConvS5Block
+from longseq.weather.video.conv_s5 import ConvS5, ConvS5Block, held_systems
 
 
 def make(channels=3, d_state=8, kernel=3, dtype=torch.float32, **kwargs) -> ConvS5:
@@ -167,3 +168,24 @@ def test_wrong_arguments() -> None:
     for shape in ((2, 3, 4, 4), (2, 0, 3, 4, 4), (2, 3, 2, 4, 4)):
         with pytest.raises(ArgumentError, match="frames must be"):
             make()(torch.zeros(shape))
+
+
+def test_kernels_that_are_held_give_the_same_and_are_let_go() -> None:
+    torch.manual_seed(0)
+    layer = ConvS5(4, d_state=6).double()
+    u = torch.randn(2, 5, 4, 6, 6, dtype=torch.float64)
+
+    def run() -> tuple[Tensor, ...]:
+        first, state = layer(u[:, :3])
+        second, state = layer(u[:, 3:4], state)
+        third, _ = layer(u[:, 4:], state)
+        made = torch.cat([first, second, third], 1)
+        return made, *torch.autograd.grad(made.square().sum(), list(layer.parameters()))
+
+    alone = run()
+    with held_systems(layer):
+        held = run()
+        layer.log_step.data += 1  # what is held is not made again
+        assert torch.equal(layer(u[:, :3])[0], held[0][:, :3])
+    torch.testing.assert_close(held, alone, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(run()[0], alone[0])
