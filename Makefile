@@ -13,7 +13,7 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt
 
 .PHONY: help demo test test-gpu lint types unit fuzz sanitize wheels mutants interrupt docs bench install update clean
 help:
-	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (about 6 minutes; the first run also installs)"
+	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (under 10 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
 	@echo "make test-gpu  build, check and time the CUDA and Triton kernels on this machine's GPU (under 8 minutes)"
 	@echo "make fuzz   every reader against damaged files, with limits of time and memory (INPUTS=1000 for each)"

@@ -93,7 +93,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
             Picture(
                 image,
                 "Test canvases with the class that the hybrid gives to the garment opposite the "
-                "bag, the least certain ones first.",
+                "bag: the first ones, and the surest errors.",
             )
         ],
         files=[checkpoints["hybrid_pico"], scored, table, image],
