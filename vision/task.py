@@ -50,7 +50,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        early_size: side in the first 60% of training of images that are larger.
+        early_size: side of larger images early in training (60%).
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
