@@ -120,7 +120,7 @@ def overshoot(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     predictor: str = "temperature",
     steps: int = STEPS,
-    baselines: Sequence[str] = BASELINE_NAMES,
+    baselines: Sequence[str] | None = None,
 ) -> dict[str, list[Row]]:
     """Trains the emulator on three scenarios and scores it on two that turn back.
 
@@ -129,7 +129,7 @@ def overshoot(
         seeds: of the trainings.
         predictor: as in ``write_world``.
         steps: of every training.
-        baselines: to fit beside it.
+        baselines: to fit beside it; ``BASELINE_NAMES`` if None.
 
     Returns:
         Rows by test scenario.
@@ -148,7 +148,8 @@ def overshoot(
         checkpoints[seed] = run.checkpoint
     found = {}
     for test, comparison in comparisons.items():
-        rows = [row for name in baselines for row in comparison.baseline(name)]
+        names = BASELINE_NAMES if baselines is None else baselines
+        rows = [row for name in names for row in comparison.baseline(name)]
         for seed, path in checkpoints.items():
             rows += comparison.checkpoint(path, "S5 emulator", seed)
         comparison.report(rows)

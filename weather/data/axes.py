@@ -212,7 +212,9 @@ def _resting(data: Any) -> Any:
     changed = {}
     for name in map(str, data.variables):
         own = data.variables[name]
-        if own.ndim != 3 or _kind(data, name) not in ("latitude", "longitude"):
+        # A field may be named x or y.
+        kind = _said(data, name) if name.lower() in ("x", "y") else _kind(data, name)
+        if own.ndim != 3 or kind not in ("latitude", "longitude"):
             continue
         if not _is_time(data, str(own.dims[0])):  # the corners of cells
             continue
