@@ -149,6 +149,7 @@ def forecast_frame(
     season: int | None = None,
     conformal: bool = True,
     grown: bool = False,
+    piece: bool = False,
 ) -> pd.DataFrame:
     """Forecasts a panel from one or more cutoffs.
 
@@ -167,6 +168,7 @@ def forecast_frame(
             that ends too early for it has no interval (NaN), which a note says. False gives a
             model's own quantiles.
         grown: the panel's last rows are forecasts themselves, which need be no counts.
+        piece: the panel holds some of the series of a file; none of them needs to have an interval.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
@@ -201,7 +203,7 @@ def forecast_frame(
     if levels and conformal:
         # Beyond its own end nothing of a series is observed, so nothing there counts.
         end = len(panel) if cutoffs is None else int(rows.min())
-        widths = _conformal_radii(task, panel, scaler, end, levels, batch_size)
+        widths = _conformal_radii(task, panel, scaler, end, levels, batch_size, piece)
         for level, radius in zip(levels, widths):
             low, high = f"{name}-lo-{level}", f"{name}-hi-{level}"
             middle = values[name]
@@ -329,6 +331,7 @@ def _conformal_radii(
     cutoff: int,
     levels: Sequence[int],
     batch_size: int,
+    piece: bool,
 ) -> list[np.ndarray]:
     """Returns a half-width (h, C) for every level, in the units of the data.
 
@@ -366,7 +369,7 @@ def _conformal_radii(
             f"too few values of {name!r}{more} are observed between the end of training ({end}) "
             f"and {panel.ds[cutoff - 1]} for an interval of {max(levels)}%"
         )
-        if len(few) == len(panel.ids):
+        if len(few) == len(panel.ids) and not piece:
             raise DataError(text, path=panel.source, hint="give a lower --level")
         print(f"note: {text}: no interval there", file=sys.stderr)
         widths[:, :, few] = np.nan

@@ -64,7 +64,7 @@ def piece_forecaster(
         )
 
     def trained(panel: Panel) -> pd.DataFrame:
-        return forecast_frame(task, panel, None, wanted, batch_size, season)
+        return forecast_frame(task, panel, None, wanted, batch_size, season, piece=True)
 
     return trained
 

@@ -49,7 +49,7 @@ def demo(out: Path, train: Train, max_steps: int | None = None) -> Section:
         values: Values = {
             "model": {"model": model},
             "data": {"source": f"canvas:{SAMPLE}"},
-            "trainer": few_steps(steps, parts=1, most=steps).get("trainer", {}),
+            **few_steps(steps, parts=1, most=steps),
         }
         run = train(config, out, name, values)
         checkpoints[name], seconds[name] = run.checkpoint, run.seconds

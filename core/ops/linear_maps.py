@@ -37,13 +37,14 @@ class _Call(NamedTuple):
     x: Tensor
 
 
-_ANY_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+ANY_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Names of the hooks that count where gradients are asked for."""
 
 
 def _reason(call: _Call) -> str | None:
     """Returns why a layer's bias cannot be left to the operator behind it, or None if it can."""
     layer, x = call
-    if not plain_map(layer, _ANY_HOOKS):
+    if not plain_map(layer, ANY_HOOKS):
         return "the layer is more than a product and a sum"
     if in_forward_mode():
         return "forward-mode differentiation has to see the call"
@@ -90,7 +91,7 @@ def product_and_bias(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None
         layer: the linear layer, or what was put in its place.
         x: its input.
     """
-    if not plain_map(layer, _ANY_HOOKS):
+    if not plain_map(layer, ANY_HOOKS):
         return layer(x), None
     assert isinstance(layer, nn.Linear)
     return nn.functional.linear(x, layer.weight), layer.bias

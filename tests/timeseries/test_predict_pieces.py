@@ -205,6 +205,24 @@ def test_a_checkpoint_forecasts_and_calibrates_as_on_the_whole_file(
         piece_forecaster(file, 4, trained(path, Informer, **many))
 
 
+def test_a_piece_of_ended_series_has_no_intervals_as_on_the_whole_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = ragged((300, 300, 400, 395, 360))
+    rank = frame.groupby("unique_id").cumcount()
+    early = frame["unique_id"].isin(["s0", "s1"]) & (rank >= 60)
+    path = write(frame[~early].reset_index(drop=True), tmp_path / "a.parquet")
+    task, file = trained(path, n_layers=1, patch=7, stride=7), LongFile(path)
+    expected = forecast_frame(task, read_panel(path), levels=(80,))
+    parts = [one for _, one in forecast_pieces(file, piece_forecaster(file, 4, task, (80,)), False)]
+    found = pd.concat(parts, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    none = found.groupby("unique_id")["MixerForecaster-lo-80"].apply(lambda one: one.isna().all())
+    assert none.to_dict() == {"s0": True, "s1": True, "s2": False, "s3": False, "s4": False}
+    assert any(set(one["unique_id"]) <= {"s0", "s1"} for one in parts)
+    assert "no interval there" in capsys.readouterr().err
+
+
 def test_options_that_need_the_whole_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 from longseq.core.ops.backends import Backend, convolution_backend
 from longseq.core.ops.causal_conv1d import one_sided_conv1d
-from longseq.core.ops.linear_maps import plain_map, product_and_bias
+from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map, product_and_bias
 from longseq.core.ops.mamba_inner.arguments import Arguments, Way
 from longseq.core.ops.selective_scan import selective_scan
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def run(call: Arguments, backend: Backend) -> Tensor:
@@ -45,7 +43,7 @@ def _scan(
     # The bias is added inside the scan, in float32; a map that is no more than one, too.
     weight: Tensor | None = None
     bias: Tensor | None
-    if plain_map(way.dt_proj, _HOOKS):
+    if plain_map(way.dt_proj, ANY_HOOKS):
         assert isinstance(way.dt_proj, nn.Linear)
         weight, bias = way.dt_proj.weight, way.dt_proj.bias
     else:
