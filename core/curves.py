@@ -106,5 +106,5 @@ def save_curves(path: str | Path, curves: Sequence[Curve], metric: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     save_png(figure, path)
-    columns = {"model": "", "seed": "d", "step": "d", "cpu_seconds": ".1f", metric: ".6f"}
+    columns = {"model": "", "seed": "d", "step": "d", "cpu_seconds": ".2f", metric: ".6f"}
     write_rows(check_curves(path), columns, lines)

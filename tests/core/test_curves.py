@@ -41,8 +41,8 @@ def test_curves_are_drawn_over_time_with_a_table_beside_them(
     assert lines == [("slow", [1.0]), ("quick", [0.5])]
     rows = read_rows(tmp_path / "c.csv")
     assert [list(row.values()) for row in rows] == [
-        ["slow", "0", "2", "60.0", "0.500000"],
-        ["quick", "0", "5", "30.0", "0.250000"],
+        ["slow", "0", "2", "60.00", "0.500000"],
+        ["quick", "0", "5", "30.00", "0.250000"],
     ]
     save_curves(tmp_path / "c.png", [slow, Curve("slow", 1, [(4, None, 0.75)])], "val/loss")
     assert drawn[1].get_xlabel() == "optimiser step"
