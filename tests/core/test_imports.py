@@ -14,6 +14,7 @@ FLOORS = (
         "arrays",
         "checks",
         "command_line",
+        "curves",
         "errors",
         "exports",
         "figures",
