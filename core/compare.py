@@ -64,6 +64,7 @@ class Comparison(ABC):
         trained: configurations that are trained where no ``--models`` are given.
         at_test: baselines quick enough to stand beside every ``test``.
         configs: packaged configurations that it can train and score; empty for all.
+        curve: validation score that ``--curves`` draws.
     """
 
     baselines: ClassVar[Mapping[str, Any]]
@@ -75,6 +76,7 @@ class Comparison(ABC):
     trained: ClassVar[Sequence[str]] = ()
     at_test: ClassVar[Sequence[str]] = ()
     configs: ClassVar[Sequence[str]] = ()
+    curve: ClassVar[str] = "val/loss"
 
     @classmethod
     @abstractmethod
@@ -298,6 +300,7 @@ def compare(
     configs: Mapping[str, Path],
     options: Sequence[str] = (),
     save: Callable[[Sequence[Row]], None] = lambda rows: None,
+    note: Callable[[str, int, Run], None] = lambda name, seed, run: None,
 ) -> list[Row]:
     """Scores models and baselines, training what has to be trained.
 
@@ -312,6 +315,7 @@ def compare(
         options: further options of the trainings.
         save: called with the rows after every training, so that a long run that is stopped leaves
             them.
+        note: called with the name, the seed and the run of every training.
 
     Returns:
         Rows in the order of ``models``.
@@ -339,6 +343,7 @@ def compare(
                 _check_options(options, values)
                 run = train(config, folder, run_name, values, seed, options)
                 comparison.note_run(run)
+                note(stem, seed, run)
                 found[name] += comparison.checkpoint(run.checkpoint, stem, seed)
                 save(_in_order(found))
     return _in_order(found)

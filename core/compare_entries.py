@@ -41,9 +41,9 @@ def split_entry(entry: str) -> tuple[str, dict[str, str]]:
     """Returns the name in an entry of ``--models`` and the model's arguments behind it.
 
     Args:
-        entry: a name or file, or ``config:argument=value`` (several: ``config:a=1:b=2``).
+        entry: a name or file, or ``config:argument=value`` (several: ``config:a=1:b.c=2``).
     """
     if Path(entry).is_file():
         return entry, {}
-    name, *parts = re.split(r":(?=\w+=)", entry)
+    name, *parts = re.split(r":(?=[\w.]+=)", entry)
     return name, dict(part.split("=", 1) for part in parts)

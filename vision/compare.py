@@ -15,6 +15,7 @@ import torch
 
 from longseq.core.command_line import add_device
 from longseq.core.compare import Comparison, Row
+from longseq.core.curves import POINTS
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import Registry
 from longseq.core.results import Score
@@ -98,6 +99,7 @@ class ImageComparison(Comparison):
         limit: training images for the regression; None for all.
         device: cpu or cuda.
         cpu_minutes: that every training has; None for the steps of its configuration.
+        validations: during them; None for none.
     """
 
     baselines = BASELINES
@@ -115,6 +117,7 @@ class ImageComparison(Comparison):
     }
     lower_is_better = False
     models_first = True
+    curve = "val/accuracy"
 
     def __init__(
         self,
@@ -122,9 +125,10 @@ class ImageComparison(Comparison):
         limit: int | None = None,
         device: str = "cpu",
         cpu_minutes: float | None = None,
+        validations: int | None = None,
     ) -> None:
         self.changes, self.limit, self.device = dict(changes or {}), limit, device
-        self.cpu_minutes = cpu_minutes
+        self.cpu_minutes, self.validations = cpu_minutes, validations
         self._cost: dict[str, float] = {}
         self.data: ImageData | None = None
         self._first = Path()
@@ -144,7 +148,8 @@ class ImageComparison(Comparison):
     def of(cls, args: argparse.Namespace) -> Iterator[ImageComparison]:
         changes = {"source": args.data} if args.data else {}
         for minutes in [None] if args.cpu_minutes is None else _minutes(args.cpu_minutes):
-            yield cls(changes, args.max_rows, args.device, minutes)
+            validations = None if args.curves is None else POINTS
+            yield cls(changes, args.max_rows, args.device, minutes, validations)
 
     at_test = ("most_frequent_class",)
 
@@ -255,7 +260,7 @@ class ImageComparison(Comparison):
         if self.cpu_minutes is None:
             return {"data": self.changes}
         alone = {**self.changes, "num_workers": 0}  # what workers do is no part of the budget
-        return {"data": alone, "trainer": budget_values(self.cpu_minutes)}
+        return {"data": alone, "trainer": budget_values(self.cpu_minutes, self.validations)}
 
     def tie(self, row: Row, rival: Row) -> float:
         return tie_width(max(row.value, rival.value), self.images)

@@ -103,6 +103,11 @@ class ImageClassifier(BaseTask):
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
         self.layer_decay = layer_decay
         self.early_size = None if early_size is None else check_positive("early_size", early_size)
+        if early_size is not None and early_size < self.model.min_size:
+            raise ConfigError(
+                f"early_size {early_size} is too small for {model}: it takes images of at least "
+                f"{self.model.min_size} pixels"
+            )
         fine_tuning.freeze(self.model, freeze)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
         if recompute:

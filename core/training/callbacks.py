@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sys
 import time
@@ -11,7 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -68,6 +74,8 @@ class StepCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_steps,
             enable_version_counter=False,  # the folder is this run's: what is there is its own
         )
+        self._trained: dict[str, Any] | None = None
+        self._ended = False
 
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         # Accumulated gradients are not in a checkpoint: only an optimiser step's end resumes
@@ -76,9 +84,28 @@ class StepCheckpoint(ModelCheckpoint):
             trainer
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._trained, self._ended = None, False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        # The averaging callback puts its average over the weights where training ends, before the
+        # last checkpoint is written; who goes on must start from what was trained.
+        if any(isinstance(one, WeightAveraging) for one in trainer.callbacks):  # type: ignore[attr-defined]
+            own = pl_module.state_dict()
+            self._trained = {name: copy.deepcopy(value) for name, value in own.items()}
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = True
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._ended and self._trained is not None and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"] = self._trained
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         for logger in trainer.loggers:

@@ -59,10 +59,15 @@ def run(comparison: Comparison, models, options=(), seeds=(0, 1)):
         return Run(Path(folder), None, Path(folder) / f"{name}.ckpt", 1.0, {})
 
     saved: list[int] = []
+    noted: list[tuple[str, int, str]] = []
     configs = {"net": Path("configs/net.yaml")}
     rows = compare(
-        comparison, models, seeds, "out", train, configs, options, lambda r: saved.append(len(r))
+        *(comparison, models, seeds, "out", train, configs, options),
+        lambda r: saved.append(len(r)),
+        lambda name, seed, run: noted.append((name, seed, run.checkpoint.name)),
     )
+    assert noted == [(one[0], one[1], f"{call[1]}.ckpt") for one, call in zip(noted, calls)]
+    assert len(noted) == len(calls) and {seed for _, seed, _ in noted} <= set(seeds)
     return rows, calls, saved
 
 
@@ -119,6 +124,7 @@ def test_a_variant_of_a_configuration_is_trained_with_its_arguments(tmp_path: Pa
     assert names == ["net:width=3"]
     with pytest.raises(ConfigError, match="did you mean 'net'"):
         check_models("nett:width=3", Toys.baselines, {"net": Path("net.yaml")})
+    assert split_entry("net:kwargs.mixer=s4d:w=1") == ("net", {"kwargs.mixer": "s4d", "w": "1"})
     odd = tmp_path / "a:b=c.yaml"  # a file's name is never taken apart
     odd.write_text("")
     assert split_entry(str(odd)) == (str(odd), {})

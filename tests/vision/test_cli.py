@@ -149,6 +149,21 @@ def test_models_are_compared_at_equal_cpu_time(workdir: Path, make_zip, capsys) 
     for wrong in ("a", "0", "-1,1", "inf"):
         assert main([*argv, wrong, *own]) == 2
     assert "--cpu_minutes: positive numbers" in capsys.readouterr().err
+    curves = [*argv, "0.003", *own, "--data.valid_fraction=0.2", "--curves"]
+    assert main([*curves, "curves.png"]) == 0
+    assert "curves.png, curves.csv: 2 curves" in capsys.readouterr().out
+    with Path("curves.csv").open() as file:
+        points = list(csv.DictReader(file))
+    names = [f"cifar model={name} 0.003min" for name in ("vmamba_pico", "resnet8")]
+    assert sorted({row["model"] for row in points}) == sorted(names)
+    for row in points:
+        assert 0 <= float(row["val/accuracy"]) <= 1 and float(row["cpu_seconds"]) > 0
+    assert Path("curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert main([*curves, "equal.png"]) == 2
+    assert "its table would be --out equal.csv" in capsys.readouterr().err
+    argv[argv.index(models)] = "logistic_regression"
+    assert main([*argv, "1", "--curves", "curves.png"]) == 2
+    assert "nothing in --models is trained" in capsys.readouterr().err
 
 
 def test_validate_and_test_need_only_the_checkpoint(checkpoints, capsys) -> None:

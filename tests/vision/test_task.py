@@ -140,6 +140,8 @@ def test_early_images_are_small(data: ImageData, tmp_path: Path) -> None:
     assert seen == [12, 12]
     with pytest.raises(ConfigError, match="early_size"):
         classifier(early_size=0)
+    with pytest.raises(ConfigError, match="early_size 3 is too small for vit_pico.* 4 pixels"):
+        ImageClassifier("vit_pico", 3, early_size=3)
     endless = SimpleNamespace(callbacks=[], global_step=3, estimated_stepping_batches=float("inf"))
     with pytest.raises(ConfigError, match="no shares"):
         share_of(endless)
