@@ -25,13 +25,14 @@ from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.roles import names_of
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
+from longseq.timeseries.models.zero_shot import BLOCK
 from longseq.timeseries.network_frame import network_frame
 from longseq.timeseries.predict_pieces import path_forecasts, path_in_pieces
 from longseq.timeseries.regression import covariate_effects, regression_frame
 from longseq.timeseries.scores import score_frame
 from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
 
-ZERO_SHOT = "zero_shot"
+ZERO_SHOT, TUNED = "zero_shot", "tuned_zero_shot"
 _TRAINED = {
     "mixer_forecaster": "MixerForecaster",
     "spacetime": "SpaceTime",
@@ -39,6 +40,7 @@ _TRAINED = {
     "autoformer": "Autoformer",
     "tpgn": "TPGN",
     "inverted_forecaster": "InvertedForecaster",
+    TUNED: "ZeroShot",
 }
 _NATIVE = ("mixer_forecaster",)  # networks that read covariates themselves
 
@@ -321,6 +323,7 @@ class Forecaster:
         from longseq.core.training.run import fit
         from longseq.timeseries import task as tasks
         from longseq.timeseries.data.panel_data import PanelData
+        from longseq.timeseries.zero_shot_task import ZeroShot
 
         h = self.horizon or min(64, max(panel.season(), 1) * 2, max(1, len(panel) // 6))
         if self.model not in _NATIVE and panel.covariates.future:
@@ -329,8 +332,11 @@ class Forecaster:
             panel = replace(panel, values=panel.values - effects, covariates=Covariates())
         longest = max(1, len(panel) - 2 * h)
         context = self.context or min(336, max(1, longest // 2))
-        cls = getattr(tasks, _TRAINED[self.model])
+        cls = ZeroShot if self.model == TUNED else getattr(tasks, _TRAINED[self.model])
         own = dict(self.arguments)
+        if self.model == TUNED:
+            h = min(h, BLOCK)
+            own.setdefault("season", self.season)
         own |= tasks.sizes_of(cls, panel)
         if "label" in keywords(cls):
             own.setdefault("label", max(1, context // 2))

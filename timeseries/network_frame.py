@@ -35,6 +35,8 @@ def network_frame(
 
     if task is None:
         raise ConfigError("the forecaster was not trained: call fit first")
+    if task.any_horizon:
+        task.horizon = horizon
     h = task.horizon
     own = panel if cutoff is None else panel.before(cutoff)
     if cutoff is not None and task.channel_independent:

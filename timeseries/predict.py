@@ -48,6 +48,8 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(
                 f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed"
             )
+        if task.any_horizon and args.horizon is not None:
+            task.horizon = args.horizon
         horizon = task.horizon
         if args.horizon not in (None, horizon):
             raise ConfigError(

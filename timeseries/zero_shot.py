@@ -27,7 +27,7 @@ _MEDIAN = QUANTILES.index(0.5)
 
 
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
-_LOG_RATIO = 1000.0
+LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
 # chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
 # values with neighbours, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not
@@ -169,7 +169,7 @@ def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the least and the largest value of every row (N,), and whether logarithms are of
     use."""
     low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
-    return low, high, (low > 0) & (high <= _LOG_RATIO * np.where(low > 0, low, 1.0))
+    return low, high, (low > 0) & (high <= LOG_RATIO * np.where(low > 0, low, 1.0))
 
 
 def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:

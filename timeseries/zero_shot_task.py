@@ -7,28 +7,37 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.zero_shot import BLOCK, QUANTILES
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
-from longseq.timeseries.quantiles import pinball
+from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
-from longseq.timeseries.zero_shot import PACKAGED
+from longseq.timeseries.zero_shot import LEVELS, LOG_RATIO, PACKAGED, Quantiles
 
 _MEDIAN = QUANTILES.index(0.5)
+# A value that is nearer to 0 than so many units of float32 z-scores is 0.
+_ROUNDING = 4 * torch.finfo(torch.float32).eps
 
 
 class ZeroShot(ForecastTask):
     """A forecaster of any series: pretrained on generated ones, and fine-tuned on yours by ``fit``.
 
+    It forecasts as the packaged one does, with which it begins, by the weights' average: see
+    ``zero_shot.Quantiles``. Fine-tuning lowers the quantile loss of the mean of both copies.
+
     Args:
         context: known rows L of a window, in fine-tuning.
         horizon: predicted rows h of a window, at most 64 in fine-tuning.
-        season: rows of a season that the calendar suggests; 0 for none: it is found in the series.
+        season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
+            series.
         pretrained: begin with the packaged weights.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
@@ -42,6 +51,8 @@ class ZeroShot(ForecastTask):
     """
 
     copies = ("average",)
+    probabilistic = True
+    any_horizon = True
     defaults = {
         "lr": 3e-4,
         "weight_decay": 0.01,
@@ -54,7 +65,7 @@ class ZeroShot(ForecastTask):
         self,
         context: int = 512,
         horizon: int = 64,
-        season: int = 0,
+        season: int | None = None,
         pretrained: bool = True,
         d_model: int = 128,
         n_layers: int = 3,
@@ -67,10 +78,12 @@ class ZeroShot(ForecastTask):
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
+        if self.own_loss is not None:
+            raise ConfigError("ZeroShot has its own loss: give no --model.loss")
         check_positive("context", context)
         if not 1 <= horizon <= BLOCK:
             raise ConfigError(f"horizon must lie between 1 and {BLOCK} in training, got {horizon}")
-        if season < 0 or not 0 <= average < 1:
+        if (season or 0) < 0 or not 0 <= average < 1:
             raise ConfigError(
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
@@ -81,46 +94,97 @@ class ZeroShot(ForecastTask):
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
 
+    def make_metrics(self) -> Mapping[str, Metric]:
+        return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}
+
     def forward(self, x: Tensor, x_mark: Tensor, y_mark: Tensor) -> Tensor:
-        """Returns the medians (B, h, C) after contexts (B, L, C) that are known throughout."""
-        return self._medians(x, torch.ones_like(x, dtype=torch.bool))
+        """Returns the network's own medians (B, h, C) after contexts (B, L, C) that are known
+        throughout."""
+        rows = x.transpose(1, 2).flatten(0, 1)
+        found = self._network(self.average, rows, torch.ones_like(rows, dtype=torch.bool), 0)
+        return _windows(found[:, : self.horizon, _MEDIAN], x)
 
     def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the medians (B, h, C) of windows; what was not observed is not read, as in
         training. Of a context without any value the one carried forward is."""
-        known = batch["x_mask"]
-        return self._medians(batch["x"], known | ~known.any(1, keepdim=True))
+        return self._forecasts(batch)[..., _MEDIAN].to(batch["x"])
 
-    def _medians(self, x: Tensor, known: Tensor) -> Tensor:
-        rows, seen = (one.transpose(1, 2).flatten(0, 1) for one in (x, known))
-        medians = self._quantiles(self.average, rows, seen)[:, : self.horizon, _MEDIAN]
-        return medians.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+    def quantile_windows(self, batch: Mapping[str, Tensor], levels: np.ndarray) -> np.ndarray:
+        return at_levels(self._forecasts(batch).numpy(), LEVELS, levels)
 
-    def _quantiles(self, model: nn.Module, rows: Tensor, known: Tensor) -> Tensor:
-        """Returns quantiles (N, 64, 9) after rows (N, L), in their units."""
+    def calendar_season(self) -> int:
+        """Returns the season that the networks are told, in rows; 0 for none."""
+        if self.season is not None:
+            return self.season
+        return int((self.facts or {}).get("season", 0))
+
+    def _forecasts(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns quantiles (B, h, C, 9) of windows in z-scores, float64."""
+        x, known = batch["x"], batch["x_mask"]
+        rows, seen, zero = _series(x, known | ~known.any(1, keepdim=True), batch)
+        values = torch.where(seen, rows.double() - zero.double(), torch.nan)
+        values[values.abs() <= _ROUNDING * zero.abs().clamp(min=1)] = 0.0
+        # What lies before a series is no part of it, as in the packaged one's contexts.
+        contexts = [row[int(np.isfinite(row).argmax()) :] for row in values.cpu().numpy()]
+        network = Quantiles(self.average, calibrated=True)
+        found = network.forecast(contexts, self.horizon, self.calendar_season())
+        return _windows(torch.from_numpy(found) + zero.cpu().double().unsqueeze(-1), x)
+
+    def _network(self, model: nn.Module, rows: Tensor, known: Tensor, season: int) -> Tensor:
+        """Returns a network's quantiles (N, 64, 9) after rows (N, L), in their units."""
         pad = -rows.shape[1] % self.model.patch
         rows = nn.functional.pad(rows, (pad, 0))
         known = nn.functional.pad(known, (pad, 0))
-        hint = rows.new_full((len(rows),), self.season, dtype=torch.int64)
+        hint = rows.new_full((len(rows),), season if season > 1 else 0, dtype=torch.int64)
         out = model(rows, known, hint)
         return out.quantiles[-1] * out.spread.unsqueeze(-1) + out.level.unsqueeze(-1)
 
+    def _copies(self, rows: Tensor, known: Tensor, zero: Tensor) -> Tensor:
+        """Returns the mean of both copies' quantiles (N, 64, 9), through which gradients go."""
+        # Relative to the mean of training, so that a level of 1e9 leaves something in float32.
+        mean = (-zero).clamp(min=1e-30)
+        values = rows / mean + 1
+        low = values.masked_fill(~known, torch.inf).amin(1, keepdim=True)
+        high = values.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
+        positive = (zero < 0) & (low > 0) & (high <= LOG_RATIO * low)
+        logs = torch.where(known & positive, rows / mean, 0.0).log1p()
+        found = self._network(
+            self.model, torch.where(positive, logs, rows), known, self.calendar_season()
+        )
+        low, high = (torch.where(positive, one, 1.0).unsqueeze(-1) for one in (low, high))
+        least, most = low.log(), high.log()  # as of the packaged one's forecasts
+        reach = (most - least).clamp(min=1.0)
+        positive, mean = positive.unsqueeze(-1), mean.unsqueeze(-1)
+        grown = torch.where(positive, found, 0.0).clamp(least - reach, most + reach)
+        grown = mean * grown.expm1()
+        turned = -self._network(self.model, -rows, known, 0).flip(-1)
+        return (torch.where(positive, grown, found) + turned) / 2
+
     def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         """Returns the pinball loss over nine quantiles of windows of single series."""
-        rows, known = (batch[name].transpose(1, 2).flatten(0, 1) for name in ("x", "x_mask"))
-        target, seen = (batch[name].transpose(1, 2).flatten(0, 1) for name in ("y", "y_mask"))
-        found = self._quantiles(self.model, rows, known)[:, : self.horizon]
-        loss = pinball(found, target, self.levels)
+        found = self._copies(*_series(batch["x"], batch["x_mask"], batch))[:, : self.horizon]
+        return self._pinball(_windows(found, batch["x"]), batch["y"], batch["y_mask"])
+
+    def _pinball(self, quantiles: Tensor, target: Tensor, seen: Tensor) -> Tensor:
+        loss = pinball(quantiles, target, self.levels)
         return (loss * seen).sum() / seen.sum().clamp(min=1)
 
     def compute(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the loss of windows, or of generated series (``data.pretraining``)."""
-        if "cutoffs" not in batch:
+        """Returns the loss of windows, or of generated series (``data.pretraining``); of
+        evaluation, in which own losses stand beside, the quantiles too."""
+        if "cutoffs" in batch:
+            model = self.model if self.training else self.average
+            loss, nine, target, mask = generated_loss(model, batch, self.levels)
+            found: dict[str, Any] = {"loss": loss, "count": len(batch["x"])}
+        elif self.training:
             return super().compute(batch)
-        model = self.model if self.training else self.average
-        loss, forecast, target, mask = generated_loss(model, batch, self.levels)
-        found = {"loss": loss, "count": len(batch["x"]), "forecast": forecast, "target": target}
-        return found | {"mask": mask, "pair": (forecast[mask], target[mask])}
+        else:
+            nine, target, mask = self._forecasts(batch).to(batch["y"]), batch["y"], batch["y_mask"]
+            found = {"loss": self._pinball(nine, target, mask), "count": len(target)}
+            found["weight"] = mask.sum()
+        forecast = nine[..., _MEDIAN]
+        found |= {"forecast": forecast, "target": target, "mask": mask, "quantiles": nine}
+        return found | {"pair": (forecast[mask], target[mask])}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
@@ -143,8 +207,8 @@ def generated_loss(
         levels: of the quantiles (9,).
 
     Returns:
-        The loss, and after the last cutoff the medians (N, 64) in units of the context's deviation,
-        what came, and where it counts.
+        The loss, and after the last cutoff the quantiles (N, 64, 9) in units of the context's
+        deviation, what came, and where it counts.
     """
     x, hint, reach, cutoffs = batch["x"], batch["hint"], batch["reach"], batch["cutoffs"]
     known, x = ~x.isnan(), torch.nan_to_num(x)
@@ -161,4 +225,18 @@ def generated_loss(
         loss = (loss * counted).sum(1) / counted.sum(1).clamp(min=1) / error
         loss = torch.where(loss < 4, loss, 4 + 2 * ((loss - 2).clamp(min=1e-3) / 2).log())
         total, count = total + loss.sum(), count + (counted.sum(1) > 0).sum()
-    return total / count.clamp(min=1), quantiles[..., _MEDIAN], target, mask
+    return total / count.clamp(min=1), quantiles, target, mask
+
+
+def _series(x: Tensor, known: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns every series of windows (B, L, C) in z-scores (B · C, L), what of it is known, and
+    where 0 lies (B · C, 1); of windows without a scaler nowhere."""
+    rows, seen = (one.transpose(1, 2).flatten(0, 1) for one in (x, known))
+    if "mean" not in batch:
+        return rows, seen, rows.new_zeros(len(rows), 1)
+    return rows, seen, (-batch["mean"] / batch["unit"]).reshape(-1, 1)
+
+
+def _windows(found: Tensor, x: Tensor) -> Tensor:
+    """Returns what was found of every series (B · C, h, …) of windows x (B, L, C): (B, h, C, …)."""
+    return found.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)

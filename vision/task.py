@@ -15,9 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.training.cpu_budget import share_of
 from longseq.core.training.facts import Fact
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
@@ -27,8 +25,21 @@ from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
 from longseq.vision.recompute import recompute_blocks
 
-EARLY = 0.6
-"""Share of a training at ``early_size``."""
+
+class Mirrored(nn.Module):
+    """The mean of a model's logits over images (B, C, H, W) and their mirror images.
+
+    Args:
+        model: that gives logits (B, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return (self.model(x) + self.model(x.flip(3))) / 2
 
 
 class ImageClassifier(BaseTask):
@@ -50,7 +61,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        early_size: side of larger images early in training (60%).
+        mirrored: evaluate the mean over an image and its mirror image.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -83,7 +94,7 @@ class ImageClassifier(BaseTask):
         freeze: int = 0,
         layer_decay: float = 1.0,
         recompute: bool = False,
-        early_size: int | None = None,
+        mirrored: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -102,12 +113,7 @@ class ImageClassifier(BaseTask):
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.label_smoothing, self.ema_decay = label_smoothing, ema_decay
         self.layer_decay = layer_decay
-        self.early_size = None if early_size is None else check_positive("early_size", early_size)
-        if early_size is not None and early_size < self.model.min_size:
-            raise ConfigError(
-                f"early_size {early_size} is too small for {model}: it takes images of at least "
-                f"{self.model.min_size} pixels"
-            )
+        self.mirrored = mirrored
         fine_tuning.freeze(self.model, freeze)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if ema_decay else None
         if recompute:
@@ -140,27 +146,17 @@ class ImageClassifier(BaseTask):
 
     @property
     def best(self) -> nn.Module:
-        """The averaged model, or the model itself if there is none."""
-        return self.model if self.ema is None else self.ema
+        """What is evaluated: the averaged model, or the model itself if there is none."""
+        found = self.model if self.ema is None else self.ema
+        return Mirrored(found) if self.mirrored else found
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, classes) of normalised images (B, C, H, W)."""
-        return (self.model if self.training else self.best)(self._sized(images))
+        return (self.model if self.training else self.best)(images)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Returns the probability of every class (B, K), float64."""
         return torch.softmax(logits.double(), 1)
-
-    def _sized(self, images: Tensor) -> Tensor:
-        """Returns a batch smaller, while the training is young: most is learnt at half the cost."""
-        size = self.early_size
-        # A loop of the caller's own has no trainer, and no share of a training.
-        if not self.training or size is None or self._trainer is None:
-            return images
-        if size >= min(images.shape[2:]) or share_of(self.trainer) >= EARLY:
-            return images
-        how: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
-        return F.interpolate(images, (size, size), **how)
 
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the mean cross-entropy in nats, and what the metrics need."""
@@ -203,11 +199,12 @@ class ImageClassifier(BaseTask):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """Also renames what was called ``checkpoint``."""
+        """Also renames what was called ``checkpoint``, and drops what only trainings needed."""
         super().upgrade(content)
         hyper = content.get("hyper_parameters") or {}
         if "checkpoint" in hyper:
             hyper["pretrained"] = hyper.pop("checkpoint")
+        hyper.pop("early_size", None)
 
     def setup(self, stage: str) -> None:
         """Also loads the weights to start from."""

@@ -131,24 +131,6 @@ class CpuBudget(Callback):
         self.used = float(state_dict["used"])
 
 
-def share_of(trainer: Trainer) -> float:
-    """Returns how much of a training is over, from 0 to 1: of its CPU minutes or of its steps.
-
-    Args:
-        trainer: that trains.
-
-    Raises:
-        ConfigError: if the training has no end.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, CpuBudget):
-            return min(1.0, callback.used / (60 * callback.minutes))
-    steps = trainer.estimated_stepping_batches
-    if steps == float("inf"):
-        raise ConfigError("a training without an end has no shares: set trainer.max_steps")
-    return min(1.0, trainer.global_step / max(1, steps))
-
-
 def budget_values(minutes: float, validations: int | None = None) -> dict[str, Any]:
     """Returns the trainer's arguments of a training of so many CPU minutes.
 

@@ -182,7 +182,6 @@ def test_a_tuned_forecaster_reads_no_value_that_was_not_observed():
         other = task.predict_windows(batch | {"x": torch.where(known, x, 7.0)})
         torch.testing.assert_close(found, other)
         whole = task.predict_windows(batch | {"x_mask": torch.ones_like(known)})
-        torch.testing.assert_close(whole, task(x, x, x))
         assert (whole - found).abs().max() > 1e-3
         assert task.predict_windows(batch | {"x_mask": ~known & known}).isfinite().all()
 

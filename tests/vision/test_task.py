@@ -4,14 +4,12 @@ fit."""
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.training.cpu_budget import CpuBudget, share_of
 from longseq.core.training.loading import load_task
 from longseq.vision.data.module import ImageData
 from longseq.vision.models.registry import create_model
@@ -120,31 +118,19 @@ def test_the_average_follows_its_formula_once_an_optimiser_step(
         torch.testing.assert_close(mean, value)
 
 
-def test_early_images_are_small(data: ImageData, tmp_path: Path) -> None:
+def test_mirrored_evaluation(data: ImageData, tmp_path: Path) -> None:
+    task = classifier(mirrored=True, ema_decay=0.5)
     seen: list[int] = []
-    task = classifier(early_size=8)
-    task.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[3]))
-    train(task, data, 5, tmp_path)
-    assert seen == [8, 8, 8, 12, 12]
-    task.eval()(torch.zeros(1, 3, 12, 12))
-    assert seen[-1] == 12
-    budget, seen[:] = CpuBudget(10 / 60, clock=iter(range(100)).__next__), []
-    train(task.train(), data, 100, tmp_path, callbacks=[budget])
-    assert seen[0] == 8 and seen[-1] == 12 and seen.count(8) > 1 and len(seen) < 100
-    alone, images = classifier(early_size=8).train(), torch.zeros(2, 3, 12, 12)
-    assert alone(images).shape == (2, 3)  # a loop of one's own
-    larger = classifier(early_size=24)
-    larger.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[3]))
-    seen.clear()
-    train(larger, data, 2, tmp_path)
-    assert seen == [12, 12]
-    with pytest.raises(ConfigError, match="early_size"):
-        classifier(early_size=0)
-    with pytest.raises(ConfigError, match=r"early_size 3 is too small for vit_pico.* 4 pixels"):
-        ImageClassifier("vit_pico", 3, early_size=3)
-    endless = SimpleNamespace(callbacks=[], global_step=3, estimated_stepping_batches=float("inf"))
-    with pytest.raises(ConfigError, match="no shares"):
-        share_of(endless)
+    task.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    train(task, data, 2, tmp_path).save_checkpoint(tmp_path / "a.ckpt")
+    assert len(seen) == 2  # it trains on every image once
+    images = torch.rand(3, 3, 12, 12)
+    loaded = load_task(tmp_path / "a.ckpt", "vision").eval()
+    with torch.inference_mode():
+        alone = [loaded.ema(one) for one in (images, images.flip(3))]
+        assert not torch.equal(*alone)
+        torch.testing.assert_close(loaded(images), sum(alone) / 2)
+        torch.testing.assert_close(loaded(images.flip(3)), loaded(images))
 
 
 def test_a_checkpoint_carries_classes_and_preprocessing(data: ImageData, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class LongFileData(ForecastData):
         horizon."""
         end = str(self.file.survey.axis[max(self._found[4], 1) - 1])
         own = {"train_end": end, "frequency": self.panel.frequency, "least": self.least}
-        return {**self.scaler().to_dict(), **own}
+        return {**self.scaler().to_dict(), **own, "season": self.panel.season()}
 
     def setup(self, stage: str | None = None) -> None:
         """Goes through the file, so that bad input fails before training starts."""

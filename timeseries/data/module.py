@@ -141,10 +141,10 @@ class ForecastData(BaseData):
 
     def facts(self) -> dict[str, Any]:
         """Returns what a model must know of the training rows: the scaler, when they end, their
-        frequency, and how short a context may be."""
+        frequency and usual season, and how short a context may be."""
         end = str(self.panel.ds[self.split().train.end - 1])
         own = {"train_end": end, "frequency": self.panel.frequency, "least": self.least}
-        return {**self.scaler().to_dict(), **own}
+        return {**self.scaler().to_dict(), **own, "season": self.panel.season()}
 
     def windows(self, stage: Stage, stride: int = 1) -> Windows:
         """Returns all windows of a part.

@@ -1,0 +1,80 @@
+"""Fine-tuning of the zero-shot forecaster: it begins where the packaged one is."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longseq.core.errors import ConfigError
+from longseq.timeseries.data.frames import panel_of
+from longseq.timeseries.data.protocols import Part
+from longseq.timeseries.data.windows import Scaler, Windows
+from longseq.timeseries.forecaster import Forecaster
+from longseq.timeseries.zero_shot import Quantiles
+from longseq.timeseries.zero_shot_task import ZeroShot, _series
+
+
+def waves(n: int, period: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 10 * np.sin(2 * np.pi * np.arange(n) / period) + 0.1 * rng.standard_normal(n)
+
+
+def _tuned(level: float, count: int = 5) -> tuple[ZeroShot, dict[str, torch.Tensor], np.ndarray]:
+    """A forecaster before its first step, windows of one positive series, and its known values."""
+    days = pd.date_range("2024-01-01", periods=120)
+    values = np.stack([level * (50 + k + waves(120, 7, k)) for k in range(count)], 1)
+    values[30:34, 1] = np.nan
+    values[:17, 2] = np.nan
+    panel = panel_of(pd.DataFrame(values, index=days), source="m")
+    windows = Windows(panel, Scaler.fit(panel, Part(0, 90)), [100], 100, 20, 20)
+    task = ZeroShot(context=100, horizon=20, season=7)
+    return task, windows.batch_of_pairs(range(count)), values[:100]
+
+
+@pytest.mark.parametrize("level", [1.0, -1.0, 1e9, 1e-9])
+def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
+    task, batch, values = _tuned(level)
+    series = [one[np.isfinite(one).argmax() :] for one in values.T]
+    expected = Quantiles().forecast(series, 20, 7)
+    mean, unit = (batch[key].double().numpy()[..., None] for key in ("mean", "unit"))
+    with torch.no_grad():
+        found = task.eval()._forecasts(batch)[:, :, 0].numpy() * unit + mean
+    np.testing.assert_allclose((found - expected) / unit, 0, atol=2e-3)
+    # What is trained is what forecasts, but for the calibration.
+    plain = Quantiles(calibrated=False).forecast(series, 20, 7)
+    rows, seen, zero = _series(batch["x"], batch["x_mask"], batch)
+    copies = task.train()._copies(rows, seen, zero)[:, :20]
+    np.testing.assert_allclose(copies.detach().numpy(), (plain - mean) / unit, atol=2e-3)
+    loss = task.training_loss(batch, None)
+    loss.backward()
+    gradients = [one.grad for one in task.model.parameters() if one.grad is not None]
+    assert loss.isfinite() and all(one.isfinite().all() for one in gradients)
+    assert max(float(one.abs().max()) for one in gradients) > 0
+
+
+def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():
+    task, batch, _ = _tuned(1.0)
+    with torch.inference_mode():
+        ends = task.eval().quantile_windows(batch, np.array([0.1, 0.5, 0.9]))
+        found = task.compute(batch)
+    assert ends.shape == (5, 20, 1, 3) and (np.diff(ends, axis=-1) >= 0).all()
+    torch.testing.assert_close(found["forecast"], torch.from_numpy(ends[..., 1]).float())
+    assert found["quantiles"].shape == (5, 20, 1, 9)
+    with pytest.raises(ConfigError, match="own loss"):
+        ZeroShot(loss="torch.nn.L1Loss")
+
+
+def test_a_tuned_forecaster_from_python_takes_any_horizon(tmp_path, workdir):
+    days = pd.date_range("2024-01-01", periods=100)
+    frame = pd.DataFrame({f"s{k}": 50 + waves(100, 7, k) for k in range(2)}, index=days)
+    made = Forecaster("tuned_zero_shot", horizon=6, context=40, max_steps=2).fit(frame)
+    found = made.predict(80)
+    assert len(found) == 160
+    low, middle, high = (found[f"ZeroShot{end}"] for end in ("-lo-80", "", "-hi-80"))
+    assert (low <= middle).all() and (middle <= high).all() and (low < high).any()
+    # Two steps change little.
+    plain = Forecaster("zero_shot").fit(frame).predict(80)["ZeroShot"]
+    assert (found["ZeroShot"] - plain).abs().mean() < 2.0
+    made.save(tmp_path / "kept")
+    again = Forecaster.load(tmp_path / "kept").predict(80)
+    pd.testing.assert_frame_equal(again, found)
