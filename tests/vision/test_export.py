@@ -23,7 +23,6 @@ onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "longseq[ex
 
 SMALL = {
     "hybrid_pico": ({"dims": [4, 8], "depths": [1, 1], "scans": [1]}, (12, 15)),
-    "hybrid_micro": ({"dims": [4, 8], "depths": [1, 1], "scans": [1], "strides": [1, 2]}, (12, 15)),
     "vmamba_pico": ({"dims": [8], "depths": [1]}, (8,)),
     "vim_nano": ({"depth": 1, "d_model": 16, "img_size": 8}, (12,)),
 }

@@ -156,17 +156,6 @@ _PRESETS = {
         {"dims": (32, 80, 224), "scans": (2,)},
         "convolutional stages, then a recurrence over the map; 28 to 64 px, to train on a CPU",
     ),
-    "hybrid_micro": Preset(
-        ResNet,
-        {
-            "dims": (64, 96, 192),
-            "scans": (2,),
-            "strides": (1, 1, 2),
-            "stem": "cosine",
-            "stem_stride": 4,
-        },
-        "patches of cosines, convolutional stages, then a recurrence over the map; 28 to 64 px",
-    ),
     "unet": Preset(UNetEncoder, {}, "the contracting path of a plain U-Net: the one to beat"),
     "hybrid_unet": Preset(
         ResNet,
