@@ -83,8 +83,12 @@ def test_a_checkpoint_is_scored_as_after_its_training(
         "--trainer.max_steps=2",
         "--trainer.val_check_interval=2",
     ]
-    assert main([*argv, "--models", "mixer_forecaster", *small, "--out", "a.tsv"]) == 0
+    curves = ["--curves", "curves.png"]
+    assert main([*argv, "--models", "mixer_forecaster", *small, "--out", "a.tsv", *curves]) == 0
     assert "nothing to compare it with" in capsys.readouterr().out
+    points = pd.read_csv("curves.csv")  # without a budget of CPU time over steps
+    assert points["model"].tolist() == ["mixer_forecaster h6"] and points["step"].tolist() == [2]
+    assert points["cpu_seconds"].isna().all() and points["val/loss"].between(0, 10).all()
     (best,) = workdir.glob(
         "outputs/timeseries/mixer_forecaster_h6_seed0/version_0/checkpoints/best.ckpt"
     )
