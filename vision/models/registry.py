@@ -158,14 +158,8 @@ _PRESETS = {
     ),
     "hybrid_micro": Preset(
         ResNet,
-        {
-            "dims": (64, 96, 192),
-            "scans": (2,),
-            "strides": (1, 1, 2),
-            "stem": "cosine",
-            "stem_stride": 4,
-        },
-        "patches of cosines, convolutional stages, then a recurrence over the map; 28 to 64 px",
+        {"dims": (40, 96, 256), "scans": (2,)},
+        "hybrid_pico, wider: as large as resnet8; 28 to 64 px, to train on a CPU",
     ),
     "unet": Preset(UNetEncoder, {}, "the contracting path of a plain U-Net: the one to beat"),
     "hybrid_unet": Preset(

@@ -9,22 +9,17 @@ self-attention may weigh the map.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from longseq.core.checks import check_choice, check_positive
+from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.vision.models.cosine_patches import CosinePatches
 from longseq.vision.models.layers import DropPath, head, path_rates
 from longseq.vision.models.polarized import Form, PolarizedAttention
 from longseq.vision.models.pyramid import Pyramid, check_stages
 from longseq.vision.models.recurrence2d import GatedRecurrence2d
-
-Stem = Literal["conv", "cosine"]
 
 
 def _conv(ins: int, outs: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -81,10 +76,7 @@ class ResNet(Pyramid):
         in_chans: channels of the images.
         dims: width of every stage.
         depths: blocks of every stage.
-        stem: "conv" for a convolution; "cosine" for one of patches' cosine transform, and the
-            greatest of every four positions.
-        stem_stride: pixels that a position of the first stage spans: 1, 2 or 4; 4 for "cosine".
-        strides: of every stage's first block; 1, then 2 if None.
+        stem_stride: pixels that a position of the first stage spans: 1, 2 or 4.
         scans: stages whose blocks have a recurrence in the place of their second convolution.
         orders: scan orders of the recurrences.
         drop_path: highest rate of stochastic depth.
@@ -104,38 +96,25 @@ class ResNet(Pyramid):
         orders: Sequence[str] = ("raster", "raster_reversed"),
         drop_path: float = 0.0,
         polarized: Form | None = None,
-        stem: Stem = "conv",
-        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2, 4):
             raise ConfigError(f"stem_stride must be 1, 2 or 4, got {stem_stride}")
-        if check_choice("stem", stem, Stem) == "cosine" and stem_stride != 4:
-            raise ConfigError(f"stem_stride must be 4 with stem 'cosine', got {stem_stride}")
-        strides = [1, *[2] * (len(dims) - 1)] if strides is None else list(strides)
-        check_stages(dims, depths, strides=strides)
-        if any(one not in (1, 2) for one in strides):
-            raise ConfigError(f"strides must be 1 or 2, got {strides}")
+        check_stages(dims, depths)
         if any(not 0 <= stage < len(dims) for stage in scans):
             raise ConfigError(f"scans must name stages from 0 to {len(dims) - 1}, got {scans}")
         self.in_chans, self.min_size = check_positive("in_chans", in_chans), 1
         self.num_features, self.channels = dims[-1], list(dims)
-        self.reductions = [stem_stride * math.prod(strides[: i + 1]) for i in range(len(dims))]
-        if stem == "cosine":
-            self.min_size, patches = 4, CosinePatches(in_chans)
-            first = nn.Conv2d(patches.channels, dims[0], 3, 1, 1, bias=False)
-            norm = nn.BatchNorm2d(dims[0])
-            self.stem = nn.Sequential(patches, first, nn.MaxPool2d(2), norm, nn.ReLU())
-        else:
-            self.stem = nn.Sequential(_conv(in_chans, dims[0], 3, min(stem_stride, 2)), nn.ReLU())
-            if stem_stride == 4:
-                self.stem.append(nn.MaxPool2d(3, 2, 1))
+        self.reductions = [stem_stride * 2**i for i in range(len(dims))]
+        self.stem = nn.Sequential(_conv(in_chans, dims[0], 3, min(stem_stride, 2)), nn.ReLU())
+        if stem_stride == 4:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
         rates = iter(path_rates(drop_path, sum(depths)))
         stages, ins = [], dims[0]
         for stage, (width, depth) in enumerate(zip(dims, depths)):
             blocks = []
             for i in range(check_positive("depths", depth)):
-                stride = strides[stage] if i == 0 else 1
+                stride = 2 if stage and i == 0 else 1
                 own = orders if stage in scans else None
                 blocks.append(ResidualBlock(ins, width, stride, next(rates), own, polarized))
                 ins = width
