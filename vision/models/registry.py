@@ -156,6 +156,11 @@ _PRESETS = {
         {"dims": (32, 80, 224), "scans": (2,)},
         "convolutional stages, then a recurrence over the map; 28 to 64 px, to train on a CPU",
     ),
+    "hybrid_micro": Preset(
+        ResNet,
+        {"dims": (40, 96, 256), "scans": (2,)},
+        "hybrid_pico, wider: as large as resnet8; 28 to 64 px, to train on a CPU",
+    ),
     "unet": Preset(UNetEncoder, {}, "the contracting path of a plain U-Net: the one to beat"),
     "hybrid_unet": Preset(
         ResNet,
