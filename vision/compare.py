@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -89,6 +90,13 @@ def _minutes(text: str) -> list[float]:
     if not found or any(not 0 < one < float("inf") for one in found):
         raise ConfigError(f"--cpu_minutes: positive numbers by commas are needed, got {text!r}")
     return list(dict.fromkeys(found))
+
+
+def _variant(name: str) -> str:
+    """Returns what tells a variant of a configuration from others with its model: "cifar
+    model=resnet8 lr=1" gives " lr=1"."""
+    changes = name[name.find(" ") :] if " " in name and "=" in name else ""
+    return re.sub(r" model=\S+", "", changes)
 
 
 class ImageComparison(Comparison):
@@ -252,7 +260,7 @@ class ImageComparison(Comparison):
             )
         model = str(task.hparams["model"])
         kind = "baseline" if model in PLAIN else "model"
-        row = self._row(Score(model, hits / images, kind, notes), seed)
+        row = self._row(Score(f"{model}{_variant(name)}", hits / images, kind, notes), seed)
         return [replace(row, numbers={**row.numbers, **cost})]
 
     def values(self, config: Path, seed: int) -> Values:

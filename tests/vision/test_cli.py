@@ -149,12 +149,18 @@ def test_models_are_compared_at_equal_cpu_time(workdir: Path, make_zip, capsys) 
     for wrong in ("a", "0", "-1,1", "inf"):
         assert main([*argv, wrong, *own]) == 2
     assert "--cpu_minutes: positive numbers" in capsys.readouterr().err
+    argv[argv.index(models)] = models = f"{models}:model_kwargs.drop_path=0.5"
     curves = [*argv, "0.003", *own, "--data.valid_fraction=0.2", "--curves"]
     assert main([*curves, "curves.png"]) == 0
+    with Path("equal.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == ["vmamba_pico", "resnet8 model_kwargs.drop_path=0.5"]
+    assert [row["kind"] for row in rows] == ["model", "baseline"]
     assert "curves.png, curves.csv: 2 curves" in capsys.readouterr().out
     with Path("curves.csv").open() as file:
         points = list(csv.DictReader(file))
-    names = [f"cifar model={name} 0.003min" for name in ("vmamba_pico", "resnet8")]
+    variant = "resnet8 model_kwargs.drop_path=0.5"
+    names = [f"cifar model={name} 0.003min" for name in ("vmamba_pico", variant)]
     assert sorted({row["model"] for row in points}) == sorted(names)
     for row in points:
         assert 0 <= float(row["val/accuracy"]) <= 1
