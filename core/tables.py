@@ -206,7 +206,8 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
     Raises:
         DataError: if the file is missing, of another suffix, damaged or no text in UTF-8, if a
-            row has more cells than there are columns, or a column holds lists or bytes.
+            row has more cells than there are columns, two columns have one name, or a column holds
+            lists or bytes.
     """
     file = require_file(path, "table")
     kind = _kind_of(file)
@@ -216,6 +217,11 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter=DELIMITERS[kind])
+            names = [name.strip() for name in reader.fieldnames or () if name.strip()]
+            for index, name in enumerate(names):
+                if name in names[:index]:  # DictReader would keep the last of them
+                    text = f"has two columns {name!r}"
+                    raise DataError(text, path=file, record="line 1", hint="rename or drop one")
             for row in reader:
                 # Of cells that no column names, DictReader makes a list under None.
                 if any(cell.strip() for cell in row.pop(None, ())):

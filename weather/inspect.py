@@ -11,7 +11,8 @@ import numpy as np
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import DataError
 from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
-from longseq.weather.data.field import Field, year_plan
+from longseq.weather.data.field import Field, kind_of_years, year_plan
+from longseq.weather.data.runs import read_run, run_files
 from longseq.weather.data.source import read_field
 from longseq.weather.metrics import area_mean
 
@@ -20,7 +21,10 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``longseq weather inspect``."""
     parser = CommandParser(prog="longseq weather inspect", description=__doc__)
     parser.add_argument(
-        "inputs", nargs="+", help=".nc files, Zarr stores, sample names or folders of them"
+        "inputs",
+        nargs="+",
+        help=".nc files, Zarr stores, sample names or folders of them; runs of several files, a "
+        "pattern or joined by +, are also joined as compare joins them",
     )
     parser.add_argument("--variable", help="name or standard name (the only one)")
     parser.add_argument("--units", help="to convert to (canonical ones)")
@@ -29,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     files: list[str] = []
+    runs: list[str] = []
     for text in args.inputs:
         path = resolve(text)
         if path.is_dir() and not is_zarr(path):
@@ -39,7 +44,9 @@ def run(argv: Sequence[str]) -> int:
                 raise DataError("holds no .nc files or Zarr stores", path=path)
             files += found
         else:
-            files.append(text)
+            own = run_files(text)
+            files += own
+            runs += [text] if len(own) > 1 else []
     errors: list[DataError] = []
     for file in files:
         try:
@@ -48,6 +55,13 @@ def run(argv: Sequence[str]) -> int:
             if len(files) == 1:
                 raise
             errors.append(error)
+    for text in runs:
+        try:
+            _show_run(text, args.variable, args.units, args.anomalies)
+        except DataError as error:
+            if not errors:
+                raise
+            print(f"note: {text} cannot be joined: {error}", file=sys.stderr)
     if errors:
         print(f"note: {len(errors)} of {len(files)} files cannot be read:", file=sys.stderr)
         for problem in errors:
@@ -83,6 +97,15 @@ def _show(file: str, variable: str | None, units: str | None, anomalies: bool) -
     print(f"  {_years(data)}")
     for note in data.notes:
         print(f"  changed: {note}")
+
+
+def _show_run(text: str, variable: str | None, units: str | None, anomalies: bool) -> None:
+    data = read_run(text, variable, units, True if anomalies else None)
+    members = f", {data.values.shape[0]} members" if data.values.ndim == 4 else ""
+    print(f"{text}: {len(run_files(text))} files joined")
+    print(
+        f"  years {data.years[0]} … {data.years[-1]}{members}, yearly {kind_of_years(data.attrs)}"
+    )
 
 
 def _years(data: Field) -> str:

@@ -120,6 +120,16 @@ def test_cells_that_no_column_names_are_refused(suffix: str, cell: str, tmp_path
         read_rows(file)
 
 
+@pytest.mark.parametrize("head", ["a,b,a", "a,b, a "])
+def test_two_columns_of_one_name_are_refused(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{head}\n1,2,3\n")
+    with pytest.raises(DataError, match=r"line 1: has two columns 'a' \(rename or drop one\)"):
+        read_rows(path)
+    path.write_text("a,b,,\n1,2,,\n")  # cells that nothing names may be empty
+    assert len(read_rows(path)) == 1
+
+
 def test_columns_for_arrow_are_those_of_pyarrow_without_pandas() -> None:
     for values in ([], ["chr1", "", "Ä b\t"], np.arange(3), np.array([0.5, -1e30], np.float32)):
         assert arrow_column(values).equals(pa.array(values, None if len(values) else pa.string()))

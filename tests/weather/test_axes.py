@@ -303,6 +303,38 @@ def test_two_latitudes_of_one_variable_are_refused_unless_equal(tmp_path) -> Non
     assert isinstance(read_field(saved(data, tmp_path / "same.nc")).grid, CurvilinearGrid)
 
 
+@pytest.mark.parametrize("names", ["TLAT ULONG", "ULONG TLAT time", "ULAT TLONG"])
+def test_a_latitude_and_a_longitude_of_different_points_are_refused(tmp_path, names) -> None:
+    with pytest.raises(DataError, match=r"as its coordinates, which are of different points"):
+        read_field(saved(pop(names), tmp_path / "a.nc"))
+    # Those of another point lost, or under the names of other models.
+    alone = pop("TLAT ULONG").drop_vars(["ULAT", "TLONG"])
+    with pytest.raises(DataError, match="names TLAT and ULONG as its coordinates, which are of"):
+        read_field(saved(alone, tmp_path / "b.nc"))
+    for lat, lon in (("gphit", "glamu"), ("lat_rho", "lon_u"), ("geolat", "geolon_u")):
+        data = alone.rename(TLAT=lat, ULONG=lon)
+        data["other"] = data[lat] + 1 if lat == "geolat" else data[lat]
+        data = data.rename(other="geolat_u") if lat == "geolat" else data.drop_vars("other")
+        data["SST"].attrs["coordinates"] = f"{lon} {lat}"
+        with pytest.raises(DataError, match=f"names {lat} and {lon} as its"):
+            read_field(saved(data, tmp_path / f"{lat}.nc"))
+
+
+@pytest.mark.parametrize(
+    "names", [("LATIXY", "LONGXY"), ("nav_lat", "nav_lon"), ("lat2d", "lon"), ("yc", "xc")]
+)
+def test_names_that_say_nothing_of_points_are_taken(tmp_path, names) -> None:
+    data = pop("TLAT TLONG").drop_vars(["ULAT", "ULONG"]).rename(TLAT=names[0], TLONG=names[1])
+    data["SST"].attrs["coordinates"] = " ".join(names)
+    np.testing.assert_allclose(read_field(saved(data, tmp_path / "a.nc")).grid.lat, LAT)
+
+
+def test_fluxes_through_faces_have_the_longitudes_of_others(tmp_path) -> None:
+    data = pop("ULONG TLAT time")
+    data["SST"].attrs["grid_loc"] = "3211"
+    np.testing.assert_allclose(read_field(saved(data, tmp_path / "a.nc")).grid.lat, LAT)
+
+
 PLAIN = fields("tas", ("time", "lat", "lon")).assign_coords(
     time=("time", DAYS, TIME), lat=("lat", NORTH, DEGREES_N), lon=("lon", EAST, DEGREES_E)
 )

@@ -136,8 +136,19 @@ def test_forcings_from_csv_and_netcdf(runs, tmp_path, lab) -> None:
     with pytest.raises(DataError, match="year 1900: years must ascend"):
         read_series(table)
     table.write_text("when,co2\n1901,1\n")
-    with pytest.raises(DataError, match="column 'year'"):
+    with pytest.raises(DataError, match=r"no column 'year' \(it has 'when', 'co2'\)"):
         read_series(table)
+    table.write_text("Year;co2\n1901;1\n")
+    with pytest.raises(DataError, match=r"it has 'Year;co2'\) \(its cells are parted by semicol"):
+        read_series(table)
+    table.write_text("year,Year,co2\n1901,1901,1\n")
+    with pytest.raises(DataError, match="several columns of years: year, Year"):
+        read_series(table)
+    table.write_text("Year, co2\n1901, 1\n1902, 2\n")  # as people write it
+    years, values, names = read_series(table, ["co2"])
+    assert years.tolist() == [1901, 1902] and values[:, 0].tolist() == [1, 2] and names == ["co2"]
+    with pytest.raises(DataError, match=r"no series 'ch4' \(it has co2\) \(call the column of it"):
+        read_series(table, ["ch4"])
 
 
 def _mean(path: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
-from longseq.weather.forecasting.forecast import damping, score
+from longseq.weather.forecasting.forecast import SETTINGS, damping, lengthen, score
 from longseq.weather.forecasting.linear_inverse import BestLinearInverse, LinearInverse
 from longseq.weather.forecasting.models import FlowModel
 from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
@@ -138,7 +138,7 @@ def test_damping_keeps_what_is_known() -> None:
 def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     argv = ["weather", "forecast", "--steps", "1", "--size", "16", "--members", "2"]
     argv += ["--frames", "30", "--leads", "6", "--spin_up", "20", "--out", str(tmp_path)]
-    argv += ["--eval_members", "1", "--damped", "--window", "3"]
+    argv += ["--eval_members", "1", "--damped", "--window", "3", "--longer", "1"]
     assert main(argv) == 0
     said = capsys.readouterr().out
     assert "lead 6" in said and "linear inverse" in said
@@ -152,6 +152,7 @@ def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     assert [row["model"] for row in rows[::6]] == names
     assert all(np.isfinite(float(row["rmse"])) for row in rows)
     assert (tmp_path / "skill.png").stat().st_size > 5000
+    assert (tmp_path / "conv_lstm_seed0_longer").is_dir()
 
 
 @pytest.mark.parametrize("kind", ["gated_conv_s5", "conv_lstm", "fno"])
@@ -169,7 +170,30 @@ def test_a_window_of_frames_begins_with_an_empty_state(kind: str) -> None:
     assert torch.allclose(last, carried, atol=1e-5) == (kind == "fno")  # which has no state
 
 
+def test_further_steps_are_on_longer_windows_at_a_tenth_of_the_rates(tmp_path, monkeypatch) -> None:
+    how = {"size": 16, "frames": 40, "members": 2, "eval_members": 1, "spin_up": 20}
+    before = FlowForecaster("conv_lstm", **SETTINGS["conv_lstm"])
+    kept = {name: one.clone() for name, one in before.state_dict().items()}
+    seen = []
+    compute = FlowForecaster.compute
+
+    def watched(self, batch):
+        rates = [group.get("muon_lr", group["lr"]) for group in self.optimizers().param_groups]
+        seen.append((tuple(batch["video"].shape[:2]), max(rates)))
+        return compute(self, batch)
+
+    monkeypatch.setattr(FlowForecaster, "compute", watched)
+    data = FlowData(**how, horizon=2, leads=3)
+    after = lengthen(before, data, tmp_path, 25, "conv_lstm", "on")
+    assert {shape for shape, _ in seen} == {(3, 4 + 6)} and len(seen) == 25
+    assert max(rate for _, rate in seen) == pytest.approx(0.002)
+    assert all(torch.equal(one, kept[name]) for name, one in before.state_dict().items())
+    assert any(not torch.equal(one, kept[name]) for name, one in after.state_dict().items())
+
+
 def test_what_does_not_fit_is_refused(capsys) -> None:
+    assert main(["weather", "forecast", "--longer", "4", "--stations", "8"]) == 2
+    assert "--longer must be" in capsys.readouterr().err
     assert main(["weather", "forecast", "--window", "4", "--stations", "8"]) == 2
     assert "--window must be" in capsys.readouterr().err
     assert main(["weather", "forecast", "--models", "fnoo"]) == 2

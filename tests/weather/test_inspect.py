@@ -35,3 +35,21 @@ def test_a_dimension_too_many_names_the_way_out(lab, write) -> None:
     data = lab.dataset(lab.fields()).expand_dims(plev=[850.0, 500.0])
     with pytest.raises(DataError, match=r"2 entries along 'plev' .*ncks -d plev,0 in out"):
         run([str(write(data))])
+
+
+def test_a_run_of_several_files_is_joined_as_compare_joins_it(lab, write, capsys) -> None:
+    data = lab.dataset(lab.fields())
+    first = write(data.isel(time=slice(0, 40)), "tas_1.nc")
+    second = write(data.isel(time=slice(40, 80)), "tas_2.nc")
+    for text in (f"{first}+{second}", str(first.parent / "tas_?.nc")):
+        assert run([text]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"{first}: tas") and f"\n{second}: tas" in said
+        assert f"{text}: 2 files joined\n  years 1900 … 1979, yearly means\n" in said
+    with pytest.raises(DataError, match="leave a gap"):
+        run([f"{first}+{write(data.isel(time=slice(41, 80)), 'late.nc')}"])
+    with pytest.raises(DataError, match="no file matches the pattern"):
+        run([str(first.parent / "pr_*.nc")])
+    second.write_bytes(b"")
+    assert run([f"{first}+{second}"]) == 0  # what can be read is shown, as of a folder
+    assert "tas_2.nc: the NetCDF file is empty" in capsys.readouterr().err

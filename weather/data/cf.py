@@ -14,13 +14,20 @@ from longseq.core.errors import DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.weather.data.axes import check_axes, why_none, with_axes
-from longseq.weather.data.coords import kind_of, read_grid
+from longseq.weather.data.coords import is_rotated, kind_of, read_grid
 from longseq.weather.data.curvilinear import read_curvilinear
 from longseq.weather.data.grib import open_grib
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.heaps import check_heaps
 from longseq.weather.data.missing import check_packing
-from longseq.weather.data.places import check_places, curvilinear_of, mapping_of, named_by
+from longseq.weather.data.places import (
+    check_places,
+    curvilinear_of,
+    is_projection,
+    mapping_of,
+    named_by,
+)
+from longseq.weather.data.rotated import with_places
 from longseq.weather.data.samples import SAMPLES
 from longseq.weather.data.texts import check_texts
 from longseq.weather.data.zarr_store import check_codecs, is_zarr, zeros_are_values
@@ -65,7 +72,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
             what = type(data).__name__
             raise DataError(f"its reader returned {what}, not an xarray Dataset", path=file)
         try:
-            yield with_axes(data, variable)
+            yield with_places(with_axes(data, variable))
         finally:
             data.close()
         return
@@ -90,7 +97,7 @@ def open_dataset(path: str | Path, variable: str | None = None) -> Iterator[Any]
             check_packing(data, variable, file)
             if how["engine"] == "zarr":
                 data = zeros_are_values(data, file, how)
-            data = with_axes(data, variable)
+            data = with_places(with_axes(data, variable))
     except DataError:
         raise
     except Exception as error:  # of damaged files xarray and what it reads with may raise anything
@@ -269,14 +276,19 @@ def _why_not(array: Any, data: Any) -> str:
         return f"{dims}, without {lacks}{why_none(array, data)}"
     if mapping == "healpix":
         return f"{dims}, a HEALPix grid (regrid it: cdo remapbil,r360x180 in out)"
+    axes = [(dim, _attrs(data, dim)) for dim in map(str, array.dims)]
     if mapping or any(
-        str(data[dim].attrs.get("standard_name", "")).startswith(("grid_", "projection_"))
-        for dim in array.dims
-        if dim in data.variables
+        is_rotated(dim, attrs) or str(attrs.get("standard_name", "")).startswith("projection_")
+        for dim, attrs in axes
     ):
+        known = any(one.attrs.get("grid_mapping_name") for one in data.variables.values())
         return (
             f"{dims}, a rotated or projected grid without latitudes and longitudes of its cells "
-            "(regrid it: cdo remapbil,r360x180 in out)"
+            + (
+                "(regrid it: cdo remapbil,r360x180 in out)"
+                if known
+                else "(add those of the model's grid file: ncks -A -v lat,lon grid.nc in)"
+            )
         )
     if any(data[name].ndim > 1 for name in flat):
         return f"{dims}, and its latitudes and longitudes are not on two of these"
@@ -288,6 +300,10 @@ def _why_not(array: Any, data: Any) -> str:
     if missing:
         return f"{dims}, without {' and '.join(missing)}{why_none(array, data)}"
     return f"{dims}, and there is no coordinate variable {', '.join(map(str, lost))}"
+
+
+def _attrs(data: Any, dim: str) -> dict[str, Any]:
+    return dict(data[dim].attrs) if dim in data.variables else {}
 
 
 def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.ndarray, list[str]]:
@@ -307,6 +323,10 @@ def grid_of(data: Any, array: Any, path: str | Path) -> tuple[Grid, bool, np.nda
     kinds, names = kinds_of(array, data), curvilinear_of(array, data)
     dims = kinds["latitude"], kinds["longitude"]
     if names is None:
-        return read_grid(data, *dims, path)
+        *read, notes = read_grid(data, *dims, path)
+        others = [one for one in map(str, data.variables) if is_projection(data, one)]
+        if others:
+            notes.append(f"{others[0]} is not its map projection: {' and '.join(dims)} are true")
+        return *read, notes
     grid, notes = read_curvilinear(data, array, names, dims, path)
     return grid, False, np.arange(grid.shape[1]), notes

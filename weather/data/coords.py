@@ -35,6 +35,18 @@ _PROJECTED = (
 )
 # Times at which no value holds: when a forecast began, and how long it ran.
 _OTHER_TIMES = ("forecast_reference_time", "forecast_period")
+# Axes of a rotated grid by name: whatever their units say, they are no latitudes and longitudes.
+_ROTATED = {
+    "latitude": ("rlat", "rotlat", "rot_lat", "rotated_lat", "rotated_latitude", "grid_latitude"),
+    "longitude": (
+        "rlon",
+        "rotlon",
+        "rot_lon",
+        "rotated_lon",
+        "rotated_longitude",
+        "grid_longitude",
+    ),
+}
 _DECIMALS = 5
 
 
@@ -48,6 +60,8 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
     """
     standard = str(attrs.get("standard_name", ""))
     units = str(attrs.get("units", "")).strip().lower()
+    if is_rotated(name, attrs):
+        return None
     if standard in ("time", "latitude", "longitude"):
         return standard  # type: ignore[return-value]
     if standard == "realization":
@@ -66,6 +80,21 @@ def kind_of(name: str, attrs: dict[str, Any]) -> Kind | None:
         if name.lower() in names:
             return kind  # type: ignore[return-value]
     return None
+
+
+def is_rotated(name: str, attrs: dict[str, Any]) -> str:
+    """Returns "latitude" or "longitude" for an axis of a rotated grid, by standard name or its own
+    name; empty for any other.
+
+    Args:
+        name: of the coordinate variable or dimension.
+        attrs: its attributes.
+    """
+    standard = str(attrs.get("standard_name", ""))
+    for kind, names in _ROTATED.items():
+        if standard == f"grid_{kind}" or name.lower() in names:
+            return kind
+    return ""
 
 
 def read_grid(
@@ -108,7 +137,7 @@ def _bounds(data: Any, name: str, attrs: dict[str, Any]) -> np.ndarray | None:
     bounds = str(attrs.get("bounds", ""))
     if bounds not in data.variables or data[bounds].shape != (data.sizes[name], 2):
         return None
-    return _shortest(data[bounds].values)
+    return shortest(data[bounds].values)
 
 
 def check_latitude(
@@ -172,7 +201,7 @@ def _degrees(
     if units.lower() not in (*DEGREES[kind], *plain):
         found = f"units {units!r}" if units else "no units"
         raise DataError(f"has {found}, {DEGREES[kind][0]} is needed", path=path, record=kind)
-    numbers = _shortest(values)
+    numbers = shortest(values)
     if numbers.ndim != 1 or not numbers.size:
         raise DataError("must be one-dimensional (a regular grid)", path=path, record=kind)
     if not np.isfinite(numbers).all():
@@ -180,7 +209,7 @@ def _degrees(
     return np.round(numbers, _DECIMALS)
 
 
-def _shortest(values: np.ndarray) -> np.ndarray:
+def shortest(values: np.ndarray) -> np.ndarray:
     """Returns float64; float32 by way of its shortest text: 359.9, which float32 holds as
     359.899993896484, is that of -0.1 + 360."""
     numbers = np.asarray(values)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.weather.data.coords import DEGREES, kind_of
+from longseq.weather.data.coords import DEGREES, is_rotated, kind_of
+
+# By these parts of its name a map projection is told that the file has lost.
+_PROJECTIONS = ("rotat", "pole", "polar", "lambert", "mercator", "stereo", "projection", "albers")
+_STEMS = {"latitude": r"latitude|lat|gphi", "longitude": r"longitude|long|lon|glam"}
+# What names call the points of a staggered grid.
+_POINTS = {*"tuvwfchqpsmne", "rho", "psi", "cu", "cv", "bu"}
 
 
 def curvilinear_of(variable: Any, data: Any) -> tuple[str, str] | None:
@@ -30,14 +37,16 @@ def named_by(variable: Any) -> list[str]:
     return str(variable.attrs.get("coordinates", variable.encoding.get("coordinates", ""))).split()
 
 
-def _two_dimensional(variable: Any, data: Any) -> dict[str, list[str]]:
+def two_dimensional(variable: Any, data: Any) -> dict[str, list[str]]:
     """Returns the two-dimensional latitudes and longitudes on a variable's dimensions, by kind."""
     found: dict[str, list[str]] = {"latitude": [], "longitude": []}
     for name in map(str, data.variables):
         own = data.variables[name]
         if own.ndim != 2 or not set(own.dims) <= set(variable.dims):
             continue
-        kind = kind_of(name, dict(own.attrs))
+        attrs = dict(own.attrs)
+        # A name of rotated axes says nothing of what is two-dimensional.
+        kind = kind_of("" if is_rotated(name, {}) else name, attrs)
         moving = any(
             kind_of(str(dim), dict(data[dim].attrs) if dim in data.variables else {}) == "time"
             for dim in own.dims
@@ -49,7 +58,7 @@ def _two_dimensional(variable: Any, data: Any) -> dict[str, list[str]]:
 
 def _places(variable: Any, data: Any, named: list[str]) -> tuple[str, str] | None:
     """Returns two-dimensional latitudes and longitudes, those that the variable names first."""
-    there = _two_dimensional(variable, data)
+    there = two_dimensional(variable, data)
     chosen = [
         min(names, key=lambda name: name not in named, default="") for names in there.values()
     ]
@@ -79,7 +88,7 @@ def check_places(array: Any, data: Any, path: str | Path) -> None:
     Raises:
         DataError: if it does not, and they differ.
     """
-    named, there = named_by(array), _two_dimensional(array, data)
+    named, there = named_by(array), two_dimensional(array, data)
     places = _places(array, data, named)
     said = {"latitude", "longitude"} <= {
         _degrees_of(name, data) for name in named if name in array.dims
@@ -121,6 +130,35 @@ def _check_one(
             if not np.allclose(first, other.values, rtol=0.0, atol=1e-3, equal_nan=True):
                 text = f"names {' and '.join(own)} as its coordinates, which are different {kind}s"
                 raise DataError(text, path=path, record=str(array.name), hint=hint)
+    lat, lon = (next(name for name in named if name in names) for names in there.values())
+    if _mixed(lat, lon, there) and not _on_faces(array):
+        text = f"names {lat} and {lon} as its coordinates, which are of different points"
+        raise DataError(text, path=path, record=str(array.name), hint=hint)
+
+
+def _mixed(lat: str, lon: str, there: dict[str, list[str]]) -> bool:
+    """Returns whether a latitude and a longitude are those of different points of a staggered grid
+    by their names, as ``TLAT`` and ``ULONG`` are."""
+    north, east = _point(lat, "latitude"), _point(lon, "longitude")
+    if north == east or north is None or east is None:
+        return False
+    # Names that differ for another reason (LATIXY, LONGXY) have no other partner.
+    return {north, east} <= _POINTS or any(
+        point in [_point(name, kind) for name in there[kind]]
+        for point, kind in ((east, "latitude"), (north, "longitude"))
+    )
+
+
+def _point(name: str, kind: str) -> str | None:
+    """Returns what a name says beside the word for its kind; None if that is not in it."""
+    rest, found = re.subn(_STEMS[kind], "", name.lower(), count=1)
+    return re.sub("[^a-z0-9]", "", rest) if found else None
+
+
+def _on_faces(array: Any) -> bool:
+    """Returns whether a variable of POP says that it is on faces of cells, whose longitudes are
+    those of the one kind of points and latitudes those of the other."""
+    return str(array.attrs.get("grid_loc", ""))[1:3] in ("12", "21")
 
 
 def _geographic(name: str) -> bool:
@@ -138,8 +176,17 @@ def _degrees_of(dim: str, data: Any) -> str | None:
 
 
 def mapping_of(array: Any, data: Any) -> str:
-    """Returns the name of a variable's map projection; empty for latitudes and longitudes."""
+    """Returns the name of a variable's map projection; empty for latitudes and longitudes. Of one
+    that the variable names and the file lacks, the name alone tells."""
     name = str(array.attrs.get("grid_mapping", array.encoding.get("grid_mapping", "")))
-    found = data.variables.get(name.split(":")[0].strip())
-    kind = "" if found is None else str(found.attrs.get("grid_mapping_name", ""))
-    return "" if kind == "latitude_longitude" else kind
+    name = name.split(":")[0].strip()
+    found = data.variables.get(name)
+    if found is None:
+        return name if any(part in name.lower() for part in _PROJECTIONS) else ""
+    return str(found.attrs["grid_mapping_name"]) if is_projection(data, name) else ""
+
+
+def is_projection(data: Any, name: str) -> bool:
+    """Returns whether a variable describes a map projection, latitudes and longitudes apart."""
+    kind = str(data.variables[name].attrs.get("grid_mapping_name", ""))
+    return kind not in ("", "latitude_longitude")

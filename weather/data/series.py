@@ -54,9 +54,9 @@ def read_series(
     chosen = list(table) if names is None else list(names)
     for name in chosen:
         if name not in table:
-            raise DataError(
-                f"has no series {name!r} (it has {', '.join(table) or 'none'})", path=path
-            )
+            hint = f"call the column of it {name}" if file.suffix.lower() in TABLES else None
+            text = f"has no series {name!r} (it has {', '.join(table) or 'none'})"
+            raise DataError(text, path=path, hint=hint)
     if not chosen:
         raise DataError("has no series over time", path=path)
     values = np.stack([table[name] for name in chosen], 1)
@@ -139,16 +139,32 @@ def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
         return _read_wide(file, rows, columns, scenario)
     if scenario:
         raise DataError(f"has no scenarios, {scenario!r} cannot be chosen", path=file)
-    if "year" not in columns:
-        raise DataError("needs a column 'year' and rows below it", path=file)
+    year = [name for name in columns if name.strip().lower() == "year"]
+    if len(year) != 1:
+        raise _no_year(file, rows, columns, year)
     table: dict[str, list[float]] = {name: [] for name in columns}
     for line, row in enumerate(rows, 2):
         for name in table:
             table[name].append(_number(row[name], name, file, line))
-    numbers = np.array(table.pop("year"))
+    numbers = np.array(table.pop(year[0]))
     if np.any(numbers != np.round(numbers)):
         raise DataError("years must be whole numbers", path=file, record="year")
-    return numbers.astype(int), {name: np.array(column) for name, column in table.items()}
+    return numbers.astype(int), {name.strip(): np.array(own) for name, own in table.items()}
+
+
+def _no_year(
+    file: Path, rows: list[dict[str, str]], columns: list[str], year: list[str]
+) -> DataError:
+    """Returns what to say of a table that has no single column of years."""
+    if not rows:
+        return DataError("needs a column 'year' and rows below it", path=file)
+    if year:
+        return DataError(f"has several columns of years: {', '.join(year)}", path=file)
+    hint = None
+    if len(columns) == 1 and ";" in columns[0]:
+        hint = "its cells are parted by semicolons: write commas, and points in numbers"
+    text = f"has no column 'year' (it has {', '.join(map(repr, columns[:6]))})"
+    return DataError(text, path=file, hint=hint)
 
 
 def _read_wide(

@@ -205,6 +205,13 @@ def run(argv: Sequence[str]) -> int:
         help="score networks that carry states once more, each frame made from the last so many "
         "alone (0: do not)",
     )
+    parser.add_argument(
+        "--longer",
+        type=int,
+        default=0,
+        help="further steps of every training at a tenth of its rates, on windows in which three "
+        "times the frames follow: against rollouts that drift (0)",
+    )
     parser.add_argument("--frames", type=int, default=400, help="of every flow (400)")
     parser.add_argument("--size", type=int, default=32, help="points along a side (32)")
     parser.add_argument("--every", type=int, help="time steps between frames (the flow's own)")
@@ -221,6 +228,8 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError("--missing is for --stations: fields on the grid are whole")
     if args.window < 0 or (args.window and args.stations is not None):
         raise ConfigError("--window must be at least 0, and is not for --stations")
+    if args.longer < 0 or (args.longer and args.stations is not None):
+        raise ConfigError("--longer must be at least 0, and is not for --stations")
     seeds, out = whole_numbers("--seeds", args.seeds), Path(args.out)
     flow = {
         name: getattr(args, name)
@@ -249,6 +258,9 @@ def run(argv: Sequence[str]) -> int:
             seconds[key] = (time.process_time() - began) / args.steps
             trained = load_task(done.checkpoint, "weather")
             assert isinstance(trained, FlowForecaster | StationForecaster)
+            if args.longer and isinstance(trained, FlowForecaster):
+                further = f"{name}_seed{seed}_longer"
+                trained = lengthen(trained, data, out, args.longer, name, further)
             made[key] = network(trained, getattr(data, "places", None))
             if args.window and name in _WITH_STATES:
                 last = f"{key}, last {args.window}"
@@ -261,11 +273,46 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _make(data: FlowData, name: str) -> FlowForecaster | StationForecaster:
-    """Returns an untrained network for some data."""
+def lengthen(
+    trained: FlowForecaster, data: FlowData, out: Path, steps: int, model: str, name: str
+) -> FlowForecaster:
+    """Returns a network after further steps on longer windows, at a tenth of its rates.
+
+    Three times the frames follow the context, in three windows for every eight: of as many frames
+    as before, so that a step costs as much. Errors of a rollout that grow later than a training's
+    windows end are seen by no other loss.
+
+    Args:
+        trained: the network, which stays as it is.
+        data: that it was trained on.
+        out: folder to write.
+        steps: further ones.
+        model: its name among ``SETTINGS``.
+        name: of the run's folder.
+    """
+    changed = {"horizon": 3 * data.horizon, "batch_size": max(1, 3 * data.batch_size // 8)}
+    own = {key: one for key, one in data.hparams.items() if not key.startswith("_")}
+    longer = FlowData(**{**own, **changed})
+    longer.share_runs(data)
+    task = _make(longer, model, slower=0.1)
+    assert isinstance(task, FlowForecaster)
+    task.load_state_dict(trained.state_dict())
+    done = fit(task, longer, out, steps, name=name, limit_val_batches=0)
+    found = load_task(done.checkpoint, "weather")
+    assert isinstance(found, FlowForecaster)
+    return found
+
+
+def _make(data: FlowData, name: str, slower: float = 1.0) -> FlowForecaster | StationForecaster:
+    """Returns an untrained network for some data, its learning rates times a factor."""
     if isinstance(data, StationData):
         return StationForecaster(**STATION_SETTINGS[name], **data.model_arguments())
     settings = SETTINGS[name]
+    if slower != 1:
+        own = settings.get("optimizer_kwargs", {})
+        settings = {**settings, "lr": slower * FlowForecaster.defaults["lr"]}
+        if "muon_lr" in own:
+            settings["optimizer_kwargs"] = {**own, "muon_lr": slower * own["muon_lr"]}
     if any(side % settings.get("patch", 1) for side in data.flow.shape):
         settings = {**settings, "patch": 1}  # a flow in one dimension has no patches
     return FlowForecaster(name, **settings, **data.model_arguments())  # type: ignore[arg-type]

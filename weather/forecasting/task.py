@@ -125,6 +125,15 @@ class FlowData(BaseData):
             self._runs = {name: one / scale for name, one in zip(PARTS, own)}
         return self._runs[part]
 
+    def share_runs(self, other: FlowData) -> None:
+        """Takes the flows of a module that makes the same ones, in place of making them again.
+
+        Args:
+            other: of the same flow, members, frames and seed.
+        """
+        for part in PARTS:
+            self._runs[part] = other.runs(part)
+
     def fill(self, frames: Tensor) -> Tensor:
         """Returns frames (B, L, C, H, W) without gaps, for plain forecasts; here there are none."""
         return frames
