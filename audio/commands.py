@@ -53,7 +53,7 @@ DOMAIN = Domain(
             "longseq.audio.speakers.listen:run",
         ),
         "export": Command(
-            "a checkpoint's detector alone, as a small safetensors file", "longseq.audio.export:run"
+            "a checkpoint's detector or separator alone, as safetensors", "longseq.audio.export:run"
         ),
     },
     examples={"fit": "--config mamba --data.source songs"},

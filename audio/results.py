@@ -13,6 +13,7 @@ from typing import Any
 from longseq.audio.calibration import UNREADABLE
 from longseq.audio.scoring import FileScore
 from longseq.core.errors import DataError
+from longseq.core.files import hold_folder
 
 
 class ResultLog:
@@ -25,14 +26,27 @@ class ResultLog:
     Args:
         path: the file.
         maker: what the results depend on besides the files, for example the detector's checksum.
+        restart: whether to drop what it holds.
 
     Raises:
-        DataError: if the file is something else.
+        DataError: if the file is something else, or another scan holds its folder.
     """
 
-    def __init__(self, path: str | Path, maker: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, maker: dict[str, Any], restart: bool = False) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Two scans would cut off each other's results, and mix two detectors' under one name.
+        hint = "wait for it, or give another --out"
+        self._held = hold_folder(self.path.parent, "another scan", hint)
+        try:
+            self._open(maker, restart)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _open(self, maker: dict[str, Any], restart: bool) -> None:
+        if restart:
+            self.path.unlink(missing_ok=True)
         self._places: dict[str, tuple[int, list[int], str]] = {}
         self._before: dict[str, list[int]] = {}
         self.restarted = False
@@ -126,7 +140,13 @@ class ResultLog:
                 )
 
     def close(self) -> None:
-        """Closes the file, its content on the disk."""
+        """Closes the file, its content on the disk, and lets other scans write here."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None

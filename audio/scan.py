@@ -105,10 +105,8 @@ def run(argv: Sequence[str]) -> int:
         raise DataError("is a file, a folder is needed", path=args.out)
     detector = load_detector(args.ckpt_path).to(args.device)
     folder, files = list_files(args.folder, out)
-    if args.restart:
-        (out / "results.jsonl").unlink(missing_ok=True)
     maker = {"longseq": __version__, "detector": checksum(args.ckpt_path)}
-    log = ResultLog(out / "results.jsonl", maker)
+    log = ResultLog(out / "results.jsonl", maker, args.restart)
     try:
         _score(log, detector, files, folder, args.workers)
         _report(log, detector, files, folder, out, args.ckpt_path)

@@ -24,6 +24,11 @@ from typing import BinaryIO, cast
 
 from longseq.core.errors import ConfigError, DataError, LongseqError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
     *(NotImplementedError, ValueError, LookupError, OverflowError),
@@ -163,6 +168,35 @@ def check_writable(path: str | Path) -> None:
             reason = errno.EROFS if not usage.total else None if usage.free else errno.ENOSPC
     if reason is not None:
         raise DataError(f"cannot be written: {_WRITING[reason]}", path=path)
+
+
+def hold_folder(folder: str | Path, what: str, hint: str) -> int | None:
+    """Locks a folder that one process alone is to write; returns the handle whose closing, or this
+    process's end, unlocks it, or None where the system or the disk has no locks.
+
+    Args:
+        folder: that exists.
+        what: writes there, for the message, for example "another run".
+        hint: what to do, for the message.
+
+    Raises:
+        DataError: if it is locked, by another process or by this one.
+    """
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one that can be written and not listed
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise DataError(f"{what} is writing here", path=folder, hint=hint) from None
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def full_disk(

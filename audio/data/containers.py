@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from longseq.audio.data.ogg import read_links
+
 # Magic bytes at the start of a container → its kind.
 _MAGIC = (
     (b"fLaC", "FLAC"),
@@ -223,19 +225,10 @@ def _find_all(data: mmap.mmap, magic: bytes, start: int) -> list[int]:
     return found
 
 
-def _ogg_parts(data: mmap.mmap, start: int) -> list[Part]:
-    """Returns the links of a chained Ogg file: one begins where a stream begins after data."""
-    starts, at, begun, look = [start], start, True, start + _STEP
-    while (at := data.find(b"OggS", at)) >= 0 and at + 27 <= len(data):
-        first = bool(data[at + 5] & 2)
-        if first and not begun:
-            starts.append(at)
-        begun = first
-        table = data[at + 27 : at + 27 + data[at + 26]]
-        at += 27 + len(table) + sum(table)
-        if at > look:
-            look = _forget(data, min(at, len(data)))
-    return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
+def _ogg_parts(data: mmap.mmap, start: int) -> tuple[list[Part], str]:
+    """Returns the links of a chained Ogg file, and what of its pages is lost, in words."""
+    starts, lost = read_links(data, start, _STEP, lambda end: _forget(data, min(end, len(data))))
+    return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])], lost
 
 
 def _flac_parts(data: mmap.mmap, start: int) -> list[Part]:
@@ -366,7 +359,8 @@ def _layout(data: mmap.mmap) -> Layout:
         prefix = _count_frames(data, at)
         parts = [Part(at, len(data))] if prefix else _mp3_parts(data, start, at)
     elif kind == "OGG":
-        parts = _ogg_parts(data, at)
+        parts, lost = _ogg_parts(data, at)
+        notes += [lost] if lost else []
     elif kind == "FLAC":
         parts = _flac_parts(data, at)
     else:

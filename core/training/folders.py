@@ -18,13 +18,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.errors import DataError, LongseqError
-from longseq.core.files import atomic_path, full_disk, sweep
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
-
+from longseq.core.files import atomic_path, full_disk, hold_folder, sweep
 
 # What a run writes before its first step.
 _HEADS = re.compile(r"events\.out\.tfevents\..*|hparams\.yaml|config\.yaml")
@@ -184,19 +178,9 @@ class _Board(TensorBoardLogger):
         Raises:
             DataError: if another process has locked it.
         """
-        if fcntl is None or rank_zero_only.rank:  # type: ignore[attr-defined]
-            return
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+        if not rank_zero_only.rank:  # type: ignore[attr-defined]
             hint = "wait for it, or give another --name"
-            raise DataError("another run is writing here", path=folder, hint=hint) from None
-        except OSError:  # a file system without locks
-            os.close(handle)
-            return
-        self._held = handle
+            self._held = hold_folder(folder, "another run", hint)
 
     def finalize(self, status: str) -> None:
         super().finalize(status)

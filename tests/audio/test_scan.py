@@ -16,6 +16,7 @@ import torch
 from longseq.audio.calibration import Calibration
 from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.export import export, load_detector
+from longseq.audio.results import ResultLog
 from longseq.audio.scoring import score_file
 from longseq.audio.task import SongDetector
 from longseq.core.errors import DataError
@@ -196,6 +197,28 @@ def test_results_are_of_the_file_that_was_scored(
     again = scan(tmp_path / "one", tmp_path / "changing", detector)
     assert again == {**one, "0.wav": two["0.wav"]}
     assert "2 of 3 files have a result already" in capsys.readouterr().out
+
+
+def test_two_scans_do_not_write_to_one_folder(tmp_path: Path, detector: Path, tune, capsys) -> None:
+    folder, out = tmp_path / "music", tmp_path / "out"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", tune(0, 6.0, RATE), RATE)
+    scan(folder, out, detector)
+    before = (out / "results.jsonl").read_bytes()
+    log = ResultLog(out / "results.jsonl", json.loads(before.splitlines()[0])["scan"])
+    capsys.readouterr()
+    for more in ([], ["--restart"]):
+        command = ["audio", "scan", str(folder), "--out", str(out), "--ckpt_path", str(detector)]
+        assert main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert "another scan is writing here" in said and "give another --out" in said
+        assert str(out) in said and (out / "results.jsonl").read_bytes() == before
+    log.close()
+    scan(folder, out, detector)
+    with pytest.raises(DataError, match="no result of a scan"):
+        (out / "results.jsonl").write_text("mine\n")
+        ResultLog(out / "results.jsonl", {})
+    ResultLog(out / "results.jsonl", {}, restart=True).close()  # what failed had let go
 
 
 def test_nothing_that_one_file_does_ends_the_scan(

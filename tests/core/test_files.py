@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,20 @@ def test_a_misspelt_sample_is_suggested(tmp_path: Path) -> None:
         files.require_file("electricty_demand", "table", samples)
     with pytest.raises(DataError, match=r"no such table$"):
         files.require_file(tmp_path / "a.csv", "table", samples)
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
+def test_a_folder_is_held_until_its_holder_ends(tmp_path: Path) -> None:
+    code = "import sys; from longseq.core.files import hold_folder\n"
+    code += "hold_folder(sys.argv[1], 'a test', 'wait'); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(DataError, match=r"another test is writing here .*wait for it"):
+            files.hold_folder(tmp_path, "another test", "wait for it")
+        other.kill()
+    handle = files.hold_folder(tmp_path, "another test", "wait for it")
+    assert handle is not None
+    with pytest.raises(DataError, match="is writing here"):
+        files.hold_folder(tmp_path, "another test", "wait for it")
+    os.close(handle)

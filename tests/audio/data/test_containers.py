@@ -12,6 +12,7 @@ import soundfile
 
 from longseq.audio.data.containers import Part, Window, id3_size, mp3_frame, read_layout
 from longseq.audio.data.listing import list_audio
+from longseq.audio.data.ogg import checksum
 from longseq.audio.data.reading import (
     CANCELLED_NOTE,
     AudioStream,
@@ -323,3 +324,48 @@ def test_a_rate_below_nothing_is_refused(tmp_path: Path, tune) -> None:
     for read in (audio_info, read_audio):
         with pytest.raises(DataError, match="no sample rate or channels"):
             read(file)
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44100), ("OPUS", 48000)])
+def test_lost_and_broken_pages_are_named(subtype: str, rate: int, tmp_path: Path, tune) -> None:
+    whole = encoded(tmp_path, tune(0, 20.0, rate), "OGG", subtype, rate)
+    starts = [i for i in range(len(whole)) if whole[i : i + 5] == b"OggS\0"]
+    assert len(starts) > 8
+    middle, after = starts[6], starts[7]
+    for name, content, said in [
+        ("whole", whole, None),
+        ("tagged", whole + b"TAG" + bytes(125), None),
+        ("lost", whole[:middle] + whole[after:], "1 page is"),
+        ("two", whole[: starts[5]] + whole[after:], "2 pages are"),
+        ("flipped", whole[: after - 9] + bytes([whole[after - 9] ^ 4]) + whole[after - 8 :], "1"),
+        ("head", whole[: middle + 26] + b"\xff" + whole[middle + 27 :], "1 page is"),
+        ("zeros", whole[:middle] + bytes(after - middle) + whole[after:], "1 page is"),
+        ("last", whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:], "1 page is"),
+        ("joined", whole[:middle] + whole[after:] + whole, "1 page is"),
+    ]:
+        file = written(tmp_path / f"{name}.ogg", content)
+        notes = [note for note in audio_info(file).notes if "lost or broken" in note]
+        assert len(notes) == (said is not None), (name, notes)
+        if said:
+            place = float(notes[0].split("from second ")[1].split()[0])
+            assert f"is damaged: {said}" in notes[0]
+            assert 0 < place <= 20, (name, notes)
+        assert len(read_layout(file).parts) == (2 if name == "joined" else 1)
+    cut = written(tmp_path / "cut.ogg", whole[: middle + 40])
+    assert audio_info(cut).notes == ("is truncated: its end is missing",)
+
+
+def test_lost_pages_of_an_unknown_codec_are_told_by_their_place(tmp_path: Path) -> None:
+    def page(number: int) -> bytes:
+        made = b"OggS\0" + bytes([2 * (number == 0)]) + bytes(8) + b"\7\0\0\0"
+        made += number.to_bytes(4, "little") + bytes(4) + b"\1\5hello"
+        return made[:22] + ogg_sum(made).to_bytes(4, "little") + made[26:]
+
+    pages = [page(number) for number in range(6)]
+    assert checksum(pages[5]) == int.from_bytes(pages[5][22:26], "little")
+    assert read_layout(written(tmp_path / "all.ogg", b"".join(pages))).notes == ()
+    again = b"".join([*pages[:4], pages[2], *pages[4:]])  # twice, and none is missing
+    assert read_layout(written(tmp_path / "again.ogg", again)).notes == ()
+    some = b"".join([pages[0], pages[1], pages[4], pages[5]])
+    lost = f"is damaged: 2 pages are lost or broken, from byte {2 * len(pages[0])} on"
+    assert read_layout(written(tmp_path / "some.ogg", some)).notes == (lost,)
