@@ -280,7 +280,17 @@ def _calendar_steps(ds: pd.DatetimeIndex) -> list[Any]:
             found.append(offsets.QuarterEnd(quarters, startingMonth=month))
         else:
             found.append(offsets.MonthEnd(count))
-    if (ds.day_of_week < 5).all() and (ds == ds.normalize()).all():
+    workdays = (ds.day_of_week < 5).all() and (ds == ds.normalize()).all()
+    if workdays and count:
+        # The last or first working days of months, which no other step has.
+        if years:
+            found += [offsets.BYearEnd(years, month=month), offsets.BYearBegin(years, month=month)]
+        elif quarters:
+            found.append(offsets.BQuarterEnd(quarters, startingMonth=month))
+            found.append(offsets.BQuarterBegin(quarters, startingMonth=month))
+        else:
+            found += [offsets.BMonthEnd(count), offsets.BMonthBegin(count)]
+    if workdays:
         found.append(offsets.BusinessDay())
     return found
 
