@@ -9,6 +9,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
+from longseq.timeseries.autoregression import autoregressive_paths
 from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
@@ -56,6 +57,61 @@ def test_batches_order_and_neighbours_change_nothing(packaged):
         np.testing.assert_allclose(packaged.forecast(contexts, 20, 24, size), whole, rtol=1e-5)
     alone = packaged.forecast([contexts[3]], 20, 24)
     np.testing.assert_allclose(alone[0], whole[3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("season", [0, 7])
+def test_one_seven_and_512_at_once(packaged, season):
+    rng = np.random.default_rng(4)
+    kinds = (
+        lambda n: waves(n, 7),
+        lambda n: np.exp(0.1 * np.cumsum(rng.standard_normal(n))),
+        lambda n: rng.poisson(0.4, n).astype(float),
+        lambda n: np.where(rng.random(n) < 0.2, np.nan, np.cumsum(rng.standard_normal(n))),
+        lambda n: np.full(n, 3.0),
+    )
+    contexts = [kinds[i % 5](int(n)) for i, n in enumerate(rng.integers(6, 90, 512))]
+    for one in contexts:
+        one[0] = 1.0
+    whole = packaged.forecast(contexts, 10, season, 512)
+    width = (whole[..., 8] - whole[..., 0]).mean(1)[:, None, None] + 1e-6
+    assert (np.diff(whole, axis=-1) >= -1e-9).all() and np.isfinite(whole).all()
+    for size, some in ((7, slice(0, 512)), (1, slice(0, 60))):
+        found = packaged.forecast(contexts[some], 10, season, size)
+        assert (np.abs(found - whole[some]) / width[some]).max() < 1e-4
+
+
+def test_series_without_a_season_go_some_way_to_an_autoregression(packaged):
+    rng = np.random.default_rng(0)
+    level = np.zeros(150)
+    for i in range(1, 150):
+        level[i] = 0.8 * level[i - 1] + rng.standard_normal()
+    series = level - level.mean()
+
+    def both(values: np.ndarray, season: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        model = packaged.model
+        found = (Quantiles(model, calibrated=on).forecast([values], 8, season)[0] for on in (0, 1))
+        raw, own = found
+        return raw, own
+
+    raw, own = both(series)
+    pulled = autoregressive_paths(series[None], 8)[0]
+    np.testing.assert_allclose(own[:, 4], raw[:, 4] + 0.25 * (pulled - raw[:, 4]), rtol=1e-6)
+    # Not where there is a season, nor where an autoregression of what is known says nothing.
+    gap, gaps, counts = series.copy(), series.copy(), np.where(series > 1, series.round(), 0.0)
+    gap[-1] = np.nan
+    gaps[::4] = np.nan
+    for one, season in ((series, 7), (series[:7], 0), (gap, 0), (gaps, 0), (counts, 0)):
+        raw, own = both(one, season)
+        np.testing.assert_allclose(own[:, 4], raw[:, 4], atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_lines_of_any_scale_go_on(packaged, scale):
+    t = np.arange(60.0)
+    for line in (scale * (3 + t), scale * (3 - t)):
+        found = packaged.forecast([line[:40]], 6)[0]
+        assert np.abs(found[:, 4] - line[40:46]).mean() < 1.5 * scale
+        assert (np.diff(found, axis=1) >= 0).all()
 
 
 def test_scale_level_and_sign_of_the_series(packaged):

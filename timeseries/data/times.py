@@ -155,6 +155,9 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
     step = "1min"
     if isinstance(ds, pd.DatetimeIndex):
         usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit).total_seconds()
+        months = usual / (365.25 / 12 * 86400)
+        if months > 0.9 and abs(months - round(months)) < 0.04:
+            return "give every row its month (2024-01) in place of a day: months have no fixed step"
         nearest = min(_ROUND, key=lambda one: abs(math.log(one / max(usual, 1e-9))))
         step = _tick(pd.Timedelta(seconds=nearest)).freqstr
     return f"bring the times to one regular step: {say('resample', step)}"
