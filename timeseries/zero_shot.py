@@ -13,7 +13,6 @@ import torch
 from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.timeseries.autoregression import autoregressive_paths
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
@@ -38,9 +37,6 @@ _LOG_RATIO = 1000.0
 # the likeness.
 _PULL, _PULLED = 0.5, (7.0, 8.0)
 _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
-# Where the calendar suggests no season, medians go by _MIXED of the way to an autoregression: not
-# of fewer values than _FEWEST, wholly to 2^8, less to 2^10.
-_MIXED, _FEWEST, _UNMIXED = 0.25, 8, (8.0, 10.0)
 
 
 class Quantiles:
@@ -52,8 +48,8 @@ class Quantiles:
             are positive), with the season that the calendar suggests; and one turned upside down,
             whose season the network finds itself. False forecasts the series alone.
         calibrated: let the number of known values, and how much they look like a random walk, move
-            medians towards the last value and change the widths of intervals, and an autoregression
-            move medians where there is no season; of the packaged network if None.
+            medians towards the last value and change the widths of intervals; of the packaged
+            network if None.
         device: that the network is moved to; None leaves it where it is.
     """
 
@@ -134,10 +130,7 @@ class Quantiles:
             found = (_values(logarithms, rows) - turned[..., ::-1]) / 2
         else:
             found = self._blocks(rows, horizon, hint)
-        if not self.calibrated:
-            return found
-        found = _calibrate(found, rows, season)
-        return found if season > 1 else _with_autoregression(found, rows)
+        return _calibrate(found, rows, season) if self.calibrated else found
 
     def _blocks(self, rows: np.ndarray, horizon: int, hint: np.ndarray) -> np.ndarray:
         """Returns quantiles (N, h, 9), 64 steps at a time.
@@ -218,27 +211,6 @@ def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     plain = _values(last[:, None] + walk.drift[:, None] * ahead, rows)
     out += (pull[:, None] * (plain - middle[..., 0]))[..., None]
     return out
-
-
-def _with_autoregression(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns quantiles (N, h, 9) moved some of the way to an autoregression of the series (N, L)
-    and one of their logarithms."""
-    seen = np.isfinite(rows)
-    count, length = seen.sum(1), rows.shape[1] - seen.argmax(1)
-    at = np.where(seen, np.arange(rows.shape[1]), 0)
-    carried = np.take_along_axis(rows, np.maximum.accumulate(at, 1), 1)
-    same = (np.diff(carried, axis=1) == 0).sum(1) / np.maximum(length - 1, 1)
-    # Of few values, of many gaps and of many repeated values it says nothing.
-    fit = seen[:, -1] & (count >= _FEWEST) & (count >= 0.8 * length) & (same < 0.25)
-    weight = _MIXED * fit * (1.0 - _between(np.log2(count), _UNMIXED))
-    some = np.flatnonzero(weight > 0)
-    if len(some):
-        rows, horizon = carried[some], found.shape[1]
-        plain = autoregressive_paths(rows, horizon)
-        logarithms = _values(autoregressive_paths(_logarithms(rows), horizon), rows)
-        wanted = (plain + logarithms) / 2 - found[some][..., _MEDIAN]
-        found[some] += (weight[some, None] * wanted)[..., None]
-    return found
 
 
 def _bounds(low: Any, high: Any) -> tuple[Any, Any]:

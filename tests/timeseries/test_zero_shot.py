@@ -9,7 +9,6 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
-from longseq.timeseries.autoregression import autoregressive_paths
 from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
@@ -80,31 +79,6 @@ def test_one_seven_and_512_at_once(packaged, season):
         assert (np.abs(found - whole[some]) / width[some]).max() < 1e-4
 
 
-def test_series_without_a_season_go_some_way_to_an_autoregression(packaged):
-    rng = np.random.default_rng(0)
-    level = np.zeros(150)
-    for i in range(1, 150):
-        level[i] = 0.8 * level[i - 1] + rng.standard_normal()
-    series = level - level.mean()
-
-    def both(values: np.ndarray, season: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        model = packaged.model
-        found = (Quantiles(model, calibrated=on).forecast([values], 8, season)[0] for on in (0, 1))
-        raw, own = found
-        return raw, own
-
-    raw, own = both(series)
-    pulled = autoregressive_paths(series[None], 8)[0]
-    np.testing.assert_allclose(own[:, 4], raw[:, 4] + 0.25 * (pulled - raw[:, 4]), rtol=1e-6)
-    # Not where there is a season, nor where an autoregression of what is known says nothing.
-    gap, gaps, counts = series.copy(), series.copy(), np.where(series > 1, series.round(), 0.0)
-    gap[-1] = np.nan
-    gaps[::4] = np.nan
-    for one, season in ((series, 7), (series[:7], 0), (gap, 0), (gaps, 0), (counts, 0)):
-        raw, own = both(one, season)
-        np.testing.assert_allclose(own[:, 4], raw[:, 4], atol=1e-9)
-
-
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_lines_of_any_scale_go_on(packaged, scale):
     t = np.arange(60.0)
@@ -147,9 +121,7 @@ def test_intervals_of_few_values_are_as_wide_as_a_walk_asks():
     regular = 50 + 10.0 * (np.arange(32) % 2) + 0.1 * np.random.default_rng(0).standard_normal(32)
     shares = []
     for one in (drifting, regular, waves(400, 5, 3)):
-        raw, own = (
-            Quantiles(calibrated=on).forecast([one], 4, season=16)[0] for on in (False, True)
-        )
+        raw, own = (Quantiles(calibrated=on).forecast([one], 4)[0] for on in (False, True))
         np.testing.assert_allclose(own[:, 4], raw[:, 4], rtol=1e-4)
         width = (own[:, 8] - own[:, 0]) / (raw[:, 8] - raw[:, 0])
         np.testing.assert_allclose(width, width[0], rtol=1e-6)
