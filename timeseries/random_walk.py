@@ -15,20 +15,20 @@ _CLIP = 4.0
 _DRIFT = 4.0
 
 
-class Walk(NamedTuple):
-    """A series as a random walk.
+class Walks(NamedTuple):
+    """Series as random walks.
 
     Attributes:
-        likeness: how much it looks like one, from 1 (nothing speaks against it) to 0.
-        drift: what it is to be expected to rise per row.
+        likeness: how much each looks like one (N,), from 1 (nothing speaks against it) to 0.
+        drift: what each is to be expected to rise per row (N,).
     """
 
-    likeness: float
-    drift: float
+    likeness: np.ndarray
+    drift: np.ndarray
 
 
-def as_walk(series: np.ndarray, season: int = 0) -> Walk:
-    """Returns how much a series looks like a random walk, and its drift.
+def as_walks(series: np.ndarray, season: int = 0) -> Walks:
+    """Returns how much series look like random walks, and their drifts.
 
     What speaks against it are standard errors of its differences: their autocorrelation at lag 1,
     at the season, and over the first lags together (Box and Pierce 1970), and the variance of long
@@ -39,41 +39,81 @@ def as_walk(series: np.ndarray, season: int = 0) -> Walk:
     error is none; above, it is believed the more the surer it is.
 
     Args:
-        series: values (n,), NaN where none was observed; its scale and level do not matter.
+        series: values (N, L), NaN where none was observed; their scales and levels do not matter.
         season: rows of a season that the calendar suggests; 0 or 1 for none.
     """
-    change = np.diff(series)
+    change = np.diff(series, axis=1)
     seen = np.isfinite(change)
-    count = int(seen.sum())
-    if count < 4 or not change[seen].any():
-        return Walk(1.0, 0.0)
-    known = change[seen]
-    middle = np.median(known)
-    bound = _CLIP * np.median(np.abs(known - middle))
-    if bound <= 1e-12 * np.abs(known).max() or (known == 0).mean() > 0.5:
-        bound = 3 * known.std()
-    cut = np.clip(np.where(seen, change, middle) - middle, -bound, bound)
-    centre = cut[seen].mean()
-    cut = np.where(seen, cut - centre, 0.0)
-    spread = np.sqrt(np.square(cut).sum() / count)
-    if spread <= 1e-9 * np.abs(known).max():  # a line: nothing is surer than its drift
-        return Walk(1.0, known.mean())
-    cut /= spread
+    count = seen.sum(1)
+    known = np.where(seen, change, 0.0)
+    biggest = np.abs(known).max(1, initial=0.0)
+    some = np.maximum(count, 1)
+    mean = known.sum(1) / some
+    middle = _median(change, seen)
+    bound = _CLIP * _median(np.abs(change - middle[:, None]), seen)
+    variance = (np.square(known - mean[:, None]) * seen).sum(1) / some
+    often_zero = (seen & (known == 0)).sum(1) > 0.5 * count
+    bound = np.where((bound <= 1e-12 * biggest) | often_zero, 3 * np.sqrt(variance), bound)[:, None]
+    cut = np.where(seen, np.clip(known - middle[:, None], -bound, bound), 0.0)
+    centre = cut.sum(1) / some
+    cut = np.where(seen, cut - centre[:, None], 0.0)
+    spread = np.sqrt(np.square(cut).sum(1) / some)
+    # Of too few values nothing is known, and of a line nothing is surer than its drift.
+    little = (count < 4) | (biggest == 0)
+    line = ~little & (spread <= 1e-9 * biggest)
+    plain = little | line
+    spread = np.where(plain, 1.0, spread)
+    against, together = _against(cut / spread[:, None], series, count, season)
+    likeness = np.exp(-against - np.maximum(together - _QUIET, 0.0) / _FALL_TOGETHER)
+    sure = some * ((middle + centre) / spread) ** 2
+    drift = mean * np.maximum(0.0, 1.0 - _DRIFT / np.maximum(sure, 1e-300))
+    return Walks(np.where(plain, 1.0, likeness), np.where(little, 0.0, np.where(line, mean, drift)))
 
-    def correlation(lag: int) -> float:
-        return float(cut[lag:] @ cut[:-lag]) / count
 
-    lags = int(min(_LAGS, max(2, count // 4)))
-    found = np.array([correlation(lag) for lag in range(1, lags + 1)])
-    first = abs(found[0]) * np.sqrt(count)
-    together = (count * np.square(found).sum() - lags) / np.sqrt(2 * lags)
-    seasonal = abs(correlation(season)) * np.sqrt(count) if 1 < season < len(cut) - 2 else 0.0
-    long = min(max(2, count // 6), _LONGEST)
-    walk = np.cumsum(cut)
-    ratio = np.square(walk[long:] - walk[:-long]).mean() / long
-    error = max(np.sqrt(4 * long / 3 / count), 0.2)
-    ratio = abs(np.log(ratio + 1e-3)) / error
-    against = sum(max(one - _QUIET, 0.0) for one in (first, seasonal, ratio)) / _FALL
-    likeness = float(np.exp(-against - max(together - _QUIET, 0.0) / _FALL_TOGETHER))
-    sure = count * ((middle + centre) / spread) ** 2
-    return Walk(likeness, known.mean() * max(0.0, 1.0 - _DRIFT / max(sure, 1e-300)))
+def _median(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Returns the medians of what was seen in each row (N,), 0 where nothing was."""
+    count = seen.sum(1)
+    if x.shape[1] == 0:
+        return np.zeros(len(x))
+    ordered = np.sort(np.where(seen, x, np.inf), axis=1)
+    rows = np.arange(len(x))
+    both = ordered[rows, np.maximum(count - 1, 0) // 2], ordered[rows, count // 2 * (count > 0)]
+    return np.where(count > 0, 0.5 * (both[0] + both[1]), 0.0)
+
+
+def _against(
+    cut: np.ndarray, series: np.ndarray, count: np.ndarray, season: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what speaks against walks (N,), and the sum over lags in standard errors (N,).
+
+    Args:
+        cut: differences of unit variance (N, L - 1), 0 where there is none.
+        series: the values (N, L).
+        count: known differences (N,).
+        season: rows; 0 or 1 for none.
+    """
+    length, some = cut.shape[1], np.maximum(count, 1)
+    rest = length - np.isfinite(series).argmax(1)  # differences from the first value on
+    root = np.sqrt(some)
+
+    def correlation(lag: int) -> np.ndarray:
+        return np.einsum("nl,nl->n", cut[:, lag:], cut[:, : max(length - lag, 0)]) / some
+
+    lags = np.minimum(_LAGS, np.maximum(2, count // 4))
+    found = np.stack([correlation(lag) for lag in range(1, _LAGS + 1)], 1)
+    found *= np.arange(1, _LAGS + 1) <= lags[:, None]
+    first = np.abs(found[:, 0]) * root
+    together = (count * np.square(found).sum(1) - lags) / np.sqrt(2 * lags)
+    seasonal = np.zeros(len(cut))
+    if season > 1:
+        seasonal = np.abs(correlation(season)) * root * (season < rest - 2)
+    long = np.minimum(np.maximum(2, count // 6), _LONGEST)[:, None]
+    walk = np.cumsum(cut, 1)
+    at = np.arange(length)
+    whole = at >= length - rest[:, None] + long
+    moved = walk - np.take_along_axis(walk, np.maximum(at - long, 0), 1)
+    ratio = (np.square(moved) * whole).sum(1) / np.maximum(whole.sum(1), 1) / long[:, 0]
+    error = np.maximum(np.sqrt(4 * long[:, 0] / 3 / some), 0.2)
+    ratio = np.abs(np.log(ratio + 1e-3)) / error
+    parts = (np.maximum(one - _QUIET, 0.0) for one in (first, seasonal, ratio))
+    return sum(parts, start=np.zeros(len(cut))) / _FALL, together

@@ -18,7 +18,7 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.zero_shot import BLOCK, MAX_CONTEXT, QUANTILES, ZeroShot
 from longseq.timeseries.quantiles import at_levels, is_never_negative, seasonal_naive
-from longseq.timeseries.random_walk import as_walk
+from longseq.timeseries.random_walk import as_walks
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
 LEVELS = np.array(QUANTILES)
@@ -26,6 +26,8 @@ NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
+# Patches that go through the network at once: more do not stay in the caches.
+_PATCHES = 3072
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
 LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
@@ -119,50 +121,68 @@ class Quantiles:
 
     def _forecast(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
         rows = np.where(np.isfinite(rows), rows, np.nan)
+        hint = np.full(len(rows), season if season > 1 else 0)
         if self.copies:
-            turned = -self._blocks(-rows, horizon, 0)[..., ::-1]
-            found = (self._in_logarithms(rows, horizon, season) + turned) / 2
+            # Both copies of a series go through the network together.
+            both = np.concatenate([_logarithms(rows), -rows])
+            both = self._blocks(both, horizon, np.concatenate([hint, np.zeros_like(hint)]))
+            logarithms, turned = np.split(both, 2)
+            found = (_values(logarithms, rows) - turned[..., ::-1]) / 2
         else:
-            found = self._blocks(rows, horizon, season)
+            found = self._blocks(rows, horizon, hint)
         return _calibrate(found, rows, season) if self.calibrated else found
 
-    def _in_logarithms(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
-        """Returns quantiles (N, h, 9) that were forecast of the logarithms where these are of use,
-        which are the logarithms' quantiles."""
-        low, high, positive = _positive(rows)
-        taken = rows.copy()
-        taken[positive] = np.log(rows[positive])
-        found = self._blocks(taken, horizon, season)
-        if positive.any():
-            least, most = _bounds(low[positive][:, None, None], high[positive][:, None, None])
-            found[positive] = np.exp(np.clip(found[positive], least, most))
-        return found
+    def _blocks(self, rows: np.ndarray, horizon: int, hint: np.ndarray) -> np.ndarray:
+        """Returns quantiles (N, h, 9), 64 steps at a time.
 
-    def _blocks(self, rows: np.ndarray, horizon: int, season: int) -> np.ndarray:
-        """Returns quantiles (N, h, 9), 64 steps at a time."""
+        Args:
+            rows: series (N, L).
+            horizon: rows h.
+            hint: rows of a season (N,), 0 for none.
+        """
         # Differences are taken in float64: a level of 1e9 leaves nothing of them in float32.
         level = np.nanmean(rows, axis=1, keepdims=True)
         values = rows - level
         found: list[np.ndarray] = []
         carried = np.zeros((len(rows), 1, len(QUANTILES)))
         for _ in range(-(-horizon // BLOCK)):
-            block = self._block(values[:, -MAX_CONTEXT:], season)
+            recent = values[:, -MAX_CONTEXT:]
+            # As many series at once as the caches hold.
+            size = max(1, _PATCHES * self.model.patch // recent.shape[1])
+            parts = [slice(i, i + size) for i in range(0, len(rows), size)]
+            block = np.concatenate([self._block(recent[one], hint[one]) for one in parts])
             found.append(_grow(block, carried))
             carried = np.sqrt(carried**2 + _growth(block) ** 2)
             values = np.concatenate([values, block[..., _MEDIAN]], axis=1)
         return np.concatenate(found, axis=1)[:, :horizon] + level[..., None]
 
     @torch.inference_mode()
-    def _block(self, values: np.ndarray, season: int) -> np.ndarray:
+    def _block(self, values: np.ndarray, hint: np.ndarray) -> np.ndarray:
         size = np.nanmax(np.abs(values), axis=1, keepdims=True)
         size = np.where(size > 0, size, 1.0)
-        x = torch.from_numpy((values / size).astype(np.float32))
         device = next(self.model.parameters()).device
-        hint = torch.full((len(x),), season if season > 1 else 0, device=device)
-        x = x.to(device)
-        out = self.model(torch.nan_to_num(x), ~x.isnan(), hint)
+        x = torch.from_numpy((values / size).astype(np.float32)).to(device)
+        out = self.model(torch.nan_to_num(x), ~x.isnan(), torch.from_numpy(hint).to(device))
         quantiles = out.quantiles[-1] * out.spread.unsqueeze(-1) + out.level.unsqueeze(-1)
         return quantiles.cpu().double().numpy() * size[..., None]
+
+
+def _logarithms(rows: np.ndarray) -> np.ndarray:
+    """Returns rows (N, L) with logarithms in the place of those where they are of use."""
+    taken, positive = rows.copy(), _positive(rows)[2]
+    taken[positive] = np.log(rows[positive])
+    return taken
+
+
+def _values(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns forecasts (N, h, …) of ``_logarithms(rows)`` as such of the rows: a quantile of
+    logarithms is the logarithm of the quantile."""
+    low, high, positive = _positive(rows)
+    if positive.any():
+        axes = (slice(None), *[None] * (found.ndim - 1))
+        least, most = _bounds(low[positive][axes], high[positive][axes])
+        found[positive] = np.exp(np.clip(found[positive], least, most))
+    return found
 
 
 def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -174,25 +194,22 @@ def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     """Returns quantiles (N, h, 9) in view of how much the series (N, L) look like random walks."""
-    out, ahead = np.empty_like(found), np.arange(1, found.shape[1] + 1)
-    low, high, positive = _positive(rows)
-    for i, row in enumerate(rows):
-        at = np.flatnonzero(np.isfinite(row))
-        series = np.log(row[at[0] :]) if positive[i] else row[at[0] :]
-        walk = as_walk(series, season)
-        # Values without neighbours have nothing to say against a walk: they do not count.
-        joined = 1 + np.isfinite(np.diff(series)).sum()
-        pull = _PULL * walk.likeness * _between(np.log2(joined), _PULLED)
-        short = 1.0 - _between(np.log2(len(at)), _SHORT)
-        share = np.exp(short * (_NARROWED + _WIDENED * walk.likeness))
-        middle = found[i, :, _MEDIAN : _MEDIAN + 1]
-        out[i] = middle + share * (found[i] - middle)
-        if pull > 0:
-            plain = series[at[-1] - at[0]] + walk.drift * (ahead + len(row) - 1 - at[-1])
-            if positive[i]:
-                least, most = _bounds(low[i], high[i])
-                plain = np.exp(np.clip(plain, least, most))
-            out[i] += pull * (plain[:, None] - middle)
+    seen = np.isfinite(rows)
+    series = _logarithms(rows)
+    walk = as_walks(series, season)
+    # Values without neighbours have nothing to say against a walk: they do not count.
+    joined = 1 + np.isfinite(np.diff(series)).sum(1)
+    pull = _PULL * walk.likeness * _between(np.log2(joined), _PULLED)
+    short = 1.0 - _between(np.log2(seen.sum(1)), _SHORT)
+    share = np.exp(short * (_NARROWED + _WIDENED * walk.likeness))
+    middle = found[..., _MEDIAN : _MEDIAN + 1]
+    out = middle + share[:, None, None] * (found - middle)
+    # The gap before the forecast belongs to the way that a drift has gone.
+    late = seen[:, ::-1].argmax(1)
+    last = series[np.arange(len(rows)), rows.shape[1] - 1 - late]
+    ahead = late[:, None] + np.arange(1, found.shape[1] + 1)
+    plain = _values(last[:, None] + walk.drift[:, None] * ahead, rows)
+    out += (pull[:, None] * (plain - middle[..., 0]))[..., None]
     return out
 
 
@@ -209,9 +226,9 @@ def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
     return least - bound, most + bound
 
 
-def _between(x: float, ends: tuple[float, float]) -> float:
+def _between(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """Returns 0 up to the first end, 1 from the second on, and the share of the way between."""
-    return float(np.clip((x - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0))
+    return np.clip((x - ends[0]) / (ends[1] - ends[0]), 0.0, 1.0)
 
 
 def _padded(length: int, patch: int) -> int:

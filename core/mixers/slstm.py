@@ -151,15 +151,18 @@ class SLSTM(Mixer):
             u, after["conv"] = causal_conv1d(
                 x, weight, bias, state["conv"], resets, activation="silu"
             )
-        gates = torch.stack([self.fgate(u), self.igate(u), self.zgate(x), self.ogate(x)], 2)
-        gates = gates.unflatten(3, (self.n_heads, self.d_head))
+        maps = [self.fgate(u), self.igate(u), self.zgate(x), self.ogate(x)]
+        dtype = maps[0].dtype
         # The bias in full precision: it is added to the logarithm of a gate, not to an activation.
-        bias = self.slstm_cell._bias_.view(4, self.n_heads, self.d_head)
+        biases = self.slstm_cell._bias_.view(4, self.d_model)
+        wide = torch.promote_types(dtype, biases.dtype)
+        # Added before the maps are joined: that is one pass less over all four.
+        gates = torch.stack([one.to(wide) + bias for one, bias in zip(maps, biases)], 2)
         h, last = slstm(
-            gates.to(torch.promote_types(gates.dtype, bias.dtype)) + bias,
+            gates.unflatten(3, (self.n_heads, self.d_head)),
             self.slstm_cell._recurrent_kernel_,
             SLSTMState(state["h"], state["c"], state["n"], state["m"]),
             resets,
         )
         y = self.group_norm(self.dropout(h.flatten(2)))
-        return y.to(gates.dtype), {**last._asdict(), **after}
+        return y.to(dtype), {**last._asdict(), **after}

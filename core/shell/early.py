@@ -118,6 +118,18 @@ def arguments_of(path: str) -> list[str] | None:
     return None
 
 
+def _is_list(path: str, argument: str) -> bool:
+    """Returns whether an argument of a class is written down as a list of texts."""
+    module, _, name = path.rpartition(".")
+    found = _classes(module).get(name)
+    for one in found.body if found is not None else []:
+        if isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            known = {x.arg: x.annotation for x in [*one.args.args, *one.args.kwonlyargs]}
+            kind = known.get(argument)
+            return kind is not None and "list[str]" in ast.unparse(kind)
+    return False
+
+
 def name_of(domain: Domain, argv: Sequence[str], configs: Sequence[str], side: str) -> str | None:
     """Returns the class that a command asks for, as it was written: dotted, or a name alone.
 
@@ -209,6 +221,12 @@ def check_values(domain: Domain, argv: Sequence[str], configs: Sequence[str]) ->
         value = argv[at + 1] if at + 1 < len(argv) else "--"
         if value.startswith("--"):
             hint = f"; {_file_option(domain, configs)}" if name == "data" else ""
+            section, _, argument = name.partition(".")
+            what = (
+                class_of(domain, argv, configs, section) if section in ("data", "model") else None
+            )
+            if what is not None and _is_list(what, argument):
+                hint = f"; a list is {text} '[NAME, NAME]'"
             raise ConfigError(f"argument {text}: expected one argument{hint}")
     for _, flag, value in flag_values(argv, "--data", "--model"):
         suffix = Path(value).suffix.lower()

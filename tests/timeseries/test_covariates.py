@@ -313,3 +313,16 @@ def test_one_name_stands_for_a_list_of_one():
         Forecaster("theta", levels=0.9)
     with pytest.raises(ConfigError, match="one country, as DE"):
         Forecaster("theta", holidays=["DE"]).fit(known).predict(7)
+
+
+def test_a_past_covariate_without_a_value_is_named():
+    days = pd.date_range("2024-01-01", periods=30)
+    parts = [
+        pd.DataFrame({"unique_id": name, "ds": days, "y": np.arange(30.0), "temp": temp})
+        for name, temp in (("a", 1.0), ("b", np.nan))
+    ]
+    told = Roles(past=("temp",))
+    panel = panel_of(pd.concat(parts), roles=told, source="m")
+    assert any("'temp' has no value for b" in note for note in panel.notes)
+    with pytest.raises(DataError, match="past covariate 'temp' has no value"):
+        panel_of(parts[1], roles=told, source="m")

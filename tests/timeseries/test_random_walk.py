@@ -1,10 +1,23 @@
 """What looks like a random walk, and what the packaged forecaster makes of it."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from longseq.timeseries.random_walk import as_walk
+from longseq.timeseries.random_walk import as_walks
 from longseq.timeseries.zero_shot import Quantiles
+
+
+class Walk(NamedTuple):
+    likeness: float
+    drift: float
+
+
+def as_walk(series: np.ndarray, season: int = 0) -> Walk:
+    """Returns likeness and drift of one series."""
+    found = as_walks(np.asarray(series, float)[None], season)
+    return Walk(float(found.likeness[0]), float(found.drift[0]))
 
 
 def walk(n: int, seed: int = 0) -> np.ndarray:
@@ -40,6 +53,21 @@ def test_scale_level_outliers_and_gaps_do_not_decide():
     assert as_walk(gaps).likeness > 0.5
 
 
+def test_many_at_once_are_what_each_is_alone():
+    rng = np.random.default_rng(2)
+    rows = np.full((40, 300), np.nan)
+    for i, row in enumerate(rows):
+        n = rng.integers(3, 300)
+        row[300 - n :] = walk(n, i) if i % 3 else rng.standard_normal(n)
+        row[rng.random(300) < 0.1 * (i % 4)] = np.nan
+    together = as_walks(rows, 12)
+    for i, row in enumerate(rows):
+        begun = row[np.isfinite(row).argmax() :] if np.isfinite(row).any() else row
+        alone = as_walk(begun, 12)
+        assert together.likeness[i] == pytest.approx(alone.likeness, rel=1e-9)
+        assert together.drift[i] == pytest.approx(alone.drift, rel=1e-9, abs=1e-12)
+
+
 def test_only_a_sure_drift_is_believed():
     rng = np.random.default_rng(5)
     steps = rng.standard_normal(400)
@@ -58,7 +86,8 @@ def test_long_walks_are_forecast_halfway_to_their_last_value():
     found = as_walk(series)
     assert found == (1.0, 0.0)
     raw, own = (Quantiles(calibrated=on).forecast([series], 12)[0] for on in (False, True))
-    np.testing.assert_allclose(own[:, 4], (raw[:, 4] + series[-1]) / 2)
+    expected = (raw[:, 4] + series[-1]) / 2
+    np.testing.assert_allclose(own[:, 4], expected)
     np.testing.assert_allclose(own[:, 8] - own[:, 0], raw[:, 8] - raw[:, 0])
     # The gap before the forecast belongs to the way that a drift has gone.
     rising = np.cumsum(np.random.default_rng(3).standard_normal(600) + 1.0) - 300

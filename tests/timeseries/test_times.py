@@ -220,6 +220,30 @@ def test_steps_of_several_months(step, season, gap):
     assert (panel.extended(2).ds == axis).all()
 
 
+@pytest.mark.parametrize(
+    ("step", "season"),
+    [
+        *(("BME", 12), ("BMS", 12), ("2BME", 6), ("BQE-DEC", 4), ("BQE-JAN", 4), ("BQS-JAN", 4)),
+        *(("BQS-FEB", 4), ("2BQE-MAR", 2), ("BYE-DEC", 1), ("BYS-APR", 1), ("2BYE-DEC", 1)),
+    ],
+)
+@pytest.mark.parametrize("gap", [False, True])
+def test_first_and_last_working_days_of_months(step, season, gap):
+    axis = pd.date_range("2000-01-01", periods=42, freq=step)
+    ds = axis[:40].delete([4, 9, 10]) if gap else axis[:40]
+    panel = panel_of(pd.DataFrame({"ds": ds, "y": np.arange(len(ds)) + 1.0}), source="x")
+    assert len(panel) == 40 and panel.season() == season
+    assert (panel.extended(2).ds == axis).all()
+    # Working days are not among them, nor are days that are neither first nor last.
+    days = pd.date_range("2000-01-03", periods=40, freq="B")
+    panel = panel_of(pd.DataFrame({"ds": days, "y": np.arange(40.0)}), source="x")
+    assert panel.season() == 5 and panel.frequency == "B"
+    other = ds.to_series().reset_index(drop=True)
+    other[6] -= pd.Timedelta(days=1 if other[6].day_of_week else 3)
+    with pytest.raises(DataError, match=r"its month \(2024-01\)"):
+        panel_of(pd.DataFrame({"ds": other, "y": np.arange(len(ds)) + 1.0}), source="x")
+
+
 @pytest.mark.parametrize("freq", ["M", "Q", "Y-JUN", "W", "D", "h", "2M"])
 def test_periods_are_their_first_instant(freq):
     periods = pd.period_range("2000-01-05", periods=30, freq=freq)

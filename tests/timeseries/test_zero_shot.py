@@ -58,6 +58,36 @@ def test_batches_order_and_neighbours_change_nothing(packaged):
     np.testing.assert_allclose(alone[0], whole[3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("season", [0, 7])
+def test_one_seven_and_512_at_once(packaged, season):
+    rng = np.random.default_rng(4)
+    kinds = (
+        lambda n: waves(n, 7),
+        lambda n: np.exp(0.1 * np.cumsum(rng.standard_normal(n))),
+        lambda n: rng.poisson(0.4, n).astype(float),
+        lambda n: np.where(rng.random(n) < 0.2, np.nan, np.cumsum(rng.standard_normal(n))),
+        lambda n: np.full(n, 3.0),
+    )
+    contexts = [kinds[i % 5](int(n)) for i, n in enumerate(rng.integers(6, 90, 512))]
+    for one in contexts:
+        one[0] = 1.0
+    whole = packaged.forecast(contexts, 10, season, 512)
+    width = (whole[..., 8] - whole[..., 0]).mean(1)[:, None, None] + 1e-6
+    assert (np.diff(whole, axis=-1) >= -1e-9).all() and np.isfinite(whole).all()
+    for size, some in ((7, slice(0, 512)), (1, slice(0, 60))):
+        found = packaged.forecast(contexts[some], 10, season, size)
+        assert (np.abs(found - whole[some]) / width[some]).max() < 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_lines_of_any_scale_go_on(packaged, scale):
+    t = np.arange(60.0)
+    for line in (scale * (3 + t), scale * (3 - t)):
+        found = packaged.forecast([line[:40]], 6)[0]
+        assert np.abs(found[:, 4] - line[40:46]).mean() < 1.5 * scale
+        assert (np.diff(found, axis=1) >= 0).all()
+
+
 def test_scale_level_and_sign_of_the_series(packaged):
     series = waves(200)
 
@@ -91,9 +121,7 @@ def test_intervals_of_few_values_are_as_wide_as_a_walk_asks():
     regular = 50 + 10.0 * (np.arange(32) % 2) + 0.1 * np.random.default_rng(0).standard_normal(32)
     shares = []
     for one in (drifting, regular, waves(400, 5, 3)):
-        raw, own = (
-            Quantiles(calibrated=calibrated).forecast([one], 4)[0] for calibrated in (False, True)
-        )
+        raw, own = (Quantiles(calibrated=on).forecast([one], 4)[0] for on in (False, True))
         np.testing.assert_allclose(own[:, 4], raw[:, 4], rtol=1e-4)
         width = (own[:, 8] - own[:, 0]) / (raw[:, 8] - raw[:, 0])
         np.testing.assert_allclose(width, width[0], rtol=1e-6)

@@ -332,6 +332,16 @@ def _panel(
         seen = np.flatnonzero((~np.isnan(table)).any(1))
         rows = int(seen[-1]) + 1 if len(seen) else rows
     past = {name: tables[name][:rows] for name in told.past}
+    for name, value in past.items():
+        empty = np.isnan(value).all(0)
+        if empty.all():
+            raise where.error(
+                f"the past covariate {name!r} has no value",
+                hint="leave it out, or give the rows up to the cutoff their values",
+            )
+        if empty.any():
+            shown = ", ".join(map(str, names[empty][:6])) + (" …" if empty.sum() > 6 else "")
+            where.notes.append(f"the past covariate {name!r} has no value for {shown}")
     covariates = Covariates(future, past, static, told.holidays)
     panel = Panel(
         table[:rows],

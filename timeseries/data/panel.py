@@ -166,7 +166,7 @@ class Panel:
         step = self.step
         if step is None or step < pd.Timedelta(minutes=1):
             return 1
-        if "Business" in type(self.freq).__name__:
+        if "BusinessDay" in type(self.freq).__name__:
             return 5
         for span in (pd.Timedelta(days=1), pd.Timedelta(days=7)):
             if step < span and span % step == pd.Timedelta(0):

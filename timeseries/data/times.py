@@ -155,6 +155,9 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
     step = "1min"
     if isinstance(ds, pd.DatetimeIndex):
         usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit).total_seconds()
+        months = usual / (365.25 / 12 * 86400)
+        if months > 0.9 and abs(months - round(months)) < 0.04:
+            return "give every row its month (2024-01) in place of a day: months have no fixed step"
         nearest = min(_ROUND, key=lambda one: abs(math.log(one / max(usual, 1e-9))))
         step = _tick(pd.Timedelta(seconds=nearest)).freqstr
     return f"bring the times to one regular step: {say('resample', step)}"
@@ -280,7 +283,17 @@ def _calendar_steps(ds: pd.DatetimeIndex) -> list[Any]:
             found.append(offsets.QuarterEnd(quarters, startingMonth=month))
         else:
             found.append(offsets.MonthEnd(count))
-    if (ds.day_of_week < 5).all() and (ds == ds.normalize()).all():
+    workdays = (ds.day_of_week < 5).all() and (ds == ds.normalize()).all()
+    if workdays and count:
+        # The last or first working days of months, which no other step has.
+        if years:
+            found += [offsets.BYearEnd(years, month=month), offsets.BYearBegin(years, month=month)]
+        elif quarters:
+            found.append(offsets.BQuarterEnd(quarters, startingMonth=month))
+            found.append(offsets.BQuarterBegin(quarters, startingMonth=month))
+        else:
+            found += [offsets.BMonthEnd(count), offsets.BMonthBegin(count)]
+    if workdays:
         found.append(offsets.BusinessDay())
     return found
 

@@ -138,15 +138,17 @@ class ZeroShot(nn.Module):
         )
         u = ((x - level) / spread).clamp(-1e4, 1e4)
         whole = fill_forward(u, known)
-        prefix = fill_forward(u[:, : ends[0]], known[:, : ends[0]])
-        period = find_periods(prefix, hint).first
-        unit = lag_errors(prefix, torch.ones_like(period))[:, 0] + 1e-3
-        z = self._encode(whole, period, unit)
+        same = ends[0] == x.shape[1]
+        prefix = whole if same else fill_forward(u[:, : ends[0]], known[:, : ends[0]])
+        periods = find_periods(prefix, hint)
+        unit = lag_errors(prefix, torch.ones_like(periods.first))[:, 0] + 1e-3
+        z = self._encode(whole, periods.first, unit)
         quantiles, error = [], []
         for end in ends:
             began = (whole.count - (x.shape[1] - end)).clamp(min=1)
             history = History(whole.x[:, :end], whole.mask[:, :end], began)
-            q, e = self._head(z[:, end // self.patch - 1], history, hint)
+            found = periods if same else find_periods(history, hint)
+            q, e = self._head(z[:, end // self.patch - 1], history, found)
             quantiles.append(q)
             error.append(e)
         return Scaled(quantiles, error, level, spread)
@@ -218,10 +220,9 @@ class ZeroShot(nn.Module):
         found.append(0.5 * (one + far))
         return torch.stack(found, -1), (one, four, far, season, theta), slope
 
-    def _head(self, z: Tensor, history: History, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def _head(self, z: Tensor, history: History, periods: Periods) -> tuple[Tensor, Tensor]:
         """Returns the quantiles (N, 64, 9) after a history, and the unit of losses (N,)."""
         x, mask, count = history
-        periods = find_periods(history, hint)
         errors = [
             lag_errors(history, lag)
             for lag in (torch.ones_like(periods.first), periods.first, periods.second)

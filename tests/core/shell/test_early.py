@@ -120,6 +120,10 @@ def test_options_of_every_command_are_known() -> None:
         (["--data", "--trainer.max_steps", "3"], r"argument --data: expected one argument"),
         (["--data.path"], r"argument --data\.path: expected one argument$"),
         (["--model", "--data.path=none.csv"], r"argument --model: expected one argument$"),
+        (
+            ["--data.static", "--data.path=none.csv"],
+            r"argument --data\.static: expected one argument; a list is --data\.static '\[NAME, ",
+        ),
         (["--data", "sales.csv"], r"--data sales\.csv: .* a file is --data\.path sales\.csv"),
         (["--data=sales.csv.gz"], r"a file is --data\.path sales\.csv\.gz"),
         (["--model", "best.ckpt"], r"--model best\.ckpt: .*--ckpt_path FILE or --init_from FILE"),
