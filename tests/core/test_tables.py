@@ -162,7 +162,7 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
 def test_cells_parted_by_semicolons_are_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("year;co2\n2000;1,5\n")
-    with pytest.raises(DataError, match="line 2: .* parted by semicolons"):
+    with pytest.raises(DataError, match=r"line 2: .* parted by semicolons"):
         read_rows(path)
 
 
