@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".parquet")
+_LONGEST_CELL = 2**31 - 1  # characters; the csv module stops at 131,072, a short sequence
 
 
 def check_table(path: str | Path) -> str:
@@ -198,50 +199,85 @@ def read_batches(path: str | Path, columns: Mapping[str, pa.DataType]) -> Iterat
         ) from error
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Returns the rows of a .csv or .tsv file, or those of a .parquet file as text.
+class Row(dict[str, str]):
+    """A row of a table: column → cell, and the line of the file in which it ends.
 
     Args:
-        path: the file; row i of a text stands in its line i + 2.
+        cells: of the row.
+        line: from 1; that of the names of the columns counts.
+    """
+
+    def __init__(self, cells: Mapping[str, str], line: int) -> None:
+        super().__init__(cells)
+        self.line = line
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Returns the rows of a .csv or .tsv file, or those of a .parquet file as text.
+
+    Blanks round the names of columns and before cells do not count, nor do empty lines.
+
+    Args:
+        path: the file.
 
     Raises:
         DataError: if the file is missing, of another suffix, damaged or no text in UTF-8, if a
-            row has more cells than there are columns, two columns have one name, or a column holds
-            lists or bytes.
+            row has more cells than there are columns, two columns have one name, a quote is not
+            closed, or a column holds lists or bytes.
     """
     file = require_file(path, "table")
     kind = _kind_of(file)
     if kind == ".parquet":
         return _parquet_rows(file)
-    rows = []
+    limit = csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=DELIMITERS[kind])
-            names = [name.strip() for name in reader.fieldnames or () if name.strip()]
-            for index, name in enumerate(names):
-                if name in names[:index]:  # DictReader would keep the last of them
-                    text = f"has two columns {name!r}"
-                    raise DataError(text, path=file, record="line 1", hint="rename or drop one")
-            for row in reader:
-                # Of cells that no column names, DictReader makes a list under None.
-                if any(cell.strip() for cell in row.pop(None, ())):
-                    raise DataError(
-                        f"has more cells than there are columns ({len(row)})",
-                        path=file,
-                        record=f"line {reader.line_num}",
-                        hint=f"put a text with {DELIMITERS[kind]!r} inside into double quotes",
-                    )
-                rows.append(row)
+            return list(_text_rows(stream, file, DELIMITERS[kind]))
     except UnicodeDecodeError as error:
         raise DataError(f"is not a {kind[1:].upper()} file in UTF-8", path=file) from error
-    return rows
+    finally:
+        csv.field_size_limit(limit)
 
 
-def _parquet_rows(file: Path) -> list[dict[str, str]]:
+def _text_rows(stream: Iterable[str], file: Path, delimiter: str) -> Iterator[Row]:
+    # Unless it is strict, the reader takes all lines behind an open quote for one cell.
+    reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
+    last = 0
+    try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        _check_names(names, file)
+        last = reader.line_num
+        for row in reader:
+            last = reader.line_num
+            # Of cells that no column names, DictReader makes a list under None.
+            if any(cell.strip() for cell in row.pop(None, ())):
+                hint = f"put a text with {delimiter!r} inside into double quotes"
+                if len(names) == 1 and ";" in names[0]:
+                    hint = "its cells are parted by semicolons: write commas, and points in numbers"
+                text = f"has more cells than there are columns ({len(row)})"
+                raise DataError(text, path=file, record=f"line {last}", hint=hint)
+            yield Row(row, last)
+    except csv.Error as error:
+        text = f"cannot be read as cells: {error}"
+        hint = "close double quotes, and write those inside a cell twice"
+        raise DataError(text, path=file, record=f"line {last + 1}", hint=hint) from error
+
+
+def _check_names(names: Sequence[str], file: Path) -> None:
+    """Checks that no two columns have one name: a row would keep the last of them."""
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            text = f"has two columns {name!r}"
+            raise DataError(text, path=file, record="line 1", hint="rename or drop one")
+
+
+def _parquet_rows(file: Path) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        _check_names(pq.read_schema(file).names, file)
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -257,7 +293,10 @@ def _parquet_rows(file: Path) -> list[dict[str, str]]:
                 hint="join lists to one text, names with ; between them",
             )
     rows = table.to_pylist()
-    return [{key: "" if v is None else str(v) for key, v in row.items()} for row in rows]
+    return [
+        Row({key: "" if v is None else str(v) for key, v in row.items()}, line)
+        for line, row in enumerate(rows, 2)
+    ]
 
 
 def _kind_of(file: Path) -> str:

@@ -94,8 +94,8 @@ def read_labelled(
 def _table(path: str | Path) -> dict[str, tuple[str, str]]:
     """Returns name → (label, split)."""
     known: dict[str, tuple[str, str]] = {}
-    for number, row in enumerate(read_rows(path), 2):
-        where = f"line {number}"
+    for row in read_rows(path):
+        where = f"line {row.line}"
         if row.get("name") is None or row.get("label") is None:
             raise DataError("needs the columns name and label", path=path, record=where)
         split = (row.get("split") or "").strip()

@@ -67,8 +67,8 @@ def _of_table(file: Path, alphabet: Alphabet, column: str | None) -> Iterator[tu
         text = f"no column {column!r}" if column else f"no column named {' or '.join(wanted)}"
         raise DataError(text, path=file, hint=f"data.column: {known}")
     name = next((one for one in columns if one.lower() in _NAMES), None)
-    for number, row in enumerate(rows, 2):
-        yield (str(row[name]) if name else f"line {number}"), row[found[0]] or ""
+    for row in rows:
+        yield (str(row[name]) if name else f"line {row.line}"), row[found[0]] or ""
 
 
 def _of_text(file: Path, alphabet: Alphabet) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Tables by suffix: equal content in every kind, whole or not at all, and one line for any other
 suffix."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,48 @@ def test_two_columns_of_one_name_are_refused(head: str, tmp_path: Path) -> None:
         read_rows(path)
     path.write_text("a,b,,\n1,2,,\n")  # cells that nothing names may be empty
     assert len(read_rows(path)) == 1
+
+
+@pytest.mark.parametrize("row", ['b,"x', 'b,"x\nc,y\nd,z'])
+def test_an_open_quote_does_not_swallow_the_rows_behind_it(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"name,label\na,w\n{row}\n")
+    with pytest.raises(DataError, match=r"line 3: cannot be read as cells: .*close double quotes"):
+        read_rows(path)
+
+
+def test_a_cell_may_be_a_long_sequence(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("name,sequence\na," + "ACGT" * 50_000 + "\n")
+    before = csv.field_size_limit()
+    assert len(read_rows(path)[0]["sequence"]) == 200_000
+    assert csv.field_size_limit() == before
+
+
+def test_blanks_round_names_and_before_cells_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('name , label\na, "x, y"\n')
+    assert read_rows(path) == [{"name": "a", "label": "x, y"}]
+
+
+def test_rows_know_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('name,label\n\na,x\nb,"two\nlines"\nc,z\n')
+    assert [row.line for row in read_rows(path)] == [3, 5, 6]
+
+
+def test_cells_parted_by_semicolons_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("year;co2\n2000;1,5\n")
+    with pytest.raises(DataError, match=r"line 2: .* parted by semicolons"):
+        read_rows(path)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    with pytest.raises(DataError, match="has two columns 'a'"):
+        read_rows(path)
 
 
 def test_columns_for_arrow_are_those_of_pyarrow_without_pandas() -> None:

@@ -113,9 +113,10 @@ def test_a_rotated_grid_without_pole_and_places_is_refused(lab, write) -> None:
             with pytest.raises(DataError, match=words + r".*\(add those of the model's grid file"):
                 read_field(path)
     data = bare(lab)
-    data["rotated_pole"].attrs["grid_north_pole_latitude"] = "north"
-    with pytest.raises(DataError, match="rotated or projected"):
-        read_field(write(data, "text.nc"))
+    for wrong in ("north", 95.0, -90.5, np.nan):
+        data["rotated_pole"].attrs["grid_north_pole_latitude"] = wrong
+        with pytest.raises(DataError, match="rotated or projected"):
+            read_field(write(data, f"{wrong}.nc"))
     # Axes that call themselves true, and a mapping of which the name alone is left.
     data = lab.dataset(lab.fields()[:3])
     data["tas"].attrs["grid_mapping"] = "rotated_pole"

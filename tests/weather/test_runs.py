@@ -273,3 +273,21 @@ def test_a_window_wider_than_the_run_is_told(write, lab) -> None:
     assert np.ptp(told.predictors) == 0
     usual = make_scenario(data, (1900, 1919), 31)
     assert usual.field.notes == data.notes and np.ptp(usual.predictors) > 0
+
+
+@pytest.mark.parametrize("year", ["inf", "nan", "1e30", "2000.5"])
+def test_what_is_no_year_is_named_with_its_line(tmp_path: Path, year: str) -> None:
+    path = tmp_path / "co2.csv"
+    path.write_text(f"year,co2\n\n1999,1\n{year},2\n")
+    with pytest.raises(DataError, match="line 4: years must be whole numbers"):
+        read_series(path)
+
+
+def test_tables_without_what_is_needed_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rcmip.csv"
+    path.write_text("Model,Region,Variable,Unit,2000,2001\nm,World,co2,ppm,1,2\n")
+    with pytest.raises(DataError, match=r"has no column 'Scenario' \(it has 'Model'"):
+        read_series(path)
+    path.write_text("year,co2\n2000,1\n2001\n")
+    with pytest.raises(DataError, match="line 3: co2: '' is no number"):
+        read_series(path)

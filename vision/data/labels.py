@@ -105,8 +105,8 @@ def _from_table(path: Path) -> Rows:
     part = next((name for name in columns if name.lower() in _PART), None)
     classes = [name for name in columns if name not in (file, part, _LABELS)]
     seen = set[str]()
-    for line, row in enumerate(rows, 2):
-        name, record = row[file] or "", f"line {line}"
+    for row in rows:
+        name, record = row[file] or "", f"line {row.line}"
         pure = PurePosixPath(name)
         if not name or pure.is_absolute() or ".." in pure.parts:
             raise DataError(f"{name!r} is no path inside its folder", path=path, record=record)

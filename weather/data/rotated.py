@@ -109,7 +109,7 @@ def _pole(array: Any, data: Any) -> tuple[float, float, float] | None:
         north, east, turn = (float(attrs.get(k, 0.0 if k is keys[2] else "")) for k in keys)
     except (TypeError, ValueError):
         return None
-    return (north, east, turn) if np.isfinite([north, east, turn]).all() else None
+    return (north, east, turn) if abs(north) <= 90 and np.isfinite([east, turn]).all() else None
 
 
 def _kind(variable: Any) -> str:

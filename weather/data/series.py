@@ -9,7 +9,7 @@ import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
 from longseq.core.tables import SUFFIXES as TABLES
-from longseq.core.tables import read_rows
+from longseq.core.tables import Row, read_rows
 from longseq.weather.data.attributes import bounds_of
 from longseq.weather.data.cf import grid_of, is_zarr, kinds_of, open_dataset, resolve
 from longseq.weather.data.coords import kind_of
@@ -20,6 +20,7 @@ Table = dict[str, np.ndarray]
 # Columns before the years in the wide layout of RCMIP and the IIASA databases.
 _WIDE = ("model", "scenario", "region", "variable", "unit")
 _WORLD = ("World", "world", "Global")
+_LAST_YEAR = 10**9
 
 
 def read_series(
@@ -126,10 +127,12 @@ def read_units(path: str | Path) -> dict[str, str]:
 
 def _number(text: str | None, name: str, file: Path, line: int) -> float:
     try:
-        return float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+        return float(text or "")
+    except ValueError as error:
         where = f"line {line}"
-        raise DataError(f"{name}: {text!r} is no number", path=file, record=where) from error
+        raise DataError(
+            f"{name}: {(text or '')[:40]!r} is no number", path=file, record=where
+        ) from error
 
 
 def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
@@ -143,18 +146,18 @@ def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
     if len(year) != 1:
         raise _no_year(file, rows, columns, year)
     table: dict[str, list[float]] = {name: [] for name in columns}
-    for line, row in enumerate(rows, 2):
+    for row in rows:
         for name in table:
-            table[name].append(_number(row[name], name, file, line))
+            table[name].append(_number(row[name], name, file, row.line))
     numbers = np.array(table.pop(year[0]))
-    if np.any(numbers != np.round(numbers)):
-        raise DataError("years must be whole numbers", path=file, record="year")
+    wrong = (numbers != np.round(numbers)) | ~(np.abs(numbers) < _LAST_YEAR)
+    if wrong.any():
+        found, where = numbers[wrong][0], f"line {rows[int(wrong.argmax())].line}"
+        raise DataError(f"years must be whole numbers, this is {found:g}", path=file, record=where)
     return numbers.astype(int), {name.strip(): np.array(own) for name, own in table.items()}
 
 
-def _no_year(
-    file: Path, rows: list[dict[str, str]], columns: list[str], year: list[str]
-) -> DataError:
+def _no_year(file: Path, rows: list[Row], columns: list[str], year: list[str]) -> DataError:
     """Returns what to say of a table that has no single column of years."""
     if not rows:
         return DataError("needs a column 'year' and rows below it", path=file)
@@ -168,10 +171,13 @@ def _no_year(
 
 
 def _read_wide(
-    file: Path, rows: list[dict[str, str]], columns: list[str], scenario: str
+    file: Path, rows: list[Row], columns: list[str], scenario: str
 ) -> tuple[np.ndarray, Table]:
     """Reads the layout of RCMIP and IIASA: a row per variable, a column per year."""
     by_name = {name.lower(): name for name in columns}
+    if "scenario" not in by_name:
+        text = f"has no column 'Scenario' (it has {', '.join(map(repr, columns[:6]))})"
+        raise DataError(text, path=file)
     years = sorted(int(name) for name in columns if name.strip().isdecimal())
     known = list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
     if not years:
@@ -185,16 +191,16 @@ def _read_wide(
         raise DataError(f"has no scenario {scenario!r}", path=file, hint=hint)
     label = {str(int(name)): name for name in columns if name.strip().isdecimal()}
     table: Table = {}
-    for line, row in enumerate(rows, 2):
+    for row in rows:
         if row[by_name["scenario"]] != scenario or row[by_name["region"]] not in _WORLD:
             continue
         name = row[by_name["variable"]]
         if name in table:
             text = f"{name} occurs twice for {scenario}, {row[by_name['region']]}"
-            raise DataError(text, path=file, record=f"line {line}")
+            raise DataError(text, path=file, record=f"line {row.line}")
         texts = [row[label[str(year)]] for year in years]
         table[name] = np.array(
-            [_number(t, name, file, line) if t and t.strip() else np.nan for t in texts]
+            [_number(t, name, file, row.line) if t and t.strip() else np.nan for t in texts]
         )
     # Years that no variable has (a database's empty decades) are no years of the file.
     there = np.isfinite(np.stack(list(table.values()))).any(0) if table else np.zeros(0, bool)
