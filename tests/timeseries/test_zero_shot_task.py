@@ -62,6 +62,8 @@ def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():
     assert found["quantiles"].shape == (5, 20, 1, 9)
     with pytest.raises(ConfigError, match="own loss"):
         ZeroShot(loss="torch.nn.L1Loss")
+    with pytest.raises(ConfigError, match="intervals: hold rows back"):
+        Forecaster("tuned_zero_shot", conformal=20)
 
 
 def test_a_tuned_forecaster_from_python_takes_any_horizon(tmp_path, workdir):
