@@ -343,9 +343,9 @@ def compare(
                 _check_options(options, values)
                 run = train(config, folder, run_name, values, seed, options)
                 comparison.note_run(run)
-                note(stem, seed, run)
                 found[name] += comparison.checkpoint(run.checkpoint, stem, seed)
                 save(_in_order(found))
+                note(stem, seed, run)  # last: what it cannot do leaves the scores
     return _in_order(found)
 
 

@@ -11,7 +11,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.conformal import needed, radii
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN
-from longseq.timeseries.quantiles import is_never_negative
+from longseq.timeseries.quantiles import floors
 
 Make = Callable[[Panel, int, "int | None"], pd.DataFrame]
 
@@ -81,8 +81,7 @@ def conformal_frame(
         )
     naive = frame.pop(BASELINE_COLUMN)
     # Counts have no negative end, nor a negative middle of the two.
-    counts = [is_never_negative(past.values[:, one]) for one in series]
-    floor = np.where(counts, 0.0, -np.inf)[:, None]
+    floor = floors(past.values[:, one] for one in series)
     for level, width in zip(levels, found):
         low, high = _ends(frame, name, level, horizon)
         half = np.maximum(width[series], -(high - low) / 2)

@@ -21,6 +21,7 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
 from longseq.timeseries.likelihoods import Counts, first_not_counts, refuse_no_counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
+from longseq.timeseries.quantiles import floors
 from longseq.timeseries.task import ForecastTask
 
 
@@ -218,6 +219,9 @@ def forecast_frame(
                 whole = np.rint(values[key])
                 near = np.abs(values[key] - whole) < 1e-5 * np.maximum(whole, 1)
                 values[key] = np.where(near, whole, values[key])
+    elif task.any_horizon:  # as of the packaged one, of what a model reads
+        floor = floors(panel.values[max(0, r - context) : r, c] for r, c in zip(rows, series))
+        values |= {key: np.maximum(values[key], floor) for key in values if key.startswith(name)}
     return long_frame(extended, rows, series, values)
 
 
@@ -230,7 +234,7 @@ def _pairs(
         DataError: if a series is too short.
         ConfigError: for a wrong cutoff.
     """
-    least = int((task.facts or {}).get("least", task.context))
+    least = task.least
     every = np.arange(len(panel.ids))
     if cutoffs is None:
         rows = panel.ends if task.channel_independent else np.full(len(every), len(panel))
@@ -342,7 +346,7 @@ def _conformal_radii(
     assert task.scaler is not None
     end = task.scaler["train_end"]
     trained = pd.Timestamp(end) if panel.dated else int(end)
-    first = max(task.context, int(panel.ds.searchsorted(trained, side="right")))
+    first = max(task.least, int(panel.ds.searchsorted(trained, side="right")))
     earlier = range(first, cutoff - task.horizon + 1)
     need = needed(levels)
     if len(earlier) < need:
@@ -360,7 +364,9 @@ def _conformal_radii(
     scores = np.concatenate(parts, axis=1)
     if task.channel_independent:  # (levels, cutoffs · C, h, 1)
         whole = scores.reshape(len(levels), len(earlier), windows.series, -1)
-        scores = whole.transpose(0, 1, 3, 2)
+        # Nothing is known of a series that has not begun: the value carried back is its target.
+        begun = np.array(earlier)[:, None] - panel.starts >= max(task.least, 1)
+        scores = np.where(begun[None, :, None], whole.transpose(0, 1, 3, 2), np.nan)
     widths = np.stack([radii(one, [n])[0] for one, n in zip(scores, levels)]) * scaler.std
     few = np.flatnonzero(np.isinf(widths).any((0, 1)))
     if len(few):

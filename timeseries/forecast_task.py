@@ -119,6 +119,11 @@ class ForecastTask(BaseTask):
         ``fit``."""
         return self.facts or None
 
+    @property
+    def least(self) -> int:
+        """Rows since a series began that a context needs; shorter ones were not trained on."""
+        return int((self.facts or {}).get("least", self.context))
+
     def check_data(self, data: Any) -> None:
         """See ``BaseTask``."""
         if not isinstance(data, ForecastData):

@@ -111,9 +111,10 @@ class Forecaster:
                 f"{', '.join(_NATIVE)}"
             )
         if conformal and model in _TRAINED:
+            own = "give it a likelihood, or " if model == "mixer_forecaster" else ""
             raise ConfigError(
-                f"{model} was trained on the rows that would calibrate its intervals: give it a "
-                "likelihood, or hold rows back in fit and take predict --ckpt_path"
+                f"{model} was trained on the rows that would calibrate its intervals: {own}"
+                "hold rows back in longseq timeseries fit and take predict --ckpt_path --level"
             )
         self.conformal = conformal
         levels = (levels,) if isinstance(levels, int | float) else tuple(levels)

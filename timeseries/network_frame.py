@@ -41,8 +41,7 @@ def network_frame(
     own = panel if cutoff is None else panel.before(cutoff)
     if cutoff is not None and task.channel_independent:
         # As with every model, a series that has not begun has no rows there.
-        least = int((task.facts or {}).get("least", task.context))
-        begun = cutoff - own.starts >= max(least, 1)
+        begun = cutoff - own.starts >= max(task.least, 1)
         panel = panel.select([name for name, old in zip(panel.ids, begun) if old])
         own = panel.before(cutoff)
     levels = forecaster.levels if task.probabilistic else ()

@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
     if _in_pieces(args):
         return _run_in_pieces(args, task, horizon, levels)
     panel = read_panel(args.frame, roles=roles_of(args))
-    least = 1 if task is None else int((task.facts or {}).get("least", task.context))
+    least = 1 if task is None else task.least
     if args.future_frame is not None:
         future = require_file(args.future_frame, "frame of the future")
         table, line = read_frame(future, args.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from statistics import NormalDist
 
 import numpy as np
@@ -79,3 +80,13 @@ def is_never_negative(values: np.ndarray) -> bool:
     if len(known) == 0 or known.min() < 0:
         return False
     return bool((known == 0).any() or (known == np.round(known)).all())
+
+
+def floors(histories: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the least value that a forecast of every series may have (N, 1): 0 where
+    ``is_never_negative``, −∞ elsewhere.
+
+    Args:
+        histories: known values of every series (n,).
+    """
+    return np.array([0.0 if is_never_negative(one) else -np.inf for one in histories])[:, None]

@@ -12,7 +12,7 @@ from longseq.timeseries.baseline_frame import with_naive
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN
-from longseq.timeseries.quantiles import is_never_negative
+from longseq.timeseries.quantiles import floors, is_never_negative
 
 _WINDOW, _SEASONS = 28, 4  # rows, or seasons, of the moving average that is taken out
 _PRIOR = 8.0  # rows of its own that a series needs to count as much as all series together
@@ -131,11 +131,10 @@ def regression_frame(
     rows = rows[series]
     ahead = rows[:, None] + np.arange(horizon)
     added = effects[ahead, series[:, None]]
-    kinds = [is_never_negative(panel.values[:row, c]) for row, c in zip(rows, series)]
-    floor = np.where(kinds, 0.0, -np.inf)
+    floor = floors(panel.values[:row, c] for row, c in zip(rows, series))
     taken = ("unique_id", "ds", "cutoff", "y", BASELINE_COLUMN)
     values = {
-        name: np.maximum(frame[name].to_numpy().reshape(-1, horizon) + added, floor[:, None])
+        name: np.maximum(frame[name].to_numpy().reshape(-1, horizon) + added, floor)
         for name in frame.columns
         if name not in taken
     }

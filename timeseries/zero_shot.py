@@ -17,7 +17,7 @@ from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.zero_shot import BLOCK, MAX_CONTEXT, QUANTILES, ZeroShot
-from longseq.timeseries.quantiles import at_levels, is_never_negative, seasonal_naive
+from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
 from longseq.timeseries.random_walk import as_walks
 
 PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
@@ -316,9 +316,12 @@ def zero_shot_frame(
     network = quantiles or Quantiles()
     found = network.forecast(contexts, horizon, usual, batch_size, progress)
     values = {NAME: found[..., list(LEVELS).index(0.5)]}
+    floor = floors(one[-MAX_CONTEXT:] for one in contexts)
     for level in levels:
         tails = np.array([0.5 - level / 200, 0.5 + level / 200])
         low_high = at_levels(found, LEVELS, tails)
+        # Beyond the nine quantiles ends are extrapolated, and those of counts too may fall below 0.
+        low_high = np.maximum(low_high, floor[..., None])
         values[f"{NAME}-lo-{level}"], values[f"{NAME}-hi-{level}"] = (
             low_high[..., 0],
             low_high[..., 1],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longseq.core.command_line import CommandParser
+from longseq.core.command_line import CommandParser, check_outputs
 from longseq.core.compare import (
     CHECKPOINTS,
     Comparison,
@@ -77,6 +78,10 @@ def run(domain: Domain, argv: Sequence[str]) -> int:
     models = check_models(args.models, cls.baselines, configs)
     if args.curves is not None:
         _check_curves(args.curves, args.out, models, cls)
+    # The table of the curves is named by no option, and options that are passed on name files too.
+    table = None if args.curves is None else str(check_curves(args.curves))
+    files = Namespace(**vars(args), passed_on=options, curves_table=table)
+    check_outputs(files, {"out": "--out", "curves": "--curves", "curves_table": "--curves"})
     curves: list[Curve] = []
     done: list[tuple[Comparison, Sequence[Row]]] = []
     count = 0

@@ -106,6 +106,18 @@ def test_a_checkpoint_is_scored_as_after_its_training(
     assert "--data.protocol: follows from the data" in capsys.readouterr().err
 
 
+def test_the_table_of_curves_is_never_an_input(workdir: Path, wide_csv: Path, capsys):
+    kept = Path("kept.csv")
+    kept.write_bytes(wide_csv.read_bytes())
+    argv = ["timeseries", "compare", "--horizons", "6", "--models", "mixer_forecaster"]
+    argv += ["--out", "a.csv", "--curves", "kept.png", "--data"]
+    assert main([*argv, str(kept)]) == 2
+    assert "--curves kept.csv would overwrite the input kept.csv" in capsys.readouterr().err
+    assert main([*argv, str(wide_csv), f"--model.mixer_kwargs={kept}"]) == 2
+    assert "--curves kept.csv would overwrite the input" in capsys.readouterr().err
+    assert kept.read_bytes() == wide_csv.read_bytes() and not Path("kept.png").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [

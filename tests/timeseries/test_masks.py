@@ -182,6 +182,24 @@ def test_every_series_is_forecast_from_its_own_end(wide_csv):
         assert (mine.to_numpy() == other.to_numpy()).all()
 
 
+@pytest.mark.parametrize("context", [L, 560])
+def test_intervals_of_a_series_that_begins_late_count_no_row_before_it(context, wide_csv):
+    panel = read_panel(wide_csv)
+    values = panel.values.copy()
+    values[:500, 1] = np.nan
+    panel = replace(panel, values=values)
+    data = ForecastData(str(wide_csv), "ratio", context, H, min_context=8)
+    task = MixerForecaster(context, H, d_model=8, n_layers=1)
+    task.facts = data.facts()
+    frame = forecast_frame(task, panel, levels=(80,))
+    for name, first in (("s0", 420), ("s1", 508)):
+        mine = frame[frame["unique_id"] == name]
+        half = (mine["MixerForecaster-hi-80"] - mine["MixerForecaster"]).to_numpy()
+        past = forecast_frame(task, panel.select([name]), list(range(first, 600 - H + 1)))
+        errors = (past["y"] - past["MixerForecaster"]).abs().to_numpy().reshape(-1, H)
+        np.testing.assert_allclose(half, radii(errors, [80])[0], rtol=1e-5)
+
+
 def test_another_frequency_is_refused(wide_csv, make_wide):
     task = MixerForecaster(L, H, d_model=8, n_layers=1)
     task.facts = ForecastData(str(wide_csv), "ratio", L, H).facts()

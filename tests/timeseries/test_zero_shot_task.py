@@ -62,6 +62,8 @@ def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():
     assert found["quantiles"].shape == (5, 20, 1, 9)
     with pytest.raises(ConfigError, match="own loss"):
         ZeroShot(loss="torch.nn.L1Loss")
+    with pytest.raises(ConfigError, match="intervals: hold rows back"):
+        Forecaster("tuned_zero_shot", conformal=20)
 
 
 def test_a_tuned_forecaster_from_python_takes_any_horizon(tmp_path, workdir):
@@ -78,3 +80,16 @@ def test_a_tuned_forecaster_from_python_takes_any_horizon(tmp_path, workdir):
     made.save(tmp_path / "kept")
     again = Forecaster.load(tmp_path / "kept").predict(80)
     pd.testing.assert_frame_equal(again, found)
+
+
+def test_no_end_of_counts_is_negative(workdir):
+    days = pd.date_range("2024-01-01", periods=120)
+    drawn = np.random.default_rng(0).poisson(2, (120, 2)).astype(float)
+    frame = pd.DataFrame({"with_zeros": drawn[:, 0], "without": drawn[:, 1].clip(1)}, index=days)
+    frame["other"] = drawn[:, 0] - 0.5  # may be negative, and is
+    arguments = {"horizon": 12, "context": 128, "max_steps": 1, "levels": (80, 99)}
+    for name in ("zero_shot", "tuned_zero_shot"):
+        found = Forecaster(name, **arguments).fit(frame).predict(12)
+        least = found.groupby("unique_id")["ZeroShot-lo-99"].min()
+        assert least["with_zeros"] == 0 and least["without"] == 0 and least["other"] < -0.5
+        assert (found[found.unique_id != "other"][found.columns[4:]] >= 0).all(axis=None)
