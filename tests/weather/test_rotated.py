@@ -9,7 +9,7 @@ import xarray as xr
 from longseq.core.errors import DataError
 from longseq.weather.data.curvilinear import CurvilinearGrid
 from longseq.weather.data.grid import Grid
-from longseq.weather.data.rotated import FROM_POLE, unrotate
+from longseq.weather.data.rotated import FROM_POLE, NO_UNITS, unrotate
 from longseq.weather.data.source import read_field
 
 RLAT, RLON = np.arange(-3.0, 4, 2), np.arange(-4.0, 5, 2)
@@ -82,11 +82,14 @@ def test_a_mapping_may_be_lost_where_there_are_places(mapping, pole, named, lab,
 
 
 @pytest.mark.parametrize("mapping", [True, False])
-@pytest.mark.parametrize("units", [None, ("degrees", "degrees"), ("degrees_north", "degrees_east")])
+@pytest.mark.parametrize(
+    "units", [None, ("degrees", "degrees"), ("degrees_north", "degrees_east"), ("", "")]
+)
 def test_places_that_are_lost_are_made_from_the_pole(mapping, units, lab, write) -> None:
     data = bare(lab, units) if mapping else unnamed(bare(lab, units))
     found = read_field(write(data))
-    assert found.notes == (FROM_POLE,) and np.array_equal(found.values, lab.fields()[:3])
+    assert found.notes == (NO_UNITS if units == ("", "") else FROM_POLE,)
+    assert np.array_equal(found.values, lab.fields()[:3])
     np.testing.assert_allclose(found.grid.lat, LAT, atol=1e-12)
     np.testing.assert_allclose(found.grid.lon, LON, atol=1e-12)
     # The cells are as large as on the rotated grid itself.

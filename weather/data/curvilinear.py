@@ -11,7 +11,7 @@ import numpy as np
 from longseq.core.errors import DataError
 from longseq.weather.data.coords import DEGREES
 from longseq.weather.data.grid import Grid, Weighting
-from longseq.weather.data.rotated import FROM_POLE
+from longseq.weather.data.rotated import FROM_POLE, NO_UNITS
 
 # Centres nearer than this, on the unit sphere, are one cell that a halo repeats (6 m).
 _SAME = 1e-6
@@ -202,8 +202,9 @@ def read_curvilinear(
     elif _twisted(lat, lon, corners[0], corners[1]):
         text = "its bounds do not go round the centres of their cells"
         raise DataError(text, path=path, record="latitude", hint="correct or drop them")
-    if data[names[0]].attrs.get("comment") == FROM_POLE:
-        notes.append(FROM_POLE)
+    comment = data[names[0]].attrs.get("comment")
+    if comment in (FROM_POLE, NO_UNITS):
+        notes.append(comment)
     areas = _areas(data, array, dims)
     if areas is not None:
         notes.append("areas of the cells are the file's own")

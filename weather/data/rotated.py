@@ -11,6 +11,7 @@ from longseq.weather.data.coords import is_rotated, shortest
 from longseq.weather.data.places import named_by, two_dimensional
 
 FROM_POLE = "latitudes and longitudes of the cells are made from the rotated pole"
+NO_UNITS = f"{FROM_POLE}; its axes have no units: taken to be in degrees"
 _KIND = "rotated_latitude_longitude"
 _AXES = ("latitude", "longitude")
 
@@ -37,6 +38,7 @@ def with_places(data: Any) -> Any:
         if not all(np.isfinite(axis).all() for axis in axes) or np.abs(axes[0]).max() > 90:
             continue
         lost = [name for name in named_by(array) if name not in data.variables]
+        told = all(str(data[dim].attrs.get("units", "")).strip() for dim in (rows, columns))
         named = {kind: [n for n in lost if kind[:3] in n.lower()] for kind in _AXES}
         edges = [_edges(data, dim, axis) for dim, axis in zip((rows, columns), axes)]
         centres = unrotate(*np.meshgrid(*axes, indexing="ij"), *pole)
@@ -50,7 +52,8 @@ def with_places(data: Any) -> Any:
             if name in data.variables:
                 name = f"{name}_{rows}_{columns}"
             unit = "degrees_north" if kind == "latitude" else "degrees_east"
-            attrs = {"units": unit, "standard_name": kind, "comment": FROM_POLE}
+            attrs = {"units": unit, "standard_name": kind}
+            attrs["comment"] = FROM_POLE if told else NO_UNITS
             if corners is not None:
                 attrs["bounds"] = f"{name}_vertices"
                 own = ((rows, columns, "vertices"), corners[number])
