@@ -41,14 +41,13 @@ def run_model(model: ForecastTask | Baseline, batch: dict[str, Tensor]) -> Tenso
 
 
 def run_quantiles(
-    task: ForecastTask, batch: dict[str, Tensor], levels: Sequence[int]
+    task: ForecastTask, batch: dict[str, Tensor], levels: Sequence[int], more: Sequence[float] = ()
 ) -> np.ndarray:
-    """Returns the lower and upper quantile of every interval in turn (B, h, C, 2 · levels)."""
-    device = next(task.parameters()).device
-    wanted = [0.5 + side * level / 200 for level in levels for side in (-1, 1)]
+    """Returns the lower and upper quantile of every interval in turn, then more (B, h, C, …)."""
+    ends = [0.5 + side * level / 200 for level in levels for side in (-1, 1)]
     with torch.inference_mode():
-        placed = {name: value.to(device) for name, value in batch.items()}
-        return task.quantile_windows(placed, np.array(wanted))
+        placed = {name: value.to(task.device) for name, value in batch.items()}
+        return task.quantile_windows(placed, np.array([*ends, *more]))
 
 
 def never_negative(task: ForecastTask) -> bool:
@@ -300,10 +299,13 @@ def _run(
         pairs = place * windows.series + series
         for start in range(0, len(pairs), batch_size):
             batch = windows.batch_of_pairs(pairs[start : start + batch_size])
-            for (_, parts), model in zip(found.items(), (task, seasonal)):
-                parts.append(run_model(model, batch)[:, :, 0].double().numpy())
             if levels and task.probabilistic:
-                own.append(run_quantiles(task, batch, levels)[:, :, 0])
+                own.append(run_quantiles(task, batch, levels, (0.5,))[:, :, 0])
+            for (_, parts), model in zip(found.items(), (task, seasonal)):
+                if model is task and own and task.median:  # one run of the network says both
+                    parts.append(own[-1][..., -1])
+                else:
+                    parts.append(run_model(model, batch)[:, :, 0].double().numpy())
         scaled = {name: np.concatenate(parts) for name, parts in found.items()}
     else:
         for batch in _batches(windows, batch_size, False):

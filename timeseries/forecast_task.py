@@ -47,6 +47,7 @@ class ForecastTask(BaseTask):
             number.
         covariates: kinds and names of the covariates that the model was made for ("future:promo").
         probabilistic: whether it has quantiles of its own.
+        median: whether its forecast is the median of these.
         any_horizon: whether it forecasts any ``horizon``, whatever it was trained for.
         features: number of calendar features that the model was made for; None if it takes none.
     """
@@ -61,6 +62,7 @@ class ForecastTask(BaseTask):
     covariates: Sequence[str] = ()
     takes_covariates = False
     probabilistic = False
+    median = False
     any_horizon = False
 
     def make_metrics(self) -> Mapping[str, Metric]:

@@ -52,6 +52,7 @@ class ZeroShot(ForecastTask):
 
     copies = ("average",)
     probabilistic = True
+    median = True
     any_horizon = True
     defaults = {
         "lr": 3e-4,
