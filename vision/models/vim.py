@@ -95,8 +95,7 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a whole sequence; every position sees all others."""
-        x, z = self.in_proj(x).split(self.d_inner, dim=-1)
-        return self.out_proj(mamba_inner(x, z, self._ways(), scale=0.5))
+        return self.out_proj(mamba_inner(self.in_proj(x), self._ways(), scale=0.5))
 
 
 class VimLayer(nn.Module):

@@ -37,6 +37,26 @@ SLSTM cells(const std::array<int64_t, 4>& sizes, int64_t compute, int threads, i
   return p;
 }
 
+// sizes: B, L, D, N, rank, W
+MambaInner inner(const std::array<int64_t, 6>& sizes, double scale, int64_t compute, int threads,
+                 const Arg& x, const Arg& z) {
+  MambaInner p{};
+  p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4],
+  p.W = sizes[5];
+  p.scale = scale, p.compute = compute, p.threads = threads;
+  p.x = tensor(x), p.z = tensor(z);
+  return p;
+}
+template <size_t n> MambaWay way(const std::array<int64_t, n>& at) {
+  MambaWay w{};
+  const void** inputs[] = {&w.taps,    &w.conv_bias, &w.x_proj, &w.dt_proj,
+                           &w.dt_bias, &w.A_log,     &w.skip};
+  w.reverse = at[0] != 0;
+  for (int i = 0; i < 7; ++i) *inputs[i] = pointer(at[1 + i]);
+  w.states = pointer(at[8]), w.values = pointer(at[9]);
+  return w;
+}
+
 // sizes: B, L, H, K, V; rows: q, k, v, a, b, g
 Dplr dplr(const std::array<int64_t, 5>& sizes, double scale, int64_t compute, int threads,
           const std::array<Arg, 6>& rows, int64_t resets, int64_t marks) {
@@ -151,22 +171,35 @@ void bind_recurrences(nb::module_& m) {
           nb::gil_scoped_release release;
           current->mamba_step(p);
         });
-  // sizes: B, L, D, N, rank, W; of a way: reverse, then addresses in the order of MambaWay
+  // sizes: B, L, D, N, rank, W; rows: x, z, and y or dy, dx, dz; of a way: reverse, then addresses
+  // in the order of MambaWay
   m.def("mamba_inner", [](std::array<int64_t, 6> sizes, double scale, int64_t compute, int threads,
-                          Arg x, Arg z, Arg y, std::vector<std::array<int64_t, 8>> at) {
-    MambaInner p{};
-    p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4],
-    p.W = sizes[5];
-    p.scale = scale, p.compute = compute, p.threads = threads;
-    p.x = tensor(x), p.z = tensor(z), p.y = tensor(y);
+                          Arg x, Arg z, Arg y, std::vector<std::array<int64_t, 10>> at) {
+    MambaInner p = inner(sizes, scale, compute, threads, x, z);
+    p.y = tensor(y);
     std::vector<MambaWay> ways;
-    for (const auto& a : at)
-      ways.push_back({a[0] != 0, pointer(a[1]), pointer(a[2]), pointer(a[3]), pointer(a[4]),
-                      pointer(a[5]), pointer(a[6]), pointer(a[7])});
+    for (const auto& a : at) ways.push_back(way(a));
     p.ways = int64_t(ways.size()), p.way = ways.data();
     nb::gil_scoped_release release;
     current->mamba_inner(p);
   });
+  m.def("mamba_inner_backward",
+        [](std::array<int64_t, 6> sizes, double scale, int64_t compute, int threads, Arg x, Arg z,
+           Arg dy, Arg dx, Arg dz, std::vector<std::array<int64_t, 17>> at) {
+          MambaInner p = inner(sizes, scale, compute, threads, x, z);
+          p.dy = tensor(dy), p.dx = tensor(dx), p.dz = tensor(dz);
+          std::vector<MambaWay> ways;
+          for (const auto& a : at) {
+            ways.push_back(way(a));
+            MambaWay& w = ways.back();
+            void** to[] = {&w.dtaps,    &w.dconv_bias, &w.dx_proj, &w.ddt_proj,
+                           &w.ddt_bias, &w.dA_log,     &w.dskip};
+            for (int i = 0; i < 7; ++i) *to[i] = pointer(a[10 + i]);
+          }
+          p.ways = int64_t(ways.size()), p.way = ways.data();
+          nb::gil_scoped_release release;
+          current->mamba_inner_backward(p);
+        });
   m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads,
                             int64_t recurrent, int64_t resets, int64_t raw, int64_t marks,
                             int64_t gates, int64_t first, int64_t hs, int64_t last) {

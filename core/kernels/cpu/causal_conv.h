@@ -83,7 +83,13 @@ template <class R> void causal_conv_forward_as(const CausalConv& p) {
           const int some = span.lanes(i);
           for (int64_t t = 0; t < T; ++t) {
             Vec<R> v = span.template sum<decltype(taps)::value>(t, i, some);
-            if (p.silu) v *= sigmoid<R>(v);
+            if (p.silu) {
+              const Vec<R> a = sigmoid<R>(v);
+              if (p.slope)
+                store_lanes(row_at<R>(p.slope, s.b, t0 + t, s.at) + i, a * (R(1) + v * (R(1) - a)),
+                            some);
+              v *= a;
+            }
             put(y.row(t0 + t, t) + i, v, some, stream);
           }
         }
@@ -159,7 +165,11 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
       if (t < 0 && !p.dinitial) return;
       const bool direct = t >= 0 && holds<R>(p.dx);
       R* to = direct ? row_at<R>(p.dx, s.b, t, s.at) : row.data();
-      for (int64_t i = 0; i < s.n; i += V) put(to + i, value(i), span.lanes(i), direct && stream);
+      if (p.adds && t >= 0)
+        for (int64_t i = 0; i < s.n; i += V)
+          store_lanes(to + i, load_lanes(to + i, span.lanes(i)) + value(i), span.lanes(i));
+      else
+        for (int64_t i = 0; i < s.n; i += V) put(to + i, value(i), span.lanes(i), direct && stream);
       if (!direct)
         write_rows<R>(t < 0 ? p.dinitial : p.dx, s.b, t < 0 ? K - 1 + t : t, 1, s.at, s.n, s.n, to);
     };
@@ -176,7 +186,9 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
           if constexpr (KS == 0) std::fill(part.begin(), part.end(), R(0));
           for (int64_t t = 0; t < T; ++t) {
             Vec<R> d = load_lanes(dy.row(t0 + t) + i, some);
-            if (p.silu) {
+            if (p.slope) {
+              d *= load_lanes(row_at<R>(p.slope, s.b, t0 + t, s.at) + i, some);
+            } else if (p.silu) {
               const Vec<R> y = span.template sum<KS>(t, i, some), a = sigmoid<R>(y);
               d *= a * (R(1) + y * (R(1) - a));
             }
@@ -203,7 +215,21 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
       // Positions t0 - (K - 1) … t0 + T - (K - 1) have now been seen by all that look at them.
       // in positions of the step; seen: computed
       const auto emit = [&](int64_t from, int64_t to, int64_t seen) {
-        for (int64_t t = from; t < to; ++t)
+        for (int64_t t = from; t < to; ++t) {
+          if (!p.resets && t0 + t >= 0 && t + K <= seen) {  // all that look at it are there
+            with_taps(K, [&](auto taps) {
+              constexpr int KS = decltype(taps)::value;
+              finish(t0 + t, [&](int64_t i) {
+                Vec<R> sum = {};
+#pragma GCC unroll 4
+                for (int64_t o = 0; o < (KS > 0 ? KS : K); ++o)
+                  sum += load(&g[(K - 1 + t + o) * width + i]) *
+                         load(&span.weight[(K - 1 - o) * width + i]);
+                return sum;
+              });
+            });
+            continue;
+          }
           finish(t0 + t, [&](int64_t i) {
             Vec<R> sum = {};
             for (int64_t o = 0; o < K && t + o < seen; ++o)
@@ -212,6 +238,7 @@ template <class R> void causal_conv_backward_as(const CausalConv& p) {
                        load(&span.weight[(K - 1 - o) * width + i]);
             return sum;
           });
+        }
       };
       emit(-(K - 1), T - (K - 1), T);
       if (t0 + T == p.L) emit(T - (K - 1), T, T);

@@ -9,7 +9,7 @@
 #include "glu.h"
 #include "gated_norm.h"
 #include "linear_scan.h"
-#include "mamba_inner.h"
+#include "mamba_inner_backward.h"
 #include "mamba_step.h"
 #include "rms_norm.h"
 #include "selective_scan_backward.h"
@@ -41,6 +41,7 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<StateUpdate, state_update_as<float>, state_update_as<double>>,
     by_type<MambaStep, mamba_step_as<float>, mamba_step_as<double>>,
     by_type<MambaInner, mamba_inner_as<float>, mamba_inner_as<double>>,
+    by_type<MambaInner, mamba_inner_backward_as<float>, mamba_inner_backward_as<double>>,
     by_type<SLSTM, slstm_forward_as<float>, slstm_forward_as<double>>,
     by_type<SLSTM, slstm_backward_as<float>, slstm_backward_as<double>>,
     by_type<LongConv, long_conv_forward_as<float>, long_conv_forward_as<double>>,

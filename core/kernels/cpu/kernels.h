@@ -39,7 +39,7 @@ struct SelectiveScan {
   const uint8_t* resets;                    // (B, L) or null
   Strided y;
   void *final_state, *states;               // (B, D, N); (B, chunks, N, G * padded D / G) or null
-  // backward
+  // backward; y, if it is there, is made again, without a gate; ddelta is (B, L, D) in any case
   Strided dy, du, ddelta, dz, dadd;
   const void* dfinal;                       // (B, D, N) or null
   void *dB, *dC;                            // (B, L, G, N)
@@ -67,8 +67,12 @@ struct CausalConv {
   Strided x, initial, y;
   const void *weight, *bias;                // (D, W), (D,)
   const uint8_t* resets;
+  // of y by the sum under its activation, channels dense and of the compute type, or absent: written
+  // by the forward pass, and taken by the backward pass instead of being computed again
+  Tensor3 slope;
   // backward
   Strided dy, dx, dinitial;
+  bool adds;                                // to what is in dx; channels dense, of the compute type
   void *dweight, *dbias;                    // (B, D, W), (B, D)
   // one position: L is 1
   Strided next;                             // (B, W-1, D)
@@ -270,6 +274,11 @@ struct MambaWay {
   const void *taps, *conv_bias;             // (D, W), (D,) or null
   const void *x_proj, *dt_proj, *dt_bias;   // (rank + 2N, D), (D, rank), (D,) or null
   const void *A_log, *skip;                 // log(-decay) (D, N), (D,) or null
+  // kept for the backward pass, or null: as those of SelectiveScan; what x_proj gives a position,
+  // C scaled (B, L, rank + 2N)
+  void *states, *values;
+  // backward: gradients, shaped as what they are of; none is null
+  void *dtaps, *dconv_bias, *dx_proj, *ddt_proj, *ddt_bias, *dA_log, *dskip;
 };
 // Several of them over the same positions: y = scale silu(z) Σ ways.
 struct MambaInner {
@@ -280,6 +289,7 @@ struct MambaInner {
   Tensor3 x, z, y;                          // (B, L, D), of the compute type
   int64_t ways;
   const MambaWay* way;
+  Tensor3 dy, dx, dz;                       // backward
 };
 
 // The gated linear unit of dense rows of 2W values, with the bias before it.
@@ -305,6 +315,7 @@ struct Kernels {
   void (*state_update)(const StateUpdate&);
   void (*mamba_step)(const MambaStep&);
   void (*mamba_inner)(const MambaInner&);
+  void (*mamba_inner_backward)(const MambaInner&);
   void (*slstm_forward)(const SLSTM&);
   void (*slstm_backward)(const SLSTM&);
   void (*long_conv_forward)(const LongConv&);

@@ -81,12 +81,14 @@ template <class R> struct InnerWay {
   Strided from_the_end(Strided x) const {
     return way.reverse ? rows_from(x, p.L - 1, -1) : x;
   }
-  void convolve(int64_t b, R* u) const {
+  // Fills u (L, D), and the slopes of its activation where there is room for them.
+  void convolve(int64_t b, R* u, R* slope = nullptr) const {
     CausalConv c{};
     c.B = 1, c.L = p.L, c.D = p.D, c.W = p.W, c.silu = true;
     c.compute = p.compute, c.threads = p.threads;
     c.x = from_the_end(row(p.x, b)), c.y = from_the_end(dense(u, p.D));
     c.weight = way.taps, c.bias = way.conv_bias;
+    if (slope) c.slope = from_the_end(dense(slope, p.D));
     causal_conv_forward_as<R>(c);
   }
   // The map's values (L, low); those that become C are scaled.
@@ -103,19 +105,32 @@ template <class R> struct InnerWay {
         for (int64_t n = C; n < low; ++n) out[t * low + n] *= R(p.scale);
     });
   }
-  // Adds the scan to y where `adds`, which is gated by z where that is there.
-  void scan(int64_t b, const R* u, const R* values, R* final_state, bool adds,
-            const Strided& z) const {
+  // The scan of row b, but for what it gives.
+  SelectiveScan scanning(int64_t b, const R* u, const R* values) const {
     SelectiveScan s{};
     s.B = 1, s.L = p.L, s.D = p.D, s.N = p.N, s.G = 1, s.softplus = true;
     s.compute = p.compute, s.threads = p.threads, s.reverse = way.reverse;
     s.u = dense(u, p.D), s.delta = dense(values, low);
     s.Bm = dense(values + p.rank, low), s.Cm = dense(values + p.rank + p.N, low);
     s.rank = p.rank, s.delta_weight = way.dt_proj, s.delta_bias = way.dt_bias;
-    s.A = A.data(), s.skip = skip.data(), s.z = z, s.final_state = final_state;
-    s.y = row(p.y, b);
+    s.A = A.data(), s.skip = skip.data();
+    if (way.states) {
+      const int64_t chunks = (p.L + kChunk - 1) / kChunk, padded = (p.D + kPad - 1) / kPad * kPad;
+      s.states = static_cast<R*>(way.states) + b * chunks * p.N * padded;
+    }
+    return s;
+  }
+  // Adds the scan to y where `adds`, which is gated by z where that is there.
+  void scan(int64_t b, const R* u, const R* values, R* final_state, bool adds,
+            const Strided& z) const {
+    SelectiveScan s = scanning(b, u, values);
+    s.z = z, s.final_state = final_state, s.y = row(p.y, b);
     if (adds) s.add = s.y;
     selective_scan_forward_as<R>(s);
+  }
+  // Where the map's values of row b are: kept, or in the room given.
+  R* values_of(int64_t b, R* room) const {
+    return way.values ? static_cast<R*>(way.values) + b * p.L * low : room;
   }
 };
 
@@ -127,9 +142,10 @@ template <class R> void mamba_inner_as(const MambaInner& p) {
   for (int64_t b = 0; b < p.B; ++b)
     for (int64_t k = 0; k < p.ways; ++k) {
       const bool last = k + 1 == p.ways;  // the gate is applied once, to the sum
+      R* const mapped = ways[k].values_of(b, values.data());
       ways[k].convolve(b, u.data());
-      ways[k].project(u.data(), values.data());
-      ways[k].scan(b, u.data(), values.data(), final_state.data(), k > 0,
+      ways[k].project(u.data(), mapped);
+      ways[k].scan(b, u.data(), mapped, final_state.data(), k > 0,
                    last ? InnerWay<R>::row(p.z, b) : Strided{});
     }
 }

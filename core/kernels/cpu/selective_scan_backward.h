@@ -8,75 +8,100 @@ namespace LONGSEQ_ISA {
 // Steps between two reductions of the per-block gradients of B and C: bounds that buffer for any L.
 constexpr int64_t kSpan = 32 * kChunk;
 
+// Tiles and states of each that go through a chunk together: what they give B and C is added in
+// registers.
+constexpr int kTilesAtOnce = kBytes == 64 ? 2 : 1, kStatesAtOnce = kBytes == 64 ? 4 : 2;
+
 // Working memory of one unit, for one tile and one group of states at a time.
 template <class R> struct Gradients {
   static constexpr int W = kLanes<R>;
   alignas(64) R dy[kChunk * W], ddt[kChunk * W], ddu[kChunk * W];
-  R a[kChunk * 4 * W], h[(kChunk + 1) * 4 * W];
+  R a[kChunk * kStatesAtOnce * W], h[(kChunk + 1) * kStatesAtOnce * W];
 };
 
-// NU states of one tile over one chunk, first forwards (filling a, h and y), then backwards.
-template <class R, int NU>
-__attribute__((noinline)) void backward_group(int64_t T, int64_t N, bool need_y, const R* dt,
-                                              const R* du, const R* A2, const R* A, const R* Bc,
-                                              const R* Cc, Gradients<R>& s, R* y, R* g_io, R* dA,
-                                              R* dB, R* dC, const uint8_t* resets, Ahead* ahead) {
+// NU states of NT tiles over one chunk, first forwards (filling a, h and y), then backwards. Rows
+// of a tile's states in A2, A, g and dA are `apart` from those of the tile before; dB and dC
+// (T, NU) are the sums over tiles.
+template <class R, int NT, int NU>
+__attribute__((noinline)) void backward_group(int64_t T, int64_t N, bool need_y, const R* A2,
+                                              const R* A, int64_t apart, const R* Bc, const R* Cc,
+                                              Tile<R>* x, Gradients<R>* s, R* g_io, R* dA, R* dB,
+                                              R* dC, const uint8_t* resets, Ahead* ahead) {
   constexpr int W = kLanes<R>;
-  {
+  for (int k = 0; k < NT; ++k) {
     Vec<R> h[NU];
-#pragma GCC unroll 4
-    for (int j = 0; j < NU; ++j) h[j] = load(s.h + j * W);
+#pragma GCC unroll 8
+    for (int j = 0; j < NU; ++j) h[j] = load(s[k].h + j * W);
     for (int64_t t = 0; t < T; ++t) {
-      const Vec<R> d = load(dt + t * W), x = load(du + t * W);
+      const Vec<R> d = load(x[k].dt + t * W), u = load(x[k].du + t * W);
       if (ahead) ahead->fetch();
       const bool reset = resets && resets[t];
       Vec<R> acc = {};
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < NU; ++j) {
-        const Vec<R> a = exp2_product(d, load(A2 + j * W));
-        store(s.a + (t * NU + j) * W, a);
-        h[j] = a * (reset ? Vec<R>{} : h[j]) + x * Bc[t * N + j];
-        store(s.h + ((t + 1) * NU + j) * W, h[j]);
+        const Vec<R> a = exp2_product(d, load(A2 + k * apart + j * W));
+        store(s[k].a + (t * NU + j) * W, a);
+        h[j] = a * (reset ? Vec<R>{} : h[j]) + u * Bc[t * N + j];
+        store(s[k].h + ((t + 1) * NU + j) * W, h[j]);
         if (need_y) acc += h[j] * Cc[t * N + j];
       }
-      if (need_y) store(y + t * W, load(y + t * W) + acc);
+      if (need_y) store(x[k].y + t * W, load(x[k].y + t * W) + acc);
     }
   }
-  Vec<R> g[NU], ga[NU];
-#pragma GCC unroll 4
-  for (int j = 0; j < NU; ++j) {
-    g[j] = load(g_io + j * W);
-    ga[j] = Vec<R>{};
-  }
-  for (int64_t t = T - 1; t >= 0; --t) {
-    const Vec<R> d = load(dt + t * W), x = load(du + t * W), dy = load(s.dy + t * W);
-    Vec<R> ddt = load(s.ddt + t * W), ddu = load(s.ddu + t * W);
-    const bool reset = resets && resets[t];
-#pragma GCC unroll 4
+  Vec<R> g[NT][NU], ga[NT][NU];
+#pragma GCC unroll 2
+  for (int k = 0; k < NT; ++k)
+#pragma GCC unroll 8
     for (int j = 0; j < NU; ++j) {
-      R* pB = dB + (t * N + j) * W;
-      R* pC = dC + (t * N + j) * W;
-      store(pC, load(pC) + dy * load(s.h + ((t + 1) * NU + j) * W));
-      g[j] += dy * Cc[t * N + j];
-      store(pB, load(pB) + g[j] * x);
-      ddu += g[j] * Bc[t * N + j];
-      if (reset) {  // nothing, not even NaN, passes from one segment to the other
-        g[j] = Vec<R>{};
-        continue;
-      }
-      g[j] *= load(s.a + (t * NU + j) * W);
-      const Vec<R> q = g[j] * load(s.h + (t * NU + j) * W);  // the gradient of dt A
-      ddt += q * load(A + j * W);
-      ga[j] += q * d;
+      g[k][j] = load(g_io + k * apart + j * W);
+      ga[k][j] = Vec<R>{};
     }
-    store(s.ddt + t * W, ddt);
-    store(s.ddu + t * W, ddu);
+  for (int64_t t = T - 1; t >= 0; --t) {
+    Vec<R> d[NT], u[NT], dy[NT], ddt[NT], ddu[NT];
+#pragma GCC unroll 2
+    for (int k = 0; k < NT; ++k) {
+      d[k] = load(x[k].dt + t * W), u[k] = load(x[k].du + t * W), dy[k] = load(s[k].dy + t * W);
+      ddt[k] = load(s[k].ddt + t * W), ddu[k] = load(s[k].ddu + t * W);
+    }
+    const bool reset = resets && resets[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < NU; ++j) {
+      const R b = Bc[t * N + j], c = Cc[t * N + j];
+      Vec<R> into_C, into_B;
+#pragma GCC unroll 2
+      for (int k = 0; k < NT; ++k) {
+        const Vec<R> through = dy[k] * load(s[k].h + ((t + 1) * NU + j) * W);
+        into_C = k ? into_C + through : through;
+        g[k][j] += dy[k] * c;
+        into_B = k ? into_B + g[k][j] * u[k] : g[k][j] * u[k];
+        ddu[k] += g[k][j] * b;
+        if (reset) {  // nothing, not even NaN, passes from one segment to the other
+          g[k][j] = Vec<R>{};
+          continue;
+        }
+        g[k][j] *= load(s[k].a + (t * NU + j) * W);
+        // the gradient of dt A
+        const Vec<R> q = g[k][j] * load(s[k].h + (t * NU + j) * W);
+        ddt[k] += q * load(A + k * apart + j * W);
+        ga[k][j] += q * d[k];
+      }
+      store(dC + (t * NU + j) * W, into_C);
+      store(dB + (t * NU + j) * W, into_B);
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < NT; ++k) {
+      store(s[k].ddt + t * W, ddt[k]);
+      store(s[k].ddu + t * W, ddu[k]);
+    }
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < NU; ++j) {
-    store(g_io + j * W, g[j]);
-    store(dA + j * W, load(dA + j * W) + ga[j]);
-  }
+#pragma GCC unroll 2
+  for (int k = 0; k < NT; ++k)
+#pragma GCC unroll 8
+    for (int j = 0; j < NU; ++j) {
+      store(g_io + k * apart + j * W, g[k][j]);
+      R* const to = dA + k * apart + j * W;
+      store(to, load(to) + ga[k][j]);
+    }
 }
 
 // One complex state; gradients follow torch's convention, dL/dRe + i dL/dIm.
@@ -105,14 +130,12 @@ __attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* 
   const Vec<R> Ar = load(A), Ai = load(A + W);
   for (int64_t t = T - 1; t >= 0; --t) {
     const Vec<R> d = load(dt + t * W), x = load(du + t * W), dy = R(2) * load(s.dy + t * W);
-    R* pB = dB + t * N2 * W;
-    R* pC = dC + t * N2 * W;
-    store(pC, load(pC) + dy * load(s.h + (2 * t + 2) * W));
-    store(pC + W, load(pC + W) - dy * load(s.h + (2 * t + 3) * W));
+    store(dC + 2 * t * W, dy * load(s.h + (2 * t + 2) * W));
+    store(dC + (2 * t + 1) * W, -dy * load(s.h + (2 * t + 3) * W));
     gr += dy * Cc[t * N2];
     gi -= dy * Cc[t * N2 + 1];
-    store(pB, load(pB) + gr * x);
-    store(pB + W, load(pB + W) + gi * x);
+    store(dB + 2 * t * W, gr * x);
+    store(dB + (2 * t + 1) * W, gi * x);
     store(s.ddu + t * W, load(s.ddu + t * W) + gr * Bc[t * N2] + gi * Bc[t * N2 + 1]);
     if (resets && resets[t]) {
       gr = gi = Vec<R>{};
@@ -138,10 +161,11 @@ __attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* 
 // Working memory that the blocks of a team share.
 template <class R> struct BackwardScratch {
   Buffer<R> sumB, sumC;
-  Buffer<Tile<R>> tile;
+  Buffer<Tile<R>> tiles;
   Buffer<Gradients<R>> gradients;
-  explicit BackwardScratch(const Blocks<R>& k)
-      : sumB(kChunk * k.N2 * kLanes<R>), sumC(kChunk * k.N2 * kLanes<R>), tile(1), gradients(1) {}
+  BackwardScratch()
+      : sumB(kChunk * kStatesAtOnce * kLanes<R>), sumC(kChunk * kStatesAtOnce * kLanes<R>),
+        tiles(kTilesAtOnce), gradients(kTilesAtOnce) {}
 };
 
 template <class R> struct BackwardUnit {
@@ -149,73 +173,107 @@ template <class R> struct BackwardUnit {
   const SelectiveScan& p;
   const bool stream;
   Unit<R> unit;
-  Buffer<R> A2, &sumB, &sumC;
-  Tile<R>& x;
-  Gradients<R>& s;
+  Buffer<R> A2;
+  BackwardScratch<R>& scratch;
   BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index,
                BackwardScratch<R>& scratch)
       : p(p),
         stream(worth_streaming<R>(p.B * p.L * p.D)),
         unit(p, k, index),
         A2(unit.A),
-        sumB(scratch.sumB),
-        sumC(scratch.sumC),
-        x(scratch.tile[0]),
-        s(scratch.gradients[0]) {
+        scratch(scratch) {
     to_log2<R>(A2, p.complex);
   }
 
-  template <int NU>
+  // States n … of tiles i …; adds what they give B and C to partB and partC, which begin with those
+  // of the unit's first tile.
+  template <int NT, int NU>
   void group(int64_t T, int64_t i, int64_t n, int64_t c, R* g, R* dA, const uint8_t* resets,
-             Ahead& ahead) {
+             Ahead& ahead, R* partB, R* partC) {
     const int64_t N2 = unit.N2, at = (i * N2 + n) * W;
-    for (int j = 0; j < NU; ++j)
-      std::memcpy(s.h + j * W, unit.state_slot(c, i) + (n + j) * p.G * unit.padded, W * sizeof(R));
+    Tile<R>* const x = scratch.tiles.data();
+    Gradients<R>* const s = scratch.gradients.data();
+    R *const sumB = scratch.sumB.data(), *const sumC = scratch.sumC.data();
+    for (int k = 0; k < NT; ++k)
+      for (int j = 0; j < NU; ++j)
+        std::memcpy(s[k].h + j * W, unit.state_slot(c, i + k) + (n + j) * p.G * unit.padded,
+                    W * sizeof(R));
     if (p.complex)
-      backward_complex<R>(T, N2, x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], s, x.y,
-                          g + at, dA + at, &sumB[n * W], &sumC[n * W], resets);
+      backward_complex<R>(T, N2, x->dt, x->du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], *s,
+                          x->y, g + at, dA + at, sumB, sumC, resets);
     else
-      backward_group<R, NU>(T, N2, bool(p.z), x.dt, x.du, &A2[at], &unit.A[at], &unit.Bc[n],
-                            &unit.Cc[n], s, x.y, g + at, dA + at, &sumB[n * W], &sumC[n * W],
-                            resets, n == 0 ? &ahead : nullptr);
+      backward_group<R, NT, NU>(T, N2, p.z || p.y, &A2[at], &unit.A[at], N2 * W, &unit.Bc[n],
+                                &unit.Cc[n], x, s, g + at, dA + at, sumB, sumC, resets,
+                                n == 0 ? &ahead : nullptr);
+    const auto keep = [&](const R* sums, R* part) {
+      R total[kChunk * NU];
+      sum_rows<R>(T * NU, sums, total);
+      for (int64_t t = 0; t < T; ++t)
+        for (int j = 0; j < NU; ++j) {
+          R& to = part[t * N2 + n + j];
+          to = i ? to + total[t * NU + j] : total[t * NU + j];
+        }
+    };
+    keep(sumB, partB);
+    keep(sumC, partC);
+  }
+
+  // Steps t0 … t0 + T of NT tiles from i on. g, dA: [count][N2][W]; dskip, dbias: [count][W].
+  template <int NT>
+  void tiles(int64_t c, int64_t i, Ahead& ahead, const R* next_states, const uint8_t* resets, R* g,
+             R* dA, R* dskip, R* dbias, R* partB, R* partC) {
+    const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
+    for (int k = 0; k < NT; ++k) {
+      const R* soon = i + k + NT < unit.count ? unit.state_slot(c, i + k + NT) : next_states;
+      if (soon)
+        for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
+      start_tile(scratch.tiles[k], scratch.gradients[k], i + k, t0, T);
+    }
+    int64_t n = 0;
+    constexpr int wide = kStatesAtOnce;
+    if (p.complex)
+      for (; n < N2; n += 2)
+        group<1, 2>(T, i, n, c, g, dA, resets, ahead, partB, partC);
+    for (; n + wide <= N2; n += wide)
+      group<NT, wide>(T, i, n, c, g, dA, resets, ahead, partB, partC);
+    for (; n < N2; ++n) group<NT, 1>(T, i, n, c, g, dA, resets, ahead, partB, partC);
+    for (int k = 0; k < NT; ++k)
+      finish_tile(scratch.tiles[k], scratch.gradients[k], i + k, t0, T, dskip + (i + k) * W,
+                  dbias + (i + k) * W);
   }
 
   // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one
-  // will read. g, dA: [count][N2][W]; dskip, dbias: [count][W]; partB, partC: rows of N2.
+  // will read. partB, partC: rows of N2.
   void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias,
              R* partB, R* partC) {
-    const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
-    const uint8_t* resets = unit.resets(t0, T);
+    const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
     unit.read_BC(t0, T);
-    std::fill(sumB.begin(), sumB.end(), R(0));
-    std::fill(sumC.begin(), sumC.end(), R(0));
-    for (int64_t i = 0; i < unit.count; ++i) {
-      const R* soon = i + 1 < unit.count ? unit.state_slot(c, i + 1) : next_states;
-      if (soon)
-        for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
-      x.read(unit, i, t0, T, true);
-      read_steps<R>(p, p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
-      std::memset(s.ddt, 0, sizeof s.ddt);
-      std::memset(s.ddu, 0, sizeof s.ddu);
-      if (p.z)
-        for (int64_t t = 0; t < T; ++t) {  // dz needs the ungated y, so only dy is gated now
-          const Vec<R> z = load(x.z + t * W), gate = sigmoid<R>(z), dy = load(s.dy + t * W);
-          store(s.dy + t * W, dy * z * gate);
-          store(x.z + t * W, dy * gate * (R(1) + z * (R(1) - gate)));
-        }
-      int64_t n = 0;
-      constexpr int wide = kBytes == 64 ? 4 : 2;
-      if (p.complex)
-        for (; n < N2; n += 2) group<2>(T, i, n, c, g, dA, resets, ahead);
-      for (; n + wide <= N2; n += wide) group<wide>(T, i, n, c, g, dA, resets, ahead);
-      for (; n < N2; ++n) group<1>(T, i, n, c, g, dA, resets, ahead);
-      finish_tile(i, t0, T, dskip + i * W, dbias + i * W);
-    }
-    sum_rows<R>(T * N2, sumB.data(), partB);
-    sum_rows<R>(T * N2, sumC.data(), partC);
+    const uint8_t* resets = unit.resets(t0, T);
+    int64_t i = 0;
+    if (!p.complex)
+      for (; i + kTilesAtOnce <= unit.count; i += kTilesAtOnce)
+        tiles<kTilesAtOnce>(c, i, ahead, next_states, resets, g, dA, dskip, dbias, partB, partC);
+    for (; i < unit.count; ++i)
+      tiles<1>(c, i, ahead, next_states, resets, g, dA, dskip, dbias, partB, partC);
   }
 
-  void finish_tile(int64_t i, int64_t t0, int64_t T, R* dskip, R* dbias) {
+  void start_tile(Tile<R>& x, Gradients<R>& s, int64_t i, int64_t t0, int64_t T) {
+    if (p.rank)
+      widen_steps<R>(T, p.rank, unit.steps.data(), unit.weight.data() + i * p.rank * W, x.dt);
+    x.read(unit, i, t0, T, true);
+    read_steps<R>(p, p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
+    std::memset(s.ddt, 0, sizeof s.ddt);
+    std::memset(s.ddu, 0, sizeof s.ddu);
+    if (p.z)
+      for (int64_t t = 0; t < T; ++t) {  // dz needs the ungated y, so only dy is gated now
+        const Vec<R> z = load(x.z + t * W), gate = sigmoid<R>(z), dy = load(s.dy + t * W);
+        store(s.dy + t * W, dy * z * gate);
+        store(x.z + t * W, dy * gate * (R(1) + z * (R(1) - gate)));
+      }
+  }
+
+  void finish_tile(Tile<R>& x, Gradients<R>& s, int64_t i, int64_t t0, int64_t T, R* dskip,
+                   R* dbias) {
     const Vec<R> skip = unit.vector_of(p.skip, i);
     Vec<R> skips = {}, biases = {};
     for (int64_t t = 0; t < T; ++t) {
@@ -233,6 +291,7 @@ template <class R> struct BackwardUnit {
     write_steps<R>(p, p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
     write_steps<R>(p, p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
     if (p.z) write_steps<R>(p, p.dz, unit.b, t0, T, at, n, W, x.z, stream);
+    if (p.y) write_steps<R>(p, p.y, unit.b, t0, T, at, n, W, x.y, stream);
     if (p.dadd) write_steps<R>(p, p.dadd, unit.b, t0, T, at, n, W, s.dy, stream);
   }
 };
@@ -257,7 +316,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
   for (int64_t span = spans - 1; span >= 0; --span) {
     const int64_t c0 = span * per_span, c1 = std::min(chunks, c0 + per_span);
     k.each_team(p, [&](int64_t first, int64_t count) {
-      BackwardScratch<R> scratch(k);
+      BackwardScratch<R> scratch;
       std::vector<BackwardUnit<R>> team;
       team.reserve(count);
       for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);

@@ -34,7 +34,11 @@ class Way(NamedTuple):
 class Arguments(NamedTuple):
     """A call of ``longseq.core.ops.mamba_inner``, which says what the arguments are."""
 
-    x: Tensor
-    z: Tensor
+    xz: Tensor
     ways: tuple[Way, ...]
     scale: float
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Returns the input and the gate, each (B, L, D)."""
+        x, z = self.xz.chunk(2, dim=-1)
+        return x, z

@@ -14,10 +14,11 @@ from longseq.core.ops.selective_scan import selective_scan
 
 def run(call: Arguments, backend: Backend) -> Tensor:
     """Returns y; the gate is applied once, to the sum of all directions."""
+    x, gate = call.halves()
     y, last = None, len(call.ways) - 1
     for number, way in enumerate(call.ways):
-        z = call.z if number == last else None
-        y = _scan(call.x, way, y, z, call.scale, backend)
+        z = gate if number == last else None
+        y = _scan(x, way, y, z, call.scale, backend)
     assert y is not None
     return y
 
