@@ -74,21 +74,30 @@ template <class R> struct InnerWay {
     t.dtype = sizeof(R) == 8 ? kFloat64 : kFloat32, t.stride_b = 0, t.stride_l = stride;
     return t;
   }
-  // Row b of a tensor alone.
-  static Strided row(const Tensor3& x, int64_t b) {
-    return dense(reinterpret_cast<const R*>(x.ptr) + b * x.stride_b, x.stride_l);
+  // Row b of a tensor alone, from position t on.
+  static Strided row(const Tensor3& x, int64_t b, int64_t t = 0) {
+    return dense(reinterpret_cast<const R*>(x.ptr) + b * x.stride_b + t * x.stride_l, x.stride_l);
   }
-  Strided from_the_end(Strided x) const {
-    return way.reverse ? rows_from(x, p.L - 1, -1) : x;
+  // n positions of x in this way's order, the first of them `step` steps after x's first.
+  Strided in_order(Strided x, int64_t n, int64_t step = 0) const {
+    return way.reverse ? rows_from(x, n - 1 - step, -1) : rows_from(x, step, 1);
   }
-  // Fills u (L, D), and the slopes of its activation where there is room for them.
-  void convolve(int64_t b, R* u, R* slope = nullptr) const {
+  // The convolution of n positions of row b, memory from `low_t` on: what it reads.
+  CausalConv convolving(int64_t b, int64_t low_t, int64_t n) const {
     CausalConv c{};
-    c.B = 1, c.L = p.L, c.D = p.D, c.W = p.W, c.silu = true;
+    c.B = 1, c.L = n, c.D = p.D, c.W = p.W, c.silu = true;
     c.compute = p.compute, c.threads = p.threads;
-    c.x = from_the_end(row(p.x, b)), c.y = from_the_end(dense(u, p.D));
+    c.x = in_order(row(p.x, b, low_t), n);
+    if (way.reverse ? low_t + n < p.L : low_t > 0)  // the positions just before them
+      c.initial = in_order(row(p.x, b, low_t), n, 1 - p.W);
     c.weight = way.taps, c.bias = way.conv_bias;
-    if (slope) c.slope = from_the_end(dense(slope, p.D));
+    return c;
+  }
+  // Fills u (n, D), and the slopes of its activation where there is room for them.
+  void convolve(int64_t b, int64_t low_t, int64_t n, R* u, R* slope = nullptr) const {
+    CausalConv c = convolving(b, low_t, n);
+    c.y = in_order(dense(u, p.D), n);
+    if (slope) c.slope = in_order(dense(slope, p.D), n);
     causal_conv_forward_as<R>(c);
   }
   // The map's values (L, low); those that become C are scaled.
@@ -105,10 +114,10 @@ template <class R> struct InnerWay {
         for (int64_t n = C; n < low; ++n) out[t * low + n] *= R(p.scale);
     });
   }
-  // The scan of row b, but for what it gives.
-  SelectiveScan scanning(int64_t b, const R* u, const R* values) const {
+  // The scan of n positions of row b, `step` steps after its first, but for what it gives.
+  SelectiveScan scanning(int64_t b, int64_t step, int64_t n, const R* u, const R* values) const {
     SelectiveScan s{};
-    s.B = 1, s.L = p.L, s.D = p.D, s.N = p.N, s.G = 1, s.softplus = true;
+    s.B = 1, s.L = n, s.D = p.D, s.N = p.N, s.G = 1, s.softplus = true;
     s.compute = p.compute, s.threads = p.threads, s.reverse = way.reverse;
     s.u = dense(u, p.D), s.delta = dense(values, low);
     s.Bm = dense(values + p.rank, low), s.Cm = dense(values + p.rank + p.N, low);
@@ -116,14 +125,14 @@ template <class R> struct InnerWay {
     s.A = A.data(), s.skip = skip.data();
     if (way.states) {
       const int64_t chunks = (p.L + kChunk - 1) / kChunk, padded = (p.D + kPad - 1) / kPad * kPad;
-      s.states = static_cast<R*>(way.states) + b * chunks * p.N * padded;
+      s.states = static_cast<R*>(way.states) + (b * chunks + step / kChunk) * p.N * padded;
     }
     return s;
   }
   // Adds the scan to y where `adds`, which is gated by z where that is there.
   void scan(int64_t b, const R* u, const R* values, R* final_state, bool adds,
             const Strided& z) const {
-    SelectiveScan s = scanning(b, u, values);
+    SelectiveScan s = scanning(b, 0, p.L, u, values);
     s.z = z, s.final_state = final_state, s.y = row(p.y, b);
     if (adds) s.add = s.y;
     selective_scan_forward_as<R>(s);
@@ -143,7 +152,7 @@ template <class R> void mamba_inner_as(const MambaInner& p) {
     for (int64_t k = 0; k < p.ways; ++k) {
       const bool last = k + 1 == p.ways;  // the gate is applied once, to the sum
       R* const mapped = ways[k].values_of(b, values.data());
-      ways[k].convolve(b, u.data());
+      ways[k].convolve(b, 0, p.L, u.data());
       ways[k].project(u.data(), mapped);
       ways[k].scan(b, u.data(), mapped, final_state.data(), k > 0,
                    last ? InnerWay<R>::row(p.z, b) : Strided{});

@@ -62,20 +62,37 @@ template <class R> inline void add_all(R* to, const R* from, int64_t n, R factor
   for (int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
 }
 
-// Working memory for one row of the batch and one way.
+// Positions that go back through everything together: their values stay in the second cache. Whole
+// chunks, as the states of those were kept; of the channels alone, so that nothing else changes a
+// sum's order.
+inline int64_t positions_at_once(const MambaInner& p) {
+  const int64_t least = std::max<int64_t>(49152 / p.D, p.W - 1);
+  return std::max<int64_t>(1, (least + kChunk - 1) / kChunk) * kChunk;
+}
+
+// Working memory: of one row of the batch, and of a stretch of it and one way.
 template <class R> struct InnerRow {
-  Buffer<R> u, slope, du, ddelta, gated, total;  // (L, D)
-  Buffer<R> dvalues, dB, dC;                    // (L, rank + 2N), (L, N)
-  Buffer<R> dA, dskip, dbias, dtaps, dconv;     // of this row alone
-  explicit InnerRow(const MambaInner& p)
-      : u(p.L * p.D), slope(p.L * p.D), du(p.L * p.D), ddelta(p.L * p.D), gated(p.L * p.D), total(p.L * p.D),
-        dvalues(p.L * (p.rank + 2 * p.N)), dB(p.L * p.N),
-        dC(p.L * p.N), dA(p.D * p.N), dskip(p.D), dbias(p.D), dtaps(p.D * p.W), dconv(p.D) {}
+  Buffer<R> gated, total;                     // (L, D)
+  Buffer<R> u, slope, du, ddelta;             // (n, D)
+  Buffer<R> dvalues, dB, dC;                  // (n, rank + 2N), (n, N)
+  Buffer<R> dstate, dbefore, dpast;           // (D, N): goes on; (W - 1, D): new, and of later steps
+  Buffer<R> dA, dskip, dbias, dtaps, dconv;   // of this stretch alone
+  InnerRow(const MambaInner& p, int64_t n)
+      : gated(p.L * p.D), total(p.L * p.D), u(n * p.D), slope(n * p.D), du(n * p.D),
+        ddelta(n * p.D), dvalues(n * (p.rank + 2 * p.N)), dB(n * p.N), dC(n * p.N),
+        dstate(p.D * p.N), dbefore((p.W - 1) * p.D), dpast((p.W - 1) * p.D), dA(p.D * p.N),
+        dskip(p.D), dbias(p.D), dtaps(p.D * p.W), dconv(p.D) {}
+};
+
+// n positions of row b: memory from `low_t` on, `step` steps after the way's first.
+struct Stretch {
+  int64_t b, step, low_t, n;
+  bool first, last;                           // of the way's steps
 };
 
 template <class R> struct InnerWayBackward : InnerWay<R> {
   using InnerWay<R>::p, InnerWay<R>::way, InnerWay<R>::low, InnerWay<R>::A, InnerWay<R>::row,
-      InnerWay<R>::dense, InnerWay<R>::from_the_end;
+      InnerWay<R>::dense, InnerWay<R>::in_order;
   Buffer<R> widening, dwidening;  // the map to step sizes turned round (rank, D), and its gradient
 
   InnerWayBackward(const MambaInner& p, const MambaWay& way)
@@ -87,57 +104,75 @@ template <class R> struct InnerWayBackward : InnerWay<R> {
     clear(way.dtaps, p.D * p.W), clear(way.dconv_bias, p.D), clear(way.dx_proj, low * p.D);
     clear(way.ddt_bias, p.D), clear(way.dA_log, p.D * p.N), clear(way.dskip, p.D);
   }
-  // Of the scan of row b: adds its output to the total of the ways before it.
-  void scan(int64_t b, const R* values, bool adds, InnerRow<R>& r) const {
-    SelectiveScan s = this->scanning(b, r.u.data(), values);
-    s.dy = dense(r.gated.data(), p.D), s.y = dense(r.total.data(), p.D);
+  // Of row b, from its last step to its first; output and gradient of x join those of the ways
+  // before where `adds`.
+  void backward(int64_t b, int64_t at_once, bool adds, InnerRow<R>& r) {
+    for (int64_t step = (p.L - 1) / at_once * at_once; step >= 0; step -= at_once) {
+      const int64_t n = std::min(at_once, p.L - step);
+      const Stretch s{b, step, way.reverse ? p.L - step - n : step, n, step == 0, step + n == p.L};
+      const R* const values = this->values_of(b, nullptr) + s.low_t * low;
+      this->convolve(b, s.low_t, n, r.u.data(), r.slope.data());
+      scan(s, values, adds, r);
+      maps(n, values, r);
+      convolution(s, adds, r);
+    }
+  }
+  // Of the scan: adds its output to the total of the ways before.
+  void scan(const Stretch& at, const R* values, bool adds, InnerRow<R>& r) const {
+    SelectiveScan s = this->scanning(at.b, at.step, at.n, r.u.data(), values);
+    s.dy = dense(&r.gated[at.low_t * p.D], p.D), s.y = dense(&r.total[at.low_t * p.D], p.D);
     if (adds) s.add = s.y;
     s.du = dense(r.du.data(), p.D), s.ddelta = dense(r.ddelta.data(), p.D);
+    s.dfinal = at.last ? nullptr : r.dstate.data();
+    s.dinitial = at.first ? nullptr : r.dstate.data();
     s.dA = r.dA.data(), s.dB = r.dB.data(), s.dC = r.dC.data();
     s.dskip = r.dskip.data(), s.dbias = r.dbias.data();
     selective_scan_backward_as<R>(s);
-    R *dlog = static_cast<R*>(way.dA_log);
+    R* const dlog = static_cast<R*>(way.dA_log);
     for (int64_t i = 0; i < p.D * p.N; ++i) dlog[i] += r.dA[i] * A[i];
     add_all<R>(static_cast<R*>(way.dskip), r.dskip.data(), p.D, R(p.scale));
     add_all<R>(static_cast<R*>(way.ddt_bias), r.dbias.data(), p.D);
   }
   // Of the maps to step sizes, B and C; what they give u joins du.
-  void maps(const R* values, InnerRow<R>& r) {
-    const int64_t L = p.L, D = p.D, N = p.N, rank = p.rank;
+  void maps(int64_t n, const R* values, InnerRow<R>& r) {
+    const int64_t D = p.D, N = p.N, rank = p.rank;
     R* const dvalues = r.dvalues.data();
-    parallel((L + kInnerRows - 1) / kInnerRows, p.threads, [&](int64_t unit) {
-      const int64_t first = unit * kInnerRows, end = std::min(L, first + kInnerRows);
+    parallel((n + kInnerRows - 1) / kInnerRows, p.threads, [&](int64_t unit) {
+      const int64_t first = unit * kInnerRows, end = std::min(n, first + kInnerRows);
       for (int64_t o = 0; o < rank; o += kTileSide)
         for (int64_t t = first; t < end; t += kTileSide)
           project_tile<R>(&r.ddelta[t * D], std::min<int64_t>(kTileSide, end - t), &widening[o * D],
                           std::min<int64_t>(kTileSide, rank - o), D, dvalues + t * low + o, low);
       for (int64_t t = first; t < end; ++t)
-        for (int64_t n = 0; n < N; ++n) {
-          dvalues[t * low + rank + n] = r.dB[t * N + n];
-          dvalues[t * low + rank + N + n] = r.dC[t * N + n] * R(p.scale);
+        for (int64_t i = 0; i < N; ++i) {
+          dvalues[t * low + rank + i] = r.dB[t * N + i];
+          dvalues[t * low + rank + N + i] = r.dC[t * N + i] * R(p.scale);
         }
     });
     const auto add = [&](int64_t rows, int64_t K, const R* a, int64_t row_a, int64_t step_a,
                          const R* b, R* out) {
       add_products<R>(p.threads, rows, D, K, a, row_a, step_a, b, D, out, D);
     };
-    add(rank, L, values, 1, low, r.ddelta.data(), dwidening.data());
-    add(low, L, dvalues, 1, low, r.u.data(), static_cast<R*>(way.dx_proj));
-    add(L, low, dvalues, low, 1, static_cast<const R*>(way.x_proj), r.du.data());
+    add(rank, n, values, 1, low, r.ddelta.data(), dwidening.data());
+    add(low, n, dvalues, 1, low, r.u.data(), static_cast<R*>(way.dx_proj));
+    add(n, low, dvalues, low, 1, static_cast<const R*>(way.x_proj), r.du.data());
   }
-  // Of the convolution; what it gives x is added where `adds`.
-  void convolution(int64_t b, bool adds, InnerRow<R>& r) const {
-    CausalConv c{};
-    c.B = 1, c.L = p.L, c.D = p.D, c.W = p.W, c.silu = true;
-    c.compute = p.compute, c.threads = p.threads;
-    c.x = from_the_end(row(p.x, b)), c.dy = from_the_end(dense(r.du.data(), p.D));
-    c.dx = from_the_end(row(p.dx, b)), c.adds = adds;
-    c.weight = way.taps, c.bias = way.conv_bias;
-    c.slope = from_the_end(dense(r.slope.data(), p.D));
+  // Of the convolution. What it gives the positions before is kept until these are written.
+  void convolution(const Stretch& at, bool adds, InnerRow<R>& r) const {
+    CausalConv c = this->convolving(at.b, at.low_t, at.n);
+    const Strided dx = in_order(row(p.dx, at.b, at.low_t), at.n);
+    c.dx = dx, c.adds = adds;
+    c.dy = in_order(dense(r.du.data(), p.D), at.n);
+    c.slope = in_order(dense(r.slope.data(), p.D), at.n);
+    if (c.initial) c.dinitial = dense(r.dbefore.data(), p.D);
     c.dweight = r.dtaps.data(), c.dbias = r.dconv.data();
     causal_conv_backward_as<R>(c);
     add_all<R>(static_cast<R*>(way.dtaps), r.dtaps.data(), p.D * p.W);
     add_all<R>(static_cast<R*>(way.dconv_bias), r.dconv.data(), p.D);
+    if (!at.last)  // a stretch that is not the last is as long as the taps look back
+      for (int64_t i = 0; i + 1 < p.W; ++i)
+        add_all<R>(row_at<R>(dx, 0, at.n - (p.W - 1) + i, 0), &r.dpast[i * p.D], p.D);
+    r.dpast.swap(r.dbefore);
   }
   void end() const {
     for (int64_t d = 0; d < p.D; ++d)
@@ -164,18 +199,13 @@ template <class R> void mamba_inner_backward_as(const MambaInner& p) {
   std::vector<InnerWayBackward<R>> ways;
   ways.reserve(p.ways);
   for (int64_t k = 0; k < p.ways; ++k) ways.emplace_back(p, p.way[k]);
-  InnerRow<R> r(p);
+  const int64_t at_once = positions_at_once(p);
+  InnerRow<R> r(p, std::min(at_once, p.L));
   for (int64_t b = 0; b < p.B; ++b) {
     each_gate<R>(p, b, [&](int64_t at, Vec<R> z, Vec<R> dy, R*, int some) {
       store_lanes(&r.gated[at], dy * z * sigmoid<R>(z), some);
     });
-    for (int64_t k = 0; k < p.ways; ++k) {
-      const R* const values = ways[k].values_of(b, nullptr);
-      ways[k].convolve(b, r.u.data(), r.slope.data());
-      ways[k].scan(b, values, k > 0, r);
-      ways[k].maps(values, r);
-      ways[k].convolution(b, k > 0, r);
-    }
+    for (int64_t k = 0; k < p.ways; ++k) ways[k].backward(b, at_once, k > 0, r);
     each_gate<R>(p, b, [&](int64_t at, Vec<R> z, Vec<R> dy, R* dz, int some) {
       const Vec<R> gate = sigmoid<R>(z), total = load_lanes(&r.total[at], some);
       store_lanes(dz, dy * gate * (R(1) + z * (R(1) - gate)) * total, some);
