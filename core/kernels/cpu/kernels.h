@@ -67,8 +67,8 @@ struct CausalConv {
   Strided x, initial, y;
   const void *weight, *bias;                // (D, W), (D,)
   const uint8_t* resets;
-  // of y by the sum under its activation, channels dense and of the compute type, or absent: written
-  // by the forward pass, and taken by the backward pass instead of being computed again
+  // Of y by the sum under its activation, channels dense and of the compute type, or absent: filled
+  // by the forward pass, and taken by the backward pass instead of being computed again.
   Tensor3 slope;
   // backward
   Strided dy, dx, dinitial;

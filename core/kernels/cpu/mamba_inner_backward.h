@@ -66,17 +66,17 @@ template <class R> inline void add_all(R* to, const R* from, int64_t n, R factor
 // chunks, as the states of those were kept; of the channels alone, so that nothing else changes a
 // sum's order.
 inline int64_t positions_at_once(const MambaInner& p) {
-  const int64_t least = std::max<int64_t>(49152 / p.D, p.W - 1);
+  const int64_t least = std::max<int64_t>(98304 / p.D, p.W - 1);
   return std::max<int64_t>(1, (least + kChunk - 1) / kChunk) * kChunk;
 }
 
 // Working memory: of one row of the batch, and of a stretch of it and one way.
 template <class R> struct InnerRow {
-  Buffer<R> gated, total;                     // (L, D)
-  Buffer<R> u, slope, du, ddelta;             // (n, D)
-  Buffer<R> dvalues, dB, dC;                  // (n, rank + 2N), (n, N)
-  Buffer<R> dstate, dbefore, dpast;           // (D, N): goes on; (W - 1, D): new, and of later steps
-  Buffer<R> dA, dskip, dbias, dtaps, dconv;   // of this stretch alone
+  Room<R> gated, total;                     // (L, D)
+  Room<R> u, slope, du, ddelta;             // (n, D)
+  Room<R> dvalues, dB, dC;                  // (n, rank + 2N), (n, N)
+  Room<R> dstate, dbefore, dpast;           // (D, N): goes on; (W - 1, D): new, and of later steps
+  Room<R> dA, dskip, dbias, dtaps, dconv;   // of this stretch alone
   InnerRow(const MambaInner& p, int64_t n)
       : gated(p.L * p.D), total(p.L * p.D), u(n * p.D), slope(n * p.D), du(n * p.D),
         ddelta(n * p.D), dvalues(n * (p.rank + 2 * p.N)), dB(n * p.N), dC(n * p.N),

@@ -147,8 +147,9 @@ template <class R> struct Tile {
       Vec<R> d = load(dt + t * W) + bias;
       const Vec<R> ut = load(u + t * W);
       if (p.softplus) {
-        if (backward) store(slope + t * W, sigmoid<R>(d));
-        d = softplus<R>(d);
+        Vec<R> rise;
+        d = softplus<R>(d, backward ? &rise : nullptr);
+        if (backward) store(slope + t * W, rise);
       } else if (backward) {
         store(slope + t * W, splat(R(1)));
       }

@@ -224,7 +224,8 @@ template <class R> struct BackwardUnit {
              R* dA, R* dskip, R* dbias, R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0), N2 = unit.N2;
     for (int k = 0; k < NT; ++k) {
-      const R* soon = i + k + NT < unit.count ? unit.state_slot(c, i + k + NT) : next_states;
+      const R* soon = next_states ? next_states + k * W : nullptr;
+      if (i + k + NT < unit.count) soon = unit.state_slot(c, i + k + NT);
       if (soon)
         for (int64_t n = 0; n < N2; ++n) __builtin_prefetch(soon + n * p.G * unit.padded, 0, 2);
       start_tile(scratch.tiles[k], scratch.gradients[k], i + k, t0, T);
@@ -305,7 +306,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
   const int64_t tiles = k.per_block, rows = std::min(kSpan, chunks * kChunk) * N2;
   Buffer<R> g(units * tiles * per, R(0)), dA(units * tiles * per, R(0));
   Buffer<R> dskip(units * tiles * W, R(0)), dbias(units * tiles * W, R(0));
-  Buffer<R> partB(units * rows), partC(units * rows);
+  Room<R> partB(units * rows), partC(units * rows);
   if (p.dfinal)
     for (int64_t index = 0; index < units; ++index) {
       Unit<R> unit(p, k, index);

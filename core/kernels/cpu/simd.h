@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <utility>
 #include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -54,6 +55,21 @@ template <class T> struct LineAllocator {
   template <class U> bool operator!=(const LineAllocator<U>&) const { return false; }
 };
 template <class T> using Buffer = std::vector<T, LineAllocator<T>>;
+// The same for what is written before it is read: nothing fills it with zeros.
+template <class T> class Room {
+ public:
+  explicit Room(size_t n) : at_(n ? LineAllocator<T>().allocate(n) : nullptr) {}
+  Room(const Room&) = delete;
+  ~Room() {
+    if (at_) LineAllocator<T>().deallocate(at_, 0);
+  }
+  T* data() { return at_; }
+  T& operator[](size_t i) { return at_[i]; }
+  void swap(Room& other) { std::swap(at_, other.at_); }
+
+ private:
+  T* at_;
+};
 
 template <class R> inline Vec<R> load(const R* p) {
   Vec<R> v;
@@ -189,10 +205,11 @@ template <class R> inline Vec<R> tanh(Vec<R> x) {
 }
 
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); log1p(y) = 2 atanh(y / (2 + y)) keeps tiny y
-// exact.
-template <class R> inline Vec<R> softplus(Vec<R> x) {
+// exact. `slope`, if it is there, becomes sigmoid(x).
+template <class R> inline Vec<R> softplus(Vec<R> x, Vec<R>* slope = nullptr) {
   Vec<R> ax = x < Vec<R>{} ? x : -x;
   Vec<R> y = vexp<R>(ax);
+  if (slope) *slope = (x < Vec<R>{} ? y : splat(R(1))) / (R(1) + y);
   Vec<R> s = y / (R(2) + y), s2 = s * s;
   constexpr int K = sizeof(R) == 4 ? 7 : 17;
   Vec<R> p = splat<R>(R(1) / (2 * K + 1));
