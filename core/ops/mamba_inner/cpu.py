@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
@@ -126,6 +126,24 @@ def _forward(
     return y
 
 
+def _made_of(ways: tuple[Way, ...], weights: Sequence[Tensor]) -> tuple[Way, ...]:
+    """Returns the directions with the weights of the call, which a module may have lost since, as
+    after ``torch.func.functional_call``."""
+
+    def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        layer = nn.Linear(1, 1, device="meta")
+        del layer.weight, layer.bias  # parameters; what takes their place may have a history
+        layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+        return layer
+
+    found = []
+    for i, way in enumerate(ways):
+        taps, conv_bias, low, wide, bias, log, skip = weights[_EACH * i : _EACH * (i + 1)]
+        maps = linear(low, None), linear(wide, bias)
+        found.append(Way(taps, conv_bias, *maps, log, skip, way.reverse))
+    return tuple(found)
+
+
 class _Learnt(torch.autograd.Function):
     """The call with its gradients; second derivatives are taken of its operators."""
 
@@ -158,7 +176,7 @@ class _Learnt(torch.autograd.Function):
         call = Arguments(xz, ctx.ways, ctx.scale)
         if torch.is_grad_enabled():
             wanted = [one for one, wants in zip((xz, *weights), needed) if wants]
-            y = composed.run(call, "auto")
+            y = composed.run(call._replace(ways=_made_of(ctx.ways, weights)), "auto")
             found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
             return (None, None, None, *(next(found) if wants else None for wants in needed))
         dy = dy if dy.dtype == xz.dtype and dy.stride(2) == 1 else dy.to(xz.dtype).contiguous()

@@ -197,6 +197,21 @@ def test_second_derivatives_are_those_of_the_definition() -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+def test_second_derivatives_are_of_the_weights_of_the_call() -> None:
+    """A module may have others by then, as after torch.func.functional_call."""
+    xz, ways, _ = learnt(*layer(length=5, width=3, states=2, rank=1))
+    found = []
+    for late in (False, True):
+        y = mamba_inner(xz, ways)
+        kept = ways[0].x_proj.weight
+        if late:
+            ways[0].x_proj.weight = nn.Parameter(torch.zeros_like(kept))
+        (first,) = torch.autograd.grad(y.square().sum(), xz, create_graph=True)
+        ways[0].x_proj.weight = kept
+        found.append(torch.autograd.grad(first.square().sum(), xz)[0])
+    assert torch.equal(*found)
+
+
 def test_transforms_and_the_compiler_take_its_operators() -> None:
     xz, ways = layer()
     xz, ways, _ = learnt(xz, ways)
