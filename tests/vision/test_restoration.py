@@ -119,7 +119,7 @@ def test_files_keep_their_depth_and_tiffs_are_restored_by_bands(
         assert main([*predict, "a.png", f"--out={out}"]) == 2
         assert text in capsys.readouterr().err
     assert main([*predict, "a.png", "--out=c.png", "--flip"]) == 2
-    assert "gives images" in capsys.readouterr().err
+    assert "is a Restoration" in capsys.readouterr().err
     Path("in").mkdir()
     Path("in/bad.png").write_bytes(b"no")
     Image.fromarray(image).save("in/a.png")
