@@ -294,7 +294,7 @@ def test_headers_are_parsed() -> None:
 
 def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
     file = written(tmp_path / "x", bytes(range(100)))
-    with Window(file.open("rb"), Part(10, 20), b"ab") as window:
+    with Window(file.open("rb"), Part(10, 20, b"ab")) as window:
         assert window.read() == b"ab" + bytes(range(10, 20))
         assert window.seek(-3, os.SEEK_END) == 9 and window.read(99) == bytes([17, 18, 19])
         window.seek(1)
