@@ -287,8 +287,7 @@ def take_mirrored(task: BaseTask, mirrored: str | None, path: str | Path) -> Non
         return
     if not isinstance(task, ImageClassifier):
         raise ConfigError(
-            f"--model.mirrored, --flip: is for classes, and {path} is a "
-            f"{type(task).__name__}"
+            f"--model.mirrored, --flip: is for classes, and {path} is a {type(task).__name__}"
         )
     task.mirrored = mirrored == "true"
 
