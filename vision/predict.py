@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -223,11 +223,19 @@ def run(argv: Sequence[str]) -> int:
     add_mirrored(parser, "--flip")
     text = "classes: divides the logits (1; `longseq vision report` finds it)"
     parser.add_argument("--temperature", type=float, help=text)
+    text = "of stacks and animations: its number from 0 (as in training)"
+    parser.add_argument("--page", type=int, help=text)
     parser.add_argument("--tile", type=int, help="masks, images: side of a tile")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
+    if args.page is not None and isinstance(task, (ImageClassifier, Segmentation, Restoration)):
+        if args.page < 0:
+            raise ConfigError(f"--page must be at least 0, got {args.page}")
+        how = dict(task.preprocess)
+        reading = replace(Reading.of(how), page=args.page)
+        task.preprocess = {**how, "reading": reading.facts()}
     if isinstance(task, (Segmentation, Restoration)):
         gives = "masks" if isinstance(task, Segmentation) else "images"
         take_mirrored(task, args.mirrored, args.ckpt_path)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
@@ -139,6 +140,22 @@ def test_the_command_line(
     texts = [Path(f"{name}.csv").read_text() for name in "fmnp"]
     assert texts[0] == texts[1] != texts[2] == texts[3]
     assert main([*base, "p.parquet"]) == 0 and len(pd.read_parquet("p.parquet")) == 9
+    Path("stacks").mkdir()
+    frames = [Image.open(folder / f"{name}/01.png") for name in ("bright", "stripes")]
+    frames[0].save("stacks/a.tif", save_all=True, append_images=frames[1:])
+    frames[0].save("stacks/a.gif", save_all=True, append_images=frames[1:])
+    stacks = ["vision", "predict", "stacks", *base[3:], "s.csv"]
+    assert main(stacks) == 2
+    assert "predict --page (0 is the first)" in capsys.readouterr().err
+    for page in range(2):
+        assert main([*stacks, "--page", str(page)]) == 0
+        names = ["bright", "stripes"][page]
+        first = pd.read_csv("p.csv").set_index("file").loc[f"{names}/01.png", "p_dark"]
+        found = pd.read_csv("s.csv").set_index("file")["p_dark"]
+        assert found["a.tif"] == pytest.approx(first, abs=1e-5)
+    assert main([*stacks, "--page", "-1"]) == 2
+    assert "--page must be at least 0" in capsys.readouterr().err
+    assert main([*stacks, "--page", "2"]) == 2
     one, idx = folder / "bright/00.png", make_idx(5, 2) / "train-images-idx3-ubyte"
     for source, count in ((one, 1), (idx, 5)):
         assert main(["vision", "predict", str(source), *base[3:], "q.csv"]) == 0

@@ -152,8 +152,8 @@ def pick_page(count: int, reading: Reading, where: Where, what: str = "pages") -
         if count > 1:
             raise where.error(
                 f"is a stack of {count} {what}",
-                f"choose one with data.page (0 is the first), or set data.page to channels and "
-                f"data.channels to {count}",
+                "choose one with data.page, or predict --page (0 is the first), or set data.page "
+                f"to channels and data.channels to {count}",
             )
         return [0]
     if not 0 <= int(reading.page) < count:

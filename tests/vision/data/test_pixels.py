@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.vision.data.images import decode, read_file
+from longseq.vision.data.images import decode, is_image, read_file
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading, Where, learn_ranges, oriented
 from longseq.vision.data.tiff import open_bands
@@ -392,3 +394,54 @@ def test_a_tiff_whose_images_form_a_ring_is_refused(big: bool, tmp_path) -> None
         read(bytes(content), page=0)
     with open_bands(tmp_path / "ring.tif", Reading(1), Where("ring.tif")) as found:
         assert found is None
+
+
+def heif_header(*brands: bytes) -> bytes:
+    return (8 + 4 + 4 * len(brands)).to_bytes(4, "big") + b"ftyp" + b"".join(brands) + bytes(64)
+
+
+def test_heic_wants_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # type: ignore[arg-type]
+    content = heif_header(b"heic", bytes(4), b"mif1", b"heic")
+    with pytest.raises(DataError, match=r"HEIC photograph.*pip install pillow-heif"):
+        read(content, 3)
+    assert is_image("IMG_0001.HEIC") and is_image("a.heif")
+    avif = heif_header(b"mif1", bytes(4), b"mif1", b"avif")
+    with pytest.raises(DataError, match=r"not an image|truncated or damaged"):
+        read(avif, 3)
+
+
+def test_heic_is_read_by_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def register() -> None:
+        made.append("registered")
+        Image.register_open(
+            "HEIF", lambda file, name: opened(file), lambda head: head[4:8] == b"ftyp"
+        )
+
+    def opened(file) -> Image.Image:
+        file.seek(40)
+        image = Image.open(io.BytesIO(file.read()))
+        image.format = "HEIF"
+        return image
+
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    module = types.SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)  # type: ignore[arg-type]
+    content = heif_header(b"heic", bytes(4))[:16].ljust(40, b"\0") + pillow(COLOUR)
+    found, _ = read_file(content, Reading(3), Where("a.heic"))
+    assert made == ["registered"] and np.array_equal(found, COLOUR)
+
+
+def test_a_real_heic_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    heif.register_heif_opener()
+    large = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(np.rot90(large).copy()).save(stream, "HEIF", quality=-1, exif=exif.tobytes())
+    found, _ = read_file(stream.getvalue(), Reading(3), Where("a.heic"))
+    assert found.shape == large.shape and np.abs(found.astype(int) - large).mean() < 20
