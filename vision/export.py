@@ -232,8 +232,11 @@ def export_task(
     own = how["img_size"] if isinstance(task, ImageClassifier) else how["tile"]
     side = check_positive("size", int(size or own))
     model = task.best if isinstance(task, ImageClassifier) else task.model
-    seen = isinstance(task, Segmentation)
-    kind = {"values": task.values} if seen else {"mirrored": task.mirrored}
+    kind: dict[str, Any]
+    if isinstance(task, Segmentation):
+        kind = {"values": task.values}
+    else:
+        kind = {"mirrored": task.mirrored}
     facts = {"classes": task.classes, "preprocess": how, **kind}
     shape = (int(task.in_chans), side, side)
     return shape, export(WithPixels(model, how["mean"], how["std"]), path, shape, facts, int8)

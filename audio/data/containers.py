@@ -7,7 +7,7 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from longseq.audio.data.flac import right_head
 from longseq.audio.data.ogg import read_links
@@ -328,7 +328,9 @@ def _behind(data: mmap.mmap, at: int, kind: str) -> str:
             if data[at + 4 : at + 8] == b"ftyp" and at > begun:
                 return "another M4A/AAC behind its end that is not read"
         return ""
-    order = "little" if data[at : at + 4] in (b"RIFF", b"RF64") else "big"
+    order: Literal["little", "big"] = "big"
+    if data[at : at + 4] in (b"RIFF", b"RF64"):
+        order = "little"
     end = at + 8 + int.from_bytes(data[at + 4 : at + 8], order)
     if not 0 < end - at - 8 < 0xFFFFFFFF or end >= len(data):
         return ""

@@ -81,7 +81,8 @@ def counted_samples(data: mmap.mmap, start: int, end: int) -> int:
     tail = min(max(3 * largest, _LEAST_TAIL), _MOST_TAIL) if largest else _MOST_TAIL >> 2
     look = max(first, end - tail)
     content = bytes(data[look:end])
-    found, before = 0, None
+    found = 0
+    before: _Frame | None = None
     for place in _SYNC.finditer(content):
         frame = _frame(content[place.start() : place.start() + 20])
         if frame is None:
