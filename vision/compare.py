@@ -30,7 +30,7 @@ from longseq.vision.denoisers import RestorationComparison
 from longseq.vision.models.registry import PLAIN
 from longseq.vision.multi_label_compare import MultiLabelComparison
 from longseq.vision.restoration import Restoration
-from longseq.vision.task import ImageClassifier
+from longseq.vision.task import ImageClassifier, add_mirrored, take_mirrored
 
 # What decides which images are the test's: it must agree between models that are compared.
 _SPLIT = ("source", "valid_fraction", "test_fraction", "seed", "root")
@@ -108,6 +108,8 @@ class ImageComparison(Comparison):
         device: cpu or cuda.
         cpu_minutes: that every training has; None for the steps of its configuration.
         validations: during them; None for none.
+        mirrored: "true" or "false", of all models; None for what checkpoints and configurations
+            say.
     """
 
     baselines = BASELINES
@@ -134,9 +136,11 @@ class ImageComparison(Comparison):
         device: str = "cpu",
         cpu_minutes: float | None = None,
         validations: int | None = None,
+        mirrored: str | None = None,
     ) -> None:
         self.changes, self.limit, self.device = dict(changes or {}), limit, device
         self.cpu_minutes, self.validations = cpu_minutes, validations
+        self.mirrored = mirrored
         self._cost: dict[str, float] = {}
         self.data: ImageData | None = None
         self._first = Path()
@@ -149,6 +153,7 @@ class ImageComparison(Comparison):
         )
         parser.add_argument("--max_rows", type=int, help="training images for the regression (all)")
         add_device(parser)
+        add_mirrored(parser)
         text = "train each for so many CPU minutes, a table each (1,5), not by steps"
         parser.add_argument("--cpu_minutes", help=text)
 
@@ -157,7 +162,7 @@ class ImageComparison(Comparison):
         changes = {"source": args.data} if args.data else {}
         for minutes in [None] if args.cpu_minutes is None else _minutes(args.cpu_minutes):
             validations = None if args.curves is None else POINTS
-            yield cls(changes, args.max_rows, args.device, minutes, validations)
+            yield cls(changes, args.max_rows, args.device, minutes, validations, args.mirrored)
 
     at_test = ("most_frequent_class",)
 
@@ -240,6 +245,7 @@ class ImageComparison(Comparison):
         assert isinstance(task, ImageClassifier)
         if not task.one_class:
             raise ConfigError(f"{path}: gives any number of labels; vision test compares it")
+        take_mirrored(task, self.mirrored, path)
         data.take(task.preprocess)
         if task.classes != data.classes:
             raise DataError(f"was trained on other classes than those of {data.source}", path=path)
@@ -265,10 +271,12 @@ class ImageComparison(Comparison):
 
     def values(self, config: Path, seed: int) -> Values:
         """Of the data only the source: its seed decides which images are the test's."""
+        model = {} if self.mirrored is None else {"model": {"mirrored": self.mirrored == "true"}}
         if self.cpu_minutes is None:
-            return {"data": self.changes}
+            return {"data": self.changes, **model}
         alone = {**self.changes, "num_workers": 0}  # what workers do is no part of the budget
-        return {"data": alone, "trainer": budget_values(self.cpu_minutes, self.validations)}
+        trainer = budget_values(self.cpu_minutes, self.validations)
+        return {"data": alone, "trainer": trainer, **model}
 
     def tie(self, row: Row, rival: Row) -> float:
         return tie_width(max(row.value, rival.value), self.images)

@@ -24,7 +24,7 @@ from longseq.core.files import atomic_path, check_writable
 from longseq.core.ops.portable import portable
 from longseq.core.training.task import BaseTask
 from longseq.vision.segmentation import Segmentation
-from longseq.vision.task import ImageClassifier, load_classifier
+from longseq.vision.task import ImageClassifier, add_mirrored, load_classifier, take_mirrored
 
 SUFFIXES = (".onnx", ".pt2")
 TOLERANCE = 1e-4
@@ -232,7 +232,11 @@ def export_task(
     own = how["img_size"] if isinstance(task, ImageClassifier) else how["tile"]
     side = check_positive("size", int(size or own))
     model = task.best if isinstance(task, ImageClassifier) else task.model
-    kind = {"values": task.values} if isinstance(task, Segmentation) else {}
+    kind: dict[str, Any]
+    if isinstance(task, Segmentation):
+        kind = {"values": task.values}
+    else:
+        kind = {"mirrored": task.mirrored}
     facts = {"classes": task.classes, "preprocess": how, **kind}
     shape = (int(task.in_chans), side, side)
     return shape, export(WithPixels(model, how["mean"], how["std"]), path, shape, facts, int8)
@@ -249,9 +253,11 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--out", required=True, help=".onnx, or .pt2 (torch.export.load)")
     parser.add_argument("--size", type=int, help="side of the images (that of the training)")
+    add_mirrored(parser)
     parser.add_argument("--int8", action="store_true", help="linear maps in 8 bits (ONNX)")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
+    take_mirrored(task, args.mirrored, args.ckpt_path)
     shape, difference = export_task(task, args.out, args.size, args.int8)
     size = Path(args.out).stat().st_size / 1e6
     print(f"{args.out}: {size:.1f} MB; images (batch, {', '.join(map(str, shape))}) from 0 to 1")

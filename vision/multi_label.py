@@ -53,6 +53,7 @@ class MultiLabelClassifier(ImageClassifier):
         freeze: likewise.
         layer_decay: likewise.
         recompute: likewise.
+        mirrored: likewise.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from longseq.vision.restoration import Restoration
 from longseq.vision.restore import run_restoration
 from longseq.vision.segment import run_segmentation
 from longseq.vision.segmentation import Segmentation
-from longseq.vision.task import ImageClassifier, load_classifier
+from longseq.vision.task import ImageClassifier, add_mirrored, load_classifier, take_mirrored
 
 _ELSEWHERE = dict.fromkeys(
     ("VideoClassifier", "PointClassifier"), "longseq vision score tests it, predict is for images"
@@ -86,17 +86,15 @@ def classify(
     images: ImageSet,
     batch_size: int = 64,
     device: str = "cpu",
-    flip: bool = False,
     temperature: float = 1.0,
 ) -> Iterator[Prediction]:
     """Yields the prediction for every image, in order; one that cannot be read says why.
 
     Args:
-        task: in evaluation mode.
+        task: in evaluation mode; ``task.mirrored`` says whether mirror images count too.
         images: what to classify.
         batch_size: images at once; the result does not depend on it.
         device: cpu or cuda.
-        flip: whether to take the mean of the probabilities of every image and its mirror image.
         temperature: that logits are divided by, see ``calibration``.
     """
     check_positive("batch_size", batch_size)
@@ -116,10 +114,7 @@ def classify(
         if tensors:
             batch = torch.stack(tensors).to(device)
             with torch.inference_mode():
-                chances = task.probabilities(model(batch))
-                if flip:
-                    chances = (chances + task.probabilities(model(batch.flip(3)))) / 2
-            found = chances.cpu().numpy()
+                found = task.probabilities(model(batch)).cpu().numpy()
             rows = iter((tempered(found, temperature) if task.one_class else found).tolist())
         for index in indices:
             why = errors.get(index, "")
@@ -225,20 +220,27 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--model", help="of published weights: one of longseq vision models")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once (64)")
     add_device(parser)
-    text = "classes: mean of each image's probabilities and its mirror image's"
-    parser.add_argument("--flip", action="store_true", help=text)
+    add_mirrored(parser, "--flip")
     text = "classes: divides the logits (1; `longseq vision report` finds it)"
     parser.add_argument("--temperature", type=float, help=text)
+    text = "of stacks and animations: its number from 0 (as in training)"
+    parser.add_argument("--page", type=int, help=text)
     parser.add_argument("--tile", type=int, help="masks, images: side of a tile")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
     task = load_classifier(args.ckpt_path, args.model)
+    if args.page is not None and isinstance(task, (ImageClassifier, Segmentation, Restoration)):
+        if args.page < 0:
+            raise ConfigError(f"--page must be at least 0, got {args.page}")
+        how = dict(task.preprocess)
+        reading = replace(Reading.of(how), page=args.page)
+        task.preprocess = {**how, "reading": reading.facts()}
     if isinstance(task, (Segmentation, Restoration)):
         gives = "masks" if isinstance(task, Segmentation) else "images"
-        for name, given in (("flip", args.flip), ("temperature", args.temperature is not None)):
-            if given:
-                raise ConfigError(f"--{name}: is for classes, and {args.ckpt_path} gives {gives}")
+        take_mirrored(task, args.mirrored, args.ckpt_path)
+        if args.temperature is not None:
+            raise ConfigError(f"--temperature: is for classes, and {args.ckpt_path} gives {gives}")
         task.to(args.device)
         if isinstance(task, Restoration):
             return run_restoration(task, args.images, args.out, args.tile, args.overlap)
@@ -253,12 +255,13 @@ def run(argv: Sequence[str]) -> int:
             f"{args.ckpt_path}: is a {kind}, an ImageClassifier, a Segmentation or a Restoration "
             f"is needed{f': {hint}' if hint else ''}"
         )
+    take_mirrored(task, args.mirrored, args.ckpt_path)
     check_table(args.out)
     if not task.one_class and args.temperature is not None:
         raise ConfigError("--temperature: is for one class per image")
     images = open_images(args.images, Reading.of(task.preprocess))
     heat = 1.0 if args.temperature is None else args.temperature
-    found = list(classify(task, images, args.batch_size, args.device, args.flip, heat))
+    found = list(classify(task, images, args.batch_size, args.device, heat))
     say_errors([item.error for item in found], args.images)
     bad = [item for item in found if item.error]
     write = write_predictions if task.one_class else write_labels

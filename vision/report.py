@@ -26,7 +26,7 @@ from longseq.vision.data.parts import Part
 from longseq.vision.occlusion import draw_occlusion, occlusion_map
 from longseq.vision.plots import picture, plot_predictions
 from longseq.vision.predict import Prediction
-from longseq.vision.task import ImageClassifier
+from longseq.vision.task import ImageClassifier, add_mirrored, take_mirrored
 
 _NAMED = 40
 """Confusion matrices of more classes are drawn without names and numbers."""
@@ -196,12 +196,14 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--part", default="test", choices=("train", "valid", "test"))
     text = "images of occlusion.png, the surest errors first (0: none)"
     parser.add_argument("--occlusion", type=int, default=0, help=text)
+    add_mirrored(parser)
     args = parser.parse_args(argv)
     if args.occlusion < 0:
         raise ConfigError(f"--occlusion must be at least 0, got {args.occlusion}")
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier) or not task.one_class:
         raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, no ImageClassifier")
+    take_mirrored(task, args.mirrored, args.ckpt_path)
     changes = {"source": args.data} if args.data else {}
     data = load_data(args.ckpt_path, ImageData, **changes)
     data.take(task.preprocess)

@@ -170,7 +170,8 @@ def _dtype(images: ImageSet, index: int) -> np.dtype:
     if isinstance(images, FileImages) and images.root.is_dir():
         found = stored_dtype(images.root / images.names[index])
         ranges = images.reading.ranges
-        if found is not None and ranges.get("float") not in (None, ranges.get(key_of(found))):
+        own = None if found is None else ranges.get(key_of(found))
+        if not images.reading.whole and ranges.get("float") not in (None, own):
             found = None  # with no-data values it is read as floats, in their range
     found = images.stored(index)[0].dtype if found is None else found
     return np.dtype(np.float32) if found.kind == "f" else found

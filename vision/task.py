@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ from longseq.vision.recompute import recompute_blocks
 class Mirrored(nn.Module):
     """The mean of a model's logits over images (B, C, H, W) and their mirror images.
 
+    Not that of the probabilities: on CIFAR images that were kept back the logits' had the lower
+    cross-entropy, and it is one sum for classes and for labels, which an exported file can hold.
+
     Args:
         model: that gives logits (B, K).
     """
@@ -39,6 +43,9 @@ class Mirrored(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
+        if torch.compiler.is_exporting():
+            # The file holds the model's operations once, and its weights as 8-bit numbers too.
+            return self.model(torch.cat((x, x.flip(3)))).unflatten(0, (2, -1)).mean(0)
         return (self.model(x) + self.model(x.flip(3))) / 2
 
 
@@ -61,12 +68,14 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        mirrored: evaluate mirror images too.
+        mirrored: evaluate the mean of the logits over each image and its mirror image; changes no
+            training.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
     unit = "images"
     copies = ("ema",)
+    evaluation_only = ("mirrored",)
     one_class: ClassVar[bool] = True
     """Whether an image is of one class; otherwise each class has a probability of its own."""
 
@@ -237,6 +246,50 @@ class ImageClassifier(BaseTask):
             for averaged, current in pairs:
                 if not averaged.is_floating_point():
                     averaged.copy_(current)  # what batch norms count
+
+
+def add_mirrored(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds ``--model.mirrored``, spelled as for ``fit`` and ``test``.
+
+    Args:
+        parser: of a command that evaluates classifiers.
+        *names: older names of ``--model.mirrored true``.
+    """
+    parser.add_argument(
+        "--model.mirrored",
+        dest="mirrored",
+        choices=("true", "false"),
+        help="classes: mean of the logits over each image and its mirror image (as the checkpoint "
+        "says)",
+    )
+    for name in names:
+        parser.add_argument(
+            name,
+            dest="mirrored",
+            action="store_const",
+            const="true",
+            help="the same as --model.mirrored true",
+        )
+
+
+def take_mirrored(task: BaseTask, mirrored: str | None, path: str | Path) -> None:
+    """Makes a task evaluate mirror images too, or not, where that was asked for.
+
+    Args:
+        task: of any kind.
+        mirrored: "true", "false", or None for what the checkpoint says.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ConfigError: if it was asked for and the task gives no classes of images.
+    """
+    if mirrored is None:
+        return
+    if not isinstance(task, ImageClassifier):
+        raise ConfigError(
+            f"--model.mirrored, --flip: is for classes, and {path} is a {type(task).__name__}"
+        )
+    task.mirrored = mirrored == "true"
 
 
 def load_classifier(path: str | Path, model: str | None = None) -> BaseTask:

@@ -7,9 +7,11 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+from longseq.audio.data.flac import right_head
 from longseq.audio.data.ogg import read_links
+from longseq.audio.data.riff import read_wave
 
 # Magic bytes at the start of a container → its kind.
 _MAGIC = (
@@ -31,6 +33,7 @@ _MAGIC = (
 FOREIGN = ("M4A/AAC", "AAC", "WMA", "Matroska", "APE", "WavPack", "Musepack")
 _STEP = 1 << 24  # bytes of a file that are looked at before their memory is given back
 _JUNK = 1 << 20  # bytes before the audio that are looked through
+_TAG = 1 << 16  # bytes behind a file's end that may be a tag
 _BIT_RATES = {
     # kbit/s of layer 3 by index: MPEG 1, and MPEG 2 and 2.5
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -47,10 +50,13 @@ class Part:
     Args:
         start: its first byte.
         end: the byte after its last.
+        prefix: bytes to be read before it: the count of frames that an MP3 lacks, or a header
+            that counts right.
     """
 
     start: int
     end: int
+    prefix: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,12 @@ class Layout:
         kind: container, for example "FLAC"; None if the bytes announce no audio.
         parts: the streams in order; more than one where files were joined end to end.
         counted: whether the header's number of samples is a fact and not a guess.
-        prefix: bytes to be read before the first part: the count of frames that an MP3 lacks.
         notes: what is odd, in words.
     """
 
     kind: str | None
     parts: tuple[Part, ...]
     counted: bool = True
-    prefix: bytes = b""
     notes: tuple[str, ...] = ()
 
 
@@ -77,13 +81,12 @@ class Window(io.RawIOBase):
 
     Args:
         file: open for reading; closed with the view.
-        part: the bytes that are seen.
-        prefix: bytes that are seen before them.
+        part: the bytes that are seen, its prefix first.
     """
 
-    def __init__(self, file: BinaryIO, part: Part, prefix: bytes = b"") -> None:
+    def __init__(self, file: BinaryIO, part: Part) -> None:
         super().__init__()
-        self._file, self._part, self._prefix, self._at = file, part, prefix, 0
+        self._file, self._part, self._prefix, self._at = file, part, part.prefix, 0
 
     def readable(self) -> bool:
         return True
@@ -166,7 +169,7 @@ def _is_mp3_at(data: bytes | mmap.mmap, at: int, frames: int = 3) -> bool:
 def _kind_at(data: bytes | mmap.mmap, at: int = 0) -> str | None:
     """Returns the kind of container whose magic bytes stand at a place."""
     head = bytes(data[at : at + 20])
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "WAV"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
@@ -231,16 +234,24 @@ def _ogg_parts(data: mmap.mmap, start: int) -> tuple[list[Part], str]:
     return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])], lost
 
 
-def _flac_parts(data: mmap.mmap, start: int) -> list[Part]:
-    """Returns the streams of FLAC files that were joined end to end."""
+def _flac_parts(data: mmap.mmap, start: int) -> tuple[list[Part], list[str]]:
+    """Returns the streams of FLAC files that were joined end to end, and what is odd about them.
+
+    Decoders stop after as many samples as the header counts.
+    """
     starts = [start]
     # The marker, and a STREAMINFO block of 34 bytes that is or is not the last: audio does not
     # hold these 8 bytes.
     for magic in (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"):
         starts += _find_all(data, magic, start + 8)
     starts.sort()
+    parts, notes = [], []
     # An ID3 tag between two of them belongs to the second.
-    return [Part(a, b) for a, b in zip(starts, [*starts[1:], len(data)])]
+    for begin, end in zip(starts, [*starts[1:], len(data)]):
+        prefix, note = right_head(data, begin, end)
+        parts.append(Part(begin + len(prefix), end, prefix))
+        notes += [note] if note else []
+    return parts, notes
 
 
 def _mp3_parts(data: mmap.mmap, start: int, at: int) -> list[Part]:
@@ -304,7 +315,7 @@ def _count_frames(data: mmap.mmap, at: int) -> bytes:
 
 
 def _behind(data: mmap.mmap, at: int, kind: str) -> str:
-    """Returns the kind of a file that follows one which names its length; empty if none does."""
+    """Returns what follows a file that names its length, in words; empty if nothing does."""
     if kind == "M4A/AAC":
         size, begun = 0, at
         # Boxes follow each other; a second file begins with a box of its kind.
@@ -315,12 +326,19 @@ def _behind(data: mmap.mmap, at: int, kind: str) -> str:
                 return ""
             at += size
             if data[at + 4 : at + 8] == b"ftyp" and at > begun:
-                return "another M4A/AAC"
+                return "another M4A/AAC behind its end that is not read"
         return ""
-    order = "little" if kind == "WAV" else "big"
+    order: Literal["little", "big"] = "big"
+    if data[at : at + 4] in (b"RIFF", b"RF64"):
+        order = "little"
     end = at + 8 + int.from_bytes(data[at + 4 : at + 8], order)
-    found = _kind_at(data, end) if 0 < end - at - 8 < 0xFFFFFFFF and end < len(data) else None
-    return f"another {found}" if found else ""
+    if not 0 < end - at - 8 < 0xFFFFFFFF or end >= len(data):
+        return ""
+    if found := _kind_at(data, end):
+        return f"another {found} behind its end that is not read"
+    # Less than this is a tag.
+    much = len(data) - end > _TAG and data[end : end + 3] != b"ID3" and any(data[end : end + _TAG])
+    return f"{len(data) - end} bytes behind its end that are not read" if much else ""
 
 
 def read_layout(path: str | Path) -> Layout:
@@ -337,7 +355,7 @@ def read_layout(path: str | Path) -> Layout:
 
 
 def _layout(data: mmap.mmap) -> Layout:
-    at, notes, prefix = 0, [], b""
+    at, notes = 0, []
     while size := id3_size(data[at : at + 10]):
         at += size
     tagged = at
@@ -357,17 +375,22 @@ def _layout(data: mmap.mmap) -> Layout:
         # libsndfile skips an ID3 tag itself, and reads its own length out of it.
         start = 0 if at == tagged else at
         prefix = _count_frames(data, at)
-        parts = [Part(at, len(data))] if prefix else _mp3_parts(data, start, at)
+        parts = [Part(at, len(data), prefix)] if prefix else _mp3_parts(data, start, at)
     elif kind == "OGG":
         parts, lost = _ogg_parts(data, at)
         notes += [lost] if lost else []
     elif kind == "FLAC":
-        parts = _flac_parts(data, at)
+        parts, odd = _flac_parts(data, at)
+        notes += odd
+    elif kind == "WAV":
+        wave = read_wave(data, at)
+        parts = [Part(wave.data or at, len(data), wave.prefix)]
+        notes += wave.notes
     else:
         parts = [Part(at, len(data))]
     if len(parts) > 1:
         notes.append(f"holds {len(parts)} streams joined end to end; all are read")
     elif kind in ("WAV", "AIFF", "M4A/AAC") and (more := _behind(data, at, kind)):
-        notes.append(f"holds {more} behind its end that is not read")
+        notes.append(f"holds {more}")
     # A bare AAC stream counts nothing.
-    return Layout(kind, tuple(parts), kind != "AAC", prefix, tuple(notes))
+    return Layout(kind, tuple(parts), kind != "AAC", tuple(notes))

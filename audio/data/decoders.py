@@ -34,20 +34,19 @@ class SoundDecoder:
         path: the file.
         part: where the stream lies.
         size: of the file, bytes.
-        prefix: bytes to be read before the part.
 
     Raises:
         soundfile.LibsndfileError: if it cannot be opened.
     """
 
-    def __init__(self, path: Path, part: Part, size: int, prefix: bytes = b"") -> None:
+    def __init__(self, path: Path, part: Part, size: int) -> None:
         import soundfile
 
-        if part == Part(0, size) and not prefix:
+        if part == Part(0, size):
             # As bytes: a name need not be UTF-8.
             self._sound = soundfile.SoundFile(os.fsencode(path))
         else:
-            self._sound = soundfile.SoundFile(Window(path.open("rb"), part, prefix))
+            self._sound = soundfile.SoundFile(Window(path.open("rb"), part))
         self.sample_rate, self.channels = self._sound.samplerate, self._sound.channels
         self.frames = max(0, self._sound.frames)
         self.broken = ""
@@ -252,7 +251,7 @@ def open_part(path: Path, layout: Layout, part: Part) -> Decoder:
             )
         return AvDecoder(path, part, kind)
     try:
-        sound = SoundDecoder(path, part, path.stat().st_size, layout.prefix)
+        sound = SoundDecoder(path, part, path.stat().st_size)
     except (soundfile.LibsndfileError, soundfile.SoundFileRuntimeError) as error:
         if has_pyav():
             return AvDecoder(path, part, kind)

@@ -1,4 +1,5 @@
-"""The pages of an Ogg file (RFC 3533): where its links begin, and which pages are missing."""
+"""The pages of an Ogg file (RFC 3533): where its links begin, and which pages are missing, stand
+twice or have something else between them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ _MAGIC, _HEAD = b"OggS", 27  # bytes of a page's head, less its table
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _ALL = 0xFFFFFFFF
 _BACK = 1 << 31  # a page that is so much later is an earlier one
+_CUT = 60  # seconds that no first page holds: the stream is a later piece of a longer one
+_KEPT = 1 << 16  # pages whose checksums are remembered, to know them again
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Page:
         granule: position of the last packet that ends in it, -1 if none does.
         stream: number of its stream.
         number: counts the stream's pages.
+        sum: checksum of its bytes.
+        before: bytes between it and the whole page before it.
         body: the first 16 bytes of its data, which tell codec and rate.
     """
 
@@ -34,6 +39,8 @@ class Page:
     granule: int
     stream: int
     number: int
+    sum: int
+    before: int
     body: bytes
 
 
@@ -56,7 +63,7 @@ def pages(data: mmap.mmap, start: int) -> Iterator[Page | None]:
         data: of the file.
         start: of its first page.
     """
-    at = start
+    at = behind = start
     while (at := data.find(_MAGIC, at)) >= 0 and at + _HEAD <= len(data):
         count = data[at + 26]
         end = at + _HEAD + count + sum(data[at + _HEAD : at + _HEAD + count])
@@ -75,9 +82,11 @@ def pages(data: mmap.mmap, start: int) -> Iterator[Page | None]:
             int.from_bytes(page[6:14], "little", signed=True),
             int.from_bytes(page[14:18], "little"),
             int.from_bytes(page[18:22], "little"),
+            int.from_bytes(page[22:26], "little"),
+            at - behind,
             page[_HEAD + count : _HEAD + count + 16],
         )
-        at = end
+        at = behind = end
 
 
 def _rate(body: bytes) -> int:
@@ -87,59 +96,110 @@ def _rate(body: bytes) -> int:
     return int.from_bytes(body[12:16], "little") if body.startswith(b"\x01vorbis") else 0
 
 
-class _Losses:
-    """Counts the pages that are missing between those that are there."""
+@dataclass
+class _Fault:
+    """How often something is wrong, and where it begins, in words."""
+
+    count: int = 0
+    where: str = ""
+
+    def text(self, one: str, many: str) -> str:
+        """Returns it in words, by the words for one and for more."""
+        return f"{self.count} {one if self.count == 1 else many}, from {self.where} on"
+
+
+class _Damage:
+    """Counts the pages that are missing between those that are there, those that stand twice, and
+    the bytes between pages that are of none."""
 
     def __init__(self) -> None:
-        self.count, self.broken, self._where = 0, 0, ""
+        self._lost, self._twice, self._between = _Fault(), _Fault(), _Fault()
+        self._broken = 0
+        self._passed = 0.0  # seconds of the links before this one
+        self._heads = False  # whether the last page began a stream
+        self._clear()
+
+    def _clear(self) -> None:
         self._next: dict[int, int] = {}
         self._rates: dict[int, int] = {}
         self._heard: dict[int, int] = {}
+        self._origin: dict[int, int] = {}
+        self._seen: dict[tuple[int, int], int] = {}
 
     def see(self, page: Page | None) -> None:
         """Takes the next page."""
         if page is None:
-            self.broken += 1
+            self._broken += 1
             return
-        self.broken = 0  # it is missed now, or was no page
+        self._broken = 0  # it is missed now, or was no page
+        if page.first and not self._heads:
+            self._passed += self._second(*self._rates) or 0.0
+            self._clear()
+        self._heads = page.first
+        known = self._seen.get((page.stream, page.number)) == page.sum
         lost = (page.number - self._next.get(page.stream, page.number)) & _ALL
-        if page.first:
+        if known:
+            self._note(self._twice, page.stream, page.at, 1)
+        elif page.first:
             self._rates[page.stream], self._heard[page.stream] = _rate(page.body), 0
-        elif lost >= _BACK:
+        elif 0 < lost < _BACK:
+            self._note(self._lost, page.stream, page.at, lost)
+        if page.before and not 0 < lost < _BACK:  # otherwise it is what is left of those pages
+            self._note(self._between, page.stream, page.at - page.before, page.before)
+        if known or lost >= _BACK:
             return
-        elif lost:
-            self._note(page.stream, page.at, lost)
         self._next[page.stream] = (page.number + 1) & _ALL
-        if page.granule >= 0:
-            self._heard[page.stream] = page.granule
+        self._seen[page.stream, page.number] = page.sum
+        if len(self._seen) > _KEPT:
+            del self._seen[next(iter(self._seen))]
+        if page.granule > 0:
+            cut = page.granule > _CUT * self._rates.get(page.stream, 0)
+            origin = self._origin.setdefault(page.stream, page.granule if cut else 0)
+            self._heard[page.stream] = page.granule - origin
 
-    def _note(self, stream: int, at: int, lost: int) -> None:
-        self.count += lost
-        if rate := self._rates.get(stream, 0):
-            self._where = self._where or f"second {self._heard[stream] / rate:.1f}"
-        self._where = self._where or f"byte {at}"
+    def _second(self, *streams: int) -> float | None:
+        """Returns how many seconds of this link were heard of the longest of some streams."""
+        known = [self._heard[one] / self._rates[one] for one in streams if self._rates.get(one)]
+        return max(known, default=None)
+
+    def _note(self, fault: _Fault, stream: int, at: int, count: int) -> None:
+        fault.count += count
+        second = self._second(stream)
+        place = f"byte {at}" if second is None else f"second {self._passed + second:.1f}"
+        fault.where = fault.where or place
 
     def text(self, end: int) -> str:
-        """Returns what is lost, in words; empty if nothing is.
+        """Returns what is damaged, in words; empty if nothing is.
 
         Args:
             end: bytes of the file.
         """
-        if self.broken:  # and no page follows
-            self._note(next(reversed(self._next), 0), end, self.broken)
-        if not self.count:
-            return ""
-        pages = "1 page is" if self.count == 1 else f"{self.count} pages are"
-        return f"is damaged: {pages} lost or broken, from {self._where} on"
+        if self._broken:  # and no page follows
+            self._note(self._lost, next(reversed(self._next), 0), end, self._broken)
+            self._broken = 0
+        said = [
+            fault.text(one, many)
+            for fault, one, many in (
+                (self._lost, "page is lost or broken", "pages are lost or broken"),
+                (self._twice, "page stands twice", "pages stand twice"),
+                (
+                    self._between,
+                    "byte between pages belongs to none",
+                    "bytes between pages belong to none",
+                ),
+            )
+            if fault.count
+        ]
+        return f"is damaged: {'; '.join(said)}" if said else ""
 
 
 def read_links(
     data: mmap.mmap, start: int, step: int, forget: Callable[[int], object]
 ) -> tuple[list[int], str]:
     """Returns where the links of a chained Ogg file begin (where a stream begins after data), and
-    what of its pages is lost, in words.
+    what of its pages is lost or stands twice and where something lies between them, in words.
 
-    Decoders pass over a lost page in silence, or conceal it.
+    Decoders pass over all of it in silence, or conceal it.
 
     Args:
         data: of the file.
@@ -147,9 +207,9 @@ def read_links(
         step: bytes that are looked at before their memory is given back.
         forget: gives back the memory before a byte.
     """
-    starts, begun, look, losses = [start], True, start + step, _Losses()
+    starts, begun, look, damage = [start], True, start + step, _Damage()
     for page in pages(data, start):
-        losses.see(page)
+        damage.see(page)
         if page is None:
             continue
         if page.first and not begun:
@@ -158,4 +218,4 @@ def read_links(
         if page.end > look:
             forget(page.end)
             look = page.end + step
-    return starts, losses.text(len(data))
+    return starts, damage.text(len(data))

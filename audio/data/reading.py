@@ -18,6 +18,7 @@ from longseq.audio.data.decoders import (
     has_pyav,
     open_part,
 )
+from longseq.audio.data.riff import CUT
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
@@ -103,16 +104,14 @@ def _layout(path: str | Path) -> tuple[Path, Layout]:
 
 
 def _is_cut(file: Path, layout: Layout) -> bool:
-    """Returns whether the container shows that the file's end is missing (WAV, AIFF, OGG)."""
+    """Returns whether the container shows that the file's end is missing (AIFF, OGG)."""
     last = layout.parts[-1]
     with file.open("rb") as stream:
-        if layout.kind in ("WAV", "AIFF"):
+        if layout.kind == "AIFF":
             stream.seek(last.start)
-            head = stream.read(8)
-            promised = int.from_bytes(head[4:8], "little" if layout.kind == "WAV" else "big")
+            promised = int.from_bytes(stream.read(8)[4:8], "big")
             # 0 and 2³²-1 stand for "unknown" in files that were written to a pipe.
-            known = promised not in (0, 0xFFFFFFFF) and head[:4] != b"RF64"
-            return known and promised + 8 > last.end - last.start + 1
+            return promised not in (0, 0xFFFFFFFF) and promised + 8 > last.end - last.start + 1
         if layout.kind == "OGG":
             stream.seek(max(last.start, last.end - (1 << 17)))
             tail = stream.read(last.end - stream.tell())
@@ -146,7 +145,7 @@ def _info(file: Path, layout: Layout) -> AudioInfo:
         named = file.suffix or "without an ending"
         notes.append(f"is {layout.kind} by its content, though named {named}")
     if _is_cut(file, layout):
-        notes.append("is truncated: its end is missing")
+        notes.append(CUT)
     return AudioInfo(file, layout.kind, *first[:2], seconds, layout.counted, first[2], tuple(notes))
 
 

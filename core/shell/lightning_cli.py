@@ -233,8 +233,12 @@ class DomainCLI(LightningCLI):
         if self.checkpoint and "model" in self.saved:
             asked = self.config[self.command].model.as_dict()
             # Whatever exports it.
-            asked["class_path"] = class_path(import_object(asked["class_path"]))
+            cls = import_object(asked["class_path"])
+            asked["class_path"] = class_path(cls)
             fits = self.command == "fit"
+            if not fits:
+                for name in cls.evaluation_only:
+                    asked["init_args"].pop(name, None)
             way_out = "; --init_from starts a new training from its weights" if fits else ""
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:

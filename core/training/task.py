@@ -63,6 +63,10 @@ class BaseTask(LightningModule):
     copies: ClassVar[tuple[str, ...]] = ()
     """Modules that hold averages of the weights: no parameters of the model's own."""
 
+    evaluation_only: ClassVar[tuple[str, ...]] = ()
+    """Arguments that change no weights: ``test`` and ``validate`` may have others than the training
+    had."""
+
     def __init__(self, **recipe: Any) -> None:
         super().__init__()
         self.seed = untouched_seed()

@@ -4,9 +4,12 @@ input."""
 from __future__ import annotations
 
 import csv
+import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -15,6 +18,7 @@ from longseq.vision.baselines import PixelRegression
 from longseq.vision.commands import DOMAIN
 from longseq.vision.compare import BASELINES
 from longseq.vision.data.canvas import Layout, canvas_parts
+from longseq.vision.data.idx import read_idx, write_idx
 
 QUICK = [
     "--trainer.logger=false",
@@ -179,6 +183,58 @@ def test_validate_and_test_need_only_the_checkpoint(checkpoints, capsys) -> None
     for command in ("validate", "test"):
         assert main(["vision", command, "--ckpt_path", str(checkpoints[0])]) == 0
     assert "test/accuracy" in capsys.readouterr().out
+
+
+def test_mirror_images_count_alike_in_every_command(workdir: Path, capsys) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "longseq[export]"')
+    rng, labels = np.random.default_rng(0), np.arange(90) % 3
+    Path("idx").mkdir()
+    for part, chosen in (("train", labels), ("t10k", labels[:60])):
+        # Garments of noise, brighter at one side: what a model says of a mirror image differs.
+        images = rng.integers(0, 200, (len(chosen), 12, 12), np.uint8)
+        images[..., :4] += (25 * chosen[:, None, None]).astype(np.uint8)
+        write_idx(f"idx/{part}-images-idx3-ubyte", images)
+        write_idx(f"idx/{part}-labels-idx1-ubyte", chosen.astype(np.uint8))
+    size = ["--data.img_size=12", "--data.channels=1", "--model.in_chans=1", "--model.img_size=12"]
+    own = ["--model.model=vmamba_pico", "--model.model_kwargs={dims: [8], depths: [1]}"]
+    own += [*size, "--model.num_classes=3", "--model.lr=0.01"]
+    argv = ["vision", "fit", "--data.source=idx", "--data.augment=none", "--data.batch_size=30"]
+    argv += [*own, "--trainer.max_steps=30", "--trainer.val_check_interval=30", "--name=r"]
+    assert main(argv) == 0
+    ckpt, told = "outputs/vision/r/version_0/checkpoints/last.ckpt", {}
+    for value in ("true", "false"):
+        option = ["--model.mirrored", value]
+        source = "idx/t10k-images-idx3-ubyte"
+        argv = ["vision", "predict", source, "--ckpt_path", ckpt, "--out", f"{value}.csv"]
+        assert main([*argv, *option]) == 0
+        table = pd.read_csv(f"{value}.csv")
+        chances = table[[name for name in table if name.startswith("p_")]].to_numpy()
+        hits = (chances.argmax(1) == labels[:60]).mean()
+        argv = ["vision", "compare", "--models", ckpt, "--out", "c.csv"]
+        assert main([*argv, *option]) == 0
+        assert pd.read_csv("c.csv")["accuracy"].tolist() == pytest.approx([hits], abs=1e-6)
+        capsys.readouterr()
+        assert main(["vision", "test", "--ckpt_path", ckpt, *option]) == 0
+        assert f"{hits:.4f}" in capsys.readouterr().out
+        assert main(["vision", "report", "--ckpt_path", ckpt, "--out", "r", *option]) == 0
+        assert f"accuracy {hits:.4f}" in capsys.readouterr().out
+        argv = ["vision", "export", "--ckpt_path", ckpt, "--out", "m.onnx"]
+        assert main([*argv, *option]) == 0
+        session = onnxruntime.InferenceSession("m.onnx")
+        notes = json.loads(session.get_modelmeta().custom_metadata_map["longseq"])
+        assert notes["mirrored"] is (value == "true")
+        pixels = read_idx(source)[:, None].astype(np.float32) / 255
+        (logits,) = session.run(None, {"images": pixels})
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        found = powers / powers.sum(1, keepdims=True)
+        np.testing.assert_allclose(found, chances, atol=1e-5)
+        told[value] = chances, hits
+    assert np.abs(told["true"][0] - told["false"][0]).max() > 0.01
+    assert told["true"][1] != told["false"][1]
+    # What a training chose its checkpoint by stays what it was.
+    argv = ["vision", "fit", "--ckpt_path", ckpt, "--trainer.max_steps=31", "--model.mirrored=true"]
+    assert main(argv) == 2
+    assert "--model.mirrored True contradicts" in capsys.readouterr().err
 
 
 def test_the_models_are_listed(capsys) -> None:

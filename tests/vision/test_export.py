@@ -18,6 +18,7 @@ from longseq.vision import ImageClassifier, Segmentation, create_model
 from longseq.vision import export as module
 from longseq.vision.export import WithPixels, export, export_task
 from longseq.vision.models import registry
+from longseq.vision.task import Mirrored
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='pip install "longseq[export]"')
 
@@ -140,6 +141,47 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
     made = create_model("vit_pico", num_classes=5, n_layers=1, d_model=96, img_size=8).eval()
     path = tmp_path / "a.onnx"
     assert export(made, path, (3, 8, 8), int8=True) < 0.05
+    assert path.stat().st_size < 2.5 * sum(p.numel() for p in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("hybrid_pico", (("onnx", 12), ("onnx", 15))),
+        ("vim_nano", (("pt2", 12),)),
+    ],
+)
+def test_models_with_mirror_images_export(
+    name: str, files: tuple[tuple[str, int], ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    kwargs = {"img_size": 12, **SMALL[name][0]}
+    task = ImageClassifier(name, 5, model_kwargs=kwargs, mirrored=True).eval()
+    task.classes = list("abcde")
+    task.preprocess = {"img_size": 12, "mean": [0.5], "std": [0.5]}
+    for suffix, size in files:
+        path = tmp_path / f"{size}.{suffix}"
+        shape, difference = export_task(task, path, size)
+        assert shape == (3, size, size) and difference < 1e-5
+        x = torch.rand(1, 3, size, size)
+        with torch.no_grad():
+            views = [task.model((one - 0.5) / 0.5) for one in (x, x.flip(3))]
+            assert not torch.allclose(*views, atol=1e-4)
+            if suffix == "onnx":
+                session = onnxruntime.InferenceSession(path)
+                found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+                notes = session.get_modelmeta().custom_metadata_map["longseq"]
+                assert json.loads(notes)["mirrored"] is True
+            else:
+                found = torch.export.load(path).module()(x)
+        mean = sum(views) / 2
+        torch.testing.assert_close(found, mean, rtol=0, atol=1e-4 * float(mean.abs().max()))
+
+
+def test_int8_of_mirror_images_is_smaller_too(tmp_path: Path) -> None:
+    made = create_model("vit_pico", num_classes=5, n_layers=1, d_model=96, img_size=8).eval()
+    path = tmp_path / "a.onnx"
+    assert export(Mirrored(made), path, (3, 8, 8), int8=True) < 0.05
     assert path.stat().st_size < 2.5 * sum(p.numel() for p in made.parameters())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
@@ -43,13 +44,16 @@ def test_a_mirror_image_has_the_same_flipped_prediction(task) -> None:
     array = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
     plain, mirrored = (ArrayImages(a, [0] * 3, [], Reading(3)) for a in (array, array[:, :, ::-1]))
 
-    def chances(images, flip):
-        return np.array([one.probabilities for one in classify(task, images, 2, flip=flip)])
+    def logits(images, flip):
+        task.mirrored = flip
+        return np.log([one.probabilities for one in classify(task, images, 2)])
 
-    single = chances(plain, False), chances(mirrored, False)
+    single = logits(plain, False), logits(mirrored, False)
     assert np.abs(single[0] - single[1]).max() > 1e-6
+    mean = sum(single) / 2  # of logits; their softmax is what is wanted
+    mean -= np.log(np.exp(mean).sum(1, keepdims=True))
     for images in (plain, mirrored):
-        np.testing.assert_allclose(chances(images, True), sum(single) / 2, rtol=1e-5)
+        np.testing.assert_allclose(logits(images, True), mean, atol=1e-5)
 
 
 def test_a_temperature_divides_the_logits(task, make_folder) -> None:
@@ -131,7 +135,27 @@ def test_the_command_line(
     good = [row for row in rows if not row["error"]]
     assert len(good) == 8 and {row["label"] for row in good} <= set(CLASSES)
     assert main([*base, "f.csv", "--flip"]) == 0 and len(pd.read_csv("f.csv")) == 9
+    for name, option in (("m", "true"), ("n", "false")):
+        assert main([*base, f"{name}.csv", "--model.mirrored", option]) == 0
+    texts = [Path(f"{name}.csv").read_text() for name in "fmnp"]
+    assert texts[0] == texts[1] != texts[2] == texts[3]
     assert main([*base, "p.parquet"]) == 0 and len(pd.read_parquet("p.parquet")) == 9
+    Path("stacks").mkdir()
+    frames = [Image.open(folder / f"{name}/01.png") for name in ("bright", "stripes")]
+    frames[0].save("stacks/a.tif", save_all=True, append_images=frames[1:])
+    frames[0].save("stacks/a.gif", save_all=True, append_images=frames[1:])
+    stacks = ["vision", "predict", "stacks", *base[3:], "s.csv"]
+    assert main(stacks) == 2
+    assert "predict --page (0 is the first)" in capsys.readouterr().err
+    for page in range(2):
+        assert main([*stacks, "--page", str(page)]) == 0
+        names = ["bright", "stripes"][page]
+        first = pd.read_csv("p.csv").set_index("file").loc[f"{names}/01.png", "p_dark"]
+        found = pd.read_csv("s.csv").set_index("file")["p_dark"]
+        assert found["a.tif"] == pytest.approx(first, abs=1e-5)
+    assert main([*stacks, "--page", "-1"]) == 2
+    assert "--page must be at least 0" in capsys.readouterr().err
+    assert main([*stacks, "--page", "2"]) == 2
     one, idx = folder / "bright/00.png", make_idx(5, 2) / "train-images-idx3-ubyte"
     for source, count in ((one, 1), (idx, 5)):
         assert main(["vision", "predict", str(source), *base[3:], "q.csv"]) == 0

@@ -24,7 +24,7 @@ from longseq.vision.data.tiff import MAGIC, read_tiff
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".avif"),
-    *(".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
+    *(".heic", ".heif", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
 )
 
 MAX_BYTES = 1 << 29

@@ -16,7 +16,7 @@ from longseq.vision.data.images import FileImages, is_image, list_files
 from longseq.vision.data.pillow import check_stored
 from longseq.vision.data.pixels import Reading, Where, oriented
 from longseq.vision.data.sources import PART_NAMES
-from longseq.vision.data.tiff import MAGIC
+from longseq.vision.data.tiff import MAGIC, check_directories
 
 IGNORED = -1
 """Class of a pixel that neither trains nor counts."""
@@ -69,6 +69,7 @@ def _values(content: bytes, where: Where) -> np.ndarray:
         import tifffile
 
         try:
+            check_directories(io.BytesIO(content))
             with tifffile.TiffFile(io.BytesIO(content)) as file:
                 if len(file.series) != 1:
                     raise where.error(f"is a stack of {len(file.series)} images")
@@ -76,6 +77,10 @@ def _values(content: bytes, where: Where) -> np.ndarray:
                 page = found.keyframe
                 tag = page.tags.get(_ORIENTATION)
                 array = np.squeeze(found.asarray())
+                if array.ndim == 3 and "S" not in found.axes:
+                    raise where.error(
+                        f"is a stack of {len(array)} pages: a mask has one", "save one of them"
+                    )
                 if int(page.photometric) == 0 and array.dtype.kind in "bu":  # white is zero
                     array = 2 ** int(page.bitspersample) - 1 - array.astype(np.int64)
         except DataError:

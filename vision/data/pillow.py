@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -72,6 +73,31 @@ def check_stored(content: bytes, where: Where) -> None:
         )
 
 
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def know_heic(content: bytes, where: Where) -> None:
+    """Makes Pillow know the photographs of telephones, where a file is one.
+
+    Args:
+        content: of the file.
+        where: the file.
+
+    Raises:
+        DataError: if the package that reads them is not there.
+    """
+    brands = content[8 : min(int.from_bytes(content[:4], "big"), 256)]
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIC or b"avif" in brands:
+        return
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise where.error(
+            "is a HEIC photograph, which needs a further package",
+            "pip install pillow-heif, or save it as JPEG",
+        ) from error
+
+
 def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     """Reads an image that Pillow knows.
 
@@ -85,6 +111,7 @@ def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     """
     from PIL import Image, UnidentifiedImageError
 
+    know_heic(content, where)
     try:
         with _settings(reading.truncated), Image.open(io.BytesIO(content)) as image:
             check_size(image.width, image.height, reading, where)
@@ -92,8 +119,8 @@ def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
                 check_stored(content, where)
             if wide := _sixteen_bits(content, image, where):
                 return wide
-            # A phone's MPO is one photograph with what belongs to it, not a stack.
-            count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+            # A phone's MPO or HEIC is one photograph with what belongs to it, not a stack.
+            count = 1 if image.format in ("MPO", "HEIF") else int(getattr(image, "n_frames", 1))
             frames = []
             for number in pick_page(count, reading, where, "frames"):
                 if count > 1:

@@ -71,6 +71,8 @@ class Reading:
             and has no range of its own is refused.
         truncated: whether a file that ends early is kept, with what is missing left grey or black.
         max_pixels: a larger image is refused.
+        whole: whether an image of whole numbers stays one where pixels are missing; otherwise it
+            becomes one of floats, as for checkpoints of earlier versions.
     """
 
     channels: int = 3
@@ -80,6 +82,7 @@ class Reading:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     truncated: bool = False
     max_pixels: int = MAX_PIXELS
+    whole: bool = True
 
     def __post_init__(self) -> None:
         wrong = isinstance(self.channels, bool) or not isinstance(self.channels, int)
@@ -108,6 +111,7 @@ class Reading:
             preprocess: of ``ImageClassifier``; earlier versions knew channels only.
         """
         known = dict(preprocess.get("reading") or {"channels": preprocess.get("channels", 3)})
+        known.setdefault("whole", False)
         if known.get("bands") is not None:
             known["bands"] = tuple(known["bands"])
         known["ranges"] = {k: (float(a), float(b)) for k, (a, b) in known.get("ranges", {}).items()}
@@ -148,8 +152,8 @@ def pick_page(count: int, reading: Reading, where: Where, what: str = "pages") -
         if count > 1:
             raise where.error(
                 f"is a stack of {count} {what}",
-                f"choose one with data.page (0 is the first), or set data.page to channels and "
-                f"data.channels to {count}",
+                "choose one with data.page, or predict --page (0 is the first), or set data.page "
+                f"to channels and data.channels to {count}",
             )
         return [0]
     if not 0 <= int(reading.page) < count:
@@ -184,7 +188,7 @@ def stored(pixels: Pixels, reading: Reading, where: Where) -> np.ndarray:
         colour, alpha = pixels.colour, pixels.alpha
     array, missing = array[0], None if missing is None else missing[0]
     if missing is not None and missing.any():
-        array = _filled(array, missing, where)
+        array = _filled(array, missing, reading.whole, where)
     if reading.bands is not None:
         if max(reading.bands) >= array.shape[2]:
             raise where.error(
@@ -221,15 +225,17 @@ def _exactly(array: np.ndarray, channels: int, where: Where) -> np.ndarray:
     return array
 
 
-def _filled(array: np.ndarray, missing: np.ndarray, where: Where) -> np.ndarray:
+def _filled(array: np.ndarray, missing: np.ndarray, whole: bool, where: Where) -> np.ndarray:
     """Returns an image whose missing pixels have the mean of their band: nothing to learn there."""
-    array = array.astype(np.float32) if array.dtype.kind != "f" else array.copy()
+    floats = array.dtype.kind == "f"
+    array = array.copy() if floats or whole else array.astype(np.float32)
     for band in range(array.shape[2]):
         hole = missing[..., band]
         if hole.all():
             raise where.error(f"has no valid pixel in band {band}")
         if hole.any():
-            array[..., band][hole] = array[..., band][~hole].mean(dtype=np.float64)
+            mean = array[..., band][~hole].mean(dtype=np.float64)
+            array[..., band][hole] = mean if array.dtype.kind == "f" else np.rint(mean)
     return array
 
 

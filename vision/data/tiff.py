@@ -22,6 +22,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NODATA, _ORIENTATION = 42113, 274
 _PLAIN = (0, 1, 2)
 """Photometric kinds that are numbers as they stand: white is zero, black is zero, RGB."""
+_MASK, _YCBCR, _JPEG = 4, 6, 7
 
 
 def check_directories(file: BinaryIO, whole: bool = False) -> None:
@@ -54,6 +55,31 @@ def check_directories(file: BinaryIO, whole: bool = False) -> None:
         at = int.from_bytes(file.read(size), order)  # 0 behind the end
 
 
+def _is_plain(page: Any) -> bool:
+    """Returns whether a page's values are numbers as they stand, or JPEG's colours, which tifffile
+    makes RGB."""
+    kind = int(page.photometric)
+    jpeg = kind == _YCBCR and int(page.compression) == _JPEG
+    return kind in _PLAIN or (jpeg and importlib.util.find_spec("imagecodecs") is not None)
+
+
+def _pictures(series: Any) -> list[tuple[Any, Any]]:
+    """Returns a file's images, each with its mask or None; smaller copies of them are left out."""
+    found: list[tuple[Any, Any]] = []
+    for one in series:
+        page = one.keyframe
+        if found and int(page.photometric) == _MASK:
+            image, mask = found[-1]
+            alike = (image.keyframe.imagelength, image.keyframe.imagewidth) == one.shape[-2:]
+            if alike and mask is None:
+                found[-1] = image, one
+                continue
+        if found and int(page.subfiletype) & 1:  # TIFF 6.0: a reduced version of another image
+            continue
+        found.append((one, None))
+    return found
+
+
 def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
     """Reads a TIFF file.
 
@@ -77,17 +103,17 @@ def read_tiff(content: bytes, reading: Reading, where: Where) -> Pixels:
     try:
         check_directories(io.BytesIO(content))
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            series = file.series
-            if int(series[0].keyframe.photometric) not in _PLAIN:
+            if not _is_plain(file.series[0].keyframe):
                 return read_pillow(content, reading, where)
-            if len(series) > 1:
-                alike = len({(one.shape, one.axes, one.dtype) for one in series}) == 1
-                chosen = pick_page(len(series), reading, where, "images")
+            images = _pictures(file.series)
+            if len(images) > 1:
+                alike = len({(one.shape, one.axes, one.dtype) for one, _ in images}) == 1
+                chosen = pick_page(len(images), reading, where, "images")
                 if len(chosen) > 1 and not alike:
                     raise where.error("has images of different sizes", "choose one with data.page")
-                parts = [_series(series[i], reading, where, whole=True) for i in chosen]
+                parts = [_series(*images[i], reading, where, whole=True) for i in chosen]
             else:
-                parts = [_series(series[0], reading, where, whole=False)]
+                parts = [_series(*images[0], reading, where, whole=False)]
     except DataError:
         raise
     except Exception as error:  # of damaged bytes tifffile and its decoders may raise anything
@@ -122,9 +148,9 @@ def tiff_pages(path: Path, reading: Reading, where: Where) -> Iterator[Pixels]:
         with tifffile.TiffFile(path) as file:
             for number, page in enumerate(file.pages):
                 page = page.aspage()
-                if int(page.photometric) not in _PLAIN:
+                if not _is_plain(page):
                     raise where.error(f"image {number} is neither grey nor RGB", "save it as RGB")
-                yield _series(page, reading, where, whole=True)
+                yield _series(page, None, reading, where, whole=True)
     except DataError:
         raise
     except Exception as error:  # of damaged bytes tifffile and its decoders may raise anything
@@ -158,10 +184,13 @@ def open_bands(
             file = stack.enter_context(tifffile.TiffFile(path))
             one, page = file.series[0], file.series[0].keyframe
             turned = page.tags.get(_ORIENTATION)
+            images = _pictures(file.series)
             plain = (
-                len(file.series) == 1
+                len(images) == 1
+                and images[0][1] is None
                 and one.axes in ("YX", "YXS")
-                and int(page.photometric) in (1, 2)
+                and _is_plain(page)
+                and int(page.photometric) != 0
                 and (turned is None or int(turned.value) == 1)
                 and not page.extrasamples
                 # Pixels without data take the mean of the whole image.
@@ -176,7 +205,7 @@ def open_bands(
             yield None
             return
         array = array[..., None] if array.ndim == 2 else array
-        colour = "rgb" if int(page.photometric) == 2 else "grey"
+        colour = "rgb" if int(page.photometric) in (2, _YCBCR) else "grey"
         colour = colour if array.shape[2] == (3 if colour == "rgb" else 1) else "bands"
 
         def rows(first: int, last: int) -> Tensor:
@@ -221,8 +250,9 @@ def _join(parts: list[Pixels]) -> np.ndarray | None:
     )
 
 
-def _series(series: Any, reading: Reading, where: Where, whole: bool) -> Pixels:
-    """Returns one series of pages; ``whole`` if its page was chosen already."""
+def _series(series: Any, mask: Any, reading: Reading, where: Where, whole: bool) -> Pixels:
+    """Returns one series of pages; ``mask`` is the one that says which pixels are data, or None,
+    and ``whole`` whether its page was chosen already."""
     page, axes, shape = series.keyframe, series.axes, series.shape
     check_size(int(page.imagewidth), int(page.imagelength), reading, where)
     if "Y" not in axes or "X" not in axes:
@@ -249,7 +279,7 @@ def _series(series: Any, reading: Reading, where: Where, whole: bool) -> Pixels:
     if array.dtype == np.uint8 and bits < 8:
         array = (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     extra = [int(one) for one in page.extrasamples]
-    colour = "rgb" if photometric == 2 else "grey"
+    colour = "rgb" if photometric in (2, _YCBCR) else "grey"
     alpha = None
     plain = 3 if colour == "rgb" else 1
     if band == "S" and len(extra) == 1 and extra[0] in (1, 2) and array.shape[3] == plain + 1:
@@ -260,7 +290,12 @@ def _series(series: Any, reading: Reading, where: Where, whole: bool) -> Pixels:
     turn = 1 if tag is None else int(tag.value)
     array = np.stack([oriented(one, turn) for one in array])
     used = bits if array.dtype.kind == "u" and 8 < bits < 8 * array.dtype.itemsize else None
-    return Pixels(array, colour, alpha, used, _missing(array, page))
+    missing = _missing(array, page)
+    if mask is not None:
+        hole = oriented(mask.asarray().reshape(mask.shape[-2:]) == 0, turn)[None, ..., None]
+        hole = np.broadcast_to(hole, array.shape)
+        missing = hole if missing is None else missing | hole
+    return Pixels(array, colour, alpha, used, missing)
 
 
 def _missing(array: np.ndarray, page: Any) -> np.ndarray | None:
@@ -274,6 +309,10 @@ def _missing(array: np.ndarray, page: Any) -> np.ndarray | None:
     except ValueError:
         return found
     if math.isfinite(value):
+        # A value that the type does not have is nowhere: -9999 is not 241 among bytes.
+        limits = np.iinfo(array.dtype) if array.dtype.kind in "ui" else None
+        if limits is not None and not (value == int(value) and limits.min <= value <= limits.max):
+            return found
         here = array == np.asarray(value).astype(array.dtype)
         found = here if found is None else found | here
     return found

@@ -294,7 +294,7 @@ def test_headers_are_parsed() -> None:
 
 def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
     file = written(tmp_path / "x", bytes(range(100)))
-    with Window(file.open("rb"), Part(10, 20), b"ab") as window:
+    with Window(file.open("rb"), Part(10, 20, b"ab")) as window:
         assert window.read() == b"ab" + bytes(range(10, 20))
         assert window.seek(-3, os.SEEK_END) == 9 and window.read(99) == bytes([17, 18, 19])
         window.seek(1)
@@ -364,8 +364,72 @@ def test_lost_pages_of_an_unknown_codec_are_told_by_their_place(tmp_path: Path) 
     pages = [page(number) for number in range(6)]
     assert checksum(pages[5]) == int.from_bytes(pages[5][22:26], "little")
     assert read_layout(written(tmp_path / "all.ogg", b"".join(pages))).notes == ()
-    again = b"".join([*pages[:4], pages[2], *pages[4:]])  # twice, and none is missing
-    assert read_layout(written(tmp_path / "again.ogg", again)).notes == ()
+    again = b"".join([*pages[:4], pages[2], *pages[4:]])
+    twice = f"is damaged: 1 page stands twice, from byte {4 * len(pages[0])} on"
+    assert read_layout(written(tmp_path / "again.ogg", again)).notes == (twice,)
     some = b"".join([pages[0], pages[1], pages[4], pages[5]])
     lost = f"is damaged: 2 pages are lost or broken, from byte {2 * len(pages[0])} on"
     assert read_layout(written(tmp_path / "some.ogg", some)).notes == (lost,)
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44100), ("OPUS", 48000)])
+def test_pages_that_stand_twice_and_bytes_between_pages_are_named(
+    subtype: str, rate: int, tmp_path: Path, tune
+) -> None:
+    whole = encoded(tmp_path, tune(0, 20.0, rate), "OGG", subtype, rate)
+    starts = [i for i in range(len(whole)) if whole[i : i + 5] == b"OggS\0"]
+    middle, after = starts[6], starts[7]
+    page, junk = whole[middle:after], b"OggS junk" * 50
+    one, again = "1 page stands twice", "3 pages stand twice"
+    between = "450 bytes between pages belong to none"
+    at = second_of(whole[: starts[5]], rate), second_of(whole[:after], rate)
+    for name, content, said in [
+        ("twice", whole[:after] + page + whole[after:], ((one, at[1]),)),
+        ("head twice", whole[: starts[1]] + whole, ((one, 0.0),)),
+        # A download that went on too early.
+        (
+            "early",
+            whole[: starts[9]] + whole[middle:],
+            ((again, second_of(whole[: starts[9]], rate)),),
+        ),
+        ("junk", whole[:after] + junk + whole[after:], ((between, at[1]),)),
+        (
+            "both",
+            whole[:after] + junk + page + whole[after:],
+            ((one, at[1]), (between, at[1])),
+        ),
+        ("lost", whole[:middle] + junk + whole[after:], (("1 page is lost or broken", None),)),
+        ("tagged", whole + b"TAG" + bytes(125), ()),
+        ("chain", whole + whole, ()),
+        ("moved", moved(whole[:after] + page, 36000 * rate), ((one, None),)),
+        ("later", whole + whole[:after] + junk + whole[after:], ((between, 20 + at[1]),)),
+    ]:
+        notes = read_layout(written(tmp_path / f"{name}.ogg", content)).notes
+        found = [note for note in notes if note.startswith("is damaged: ")]
+        parts = found[0].removeprefix("is damaged: ").split("; ") if found else []
+        assert [part.split(",")[0] for part in parts] == [what for what, _ in said], (name, notes)
+        for part, (_, second) in zip(parts, said):
+            place = float(part.split("from second ")[1].split()[0])
+            assert place <= 40 and (second is None or place == pytest.approx(second, abs=0.06))
+
+
+def second_of(pages: bytes, rate: int) -> float:
+    """Returns where the last packet that ends in some pages ends, by their positions."""
+    places = [i for i in range(len(pages)) if pages[i : i + 5] == b"OggS\0"]
+    heard = (int.from_bytes(pages[i + 6 : i + 14], "little", signed=True) for i in places)
+    return max(heard) / rate
+
+
+def moved(content: bytes, samples: int) -> bytes:
+    """Returns pages whose positions, but for those of heads, are so much later."""
+    places = [i for i in range(len(content)) if content[i : i + 5] == b"OggS\0"]
+    made = b""
+    for start, end in zip(places, [*places[1:], len(content)]):
+        page = content[start:end]
+        position = int.from_bytes(page[6:14], "little", signed=True)
+        if position > 0:
+            page = page[:6] + (position + samples).to_bytes(8, "little") + page[14:]
+            page = page[:22] + bytes(4) + page[26:]
+            page = page[:22] + ogg_sum(page).to_bytes(4, "little") + page[26:]
+        made += page
+    return made

@@ -93,6 +93,19 @@ def test_values_become_classes() -> None:
         find_values([(np.arange(300)[None], WHERE)], None)
 
 
+def test_stacks_are_no_masks() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.stack([VALUES] * 5), photometric="minisblack")
+    with pytest.raises(DataError, match="is a stack of 5 pages"):
+        read_mask(stream.getvalue(), WHERE)
+    ring = bytearray(stream.getvalue())
+    at = int.from_bytes(ring[4:8], "little")
+    end = at + 2 + 12 * int.from_bytes(ring[at : at + 2], "little")
+    ring[end : end + 4] = at.to_bytes(4, "little")
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read_mask(bytes(ring), WHERE)
+
+
 def test_images_and_masks_are_paired(tmp_path) -> None:
     good = encoded(Image.fromarray(VALUES))
     names = ["train/images/a.jpg", "train/masks/a.png", "train/images/b.tif", "train/masks/b.png"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.vision.data.images import decode, read_file
+from longseq.vision.data.images import decode, is_image, read_file
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading, Where, learn_ranges, oriented
 from longseq.vision.data.tiff import open_bands
@@ -167,12 +169,97 @@ def test_white_may_be_zero_and_pixels_may_be_missing() -> None:
     holes[:3] = np.nan
     marked = GREY.astype(np.int16)
     marked[:3] = -999
-    for content in (tiff(holes), tiff(marked, extratags=[(42113, "s", 5, "-999", True)])):
+    contents = tiff(holes), tiff(marked, extratags=[(42113, "s", 5, "-999", True)])
+    for content in contents:
         found = read(content, 1, (0, 1))[..., 0]
         np.testing.assert_allclose(found[3:], GREY[3:])
-        np.testing.assert_allclose(found[:3], GREY[3:].mean(), rtol=1e-6)
+        mean = GREY[3:].mean()
+        expected = mean if content is contents[0] else np.rint(mean)
+        np.testing.assert_allclose(found[:3], expected, rtol=1e-6)
+    early = Reading.of({"reading": {"channels": 1, "ranges": {"float": (0, 1)}}})
+    found = decode(contents[1], early, "x").numpy()[0]  # as a version before this one read it
+    np.testing.assert_allclose(found[:3], mean, rtol=1e-6)
     with pytest.raises(DataError, match="no valid pixel in band 0"):
         read(tiff(holes * np.nan))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_missing_pixels_change_no_others(dtype: str) -> None:
+    whole = (GREY.astype(dtype) // 2)[..., None] + np.arange(3, dtype=dtype)
+    holes = whole.copy()
+    holes[2, 3] = 200
+    tag = [(42113, "s", 0, "200", True)]
+    contents = [
+        tiff(whole, photometric="rgb"),
+        tiff(holes, photometric="rgb", extratags=tag),
+    ]
+    ranges = learn_ranges([read_file(contents[0], Reading(3), Where("x"))], "auto")
+    plain, found = (decode(c, Reading(3, ranges=ranges), "x") for c in contents)
+    assert plain.dtype == found.dtype
+    there = torch.ones(plain.shape, dtype=torch.bool)
+    there[:, 2, 3] = False
+    assert torch.equal(found[there], plain[there])
+
+
+def test_a_value_that_a_type_does_not_have_is_nowhere() -> None:
+    for dtype, value, tag in (
+        ("uint8", 241, "-9999"),
+        ("uint16", 55537, "-9999"),
+        ("uint8", 0, "0.5"),
+        ("int16", -1, "65535"),
+        ("uint8", 255, "1e30"),
+    ):
+        array = GREY.astype(dtype)
+        array[:4] = value
+        content = tiff(array, photometric="minisblack", extratags=[(42113, "s", 0, tag, True)])
+        found, _ = read_file(content, Reading(1), Where("x"))
+        assert np.array_equal(found[..., 0], array), (dtype, tag)
+
+
+def pages(*parts: tuple[np.ndarray, dict]) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for array, how in parts:
+            file.write(array, metadata=None, **how)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgb", "jpeg"])
+def test_masks_and_smaller_copies_in_a_file_are_no_images_of_their_own(kind: str, tmp_path) -> None:
+    array = np.kron(GREY, np.ones((16, 16), np.uint8))
+    how: dict = {"photometric": "minisblack"}
+    if kind != "grey":
+        array, how = np.stack([array] * 3, -1), {"photometric": "rgb"}
+    if kind == "jpeg":
+        how = {"photometric": "rgb", "compression": "jpeg", "tile": (16, 16)}
+    valid = np.ones(array.shape[:2], bool)
+    valid[:40, :50] = False
+    mask = (valid, {"photometric": "mask", "subfiletype": 4})
+    small = (array[::2, ::2], {**how, "subfiletype": 1})
+    small_mask = (valid[::2, ::2], {"photometric": "mask", "subfiletype": 5})
+    channels = 1 if kind == "grey" else 3
+    plain, _ = read_file(pages((array, how)), Reading(channels), Where("x"))
+    assert plain.shape == (*array.shape[:2], channels)
+    near = 2 if kind == "jpeg" else 0
+    assert np.abs(plain.astype(int) - array.reshape(plain.shape)).max() <= near
+    content = pages((array, how), mask, small, small_mask)
+    found, _ = read_file(content, Reading(channels), Where("x"))
+    assert found.dtype == np.uint8 and np.array_equal(found[valid], plain[valid])
+    mean = np.rint(plain[valid].mean(0))
+    assert (found[~valid] == mean).all() and not np.array_equal(found, plain)
+    for parts in (((array, how), small), ((array, how),)):
+        path = tmp_path / "a.tif"
+        path.write_bytes(pages(*parts))
+        assert np.array_equal(read_file(path.read_bytes(), Reading(channels), Where("x"))[0], plain)
+        with open_bands(path, Reading(channels), Where(path)) as opened:
+            rows, *size = opened
+            assert tuple(size) == array.shape[:2]
+            assert np.array_equal(np.moveaxis(rows(3, 9).numpy(), 0, -1), plain[3:9])
+    path.write_bytes(content)
+    with open_bands(path, Reading(channels), Where(path)) as opened:
+        assert opened is None  # a mask needs the mean of the whole image
+    with pytest.raises(DataError, match="stack of 2 images"):
+        read_file(pages((array, how), (array[:50], how)), Reading(channels), Where("x"))
 
 
 def test_damaged_and_huge_files_name_the_way_out() -> None:
@@ -307,3 +394,54 @@ def test_a_tiff_whose_images_form_a_ring_is_refused(big: bool, tmp_path) -> None
         read(bytes(content), page=0)
     with open_bands(tmp_path / "ring.tif", Reading(1), Where("ring.tif")) as found:
         assert found is None
+
+
+def heif_header(*brands: bytes) -> bytes:
+    return (8 + 4 + 4 * len(brands)).to_bytes(4, "big") + b"ftyp" + b"".join(brands) + bytes(64)
+
+
+def test_heic_wants_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # type: ignore[arg-type]
+    content = heif_header(b"heic", bytes(4), b"mif1", b"heic")
+    with pytest.raises(DataError, match=r"HEIC photograph.*pip install pillow-heif"):
+        read(content, 3)
+    assert is_image("IMG_0001.HEIC") and is_image("a.heif")
+    avif = heif_header(b"mif1", bytes(4), b"mif1", b"avif")
+    with pytest.raises(DataError, match=r"not an image|truncated or damaged"):
+        read(avif, 3)
+
+
+def test_heic_is_read_by_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def register() -> None:
+        made.append("registered")
+        Image.register_open(
+            "HEIF", lambda file, name: opened(file), lambda head: head[4:8] == b"ftyp"
+        )
+
+    def opened(file) -> Image.Image:
+        file.seek(40)
+        image = Image.open(io.BytesIO(file.read()))
+        image.format = "HEIF"
+        return image
+
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    module = types.SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)  # type: ignore[arg-type]
+    content = heif_header(b"heic", bytes(4))[:16].ljust(40, b"\0") + pillow(COLOUR)
+    found, _ = read_file(content, Reading(3), Where("a.heic"))
+    assert made == ["registered"] and np.array_equal(found, COLOUR)
+
+
+def test_a_real_heic_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    heif.register_heif_opener()
+    large = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(np.rot90(large).copy()).save(stream, "HEIF", quality=-1, exif=exif.tobytes())
+    found, _ = read_file(stream.getvalue(), Reading(3), Where("a.heic"))
+    assert found.shape == large.shape and np.abs(found.astype(int) - large).mean() < 20
