@@ -196,8 +196,14 @@ def test_what_does_not_fit_is_refused(capsys) -> None:
     assert "--longer must be" in capsys.readouterr().err
     assert main(["weather", "forecast", "--window", "4", "--stations", "8"]) == 2
     assert "--window must be" in capsys.readouterr().err
+    for command in ("forecast", "query"):  # before any flow is generated
+        assert main(["weather", command, "--steps", "0"]) == 2
+        said = capsys.readouterr()
+        assert "--steps must be an integer of at least 1, got 0" in said.err and not said.out
     assert main(["weather", "forecast", "--models", "fnoo"]) == 2
     assert "no model 'fnoo'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="size must be an even integer of at least 2, got 15$"):
+        FlowData(size=15)
     with pytest.raises(ConfigError, match="must hold the context and the leads"):
         FlowData(frames=10)
     with pytest.raises(ConfigError, match="unknown"):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
 from longseq.core.compare import whole_numbers
 from longseq.core.errors import ConfigError, did_you_mean
@@ -218,6 +219,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--spin_up", type=int, help="time steps before (the flow's own)")
     parser.add_argument("--out", default="outputs/weather/forecast", help="folder to write")
     args = parser.parse_args(argv)
+    check_positive("--steps", args.steps)
     settings = SETTINGS if args.stations is None else STATION_SETTINGS
     asked = ",".join(settings) if args.models is None else args.models
     names = [name.strip() for name in asked.split(",") if name.strip()]
