@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused(capsys) -> None:
         assert "--steps must be an integer of at least 1, got 0" in said.err and not said.out
     assert main(["weather", "forecast", "--models", "fnoo"]) == 2
     assert "no model 'fnoo'" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="size must be an even integer of at least 2, got 15$"):
+    with pytest.raises(ConfigError, match=r"size must be an even integer of at least 2, got 15$"):
         FlowData(size=15)
     with pytest.raises(ConfigError, match="must hold the context and the leads"):
         FlowData(frames=10)
