@@ -351,3 +351,16 @@ def test_directions_have_no_mean(lab, write) -> None:
     data["wdir"].attrs["standard_name"] = "wind_from_direction"
     with pytest.raises(DataError, match="wdir: is a direction"):
         read_field(write(data))
+
+
+def test_a_standard_name_of_two_variables_names_none(lab, write) -> None:
+    data = lab.dataset(lab.fields()[:3])
+    data["ta850"] = data["tas"] - 20
+    data["ta850"].attrs = dict(data["tas"].attrs)
+    path = write(data)
+    with pytest.raises(DataError, match=r"has 2 variables 'air_temperature': tas, ta850 .*--var"):
+        read_field(path, "air_temperature")
+    assert read_field(path, "ta850").values.max() < 270
+    # One that is no field does not stand in the way.
+    write(data.assign(ta850=data["ta850"].isel(time=0)), "one.nc")
+    assert read_field(path.with_name("one.nc"), "air_temperature").name == "tas"

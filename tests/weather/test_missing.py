@@ -140,3 +140,20 @@ def test_zeros_of_a_zarr_store_are_values(lab, write, tmp_path) -> None:
     for version in (2, 3):
         path = write(data, f"own{version}.zarr", zarr_format=version)
         assert read_years(path).mask.sum() == 19
+
+
+def test_land_that_has_lost_its_mark_is_refused(lab, write) -> None:
+    values = lab.fields()[:12] - 273.15
+    values[:, 1, 2:4] = 0
+    with pytest.raises(DataError, match=r"tas: is exactly 0 in 2 cells all the time.*setctomiss"):
+        read_field(write(lab.dataset(values, units="degC")))
+    with pytest.raises(DataError, match="is exactly 0 in 2 cells"):
+        read_years(write(lab.dataset(values, units="degC"), "years.nc"))
+    differences = read_field(write(lab.dataset(values, units="degC"), "d.nc"), difference=True)
+    assert (differences.values[:, 1, 2:4] == 0).all()
+    values[5, 1, 2:4] = 0.25  # and weather may pass 0
+    assert read_field(write(lab.dataset(values, units="degC"), "v.nc")).mask is None
+    nothing = lab.dataset(np.zeros_like(values), units="degC")  # nor is a mark all that there is
+    assert read_field(write(nothing, "n.nc")).mask is None
+    values[:, 1, 2:4] = 0
+    assert read_field(write(lab.dataset(values[:11], units="degC"), "short.nc")).mask is None

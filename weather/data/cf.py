@@ -220,6 +220,11 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
         ]
         if variable in data.data_vars:
             matching = [variable]
+        usable = [str(name) for name in matching if name in fields]
+        if len(usable) > 1:
+            text = f"has {len(usable)} variables {variable!r}: {', '.join(usable)}"
+            raise DataError(text, path=path, hint="name one with --variable")
+        matching = usable or matching
         if not matching:
             hint = did_you_mean(variable, fields or [str(name) for name in data.data_vars])
             raise DataError(f"has no variable {variable!r}", path=path, hint=hint)

@@ -25,6 +25,8 @@ _LARGE = (32767.0, 32768.0, 99999.0, 999999.0, 9999999.0)
 # The same of 16-bit integers that somebody has unpacked without their mark.
 _LARGE += (3276.7, 3276.8, 327.67, 327.68, 6553.5, 655.35)
 _HUGE = 1e15
+# Weather that stands still for so many records does not.
+_IDLE_RECORDS = 12
 
 
 def check_packing(data: Any, variable: str | None, path: Path) -> None:
@@ -183,18 +185,29 @@ class Suspects:
 
     Args:
         marks: of the variable.
+        zero_is_chance: whether 0 is a value like any other, as of degC: cells that never have
+            another one are then suspect too.
         counts: of every such end.
         low: the least of all other values.
         high: the greatest.
+        idle: which cells have been 0 throughout (Y, X).
+        records: fields that were seen.
     """
 
     marks: Marks
+    zero_is_chance: bool = False
     counts: dict[float, int] = field(default_factory=dict)
     low: float = np.inf
     high: float = -np.inf
+    idle: np.ndarray | None = None
+    records: int = 0
 
     def see(self, values: np.ndarray) -> None:
-        """Adds a block of values, NaN where they are missing."""
+        """Adds a block of values (…, Y, X), NaN where they are missing."""
+        if self.zero_is_chance:
+            idle = (values == 0).all(tuple(range(values.ndim - 2)))
+            self.idle = idle if self.idle is None else self.idle & idle
+            self.records += int(np.prod(values.shape[:-2]))
         rest = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
         # One after the other, from either end.
         while rest.size:
@@ -213,6 +226,14 @@ class Suspects:
         Raises:
             DataError: naming it.
         """
+        idle = 0 if self.idle is None else int(self.idle.sum())
+        if self.records >= _IDLE_RECORDS and idle and (self.low < 0 or self.high > 0):
+            raise DataError(
+                f"is exactly 0 in {idle:,} cells all the time, as land is where its mark was lost",
+                path=path,
+                record=name,
+                hint="mask them: cdo setctomiss,0 in out; --anomalies if these are differences",
+            )
         spread = self.high - self.low
         for end, count in self.counts.items():
             if np.isfinite(spread):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from longseq.weather.data.units import OF_WATER, canonical, convert, fits, parse
+from longseq.weather.data.units import OF_WATER, canonical, convert, fits, has_offset, parse
 
 _WATER_WORDS = re.compile(r"\b(precip|rain|snow|evapo|runoff|drizzle)")
 # Metres of snow are no metres of water, unless it is said.
@@ -81,6 +81,13 @@ _PLAUSIBLE = (
     (re.compile(r"relative_humidity|\w*area_fraction|hurs|clt"), "1", -0.5, 2.0, "fractions"),
     (re.compile(r"specific_humidity|huss"), "1", -0.01, 0.1, "specific humidities"),
     (
+        re.compile(r"(?!.*practical)\w*salinity|sos?"),
+        "1",
+        -0.01,
+        0.5,
+        "salinities",
+    ),
+    (
         re.compile(r"\w*(?:precipitation|rainfall|snowfall)\w*(?:_flux|_rate)|pr"),
         "kg m-2 s-1",
         -1.0,
@@ -136,6 +143,20 @@ def is_accumulated(name: str, attrs: Mapping[str, Any], units: str) -> bool:
     amount = fits(unit, "kg m-2") or fits(unit, "m")
     gathers = _GATHERS.search(words) is not None or name.lower() in _WATER_NAMES
     return amount and gathers and is_water(name, attrs)
+
+
+def per_day(attrs: Mapping[str, Any], units: str) -> list[str]:
+    """Returns a note where amounts are means of daily ones: ERA5's monthly means of what gathers.
+
+    Args:
+        attrs: of a variable: GRIB_stepType.
+        units: of the values.
+    """
+    unit = parse(units)
+    if attrs.get("GRIB_stepType") != "avgad" or unit is None:
+        return []
+    amount = any(fits(unit, one) for one in ("kg m-2", "m", "J m-2"))
+    return ["amounts per day (GRIB_stepType avgad): means are taken of them"] if amount else []
 
 
 def is_direction(attrs: Mapping[str, Any], units: str) -> bool:
@@ -269,7 +290,7 @@ def quantity_problem(text: str, attrs: Mapping[str, Any], water: bool = False) -
             f"units {text!r} are a ratio of lengths, and water is {found[1]} per time: write "
             f"'{found[1]}/month' if that is meant"
         )
-    if fits(unit, "K") and unit.convert(0.0, "K") != 0:
+    if has_offset(text):
         bad = next((method for method in methods if method in _NO_OFFSET), None)
         if bad:
             return f"units: a {bad} in {text!r} cannot be told in K, which begins elsewhere"

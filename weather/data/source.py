@@ -87,7 +87,8 @@ class Source:
     dropped: bool = False
 
     def __post_init__(self) -> None:
-        self.suspects = Suspects(self.marks)
+        chance = not self.difference and unit_library.has_offset(self.source_units)
+        self.suspects = Suspects(self.marks, chance)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,9 +114,8 @@ class Source:
             values = values[..., ::-1, :]
         if not np.array_equal(self.order, np.arange(len(self.order))):
             values = values[..., self.order]
-        kept = self.marks.apply(values)
-        self.dropped = self.dropped or kept is not values
-        values = kept
+        found, values = values, self.marks.apply(values)
+        self.dropped = self.dropped or values is not found
         self.suspects.see(values)
         self._count(values, start)
         if self.source_units != self.units:
@@ -255,8 +255,7 @@ class Source:
         notes += self._negatives()
         if self.dropped:
             notes.append(f"values {self.marks} count as missing")
-        mask = self.mask()
-        if mask is not None:
+        if (mask := self.mask()) is not None:
             lost = int((~mask).sum())
             notes.append(f"{lost:,} of {mask.size:,} cells have no values and are left out")
         return Field(
@@ -315,6 +314,7 @@ def open_source(
             raise DataError(text, path=file, record=name, hint="take the components of the vector")
         water = quantities.is_water(name, array.attrs)
         found, target, more = units_of(array, units, water, name, file)
+        more += quantities.per_day(array.attrs, target)
         if inferred and found != target and target == "K":
             more.append("without an offset: its name or attributes say differences or a spread")
         if quantities.is_accumulated(name, array.attrs, target):
