@@ -9,7 +9,7 @@ import xarray as xr
 from longseq.core.errors import DataError
 from longseq.weather.data.missing import Marks
 from longseq.weather.data.series import read_series
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import open_source, read_field, read_years
 
 
 def packed(lab, write, attrs: dict, last: int, name: str = "packed.nc", **coding):
@@ -157,3 +157,30 @@ def test_land_that_has_lost_its_mark_is_refused(lab, write) -> None:
     assert read_field(write(nothing, "n.nc")).mask is None
     values[:, 1, 2:4] = 0
     assert read_field(write(lab.dataset(values[:11], units="degC"), "short.nc")).mask is None
+
+
+def test_totals_since_the_start_are_refused(lab, write) -> None:
+    rain = np.random.default_rng(0).gamma(2, 50, (12, 4, 5))
+    rain[3] = 0  # a dry record leaves a total as it is
+    rain[:, 0, 0] = np.nan
+
+    def made(values: np.ndarray, name: str, **attrs: str):
+        data = lab.dataset(values, units="mm", name=name)
+        data[name].attrs = {"units": "mm", **attrs}
+        return data
+
+    for name, attrs in (
+        ("tp", {}),
+        ("RAINNC", {"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}),
+    ):
+        with pytest.raises(DataError, match=rf"{name}: never falls .* totals since .*deltat"):
+            read_field(write(made(np.cumsum(rain, 0), name, **attrs), f"{name}.nc"))
+        assert read_field(write(made(rain, name, **attrs), f"own{name}.nc")).units
+    with open_source(write(made(np.cumsum(rain, 0), "tp"), "blocks.nc")) as source:
+        for start in range(12):  # a block at a time
+            values = source.read(start, start + 1)
+        with pytest.raises(DataError, match="never falls"):
+            source.field(values)
+    # Depths may rise for as long as they like, and so may amounts of a few records.
+    assert read_field(write(made(np.cumsum(rain, 0), "depth"), "depth.nc")).units == "m"
+    assert read_field(write(made(np.cumsum(rain[:11], 0), "tp"), "short.nc")).units == "kg m-2"

@@ -159,6 +159,27 @@ def per_day(attrs: Mapping[str, Any], units: str) -> list[str]:
     return ["amounts per day (GRIB_stepType avgad): means are taken of them"] if amount else []
 
 
+def suspicions(
+    name: str, attrs: Mapping[str, Any], units: str, difference: bool
+) -> tuple[bool, bool]:
+    """Returns whether 0 is a value like any other, as of degC, so that cells that have no other one
+    are land; and whether values gather, so that those that never fall are totals since the start.
+
+    Args:
+        name: of the variable.
+        attrs: its attributes: standard_name, long_name, description.
+        units: of the file.
+        difference: whether values are differences.
+    """
+    unit = parse(units)
+    if difference or unit is None:
+        return False, False
+    words = _words(attrs, "standard_name", "long_name", "description")
+    gathers = "accum" in words or _GATHERS.search(words) is not None or name.lower() in _WATER_NAMES
+    amount = any(fits(unit, one) for one in ("kg m-2", "m", "J m-2"))
+    return has_offset(units), amount and gathers
+
+
 def is_direction(attrs: Mapping[str, Any], units: str) -> bool:
     """Returns whether values are angles of a direction, of which 359° and 1° have no mean of 180°.
 

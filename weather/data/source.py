@@ -87,8 +87,8 @@ class Source:
     dropped: bool = False
 
     def __post_init__(self) -> None:
-        chance = not self.difference and unit_library.has_offset(self.source_units)
-        self.suspects = Suspects(self.marks, chance)
+        about = self.name, self.array.attrs, self.source_units, self.difference
+        self.suspects = Suspects(self.marks, *quantities.suspicions(*about))
 
     @property
     def shape(self) -> tuple[int, ...]:

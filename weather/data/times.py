@@ -24,6 +24,7 @@ CALENDARS = (
     "366_day",
     "360_day",
 )
+_SPELLED = {"360": "360_day"}  # the IRI Data Library's
 _YEARS = ("", "year", "years", "1", "common_year")
 _SINCE = re.compile(r"(month|months|mon|year|years|yr|yrs|common_years?)\s+since\s+(.*)", re.I)
 _ABSOLUTE = re.compile(r"(day|month|year) as (%Y(?:%m)?(?:%d)?)(?:\.%f)?", re.I)
@@ -82,6 +83,7 @@ def decode_time(
     """
     units = str(attrs.get("units", "")).strip()
     calendar = str(attrs.get("calendar", "standard")).strip().lower()
+    calendar = _SPELLED.get(calendar, calendar)
     if calendar not in CALENDARS:
         known = ", ".join(CALENDARS)
         raise DataError(f"unknown calendar {calendar!r} (known: {known})", path=path, record="time")
@@ -90,7 +92,7 @@ def decode_time(
     numbers = _numbers(values, path, "times")
     notes: list[str] = []
     if units.lower() in _YEARS:
-        calendar = str(attrs.get("calendar", "noleap")).lower()
+        calendar = calendar if "calendar" in attrs else "noleap"
         dates = _bare_years(numbers, units, calendar, path)
     else:
         dates = _dates(numbers, units, calendar, path)
