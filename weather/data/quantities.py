@@ -90,9 +90,25 @@ _PLAUSIBLE = (
     (
         re.compile(r"\w*(?:precipitation|rainfall|snowfall)\w*(?:_flux|_rate)|pr"),
         "kg m-2 s-1",
-        -1.0,
-        1.0,
+        -0.2,
+        0.2,
         "rates of precipitation",
+    ),
+)
+# What the greatest value of a whole field over time is above, likewise: fractions labelled as per
+# cent, and kg m-2 s-1 labelled as mm/day.
+_FAINT = (
+    (
+        re.compile(r"relative_humidity|(?:cloud|sea_ice)_area_fraction|hurs|clt|siconc"),
+        "1",
+        0.0101,
+        "fractions that are labelled as per cent have such",
+    ),
+    (
+        re.compile(r"(?:lwe_)?precipitation_(?:flux|rate)|pr"),
+        "kg m-2 s-1",
+        1e-8,
+        "rates in kg m-2 s-1 that are labelled as mm/day have such",
     ),
 )
 # Of what cannot be negative: a share of the largest value within which negatives are rounding, or
@@ -346,4 +362,23 @@ def plausible(
         if pattern.fullmatch(standard) and canonical(units, water) == own:
             ends = convert(np.array([low, high]), own, units, water=water)
             return float(ends[0]), float(ends[1]), what
+    return None
+
+
+def faint(name: str, attrs: Mapping[str, Any], units: str, water: bool) -> tuple[float, str] | None:
+    """Returns what the greatest value of a field over time is above on the Earth, in ``units``, and
+    what a smaller one means; None where nothing is known.
+
+    Args:
+        name: of the variable, where it has no standard name.
+        attrs: its attributes: standard_name.
+        units: of the values.
+        water: whether the quantity is water.
+    """
+    standard = str(attrs.get("standard_name", "")) or name.lower()
+    if parse(units) is None:
+        return None
+    for pattern, own, least, what in _FAINT:
+        if pattern.fullmatch(standard) and canonical(units, water) == own:
+            return float(convert(np.array([least]), own, units, water=water)[0]), what
     return None

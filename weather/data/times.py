@@ -321,6 +321,30 @@ def days_in_year(year: int, calendar: str) -> int:
     return round((start.replace(year=year + 1) - start).total_seconds() / 86400)
 
 
+def period_days(times: Times, period: str, start: int, stop: int) -> np.ndarray | None:
+    """Returns the days of the months or years that records are or lie in; None for months of
+    records that are not single months.
+
+    Args:
+        times: of all records.
+        period: "month" or "year".
+        start: the first record.
+        stop: after the last.
+    """
+    dates, bounds = times.dates, times.bounds
+    low, high = (27, 32) if period == "month" else (359, 367)
+    if bounds is not None:
+        days = interval_days(bounds[start:stop])
+        if np.all((days > low) & (days < high)):
+            return days
+    if period == "year":
+        return np.array([float(days_in_year(d.year, times.calendar)) for d in dates[start:stop]])
+    months = np.array([date.year * 12 + date.month for date in dates])
+    if bounds is None and len(dates) > 1 and np.all(np.diff(months) == 1):
+        return np.array([float(date.daysinmonth) for date in dates[start:stop]])
+    return None
+
+
 def mid_years(years: np.ndarray, calendar: str) -> np.ndarray:
     """Returns 1 July of every year, as cftime dates.
 
