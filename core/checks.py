@@ -60,19 +60,17 @@ def check_choice(name: str, value: str, choices: object) -> str:
     return value
 
 
-def check_even(name: str, value: int) -> int:
+def check_even(name: str, value: int, why: str = " (states come in conjugate pairs)") -> int:
     """Returns ``value // 2``.
 
     Args:
         name: of the hyper-parameter.
         value: a positive integer.
+        why: it must be even, for the message.
 
     Raises:
         ConfigError: if it is odd, not an integer, or below 2.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
-        raise ConfigError(
-            f"{name} must be an even integer of at least 2 (states come in conjugate pairs), got "
-            f"{value!r}"
-        )
+        raise ConfigError(f"{name} must be an even integer of at least 2{why}, got {value!r}")
     return value // 2

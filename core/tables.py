@@ -277,8 +277,9 @@ def _parquet_rows(file: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     try:
-        _check_names(pq.read_schema(file).names, file)
-        table = pq.read_table(file)
+        names = [name.strip() for name in pq.read_schema(file).names]
+        _check_names(names, file)
+        table = pq.read_table(file).rename_columns(names)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             "cannot be read as Parquet: it is damaged, or another kind of file",

@@ -351,3 +351,34 @@ def test_directions_have_no_mean(lab, write) -> None:
     data["wdir"].attrs["standard_name"] = "wind_from_direction"
     with pytest.raises(DataError, match="wdir: is a direction"):
         read_field(write(data))
+
+
+def test_a_standard_name_of_two_variables_names_none(lab, write) -> None:
+    data = lab.dataset(lab.fields()[:3])
+    data["ta850"] = data["tas"] - 20
+    data["ta850"].attrs = dict(data["tas"].attrs)
+    path = write(data)
+    with pytest.raises(DataError, match=r"has 2 variables 'air_temperature': tas, ta850 .*--var"):
+        read_field(path, "air_temperature")
+    assert read_field(path, "ta850").values.max() < 270
+    # One that is no field does not stand in the way.
+    write(data.assign(ta850=data["ta850"].isel(time=0)), "one.nc")
+    assert read_field(path.with_name("one.nc"), "air_temperature").name == "tas"
+
+
+def test_groups_of_a_store_are_named_and_read(lab, write, tmp_path: Path) -> None:
+    lab.dataset(lab.fields()[:3]).to_zarr(
+        tmp_path / "cmip.zarr", group="ssp585", consolidated=False
+    )
+    with pytest.raises(
+        DataError, match=r"at its root, but groups: ssp585 \(give .*cmip.zarr/ssp585"
+    ):
+        read_field(tmp_path / "cmip.zarr")
+    assert read_field(tmp_path / "cmip.zarr" / "ssp585").values.shape == (3, 4, 5)
+
+
+def test_the_calendar_360_is_that_of_360_days(lab, write) -> None:
+    data = lab.dataset(lab.fields()[:3])
+    data["time"].attrs["calendar"] = "360"
+    found, same = read_field(write(data)), read_field(write(lab.dataset(lab.fields()[:3]), "b.nc"))
+    assert found.calendar == "360_day" and (found.time == same.time).all()

@@ -12,7 +12,7 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
-from longseq.weather.forecasting.forecast import SETTINGS, damping, lengthen, score
+from longseq.weather.forecasting.forecast import SETTINGS, damping, lengthen, longer_windows, score
 from longseq.weather.forecasting.linear_inverse import BestLinearInverse, LinearInverse
 from longseq.weather.forecasting.models import FlowModel
 from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
@@ -106,6 +106,31 @@ def test_training_reads_the_context_once_and_loses_nothing(kind: str, horizon: i
         assert (got - wanted).abs().max() <= 1e-10 * (1 + wanted.abs().max()), parameter.shape
 
 
+@pytest.mark.parametrize("kind", ["conv_lstm", "masked_transformer"])
+def test_leads_count_by_their_own_roots(kind: str) -> None:
+    torch.manual_seed(0)
+    size = {"width": 8, "n_layers": 1, "d_state": 4, "context": 2}
+    task = FlowForecaster(kind, **size, by_lead=True).double().train()  # type: ignore[arg-type]
+    video = torch.randn(3, 5, 2, 8, 8, dtype=torch.float64)
+    torch.manual_seed(1)
+    found = task.compute({"video": video})["loss"]
+    torch.manual_seed(1)
+    own = task(video[:, :2], 3) - video[:, 2:]
+    if kind == "conv_lstm":
+        given = (task.model(video[:, :-1])[0] - video[:, 1:]).transpose(0, 1)
+    else:
+        given = torch.sub(*task.model.masked_pairs(video, task.hidden))  # type: ignore[operator]
+    roots = [
+        torch.stack([frame.square().mean().sqrt() for frame in frames]).mean()
+        for frames in (own.transpose(0, 1), given)
+    ]
+    torch.testing.assert_close(found, sum(roots) / 2, rtol=1e-9, atol=0)
+    # Frames that are right to the last digit have a gradient all the same.
+    frames = torch.zeros(2, 3, 2, 4, 4, requires_grad=True)
+    task._loss(frames, torch.zeros_like(frames)).backward()
+    assert (frames.grad == 0).all()
+
+
 def test_scores_by_lead() -> None:
     rng = np.random.default_rng(1)
     truth = rng.standard_normal((40, 3, 2, 8, 8))
@@ -184,8 +209,12 @@ def test_further_steps_are_on_longer_windows_at_a_tenth_of_the_rates(tmp_path, m
 
     monkeypatch.setattr(FlowForecaster, "compute", watched)
     data = FlowData(**how, horizon=2, leads=3)
-    after = lengthen(before, data, tmp_path, 25, "conv_lstm", "on")
-    assert {shape for shape, _ in seen} == {(3, 4 + 6)} and len(seen) == 25
+    longer = longer_windows(data)
+    longer.share_runs(data)
+    assert longer.runs("train") is data.runs("train")
+    after = lengthen(before, longer, tmp_path, 25, "conv_lstm", "on")
+    assert after.by_lead and not before.by_lead
+    assert {shape for shape, _ in seen} == {(2, 4 + 10)} and len(seen) == 25
     assert max(rate for _, rate in seen) == pytest.approx(0.002)
     assert all(torch.equal(one, kept[name]) for name, one in before.state_dict().items())
     assert any(not torch.equal(one, kept[name]) for name, one in after.state_dict().items())
@@ -194,10 +223,19 @@ def test_further_steps_are_on_longer_windows_at_a_tenth_of_the_rates(tmp_path, m
 def test_what_does_not_fit_is_refused(capsys) -> None:
     assert main(["weather", "forecast", "--longer", "4", "--stations", "8"]) == 2
     assert "--longer must be" in capsys.readouterr().err
+    assert main(["weather", "forecast", "--longer", "4", "--leads", "3", "--frames", "23"]) == 2
+    said = capsys.readouterr()
+    assert "--longer needs flows of 24 frames, --frames is 23" in said.err and not said.out
     assert main(["weather", "forecast", "--window", "4", "--stations", "8"]) == 2
     assert "--window must be" in capsys.readouterr().err
+    for command in ("forecast", "query"):  # before any flow is generated
+        assert main(["weather", command, "--steps", "0"]) == 2
+        said = capsys.readouterr()
+        assert "--steps must be an integer of at least 1, got 0" in said.err and not said.out
     assert main(["weather", "forecast", "--models", "fnoo"]) == 2
     assert "no model 'fnoo'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"size must be an even integer of at least 2, got 15$"):
+        FlowData(size=15)
     with pytest.raises(ConfigError, match="must hold the context and the leads"):
         FlowData(frames=10)
     with pytest.raises(ConfigError, match="unknown"):

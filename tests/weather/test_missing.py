@@ -9,7 +9,7 @@ import xarray as xr
 from longseq.core.errors import DataError
 from longseq.weather.data.missing import Marks
 from longseq.weather.data.series import read_series
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import open_source, read_field, read_years
 
 
 def packed(lab, write, attrs: dict, last: int, name: str = "packed.nc", **coding):
@@ -140,3 +140,47 @@ def test_zeros_of_a_zarr_store_are_values(lab, write, tmp_path) -> None:
     for version in (2, 3):
         path = write(data, f"own{version}.zarr", zarr_format=version)
         assert read_years(path).mask.sum() == 19
+
+
+def test_land_that_has_lost_its_mark_is_refused(lab, write) -> None:
+    values = lab.fields()[:12] - 273.15
+    values[:, 1, 2:4] = 0
+    with pytest.raises(DataError, match=r"tas: is exactly 0 in 2 cells all the time.*setctomiss"):
+        read_field(write(lab.dataset(values, units="degC")))
+    with pytest.raises(DataError, match="is exactly 0 in 2 cells"):
+        read_years(write(lab.dataset(values, units="degC"), "years.nc"))
+    differences = read_field(write(lab.dataset(values, units="degC"), "d.nc"), difference=True)
+    assert (differences.values[:, 1, 2:4] == 0).all()
+    values[5, 1, 2:4] = 0.25  # and weather may pass 0
+    assert read_field(write(lab.dataset(values, units="degC"), "v.nc")).mask is None
+    nothing = lab.dataset(np.zeros_like(values), units="degC")  # nor is a mark all that there is
+    assert read_field(write(nothing, "n.nc")).mask is None
+    values[:, 1, 2:4] = 0
+    assert read_field(write(lab.dataset(values[:11], units="degC"), "short.nc")).mask is None
+
+
+def test_totals_since_the_start_are_refused(lab, write) -> None:
+    rain = np.random.default_rng(0).gamma(2, 50, (12, 4, 5))
+    rain[3] = 0  # a dry record leaves a total as it is
+    rain[:, 0, 0] = np.nan
+
+    def made(values: np.ndarray, name: str, **attrs: str):
+        data = lab.dataset(values, units="mm", name=name)
+        data[name].attrs = {"units": "mm", **attrs}
+        return data
+
+    for name, attrs in (
+        ("tp", {}),
+        ("RAINNC", {"description": "ACCUMULATED TOTAL GRID SCALE PRECIPITATION"}),
+    ):
+        with pytest.raises(DataError, match=rf"{name}: never falls .* totals since .*deltat"):
+            read_field(write(made(np.cumsum(rain, 0), name, **attrs), f"{name}.nc"))
+        assert read_field(write(made(rain, name, **attrs), f"own{name}.nc")).units
+    with open_source(write(made(np.cumsum(rain, 0), "tp"), "blocks.nc")) as source:
+        for start in range(12):  # a block at a time
+            values = source.read(start, start + 1)
+        with pytest.raises(DataError, match="never falls"):
+            source.field(values)
+    # Depths may rise for as long as they like, and so may amounts of a few records.
+    assert read_field(write(made(np.cumsum(rain, 0), "depth"), "depth.nc")).units == "m"
+    assert read_field(write(made(np.cumsum(rain[:11], 0), "tp"), "short.nc")).units == "kg m-2"

@@ -296,3 +296,73 @@ def test_water_by_the_variables_name(name: str, lab, write) -> None:
 @pytest.mark.parametrize("name", ["rain_days", "precip_anomaly", "rain_height", "snow_depth"])
 def test_what_only_sounds_like_water(name: str, lab, write) -> None:
     assert read_field(write(made(lab, -3.0, "mm", name))).units == "m"
+
+
+@pytest.mark.parametrize(
+    ("units", "value", "attrs", "expected"),
+    [
+        ("psu", 35.0, {"standard_name": "sea_surface_salinity"}, 0.035),
+        ("PSU", 35.0, {"long_name": "salinity"}, 0.035),
+        ("1e-3", 35.0, {"standard_name": "sea_surface_salinity"}, 0.035),
+        ("0.001", 35.0, {"standard_name": "sea_water_salinity"}, 0.035),
+        ("g kg-1", 35.0, {"standard_name": "sea_water_absolute_salinity"}, 0.035),
+        ("psu", 35.0, {"standard_name": "sea_water_practical_salinity"}, 35.0),
+        ("1", 35.0, {"standard_name": "sea_water_practical_salinity"}, 35.0),
+    ],
+)
+def test_salinities_of_all_spellings_are_alike(units, value, attrs, expected, lab, write) -> None:
+    found = read_field(write(made(lab, value, units, "sss", **attrs)))
+    assert found.units == "1"
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+
+
+def test_a_salinity_without_its_factor_is_refused(lab, write) -> None:
+    path = write(made(lab, 35.0, "1", "sos", standard_name="sea_surface_salinity"))
+    with pytest.raises(DataError, match=r"values from 35 to 35 1 are no salinities"):
+        read_field(path)
+
+
+@pytest.mark.parametrize(("units", "name"), [("m", "tp"), ("J m**-2", "ssrd")])
+def test_means_of_daily_amounts_are_called_so(units, name, lab, write) -> None:
+    daily = made(lab, 0.003, units, name, long_name=name, GRIB_stepType="avgad")
+    assert any("amounts per day" in note for note in read_field(write(daily)).notes)
+    rate = made(lab, 3e-8, "m s-1", "tprate", GRIB_stepType="avgad")
+    assert not any("per day" in note for note in read_field(write(rate, "r.nc")).notes)
+
+
+@pytest.mark.parametrize(
+    ("units", "value", "name", "message"),
+    [
+        (
+            "%",
+            0.9,
+            "cloud_area_fraction",
+            r"above 0.009 1: fractions that are labelled as per cent",
+        ),
+        ("%", 0.8, "relative_humidity", "its units say '%': correct them"),
+        ("mm/day", 2e-4, "precipitation_flux", r"rates in kg m-2 s-1 .* labelled as mm/day"),
+        ("kg m-2 s-1", 1.5, "precipitation_flux", "are no rates of precipitation"),
+        ("kg m-2 s-1", 0.5, "precipitation_flux", "are no rates of precipitation"),  # of mm/day
+    ],
+)
+def test_labels_of_another_scale_are_refused(units, value, name, message, lab, write) -> None:
+    path = write(made(lab, value, units, "x", standard_name=name))
+    with pytest.raises(DataError, match=message):
+        read_field(path)
+    assert read_field(path, difference=True).values.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("units", "value", "name"),
+    [
+        ("%", 3.0, "cloud_area_fraction"),
+        ("1", 0.9, "cloud_area_fraction"),
+        ("%", 0.0, "sea_ice_area_fraction"),  # none is none in any unit
+        ("%", 0.5, "area_fraction"),  # of cities, say
+        ("mm/day", 0.002, "precipitation_flux"),  # a desert
+        ("mm/day", 1800.0, "precipitation_flux"),  # the wettest day on record
+    ],
+)
+def test_what_the_earth_has_is_read(units, value, name, lab, write) -> None:
+    found = read_field(write(made(lab, value, units, "x", standard_name=name)))
+    assert np.isfinite(found.values).all()

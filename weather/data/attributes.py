@@ -128,6 +128,10 @@ def units_of(
 ) -> tuple[str, str, list[str]]:
     """Returns the unit of a file, the wanted or canonical one, and notes."""
     source = str(plain_value(array.attrs.get("units", ""))).strip()
+    if "practical_salinity" in str(array.attrs.get("standard_name", "")) and (
+        source.lower().startswith(("psu", "pss"))
+    ):
+        source = "1"  # as CF has it; without that name psu are g/kg
     if not source:
         if wanted is not None and unit_library.parse(wanted) is not None:
             return wanted, wanted, [f"has no units: taken to be in {wanted}, as --units says"]

@@ -141,10 +141,14 @@ def _check_attributes(file: Path, variable: str | None, how: dict[str, Any]) -> 
 
 
 def _groups(path: str | Path) -> list[str]:
-    """Returns the names of the groups of a NetCDF-4 file."""
+    """Returns the names of the groups of a NetCDF-4 file or a Zarr store."""
     import h5py
 
     file = resolve(path)
+    if is_zarr(file):
+        import zarr
+
+        return sorted(zarr.open_group(str(file), mode="r").group_keys())
     if not file.is_file() or not h5py.is_hdf5(file):
         return []
     with h5py.File(file) as content:
@@ -220,6 +224,11 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
         ]
         if variable in data.data_vars:
             matching = [variable]
+        usable = [str(name) for name in matching if name in fields]
+        if len(usable) > 1:
+            text = f"has {len(usable)} variables {variable!r}: {', '.join(usable)}"
+            raise DataError(text, path=path, hint="name one with --variable")
+        matching = usable or matching
         if not matching:
             hint = did_you_mean(variable, fields or [str(name) for name in data.data_vars])
             raise DataError(f"has no variable {variable!r}", path=path, hint=hint)
@@ -241,6 +250,8 @@ def choose(data: Any, variable: str | None, path: str | Path) -> str:
             if groups:
                 text = f"has no variable at its root, but groups: {', '.join(groups)}"
                 hint = f"take one out: ncks -G : -g {groups[0]} in.nc out.nc"
+                if is_zarr(resolve(path)):
+                    hint = f"give one of them: {Path(path) / groups[0]}"
                 raise DataError(text, path=path, hint=hint)
             raise DataError("has no variable of numbers", path=path)
         first = max(numbers, key=lambda array: array.ndim)

@@ -25,6 +25,8 @@ _LARGE = (32767.0, 32768.0, 99999.0, 999999.0, 9999999.0)
 # The same of 16-bit integers that somebody has unpacked without their mark.
 _LARGE += (3276.7, 3276.8, 327.67, 327.68, 6553.5, 655.35)
 _HUGE = 1e15
+# Weather that stands still for so many records does not.
+_IDLE_RECORDS = 12
 
 
 def check_packing(data: Any, variable: str | None, path: Path) -> None:
@@ -183,18 +185,44 @@ class Suspects:
 
     Args:
         marks: of the variable.
+        zero_is_chance: whether 0 is a value like any other, as of degC: cells that never have
+            another one are then suspect too.
+        gathers: whether values are amounts: those that never fall are then suspect as totals.
         counts: of every such end.
         low: the least of all other values.
         high: the greatest.
+        idle: which cells have been 0 throughout (Y, X).
+        records: fields that were seen.
+        last: the last of them (…, 1, Y, X).
+        falls: whether any value is below the one before it.
+        rises: which cells have a value above the one before it (Y, X).
     """
 
     marks: Marks
+    zero_is_chance: bool = False
+    gathers: bool = False
     counts: dict[float, int] = field(default_factory=dict)
     low: float = np.inf
     high: float = -np.inf
+    idle: np.ndarray | None = None
+    records: int = 0
+    last: np.ndarray | None = None
+    falls: bool = False
+    rises: np.ndarray | None = None
 
     def see(self, values: np.ndarray) -> None:
-        """Adds a block of values, NaN where they are missing."""
+        """Adds a block of values (…, Y, X), NaN where they are missing."""
+        if self.zero_is_chance:
+            idle = (values == 0).all(tuple(range(values.ndim - 2)))
+            self.idle = idle if self.idle is None else self.idle & idle
+        if self.zero_is_chance or self.gathers:
+            self.records += int(np.prod(values.shape[:-2]))
+        if self.gathers and not self.falls:
+            joined = [values] if self.last is None else [self.last, values]
+            steps = np.diff(np.concatenate(joined, -3), axis=-3)
+            self.last, self.falls = values[..., -1:, :, :], bool((steps < 0).any())
+            rises = (steps > 0).any(tuple(range(steps.ndim - 2)))
+            self.rises = rises if self.rises is None else self.rises | rises
         rest = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
         # One after the other, from either end.
         while rest.size:
@@ -213,6 +241,22 @@ class Suspects:
         Raises:
             DataError: naming it.
         """
+        idle = 0 if self.idle is None else int(self.idle.sum())
+        if self.records >= _IDLE_RECORDS and idle and (self.low < 0 or self.high > 0):
+            raise DataError(
+                f"is exactly 0 in {idle:,} cells all the time, as land is where its mark was lost",
+                path=path,
+                record=name,
+                hint="mask them: cdo setctomiss,0 in out; --anomalies if these are differences",
+            )
+        if self.records >= _IDLE_RECORDS and self._is_total():
+            raise DataError(
+                "never falls and rises everywhere: these are totals since the start, not amounts "
+                "of its intervals",
+                path=path,
+                record=name,
+                hint="take differences: cdo deltat in out",
+            )
         spread = self.high - self.low
         for end, count in self.counts.items():
             if np.isfinite(spread):
@@ -229,3 +273,10 @@ class Suspects:
                     record=name,
                     hint="declare it: ncatted -a _FillValue or missing_value",
                 )
+
+    def _is_total(self) -> bool:
+        """Returns whether no value is below the one before it, and one above it in every cell."""
+        if self.last is None or self.rises is None or self.falls:
+            return False
+        there = np.isfinite(self.last).any(tuple(range(self.last.ndim - 2)))
+        return bool(there.any()) and bool(self.rises[there].all())

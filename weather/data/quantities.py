@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from longseq.weather.data.units import OF_WATER, canonical, convert, fits, parse
+from longseq.weather.data.units import OF_WATER, canonical, convert, fits, has_offset, parse
 
 _WATER_WORDS = re.compile(r"\b(precip|rain|snow|evapo|runoff|drizzle)")
 # Metres of snow are no metres of water, unless it is said.
@@ -81,11 +81,34 @@ _PLAUSIBLE = (
     (re.compile(r"relative_humidity|\w*area_fraction|hurs|clt"), "1", -0.5, 2.0, "fractions"),
     (re.compile(r"specific_humidity|huss"), "1", -0.01, 0.1, "specific humidities"),
     (
+        re.compile(r"(?!.*practical)\w*salinity|sos?"),
+        "1",
+        -0.01,
+        0.5,
+        "salinities",
+    ),
+    (
         re.compile(r"\w*(?:precipitation|rainfall|snowfall)\w*(?:_flux|_rate)|pr"),
         "kg m-2 s-1",
-        -1.0,
-        1.0,
+        -0.2,
+        0.2,
         "rates of precipitation",
+    ),
+)
+# What the greatest value of a whole field over time is above, likewise: fractions labelled as per
+# cent, and kg m-2 s-1 labelled as mm/day.
+_FAINT = (
+    (
+        re.compile(r"relative_humidity|(?:cloud|sea_ice)_area_fraction|hurs|clt|siconc"),
+        "1",
+        0.0101,
+        "fractions that are labelled as per cent have such",
+    ),
+    (
+        re.compile(r"(?:lwe_)?precipitation_(?:flux|rate)|pr"),
+        "kg m-2 s-1",
+        1e-8,
+        "rates in kg m-2 s-1 that are labelled as mm/day have such",
     ),
 )
 # Of what cannot be negative: a share of the largest value within which negatives are rounding, or
@@ -136,6 +159,41 @@ def is_accumulated(name: str, attrs: Mapping[str, Any], units: str) -> bool:
     amount = fits(unit, "kg m-2") or fits(unit, "m")
     gathers = _GATHERS.search(words) is not None or name.lower() in _WATER_NAMES
     return amount and gathers and is_water(name, attrs)
+
+
+def per_day(attrs: Mapping[str, Any], units: str) -> list[str]:
+    """Returns a note where amounts are means of daily ones: ERA5's monthly means of what gathers.
+
+    Args:
+        attrs: of a variable: GRIB_stepType.
+        units: of the values.
+    """
+    unit = parse(units)
+    if attrs.get("GRIB_stepType") != "avgad" or unit is None:
+        return []
+    amount = any(fits(unit, one) for one in ("kg m-2", "m", "J m-2"))
+    return ["amounts per day (GRIB_stepType avgad): means are taken of them"] if amount else []
+
+
+def suspicions(
+    name: str, attrs: Mapping[str, Any], units: str, difference: bool
+) -> tuple[bool, bool]:
+    """Returns whether 0 is a value like any other, as of degC, so that cells that have no other one
+    are land; and whether values gather, so that those that never fall are totals since the start.
+
+    Args:
+        name: of the variable.
+        attrs: its attributes: standard_name, long_name, description.
+        units: of the file.
+        difference: whether values are differences.
+    """
+    unit = parse(units)
+    if difference or unit is None:
+        return False, False
+    words = _words(attrs, "standard_name", "long_name", "description")
+    gathers = "accum" in words or _GATHERS.search(words) is not None or name.lower() in _WATER_NAMES
+    amount = any(fits(unit, one) for one in ("kg m-2", "m", "J m-2"))
+    return has_offset(units), amount and gathers
 
 
 def is_direction(attrs: Mapping[str, Any], units: str) -> bool:
@@ -269,7 +327,7 @@ def quantity_problem(text: str, attrs: Mapping[str, Any], water: bool = False) -
             f"units {text!r} are a ratio of lengths, and water is {found[1]} per time: write "
             f"'{found[1]}/month' if that is meant"
         )
-    if fits(unit, "K") and unit.convert(0.0, "K") != 0:
+    if has_offset(text):
         bad = next((method for method in methods if method in _NO_OFFSET), None)
         if bad:
             return f"units: a {bad} in {text!r} cannot be told in K, which begins elsewhere"
@@ -304,4 +362,23 @@ def plausible(
         if pattern.fullmatch(standard) and canonical(units, water) == own:
             ends = convert(np.array([low, high]), own, units, water=water)
             return float(ends[0]), float(ends[1]), what
+    return None
+
+
+def faint(name: str, attrs: Mapping[str, Any], units: str, water: bool) -> tuple[float, str] | None:
+    """Returns what the greatest value of a field over time is above on the Earth, in ``units``, and
+    what a smaller one means; None where nothing is known.
+
+    Args:
+        name: of the variable, where it has no standard name.
+        attrs: its attributes: standard_name.
+        units: of the values.
+        water: whether the quantity is water.
+    """
+    standard = str(attrs.get("standard_name", "")) or name.lower()
+    if parse(units) is None:
+        return None
+    for pattern, own, least, what in _FAINT:
+        if pattern.fullmatch(standard) and canonical(units, water) == own:
+            return float(convert(np.array([least]), own, units, water=water)[0]), what
     return None

@@ -91,11 +91,11 @@ def list_scenarios(path: str | Path) -> list[str]:
     """
     file = resolve(path)
     rows = read_rows(file)
-    by_name = {name.lower(): name for name in (rows[0] if rows else {}) if name}
-    if not {"scenario", "variable", "region"} <= by_name.keys():
+    labels = _labels(file, rows)
+    if not {"scenario", "variable", "region"} <= labels.keys():
         hint = "columns Scenario, Region, Variable and the years are needed"
         raise DataError("is no table of scenarios", path=file, hint=hint)
-    return list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
+    return list(dict.fromkeys((row[labels["scenario"]] or "").strip() for row in rows))
 
 
 def read_units(path: str | Path) -> dict[str, str]:
@@ -114,15 +114,31 @@ def read_units(path: str | Path) -> dict[str, str]:
                 for name, array in data.data_vars.items()
             }
     rows = read_rows(file)
-    names = {name.lower(): name for name in (rows[0] if rows else {}) if name}
-    if not {"scenario", "variable", "unit"} <= names.keys():
+    labels = _labels(file, rows)
+    if not {"scenario", "variable", "region", "unit"} <= labels.keys():
         return {}
-    scenario = scenario or rows[0][names["scenario"]]
-    return {
-        row[names["variable"]]: (row[names["unit"]] or "").strip()
-        for row in rows
-        if row[names["scenario"]] == scenario
-    }
+    scenario = scenario or rows[0][labels["scenario"]].strip()
+    found = {}
+    for row in rows:
+        own, region, name, unit = (
+            (row[labels[one]] or "").strip() for one in ("scenario", "region", "variable", "unit")
+        )
+        if own == scenario and region in _WORLD:  # other regions may have units of their own
+            found[name] = unit
+    return found
+
+
+def _labels(file: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the columns of a table that are labels in the wide layout, by their names in lower
+    case, and checks that no two are one label or one year."""
+    found: dict[str, str] = {}
+    for column in (name for name in (rows[0] if rows else {}) if name):
+        key = str(int(column)) if column.isdecimal() else column.lower()
+        if key in found and (key in _WIDE or column.isdecimal()):
+            text = f"has two columns for one: {found[key]!r} and {column!r}"
+            raise DataError(text, path=file, record="line 1", hint="rename or drop one")
+        found[key] = column
+    return {key: column for key, column in found.items() if key in _WIDE}
 
 
 def _number(text: str | None, name: str, file: Path, line: int) -> float:
@@ -139,7 +155,7 @@ def _read_table(file: Path, scenario: str) -> tuple[np.ndarray, Table]:
     rows = read_rows(file)
     columns = [name for name in rows[0] if name] if rows else []
     if {"variable", "region"} <= {name.lower() for name in columns}:
-        return _read_wide(file, rows, columns, scenario)
+        return _read_wide(file, rows, scenario)
     if scenario:
         raise DataError(f"has no scenarios, {scenario!r} cannot be chosen", path=file)
     year = [name for name in columns if name.strip().lower() == "year"]
@@ -170,16 +186,15 @@ def _no_year(file: Path, rows: list[Row], columns: list[str], year: list[str]) -
     return DataError(text, path=file, hint=hint)
 
 
-def _read_wide(
-    file: Path, rows: list[Row], columns: list[str], scenario: str
-) -> tuple[np.ndarray, Table]:
+def _read_wide(file: Path, rows: list[Row], scenario: str) -> tuple[np.ndarray, Table]:
     """Reads the layout of RCMIP and IIASA: a row per variable, a column per year."""
-    by_name = {name.lower(): name for name in columns}
-    if "scenario" not in by_name:
-        text = f"has no column 'Scenario' (it has {', '.join(map(repr, columns[:6]))})"
+    labels = _labels(file, rows)
+    if "scenario" not in labels:
+        text = f"has no column 'Scenario' (it has {', '.join(map(repr, list(rows[0])[:6]))})"
         raise DataError(text, path=file)
-    years = sorted(int(name) for name in columns if name.strip().isdecimal())
-    known = list(dict.fromkeys(row[by_name["scenario"]] for row in rows))
+    by_year = {int(name): name for name in rows[0] if name and name.isdecimal()}
+    years = sorted(by_year)
+    known = list(dict.fromkeys((row[labels["scenario"]] or "").strip() for row in rows))
     if not years:
         raise DataError("has no columns of years", path=file)
     if not scenario and len(known) > 1:
@@ -189,16 +204,17 @@ def _read_wide(
     if scenario not in known:
         hint = did_you_mean(scenario, known)
         raise DataError(f"has no scenario {scenario!r}", path=file, hint=hint)
-    label = {str(int(name)): name for name in columns if name.strip().isdecimal()}
     table: Table = {}
     for row in rows:
-        if row[by_name["scenario"]] != scenario or row[by_name["region"]] not in _WORLD:
+        own, region, name = (
+            (row[labels[one]] or "").strip() for one in ("scenario", "region", "variable")
+        )
+        if own != scenario or region not in _WORLD:
             continue
-        name = row[by_name["variable"]]
         if name in table:
-            text = f"{name} occurs twice for {scenario}, {row[by_name['region']]}"
+            text = f"{name} occurs twice for {scenario}, {region}"
             raise DataError(text, path=file, record=f"line {row.line}")
-        texts = [row[label[str(year)]] for year in years]
+        texts = [row[by_year[year]] for year in years]
         table[name] = np.array(
             [_number(t, name, file, row.line) if t and t.strip() else np.nan for t in texts]
         )

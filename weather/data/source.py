@@ -36,7 +36,7 @@ from longseq.weather.data.field import (
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.missing import Marks, Suspects
 from longseq.weather.data.seasons import WHOLE, Part
-from longseq.weather.data.times import Times, days_in_year, decode_time, interval_days
+from longseq.weather.data.times import Times, decode_time, period_days
 from longseq.weather.data.zarr_store import is_damage
 
 _KEPT = ("standard_name", "long_name", "cell_methods")
@@ -87,7 +87,8 @@ class Source:
     dropped: bool = False
 
     def __post_init__(self) -> None:
-        self.suspects = Suspects(self.marks)
+        about = self.name, self.array.attrs, self.source_units, self.difference
+        self.suspects = Suspects(self.marks, *quantities.suspicions(*about))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,9 +114,8 @@ class Source:
             values = values[..., ::-1, :]
         if not np.array_equal(self.order, np.arange(len(self.order))):
             values = values[..., self.order]
-        kept = self.marks.apply(values)
-        self.dropped = self.dropped or kept is not values
-        values = kept
+        found, values = values, self.marks.apply(values)
+        self.dropped = self.dropped or values is not found
         self.suspects.see(values)
         self._count(values, start)
         if self.source_units != self.units:
@@ -179,7 +179,7 @@ class Source:
         source = self.source_units
         if (rate := unit_library.per_period(source)) is not None:
             # What fell in a month is a sum over its own days, not over a twelfth of a year.
-            days = self._days_of(rate[0], start, stop)
+            days = period_days(self.times, rate[0], start, stop)
             if days is not None:
                 values = np.asarray(values, dtype=np.float64) / days[:, None, None]
                 source = rate[1]
@@ -187,23 +187,6 @@ class Source:
             return unit_library.convert(values, source, self.units, self.difference, self.water)
         except ConfigError as error:
             raise DataError(f"units: {error}", path=self.path, record=self.name) from error
-
-    def _days_of(self, period: str, start: int, stop: int) -> np.ndarray | None:
-        """Returns the days of the months or years that records are or lie in; None for months of
-        records that are not single months."""
-        dates, bounds = self.times.dates, self.times.bounds
-        low, high = (27, 32) if period == "month" else (359, 367)
-        if bounds is not None:
-            days = interval_days(bounds[start:stop])
-            if np.all((days > low) & (days < high)):
-                return days
-        if period == "year":
-            calendar = self.times.calendar
-            return np.array([float(days_in_year(d.year, calendar)) for d in dates[start:stop]])
-        months = np.array([date.year * 12 + date.month for date in dates])
-        if bounds is None and len(dates) > 1 and np.all(np.diff(months) == 1):
-            return np.array([float(date.daysinmonth) for date in dates[start:stop]])
-        return None
 
     def _check_plausible(self, least: float, most: float) -> None:
         limits = quantities.plausible(self.name, self.attrs, self.units, self.water)
@@ -217,6 +200,18 @@ class Source:
             path=self.path,
             record=self.name,
             hint=f"its units say {self.source_units!r}: correct them, or {remedy}",
+        )
+
+    def _check_faint(self) -> None:
+        """Checks that the greatest value is not as small as one of another unit would be."""
+        faint = quantities.faint(self.name, self.attrs, self.units, self.water)
+        if self.difference or faint is None or not 0 < self.most <= faint[0]:
+            return
+        raise DataError(
+            f"has no value above {self.most:.4g} {self.units}: {faint[1]}",
+            path=self.path,
+            record=self.name,
+            hint=f"its units say {self.source_units!r}: correct them, or say --anomalies",
         )
 
     def _negatives(self) -> list[str]:
@@ -252,11 +247,11 @@ class Source:
         members = values.shape[0] if values.ndim == 4 else 1
         notes = [*own.pop("notes"), *([f"{members} members"] if members > 1 else [])]
         self.suspects.check(self.path, self.name)
+        self._check_faint()
         notes += self._negatives()
         if self.dropped:
             notes.append(f"values {self.marks} count as missing")
-        mask = self.mask()
-        if mask is not None:
+        if (mask := self.mask()) is not None:
             lost = int((~mask).sum())
             notes.append(f"{lost:,} of {mask.size:,} cells have no values and are left out")
         return Field(
@@ -315,6 +310,7 @@ def open_source(
             raise DataError(text, path=file, record=name, hint="take the components of the vector")
         water = quantities.is_water(name, array.attrs)
         found, target, more = units_of(array, units, water, name, file)
+        more += quantities.per_day(array.attrs, target)
         if inferred and found != target and target == "K":
             more.append("without an offset: its name or attributes say differences or a spread")
         if quantities.is_accumulated(name, array.attrs, target):

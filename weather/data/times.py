@@ -24,6 +24,7 @@ CALENDARS = (
     "366_day",
     "360_day",
 )
+_SPELLED = {"360": "360_day"}  # the IRI Data Library's
 _YEARS = ("", "year", "years", "1", "common_year")
 _SINCE = re.compile(r"(month|months|mon|year|years|yr|yrs|common_years?)\s+since\s+(.*)", re.I)
 _ABSOLUTE = re.compile(r"(day|month|year) as (%Y(?:%m)?(?:%d)?)(?:\.%f)?", re.I)
@@ -82,6 +83,7 @@ def decode_time(
     """
     units = str(attrs.get("units", "")).strip()
     calendar = str(attrs.get("calendar", "standard")).strip().lower()
+    calendar = _SPELLED.get(calendar, calendar)
     if calendar not in CALENDARS:
         known = ", ".join(CALENDARS)
         raise DataError(f"unknown calendar {calendar!r} (known: {known})", path=path, record="time")
@@ -90,7 +92,7 @@ def decode_time(
     numbers = _numbers(values, path, "times")
     notes: list[str] = []
     if units.lower() in _YEARS:
-        calendar = str(attrs.get("calendar", "noleap")).lower()
+        calendar = calendar if "calendar" in attrs else "noleap"
         dates = _bare_years(numbers, units, calendar, path)
     else:
         dates = _dates(numbers, units, calendar, path)
@@ -317,6 +319,30 @@ def days_in_year(year: int, calendar: str) -> int:
     zero = {"has_year_zero": True} if year == 0 else {}
     start = cftime.datetime(year, 1, 1, calendar=calendar, **zero)
     return round((start.replace(year=year + 1) - start).total_seconds() / 86400)
+
+
+def period_days(times: Times, period: str, start: int, stop: int) -> np.ndarray | None:
+    """Returns the days of the months or years that records are or lie in; None for months of
+    records that are not single months.
+
+    Args:
+        times: of all records.
+        period: "month" or "year".
+        start: the first record.
+        stop: after the last.
+    """
+    dates, bounds = times.dates, times.bounds
+    low, high = (27, 32) if period == "month" else (359, 367)
+    if bounds is not None:
+        days = interval_days(bounds[start:stop])
+        if np.all((days > low) & (days < high)):
+            return days
+    if period == "year":
+        return np.array([float(days_in_year(d.year, times.calendar)) for d in dates[start:stop]])
+    months = np.array([date.year * 12 + date.month for date in dates])
+    if bounds is None and len(dates) > 1 and np.all(np.diff(months) == 1):
+        return np.array([float(date.daysinmonth) for date in dates[start:stop]])
+    return None
 
 
 def mid_years(years: np.ndarray, calendar: str) -> np.ndarray:

@@ -26,7 +26,7 @@ _ALIASES = {
     "fraction": "1",
     "(0 - 1)": "1",
     "0-1": "1",
-    "psu": "1",
+    "psu": "1e-3",
     "gpm": "m",
     "gpdm": "dam",
     "geopotential meters": "m",
@@ -136,6 +136,16 @@ def parse(text: str) -> Unit | None:
         if not unit.is_unknown() and not unit.is_no_unit():
             return unit
     return None
+
+
+def has_offset(text: str) -> bool:
+    """Returns whether a unit's zero is not that of its quantity, as of degC.
+
+    Args:
+        text: any unit.
+    """
+    unit = parse(text)
+    return unit is not None and fits(unit, "K") and float(unit.convert(0.0, "K")) != 0
 
 
 def fits(unit: Unit, other: Unit | str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser
 from longseq.core.compare import whole_numbers
 from longseq.core.errors import ConfigError, did_you_mean
@@ -209,8 +210,8 @@ def run(argv: Sequence[str]) -> int:
         "--longer",
         type=int,
         default=0,
-        help="further steps of every training at a tenth of its rates, on windows in which three "
-        "times the frames follow: against rollouts that drift (0)",
+        help="further steps of every training at a tenth of its rates, on windows in which five "
+        "times the frames follow and all count alike: against rollouts that drift (0)",
     )
     parser.add_argument("--frames", type=int, default=400, help="of every flow (400)")
     parser.add_argument("--size", type=int, default=32, help="points along a side (32)")
@@ -218,6 +219,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--spin_up", type=int, help="time steps before (the flow's own)")
     parser.add_argument("--out", default="outputs/weather/forecast", help="folder to write")
     args = parser.parse_args(argv)
+    check_positive("--steps", args.steps)
     settings = SETTINGS if args.stations is None else STATION_SETTINGS
     asked = ",".join(settings) if args.models is None else args.models
     names = [name.strip() for name in asked.split(",") if name.strip()]
@@ -242,6 +244,7 @@ def run(argv: Sequence[str]) -> int:
         if args.stations is None
         else StationData(stations=args.stations, missing=args.missing, **flow)
     )
+    longer = longer_windows(data) if args.longer else None
     rows, columns = data.flow.shape
     seen = "" if args.stations is None else f", seen at {args.stations} stations"
     what = f"flows of {args.frames} frames, {rows} × {columns} points{seen}"
@@ -258,9 +261,10 @@ def run(argv: Sequence[str]) -> int:
             seconds[key] = (time.process_time() - began) / args.steps
             trained = load_task(done.checkpoint, "weather")
             assert isinstance(trained, FlowForecaster | StationForecaster)
-            if args.longer and isinstance(trained, FlowForecaster):
+            if longer is not None and isinstance(trained, FlowForecaster):
+                longer.share_runs(data)
                 further = f"{name}_seed{seed}_longer"
-                trained = lengthen(trained, data, out, args.longer, name, further)
+                trained = lengthen(trained, longer, out, args.longer, name, further)
             made[key] = network(trained, getattr(data, "places", None))
             if args.window and name in _WITH_STATES:
                 last = f"{key}, last {args.window}"
@@ -273,28 +277,42 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def longer_windows(data: FlowData) -> FlowData:
+    """Returns the same flows in windows in which five times the frames follow the context, a
+    quarter as many in a training step, which has no more frames for it.
+
+    Args:
+        data: whose flows they are.
+
+    Raises:
+        ConfigError: if the flows are too short for such windows.
+    """
+    changed = {"horizon": 5 * data.horizon, "batch_size": max(1, data.batch_size // 4)}
+    if data.frames < data.context + changed["horizon"]:
+        need = data.context + changed["horizon"]
+        raise ConfigError(f"--longer needs flows of {need} frames, --frames is {data.frames}")
+    own = {key: one for key, one in data.hparams.items() if not key.startswith("_")}
+    return FlowData(**{**own, **changed})
+
+
 def lengthen(
-    trained: FlowForecaster, data: FlowData, out: Path, steps: int, model: str, name: str
+    trained: FlowForecaster, longer: FlowData, out: Path, steps: int, model: str, name: str
 ) -> FlowForecaster:
     """Returns a network after further steps on longer windows, at a tenth of its rates.
 
-    Three times the frames follow the context, in three windows for every eight: of as many frames
-    as before, so that a step costs as much. Errors of a rollout that grow later than a training's
-    windows end are seen by no other loss.
+    Errors of a rollout that grow later than a training's windows end are seen by no other loss.
+    Every lead counts alike in it: with the mean square over all leads the last ones, whose errors
+    are the greatest, would cost the first frames.
 
     Args:
         trained: the network, which stays as it is.
-        data: that it was trained on.
+        longer: see ``longer_windows``.
         out: folder to write.
         steps: further ones.
         model: its name among ``SETTINGS``.
         name: of the run's folder.
     """
-    changed = {"horizon": 3 * data.horizon, "batch_size": max(1, 3 * data.batch_size // 8)}
-    own = {key: one for key, one in data.hparams.items() if not key.startswith("_")}
-    longer = FlowData(**{**own, **changed})
-    longer.share_runs(data)
-    task = _make(longer, model, slower=0.1)
+    task = _make(longer, model, slower=0.1, by_lead=True)
     assert isinstance(task, FlowForecaster)
     task.load_state_dict(trained.state_dict())
     done = fit(task, longer, out, steps, name=name, limit_val_batches=0)
@@ -303,11 +321,13 @@ def lengthen(
     return found
 
 
-def _make(data: FlowData, name: str, slower: float = 1.0) -> FlowForecaster | StationForecaster:
+def _make(
+    data: FlowData, name: str, slower: float = 1.0, by_lead: bool = False
+) -> FlowForecaster | StationForecaster:
     """Returns an untrained network for some data, its learning rates times a factor."""
     if isinstance(data, StationData):
         return StationForecaster(**STATION_SETTINGS[name], **data.model_arguments())
-    settings = SETTINGS[name]
+    settings = {**SETTINGS[name], "by_lead": by_lead}
     if slower != 1:
         own = settings.get("optimizer_kwargs", {})
         settings = {**settings, "lr": slower * FlowForecaster.defaults["lr"]}

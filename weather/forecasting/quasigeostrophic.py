@@ -46,7 +46,7 @@ class TwoLayerFlow(Flow):
         viscosity: float = 5.0,
         step: float = 0.04,
     ) -> None:
-        check_even("size", size)
+        check_even("size", size, why="")
         self.size, self.shape = size, (size, size)
         if not (step > 0 and length > 0):
             raise ConfigError(f"step and length must be above zero, got {step} and {length}")

@@ -103,6 +103,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--spin_up", type=int, help="time steps before (the flow's own)")
     parser.add_argument("--out", default="outputs/weather/query", help="folder to write")
     args = parser.parse_args(argv)
+    check_positive("--steps", args.steps)
+    check_positive("--span", args.span)
     counts = whole_numbers("--observations", args.observations)
     for count in counts:
         check_positive("--observations", count)

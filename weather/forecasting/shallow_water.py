@@ -58,7 +58,7 @@ class ShallowWater(Flow):
         viscosity: float = 0.5,
         step: float = 0.1,
     ) -> None:
-        check_even("size", size)
+        check_even("size", size, why="")
         self.size = size
         if not (step > 0 and length > 0):
             raise ConfigError(f"step and length must be above zero, got {step} and {length}")

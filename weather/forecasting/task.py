@@ -23,6 +23,7 @@ from longseq.weather.forecasting.models import FlowModel, Kind
 from longseq.weather.video.task import FrameError, PersistenceError
 
 PARTS = ("train", "valid", "test")
+_LEAST = 1e-12
 
 
 class FlowWindows(Dataset[dict[str, Tensor]]):
@@ -183,6 +184,8 @@ class FlowForecaster(BaseTask):
         dt_max: longest one: the fastest forget in some 2 / dt_max frames.
         patch: side of the patches of points that become channels inside; the masked transformer
             has patches of its own.
+        by_lead: whether the loss is the mean over frames of each one's root, in place of the mean
+            over all: errors grow with the lead, and those of late frames would outweigh the rest.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -203,9 +206,11 @@ class FlowForecaster(BaseTask):
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
         patch: int = 1,
+        by_lead: bool = False,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
+        self.by_lead = by_lead
         self.model: FlowModel | MaskedTransformer
         if kind == "masked_transformer":
             self.model = MaskedTransformer(channels, width, n_layers)
@@ -267,13 +272,21 @@ class FlowForecaster(BaseTask):
         if self.training:
             if isinstance(self.model, MaskedTransformer):
                 forecast = self(context, target.shape[1])
-                made, true = self.model.masked_pairs(video, self.hidden)
+                own = self._loss(*self.model.masked_pairs(video, self.hidden), 0)
             else:
-                (made, forecast), true = self.model.both(video, self.context), video[:, 1:]
-            loss = self.criterion(forecast, target, F.mse_loss)
-            loss = loss + self.criterion(made, true, F.mse_loss)
+                made, forecast = self.model.both(video, self.context)
+                own = self._loss(made, video[:, 1:])
+            loss = self._loss(forecast, target) + own
             return {"loss": loss / 2, "count": len(video)}
         forecast = self(context, target.shape[1])
         loss = self.criterion(forecast, target, F.mse_loss)
         found = {"loss": loss, "count": len(video), "forecast": forecast, "target": target}
         return {**found, "last": context[:, -1:].expand_as(target), "pair": (forecast, target)}
+
+    def _loss(self, made: Tensor, true: Tensor, lead: int = 1) -> Tensor:
+        """Returns the loss of frames (B, L, C, H, W), or with their leads along another axis."""
+        if not self.by_lead:
+            return self.criterion(made, true, F.mse_loss)
+        frames = zip(made.unbind(lead), true.unbind(lead))
+        losses = torch.stack([self.criterion(*pair, F.mse_loss) for pair in frames])
+        return (losses + _LEAST).sqrt().mean()  # the root of a perfect frame has no gradient
