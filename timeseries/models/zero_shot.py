@@ -142,33 +142,43 @@ class ZeroShot(nn.Module):
         prefix = whole if same else fill_forward(u[:, : ends[0]], known[:, : ends[0]])
         periods = find_periods(prefix, hint)
         unit = lag_errors(prefix, torch.ones_like(periods.first))[:, 0] + 1e-3
-        z = self._encode(whole, periods.first, unit)
+        places = [end // self.patch - 1 for end in ends]
+        if self.backbone is None:  # the states at the cutoffs are all that is asked for
+            z = self._encode(whole, periods.first, unit, places)
+        else:
+            every = self._encode(whole, periods.first, unit, range(x.shape[1] // self.patch))
+            z = self.backbone(every, keep_states=False)[0][:, places]
         quantiles, error = [], []
-        for end in ends:
+        for place, end in enumerate(ends):
             began = (whole.count - (x.shape[1] - end)).clamp(min=1)
             history = History(whole.x[:, :end], whole.mask[:, :end], began)
             found = periods if same else find_periods(history, hint)
-            q, e = self._head(z[:, end // self.patch - 1], history, found)
+            q, e = self._head(z[:, place], history, found)
             quantiles.append(q)
             error.append(e)
         return Scaled(quantiles, error, level, spread)
 
-    def _encode(self, history: History, period: Tensor, unit: Tensor) -> Tensor:
-        """Returns the states after every patch (N, L / patch, D).
+    def _encode(
+        self, history: History, period: Tensor, unit: Tensor, which: Sequence[int]
+    ) -> Tensor:
+        """Returns embedded patches (N, P, D).
 
         Args:
             history: normalised values.
             period: of the season (N,).
             unit: mean absolute difference of neighbours (N,).
+            which: patches (P,), counted from the first.
         """
         x, mask, _ = history
-        rows = torch.arange(x.shape[1], device=x.device)
-        cut = (x.shape[1] // self.patch, self.patch)
-        patches, seen = x.unflatten(1, cut), mask.unflatten(1, cut)
+        cut = (len(which), self.patch)
+        first = torch.tensor(which, device=x.device).unsqueeze(1) * self.patch
+        rows = (first + torch.arange(self.patch, device=x.device)).flatten()
+        own = x[:, rows]
+        patches, seen = own.unflatten(1, cut), mask[:, rows].unflatten(1, cut)
         last = patches[..., -1:]
         change = torch.asinh((patches - last) / unit[:, None, None])
         before = (rows - period.unsqueeze(1)).clamp(min=0)
-        seasonal = torch.asinh((x - x.gather(1, before)) / unit[:, None])
+        seasonal = torch.asinh((own - x.gather(1, before)) / unit[:, None])
         seasonal = (seasonal * (rows >= period.unsqueeze(1))).unflatten(1, cut)
         wide = (len(x), cut[0])
         scalars = [
@@ -180,8 +190,7 @@ class ZeroShot(nn.Module):
             patches.std(-1).clamp(min=1e-4).log(),
         ]
         inputs = [torch.asinh(patches), change, seasonal, seen, torch.stack(scalars, -1)]
-        z = self.embed(torch.cat(inputs, -1))
-        return z if self.backbone is None else self.backbone(z, keep_states=False)[0]
+        return self.embed(torch.cat(inputs, -1))
 
     def _candidates(
         self, history: History, periods: Periods
