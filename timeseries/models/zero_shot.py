@@ -83,6 +83,8 @@ class ZeroShot(nn.Module):
         mlp_ratio: hidden width of the MLPs as a multiple of D.
         patch: rows of a patch.
         hidden: width of the network of step 4.
+        reads: last rows that the backbone reads where there is one cutoff; more are read only by
+            what follows in closed form.
     """
 
     steps: Tensor
@@ -96,9 +98,10 @@ class ZeroShot(nn.Module):
         mlp_ratio: float = 2.0,
         patch: int = 16,
         hidden: int = 256,
+        reads: int = MAX_CONTEXT,
     ) -> None:
         super().__init__()
-        self.patch = check_positive("patch", patch)
+        self.patch, self.reads = check_positive("patch", patch), check_positive("reads", reads)
         self.embed = nn.Linear(4 * patch + 6, d_model)
         self.backbone = (
             Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio) if n_layers else None
@@ -144,8 +147,10 @@ class ZeroShot(nn.Module):
         if self.backbone is None:  # the states at the cutoffs are all that is asked for
             z = self._encode(contexts, places)
         else:
-            every = self._encode(contexts, range(contexts.whole.x.shape[1] // self.patch))
-            z = self.backbone(every, keep_states=False)[0][:, places]
+            count = contexts.whole.x.shape[1] // self.patch
+            first = max(0, count - -(-self.reads // self.patch)) if len(places) == 1 else 0
+            every = self._encode(contexts, range(first, count))
+            z = self.backbone(every, keep_states=False)[0][:, [at - first for at in places]]
         return [self._head(z[:, i], plain) for i, plain in enumerate(contexts.plain)]
 
     def _encode(self, contexts: _Contexts, which: Sequence[int]) -> Tensor:
