@@ -36,8 +36,9 @@ NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
-# Values that the packaged recurrent layers read; the card says what chose it.
-_READS = 512
+# Values that the packaged recurrent layers read, and the second network's share in the mean, where
+# the season found has at most four rows and where it has more; the card says what chose them.
+_READS, _SHARES = 512, (1 / 3, 2 / 3)
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 3072
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
@@ -52,7 +53,7 @@ _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
 
 
 def packaged_networks(recurrent: ZeroShot | None = None) -> MeanOfNetworks:
-    """Returns the packaged forecaster: the mean of two networks.
+    """Returns the packaged forecaster: the weighted mean of two networks.
 
     Args:
         recurrent: a network of the first one's sizes, to take its weights; a new one if None.
@@ -62,10 +63,10 @@ def packaged_networks(recurrent: ZeroShot | None = None) -> MeanOfNetworks:
     """
     first = ZeroShot() if recurrent is None else recurrent
     first.reads = _READS
-    networks = [first, ZeroShot(n_layers=0)]
-    for path, network in zip(PACKAGED, networks):
+    second = ZeroShot(n_layers=0)
+    for path, network in zip(PACKAGED, (first, second)):
         load_weights(path, network)
-    return MeanOfNetworks(networks)
+    return MeanOfNetworks(first, second, _SHARES)
 
 
 class Quantiles:

@@ -250,18 +250,22 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
     assert not torch.allclose(first.quantiles[1], other.quantiles[1])
 
 
-def test_the_packaged_forecaster_is_the_mean_of_two_networks():
+def test_the_packaged_forecaster_is_the_weighted_mean_of_two_networks():
     both = packaged_networks().eval()
-    x = torch.from_numpy(np.stack([waves(640, 24), np.cumsum(waves(640, 7) - 50)])).float()
-    known, hint = torch.rand(2, 640) < 0.9, torch.tensor([24, 0])
+    x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
+    known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])
     with torch.inference_mode():
         mean, (first, second) = both(x, known, hint), [one(x, known, hint) for one in both.networks]
-    assert not torch.allclose(first.quantiles[0], second.quantiles[0], atol=1e-2)
-    torch.testing.assert_close(mean.quantiles[0], (first.quantiles[0] + second.quantiles[0]) / 2)
+    for one in range(2):
+        assert not torch.allclose(first.quantiles[0][one], second.quantiles[0][one], atol=1e-3)
+    # The first series has a season of 24 rows, the second, a line, has none.
+    share = torch.tensor([2 / 3, 1 / 3])[:, None, None]
+    weighted = (1 - share) * first.quantiles[0] + share * second.quantiles[0]
+    torch.testing.assert_close(mean.quantiles[0], weighted)
     for name in ("error", "level", "spread"):
         torch.testing.assert_close(getattr(mean, name), getattr(first, name))
-    with pytest.raises(ConfigError, match=r"patches are of \[8, 16\] rows"):
-        MeanOfNetworks([Network(16, 0, patch=8), Network(16, 0)])
+    with pytest.raises(ConfigError, match="patches are of 8 and of 16 rows"):
+        MeanOfNetworks(Network(16, 0, patch=8), Network(16, 0))
 
 
 def test_the_backbone_reads_the_last_rows_that_it_is_told_to():

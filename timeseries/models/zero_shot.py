@@ -20,6 +20,8 @@ QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_CONTEXT = 2048
 _MEDIAN = 4
 _BASIS = 8
+# Rows of a season up to which one counts as none in the shares of two networks: a year's quarters.
+_FEW = 4
 
 
 class Scaled(NamedTuple):
@@ -199,26 +201,34 @@ class ZeroShot(nn.Module):
 
 
 class MeanOfNetworks(nn.Module):
-    """The mean of several networks' quantiles. What follows in closed form is found once for all.
+    """The weighted mean of two networks' quantiles. What follows in closed form is found once for
+    both.
 
     Args:
-        networks: of one width of patches.
+        first: a network.
+        second: another one, with patches of the same width.
+        shares: of the second one in the mean: where the season found has at most four rows or there
+            is none, and where it has more.
     """
 
-    def __init__(self, networks: Sequence[ZeroShot]) -> None:
+    def __init__(
+        self, first: ZeroShot, second: ZeroShot, shares: tuple[float, float] = (0.5, 0.5)
+    ) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.patch = networks[0].patch
-        if any(one.patch != self.patch for one in networks):
-            raise ConfigError(f"patches are of {[one.patch for one in networks]} rows, not of one")
+        self.networks = nn.ModuleList([first, second])
+        self.patch, self.shares = first.patch, shares
+        if second.patch != self.patch:
+            raise ConfigError(f"patches are of {first.patch} and of {second.patch} rows")
 
     def forward(
         self, x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None = None
     ) -> Scaled:
         """Returns the quantiles after one or more cutoffs, with the arguments of ``ZeroShot``."""
         contexts = _prepare(x, known, hint, cutoffs)
-        every = [network.read(contexts) for network in self.networks]  # type: ignore[operator]
-        mean = [torch.stack(parts).mean(0) for parts in zip(*every)]
+        first, second = (one.read(contexts) for one in self.networks)  # type: ignore[operator]
+        few, many = self.shares
+        share = torch.where(contexts.period > _FEW, many, few)[:, None, None]
+        mean = [torch.lerp(a, b, share.to(a)) for a, b in zip(first, second)]
         return _scaled(mean, contexts)
 
 
