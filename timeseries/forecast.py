@@ -19,6 +19,7 @@ from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.windows import Scaler, Windows, spread
+from longseq.timeseries.forecast_pairs import forecast_pairs
 from longseq.timeseries.likelihoods import Counts, first_not_counts, refuse_no_counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.quantiles import floors
@@ -185,13 +186,13 @@ def forecast_frame(
     if never_negative(task) and not grown:
         refuse_no_counts(first_not_counts(panel.ids, panel.values), panel.source)
     context, horizon = task.context, task.horizon
-    rows, series = _pairs(task, panel, cutoffs)
+    rows, series = forecast_pairs(task, panel, cutoffs)
     known = np.full(len(panel.ids), len(panel))
     np.minimum.at(known, series, rows)
     ids = panel.ids
     panel, scaler = match_panel(task, panel, known)
     if panel.ids != ids:
-        rows, series = _pairs(task, panel, cutoffs)
+        rows, series = forecast_pairs(task, panel, cutoffs)
     task = task.eval()
     seasonal = SeasonalNaive(horizon, min(season or panel.season(), context))
     # Rows beyond the end are not observed: they are targets only.
@@ -222,57 +223,6 @@ def forecast_frame(
         floor = floors(panel.values[max(0, r - context) : r, c] for r, c in zip(rows, series))
         values |= {key: np.maximum(values[key], floor) for key in values if key.startswith(name)}
     return long_frame(extended, rows, series, values)
-
-
-def _pairs(
-    task: ForecastTask, panel: Panel, cutoffs: Sequence[int] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cutoff and the series of every forecast, series by series.
-
-    Raises:
-        DataError: if a series is too short.
-        ConfigError: for a wrong cutoff.
-    """
-    least = task.least
-    every = np.arange(len(panel.ids))
-    if cutoffs is None:
-        rows = panel.ends if task.channel_independent else np.full(len(every), len(panel))
-        series = every
-    else:
-        at = np.asarray(list(cutoffs), int)
-        _check_cutoffs(at, panel, least)
-        rows, series = np.tile(at, len(every)), np.repeat(every, len(at))
-    begun = panel.starts[series] < rows
-    if task.channel_independent and cutoffs is not None:
-        rows, series = rows[begun], series[begun]
-    elif not begun.all():
-        empty = panel.ids[int(series[~begun][0])]
-        raise DataError(f"the series {empty!r} has no value before the cutoff", path=panel.source)
-    if len(rows) == 0:
-        raise DataError("no series has begun at these cutoffs", path=panel.source)
-    length = rows - panel.starts[series] if task.channel_independent else rows
-    short = length < least
-    if short.any():
-        at = int(np.flatnonzero(short)[0])
-        who = f" (series {panel.ids[series[at]]!r}, and {int(short.sum()) - 1} forecasts more)"
-        raise DataError(
-            f"has {int(length[at])} rows before the cutoff, the model's context is {least}"
-            f"{who if len(every) > 1 else ''}",
-            path=panel.source,
-            hint="give a longer file, or train with --data.min_context",
-        )
-    return rows, series
-
-
-def _check_cutoffs(at: np.ndarray, panel: Panel, least: int) -> None:
-    if not len(at):
-        raise ConfigError("at least one cutoff is needed")
-    for row in at:
-        if row > len(panel) or row < 1:
-            raise ConfigError(f"cutoff {row} lies outside the {len(panel)} rows of {panel.source}")
-    if at.min() < least:
-        text = f"has {at.min()} rows before the cutoff, the model's context is {least}"
-        raise DataError(text, path=panel.source, hint="give a longer file")
 
 
 def _run(

@@ -16,16 +16,29 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
-from longseq.timeseries.models.zero_shot import BLOCK, MAX_CONTEXT, QUANTILES, ZeroShot
+from longseq.timeseries.models.zero_shot import (
+    BLOCK,
+    MAX_CONTEXT,
+    QUANTILES,
+    MeanOfNetworks,
+    ZeroShot,
+)
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
 from longseq.timeseries.random_walk import as_walks
 
-PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
+# The packaged weights: of the network with recurrent layers, and of that without a backbone.
+PACKAGED = tuple(
+    Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
+    for name in ("zero_shot", "zero_shot_plain")
+)
 LEVELS = np.array(QUANTILES)
 NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
+# Values that the packaged recurrent layers read, and the second network's share in the mean, where
+# the season found has at most four rows and where it has more; the card says what chose them.
+_READS, _SHARES = 512, (1 / 3, 2 / 3)
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 3072
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
@@ -39,11 +52,28 @@ _PULL, _PULLED = 0.5, (7.0, 8.0)
 _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
 
 
-class Quantiles:
-    """Quantile forecasts of any number of series by one network.
+def packaged_networks(recurrent: ZeroShot | None = None) -> MeanOfNetworks:
+    """Returns the packaged forecaster: the weighted mean of two networks.
 
     Args:
-        model: a ``models.zero_shot.ZeroShot``, in evaluation mode; the packaged one if None.
+        recurrent: a network of the first one's sizes, to take its weights; a new one if None.
+
+    Raises:
+        DataError: if that is of other sizes.
+    """
+    first = ZeroShot() if recurrent is None else recurrent
+    first.reads = _READS
+    second = ZeroShot(n_layers=0)
+    for path, network in zip(PACKAGED, (first, second)):
+        load_weights(path, network)
+    return MeanOfNetworks(first, second, _SHARES)
+
+
+class Quantiles:
+    """Quantile forecasts of any number of series by a network, or the mean of several.
+
+    Args:
+        model: of ``models.zero_shot``; ``packaged_networks()`` if None.
         copies: forecast two copies of a series and average: one of its logarithms (where all values
             are positive), with the season that the calendar suggests; and one turned upside down,
             whose season the network finds itself. False forecasts the series alone.
@@ -55,16 +85,14 @@ class Quantiles:
 
     def __init__(
         self,
-        model: ZeroShot | None = None,
+        model: ZeroShot | MeanOfNetworks | None = None,
         copies: bool = True,
         calibrated: bool | None = None,
         device: str | None = None,
     ) -> None:
         self.calibrated = model is None if calibrated is None else calibrated
-        if model is None:
-            model = ZeroShot()
-            load_weights(PACKAGED, model)
-        self.model, self.copies = model.eval(), copies
+        self.model = (packaged_networks() if model is None else model).eval()
+        self.copies = copies
         if device is not None:
             self.model.to(device)
 

@@ -16,11 +16,17 @@ from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.metrics import Coverage, PinballLoss
-from longseq.timeseries.models.zero_shot import BLOCK, QUANTILES
+from longseq.timeseries.models.zero_shot import BLOCK, QUANTILES, MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
-from longseq.timeseries.zero_shot import LEVELS, LOG_RATIO, PACKAGED, Quantiles
+from longseq.timeseries.zero_shot import (
+    LEVELS,
+    LOG_RATIO,
+    PACKAGED,
+    Quantiles,
+    packaged_networks,
+)
 
 _MEDIAN = QUANTILES.index(0.5)
 # A value that is nearer to 0 than so many units of float32 z-scores is 0.
@@ -39,6 +45,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
+        second: of the packaged forecaster's two networks train that without a backbone too; what is
+            trained and forecasts is their mean. Without ``pretrained`` there is one network.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -68,6 +76,7 @@ class ZeroShot(ForecastTask):
         horizon: int = 64,
         season: int | None = None,
         pretrained: bool = True,
+        second: bool = True,
         d_model: int = 128,
         n_layers: int = 3,
         mixer: str | list[Any] = "slstm",
@@ -89,11 +98,20 @@ class ZeroShot(ForecastTask):
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
-        self.model = ZeroShotModel(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
-        if pretrained:
-            load_weights(PACKAGED, self.model)
+        first = ZeroShotModel(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
+        self.model: ZeroShotModel | MeanOfNetworks = first
+        if pretrained and second:
+            self.model = packaged_networks(first)
+        elif pretrained:
+            load_weights(PACKAGED[0], first)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
+
+    @classmethod
+    def upgrade(cls, content: dict[str, Any]) -> None:
+        """There was one network before."""
+        super().upgrade(content)
+        (content.get("hyper_parameters") or {}).setdefault("second", False)
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}
@@ -131,7 +149,9 @@ class ZeroShot(ForecastTask):
         found = network.forecast(contexts, self.horizon, self.calendar_season())
         return _windows(torch.from_numpy(found) + zero.cpu().double().unsqueeze(-1), x)
 
-    def _network(self, model: nn.Module, rows: Tensor, known: Tensor, season: int) -> Tensor:
+    def _network(
+        self, model: ZeroShotModel | MeanOfNetworks, rows: Tensor, known: Tensor, season: int
+    ) -> Tensor:
         """Returns a network's quantiles (N, 64, 9) after rows (N, L), in their units."""
         pad = -rows.shape[1] % self.model.patch
         rows = nn.functional.pad(rows, (pad, 0))

@@ -57,8 +57,11 @@ def find_class(
     except (ImportError, ValueError) as error:
         raise DataError(f"is of {dotted}, which cannot be imported: {error}", path=path) from error
     if section == MODEL and inspect.isclass(found) and issubclass(found, BaseTask):
-        found.upgrade(content)
-        hyper = {name: value for name, value in hyper.items() if name in content[MODEL]}
+        found.upgrade(content)  # which may rename, add and drop arguments
+        named = dict(content[MODEL])
+        hyper = {
+            name: named[name] for name in named if name not in ("_instantiator", "_class_path")
+        }
     base, what = (BaseTask, "task") if section == MODEL else (BaseData, "data module")
     if not (inspect.isclass(found) and issubclass(found, base)):
         if dotted.startswith("longseq."):

@@ -158,6 +158,26 @@ def test_series_unknown_to_the_model_and_wrong_cutoffs(wide_csv: Path, panel: Pa
         forecast_frame(task, panel, [47])
 
 
+def test_a_series_too_short_at_a_cutoff_is_left_out_and_named(
+    wide_csv: Path, panel: Panel, capsys
+) -> None:
+    values = panel.values.copy()
+    values[:510, 1] = np.nan  # s1 has 30 rows before the first cutoff, 50 before the second
+    late = Panel(values, panel.ids, panel.ds, panel.freq, panel.source)
+    task = make("mixer", wide_csv)
+    found = forecast_frame(task, late, [540, 560])
+    assert found.groupby("unique_id").size().to_dict() == {"s0": 2 * H, "s1": H}
+    said = capsys.readouterr().err
+    assert "left out for want of 48 rows" in said and "1 forecasts, of s1" in said
+    # The others are those of the whole file.
+    whole = forecast_frame(task, panel, [540, 560])
+    for frame in (found, whole):
+        frame.drop(frame[frame["unique_id"] != "s0"].index, inplace=True)
+    pd.testing.assert_frame_equal(found, whole)
+    with pytest.raises(DataError, match="has 30 rows before the cutoff"):
+        forecast_frame(task, late.select(["s1"]), [540])
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, wide_csv: Path) -> Path:
     root = tmp_path_factory.mktemp("run")

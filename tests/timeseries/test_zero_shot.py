@@ -13,11 +13,18 @@ from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.pretraining import make_batch
-from longseq.timeseries.data.synthetic import FAMILIES, generate
+from longseq.timeseries.data.synthetic import FAMILIES, generate, recursive, season_shape
 from longseq.timeseries.models._seasons import fill_forward, find_periods
+from longseq.timeseries.models.zero_shot import MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
 from longseq.timeseries.quantiles import at_levels, naive_error, pinball, smape
-from longseq.timeseries.zero_shot import LEVELS, PACKAGED, Quantiles, zero_shot_frame
+from longseq.timeseries.zero_shot import (
+    LEVELS,
+    PACKAGED,
+    Quantiles,
+    packaged_networks,
+    zero_shot_frame,
+)
 from longseq.timeseries.zero_shot_task import ZeroShot
 
 
@@ -33,8 +40,8 @@ def waves(n: int, period: int = 24, noise: float = 0.1, seed: int = 0) -> np.nda
 
 
 def test_the_package_is_small_and_knows_a_season(packaged):
-    assert PACKAGED.stat().st_size <= 5e6
-    assert (PACKAGED.parent / "zero_shot.md").is_file()
+    assert sum(one.stat().st_size for one in PACKAGED) <= 5e6
+    assert (PACKAGED[0].parent / "zero_shot.md").is_file()
     series = waves(300)
     found = packaged.forecast([series[:240]], 60)[0]
     assert np.abs(found[:, 4] - series[240:]).mean() < 1.0
@@ -241,6 +248,63 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
     first, other = (network(one, known, hint, [64, 128]) for one in (x, wild))
     torch.testing.assert_close(first.quantiles[0], other.quantiles[0], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(first.quantiles[1], other.quantiles[1])
+
+
+def test_the_packaged_forecaster_is_the_weighted_mean_of_two_networks():
+    both = packaged_networks().eval()
+    x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
+    known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])
+    with torch.inference_mode():
+        mean, (first, second) = both(x, known, hint), [one(x, known, hint) for one in both.networks]
+    for one in range(2):
+        assert not torch.allclose(first.quantiles[0][one], second.quantiles[0][one], atol=1e-3)
+    # The first series has a season of 24 rows, the second, a line, has none.
+    share = torch.tensor([2 / 3, 1 / 3])[:, None, None]
+    weighted = (1 - share) * first.quantiles[0] + share * second.quantiles[0]
+    torch.testing.assert_close(mean.quantiles[0], weighted)
+    for name in ("error", "level", "spread"):
+        torch.testing.assert_close(getattr(mean, name), getattr(first, name))
+    with pytest.raises(ConfigError, match="patches are of 8 and of 16 rows"):
+        MeanOfNetworks(Network(16, 0, patch=8), Network(16, 0))
+
+
+def test_the_backbone_reads_the_last_rows_that_it_is_told_to():
+    torch.manual_seed(0)
+    network = Network(16, 1, hidden=16).eval()
+    x = torch.randn(3, 160).cumsum(1)
+    known, hint = torch.ones_like(x, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+
+    def found(reads: int, cutoffs: list[int] | None = None) -> torch.Tensor:
+        network.reads = reads
+        with torch.inference_mode():
+            return network(x, known, hint, cutoffs).quantiles[-1]
+
+    torch.testing.assert_close(found(160), found(2048), rtol=0, atol=0)
+    torch.testing.assert_close(found(33), found(48), rtol=0, atol=0)  # whole patches of 16
+    assert not torch.allclose(found(48), found(2048), atol=1e-6)
+    torch.testing.assert_close(found(48, [80, 160]), found(2048, [80, 160]), rtol=0, atol=0)
+
+
+def test_states_of_the_cutoffs_alone_are_those_of_all_patches():
+    torch.manual_seed(0)
+    network = Network(16, 0, hidden=16).eval()
+    x = torch.randn(3, 128).cumsum(1)
+    known, hint = torch.rand(3, 128) < 0.9, torch.zeros(3, dtype=torch.int64)
+    few = network(x, known, hint, [64, 128]).quantiles
+    network.backbone = lambda z, keep_states: (z, None)  # reads every patch, changes none
+    every = network(x, known, hint, [64, 128]).quantiles
+    for one, other in zip(few, every):
+        torch.testing.assert_close(one, other)
+
+
+def test_recursions_and_seasons_of_generated_series():
+    e, phi = np.random.default_rng(0).standard_normal((3, 40)), np.array([[0.5, -0.3]] * 3)
+    x = recursive(e, phi)
+    np.testing.assert_allclose(x[:, 2:], 0.5 * x[:, 1:-1] - 0.3 * x[:, :-2] + e[:, 2:], rtol=1e-12)
+    periods, phase = np.array([7, 12, 24]), np.array([0, 5, 100])
+    season = season_shape(np.random.default_rng(1), 3, 120, periods, phase)
+    for one, period in zip(season, periods):
+        np.testing.assert_allclose(one[period:], one[:-period], atol=1e-9)
 
 
 # Lags 47 and 48 of a sine differ by 1%: with the noise of the others 47 is found.

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from longseq.core.errors import ConfigError
+from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.protocols import Part
 from longseq.timeseries.data.windows import Scaler, Windows
 from longseq.timeseries.forecaster import Forecaster
+from longseq.timeseries.models.zero_shot import ZeroShot as Network
 from longseq.timeseries.zero_shot import Quantiles
 from longseq.timeseries.zero_shot_task import ZeroShot, _series
 
@@ -50,6 +53,23 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     gradients = [one.grad for one in task.model.parameters() if one.grad is not None]
     assert loss.isfinite() and all(one.isfinite().all() for one in gradients)
     assert max(float(one.abs().max()) for one in gradients) > 0
+
+
+def test_a_checkpoint_of_one_network_is_still_read(wide_csv, workdir, capsys):
+    fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
+    fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
+    fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    assert main([*fit, "--model.second=false"]) == 0
+    content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
+    assert not content["hyper_parameters"].pop("second")
+    torch.save(content, "earlier.ckpt")
+    task = load_task("earlier.ckpt", "timeseries")
+    assert isinstance(task.model, Network) and not task.hparams["second"]
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, content["state_dict"][name])
+    capsys.readouterr()
+    assert main([*fit, "--ckpt_path=earlier.ckpt", "--trainer.max_steps=2"]) == 0
+    assert "697,676 parameters" in capsys.readouterr().err
 
 
 def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():

@@ -51,12 +51,11 @@ def ar_noise(rng: Rng, n: int, length: int) -> np.ndarray:
 
 def recursive(e: np.ndarray, phi: np.ndarray) -> np.ndarray:
     """Returns x_t = Σ_k phi_k x_{t-k} + e_t for phi (n, K)."""
-    x = e.copy()
-    order = phi.shape[1]
-    for t in range(1, x.shape[1]):
-        for k in range(min(order, t)):
-            x[:, t] += phi[:, k] * x[:, t - k - 1]
-    return x
+    x, weights = e.T.copy(), phi.T.copy()  # rows of one time lie together
+    for t in range(1, len(x)):
+        for k in range(min(len(weights), t)):
+            x[t] += weights[k] * x[t - k - 1]
+    return np.ascontiguousarray(x.T)
 
 
 def season_shape(
@@ -68,9 +67,12 @@ def season_shape(
     angle = 2 * np.pi * ((t + phase[:, None]) % p) / p
     decay = rng.uniform(0.3, 2.5, n)
     out = np.zeros((n, length))
+    turn = np.exp(1j * angle)
+    wave = np.ones_like(turn)
     for k in range(1, 9):
+        wave *= turn
         amp = rng.standard_normal((n, 2)) / k ** decay[:, None] * (k <= periods / 2)[:, None]
-        out += amp[:, :1] * np.cos(k * angle) + amp[:, 1:] * np.sin(k * angle)
+        out += amp[:, :1] * wave.real + amp[:, 1:] * wave.imag
     # Free values by phase, smoothed over a few rows.
     size = int(periods.max())
     free = rng.standard_normal((n, size))
@@ -191,13 +193,16 @@ def exponential_smoothing(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np
         rng.standard_normal(n) * log_uniform(rng, 0.003, 0.5, n) * (rng.random(n) < 0.7),
     )
     rows = np.arange(n)
-    x = np.empty((n, length))
-    for t in range(length):
+    x, e, gamma = np.empty((length, n)), np.ascontiguousarray(e.T), gamma * has
+    for t in range(length):  # rows of one time lie together
         at = t % p
-        x[:, t] = level + phi * slope + s[rows, at] + e[:, t]
-        level = level + phi * slope + alpha * e[:, t]
-        slope = phi * slope + beta * e[:, t]
-        s[rows, at] += gamma * e[:, t] * has
+        slope = phi * slope
+        level = level + slope
+        x[t] = level + s[rows, at] + e[t]
+        level = level + alpha * e[t]
+        slope = slope + beta * e[t]
+        s[rows, at] += gamma * e[t]
+    x = np.ascontiguousarray(x.T)
     drift = np.where(rng.random(n) < 0.3, rng.standard_normal(n) * 0.1, 0.0)
     x = x + drift[:, None] * np.arange(length)
     grow = rng.random(n) < 0.45
@@ -225,14 +230,14 @@ def arima(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     x = recursive(e, phi)
     big = np.where(rng.random(n) < 0.6, 1.0, rng.uniform(0.3, 0.95, n)) * seasonal
     rows = np.arange(n)
-    y = x.copy()
     ma = rng.uniform(-0.9, 0.2, n) * seasonal
-    for t in range(y.shape[1]):
+    x = np.ascontiguousarray(x.T)
+    y = x.copy()  # rows of one time lie together
+    for t in range(int(p.min(initial=len(y))), len(y)):
         back = t - p
-        ok = back >= 0
         at = np.maximum(back, 0)
-        y[:, t] += np.where(ok, big * y[rows, at] + ma * x[rows, at], 0.0)
-    y = y[:, warm:]
+        y[t] += np.where(back >= 0, big * y[at, rows] + ma * x[at, rows], 0.0)
+    y = np.ascontiguousarray(y[warm:].T)
     d = rng.choice([0, 1, 2], n, p=[0.4, 0.5, 0.1])[:, None]
     once = np.cumsum(y - y.mean(1, keepdims=True) * (rng.random((n, 1)) < 0.7), 1)
     twice = np.cumsum(once, 1) / length

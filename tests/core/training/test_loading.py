@@ -53,6 +53,24 @@ def test_classes_that_have_moved_are_found(tmp_path: Path) -> None:
     assert current_path("mine.Model") == "mine.Model"
 
 
+def test_an_argument_that_an_earlier_version_called_otherwise_keeps_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = VideoForecaster(depths=[8], n_layers=1)
+    hyper = dict(task.hparams)
+    hyper["layers"] = hyper.pop("n_layers")
+    file = write(tmp_path / "a.ckpt", hyper_parameters=hyper)
+    torch.save({"hyper_parameters": hyper, "state_dict": task.state_dict()}, file)
+    before = VideoForecaster.upgrade
+
+    def upgrade(content: dict) -> None:
+        before(content)
+        content["hyper_parameters"]["n_layers"] = content["hyper_parameters"].pop("layers")
+
+    monkeypatch.setattr(VideoForecaster, "upgrade", upgrade)
+    assert load_task(file, "weather").hparams["n_layers"] == 1
+
+
 def test_a_class_of_ones_own_that_has_changed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
