@@ -68,7 +68,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        mirrored: evaluate mirror images too: the mean of logits.
+        mirrored: evaluate mirror images too.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
