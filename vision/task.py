@@ -68,8 +68,7 @@ class ImageClassifier(BaseTask):
             all but the head.
         layer_decay: factor on the learning rate for every block further from the head; 1 for none.
         recompute: compute blocks twice, for less memory.
-        mirrored: evaluate the mean of the logits over each image and its mirror image; changes no
-            training.
+        mirrored: evaluate mirror images too.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
