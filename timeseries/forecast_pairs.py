@@ -57,10 +57,10 @@ def forecast_pairs(
         )
         return rows[~short], series[~short]
     if short.any():
-        at = int(np.flatnonzero(short)[0])
-        who = f" (series {panel.ids[series[at]]!r}, and {int(short.sum()) - 1} forecasts more)"
+        first = int(np.flatnonzero(short)[0])
+        who = f" (series {panel.ids[series[first]]!r}, and {int(short.sum()) - 1} forecasts more)"
         raise DataError(
-            f"has {int(length[at])} rows before the cutoff, the model's context is {least}"
+            f"has {int(length[first])} rows before the cutoff, the model's context is {least}"
             f"{who if len(every) > 1 else ''}",
             path=panel.source,
             hint="give a longer file, or train with --data.min_context",

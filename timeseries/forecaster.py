@@ -25,7 +25,7 @@ from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.roles import names_of
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
-from longseq.timeseries.models.zero_shot import BLOCK
+from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.network_frame import network_frame
 from longseq.timeseries.predict_pieces import path_forecasts, path_in_pieces
 from longseq.timeseries.regression import covariate_effects, regression_frame

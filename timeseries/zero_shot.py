@@ -16,8 +16,8 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
+from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.models.zero_shot import (
-    BLOCK,
     MAX_CONTEXT,
     QUANTILES,
     MeanOfNetworks,

@@ -16,7 +16,8 @@ from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.metrics import Coverage, PinballLoss
-from longseq.timeseries.models.zero_shot import BLOCK, QUANTILES, MeanOfNetworks
+from longseq.timeseries.models.plain_forecasts import BLOCK
+from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask

@@ -13,8 +13,14 @@ from torch.nn import functional as F
 from longseq.core.backbone import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.timeseries.models._plain import BLOCK, CANDIDATES, INPUTS, Plain, plain_forecasts
 from longseq.timeseries.models._seasons import History, fill_forward, find_periods, lag_errors
+from longseq.timeseries.models.plain_forecasts import (
+    BLOCK,
+    CANDIDATES,
+    INPUTS,
+    Plain,
+    plain_forecasts,
+)
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_CONTEXT = 2048
