@@ -181,6 +181,8 @@ def test_totals_since_the_start_are_refused(lab, write) -> None:
             values = source.read(start, start + 1)
         with pytest.raises(DataError, match="never falls"):
             source.field(values)
+    summed = made(np.cumsum(rain, 0), "tp", cell_methods="time: sum")  # of its intervals, it says
+    assert read_field(write(summed, "summed.nc")).units == "kg m-2"
     # Depths may rise for as long as they like, and so may amounts of a few records.
     assert read_field(write(made(np.cumsum(rain, 0), "depth"), "depth.nc")).units == "m"
     assert read_field(write(made(np.cumsum(rain[:11], 0), "tp"), "short.nc")).units == "kg m-2"

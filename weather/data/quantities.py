@@ -179,11 +179,12 @@ def suspicions(
     name: str, attrs: Mapping[str, Any], units: str, difference: bool
 ) -> tuple[bool, bool]:
     """Returns whether 0 is a value like any other, as of degC, so that cells that have no other one
-    are land; and whether values gather, so that those that never fall are totals since the start.
+    are land; and whether values gather, so that those that never fall are totals since the start,
+    unless they are said to be sums over their intervals.
 
     Args:
         name: of the variable.
-        attrs: its attributes: standard_name, long_name, description.
+        attrs: its attributes: standard_name, long_name, description, cell_methods.
         units: of the file.
         difference: whether values are differences.
     """
@@ -193,7 +194,7 @@ def suspicions(
     words = _words(attrs, "standard_name", "long_name", "description")
     gathers = "accum" in words or _GATHERS.search(words) is not None or name.lower() in _WATER_NAMES
     amount = any(fits(unit, one) for one in ("kg m-2", "m", "J m-2"))
-    return has_offset(units), amount and gathers
+    return has_offset(units), amount and gathers and "sum" not in cell_methods(attrs)
 
 
 def is_direction(attrs: Mapping[str, Any], units: str) -> bool:
