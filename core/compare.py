@@ -320,6 +320,13 @@ def compare(
     Returns:
         Rows in the order of ``models``.
     """
+    as_they_are = [
+        name in comparison.baselines or Path(name).suffix in CHECKPOINTS for name in models
+    ]
+    if options and all(as_they_are):
+        raise ConfigError(
+            f"{options[0].partition('=')[0]}: nothing is trained: --models names no configuration"
+        )
     found: dict[str, list[Row]] = {name: [] for name in models}
     for name in sorted(
         models, key=lambda one: (one in comparison.baselines) == comparison.models_first

@@ -136,6 +136,12 @@ def test_options_that_would_train_on_other_data_are_refused() -> None:
         run(Toys(), ["net"], ["--data.path=y"])
 
 
+def test_options_of_trainings_are_refused_where_nothing_is_trained() -> None:
+    run(Toys(), ["net", "a/best.ckpt", "mean"], ["--model.width=3"])
+    with pytest.raises(ConfigError, match=r"--model\.width: nothing is trained"):
+        run(Toys(), ["a/best.ckpt", "mean"], ["--model.width=3"])
+
+
 def test_names_and_numbers(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("")
