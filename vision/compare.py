@@ -74,11 +74,15 @@ def baseline_scores(data: ImageData, limit: int | None = None) -> list[Score]:
 def tie_width(accuracy: float, images: int) -> float:
     """Returns the difference of two accuracies that chance explains in 19 of 20 test sets.
 
+    One right and one wrong answer are added (Agresti and Caffo 2000): no error among few images
+    does not mean that there is none to come.
+
     Args:
         accuracy: about which.
         images: in the test set.
     """
-    return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / images)
+    rate = (accuracy * images + 1) / (images + 2)
+    return 1.96 * math.sqrt(2 * rate * (1 - rate) / (images + 2))
 
 
 def _minutes(text: str) -> list[float]:

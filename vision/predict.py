@@ -18,7 +18,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import check_table, write_rows
 from longseq.vision.calibration import tempered
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
-from longseq.vision.data.pixels import Reading
+from longseq.vision.data.pixels import NOT_A_NUMBER, Reading
 from longseq.vision.data.transforms import Normalise, resize
 from longseq.vision.restoration import Restoration
 from longseq.vision.restore import run_restoration
@@ -118,7 +118,10 @@ def classify(
             rows = iter((tempered(found, temperature) if task.one_class else found).tolist())
         for index in indices:
             why = errors.get(index, "")
-            yield Prediction(images.name(index), [] if why else next(rows), why)
+            row = [] if why else next(rows)
+            if not np.isfinite(row).all():
+                row, why = [], str(images.where(index).error(*NOT_A_NUMBER))
+            yield Prediction(images.name(index), row, why)
 
 
 def write_predictions(

@@ -13,7 +13,14 @@ from torch import Tensor
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.vision.data.images import FileImages, ImageSet, is_image
-from longseq.vision.data.pixels import Reading, full_scale, key_of, seeing_transparency, unit
+from longseq.vision.data.pixels import (
+    NOT_A_NUMBER,
+    Reading,
+    full_scale,
+    key_of,
+    seeing_transparency,
+    unit,
+)
 from longseq.vision.data.tiff import stored_dtype
 from longseq.vision.restoration import Restoration
 from longseq.vision.segment import open_window, teller
@@ -145,6 +152,8 @@ def restore(
                 name = PurePosixPath(images.name(index))
                 told = teller(name, height)
                 restore_image(task, window, height, width, out, bounds, tile, overlap, told)
+                if out.dtype.kind == "f" and not all(np.isfinite(row).all() for row in out):
+                    raise images.where(index).error(*NOT_A_NUMBER)
         except DataError as error:
             yield None, str(error)
             continue

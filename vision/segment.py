@@ -17,7 +17,7 @@ from longseq.core.errors import DataError
 from longseq.core.files import atomic_path
 from longseq.core.tables import write_rows
 from longseq.vision.data.images import FileImages, ImageSet
-from longseq.vision.data.pixels import Reading, unit
+from longseq.vision.data.pixels import NOT_A_NUMBER, Reading, Where, unit
 from longseq.vision.data.tiff import open_bands
 from longseq.vision.data.transforms import Normalise
 from longseq.vision.segmentation import Segmentation
@@ -80,6 +80,7 @@ def predict_mask(
     height: int,
     width: int,
     out: np.ndarray,
+    where: Where,
     tile: int | None = None,
     overlap: int | None = None,
     progress: Callable[[int], None] = lambda rows: None,
@@ -93,9 +94,13 @@ def predict_mask(
         height: of the image.
         width: of the image.
         out: (H, W), to fill.
+        where: the image, for messages.
         tile: side of a tile in pixels; that of the training if None.
         overlap: of neighbouring tiles; a quarter of a tile if None.
         progress: told how many rows are done.
+
+    Raises:
+        DataError: if the model's result is not a number somewhere.
     """
     how = dict(task.preprocess)
     normalise = Normalise(how["mean"], how["std"])
@@ -106,6 +111,8 @@ def predict_mask(
         return normalise(window(first, last)).to(device)
 
     for top, band in tiled(task, rows, height, width, tile or int(how["tile"]), overlap):
+        if not band.isfinite().all():
+            raise where.error(*NOT_A_NUMBER)
         classes = band.argmax(0).numpy()
         counts += np.bincount(classes.ravel(), minlength=len(values))
         out[top : top + len(classes)] = values[classes]
@@ -150,9 +157,8 @@ def segment(
             with open_window(images, index) as (window, height, width):
                 with tempfile.TemporaryFile() as file:
                     mask = np.memmap(file, dtype, "w+", shape=(height, width))
-                counts = predict_mask(
-                    task, window, height, width, mask, tile, overlap, teller(name, height)
-                )
+                where, tell = images.where(index), teller(name, height)
+                counts = predict_mask(task, window, height, width, mask, where, tile, overlap, tell)
                 write_mask(path, mask)
                 if overlays:
                     shown = root / "overlays" / f"{stem}.png"

@@ -6,6 +6,7 @@ import pytest
 
 from longseq.core.errors import ConfigError
 from longseq.vision.baselines import PixelRegression, pixels
+from longseq.vision.compare import tie_width
 from longseq.vision.data.module import ImageData
 
 
@@ -45,3 +46,10 @@ def test_without_validation_data_the_strength_is_the_middle_one() -> None:
     assert PixelRegression((1.0, 2.0, 3.0)).fit(x, y, x[:0], y[:0]).strength == 2.0
     with pytest.raises(ConfigError):
         PixelRegression(())
+
+
+def test_no_error_among_few_images_is_not_certain() -> None:
+    """Two errors of 40 against none are within chance (Fisher: 0.49), ten are not (0.001)."""
+    assert 2 / 40 < tie_width(1.0, 40) < 10 / 40
+    assert tie_width(1.0, 40) == pytest.approx(tie_width(0.0, 40))
+    assert tie_width(0.8, 10_000) == pytest.approx(1.96 * (2 * 0.8 * 0.2 / 10_000) ** 0.5, rel=1e-3)

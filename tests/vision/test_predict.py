@@ -79,6 +79,15 @@ def test_bad_images_keep_their_rows(task, make_folder) -> None:
     assert sum(bool(item.probabilities) for item in found.values()) == 4
 
 
+def test_an_image_whose_result_is_no_number_has_no_label(task) -> None:
+    images = np.full((2, 12, 12, 3), 3e38, np.float32)
+    images[0] = 1
+    reading = Reading(3, ranges={"float": (0, 1)})
+    good, bad = classify(task, ArrayImages(images, [0] * 2, [], reading), 2)
+    assert sum(good.probabilities) == pytest.approx(1) and not good.error
+    assert not bad.probabilities and "result is not a number" in bad.error
+
+
 def test_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
     rows = [Prediction("a, b.png", [0.2, 0.7, 0.1]), Prediction("c.png", [], "c.png: empty")]
     write_predictions(tmp_path / "p.csv", rows, CLASSES)

@@ -16,7 +16,7 @@ from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.vision import Restoration, RestorationData
 from longseq.vision.commands import DOMAIN
-from longseq.vision.data.images import FileImages
+from longseq.vision.data.images import ArrayImages, FileImages
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.restoration import degrade
 from longseq.vision.denoisers import PLAIN, RestorationComparison, plain_restoration, quality
@@ -182,6 +182,17 @@ def test_what_lies_under_transparency_is_said(suffix: str, tmp_path: Path, capsy
     images = FileImages(tmp_path, names[:1], [0], ["a"], Reading(3))
     list(restore(task, images, out[:1]))
     assert "transparent" not in capsys.readouterr().err
+
+
+def test_an_image_whose_result_is_no_number_is_not_written(tmp_path: Path) -> None:
+    task = Restoration(in_chans=3, model_kwargs=TINY).eval()
+    pictures = np.full((2, 16, 16, 3), 3e38, np.float32)
+    pictures[0] = 1
+    images = ArrayImages(pictures, [0] * 2, [], Reading(3, ranges={"float": (0, 1)}))
+    good, bad = restore(task, images, [tmp_path / "a.tif", tmp_path / "b.tif"])
+    assert good == (tmp_path / "a.tif", "") and good[0].is_file()
+    assert bad[0] is None and "result is not a number" in bad[1]
+    assert not (tmp_path / "b.tif").exists()
 
 
 def test_batches_and_noise_are_functions_of_the_step(folder) -> None:

@@ -17,7 +17,10 @@ from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.vision import Segmentation, SegmentationData
 from longseq.vision.commands import DOMAIN
+from longseq.vision.data.images import ArrayImages
 from longseq.vision.data.masks import IGNORED
+from longseq.vision.data.pixels import Reading
+from longseq.vision.segment import segment
 from longseq.vision.segmentation import BoundaryF1, ForegroundDice, dice_loss
 
 TINY = {"dims": [8, 8], "depths": [1, 1], "scans": [1]}
@@ -127,6 +130,18 @@ def test_a_tiff_is_segmented_by_bands_as_it_is_whole(folder, workdir: Path, monk
         assert np.array_equal(found, np.asarray(Image.open(f"m/masks/{name}")))
     assert not Path("m/overlays").exists()
     assert "not an image" in Path("m/areas.csv").read_text()
+
+
+def test_an_image_whose_result_is_no_number_has_no_mask(tmp_path: Path) -> None:
+    task = Segmentation(encoder="unet", encoder_kwargs={"dims": [4, 4]}, num_classes=2)
+    task.facts = {"preprocess": {"tile": 16, "mean": [0.5], "std": [0.5]}, "values": [0, 1]}
+    pictures = np.full((2, 16, 16, 3), 3e38, np.float32)
+    pictures[0] = 1
+    images = ArrayImages(pictures, [0] * 2, [], Reading(3, ranges={"float": (0, 1)}))
+    good, bad = segment(task.eval(), images, tmp_path)
+    assert sum(good.shares) == pytest.approx(1) and not good.error
+    assert "result is not a number" in bad.error and not bad.mask
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 1
 
 
 def test_batches_are_functions_of_the_step_and_resume(folder) -> None:

@@ -182,7 +182,11 @@ def _frame(image: Any, reading: Reading, where: Where) -> Pixels:
     image = ImageOps.exif_transpose(image)
     alpha = None
     if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM", "JPEG2000")):
-        return Pixels(np.asarray(image).astype(np.uint16)[..., None], "grey")
+        array, clear = np.asarray(image).astype(np.uint16), image.info.get("transparency")
+        if many or not isinstance(clear, int):
+            return Pixels(array[..., None], "grey")
+        opacity = np.where(array == clear, 0, np.iinfo(array.dtype).max).astype(array.dtype)
+        return Pixels(np.stack([array, opacity], -1), "grey", "straight")
     if mode in ("I", "F"):
         return Pixels(np.asarray(image)[..., None], "grey")
     if mode in ("LA", "La", "L", "1"):
@@ -224,4 +228,5 @@ def _sixteen_bits(content: bytes, image: Any, where: Where) -> Pixels | None:
     except (RuntimeError, ValueError) as error:
         raise where.error("the image is truncated or damaged") from error
     array = oriented(array, image.getexif().get(_ORIENTATION, 1))
-    return Pixels(array[None], _WIDE[content[25]], None if content[25] == 2 else "straight")
+    opaque = array.shape[2] == 3  # a colour that stands for transparency comes as opacity too
+    return Pixels(array[None], _WIDE[content[25]], None if opaque else "straight")

@@ -18,6 +18,11 @@ Page = int | Literal["channels"] | None
 Range = Literal["auto", "type", "train"]
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
+NOT_A_NUMBER = (
+    "the model's result is not a number",
+    "its pixels may lie far outside the range of the training images",
+)
+"""What is wrong with an image that leads a model beyond numbers, and why."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: what is larger may be a small file made to fill the memory."""
 

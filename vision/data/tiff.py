@@ -271,6 +271,7 @@ def _series(series: Any, mask: Any, reading: Reading, where: Where, whole: bool)
     chosen = [0] if whole and len(array) == 1 else pick_page(len(array), reading, where)
     array = array[chosen]
 
+    missing = _missing(array, page)  # GDAL's value is of what is stored, not of what is shown
     bits, photometric = int(page.bitspersample), int(page.photometric)
     if array.dtype.kind == "b":
         array, bits = array.astype(np.uint8), 1
@@ -290,7 +291,7 @@ def _series(series: Any, mask: Any, reading: Reading, where: Where, whole: bool)
     turn = 1 if tag is None else int(tag.value)
     array = np.stack([oriented(one, turn) for one in array])
     used = bits if array.dtype.kind == "u" and 8 < bits < 8 * array.dtype.itemsize else None
-    missing = _missing(array, page)
+    missing = None if missing is None else np.stack([oriented(one, turn) for one in missing])
     if mask is not None:
         hole = oriented(mask.asarray().reshape(mask.shape[-2:]) == 0, turn)[None, ..., None]
         hole = np.broadcast_to(hole, array.shape)

@@ -175,8 +175,10 @@ class _Learnt(torch.autograd.Function):
         weights, pairs = saved[:count], iter(saved[count:])
         call = Arguments(xz, ctx.ways, ctx.scale)
         if torch.is_grad_enabled():
+            # A weight may stand in two places, and xz depend on one: views keep each place's part.
+            xz, *weights = (None if t is None else t.view_as(t) for t in (xz, *weights))
             wanted = [one for one, wants in zip((xz, *weights), needed) if wants]
-            y = composed.run(call._replace(ways=_made_of(ctx.ways, weights)), "auto")
+            y = composed.run(Arguments(xz, _made_of(ctx.ways, weights), ctx.scale), "auto")
             found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
             return (None, None, None, *(next(found) if wants else None for wants in needed))
         dy = dy if dy.dtype == xz.dtype and dy.stride(2) == 1 else dy.to(xz.dtype).contiguous()

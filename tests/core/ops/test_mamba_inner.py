@@ -212,6 +212,18 @@ def test_second_derivatives_are_of_the_weights_of_the_call() -> None:
     assert torch.equal(*found)
 
 
+def test_gradients_with_a_graph_count_a_shared_weight_once() -> None:
+    """Of a weight of both directions, and of a layer that is called on what it gave."""
+    xz, (way,), leaves = learnt(*layer(length=5, width=3, states=2, rank=1, ways=1))
+    ways = [way, way._replace(reverse=True)]
+    once = mamba_inner(xz, ways)
+    for y in (once, mamba_inner(torch.cat([once, once.flip(1)], -1), ways)):
+        wanted = torch.autograd.grad(y.square().sum(), leaves, retain_graph=True)
+        found = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_transforms_and_the_compiler_take_its_operators() -> None:
     xz, ways = layer()
     xz, ways, _ = learnt(xz, ways)

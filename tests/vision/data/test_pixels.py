@@ -6,6 +6,7 @@ import dataclasses
 import io
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -128,6 +129,21 @@ def test_what_is_transparent_shows_the_background() -> None:
     assert (read(stream.getvalue(), 3) == 255).all()
 
 
+def test_a_value_that_stands_for_transparency_counts_in_sixteen_bits_too() -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    grey, colour = GREY.astype(np.uint16) * 200, COLOUR.astype(np.uint16) * 200
+    clear = grey == grey[2, 3]
+    content = pillow(grey, transparency=int(grey[2, 3]))
+    found = read(content, 1, (0, 65535))[..., 0]
+    np.testing.assert_allclose(found, np.where(clear, 1, grey / 65535), atol=1e-6)
+    plain, value = imagecodecs.png_encode(colour), colour[2, 3].astype(">u2").tobytes()
+    tag = b"tRNS" + value
+    chunk = len(value).to_bytes(4, "big") + tag + zlib.crc32(tag).to_bytes(4, "big")
+    found = read(plain[:33] + chunk + plain[33:], 3, (0, 65535), background=0.0)
+    clear = (colour == colour[2, 3]).all(-1, keepdims=True)
+    np.testing.assert_allclose(found, np.where(clear, 0, colour / 65535), atol=1e-6)
+
+
 def test_bands_are_counted_and_chosen() -> None:
     bands = np.random.default_rng(2).integers(0, 4000, (9, 14, 4)).astype(np.uint16)
     flat = tiff(bands, photometric="minisblack", planarconfig="contig")
@@ -181,6 +197,16 @@ def test_white_may_be_zero_and_pixels_may_be_missing() -> None:
     np.testing.assert_allclose(found[:3], mean, rtol=1e-6)
     with pytest.raises(DataError, match="no valid pixel in band 0"):
         read(tiff(holes * np.nan))
+
+
+def test_the_value_of_no_data_is_one_that_is_stored() -> None:
+    stored = GREY.clip(1, 254)
+    stored[0, 0], stored[1, 1] = 0, 255  # shown white, which is no data, and black, which is
+    tags = [(42113, "s", 2, "0", True), (274, "H", 1, 6, True)]
+    found = read(tiff(stored, photometric="miniswhite", extratags=tags))[..., 0]
+    wanted = 255 - stored
+    wanted[0, 0] = np.rint(np.delete(wanted.reshape(-1), 0).mean())
+    assert np.array_equal(found, oriented(wanted, 6))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
