@@ -297,7 +297,17 @@ class EmulatorComparison(Comparison):
                 f"internal variability alone gives about {digits(noise.spatial)} {units} spatial "
                 f"and {digits(noise.whole)} {units} global (autocorrelation {noise.phi:.2f})."
             )
-        return [f"Noise floor: {floor}", *super().verdicts(rows)]
+        found = super().verdicts(rows)
+        return [f"Noise floor: {floor}", *found, *_next_step(found)]
+
+
+def _next_step(verdicts: Sequence[str]) -> list[str]:
+    """Returns what to try where a memory is seen and no emulator begins with one."""
+    behind = any(" does not beat the best baseline, lagged:" in text for text in verdicts)
+    if not behind or any("linear=lagged" in text for text in verdicts):
+        return []
+    text = "A memory may be lacking: --models emulator:linear=lagged (fit: --model.linear lagged)"
+    return [f"{text} begins with that of lagged pattern scaling."]
 
 
 def _tables(args: argparse.Namespace) -> Iterator[tuple[str | None, str | None, str | None]]:

@@ -17,6 +17,7 @@ from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import EmulatorComparison
+from longseq.weather.data.module import ScenarioData
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 DIGITS = [
@@ -385,3 +386,20 @@ def test_the_period_of_a_map_is_checked_before_anything_is_written(
     Path("in/bad.nc").write_bytes(b"")
     folder = ["weather", "predict", "in", *argv[3:5], "--out", "out", "--map", "p.png"]
     assert main(folder) == 2 and "--map draws one run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "said"), [("emulator", True), ("emulator linear=lagged", False)])
+@pytest.mark.parametrize("baseline", ["lagged", "lps"])
+def test_where_lagged_pattern_scaling_wins_its_emulator_is_named(
+    model: str, said: bool, baseline: str, runs, lab
+) -> None:
+    data = ScenarioData(
+        [runs[0]], runs[1], baseline="1900-1919", valid=None, period="1970-1979", smooth=5
+    )
+    shown = EmulatorComparison(data)
+    rows = [
+        shown._row(model, "model", shown.truth + 5),
+        shown._row(baseline, "baseline", shown.truth + 0.01),
+    ]
+    found = "--models emulator:linear=lagged" in "".join(shown.verdicts(rows))
+    assert found == (said and baseline == "lagged")

@@ -181,6 +181,15 @@ def test_totals_since_the_start_are_refused(lab, write) -> None:
             values = source.read(start, start + 1)
         with pytest.raises(DataError, match="never falls"):
             source.field(values)
+    longer = np.random.default_rng(1).gamma(2, 50, (36, 4, 5))
+    yearly = np.concatenate([np.cumsum(longer[at : at + 12], 0) for at in (0, 12, 24)])
+    bucket = np.cumsum(longer, 0) % 1000  # every cell starts anew at a time of its own
+    for label, values in (("yearly", yearly), ("bucket", bucket)):
+        with pytest.raises(DataError, match=r"tp: rises everywhere, and falls .* every new start"):
+            read_field(write(made(values, "tp"), f"{label}.nc"))
+    trend = np.linspace(500, 900, 36)[:, None, None] + np.zeros((36, 4, 5))
+    trend[9::10] -= 15  # wetter nearly every year, without falling far
+    assert read_field(write(made(trend, "tp"), "trend.nc")).units == "kg m-2"
     summed = made(np.cumsum(rain, 0), "tp", cell_methods="time: sum")  # of its intervals, it says
     assert read_field(write(summed, "summed.nc")).units == "kg m-2"
     # Depths may rise for as long as they like, and so may amounts of a few records.

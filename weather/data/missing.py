@@ -194,8 +194,9 @@ class Suspects:
         idle: which cells have been 0 throughout (Y, X).
         records: fields that were seen.
         last: the last of them (…, 1, Y, X).
-        falls: whether any value is below the one before it.
-        rises: which cells have a value above the one before it (Y, X).
+        falls: how many values are below the one before them, and by how much in all.
+        rises: how many values of every cell are above the one before them (Y, X).
+        risen: by how much in all.
     """
 
     marks: Marks
@@ -207,8 +208,9 @@ class Suspects:
     idle: np.ndarray | None = None
     records: int = 0
     last: np.ndarray | None = None
-    falls: bool = False
+    falls: tuple[int, float] = (0, 0.0)
     rises: np.ndarray | None = None
+    risen: float = 0.0
 
     def see(self, values: np.ndarray) -> None:
         """Adds a block of values (…, Y, X), NaN where they are missing."""
@@ -217,12 +219,15 @@ class Suspects:
             self.idle = idle if self.idle is None else self.idle & idle
         if self.zero_is_chance or self.gathers:
             self.records += int(np.prod(values.shape[:-2]))
-        if self.gathers and not self.falls:
+        if self.gathers:
             joined = [values] if self.last is None else [self.last, values]
             steps = np.diff(np.concatenate(joined, -3), axis=-3)
-            self.last, self.falls = values[..., -1:, :, :], bool((steps < 0).any())
-            rises = (steps > 0).any(tuple(range(steps.ndim - 2)))
-            self.rises = rises if self.rises is None else self.rises | rises
+            self.last, down, up = values[..., -1:, :, :], steps < 0, steps > 0
+            lost, gained = (float(np.abs(steps[one], dtype=np.float64).sum()) for one in (down, up))
+            self.falls = self.falls[0] + int(down.sum()), self.falls[1] + lost
+            rises = up.sum(tuple(range(steps.ndim - 2)))
+            self.rises = rises if self.rises is None else self.rises + rises
+            self.risen += gained
         rest = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
         # One after the other, from either end.
         while rest.size:
@@ -250,13 +255,12 @@ class Suspects:
                 hint="mask them: cdo setctomiss,0 in out; --anomalies if these are differences",
             )
         if self.records >= _IDLE_RECORDS and self._is_total():
-            raise DataError(
-                "never falls and rises everywhere: these are totals since the start, not amounts "
-                "of its intervals",
-                path=path,
-                record=name,
-                hint="take differences: cdo deltat in out",
-            )
+            text, hint = "never falls and rises everywhere", "take differences: cdo deltat in out"
+            if self.falls[0]:
+                text = f"rises everywhere, and falls {self.falls[0]:,} times only, far at once"
+                hint = "take differences, and the first value itself after every new start"
+            text += ": these are totals since the start, not amounts of its intervals"
+            raise DataError(text, path=path, record=name, hint=hint)
         spread = self.high - self.low
         for end, count in self.counts.items():
             if np.isfinite(spread):
@@ -275,8 +279,14 @@ class Suspects:
                 )
 
     def _is_total(self) -> bool:
-        """Returns whether no value is below the one before it, and one above it in every cell."""
-        if self.last is None or self.rises is None or self.falls:
+        """Returns whether values rise in every cell and never fall, or fall as totals do that
+        start anew (every year, or at a full bucket): a quarter as often as they rise at most, by
+        three times as much on average at least. Amounts rise about as often as they fall."""
+        if self.last is None or self.rises is None:
             return False
         there = np.isfinite(self.last).any(tuple(range(self.last.ndim - 2)))
-        return bool(there.any()) and bool(self.rises[there].all())
+        if not there.any() or not self.rises[there].all():
+            return False
+        (times, lost), rises = self.falls, int(self.rises.sum())
+        # lost / times ≥ 3 · risen / rises, without dividing by no falls
+        return 4 * times <= rises and lost * rises >= 3 * self.risen * times

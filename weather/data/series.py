@@ -73,6 +73,8 @@ def read_series(
             path=path,
             hint="--interpolate fills in the years between linearly",
         )
+    for name, column in zip(chosen, values.T):
+        Marks().of_one(column, path, name)  # NetCDF's own marks are no values any more
     if not gaps and not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise DataError(f"{chosen[column]} is missing", path=path, record=f"year {years[row]}")
@@ -143,6 +145,8 @@ def _labels(file: Path, rows: Sequence[Row]) -> dict[str, str]:
 
 def _number(text: str | None, name: str, file: Path, line: int) -> float:
     try:
+        if "_" in (text or ""):  # which Python reads over: 1_5 is no 15
+            raise ValueError
         return float(text or "")
     except ValueError as error:
         where = f"line {line}"
@@ -239,7 +243,7 @@ def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
         dates = decode_time(time.values, dict(time.attrs), file, *bounds_of(data, time)).dates
         named = {str(data[name].attrs.get("bounds")) for name in data.variables}
         for name, array in data.data_vars.items():
-            own = array.dims[:1] == (times[0],) and array.dtype.kind in "fiu"
+            own = times[0] in array.dims and array.dtype.kind in "fiu"
             if not own or str(name) in named or str(name).endswith("bnds"):
                 continue
             if kind_of(str(name), dict(array.attrs)) is not None:  # further times
@@ -266,7 +270,9 @@ def _read_netcdf(file: Path) -> tuple[np.ndarray, Table]:
                 weights = grid.weights(mask=mask)
                 values = np.einsum("tyx,yx->t", np.where(mask, values, 0.0), weights)
             elif array.ndim != 1:
-                continue
+                text = f"is on ({', '.join(map(str, array.dims))}): neither a series nor a field"
+                hint = f"sum or average it to (time, latitude, longitude); or ncks -x -v {name}"
+                raise DataError(text, path=file, record=str(name), hint=hint)
             table[str(name)] = values
     years = np.array([date.year for date in dates])
     if np.any(np.diff(years) == 0):
