@@ -95,6 +95,13 @@ def test_lines_of_any_scale_go_on(packaged, scale):
         assert (np.diff(found, axis=1) >= 0).all()
 
 
+@pytest.mark.parametrize("value", [4.7e-12, -3e-20, 0.01, 7.3, 1e15])
+def test_a_series_that_never_changes_goes_on_at_any_scale(packaged, value):
+    for series in (np.full(50, value), np.array([value])):
+        found = packaged.forecast([series], 100)[0]
+        np.testing.assert_allclose(found, value, rtol=1e-3)
+
+
 def test_scale_level_and_sign_of_the_series(packaged):
     series = waves(200)
 
