@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,15 @@ def zero_shot_frame(
     carried = panel.carried()
     contexts = [panel.values[panel.starts[c] : row, c] for row, c in zip(rows, series)]
     known = [carried[panel.starts[c] : row, c] for row, c in zip(rows, series)]
+    single = np.flatnonzero([np.isfinite(one).sum() == 1 for one in contexts])
+    if levels and len(single):
+        name = panel.ids[int(series[single[0]])]
+        more = f" and {len(single) - 1} forecasts more" if len(single) > 1 else ""
+        print(
+            "note: a single value says nothing of how a series varies: do not rely on the "
+            f"intervals after it, of {name!r}{more}",
+            file=sys.stderr,
+        )
     network = quantiles or Quantiles()
     found = network.forecast(contexts, horizon, usual, batch_size, progress)
     values = {NAME: found[..., list(LEVELS).index(0.5)]}

@@ -182,6 +182,19 @@ def test_a_frame_of_ragged_series(packaged):
         zero_shot_frame(panel.select(["s2"]), 5, [3], quantiles=packaged)
 
 
+def test_a_single_value_gives_no_interval_to_rely_on(packaged, capsys):
+    days = pd.date_range("2024-01-01", periods=30)
+    frame = pd.DataFrame({"ds": days, "long": waves(30, 7), "new": np.nan})
+    frame.loc[29, "new"] = 5.0
+    panel = panel_of(frame, source="m")
+    zero_shot_frame(panel, 3, quantiles=packaged)
+    said = capsys.readouterr().err
+    assert "single value" in said and "'new'" in said and "'long'" not in said
+    zero_shot_frame(panel.select(["long"]), 3, quantiles=packaged)
+    zero_shot_frame(panel, 3, levels=(), quantiles=packaged)
+    assert capsys.readouterr().err == ""
+
+
 def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):
     days = pd.date_range("2024-01-01", periods=90)
     pd.DataFrame({"ds": days, "y": waves(90, 7)}).to_csv(tmp_path / "sales.csv", index=False)
