@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,8 @@ class Quantiles:
         # Differences are taken in float64: a level of 1e9 leaves nothing of them in float32.
         level = np.nanmean(rows, axis=1, keepdims=True)
         values = rows - level
+        # What a series that never changes is measured by: a picofarad is not taken relative to 1.
+        unit = np.where(level == 0, 1.0, np.minimum(np.abs(level), 1.0))
         found: list[np.ndarray] = []
         carried = np.zeros((len(rows), 1, len(QUANTILES)))
         for _ in range(-(-horizon // BLOCK)):
@@ -178,16 +181,18 @@ class Quantiles:
             # As many series at once as the caches hold.
             size = max(1, _PATCHES * self.model.patch // recent.shape[1])
             parts = [slice(i, i + size) for i in range(0, len(rows), size)]
-            block = np.concatenate([self._block(recent[one], hint[one]) for one in parts])
+            block = np.concatenate(
+                [self._block(recent[one], hint[one], unit[one]) for one in parts]
+            )
             found.append(_grow(block, carried))
             carried = np.sqrt(carried**2 + _growth(block) ** 2)
             values = np.concatenate([values, block[..., _MEDIAN]], axis=1)
         return np.concatenate(found, axis=1)[:, :horizon] + level[..., None]
 
     @torch.inference_mode()
-    def _block(self, values: np.ndarray, hint: np.ndarray) -> np.ndarray:
+    def _block(self, values: np.ndarray, hint: np.ndarray, unit: np.ndarray) -> np.ndarray:
         size = np.nanmax(np.abs(values), axis=1, keepdims=True)
-        size = np.where(size > 0, size, 1.0)
+        size = np.where(size > 0, size, unit)
         device = next(self.model.parameters()).device
         x = torch.from_numpy((values / size).astype(np.float32)).to(device)
         out = self.model(torch.nan_to_num(x), ~x.isnan(), torch.from_numpy(hint).to(device))
@@ -341,6 +346,15 @@ def zero_shot_frame(
     carried = panel.carried()
     contexts = [panel.values[panel.starts[c] : row, c] for row, c in zip(rows, series)]
     known = [carried[panel.starts[c] : row, c] for row, c in zip(rows, series)]
+    single = np.flatnonzero([np.isfinite(one).sum() == 1 for one in contexts])
+    if levels and len(single):
+        name = panel.ids[int(series[single[0]])]
+        more = f" and {len(single) - 1} forecasts more" if len(single) > 1 else ""
+        print(
+            "note: a single value says nothing of how a series varies: do not rely on the "
+            f"intervals after it, of {name!r}{more}",
+            file=sys.stderr,
+        )
     network = quantiles or Quantiles()
     found = network.forecast(contexts, horizon, usual, batch_size, progress)
     values = {NAME: found[..., list(LEVELS).index(0.5)]}

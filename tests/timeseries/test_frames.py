@@ -254,6 +254,15 @@ def test_values_that_are_no_numbers_are_refused(values, words, role) -> None:
         panel_of(frame, 0, source="the frame", roles=roles)
 
 
+@pytest.mark.parametrize("value", ["1.7976931348623157e308", "-1e200"])
+def test_fill_values_whose_squares_overflow_are_refused_with_their_row(value, tmp_path) -> None:
+    path = tmp_path / "daq.csv"
+    path.write_text(f"ds,y\n2024-01-01,1\n2024-01-02,{value}\n2024-01-03,2\n")
+    with pytest.raises(DataError, match=r"beyond 1e\+150") as found:
+        read_panel(path)
+    assert "daq.csv" in str(found.value) and "line 3" in str(found.value)
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -95,6 +95,13 @@ def test_lines_of_any_scale_go_on(packaged, scale):
         assert (np.diff(found, axis=1) >= 0).all()
 
 
+@pytest.mark.parametrize("value", [4.7e-12, -3e-20, 0.01, 7.3, 1e15])
+def test_a_series_that_never_changes_goes_on_at_any_scale(packaged, value):
+    for series in (np.full(50, value), np.array([value])):
+        found = packaged.forecast([series], 100)[0]
+        np.testing.assert_allclose(found, value, rtol=1e-3)
+
+
 def test_scale_level_and_sign_of_the_series(packaged):
     series = waves(200)
 
@@ -173,6 +180,19 @@ def test_a_frame_of_ragged_series(packaged):
     np.testing.assert_allclose(other["ZeroShot"][: len(mine)], mine, rtol=1e-6)
     with pytest.raises(DataError, match="no series has begun"):
         zero_shot_frame(panel.select(["s2"]), 5, [3], quantiles=packaged)
+
+
+def test_a_single_value_gives_no_interval_to_rely_on(packaged, capsys):
+    days = pd.date_range("2024-01-01", periods=30)
+    frame = pd.DataFrame({"ds": days, "long": waves(30, 7), "new": np.nan})
+    frame.loc[29, "new"] = 5.0
+    panel = panel_of(frame, source="m")
+    zero_shot_frame(panel, 3, quantiles=packaged)
+    said = capsys.readouterr().err
+    assert "single value" in said and "'new'" in said and "'long'" not in said
+    zero_shot_frame(panel.select(["long"]), 3, quantiles=packaged)
+    zero_shot_frame(panel, 3, levels=(), quantiles=packaged)
+    assert capsys.readouterr().err == ""
 
 
 def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):

@@ -15,6 +15,7 @@ from longseq.timeseries.data.source import Source
 
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s*[-+]?[1-9]\d{0,2}[.,]\d{3}\s*")  # 1.234: of thousands, or of decimals
+_LARGEST = 1e150  # of which, and of sums of such, squares are finite
 _MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
 
 
@@ -68,7 +69,7 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     """Returns a column as float64; NaN where it is empty.
 
     Raises:
-        DataError: at the first value that is no finite number.
+        DataError: at the first value that is no finite number, or whose square is none.
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -87,6 +88,15 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
                 continue
             shown = repr(value) if isinstance(value, str) else str(value)
             raise where.error(f"{name!r} is {shown}, a finite number is needed", int(row))
+    beyond = np.abs(values) > _LARGEST
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise where.error(
+            f"{name!r} is {values[row]:g}, beyond {_LARGEST:g}, so that its square is no number",
+            row,
+            hint="leave the field empty where it says that nothing was measured, or divide the "
+            "column by a power of ten",
+        )
     return values
 
 
