@@ -42,8 +42,15 @@ def split_entry(entry: str) -> tuple[str, dict[str, str]]:
 
     Args:
         entry: a name or file, or ``config:argument=value`` (several: ``config:a=1:b.c=2``).
+
+    Raises:
+        ConfigError: for an argument that begins with "model.", which all of them are.
     """
     if Path(entry).is_file():
         return entry, {}
     name, *parts = re.split(r":(?=[\w.]+=)", entry)
+    for part in parts:
+        if part.startswith("model."):
+            own = part.removeprefix("model.")
+            raise ConfigError(f"--models: {entry!r} names the model's arguments: {name}:{own}")
     return name, dict(part.split("=", 1) for part in parts)

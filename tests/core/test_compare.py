@@ -125,6 +125,8 @@ def test_a_variant_of_a_configuration_is_trained_with_its_arguments(tmp_path: Pa
     with pytest.raises(ConfigError, match="did you mean 'net'"):
         check_models("nett:width=3", Toys.baselines, {"net": Path("net.yaml")})
     assert split_entry("net:kwargs.mixer=s4d:w=1") == ("net", {"kwargs.mixer": "s4d", "w": "1"})
+    with pytest.raises(ConfigError, match="arguments: net:linear=lagged"):
+        split_entry("net:model.linear=lagged")
     odd = tmp_path / "a:b=c.yaml"  # a file's name is never taken apart
     odd.write_text("")
     assert split_entry(str(odd)) == (str(odd), {})
