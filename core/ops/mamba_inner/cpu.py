@@ -176,9 +176,9 @@ class _Learnt(torch.autograd.Function):
         call = Arguments(xz, ctx.ways, ctx.scale)
         if torch.is_grad_enabled():
             # A weight may stand in two places, and xz depend on one: views keep each place's part.
-            xz, *weights = (None if t is None else t.view_as(t) for t in (xz, *weights))
-            wanted = [one for one, wants in zip((xz, *weights), needed) if wants]
-            y = composed.run(Arguments(xz, _made_of(ctx.ways, weights), ctx.scale), "auto")
+            views: list[Any] = [None if t is None else t.view_as(t) for t in (xz, *weights)]
+            wanted = [one for one, wants in zip(views, needed) if wants]
+            y = composed.run(Arguments(views[0], _made_of(ctx.ways, views[1:]), ctx.scale), "auto")
             found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
             return (None, None, None, *(next(found) if wants else None for wants in needed))
         dy = dy if dy.dtype == xz.dtype and dy.stride(2) == 1 else dy.to(xz.dtype).contiguous()
