@@ -66,3 +66,7 @@ def leave(status: int) -> NoReturn:
     lost = process.flush()
     status = status or lost
     os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    run()

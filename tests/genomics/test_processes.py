@@ -25,7 +25,7 @@ FIT = [
 
 
 def fit(root: Path, steps: int, *more: str) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "longseq.core.shell.cli", "genomics", "fit", *FIT]
+    argv = [sys.executable, "-m", "longseq.core.shell.program", "genomics", "fit", *FIT]
     argv += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={root}", *more]
     argv += ["--model.total_steps=6"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
