@@ -49,8 +49,9 @@ SHAPES = [
     {"length": 65, "width": 16, "states": 16, "rank": 2, "taps": 2, "ways": 3},
     {"length": 70, "width": 40, "states": 3, "rank": 7, "taps": 3, "batch": 1},
     {"length": 37, "width": 100, "states": 6, "rank": 12, "taps": 5},
-    # Gradients go through wide layers in stretches: of 64 positions, and of 32, the last of one.
-    {"length": 150, "width": 1000, "states": 2, "rank": 3},
+    # Gradients go through wide layers in stretches: three of at most 128 positions, so that one has
+    # both a later and an earlier one; and one of 64 with one of a single position.
+    {"length": 300, "width": 1000, "states": 2, "rank": 3, "batch": 1},
     {"length": 65, "width": 1600, "states": 1, "rank": 1, "taps": 5},
     {"length": 65, "width": 1600, "states": 2, "rank": 1, "taps": 1, "ways": 3},
 ]
