@@ -104,9 +104,7 @@ class LaggedPatternScaling:
             for field, own in zip(fields, self.counted)
         ]
         area = np.sqrt(weights.ravel())
-        # The leading patterns decide; the rest is noise and costs time.
-        _, _, axes = np.linalg.svd(np.concatenate(flat) * area, full_matrices=False)
-        short = [one * area @ axes[:10].T for one in flat]
+        short = leading(flat, area)
         errors = [self._held_out(predictors, short, scales) for scales in self.CANDIDATES]
         self.scales = self.CANDIDATES[int(np.argmin(errors))]
         design = self._design(predictors, self.scales)
@@ -123,23 +121,51 @@ class LaggedPatternScaling:
     def _held_out(
         self, predictors: Sequence[np.ndarray], short: Sequence[np.ndarray], scales: Sequence[float]
     ) -> float:
-        """Returns the squared error of years that were held out of the fit."""
-        design = self._design(predictors, scales)
-        if len(design) > 1:
-            parts = [np.full(len(one), index) for index, one in enumerate(design)]
-        else:
-            parts = [np.arange(len(design[0])) * 5 // len(design[0])]
-        x, y, part = np.concatenate(design), np.concatenate(short), np.concatenate(parts)
-        error = 0.0
-        for index in np.unique(part):
-            out = part == index
-            error += float(((Ridge().fit(x[~out], y[~out]).predict(x[out]) - y[out]) ** 2).sum())
-        return error
+        return held_out_error(self._design(predictors, scales), short)
 
     def predict(self, predictors: np.ndarray) -> np.ndarray:
         """Returns anomalies (T, Y, X) of a whole history of predictors (T, K)."""
         made = self.ridge.predict(with_lags(predictors, self.scales))
         return made.reshape(-1, *self.shape)
+
+
+def leading(fields: Sequence[np.ndarray], area: np.ndarray) -> list[np.ndarray]:
+    """Returns what runs have of their ten leading patterns, which decide where regressors are
+    compared: the rest is noise and costs time.
+
+    Args:
+        fields: of every run (T, C).
+        area: square roots of the cells' areas (C).
+
+    Returns:
+        (T, 10) of every run, or as many patterns as there are.
+    """
+    _, _, axes = np.linalg.svd(np.concatenate(fields) * area, full_matrices=False)
+    return [one * area @ axes[:10].T for one in fields]
+
+
+def held_out_error(
+    design: Sequence[np.ndarray], fields: Sequence[np.ndarray], penalty: float | None = None
+) -> float:
+    """Returns the squared error of least squares in runs that were held out of the fit in turn, or
+    in fifths of the years where there is one run.
+
+    Args:
+        design: regressors of every run (T, K).
+        fields: what they are to explain (T, C).
+        penalty: see ``Ridge``; None for its own.
+    """
+    if len(design) > 1:
+        parts = [np.full(len(one), index) for index, one in enumerate(design)]
+    else:
+        parts = [np.arange(len(design[0])) * 5 // len(design[0])]
+    x, y, part = np.concatenate(design), np.concatenate(fields), np.concatenate(parts)
+    error = 0.0
+    for index in np.unique(part):
+        out = part == index
+        fit = Ridge(RIDGE if penalty is None else penalty).fit(x[~out], y[~out])
+        error += float(((fit.predict(x[out]) - y[out]) ** 2).sum())
+    return error
 
 
 # Per year and in the regressors' own deviations.

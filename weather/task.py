@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from longseq.core.errors import ConfigError
+from longseq.core.results import digits
 from longseq.core.training.task import BaseTask
-from longseq.weather.baselines import RIDGE, Ridge
+from longseq.weather.baselines import RIDGE, Ridge, held_out_error, leading
 from longseq.weather.data.module import ScenarioData
-from longseq.weather.data.scenario import Scenario
+from longseq.weather.data.scenario import REGIONAL, Scenario
 from longseq.weather.metrics import FieldError
 from longseq.weather.models.emulator import FieldEmulator
 
@@ -37,7 +39,10 @@ class ClimateEmulator(BaseTask):
         dropout: on residual branches and before the head.
         rank: spatial patterns of the non-linear part.
         linear: "lps" keeps the least-squares pattern, "lagged" likewise on the predictors and their
-            exponential filters, "learned" trains on from "lps", "none" leaves it out.
+            exponential filters, "learned" trains on from "lps", "none" leaves it out. "auto" is
+            "lps" where the predictor is the run's own mean, which has the ocean's lag in it, and
+            where it is forcings the one of the two that predicts held-out training runs better
+            (or held-out fifths of the years, where there is one run).
         lags: time constants of the filters in years.
         jitter: deviation of noise that is added to the predictors in training, in their own
             deviations.
@@ -60,7 +65,7 @@ class ClimateEmulator(BaseTask):
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         rank: int = 8,
-        linear: Literal["lps", "lagged", "learned", "none"] = "lps",
+        linear: Literal["auto", "lps", "lagged", "learned", "none"] = "auto",
         lags: list[float] | None = None,
         jitter: float = 0.0,
         **recipe: Any,
@@ -138,16 +143,51 @@ class ClimateEmulator(BaseTask):
         chosen = [data.scored(run, "train") for run in data.train_runs]
         pairs = list(zip(data.train_runs, chosen))
         fields = np.concatenate([run.anomalies[mask] for run, mask in pairs])
-        regressors = []
-        for run, mask in pairs:
-            scaled = self.scaled(torch.from_numpy(run.predictors))
-            # The history is whole, whichever years are fitted.
-            made, _ = self.model.with_lags(scaled[None])
-            regressors.append(made[0].numpy()[mask])
-        fit = Ridge(RIDGE if self.model.lags else 0.0)
-        fit.fit(np.concatenate(regressors), fields.reshape(len(fields), -1) / self.about["scale"])
+        scaled = [self.scaled(torch.from_numpy(run.predictors)) for run, _ in pairs]
+        # The history is whole, whichever years are fitted.
+        made = [
+            self.model.with_lags(one[None])[0][0].numpy()[mask] for one, mask in zip(scaled, chosen)
+        ]
+        if self.model.linear == "auto" and not self._remembers(data, made, chosen):
+            made = [one[:, : self.model.predictors] for one in made]
+        lagged = made[0].shape[1] > self.model.predictors
+        fit = Ridge(RIDGE if lagged else 0.0)
+        fit.fit(np.concatenate(made), fields.reshape(len(fields), -1) / self.about["scale"])
         weight, bias = fit.linear()
         self.model.set_linear(torch.from_numpy(weight), torch.from_numpy(bias))
+
+    def _remembers(
+        self, data: ScenarioData, regressors: Sequence[np.ndarray], chosen: Sequence[np.ndarray]
+    ) -> bool:
+        """Returns whether filters of the predictors help to predict held-out runs.
+
+        Args:
+            data: training runs.
+            regressors: predictors beside their filters in the chosen years of every run.
+            chosen: bool (T) of every run.
+        """
+        first = data.train_runs[0]
+        if tuple(first.names) == (REGIONAL,):
+            return False
+        flat = [
+            run.anomalies[mask].reshape(int(mask.sum()), -1).astype(np.float64)
+            for run, mask in zip(data.train_runs, chosen)
+        ]
+        short = leading(flat, np.sqrt(first.weights.ravel()))
+        alone = [one[:, : self.model.predictors] for one in regressors]
+        errors = held_out_error(alone, short, 0.0), held_out_error(regressors, short)
+        better = errors[1] < errors[0]
+        if self.trainer.is_global_zero:
+            years = " and ".join(f"{lag:g}" for lag in self.model.lags)
+            names = {True: "lagged", False: "lps"}
+            found = [digits((error / sum(map(len, short))) ** 0.5) for error in errors]
+            print(
+                f"linear part: {names[better]} (held-out {'runs' if len(chosen) > 1 else 'years'}: "
+                f"root mean square error {found[1]} with filters of {years} years, {found[0]} "
+                "without)",
+                file=sys.stderr,
+            )
+        return better
 
     def scaled(self, predictors: Tensor) -> Tensor:
         """Returns predictors (…, K) in deviations of the training years."""

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.baselines import PatternScaling
+from longseq.weather.baselines import PatternScaling, exponential_filter
 from longseq.weather.data.module import ScenarioData, TrainingScenarios
 from longseq.weather.data.series import read_series
 from longseq.weather.models.emulator import FieldEmulator
@@ -99,7 +99,7 @@ def test_what_travels_with_the_checkpoint_is_of_the_training_years(runs) -> None
         ScenarioData([runs[0]], forcing=["a", "b"])
     with pytest.raises(ConfigError, match="at least one file"):
         ScenarioData([])
-    with pytest.raises(ConfigError, match="linear is"):
+    with pytest.raises(ConfigError, match="linear"):
         FieldEmulator(2, 2, linear="some")  # type: ignore[arg-type]
 
 
@@ -115,6 +115,59 @@ def test_forcings_in_the_place_of_the_regional_mean(runs, tmp_path, lab) -> None
     assert data.test_run.predictors.shape == (80, 2) and task.about["names"] == ["co2", "ch4"]
     guess = run_emulator(task, data.test_run.predictors)
     assert guess.shape == (80, 4, 5) and np.isfinite(guess).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_linear_part_has_filters_where_held_out_years_need_them(
+    count, memory, tmp_path, lab, write, capsys
+) -> None:
+    """By least squares of its own, for one run (fifths of its years) and for several."""
+    years, rng = lab.YEARS, np.random.default_rng(0)
+    files, forcings = [], []
+    for index in range(count):
+        force = np.clip((years - 1930) / 20, 0, 1 + index) * np.cos((years - 1900) / 12)
+        answer = exponential_filter(force[:, None], 50.0)[:, 0] if memory else force
+        field = answer[:, None, None] * np.linspace(1, 2, 20).reshape(4, 5)
+        field += 0.01 * rng.standard_normal(field.shape)
+        files.append(str(write(lab.dataset(280 + field), f"{index}.nc")))
+        rows = [f"{year},{value:.6f}" for year, value in zip(years, force)]
+        (tmp_path / f"{index}.csv").write_text("\n".join(["year,force", *rows]))
+        forcings.append(str(tmp_path / f"{index}.csv"))
+    data = ScenarioData(files, None, forcing=forcings, **{**SPANS, "valid": None})
+    task, same = (trained(data, 1, lr=0.0, linear=name) for name in ("auto", "lagged"))
+    said = (
+        f"linear part: {'lagged' if memory else 'lps'} (held-out {'runs' if count > 1 else 'years'}"
+    )
+    assert capsys.readouterr().err.count(said) == 1
+    if memory:
+        assert torch.equal(task.model.weight, same.model.weight)
+        return
+    run = data.train_runs[0]
+    expected = (
+        PatternScaling()
+        .fit(
+            *(
+                np.concatenate([getattr(r, k) for r in data.train_runs])
+                for k in ("predictors", "anomalies")
+            )
+        )
+        .predict(run.predictors)
+    )
+    assert (
+        float(task.model.weight[:, 1:].abs().sum())
+        == 0
+        < float(same.model.weight[:, 1:].abs().sum())
+    )
+    assert np.abs(run_emulator(task, run.predictors) - expected).max() < 1e-4
+
+
+def test_the_regional_mean_needs_no_filters(runs, capsys) -> None:
+    data = ScenarioData(list(runs), None, **{**SPANS, "valid": None})
+    task, plain = (trained(data, 1, lr=0.0, linear=name) for name in ("auto", "lps"))
+    assert torch.equal(task.model.weight[:, :1], plain.model.weight)
+    assert float(task.model.weight[:, 1:].abs().sum()) == 0
+    assert "linear part" not in capsys.readouterr().err
 
 
 def test_forcings_of_other_names_or_units_are_refused(runs, tmp_path, lab) -> None:

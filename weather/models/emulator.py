@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from longseq.core.backbone import Backbone
-from longseq.core.checks import check_positive
+from longseq.core.checks import check_choice, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import State
 from longseq.core.ops.linear_scan import linear_scan
 
-Linear = Literal["lps", "lagged", "learned", "none"]
+Linear = Literal["auto", "lps", "lagged", "learned", "none"]
 
 
 class FieldEmulator(nn.Module):
@@ -23,7 +23,7 @@ class FieldEmulator(nn.Module):
         field_t = W x_t + c  +  Patterns · head(backbone(embed(x))_t)
 
     The first two terms are linear pattern scaling; the rest is what the history adds, spread over
-    ``rank`` spatial patterns that are learnt. With ``linear="lagged"`` x is joined by its
+    ``rank`` spatial patterns that are learnt. With ``linear="lagged"`` or "auto" x is joined by its
     exponential filters f_t = k f_{t-1} + (1 - k) x_t, k = exp(-1 / lag), f_0 = x_0, so that the
     linear part has a memory too.
 
@@ -39,7 +39,8 @@ class FieldEmulator(nn.Module):
         dropout: on residual branches and before the head.
         rank: number of spatial patterns of the non-linear part.
         linear: "lps" keeps W and c as least squares gave them, "lagged" likewise on the predictors
-            and their filters, "learned" trains them, "none" leaves them out.
+            and their filters, "auto" has the regressors of "lagged" and is one or the other by
+            what ``set_linear`` is given, "learned" trains them, "none" leaves them out.
         lags: time constants of the filters in years.
     """
 
@@ -65,9 +66,8 @@ class FieldEmulator(nn.Module):
         sizes = {"height": height, "width": width, "predictors": predictors, "rank": rank}
         for name, value in sizes.items():
             check_positive(name, value)
-        if linear not in ("lps", "lagged", "learned", "none"):
-            raise ConfigError(f"linear is lps, lagged, learned or none, got {linear!r}")
-        self.lags = tuple(float(lag) for lag in lags) if linear == "lagged" else ()
+        check_choice("linear", linear, Linear)
+        self.lags = tuple(float(lag) for lag in lags) if linear in ("auto", "lagged") else ()
         if any(not lag > 0 for lag in self.lags):
             raise ConfigError(f"lags are years above zero, got {list(lags)}")
         self.height, self.width, self.predictors, self.linear = height, width, predictors, linear
@@ -96,11 +96,11 @@ class FieldEmulator(nn.Module):
         """Sets the linear part.
 
         Args:
-            weight: slopes (Y·X, K), or (Y·X, K · (1 + number of lags)).
+            weight: slopes (Y·X, K) of the predictors alone, or (Y·X, K · (1 + number of lags)).
             bias: intercepts (Y·X).
         """
         with torch.no_grad():
-            self.weight.copy_(weight)
+            self.weight.zero_()[:, : weight.shape[1]].copy_(weight)
             self.bias.copy_(bias)
 
     def forward(self, x: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
