@@ -185,7 +185,7 @@ class ConvS5(nn.Module):
         a, inward, outward = self._kernels(flat.dtype)
         entered, passed = self._enter(inward, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
-        decay = a.to(entered.dtype).repeat(height * width).view(1, 1, -1)
+        decay = a.to(entered.dtype).expand(height * width, -1).reshape(1, 1, -1)
         before = None if state is None else state["ssm"].permute(0, 2, 3, 1).flatten(1)
         states, last = linear_scan(decay, entered.view(batch, length, -1), before)
         y = self._read(outward, states.view(entered.shape), passed)

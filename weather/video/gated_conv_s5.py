@@ -57,8 +57,9 @@ class GatedConvS5(nn.Module):
     def _enter(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what enters the ConvS5 and the gate of what leaves it, for (N, U, H, W)."""
         made = self.input(u.contiguous(memory_format=torch.channels_last))
-        i, o, g = made.chunk(3, 1)
-        return torch.sigmoid(i) * g, torch.sigmoid(o)
+        gates, g = made.split([2 * self.hidden, self.hidden], 1)
+        i, o = torch.sigmoid(gates).chunk(2, 1)
+        return i * g, o
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As ``ConvS5.forward``."""
