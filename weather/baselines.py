@@ -13,6 +13,7 @@ import numpy as np
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Registry
 from longseq.weather.data.scenario import REGIONAL, Scenario
+from longseq.weather.regression import Ridge, held_out_error, leading
 
 BASELINES: Registry[Callable[[Known], np.ndarray]] = Registry("baseline")
 
@@ -127,82 +128,6 @@ class LaggedPatternScaling:
         """Returns anomalies (T, Y, X) of a whole history of predictors (T, K)."""
         made = self.ridge.predict(with_lags(predictors, self.scales))
         return made.reshape(-1, *self.shape)
-
-
-def leading(fields: Sequence[np.ndarray], area: np.ndarray) -> list[np.ndarray]:
-    """Returns what runs have of their ten leading patterns, which decide where regressors are
-    compared: the rest is noise and costs time.
-
-    Args:
-        fields: of every run (T, C).
-        area: square roots of the cells' areas (C).
-
-    Returns:
-        (T, 10) of every run, or as many patterns as there are.
-    """
-    _, _, axes = np.linalg.svd(np.concatenate(fields) * area, full_matrices=False)
-    return [one * area @ axes[:10].T for one in fields]
-
-
-def held_out_error(
-    design: Sequence[np.ndarray], fields: Sequence[np.ndarray], penalty: float | None = None
-) -> float:
-    """Returns the squared error of least squares in runs that were held out of the fit in turn, or
-    in fifths of the years where there is one run.
-
-    Args:
-        design: regressors of every run (T, K).
-        fields: what they are to explain (T, C).
-        penalty: see ``Ridge``; None for its own.
-    """
-    if len(design) > 1:
-        parts = [np.full(len(one), index) for index, one in enumerate(design)]
-    else:
-        parts = [np.arange(len(design[0])) * 5 // len(design[0])]
-    x, y, part = np.concatenate(design), np.concatenate(fields), np.concatenate(parts)
-    error = 0.0
-    for index in np.unique(part):
-        out = part == index
-        fit = Ridge(RIDGE if penalty is None else penalty).fit(x[~out], y[~out])
-        error += float(((fit.predict(x[out]) - y[out]) ** 2).sum())
-    return error
-
-
-# Per year and in the regressors' own deviations.
-RIDGE = 1e-4
-
-
-class Ridge:
-    """Least squares with a slight penalty on slopes of scaled regressors, because filters of one
-    series are nearly collinear.
-
-    Args:
-        penalty: per year; 0 for least squares.
-    """
-
-    def __init__(self, penalty: float = RIDGE) -> None:
-        self.penalty = penalty
-
-    def fit(self, x: np.ndarray, y: np.ndarray) -> Ridge:
-        """Fits values (N, C) on regressors (N, K)."""
-        self.mean, spread = x.mean(0), x.std(0)
-        self.spread = np.where(spread > 0, spread, 1.0)
-        z = (x - self.mean) / self.spread
-        self.offset = y.mean(0)
-        rows = np.sqrt(self.penalty * len(z)) * np.eye(z.shape[1])
-        zeros = np.zeros((z.shape[1], y.shape[1]))
-        both = np.concatenate([z, rows]), np.concatenate([y - self.offset, zeros])
-        self.slopes = np.linalg.lstsq(*both, rcond=None)[0]
-        return self
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Returns values (N, C) of regressors (N, K)."""
-        return self.offset + (x - self.mean) / self.spread @ self.slopes
-
-    def linear(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns slopes (C, K) and intercepts (C) of unscaled regressors."""
-        slopes = (self.slopes / self.spread[:, None]).T
-        return slopes, self.offset - slopes @ self.mean
 
 
 class Regression:

@@ -14,11 +14,11 @@ from torchmetrics import Metric
 from longseq.core.errors import ConfigError
 from longseq.core.results import digits
 from longseq.core.training.task import BaseTask
-from longseq.weather.baselines import RIDGE, Ridge, held_out_error, leading
 from longseq.weather.data.module import ScenarioData
 from longseq.weather.data.scenario import REGIONAL, Scenario
 from longseq.weather.metrics import FieldError
 from longseq.weather.models.emulator import FieldEmulator
+from longseq.weather.regression import RIDGE, Ridge, held_out_error, leading
 
 
 class ClimateEmulator(BaseTask):
@@ -170,7 +170,7 @@ class ClimateEmulator(BaseTask):
         if tuple(first.names) == (REGIONAL,):
             return False
         flat = [
-            run.anomalies[mask].reshape(int(mask.sum()), -1).astype(np.float64)
+            run.anomalies[mask].reshape(int(mask.sum()), -1)
             for run, mask in zip(data.train_runs, chosen)
         ]
         short = leading(flat, np.sqrt(first.weights.ravel()))
