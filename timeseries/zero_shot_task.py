@@ -55,6 +55,7 @@ class ZeroShot(ForecastTask):
         mlp_ratio: hidden width of the MLPs as a multiple of D.
         patch: rows of a patch.
         hidden: width of the network that weighs plain forecasts.
+        local: it sees and weighs local models' forecasts too.
         average: decay of the average of the weights, with which forecasts are made.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -85,6 +86,7 @@ class ZeroShot(ForecastTask):
         mlp_ratio: float = 2.0,
         patch: int = 16,
         hidden: int = 256,
+        local: bool = False,
         average: float = 0.998,
         **recipe: Any,
     ) -> None:
@@ -99,7 +101,9 @@ class ZeroShot(ForecastTask):
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
-        first = ZeroShotModel(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
+        first = ZeroShotModel(
+            *(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden), local=local
+        )
         self.model: ZeroShotModel | MeanOfNetworks = first
         if pretrained and second:
             self.model = packaged_networks(first)

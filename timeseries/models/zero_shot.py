@@ -14,6 +14,7 @@ from longseq.core.backbone import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.models._seasons import History, fill_forward, find_periods, lag_errors
+from longseq.timeseries.models.local_forecasts import LOCAL_INPUTS, LOCALS, WIDTHS
 from longseq.timeseries.models.plain_forecasts import (
     BLOCK,
     CANDIDATES,
@@ -93,6 +94,8 @@ class ZeroShot(nn.Module):
         hidden: width of the network of step 4.
         reads: last rows that the backbone reads where there is one cutoff; more are read only by
             what follows in closed form.
+        local: the network of step 4 sees and weighs six local models too (exponential smoothing and
+            autoregressions, fitted to the last 128 values).
     """
 
     steps: Tensor
@@ -107,18 +110,24 @@ class ZeroShot(nn.Module):
         patch: int = 16,
         hidden: int = 256,
         reads: int = MAX_CONTEXT,
+        local: bool = False,
     ) -> None:
         super().__init__()
         self.patch, self.reads = check_positive("patch", patch), check_positive("reads", reads)
+        self.local = local
+        inputs, candidates, scales = INPUTS, CANDIDATES, 4
+        if local:
+            inputs, candidates = inputs + LOCAL_INPUTS, candidates + LOCALS
+            scales += WIDTHS
         self.embed = nn.Linear(4 * patch + 6, d_model)
         self.backbone = (
             Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio) if n_layers else None
         )
-        self.up = nn.Linear(d_model + INPUTS, hidden)
+        self.up = nn.Linear(d_model + inputs, hidden)
         self.mid = nn.Linear(hidden, hidden)
-        self.gate = nn.Linear(hidden, CANDIDATES * _BASIS)
+        self.gate = nn.Linear(hidden, candidates * _BASIS)
         self.out = nn.Linear(hidden, BLOCK * len(QUANTILES))
-        self.scale = nn.Linear(hidden, 4)
+        self.scale = nn.Linear(hidden, scales)
         for layer in (self.gate, self.scale):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -142,7 +151,7 @@ class ZeroShot(nn.Module):
             cutoffs: ends of contexts, multiples of the patch in ascending order, of which the first
                 sets level and spread; the end of x if None.
         """
-        contexts = _prepare(x, known, hint, cutoffs)
+        contexts = _prepare(x, known, hint, cutoffs, self.local)
         return _scaled(self.read(contexts), contexts)
 
     def read(self, contexts: _Contexts) -> list[Tensor]:
@@ -193,17 +202,23 @@ class ZeroShot(nn.Module):
 
     def _head(self, z: Tensor, plain: Plain) -> Tensor:
         """Returns the quantiles (N, 64, 9) after states z (N, D)."""
-        a = F.silu(self.up(torch.cat([z, plain.inputs], 1)))
+        inputs, forecasts, scales = plain.inputs, plain.forecasts, plain.scales.unsqueeze(1)
+        if self.local:
+            assert plain.local is not None
+            inputs = torch.cat([inputs, plain.local.inputs], 1)
+            forecasts = torch.cat([forecasts, plain.local.forecasts], 2)
+            scales = torch.cat([scales.expand(-1, BLOCK, -1), plain.local.widths], 2)
+        a = F.silu(self.up(torch.cat([z, inputs], 1)))
         a = a + F.silu(self.mid(a))
-        gates = self.gate(a).unflatten(1, (CANDIDATES, _BASIS)) @ self.steps
-        base = (gates.transpose(1, 2).softmax(-1) * plain.forecasts).sum(-1)
-        scale = (self.scale(a).softmax(-1) * plain.scales).sum(1) + plain.floor
+        gates = self.gate(a).unflatten(1, (-1, _BASIS)) @ self.steps
+        base = (gates.transpose(1, 2).softmax(-1) * forecasts).sum(-1)
+        scale = (self.scale(a).softmax(-1).unsqueeze(1) * scales).sum(2) + plain.floor.unsqueeze(1)
         raw = self.out(a).unflatten(1, (BLOCK, len(QUANTILES)))
         # Softplus distances, at the start about those of a normal distribution.
         up = torch.cumsum(F.softplus(raw[..., _MEDIAN + 1 :] - 1.2), -1)
         down = torch.cumsum(F.softplus(raw[..., :_MEDIAN].flip(-1) - 1.2), -1).flip(-1)
         around = torch.cat([-down, raw[..., :1] * 0, up], -1) + raw[..., _MEDIAN : _MEDIAN + 1]
-        return base.unsqueeze(-1) + scale[:, None, None] * around
+        return base.unsqueeze(-1) + scale.unsqueeze(-1) * around
 
 
 class MeanOfNetworks(nn.Module):
@@ -223,6 +238,7 @@ class MeanOfNetworks(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList([first, second])
         self.patch, self.shares = first.patch, shares
+        self.local = first.local or second.local
         if second.patch != self.patch:
             raise ConfigError(f"patches are of {first.patch} and of {second.patch} rows")
 
@@ -230,7 +246,7 @@ class MeanOfNetworks(nn.Module):
         self, x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None = None
     ) -> Scaled:
         """Returns the quantiles after one or more cutoffs, with the arguments of ``ZeroShot``."""
-        contexts = _prepare(x, known, hint, cutoffs)
+        contexts = _prepare(x, known, hint, cutoffs, self.local)
         first, second = (one.read(contexts) for one in self.networks)  # type: ignore[operator]
         few, many = self.shares
         share = torch.where(contexts.period > _FEW, many, few)[:, None, None]
@@ -238,7 +254,9 @@ class MeanOfNetworks(nn.Module):
         return _scaled(mean, contexts)
 
 
-def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None) -> _Contexts:
+def _prepare(
+    x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None, local: bool
+) -> _Contexts:
     """Returns what a network reads of the arguments of ``ZeroShot.forward``."""
     ends = [x.shape[1]] if cutoffs is None else list(cutoffs)
     x = torch.where(known, x, 0.0)
@@ -260,7 +278,7 @@ def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | No
         began = (whole.count - (x.shape[1] - end)).clamp(min=1)
         history = History(whole.x[:, :end], whole.mask[:, :end], began)
         found = periods if same else find_periods(history, hint)
-        plain.append(plain_forecasts(history, found))
+        plain.append(plain_forecasts(history, found, local))
     return _Contexts(ends, level, spread, whole, periods.first, unit, plain)
 
 
