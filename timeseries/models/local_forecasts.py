@@ -141,12 +141,16 @@ def smooth(y: Tensor, mask: Tensor, count: Tensor) -> Smoothed:
     some = m.sum(1, keepdim=True).clamp(min=1)
     mt, my = (m @ t.to(y.dtype)).unsqueeze(1) / some, (m * own).sum(1, keepdim=True) / some
     centred = (t - mt) * m
-    line = (centred * (own - my)).sum(1, keepdim=True) / centred.square().sum(1, keepdim=True).clamp(min=1e-6)
+    line = (centred * (own - my)).sum(1, keepdim=True) / centred.square().sum(
+        1, keepdim=True
+    ).clamp(min=1e-6)
     # A slope needs a few values.
     free = (s11 * r2 - s12 * r1) / (s11 * s22 * 1.001 - s12 * s12).clamp(min=1e-9) * (some >= 4)
     low, high = line.clamp(max=0), line.clamp(min=0)
     drift = torch.minimum(torch.maximum(free[:, :kinds], low), high)
-    slope = torch.cat([torch.zeros_like(drift), 0.5 * line.expand_as(drift), drift, free[:, kinds:]], 1)
+    slope = torch.cat(
+        [torch.zeros_like(drift), 0.5 * line.expand_as(drift), drift, free[:, kinds:]], 1
+    )
     three = [torch.arange(kinds, device=y.device)] * 3
     each = torch.cat([*three, torch.arange(kinds, len(f1), device=y.device)])
     r1, r2, rr, s11, s12, s22 = (one[:, each] for one in (r1, r2, rr, s11, s12, s22))
