@@ -64,7 +64,7 @@ def packaged_networks(recurrent: ZeroShot | None = None) -> MeanOfNetworks:
     """
     first = ZeroShot() if recurrent is None else recurrent
     first.reads = _READS
-    second = ZeroShot(n_layers=0)
+    second = ZeroShot(n_layers=0, local=True)
     for path, network in zip(PACKAGED, (first, second)):
         load_weights(path, network)
     return MeanOfNetworks(first, second, _SHARES)

@@ -17,7 +17,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
-from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks
+from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks, grow_local
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
@@ -114,9 +114,15 @@ class ZeroShot(ForecastTask):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """There was one network before."""
+        """There was one network at first, and then a second one that saw no local models."""
         super().upgrade(content)
         (content.get("hyper_parameters") or {}).setdefault("second", False)
+        state = content.get("state_dict") or {}
+        grown = [grow_local(state, f"{one}.networks.1.") for one in ("model", "average")]
+        if any(grown):
+            # The optimiser knows its moments by numbers of parameters: they begin anew.
+            for optimizer in content.get("optimizer_states") or []:
+                optimizer["state"] = {}
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

@@ -254,6 +254,28 @@ class MeanOfNetworks(nn.Module):
         return _scaled(mean, contexts)
 
 
+def grow_local(state: dict[str, Any], prefix: str) -> bool:
+    """Gives weights of a network without local models those of one with them, that forecasts the
+    same, and returns whether it did.
+
+    Args:
+        state: of a module that holds the network; changed in place.
+        prefix: of the network's names.
+    """
+    names = [f"{prefix}{name}" for name in ("up.weight", "gate.bias", "scale.bias")]
+    if names[0] not in state or len(state[names[1]]) != CANDIDATES * _BASIS:
+        return False
+    never = torch.full((LOCALS, _BASIS), 0.0)
+    never[:, 0] = -1e4  # the basis begins with a constant: a share of 0 at every step
+    rows = {"gate": never.flatten(), "scale": torch.full((WIDTHS,), -1e4)}
+    state[names[0]] = F.pad(state[names[0]], (0, LOCAL_INPUTS))
+    for name, bias in rows.items():
+        state[f"{prefix}{name}.bias"] = torch.cat([state[f"{prefix}{name}.bias"], bias])
+        more = (0, 0, 0, len(bias))
+        state[f"{prefix}{name}.weight"] = F.pad(state[f"{prefix}{name}.weight"], more)
+    return True
+
+
 def _prepare(
     x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None, local: bool
 ) -> _Contexts:
