@@ -17,7 +17,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
-from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks, grow_local
+from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
@@ -46,8 +46,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
-        second: of the packaged forecaster's two networks train that without a backbone too; what is
-            trained and forecasts is their mean. Without ``pretrained`` there is one network.
+        networks: so many of the packaged forecaster's three networks are trained, and their mean
+            forecasts; 1 is that with recurrent layers alone. Without ``pretrained`` there is one.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -78,7 +78,7 @@ class ZeroShot(ForecastTask):
         horizon: int = 64,
         season: int | None = None,
         pretrained: bool = True,
-        second: bool = True,
+        networks: int = 3,
         d_model: int = 128,
         n_layers: int = 3,
         mixer: str | list[Any] = "slstm",
@@ -100,13 +100,15 @@ class ZeroShot(ForecastTask):
             raise ConfigError(
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
+        if not 1 <= networks <= len(PACKAGED):
+            raise ConfigError(f"networks must lie between 1 and {len(PACKAGED)}, got {networks}")
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
         first = ZeroShotModel(
             *(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden), local=local
         )
         self.model: ZeroShotModel | MeanOfNetworks = first
-        if pretrained and second:
-            self.model = packaged_networks(first)
+        if pretrained and networks > 1:
+            self.model = packaged_networks(first, networks)
         elif pretrained:
             load_weights(PACKAGED[0], first)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -114,15 +116,11 @@ class ZeroShot(ForecastTask):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """There was one network at first, and then a second one that saw no local models."""
+        """There was one network at first, and then there were two, or ``second`` was false."""
         super().upgrade(content)
-        (content.get("hyper_parameters") or {}).setdefault("second", False)
-        state = content.get("state_dict") or {}
-        grown = [grow_local(state, f"{one}.networks.1.") for one in ("model", "average")]
-        if any(grown):
-            # The optimiser knows its moments by numbers of parameters: they begin anew.
-            for optimizer in content.get("optimizer_states") or []:
-                optimizer["state"] = {}
+        hyper = content.get("hyper_parameters") or {}
+        if "networks" not in hyper:
+            hyper["networks"] = 2 if hyper.pop("second", False) else 1
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

@@ -55,47 +55,31 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     assert max(float(one.abs().max()) for one in gradients) > 0
 
 
-def test_a_checkpoint_of_one_network_is_still_read(wide_csv, workdir, capsys):
+@pytest.mark.parametrize("networks, named", [(1, None), (1, False), (2, True)])
+def test_a_checkpoint_of_fewer_networks_is_still_read(networks, named, wide_csv, workdir, capsys):
     fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
     fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
     fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    assert main([*fit, "--model.second=false"]) == 0
+    assert main([*fit, f"--model.networks={networks}"]) == 0
     content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
-    assert not content["hyper_parameters"].pop("second")
+    assert content["hyper_parameters"].pop("networks") == networks
+    if named is not None:
+        content["hyper_parameters"]["second"] = named
     torch.save(content, "earlier.ckpt")
     task = load_task("earlier.ckpt", "timeseries")
-    assert isinstance(task.model, Network) and not task.hparams["second"]
+    assert isinstance(task.model, Network) == (networks == 1)
+    assert task.hparams["networks"] == networks and "second" not in task.hparams
+    if networks == 2:  # their shares stay what they were
+        expected = torch.tensor([[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
+        torch.testing.assert_close(task.average.shares, expected)
     for name, value in task.state_dict().items():
         torch.testing.assert_close(value, content["state_dict"][name])
     capsys.readouterr()
     assert main([*fit, "--ckpt_path=earlier.ckpt", "--trainer.max_steps=2"]) == 0
-    assert "697,676 parameters" in capsys.readouterr().err
-
-
-def test_a_checkpoint_whose_second_network_saw_no_local_models_forecasts_as_before(
-    wide_csv, workdir
-):
-    fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
-    fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
-    fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    assert main(fit) == 0
-    content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
-    old = Network(n_layers=0)
-    plain = {name: value.shape for name, value in old.state_dict().items()}
-    for copy in ("model", "average"):
-        for name, shape in plain.items():
-            key = f"{copy}.networks.1.{name}"
-            content["state_dict"][key] = content["state_dict"][key][tuple(map(slice, shape))]
-    own = {name: content["state_dict"][f"average.networks.1.{name}"].clone() for name in plain}
-    torch.save(content, "earlier.ckpt")
-    task = load_task("earlier.ckpt", "timeseries")
-    old.load_state_dict(own)
-    x = torch.from_numpy(waves(96, 12, 0)).float()[None]
-    known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([12])
-    with torch.inference_mode():
-        found = task.average.networks[1](x, known, hint).quantiles[0]
-        torch.testing.assert_close(found, old(x, known, hint).quantiles[0])
-    assert main([*fit, "--ckpt_path=earlier.ckpt", "--trainer.max_steps=2"]) == 0
+    count = {1: "697,676", 2: "1,094,552"}[networks]
+    assert f"{count} parameters" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="networks must lie between 1 and 3"):
+        ZeroShot(networks=4)
 
 
 def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -36,7 +38,7 @@ class Plain(NamedTuple):
         scales: local scales to choose from (N, 4).
         floor: the least scale (N,).
         error: what a plain forecast misses inside the history, the unit of losses (N,).
-        local: what local models say; None where no network asks.
+        local: gives what local models say, to a network that asks.
     """
 
     forecasts: Tensor
@@ -44,16 +46,15 @@ class Plain(NamedTuple):
     scales: Tensor
     floor: Tensor
     error: Tensor
-    local: Local | None
+    local: Callable[[], Local]
 
 
-def plain_forecasts(history: History, periods: Periods, local: bool = False) -> Plain:
+def plain_forecasts(history: History, periods: Periods) -> Plain:
     """Returns the plain forecasts of histories, and what else a network is given beside its state.
 
     Args:
         history: N of them.
         periods: theirs.
-        local: ask local models too.
     """
     x, mask, count = history
     errors = [
@@ -86,7 +87,7 @@ def plain_forecasts(history: History, periods: Periods, local: bool = False) -> 
     inputs = torch.cat([*relative, tail * seen, seen, *scalars, *slopes], 1)
     scales = torch.stack([errors[0][:, 0], errors[1][:, 0], errors[0][:, 1], spread], 1)
     error = ((errors[0][:, 0] + floor) * (errors[1][:, 0] + floor)).sqrt()
-    more = local_forecasts(history, adjusted, season, unit) if local else None
+    more = partial(local_forecasts, history, adjusted, season, unit)
     return Plain(candidates, inputs, scales, floor, error, more)
 
 

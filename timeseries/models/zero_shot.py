@@ -151,7 +151,7 @@ class ZeroShot(nn.Module):
             cutoffs: ends of contexts, multiples of the patch in ascending order, of which the first
                 sets level and spread; the end of x if None.
         """
-        contexts = _prepare(x, known, hint, cutoffs, self.local)
+        contexts = _prepare(x, known, hint, cutoffs)
         return _scaled(self.read(contexts), contexts)
 
     def read(self, contexts: _Contexts) -> list[Tensor]:
@@ -204,10 +204,10 @@ class ZeroShot(nn.Module):
         """Returns the quantiles (N, 64, 9) after states z (N, D)."""
         inputs, forecasts, scales = plain.inputs, plain.forecasts, plain.scales.unsqueeze(1)
         if self.local:
-            assert plain.local is not None
-            inputs = torch.cat([inputs, plain.local.inputs], 1)
-            forecasts = torch.cat([forecasts, plain.local.forecasts], 2)
-            scales = torch.cat([scales.expand(-1, BLOCK, -1), plain.local.widths], 2)
+            local = plain.local()
+            inputs = torch.cat([inputs, local.inputs], 1)
+            forecasts = torch.cat([forecasts, local.forecasts], 2)
+            scales = torch.cat([scales.expand(-1, BLOCK, -1), local.widths], 2)
         a = F.silu(self.up(torch.cat([z, inputs], 1)))
         a = a + F.silu(self.mid(a))
         gates = self.gate(a).unflatten(1, (-1, _BASIS)) @ self.steps
@@ -222,63 +222,41 @@ class ZeroShot(nn.Module):
 
 
 class MeanOfNetworks(nn.Module):
-    """The weighted mean of two networks' quantiles. What follows in closed form is found once for
-    both.
+    """The weighted mean of networks' quantiles. What follows in closed form is found once for all.
 
     Args:
-        first: a network.
-        second: another one, with patches of the same width.
-        shares: of the second one in the mean: where the season found has at most four rows or there
+        networks: with patches of one width.
+        shares: of every network in the mean: where the season found has at most four rows or there
             is none, and where it has more.
     """
 
-    def __init__(
-        self, first: ZeroShot, second: ZeroShot, shares: tuple[float, float] = (0.5, 0.5)
-    ) -> None:
+    shares: Tensor
+
+    def __init__(self, networks: Sequence[ZeroShot], shares: Sequence[tuple[float, float]]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList([first, second])
-        self.patch, self.shares = first.patch, shares
-        self.local = first.local or second.local
-        if second.patch != self.patch:
-            raise ConfigError(f"patches are of {first.patch} and of {second.patch} rows")
+        self.networks = nn.ModuleList(networks)
+        self.patch = networks[0].patch
+        self.register_buffer("shares", torch.tensor(shares), persistent=False)
+        for one in networks:
+            if one.patch != self.patch:
+                raise ConfigError(f"patches are of {self.patch} and of {one.patch} rows")
 
     def forward(
         self, x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None = None
     ) -> Scaled:
         """Returns the quantiles after one or more cutoffs, with the arguments of ``ZeroShot``."""
-        contexts = _prepare(x, known, hint, cutoffs, self.local)
-        first, second = (one.read(contexts) for one in self.networks)  # type: ignore[operator]
-        few, many = self.shares
-        share = torch.where(contexts.period > _FEW, many, few)[:, None, None]
-        mean = [torch.lerp(a, b, share.to(a)) for a, b in zip(first, second)]
-        return _scaled(mean, contexts)
+        contexts = _prepare(x, known, hint, cutoffs)
+        # A share a network and a series; what has none of any series is not asked.
+        shares = self.shares[:, (contexts.period > _FEW).long(), None, None]
+        found = [
+            [share * quantiles for quantiles in one.read(contexts)]  # type: ignore[operator]
+            for share, one in zip(shares, self.networks)
+            if share.any()
+        ]
+        return _scaled([torch.stack(every).sum(0) for every in zip(*found)], contexts)
 
 
-def grow_local(state: dict[str, Any], prefix: str) -> bool:
-    """Gives weights of a network without local models those of one with them, that forecasts the
-    same, and returns whether it did.
-
-    Args:
-        state: of a module that holds the network; changed in place.
-        prefix: of the network's names.
-    """
-    names = [f"{prefix}{name}" for name in ("up.weight", "gate.bias", "scale.bias")]
-    if names[0] not in state or len(state[names[1]]) != CANDIDATES * _BASIS:
-        return False
-    never = torch.full((LOCALS, _BASIS), 0.0)
-    never[:, 0] = -1e4  # the basis begins with a constant: a share of 0 at every step
-    rows = {"gate": never.flatten(), "scale": torch.full((WIDTHS,), -1e4)}
-    state[names[0]] = F.pad(state[names[0]], (0, LOCAL_INPUTS))
-    for name, bias in rows.items():
-        state[f"{prefix}{name}.bias"] = torch.cat([state[f"{prefix}{name}.bias"], bias])
-        more = (0, 0, 0, len(bias))
-        state[f"{prefix}{name}.weight"] = F.pad(state[f"{prefix}{name}.weight"], more)
-    return True
-
-
-def _prepare(
-    x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None, local: bool
-) -> _Contexts:
+def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None) -> _Contexts:
     """Returns what a network reads of the arguments of ``ZeroShot.forward``."""
     ends = [x.shape[1]] if cutoffs is None else list(cutoffs)
     x = torch.where(known, x, 0.0)
@@ -300,7 +278,7 @@ def _prepare(
         began = (whole.count - (x.shape[1] - end)).clamp(min=1)
         history = History(whole.x[:, :end], whole.mask[:, :end], began)
         found = periods if same else find_periods(history, hint)
-        plain.append(plain_forecasts(history, found, local))
+        plain.append(plain_forecasts(history, found))
     return _Contexts(ends, level, spread, whole, periods.first, unit, plain)
 
 
