@@ -41,7 +41,7 @@ _MEDIAN = QUANTILES.index(0.5)
 # Values that the packaged recurrent layers read; and the shares of the packaged networks, the first
 # two of them or all, in the mean, where the season found has at most four rows and where it has
 # more. The card says what chose them.
-_READS = 512
+_READS = 256
 _SHARES = {
     2: ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     3: ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
@@ -284,10 +284,13 @@ def _padded(length: int, patch: int) -> int:
 
 def _growth(block: np.ndarray) -> np.ndarray:
     """Returns what of the spread at the end of a block is carried on (N, 1, 9): all of it where it
-    grew step by step, nothing where it was the same at the first step."""
+    grew step by step, nothing where it was the same at the first step; of no quantile less than of
+    one nearer to the median, so that none cross."""
     around = block - block[..., _MEDIAN : _MEDIAN + 1]
     grown = np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0)
-    return np.sqrt(grown)
+    below = np.maximum.accumulate(grown[..., _MEDIAN::-1], axis=-1)[..., ::-1]
+    above = np.maximum.accumulate(grown[..., _MEDIAN:], axis=-1)
+    return np.sqrt(np.concatenate([below[..., :-1], above], axis=-1))
 
 
 def _grow(block: np.ndarray, carried: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ from longseq.timeseries.zero_shot import (
     LEVELS,
     PACKAGED,
     Quantiles,
+    _grow,
+    _growth,
     packaged_networks,
     zero_shot_frame,
 )
@@ -365,6 +367,16 @@ def test_flows_stay_on_their_attractors(name):
     path = simulate(name, 300, 2, seed=1)
     assert np.isfinite(path).all() and np.abs(path).max() < 500
     assert (path.std(1) > 1e-3).all(0).any()
+
+
+def test_quantiles_that_grew_unevenly_do_not_cross_in_later_blocks():
+    block = np.zeros((1, 64, 9))
+    block += np.linspace(-4, 4, 9)
+    block[:, 1:, 7] += 0.9  # the seventh decile grew, the ends did not
+    block[:, 1:, 1] -= 0.9
+    again = _grow(block, _growth(block))
+    assert (np.diff(block, axis=-1) > 0).all()
+    assert (np.diff(again, axis=-1) > 0).all()
 
 
 def test_scores_of_quantiles():
