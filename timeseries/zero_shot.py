@@ -38,10 +38,10 @@ NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
-# Values that the packaged recurrent layers read; and the shares of the packaged networks, the first
-# two of them or all, in the mean, where the season found has at most four rows and where it has
-# more. The card says what chose them.
-_READS = 256
+# Of the packaged networks, the first two of them or all: values that the recurrent layers read, and
+# shares in the mean, where the season found has at most four rows and where it has more. The card
+# says what chose them.
+_READS = {2: 512, 3: 256}
 _SHARES = {
     2: ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     3: ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
@@ -70,7 +70,7 @@ def packaged_networks(recurrent: ZeroShot | None = None, count: int = 3) -> Mean
         DataError: if that is of other sizes.
     """
     first = ZeroShot() if recurrent is None else recurrent
-    first.reads = _READS
+    first.reads = _READS[count]
     networks = [first, ZeroShot(n_layers=0), ZeroShot(n_layers=0, local=True)][:count]
     for path, network in zip(PACKAGED, networks):
         load_weights(path, network)

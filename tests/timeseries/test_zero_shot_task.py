@@ -69,7 +69,8 @@ def test_a_checkpoint_of_fewer_networks_is_still_read(networks, named, wide_csv,
     task = load_task("earlier.ckpt", "timeseries")
     assert isinstance(task.model, Network) == (networks == 1)
     assert task.hparams["networks"] == networks and "second" not in task.hparams
-    if networks == 2:  # their shares stay what they were
+    if networks == 2:  # what they read and their shares stay what they were
+        assert task.average.networks[0].reads == 512
         expected = torch.tensor([[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
         torch.testing.assert_close(task.average.shares, expected)
     for name, value in task.state_dict().items():

@@ -27,7 +27,7 @@ QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_CONTEXT = 2048
 _MEDIAN = 4
 _BASIS = 8
-# Rows of a season up to which one counts as none in the shares of two networks: a year's quarters.
+# Rows of a season up to which one counts as none in the shares of networks: a year's quarters.
 _FEW = 4
 
 
