@@ -42,7 +42,7 @@ _MEDIAN = QUANTILES.index(0.5)
 # shares in the mean, where the season found has at most four rows and where it has more. The card
 # says what chose them.
 _READS = {2: 512, 3: 256}
-_SHARES = {
+_SHARES: dict[int, tuple[tuple[float, float], ...]] = {
     2: ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     3: ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
 }

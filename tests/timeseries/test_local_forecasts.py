@@ -121,8 +121,14 @@ def test_a_network_with_local_models_differs_and_needs_them() -> None:
     network = ZeroShot(d_model=16, n_layers=0, hidden=16, local=True)
     x = torch.from_numpy(walks(2, 64)).float()
     known, hint = torch.ones_like(x, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
-    found = network(x, known, hint)
+    with torch.inference_mode():
+        found = network(x, known, hint)
     assert torch.isfinite(found.quantiles[0]).all()
+    # Training after a forecast, and gradients of what was read.
+    read = x.clone().requires_grad_()
+    network(read, known, hint).quantiles[0].sum().backward()
+    assert read.grad is not None and torch.isfinite(read.grad).all()
+    assert all(torch.isfinite(one.grad).all() for one in network.parameters())
     # The gates begin even over 23 forecasts, and the local models are six of them.
     with torch.no_grad():
         network.gate.bias.view(-1, 8)[-6:, 0] = -50.0

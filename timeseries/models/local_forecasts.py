@@ -82,6 +82,7 @@ def constants() -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # of use in training too
 def _bank(rows: int, dtype: torch.dtype, device: torch.device) -> _Bank:
     """The state (l, b) follows l_t = l_{t-1} + φ b_{t-1} + α e_t, b_t = φ b_{t-1} + β e_t, and
     ŷ_t = l_{t-1} + φ b_{t-1}: (l, b)_t = D (l, b)_{t-1} + (α, β) y_t."""
@@ -133,18 +134,14 @@ def smooth(y: Tensor, mask: Tensor, count: Tensor) -> Smoothed:
     # In place, as fresh pages cost more than arithmetic.
     rest = (own @ bank.toeplitz).unflatten(1, (-1, rows))
     rest.neg_().add_(own.unsqueeze(1)).mul_(m.unsqueeze(1))
-    product = rest * f1
-    r1 = product.sum(2)
-    r2 = torch.mul(rest, f2, out=product).sum(2)
-    rr = torch.mul(rest, rest, out=product).sum(2)
+    r1, r2, rr = (rest * f1).sum(2), (rest * f2).sum(2), rest.square().sum(2)
     s11, s12, s22 = m @ (f1 * f1).T, m @ (f1 * f2).T, m @ (f2 * f2).T
     some = m.sum(1, keepdim=True).clamp(min=1)
     mt, my = (m @ t.to(y.dtype)).unsqueeze(1) / some, (m * own).sum(1, keepdim=True) / some
     centred = (t - mt) * m
-    line = (centred * (own - my)).sum(1, keepdim=True) / centred.square().sum(
-        1, keepdim=True
-    ).clamp(min=1e-6)
-    # A slope needs a few values.
+    line = (centred * (own - my)).sum(1, keepdim=True)
+    line = line / centred.square().sum(1, keepdim=True).clamp(min=1e-6)
+    # A slope needs a few values. The ridge of a thousandth keeps short ones from being singular.
     free = (s11 * r2 - s12 * r1) / (s11 * s22 * 1.001 - s12 * s12).clamp(min=1e-9) * (some >= 4)
     low, high = line.clamp(max=0), line.clamp(min=0)
     drift = torch.minimum(torch.maximum(free[:, :kinds], low), high)
@@ -166,6 +163,7 @@ def smooth(y: Tensor, mask: Tensor, count: Tensor) -> Smoothed:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _ahead(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns what a slope of 1 adds (K, 64), and the variance of errors by step (K, 64), of the
     models of ``smooth``, in its order."""
