@@ -103,10 +103,29 @@ def with_naive(
 ) -> pd.DataFrame:
     """Returns forecasts by column (P, h) as a frame, beside the seasonal naive one."""
     horizon = next(iter(values.values())).shape[1]
-    lag = season or panel.season()
-    naive = [seasonal_naive(one, lag, horizon) for one in _histories(panel, rows, series)]
-    found = {**values, BASELINE_COLUMN: np.stack(naive)}
+    naive = naive_paths(panel, rows, series, season or panel.season(), horizon)
+    found = {**values, BASELINE_COLUMN: naive}
     return long_frame(panel.extended(horizon), rows, series, found)
+
+
+def naive_paths(
+    panel: Panel, rows: np.ndarray, series: np.ndarray, season: int, horizon: int
+) -> np.ndarray:
+    """Returns the values one season ago, of each series the last one where it is shorter (P, h).
+
+    Args:
+        panel: the series; gaps are carried forward.
+        rows: first unknown row of every forecast (P,).
+        series: its series (P,).
+        season: rows.
+        horizon: rows h.
+    """
+    found = np.empty((len(rows), horizon))
+    for part, carried in panel.carried_parts():
+        for i in np.flatnonzero((series >= part.start) & (series < part.stop)):
+            history = carried[panel.starts[series[i]] : rows[i], series[i] - part.start]
+            found[i] = seasonal_naive(history, season, horizon)
+    return found
 
 
 def _ridge(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
-from longseq.timeseries.baselines import Baseline, SeasonalNaive
+from longseq.timeseries.baseline_frame import naive_paths
+from longseq.timeseries.baselines import Baseline
 from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
@@ -92,12 +93,12 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
         known = np.full(len(trained.ids), known.min())
         panel = panel.select(list(trained.ids))
     task.check_series(panel.ids, N_FEATURES[resolution(panel.freq)], panel.source)
-    rows = np.arange(len(panel))[:, None]
-    mean, std = spread(np.where(rows < known, panel.values, np.nan))
     place = {name: i for i, name in enumerate(trained.ids)}
-    for i, name in enumerate(panel.ids):
-        if name in place:
-            mean[i], std[i] = trained.mean[place[name]], trained.std[place[name]]
+    at = np.array([place.get(name, -1) for name in panel.ids])
+    new = np.flatnonzero(at < 0)
+    mean, std = trained.mean[at], trained.std[at]
+    before = np.arange(len(panel))[:, None] < known[new]
+    mean[new], std[new] = spread(np.where(before, panel.values[:, new], np.nan))
     panel = _with_categories(panel, [key[7:] for key in trained.covariates if key[:7] == "static:"])
     for key in trained.covariates:
         kind, _, name = key.partition(":")
@@ -169,16 +170,18 @@ def forecast_frame(
             that ends too early for it has no interval (NaN), which a note says. False gives a
             model's own quantiles.
         grown: the panel's last rows are forecasts themselves, which need be no counts.
-        piece: the panel holds some of the series of a file; none of them needs to have an interval.
+        piece: the panel holds some of the series of a file; none of them needs to have an interval,
+            or to be long enough for a forecast.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff`` (last known time), ``y`` (NaN where it is not
         known), the model's name, ``<name>-lo-90`` and ``<name>-hi-90`` for every level, and
-        ``SeasonalNaive``. A series that has not begun at a cutoff has no rows there.
+        ``SeasonalNaive``. A series that has not begun at a cutoff, or has too few rows for the
+        context (a note names it), has no rows there.
 
     Raises:
-        DataError: if the panel is too short for the context or for the calibration of the
-            intervals.
+        DataError: if all series are too short for the context, or the panel for the calibration of
+            the intervals.
         ConfigError: for a wrong cutoff or level, or other values than counts where the model is
             of counts.
     """
@@ -186,7 +189,7 @@ def forecast_frame(
     if never_negative(task) and not grown:
         refuse_no_counts(first_not_counts(panel.ids, panel.values), panel.source)
     context, horizon = task.context, task.horizon
-    rows, series = forecast_pairs(task, panel, cutoffs)
+    rows, series = forecast_pairs(task, panel, cutoffs, piece)
     known = np.full(len(panel.ids), len(panel))
     np.minimum.at(known, series, rows)
     ids = panel.ids
@@ -194,14 +197,15 @@ def forecast_frame(
     if panel.ids != ids:
         rows, series = forecast_pairs(task, panel, cutoffs)
     task = task.eval()
-    seasonal = SeasonalNaive(horizon, min(season or panel.season(), context))
     # Rows beyond the end are not observed: they are targets only.
     extended = panel.extended(horizon)
     name = type(task).__name__
     if levels and not (conformal or task.probabilistic):
         raise ConfigError(f"{name} has no quantiles of its own: its intervals are conformal")
-    values = _run(task, seasonal, extended, scaler, rows, series, batch_size, levels)
-    if levels and conformal:
+    values = _run(task, extended, scaler, rows, series, batch_size, levels)
+    lag = season or panel.season()
+    values[BASELINE_COLUMN] = naive_paths(panel, rows, series, lag, horizon)
+    if levels and conformal and len(rows):
         # Beyond its own end nothing of a series is observed, so nothing there counts.
         end = len(panel) if cutoffs is None else int(rows.min())
         widths = _conformal_radii(task, panel, scaler, end, levels, batch_size, piece)
@@ -227,7 +231,6 @@ def forecast_frame(
 
 def _run(
     task: ForecastTask,
-    seasonal: Baseline,
     extended: Panel,
     scaler: Scaler,
     rows: np.ndarray,
@@ -235,40 +238,38 @@ def _run(
     batch_size: int,
     levels: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """Returns the forecasts of the model, its own quantiles, and the baseline's by column, (P, h)
-    each, in the data's units."""
+    """Returns the forecasts of the model and its own quantiles by column, (P, h) each, in the
+    data's units."""
     check_positive("batch_size", batch_size)
+    name, horizon = type(task).__name__, task.horizon
+    ends = [f"{name}-{side}-{level}" for level in levels for side in ("lo", "hi")]
+    if not len(rows):
+        return {key: np.empty((0, horizon)) for key in (name, *ends)}
     distinct, place = np.unique(rows, return_inverse=True)
-    windows = Windows(extended, scaler, distinct.tolist(), task.context, task.horizon, 1)
-    name = type(task).__name__
-    found = {name: [], BASELINE_COLUMN: []}  # type: dict[str, list[np.ndarray]]
+    windows = Windows(extended, scaler, distinct.tolist(), task.context, horizon, 1)
+    found: list[np.ndarray] = []
     own: list[np.ndarray] = []
     if scaler.covariates:
-        extended.covariates.check_future(extended, rows, series, task.horizon)
+        extended.covariates.check_future(extended, rows, series, horizon)
     if task.channel_independent:
         pairs = place * windows.series + series
         for start in range(0, len(pairs), batch_size):
             batch = windows.batch_of_pairs(pairs[start : start + batch_size])
             if levels and task.probabilistic:
                 own.append(run_quantiles(task, batch, levels, (0.5,))[:, :, 0])
-            for (_, parts), model in zip(found.items(), (task, seasonal)):
-                if model is task and own and task.median:  # one run of the network says both
-                    parts.append(own[-1][..., -1])
-                else:
-                    parts.append(run_model(model, batch)[:, :, 0].double().numpy())
-        scaled = {name: np.concatenate(parts) for name, parts in found.items()}
+            if own and task.median:  # one run of the network says both
+                found.append(own[-1][..., -1])
+            else:
+                found.append(run_model(task, batch)[:, :, 0].double().numpy())
+        scaled = {name: np.concatenate(found)}
     else:
         for batch in _batches(windows, batch_size, False):
-            for (_, parts), model in zip(found.items(), (task, seasonal)):
-                parts.append(run_model(model, batch).double().numpy())
-        whole = {name: np.concatenate(parts) for name, parts in found.items()}
-        scaled = {name: value[place, :, series] for name, value in whole.items()}
+            found.append(run_model(task, batch).double().numpy())
+        scaled = {name: np.concatenate(found)[place, :, series]}
     mean, std = scaler.mean[series, None], scaler.std[series, None]
     if own:
-        ends = np.concatenate(own)
-        for i, level in enumerate(levels):
-            scaled |= {f"{name}-lo-{level}": ends[..., 2 * i]}
-            scaled |= {f"{name}-hi-{level}": ends[..., 2 * i + 1]}
+        of_ends = np.concatenate(own)
+        scaled |= {key: of_ends[..., i] for i, key in enumerate(ends)}
     return {key: value * std + mean for key, value in scaled.items()}
 
 

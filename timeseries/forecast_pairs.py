@@ -14,7 +14,7 @@ from longseq.timeseries.task import ForecastTask
 
 
 def forecast_pairs(
-    task: ForecastTask, panel: Panel, cutoffs: Sequence[int] | None
+    task: ForecastTask, panel: Panel, cutoffs: Sequence[int] | None, piece: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cutoff and the series of every forecast (P,) each, series by series.
 
@@ -24,9 +24,10 @@ def forecast_pairs(
         cutoffs: first unknown rows; where every series ends if None. A series that has not begun
             there, or has too few rows for the model's context, is left out; a note names the
             latter.
+        piece: the panel holds some of the series of a file: there may be no pair.
 
     Raises:
-        DataError: if no series is long enough, or one is not at its own end.
+        DataError: if no series is long enough, or one has no value before its own end.
         ConfigError: for a wrong cutoff.
     """
     least = task.least
@@ -48,7 +49,7 @@ def forecast_pairs(
         raise DataError("no series has begun at these cutoffs", path=panel.source)
     length = rows - panel.starts[series] if task.channel_independent else rows
     short = length < least
-    if cutoffs is not None and short.any() and not short.all():
+    if short.any() and (piece or not short.all()):
         names = [panel.ids[c] for c in np.unique(series[short])]
         print(
             f"note: left out for want of {least} rows before the cutoff, the model's context: "

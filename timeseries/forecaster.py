@@ -23,6 +23,7 @@ from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
 from longseq.timeseries.data.future import with_future
 from longseq.timeseries.data.roles import names_of
+from longseq.timeseries.data.text import give_back
 from longseq.timeseries.frame_types import same_type, to_pandas
 from longseq.timeseries.local import BASELINES
 from longseq.timeseries.models.plain_forecasts import BLOCK
@@ -307,7 +308,9 @@ class Forecaster:
         if isinstance(frame, (str, Path)):
             return read_panel(frame, roles=self.roles), False
         table, polars = to_pandas(frame)
-        return panel_of(table, 0, source="the frame", roles=self.roles), polars
+        panel = panel_of(table, 0, source="the frame", roles=self.roles)
+        give_back()
+        return panel, polars
 
     def _fitted(self) -> Panel:
         if self._panel is None:

@@ -32,6 +32,7 @@ def network_frame(
     """
     task = forecaster._task
     from longseq.timeseries.forecast import forecast_frame
+    from longseq.timeseries.forecast_pairs import forecast_pairs
 
     if task is None:
         raise ConfigError("the forecaster was not trained: call fit first")
@@ -39,7 +40,11 @@ def network_frame(
         task.horizon = horizon
     h = task.horizon
     own = panel if cutoff is None else panel.before(cutoff)
-    if cutoff is not None and task.channel_independent:
+    if cutoff is None and task.channel_independent:
+        _, series = forecast_pairs(task, panel, None)
+        if len(series) < len(panel.ids):
+            own = panel = panel.select([panel.ids[c] for c in series])
+    elif task.channel_independent:
         # As with every model, a series that has not begun has no rows there.
         begun = cutoff - own.starts >= max(task.least, 1)
         panel = panel.select([name for name, old in zip(panel.ids, begun) if old])

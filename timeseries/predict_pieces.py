@@ -93,9 +93,14 @@ def forecast_pieces(
         progress.update(bar, total=file.survey.series, description="forecasts")
         if file.survey.empty is not None:
             raise DataError(f"the series {file.survey.empty!r} has no value", path=file.path)
+        some = False
         for panel in file.panels():
-            yield panel, make(panel)
+            frame = make(panel)
+            some = some or len(frame) > 0
+            yield panel, frame
             progress.advance(bar, len(panel.ids))
+        if not some:
+            raise DataError("no series is long enough for the model's context", path=file.path)
 
 
 def write_pieces(path: str | Path, frames: Iterable[pd.DataFrame], days: bool = False) -> int:
@@ -103,12 +108,12 @@ def write_pieces(path: str | Path, frames: Iterable[pd.DataFrame], days: bool = 
 
     Args:
         path: the file; in Parquet every frame is a row group.
-        frames: of the same columns, at least one.
+        frames: of the same columns, at least one of them with rows; those without are left out.
         days: whether all times are midnights, which text writes as days.
     """
     import pyarrow as pa
 
-    kind, count, parts = check_table(path), 0, iter(frames)
+    kind, count, parts = check_table(path), 0, (frame for frame in frames if len(frame))
     first = next(parts)
     if kind == ".parquet":
         schema = pa.Schema.from_pandas(first, preserve_index=False)

@@ -27,19 +27,25 @@ from longseq.timeseries.models.zero_shot import (
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
 from longseq.timeseries.random_walk import as_walks
 
-# The packaged weights: of the network with recurrent layers, and of that without a backbone.
+# The packaged weights: of the network with recurrent layers, of that without a backbone, and of one
+# without a backbone that sees local models; the last two in half precision.
 PACKAGED = tuple(
     Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
-    for name in ("zero_shot", "zero_shot_plain")
+    for name in ("zero_shot", "zero_shot_plain", "zero_shot_local")
 )
 LEVELS = np.array(QUANTILES)
 NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
-# Values that the packaged recurrent layers read, and the second network's share in the mean, where
-# the season found has at most four rows and where it has more; the card says what chose them.
-_READS, _SHARES = 512, (1 / 3, 2 / 3)
+# Of the packaged networks, the first two of them or all: values that the recurrent layers read, and
+# shares in the mean, where the season found has at most four rows and where it has more. The card
+# says what chose them.
+_READS = {2: 512, 3: 256}
+_SHARES: dict[int, tuple[tuple[float, float], ...]] = {
+    2: ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
+    3: ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
+}
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 3072
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
@@ -53,21 +59,22 @@ _PULL, _PULLED = 0.5, (7.0, 8.0)
 _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
 
 
-def packaged_networks(recurrent: ZeroShot | None = None) -> MeanOfNetworks:
-    """Returns the packaged forecaster: the weighted mean of two networks.
+def packaged_networks(recurrent: ZeroShot | None = None, count: int = 3) -> MeanOfNetworks:
+    """Returns the packaged forecaster: the weighted mean of its networks.
 
     Args:
         recurrent: a network of the first one's sizes, to take its weights; a new one if None.
+        count: of networks, 2 or 3; with two it is the forecaster of earlier versions.
 
     Raises:
         DataError: if that is of other sizes.
     """
     first = ZeroShot() if recurrent is None else recurrent
-    first.reads = _READS
-    second = ZeroShot(n_layers=0)
-    for path, network in zip(PACKAGED, (first, second)):
+    first.reads = _READS[count]
+    networks = [first, ZeroShot(n_layers=0), ZeroShot(n_layers=0, local=True)][:count]
+    for path, network in zip(PACKAGED, networks):
         load_weights(path, network)
-    return MeanOfNetworks(first, second, _SHARES)
+    return MeanOfNetworks(networks, _SHARES[count])
 
 
 class Quantiles:
@@ -277,10 +284,13 @@ def _padded(length: int, patch: int) -> int:
 
 def _growth(block: np.ndarray) -> np.ndarray:
     """Returns what of the spread at the end of a block is carried on (N, 1, 9): all of it where it
-    grew step by step, nothing where it was the same at the first step."""
+    grew step by step, nothing where it was the same at the first step; of no quantile less than of
+    one nearer to the median, so that none cross."""
     around = block - block[..., _MEDIAN : _MEDIAN + 1]
     grown = np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0)
-    return np.sqrt(grown)
+    below = np.maximum.accumulate(grown[..., _MEDIAN::-1], axis=-1)[..., ::-1]
+    above = np.maximum.accumulate(grown[..., _MEDIAN:], axis=-1)
+    return np.sqrt(np.concatenate([below[..., :-1], above], axis=-1))
 
 
 def _grow(block: np.ndarray, carried: np.ndarray) -> np.ndarray:

@@ -46,8 +46,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
-        second: of the packaged forecaster's two networks train that without a backbone too; what is
-            trained and forecasts is their mean. Without ``pretrained`` there is one network.
+        networks: so many of the packaged forecaster's three networks are trained, and their mean
+            forecasts; 1 is that with recurrent layers alone. Without ``pretrained`` there is one.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -55,6 +55,7 @@ class ZeroShot(ForecastTask):
         mlp_ratio: hidden width of the MLPs as a multiple of D.
         patch: rows of a patch.
         hidden: width of the network that weighs plain forecasts.
+        local: it sees and weighs local models' forecasts too.
         average: decay of the average of the weights, with which forecasts are made.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -77,7 +78,7 @@ class ZeroShot(ForecastTask):
         horizon: int = 64,
         season: int | None = None,
         pretrained: bool = True,
-        second: bool = True,
+        networks: int = 3,
         d_model: int = 128,
         n_layers: int = 3,
         mixer: str | list[Any] = "slstm",
@@ -85,6 +86,7 @@ class ZeroShot(ForecastTask):
         mlp_ratio: float = 2.0,
         patch: int = 16,
         hidden: int = 256,
+        local: bool = False,
         average: float = 0.998,
         **recipe: Any,
     ) -> None:
@@ -98,11 +100,15 @@ class ZeroShot(ForecastTask):
             raise ConfigError(
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
+        if not 1 <= networks <= len(PACKAGED):
+            raise ConfigError(f"networks must lie between 1 and {len(PACKAGED)}, got {networks}")
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
-        first = ZeroShotModel(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
+        first = ZeroShotModel(
+            *(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden), local=local
+        )
         self.model: ZeroShotModel | MeanOfNetworks = first
-        if pretrained and second:
-            self.model = packaged_networks(first)
+        if pretrained and networks > 1:
+            self.model = packaged_networks(first, networks)
         elif pretrained:
             load_weights(PACKAGED[0], first)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -110,9 +116,11 @@ class ZeroShot(ForecastTask):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """There was one network before."""
+        """There was one network at first, and then there were two, or ``second`` was false."""
         super().upgrade(content)
-        (content.get("hyper_parameters") or {}).setdefault("second", False)
+        hyper = content.get("hyper_parameters") or {}
+        if "networks" not in hyper:
+            hyper["networks"] = 2 if hyper.pop("second", False) else 1
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

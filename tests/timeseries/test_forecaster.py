@@ -184,3 +184,22 @@ def test_local_models_load_no_training_framework():
     # A quarter of a gigabyte and seconds of start-up, which only training needs.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_series_too_short_for_a_network_is_left_out_and_named(capsys) -> None:
+    def frame(rows: dict[str, int]) -> pd.DataFrame:
+        parts = []
+        for name, count in rows.items():
+            ds = pd.date_range(end="2024-06-30", periods=count, freq="D")
+            y = np.sin(np.arange(count)) + 3
+            parts.append(pd.DataFrame({"unique_id": name, "ds": ds, "y": y}))
+        return pd.concat(parts, ignore_index=True)
+
+    made = Forecaster("mixer_forecaster", horizon=4, context=40, max_steps=1)
+    made.fit(frame({"a": 120, "b": 100}))
+    whole = made.predict(9, frame=frame({"a": 120, "c": 60}))
+    capsys.readouterr()
+    found = made.predict(9, frame=frame({"a": 120, "short": 5, "c": 60}))
+    said = capsys.readouterr().err
+    assert said.count("left out for want of 10 rows") == 1 and "of short" in said
+    pd.testing.assert_frame_equal(found, whole)

@@ -10,6 +10,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
+from longseq.timeseries.baseline_frame import baseline_frame
 from longseq.timeseries.data.frames import Panel, read_panel
 from longseq.timeseries.data.module import ForecastData
 from longseq.timeseries.forecast import forecast_frame
@@ -176,6 +177,38 @@ def test_a_series_too_short_at_a_cutoff_is_left_out_and_named(
     pd.testing.assert_frame_equal(found, whole)
     with pytest.raises(DataError, match="has 30 rows before the cutoff"):
         forecast_frame(task, late.select(["s1"]), [540])
+
+
+def test_a_series_too_short_at_its_own_end_is_left_out_and_named(
+    wide_csv: Path, panel: Panel, capsys
+) -> None:
+    values = panel.values.copy()
+    values[:-30, 1] = np.nan
+    late = Panel(values, panel.ids, panel.ds, panel.freq, panel.source)
+    task = make("mixer", wide_csv)
+    found = forecast_frame(task, late, levels=(80,))
+    said = capsys.readouterr().err
+    assert "left out for want of 48 rows" in said and "1 forecasts, of s1" in said
+    whole = forecast_frame(task, panel, levels=(80,))
+    pd.testing.assert_frame_equal(found, whole[whole["unique_id"] == "s0"])
+    with pytest.raises(DataError, match="has 30 rows before the cutoff"):
+        forecast_frame(task, late.select(["s1"]))
+    none = forecast_frame(task, late.select(["s1"]), levels=(80,), piece=True)
+    assert len(none) == 0 and list(none.columns) == list(found.columns)
+
+
+def test_the_naive_forecast_beside_a_model_is_that_beside_a_local_one(
+    wide_csv: Path, panel: Panel
+) -> None:
+    # 50 rows of s1: less than a season of 60, as is the context of the other.
+    values = panel.values.copy()
+    values[:-50, 1] = np.nan
+    late = Panel(values, panel.ids, panel.ds, panel.freq, panel.source)
+    expected = baseline_frame("theta", late, H, season=60)["SeasonalNaive"]
+    found = forecast_frame(make("mixer", wide_csv), late, season=60)["SeasonalNaive"]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found[:H], values[-60 : H - 60, 0])
+    np.testing.assert_array_equal(found[H:], values[-1, 1])
 
 
 @pytest.fixture(scope="module")

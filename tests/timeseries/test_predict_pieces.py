@@ -223,6 +223,28 @@ def test_a_piece_of_ended_series_has_no_intervals_as_on_the_whole_file(
     assert "no interval there" in capsys.readouterr().err
 
 
+def test_a_piece_of_short_series_has_no_forecasts_as_on_the_whole_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = write(ragged((300, 300, 400, 395, 360)), tmp_path / "long.parquet")
+    task = trained(long, n_layers=1, patch=7, stride=7)
+    task.facts |= {"least": 14}
+    path = write(ragged((9, 12, 400, 395, 360)), tmp_path / "a.parquet")
+    file, expected = LongFile(path), forecast_frame(task, read_panel(path))
+    assert "left out for want of 14 rows" in capsys.readouterr().err
+    make = piece_forecaster(file, 4, task)
+    assert set(expected["unique_id"]) == {"s2", "s3", "s4"}
+    for name, read in (("f.csv", pd.read_csv), ("f.parquet", pd.read_parquet)):
+        frames = (one for _, one in forecast_pieces(file, make, False))
+        assert write_pieces(tmp_path / name, frames, True) == 12
+        found = read(tmp_path / name)
+        found[["ds", "cutoff"]] = found[["ds", "cutoff"]].apply(pd.to_datetime)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-5, check_dtype=False)
+    short = LongFile(write(ragged((9, 12)), tmp_path / "b.parquet"))
+    with pytest.raises(DataError, match=r"b\.parquet: no series is long enough"):
+        list(forecast_pieces(short, piece_forecaster(short, 4, task), False))
+
+
 def test_options_that_need_the_whole_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from longseq.timeseries.zero_shot import (
     LEVELS,
     PACKAGED,
     Quantiles,
+    _grow,
+    _growth,
     packaged_networks,
     zero_shot_frame,
 )
@@ -270,22 +272,32 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
     assert not torch.allclose(first.quantiles[1], other.quantiles[1])
 
 
-def test_the_packaged_forecaster_is_the_weighted_mean_of_two_networks():
-    both = packaged_networks().eval()
+@pytest.mark.parametrize(
+    "count, shares",
+    [
+        (2, ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
+        (3, ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
+    ],
+)
+def test_the_packaged_forecaster_is_the_weighted_mean_of_networks(count, shares):
+    all_ = packaged_networks(count=count).eval()
     x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
     known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])
     with torch.inference_mode():
-        mean, (first, second) = both(x, known, hint), [one(x, known, hint) for one in both.networks]
+        mean, parts = all_(x, known, hint), [one(x, known, hint) for one in all_.networks]
+    assert len(parts) == count
     for one in range(2):
-        assert not torch.allclose(first.quantiles[0][one], second.quantiles[0][one], atol=1e-3)
+        for other in parts[1:]:
+            same = parts[0].quantiles[0][one], other.quantiles[0][one]
+            assert not torch.allclose(*same, atol=1e-3)
     # The first series has a season of 24 rows, the second, a line, has none.
-    share = torch.tensor([2 / 3, 1 / 3])[:, None, None]
-    weighted = (1 - share) * first.quantiles[0] + share * second.quantiles[0]
+    weights = torch.tensor(shares).T[:, :, None, None]
+    weighted = sum(weight * part.quantiles[0] for weight, part in zip(weights, parts))
     torch.testing.assert_close(mean.quantiles[0], weighted)
     for name in ("error", "level", "spread"):
-        torch.testing.assert_close(getattr(mean, name), getattr(first, name))
+        torch.testing.assert_close(getattr(mean, name), getattr(parts[0], name))
     with pytest.raises(ConfigError, match="patches are of 8 and of 16 rows"):
-        MeanOfNetworks(Network(16, 0, patch=8), Network(16, 0))
+        MeanOfNetworks([Network(16, 0, patch=8), Network(16, 0)], [(1, 1), (0, 0)])
 
 
 def test_the_backbone_reads_the_last_rows_that_it_is_told_to():
@@ -355,6 +367,16 @@ def test_flows_stay_on_their_attractors(name):
     path = simulate(name, 300, 2, seed=1)
     assert np.isfinite(path).all() and np.abs(path).max() < 500
     assert (path.std(1) > 1e-3).all(0).any()
+
+
+def test_quantiles_that_grew_unevenly_do_not_cross_in_later_blocks():
+    block = np.zeros((1, 64, 9))
+    block += np.linspace(-4, 4, 9)
+    block[:, 1:, 7] += 0.9  # the seventh decile grew, the ends did not
+    block[:, 1:, 1] -= 0.9
+    again = _grow(block, _growth(block))
+    assert (np.diff(block, axis=-1) > 0).all()
+    assert (np.diff(again, axis=-1) > 0).all()
 
 
 def test_scores_of_quantiles():

@@ -55,21 +55,32 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     assert max(float(one.abs().max()) for one in gradients) > 0
 
 
-def test_a_checkpoint_of_one_network_is_still_read(wide_csv, workdir, capsys):
+@pytest.mark.parametrize("networks, named", [(1, None), (1, False), (2, True)])
+def test_a_checkpoint_of_fewer_networks_is_still_read(networks, named, wide_csv, workdir, capsys):
     fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
     fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
     fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    assert main([*fit, "--model.second=false"]) == 0
+    assert main([*fit, f"--model.networks={networks}"]) == 0
     content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
-    assert not content["hyper_parameters"].pop("second")
+    assert content["hyper_parameters"].pop("networks") == networks
+    if named is not None:
+        content["hyper_parameters"]["second"] = named
     torch.save(content, "earlier.ckpt")
     task = load_task("earlier.ckpt", "timeseries")
-    assert isinstance(task.model, Network) and not task.hparams["second"]
+    assert isinstance(task.model, Network) == (networks == 1)
+    assert task.hparams["networks"] == networks and "second" not in task.hparams
+    if networks == 2:  # what they read and their shares stay what they were
+        assert task.average.networks[0].reads == 512
+        expected = torch.tensor([[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
+        torch.testing.assert_close(task.average.shares, expected)
     for name, value in task.state_dict().items():
         torch.testing.assert_close(value, content["state_dict"][name])
     capsys.readouterr()
     assert main([*fit, "--ckpt_path=earlier.ckpt", "--trainer.max_steps=2"]) == 0
-    assert "697,676 parameters" in capsys.readouterr().err
+    count = {1: "697,676", 2: "1,094,552"}[networks]
+    assert f"{count} parameters" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="networks must lie between 1 and 3"):
+        ZeroShot(networks=4)
 
 
 def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():

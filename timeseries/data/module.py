@@ -105,6 +105,7 @@ class ForecastData(BaseData):
         self.steps_per_epoch, self.valid_stride = steps_per_epoch, valid_stride
         self.seed, self.num_workers = seed, num_workers
         self._panel: Panel | None = None
+        self._windows: Windows | None = None
         self._told = False
 
     @property
@@ -155,7 +156,10 @@ class ForecastData(BaseData):
         """
         part = getattr(self.split(), stage)
         cutoffs = part.cutoffs(self.least, self.horizon)[::stride]
-        return Windows(self.panel, self.scaler(), cutoffs, self.context, self.horizon, self.least)
+        if self._windows is None:  # all parts share the scaled values
+            sizes = self.context, self.horizon, self.least
+            self._windows = Windows(self.panel, self.scaler(), cutoffs, *sizes)
+        return self._windows.at(cutoffs)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads and checks the file, so that bad input fails before training starts."""

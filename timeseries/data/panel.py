@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -75,6 +76,12 @@ class Panel:
         is never a target of training, of a score or of an interval.
         """
         found = np.empty(self.values.shape)
+        for part, filled in self.carried_parts():
+            found[:, part] = filled
+        return found
+
+    def carried_parts(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields ``carried`` of some series after others, so that no copy of all is needed."""
         some = max(1, CELLS // max(1, len(self)))
         for start in range(0, len(self.ids), some):
             part = slice(start, start + some)
@@ -83,8 +90,7 @@ class Panel:
             last = np.maximum.accumulate(rows, axis=0)
             first = np.minimum(self.starts[part], len(self) - 1)
             filled = np.take_along_axis(values, np.where(last < 0, first, last), axis=0)
-            found[:, part] = np.where(observed.any(0), filled, 0.0)
-        return found
+            yield part, np.where(observed.any(0), filled, 0.0)
 
     def future(self, row: int, horizon: int) -> pd.Index:
         """Returns the times of rows ``row … row + horizon - 1``, beyond the end if need be.

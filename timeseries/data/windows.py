@@ -124,10 +124,10 @@ class Windows:
     ) -> None:
         self.cutoffs, self.context, self.horizon = cutoffs, context, horizon
         self.least = context if least is None else least
-        carried = panel.carried()  # scaled in place: copies of all series are what costs memory
-        carried -= scaler.mean
-        carried /= scaler.std
-        self.values = torch.from_numpy(carried.astype(np.float32))
+        values = np.empty(panel.values.shape, np.float32)
+        for part, carried in panel.carried_parts():  # copies of all series are what costs memory
+            values[:, part] = (carried - scaler.mean[part]) / scaler.std[part]
+        self.values = torch.from_numpy(values)
         self.observed = torch.from_numpy(panel.observed)
         self.starts = panel.starts
         self.scaler = scaler
@@ -146,7 +146,7 @@ class Windows:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """Windows of single series, as ``place in cutoffs · C + series``, int64 (P,).
+        """Windows of single series, as ``place in cutoffs · C + series``, whole numbers (P,).
 
         Those whose series has begun ``least`` rows before the cutoff, and of whose targets at least
         one was observed.
@@ -155,12 +155,13 @@ class Windows:
         seen = np.zeros((len(self.observed) + 1, self.series), np.int32)
         np.cumsum(self.observed.numpy(), axis=0, out=seen[1:])
         begun = self.starts + max(self.least, 1)
-        some, found = max(1, CELLS // max(1, self.series)), [np.empty(0, np.int64)]
+        kind = _kind(len(at) * self.series)
+        some, found = max(1, CELLS // max(1, self.series)), [np.empty(0, kind)]
         for first in range(0, len(at), some):
             row = at[first : first + some]
             targets = seen[np.minimum(row + self.horizon, len(self.observed))] - seen[row]
             chosen = np.flatnonzero((targets > 0) & (begun[None] <= row[:, None]))
-            found.append(first * self.series + chosen)
+            found.append((first * self.series + chosen).astype(kind))
         return np.concatenate(found)
 
     def at(self, cutoffs: Sequence[int]) -> Windows:
@@ -215,6 +216,11 @@ class Windows:
         for key, value in scale.items():
             found[key] = value.expand(len(at), -1) if whole else value[series]
         return found | {"x_mark": self.marks[near], "y_mark": self.marks[future]}
+
+
+def _kind(count: int) -> type[np.signedinteger[Any]]:
+    """Returns the kind of whole numbers that counts so far, with no byte more than it takes."""
+    return np.int32 if count < 2**31 else np.int64
 
 
 def _rows(at: Tensor, context: int, horizon: int) -> tuple[Tensor, Tensor]:
@@ -282,7 +288,8 @@ class TrainWindows(Dataset[Any]):
     def _order(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:
             generator = np.random.default_rng([self.seed, epoch])
-            self._cached = epoch, generator.permutation(len(self))
+            order = generator.permutation(len(self))
+            self._cached = epoch, order.astype(_kind(len(order)))
         return self._cached[1]
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:

@@ -58,13 +58,21 @@ def autocorrelation(history: History) -> Tensor:
     # Single outliers would hide a season.
     bound = 4 * step.square().mean(1, keepdim=True).sqrt()
     step = F.pad(torch.maximum(torch.minimum(step, bound), -bound), (1, 0))
-    f = torch.fft.rfft(torch.stack([level, mask, step, F.pad(pair, (1, 0))]), 2 * length)
-    a = torch.fft.irfft(f.real.square() + f.imag.square(), 2 * length)[..., :length]
-    score = torch.zeros_like(x)
-    for value, weight in ((a[0], a[1]), (a[2], a[3])):
-        r = value / weight.clamp(min=1)
-        score = score + 0.5 * r / r[:, :1].clamp(min=_EPS)
-    return score
+    # Pairs at every lag: without holes their number is known.
+    fewer = history.count.unsqueeze(1) - torch.arange(length, device=x.device)
+    counts = torch.stack([fewer, fewer - 1])
+    holes = n[:, 0] < history.count
+    if holes.any():
+        counts[:, holes] = _correlate(torch.stack([mask, F.pad(pair, (1, 0))])[:, holes])
+    found = _correlate(torch.stack([level, step])) / counts.clamp(min=1)
+    return 0.5 * (found / found[..., :1].clamp(min=_EPS)).sum(0)
+
+
+def _correlate(x: Tensor) -> Tensor:
+    """Returns the sum of x_t · x_{t-lag} at every lag (…, L)."""
+    length = x.shape[-1]
+    f = torch.fft.rfft(x, 2 * length)
+    return torch.fft.irfft(f.real.square() + f.imag.square(), 2 * length)[..., :length]
 
 
 class Periods(NamedTuple):

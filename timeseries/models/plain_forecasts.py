@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,8 +18,8 @@ from longseq.timeseries.models._seasons import (
     discounted_lines,
     lag_errors,
 )
+from longseq.timeseries.models.local_forecasts import BLOCK, Local, local_forecasts
 
-BLOCK = 64
 CANDIDATES = 17
 _TAIL = 32
 _DISCOUNTS = (0.4, 0.7, 0.9, 0.97, 1.0)
@@ -36,6 +38,7 @@ class Plain(NamedTuple):
         scales: local scales to choose from (N, 4).
         floor: the least scale (N,).
         error: what a plain forecast misses inside the history, the unit of losses (N,).
+        local: gives what local models say, to a network that asks.
     """
 
     forecasts: Tensor
@@ -43,6 +46,7 @@ class Plain(NamedTuple):
     scales: Tensor
     floor: Tensor
     error: Tensor
+    local: Callable[[], Local]
 
 
 def plain_forecasts(history: History, periods: Periods) -> Plain:
@@ -62,7 +66,8 @@ def plain_forecasts(history: History, periods: Periods) -> Plain:
     spread = variance.clamp(min=1e-8).sqrt()
     floor = 1e-3 * spread + 1e-5
     unit = (torch.minimum(errors[0][:, 0], errors[1][:, 0]) + floor)[:, None]
-    candidates, shown, slope = _candidates(history, periods)
+    adjusted, season = decompose(history, periods.first, BLOCK)
+    candidates, shown, slope = _candidates(history, periods, adjusted, season)
     last = x[:, -1:]
     tail = torch.asinh((F.pad(x, (_TAIL, 0))[:, -_TAIL:] - last) / unit)
     seen = F.pad(mask, (_TAIL, 0))[:, -_TAIL:]
@@ -82,10 +87,13 @@ def plain_forecasts(history: History, periods: Periods) -> Plain:
     inputs = torch.cat([*relative, tail * seen, seen, *scalars, *slopes], 1)
     scales = torch.stack([errors[0][:, 0], errors[1][:, 0], errors[0][:, 1], spread], 1)
     error = ((errors[0][:, 0] + floor) * (errors[1][:, 0] + floor)).sqrt()
-    return Plain(candidates, inputs, scales, floor, error)
+    more = partial(local_forecasts, history, adjusted, season, unit)
+    return Plain(candidates, inputs, scales, floor, error, more)
 
 
-def _candidates(history: History, periods: Periods) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+def _candidates(
+    history: History, periods: Periods, adjusted: Tensor, season: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Returns the plain forecasts (N, 64, 17), those that a network sees, and the slopes of the
     discounted lines (N, 5)."""
     x, _, count = history
@@ -94,7 +102,6 @@ def _candidates(history: History, periods: Periods) -> tuple[Tensor, tuple[Tenso
     last = x[:, -1:].expand(-1, BLOCK)
     one, four = copies(history, first, BLOCK, 1), copies(history, first, BLOCK, 4)
     far, far_four = copies(history, second, BLOCK, 1), copies(history, second, BLOCK, 4)
-    adjusted, season = decompose(history, first, BLOCK)
     mean, level, slope = discounted_lines(
         history, adjusted, torch.tensor(_DISCOUNTS, dtype=x.dtype, device=x.device)
     )

@@ -14,6 +14,7 @@ from longseq.core.backbone import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.models._seasons import History, fill_forward, find_periods, lag_errors
+from longseq.timeseries.models.local_forecasts import LOCAL_INPUTS, LOCALS, WIDTHS
 from longseq.timeseries.models.plain_forecasts import (
     BLOCK,
     CANDIDATES,
@@ -26,7 +27,7 @@ QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_CONTEXT = 2048
 _MEDIAN = 4
 _BASIS = 8
-# Rows of a season up to which one counts as none in the shares of two networks: a year's quarters.
+# Rows of a season up to which one counts as none in the shares of networks: a year's quarters.
 _FEW = 4
 
 
@@ -93,6 +94,8 @@ class ZeroShot(nn.Module):
         hidden: width of the network of step 4.
         reads: last rows that the backbone reads where there is one cutoff; more are read only by
             what follows in closed form.
+        local: the network of step 4 sees and weighs six local models too (exponential smoothing and
+            autoregressions, fitted to the last 128 values).
     """
 
     steps: Tensor
@@ -107,18 +110,24 @@ class ZeroShot(nn.Module):
         patch: int = 16,
         hidden: int = 256,
         reads: int = MAX_CONTEXT,
+        local: bool = False,
     ) -> None:
         super().__init__()
         self.patch, self.reads = check_positive("patch", patch), check_positive("reads", reads)
+        self.local = local
+        inputs, candidates, scales = INPUTS, CANDIDATES, 4
+        if local:
+            inputs, candidates = inputs + LOCAL_INPUTS, candidates + LOCALS
+            scales += WIDTHS
         self.embed = nn.Linear(4 * patch + 6, d_model)
         self.backbone = (
             Backbone(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio) if n_layers else None
         )
-        self.up = nn.Linear(d_model + INPUTS, hidden)
+        self.up = nn.Linear(d_model + inputs, hidden)
         self.mid = nn.Linear(hidden, hidden)
-        self.gate = nn.Linear(hidden, CANDIDATES * _BASIS)
+        self.gate = nn.Linear(hidden, candidates * _BASIS)
         self.out = nn.Linear(hidden, BLOCK * len(QUANTILES))
-        self.scale = nn.Linear(hidden, 4)
+        self.scale = nn.Linear(hidden, scales)
         for layer in (self.gate, self.scale):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -193,49 +202,58 @@ class ZeroShot(nn.Module):
 
     def _head(self, z: Tensor, plain: Plain) -> Tensor:
         """Returns the quantiles (N, 64, 9) after states z (N, D)."""
-        a = F.silu(self.up(torch.cat([z, plain.inputs], 1)))
+        inputs, forecasts, scales = plain.inputs, plain.forecasts, plain.scales.unsqueeze(1)
+        if self.local:
+            local = plain.local()
+            inputs = torch.cat([inputs, local.inputs], 1)
+            forecasts = torch.cat([forecasts, local.forecasts], 2)
+            scales = torch.cat([scales.expand(-1, BLOCK, -1), local.widths], 2)
+        a = F.silu(self.up(torch.cat([z, inputs], 1)))
         a = a + F.silu(self.mid(a))
-        gates = self.gate(a).unflatten(1, (CANDIDATES, _BASIS)) @ self.steps
-        base = (gates.transpose(1, 2).softmax(-1) * plain.forecasts).sum(-1)
-        scale = (self.scale(a).softmax(-1) * plain.scales).sum(1) + plain.floor
+        gates = self.gate(a).unflatten(1, (-1, _BASIS)) @ self.steps
+        base = (gates.transpose(1, 2).softmax(-1) * forecasts).sum(-1)
+        scale = (self.scale(a).softmax(-1).unsqueeze(1) * scales).sum(2) + plain.floor.unsqueeze(1)
         raw = self.out(a).unflatten(1, (BLOCK, len(QUANTILES)))
         # Softplus distances, at the start about those of a normal distribution.
         up = torch.cumsum(F.softplus(raw[..., _MEDIAN + 1 :] - 1.2), -1)
         down = torch.cumsum(F.softplus(raw[..., :_MEDIAN].flip(-1) - 1.2), -1).flip(-1)
         around = torch.cat([-down, raw[..., :1] * 0, up], -1) + raw[..., _MEDIAN : _MEDIAN + 1]
-        return base.unsqueeze(-1) + scale[:, None, None] * around
+        return base.unsqueeze(-1) + scale.unsqueeze(-1) * around
 
 
 class MeanOfNetworks(nn.Module):
-    """The weighted mean of two networks' quantiles. What follows in closed form is found once for
-    both.
+    """The weighted mean of networks' quantiles. What follows in closed form is found once for all.
 
     Args:
-        first: a network.
-        second: another one, with patches of the same width.
-        shares: of the second one in the mean: where the season found has at most four rows or there
+        networks: with patches of one width.
+        shares: of every network in the mean: where the season found has at most four rows or there
             is none, and where it has more.
     """
 
-    def __init__(
-        self, first: ZeroShot, second: ZeroShot, shares: tuple[float, float] = (0.5, 0.5)
-    ) -> None:
+    shares: Tensor
+
+    def __init__(self, networks: Sequence[ZeroShot], shares: Sequence[tuple[float, float]]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList([first, second])
-        self.patch, self.shares = first.patch, shares
-        if second.patch != self.patch:
-            raise ConfigError(f"patches are of {first.patch} and of {second.patch} rows")
+        self.networks = nn.ModuleList(networks)
+        self.patch = networks[0].patch
+        self.register_buffer("shares", torch.tensor(shares), persistent=False)
+        for one in networks:
+            if one.patch != self.patch:
+                raise ConfigError(f"patches are of {self.patch} and of {one.patch} rows")
 
     def forward(
         self, x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None = None
     ) -> Scaled:
         """Returns the quantiles after one or more cutoffs, with the arguments of ``ZeroShot``."""
         contexts = _prepare(x, known, hint, cutoffs)
-        first, second = (one.read(contexts) for one in self.networks)  # type: ignore[operator]
-        few, many = self.shares
-        share = torch.where(contexts.period > _FEW, many, few)[:, None, None]
-        mean = [torch.lerp(a, b, share.to(a)) for a, b in zip(first, second)]
-        return _scaled(mean, contexts)
+        # A share a network and a series; what has none of any series is not asked.
+        shares = self.shares[:, (contexts.period > _FEW).long(), None, None]
+        found = [
+            [share * quantiles for quantiles in one.read(contexts)]  # type: ignore[operator]
+            for share, one in zip(shares, self.networks)
+            if share.any()
+        ]
+        return _scaled([torch.stack(every).sum(0) for every in zip(*found)], contexts)
 
 
 def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None) -> _Contexts:
