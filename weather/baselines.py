@@ -88,6 +88,7 @@ class LaggedPatternScaling:
         fields: Sequence[np.ndarray],
         weights: np.ndarray,
         counted: Sequence[np.ndarray] | None = None,
+        own: Sequence[np.ndarray] | None = None,
     ) -> LaggedPatternScaling:
         """Chooses time constants and fits slopes.
 
@@ -97,15 +98,20 @@ class LaggedPatternScaling:
             weights: areas (Y, X).
             counted: bool (T) of every run, the years that are fitted on; None for all. The filters
                 see the whole history.
+            own: bool (T) of every run, the years that no other has; None for all.
         """
         self.counted = counted or [np.ones(len(one), dtype=bool) for one in predictors]
         flat = [
-            np.asarray(field, dtype=np.float64).reshape(len(field), -1)[own]
-            for field, own in zip(fields, self.counted)
+            np.asarray(field, dtype=np.float64).reshape(len(field), -1)[mask]
+            for field, mask in zip(fields, self.counted)
         ]
+        alone = None if own is None else [one[mask] for one, mask in zip(own, self.counted)]
         area = np.sqrt(weights.ravel())
         short = leading(flat, area)
-        errors = [self._held_out(predictors, short, scales) for scales in self.CANDIDATES]
+        errors = [
+            held_out_error(self._design(predictors, scales), short, alone)
+            for scales in self.CANDIDATES
+        ]
         self.scales = self.CANDIDATES[int(np.argmin(errors))]
         design = self._design(predictors, self.scales)
         shape = fields[0].shape[1:]
@@ -117,11 +123,6 @@ class LaggedPatternScaling:
         self, predictors: Sequence[np.ndarray], scales: Sequence[float]
     ) -> list[np.ndarray]:
         return [with_lags(one, scales)[own] for one, own in zip(predictors, self.counted)]
-
-    def _held_out(
-        self, predictors: Sequence[np.ndarray], short: Sequence[np.ndarray], scales: Sequence[float]
-    ) -> float:
-        return held_out_error(self._design(predictors, scales), short)
 
     def predict(self, predictors: np.ndarray) -> np.ndarray:
         """Returns anomalies (T, Y, X) of a whole history of predictors (T, K)."""
@@ -145,27 +146,33 @@ def leading(fields: Sequence[np.ndarray], area: np.ndarray) -> list[np.ndarray]:
 
 
 def held_out_error(
-    design: Sequence[np.ndarray], fields: Sequence[np.ndarray], penalty: float | None = None
+    design: Sequence[np.ndarray],
+    fields: Sequence[np.ndarray],
+    own: Sequence[np.ndarray] | None = None,
+    penalty: float | None = None,
 ) -> float:
-    """Returns the squared error of least squares in runs that were held out of the fit in turn, or
-    in fifths of the years where there is one run.
+    """Returns the mean over years of the squared error of least squares in runs that were held out
+    of the fit in turn, or in fifths of the years where only one run has years of its own.
 
     Args:
         design: regressors of every run (T, K).
         fields: what they are to explain (T, C).
+        own: bool (T) of every run, the years that no other has; None for all. The others, a common
+            history, stay in the fit: whoever predicts a further scenario knows them.
         penalty: see ``Ridge``; None for its own.
     """
-    if len(design) > 1:
-        parts = [np.full(len(one), index) for index, one in enumerate(design)]
-    else:
-        parts = [np.arange(len(design[0])) * 5 // len(design[0])]
-    x, y, part = np.concatenate(design), np.concatenate(fields), np.concatenate(parts)
+    x, y = np.concatenate(design), np.concatenate(fields)
+    part = np.concatenate([np.full(len(one), index) for index, one in enumerate(design)])
+    if own is not None:
+        part[~np.concatenate(own)] = -1
+    if len(np.unique(part[part >= 0])) < 2:
+        part = np.arange(len(x)) * 5 // len(x)
     error = 0.0
-    for index in np.unique(part):
+    for index in np.unique(part[part >= 0]):
         out = part == index
         fit = Ridge(RIDGE if penalty is None else penalty).fit(x[~out], y[~out])
         error += float(((fit.predict(x[out]) - y[out]) ** 2).sum())
-    return error
+    return error / int((part >= 0).sum())
 
 
 # Per year and in the regressors' own deviations.
@@ -306,6 +313,7 @@ def _lagged_fit(given: Known) -> LaggedPatternScaling:
         [run.anomalies for run in given.train],
         given.test.weights,
         [run.counted for run in given.train],
+        [run.own for run in given.train],
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.baselines import PatternScaling, exponential_filter
+from longseq.weather.baselines import PatternScaling, exponential_filter, held_out_error
 from longseq.weather.data.module import ScenarioData, TrainingScenarios
 from longseq.weather.data.series import read_series
 from longseq.weather.models.emulator import FieldEmulator
@@ -160,6 +160,50 @@ def test_the_linear_part_has_filters_where_held_out_years_need_them(
         < float(same.model.weight[:, 1:].abs().sum())
     )
     assert np.abs(run_emulator(task, run.predictors) - expected).max() < 1e-4
+
+
+def test_a_common_history_stays_in_the_fit_where_runs_are_held_out(
+    tmp_path, lab, write, capsys
+) -> None:
+    """Volcanoes that erupt in the historical years alone have no slope in a fit without them."""
+    years, common = lab.YEARS, np.random.default_rng(0).standard_normal((80, 4, 5))
+    volcano = np.where(np.isin(years, (1906, 1921, 1933)), -2.0, 0.0)
+    late = np.clip((years - 1939) / 40, 0, 1)
+    files, forcings = [], []
+    for index, level in enumerate((0.5, 2.0, 4.0)):
+        force = (years - 1900) / 80 + level * np.sin(3 * late)
+        answer = exponential_filter(force[:, None], 50.0)[:, 0] + 0.5 * volcano
+        noise = np.random.default_rng(index + 1).standard_normal((80, 4, 5))
+        noise = np.where((years < 1940)[:, None, None], common, noise)
+        field = answer[:, None, None] * np.linspace(1, 2, 20).reshape(4, 5) + 0.05 * noise
+        files.append(str(write(lab.dataset(280 + field), f"{index}.nc")))
+        rows = [f"{year},{a:.6f},{b:.6f}" for year, a, b in zip(years, force, volcano)]
+        (tmp_path / f"{index}.csv").write_text("\n".join(["year,force,volcano", *rows]))
+        forcings.append(str(tmp_path / f"{index}.csv"))
+    data = ScenarioData(files, None, forcing=forcings, **{**SPANS, "valid": None})
+    first, *others = data.train_runs
+    assert (first.own == (years >= 1940)).all() and first.counted.all()
+    assert all((run.own == run.counted).all() for run in others)
+    task, same = (
+        trained(data, 1, lr=0.0, linear=name, predictors=2) for name in ("auto", "lagged")
+    )
+    assert capsys.readouterr().err.count("linear part: lagged (held-out runs") == 1
+    assert torch.equal(task.model.weight, same.model.weight)
+
+
+def test_fifths_are_held_out_where_one_run_alone_has_years_of_its_own() -> None:
+    x, y = np.arange(20.0)[:, None] % 7, np.arange(20.0)[:, None]
+    own = [np.zeros(8, bool), np.ones(12, bool)]
+    parts = held_out_error([x[:8], x[8:]], [y[:8], y[8:]], own)
+    assert parts == pytest.approx(held_out_error([x], [y]), rel=1e-12)
+    # By hand: the mean over the years that were held out, the shared ones in every fit.
+    z, kept = np.concatenate([np.ones((20, 1)), x], 1), np.arange(20) < 4
+    error = 0.0
+    for out in ((np.arange(20) >= 4) & (np.arange(20) < 8), np.arange(20) >= 8):
+        slope = np.linalg.lstsq(z[~out], y[~out], rcond=None)[0]
+        error += float(((z[out] @ slope - y[out]) ** 2).sum())
+    found = held_out_error([x[:8], x[8:]], [y[:8], y[8:]], [~kept[:8], ~kept[8:]], 0.0)
+    assert found == pytest.approx(error / 16, rel=1e-9)
 
 
 def test_the_regional_mean_needs_no_filters(runs, capsys) -> None:

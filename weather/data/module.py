@@ -180,7 +180,7 @@ class ScenarioData(BaseData):
             for run in runs[1:]:
                 check_alike(runs[0].field, run.field)
                 check_predictors(runs[0].names, runs[0].units, run, runs[0].field.path)
-            runs = [once(run, runs[:index]) for index, run in enumerate(runs)]
+            runs = once(runs)
             for run in runs:
                 if not run.counted.any():
                     text = "holds no year that the training runs before it lack: leave it out"
