@@ -12,7 +12,7 @@ import numpy as np
 
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Registry
-from longseq.weather.data.scenario import REGIONAL, Scenario
+from longseq.weather.data.scenario import REGIONAL, Scenario, deviations
 
 BASELINES: Registry[Callable[[Known], np.ndarray]] = Registry("baseline")
 
@@ -33,11 +33,10 @@ class PatternScaling:
             predictors: (T, K).
             fields: anomalies (T, Y, X).
         """
-        design = np.concatenate([np.ones((len(predictors), 1)), predictors], 1)
         flat = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)
-        solution = np.linalg.lstsq(design, flat, rcond=None)[0]
-        self.intercept = solution[0].reshape(fields.shape[1:])
-        self.slopes = solution[1:].reshape(-1, *fields.shape[1:])
+        slopes, intercept = Ridge(0.0).fit(predictors, flat).linear()
+        self.intercept = intercept.reshape(fields.shape[1:])
+        self.slopes = slopes.T.reshape(-1, *fields.shape[1:])
         return self
 
     def predict(self, predictors: np.ndarray) -> np.ndarray:
@@ -181,7 +180,8 @@ RIDGE = 1e-4
 
 class Ridge:
     """Least squares with a slight penalty on slopes of scaled regressors, because filters of one
-    series are nearly collinear.
+    series are nearly collinear. What single precision cannot tell apart, in which networks see the
+    regressors, shares one slope.
 
     Args:
         penalty: per year; 0 for least squares.
@@ -192,14 +192,14 @@ class Ridge:
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> Ridge:
         """Fits values (N, C) on regressors (N, K)."""
-        self.mean, spread = x.mean(0), x.std(0)
+        self.mean, spread = x.mean(0), deviations(x)
         self.spread = np.where(spread > 0, spread, 1.0)
         z = (x - self.mean) / self.spread
         self.offset = y.mean(0)
         rows = np.sqrt(self.penalty * len(z)) * np.eye(z.shape[1])
         zeros = np.zeros((z.shape[1], y.shape[1]))
         both = np.concatenate([z, rows]), np.concatenate([y - self.offset, zeros])
-        self.slopes = np.linalg.lstsq(*both, rcond=None)[0]
+        self.slopes = np.linalg.lstsq(*both, rcond=len(z) * float(np.finfo(np.float32).eps))[0]
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ class Regression:
         _, _, axes = np.linalg.svd((flat - offset) * area, full_matrices=False)
         axes = axes[: self.patterns]
         scores = ((flat - offset) * area) @ axes.T
-        mean, spread = x.mean(0), x.std(0)
+        mean, spread = x.mean(0), deviations(x)
         spread = np.where(spread > 0, spread, 1.0)
         unit = scores.std(0).max() or 1.0
         chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), self.most)).astype(int))

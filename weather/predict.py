@@ -24,6 +24,7 @@ from longseq.weather.data.runs import check_quantity, read_run
 from longseq.weather.data.scenario import (
     Scenario,
     Span,
+    check_fixed,
     check_predictors,
     check_units,
     inside,
@@ -108,6 +109,7 @@ def scenario_of(
         data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
     )
     check_predictors(about["names"], about.get("predictor_units", {}), run, "the checkpoint")
+    check_fixed(about.get("fixed", {}), run.predictors, run.names, run.forcing)
     check_grid(task, run.field)
     check_history(task, run.years, path)
     return run
@@ -166,6 +168,7 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
         years, predictors, _ = read_series(path, about["names"], args.interpolate)
         known = about.get("predictor_units", {})
         check_units(known, read_units(path), path, "the checkpoint")
+        check_fixed(about.get("fixed", {}), predictors, about["names"], path)
         check_history(task, years, path)
         if about["regional"]:
             predictors = running_mean(predictors, about["smooth"])

@@ -191,6 +191,41 @@ def make_scenario(
     )
 
 
+def deviations(values: np.ndarray) -> np.ndarray:
+    """Returns the standard deviations of columns (T, K), 0 for those that never change: what
+    rounding leaves of a constant is no change, and networks see predictors in single precision.
+    """
+    spread = values.std(0)
+    least = float(np.finfo(np.float32).eps) * np.abs(values).max(0, initial=0.0)
+    return np.asarray(np.where(spread > least, spread, 0.0))
+
+
+def check_fixed(
+    fixed: Mapping[str, float], predictors: np.ndarray, names: Sequence[str], path: object
+) -> None:
+    """Checks that predictors that never change in training do not change elsewhere: nothing is
+    known of what they do.
+
+    Args:
+        fixed: their values in training, by name.
+        predictors: (T, K).
+        names: K.
+        path: their file, for messages.
+
+    Raises:
+        DataError: naming the first that differs.
+    """
+    for name, value in fixed.items():
+        column = predictors[:, list(names).index(name)]
+        other = column[~np.isclose(column, value, rtol=1e-6, atol=0.0)]
+        if len(other):
+            text = (
+                f"is {other[0]:g} here and {value:g} in all training years: its effect is unknown"
+            )
+            hint = "leave it out of all files, or train on runs in which it changes"
+            raise DataError(text, path=str(path), record=name, hint=hint)
+
+
 def check_predictors(
     names: Sequence[str], units: Mapping[str, str], run: Scenario, other: str
 ) -> None:
