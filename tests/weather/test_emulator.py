@@ -238,6 +238,20 @@ def test_a_forcing_that_never_changed_in_training_may_not_change_later(runs, tmp
     assert "fixed" not in ScenarioData([runs[0]], None, **SPANS).facts()
 
 
+def test_a_test_run_without_the_history_of_the_training_is_refused(
+    runs, tmp_path, lab, write
+) -> None:
+    """Filters would begin in the middle of the rise as if nothing had been before."""
+    rows = [f"{year},{max(0, year - 1940)}" for year in lab.YEARS]
+    (tmp_path / "co2.csv").write_text("\n".join(["year,co2", *rows]))
+    co2 = str(tmp_path / "co2.csv")
+    late = write(lab.dataset(lab.fields(1)).isel(time=slice(20, None)), "late.nc")
+    own = {**SPANS, "baseline": "1920-1939", "forcing": [co2], "test_forcing": co2}
+    data = ScenarioData([runs[0]], str(late), **own)
+    with pytest.raises(DataError, match=r"late.nc: begins in 1920, the training runs in 1900"):
+        _ = data.test_run
+
+
 def test_forcings_of_other_names_or_units_are_refused(runs, tmp_path, lab) -> None:
     def table(name: str, *columns: tuple[str, str]) -> str:
         head = ",".join(("Scenario", "Region", "Variable", "Unit", *map(str, lab.YEARS)))

@@ -15,7 +15,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
-from longseq.weather.data.runs import check_alike, read_run
+from longseq.weather.data.runs import check_alike, check_history, read_run
 from longseq.weather.data.scenario import (
     REGIONAL,
     Scenario,
@@ -210,10 +210,16 @@ class ScenarioData(BaseData):
             first = self.train_runs[0]
             check_predictors(first.names, first.units, run, first.field.path)
             check_fixed(self.fixed(), run.predictors, run.names, run.forcing)
+            check_history(self.first_year, run.years, str(run.field.path))
             need_years(run.field, self.spans["period"], "period")
             refuse_leak(self.train_runs, run, self.spans["period"])
             self._test = run
         return self._test
+
+    @property
+    def first_year(self) -> int:
+        """The year in which the latest training run begins."""
+        return max(int(run.years[0]) for run in self.train_runs)
 
     def _training_predictors(self) -> np.ndarray:
         """Returns the predictors of all training years of all runs (T, K)."""
@@ -271,7 +277,7 @@ class ScenarioData(BaseData):
             "months": list(self.part.months),
             "whole_years": self.part.whole,
             "positive": first.positive,
-            "first_year": max(int(run.years[0]) for run in runs),
+            "first_year": self.first_year,
             "baseline": list(first.baseline),
             "smooth": self.smooth,
             "names": list(first.names),
