@@ -298,12 +298,16 @@ class EmulatorComparison(Comparison):
                 f"and {digits(noise.whole)} {units} global (autocorrelation {noise.phi:.2f})."
             )
         found = super().verdicts(rows)
-        return [f"Noise floor: {floor}", *found, *_next_step(found)]
+        regional = tuple(self.test.names) == (REGIONAL,)
+        return [f"Noise floor: {floor}", *found, *_next_step(found, regional)]
 
 
-def _next_step(verdicts: Sequence[str]) -> list[str]:
-    """Returns what to try where a memory is seen and no emulator begins with one."""
-    behind = any(" does not beat the best baseline, lagged:" in text for text in verdicts)
+def _next_step(verdicts: Sequence[str], regional: bool) -> list[str]:
+    """Returns what to try where a memory is seen and no emulator begins with one; with forcings
+    ``auto`` has tried it."""
+    behind = regional and any(
+        " does not beat the best baseline, lagged:" in text for text in verdicts
+    )
     if not behind or any("linear=lagged" in text for text in verdicts):
         return []
     text = "A memory may be lacking: --models emulator:linear=lagged (fit: --model.linear lagged)"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.baselines import BASELINES, PatternScaling, Ridge, predict_baseline
+from longseq.weather.compare import _next_step
 from longseq.weather.data.scenario import (
     deviations,
     inside,
@@ -180,3 +181,11 @@ def test_forcings_from_csv_and_netcdf(runs, tmp_path, lab) -> None:
 def _mean(path: str) -> np.ndarray:
     run = make_scenario(read_field(path), (1900, 1919), 1)
     return run.mean()
+
+
+def test_a_memory_is_advised_where_none_was_tried() -> None:
+    """With forcings the emulator's linear part has chosen between both."""
+    said = ["emulator does not beat the best baseline, lagged: 0.3 against 0.1 K"]
+    assert "linear=lagged" in _next_step(said, regional=True)[0]
+    assert _next_step(said, regional=False) == []
+    assert _next_step(["emulator beats lagged"], regional=True) == []
