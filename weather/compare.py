@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +247,17 @@ class EmulatorComparison(Comparison):
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
         task = load_emulator(path)
         task.check_run(self.test)
-        return [replace(self.anomalies(name, run_emulator(task, self.test.predictors)), seed=seed)]
+        return [self.anomalies(name, run_emulator(task, self.test.predictors), seed)]
 
-    def anomalies(self, name: str, anomalies: np.ndarray) -> Row:
+    def anomalies(self, name: str, anomalies: np.ndarray, seed: int | None = None) -> Row:
         """Scores predicted anomalies.
 
         Args:
             name: of the model, for the table.
             anomalies: of all years of the test run (T, Y, X).
+            seed: of its training, if known.
         """
-        return self._row(name, "model", anomalies[self.chosen])
+        return self._row(name, "model", anomalies[self.chosen], seed)
 
     def values(self, config: Path, seed: int) -> Values:
         """The test run is not given to the training."""
