@@ -12,7 +12,7 @@ import numpy as np
 
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Registry
-from longseq.weather.data.scenario import REGIONAL, Scenario
+from longseq.weather.data.scenario import REGIONAL, Scenario, deviations
 from longseq.weather.regression import Ridge, held_out_error, leading
 
 BASELINES: Registry[Callable[[Known], np.ndarray]] = Registry("baseline")
@@ -34,11 +34,10 @@ class PatternScaling:
             predictors: (T, K).
             fields: anomalies (T, Y, X).
         """
-        design = np.concatenate([np.ones((len(predictors), 1)), predictors], 1)
         flat = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)
-        solution = np.linalg.lstsq(design, flat, rcond=None)[0]
-        self.intercept = solution[0].reshape(fields.shape[1:])
-        self.slopes = solution[1:].reshape(-1, *fields.shape[1:])
+        slopes, intercept = Ridge(0.0).fit(predictors, flat).linear()
+        self.intercept = intercept.reshape(fields.shape[1:])
+        self.slopes = slopes.T.reshape(-1, *fields.shape[1:])
         return self
 
     def predict(self, predictors: np.ndarray) -> np.ndarray:
@@ -89,6 +88,7 @@ class LaggedPatternScaling:
         fields: Sequence[np.ndarray],
         weights: np.ndarray,
         counted: Sequence[np.ndarray] | None = None,
+        own: Sequence[np.ndarray] | None = None,
     ) -> LaggedPatternScaling:
         """Chooses time constants and fits slopes.
 
@@ -98,15 +98,20 @@ class LaggedPatternScaling:
             weights: areas (Y, X).
             counted: bool (T) of every run, the years that are fitted on; None for all. The filters
                 see the whole history.
+            own: bool (T) of every run, the years that no other has; None for all.
         """
         self.counted = counted or [np.ones(len(one), dtype=bool) for one in predictors]
         flat = [
-            np.asarray(field, dtype=np.float64).reshape(len(field), -1)[own]
-            for field, own in zip(fields, self.counted)
+            np.asarray(field, dtype=np.float64).reshape(len(field), -1)[mask]
+            for field, mask in zip(fields, self.counted)
         ]
+        alone = None if own is None else [one[mask] for one, mask in zip(own, self.counted)]
         area = np.sqrt(weights.ravel())
         short = leading(flat, area)
-        errors = [self._held_out(predictors, short, scales) for scales in self.CANDIDATES]
+        errors = [
+            held_out_error(self._design(predictors, scales), short, alone)
+            for scales in self.CANDIDATES
+        ]
         self.scales = self.CANDIDATES[int(np.argmin(errors))]
         design = self._design(predictors, self.scales)
         shape = fields[0].shape[1:]
@@ -118,11 +123,6 @@ class LaggedPatternScaling:
         self, predictors: Sequence[np.ndarray], scales: Sequence[float]
     ) -> list[np.ndarray]:
         return [with_lags(one, scales)[own] for one, own in zip(predictors, self.counted)]
-
-    def _held_out(
-        self, predictors: Sequence[np.ndarray], short: Sequence[np.ndarray], scales: Sequence[float]
-    ) -> float:
-        return held_out_error(self._design(predictors, scales), short)
 
     def predict(self, predictors: np.ndarray) -> np.ndarray:
         """Returns anomalies (T, Y, X) of a whole history of predictors (T, K)."""
@@ -158,7 +158,7 @@ class Regression:
         _, _, axes = np.linalg.svd((flat - offset) * area, full_matrices=False)
         axes = axes[: self.patterns]
         scores = ((flat - offset) * area) @ axes.T
-        mean, spread = x.mean(0), x.std(0)
+        mean, spread = x.mean(0), deviations(x)
         spread = np.where(spread > 0, spread, 1.0)
         unit = scores.std(0).max() or 1.0
         chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), self.most)).astype(int))
@@ -231,6 +231,7 @@ def _lagged_fit(given: Known) -> LaggedPatternScaling:
         [run.anomalies for run in given.train],
         given.test.weights,
         [run.counted for run in given.train],
+        [run.own for run in given.train],
     )
 
 

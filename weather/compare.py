@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +247,17 @@ class EmulatorComparison(Comparison):
     def checkpoint(self, path: Path, name: str, seed: int | None) -> list[Row]:
         task = load_emulator(path)
         task.check_run(self.test)
-        return [replace(self.anomalies(name, run_emulator(task, self.test.predictors)), seed=seed)]
+        return [self.anomalies(name, run_emulator(task, self.test.predictors), seed)]
 
-    def anomalies(self, name: str, anomalies: np.ndarray) -> Row:
+    def anomalies(self, name: str, anomalies: np.ndarray, seed: int | None = None) -> Row:
         """Scores predicted anomalies.
 
         Args:
             name: of the model, for the table.
             anomalies: of all years of the test run (T, Y, X).
+            seed: of its training, if known.
         """
-        return self._row(name, "model", anomalies[self.chosen])
+        return self._row(name, "model", anomalies[self.chosen], seed)
 
     def values(self, config: Path, seed: int) -> Values:
         """The test run is not given to the training."""
@@ -298,12 +298,16 @@ class EmulatorComparison(Comparison):
                 f"and {digits(noise.whole)} {units} global (autocorrelation {noise.phi:.2f})."
             )
         found = super().verdicts(rows)
-        return [f"Noise floor: {floor}", *found, *_next_step(found)]
+        regional = tuple(self.test.names) == (REGIONAL,)
+        return [f"Noise floor: {floor}", *found, *_next_step(found, regional)]
 
 
-def _next_step(verdicts: Sequence[str]) -> list[str]:
-    """Returns what to try where a memory is seen and no emulator begins with one."""
-    behind = any(" does not beat the best baseline, lagged:" in text for text in verdicts)
+def _next_step(verdicts: Sequence[str], regional: bool) -> list[str]:
+    """Returns what to try where a memory is seen and no emulator begins with one; with forcings
+    ``auto`` has tried it."""
+    behind = regional and any(
+        " does not beat the best baseline, lagged:" in text for text in verdicts
+    )
     if not behind or any("linear=lagged" in text for text in verdicts):
         return []
     text = "A memory may be lacking: --models emulator:linear=lagged (fit: --model.linear lagged)"

@@ -20,10 +20,11 @@ from longseq.weather.data.cf import SUFFIXES, is_zarr, resolve
 from longseq.weather.data.field import Field, Scalar
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.positive import keep_positive, reference
-from longseq.weather.data.runs import check_quantity, read_run
+from longseq.weather.data.runs import check_history, check_quantity, read_run
 from longseq.weather.data.scenario import (
     Scenario,
     Span,
+    check_fixed,
     check_predictors,
     check_units,
     inside,
@@ -108,8 +109,9 @@ def scenario_of(
         data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
     )
     check_predictors(about["names"], about.get("predictor_units", {}), run, "the checkpoint")
+    check_fixed(about.get("fixed", {}), run.predictors, run.names, run.forcing)
     check_grid(task, run.field)
-    check_history(task, run.years, path)
+    check_history(about.get("first_year"), run.years, path)
     return run
 
 
@@ -134,21 +136,6 @@ def check_grid(task: ClimateEmulator, data: Field) -> None:
         raise DataError(text, path=data.path, hint="mask it alike")
 
 
-def check_history(task: ClimateEmulator, years: np.ndarray, path: str) -> None:
-    """Checks that a history begins no later than those that the emulator was trained on.
-
-    Raises:
-        DataError: if it does: the emulator would take the missing years for years without change.
-    """
-    first = task.about.get("first_year")
-    if first is not None and years[0] > first:
-        raise DataError(
-            f"begins in {years[0]}, the training runs in {first}: the emulator needs the history",
-            path=path,
-            hint=f"put the years from {first} before it, as historical.nc+{Path(path).name}",
-        )
-
-
 def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, command: str) -> Any:
     """Returns the prediction for one file as a CF data set.
 
@@ -166,7 +153,8 @@ def predict_file(task: ClimateEmulator, args: argparse.Namespace, path: str, com
         years, predictors, _ = read_series(path, about["names"], args.interpolate)
         known = about.get("predictor_units", {})
         check_units(known, read_units(path), path, "the checkpoint")
-        check_history(task, years, path)
+        check_fixed(about.get("fixed", {}), predictors, about["names"], path)
+        check_history(about.get("first_year"), years, path)
         if about["regional"]:
             predictors = running_mean(predictors, about["smooth"])
         calendar = "noleap"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from longseq.weather.data.scenario import deviations
+
 # Per year and in the regressors' own deviations.
 RIDGE = 1e-4
 _LEADING, _CELLS = 10, 4096
@@ -39,32 +41,39 @@ def leading(fields: Sequence[np.ndarray], area: np.ndarray) -> list[np.ndarray]:
 
 
 def held_out_error(
-    design: Sequence[np.ndarray], fields: Sequence[np.ndarray], penalty: float | None = None
+    design: Sequence[np.ndarray],
+    fields: Sequence[np.ndarray],
+    own: Sequence[np.ndarray] | None = None,
+    penalty: float | None = None,
 ) -> float:
-    """Returns the squared error of least squares in runs that were held out of the fit in turn, or
-    in fifths of the years where there is one run.
+    """Returns the mean over years of the squared error of least squares in runs that were held out
+    of the fit in turn, or in fifths of the years where only one run has years of its own.
 
     Args:
         design: regressors of every run (T, K).
         fields: what they are to explain (T, C).
+        own: bool (T) of every run, the years that no other has; None for all. The others, a common
+            history, stay in the fit: whoever predicts a further scenario knows them.
         penalty: see ``Ridge``; None for its own.
     """
-    if len(design) > 1:
-        parts = [np.full(len(one), index) for index, one in enumerate(design)]
-    else:
-        parts = [np.arange(len(design[0])) * 5 // len(design[0])]
-    x, y, part = np.concatenate(design), np.concatenate(fields), np.concatenate(parts)
+    x, y = np.concatenate(design), np.concatenate(fields)
+    part = np.concatenate([np.full(len(one), index) for index, one in enumerate(design)])
+    if own is not None:
+        part[~np.concatenate(own)] = -1
+    if len(np.unique(part[part >= 0])) < 2:
+        part = np.arange(len(x)) * 5 // len(x)
     error = 0.0
-    for index in np.unique(part):
+    for index in np.unique(part[part >= 0]):
         out = part == index
         fit = Ridge(RIDGE if penalty is None else penalty).fit(x[~out], y[~out])
         error += float(((fit.predict(x[out]) - y[out]) ** 2).sum())
-    return error
+    return error / int((part >= 0).sum())
 
 
 class Ridge:
     """Least squares with a slight penalty on slopes of scaled regressors, because filters of one
-    series are nearly collinear.
+    series are nearly collinear. What single precision cannot tell apart, in which networks see the
+    regressors, shares one slope.
 
     Args:
         penalty: per year; 0 for least squares.
@@ -75,14 +84,14 @@ class Ridge:
 
     def fit(self, x: np.ndarray, y: np.ndarray) -> Ridge:
         """Fits values (N, C) on regressors (N, K)."""
-        self.mean, spread = x.mean(0), x.std(0)
+        self.mean, spread = x.mean(0), deviations(x)
         self.spread = np.where(spread > 0, spread, 1.0)
         z = (x - self.mean) / self.spread
         self.offset = y.mean(0)
         rows = np.sqrt(self.penalty * len(z)) * np.eye(z.shape[1])
         zeros = np.zeros((z.shape[1], y.shape[1]))
         both = np.concatenate([z, rows]), np.concatenate([y - self.offset, zeros])
-        self.slopes = np.linalg.lstsq(*both, rcond=None)[0]
+        self.slopes = np.linalg.lstsq(*both, rcond=len(z) * float(np.finfo(np.float32).eps))[0]
         return self
 
     def predict(self, x: np.ndarray) -> np.ndarray:

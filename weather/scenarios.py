@@ -54,6 +54,7 @@ class PatternEmulator:
             [run.anomalies for run in runs],
             first.weights,
             [run.counted for run in runs],
+            [run.own for run in runs],
         )
         departures = [
             run.anomalies[run.counted] - self.model.predict(run.predictors)[run.counted]

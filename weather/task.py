@@ -175,14 +175,16 @@ class ClimateEmulator(BaseTask):
         ]
         short = leading(flat, np.sqrt(first.weights.ravel()))
         alone = [one[:, : self.model.predictors] for one in regressors]
-        errors = held_out_error(alone, short, 0.0), held_out_error(regressors, short)
+        own = [run.own[mask] for run, mask in zip(data.train_runs, chosen)]
+        errors = held_out_error(alone, short, own, 0.0), held_out_error(regressors, short, own)
         better = errors[1] < errors[0]
         if self.trainer.is_global_zero:
             years = " and ".join(f"{lag:g}" for lag in self.model.lags)
             names = {True: "lagged", False: "lps"}
-            found = [digits((error / sum(map(len, short))) ** 0.5) for error in errors]
+            found = [digits(error**0.5) for error in errors]
+            several = sum(map(bool, map(np.any, own))) > 1
             print(
-                f"linear part: {names[better]} (held-out {'runs' if len(chosen) > 1 else 'years'}: "
+                f"linear part: {names[better]} (held-out {'runs' if several else 'years'}: "
                 f"root mean square error {found[1]} with filters of {years} years, {found[0]} "
                 "without)",
                 file=sys.stderr,

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.baselines import BASELINES, PatternScaling, predict_baseline
+from longseq.weather.baselines import BASELINES, PatternScaling, Ridge, predict_baseline
+from longseq.weather.compare import _next_step
 from longseq.weather.data.scenario import (
+    deviations,
     inside,
     make_scenario,
     parse_span,
@@ -52,6 +54,31 @@ def test_shared_years_are_found_and_refused(runs) -> None:
         refuse_leak([high], low, (1938, 1945))
     with pytest.raises(DataError, match="the same run"):
         refuse_leak([high], high, (1970, 1979))
+
+
+def test_pattern_scaling_is_the_same_whatever_the_units_of_forcings() -> None:
+    """Carbon in kg (1e13) beside a burden in kg m-2 (1e-9)."""
+    rng = np.random.default_rng(0)
+    x, slopes = rng.standard_normal((200, 2)), rng.standard_normal((2, 3, 4))
+    y = 0.5 + np.einsum("tk,kyx->tyx", x, slopes)
+    units = np.array([1e13, 1e-9]), np.array([4e13, 0.0])
+    model = PatternScaling().fit(x * units[0] + units[1], y)
+    assert np.abs(model.predict(x * units[0] + units[1]) - y).max() < 1e-12
+    assert np.abs(model.slopes * units[0][:, None, None] - slopes).max() < 1e-12
+
+
+def test_collinear_and_constant_forcings_share_slopes_of_their_own_size() -> None:
+    """Ten digits of a table tell twice a column from it; single precision does not."""
+    rng = np.random.default_rng(0)
+    first, other = rng.standard_normal((2, 200))
+    twice = 2 * first + 1e-10 * rng.standard_normal(200)
+    x = np.stack([first, twice, other, np.full(200, 0.1)], 1)
+    assert deviations(x)[3] == 0 < deviations(x)[:3].min()
+    y = (first - other)[:, None] + 0.1 * rng.standard_normal((200, 2))
+    slopes, intercept = Ridge(0.0).fit(x, y).linear()
+    assert np.abs(slopes).max() < 2
+    expected = Ridge(0.0).fit(x[:, [0, 2]], y)
+    assert np.abs(x @ slopes.T + intercept - expected.predict(x[:, [0, 2]])).max() < 1e-8
 
 
 def test_repacked_years_are_still_the_same(runs, write, lab) -> None:
@@ -154,3 +181,11 @@ def test_forcings_from_csv_and_netcdf(runs, tmp_path, lab) -> None:
 def _mean(path: str) -> np.ndarray:
     run = make_scenario(read_field(path), (1900, 1919), 1)
     return run.mean()
+
+
+def test_a_memory_is_advised_where_none_was_tried() -> None:
+    """With forcings the emulator's linear part has chosen between both."""
+    said = ["emulator does not beat the best baseline, lagged: 0.3 against 0.1 K"]
+    assert "linear=lagged" in _next_step(said, regional=True)[0]
+    assert _next_step(said, regional=False) == []
+    assert _next_step(["emulator beats lagged"], regional=True) == []

@@ -106,10 +106,15 @@ def test_scores_are_those_of_xarray(units: bool, tmp_path: Path, capsys) -> None
 
 def test_the_emulator_is_trained_on_the_protocol(archive: Path, tmp_path: Path) -> None:
     argv = ["--test", "ssp245", "--variable", "tas", "--models", "lps,emulator"]
+    argv += ["--seeds", "0,1", "--predictions", str(tmp_path / "p")]
     more = ["--trainer.max_steps=2", "--model.d_model=8", "--model.mixer_kwargs={d_state: 4}"]
     assert _compare(archive, tmp_path, *argv, *more) == 0
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert [row["model"] for row in rows] == ["lps", "emulator"] and rows[1]["seed"] == "0"
+    assert [row["model"] for row in rows] == ["lps", "emulator", "emulator"]
+    assert [row["seed"] for row in rows[1:]] == ["0", "1"]
+    # Every seed has a file of its own.
+    names = {"tas_lps.nc", "tas_emulator_seed0.nc", "tas_emulator_seed1.nc"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == names
     assert np.isfinite(float(rows[1]["total"]))
 
 

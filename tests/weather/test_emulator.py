@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.weather.baselines import PatternScaling, exponential_filter
+from longseq.weather.baselines import PatternScaling, exponential_filter, held_out_error
 from longseq.weather.data.module import ScenarioData, TrainingScenarios
 from longseq.weather.data.series import read_series
 from longseq.weather.models.emulator import FieldEmulator
-from longseq.weather.predict import run_emulator
+from longseq.weather.predict import run_emulator, scenario_of
 from longseq.weather.task import ClimateEmulator
 
 SMALL = {"height": 4, "width": 5, "d_model": 8, "n_layers": 1, "mixer_kwargs": {"d_state": 4}}
@@ -162,12 +164,92 @@ def test_the_linear_part_has_filters_where_held_out_years_need_them(
     assert np.abs(run_emulator(task, run.predictors) - expected).max() < 1e-4
 
 
+def test_a_common_history_stays_in_the_fit_where_runs_are_held_out(
+    tmp_path, lab, write, capsys
+) -> None:
+    """Volcanoes that erupt in the historical years alone have no slope in a fit without them."""
+    years, common = lab.YEARS, np.random.default_rng(0).standard_normal((80, 4, 5))
+    volcano = np.where(np.isin(years, (1906, 1921, 1933)), -2.0, 0.0)
+    late = np.clip((years - 1939) / 40, 0, 1)
+    files, forcings = [], []
+    for index, level in enumerate((0.5, 2.0, 4.0)):
+        force = (years - 1900) / 80 + level * np.sin(3 * late)
+        answer = exponential_filter(force[:, None], 50.0)[:, 0] + 0.5 * volcano
+        noise = np.random.default_rng(index + 1).standard_normal((80, 4, 5))
+        noise = np.where((years < 1940)[:, None, None], common, noise)
+        field = answer[:, None, None] * np.linspace(1, 2, 20).reshape(4, 5) + 0.05 * noise
+        files.append(str(write(lab.dataset(280 + field), f"{index}.nc")))
+        rows = [f"{year},{a:.6f},{b:.6f}" for year, a, b in zip(years, force, volcano)]
+        (tmp_path / f"{index}.csv").write_text("\n".join(["year,force,volcano", *rows]))
+        forcings.append(str(tmp_path / f"{index}.csv"))
+    data = ScenarioData(files, None, forcing=forcings, **{**SPANS, "valid": None})
+    first, *others = data.train_runs
+    assert (first.own == (years >= 1940)).all() and first.counted.all()
+    assert all((run.own == run.counted).all() for run in others)
+    task, same = (
+        trained(data, 1, lr=0.0, linear=name, predictors=2) for name in ("auto", "lagged")
+    )
+    said = capsys.readouterr().err
+    assert said.count("linear part: lagged (held-out runs") == 1
+    # Without slopes of volcanoes it would be 0.2 and more, with them it is the noise of 0.05.
+    assert float(re.search(r"root mean square error (\S+) with", said)[1]) < 0.1  # type: ignore
+    assert torch.equal(task.model.weight, same.model.weight)
+
+
+def test_fifths_are_held_out_where_one_run_alone_has_years_of_its_own() -> None:
+    x, y = np.arange(20.0)[:, None] % 7, np.arange(20.0)[:, None]
+    own = [np.zeros(8, bool), np.ones(12, bool)]
+    parts = held_out_error([x[:8], x[8:]], [y[:8], y[8:]], own)
+    assert parts == pytest.approx(held_out_error([x], [y]), rel=1e-12)
+    # By hand: the mean over the years that were held out, the shared ones in every fit.
+    z, kept = np.concatenate([np.ones((20, 1)), x], 1), np.arange(20) < 4
+    error = 0.0
+    for out in ((np.arange(20) >= 4) & (np.arange(20) < 8), np.arange(20) >= 8):
+        slope = np.linalg.lstsq(z[~out], y[~out], rcond=None)[0]
+        error += float(((z[out] @ slope - y[out]) ** 2).sum())
+    found = held_out_error([x[:8], x[8:]], [y[:8], y[8:]], [~kept[:8], ~kept[8:]], 0.0)
+    assert found == pytest.approx(error / 16, rel=1e-9)
+
+
 def test_the_regional_mean_needs_no_filters(runs, capsys) -> None:
     data = ScenarioData(list(runs), None, **{**SPANS, "valid": None})
     task, plain = (trained(data, 1, lr=0.0, linear=name) for name in ("auto", "lps"))
     assert torch.equal(task.model.weight[:, :1], plain.model.weight)
     assert float(task.model.weight[:, 1:].abs().sum()) == 0
     assert "linear part" not in capsys.readouterr().err
+
+
+def test_a_forcing_that_never_changed_in_training_may_not_change_later(runs, tmp_path, lab) -> None:
+    """0.1 eighty times has a deviation of 1e-17, by which nothing may be divided."""
+    for name, sun in (("same", 0.1), ("other", 0.15)):
+        rows = [f"{year},{max(0, year - 1940)},{sun}" for year in lab.YEARS]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["year,co2,sun", *rows]))
+    same, other = str(tmp_path / "same.csv"), str(tmp_path / "other.csv")
+    own = {**SPANS, "forcing": [same]}
+    data = ScenarioData([runs[0]], str(runs[1]), test_forcing=same, **own)
+    assert data.facts()["spread"][1] == 1.0 and data.facts()["fixed"] == {"sun": 0.1}
+    task = trained(data, 1, predictors=2)
+    assert data.test_run.names == scenario_of(task, str(runs[1]), same).names
+    text = r"other.csv: sun: is 0.15 here and 0.1 in all training years"
+    with pytest.raises(DataError, match=text):
+        _ = ScenarioData([runs[0]], str(runs[1]), test_forcing=other, **own).test_run
+    with pytest.raises(DataError, match=text):
+        scenario_of(task, str(runs[1]), other)
+    assert "fixed" not in ScenarioData([runs[0]], None, **SPANS).facts()
+
+
+def test_a_test_run_without_the_history_of_the_training_is_refused(
+    runs, tmp_path, lab, write
+) -> None:
+    """Filters would begin in the middle of the rise as if nothing had been before."""
+    rows = [f"{year},{max(0, year - 1940)}" for year in lab.YEARS]
+    (tmp_path / "co2.csv").write_text("\n".join(["year,co2", *rows]))
+    co2 = str(tmp_path / "co2.csv")
+    late = write(lab.dataset(lab.fields(1)).isel(time=slice(20, None)), "late.nc")
+    own = {**SPANS, "baseline": "1920-1939", "forcing": [co2], "test_forcing": co2}
+    data = ScenarioData([runs[0]], str(late), **own)
+    with pytest.raises(DataError, match=r"late.nc: begins in 1920, the training runs in 1900"):
+        _ = data.test_run
 
 
 def test_forcings_of_other_names_or_units_are_refused(runs, tmp_path, lab) -> None:

@@ -15,12 +15,14 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
-from longseq.weather.data.runs import check_alike, read_run
+from longseq.weather.data.runs import check_alike, check_history, read_run
 from longseq.weather.data.scenario import (
     REGIONAL,
     Scenario,
     Span,
+    check_fixed,
     check_predictors,
+    deviations,
     inside,
     make_scenario,
     need_years,
@@ -180,7 +182,7 @@ class ScenarioData(BaseData):
             for run in runs[1:]:
                 check_alike(runs[0].field, run.field)
                 check_predictors(runs[0].names, runs[0].units, run, runs[0].field.path)
-            runs = [once(run, runs[:index]) for index, run in enumerate(runs)]
+            runs = once(runs)
             for run in runs:
                 if not run.counted.any():
                     text = "holds no year that the training runs before it lack: leave it out"
@@ -207,10 +209,30 @@ class ScenarioData(BaseData):
             run = self.read(self.test_file, self.test_forcing)
             first = self.train_runs[0]
             check_predictors(first.names, first.units, run, first.field.path)
+            check_fixed(self.fixed(), run.predictors, run.names, run.forcing)
+            check_history(self.first_year, run.years, str(run.field.path))
             need_years(run.field, self.spans["period"], "period")
             refuse_leak(self.train_runs, run, self.spans["period"])
             self._test = run
         return self._test
+
+    @property
+    def first_year(self) -> int:
+        """The year in which the latest training run begins."""
+        return max(int(run.years[0]) for run in self.train_runs)
+
+    def _training_predictors(self) -> np.ndarray:
+        """Returns the predictors of all training years of all runs (T, K)."""
+        runs = self.train_runs
+        return np.concatenate([run.predictors[self.scored(run, "train")] for run in runs])
+
+    def fixed(self) -> dict[str, float]:
+        """Returns the values of those forcings that never change in the training years."""
+        values, names = self._training_predictors(), self.train_runs[0].names
+        if tuple(names) == (REGIONAL,):
+            return {}
+        still = deviations(values) == 0
+        return {name: float(values[0, at]) for at, name in enumerate(names) if still[at]}
 
     def scored(self, run: Scenario, part: str) -> np.ndarray:
         """Returns which years of a run belong to a part.
@@ -239,11 +261,11 @@ class ScenarioData(BaseData):
         runs = self.train_runs
         first = runs[0]
         masks = [self.scored(run, "train") for run in runs]
-        predictors = np.concatenate([run.predictors[mask] for run, mask in zip(runs, masks)])
+        predictors, fixed = self._training_predictors(), self.fixed()
         squares = np.concatenate(
             [run.anomalies[mask].astype(np.float64) ** 2 for run, mask in zip(runs, masks)]
         )
-        spread = predictors.std(0)
+        spread = deviations(predictors)
         return {
             "variable": first.field.name,
             "units": first.field.units,
@@ -255,11 +277,13 @@ class ScenarioData(BaseData):
             "months": list(self.part.months),
             "whole_years": self.part.whole,
             "positive": first.positive,
-            "first_year": max(int(run.years[0]) for run in runs),
+            "first_year": self.first_year,
             "baseline": list(first.baseline),
             "smooth": self.smooth,
             "names": list(first.names),
             "predictor_units": dict(first.units),
+            # Not there in checkpoints that have none, so that earlier ones are resumed.
+            **({"fixed": fixed} if fixed else {}),
             "regional": tuple(first.names) == (REGIONAL,),
             "mean": predictors.mean(0).tolist(),
             "spread": np.where(spread > 0, spread, 1.0).tolist(),

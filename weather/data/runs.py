@@ -6,6 +6,7 @@ import glob
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,23 @@ def check_alike(one: Field, other: Field) -> None:
     if not np.array_equal(first, second):
         text = f"has values in {int(second.sum()):,} cells, {one.path} in {int(first.sum()):,}"
         raise DataError(text, path=other.path, hint="mask them alike")
+
+
+def check_history(first: int | None, years: np.ndarray, path: str) -> None:
+    """Checks that a history begins no later than those of the training: a memory would take the
+    missing years for years without change.
+
+    Args:
+        first: year in which the training runs begin; None if it is not known.
+        years: of the history (T).
+        path: its file, for messages.
+
+    Raises:
+        DataError: if it does.
+    """
+    if first is not None and years[0] > first:
+        raise DataError(
+            f"begins in {years[0]}, the training runs in {first}: the emulator needs the history",
+            path=path,
+            hint=f"put the years from {first} before it, as historical.nc+{Path(path).name}",
+        )

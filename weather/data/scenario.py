@@ -84,6 +84,7 @@ class Scenario:
         forcing: their file; empty for the regional mean.
         repeated: bool (T), years that are the same in an earlier training run and count there; None
             for none.
+        shared: bool (T), years that are the same in any other training run; None for none.
     """
 
     field: Field
@@ -95,6 +96,7 @@ class Scenario:
     baseline: Span
     positive: bool = False
     repeated: np.ndarray | None = None
+    shared: np.ndarray | None = None
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     forcing: str = ""
 
@@ -104,6 +106,11 @@ class Scenario:
         if self.repeated is None:
             return np.ones(len(self.years), dtype=bool)
         return ~self.repeated
+
+    @property
+    def own(self) -> np.ndarray:
+        """Which years no other training run has (T), bool: those that can be held out of a fit."""
+        return np.ones(len(self.years), dtype=bool) if self.shared is None else ~self.shared
 
     @property
     def years(self) -> np.ndarray:
@@ -182,6 +189,41 @@ def make_scenario(
         units=units,
         forcing="" if forcing is None else str(forcing),
     )
+
+
+def deviations(values: np.ndarray) -> np.ndarray:
+    """Returns the standard deviations of columns (T, K), 0 for those that never change: what
+    rounding leaves of a constant is no change, and networks see predictors in single precision.
+    """
+    spread = values.std(0)
+    least = float(np.finfo(np.float32).eps) * np.abs(values).max(0, initial=0.0)
+    return np.asarray(np.where(spread > least, spread, 0.0))
+
+
+def check_fixed(
+    fixed: Mapping[str, float], predictors: np.ndarray, names: Sequence[str], path: object
+) -> None:
+    """Checks that predictors that never change in training do not change elsewhere: nothing is
+    known of what they do.
+
+    Args:
+        fixed: their values in training, by name.
+        predictors: (T, K).
+        names: K.
+        path: their file, for messages.
+
+    Raises:
+        DataError: naming the first that differs.
+    """
+    for name, value in fixed.items():
+        column = predictors[:, list(names).index(name)]
+        other = column[~np.isclose(column, value, rtol=1e-6, atol=0.0)]
+        if len(other):
+            text = (
+                f"is {other[0]:g} here and {value:g} in all training years: its effect is unknown"
+            )
+            hint = "leave it out of all files, or train on runs in which it changes"
+            raise DataError(text, path=str(path), record=name, hint=hint)
 
 
 def check_predictors(
@@ -281,18 +323,24 @@ def shared_years(one: Scenario, other: Scenario) -> np.ndarray:
     return common[np.abs(x - y).max((1, 2)) <= _IDENTICAL * spread]
 
 
-def once(run: Scenario, earlier: Sequence[Scenario]) -> Scenario:
-    """Returns a training run whose years that an earlier one has too are marked: scenarios share
-    their historical part, which counts once.
+def once(runs: Sequence[Scenario]) -> list[Scenario]:
+    """Returns training runs whose years that others have too are marked: scenarios share their
+    historical part, which counts once.
 
     Args:
-        run: a training run.
-        earlier: those before it.
+        runs: all training runs, in order.
     """
-    repeated = np.zeros(len(run.years), dtype=bool)
-    for other in earlier:
-        repeated |= np.isin(run.years, shared_years(other, run))
-    return replace(run, repeated=repeated) if repeated.any() else run
+    repeated, shared = ([np.zeros(len(run.years), dtype=bool) for run in runs] for _ in range(2))
+    for index, run in enumerate(runs):
+        for at, other in enumerate(runs[:index]):
+            same = shared_years(other, run)
+            repeated[index] |= np.isin(run.years, same)
+            shared[at] |= np.isin(other.years, same)
+        shared[index] |= repeated[index]
+    return [
+        replace(run, repeated=one if one.any() else None, shared=both if both.any() else None)
+        for run, one, both in zip(runs, repeated, shared)
+    ]
 
 
 def spans_text(years: Sequence[int] | np.ndarray) -> str:
