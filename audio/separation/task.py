@@ -91,6 +91,8 @@ class VoiceSeparator(BaseTask):
         model_kwargs: hyper-parameters of the model.
         voices: in a mixture; that of the data.
         sample_rate: Hz; that of the data.
+        ceiling: dB; in training a mixture's ratio above it counts as this, so that those that are
+            told apart already leave the weights to the others. None for no limit.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -103,9 +105,11 @@ class VoiceSeparator(BaseTask):
         model_kwargs: dict[str, Any] | None = None,
         voices: int = 2,
         sample_rate: int = 8000,
+        ceiling: float | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
+        self.ceiling = ceiling
         self.model = create_separator(model, **{"voices": voices, **(model_kwargs or {})})
         self.sample_rate = check_positive("sample_rate", sample_rate)
 
@@ -122,8 +126,11 @@ class VoiceSeparator(BaseTask):
         """See ``BaseTask.compute``."""
         mixture, voices = batch["mixture"], batch["voices"]
         estimate = self(mixture)
+        ratio = best_si_sdr(estimate, voices)
+        if self.training and self.ceiling is not None:
+            ratio = ratio.clamp(max=self.ceiling)
         return {
-            "loss": -best_si_sdr(estimate, voices).mean(),
+            "loss": -ratio.mean(),
             "count": len(mixture),
             "estimate": estimate,
             "voices": voices,

@@ -14,6 +14,7 @@ import torch
 from longseq.audio.export import (
     PACKAGED,
     PACKAGED_SEPARATOR,
+    export,
     load_detector,
     load_separator,
 )
@@ -21,12 +22,19 @@ from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_o
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream, twice
-from longseq.audio.separation.task import Improvement, best_si_sdr, oracle_masks
+from longseq.audio.separation.spectral import FrameBlock
+from longseq.audio.separation.task import (
+    Improvement,
+    VoiceSeparator,
+    best_si_sdr,
+    oracle_masks,
+)
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 
 RATE = 8000
 SMALL = {"width": 16, "filters": 16}
+SPECTRAL = {"width": 16, "n_heads": 2, "window": 32}
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def speech(tmp_path, tune):
 @pytest.mark.parametrize("name", list(SEPARATORS))
 def test_any_length_and_level(name):
     torch.manual_seed(0)
-    model = create_separator(name, **SMALL).double()
+    model = create_separator(name, **(SPECTRAL if name == "spectral" else SMALL)).double()
     for length in (1, 5, 16, 17, 1001):
         x = torch.randn(2, length, dtype=torch.float64)
         y = model(x)
@@ -93,6 +101,82 @@ def test_the_depthwise_convolution_is_centred(length):
     x = torch.randn(2, length, 6, dtype=torch.float64)
     same = torch.nn.functional.conv1d(x.mT, layer.conv.weight, padding=2, groups=6).mT
     torch.testing.assert_close(layer(x), x + same, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 4, 30])
+def test_a_block_of_frames_is_its_definition(length):
+    torch.manual_seed(0)
+    block = FrameBlock(8, n_heads=2, expand=3, kernel=5).double()
+    x = torch.randn(2, length, 8, dtype=torch.float64)
+    torch.testing.assert_close(block(x), x, rtol=0, atol=0)  # it begins as nothing
+    with torch.no_grad():
+        block.attention.o_proj.weight.normal_()
+        block.down.weight.normal_()
+    inner = x + block.attention(block.norm1(x))[0]
+    hidden = block.up(block.norm2(inner))
+    near = torch.nn.functional.conv1d(hidden.mT, block.conv.conv.weight, padding=2, groups=24).mT
+    wanted = inner + block.down(torch.nn.functional.silu(hidden + near))
+    torch.testing.assert_close(block(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 1001])
+def test_a_mask_of_half_gives_half_of_the_recording(length):
+    model = create_separator("spectral", **SPECTRAL).double()
+    torch.nn.init.zeros_(model.after.weight)
+    x = torch.randn(2, length, dtype=torch.float64)
+    wanted = (x / 2).unsqueeze(1).expand(-1, 2, -1)
+    torch.testing.assert_close(model(x), wanted, rtol=1e-6, atol=1e-6)  # the window is float32
+
+
+def test_a_spectral_separator_masks_the_complex_spectrum():
+    torch.manual_seed(0)
+    model = create_separator("spectral", **SPECTRAL).double()
+    torch.nn.init.normal_(model.after.weight)
+    x = torch.randn(1, 200, dtype=torch.float64)
+    x = x / x.square().mean().sqrt()
+    found = {}
+    hook = model.after.register_forward_hook(lambda _, __, out: found.update(masks=out[0]))
+    y = model(x)[0]
+    hook.remove()
+    frame = {"n_fft": 32, "hop_length": 8, "window": model.taper}
+    spectrum = torch.stft(x[0], pad_mode="constant", return_complex=True, **frame)  # (17, L)
+    masks = found["masks"].reshape(-1, 2, 2, 17)  # frame, part, voice, bin
+    masked = torch.complex(masks[:, 0], masks[:, 1]).permute(1, 2, 0) * spectrum
+    wanted = torch.istft(masked, length=200, **frame)
+    total = wanted.sum(0)
+    wanted = wanted * (total @ x[0]) / (total @ total)
+    torch.testing.assert_close(y, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_ceiling_leaves_what_is_told_apart_alone(monkeypatch):
+    torch.manual_seed(0)
+    task = VoiceSeparator("spectral", model_kwargs=SPECTRAL, ceiling=10.0)
+    voices = torch.randn(2, 2, 500)
+    noise = torch.tensor([0.1, 1.0])[:, None, None] * torch.randn(2, 2, 500)
+    estimate = (voices + noise).requires_grad_()  # 20 dB and 0 dB
+    monkeypatch.setattr(task, "forward", lambda mixture: estimate)
+    batch = {"mixture": voices.sum(1), "voices": voices}
+    loss = task.train().compute(batch)["loss"]
+    loss.backward()
+    ratio = best_si_sdr(estimate.detach(), voices)
+    assert ratio[0] > 15 and ratio[1] < 5
+    torch.testing.assert_close(loss.detach(), -(10 + ratio[1]) / 2)
+    assert not estimate.grad[0].any() and estimate.grad[1].any()
+    torch.testing.assert_close(task.eval().compute(batch)["loss"].detach(), -ratio.mean())
+
+
+def test_a_separator_in_half_precision_is_half_the_file(tmp_path):
+    torch.manual_seed(0)
+    task = VoiceSeparator("spectral", model_kwargs={**SPECTRAL, "width": 64})
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    export(task, whole)
+    export(task, half, torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    x = torch.randn(1, 500)
+    loaded = load_separator(half)
+    assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded(x), task.eval()(x), rtol=1e-2, atol=1e-2)
+    assert not torch.equal(loaded(x), task(x))
 
 
 def test_the_improvement_is_of_the_best_order():
@@ -237,6 +321,30 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
         from longseq.audio.separation.separate import run
 
         run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
+
+
+def test_the_recipe_of_the_packaged_separator(speech, tmp_path, monkeypatch):
+    """What audio/checkpoints/SEPARATOR.md says: the average of the weights is what is kept."""
+    monkeypatch.chdir(tmp_path)
+    model = "{width: 16, n_layers: 1, n_heads: 2, window: 32}"
+    fit = ["audio", "fit", "--config", "separation", "--data.source", str(speech), "--name=a"]
+    fit += ["--model.model", "spectral", "--model.model_kwargs", model, "--model.ceiling", "25"]
+    fit += ["--model.optimizer", "muon", "--model.optimizer_kwargs", "{muon_lr: 0.01}"]
+    fit += ["--model.betas", "[0.9, 0.98]", "--model.min_lr_ratio", "0.02", "--data.speed=0.12"]
+    fit += ["--model.schedule", "wsd", "--model.schedule_kwargs", "{decay: 0.35}"]
+    fit += ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
+    fit += ["--trainer.callbacks.decay=0.5", "--trainer.precision", "bf16-mixed"]
+    fit += ["--data.seconds=0.5", "--data.n_valid=2", "--trainer.max_steps=4"]
+    assert main([*fit, "--trainer.val_check_interval=2"]) == 0
+    file = next(tmp_path.rglob("last.ckpt"))
+    held = torch.load(file, weights_only=True)
+    average, own = held["state_dict"], held["current_model_state"]
+    assert any(not torch.equal(average[name], own[name]) for name in average)
+    out = ["--out", "s.safetensors", "--dtype", "float16"]
+    assert main(["audio", "export", "--ckpt_path", str(file), *out]) == 0
+    loaded = load_separator("s.safetensors").model.state_dict()
+    for name, value in loaded.items():
+        torch.testing.assert_close(value, average[f"model.{name}"], rtol=1e-3, atol=1e-6)
 
 
 def test_short_recordings_follow_each_other(tmp_path):
