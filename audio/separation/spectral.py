@@ -1,7 +1,9 @@
-"""A separator on the short-time spectrum: every voice has a complex mask, made by attention over all
-frames and short convolutions."""
+"""A separator on the short-time spectrum: complex masks, by attention over all frames and short
+convolutions."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +73,14 @@ class SpectralSeparator(nn.Module):
         voices: int = 2,
         window: int = 256,
         n_heads: int = 5,
-        **block: float,
+        **block: Any,
     ) -> None:
         super().__init__()
         self.voices = check_positive("voices", voices)
         self.window = check_positive("window", window)
         self.stride, self.bins = check_divisible("window", window, "4", 4), window // 2 + 1
         self.norm, self.before = nn.LayerNorm(3 * self.bins), nn.Linear(3 * self.bins, width)
-        blocks = [FrameBlock(width, n_heads, **block) for _ in range(n_layers)]  # type: ignore[arg-type]
+        blocks = [FrameBlock(width, n_heads, **block) for _ in range(n_layers)]
         self.network = nn.Sequential(*blocks, nn.LayerNorm(width))
         self.after = nn.Linear(width, 2 * voices * self.bins)
         nn.init.normal_(self.after.weight, std=0.02)
