@@ -190,21 +190,31 @@ def run(argv: Sequence[str]) -> int:
         default="float32",
         help="of the stored weights (float32); the others halve the file",
     )
+    parser.add_argument(
+        "--mean",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="further separators: what is written is the mean of all, as one separator",
+    )
     args = parser.parse_args(argv)
     import torch
 
-    from longseq.audio.separation.task import VoiceSeparator
+    from longseq.audio.separation.task import VoiceSeparator, mean_of
     from longseq.audio.task import SongDetector
     from longseq.core.training.loading import load_task
 
-    if Path(args.ckpt_path).suffix in (".safetensors", ".bin") or Path(args.ckpt_path).is_dir():
-        task = load_detector(args.ckpt_path)
+    file = Path(args.ckpt_path)
+    if args.mean:
+        task = mean_of([load_separator(path) for path in (file, *args.mean)])
+    elif file.suffix in (".safetensors", ".bin") or file.is_dir():
+        task = load_detector(file)
     else:
-        task = load_task(args.ckpt_path, "audio")
+        task = load_task(file, "audio")
     if not isinstance(task, SongDetector | VoiceSeparator):
         raise DataError(
             f"is of {type(task).__name__}, not of a detector or separator",
-            path=args.ckpt_path,
+            path=file,
             hint="give a checkpoint of `longseq audio fit` with one of their configurations",
         )
     export(task, args.out, getattr(torch, args.dtype))

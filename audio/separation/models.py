@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.audio.separation.mossformer import MossFormerBlock
-from longseq.audio.separation.spectral import SpectralSeparator, fitted
+from longseq.audio.separation.spectral import SpectralSeparator
+from longseq.audio.separation.voices import fitted, ordered
 from longseq.core import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.registry import Preset, Registry
@@ -173,6 +175,41 @@ class MixerSeparator(MaskSeparator):
         super().__init__(_Stack(stack), width, voices, filters, kernel)
 
 
+class MeanSeparator(nn.Module):
+    """The mean of several separators, whose errors are partly others.
+
+    Args:
+        members: of each its "model", a name of ``SEPARATORS``, and "model_kwargs".
+        voices: number of them.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Mapping[str, Any]] = ({"model": "mossformer"}, {"model": "spectral"}),
+        voices: int = 2,
+    ) -> None:
+        super().__init__()
+        self.voices = check_positive("voices", voices)
+        check_positive("the number of members", len(members))
+        made = [
+            create_separator(one["model"], **{**(one.get("model_kwargs") or {}), "voices": voices})
+            for one in members
+        ]
+        self.members = nn.ModuleList(made)
+        # Where steps differ, as 8 and 64 do, half of the sum lies between those of each.
+        self.stride = sum(one.stride for one in made)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Returns the voices (B, S, N) of recordings (B, N), in the order of the first member."""
+        first, *others = (member(audio) for member in self.members)
+        total = first
+        for other in others:
+            total = total + ordered(other.to(first.dtype), first)
+        return fitted(total, audio)
+
+
+Separator = MaskSeparator | SpectralSeparator | MeanSeparator
+
 SEPARATORS: Registry[Preset] = Registry("separator")
 SEPARATORS.add("mossformer", Preset(MossFormer, {}, "full attention in chunks, linear beyond"))
 SEPARATORS.add("conv_tasnet", Preset(ConvTasNet, {}, "dilated convolutions"))
@@ -180,10 +217,11 @@ SEPARATORS.add(
     "spectral",
     Preset(SpectralSeparator, {}, "complex masks on the spectrum, attention over frames"),
 )
+SEPARATORS.add("mean", Preset(MeanSeparator, {}, "the mean of several of the others"))
 SEPARATORS.add("mamba", Preset(MixerSeparator, {}, "a mixer of the core from both ends"))
 
 
-def create_separator(name: str, **kwargs: Any) -> MaskSeparator | SpectralSeparator:
+def create_separator(name: str, **kwargs: Any) -> Separator:
     """Makes a separator by name.
 
     Args:
@@ -193,5 +231,5 @@ def create_separator(name: str, **kwargs: Any) -> MaskSeparator | SpectralSepara
     Raises:
         ConfigError: for an unknown name or hyper-parameter, with the nearest one.
     """
-    made: MaskSeparator | SpectralSeparator = SEPARATORS[name].create(name, **kwargs)
+    made: Separator = SEPARATORS[name].create(name, **kwargs)
     return made

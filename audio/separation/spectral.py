@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.audio.separation.mossformer import DepthwiseConv
+from longseq.audio.separation.voices import fitted
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.mixers.attention import Attention
 
@@ -108,19 +109,3 @@ class SpectralSeparator(nn.Module):
         masked = torch.complex(*masks.unbind(3)) * spectrum.unsqueeze(1)
         out = torch.istft(masked.flatten(0, 1).mT, length=length, **frame)
         return fitted(out.unflatten(0, (-1, self.voices)), audio)
-
-
-def fitted(voices: Tensor, audio: Tensor) -> Tensor:
-    """Returns voices scaled by the one factor that brings their sum nearest to the recording.
-
-    The ratio that is trained for says nothing of the output's level and sign.
-
-    Args:
-        voices: (B, S, N).
-        audio: the recording (B, N).
-    """
-    total = voices.sum(1)
-    if total.dtype in (torch.bfloat16, torch.float16):
-        total = total.float()
-    power = total.square().mean(1, keepdim=True).clamp(min=1e-8)
-    return voices * ((total * audio).mean(1, keepdim=True) / power).unsqueeze(-1)

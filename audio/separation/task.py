@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from torchmetrics.functional.audio import (
 
 from longseq.audio.separation.models import create_separator
 from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
+
+_SAME = ("voices", "sample_rate")
 
 
 def best_si_sdr(estimate: Tensor, voices: Tensor) -> Tensor:
@@ -137,3 +140,25 @@ class VoiceSeparator(BaseTask):
             "mixture": mixture,
             "pair": (estimate, voices),
         }
+
+
+def mean_of(tasks: Sequence[VoiceSeparator]) -> VoiceSeparator:
+    """Returns the mean of trained separators as one, in evaluation mode.
+
+    Args:
+        tasks: of the same number of voices and the same rate.
+
+    Raises:
+        ConfigError: if those differ.
+    """
+    voices, rates = ({getattr(task.hparams, key) for task in tasks} for key in _SAME)
+    if len(voices) > 1 or len(rates) > 1:
+        raise ConfigError(
+            f"a mean needs separators of one number of voices and one rate, got {sorted(voices)} "
+            f"voices at {sorted(rates)} Hz"
+        )
+    members = [{key: task.hparams[key] for key in ("model", "model_kwargs")} for task in tasks]
+    made = VoiceSeparator("mean", {"members": members}, voices.pop(), rates.pop())
+    for one, task in zip(made.model.members, tasks):
+        one.load_state_dict(task.model.state_dict())
+    return made.eval()

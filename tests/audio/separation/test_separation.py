@@ -27,6 +27,7 @@ from longseq.audio.separation.task import (
     Improvement,
     VoiceSeparator,
     best_si_sdr,
+    mean_of,
     oracle_masks,
 )
 from longseq.core.errors import ConfigError, DataError
@@ -35,6 +36,10 @@ from longseq.core.shell.cli import main
 RATE = 8000
 SMALL = {"width": 16, "filters": 16}
 SPECTRAL = {"width": 16, "n_heads": 2, "window": 32}
+MEMBERS = [
+    {"model": "mossformer", "model_kwargs": SMALL},
+    {"model": "spectral", "model_kwargs": SPECTRAL},
+]
 
 
 @pytest.fixture
@@ -51,7 +56,8 @@ def speech(tmp_path, tune):
 @pytest.mark.parametrize("name", list(SEPARATORS))
 def test_any_length_and_level(name):
     torch.manual_seed(0)
-    model = create_separator(name, **(SPECTRAL if name == "spectral" else SMALL)).double()
+    own = {"spectral": SPECTRAL, "mean": {"members": MEMBERS}}
+    model = create_separator(name, **own.get(name, SMALL)).double()
     for length in (1, 5, 16, 17, 1001):
         x = torch.randn(2, length, dtype=torch.float64)
         y = model(x)
@@ -146,6 +152,36 @@ def test_a_spectral_separator_masks_the_complex_spectrum():
     total = wanted.sum(0)
     wanted = wanted * (total @ x[0]) / (total @ total)
     torch.testing.assert_close(y, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_mean_is_of_voices_in_one_order_and_refuses_what_cannot_be_averaged():
+    torch.manual_seed(0)
+    tasks = [VoiceSeparator(one["model"], one["model_kwargs"]) for one in MEMBERS]
+    for task in tasks:
+        task.model.double()
+        torch.nn.init.normal_(task.model.after.weight)
+    mean = mean_of(tasks)
+    mean.model.double().load_state_dict(
+        {
+            f"members.{i}.{name}": value
+            for i, task in enumerate(tasks)
+            for name, value in task.model.state_dict().items()
+        }
+    )
+    x = torch.randn(8, 400, dtype=torch.float64)
+    first, second = (task.model(x) for task in tasks)
+    turned = []
+    for row in range(8):
+        one, other = first[row], second[row]
+        straight, crossed = (one * other).sum(), (one * other.flip(0)).sum()
+        turned.append(bool(crossed > straight))
+        both = one + (other.flip(0) if turned[-1] else other)
+        total = both.sum(0)
+        wanted = both * (total @ x[row]) / (total @ total)
+        torch.testing.assert_close(mean.model(x)[row], wanted, rtol=1e-9, atol=1e-9)
+    assert True in turned and False in turned
+    with pytest.raises(ConfigError, match="of one number of voices and one rate"):
+        mean_of([tasks[0], VoiceSeparator("spectral", SPECTRAL, sample_rate=16000)])
 
 
 def test_a_ceiling_leaves_what_is_told_apart_alone(monkeypatch):
@@ -340,6 +376,12 @@ def test_the_recipe_of_the_packaged_separator(speech, tmp_path, monkeypatch):
     loaded = load_separator("s.safetensors").model.state_dict()
     for name, value in loaded.items():
         torch.testing.assert_close(value, average[f"model.{name}"], rtol=1e-3, atol=1e-6)
+    both = ["--ckpt_path", "s.safetensors", "--mean", str(file), "--out", "both.safetensors"]
+    assert main(["audio", "export", *both]) == 0
+    mean = load_separator("both.safetensors").model
+    for name, value in loaded.items():
+        assert torch.equal(mean.members[0].state_dict()[name], value)
+        assert torch.equal(mean.members[1].state_dict()[name], average[f"model.{name}"])
 
 
 def test_short_recordings_follow_each_other(tmp_path):
