@@ -205,6 +205,7 @@ def run(argv: Sequence[str]) -> int:
     from longseq.core.training.loading import load_task
 
     file = Path(args.ckpt_path)
+    task: Any
     if args.mean:
         task = mean_of([load_separator(path) for path in (file, *args.mean)])
     elif file.suffix in (".safetensors", ".bin") or file.is_dir():

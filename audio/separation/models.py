@@ -191,13 +191,13 @@ class MeanSeparator(nn.Module):
         super().__init__()
         self.voices = check_positive("voices", voices)
         check_positive("the number of members", len(members))
-        made = [
+        made: list[Separator] = [
             create_separator(one["model"], **{**(one.get("model_kwargs") or {}), "voices": voices})
             for one in members
         ]
         self.members = nn.ModuleList(made)
         # Where steps differ, as 8 and 64 do, half of the sum lies between those of each.
-        self.stride = sum(one.stride for one in made)
+        self.stride: int = sum(int(one.stride) for one in made)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Returns the voices (B, S, N) of recordings (B, N), in the order of the first member."""

@@ -13,7 +13,7 @@ from torchmetrics.functional.audio import (
     scale_invariant_signal_distortion_ratio,
 )
 
-from longseq.audio.separation.models import create_separator
+from longseq.audio.separation.models import MeanSeparator, create_separator
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
@@ -159,6 +159,7 @@ def mean_of(tasks: Sequence[VoiceSeparator]) -> VoiceSeparator:
         )
     members = [{key: task.hparams[key] for key in ("model", "model_kwargs")} for task in tasks]
     made = VoiceSeparator("mean", {"members": members}, voices.pop(), rates.pop())
+    assert isinstance(made.model, MeanSeparator)
     for one, task in zip(made.model.members, tasks):
         one.load_state_dict(task.model.state_dict())
     return made.eval()
