@@ -271,6 +271,32 @@ def test_training_pieces_at_other_speeds(tmp_path):
         SpeechMixtures(**same, speed=1.0)
 
 
+def test_weights_say_how_often_speakers_are_drawn(tmp_path):
+    for i, name in enumerate(("one-a", "one-b", "two-a", "two-b", "two-c")):
+        (tmp_path / name).mkdir()
+        tone = np.sin(np.arange(RATE) * (0.2 + 0.2 * i))
+        soundfile.write(tmp_path / name / "0.wav", tone, RATE)
+    same = {"source": str(tmp_path), "seconds": 0.1, "valid_fraction": 0.0, "test_fraction": 0.0}
+
+    def shares(weights):
+        data = SpeechMixtures(**same, batch_size=400, weights=weights)
+        mixtures = data.mixtures("train")
+        voices = mixtures[0]["voices"].flatten(0, 1)
+        rates = np.abs(np.fft.rfft(voices, axis=-1)).argmax(-1) * 2 * np.pi / voices.shape[-1]
+        found = np.round((rates - 0.2) / 0.2).astype(int).reshape(-1, 2)
+        assert (found[:, 0] != found[:, 1]).all()
+        return [float(np.mean(found < 2)), float(np.mean((found < 2).all(1)))]
+
+    everyone, pairs = shares(None)  # 2 of 5, and 1 of 10 pairs
+    assert abs(everyone - 0.4) < 0.06 and abs(pairs - 0.1) < 0.05
+    weighted, pairs = shares({"one": 0.25})  # first 1/7, then 1/13 or 1/5
+    first, second = 0.5 / 3.5, (0.5 / 3.5) * (0.25 / 3.25) + (3 / 3.5) * (0.5 / 2.5)
+    assert abs(weighted - (first + second) / 2) < 0.05
+    assert abs(pairs - first * 0.25 / 3.25) < 0.03
+    with pytest.raises(ConfigError, match="weights must be positive"):
+        SpeechMixtures(**same, weights={"one": 0.0})
+
+
 def test_folders_that_cannot_serve(speech, tmp_path):
     with pytest.raises(DataError, match="too few for mixtures of 4"):
         SpeechMixtures(str(speech), voices=4).setup("fit")
