@@ -22,7 +22,7 @@ from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_o
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream, twice
-from longseq.audio.separation.spectral import FrameBlock
+from longseq.audio.separation.spectral import FrameAttention, FrameBlock
 from longseq.audio.separation.task import (
     Improvement,
     VoiceSeparator,
@@ -123,6 +123,22 @@ def test_a_block_of_frames_is_its_definition(length):
     near = torch.nn.functional.conv1d(hidden.mT, block.conv.conv.weight, padding=2, groups=24).mT
     wanted = inner + block.down(torch.nn.functional.silu(hidden + near))
     torch.testing.assert_close(block(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 40, 1000, 1001])
+def test_attention_in_training_is_that_of_evaluation(length):
+    """In 16 bits, whose last one is 2^-8 of a value, and in the range of a thousand frames."""
+    torch.manual_seed(0)
+    layer = FrameAttention(8, 2).bfloat16()
+    x = torch.randn(2, length, 8).bfloat16()
+    trained = layer(x)[0]
+    assert trained.requires_grad and trained.dtype == torch.bfloat16
+    with torch.no_grad():
+        evaluated = layer(x)[0].float()
+    wanted = layer.float()(x.float())[0].detach()
+    size = float(wanted.abs().max())
+    torch.testing.assert_close(trained.detach().float(), wanted, rtol=0, atol=2**-5 * size)
+    torch.testing.assert_close(trained.detach().float(), evaluated, rtol=0, atol=2**-5 * size)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 1001])
