@@ -3,6 +3,7 @@ packaged."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # torch and Lightning cost a scan 0.8 GB that it does not need
+    import torch
+
     from longseq.audio.separation.task import VoiceSeparator
     from longseq.audio.task import SongDetector
 
@@ -147,13 +150,16 @@ def load_sonics(path: str | Path) -> SongDetector:
     return task.eval()
 
 
-def export(task: SongDetector | VoiceSeparator, path: str | Path) -> None:
+def export(
+    task: SongDetector | VoiceSeparator, path: str | Path, dtype: torch.dtype | None = None
+) -> None:
     """Writes a task's model as safetensors, with its hyper-parameters, and what the task found
     about its data: a detector's calibration, methods and songs.
 
     Args:
         task: the detector or separator.
         path: ending in .safetensors.
+        dtype: that the weights are stored in, the model's own if None; loading makes them float32.
 
     Raises:
         ConfigError: for another ending.
@@ -166,7 +172,8 @@ def export(task: SongDetector | VoiceSeparator, path: str | Path) -> None:
     if "checkpoint" in hyper:
         hyper["checkpoint"] = None
     hyper.pop("_instantiator", None)
-    save_weights(path, task.model, hyper)
+    model = task.model if dtype is None else copy.deepcopy(task.model).to(dtype)
+    save_weights(path, model, hyper)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -177,21 +184,40 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of `longseq audio fit`")
     parser.add_argument("--out", required=True, help=".safetensors file to write")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of the stored weights (float32); the others halve the file",
+    )
+    parser.add_argument(
+        "--mean",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="further separators: what is written is the mean of all, as one separator",
+    )
     args = parser.parse_args(argv)
-    from longseq.audio.separation.task import VoiceSeparator
+    import torch
+
+    from longseq.audio.separation.task import VoiceSeparator, mean_of
     from longseq.audio.task import SongDetector
     from longseq.core.training.loading import load_task
 
-    if Path(args.ckpt_path).suffix in (".safetensors", ".bin") or Path(args.ckpt_path).is_dir():
-        task = load_detector(args.ckpt_path)
+    file = Path(args.ckpt_path)
+    task: Any
+    if args.mean:
+        task = mean_of([load_separator(path) for path in (file, *args.mean)])
+    elif file.suffix in (".safetensors", ".bin") or file.is_dir():
+        task = load_detector(file)
     else:
-        task = load_task(args.ckpt_path, "audio")
+        task = load_task(file, "audio")
     if not isinstance(task, SongDetector | VoiceSeparator):
         raise DataError(
             f"is of {type(task).__name__}, not of a detector or separator",
-            path=args.ckpt_path,
+            path=file,
             hint="give a checkpoint of `longseq audio fit` with one of their configurations",
         )
-    export(task, args.out)
+    export(task, args.out, getattr(torch, args.dtype))
     print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB")
     return 0

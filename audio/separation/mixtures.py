@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def draw(
     level: float,
     rng: np.random.Generator,
     speed: float = 0.0,
+    shares: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a mixture (N,) and its voices (S, N), the voices' levels ± ``level`` / 2 dB apart.
 
@@ -144,8 +145,13 @@ def draw(
         level: greatest difference, dB.
         rng: draws.
         speed: see ``Voices.piece``.
+        shares: how often each speaker is drawn first, of sum one; all alike if None.
     """
-    chosen = rng.permutation(len(voices.names))[:count]
+    everyone = len(voices.names)
+    if shares is None:
+        chosen = rng.permutation(everyone)[:count]
+    else:
+        chosen = rng.choice(everyone, count, replace=False, p=shares)
     gains = 10 ** (rng.uniform(-level / 2, level / 2, count) / 20)
     parts = [gain * voices.piece(int(i), samples, rng, speed) for gain, i in zip(gains, chosen)]
     stacked = np.stack(parts).astype(np.float32) * np.float32(0.1)
@@ -194,16 +200,33 @@ class Mixtures(Drawn):
         samples: of a mixture.
         level: see ``draw``.
         speed: see ``Voices.piece``.
+        weights: see ``SpeechMixtures``.
         *drawn: the arguments of ``Drawn``.
     """
 
-    def __init__(self, count: int, samples: int, level: float, speed: float, *drawn: Any) -> None:
+    def __init__(
+        self,
+        count: int,
+        samples: int,
+        level: float,
+        speed: float,
+        weights: Mapping[str, float],
+        *drawn: Any,
+    ) -> None:
         super().__init__(*drawn)
         self.count, self.samples, self.level, self.speed = count, samples, level, speed
+        self.shares = None
+        if weights:
+            own = [
+                next((weight for start, weight in weights.items() if name.startswith(start)), 1.0)
+                for name in self.voices.names
+            ]
+            self.shares = np.array(own) / sum(own)
 
     def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns a mixture and its voices."""
-        mixture, voices = draw(self.voices, self.count, self.samples, self.level, rng, self.speed)
+        of = (self.voices, self.count, self.samples, self.level)
+        mixture, voices = draw(*of, rng, self.speed, self.shares)
         return {"mixture": mixture, "voices": voices}
 
 
@@ -227,6 +250,8 @@ class SpeechMixtures(BaseData):
         num_workers: processes that make batches.
         speed: training pieces are played at a speed of 1 ± this, drawn for each: more speakers than
             the folder has.
+        weights: how often speakers whose names begin so are drawn in training, as a multiple of the
+            others: {"espeak": 0.5}.
     """
 
     fits = ("voices", "sample_rate")
@@ -248,6 +273,7 @@ class SpeechMixtures(BaseData):
         sample_rate: int = 8000,
         num_workers: int = 0,
         speed: float = 0.0,
+        weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= speed < 1:
@@ -263,6 +289,9 @@ class SpeechMixtures(BaseData):
         self.shares = {"valid": valid_fraction, "test": test_fraction}
         self.seed, self.sample_rate = seed, check_positive("sample_rate", sample_rate)
         self.num_workers, self.speed = num_workers, speed
+        self.weights = dict(weights or {})
+        if not all(0 < weight < math.inf for weight in self.weights.values()):
+            raise ConfigError(f"weights must be positive and finite, got {self.weights}")
         self._read: dict[str, Voices] = {}
         self._files: dict[str, list[Path]] = {}
 
@@ -338,8 +367,8 @@ class SpeechMixtures(BaseData):
             part: "train", "valid" or "test".
         """
         samples = round(self.seconds * self.sample_rate)
-        speed = self.speed if part == "train" else 0.0
-        return Mixtures(self.voices, samples, self.level, speed, *self.drawn(part))
+        speed, weights = (self.speed, self.weights) if part == "train" else (0.0, {})
+        return Mixtures(self.voices, samples, self.level, speed, weights, *self.drawn(part))
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""

@@ -1,8 +1,8 @@
-"""Separators by name: a learnt filter bank, a network that gives every voice a mask, and its
-inverse."""
+"""Separators by name: a filter bank, a network that gives every voice a mask, and its inverse."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.audio.separation.mossformer import MossFormerBlock
+from longseq.audio.separation.spectral import SpectralSeparator
+from longseq.audio.separation.voices import fitted, ordered
 from longseq.core import Backbone
 from longseq.core.checks import check_positive
 from longseq.core.registry import Preset, Registry
@@ -21,8 +23,8 @@ class MaskSeparator(nn.Module):
         W = ReLU(Conv(x)),  M = ReLU(network(W)),  x_s = Conv⁻¹(W ⊙ M_s)
 
     A recording is scaled to a mean power of one and back, so that its level changes nothing else.
-    The ratio that is trained for says nothing of the output's level and sign: the voices are scaled
-    by the one factor that brings their sum nearest to the recording.
+    The voices are scaled by the one factor that brings their sum nearest to the recording
+    (``fitted``).
 
     Args:
         network: maps (B, L, D) to (B, L, D).
@@ -56,13 +58,7 @@ class MaskSeparator(nn.Module):
         masks = masks.unflatten(-1, (self.voices, -1)).movedim(2, 1)
         masked = (bank.unsqueeze(1) * masks).flatten(0, 1)
         out = self.decoder(masked.mT).squeeze(1)[:, edge : edge + length]
-        out = out.unflatten(0, (batch, self.voices))
-        total = out.sum(1)
-        if total.dtype in (torch.bfloat16, torch.float16):
-            total = total.float()
-        power = total.square().mean(1, keepdim=True).clamp(min=1e-8)
-        factor = (total * audio).mean(1, keepdim=True) / power
-        return out * factor.unsqueeze(-1)
+        return fitted(out.unflatten(0, (batch, self.voices)), audio)
 
 
 class MossFormer(MaskSeparator):
@@ -179,13 +175,53 @@ class MixerSeparator(MaskSeparator):
         super().__init__(_Stack(stack), width, voices, filters, kernel)
 
 
+class MeanSeparator(nn.Module):
+    """The mean of several separators, whose errors are partly others.
+
+    Args:
+        members: of each its "model", a name of ``SEPARATORS``, and "model_kwargs".
+        voices: number of them.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Mapping[str, Any]] = ({"model": "mossformer"}, {"model": "spectral"}),
+        voices: int = 2,
+    ) -> None:
+        super().__init__()
+        self.voices = check_positive("voices", voices)
+        check_positive("the number of members", len(members))
+        made: list[Separator] = [
+            create_separator(one["model"], **{**(one.get("model_kwargs") or {}), "voices": voices})
+            for one in members
+        ]
+        self.members = nn.ModuleList(made)
+        # Where steps differ, as 8 and 64 do, half of the sum lies between those of each.
+        self.stride: int = sum(int(one.stride) for one in made)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Returns the voices (B, S, N) of recordings (B, N), in the order of the first member."""
+        first, *others = (member(audio) for member in self.members)
+        total = first
+        for other in others:
+            total = total + ordered(other.to(first.dtype), first)
+        return fitted(total, audio)
+
+
+Separator = MaskSeparator | SpectralSeparator | MeanSeparator
+
 SEPARATORS: Registry[Preset] = Registry("separator")
 SEPARATORS.add("mossformer", Preset(MossFormer, {}, "full attention in chunks, linear beyond"))
 SEPARATORS.add("conv_tasnet", Preset(ConvTasNet, {}, "dilated convolutions"))
+SEPARATORS.add(
+    "spectral",
+    Preset(SpectralSeparator, {}, "complex masks on the spectrum, attention over frames"),
+)
+SEPARATORS.add("mean", Preset(MeanSeparator, {}, "the mean of several of the others"))
 SEPARATORS.add("mamba", Preset(MixerSeparator, {}, "a mixer of the core from both ends"))
 
 
-def create_separator(name: str, **kwargs: Any) -> MaskSeparator:
+def create_separator(name: str, **kwargs: Any) -> Separator:
     """Makes a separator by name.
 
     Args:
@@ -195,5 +231,5 @@ def create_separator(name: str, **kwargs: Any) -> MaskSeparator:
     Raises:
         ConfigError: for an unknown name or hyper-parameter, with the nearest one.
     """
-    made: MaskSeparator = SEPARATORS[name].create(name, **kwargs)
+    made: Separator = SEPARATORS[name].create(name, **kwargs)
     return made

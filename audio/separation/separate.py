@@ -22,6 +22,7 @@ from longseq.audio.export import load_separator
 from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import shown_name
 from longseq.audio.separation.task import VoiceSeparator
+from longseq.audio.separation.voices import ordered
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
@@ -82,13 +83,7 @@ def twice(task: VoiceSeparator, audio: Tensor) -> Tensor:
     """
     first, late = task(audio).float(), task.model.stride // 2
     second = task(F.pad(audio, (late, 0))).float()[..., late:]
-    matches = first @ second.mT  # (B, S, S)
-    orders = list(permutations(range(first.shape[1])))
-    own = list(range(first.shape[1]))
-    fits = torch.stack([matches[:, own, list(order)].sum(1) for order in orders], 1)
-    best = torch.tensor(orders, device=audio.device)[fits.argmax(1)]
-    second = second.gather(1, best.unsqueeze(-1).expand_as(second))
-    return (first + second) / 2
+    return (first + ordered(second, first)) / 2
 
 
 @torch.inference_mode()

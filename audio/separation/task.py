@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from torchmetrics.functional.audio import (
     scale_invariant_signal_distortion_ratio,
 )
 
-from longseq.audio.separation.models import create_separator
+from longseq.audio.separation.models import MeanSeparator, create_separator
 from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
 from longseq.core.training.task import BaseTask
+
+_SAME = ("voices", "sample_rate")
 
 
 def best_si_sdr(estimate: Tensor, voices: Tensor) -> Tensor:
@@ -91,6 +94,8 @@ class VoiceSeparator(BaseTask):
         model_kwargs: hyper-parameters of the model.
         voices: in a mixture; that of the data.
         sample_rate: Hz; that of the data.
+        ceiling: dB; in training a mixture's ratio above it counts as this, so that those that are
+            told apart already leave the weights to the others. None for no limit.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -103,9 +108,11 @@ class VoiceSeparator(BaseTask):
         model_kwargs: dict[str, Any] | None = None,
         voices: int = 2,
         sample_rate: int = 8000,
+        ceiling: float | None = None,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
+        self.ceiling = ceiling
         self.model = create_separator(model, **{"voices": voices, **(model_kwargs or {})})
         self.sample_rate = check_positive("sample_rate", sample_rate)
 
@@ -122,11 +129,37 @@ class VoiceSeparator(BaseTask):
         """See ``BaseTask.compute``."""
         mixture, voices = batch["mixture"], batch["voices"]
         estimate = self(mixture)
+        ratio = best_si_sdr(estimate, voices)
+        if self.training and self.ceiling is not None:
+            ratio = ratio.clamp(max=self.ceiling)
         return {
-            "loss": -best_si_sdr(estimate, voices).mean(),
+            "loss": -ratio.mean(),
             "count": len(mixture),
             "estimate": estimate,
             "voices": voices,
             "mixture": mixture,
             "pair": (estimate, voices),
         }
+
+
+def mean_of(tasks: Sequence[VoiceSeparator]) -> VoiceSeparator:
+    """Returns the mean of trained separators as one, in evaluation mode.
+
+    Args:
+        tasks: of the same number of voices and the same rate.
+
+    Raises:
+        ConfigError: if those differ.
+    """
+    voices, rates = ({getattr(task.hparams, key) for task in tasks} for key in _SAME)
+    if len(voices) > 1 or len(rates) > 1:
+        raise ConfigError(
+            f"a mean needs separators of one number of voices and one rate, got {sorted(voices)} "
+            f"voices at {sorted(rates)} Hz"
+        )
+    members = [{key: task.hparams[key] for key in ("model", "model_kwargs")} for task in tasks]
+    made = VoiceSeparator("mean", {"members": members}, voices.pop(), rates.pop())
+    assert isinstance(made.model, MeanSeparator)
+    for one, task in zip(made.model.members, tasks):
+        one.load_state_dict(task.model.state_dict())
+    return made.eval()

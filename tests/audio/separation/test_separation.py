@@ -14,6 +14,7 @@ import torch
 from longseq.audio.export import (
     PACKAGED,
     PACKAGED_SEPARATOR,
+    export,
     load_detector,
     load_separator,
 )
@@ -21,12 +22,24 @@ from longseq.audio.separation.mixtures import SpeechMixtures, Voices, speakers_o
 from longseq.audio.separation.models import SEPARATORS, create_separator
 from longseq.audio.separation.mossformer import DepthwiseConv, MossFormerBlock
 from longseq.audio.separation.separate import separate_stream, twice
-from longseq.audio.separation.task import Improvement, best_si_sdr, oracle_masks
+from longseq.audio.separation.spectral import FrameAttention, FrameBlock
+from longseq.audio.separation.task import (
+    Improvement,
+    VoiceSeparator,
+    best_si_sdr,
+    mean_of,
+    oracle_masks,
+)
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 
 RATE = 8000
 SMALL = {"width": 16, "filters": 16}
+SPECTRAL = {"width": 16, "n_heads": 2, "window": 32}
+MEMBERS = [
+    {"model": "mossformer", "model_kwargs": SMALL},
+    {"model": "spectral", "model_kwargs": SPECTRAL},
+]
 
 
 @pytest.fixture
@@ -43,7 +56,8 @@ def speech(tmp_path, tune):
 @pytest.mark.parametrize("name", list(SEPARATORS))
 def test_any_length_and_level(name):
     torch.manual_seed(0)
-    model = create_separator(name, **SMALL).double()
+    own = {"spectral": SPECTRAL, "mean": {"members": MEMBERS}}
+    model = create_separator(name, **own.get(name, SMALL)).double()
     for length in (1, 5, 16, 17, 1001):
         x = torch.randn(2, length, dtype=torch.float64)
         y = model(x)
@@ -93,6 +107,128 @@ def test_the_depthwise_convolution_is_centred(length):
     x = torch.randn(2, length, 6, dtype=torch.float64)
     same = torch.nn.functional.conv1d(x.mT, layer.conv.weight, padding=2, groups=6).mT
     torch.testing.assert_close(layer(x), x + same, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 4, 30])
+def test_a_block_of_frames_is_its_definition(length):
+    torch.manual_seed(0)
+    block = FrameBlock(8, n_heads=2, expand=3, kernel=5).double()
+    x = torch.randn(2, length, 8, dtype=torch.float64)
+    torch.testing.assert_close(block(x), x, rtol=0, atol=0)  # it begins as nothing
+    with torch.no_grad():
+        block.attention.o_proj.weight.normal_()
+        block.down.weight.normal_()
+    inner = x + block.attention(block.norm1(x))[0]
+    hidden = block.up(block.norm2(inner))
+    near = torch.nn.functional.conv1d(hidden.mT, block.conv.conv.weight, padding=2, groups=24).mT
+    wanted = inner + block.down(torch.nn.functional.silu(hidden + near))
+    torch.testing.assert_close(block(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 40, 1000, 1001])
+def test_attention_in_training_is_that_of_evaluation(length):
+    """In 16 bits, whose last one is 2^-8 of a value, and in the range of a thousand frames."""
+    torch.manual_seed(0)
+    layer = FrameAttention(8, 2).bfloat16()
+    x = torch.randn(2, length, 8).bfloat16()
+    trained = layer(x)[0]
+    assert trained.requires_grad and trained.dtype == torch.bfloat16
+    with torch.no_grad():
+        evaluated = layer(x)[0].float()
+    wanted = layer.float()(x.float())[0].detach()
+    size = float(wanted.abs().max())
+    torch.testing.assert_close(trained.detach().float(), wanted, rtol=0, atol=2**-5 * size)
+    torch.testing.assert_close(trained.detach().float(), evaluated, rtol=0, atol=2**-5 * size)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 1001])
+def test_a_mask_of_half_gives_half_of_the_recording(length):
+    model = create_separator("spectral", **SPECTRAL).double()
+    torch.nn.init.zeros_(model.after.weight)
+    x = torch.randn(2, length, dtype=torch.float64)
+    wanted = (x / 2).unsqueeze(1).expand(-1, 2, -1)
+    torch.testing.assert_close(model(x), wanted, rtol=1e-6, atol=1e-6)  # the window is float32
+
+
+def test_a_spectral_separator_masks_the_complex_spectrum():
+    torch.manual_seed(0)
+    model = create_separator("spectral", **SPECTRAL).double()
+    torch.nn.init.normal_(model.after.weight)
+    x = torch.randn(1, 200, dtype=torch.float64)
+    x = x / x.square().mean().sqrt()
+    found = {}
+    hook = model.after.register_forward_hook(lambda _, __, out: found.update(masks=out[0]))
+    y = model(x)[0]
+    hook.remove()
+    frame = {"n_fft": 32, "hop_length": 8, "window": model.taper}
+    spectrum = torch.stft(x[0], pad_mode="constant", return_complex=True, **frame)  # (17, L)
+    masks = found["masks"].reshape(-1, 2, 2, 17)  # frame, part, voice, bin
+    masked = torch.complex(masks[:, 0], masks[:, 1]).permute(1, 2, 0) * spectrum
+    wanted = torch.istft(masked, length=200, **frame)
+    total = wanted.sum(0)
+    wanted = wanted * (total @ x[0]) / (total @ total)
+    torch.testing.assert_close(y, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_mean_is_of_voices_in_one_order_and_refuses_what_cannot_be_averaged():
+    torch.manual_seed(0)
+    tasks = [VoiceSeparator(one["model"], one["model_kwargs"]) for one in MEMBERS]
+    for task in tasks:
+        task.model.double()
+        torch.nn.init.normal_(task.model.after.weight)
+    mean = mean_of(tasks)
+    mean.model.double().load_state_dict(
+        {
+            f"members.{i}.{name}": value
+            for i, task in enumerate(tasks)
+            for name, value in task.model.state_dict().items()
+        }
+    )
+    x = torch.randn(8, 400, dtype=torch.float64)
+    first, second = (task.model(x) for task in tasks)
+    turned = []
+    for row in range(8):
+        one, other = first[row], second[row]
+        straight, crossed = (one * other).sum(), (one * other.flip(0)).sum()
+        turned.append(bool(crossed > straight))
+        both = one + (other.flip(0) if turned[-1] else other)
+        total = both.sum(0)
+        wanted = both * (total @ x[row]) / (total @ total)
+        torch.testing.assert_close(mean.model(x)[row], wanted, rtol=1e-9, atol=1e-9)
+    assert True in turned and False in turned
+    with pytest.raises(ConfigError, match="of one number of voices and one rate"):
+        mean_of([tasks[0], VoiceSeparator("spectral", SPECTRAL, sample_rate=16000)])
+
+
+def test_a_ceiling_leaves_what_is_told_apart_alone(monkeypatch):
+    torch.manual_seed(0)
+    task = VoiceSeparator("spectral", model_kwargs=SPECTRAL, ceiling=10.0)
+    voices = torch.randn(2, 2, 500)
+    noise = torch.tensor([0.1, 1.0])[:, None, None] * torch.randn(2, 2, 500)
+    estimate = (voices + noise).requires_grad_()  # 20 dB and 0 dB
+    monkeypatch.setattr(task, "forward", lambda mixture: estimate)
+    batch = {"mixture": voices.sum(1), "voices": voices}
+    loss = task.train().compute(batch)["loss"]
+    loss.backward()
+    ratio = best_si_sdr(estimate.detach(), voices)
+    assert ratio[0] > 15 and ratio[1] < 5
+    torch.testing.assert_close(loss.detach(), -(10 + ratio[1]) / 2)
+    assert not estimate.grad[0].any() and estimate.grad[1].any()
+    torch.testing.assert_close(task.eval().compute(batch)["loss"].detach(), -ratio.mean())
+
+
+def test_a_separator_in_half_precision_is_half_the_file(tmp_path):
+    torch.manual_seed(0)
+    task = VoiceSeparator("spectral", model_kwargs={**SPECTRAL, "width": 64})
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    export(task, whole)
+    export(task, half, torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    x = torch.randn(1, 500)
+    loaded = load_separator(half)
+    assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded(x), task.eval()(x), rtol=1e-2, atol=1e-2)
+    assert not torch.equal(loaded(x), task(x))
 
 
 def test_the_improvement_is_of_the_best_order():
@@ -149,6 +285,32 @@ def test_training_pieces_at_other_speeds(tmp_path):
         assert set(np.abs(np.fft.rfft(voices)).argmax(1)) == {1000}
     with pytest.raises(ConfigError, match="speed must be"):
         SpeechMixtures(**same, speed=1.0)
+
+
+def test_weights_say_how_often_speakers_are_drawn(tmp_path):
+    for i, name in enumerate(("one-a", "one-b", "two-a", "two-b", "two-c")):
+        (tmp_path / name).mkdir()
+        tone = np.sin(np.arange(RATE) * (0.2 + 0.2 * i))
+        soundfile.write(tmp_path / name / "0.wav", tone, RATE)
+    same = {"source": str(tmp_path), "seconds": 0.1, "valid_fraction": 0.0, "test_fraction": 0.0}
+
+    def shares(weights):
+        data = SpeechMixtures(**same, batch_size=400, weights=weights)
+        mixtures = data.mixtures("train")
+        voices = mixtures[0]["voices"].flatten(0, 1)
+        rates = np.abs(np.fft.rfft(voices, axis=-1)).argmax(-1) * 2 * np.pi / voices.shape[-1]
+        found = np.round((rates - 0.2) / 0.2).astype(int).reshape(-1, 2)
+        assert (found[:, 0] != found[:, 1]).all()
+        return [float(np.mean(found < 2)), float(np.mean((found < 2).all(1)))]
+
+    everyone, pairs = shares(None)  # 2 of 5, and 1 of 10 pairs
+    assert abs(everyone - 0.4) < 0.06 and abs(pairs - 0.1) < 0.05
+    weighted, pairs = shares({"one": 0.25})  # first 1/7, then 1/13 or 1/5
+    first, second = 0.5 / 3.5, (0.5 / 3.5) * (0.25 / 3.25) + (3 / 3.5) * (0.5 / 2.5)
+    assert abs(weighted - (first + second) / 2) < 0.05
+    assert abs(pairs - first * 0.25 / 3.25) < 0.03
+    with pytest.raises(ConfigError, match="weights must be positive"):
+        SpeechMixtures(**same, weights={"one": 0.0})
 
 
 def test_folders_that_cannot_serve(speech, tmp_path):
@@ -239,6 +401,31 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
         run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
 
 
+def test_the_recipe_of_the_packaged_separator(speech, tmp_path, monkeypatch):
+    """What audio/checkpoints/SEPARATOR.md says: the average of the weights is what is kept."""
+    monkeypatch.chdir(tmp_path)
+    model = "{width: 16, n_layers: 1, n_heads: 2, window: 32}"
+    fit = ["audio", "fit", "--config", "spectral_separation", "--data.source", str(speech)]
+    fit += ["--model.model_kwargs", model, "--trainer.callbacks.decay=0.5", "--name=a"]
+    fit += ["--data.seconds=0.5", "--data.n_valid=2", "--trainer.max_steps=4"]
+    assert main([*fit, "--trainer.val_check_interval=2"]) == 0
+    file = next(tmp_path.rglob("last.ckpt"))
+    held = torch.load(file, weights_only=True)
+    average, own = held["state_dict"], held["current_model_state"]
+    assert any(not torch.equal(average[name], own[name]) for name in average)
+    out = ["--out", "s.safetensors", "--dtype", "float16"]
+    assert main(["audio", "export", "--ckpt_path", str(file), *out]) == 0
+    loaded = load_separator("s.safetensors").model.state_dict()
+    for name, value in loaded.items():
+        torch.testing.assert_close(value, average[f"model.{name}"], rtol=1e-3, atol=1e-6)
+    both = ["--ckpt_path", "s.safetensors", "--mean", str(file), "--out", "both.safetensors"]
+    assert main(["audio", "export", *both]) == 0
+    mean = load_separator("both.safetensors").model
+    for name, value in loaded.items():
+        assert torch.equal(mean.members[0].state_dict()[name], value)
+        assert torch.equal(mean.members[1].state_dict()[name], average[f"model.{name}"])
+
+
 def test_short_recordings_follow_each_other(tmp_path):
     """A list of words is as good as long recordings: pieces are mostly sound."""
     names = {"word": [0.3, 0.5], "blip": [1 / RATE], "long": [3.0]}
@@ -259,7 +446,7 @@ def test_short_recordings_follow_each_other(tmp_path):
 def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     """Without a checkpoint: two files of the recording's length, as Python has them."""
     monkeypatch.chdir(tmp_path)
-    assert PACKAGED_SEPARATOR.stat().st_size < 1_000_000
+    assert PACKAGED_SEPARATOR.stat().st_size < 4_000_000
     assert PACKAGED_SEPARATOR.with_name("SEPARATOR.md").read_text().startswith("# separator")
     audio = 0.3 * tune(3, 1.0, RATE) + 0.3 * tune(8, 1.0, RATE)
     soundfile.write("a.wav", audio, RATE)
