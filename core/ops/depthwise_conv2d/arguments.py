@@ -34,8 +34,10 @@ def check(call: Arguments) -> None:
             f"{NAME}: x must be (batch, height ≥ 1, width ≥ 1, channels ≥ 1), got {tuple(x.shape)}"
         )
     channels = x.shape[3]
-    if weight.ndim != 4 or weight.shape[:2] != (channels, 1) or not all(
-        side % 2 for side in weight.shape[2:]
+    if (
+        weight.ndim != 4
+        or weight.shape[:2] != (channels, 1)
+        or not all(side % 2 for side in weight.shape[2:])
     ):
         raise ArgumentError(
             f"{NAME}: weight must be ({channels}, 1, height, width) with odd sides, got "

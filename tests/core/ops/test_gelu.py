@@ -76,7 +76,9 @@ def test_no_rows_half_precision_and_other_strides() -> None:
     assert biased_gelu(torch.zeros(0, 6), torch.zeros(6)).shape == (0, 6)
     compare(make(5, 6, dtype=torch.bfloat16), 1e-6)  # torch's own
     x, bias = make(6, 5)
-    compare([x.detach().T.requires_grad_(), torch.zeros(6, dtype=bias.dtype).requires_grad_()], 1e-13)
+    compare(
+        [x.detach().T.requires_grad_(), torch.zeros(6, dtype=bias.dtype).requires_grad_()], 1e-13
+    )
 
 
 def test_takes_the_place_of_its_argument_only_where_nothing_is_lost() -> None:
