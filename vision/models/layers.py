@@ -176,9 +176,10 @@ def depthwise(conv: nn.Module, x: Tensor, silu: bool = False) -> Tensor:
     if plain_map(conv, ANY_HOOKS, nn.Conv2d) and not torch.compiler.is_compiling():
         assert isinstance(conv, nn.Conv2d)
         sides, channels = conv.kernel_size, x.shape[-1]
-        form = (conv.stride, conv.dilation, conv.groups, conv.padding_mode, conv.padding)
-        same = (side // 2 for side in sides)
-        if form == ((1, 1), (1, 1), channels, "zeros", tuple(same)) and all(s % 2 for s in sides):
+        counts = (conv.groups, conv.out_channels) == (channels, channels)
+        form = (conv.stride, conv.dilation, conv.padding, conv.padding_mode)
+        same = tuple(side // 2 for side in sides)
+        if counts and form == ((1, 1), (1, 1), same, "zeros") and all(s % 2 for s in sides):
             return depthwise_conv2d(x, conv.weight, conv.bias, silu=silu)
     y: Tensor = conv(x.permute(0, 3, 1, 2))
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
