@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, depthwise, head, path_rates
 from longseq.vision.models.pyramid import (
     IMAGENET,
     ExactMLP,
@@ -72,7 +72,7 @@ class Depthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, C)."""
-        return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return depthwise(self.dwconv, x)
 
 
 class DepthwiseMLP(ExactMLP):

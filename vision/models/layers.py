@@ -10,10 +10,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
+from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
+from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 
 
 class DropPath(nn.Module):
@@ -157,6 +160,29 @@ def before_scan(
     side = conv_size // 2
     conv = nn.Conv2d(inner, inner, conv_size, padding=side, groups=inner, bias=conv_bias)
     return inner, project, conv
+
+
+def depthwise(conv: nn.Module, x: Tensor, silu: bool = False) -> Tensor:
+    """Applies a depthwise convolution of stride 1, perhaps with SiLU behind it, to maps channels
+    last.
+
+    A module that is more than such a convolution (hooks, another layer in its place) is called.
+
+    Args:
+        conv: from (B, C, H, W) to the same shape.
+        x: (B, H, W, C).
+        silu: whether SiLU follows.
+    """
+    if plain_map(conv, ANY_HOOKS, nn.Conv2d) and not torch.compiler.is_compiling():
+        assert isinstance(conv, nn.Conv2d)
+        sides, channels = conv.kernel_size, x.shape[-1]
+        counts = (conv.groups, conv.out_channels) == (channels, channels)
+        form = (conv.stride, conv.dilation, conv.padding, conv.padding_mode)
+        same = tuple(side // 2 for side in sides)
+        if counts and form == ((1, 1), (1, 1), same, "zeros") and all(s % 2 for s in sides):
+            return depthwise_conv2d(x, conv.weight, conv.bias, silu=silu)
+    y: Tensor = conv(x.permute(0, 3, 1, 2))
+    return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
 
 
 class FeatureExtractor(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, depthwise, head, path_rates
 from longseq.vision.models.pyramid import PatchMerging, Pyramid, check_stages, initialise
 from longseq.vision.models.scan2d import scan2d
 from longseq.vision.models.vmamba import LaneScan, scan_side_by_side
@@ -173,7 +173,7 @@ class GatedScan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        x = depthwise(self.conv2d, x, silu=True)
         return self.out_norm(self.mhs(x)) * F.silu(z)
 
 

@@ -23,6 +23,7 @@ from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import (
     DropPath,
     before_scan,
+    depthwise,
     head,
     path_rates,
     step_size_bias,
@@ -148,7 +149,7 @@ class SS2D(LaneScan):
         x, z = self.in_proj(x), None
         if self.gate:
             x, z = x.split(self.d_inner, dim=-1)
-        y = self.scan(F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+        y = self.scan(depthwise(self.conv2d, x, silu=True))
         return self.out_proj(y if z is None else y * F.silu(z))
 
     def scan(self, x: Tensor) -> Tensor:

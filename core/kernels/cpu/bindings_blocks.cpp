@@ -68,6 +68,20 @@ void bind_blocks(nb::module_& m) {
     nb::gil_scoped_release release;
     current->glu_backward(p);
   });
+  m.def("biased_gelu_forward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x,
+                                  int64_t bias, int64_t y) {
+    const BiasedGelu p{rows,       W, compute, threads, pointer(x), pointer(bias),
+                       pointer(y), nullptr,    nullptr};
+    nb::gil_scoped_release release;
+    current->biased_gelu_forward(p);
+  });
+  m.def("biased_gelu_backward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x,
+                                   int64_t bias, int64_t dy, int64_t dx, int64_t dbias) {
+    const BiasedGelu p{rows,          W,           compute,     threads,       pointer(x),
+                       pointer(bias), pointer(dy), pointer(dx), pointer(dbias)};
+    nb::gil_scoped_release release;
+    current->biased_gelu_backward(p);
+  });
   m.def("decay_weights",
         [](std::array<int64_t, 3> sizes, int64_t compute, int threads, int64_t i, int64_t scores,
            int64_t weights, int64_t sums, int64_t winners, int64_t g, int64_t first,

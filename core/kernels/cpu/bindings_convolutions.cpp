@@ -13,6 +13,24 @@ CausalConv short_conv(const std::array<int64_t, 4>& sizes, bool silu, int64_t co
   return p;
 }
 
+// (pointer, dtype, strides of batch, rows and columns)
+Grid grid(const Wide& a) {
+  Grid t;
+  static_cast<Tensor3&>(t) = tensor({a[0], a[1], a[2], a[3]});
+  t.stride_w = a[4];
+  return t;
+}
+
+// sizes: B, H, W, C, KH, KW
+DepthwiseConv depthwise(const std::array<int64_t, 6>& sizes, bool silu, int64_t compute,
+                        int threads, const Wide& x, int64_t taps, int64_t bias) {
+  DepthwiseConv p{};
+  p.B = sizes[0], p.H = sizes[1], p.W = sizes[2], p.C = sizes[3], p.KH = sizes[4], p.KW = sizes[5];
+  p.silu = silu, p.compute = compute, p.threads = threads, p.x = grid(x);
+  p.taps = pointer(taps), p.bias = pointer(bias);
+  return p;
+}
+
 // kernel: pointer, taps, strides of channels and taps
 LongTaps taps(const std::array<int64_t, 4>& kernel, int64_t skip, int64_t gradient = 0) {
   return {kernel[1], kernel[2], kernel[3], pointer(kernel[0]), pointer(skip), pointer(gradient)};
@@ -41,6 +59,23 @@ GatedConv gated_conv(const std::array<int64_t, 5>& sizes, int64_t compute, int t
 }  // namespace
 
 void bind_convolutions(nb::module_& m) {
+  m.attr("MAP_ROWS") = kMapRows;
+  m.def("depthwise_conv_forward",
+        [](std::array<int64_t, 6> sizes, bool silu, int64_t compute, int threads, Wide x,
+           int64_t taps, int64_t bias, Wide y) {
+          DepthwiseConv p = depthwise(sizes, silu, compute, threads, x, taps, bias);
+          p.y = grid(y);
+          nb::gil_scoped_release release;
+          current->depthwise_conv_forward(p);
+        });
+  m.def("depthwise_conv_backward",
+        [](std::array<int64_t, 6> sizes, bool silu, int64_t compute, int threads, Wide x,
+           int64_t taps, int64_t bias, Wide dy, Wide dx, int64_t turned, int64_t sums) {
+          DepthwiseConv p = depthwise(sizes, silu, compute, threads, x, taps, bias);
+          p.dy = grid(dy), p.dx = grid(dx), p.turned = pointer(turned), p.sums = pointer(sums);
+          nb::gil_scoped_release release;
+          current->depthwise_conv_backward(p);
+        });
   // sizes: B, L, D, W
   m.def("causal_conv_forward",
         [](std::array<int64_t, 4> sizes, bool silu, int64_t compute, int threads, Wide x,

@@ -1,9 +1,11 @@
 // All kernels for one instruction set: this file is compiled once per set, with LONGSEQ_ISA its
 // name.
+#include "biased_gelu.h"
 #include "block_linear.h"
 #include "causal_conv.h"
 #include "decay.h"
 #include "delta_rule.h"
+#include "depthwise_conv.h"
 #include "dplr.h"
 #include "gated_conv.h"
 #include "glu.h"
@@ -50,6 +52,10 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<GatedConv, gated_conv_backward_as<float>, gated_conv_backward_as<double>>,
     by_type<GLU, glu_forward_as<float>, glu_forward_as<double>>,
     by_type<GLU, glu_backward_as<float>, glu_backward_as<double>>,
+    by_type<BiasedGelu, biased_gelu_forward_as<float>, biased_gelu_forward_as<double>>,
+    by_type<BiasedGelu, biased_gelu_backward_as<float>, biased_gelu_backward_as<double>>,
+    by_type<DepthwiseConv, depthwise_conv_forward_as<float>, depthwise_conv_forward_as<double>>,
+    by_type<DepthwiseConv, depthwise_conv_backward_as<float>, depthwise_conv_backward_as<double>>,
     by_type<ChunkDecay, decay_weights_as<float>, decay_weights_as<double>>,
     by_type<ChunkDecay, decay_slopes_as<float>, decay_slopes_as<double>>,
     by_type<BlockLinear, block_linear_forward_as<float>, block_linear_forward_as<double>>,

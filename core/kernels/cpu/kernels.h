@@ -302,6 +302,38 @@ struct GLU {
   void *dx, *dbias;                         // (rows, 2W), (rows / kNormRows, 2W)
 };
 
+// The GELU of dense rows of W values, with the bias before it.
+struct BiasedGelu {
+  int64_t rows, W;
+  int64_t compute;
+  int threads;
+  const void *x, *bias;                     // (rows, W), (W,)
+  void* y;                                  // (rows, W), may be x; backward: its gradient
+  void *dx, *dbias;                         // (rows, W), (rows / kNormRows, W)
+};
+
+// Rows of a map, at most, of a unit of work.
+constexpr int64_t kMapRows = 16;
+
+// A (B, H, W, C) tensor whose last dimension is dense; stride_l is that of rows.
+struct Grid : Tensor3 {
+  int64_t stride_w = 0;
+};
+
+// Every channel of a map by its own KH × KW taps, odd, centred, with zeros around.
+struct DepthwiseConv {
+  int64_t B, H, W, C, KH, KW;
+  bool silu;
+  int64_t compute;
+  int threads;
+  Grid x, y;
+  const void *taps, *bias;                  // (KH, KW, C), (C,) or null
+  // backward: the taps from last to first; sums (B strips, KH KW + 1, C) of taps and bias
+  Grid dy, dx;
+  const void* turned;
+  void* sums;
+};
+
 struct Kernels {
   const char* name;
   void (*selective_scan_forward)(const SelectiveScan&);
@@ -324,6 +356,10 @@ struct Kernels {
   void (*gated_conv_backward)(const GatedConv&);
   void (*glu_forward)(const GLU&);
   void (*glu_backward)(const GLU&);
+  void (*biased_gelu_forward)(const BiasedGelu&);
+  void (*biased_gelu_backward)(const BiasedGelu&);
+  void (*depthwise_conv_forward)(const DepthwiseConv&);
+  void (*depthwise_conv_backward)(const DepthwiseConv&);
   void (*decay_weights)(const ChunkDecay&);
   void (*decay_slopes)(const ChunkDecay&);
   void (*block_linear_forward)(const BlockLinear&);

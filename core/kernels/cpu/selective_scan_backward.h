@@ -1,7 +1,7 @@
 // The backward pass of the selective scan: chunks from last to first, each recomputed from its
 // saved state.
 #pragma once
-#include "selective_scan.h"
+#include "scan_straight_backward.h"
 
 namespace LONGSEQ_ISA {
 
@@ -171,7 +171,7 @@ template <class R> struct BackwardScratch {
 template <class R> struct BackwardUnit {
   static constexpr int W = kLanes<R>;
   const SelectiveScan& p;
-  const bool stream;
+  const bool stream, straight;
   Unit<R> unit;
   Buffer<R> A2;
   BackwardScratch<R>& scratch;
@@ -179,6 +179,7 @@ template <class R> struct BackwardUnit {
                BackwardScratch<R>& scratch)
       : p(p),
         stream(worth_streaming<R>(p.B * p.L * p.D)),
+        straight(straight_backward<R>(p)),
         unit(p, k, index),
         A2(unit.A),
         scratch(scratch) {
@@ -251,6 +252,20 @@ template <class R> struct BackwardUnit {
     unit.read_BC(t0, T);
     const uint8_t* resets = unit.resets(t0, T);
     int64_t i = 0;
+    if (straight) {
+      int64_t places[kChunk];
+      each_run(p, t0, T, [&](int64_t row, int64_t step, int64_t some, int64_t offset) {
+        for (int64_t t = 0; t < some; ++t) places[offset + t] = row + t * step;
+      });
+      for (; i < unit.count && unit.lanes(i) == W; ++i)
+        straight_tile<R>(unit, c, i, T, places, &A2[i * W], stream, ahead, resets,
+                         scratch.tiles[0], scratch.gradients[0], scratch.sumB.data(),
+                         scratch.sumC.data(), g + i * W, dA + i * W, dskip + i * W, dbias + i * W);
+      if (i) {
+        sum_rows<R>(T, scratch.sumB.data(), partB);
+        sum_rows<R>(T, scratch.sumC.data(), partC);
+      }
+    }
     if (!p.complex)
       for (; i + kTilesAtOnce <= unit.count; i += kTilesAtOnce)
         tiles<kTilesAtOnce>(c, i, ahead, next_states, resets, g, dA, dskip, dbias, partB, partC);

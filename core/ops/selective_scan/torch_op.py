@@ -158,7 +158,12 @@ def _backward_along(
     *tensors, add, states = ctx.saved_tensors
     x, path = Arguments._make([*tensors, ctx.softplus]), Path(ctx.way[0], ctx.way[1], add)
     dy = torch.zeros_like(x.u) if dy is None else dy
-    *grads, dadd = backward_along(dy, dfinal, *x, *path, states)
+    # Without a gate behind it, what is added has the output's own gradient.
+    own = x.z is None
+    *grads, dadd = backward_along(
+        dy, dfinal, *x, *(path._replace(add=None) if own else path), states
+    )
+    dadd = dy.to(add.dtype) if own and add is not None else dadd
     needed = ctx.needs_input_grad
     kept = [g if wanted else None for g, wanted in zip(grads, needed)]
     # Behind the nine: resets, softplus, reverse and height; add; whether states are saved.

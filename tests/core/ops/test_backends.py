@@ -23,9 +23,11 @@ from longseq.core.ops import availability, backends
 from longseq.core.ops.backends import FALLBACKS, REGISTRY
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.gated_norm import gated_rms_norm
+from longseq.core.ops.gelu import biased_gelu
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -77,6 +79,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     ),
     "rms_norm": lambda backend: rms_norm(rows(1, 9, 6), torch.ones(6), backend=backend),
     "biased_glu": lambda backend: biased_glu(rows(1, 9, 6), rows(6), backend=backend),
+    "biased_gelu": lambda backend: biased_gelu(rows(1, 9, 6), rows(6), backend=backend),
+    "depthwise_conv2d": lambda backend: depthwise_conv2d(
+        rows(1, 3, 4, 5), rows(5, 1, 3, 3), backend=backend
+    ),
     "block_linear": lambda backend: block_linear(rows(1, 9, 6), rows(3, 2, 2), backend=backend),
 }
 FORMS = {name: FALLBACKS[REGISTRY[name].fallback] for name in CALLS}

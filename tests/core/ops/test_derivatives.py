@@ -15,10 +15,12 @@ from torch.autograd import gradgradcheck
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.delta_rule import delta_rule
+from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
 from longseq.core.ops.dplr import dplr
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.gated_norm import gated_layer_norm, gated_rms_norm
+from longseq.core.ops.gelu import biased_gelu
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -124,6 +126,10 @@ OPERATORS = {
         lambda u, a, b, c: lti_scan(u, a.tanh(), b, c), [("B", L, 2), (2, 3), (2, 3), (2, 3)]
     ),
     "biased_glu": Operator(biased_glu, [("B", L, 6), (6,)]),
+    "biased_gelu": Operator(biased_gelu, [("B", L, 6), (6,)]),
+    "depthwise_conv2d": Operator(
+        lambda x, w, b: depthwise_conv2d(x, w, b, silu=True), [("B", 3, 4, 3), (3, 1, 3, 3), (3,)]
+    ),
     "block_linear": Operator(block_linear, [("B", L, 4), (2, 2, 2), (2, 2, 2)]),
     "rms_norm": Operator(rms_norm, [("B", L, 4), (4,)]),
     "add_rms_norm": Operator(add_rms_norm, [("B", L, 4), ("B", L, 4), (4,)]),

@@ -15,9 +15,11 @@ from longseq.core.ops.backends import BACKENDS
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.delta_rule import delta_rule
+from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
 from longseq.core.ops.dplr import dplr
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_norm import gated_layer_norm, gated_rms_norm
+from longseq.core.ops.gelu import biased_gelu
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -54,6 +56,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
     "fft_conv": (fft_conv, {"u": ROWS, "k": (D, L), "skip": (D,)}),
     "linear_scan": (linear_scan, {"a": ROWS, "b": ROWS, "initial_state": (B, D)}),
     "biased_glu": (biased_glu, {"x": ROWS, "bias": (D,)}),
+    "biased_gelu": (biased_gelu, {"x": ROWS, "bias": (D,)}),
+    "depthwise_conv2d": (
+        depthwise_conv2d,
+        {"x": (B, 9, 5, D), "weight": (D, 1, 3, 3), "bias": (D,)},
+    ),
     "slstm": (slstm, {"gates": (B, L, 4, H, N), "recurrent": (H, 4 * N, N)}),
     "gated_rms_norm": (gated_rms_norm, {"y": ROWS, "z": ROWS, "weight": (D,)}),
     "gated_layer_norm": (
@@ -111,6 +118,8 @@ def test_another_shape_is_refused_or_is_a_call_of_its_own(name: str, argument: s
             "linear_scan",
             "causal_conv1d",
             "biased_glu",
+            "biased_gelu",
+            "depthwise_conv2d",
             "state_update",
         ) or (
             (name, argument) in {("slstm", "gates"), ("ssd", "x"), ("rms_norm", "x")}

@@ -249,3 +249,40 @@ def test_what_does_not_fit_is_named() -> None:
         selective_scan(**kwargs, add=torch.zeros(2, 12, 4, device="meta"))
     empty = make(12, 4, 2, "a", batch=0)
     assert selective_scan(**empty, reverse=True)[0].shape == (0, 12, 4)
+
+
+@pytest.mark.parametrize("width", [16, 37, 96])
+@pytest.mark.parametrize(
+    "way", [{}, {"reverse": True}, {"height": 10}, {"height": 5, "reverse": True}]
+)
+def test_gradients_of_one_state_per_channel_equal_the_recurrences(
+    width: int, way: dict[str, Any]
+) -> None:
+    g = torch.Generator().manual_seed(width)
+    shapes = [(2, 70, width)] * 2 + [(width, 1), (2, 70, 1), (2, 70, 1), (width,), (width,)]
+    shapes += [(2, 70, width), (2, width, 1)]
+    draws = [torch.randn(*s, generator=g, dtype=torch.float64) for s in shapes]
+    draws[2] = -draws[2].exp()
+    resets = torch.rand(2, 70, generator=g) < 0.1
+    before = _cpu.isa()
+
+    def gradients(backend: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        u, delta, A, B, C, D, bias, add, first = leaves = [
+            t.to(dtype).requires_grad_() for t in draws
+        ]
+        options: dict[str, Any] = {"add": add, "initial_state": first, "resets": resets, **way}
+        y, last = selective_scan(
+            u, delta, A, B, C, D, None, bias, delta_softplus=True, backend=backend, **options
+        )
+        return torch.autograd.grad(y.sin().sum() + last.sin().sum(), leaves)
+
+    wanted = gradients("reference", torch.float64)
+    try:
+        for isa in _cpu.available_isas():
+            _cpu.select_isa(isa)
+            for dtype, bound in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+                for found, right in zip(gradients("cpu", dtype), wanted):
+                    scale = right.abs().max().item()
+                    assert (found.double() - right).abs().max().item() <= bound * max(1.0, scale)
+    finally:
+        _cpu.select_isa(before)

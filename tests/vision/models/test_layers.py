@@ -1,0 +1,69 @@
+"""What image models share: the depthwise convolution channels last, and the MLP in two passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longseq.vision.models.layers import depthwise
+from longseq.vision.models.pyramid import ExactMLP
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.Conv2d(6, 6, (1, 5), padding=(0, 2), groups=6, bias=False),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"),
+        nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6),
+        nn.Conv2d(6, 6, 3, padding=1, stride=2, groups=6),
+        nn.Conv2d(6, 6, 3, groups=6),
+        nn.Conv2d(6, 6, 2, padding=1, groups=6),
+        nn.Conv2d(6, 6, 3, padding="same", groups=6),
+        nn.Conv2d(6, 6, 3, padding=1, groups=3),
+        nn.Conv2d(6, 12, 3, padding=1, groups=6),
+        Doubled(6, 6, 3, padding=1, groups=6),
+        nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Identity()),
+    ],
+)
+def test_the_depthwise_convolution_is_what_the_module_gives(conv: nn.Module) -> None:
+    x = torch.randn(2, 5, 7, 6, dtype=torch.float64, requires_grad=True)
+    conv = conv.double()
+    leaves = [x, *conv.parameters()]
+    for silu in (False, True):
+        found = depthwise(conv, x, silu)
+        wanted = conv(x.permute(0, 3, 1, 2))
+        wanted = (F.silu(wanted) if silu else wanted).permute(0, 2, 3, 1)
+        torch.testing.assert_close(found, wanted)
+        for pair in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (found, wanted))):
+            torch.testing.assert_close(*pair)
+
+
+def test_hooks_of_the_convolution_and_the_maps_are_heard() -> None:
+    conv, mlp = nn.Conv2d(6, 6, 3, padding=1, groups=6), ExactMLP(6, 8)
+    seen: list[str] = []
+    conv.register_forward_hook(lambda *_: seen.append("conv"))
+    mlp.fc1.register_forward_hook(lambda *_: seen.append("fc1"))
+    x = torch.randn(1, 3, 4, 6)
+    depthwise(conv, x)
+    mlp(x)
+    assert seen == ["conv", "fc1"]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_mlp_is_two_maps_with_the_exact_gelu_between(grad: bool) -> None:
+    mlp, x = ExactMLP(6, 8).double(), torch.randn(3, 4, 6, dtype=torch.float64)
+    before = x.clone()
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(mlp(x), mlp.fc2(F.gelu(mlp.fc1(x))))
+    assert torch.equal(x, before)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
+        narrow = mlp.float()
+        torch.testing.assert_close(narrow(x.float()), narrow.fc2(F.gelu(narrow.fc1(x.float()))))
