@@ -12,7 +12,13 @@ import torch
 
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
-from longseq.weather.forecasting.forecast import SETTINGS, damping, lengthen, longer_windows, score
+from longseq.weather.forecasting.forecast import (
+    SETTINGS,
+    damping,
+    lengthen,
+    longer_windows,
+    score,
+)
 from longseq.weather.forecasting.linear_inverse import BestLinearInverse, LinearInverse
 from longseq.weather.forecasting.models import FlowModel
 from longseq.weather.forecasting.quasigeostrophic import TwoLayerFlow
@@ -170,7 +176,7 @@ def test_a_short_run_of_the_command(tmp_path: Path, capsys) -> None:
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     names = ["persistence", "persistence, damped", "context mean", "climatology"]
     names.append("linear inverse")
-    for name in ("fno", "conv_s5", "gated_conv_s5", "conv_lstm", "masked_transformer"):
+    for name in SETTINGS:
         names += [name, f"{name}, damped"]
         if "conv" in name:
             names += [f"{name}, last 3", f"{name}, last 3, damped"]

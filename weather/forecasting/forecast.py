@@ -28,15 +28,23 @@ from longseq.weather.forecasting.task import FlowData, FlowForecaster
 
 _MUON = {"optimizer": "muon", "optimizer_kwargs": {"muon_lr": 0.02, "steps": 3}}
 _CONVOLUTIONS: dict[str, Any] = {"patch": 2, "width": 32, "n_layers": 2, "weight_decay": 0.1}
-# The three convolutional ones have equal size and settings, and so have the other two sizes.
+_STATES = {"d_state": 32, "dt_min": 0.02, "dt_max": 1.0}
+# The convolutional ones have equal settings and about equal size, and so have the other two sizes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fno": {"width": 16, "n_layers": 2, "modes": 6},
-    "conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
-    "gated_conv_s5": {**_CONVOLUTIONS, **_MUON, "d_state": 32, "dt_min": 0.02, "dt_max": 1.0},
+    "conv_s5": {**_CONVOLUTIONS, **_MUON, **_STATES},
+    "gated_conv_s5": {**_CONVOLUTIONS, **_MUON, **_STATES},
+    "light_conv_s5": {
+        **_CONVOLUTIONS,
+        **_MUON,
+        **_STATES,
+        "kind": "gated_conv_s5",
+        "read_kernel": 1,
+    },
     "conv_lstm": {**_CONVOLUTIONS, **_MUON, "d_state": 16},
     "masked_transformer": {"width": 48, "n_layers": 2},
 }
-_WITH_STATES = ("conv_s5", "gated_conv_s5", "conv_lstm")
+_WITH_STATES = ("conv_s5", "gated_conv_s5", "light_conv_s5", "conv_lstm")
 # At stations; with and without the virtual node.
 STATION_SETTINGS: dict[str, dict[str, Any]] = {
     "graph": {"virtual": True},
@@ -335,7 +343,8 @@ def _make(
             settings["optimizer_kwargs"] = {**own, "muon_lr": slower * own["muon_lr"]}
     if any(side % settings.get("patch", 1) for side in data.flow.shape):
         settings = {**settings, "patch": 1}  # a flow in one dimension has no patches
-    return FlowForecaster(name, **settings, **data.model_arguments())  # type: ignore[arg-type]
+    settings = {"kind": name, **settings}
+    return FlowForecaster(**settings, **data.model_arguments())
 
 
 def _report(

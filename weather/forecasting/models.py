@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class FlowModel(nn.Module):
         dt_min: shortest time step of ConvS5's states at the start, see ``ConvS5``.
         dt_max: longest one.
         patch: side of the patches of points that become channels inside; divides H and W.
+        read_kernel: side of the kernels that read ConvS5's states, see ``ConvS5``.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class FlowModel(nn.Module):
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
         patch: int = 1,
+        read_kernel: int = 3,
     ) -> None:
         super().__init__()
         check_choice("kind", kind, Kind)
@@ -89,8 +91,9 @@ class FlowModel(nn.Module):
         for _ in range(n_layers):
             if kind in ("conv_s5", "gated_conv_s5"):
                 block = ConvS5Block if kind == "conv_s5" else GatedConvS5Block
-                times = {"dt_min": dt_min, "dt_max": dt_max}
-                layers.append(block(width, d_state, groups=4, edges="circular", **times))
+                own: dict[str, Any] = {"dt_min": dt_min, "dt_max": dt_max}
+                own |= {"groups": 4, "edges": "circular", "read_kernel": read_kernel}
+                layers.append(block(width, d_state, **own))
             elif kind == "conv_lstm":
                 layers.append(ConvLSTMBlock(width, d_state, groups=4, edges="circular"))
             else:

@@ -186,6 +186,7 @@ class FlowForecaster(BaseTask):
             has patches of its own.
         by_lead: whether the loss is the mean over frames of each one's root, in place of the mean
             over all: errors grow with the lead, and those of late frames would outweigh the rest.
+        read_kernel: see ``FlowModel``.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
 
@@ -207,6 +208,7 @@ class FlowForecaster(BaseTask):
         dt_max: float = 0.1,
         patch: int = 1,
         by_lead: bool = False,
+        read_kernel: int = 3,
         **recipe: Any,
     ) -> None:
         super().__init__(**recipe)
@@ -215,8 +217,9 @@ class FlowForecaster(BaseTask):
         if kind == "masked_transformer":
             self.model = MaskedTransformer(channels, width, n_layers)
         else:
+            times = dt_min, dt_max
             self.model = FlowModel(
-                channels, kind, width, n_layers, d_state, modes, dt_min, dt_max, patch
+                channels, kind, width, n_layers, d_state, modes, *times, patch, read_kernel
             )
         if not 0 <= check_number("hidden", hidden) < 1:
             raise ConfigError(f"hidden must be in [0, 1), got {hidden}")

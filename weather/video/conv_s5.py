@@ -40,6 +40,7 @@ class ConvS5(nn.Module):
         channels: U.
         d_state: real state dimensions of a pixel, even: P = d_state / 2 conjugate pairs.
         kernel: side k of the kernels of B, C and D; odd.
+        read_kernel: side of C's, if another; odd. With 1 a state is read where it lies.
         blocks: number of HiPPO blocks along the diagonal at the start; divides d_state into even
             parts.
         init: "legs" is the normal part of HiPPO-LegS, "ptd" LegS after a perturbation.
@@ -67,13 +68,16 @@ class ConvS5(nn.Module):
         dt_max: float = 0.1,
         clip_eigs: bool = True,
         edges: Edges = "zeros",
+        read_kernel: int | None = None,
     ) -> None:
         super().__init__()
         self.edges = check_choice("edges", edges, Edges)
         self.channels, half = check_positive("channels", channels), check_even("d_state", d_state)
         check_choice("init", init, Init)
-        if check_positive("kernel", kernel) % 2 == 0:
-            raise ConfigError(f"kernel must be odd, got {kernel}")
+        self.read_kernel = kernel if read_kernel is None else read_kernel
+        for name, side in (("kernel", kernel), ("read_kernel", self.read_kernel)):
+            if check_positive(name, side) % 2 == 0:
+                raise ConfigError(f"{name} must be odd, got {side}")
         if d_state % check_positive("blocks", blocks):
             raise ConfigError(f"blocks ({blocks}) must divide d_state ({d_state})")
         check_even("d_state / blocks", d_state // blocks)
@@ -98,14 +102,13 @@ class ConvS5(nn.Module):
             * (2 / (channels * taps)) ** 0.5
         )
         self.B = nn.Parameter(_as_real(v_inverse @ b.to(v.dtype)))
+        side = self.read_kernel
         c = (
-            torch.randn(kernel, kernel, channels, d_state, dtype=torch.float64)
-            * (2 / (d_state * taps)) ** 0.5
+            torch.randn(side, side, channels, d_state, dtype=torch.float64)
+            * (2 / (d_state * side * side)) ** 0.5
         )
         self.C = nn.Parameter(_as_real((c.to(v.dtype) @ v).transpose(2, 3)))
-        # Of what ``_around`` returns.
-        self.reach = 0 if edges == "circular" else kernel // 2
-        self.D = nn.Conv2d(channels, channels, kernel, padding=self.reach, bias=False)
+        self.D = nn.Conv2d(channels, channels, kernel, padding=self._zeros(kernel), bias=False)
         self.log_step = nn.Parameter(log_uniform((half, 1), dt_min, dt_max))
         self._held: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] | None = None
 
@@ -120,9 +123,13 @@ class ConvS5(nn.Module):
         b = factor.unsqueeze(1) * as_complex(self.B)
         return a, b.unflatten(1, (self.channels, self.kernel, self.kernel))
 
-    def _around(self, x: Tensor) -> Tensor:
+    def _zeros(self, kernel: int) -> int:
+        """Returns the points of zeros that a convolution puts around what ``_around`` returns."""
+        return 0 if self.edges == "circular" else kernel // 2
+
+    def _around(self, x: Tensor, kernel: int) -> Tensor:
         """Returns fields (N, U, H, W), on a circular plane with its other side around them."""
-        return wrap(x, self.kernel // 2) if self.edges == "circular" else x
+        return wrap(x, kernel // 2) if self.edges == "circular" else x
 
     def _kernels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the transition (P), and the real convolutions that take frames in and states out,
@@ -146,7 +153,7 @@ class ConvS5(nn.Module):
     def _enter(self, weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Returns B ∗ u, complex (N, H, W, P), and D ∗ u (N, U, H, W), for frames of
         ``_around``."""
-        made, passed = F.conv2d(u, weight, padding=self.reach).split(
+        made, passed = F.conv2d(u, weight, padding=self._zeros(self.kernel)).split(
             [2 * self.n_complex, self.channels], 1
         )
         made = made.permute(0, 2, 3, 1).unflatten(3, (self.n_complex, 2))
@@ -155,8 +162,11 @@ class ConvS5(nn.Module):
 
     def _read(self, weight: Tensor, x: Tensor, passed: Tensor) -> Tensor:
         """Returns 2 Re(C ∗ x) + D ∗ u for states (N, H, W, P) and D ∗ u."""
-        parts = torch.view_as_real(x).flatten(3).permute(0, 3, 1, 2).to(passed.dtype)
-        return F.conv2d(self._around(parts), weight, padding=self.reach) + passed
+        parts, side = torch.view_as_real(x).flatten(3).to(passed.dtype), self.read_kernel
+        if side == 1:
+            return F.linear(parts, weight[:, :, 0, 0]).permute(0, 3, 1, 2) + passed
+        parts = self._around(parts.permute(0, 3, 1, 2), side)
+        return F.conv2d(parts, weight, padding=self._zeros(side)) + passed
 
     def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs a whole sequence of frames, or the next chunk of one.
@@ -181,7 +191,7 @@ class ConvS5(nn.Module):
             return y[:, None], state
         batch, length, _, height, width = u.shape
         flat = u.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        flat = self._around(flat)
+        flat = self._around(flat, self.kernel)
         a, inward, outward = self._kernels(flat.dtype)
         entered, passed = self._enter(inward, flat)
         # (P) for every pixel; batch and time stay unmaterialised in the scan.
@@ -194,7 +204,8 @@ class ConvS5(nn.Module):
 
     def step(self, u_t: Tensor, state: State) -> tuple[Tensor, State]:
         """Runs one frame (B, U, H, W)."""
-        u_t = self._around(u_t.contiguous(memory_format=torch.channels_last))
+        u_t = u_t.contiguous(memory_format=torch.channels_last)
+        u_t = self._around(u_t, self.kernel)
         a, inward, outward = self._kernels(u_t.dtype)
         entered, passed = self._enter(inward, u_t)
         x = a.to(state["ssm"].dtype) * state["ssm"].permute(0, 2, 3, 1) + entered
@@ -286,6 +297,7 @@ class ConvS5Block(ResidualBlock):
         edges: see ``ConvS5``.
         dt_min: see ``ConvS5``.
         dt_max: see ``ConvS5``.
+        read_kernel: see ``ConvS5``.
     """
 
     def __init__(
@@ -299,9 +311,11 @@ class ConvS5Block(ResidualBlock):
         edges: Edges = "zeros",
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
+        read_kernel: int | None = None,
     ) -> None:
+        times = {"dt_min": dt_min, "dt_max": dt_max}
         core = ConvS5(
-            channels, d_state, kernel, init=init, dt_min=dt_min, dt_max=dt_max, edges=edges
+            channels, d_state, kernel, init=init, edges=edges, read_kernel=read_kernel, **times
         )
         super().__init__("ssm", core, channels, groups, dropout, edges)
 

@@ -30,6 +30,7 @@ class GatedConvS5(nn.Module):
         dt_min: see ``ConvS5``.
         dt_max: see ``ConvS5``.
         edges: see ``ConvS5``.
+        read_kernel: see ``ConvS5``.
 
     Raises:
         ConfigError: for a wrong hyper-parameter.
@@ -44,12 +45,20 @@ class GatedConvS5(nn.Module):
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
         edges: Edges = "zeros",
+        read_kernel: int | None = None,
     ) -> None:
         super().__init__()
         self.channels = check_positive("channels", channels)
         self.hidden = check_even("d_state", d_state)
         self.core = ConvS5(
-            self.hidden, d_state, kernel, init=init, dt_min=dt_min, dt_max=dt_max, edges=edges
+            self.hidden,
+            d_state,
+            kernel,
+            init=init,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            edges=edges,
+            read_kernel=read_kernel,
         )
         self.input = conv2d(channels, 3 * self.hidden, kernel, edges)
         self.out = nn.Conv2d(self.hidden, channels, 1)
@@ -97,6 +106,7 @@ class GatedConvS5Block(ResidualBlock):
         edges: see ``ConvS5``.
         dt_min: likewise.
         dt_max: likewise.
+        read_kernel: likewise.
     """
 
     def __init__(
@@ -110,6 +120,7 @@ class GatedConvS5Block(ResidualBlock):
         edges: Edges = "zeros",
         dt_min: float = 1e-3,
         dt_max: float = 0.1,
+        read_kernel: int | None = None,
     ) -> None:
-        core = GatedConvS5(channels, d_state, kernel, init, dt_min, dt_max, edges)
+        core = GatedConvS5(channels, d_state, kernel, init, dt_min, dt_max, edges, read_kernel)
         super().__init__("ssm", core, channels, groups, dropout, edges)

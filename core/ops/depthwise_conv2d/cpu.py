@@ -28,7 +28,8 @@ def _dense(x: Tensor) -> Tensor:
 
 def _grid(x: Tensor) -> cpu_calls.Wide:
     """Returns how the kernels take maps: pointer, dtype, strides of batch, rows and columns."""
-    return (x.data_ptr(), cpu_calls.code(x.dtype), *x.stride()[:3])
+    batch, row, column, _ = x.stride()
+    return x.data_ptr(), cpu_calls.code(x.dtype), batch, row, column
 
 
 def _taps(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -47,10 +47,10 @@ def test_it_is_the_recurrence(size) -> None:
 
 
 @pytest.mark.parametrize("edges", ["zeros", "circular"])
-@pytest.mark.parametrize("cut", [1, 4, 7])
-def test_whole_is_chunked_is_stepped(edges, cut) -> None:
+@pytest.mark.parametrize(("cut", "read_kernel"), [(1, None), (4, None), (7, 1), (4, 1), (4, 5)])
+def test_whole_is_chunked_is_stepped(edges, cut, read_kernel) -> None:
     torch.manual_seed(0)
-    block = GatedConvS5Block(4, 8, groups=2, edges=edges).double()
+    block = GatedConvS5Block(4, 8, groups=2, edges=edges, read_kernel=read_kernel).double()
     u = torch.randn(2, 7, 4, 3, 5, dtype=torch.float64)
     with torch.no_grad():
         whole, last = block(u)
@@ -63,6 +63,7 @@ def test_whole_is_chunked_is_stepped(edges, cut) -> None:
         for frame in u.unbind(1):
             y, state = block.step(frame, state)
             frames.append(y)
+        assert block.ssm.core.C.shape[:2] == (read_kernel or 3,) * 2
         later = u.clone()
         later[:, 4:] += 1
         torch.testing.assert_close(block(later)[0][:, :4], whole[:, :4], atol=1e-12, rtol=0)
@@ -73,16 +74,30 @@ def test_whole_is_chunked_is_stepped(edges, cut) -> None:
         torch.testing.assert_close(other["ssm"], last["ssm"], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("edges", ["zeros", "circular"])
+def test_states_that_are_read_where_they_lie(edges) -> None:
+    """As by a kernel of three points a side with zeros around its middle."""
+    torch.manual_seed(0)
+    light, whole = (GatedConvS5(4, 8, edges=edges, read_kernel=side).double() for side in (1, None))
+    own = light.state_dict()
+    c = torch.zeros_like(whole.core.C)
+    c[1, 1] = own["core.C"][0, 0]
+    whole.load_state_dict({**own, "core.C": c})
+    u = torch.randn(2, 3, 4, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(light(u)[0], whole(u)[0], atol=1e-12, rtol=0)
+
+
 def test_the_documented_ones_are_of_equal_size() -> None:
     sizes = {}
-    for kind in ("conv_s5", "gated_conv_s5", "conv_lstm"):
-        task = FlowForecaster(kind, **SETTINGS[kind])
+    for kind in ("conv_s5", "gated_conv_s5", "light_conv_s5", "conv_lstm"):
+        task = FlowForecaster(**{"kind": kind, **SETTINGS[kind]})
         sizes[kind] = sum(one.numel() for one in task.parameters())
         task.compute({"video": torch.randn(1, 6, 2, 8, 8)})["loss"].backward()
         assert all(one.grad is not None for one in task.parameters())
     # The gated one has the fewest: it wins, or loses, with less.
     assert 0.94 < sizes["gated_conv_s5"] / sizes["conv_lstm"] <= 1
     assert 0.94 < sizes["gated_conv_s5"] / sizes["conv_s5"] <= 1
+    assert sizes["light_conv_s5"] < 0.92 * sizes["gated_conv_s5"]
 
 
 def test_the_states_parameters_stay_those_of_an_ssm() -> None:
@@ -104,7 +119,8 @@ def test_a_video_model_takes_it() -> None:
 
 
 def test_wrong_arguments() -> None:
-    for kwargs in ({"d_state": 3}, {"kernel": 2}, {"edges": "wrap"}, {"init": "hippo"}):
+    wrong = {"read_kernel": 2}, {"read_kernel": 0}
+    for kwargs in (*wrong, {"d_state": 3}, {"kernel": 2}, {"edges": "wrap"}, {"init": "hippo"}):
         with pytest.raises(ConfigError):
             GatedConvS5(3, **kwargs)
     for shape in ((2, 3, 4, 4), (2, 0, 3, 4, 4), (2, 3, 2, 4, 4)):
