@@ -98,7 +98,7 @@ def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
 
 def _order(before: np.ndarray, now: np.ndarray) -> list[int]:
     """Returns the order of ``now`` in which its voices agree best with those before."""
-    products = before @ now.T
+    products = before.astype(np.float64) @ now.T  # squares of any level are in range
     orders = permutations(range(len(now)))
     return list(max(orders, key=lambda order: sum(products[i, j] for i, j in enumerate(order))))
 

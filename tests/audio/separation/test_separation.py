@@ -311,6 +311,11 @@ def test_weights_say_how_often_speakers_are_drawn(tmp_path):
     assert abs(pairs - first * 0.25 / 3.25) < 0.03
     with pytest.raises(ConfigError, match="weights must be positive"):
         SpeechMixtures(**same, weights={"one": 0.0})
+    SpeechMixtures(**same, weights={"one": 0.5}).setup("fit")
+    with pytest.raises(ConfigError, match=r"no speaker in .* begins with 'esp-'"):
+        SpeechMixtures(**same, weights={"one": 0.5, "esp-": 0.5}).setup("fit")
+    with pytest.raises(ConfigError, match=r"got 0.1 and -1"):
+        SpeechMixtures(**same, level=-1.0)
 
 
 def test_folders_that_cannot_serve(speech, tmp_path):
@@ -351,6 +356,14 @@ def test_a_stream_keeps_the_voices_in_order(length, chunk):
     np.testing.assert_allclose(voices[0], np.maximum(audio, 0), atol=1e-6)
     np.testing.assert_allclose(voices[1], np.minimum(audio, 0), atol=1e-6)
     assert not list(separate_stream(Halves(), iter(()), seconds=3.0, overlap=1.0))
+
+
+@pytest.mark.parametrize("level", [2.0**-100, 2.0**100])
+def test_the_order_is_kept_at_any_level(level):
+    """Squares of such samples leave the range of single precision."""
+    audio = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * np.float32(level)
+    voices = np.concatenate(list(separate_stream(Halves(), iter([audio]), seconds=3.0)), 1)
+    np.testing.assert_allclose(voices[0] / level, np.maximum(audio, 0) / level, atol=1e-6)
 
 
 def test_two_passes_are_averaged_voice_by_voice():
