@@ -28,6 +28,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 
 _OVERLAP = 1.0  # s
+_SILENT = "is silent, or the same value throughout"
 
 
 def separate_stream(
@@ -40,7 +41,7 @@ def separate_stream(
 
     Windows of ``seconds`` overlap; each one's voices are put into the order in which they agree
     best with the last one's where both lie, and fade over there. A voice that is silent in the
-    overlap cannot be followed.
+    overlap cannot be followed. A window's mean is no part of its voices.
 
     Args:
         task: in evaluation mode.
@@ -88,6 +89,8 @@ def twice(task: VoiceSeparator, audio: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
+    # A constant is no voice; unlike all that was learnt from, it would spoil them all.
+    audio = audio - np.float32(audio.mean(dtype=np.float64))
     peak = float(np.abs(audio).max())
     # By a power of two, which changes no digit, to where neither squares nor their sums leave the
     # range of single precision.
@@ -137,7 +140,7 @@ def separate_file(
             heard = heard or bool(part.any())
             for file, voice in zip(files, part):
                 file.write(voice)
-    return stream.notes if heard else [*stream.notes, "is silent"]
+    return stream.notes if heard else [*stream.notes, _SILENT]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -350,6 +350,8 @@ class Halves:
 @pytest.mark.parametrize("chunk", [7, 5000])
 def test_a_stream_keeps_the_voices_in_order(length, chunk):
     audio = np.random.default_rng(0).standard_normal(length).astype(np.float32)
+    audio[1::2] = -audio[: length // 2 * 2 : 2]  # so that the mean of every window is zero
+    audio[length // 2 * 2 :] = 0
     chunks = (audio[i : i + chunk] for i in range(0, length, chunk))
     parts = list(separate_stream(Halves(), chunks, seconds=3.0, overlap=1.0))
     voices = np.concatenate(parts, 1)
@@ -362,6 +364,7 @@ def test_a_stream_keeps_the_voices_in_order(length, chunk):
 def test_the_order_is_kept_at_any_level(level):
     """Squares of such samples leave the range of single precision."""
     audio = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * np.float32(level)
+    audio[1::2] = -audio[::2]
     voices = np.concatenate(list(separate_stream(Halves(), iter([audio]), seconds=3.0)), 1)
     np.testing.assert_allclose(voices[0] / level, np.maximum(audio, 0) / level, atol=1e-6)
 
@@ -470,7 +473,8 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert 0.9 < np.vdot(voices.sum(0), audio) / np.vdot(audio, audio) <= 1.0
     task = load_separator()
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
-    found = twice(task, torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
+    heard = torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None]
+    found = twice(task, heard - heard.mean())
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
 
 
@@ -489,9 +493,29 @@ def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, caps
         assert "3 of 3 recordings" in shown.out and "good.wav" not in shown.err
         notes = {Path(line.split(": ")[1]).name: line for line in shown.err.splitlines()}
         assert "is truncated: its end is missing" in notes["cut.wav"]
-        assert notes["silent.wav"].endswith("silent.wav: is silent")
+        assert notes["silent.wav"].endswith("silent.wav: is silent, or the same value throughout")
     assert len(list(Path("in/voices").iterdir())) == 6
     assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100
+
+
+def test_a_constant_is_no_voice(tmp_path, monkeypatch, tune, capsys):
+    """An offset as of a sound card changes no voice, and the voices have none."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    audio = (0.2 * tune(3, 1.0, RATE) + 0.2 * tune(8, 1.0, RATE)).astype(np.float32)
+    for name, offset in (("plain", 0.0), ("offset", 0.5)):
+        soundfile.write(f"in/{name}.wav", audio + np.float32(offset), RATE, "FLOAT")
+    soundfile.write("in/constant.wav", np.full(RATE, 0.3), RATE, "FLOAT")
+    assert main(["audio", "separate", "in", "--out", "out"]) == 0
+    note = "constant.wav: is silent, or the same value throughout"
+    assert capsys.readouterr().err.strip().endswith(note)
+    for voice in (1, 2):
+        plain, shifted, constant = (
+            soundfile.read(f"out/{name}_voice{voice}.wav")[0]
+            for name in ("plain", "offset", "constant")
+        )
+        assert plain.any() and not constant.any()
+        np.testing.assert_allclose(shifted, plain, atol=1e-5)
 
 
 def test_no_two_recordings_write_the_same_voices(tmp_path, monkeypatch, tune):
@@ -519,5 +543,6 @@ def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys
     shown = capsys.readouterr()
     assert r"caf\xe9_voice1.wav" in shown.out and not shown.err
     voices = [soundfile.read(os.fsencode(path))[0] for path in sorted(Path("out").iterdir())]
-    found = twice(load_separator(), torch.from_numpy(audio)[None])[0].detach().numpy()
+    heard = torch.from_numpy(audio - audio.mean())[None]
+    found = twice(load_separator(), heard)[0].detach().numpy()
     np.testing.assert_allclose(np.stack(voices) / level, found, atol=1e-5)
