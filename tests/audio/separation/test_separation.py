@@ -314,6 +314,10 @@ def test_weights_say_how_often_speakers_are_drawn(tmp_path):
     SpeechMixtures(**same, weights={"one": 0.5}).setup("fit")
     with pytest.raises(ConfigError, match=r"no speaker in .* begins with 'esp-'"):
         SpeechMixtures(**same, weights={"one": 0.5, "esp-": 0.5}).setup("fit")
+    other = {**same, "test_fraction": 0.5}
+    SpeechMixtures(**other, weights={"esp-": 0.5}).setup(
+        "test"
+    )  # of other data than was learnt from
     with pytest.raises(ConfigError, match=r"got 0.1 and -1"):
         SpeechMixtures(**same, level=-1.0)
 
