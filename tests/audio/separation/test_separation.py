@@ -196,6 +196,8 @@ def test_a_mean_is_of_voices_in_one_order_and_refuses_what_cannot_be_averaged():
         wanted = both * (total @ x[row]) / (total @ total)
         torch.testing.assert_close(mean.model(x)[row], wanted, rtol=1e-9, atol=1e-9)
     assert True in turned and False in turned
+    # Half of it, the second pass of `twice`, is a whole number of no member's steps.
+    assert (mean.model.stride, create_separator("mean").stride) == (8, 8 + 64)
     with pytest.raises(ConfigError, match="of one number of voices and one rate"):
         mean_of([tasks[0], VoiceSeparator("spectral", SPECTRAL, sample_rate=16000)])
 
@@ -229,6 +231,10 @@ def test_a_separator_in_half_precision_is_half_the_file(tmp_path):
     assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded(x), task.eval()(x), rtol=1e-2, atol=1e-2)
     assert not torch.equal(loaded(x), task(x))
+    again = tmp_path / "again.safetensors"  # of what was exported before
+    command = ["audio", "export", "--ckpt_path", str(whole), "--out", str(again)]
+    assert main([*command, "--dtype", "float16"]) == 0
+    torch.testing.assert_close(load_separator(again)(x), loaded(x), rtol=0, atol=0)
 
 
 def test_the_improvement_is_of_the_best_order():
