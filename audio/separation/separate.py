@@ -165,23 +165,32 @@ def run(argv: Sequence[str]) -> int:
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)
     folder, files = list_files(args.source, args.out)
-    done, stems = 0, Counter([*files, *(file.with_suffix("") for file in files)])
-    for number, file in enumerate(files, 1):
+    stems = Counter([*files, *(file.with_suffix("") for file in files)])
+    targets, inputs = [], {file.resolve() for file in files}
+    for file in files:
+        # Of two recordings that differ in the ending alone, it stays in the name.
+        name = file.stem if stems[file.with_suffix("")] == 1 else file.name
         place = Path(args.out) / file.relative_to(folder).parent
+        targets.append([place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)])
+        for target in targets[-1]:
+            if target.resolve() in inputs:
+                raise ConfigError(
+                    f"{shown_name(target)} is a recording, and would be overwritten by a voice of "
+                    f"{shown_name(file)}: give --out another folder"
+                )
+    done = 0
+    for number, (file, places) in enumerate(zip(files, targets), 1):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            # Of two recordings that differ in the ending alone, it stays in the name.
-            name = file.stem if stems[file.with_suffix("")] == 1 else file.name
-            targets = [place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)]
+            places[0].parent.mkdir(parents=True, exist_ok=True)
             with quiet_libraries():
-                notes = separate_file(task, file, targets, args.seconds)
+                notes = separate_file(task, file, places, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
         if notes:
             print(f"note: {shown_name(file)}: {'; '.join(notes)}", file=sys.stderr)
         done += 1
-        names = ", ".join(shown_name(target.name) for target in targets)
+        names = ", ".join(shown_name(target.name) for target in places)
         print(f"[{number}/{len(files)}] {names}", flush=True)
     if not done:
         raise DataError(f"none of its {len(files)} files can be read", path=args.source)

@@ -537,6 +537,18 @@ def test_no_two_recordings_write_the_same_voices(tmp_path, monkeypatch, tune):
     assert len(list(Path("out").iterdir())) == 6
 
 
+def test_no_recording_is_overwritten(tmp_path, monkeypatch, tune, capsys):
+    """A recording among the inputs that is named as another's voice is."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for number, name in enumerate(("a.wav", "a_voice1.wav")):
+        soundfile.write(f"in/{name}", 0.3 * tune(number, 0.5, RATE), RATE)
+    before = Path("in/a_voice1.wav").read_bytes()
+    assert main(["audio", "separate", "in", "--out", "in"]) != 0
+    assert "a_voice1.wav is a recording, and would be overwritten" in capsys.readouterr().err
+    assert Path("in/a_voice1.wav").read_bytes() == before and len(list(Path("in").iterdir())) == 2
+
+
 @pytest.mark.parametrize("level", [1.0, 2.0**-90, 2.0**90])
 def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys):
     """A name that is not UTF-8, samples whose squares leave the range of single precision."""
