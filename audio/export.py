@@ -23,6 +23,7 @@ PACKAGED = Path(__file__).parent / "checkpoints" / "witnesses.safetensors"
 # A Mamba that was trained as docs/audio.md says: the demo's and the notebook's example.
 EXAMPLE = PACKAGED.with_name("mamba_resynthesis.safetensors")
 _WITNESSES = "longseq.audio.witnesses.detector.WitnessDetector"
+_SEPARATOR = "longseq.audio.separation.task.VoiceSeparator"
 PACKAGED_SEPARATOR = PACKAGED.with_name("separator.safetensors")
 
 
@@ -84,7 +85,7 @@ def load_separator(path: str | Path | None = None) -> VoiceSeparator:
         return task
     state, hyper = read_weights(file)
     kind, extra = hyper.pop("_class_path", None), hyper.pop("extra", None)
-    if kind != "longseq.audio.separation.task.VoiceSeparator" or not isinstance(extra, dict):
+    if kind != _SEPARATOR or not isinstance(extra, dict):
         raise DataError(
             "holds no separator of longseq",
             path=file,
@@ -208,6 +209,8 @@ def run(argv: Sequence[str]) -> int:
     task: Any
     if args.mean:
         task = mean_of([load_separator(path) for path in (file, *args.mean)])
+    elif file.suffix == ".safetensors" and read_parameters(file).get("_class_path") == _SEPARATOR:
+        task = load_separator(file)
     elif file.suffix in (".safetensors", ".bin") or file.is_dir():
         task = load_detector(file)
     else:

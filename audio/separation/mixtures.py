@@ -279,7 +279,9 @@ class SpeechMixtures(BaseData):
         if not 0 <= speed < 1:
             raise ConfigError(f"speed must be at least 0 and below 1, got {speed}")
         if not seconds > 0 or not level >= 0:
-            raise ConfigError(f"seconds must be positive and level not negative, got {seconds}")
+            raise ConfigError(
+                f"seconds must be positive and level not negative, got {seconds} and {level}"
+            )
         self.source, self.seconds, self.level = source, seconds, level
         self.voices = check_positive("voices", voices)
         self.batch_size = check_positive("batch_size", batch_size)
@@ -342,6 +344,11 @@ class SpeechMixtures(BaseData):
     def setup(self, stage: str | None = None) -> None:
         """Lists the folder, so that bad input fails before training starts."""
         speakers = self.speakers
+        for start in self.weights if stage in (None, "fit") else ():
+            if not any(name.startswith(start) for name in self.files):
+                raise ConfigError(
+                    f"weights: the name of no speaker in {self.source} begins with {start!r}"
+                )
         if stage in (None, "test") and not speakers["test"]:
             raise DataError("has no test speakers", path=self.source, hint="set data.test_fraction")
 

@@ -197,7 +197,7 @@ class MeanSeparator(nn.Module):
         ]
         self.members = nn.ModuleList(made)
         # Where steps differ, as 8 and 64 do, half of the sum lies between those of each.
-        self.stride: int = sum(int(one.stride) for one in made)
+        self.stride: int = sum({int(one.stride) for one in made})
 
     def forward(self, audio: Tensor) -> Tensor:
         """Returns the voices (B, S, N) of recordings (B, N), in the order of the first member."""

@@ -28,6 +28,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 
 _OVERLAP = 1.0  # s
+_SILENT = "is silent, or the same value throughout"
 
 
 def separate_stream(
@@ -40,7 +41,7 @@ def separate_stream(
 
     Windows of ``seconds`` overlap; each one's voices are put into the order in which they agree
     best with the last one's where both lie, and fade over there. A voice that is silent in the
-    overlap cannot be followed.
+    overlap cannot be followed. A window's mean is no part of its voices.
 
     Args:
         task: in evaluation mode.
@@ -88,6 +89,8 @@ def twice(task: VoiceSeparator, audio: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
+    # A constant is no voice; unlike all that was learnt from, it would spoil them all.
+    audio = audio - np.float32(audio.mean(dtype=np.float64))
     peak = float(np.abs(audio).max())
     # By a power of two, which changes no digit, to where neither squares nor their sums leave the
     # range of single precision.
@@ -98,7 +101,7 @@ def _separate(task: VoiceSeparator, audio: np.ndarray) -> np.ndarray:
 
 def _order(before: np.ndarray, now: np.ndarray) -> list[int]:
     """Returns the order of ``now`` in which its voices agree best with those before."""
-    products = before @ now.T
+    products = before.astype(np.float64) @ now.T  # squares of any level are in range
     orders = permutations(range(len(now)))
     return list(max(orders, key=lambda order: sum(products[i, j] for i, j in enumerate(order))))
 
@@ -137,7 +140,7 @@ def separate_file(
             heard = heard or bool(part.any())
             for file, voice in zip(files, part):
                 file.write(voice)
-    return stream.notes if heard else [*stream.notes, "is silent"]
+    return stream.notes if heard else [*stream.notes, _SILENT]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -162,23 +165,32 @@ def run(argv: Sequence[str]) -> int:
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)
     folder, files = list_files(args.source, args.out)
-    done, stems = 0, Counter([*files, *(file.with_suffix("") for file in files)])
-    for number, file in enumerate(files, 1):
+    stems = Counter([*files, *(file.with_suffix("") for file in files)])
+    targets, inputs = [], {file.resolve() for file in files}
+    for file in files:
+        # Of two recordings that differ in the ending alone, it stays in the name.
+        name = file.stem if stems[file.with_suffix("")] == 1 else file.name
         place = Path(args.out) / file.relative_to(folder).parent
+        targets.append([place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)])
+        for target in targets[-1]:
+            if target.resolve() in inputs:
+                raise ConfigError(
+                    f"{shown_name(target)} is a recording, and would be overwritten by a voice of "
+                    f"{shown_name(file)}: give --out another folder"
+                )
+    done = 0
+    for number, (file, places) in enumerate(zip(files, targets), 1):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            # Of two recordings that differ in the ending alone, it stays in the name.
-            name = file.stem if stems[file.with_suffix("")] == 1 else file.name
-            targets = [place / f"{name}_voice{i + 1}.wav" for i in range(task.model.voices)]
+            places[0].parent.mkdir(parents=True, exist_ok=True)
             with quiet_libraries():
-                notes = separate_file(task, file, targets, args.seconds)
+                notes = separate_file(task, file, places, args.seconds)
         except DataError as error:
             print(f"note: {shown_name(str(error))}", file=sys.stderr)
             continue
         if notes:
             print(f"note: {shown_name(file)}: {'; '.join(notes)}", file=sys.stderr)
         done += 1
-        names = ", ".join(shown_name(target.name) for target in targets)
+        names = ", ".join(shown_name(target.name) for target in places)
         print(f"[{number}/{len(files)}] {names}", flush=True)
     if not done:
         raise DataError(f"none of its {len(files)} files can be read", path=args.source)

@@ -196,6 +196,8 @@ def test_a_mean_is_of_voices_in_one_order_and_refuses_what_cannot_be_averaged():
         wanted = both * (total @ x[row]) / (total @ total)
         torch.testing.assert_close(mean.model(x)[row], wanted, rtol=1e-9, atol=1e-9)
     assert True in turned and False in turned
+    # Half of it, the second pass of `twice`, is a whole number of no member's steps.
+    assert (mean.model.stride, create_separator("mean").stride) == (8, 8 + 64)
     with pytest.raises(ConfigError, match="of one number of voices and one rate"):
         mean_of([tasks[0], VoiceSeparator("spectral", SPECTRAL, sample_rate=16000)])
 
@@ -229,6 +231,10 @@ def test_a_separator_in_half_precision_is_half_the_file(tmp_path):
     assert {one.dtype for one in loaded.model.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded(x), task.eval()(x), rtol=1e-2, atol=1e-2)
     assert not torch.equal(loaded(x), task(x))
+    again = tmp_path / "again.safetensors"  # of what was exported before
+    command = ["audio", "export", "--ckpt_path", str(whole), "--out", str(again)]
+    assert main([*command, "--dtype", "float16"]) == 0
+    torch.testing.assert_close(load_separator(again)(x), loaded(x), rtol=0, atol=0)
 
 
 def test_the_improvement_is_of_the_best_order():
@@ -311,6 +317,15 @@ def test_weights_say_how_often_speakers_are_drawn(tmp_path):
     assert abs(pairs - first * 0.25 / 3.25) < 0.03
     with pytest.raises(ConfigError, match="weights must be positive"):
         SpeechMixtures(**same, weights={"one": 0.0})
+    SpeechMixtures(**same, weights={"one": 0.5}).setup("fit")
+    with pytest.raises(ConfigError, match=r"no speaker in .* begins with 'esp-'"):
+        SpeechMixtures(**same, weights={"one": 0.5, "esp-": 0.5}).setup("fit")
+    other = {**same, "test_fraction": 0.5}
+    SpeechMixtures(**other, weights={"esp-": 0.5}).setup(
+        "test"
+    )  # of other data than was learnt from
+    with pytest.raises(ConfigError, match=r"got 0.1 and -1"):
+        SpeechMixtures(**same, level=-1.0)
 
 
 def test_folders_that_cannot_serve(speech, tmp_path):
@@ -345,12 +360,23 @@ class Halves:
 @pytest.mark.parametrize("chunk", [7, 5000])
 def test_a_stream_keeps_the_voices_in_order(length, chunk):
     audio = np.random.default_rng(0).standard_normal(length).astype(np.float32)
+    audio[1::2] = -audio[: length // 2 * 2 : 2]  # so that the mean of every window is zero
+    audio[length // 2 * 2 :] = 0
     chunks = (audio[i : i + chunk] for i in range(0, length, chunk))
     parts = list(separate_stream(Halves(), chunks, seconds=3.0, overlap=1.0))
     voices = np.concatenate(parts, 1)
     np.testing.assert_allclose(voices[0], np.maximum(audio, 0), atol=1e-6)
     np.testing.assert_allclose(voices[1], np.minimum(audio, 0), atol=1e-6)
     assert not list(separate_stream(Halves(), iter(()), seconds=3.0, overlap=1.0))
+
+
+@pytest.mark.parametrize("level", [2.0**-100, 2.0**100])
+def test_the_order_is_kept_at_any_level(level):
+    """Squares of such samples leave the range of single precision."""
+    audio = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * np.float32(level)
+    audio[1::2] = -audio[::2]
+    voices = np.concatenate(list(separate_stream(Halves(), iter([audio]), seconds=3.0)), 1)
+    np.testing.assert_allclose(voices[0] / level, np.maximum(audio, 0) / level, atol=1e-6)
 
 
 def test_two_passes_are_averaged_voice_by_voice():
@@ -457,7 +483,8 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     assert 0.9 < np.vdot(voices.sum(0), audio) / np.vdot(audio, audio) <= 1.0
     task = load_separator()
     assert (task.sample_rate, task.model.voices, task.training) == (RATE, 2, False)
-    found = twice(task, torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None])
+    heard = torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None]
+    found = twice(task, heard - heard.mean())
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
 
 
@@ -476,9 +503,29 @@ def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, caps
         assert "3 of 3 recordings" in shown.out and "good.wav" not in shown.err
         notes = {Path(line.split(": ")[1]).name: line for line in shown.err.splitlines()}
         assert "is truncated: its end is missing" in notes["cut.wav"]
-        assert notes["silent.wav"].endswith("silent.wav: is silent")
+        assert notes["silent.wav"].endswith("silent.wav: is silent, or the same value throughout")
     assert len(list(Path("in/voices").iterdir())) == 6
     assert soundfile.info("in/voices/cut_voice1.wav").frames < RATE + 100
+
+
+def test_a_constant_is_no_voice(tmp_path, monkeypatch, tune, capsys):
+    """An offset as of a sound card changes no voice, and the voices have none."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    audio = (0.2 * tune(3, 1.0, RATE) + 0.2 * tune(8, 1.0, RATE)).astype(np.float32)
+    for name, offset in (("plain", 0.0), ("offset", 0.5)):
+        soundfile.write(f"in/{name}.wav", audio + np.float32(offset), RATE, "FLOAT")
+    soundfile.write("in/constant.wav", np.full(RATE, 0.3), RATE, "FLOAT")
+    assert main(["audio", "separate", "in", "--out", "out"]) == 0
+    note = "constant.wav: is silent, or the same value throughout"
+    assert capsys.readouterr().err.strip().endswith(note)
+    for voice in (1, 2):
+        plain, shifted, constant = (
+            soundfile.read(f"out/{name}_voice{voice}.wav")[0]
+            for name in ("plain", "offset", "constant")
+        )
+        assert plain.any() and not constant.any()
+        np.testing.assert_allclose(shifted, plain, atol=1e-5)
 
 
 def test_no_two_recordings_write_the_same_voices(tmp_path, monkeypatch, tune):
@@ -488,6 +535,18 @@ def test_no_two_recordings_write_the_same_voices(tmp_path, monkeypatch, tune):
         soundfile.write(f"in/{name}", 0.3 * tune(number, 0.5, RATE), RATE, "PCM_16")
     assert main(["audio", "separate", "in", "--out", "out"]) == 0
     assert len(list(Path("out").iterdir())) == 6
+
+
+def test_no_recording_is_overwritten(tmp_path, monkeypatch, tune, capsys):
+    """A recording among the inputs that is named as another's voice is."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for number, name in enumerate(("a.wav", "a_voice1.wav")):
+        soundfile.write(f"in/{name}", 0.3 * tune(number, 0.5, RATE), RATE)
+    before = Path("in/a_voice1.wav").read_bytes()
+    assert main(["audio", "separate", "in", "--out", "in"]) != 0
+    assert "a_voice1.wav is a recording, and would be overwritten" in capsys.readouterr().err
+    assert Path("in/a_voice1.wav").read_bytes() == before and len(list(Path("in").iterdir())) == 2
 
 
 @pytest.mark.parametrize("level", [1.0, 2.0**-90, 2.0**90])
@@ -506,5 +565,6 @@ def test_names_and_levels_of_any_kind(level, tmp_path, monkeypatch, tune, capsys
     shown = capsys.readouterr()
     assert r"caf\xe9_voice1.wav" in shown.out and not shown.err
     voices = [soundfile.read(os.fsencode(path))[0] for path in sorted(Path("out").iterdir())]
-    found = twice(load_separator(), torch.from_numpy(audio)[None])[0].detach().numpy()
+    heard = torch.from_numpy(audio - audio.mean())[None]
+    found = twice(load_separator(), heard)[0].detach().numpy()
     np.testing.assert_allclose(np.stack(voices) / level, found, atol=1e-5)
