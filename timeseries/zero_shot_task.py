@@ -262,9 +262,9 @@ def _series(x: Tensor, known: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tens
     """Returns every series of windows (B, L, C) in z-scores (B · C, L), what of it is known, and
     where 0 lies (B · C, 1); of windows without a scaler nowhere."""
     rows, seen = (one.transpose(1, 2).flatten(0, 1) for one in (x, known))
-    if "mean" not in batch:
+    if "zero" not in batch:
         return rows, seen, rows.new_zeros(len(rows), 1)
-    return rows, seen, (-batch["mean"] / batch["unit"]).reshape(-1, 1)
+    return rows, seen, batch["zero"].reshape(-1, 1)
 
 
 def _windows(found: Tensor, x: Tensor) -> Tensor:

@@ -191,7 +191,12 @@ def test_blanks_around_names_and_values_do_not_count(spaced, separator, tmp_path
         ("a.csv", _ROWS.replace("-02,2", "-02").encode(), "line 3: 2 of 3 fields"),
         ("a.csv", _ROWS.replace(",", ";").encode() + b"a", "line 6: 1 of 3 fields"),
         ("a.csv.gz", gzip.compress(_ROWS.encode() + b"a,2024", mtime=0), "line 6: 2 of 3 fields"),
-        ("a.csv", _ROWS.replace("\na", "\n1,a").encode(), "more fields in its records"),
+        (
+            "a.csv",
+            _ROWS.replace("\na", "\n1,a").encode(),
+            "line 2: 4 fields, more in a record than the 3 of",
+        ),
+        ("a.csv", b"# logger\nds,y\n2024-01-01,1\n", "line 2: 2 fields, more .* lines above it"),
     ],
 )
 def test_text_that_would_be_read_as_something_else(name, content, words, tmp_path) -> None:

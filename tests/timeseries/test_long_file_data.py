@@ -64,6 +64,10 @@ def test_windows_are_those_of_the_panel(path: Path) -> None:
     mean, std = whole.scales(H)
     np.testing.assert_allclose(mean, scaler.mean, rtol=1e-12)
     np.testing.assert_allclose(std, scaler.std, rtol=1e-12)
+    tiny, some = replace(whole, values=np.ldexp(whole.values, -560)).scales(H), mean != 0
+    assert some.sum() > 3  # one ends before the rows that are held, and is scaled by 1
+    for one, wanted in zip(tiny, (mean, std)):
+        np.testing.assert_allclose(np.ldexp(one, 560)[some], wanted[some], rtol=1e-12)
     for least in (1, 5, L):
         expected = Windows(panel, scaler, range(1, len(panel) - H + 1), L, H, least)
         at = whole.cutoffs(least, H, 0)
@@ -154,7 +158,7 @@ def test_baselines_see_the_windows_that_were_tested(path: Path, tmp_path: Path, 
     (own,) = data.val_dataloader()
     beside = data.sample().windows("test")
     found = beside.batch_of_pairs(beside.pairs)
-    for name in ("x", "y", "x_mask", "y_mask", "mean", "unit"):
+    for name in ("x", "y", "x_mask", "y_mask", "mean", "unit", "zero"):
         mask = found["y_mask"] if name == "y" else True
         torch.testing.assert_close(own[name] * mask, found[name] * mask, msg=name)
     assert len(data.sample().windows("train").pairs) >= 90

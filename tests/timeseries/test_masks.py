@@ -152,6 +152,31 @@ def test_a_column_of_rounding_is_not_blown_up():
     assert mean[2] == 3
 
 
+@pytest.mark.parametrize("power", [-1060, -560, -140, 140, 490])
+def test_the_scale_of_values_changes_no_deviation(power):
+    values = 10 + np.random.default_rng(0).standard_normal((50, 2))
+    values[3, 1] = np.nan
+    mean, std = spread(values)
+    np.testing.assert_allclose(std, np.nanstd(values, 0), rtol=1e-14)
+    few = power < -1022  # digits are lost below the normal numbers
+    found = spread(np.ldexp(values, power))
+    for one, wanted in zip(found, (mean, std)):
+        np.testing.assert_allclose(np.ldexp(one, -power), wanted, rtol=1e-3 if few else 1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e-45, 1e45])
+def test_windows_say_where_0_lies_at_every_scale(scale):
+    days = pd.date_range("2024-01-01", periods=60)
+    panel = panel_of(pd.DataFrame({"a": scale * (10 + np.arange(60.0) % 7)}, days), source="m")
+    windows = Windows(panel, Scaler.fit(panel, Part(0, 40)), [50], 16, 4)
+    plain = replace(panel, values=panel.values / scale)
+    ones = Windows(plain, Scaler.fit(plain, Part(0, 40)), [50], 16, 4)
+    for found in (windows.batch([0]), windows.batch_of_pairs([0])):
+        wanted = ones.batch([0])["zero"]
+        np.testing.assert_allclose(found["zero"], wanted, rtol=1e-5)
+        assert found["zero"] == pytest.approx(-6.0, abs=1.5)
+
+
 def test_a_context_with_gaps_gives_a_forecast(wide_csv):
     panel = read_panel(wide_csv)
     data = ForecastData(str(wide_csv), "ratio", L, H)

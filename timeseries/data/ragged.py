@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longseq.timeseries.data.long_file import Piece
-from longseq.timeseries.data.windows import ROUNDING
+from longseq.timeseries.data.windows import ROUNDING, window_scales
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ class Ragged:
         codes, values = codes[kept], self.values[kept]
         seen = np.maximum(np.bincount(codes, minlength=count), 1)
         mean = np.bincount(codes, values, count) / seen
-        std = np.sqrt(np.bincount(codes, (values - mean[codes]) ** 2, count) / seen)
         largest = np.zeros(count)
         np.maximum.at(largest, codes, np.abs(values))
+        power = np.frexp(largest)[1]
+        around = np.ldexp(values - mean[codes], -power[codes])
+        std = np.ldexp(np.sqrt(np.bincount(codes, around**2, count) / seen), power)
         return mean, np.where(std > ROUNDING * largest, std, 1.0)
 
     def cutoffs(self, least: int, horizon: int, held: int, last: bool = False) -> np.ndarray:
@@ -139,7 +141,7 @@ class RaggedWindows:
         # Every series begins with a value, so none is carried into the next.
         carried = series.values[np.maximum.accumulate(rows)] if len(rows) else series.values
         self.values = ((carried - mean[codes]) / std[codes]).astype(np.float32)
-        self.mean, self.std = mean.astype(np.float32), std.astype(np.float32)
+        self._scale = window_scales(mean, std)
 
     def batch(self, at: np.ndarray) -> dict[str, Tensor]:
         """Returns windows, stacked into (B, …, 1).
@@ -158,8 +160,7 @@ class RaggedWindows:
             "y": self.values[future],
             "x_mask": self.observed[near] & inside,
             "y_mask": self.observed[future],
-            "mean": self.mean[c],
-            "unit": self.std[c],
+            **{name: value[c] for name, value in self._scale.items()},
         }
         batch = {name: torch.from_numpy(value).unsqueeze(-1) for name, value in found.items()}
         marks = {"x_mark": np.maximum(axis + past, 0), "y_mark": axis + future}

@@ -69,6 +69,7 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     except UnicodeDecodeError as error:
         raise _encoding(file, "another encoding") from error
     if not isinstance(frame.index, pd.RangeIndex):
+        _check_lengths(file, found)
         raise DataError("has more fields in its records than in its header", path=file)
     if frame.shape[1] > 1 and frame.iloc[:, -1].isna().any():
         _check_lengths(file, found)
@@ -96,12 +97,21 @@ def _encoding(file: Path, kind: str) -> DataError:
 
 
 def _check_lengths(file: Path, delimiter: str) -> None:
-    """Checks that no record has fewer fields than the header: pandas takes those as empty."""
+    """Checks that no record has fewer fields than the header, which pandas takes as empty, or
+    more, of which it makes an index."""
     how: Any = {"mode": "rt", "encoding": "utf-8-sig", "newline": ""}
     with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as stream:
         rows = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
         wanted = len(next(rows))
         for row in rows:
+            if len(row) > wanted:
+                raise DataError(
+                    f"line {rows.line_num}: {len(row)} fields, more in a record than the {wanted} "
+                    "of the header",
+                    path=file,
+                    hint="the first line must name every column: take lines above it away, and "
+                    "put a name over each",
+                )
             if row and len(row) < wanted:
                 raise DataError(
                     f"line {rows.line_num}: {len(row)} of {wanted} fields",

@@ -34,10 +34,21 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = np.maximum(known.sum(0), 1)
         filled = np.where(known, column, 0.0)
         mean = filled.sum(0) / count
-        std = np.sqrt((np.where(known, column - mean, 0.0) ** 2).sum(0) / count)
         largest = np.abs(filled).max(0, initial=0.0)
+        # By a power of two, which rounds nothing: squares of 1e-170 are 0.
+        power = np.frexp(largest)[1]
+        around = np.ldexp(np.where(known, column - mean, 0.0), -power)
+        std = np.ldexp(np.sqrt((around**2).sum(0) / count), power)
         means[part], stds[part] = mean, np.where(std > ROUNDING * largest, std, 1.0)
     return means, stds
+
+
+def window_scales(mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what windows hold of the scales of series, float32 (C,): ``mean``, ``unit`` and
+    ``zero``, the z-score of 0, which is a number where the others are beyond float32."""
+    with np.errstate(over="ignore"):
+        found = {"mean": mean, "unit": std, "zero": -mean / std}
+        return {name: value.astype(np.float32) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ class Windows:
     (h, C). Values that were not are carried forward in ``x``, and in ``y`` they mean nothing.
     Windows of single series hold the covariates of the scaler too, 0 where they are not known:
     ``x_cov`` (L, Q + P), those of the future and of the past; ``y_cov`` (h, Q); ``static`` (S,).
-    ``mean`` and ``unit`` (C,) are those of the scaler.
+    ``mean`` and ``unit`` (C,) are those of the scaler, infinite or 0 where float32 does not hold
+    them; ``zero`` (C,) is where 0 lies in z-scores.
 
     Args:
         panel: the series.
@@ -131,8 +143,10 @@ class Windows:
         self.observed = torch.from_numpy(panel.observed)
         self.starts = panel.starts
         self.scaler = scaler
-        self.mean = torch.from_numpy(np.asarray(scaler.mean, np.float32))
-        self.unit = torch.from_numpy(np.asarray(scaler.std, np.float32))
+        self._scale = {
+            name: torch.from_numpy(value)
+            for name, value in window_scales(scaler.mean, scaler.std).items()
+        }
         self._future, self._past, self._static = _scaled_covariates(panel, scaler)
         self.marks = torch.from_numpy(calendar_features(panel.ds, resolution(panel.freq)))
 
@@ -212,8 +226,7 @@ class Windows:
         }
         if not whole:
             found = {name: value.unsqueeze(-1) for name, value in found.items()}
-        scale = {"mean": self.mean, "unit": self.unit}
-        for key, value in scale.items():
+        for key, value in self._scale.items():
             found[key] = value.expand(len(at), -1) if whole else value[series]
         return found | {"x_mark": self.marks[near], "y_mark": self.marks[future]}
 

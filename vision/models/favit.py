@@ -113,7 +113,6 @@ class FactorizedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, C), with sides of at least the stride."""
-        batch, height, width, _ = x.shape
         queries = self.q(x).flatten(1, 2).split(self.sizes, dim=2)
         small = self.sr(x[..., : self.sizes[0]].permute(0, 3, 1, 2))
         keys, values = self.kv_g(self.norm(small.permute(0, 2, 3, 1))).chunk(2, dim=-1)
@@ -133,7 +132,7 @@ class FactorizedAttention(nn.Module):
             values = values + near.transpose(2, 3)
             y = F.scaled_dot_product_attention(each[i], keys, values)
             found.append(y.transpose(1, 2).flatten(2))
-        return self.proj(torch.cat(found, -1)).view(batch, height, width, -1)
+        return self.proj(torch.cat(found, -1)).view(x.shape)
 
 
 class FactorizedBlock(nn.Module):

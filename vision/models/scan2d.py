@@ -201,7 +201,7 @@ class _Expand(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, expand: Tensor, merge: Tensor) -> Tensor:
         ctx.save_for_backward(expand, merge)
         batch, length, width = x.shape
-        return _take(x, expand).view(batch, length, -1, width)
+        return _take(x, expand).view(batch, length, len(expand) // length, width)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:

@@ -105,7 +105,7 @@ def scan_side_by_side(
     dt, B, C = small.split([rank, states, states], dim=-1)
     # (K, B·L, D')
     delta = torch.matmul(dt.permute(2, 0, 1, 3).reshape(lanes, -1, rank), dt_weight.transpose(1, 2))
-    delta = delta.view(lanes, batch, length, -1).permute(1, 2, 0, 3).flatten(2)
+    delta = delta.view(lanes, batch, length, x.shape[3]).permute(1, 2, 0, 3).flatten(2)
     decay = -torch.exp(logs if logs.dtype == torch.float64 else logs.float())
     bias = dt_bias.flatten()
     y, _ = selective_scan(x.flatten(2), delta, decay, B, C, skips, None, bias, delta_softplus=True)

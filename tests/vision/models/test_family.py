@@ -143,6 +143,15 @@ def test_every_parameter_learns_and_evaluation_leaves_no_trace(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_images_give_no_logits(name: str) -> None:
+    model, x = tiny(name).eval(), images(64, 64)[:0].requires_grad_()
+    y = model(x)
+    assert y.shape == (0, model(images(64, 64)).shape[1])
+    y.sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close(name: str) -> None:
     model, x = tiny(name).eval(), images(64, 64)
     with torch.no_grad():
