@@ -36,21 +36,31 @@ def test_errors_of_runs_and_of_fifths_of_one() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
 
-    def by_hand(parts: np.ndarray) -> float:
+    def by_hand(parts: np.ndarray, years: int = 20) -> float:
         total = 0.0
-        for part in np.unique(parts):
+        for part in np.unique(parts[parts >= 0]):
             out = parts == part
             design = np.column_stack([np.ones(20), x])
             fit = np.linalg.lstsq(design[~out], y[~out], rcond=None)[0]
             total += ((design[out] @ fit - y[out]) ** 2).sum()
-        return total
+        return total / years
 
     fifths, runs = np.arange(20) // 4, (np.arange(20) >= 13).astype(int)
-    assert held_out_error([x], [y], 0.0) == pytest.approx(by_hand(fifths), rel=1e-9)
-    split = held_out_error([x[:13], x[13:]], [y[:13], y[13:]], 0.0)
+    assert held_out_error([x], [y], penalty=0.0) == pytest.approx(by_hand(fifths), rel=1e-9)
+    split = held_out_error([x[:13], x[13:]], [y[:13], y[13:]], penalty=0.0)
     assert split == pytest.approx(by_hand(runs), rel=1e-9)
+    # Years that all runs have stay in the fit; two runs of which one has none of its own are one.
+    own = [np.arange(13) >= 5, np.ones(7, dtype=bool)]
+    kept = held_out_error([x[:13], x[13:]], [y[:13], y[13:]], own, 0.0)
+    parts = np.where(np.arange(20) < 5, -1, runs)
+    assert kept == pytest.approx(by_hand(parts, 15), rel=1e-9)
+    own[1][:] = False
+    alone = held_out_error([x[:13], x[13:]], [y[:13], y[13:]], own, 0.0)
+    assert alone == pytest.approx(by_hand(fifths), rel=1e-9)
     # A penalty of its own, and a regressor that is constant where it is fitted.
-    assert held_out_error([x], [y]) == pytest.approx(held_out_error([x], [y], 1e-4), rel=1e-12)
+    assert held_out_error([x], [y]) == pytest.approx(
+        held_out_error([x], [y], penalty=1e-4), rel=1e-12
+    )
     assert np.isfinite(held_out_error([x * [1, 0]], [y]))
     slopes, offset = Ridge(0.0).fit(x, y).linear()
     np.testing.assert_allclose(x @ slopes.T + offset, Ridge(0.0).fit(x, y).predict(x), rtol=1e-10)
