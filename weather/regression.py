@@ -44,7 +44,7 @@ def held_out_error(
     design: Sequence[np.ndarray],
     fields: Sequence[np.ndarray],
     own: Sequence[np.ndarray] | None = None,
-    penalty: float | None = None,
+    penalty: float = RIDGE,
 ) -> float:
     """Returns the mean over years of the squared error of least squares in runs that were held out
     of the fit in turn, or in fifths of the years where only one run has years of its own.
@@ -54,7 +54,7 @@ def held_out_error(
         fields: what they are to explain (T, C).
         own: bool (T) of every run, the years that no other has; None for all. The others, a common
             history, stay in the fit: whoever predicts a further scenario knows them.
-        penalty: see ``Ridge``; None for its own.
+        penalty: see ``Ridge``.
     """
     x, y = np.concatenate(design), np.concatenate(fields)
     part = np.concatenate([np.full(len(one), index) for index, one in enumerate(design)])
@@ -65,7 +65,7 @@ def held_out_error(
     error = 0.0
     for index in np.unique(part[part >= 0]):
         out = part == index
-        fit = Ridge(RIDGE if penalty is None else penalty).fit(x[~out], y[~out])
+        fit = Ridge(penalty).fit(x[~out], y[~out])
         error += float(((fit.predict(x[out]) - y[out]) ** 2).sum())
     return error / int((part >= 0).sum())
 
