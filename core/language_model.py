@@ -17,6 +17,7 @@ from longseq.core.errors import ArgumentError, ConfigError, DataError
 from longseq.core.generation import Generation, generate
 from longseq.core.mixers import State
 from longseq.core.mixers.pieces import in_pieces, piece_length
+from longseq.core.ops.linear_maps import mapped
 
 
 class LanguageModel(nn.Module):
@@ -118,7 +119,7 @@ class LanguageModel(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Returns the logits (..., V) of the backbone's output (..., D)."""
-        logits: Tensor = self.lm_head(x)
+        logits = mapped(self.lm_head, x)
         if self.logit_scale != 1:
             logits = logits * self.logit_scale
         if self.logit_soft_cap is not None:

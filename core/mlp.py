@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.ops.linear_maps import mapped
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
@@ -34,7 +35,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps every position on its own."""
-        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
+        return mapped(self.fc2, gelu(mapped(self.fc1, x), approximate="tanh"))
 
 
 class GatedMLP(nn.Module):
@@ -75,9 +76,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps every position on its own."""
-        gate, value = self.fc1(x).chunk(2, -1)
+        gate, value = mapped(self.fc1, x).chunk(2, -1)
         gate = gate if self.gate_scale == 1 else gate * self.gate_scale
-        y = self.fc2(ACTIVATIONS[self.activation](gate) * value)
+        y = mapped(self.fc2, ACTIVATIONS[self.activation](gate) * value)
         return y if self.out_scale == 1 else y * self.out_scale
 
 

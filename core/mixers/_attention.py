@@ -16,6 +16,7 @@ from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.mixers.base import Mixer
 from longseq.core.ops.arguments import differentiated, readable
 from longseq.core.ops.exported import is_open
+from longseq.core.ops.linear_maps import mapped
 
 
 class AttentionBase(Mixer):
@@ -80,9 +81,9 @@ class AttentionBase(Mixer):
         """Returns queries (B, L, H, P), keys and values (B, L, H_kv, P) of x (B, L, D)."""
         shape = (-1, self.d_head)
         return (
-            self.q_proj(x).unflatten(-1, shape),
-            self.k_proj(x).unflatten(-1, shape),
-            self.v_proj(x).unflatten(-1, shape),
+            mapped(self.q_proj, x).unflatten(-1, shape),
+            mapped(self.k_proj, x).unflatten(-1, shape),
+            mapped(self.v_proj, x).unflatten(-1, shape),
         )
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:

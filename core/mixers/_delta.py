@@ -15,6 +15,7 @@ from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.precision import bounded
 
 _EPS = 1e-6  # added to the square of a norm that is divided by
@@ -101,9 +102,7 @@ class DeltaMixer(Mixer):
         convolutions = [conv_weights(getattr(self, name), name) for name in names]
         biases = [bias for _, bias in convolutions if bias is not None]
         mixed, conv = causal_conv1d(
-            torch.cat(
-                [projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj)], -1
-            ),
+            torch.cat([mapped(layer, x) for layer in (self.q_proj, self.k_proj, self.v_proj)], -1),
             torch.cat([weight for weight, _ in convolutions]),
             torch.cat(biases) if biases else None,
             None if state is None else state["conv"],

@@ -11,6 +11,7 @@ from torch import Tensor
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import AttentionBase, positions_in_pack
 from longseq.core.mixers.base import State, register_mixer, segment_resets
+from longseq.core.ops.linear_maps import mapped
 
 # Queries that share one explicit mask: bounds the mask's memory by 1024 keys-wide rows instead of
 # L.
@@ -130,7 +131,7 @@ class Attention(AttentionBase):
             after = {"k": k[:, -most:], "v": v[:, -most:]}
             if fewest < most:
                 after["seen"] = kept
-        return self.o_proj(y.flatten(2)), after
+        return mapped(self.o_proj, y.flatten(2)), after
 
     def _masked(self, q: Tensor, k: Tensor, v: Tensor, past: int, positions: Tensor) -> Tensor:
         """Attends by blocks of queries, each to as many earlier keys as its position in its
@@ -150,11 +151,11 @@ class Attention(AttentionBase):
         positions = torch.arange(x.shape[1], device=x.device)
         q, k = self.rotate(q, positions), self.rotate(k, positions)
         if resets is None:
-            return self.o_proj(self.attend(q, k, v, None).flatten(2))
+            return mapped(self.o_proj, self.attend(q, k, v, None).flatten(2))
         sequence = resets.cumsum(1)
         outputs = []
         for lo in range(0, x.shape[1], _QUERY_BLOCK):
             mine = sequence[:, lo : lo + _QUERY_BLOCK]
             mask = (mine[:, :, None] == sequence[:, None, :]).unsqueeze(1)
             outputs.append(self.attend(q[:, lo : lo + _QUERY_BLOCK], k, v, mask))
-        return self.o_proj(torch.cat(outputs, 1).flatten(2))
+        return mapped(self.o_proj, torch.cat(outputs, 1).flatten(2))

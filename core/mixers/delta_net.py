@@ -11,6 +11,7 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.delta_rule import delta_rule
+from longseq.core.ops.linear_maps import mapped
 
 
 @register_mixer("delta_net")
@@ -94,11 +95,13 @@ class DeltaNet(DeltaMixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        return self.o_proj(self._normalise(x, o).flatten(2)), {"conv": conv, "kv": kv}
+        return mapped(self.o_proj, self._normalise(x, o).flatten(2)), {"conv": conv, "kv": kv}
 
     def _normalise(self, x: Tensor, o: Tensor) -> Tensor:
         """Normalises each head's output, and gates it where there is a gate."""
         if self.g_proj is None:
             return normalised(o, self.o_norm)
-        gated: torch.Tensor = self.o_norm(o, self.g_proj(x).unflatten(-1, (self.n_heads, -1)))
+        gated: torch.Tensor = self.o_norm(
+            o, mapped(self.g_proj, x).unflatten(-1, (self.n_heads, -1))
+        )
         return gated

@@ -11,6 +11,7 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import State, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.delta_rule import delta_rule
+from longseq.core.ops.linear_maps import mapped
 
 
 @register_mixer("gated_delta_net")
@@ -95,5 +96,5 @@ class GatedDeltaNet(DeltaMixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        gate = self.g_proj(x).unflatten(-1, (self.n_heads, -1))
-        return self.o_proj(self.o_norm(o, gate).flatten(2)), {"conv": conv, "kv": kv}
+        gate = mapped(self.g_proj, x).unflatten(-1, (self.n_heads, -1))
+        return mapped(self.o_proj, self.o_norm(o, gate).flatten(2)), {"conv": conv, "kv": kv}

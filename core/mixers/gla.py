@@ -13,6 +13,7 @@ from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.linear_attention import linear_attention
+from longseq.core.ops.linear_maps import mapped
 
 
 @register_mixer("gla")
@@ -88,7 +89,7 @@ class GLA(Mixer):
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         q, k, v, gate, decay = (
-            projection(x).unflatten(-1, (self.n_heads, -1))
+            mapped(projection, x).unflatten(-1, (self.n_heads, -1))
             for projection in (self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.gk_proj)
         )
         log_decay = logsigmoid(decay.to(recurrent_dtype(decay.dtype))) / self.gate_logit_normalizer
@@ -102,4 +103,4 @@ class GLA(Mixer):
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        return self.o_proj(self.g_norm_swish_gate(o, gate).flatten(2)), {"kv": kv}
+        return mapped(self.o_proj, self.g_norm_swish_gate(o, gate).flatten(2)), {"kv": kv}

@@ -15,7 +15,7 @@ from longseq.core.mixers.base import Mixer, State, register_mixer, segment_reset
 from longseq.core.ops.causal_conv1d import MAX_WIDTH, causal_conv1d
 from longseq.core.ops.fft_conv import carry_history, fft_conv
 from longseq.core.ops.gated_conv import gated_conv
-from longseq.core.ops.linear_maps import split_bias
+from longseq.core.ops.linear_maps import mapped, split_bias
 from longseq.core.ops.precision import autocast_dtype
 
 # Without gradients, a longer input goes through position-wise maps in such blocks ...
@@ -114,7 +114,7 @@ class Hyena(Mixer):
         for kernel, skip, past, gate in zip(kernels, skips, pasts, reversed(gates[1:])):
             inputs.append(v * gate)
             v = fft_conv(inputs[-1], kernel, skip, past, segment_ids)
-        y = self.out_proj(v * gates[0])
+        y = mapped(self.out_proj, v * gates[0])
         after = {
             "conv_state": recent,
             "conv_history": carry_history(torch.cat(inputs, -1), history, self.l_max, segment_ids),
@@ -136,7 +136,7 @@ class Hyena(Mixer):
             "conv_state": nn.functional.pad(recent, (0, 0, past - recent.shape[1], 0)).clone(),
             "conv_history": inputs,
         }
-        return self.out_proj(y), after
+        return mapped(self.out_proj, y), after
 
     def _short_conv(
         self, x: Tensor, past: Tensor, resets: Tensor | None = None
@@ -182,7 +182,7 @@ class Hyena(Mixer):
         }
         del features, inputs, gates
         if autocast_dtype(product) is not None:
-            return self.out_proj(product), after
+            return mapped(self.out_proj, product), after
         for low in range(0, length, _POSITIONS):
             product[:, low : low + _POSITIONS] = self.out_proj(product[:, low : low + _POSITIONS])
         return product, after

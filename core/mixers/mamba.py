@@ -21,7 +21,7 @@ from longseq.core.mixers._submodules import conv_weights, holding
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d
-from longseq.core.ops.linear_maps import product_and_bias
+from longseq.core.ops.linear_maps import mapped, product_and_bias
 from longseq.core.ops.mamba_step import MambaLayer, mamba_step
 from longseq.core.ops.precision import bounded
 from longseq.core.ops.selective_scan import selective_scan
@@ -113,7 +113,7 @@ class Mamba(Mixer):
     ) -> tuple[Tensor, State]:
         """See ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
-        u, z = self.in_proj(x).split(self.d_inner, dim=-1)
+        u, z = mapped(self.in_proj, x).split(self.d_inner, dim=-1)
         u, conv = causal_conv1d(
             u,
             *conv_weights(self.conv1d, "conv1d"),
@@ -122,7 +122,7 @@ class Mamba(Mixer):
             activation="silu",
             backend=convolution_backend(self.backend),
         )
-        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, B, C = mapped(self.x_proj, u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         if self.bcdt_norm is not None:
             dt, B, C = bounded(dt), bounded(B), bounded(C)
             dt, B, C = self.dt_layernorm(dt), self.b_layernorm(B), self.c_layernorm(C)
@@ -142,7 +142,7 @@ class Mamba(Mixer):
             resets=resets,
             backend=self.backend,
         )
-        return self.out_proj(y), {"conv": conv, "ssm": ssm}
+        return mapped(self.out_proj, y), {"conv": conv, "ssm": ssm}
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``; without gradients the kernels are called directly."""

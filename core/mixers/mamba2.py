@@ -16,6 +16,7 @@ from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.ssd import ssd
 from longseq.core.ops.state_update import state_update
 
@@ -167,7 +168,7 @@ class Mamba2(Mixer):
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns the MLP's gate and value, z, what is convolved, and dt."""
         d_mlp = self.d_inner - self.d_ssm
-        projected = self.in_proj(x)
+        projected = mapped(self.in_proj, x)
         if self.factors is not None:
             projected = projected * self.factors.to(projected.dtype)
         sizes = [d_mlp, d_mlp, self.d_ssm, self.conv_dim, self.nheads]
@@ -247,5 +248,4 @@ class Mamba2(Mixer):
             y = self.norm(y, z)
         if self.d_ssm < self.d_inner:
             y = torch.cat([silu(mlp_gate) * mlp_value, y], dim=-1)
-        out: Tensor = self.out_proj(y)
-        return out
+        return mapped(self.out_proj, y)

@@ -18,7 +18,7 @@ from longseq.core.ops.backends import Backend, check_backend, convolution_backen
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.gated_norm import gated_layer_norm
-from longseq.core.ops.linear_maps import plain_map
+from longseq.core.ops.linear_maps import mapped, plain_map
 from longseq.core.ops.mlstm import mlstm
 from longseq.core.ops.precision import bounded
 
@@ -181,7 +181,7 @@ class MLSTM(Mixer):
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         resets = segment_resets(segment_ids)
-        inner, z = self.proj_up(x).chunk(2, -1)
+        inner, z = mapped(self.proj_up, x).chunk(2, -1)
         u, history = causal_conv1d(
             inner,
             *conv_weights(self.conv1d["conv"], "conv1d.conv"),
@@ -211,7 +211,7 @@ class MLSTM(Mixer):
             whole = torch.cat([c, n.unsqueeze(-1)], -1)
             c, n = seen_from(whole, x.shape[1], self.rotary_base).split([self.d_head, 1], -1)
             n = n.squeeze(-1)
-        y = self.proj_down(self.mlstm_cell.outnorm(h, u, self.learnable_skip, z))
+        y = mapped(self.proj_down, self.mlstm_cell.outnorm(h, u, self.learnable_skip, z))
         return y, {"conv": history, "c": c, "n": n, "m": m}
 
 

@@ -13,6 +13,7 @@ from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.mlstm import mlstm
 from longseq.core.ops.precision import bounded
 
@@ -115,7 +116,7 @@ class MLSTMLarge(Mixer):
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
         q, k, v = (
-            projection(x).unflatten(-1, (self.n_heads, -1))
+            mapped(projection, x).unflatten(-1, (self.n_heads, -1))
             for projection in (self.q, self.k, self.v)
         )
         h, (c, n, m) = mlstm(
@@ -130,5 +131,5 @@ class MLSTMLarge(Mixer):
             backend=self.backend,
         )
         gate = torch.sigmoid(self.ogate_preact(x))
-        out = self.out_proj((gate * self.multihead_norm(h)).to(gate.dtype))
+        out = mapped(self.out_proj, (gate * self.multihead_norm(h)).to(gate.dtype))
         return out, {"c": c, "n": n, "m": m}

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from longseq.core.kernels.custom_op import in_forward_mode
 from longseq.core.ops.backends import Backend, Dispatch, cpu_reason
+from longseq.core.ops.linear import linear
 from longseq.core.ops.precision import autocast_dtype
+
+ANY_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Names of the hooks that count where gradients are asked for."""
 
 
 def plain_map(
@@ -32,13 +36,24 @@ def plain_map(
     return plain and not everywhere and not any(getattr(layer, name) for name in hooks)
 
 
+def mapped(layer: nn.Module, x: Tensor) -> Tensor:
+    """Returns ``layer(x)``, the product being that of ``longseq.core.ops.linear`` where the layer
+    is a linear map and no more.
+
+    Args:
+        layer: the linear layer, or what was put in its place.
+        x: its input.
+    """
+    if torch.compiler.is_compiling() or not plain_map(layer, ANY_HOOKS):
+        y: Tensor = layer(x)
+        return y
+    assert isinstance(layer, nn.Linear)
+    return linear(x, layer.weight, layer.bias)
+
+
 class _Call(NamedTuple):
     layer: nn.Module
     x: Tensor
-
-
-ANY_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Names of the hooks that count where gradients are asked for."""
 
 
 def _reason(call: _Call) -> str | None:
@@ -80,7 +95,7 @@ def split_bias(
     if _DISPATCH.choose(backend, _Call(layer, x)) != "cpu":
         return layer(x), None
     assert isinstance(layer, nn.Linear)
-    return nn.functional.linear(x, layer.weight), layer.bias
+    return linear(x, layer.weight), layer.bias
 
 
 def product_and_bias(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +109,7 @@ def product_and_bias(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None
     if not plain_map(layer, ANY_HOOKS):
         return layer(x), None
     assert isinstance(layer, nn.Linear)
-    return nn.functional.linear(x, layer.weight), layer.bias
+    return linear(x, layer.weight), layer.bias
 
 
 class _GeluLinear(torch.autograd.Function):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.ops.linear_maps import mapped
 from longseq.vision.models.layers import DropPath, head, path_rates
 from longseq.vision.models.pyramid import IMAGENET, ImagePreset, Pyramid, check_stages
 
@@ -66,7 +67,7 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return mapped(self.fc2, F.gelu(mapped(self.fc1, x)))
 
 
 class InceptionBlock(nn.Module):
@@ -139,7 +140,7 @@ class MLPHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, D)."""
-        return self.fc2(self.norm(F.gelu(self.fc1(x))))
+        return mapped(self.fc2, self.norm(F.gelu(mapped(self.fc1, x))))
 
 
 class InceptionNeXt(Pyramid):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
 from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
+from longseq.core.ops.linear import linear
 from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 
 
@@ -183,6 +184,25 @@ def depthwise(conv: nn.Module, x: Tensor, silu: bool = False) -> Tensor:
             return depthwise_conv2d(x, conv.weight, conv.bias, silu=silu)
     y: Tensor = conv(x.permute(0, 3, 1, 2))
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
+
+
+def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Returns a convolution of maps channels last as one product with what each position sees.
+
+    Where a map has few positions and many channels, the weights are most of what has to be read;
+    the product takes them as they lie.
+
+    Args:
+        conv: neither grouped nor dilated, with zeros around.
+        x: (B, H, W, C).
+
+    Returns:
+        (B, H', W', C').
+    """
+    (high, wide), (down, right), (top, left) = conv.kernel_size, conv.stride, conv.padding
+    x = F.pad(x, (0, 0, int(left), int(left), int(top), int(top)))
+    seen = x.unfold(1, high, down).unfold(2, wide, right)  # (B, H', W', C, kernel)
+    return linear(seen.flatten(3), conv.weight.flatten(1), conv.bias)
 
 
 class FeatureExtractor(nn.Module):

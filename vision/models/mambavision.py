@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import DropPath, head, path_rates
 from longseq.vision.models.pyramid import (
@@ -66,7 +67,7 @@ class MambaVisionMixer(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """u: (B, L, D)."""
-        x, z = self.in_proj(u).transpose(1, 2).split(self.half, dim=1)
+        x, z = mapped(self.in_proj, u).transpose(1, 2).split(self.half, dim=1)
         x = F.silu(self.conv1d_x(x)).transpose(1, 2)
         z = F.silu(self.conv1d_z(z)).transpose(1, 2)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -83,7 +84,7 @@ class MambaVisionMixer(nn.Module):
             self.dt_proj.bias,
             delta_softplus=True,
         )
-        return self.out_proj(torch.cat([y, z], -1))
+        return mapped(self.out_proj, torch.cat([y, z], -1))
 
 
 class WindowAttention(nn.Module):
@@ -104,7 +105,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, L, D)."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = mapped(self.qkv, x).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from longseq.core.errors import ConfigError
 from longseq.core.mlp import MLP
 from longseq.core.ops.gelu import biased_gelu
-from longseq.core.ops.linear_maps import split_bias
+from longseq.core.ops.linear_maps import mapped, split_bias
 from longseq.core.registry import Preset
 from longseq.vision.models.layers import ImageModel
 
@@ -60,9 +60,8 @@ class ExactMLP(MLP):
         if torch.compiler.is_compiling():
             return self.fc2(F.gelu(self.fc1(x)))
         hidden, bias = split_bias(self.fc1, x)
-        return self.fc2(
-            F.gelu(hidden) if bias is None else biased_gelu(hidden, bias, overwrite=True)
-        )
+        hidden = F.gelu(hidden) if bias is None else biased_gelu(hidden, bias, overwrite=True)
+        return mapped(self.fc2, hidden)
 
 
 def check_stages(dims: Sequence[int], depths: Sequence[int], **others: Sequence[Any]) -> None:

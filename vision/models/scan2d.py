@@ -23,6 +23,7 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.ops.cross_scan import Way
 
 # torch.compile traces the orders, so only what it knows of numpy is used: no lexsort, no rot90.
 
@@ -242,6 +243,19 @@ def along(x: Tensor, order: str) -> Tensor:
         return sequence.flip(1) if order != base else sequence
     index = torch.from_numpy(scan_order(order, x.shape[1], x.shape[2])).to(x.device)
     return x.flatten(1, 2)[:, index]
+
+
+def straight_ways(orders: Sequence[str], height: int) -> list[Way]:
+    """Returns orders along rows and columns as the ways of ``cross_scan``.
+
+    Args:
+        orders: of ``CROSS_SCAN``.
+        height: rows of the grid.
+    """
+    return [
+        Way(order.endswith("_reversed"), height if order.startswith("column") else 0)
+        for order in orders
+    ]
 
 
 def back(y: Tensor, order: str, height: int, width: int) -> Tensor:

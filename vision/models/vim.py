@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.mamba_inner import Way, mamba_inner
 from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates, step_size_bias
@@ -95,7 +96,8 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a whole sequence; every position sees all others."""
-        return self.out_proj(mamba_inner(self.in_proj(x), self._ways(), scale=0.5))
+        y = mamba_inner(mapped(self.in_proj, x), self._ways(), scale=0.5)
+        return mapped(self.out_proj, y)
 
 
 class VimLayer(nn.Module):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_choice, check_divisible, check_positive
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.linear_attention import linear_attention
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.registry import Preset
 from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates
 from longseq.vision.models.pyramid import ExactMLP, initialise
@@ -58,7 +59,7 @@ class VisionRetention(nn.Module):
         Returns:
             (B, L, D), and the state after it.
         """
-        q, k, v = self.qkv(x).unflatten(2, (3, self.n_heads, -1)).unbind(2)
+        q, k, v = mapped(self.qkv, x).unflatten(2, (3, self.n_heads, -1)).unbind(2)
         dtype = torch.promote_types(q.dtype, torch.float32)
         heads = torch.arange(self.n_heads, device=x.device, dtype=dtype)
         decay = torch.log1p(-torch.exp2(-5.0 - heads))

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.ops.cross_scan import cross_scan
+from longseq.core.ops.linear import linear
+from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import (
     DropPath,
@@ -27,9 +30,10 @@ from longseq.vision.models.layers import (
     head,
     path_rates,
     step_size_bias,
+    unfolded,
 )
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
-from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d
+from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d, straight_ways
 
 BY_LANE = 1 << 19
 """Numbers in all directions' sequences of an image from which they are scanned one at a time."""
@@ -146,11 +150,11 @@ class SS2D(LaneScan):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
-        x, z = self.in_proj(x), None
+        x, z = mapped(self.in_proj, x), None
         if self.gate:
             x, z = x.split(self.d_inner, dim=-1)
         y = self.scan(depthwise(self.conv2d, x, silu=True))
-        return self.out_proj(y if z is None else y * F.silu(z))
+        return mapped(self.out_proj, y if z is None else y * F.silu(z))
 
     def scan(self, x: Tensor) -> Tensor:
         """Returns the normalised sum of the scans over a map, (B, H, W, D') to the same shape."""
@@ -164,7 +168,7 @@ class SS2D(LaneScan):
         scan = scan2d(self.orders, height, width)
         # A projection of each position commutes with their order: project once for all lanes, then
         # reorder.
-        small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
+        small = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
         y = scan.merge(self.scan_lanes(scan.expand(x), scan.reorder(small)))
         return self.out_norm(y).view(batch, height, width, -1)
 
@@ -173,30 +177,19 @@ class SS2D(LaneScan):
 
         Every direction reads the one map as it lies, and adds to the sum of those before it.
         """
-        height, inner, lanes = x.shape[1], x.shape[3], len(self.orders)
+        lanes = len(self.orders)
         rows = x.flatten(1, 2)
-        small = F.linear(rows, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
+        small = linear(rows, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
         logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
-        decays, skips = -torch.exp(logs).unflatten(0, (lanes, inner)), self.Ds.view(lanes, inner)
-        total: Tensor | None = None
-        for k, order in enumerate(self.orders):
-            dt, B, C = small[:, :, k].split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            total, _ = selective_scan(
-                rows,
-                dt,
-                decays[k],
-                B,
-                C,
-                skips[k],
-                None,
-                self.dt_projs_bias[k],
-                delta_softplus=True,
-                reverse=order.endswith("_reversed"),
-                height=height if order.startswith("column") else 0,
-                add=total,
-                delta_weight=self.dt_projs_weight[k],
-            )
-        assert total is not None
+        total = cross_scan(
+            rows,
+            small,
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            -torch.exp(logs).unflatten(0, (lanes, -1)),
+            self.Ds.view(lanes, -1),
+            straight_ways(self.orders, x.shape[1]),
+        )
         return total.view(x.shape)
 
     def _by_lane(self, x: Tensor) -> Tensor:
@@ -207,7 +200,7 @@ class SS2D(LaneScan):
         """
         _, height, width, inner = x.shape
         lanes, states = len(self.orders), self.d_state
-        small = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(3, (lanes, -1))
+        small = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(3, (lanes, -1))
         logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
         decays, skips = -torch.exp(logs).unflatten(0, (lanes, inner)), self.Ds.view(lanes, inner)
         total: Tensor | None = None
@@ -267,7 +260,7 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: Sequence[VSSBlock], width: int, out_width: int | None) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks, self.out_width = nn.Sequential(*blocks), out_width or 0
         # The identity in front is there for the published names: the convolution is number 1, its
         # norm 3.
         self.downsample = (
@@ -284,11 +277,22 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's map and the next stage's input; (B, H, W, C)."""
         x = self.blocks(x)
-        below = x.permute(0, 3, 1, 2)
-        if not torch.compiler.is_compiling() and x.shape[1] * x.shape[2] < x.shape[3]:
-            # Of a small map channels-last, the convolution would turn round its weights instead.
+        return x, x if isinstance(self.downsample, nn.Identity) else self._below(x)
+
+    def _below(self, x: Tensor) -> Tensor:
+        """Returns the next stage's input."""
+        below, layers = x.permute(0, 3, 1, 2), self.downsample
+        if torch.compiler.is_compiling() or not plain_map(layers, ANY_HOOKS, nn.Sequential):
+            return layers(below).permute(0, 2, 3, 1)
+        assert isinstance(layers, nn.Sequential)
+        positions, outs = x.shape[0] * (x.shape[1] // 2) * (x.shape[2] // 2), self.out_width
+        # Of a map with fewer positions than channels, the convolution would turn round its weights.
+        if positions * 4 <= outs and plain_map(layers[1], ANY_HOOKS, nn.Conv2d):
+            below = unfolded(layers[1], x).permute(0, 3, 1, 2)
+            return layers[2:](below).permute(0, 2, 3, 1)
+        if positions < outs:
             below = below.contiguous()
-        return x, self.downsample(below).permute(0, 2, 3, 1)
+        return layers(below).permute(0, 2, 3, 1)
 
 
 class Classifier(nn.Module):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.ops.linear import linear
+from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.ssd import ssd
 from longseq.vision.models.layers import before_scan
 from longseq.vision.models.scan2d import CROSS_SCAN, scan2d
@@ -71,7 +73,7 @@ class HeadScan2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
         x = self.conv2d(self.in_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.out_proj(self.out_norm(self.scan(F.gelu(x))))
+        return mapped(self.out_proj, self.out_norm(self.scan(F.gelu(x))))
 
     def scan(self, x: Tensor) -> Tensor:
         """Returns the sum of the scans over a map, (B, H, W, D') to the same shape."""
@@ -80,7 +82,7 @@ class HeadScan2D(nn.Module):
         path = scan2d(self.orders, height, width)
         # A projection of each position commutes with their order: project once for all lanes, then
         # reorder.
-        small = F.linear(rows, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
+        small = linear(rows, self.x_proj_weight.flatten(0, 1)).unflatten(2, (lanes, -1))
         steps, B, C = path.reorder(small).split([self.heads, self.d_state, self.d_state], dim=-1)
         logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
         y, _ = ssd(

@@ -68,6 +68,14 @@ NB_MODULE(_cpu, m) {
     if (!select(name))
       throw nb::value_error(("instruction set not available on this machine: " + name).c_str());
   });
+  // A processor's maker says how well a BLAS made by another serves it.
+  m.def("is_amd", [] {
+#if defined(__x86_64__)
+    return __builtin_cpu_is("amd") != 0;
+#else
+    return false;
+#endif
+  });
   m.def("advise_huge_pages", &advise_huge_pages);
   m.def("thread_runtime", [] { return std::string(thread_runtime()); });
 

@@ -69,6 +69,18 @@ Dplr dplr(const std::array<int64_t, 5>& sizes, double scale, int64_t compute, in
   return p;
 }
 
+CrossScan crossing(const std::array<int64_t, 5>& sizes, int64_t compute, int threads, const Arg& x,
+                   const Arg& low, const std::array<int64_t, 5>& at,
+                   const std::vector<int64_t>& reverse, const std::vector<int64_t>& height) {
+  CrossScan p{};
+  p.B = sizes[0], p.L = sizes[1], p.D = sizes[2], p.N = sizes[3], p.rank = sizes[4];
+  p.compute = compute, p.threads = threads, p.x = tensor(x), p.low = tensor(low);
+  p.weight = pointer(at[0]), p.bias = pointer(at[1]), p.A = pointer(at[2]),
+  p.skip = pointer(at[3]), p.states = pointer(at[4]);
+  p.ways = int64_t(reverse.size()), p.reverse = reverse.data(), p.height = height.data();
+  return p;
+}
+
 }  // namespace
 
 void bind_recurrences(nb::module_& m) {
@@ -199,6 +211,27 @@ void bind_recurrences(nb::module_& m) {
           p.ways = int64_t(ways.size()), p.way = ways.data();
           nb::gil_scoped_release release;
           current->mamba_inner_backward(p);
+        });
+  // sizes: B, L, D, N, rank; rows: x, low, and y or dy, dx, dlow; addresses: weight, bias, A, skip,
+  // states, and of the gradients of the first four; of a way: reverse, height
+  m.def("cross_scan", [](std::array<int64_t, 5> sizes, int64_t compute, int threads, Arg x, Arg low,
+                         Arg y, std::array<int64_t, 5> at, std::vector<int64_t> reverse,
+                         std::vector<int64_t> height) {
+    CrossScan p = crossing(sizes, compute, threads, x, low, at, reverse, height);
+    p.y = tensor(y);
+    nb::gil_scoped_release release;
+    current->cross_scan(p);
+  });
+  m.def("cross_scan_backward",
+        [](std::array<int64_t, 5> sizes, int64_t compute, int threads, Arg x, Arg low, Arg dy,
+           Arg dx, Arg dlow, std::array<int64_t, 5> at, std::array<int64_t, 4> into,
+           std::vector<int64_t> reverse, std::vector<int64_t> height) {
+          CrossScan p = crossing(sizes, compute, threads, x, low, at, reverse, height);
+          p.dy = tensor(dy), p.dx = tensor(dx), p.dlow = tensor(dlow);
+          p.dweight = pointer(into[0]), p.dbias = pointer(into[1]), p.dA = pointer(into[2]),
+          p.dskip = pointer(into[3]);
+          nb::gil_scoped_release release;
+          current->cross_scan_backward(p);
         });
   m.def("slstm_forward", [](std::array<int64_t, 4> sizes, int64_t compute, int threads,
                             int64_t recurrent, int64_t resets, int64_t raw, int64_t marks,

@@ -3,6 +3,7 @@
 #include "biased_gelu.h"
 #include "block_linear.h"
 #include "causal_conv.h"
+#include "cross_scan.h"
 #include "decay.h"
 #include "delta_rule.h"
 #include "depthwise_conv.h"
@@ -44,6 +45,8 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<MambaStep, mamba_step_as<float>, mamba_step_as<double>>,
     by_type<MambaInner, mamba_inner_as<float>, mamba_inner_as<double>>,
     by_type<MambaInner, mamba_inner_backward_as<float>, mamba_inner_backward_as<double>>,
+    by_type<CrossScan, cross_scan_as<float>, cross_scan_as<double>>,
+    by_type<CrossScan, cross_scan_backward_as<float>, cross_scan_backward_as<double>>,
     by_type<SLSTM, slstm_forward_as<float>, slstm_forward_as<double>>,
     by_type<SLSTM, slstm_backward_as<float>, slstm_backward_as<double>>,
     by_type<LongConv, long_conv_forward_as<float>, long_conv_forward_as<double>>,

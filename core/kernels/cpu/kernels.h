@@ -1,27 +1,9 @@
 // What a kernel takes: plain pointers, sizes and strides; and the table of kernels of one
 // instruction set.
 #pragma once
-#include <cstdint>
+#include "layer_kernels.h"
 
 namespace longseq {
-
-enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
-
-// A (B, L, D) tensor whose last dimension is dense. `ptr` is null where the argument is absent.
-struct Tensor3 {
-  char* ptr = nullptr;
-  int64_t dtype = kFloat32, stride_b = 0, stride_l = 0;
-  explicit operator bool() const { return ptr != nullptr; }
-};
-// The same with a distance between channels: 1 where they are dense, L or more where time is.
-struct Strided : Tensor3 {
-  int64_t stride_c = 1;
-};
-
-// The number of time steps between saved states, and the padding of the channels of a group in
-// them.
-constexpr int64_t kChunk = 32;
-constexpr int64_t kPad = 16;
 
 struct SelectiveScan {
   int64_t B, L, D, N, G;
@@ -41,6 +23,7 @@ struct SelectiveScan {
   void *final_state, *states;               // (B, D, N); (B, chunks, N, G * padded D / G) or null
   // backward; y, if it is there, is made again, without a gate; ddelta is (B, L, D) in any case
   Strided dy, du, ddelta, dz, dadd;
+  bool adds;                                // du joins what is in its place
   const void* dfinal;                       // (B, D, N) or null
   void *dB, *dC;                            // (B, L, G, N)
   void *dA, *dskip, *dbias, *dinitial;      // (B, D, N), (B, D), (B, D), (B, D, N)
@@ -254,44 +237,6 @@ struct RmsNorm {
   void* dweight;                            // (rows / kNormRows, W)
 };
 
-// One position of a Mamba layer. Everything is dense and of the compute type.
-struct MambaStep {
-  int64_t B, model, D, N, rank, W;
-  int64_t compute;
-  int threads;
-  const void *x, *conv, *state;             // (B, model), (B, W-1, D), (B, D, N)
-  const void *in_proj, *in_bias;            // (2D, model), (2D,) or null
-  const void *taps, *conv_bias;             // (D, W), (D,) or null
-  const void *x_proj, *dt_proj, *dt_bias;   // (rank + 2N, D), (D, rank), (D,)
-  const void *A_log, *skip;                 // log(-decay) (D, N), (D,)
-  const void *out_proj, *out_bias;          // (model, D), (model,) or null
-  void *y, *next_conv, *next;               // as x, conv, state
-};
-
-// One direction of a Mamba layer between its outer maps; everything dense and of the compute type.
-struct MambaWay {
-  bool reverse;                             // from the last position to the first
-  const void *taps, *conv_bias;             // (D, W), (D,) or null
-  const void *x_proj, *dt_proj, *dt_bias;   // (rank + 2N, D), (D, rank), (D,) or null
-  const void *A_log, *skip;                 // log(-decay) (D, N), (D,) or null
-  // kept for the backward pass, or null: as those of SelectiveScan; what x_proj gives a position,
-  // C scaled (B, L, rank + 2N)
-  void *states, *values;
-  // backward: gradients, shaped as what they are of; none is null
-  void *dtaps, *dconv_bias, *dx_proj, *ddt_proj, *ddt_bias, *dA_log, *dskip;
-};
-// Several of them over the same positions: y = scale silu(z) Σ ways.
-struct MambaInner {
-  int64_t B, L, D, N, rank, W;
-  double scale;
-  int64_t compute;
-  int threads;
-  Tensor3 x, z, y;                          // (B, L, D), of the compute type
-  int64_t ways;
-  const MambaWay* way;
-  Tensor3 dy, dx, dz;                       // backward
-};
-
 // The gated linear unit of dense rows of 2W values, with the bias before it.
 struct GLU {
   int64_t rows, W;
@@ -348,6 +293,8 @@ struct Kernels {
   void (*mamba_step)(const MambaStep&);
   void (*mamba_inner)(const MambaInner&);
   void (*mamba_inner_backward)(const MambaInner&);
+  void (*cross_scan)(const CrossScan&);
+  void (*cross_scan_backward)(const CrossScan&);
   void (*slstm_forward)(const SLSTM&);
   void (*slstm_backward)(const SLSTM&);
   void (*long_conv_forward)(const LongConv&);

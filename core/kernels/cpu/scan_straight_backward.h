@@ -7,14 +7,14 @@ namespace LONGSEQ_ISA {
 // Whether the gradients of one state per channel can be made straight from memory, as `straight`
 // has it for the forward pass.
 template <class R> inline bool straight_backward(const SelectiveScan& p) {
-  if (p.N != 1 || p.complex || p.z || p.y || p.rank) return false;
+  if (p.N != 1 || p.complex || p.z || p.y) return false;
   for (const Strided* x : {&p.u, &p.delta, &p.dy, &p.du, &p.ddelta, &p.dadd})
-    if (*x && (x->stride_c != 1 || !holds<R>(*x))) return false;
+    if (*x && !(x == &p.delta && p.rank) && (x->stride_c != 1 || !holds<R>(*x))) return false;
   return true;
 }
 
 // One state per channel of a whole tile over a chunk whose steps lie in rows `places`; what it
-// gives B and C is added to that of the tiles before it.
+// gives B and C is added to that of the tiles before it. Low-rank step sizes are in the tile's dt.
 template <class R, class S>
 __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int64_t i, int64_t T,
                                              const int64_t* places, const R* A2, bool stream,
@@ -36,7 +36,8 @@ __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int
   store(s.h, h);
   for (int64_t t = 0; t < T; ++t) {
     ahead.fetch();
-    Vec<R> d = load(delta + places[t] * p.delta.stride_l) + bias, rise = splat(R(1));
+    const R* const step = p.rank ? x.dt + t * W : delta + places[t] * p.delta.stride_l;
+    Vec<R> d = load(step) + bias, rise = splat(R(1));
     if (p.softplus) d = softplus<R>(d, &rise);
     const Vec<R> a = exp2_product(d, decay2);
     if (resets && resets[t]) h = Vec<R>{};
@@ -66,7 +67,9 @@ __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int
     const Vec<R> rise = ddt * load(x.slope + t * W);
     skips += dyt * ut;
     biases += rise;
-    put(du + places[t] * p.du.stride_l, ddu * d + dyt * skip, W, stream);
+    R* const into = du + places[t] * p.du.stride_l;
+    const Vec<R> own = ddu * d + dyt * skip;
+    put(into, p.adds ? load(into) + own : own, W, stream && !p.adds);
     put(ddelta + places[t] * p.ddelta.stride_l, rise, W, stream);
     if (dadd) put(dadd + places[t] * p.dadd.stride_l, dyt, W, stream);
   }

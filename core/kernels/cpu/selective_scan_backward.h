@@ -257,10 +257,14 @@ template <class R> struct BackwardUnit {
       each_run(p, t0, T, [&](int64_t row, int64_t step, int64_t some, int64_t offset) {
         for (int64_t t = 0; t < some; ++t) places[offset + t] = row + t * step;
       });
-      for (; i < unit.count && unit.lanes(i) == W; ++i)
+      for (; i < unit.count && unit.lanes(i) == W; ++i) {
+        if (p.rank)
+          widen_steps<R>(T, p.rank, unit.steps.data(), unit.weight.data() + i * p.rank * W,
+                         scratch.tiles[0].dt);
         straight_tile<R>(unit, c, i, T, places, &A2[i * W], stream, ahead, resets,
                          scratch.tiles[0], scratch.gradients[0], scratch.sumB.data(),
                          scratch.sumC.data(), g + i * W, dA + i * W, dskip + i * W, dbias + i * W);
+      }
       if (i) {
         sum_rows<R>(T, scratch.sumB.data(), partB);
         sum_rows<R>(T, scratch.sumC.data(), partC);
@@ -304,7 +308,11 @@ template <class R> struct BackwardUnit {
     store(dskip, load(dskip) + skips);
     store(dbias, load(dbias) + biases);
     const int64_t at = unit.channel(i), n = unit.lanes(i);
-    write_steps<R>(p, p.du, unit.b, t0, T, at, n, W, s.ddu, stream);
+    if (p.adds) {
+      read_steps<R>(p, p.du, unit.b, t0, T, at, n, W, x.u);
+      for (int64_t t = 0; t < T; ++t) store(s.ddu + t * W, load(s.ddu + t * W) + load(x.u + t * W));
+    }
+    write_steps<R>(p, p.du, unit.b, t0, T, at, n, W, s.ddu, stream && !p.adds);
     write_steps<R>(p, p.ddelta, unit.b, t0, T, at, n, W, s.ddt, stream);
     if (p.z) write_steps<R>(p, p.dz, unit.b, t0, T, at, n, W, x.z, stream);
     if (p.y) write_steps<R>(p, p.y, unit.b, t0, T, at, n, W, x.y, stream);

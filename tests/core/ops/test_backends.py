@@ -23,6 +23,7 @@ from longseq.core.ops import availability, backends
 from longseq.core.ops.backends import FALLBACKS, REGISTRY
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.cross_scan import Way, cross_scan
 from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
@@ -82,6 +83,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "biased_gelu": lambda backend: biased_gelu(rows(1, 9, 6), rows(6), backend=backend),
     "depthwise_conv2d": lambda backend: depthwise_conv2d(
         rows(1, 3, 4, 5), rows(5, 1, 3, 3), backend=backend
+    ),
+    "cross_scan": lambda backend: cross_scan(
+        rows(1, 12, 5),
+        rows(1, 12, 2, 4),
+        rows(2, 5, 2),
+        rows(2, 5),
+        -scalars(2, 5, 1),
+        rows(2, 5),
+        [Way(False, 0), Way(True, 3)],
+        backend=backend,
     ),
     "block_linear": lambda backend: block_linear(rows(1, 9, 6), rows(3, 2, 2), backend=backend),
 }

@@ -1,4 +1,4 @@
-"""What image models share: the depthwise convolution channels last, and the MLP in two passes."""
+"""What image models share: convolutions channels last, and the MLP in two passes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longseq.vision.models.layers import depthwise
+from longseq.vision.models.layers import depthwise, unfolded
 from longseq.vision.models.pyramid import ExactMLP
+from longseq.vision.models.vmamba import Stage
 
 
 class Doubled(nn.Conv2d):
@@ -44,6 +45,33 @@ def test_the_depthwise_convolution_is_what_the_module_gives(conv: nn.Module) -> 
         torch.testing.assert_close(found, wanted)
         for pair in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (found, wanted))):
             torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (6, 3), (1, 2)])
+@pytest.mark.parametrize("conv", [nn.Conv2d(6, 10, 3, 2, 1), nn.Conv2d(6, 10, (3, 2), (2, 1), 1)])
+def test_a_convolution_as_one_product(conv: nn.Conv2d, size: tuple[int, int]) -> None:
+    x = torch.randn(2, *size, 6, dtype=torch.float64, requires_grad=True)
+    conv = conv.double()
+    leaves = [x, *conv.parameters()]
+    found, wanted = unfolded(conv, x), conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(found, wanted)
+    for pair in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (found, wanted))):
+        torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (9, 9), (20, 30)])
+def test_the_next_stage_gets_the_same_from_maps_of_any_size(size: tuple[int, int]) -> None:
+    stage, x = Stage([], 12, 96).double(), torch.randn(2, *size, 12, dtype=torch.float64)
+    here, below = stage(x)
+    assert torch.equal(here, x)
+    wanted = stage.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(below, wanted)
+    seen: list[str] = []
+    stage.downsample[1].register_forward_hook(lambda *_: seen.append("conv"))  # type: ignore[operator]
+    torch.testing.assert_close(stage(x)[1], wanted)
+    assert seen == ["conv"]
+    last = Stage([], 12, None)(x.float())
+    assert torch.equal(last[0], x.float()) and torch.equal(last[1], x.float())
 
 
 def test_hooks_of_the_convolution_and_the_maps_are_heard() -> None:

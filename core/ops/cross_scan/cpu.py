@@ -1,0 +1,120 @@
+"""The cross-scan in one call of the CPU kernels, and its gradients in another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longseq.core.ops import cpu_calls
+from longseq.core.ops.backends import native
+from longseq.core.ops.cross_scan import composed
+from longseq.core.ops.cross_scan.arguments import Arguments, Way
+from longseq.core.ops.selective_scan.cpu import saved_size
+
+
+def reason(call: Arguments) -> str | None:
+    """Returns why the kernels do not take a call, or None if they do."""
+    with torch.no_grad():  # gradients are taken by the kernels too
+        why = cpu_calls.direct_reason(*call[:6])
+    if why is not None:
+        return why
+    if call.u.dtype not in (torch.float32, torch.float64):
+        return "it takes float32 or float64"
+    if any(one.dtype != call.u.dtype for one in call[1:6]):
+        return "it takes arguments of one dtype"
+    return None if call.u.numel() and call.sizes[4] else "it takes at least one value and a rank"
+
+
+def _call(given: Sequence[Tensor], ways: tuple[Way, ...]) -> Arguments:
+    u, low, weight, bias, A, D = given
+    return Arguments(u, low, weight, bias, A, D, ways)
+
+
+def _rows(*tensors: Tensor) -> list[cpu_calls.Arg]:
+    return [cpu_calls.rows(one) for one in tensors]
+
+
+def _plain(call: Arguments) -> tuple[tuple[int, ...], int, int]:
+    sizes = call.sizes
+    work = len(call.ways) * sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    return sizes, cpu_calls.code(call.u.dtype), cpu_calls.threads(work)
+
+
+def _ways(call: Arguments) -> tuple[list[int], list[int]]:
+    return [int(way.reverse) for way in call.ways], [way.height for way in call.ways]
+
+
+def _dense(call: Arguments) -> Arguments:
+    """Returns the call as the kernels read it: parameters, values and channels dense."""
+    u = call.u if call.u.stride(2) == 1 or call.u.shape[2] == 1 else call.u.contiguous()
+    return call._replace(
+        u=u,
+        low=cpu_calls.dense(call.low),
+        weight=call.weight.contiguous(),
+        bias=call.bias.contiguous(),
+        A=call.A.contiguous(),
+        D=call.D.contiguous(),
+    )
+
+
+def _forward(call: Arguments, states: Tensor | None) -> Tensor:
+    y = call.u.new_empty(call.u.shape)
+    cpu_calls.fresh(y)
+    at = [cpu_calls.pointer(one) for one in (call.weight, call.bias, call.A, call.D, states)]
+    native().cross_scan(*_plain(call), *_rows(call.u, call.low, y), at, *_ways(call))
+    return y
+
+
+def run(call: Arguments) -> Tensor:
+    """Returns y."""
+    if torch.is_grad_enabled() and any(one.requires_grad for one in call[:6]):
+        y: Tensor = _Learnt.apply(call.ways, *call[:6])
+        return y
+    return _forward(_dense(call), None)
+
+
+class _Learnt(torch.autograd.Function):
+    """The call with its gradients; second derivatives are taken of its operators."""
+
+    @staticmethod
+    def forward(ctx: Any, ways: tuple[Way, ...], *given: Tensor) -> Tensor:
+        call = _dense(_call(given, ways))
+        batch, length, width, _, _ = call.sizes
+        size = saved_size(length, width, 1, call.A[0])
+        states = call.u.new_empty((len(ways), batch, size))
+        cpu_calls.fresh(states)
+        ctx.ways = ways
+        ctx.save_for_backward(*given, states)
+        return _forward(call, states)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (dy,) = grads
+        *given, states = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # An argument may stand in two places: views keep each place's part.
+            needed = ctx.needs_input_grad[1:]
+            views = [one.view_as(one) for one in given]
+            wanted = [one for one, wants in zip(views, needed) if wants]
+            y = composed.run(_call(views, ctx.ways))
+            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+            return (None, *(next(found) if wants else None for wants in needed))
+        call = _dense(_call(given, ctx.ways))
+        dy = dy.to(call.u.dtype)
+        dy = dy if dy.stride(2) == 1 and dy.stride(1) >= dy.shape[2] else dy.contiguous()
+        du, dlow = call.u.new_empty(call.u.shape), call.u.new_empty(call.low.shape)
+        cpu_calls.fresh(du, dlow)
+        learnt = (call.weight, call.bias, call.A, call.D)
+        room = [torch.empty_like(one) for one in learnt]
+        native().cross_scan_backward(
+            *_plain(call),
+            *_rows(call.u, call.low, dy, du, dlow),
+            [cpu_calls.pointer(one) for one in (*learnt, states)],
+            [one.data_ptr() for one in room],
+            *_ways(call),
+        )
+        wants = ctx.needs_input_grad[1:]
+        return (None, *(one if want else None for one, want in zip((du, dlow, *room), wants)))

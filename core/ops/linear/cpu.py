@@ -1,0 +1,120 @@
+"""The linear map by the matrix product of oneDNN, which torch carries beside that of its BLAS."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longseq.core.ops import cpu_calls
+from longseq.core.ops.backends import native
+from longseq.core.ops.linear.arguments import Arguments
+
+LEAST_WORK = 1 << 22
+"""Multiplications and additions below which what a call costs is more than what it saves."""
+LEAST_SIDE = 16
+"""Rows, and values in and out, below which oneDNN's product may be the slower one."""
+
+
+@cache
+def library_reason() -> str | None:
+    """Returns why oneDNN's product is not taken on this machine, or None if it is.
+
+    torch's BLAS (MKL) does not use the wide vectors of AMD's processors: there oneDNN takes 0.90 of
+    its time, the median of 39 shapes. On Intel's the two are of one make.
+    """
+    if not native().is_amd():
+        return "torch's own product is as quick on this processor"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "it was measured on processors with AVX-512 alone"
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
+        return "this build of torch has no linear map by oneDNN"
+    g = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 32, generator=g) for n in (16, 24))
+    try:  # the operator is torch's own affair: another version may have changed it
+        with torch.no_grad():
+            found = product(x, weight, None), product(x @ weight.T, weight.T, None)
+    except (RuntimeError, TypeError) as error:
+        return f"torch's linear map by oneDNN does not run: {error}"
+    wanted = x @ weight.T, x @ weight.T @ weight
+    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(found, wanted)):
+        return None
+    return "torch's linear map by oneDNN gives another product"
+
+
+def _dense(weight: Tensor) -> bool:
+    """Whether a matrix lies in memory row by row or column by column; oneDNN is a thousand times
+    slower with another one."""
+    return weight.is_contiguous() or weight.mT.is_contiguous()
+
+
+def reason(call: Arguments) -> str | None:
+    """Returns why oneDNN's product does not take a call, or None if it does."""
+    x, weight, bias = call
+    outs, ins = weight.shape
+    rows = x.numel() // max(1, ins)
+    if min(rows, ins, outs) < LEAST_SIDE or rows * ins * outs < LEAST_WORK:
+        return "the product is too small to gain by it"
+    for one in call:
+        if one is not None and one.dtype != torch.float32:
+            return "it takes float32 alone"
+    with torch.no_grad():  # gradients are taken here too
+        why = cpu_calls.direct_reason(x, weight, bias)
+    if why is not None:
+        return why
+    if not _dense(weight):
+        return "it takes weights that lie densely"
+    if not torch.backends.mkldnn.enabled or torch.get_float32_matmul_precision() != "highest":
+        return "torch is set to another library or precision of products"
+    return library_reason()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns ``x weightᵀ + bias``, without a history.
+
+    Args:
+        x: (..., K); copied where its vectors are not dense.
+        weight: (N, K), which lies row by row or column by column.
+        bias: (N,), or None.
+    """
+    if not (x.is_contiguous() or (x.dim() == 2 and x.stride(1) == 1 and x.stride(0) >= x.shape[1])):
+        x = x.contiguous()
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+def run(call: Arguments) -> Tensor:
+    """Returns the map's values (..., N)."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in call):
+        y: Tensor = _Learnt.apply(*call)
+        return y
+    return product(*call)
+
+
+class _Learnt(torch.autograd.Function):
+    """The map with its gradients; second derivatives are those of torch's operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        (dy,) = grads
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        rows = dy.reshape(-1, dy.shape[-1])
+        dx = dweight = None
+        if wants_x:
+            if torch.is_grad_enabled() or dy.dtype != torch.float32:
+                dx = dy @ weight
+            else:
+                dx = product(dy, weight.T, None)
+        if wants_weight:  # of this product the two libraries are equally quick
+            dweight = rows.T @ x.reshape(-1, x.shape[-1])
+        return dx, dweight, rows.sum(0) if wants_bias else None
