@@ -14,6 +14,7 @@ import torch
 from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
@@ -309,6 +310,7 @@ def zero_shot_frame(
     season: int | None = None,
     quantiles: Quantiles | None = None,
     progress: Callable[[int], None] | None = None,
+    calibrate: bool | None = None,
 ) -> pd.DataFrame:
     """Forecasts every series of a panel with the packaged weights.
 
@@ -322,6 +324,8 @@ def zero_shot_frame(
         season: rows of a season; the calendar's usual one if None, 1 for none.
         quantiles: the network; the packaged one if None.
         progress: called with the number of forecasts that are done.
+        calibrate: scale the intervals by the errors one horizon before each cutoff; None where
+            there are at least 50 series: see ``calibrated.panel_intervals``.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff``, ``y``, ``ZeroShot`` (the median),
@@ -367,6 +371,11 @@ def zero_shot_frame(
         )
     network = quantiles or Quantiles()
     found = network.forecast(contexts, horizon, usual, batch_size, progress)
+    if levels:
+        found = panel_intervals(
+            lambda earlier: network.forecast(earlier, horizon, usual, batch_size),
+            *(contexts, found, None if cutoffs is None else rows, calibrate),
+        )
     values = {NAME: found[..., list(LEVELS).index(0.5)]}
     floor = floors(one[-MAX_CONTEXT:] for one in contexts)
     for level in levels:
