@@ -170,8 +170,8 @@ def quantile_forecasts(
             return network.forecast(known, case.horizon, case.season)
 
         # What is calibrated for one cutoff must not have seen what follows an earlier one.
-        found = panel_intervals(make, contexts, make(contexts), case.cutoffs or None, calibrate)
-        return found, True
+        own = make(contexts)
+        return panel_intervals(make, contexts, own, case.cutoffs or None, calibrate), True
     if name in ("repeat", "seasonal_naive"):
         lag = case.season if name == "seasonal_naive" else 1
         points = np.stack([seasonal_naive(x, lag, case.horizon) for x in contexts])

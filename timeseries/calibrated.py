@@ -51,7 +51,7 @@ def panel_intervals(
     horizon, out = found.shape[1], found.copy()
     groups = np.zeros(len(contexts), int) if cutoffs is None else np.asarray(cutoffs)
     for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
+        members = np.flatnonzero(groups == group).tolist()
         asked = [i for i in members if _can_be_asked(contexts[i], horizon)]
         if len(asked) < (1 if wanted else PANEL):
             continue
