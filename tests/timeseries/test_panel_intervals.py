@@ -150,6 +150,10 @@ def test_counts_have_no_negative_end():
     counts[50:] = rng.poisson(5, (10, PANEL))
     found = zero_shot_frame(panel(counts), 5, levels=(80, 95))
     assert (found.filter(like="ZeroShot-lo") >= 0).all(axis=None)
+    contexts = list(counts.T)
+    own = np.maximum(last_value(contexts), 0)
+    scaled = panel_intervals(last_value, contexts, own)
+    assert scaled.min() == 0 and (scaled[..., 8] > own[..., 8]).all()
 
 
 def test_the_command_and_the_forecaster_calibrate_alike(tmp_path, monkeypatch, capsys):
@@ -175,6 +179,8 @@ def test_the_command_and_the_forecaster_calibrate_alike(tmp_path, monkeypatch, c
     for conformal, how in ((None, "auto"), (0, "no")):
         found = Forecaster("zero_shot", conformal=conformal).fit(frame).predict(5)
         np.testing.assert_allclose(found["ZeroShot-hi-80"], made[how], rtol=1e-5)
+    # Neither a piece of many series nor one of few is calibrated.
+    monkeypatch.setattr("longseq.timeseries.calibrated.PANEL", 2)
     command = ["timeseries", "predict", "walks.parquet", "--horizon", "5", "--in_pieces", "yes"]
     assert main(command) == 0
     assert "in pieces, intervals are not calibrated" in capsys.readouterr().out
