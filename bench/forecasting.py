@@ -15,6 +15,7 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.files import require_file
 from longseq.core.tables import check_table, write_frame
 from longseq.timeseries.baselines import BASELINES
+from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.data.frames import read_panel
 from longseq.timeseries.local import LocalModel, StatsForecast
 from longseq.timeseries.quantiles import at_levels, naive_error, seasonal_naive
@@ -34,12 +35,14 @@ class Case:
         horizon: rows h.
         season: rows of a season.
         windows: known values (n,) and the h that follow, for every series and cutoff.
+        cutoffs: of the windows, counted from the end; all the same if empty.
     """
 
     name: str
     horizon: int
     season: int
     windows: list[tuple[np.ndarray, np.ndarray]]
+    cutoffs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,10 @@ def read_case(text: str, limit: int | None = None) -> Case:
         raise ConfigError(f"{text}: whole numbers are needed, and at least horizon=…") from error
     first, _, second = path.partition("+")
     name = options.get("name", Path(first).name.split(".")[0])
+    at: list[int] = []
     if second:
         windows = _paired(Path(first), Path(second), horizon)
+        at = [0] * len(windows)
     else:
         series = _tsf(Path(first)) if first.endswith(".tsf") else _frame(first)
         windows = []
@@ -109,12 +114,14 @@ def read_case(text: str, limit: int | None = None) -> Case:
                 if end < 3:
                     break
                 windows.append((one[max(0, end - _LONGEST) : end], one[end : end + horizon]))
-    windows = [(x, y) for x, y in windows if not np.isnan(naive_error(x, season))]
-    if not windows:
+                at.append(i)
+    kept = [i for i, (x, _) in enumerate(windows) if not np.isnan(naive_error(x, season))]
+    if not kept:
         raise DataError("holds no series that is long enough and not constant", path=first)
-    if limit is not None and limit < len(windows):
-        windows = [windows[i * len(windows) // limit] for i in range(limit)]
-    return Case(name, horizon, season, windows)
+    if limit is not None and limit < len(kept):
+        kept = [kept[i * len(kept) // limit] for i in range(limit)]
+    cutoffs = tuple(at[i] for i in kept)
+    return Case(name, horizon, season, [windows[i] for i in kept], cutoffs)
 
 
 def _frame(path: str) -> list[np.ndarray]:
@@ -143,17 +150,28 @@ def _paired(train: Path, test: Path, horizon: int) -> list[tuple[np.ndarray, np.
     return [(one[-_LONGEST:], row[:horizon]) for one, row in zip(known, rows[1])]
 
 
-def quantile_forecasts(name: str, case: Case) -> tuple[np.ndarray, bool]:
+def quantile_forecasts(
+    name: str, case: Case, calibrate: bool | None = None
+) -> tuple[np.ndarray, bool]:
     """Returns forecasts of every window (n, h, 9), and whether they are quantiles or nine times the
     point forecast.
 
     Args:
         name: of a local model or baseline.
         case: the data set.
+        calibrate: scale the zero-shot forecaster's intervals by its errors one horizon before each
+            cutoff; None where there are 50 series and more.
     """
     contexts = [x for x, _ in case.windows]
     if name == "zero_shot":
-        return Quantiles().forecast(contexts, case.horizon, case.season), True
+        network = Quantiles()
+
+        def make(known: list[np.ndarray]) -> np.ndarray:
+            return network.forecast(known, case.horizon, case.season)
+
+        # What is calibrated for one cutoff must not have seen what follows an earlier one.
+        own = make(contexts)
+        return panel_intervals(make, contexts, own, case.cutoffs or None, calibrate), True
     if name in ("repeat", "seasonal_naive"):
         lag = case.season if name == "seasonal_naive" else 1
         points = np.stack([seasonal_naive(x, lag, case.horizon) for x in contexts])
@@ -233,6 +251,13 @@ def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
     )
     parser.add_argument("--models", default=_USUAL, help=f"local models by commas ({_USUAL})")
     parser.add_argument("--limit", type=int, help="windows of every set, evenly drawn (all)")
+    parser.add_argument(
+        "--calibrate",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="scale the zero-shot forecaster's intervals by what it missed one horizon earlier "
+        "(auto: where 50 series and more have a cutoff)",
+    )
     parser.add_argument("--out", help=".csv, .tsv or .parquet table to write")
     args = parser.parse_args(argv)
     if args.out is not None:
@@ -246,6 +271,7 @@ def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
     cases = [read_case(text, args.limit) for text in args.sets]
     if len({case.name for case in cases}) < len(cases):
         raise ConfigError("two sets have the same name: tell them apart by name=…")
+    calibrate = {"auto": None, "yes": True, "no": False}[args.calibrate]
     rows: list[Scored] = []
     for case in cases:
         show(
@@ -254,7 +280,7 @@ def run(argv: Sequence[str], show: Callable[[str], None] = print) -> int:
         )
         for name in models:
             start = time.process_time()
-            forecasts, quantiles = quantile_forecasts(name, case)
+            forecasts, quantiles = quantile_forecasts(name, case, calibrate)
             row = score(case, name, forecasts, quantiles, time.process_time() - start)
             rows.append(row)
             show(

@@ -71,7 +71,8 @@ class Forecaster:
         static: columns with one value a series; for ``mixer_forecaster``.
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
         conformal: back-tests on which the intervals of ``levels`` are calibrated, for models that
-            see each series anew at every cutoff; 0 for a model's own intervals.
+            see each series anew at every cutoff; 0 for a model's own intervals; None likewise, but
+            for zero-shot ones of 50 series and more: see ``calibrated.panel_intervals``.
         date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; of whole numbers: see ``Roles``.
         **arguments: further arguments of the network's task.
 
@@ -97,7 +98,7 @@ class Forecaster:
         past: str | Sequence[str] = (),
         static: str | Sequence[str] = (),
         holidays: str | None = None,
-        conformal: int = 0,
+        conformal: int | None = None,
         date_order: str | None = None,
         **arguments: Any,
     ) -> None:
@@ -174,7 +175,8 @@ class Forecaster:
         Args:
             horizon: rows h; what the forecaster was made with if None.
             frame: to forecast in place of the fitted one, with no training on it; a long Parquet
-                file that is large, or whose forecasts go to ``out``, is read in pieces.
+                file that is large, or whose forecasts go to ``out``, is read in pieces (then None
+                is as conformal=0).
             future: frame of the future covariates after the end of every series, in the columns of
                 the fitted one; not needed where that goes on with an empty target.
             out: file to write the forecasts to, .csv, .tsv or .parquet.
@@ -389,9 +391,8 @@ class Forecaster:
         if self.model == ZERO_SHOT:
             if self._task is None:
                 self._task = Quantiles()
-            return zero_shot_frame(
-                panel, horizon, at, self.levels, season=self.season, quantiles=self._task
-            )
+            given = (panel, horizon, at, self.levels, 64, self.season, self._task)
+            return zero_shot_frame(*given, calibrate=None if self.conformal is None else False)
         if self.model in _TRAINED:
             return network_frame(self, panel, horizon, cutoff)
         return baseline_frame(

@@ -16,6 +16,7 @@ from longseq.core.errors import ConfigError
 from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
+from longseq.timeseries.calibrated import PANEL
 from longseq.timeseries.data.frames import Panel, read_frame, read_panel
 from longseq.timeseries.data.future import with_future
 from longseq.timeseries.long_frame import BASELINE_COLUMN
@@ -26,12 +27,19 @@ from longseq.timeseries.zero_shot import NAME, Quantiles, zero_shot_frame
 if TYPE_CHECKING:
     from longseq.timeseries.task import ForecastTask
 
+_CALIBRATE = {"auto": None, "yes": True, "no": False}
+
 
 def run(argv: Sequence[str]) -> int:
     """Runs ``longseq timeseries predict``."""
     parser = _parser()
     args = parser.parse_args(argv)
     check_table(args.out)
+    if args.ckpt_path is not None and args.calibrate != "auto":
+        raise ConfigError(
+            "--calibrate is for the packaged forecaster: intervals of a checkpoint (--level) are "
+            "calibrated on the rows after its training"
+        )
     task = None
     if args.ckpt_path is None:
         if args.horizon is None:
@@ -117,8 +125,8 @@ def _in_pieces(args: argparse.Namespace) -> bool:
 
         if not is_large(args.frame, roles_of(args)):
             return False
-    for name in ("cutoffs", "future_frame"):
-        if getattr(args, name):
+    for name in ("cutoffs", "future_frame", "calibrate"):
+        if getattr(args, name) not in (0, None, "auto", "no"):
             raise ConfigError(
                 f"{args.frame}: --{name} needs the whole file, which is "
                 + ("to be" if args.in_pieces == "yes" else "so large that it is")
@@ -148,7 +156,10 @@ def _run_in_pieces(
             yield frame
 
     rows = write_pieces(args.out, frames(), all_days(file))
-    _report(args, file.survey.notes, ends, task is None)
+    notes = list(file.survey.notes)
+    if task is None and args.calibrate == "auto" and ends.series >= PANEL:
+        notes.append("in pieces, intervals are not calibrated on all series together")
+    _report(args, notes, ends, task is None)
     _report_rows(args, rows, ends.series, 1, ends.missing)
     return 0
 
@@ -218,6 +229,7 @@ def _zero_shot(
             return zero_shot_frame(
                 *(one, h, at, levels, args.batch_size, args.season, network),
                 progress=lambda done: progress.update(bar, completed=before + done),
+                calibrate=_CALIBRATE[args.calibrate],
             )
 
         if not panel.covariates.future:
@@ -260,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="percentage of an interval; may be repeated. Of a checkpoint it is calibrated on the "
-        "rows between training and cutoff; of the packaged forecaster it is its own (80)",
+        "rows between training and cutoff; of the packaged forecaster see --calibrate (80)",
     )
     add_roles(parser)
     parser.add_argument(
@@ -278,6 +290,14 @@ def _parser() -> argparse.ArgumentParser:
         help="read a long Parquet file, its rows series by series, and write the forecasts in "
         "pieces, in memory that does not grow with the file (auto: one that would take more than "
         "a quarter of the memory)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        choices=tuple(_CALIBRATE),
+        default="auto",
+        help="scale the packaged forecaster's intervals by what it missed one horizon earlier, all "
+        "series together, which takes up to 256 forecasts more a cutoff (auto: of 50 series and "
+        "more, in a file that is read whole)",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="cutoffs at once (64)")
     add_device(parser)

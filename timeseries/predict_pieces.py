@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,10 @@ def piece_forecaster(
         network = Quantiles(device=device)
 
         def plain(panel: Panel) -> pd.DataFrame:
-            return zero_shot_frame(panel, horizon, None, wanted, batch_size, season, network)
+            # What the series of a piece say together would change with where pieces end.
+            return zero_shot_frame(
+                *(panel, horizon, None, wanted, batch_size, season, network), calibrate=False
+            )
 
         return plain
     from longseq.timeseries.forecast import forecast_frame
@@ -191,11 +195,12 @@ def path_forecasts(
             f"{path}: {what} at all series at once, which a file read in pieces does not give: "
             "read it and give the frame"
         )
-    file = LongFile(path, forecaster.roles)
+    file, single = LongFile(path, forecaster.roles), copy(forecaster)
+    single.conformal = 0  # what the series of a piece say would change with where pieces end
     parts = (
         frame
         for _, frame in forecast_pieces(
-            file, lambda panel: forecaster._frame(panel, horizon, None), say=False
+            file, lambda panel: single._frame(panel, horizon, None), say=False
         )
     )
     if out is None:

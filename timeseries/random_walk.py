@@ -13,6 +13,8 @@ _LAGS, _LONGEST = 32, 64
 _CLIP = 4.0
 # The believed share of a drift is 1 less this over its squared number of standard errors.
 _DRIFT = 4.0
+# Values at once: arrays of more are new pages each time, which cost more than the arithmetic.
+_VALUES = 32768
 
 
 class Walks(NamedTuple):
@@ -42,6 +44,12 @@ def as_walks(series: np.ndarray, season: int = 0) -> Walks:
         series: values (N, L), NaN where none was observed; their scales and levels do not matter.
         season: rows of a season that the calendar suggests; 0 or 1 for none.
     """
+    size = max(1, _VALUES // max(1, series.shape[1]))
+    parts = [_as_walks(series[i : i + size], season) for i in range(0, len(series), size)]
+    return Walks(*(np.concatenate(one) for one in zip(*parts))) if parts else _as_walks(series, 0)
+
+
+def _as_walks(series: np.ndarray, season: int) -> Walks:
     change = np.diff(series, axis=1)
     seen = np.isfinite(change)
     count = seen.sum(1)
@@ -75,6 +83,9 @@ def _median(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
     count = seen.sum(1)
     if x.shape[1] == 0:
         return np.zeros(len(x))
+    if (count == x.shape[1]).all():
+        middle = [(x.shape[1] - 1) // 2, x.shape[1] // 2]
+        return np.asarray(0.5 * np.partition(x, middle, axis=1)[:, middle].sum(1))
     ordered = np.sort(np.where(seen, x, np.inf), axis=1)
     rows = np.arange(len(x))
     both = ordered[rows, np.maximum(count - 1, 0) // 2], ordered[rows, count // 2 * (count > 0)]

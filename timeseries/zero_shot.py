@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
+from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
@@ -24,28 +23,15 @@ from longseq.timeseries.models.zero_shot import (
     MeanOfNetworks,
     ZeroShot,
 )
+from longseq.timeseries.packaged import packaged_networks
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
 from longseq.timeseries.random_walk import as_walks
 
-# The packaged weights: of the network with recurrent layers, of that without a backbone, and of one
-# without a backbone that sees local models; the last two in half precision.
-PACKAGED = tuple(
-    Path(__file__).parent / "checkpoints" / f"{name}.safetensors"
-    for name in ("zero_shot", "zero_shot_plain", "zero_shot_local")
-)
 LEVELS = np.array(QUANTILES)
 NAME = "ZeroShot"
 _MEDIAN = QUANTILES.index(0.5)
 
 
-# Of the packaged networks, the first two of them or all: values that the recurrent layers read, and
-# shares in the mean, where the season found has at most four rows and where it has more. The card
-# says what chose them.
-_READS = {2: 512, 3: 256}
-_SHARES: dict[int, tuple[tuple[float, float], ...]] = {
-    2: ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
-    3: ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
-}
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 3072
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
@@ -57,24 +43,6 @@ LOG_RATIO = 1000.0
 # the likeness.
 _PULL, _PULLED = 0.5, (7.0, 8.0)
 _NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
-
-
-def packaged_networks(recurrent: ZeroShot | None = None, count: int = 3) -> MeanOfNetworks:
-    """Returns the packaged forecaster: the weighted mean of its networks.
-
-    Args:
-        recurrent: a network of the first one's sizes, to take its weights; a new one if None.
-        count: of networks, 2 or 3; with two it is the forecaster of earlier versions.
-
-    Raises:
-        DataError: if that is of other sizes.
-    """
-    first = ZeroShot() if recurrent is None else recurrent
-    first.reads = _READS[count]
-    networks = [first, ZeroShot(n_layers=0), ZeroShot(n_layers=0, local=True)][:count]
-    for path, network in zip(PACKAGED, networks):
-        load_weights(path, network)
-    return MeanOfNetworks(networks, _SHARES[count])
 
 
 class Quantiles:
@@ -309,6 +277,7 @@ def zero_shot_frame(
     season: int | None = None,
     quantiles: Quantiles | None = None,
     progress: Callable[[int], None] | None = None,
+    calibrate: bool | None = None,
 ) -> pd.DataFrame:
     """Forecasts every series of a panel with the packaged weights.
 
@@ -322,6 +291,8 @@ def zero_shot_frame(
         season: rows of a season; the calendar's usual one if None, 1 for none.
         quantiles: the network; the packaged one if None.
         progress: called with the number of forecasts that are done.
+        calibrate: scale the intervals by the errors one horizon before each cutoff; None where
+            there are at least 50 series: see ``calibrated.panel_intervals``.
 
     Returns:
         Columns ``unique_id``, ``ds``, ``cutoff``, ``y``, ``ZeroShot`` (the median),
@@ -367,6 +338,11 @@ def zero_shot_frame(
         )
     network = quantiles or Quantiles()
     found = network.forecast(contexts, horizon, usual, batch_size, progress)
+    if levels:
+        found = panel_intervals(
+            lambda earlier: network.forecast(earlier, horizon, usual, batch_size),
+            *(contexts, found, None if cutoffs is None else rows, calibrate),
+        )
     values = {NAME: found[..., list(LEVELS).index(0.5)]}
     floor = floors(one[-MAX_CONTEXT:] for one in contexts)
     for level in levels:

@@ -12,22 +12,16 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from longseq.core.checkpoints.safe import load_weights
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
+from longseq.timeseries.packaged import BOTH, EARLIER, mean_of_networks, packaged_networks
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
-from longseq.timeseries.zero_shot import (
-    LEVELS,
-    LOG_RATIO,
-    PACKAGED,
-    Quantiles,
-    packaged_networks,
-)
+from longseq.timeseries.zero_shot import LEVELS, LOG_RATIO, Quantiles
 
 _MEDIAN = QUANTILES.index(0.5)
 # A value that is nearer to 0 than so many units of float32 z-scores is 0.
@@ -46,8 +40,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
-        networks: so many of the packaged forecaster's three networks are trained, and their mean
-            forecasts; 1 is that with recurrent layers alone. Without ``pretrained`` there is one.
+        networks: which of the packaged forecaster's are trained: "plain+local", whose mean
+            forecasts, "plain" or "local". Without ``pretrained`` there is one, of the sizes below.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -78,7 +72,7 @@ class ZeroShot(ForecastTask):
         horizon: int = 64,
         season: int | None = None,
         pretrained: bool = True,
-        networks: int = 3,
+        networks: str = BOTH,
         d_model: int = 128,
         n_layers: int = 3,
         mixer: str | list[Any] = "slstm",
@@ -100,27 +94,33 @@ class ZeroShot(ForecastTask):
             raise ConfigError(
                 f"season must be at least 0 and average in [0, 1), got {season} and {average}"
             )
-        if not 1 <= networks <= len(PACKAGED):
-            raise ConfigError(f"networks must lie between 1 and {len(PACKAGED)}, got {networks}")
+        sizes = (d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
-        first = ZeroShotModel(
-            *(d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden), local=local
-        )
-        self.model: ZeroShotModel | MeanOfNetworks = first
-        if pretrained and networks > 1:
-            self.model = packaged_networks(first, networks)
-        elif pretrained:
-            load_weights(PACKAGED[0], first)
+        self.model: ZeroShotModel | MeanOfNetworks
+        if pretrained:
+            if (*sizes, local) != (128, 3, "slstm", None, 2.0, 16, 256, False):
+                raise ConfigError(
+                    "the packaged networks have sizes of their own: others (n_layers, hidden, …) "
+                    "need --model.pretrained false"
+                )
+            self.model = packaged_networks(networks)
+        else:
+            self.model = ZeroShotModel(*sizes, local=local)
+            if networks in EARLIER:
+                self.model = mean_of_networks(networks, self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """There was one network at first, and then there were two, or ``second`` was false."""
+        """There was one network at first, then two, or ``second`` was false, then so many of three:
+        the first one had recurrent layers, and its weights are in the checkpoint alone."""
         super().upgrade(content)
         hyper = content.get("hyper_parameters") or {}
-        if "networks" not in hyper:
-            hyper["networks"] = 2 if hyper.pop("second", False) else 1
+        count = hyper.get("networks", 2 if hyper.pop("second", False) else 1)
+        if isinstance(count, int):
+            means = dict(zip((2, 3), EARLIER)) if hyper.get("pretrained", True) else {}
+            hyper |= {"networks": means.get(count, BOTH), "pretrained": False}
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

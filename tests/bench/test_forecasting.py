@@ -23,6 +23,8 @@ def test_sets_are_read_from_frames_rows_and_tsf(frame, tmp_path):
     assert case.name == "m" and len(case.windows) == 6
     x, y = case.windows[1]
     assert len(x) == 109 and len(y) == 6
+    assert case.cutoffs == (0, 1, 2, 0, 1, 2)
+    assert read_case(f"{frame},horizon=6,windows=3", 3).cutoffs == (0, 2, 1)
     assert len(read_case(f"{frame},horizon=6,windows=3", 2).windows) == 2
     (tmp_path / "y.tsf").write_text("# c\n@data\ns1:1800:1,2,4,3\ns2:1,1,1,1\n")
     assert len(read_case(f"{tmp_path / 'y.tsf'},horizon=1").windows) == 1  # s2 is constant
@@ -75,3 +77,24 @@ def test_quantiles_of_every_window_have_one_shape():
         assert quantile_forecasts(name, case)[0].shape == (2, 5, 9)
     with pytest.raises(ConfigError, match="no local model"):
         quantile_forecasts("nlinear_ridge", case)
+
+
+def test_intervals_of_a_panel_are_calibrated_cutoff_by_cutoff():
+    """Windows of one cutoff may follow the targets of another: they must not be pooled."""
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(60, 50))
+    steps[-20:] *= 5
+    walks = np.cumsum(steps, 0).T
+    windows = [(one[: 55 - 5 * i], one[55 - 5 * i : 60 - 5 * i]) for one in walks for i in (0, 1)]
+    both = Case("w", 5, 1, windows, (0, 1) * 50)
+    found, _ = quantile_forecasts("zero_shot", both)
+    own, _ = quantile_forecasts("zero_shot", both, False)
+    assert (np.ptp(found, axis=-1) > np.ptp(own, axis=-1)).mean() > 0.9
+    for i in (0, 1):
+        alone, _ = quantile_forecasts("zero_shot", Case("w", 5, 1, windows[i::2], (i,) * 50))
+        np.testing.assert_allclose(found[i::2], alone, rtol=1e-5, atol=1e-5)
+    few = Case("w", 5, 1, windows[:98], (0, 1) * 49)
+    np.testing.assert_allclose(
+        quantile_forecasts("zero_shot", few)[0],
+        quantile_forecasts("zero_shot", few, False)[0],
+    )

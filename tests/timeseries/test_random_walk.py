@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from longseq.timeseries.random_walk import as_walks
+from longseq.timeseries.random_walk import _median, as_walks
 from longseq.timeseries.zero_shot import Quantiles
 
 
@@ -124,3 +124,24 @@ def test_values_without_neighbours_say_nothing_of_a_walk(every):
     made = [Quantiles(calibrated=on).forecast([series], 24, 24)[0, :, 4] for on in (False, True)]
     raw, own = made
     np.testing.assert_array_equal(own, raw)
+
+
+def test_many_long_series_are_each_what_they_are_alone():
+    rng = np.random.default_rng(6)
+    series = np.cumsum(rng.standard_normal((40, 2048)), 1)
+    series[7, rng.random(2048) < 0.2] = np.nan
+    together = as_walks(series, 24)
+    for i in (0, 7, 15, 16, 39):
+        alone = as_walks(series[i : i + 1], 24)
+        np.testing.assert_allclose(together.likeness[i], alone.likeness[0], rtol=1e-9)
+        np.testing.assert_allclose(together.drift[i], alone.drift[0], rtol=1e-9)
+    assert [len(one) for one in as_walks(series[:0])] == [0, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_medians_with_gaps_and_without(count):
+    x = np.random.default_rng(7).standard_normal((3, count))
+    gaps = np.concatenate([x, np.full((3, 2), np.nan)], 1)
+    for rows in (x, gaps):
+        found = _median(rows, np.isfinite(rows))
+        np.testing.assert_array_equal(found, np.median(x, axis=1))

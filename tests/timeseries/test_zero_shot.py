@@ -17,14 +17,13 @@ from longseq.timeseries.data.synthetic import FAMILIES, generate, recursive, sea
 from longseq.timeseries.models._seasons import fill_forward, find_periods
 from longseq.timeseries.models.zero_shot import MeanOfNetworks
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
+from longseq.timeseries.packaged import PACKAGED, mean_of_networks, packaged_networks
 from longseq.timeseries.quantiles import at_levels, naive_error, pinball, smape
 from longseq.timeseries.zero_shot import (
     LEVELS,
-    PACKAGED,
     Quantiles,
     _grow,
     _growth,
-    packaged_networks,
     zero_shot_frame,
 )
 from longseq.timeseries.zero_shot_task import ZeroShot
@@ -42,8 +41,8 @@ def waves(n: int, period: int = 24, noise: float = 0.1, seed: int = 0) -> np.nda
 
 
 def test_the_package_is_small_and_knows_a_season(packaged):
-    assert sum(one.stat().st_size for one in PACKAGED) <= 5e6
-    assert (PACKAGED[0].parent / "zero_shot.md").is_file()
+    assert sum(one.stat().st_size for one in PACKAGED.values()) <= 5e6
+    assert (PACKAGED["plain"].parent / "zero_shot.md").is_file()
     series = waves(300)
     found = packaged.forecast([series[:240]], 60)[0]
     assert np.abs(found[:, 4] - series[240:]).mean() < 1.0
@@ -273,19 +272,21 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
 
 
 @pytest.mark.parametrize(
-    "count, shares",
+    "names, shares",
     [
-        (2, ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
-        (3, ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
+        ("plain+local", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
+        ("recurrent+plain", ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
+        ("recurrent+plain+local", ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
     ],
 )
-def test_the_packaged_forecaster_is_the_weighted_mean_of_networks(count, shares):
-    all_ = packaged_networks(count=count).eval()
+def test_a_forecaster_of_networks_is_their_weighted_mean(names, shares):
+    all_ = packaged_networks() if names == "plain+local" else mean_of_networks(names)
+    all_ = all_.eval()
     x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
     known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])
     with torch.inference_mode():
         mean, parts = all_(x, known, hint), [one(x, known, hint) for one in all_.networks]
-    assert len(parts) == count
+    assert len(parts) == len(shares[0])
     for one in range(2):
         for other in parts[1:]:
             same = parts[0].quantiles[0][one], other.quantiles[0][one]

@@ -55,32 +55,56 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     assert max(float(one.abs().max()) for one in gradients) > 0
 
 
-@pytest.mark.parametrize("networks, named", [(1, None), (1, False), (2, True)])
-def test_a_checkpoint_of_fewer_networks_is_still_read(networks, named, wide_csv, workdir, capsys):
+EARLIER = {  # what their hyper-parameters say, and what that is today
+    "one": ({"pretrained": True}, "plain+local", "697,676"),
+    "first of two": ({"pretrained": True, "second": False}, "plain+local", "697,676"),
+    "first of three": ({"pretrained": True, "networks": 1}, "plain+local", "697,676"),
+    "pretrained here": ({"pretrained": False, "networks": 3}, "plain+local", "697,676"),
+    "two": ({"pretrained": True, "second": True}, "recurrent+plain", "1,094,552"),
+    "three": ({"pretrained": True, "networks": 3}, "recurrent+plain+local", "1,534,743"),
+}
+SHARES = {
+    "recurrent+plain": ([[2 / 3, 1 / 3], [1 / 3, 2 / 3]], 512),
+    "recurrent+plain+local": ([[1 / 3, 1 / 4], [0, 1 / 2], [2 / 3, 1 / 4]], 256),
+}
+
+
+@pytest.mark.parametrize("kind", EARLIER)
+def test_a_checkpoint_with_recurrent_layers_is_still_read(kind, wide_csv, workdir, capsys):
+    said, names, count = EARLIER[kind]
     fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
     fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
-    fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    assert main([*fit, f"--model.networks={networks}"]) == 0
+    fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1", f"--model.networks={names}"]
+    assert main([*fit, "--model.pretrained=false"]) == 0
     content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
-    assert content["hyper_parameters"].pop("networks") == networks
-    if named is not None:
-        content["hyper_parameters"]["second"] = named
+    hyper = content["hyper_parameters"]
+    del hyper["networks"]
+    hyper |= said
     torch.save(content, "earlier.ckpt")
     task = load_task("earlier.ckpt", "timeseries")
-    assert isinstance(task.model, Network) == (networks == 1)
-    assert task.hparams["networks"] == networks and "second" not in task.hparams
-    if networks == 2:  # what they read and their shares stay what they were
-        assert task.average.networks[0].reads == 512
-        expected = torch.tensor([[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
-        torch.testing.assert_close(task.average.shares, expected)
+    assert isinstance(task.model, Network) == (names not in SHARES)
+    assert task.hparams["networks"] == names and "second" not in task.hparams
+    if names in SHARES:  # what they read and their shares stay what they were
+        shares, reads = SHARES[names]
+        assert task.average.networks[0].reads == reads
+        torch.testing.assert_close(task.average.shares, torch.tensor(shares))
     for name, value in task.state_dict().items():
         torch.testing.assert_close(value, content["state_dict"][name])
     capsys.readouterr()
-    assert main([*fit, "--ckpt_path=earlier.ckpt", "--trainer.max_steps=2"]) == 0
-    count = {1: "697,676", 2: "1,094,552"}[networks]
+    more = ["--ckpt_path=earlier.ckpt", "--trainer.max_steps=2", "--model.pretrained=false"]
+    assert main([*fit, *more]) == 0
     assert f"{count} parameters" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="networks must lie between 1 and 3"):
-        ZeroShot(networks=4)
+
+
+def test_packaged_networks_have_names_and_sizes_of_their_own():
+    assert isinstance(ZeroShot(networks="local").model, Network)
+    for wrong in ("locale", "recurrent+plain"):
+        with pytest.raises(ConfigError, match="no packaged networks"):
+            ZeroShot(networks=wrong)
+    for size in ({"n_layers": 0}, {"local": True}, {"hidden": 128}):
+        with pytest.raises(ConfigError, match="sizes of their own"):
+            ZeroShot(**size)
+        assert isinstance(ZeroShot(pretrained=False, **size).model, Network)
 
 
 def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():
