@@ -192,6 +192,28 @@ def test_training_pieces_at_other_speeds(tmp_path):
         SpeechMixtures(**same, speed=1.0)
 
 
+def test_training_voices_have_either_sign(tmp_path):
+    for i in range(4):
+        (tmp_path / f"s{i}").mkdir()
+        comb = np.zeros(2 * RATE)
+        comb[:: 20 + i] = 1.0
+        soundfile.write(tmp_path / f"s{i}" / "0.wav", comb - 0.1, RATE)  # its peaks have a sign
+    data = SpeechMixtures(
+        str(tmp_path), seconds=0.1, valid_fraction=0.5, test_fraction=0.0, batch_size=200
+    )
+    batch = data.mixtures("train")[0]
+    voices = batch["voices"]
+    torch.testing.assert_close(batch["mixture"], voices.sum(1))
+    signs = torch.where(voices.amax(-1) > -voices.amin(-1), 1, -1)
+    assert signs.float().mean(0).abs().max() < 0.25  # 3.5 standard errors
+    assert abs(signs.prod(1).float().mean()) < 0.25  # each voice has a sign of its own
+    plain = data.mixtures("train")
+    plain.signs = False
+    torch.testing.assert_close(plain[0]["voices"], voices * signs.unsqueeze(-1))  # else the same
+    voices = data.mixtures("valid")[0]["voices"]  # as they were recorded
+    assert (voices.amax(-1) > -voices.amin(-1)).all()
+
+
 def test_weights_say_how_often_speakers_are_drawn(tmp_path):
     for i, name in enumerate(("one-a", "one-b", "two-a", "two-b", "two-c")):
         (tmp_path / name).mkdir()
