@@ -412,6 +412,33 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
 
 
+def pulsed(seed, pitch):
+    """2 s like a voice: pulses of one sign through three resonances that change by syllable."""
+    rng, parts = np.random.default_rng(seed), []
+    time = np.arange(400) / RATE
+    while sum(map(len, parts)) < 2 * RATE:
+        length = int(rng.integers(RATE // 8, RATE // 3))
+        glide = pitch * rng.uniform(0.8, 1.25) * np.linspace(1, rng.uniform(0.8, 1.2), length)
+        sound = np.diff(np.floor(np.cumsum(glide) / RATE), prepend=0) - 0.01
+        for low, high, width in ((300, 800, 80), (900, 2200, 120), (2300, 3300, 180)):
+            tone = np.sin(2 * np.pi * rng.uniform(low, high) * time)
+            sound = np.convolve(sound, tone * np.exp(-np.pi * width * time))[:length]
+        parts.append(sound * np.hanning(length) / sound.std())
+    voice = np.concatenate(parts)[: 2 * RATE]
+    return (0.1 * voice / voice.std()).astype(np.float32)
+
+
+def test_the_packaged_separator_takes_either_polarity():
+    voices = np.stack([[pulsed(2 * i, 110), pulsed(2 * i + 1, 190)] for i in range(2)])
+    gains = []
+    for sign in (1, -1):
+        true = torch.from_numpy(sign * voices)
+        gained = Improvement()
+        gained.update(twice(load_separator(), true.sum(1)).detach(), true, true.sum(1))
+        gains.append(gained.compute().item())
+    assert min(gains) > 5 and abs(gains[0] - gains[1]) < 0.5, gains
+
+
 def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, capsys):
     """A cut file and silence end in voices and a note; a second run does no more."""
     monkeypatch.chdir(tmp_path)
