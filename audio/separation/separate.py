@@ -76,15 +76,14 @@ def _none_last(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
 def twice(task: VoiceSeparator, audio: Tensor) -> Tensor:
     """Returns the voices (B, S, N) of recordings (B, N): the mean of two passes.
 
-    The filters of the second lie half a step later, and it hears the recording times -1, so that
-    its errors are partly others and the recording's sign, which says nothing, matters little.
+    The filters of the second lie half a step later, so that its errors are partly others.
 
     Args:
         task: in evaluation mode.
         audio: (B, N).
     """
     first, late = task(audio).float(), task.model.stride // 2
-    second = -task(F.pad(-audio, (late, 0))).float()[..., late:]
+    second = task(F.pad(audio, (late, 0))).float()[..., late:]
     return (first + ordered(second, first)) / 2
 
 
