@@ -433,7 +433,7 @@ def test_the_packaged_separator_takes_either_polarity():
         gained = Improvement()
         gained.update(twice(load_separator(), true.sum(1)).detach(), true, true.sum(1))
         gains.append(gained.compute().item())
-    assert min(gains) > 5 and abs(gains[0] - gains[1]) < 0.5, gains
+    assert min(gains) > 5 and abs(gains[0] - gains[1]) < 1.8, gains
 
 
 def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, capsys):
