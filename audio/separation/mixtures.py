@@ -119,10 +119,8 @@ class Voices:
         parts = [np.zeros(max(late, 0), np.float32), audio[max(-late, 0) :]]
         length = sum(map(len, parts))
         while length < samples:
-            parts += [
-                np.zeros(rng.integers(self._pause + 1), np.float32),
-                own[rng.integers(len(own))],
-            ]
+            pause = np.zeros(rng.integers(self._pause + 1), np.float32)
+            parts += [pause, own[rng.integers(len(own))]]
             length += len(parts[-1]) + len(parts[-2])
         return np.concatenate(parts)
 
@@ -135,6 +133,7 @@ def draw(
     rng: np.random.Generator,
     speed: float = 0.0,
     shares: np.ndarray | None = None,
+    signs: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a mixture (N,) and its voices (S, N), the voices' levels ± ``level`` / 2 dB apart.
 
@@ -146,6 +145,7 @@ def draw(
         rng: draws.
         speed: see ``Voices.piece``.
         shares: how often each speaker is drawn first, of sum one; all alike if None.
+        signs: every voice is multiplied by 1 or -1, drawn for each: a microphone may have either.
     """
     everyone = len(voices.names)
     if shares is None:
@@ -155,6 +155,8 @@ def draw(
     gains = 10 ** (rng.uniform(-level / 2, level / 2, count) / 20)
     parts = [gain * voices.piece(int(i), samples, rng, speed) for gain, i in zip(gains, chosen)]
     stacked = np.stack(parts).astype(np.float32) * np.float32(0.1)
+    if signs:  # drawn last, so that the pieces are the same with and without
+        stacked *= rng.choice(np.float32([-1, 1]), (count, 1))
     return stacked.sum(0), stacked
 
 
@@ -201,6 +203,7 @@ class Mixtures(Drawn):
         level: see ``draw``.
         speed: see ``Voices.piece``.
         weights: see ``SpeechMixtures``.
+        signs: see ``draw``.
         *drawn: the arguments of ``Drawn``.
     """
 
@@ -211,11 +214,12 @@ class Mixtures(Drawn):
         level: float,
         speed: float,
         weights: Mapping[str, float],
+        signs: bool,
         *drawn: Any,
     ) -> None:
         super().__init__(*drawn)
         self.count, self.samples, self.level, self.speed = count, samples, level, speed
-        self.shares = None
+        self.signs, self.shares = signs, None
         if weights:
             own = [
                 next((weight for start, weight in weights.items() if name.startswith(start)), 1.0)
@@ -226,12 +230,14 @@ class Mixtures(Drawn):
     def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns a mixture and its voices."""
         of = (self.voices, self.count, self.samples, self.level)
-        mixture, voices = draw(*of, rng, self.speed, self.shares)
+        mixture, voices = draw(*of, rng, self.speed, self.shares, self.signs)
         return {"mixture": mixture, "voices": voices}
 
 
 class SpeechMixtures(BaseData):
     """Mixtures of speakers from a folder with a folder of recordings for each, split by speaker.
+
+    In training every voice has a sign of its own, drawn for each mixture.
 
     Args:
         source: the folder.
@@ -360,12 +366,9 @@ class SpeechMixtures(BaseData):
         """
         train = part == "train"
         rank = self.trainer.global_rank if train and self.trainer else 0
-        return (
-            self.part(part),
-            self.batch_size if train else self.eval_batch_size,
-            (self.seed, PARTS.index(part), rank),
-            None if train else self.sizes[part],
-        )
+        size = self.batch_size if train else self.eval_batch_size
+        length = None if train else self.sizes[part]
+        return self.part(part), size, (self.seed, PARTS.index(part), rank), length
 
     def mixtures(self, part: str) -> Drawn:
         """Returns the mixtures of a part.
@@ -374,8 +377,8 @@ class SpeechMixtures(BaseData):
             part: "train", "valid" or "test".
         """
         samples = round(self.seconds * self.sample_rate)
-        speed, weights = (self.speed, self.weights) if part == "train" else (0.0, {})
-        return Mixtures(self.voices, samples, self.level, speed, weights, *self.drawn(part))
+        own = (self.speed, self.weights, True) if part == "train" else (0.0, {}, False)
+        return Mixtures(self.voices, samples, self.level, *own, *self.drawn(part))
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""

@@ -192,6 +192,28 @@ def test_training_pieces_at_other_speeds(tmp_path):
         SpeechMixtures(**same, speed=1.0)
 
 
+def test_training_voices_have_either_sign(tmp_path):
+    for i in range(4):
+        (tmp_path / f"s{i}").mkdir()
+        comb = np.zeros(2 * RATE)
+        comb[:: 20 + i] = 1.0
+        soundfile.write(tmp_path / f"s{i}" / "0.wav", comb - 0.1, RATE)  # its peaks have a sign
+    data = SpeechMixtures(
+        str(tmp_path), seconds=0.1, valid_fraction=0.5, test_fraction=0.0, batch_size=200
+    )
+    batch = data.mixtures("train")[0]
+    voices = batch["voices"]
+    torch.testing.assert_close(batch["mixture"], voices.sum(1))
+    signs = torch.where(voices.amax(-1) > -voices.amin(-1), 1, -1)
+    assert signs.float().mean(0).abs().max() < 0.25  # 3.5 standard errors
+    assert abs(signs.prod(1).float().mean()) < 0.25  # each voice has a sign of its own
+    plain = data.mixtures("train")
+    plain.signs = False
+    torch.testing.assert_close(plain[0]["voices"], voices * signs.unsqueeze(-1))  # else the same
+    voices = data.mixtures("valid")[0]["voices"]  # as they were recorded
+    assert (voices.amax(-1) > -voices.amin(-1)).all()
+
+
 def test_weights_say_how_often_speakers_are_drawn(tmp_path):
     for i, name in enumerate(("one-a", "one-b", "two-a", "two-b", "two-c")):
         (tmp_path / name).mkdir()
@@ -385,6 +407,33 @@ def test_the_packaged_separator(tmp_path, monkeypatch, tune):
     heard = torch.from_numpy(soundfile.read("a.wav", dtype="float32")[0])[None]
     found = twice(task, heard - heard.mean())
     np.testing.assert_allclose(found[0].detach().numpy(), voices, atol=1e-5)
+
+
+def pulsed(seed, pitch):
+    """2 s like a voice: pulses of one sign through three resonances that change by syllable."""
+    rng, parts = np.random.default_rng(seed), []
+    time = np.arange(400) / RATE
+    while sum(map(len, parts)) < 2 * RATE:
+        length = int(rng.integers(RATE // 8, RATE // 3))
+        glide = pitch * rng.uniform(0.8, 1.25) * np.linspace(1, rng.uniform(0.8, 1.2), length)
+        sound = np.diff(np.floor(np.cumsum(glide) / RATE), prepend=0) - 0.01
+        for low, high, width in ((300, 800, 80), (900, 2200, 120), (2300, 3300, 180)):
+            tone = np.sin(2 * np.pi * rng.uniform(low, high) * time)
+            sound = np.convolve(sound, tone * np.exp(-np.pi * width * time))[:length]
+        parts.append(sound * np.hanning(length) / sound.std())
+    voice = np.concatenate(parts)[: 2 * RATE]
+    return (0.1 * voice / voice.std()).astype(np.float32)
+
+
+def test_the_packaged_separator_takes_either_polarity():
+    voices = np.stack([[pulsed(2 * i, 110), pulsed(2 * i + 1, 190)] for i in range(2)])
+    gains = []
+    for sign in (1, -1):
+        true = torch.from_numpy(sign * voices)
+        gained = Improvement()
+        gained.update(twice(load_separator(), true.sum(1)).detach(), true, true.sum(1))
+        gains.append(gained.compute().item())
+    assert min(gains) > 5 and abs(gains[0] - gains[1]) < 1.8, gains
 
 
 def test_what_is_odd_about_a_recording_is_said(tmp_path, monkeypatch, tune, capsys):
