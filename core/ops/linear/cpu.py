@@ -54,6 +54,8 @@ def _dense(weight: Tensor) -> bool:
 
 def reason(call: Arguments) -> str | None:
     """Returns why oneDNN's product does not take a call, or None if it does."""
+    if torch.compiler.is_compiling():
+        return "a compiler has to see the call"
     x, weight, bias = call
     outs, ins = weight.shape
     rows = x.numel() // max(1, ins)
