@@ -14,7 +14,7 @@ from longseq.core.tables import SUFFIXES, read_rows
 from longseq.vision.data.images import FileImages, is_image, list_files
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading
-from longseq.vision.data.sources import PART_NAMES, Source
+from longseq.vision.data.sources import PART_NAMES, Source, part_of, say_stray, split_names
 
 _FILE, _PART, _LABELS = ("file", "filename", "image", "path"), ("part", "split"), "labels"
 _TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -137,14 +137,18 @@ def _is_true(row: Mapping[str, str], name: str, path: Path, record: str) -> bool
 
 def _from_folders(root: Path) -> Rows:
     names = [name for name in list_files(root) if is_image(name)]
-    split = {name: PurePosixPath(name).parts for name in names}
-    parted = any(PART_NAMES.get(p[0]) == "train" and len(p) > 1 for p in split.values())
+    folders, parted = split_names(names)
+    split = dict(zip(names, folders))
     places: dict[tuple[str, str], list[str]] = {}
+    stray = []
     for name, parts in split.items():
-        part = PART_NAMES.get(parts[0]) if parted else "train"
+        part = part_of(parts[0]) if parted else "train"
         if part is None:
+            stray.append(name)
             continue
         places.setdefault((part, parts[-1]), []).append(name)
+    if stray:
+        say_stray(root, stray, "train/, valid/ or test/")
     found: Rows = {}
     depth = 1 + parted
     content = FileImages(root, names, [0] * len(names), [], Reading())

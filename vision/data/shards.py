@@ -110,7 +110,8 @@ def find_shards(source: str, part_names: Mapping[str, str]) -> dict[str, list[Pa
         if missing := [one for one in files if not one.is_file()]:
             raise DataError("no such shard", path=missing[0])
     elif path.is_dir():
-        inside = [one for name in ("", *part_names) for one in sorted((path / name).glob("*"))]
+        within = sorted(one for one in path.glob("*") if one.name.lower() in part_names)
+        inside = [one for folder in (path, *within) for one in sorted(folder.glob("*"))]
         files = [one for one in inside if one.name.lower().endswith(SUFFIX)]
         packed = [one for one in inside if one.name.lower().endswith(_PACKED)]
         if files and packed:

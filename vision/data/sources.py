@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,6 +43,40 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
+
+
+def part_of(folder: str) -> str | None:
+    """Returns the part that a folder's name stands for, "train", "valid" or "test"; None for none.
+
+    Args:
+        folder: its name, in small or capital letters.
+    """
+    return PART_NAMES.get(folder.lower())
+
+
+def split_names(names: Sequence[str]) -> tuple[list[list[str]], bool]:
+    """Returns paths as folders and name, less a folder in which all lie, and whether the first
+    folder of each is a part.
+
+    Args:
+        names: paths inside a folder or zip, with "/".
+    """
+    split = [name.split("/") for name in names]
+    while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
+        split = [parts[1:] for parts in split]  # a zip of one folder
+    return split, any(part_of(parts[0]) is not None and len(parts) > 2 for parts in split)
+
+
+def say_stray(root: Path, names: Sequence[str], where: str) -> None:
+    """Says on stderr which images are left out because of where they lie.
+
+    Args:
+        root: folder or zip.
+        names: of the images.
+        where: images are expected.
+    """
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    print(f"note: {root}: left out, not in {where}: {shown}", file=sys.stderr)
 
 
 @dataclass
@@ -131,28 +165,25 @@ def _class_folders(root: Path, reading: Reading) -> Source:
         raise DataError(
             "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
         )
-    split = [name.split("/") for name in names]
-    while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
-        split = [parts[1:] for parts in split]  # a zip of one folder
+    split, parted = split_names(names)
     found: dict[str, list[tuple[str, str]]] = {}
-    parted = any(PART_NAMES.get(parts[0]) == "train" and len(parts) > 2 for parts in split)
     stray = []
     for name, parts in zip(names, split):
-        if len(parts) < (3 if parted else 2) or (parted and parts[0] not in PART_NAMES):
+        part = part_of(parts[0]) if parted else "train"
+        if part is None or len(parts) < 2 + parted:
             stray.append(name)
             continue
-        part, cls = (PART_NAMES[parts[0]], parts[1]) if parted else ("train", parts[0])
-        found.setdefault(part, []).append((name, cls))
+        found.setdefault(part, []).append((name, parts[parted]))
     if stray:
         where = "train/<class>/, valid/<class>/ or test/<class>/" if parted else "<class>/"
         if not found:
             raise DataError(
                 "lies in no class folder", path=root, record=stray[0], hint=f"expected {where}"
             )
-        shown = ", ".join(stray[:3]) + (f" and {len(stray) - 3} more" if len(stray) > 3 else "")
-        print(f"note: {root}: left out, not in {where}: {shown}", file=sys.stderr)
+        say_stray(root, stray, where)
     if "train" not in found:
-        raise DataError("has no train folder", path=root)
+        others = " and ".join(sorted(found))
+        raise DataError(f"has images in {others} folders and no train folder", path=root)
     classes = sorted({cls for _, cls in found["train"]})
     if len(classes) < 2:
         raise DataError(f"holds one class only, {classes[0]!r}", path=root)
@@ -171,7 +202,16 @@ def _class_folders(root: Path, reading: Reading) -> Source:
 
 def _is_cover(split: Sequence[Sequence[str]]) -> bool:
     """Returns whether the one top folder only holds the data set, and is none of its parts."""
-    return split[0][0] not in PART_NAMES and any(len(parts) > 2 for parts in split)
+    return part_of(split[0][0]) is None and any(len(parts) > 2 for parts in split)
+
+
+def _needs_no_more(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Returns whether a data set opens with ``root`` and ``train`` alone."""
+    rest = [one for name, one in parameters.items() if name not in ("root", "train")]
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return "train" in parameters and all(
+        one.default is not inspect.Parameter.empty or one.kind in free for one in rest
+    )
 
 
 def _torchvision(name: str, reading: Reading, root: str | None, download: bool) -> Source:
@@ -180,11 +220,12 @@ def _torchvision(name: str, reading: Reading, root: str | None, download: bool) 
     known = [
         key
         for key, cls in vars(torchvision.datasets).items()
-        if inspect.isclass(cls) and "train" in inspect.signature(cls).parameters
+        if inspect.isclass(cls) and _needs_no_more(inspect.signature(cls).parameters)
     ]
     if name not in known:
         raise ConfigError(
-            f"torchvision has no data set {name!r} with a train option; {did_you_mean(name, known)}"
+            f"torchvision has no data set {name!r} that opens with its options root and train "
+            f"alone; {did_you_mean(name, known)}"
         )
     cls = getattr(torchvision.datasets, name)
     sets = []

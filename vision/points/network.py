@@ -1,6 +1,6 @@
 """Linear group recurrences on voxels, after LION (Liu et al. 2024, arXiv 2407.18232).
 
-Points become voxels; in every layer
+Points go through an MLP and become voxels; in every layer
 
     x = x + W (Σ_k w_k ⊙ x[neighbour k]),   x[order] = x[order] + mixer(x[order]) per group,
 
@@ -8,8 +8,8 @@ the 3-D spatial descriptor over the 27 neighbours, which the order in a sequence
 mixer of the core in both directions over groups of K voxels in window order; the axis along which
 the order runs alternates. Then voxels of 2 × 2 × 2 are merged, and the next level begins.
 
-LION detects objects in outdoor scans; this is its layer with a head that classifies a cloud.
-Voxels are merged along all axes, and none are generated where none were.
+LION detects objects in outdoor scans; this is its layer inside PointNet, with a head that
+classifies a cloud. Voxels are merged along all axes, and none are generated where none were.
 """
 
 from __future__ import annotations
@@ -109,38 +109,75 @@ class GroupLayer(nn.Module):
         return x
 
 
+def _point_mlp(dims: Sequence[int]) -> nn.Sequential:
+    """Returns linear maps with batch norm, every point alone."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(dims):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _cloud_mlp(width: int, hidden: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
+    """Returns the MLP from what was pooled over a cloud to logits."""
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.LayerNorm(hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, check_positive("num_classes", num_classes)),
+    )
+
+
 class GroupPoints(nn.Module):
-    """Clouds to logits, by recurrences over groups of voxels.
+    """Clouds to logits: PointNet whose points know their surroundings by recurrences over groups of
+    voxels.
+
+    Every point goes through an MLP; the greatest values in every voxel go through the layers; a
+    second MLP takes every point's first features beside what the layers found at its voxels; then
+    the greatest value of every channel over the cloud, and an MLP. Without the layers' part it is
+    ``PointNet``.
 
     Args:
         num_classes: K.
         voxel: side of the finest voxels, in the points' unit (a cloud has a radius of 1).
-        dims: width of every level.
+        points: widths of the first MLP of points.
+        dims: width of every level of voxels; each has twice the side of the one before.
         passes: passes of a mixer per level, along the axes x, y, z in turn.
         window: side of a window in voxels.
         group: voxels of a group.
         mixer: a causal mixer of the core, run from both ends.
         mixer_kwargs: its hyper-parameters.
+        late: widths of the second MLP of points.
+        hidden: width of the MLP of the cloud.
+        dropout: before the logits.
     """
 
     def __init__(
         self,
         num_classes: int,
-        voxel: float = 0.15,
-        dims: Sequence[int] = (24, 48),
-        passes: int = 2,
+        voxel: float = 0.35,
+        points: Sequence[int] = (64, 64),
+        dims: Sequence[int] = (64,),
+        passes: int = 1,
         window: int = 4,
         group: int = 64,
         mixer: str = "mamba",
         mixer_kwargs: Mapping[str, Any] | None = None,
+        late: Sequence[int] = (128, 256),
+        hidden: int = 256,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not dims or not voxel > 0:
-            raise ConfigError(f"dims must name a width and voxel be positive, got {dims}, {voxel}")
+        if not voxel > 0:
+            raise ConfigError(f"voxel must be positive, got {voxel}")
+        for name, widths in (("points", points), ("dims", dims), ("late", late)):
+            if not widths:
+                raise ConfigError(f"{name} must name a width at least")
         for name, value in (("window", window), ("group", group), ("passes", passes)):
             check_positive(name, value)
         self.voxel = voxel
-        self.embed = nn.Sequential(nn.Linear(6, dims[0]), nn.GELU(), nn.Linear(dims[0], dims[0]))
+        self.points = _point_mlp((3, *points))
+        self.enter = nn.Linear(points[-1], dims[0])
         self.layers = nn.ModuleList(
             GroupLayer(
                 width,
@@ -153,8 +190,9 @@ class GroupPoints(nn.Module):
             for level, width in enumerate(dims)
         )
         self.merges = nn.ModuleList(nn.Linear(2 * a, b) for a, b in pairwise(dims))
-        self.norm = nn.LayerNorm(2 * dims[-1])
-        self.head = nn.Linear(2 * dims[-1], check_positive("num_classes", num_classes))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in dims)
+        self.late = _point_mlp((points[-1] + sum(dims), *late))
+        self.head = _cloud_mlp(late[-1], hidden, num_classes, dropout)
 
     def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> Tensor:
         """Returns logits (clouds, K); the order of the points changes nothing.
@@ -169,18 +207,17 @@ class GroupPoints(nn.Module):
         """
         check_points(points, cloud, clouds)
         voxels = voxelise(points, cloud, clouds, self.voxel)
-        inside = points / self.voxel
-        inside = inside - inside.floor() - 0.5
-        features = self.embed(torch.cat([points, inside], 1))
-        x = pool(features, voxels.of, len(voxels.cloud), "amax")
-        for level, layer in enumerate(self.layers):
+        alone = self.points(points)
+        known, place = [alone], voxels.of  # the voxel of every point at this level
+        x = self.enter(pool(alone, voxels.of, len(voxels.cloud), "amax"))
+        for level, (layer, norm) in enumerate(zip(self.layers, self.norms)):
             x = layer(x, voxels, neighbours(voxels))
+            known.append(norm(x)[place])
             if level < len(self.merges):
                 voxels = merge(voxels)
                 both = [pool(x, voxels.of, len(voxels.cloud), how) for how in ("mean", "amax")]
-                x = self.merges[level](torch.cat(both, 1))
-        both = [pool(x, voxels.cloud, clouds, how) for how in ("mean", "amax")]
-        return self.head(self.norm(torch.cat(both, 1)))
+                x, place = self.merges[level](torch.cat(both, 1)), voxels.of[place]
+        return self.head(pool(self.late(torch.cat(known, 1)), cloud, clouds, "amax"))
 
 
 class PointNet(nn.Module):
@@ -202,17 +239,8 @@ class PointNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for a, b in zip((3, *dims), dims):
-            layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
-        self.points = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.Linear(dims[-1], hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, check_positive("num_classes", num_classes)),
-        )
+        self.points = _point_mlp((3, *dims))
+        self.head = _cloud_mlp(dims[-1], hidden, num_classes, dropout)
 
     def forward(self, points: Tensor, cloud: Tensor, clouds: int) -> Tensor:
         """See ``GroupPoints``."""

@@ -50,7 +50,7 @@ def test_a_table_of_names_and_one_of_columns_say_the_same(table: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("prefix", ["", "train/"])
+@pytest.mark.parametrize("prefix", ["", "train/", "archive/Train/"])
 def test_an_image_in_two_folders_has_both_labels(tmp_path: Path, packed, prefix) -> None:
     root = tmp_path / "set"
     for name, value in (("cat/a.png", 1), ("dog/a.png", 1), ("dog/b.png", 2), ("c.png", 3)):

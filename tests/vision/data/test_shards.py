@@ -72,7 +72,7 @@ def test_a_pattern_and_folders_of_parts_name_shards(tmp_path: Path) -> None:
         write(tmp_path / f"x-{i:03d}.tar", shard(4 * i, 4))
     assert len(open_source(str(tmp_path / "x-{000..001}.tar"), Reading()).train) == 8
     write(tmp_path / "set/train/0.tar", shard(0, 4))
-    write(tmp_path / "set/test/0.tar", shard(4, 2))
+    write(tmp_path / "set/Test/0.tar", shard(4, 2))
     found = open_source(str(tmp_path / "set"), Reading())
     assert len(found.train) == 4 and found.test is not None and len(found.test) == 2
     with pytest.raises(DataError, match=r"x-003\.tar: no such shard"):

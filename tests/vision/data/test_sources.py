@@ -42,6 +42,25 @@ def test_parts_go_by_many_names(make_folder) -> None:
     assert found.train.image(0).shape == (1, 12, 12)
 
 
+PARTS = [("Train", "Valid", "Test"), ("TRAINING", "Validation", "Testing")]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_parts_in_capital_letters_are_no_classes(make_folder, make_zip, parts) -> None:
+    for path in (make_folder(2, parts), make_zip(2, parts, prefix="archive/")):
+        found = open_source(str(path), Reading(1))
+        assert found.train.classes == ["bright", "dark", "stripes"]
+        assert found.valid is not None and found.test is not None
+        assert len(found.train) == len(found.valid) == len(found.test) == 6
+
+
+def test_a_test_part_without_training_images_is_no_class(make_folder) -> None:
+    # With a folder of another name beside it, the two would be classes.
+    folder = make_folder(2, ("mine", "Test"))
+    with pytest.raises(DataError, match="has images in test folders and no train folder"):
+        open_source(str(folder), Reading(1))
+
+
 def test_class_folders_alone_are_training_images(make_folder) -> None:
     found = open_source(str(make_folder(2, ("",))), Reading(3))
     assert len(found.train) == 6 and found.test is None
@@ -64,6 +83,8 @@ def test_torchvision_data_sets(tmp_path, make_idx) -> None:
     assert found.test is not None and (len(found.train), len(found.test)) == (30, 9)
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
         open_source("torchvision:CIFAR11", Reading(3))
+    with pytest.raises(ConfigError, match="'UCF101' that opens with its options root and train"):
+        open_source("torchvision:UCF101", Reading(3), str(tmp_path))  # it needs another file too
     with pytest.raises(DataError, match=r"data\.download"):
         open_source("torchvision:CIFAR10", Reading(3), str(tmp_path))
 

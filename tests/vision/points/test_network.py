@@ -16,7 +16,15 @@ from longseq.vision.points.voxels import (
     window_order,
 )
 
-SMALL = {"dims": (8, 8), "voxel": 0.4, "group": 5, "window": 2}
+SMALL = {
+    "points": (8,),
+    "dims": (8, 8),
+    "late": (8,),
+    "hidden": 8,
+    "voxel": 0.4,
+    "group": 5,
+    "window": 2,
+}
 
 
 def some(*counts: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -52,6 +60,36 @@ def test_every_parameter_has_a_gradient() -> None:
         for name, one in network.named_parameters():
             assert one.grad is not None and torch.isfinite(one.grad).all(), name
             assert one.grad.abs().sum() > 0 or name.endswith("bias"), name
+
+
+def test_without_its_layers_it_is_pointnet() -> None:
+    torch.manual_seed(0)
+    sizes = {"points": (6, 5), "dims": (4, 3), "late": (7,), "hidden": 8}
+    groups, plain = GroupPoints(3, **sizes), PointNet(3, dims=(6, 5, 7), hidden=8)
+    state = groups.state_dict()
+    state["points.6.weight"] = groups.late[0].weight[:, :5].detach()
+    state |= {f"points.7.{key}": value for key, value in groups.late[1].state_dict().items()}
+    plain.load_state_dict({key: state[key] for key in plain.state_dict()})
+    cloud = some(40, 23)
+    assert not torch.allclose(groups(*cloud), plain(*cloud), atol=1e-3)
+    with torch.no_grad():
+        groups.late[0].weight[:, 5:] = 0
+    torch.testing.assert_close(groups(*cloud), plain(*cloud), rtol=0, atol=1e-6)
+
+
+def test_every_level_gives_points_what_its_voxels_found() -> None:
+    torch.manual_seed(0)
+    network = GroupPoints(3, **SMALL).eval()
+    points, cloud, clouds = some(60)
+    seen: list[torch.Tensor] = []
+    network.late.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    network(points, cloud, clouds)
+    voxels = voxelise(points, cloud, clouds, SMALL["voxel"])
+    coarse = merge(voxels)
+    for part, of in ((seen[0][:, 8:16], voxels.of), (seen[0][:, 16:], coarse.of[voxels.of])):
+        rows = torch.unique(torch.cat([of[:, None].float(), part], 1), dim=0)
+        assert len(rows) == len(of.unique())  # one row for every voxel
+        assert part.std(0).min() > 0
 
 
 def test_pooling_is_a_loop_over_rows() -> None:
@@ -125,6 +163,8 @@ def test_what_does_not_fit_is_refused() -> None:
         GroupPoints(2, **SMALL)(points * 1e9, cloud, clouds)
     with pytest.raises(ConfigError, match="are no numbers"):
         GroupPoints(2, **SMALL)(points * torch.nan, cloud, clouds)
+    with pytest.raises(ConfigError, match="dims must name a width"):
+        GroupPoints(2, dims=())
     with pytest.raises(ConfigError, match="side of a voxel"):
         voxelise(points, cloud, clouds, 0.0)
     with pytest.raises(ConfigError, match="must be causal"):
