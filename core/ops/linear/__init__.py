@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,7 +45,9 @@ def linear(
     Raises:
         BackendError: if the backend asked for cannot serve the call.
     """
-    fits = weight.dim() == 2 and x.dim() >= 1 and x.shape[-1] == weight.shape[1]
+    # Nested tensors have no shape to ask for, sparse ones and those of oneDNN's own no strides.
+    strided = all(t.layout is torch.strided and not t.is_nested for t in (x, weight))
+    fits = strided and weight.dim() == 2 and x.dim() >= 1 and x.shape[-1] == weight.shape[1]
     if not fits or (bias is not None and bias.shape != weight.shape[:1]):
         return F.linear(x, weight, bias)
     call = Arguments(x, weight, bias)
