@@ -44,7 +44,9 @@ def mapped(layer: nn.Module, x: Tensor) -> Tensor:
         layer: the linear layer, or what was put in its place.
         x: its input.
     """
-    if torch.compiler.is_compiling() or not plain_map(layer, ANY_HOOKS):
+    # torch.fx traces with what is no tensor.
+    own = not isinstance(x, Tensor) or torch.compiler.is_compiling()
+    if own or not plain_map(layer, ANY_HOOKS):
         y: Tensor = layer(x)
         return y
     assert isinstance(layer, nn.Linear)

@@ -186,6 +186,15 @@ def depthwise(conv: nn.Module, x: Tensor, silu: bool = False) -> Tensor:
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
 
 
+def unfoldable(conv: nn.Module) -> bool:
+    """Returns whether ``unfolded`` computes what a layer does."""
+    if not plain_map(conv, ANY_HOOKS, nn.Conv2d):
+        return False
+    assert isinstance(conv, nn.Conv2d)
+    zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return zeros and conv.groups == 1 and conv.dilation == (1, 1)
+
+
 def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Returns a convolution of maps channels last as one product with what each position sees.
 
@@ -193,7 +202,7 @@ def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
     the product takes them as they lie.
 
     Args:
-        conv: neither grouped nor dilated, with zeros around.
+        conv: one that ``unfoldable`` takes.
         x: (B, H, W, C).
 
     Returns:

@@ -30,6 +30,7 @@ from longseq.vision.models.layers import (
     head,
     path_rates,
     step_size_bias,
+    unfoldable,
     unfolded,
 )
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
@@ -277,7 +278,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's map and the next stage's input; (B, H, W, C)."""
         x = self.blocks(x)
-        return x, x if isinstance(self.downsample, nn.Identity) else self._below(x)
+        return x, x if plain_map(self.downsample, ANY_HOOKS, nn.Identity) else self._below(x)
 
     def _below(self, x: Tensor) -> Tensor:
         """Returns the next stage's input."""
@@ -287,11 +288,11 @@ class Stage(nn.Module):
         assert isinstance(layers, nn.Sequential)
         positions, outs = x.shape[0] * (x.shape[1] // 2) * (x.shape[2] // 2), self.out_width
         # Of a map with fewer positions than channels, the convolution would turn round its weights.
-        if positions * 4 <= outs and plain_map(layers[1], ANY_HOOKS, nn.Conv2d):
+        own = len(layers) > 1 and plain_map(layers[0], ANY_HOOKS, nn.Identity)
+        if positions * 4 <= outs and own and unfoldable(layers[1]):
             below = unfolded(layers[1], x).permute(0, 3, 1, 2)
             return layers[2:](below).permute(0, 2, 3, 1)
-        if positions < outs:
-            below = below.contiguous()
+        below = below.contiguous() if positions < outs else below
         return layers(below).permute(0, 2, 3, 1)
 
 

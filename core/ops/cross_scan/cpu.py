@@ -12,6 +12,7 @@ from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
 from longseq.core.ops.cross_scan import composed
 from longseq.core.ops.cross_scan.arguments import Arguments, Way
+from longseq.core.ops.precision import autocast_off
 from longseq.core.ops.selective_scan.cpu import saved_size
 
 
@@ -76,6 +77,18 @@ def run(call: Arguments) -> Tensor:
     return _forward(_dense(call), None)
 
 
+def _composed_gradients(ctx: Any, given: Sequence[Tensor], dy: Tensor) -> tuple[Any, ...]:
+    again = torch.is_grad_enabled()
+    needed = ctx.needs_input_grad[1:]
+    with torch.enable_grad():
+        # An argument may stand in two places: views keep each place's part.
+        views = [one.view_as(one) for one in given]
+        wanted = [one for one, wants in zip(views, needed) if wants]
+        y = composed.run(_call(views, ctx.ways))
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=again))
+    return (None, *(next(found) if wants else None for wants in needed))
+
+
 class _Learnt(torch.autograd.Function):
     """The call with its gradients; second derivatives are taken of its operators."""
 
@@ -94,14 +107,10 @@ class _Learnt(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (dy,) = grads
         *given, states = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # An argument may stand in two places: views keep each place's part.
-            needed = ctx.needs_input_grad[1:]
-            views = [one.view_as(one) for one in given]
-            wanted = [one for one, wants in zip(views, needed) if wants]
-            y = composed.run(_call(views, ctx.ways))
-            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-            return (None, *(next(found) if wants else None for wants in needed))
+        # A transform or mode may be around the backward alone.
+        with autocast_off(dy):  # as it was in the forward
+            if torch.is_grad_enabled() or cpu_calls.direct_reason(dy, *given) is not None:
+                return _composed_gradients(ctx, given, dy)
         call = _dense(_call(given, ctx.ways))
         dy = dy.to(call.u.dtype)
         dy = dy if dy.stride(2) == 1 and dy.stride(1) >= dy.shape[2] else dy.contiguous()

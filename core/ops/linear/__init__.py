@@ -47,7 +47,9 @@ def linear(
     """
     if backend == "auto" and torch.compiler.is_compiling():  # sizes may be symbols: none is asked
         return F.linear(x, weight, bias)
-    fits = weight.dim() == 2 and x.dim() >= 1 and x.shape[-1] == weight.shape[1]
+    # Nested tensors have no shape to ask for, sparse ones and those of oneDNN's own no strides.
+    strided = all(t.layout is torch.strided and not t.is_nested for t in (x, weight))
+    fits = strided and weight.dim() == 2 and x.dim() >= 1 and x.shape[-1] == weight.shape[1]
     if not fits or (bias is not None and bias.shape != weight.shape[:1]):
         return F.linear(x, weight, bias)
     call = Arguments(x, weight, bias)

@@ -33,8 +33,10 @@ def library_reason() -> str | None:
         torch.ops.mkldnn, "_linear_pointwise"
     ):
         return "this build of torch has no linear map by oneDNN"
-    g = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, 32, generator=g) for n in (16, 24))
+    g = torch.Generator("cpu").manual_seed(0)  # whatever dtype and device are the default
+    x, weight = (
+        torch.randn(n, 32, generator=g, dtype=torch.float32, device="cpu") for n in (16, 24)
+    )
     try:  # the operator is torch's own affair: another version may have changed it
         with torch.no_grad():
             found = product(x, weight, None), product(x @ weight.T, weight.T, None)
@@ -102,7 +104,9 @@ class _Learnt(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # What no gradient needs, as with frozen weights, is neither kept nor watched for changes.
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if wants_weight else None, weight if wants_x else None)
         return product(x, weight, bias)
 
     @staticmethod
@@ -113,10 +117,12 @@ class _Learnt(torch.autograd.Function):
         rows = dy.reshape(-1, dy.shape[-1])
         dx = dweight = None
         if wants_x:
-            if torch.is_grad_enabled() or dy.dtype != torch.float32:
-                dx = dy @ weight
-            else:
+            # A transform or mode may be around the backward alone.
+            direct = dy.dtype == torch.float32 and not torch.is_grad_enabled()
+            if direct and cpu_calls.direct_reason(dy, weight) is None and _dense(weight):
                 dx = product(dy, weight.T, None)
+            else:
+                dx = dy @ weight
         if wants_weight:  # of this product the two libraries are equally quick
             dweight = rows.T @ x.reshape(-1, x.shape[-1])
         return dx, dweight, rows.sum(0) if wants_bias else None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.backends import native
@@ -171,3 +172,33 @@ def test_wrong_arguments_are_named() -> None:
         cross_scan(*given, four(5))
     with pytest.raises(ArgumentError, match="at least one way"):
         cross_scan(*given, ())
+
+
+def test_a_transform_or_mode_around_the_backward_alone() -> None:
+    given, ways = make(2, 12, 18, 1, 2, 4), four(3)
+    y = cross_scan(*given, ways, backend="cpu")
+    wanted = torch.autograd.grad(y.sum(), given, retain_graph=True)
+
+    def pull(dy: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, given, dy, retain_graph=True)
+
+    both = torch.func.vmap(pull)(torch.stack([torch.ones_like(y), -torch.ones_like(y)]))
+    for a, e in zip(both, wanted):
+        torch.testing.assert_close(a, torch.stack([e, -e]), rtol=1e-11, atol=1e-11)
+    with FlopCounterMode(display=False) as counted:
+        found = pull(torch.ones_like(y))
+    assert counted.get_total_flops() > 0
+    for a, e in zip(found, wanted):
+        torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
+
+
+def test_autocast_around_the_backward_lowers_nothing() -> None:
+    given, ways = make(2, 12, 18, 1, 2, 4, torch.float32), four(3)
+    y = cross_scan(*given, ways, backend="cpu")
+    wanted = torch.autograd.grad(y.sum(), given, retain_graph=True, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(y.sum(), given, retain_graph=True, create_graph=True)
+        direct = torch.autograd.grad(y.sum(), given)
+    for a, d, e in zip(found, direct, wanted):
+        assert torch.equal(a, e)
+        torch.testing.assert_close(d, e, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from longseq.core.mlp import MLP
 from longseq.core.ops.linear import cpu, linear
 from longseq.core.ops.linear.arguments import Arguments
 from longseq.core.ops.linear_maps import mapped
@@ -124,3 +126,59 @@ def test_a_layer_that_is_more_than_a_map_is_called() -> None:
     plain.register_forward_hook(lambda *found: seen.append(found))
     mapped(plain, x)
     assert len(seen) == 1
+
+
+def test_tracing_by_torch_fx() -> None:
+    mlp, x = MLP(192, 384), torch.randn(512, 192)
+    torch.testing.assert_close(torch.fx.symbolic_trace(mlp)(x), mlp(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_has_no_strides_is_torchs() -> None:
+    x, weight, _ = (t.detach() for t in make(512))
+    for a, b in ((x, weight.to_sparse_csr()), (x.to_sparse(), weight)):
+        assert torch.equal(linear(a, b), F.linear(a, b))
+    nested = torch.nested.nested_tensor([x[:300], x[300:]])
+    for found, wanted in zip(linear(nested, weight).unbind(), F.linear(nested, weight).unbind()):
+        assert torch.equal(found, wanted)
+
+
+@BY_ONEDNN
+def test_only_what_a_gradient_needs_is_kept() -> None:
+    x, weight, bias = make(512)
+    for i, kept in ((0, [weight]), (1, [x]), (2, [])):
+        given = [t.detach().requires_grad_(i == j) for j, t in enumerate((x, weight, bias))]
+        y = linear(*given)
+        seen = [one for one in y.grad_fn.saved_tensors if one is not None]  # type: ignore[union-attr]
+        assert len(seen) == len(kept) and all(torch.equal(a, e) for a, e in zip(seen, kept))
+        for j, one in enumerate(given):  # torch, too, lets what is not kept be changed
+            if j != i and not any(one is t for t in seen):
+                one.mul_(2)
+        (found,) = torch.autograd.grad(y.sum(), given[i])
+        (wanted,) = torch.autograd.grad(F.linear(x, weight, bias).sum(), (x, weight, bias)[i])
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-3)
+
+
+@BY_ONEDNN
+def test_a_mode_around_the_backward_alone_sees_the_products() -> None:
+    counts = []
+    for function in (linear, F.linear):
+        y = function(*make(512)).square().sum()
+        with FlopCounterMode(display=False) as counted:
+            y.backward()
+        counts.append(counted.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@BY_ONEDNN
+def test_the_library_is_tried_whatever_the_defaults() -> None:
+    cpu.library_reason.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert cpu.library_reason() is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+        cpu.library_reason.cache_clear()
+    x, weight, bias = make(512)
+    with torch.device("meta"):
+        assert linear(x, weight, bias).device.type == "cpu"
+    cpu.library_reason.cache_clear()

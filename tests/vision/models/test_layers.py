@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,37 @@ def test_the_next_stage_gets_the_same_from_maps_of_any_size(size: tuple[int, int
     assert seen == ["conv"]
     last = Stage([], 12, None)(x.float())
     assert torch.equal(last[0], x.float()) and torch.equal(last[1], x.float())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dilation": 2, "padding": 2},
+        {"groups": 2, "padding": 1},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"padding": 0},
+    ],
+)
+def test_another_convolution_in_front_of_the_next_stage(other: dict[str, Any]) -> None:
+    stage, x = Stage([], 12, 96).double(), torch.randn(2, 5, 4, 12, dtype=torch.float64)
+    assert isinstance(stage.downsample, nn.Sequential)
+    stage.downsample[1] = nn.Conv2d(12, 96, 3, 2, **other).double()
+    wanted = stage.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(stage(x)[1], wanted)
+    stage.downsample[0] = nn.BatchNorm2d(12).double().eval()
+    stage.downsample[0].running_mean += 1
+    wanted = stage.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(stage(x)[1], wanted)
+
+
+def test_hooks_of_identities_around_a_stage_are_heard() -> None:
+    seen: list[int] = []
+    for stage in (Stage([], 12, 96), Stage([], 12, None)):
+        layer = stage.downsample
+        first = layer[0] if isinstance(layer, nn.Sequential) else layer
+        first.register_forward_hook(lambda *_: seen.append(1))
+        stage(torch.randn(2, 4, 5, 12))
+    assert len(seen) == 2
 
 
 def test_hooks_of_the_convolution_and_the_maps_are_heard() -> None:
