@@ -182,3 +182,9 @@ def test_the_library_is_tried_whatever_the_defaults() -> None:
     with torch.device("meta"):
         assert linear(x, weight, bias).device.type == "cpu"
     cpu.library_reason.cache_clear()
+
+
+def test_a_forward_put_into_torchs_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = nn.Linear(192, 160), torch.randn(512, 192)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: x.sum() + self.bias)
+    assert torch.equal(mapped(layer, x), x.sum() + layer.bias)
