@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from longseq.core.training.loading import load_task
 
 _MARGIN = 4.0  # s that a window sees to either side of what it decides
 _LONGEST = 30.0  # s of a voice that it is known by
+_DAY = 86400.0  # s
 _GAP, _SHORTEST = 0.2, 0.1  # s: pauses that are filled, turns that are dropped
 Turn = tuple[float, float, str]
 
@@ -175,8 +175,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of ActiveSpeakers")
     parser.add_argument("--seconds", type=float, default=30.0, help="at a time (30)")
     args = parser.parse_args(argv)
-    if not 1 <= args.seconds < math.inf:
-        raise ConfigError(f"--seconds must be at least 1 and finite, got {args.seconds}")
+    if not 1 <= args.seconds <= _DAY:
+        raise ConfigError(f"--seconds must be 1 to {_DAY:.0f}, got {args.seconds}")
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_task(args.ckpt_path, ActiveSpeakers)
