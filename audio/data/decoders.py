@@ -15,6 +15,9 @@ from longseq.core.errors import DataError
 from longseq.core.formats import Formats
 
 _BLOCK = 1 << 16  # frames read at a time: the same for every container, so that equal PCM is equal
+# Hz. Of a block at a lower rate, as a damaged header may say, resampling makes gigabytes, and soxr
+# counts what it makes in 32 bits: from 1 Hz to 44.1 kHz it ends the process.
+_SLOWEST = 100
 
 
 FORMATS: Formats[Callable[[Path], tuple[np.ndarray, int]]] = Formats("sound")
@@ -235,8 +238,21 @@ def open_part(path: Path, layout: Layout, part: Part) -> Decoder:
         part: of the layout.
 
     Raises:
-        DataError: if nothing here can decode it, with what to install or do.
+        DataError: if nothing here can decode it, with what to install or do, or its rate is none
+            of sound.
     """
+    decoder = _opened(path, layout, part)
+    if decoder.sample_rate < _SLOWEST:
+        decoder.close()
+        raise DataError(
+            f"its header says {decoder.sample_rate} Hz; from {_SLOWEST} Hz on it is read as sound",
+            path=path,
+            hint="correct the rate in its header, or copy the file again",
+        )
+    return decoder
+
+
+def _opened(path: Path, layout: Layout, part: Part) -> Decoder:
     import soundfile
 
     if FORMATS.suffix_of(path):

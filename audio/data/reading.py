@@ -18,7 +18,7 @@ from longseq.audio.data.decoders import (
     has_pyav,
     open_part,
 )
-from longseq.audio.data.riff import CUT
+from longseq.audio.data.riff import CUT, is_cut
 from longseq.core.errors import DataError
 from longseq.core.files import require_file
 
@@ -104,7 +104,7 @@ def _layout(path: str | Path) -> tuple[Path, Layout]:
 
 
 def _is_cut(file: Path, layout: Layout) -> bool:
-    """Returns whether the container shows that the file's end is missing (AIFF, OGG)."""
+    """Returns whether the container shows that the file's end is missing."""
     last = layout.parts[-1]
     with file.open("rb") as stream:
         if layout.kind == "AIFF":
@@ -117,6 +117,8 @@ def _is_cut(file: Path, layout: Layout) -> bool:
             tail = stream.read(last.end - stream.tell())
             page = tail.rfind(b"OggS")
             return page < 0 or page + 5 >= len(tail) or not tail[page + 5] & 0x04
+        if layout.kind in ("WAV", "W64", "CAF", "AU"):
+            return is_cut(stream, layout.kind, last.start, last.end)
     return False
 
 

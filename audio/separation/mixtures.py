@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from longseq.audio.data.listing import list_audio
 from longseq.audio.data.reading import read_audio
+from longseq.audio.separation.voices import centred
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
@@ -64,8 +65,7 @@ class Voices:
     def _read(name: str, files: Sequence[Path], rate: int) -> list[np.ndarray]:
         heard = []
         for file in files:
-            audio = read_audio(file, rate)
-            power = float(np.sqrt(np.mean(np.square(audio)))) if len(audio) else 0.0
+            audio, power = centred(read_audio(file, rate))
             if not np.isfinite(power):
                 raise DataError("has samples that are not finite", path=file)
             if power > 0:

@@ -3,7 +3,6 @@ memory."""
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import Counter
@@ -28,6 +27,8 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 
 _OVERLAP = 1.0  # s
+_NEW = 0.1  # s that a window has beyond its overlap, or a recording would take hours, or no end
+_DAY = 86400.0  # s
 _SILENT = "is silent, or the same value throughout"
 
 
@@ -159,8 +160,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="at a time (8)")
     args = parser.parse_args(argv)
-    if not _OVERLAP < args.seconds < math.inf:
-        raise ConfigError(f"--seconds must be more than {_OVERLAP} and finite, got {args.seconds}")
+    if not _OVERLAP + _NEW <= args.seconds <= _DAY:
+        raise ConfigError(
+            f"--seconds must be {_OVERLAP + _NEW} (an overlap of {_OVERLAP} and what is new) to "
+            f"{_DAY:.0f}, got {args.seconds}"
+        )
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_separator(args.ckpt_path)

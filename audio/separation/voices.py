@@ -1,11 +1,33 @@
-"""What the voices of a separator leave open: their level and their order."""
+"""Voices before and behind a separator: their level, their constant offset and their order."""
 
 from __future__ import annotations
 
 from itertools import permutations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+OFFSET = 0.05  # of the root mean square: below, pauses with the offset are still pauses
+
+
+def centred(audio: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns samples without their constant offset, as of a sound card, and their root mean
+    square; it is 0 where there is nothing but a constant.
+
+    An offset that is too small to matter stays, so that digital silence stays silent.
+
+    Args:
+        audio: (N,); finite samples of any level are in range.
+    """
+    audio = audio.astype(np.float64)
+    mean = float(audio.mean()) if len(audio) else 0.0
+    power = float(np.sqrt(np.square(audio).mean())) if len(audio) else 0.0
+    if abs(mean) > OFFSET * power:
+        audio = audio - mean
+        power = float(np.sqrt(np.square(audio).mean()))
+        power = power if power > 1e-7 * abs(mean) else 0.0  # what rounding leaves of a constant
+    return audio, power
 
 
 def fitted(voices: Tensor, audio: Tensor) -> Tensor:

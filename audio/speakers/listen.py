@@ -16,6 +16,7 @@ from longseq.audio.data.listing import list_audio
 from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.predict import list_files, quiet_libraries
 from longseq.audio.scoring import shown_name
+from longseq.audio.separation.voices import OFFSET, centred
 from longseq.audio.speakers.task import ActiveSpeakers
 from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
@@ -24,6 +25,8 @@ from longseq.core.training.loading import load_task
 
 _MARGIN = 4.0  # s that a window sees to either side of what it decides
 _LONGEST = 30.0  # s of a voice that it is known by
+_DAY = 86400.0  # s
+_KNOWN = 1.0  # s of a voice below which it is as good as unknown
 _GAP, _SHORTEST = 0.2, 0.1  # s: pauses that are filled, turns that are dropped
 Turn = tuple[float, float, str]
 
@@ -53,12 +56,21 @@ def enrolled(folder: str | Path, rate: int) -> dict[str, np.ndarray]:
         )
     whole = {name: np.concatenate(parts) for name, parts in found.items()}
     length = min(min(len(one) for one in whole.values()), round(_LONGEST * rate))
+    if length < _KNOWN * rate:
+        shortest = min(whole, key=lambda name: len(whole[name]))
+        print(
+            f"note: {shown_name(folder)}: every speaker is known by {length / rate:.2f} s alone, "
+            f"as no more is there of {shown_name(shortest)!r}; give a few seconds",
+            file=sys.stderr,
+        )
     voices = {}
     for name, audio in whole.items():
-        piece = audio[:length]
-        power = float(np.sqrt(np.mean(np.square(piece)))) if length else 0.0
+        piece, power = centred(audio[:length])
         if not np.isfinite(power) or power == 0:
-            raise DataError(f"the recordings of {name!r} are silent or not finite", path=root)
+            where = f"the first {length / rate:.2f} s of " if len(audio) > length else ""
+            raise DataError(
+                f"{where}the recordings of {name!r} are silent or not finite", path=root
+            )
         voices[name] = (0.1 * piece / power).astype(np.float32)
     return voices
 
@@ -111,14 +123,24 @@ def _through(
 ) -> tuple[list[np.ndarray], list[str]]:
     """Goes through a file twice, for its mean power, and for the speakers; returns their
     probabilities, and what is odd about the file in words."""
-    total, count = 0.0, 0
+    # Chan's update of mean and squares about it, which loses no digits to a constant offset.
+    total, count, mean = 0.0, 0, 0.0
     for chunk in AudioStream(file, task.sample_rate):
-        total, count = total + float(np.square(chunk, dtype=np.float64).sum()), count + len(chunk)
+        own, step = float(chunk.mean(dtype=np.float64)), len(chunk) / (count + len(chunk))
+        total += float(np.square(chunk - np.float64(own)).sum())
+        total += (own - mean) ** 2 * count * step
+        mean, count = mean + (own - mean) * step, count + len(chunk)
     if not np.isfinite(total):
         raise DataError("has samples that are not finite", path=file)
+    power = total / max(1, count)
+    if abs(mean) > OFFSET * math.sqrt(power + mean**2):
+        power = power if power > 1e-14 * mean**2 else 0.0  # what rounding leaves of a constant
+    else:
+        power, mean = power + mean**2, 0.0
     stream = AudioStream(file, task.sample_rate)
-    parts = list(probabilities(task, stream, voices, total / max(1, count), seconds))
-    return parts, stream.notes if total else [*stream.notes, "is silent"]
+    chunks = (chunk - np.float32(mean) for chunk in stream)
+    parts = list(probabilities(task, chunks, voices, power, seconds))
+    return parts, stream.notes if power else [*stream.notes, "is silent"]
 
 
 def turns(probability: np.ndarray, names: Sequence[str], frame: float) -> list[Turn]:
@@ -175,8 +197,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True, help="checkpoint of ActiveSpeakers")
     parser.add_argument("--seconds", type=float, default=30.0, help="at a time (30)")
     args = parser.parse_args(argv)
-    if not 1 <= args.seconds < math.inf:
-        raise ConfigError(f"--seconds must be at least 1 and finite, got {args.seconds}")
+    if not 1 <= args.seconds <= _DAY:
+        raise ConfigError(f"--seconds must be 1 to {_DAY:.0f}, got {args.seconds}")
     if Path(args.out).is_file():
         raise DataError("is a file, a folder is needed", path=args.out)
     task = load_task(args.ckpt_path, ActiveSpeakers)

@@ -200,3 +200,10 @@ def test_lengths_that_are_none(value: str, tmp_path: Path, capsys) -> None:
     ):
         assert main(["audio", command, str(tmp_path), *more, "--seconds", value]) == 2
         assert "error: --seconds must be" in capsys.readouterr().err
+
+
+def test_lengths_beyond_any_number_of_samples(tmp_path: Path, capsys) -> None:
+    for more in (("separate",), ("speakers", "--voices", "v", "--ckpt_path", "c")):
+        argv = ["audio", *more, str(tmp_path), "--out", "x", "--seconds", "1e308"]
+        assert main(argv) == 2
+        assert "error: --seconds must be" in capsys.readouterr().err

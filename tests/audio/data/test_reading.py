@@ -111,6 +111,20 @@ def test_truncated_files_are_noticed(name: str, tmp_path: Path, tune) -> None:
     assert any("truncated" in note or "damaged" in note for note in stream.notes), stream.notes
 
 
+def test_a_rate_that_is_none_of_sound_is_refused(tmp_path: Path, tune) -> None:
+    """From 1 Hz to 44.1 kHz soxr would end the process with a segmentation fault."""
+    soundfile.write(tmp_path / "a.wav", tune(0, 1.0), RATE, "PCM_16")
+    whole = (tmp_path / "a.wav").read_bytes()
+    for rate in (1, 99):
+        (tmp_path / "b.wav").write_bytes(whole[:24] + rate.to_bytes(4, "little") + whole[28:])
+        for read in (audio_info, read_audio):
+            with pytest.raises(DataError, match=f"b.wav: its header says {rate} Hz") as caught:
+                read(tmp_path / "b.wav")
+            assert "correct the rate" in str(caught.value)
+    (tmp_path / "b.wav").write_bytes(whole[:24] + (100).to_bytes(4, "little") + whole[28:])
+    assert len(read_audio(tmp_path / "b.wav", 1000)) == 10 * RATE
+
+
 def test_renamed_files_are_read_by_content(tmp_path: Path, tune) -> None:
     for name, (kind, subtype) in KINDS.items():
         renamed = tmp_path / f"{name}.txt"

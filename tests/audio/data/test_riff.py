@@ -1,4 +1,4 @@
-"""WAV files whose header counts other bytes than they have are named; those of pipes are read."""
+"""WAV, W64, CAF and AU files that are shorter than their header says are named; pipes are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from longseq.audio.data.reading import AudioStream
+from longseq.audio.data.reading import AudioStream, audio_info
+from longseq.audio.data.riff import is_cut
 from longseq.core.errors import DataError
 
 
@@ -79,3 +80,28 @@ def test_the_samples_of_a_pipe_are_those_of_a_file(tmp_path: Path, tune) -> None
     (tmp_path / "c.wav").write_bytes(empty)
     with pytest.raises(DataError, match="holds no samples"):
         list(AudioStream(tmp_path / "c.wav", None))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [("AU", 0xFFFFFFFF), ("CAF", 2**64 - 1), ("W64", 2**63 - 1), ("RF64", 0)],
+)
+def test_a_cut_w64_caf_au_or_rf64_is_named(
+    kind: str, unknown: int, subtype: str, tmp_path: Path, tune
+) -> None:
+    file = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(file, tune(0, 1.0)[:15001], 16000, subtype, format=kind)
+    whole = file.read_bytes()
+    assert audio_info(file).notes == ()
+    file.write_bytes(whole[:-4000])
+    assert audio_info(file).notes == ("is truncated: its end is missing",)
+    # Where a program wrote to a pipe its header does not know, and nothing is missing.
+    order = "little" if kind in ("W64", "RF64") else "big"
+    at = 8 if kind == "AU" else 28 if kind == "RF64" else whole.find(b"data")
+    at += {"W64": 16, "CAF": 4}.get(kind, 0)
+    size = 4 if kind == "AU" else 8
+    assert int.from_bytes(whole[at : at + size], order) >= 30002
+    file.write_bytes(whole[:at] + unknown.to_bytes(size, order) + whole[at + size : -4000])
+    known = "WAV" if kind == "RF64" else kind
+    assert not is_cut(io.BytesIO(file.read_bytes()), known, 0, file.stat().st_size)

@@ -342,10 +342,11 @@ def test_fit_test_and_separate(speech, tmp_path, monkeypatch, capsys):
         load_separator(PACKAGED)
     with pytest.raises(DataError, match="holds no detector"):
         load_detector("s.safetensors")
-    with pytest.raises(ConfigError, match="must be more than"):
-        from longseq.audio.separation.separate import run
+    for seconds in ("1", "1.00001", "1e308"):  # the second never ended
+        with pytest.raises(ConfigError, match=r"--seconds must be 1\.1 "):
+            from longseq.audio.separation.separate import run
 
-        run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", "1"])
+            run([str(both), "--out", "out", "--ckpt_path", file, "--seconds", seconds])
 
 
 def test_the_recipe_of_the_packaged_separator(speech, tmp_path, monkeypatch):
@@ -375,19 +376,40 @@ def test_the_recipe_of_the_packaged_separator(speech, tmp_path, monkeypatch):
 
 def test_short_recordings_follow_each_other(tmp_path):
     """A list of words is as good as long recordings: pieces are mostly sound."""
-    names = {"word": [0.3, 0.5], "blip": [1 / RATE], "long": [3.0]}
+    names = {"word": [0.3, 0.5], "blip": [2 / RATE], "long": [3.0]}
     for name, lengths in names.items():
         (tmp_path / name).mkdir()
         for i, seconds in enumerate(lengths):
-            soundfile.write(tmp_path / name / f"{i}.wav", np.full(round(seconds * RATE), 0.5), RATE)
+            audio = np.resize([0.5, -0.5], round(seconds * RATE))
+            soundfile.write(tmp_path / name / f"{i}.wav", audio, RATE)
     voices = Voices(speakers_of(tmp_path), RATE)
     for speaker, name in enumerate(voices.names):
         rng = np.random.default_rng(1)
         pieces = np.stack([voices.piece(speaker, 2 * RATE, rng) for _ in range(20)])
         assert pieces.shape == (20, 2 * RATE) and pieces.dtype == np.float32
-        share = (pieces > 0).mean(1)
+        share = (pieces != 0).mean(1)
         least = {"word": 0.6, "blip": 0.0, "long": 0.99}[name]
         assert share.min() >= least and share.max() > least
+
+
+def test_offset_and_level_of_training_voices(tmp_path, tune):
+    """A constant of a sound card is no voice, and neither it nor any level changes what is learnt
+    from; a recording of nothing else is silent."""
+    plain = 0.3 * tune(0, 2.0, RATE)
+    plain -= plain.mean()
+    kinds = {"a": plain, "b": 0.5 * plain + 0.4, "c": 1e-25 * plain, "d": 1e25 * plain}
+    for name, audio in kinds.items():
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "0.wav", audio, RATE, "FLOAT")
+    voices = Voices(speakers_of(tmp_path), RATE)
+    first, *others = (own[0] for own in voices.recordings)
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-5)
+    assert abs(first.std() - 1) < 1e-3
+    (tmp_path / "e").mkdir()
+    soundfile.write(tmp_path / "e" / "0.wav", np.full(RATE, 0.1), RATE, "FLOAT")
+    with pytest.raises(DataError, match="every recording of this speaker is silent"):
+        Voices(speakers_of(tmp_path), RATE)
 
 
 def test_the_packaged_separator(tmp_path, monkeypatch, tune):

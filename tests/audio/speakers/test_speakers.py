@@ -10,11 +10,12 @@ import soundfile
 import torch
 
 from longseq.audio.speakers.conversations import SpeechConversations, active_frames
-from longseq.audio.speakers.listen import enrolled, probabilities, turns, write_rttm
+from longseq.audio.speakers.listen import _through, enrolled, probabilities, turns, write_rttm
 from longseq.audio.speakers.loconet import LoCoNet
 from longseq.audio.speakers.task import ActiveSpeakers, DiarisationError, similarity
 from longseq.core.errors import ArgumentError, DataError
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 
 RATE = 8000
 SMALL = {"width": 8, "n_layers": 1, "n_mels": 12}
@@ -151,6 +152,24 @@ def test_from_training_to_rttm(speech, tmp_path, capsys):
     assert main([*command, "--out", str(bad / "m.flac")]) == 2
     assert "is a file, a folder is needed" in capsys.readouterr().err
     assert set(enrolled(known, RATE)) == {"Ann", "Bo"}
+    assert "is known by" not in capsys.readouterr().err
+    offset = bad / "offset"  # a constant of a sound card changes nothing
+    offset.mkdir()
+    audio, _ = soundfile.read(bad / "m.flac")
+    soundfile.write(offset / "m.wav", audio, RATE, "FLOAT")
+    soundfile.write(offset / "n.wav", 0.5 * audio + 0.4, RATE, "FLOAT")
+    soundfile.write(offset / "o.wav", np.full(RATE, 0.1), RATE, "FLOAT")
+    voices, task = np.stack(list(enrolled(known, RATE).values())), load_task(best, ActiveSpeakers)
+    plain, moved, constant = (_through(task.eval(), offset / f"{n}.wav", voices, 30) for n in "mno")
+    np.testing.assert_allclose(moved[0][0], plain[0][0], atol=0.02)
+    assert constant[1] == ["is silent"]
+    short = tmp_path / "short"
+    short.mkdir()
+    soundfile.write(short / "Al.wav", audio[: RATE // 5], RATE)
+    soundfile.write(short / "Bea.wav", np.concatenate([np.zeros(RATE), audio]), RATE)
+    with pytest.raises(DataError, match=r"the first 0\.20 s of the recordings of 'Bea' are silent"):
+        enrolled(short, RATE)
+    assert "known by 0.20 s alone, as no more is there of 'Al'" in capsys.readouterr().err
     soundfile.write(known / "Bo" / "1.wav", np.zeros(4000), RATE)
     with pytest.raises(DataError, match="'Bo' are silent"):
         enrolled(known, RATE)
