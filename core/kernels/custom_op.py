@@ -122,13 +122,11 @@ def define(
 
     transformable = _transformable(op, vmap, setup_context, backward)
     on_cpu = taking(cpu or main)
-    direct = _function(name, on_cpu, setup_context, backward).apply
 
     def call(*args: Any) -> Any:
         # The dispatcher costs tens of microseconds, and its first call imports torch's compiler.
-        if seen_by(args, but_autograd=True) is None:
-            # Autograd's own is as much again on top of what a function costs.
-            out = direct(*args) if _learnt(args) else on_cpu(*args)
+        if seen_by(args) is None:
+            out = on_cpu(*args)
             return out if isinstance(out, Tensor) else list(out) if returns is None else tuple(out)
         if in_forward_mode():
             if composed is not None:
@@ -171,8 +169,12 @@ def in_forward_mode() -> bool:
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
-def _learnt(args: Iterable[Any]) -> bool:
-    """Returns whether a call needs gradients."""
+def learnt(args: Iterable[Any]) -> bool:
+    """Returns whether a call needs gradients.
+
+    Args:
+        args: of the call; what is no tensor is ignored.
+    """
     if not torch.is_grad_enabled():
         return False
     return any(isinstance(one, Tensor) and one.requires_grad for one in args)
@@ -194,7 +196,7 @@ def seen_by(args: Iterable[Any], but_autograd: bool = False) -> str | None:
         return "forward-mode differentiation has to see the call"
     if torch.is_autocast_enabled("cpu"):
         return "autocast has to see the call"
-    learnt = torch.is_grad_enabled() and not but_autograd
+    grads = torch.is_grad_enabled() and not but_autograd
     for one in args:
         if not isinstance(one, Tensor):
             continue
@@ -203,7 +205,7 @@ def seen_by(args: Iterable[Any], but_autograd: bool = False) -> str | None:
             return (
                 f"it runs on plain CPU tensors, and one is a {type(one).__name__} on {one.device}"
             )
-        if learnt and one.requires_grad:
+        if grads and one.requires_grad:
             return "autograd has to see the call"
     return None
 
@@ -306,30 +308,10 @@ def _transformable(op: Any, vmap: Impl, setup: Impl, backward: Impl) -> Callable
     operator.
     """
 
-    function = _function(op._qualname, op, setup, backward)
-    function.vmap = staticmethod(vmap)
-    op.register_vmap(vmap)
-
-    def call(*args: Any) -> Any:
-        return function.apply(*args) if in_transform() else op(*args)
-
-    return call
-
-
-def _function(name: str, run: Impl, setup: Impl, backward: Impl) -> Any:
-    """Returns a ``torch.autograd.Function`` that runs ``run`` and has an operator's derivative.
-
-    Args:
-        name: of the operator, which a profile shows.
-        run: takes the operator's arguments.
-        setup: see ``torch.library.register_autograd``.
-        backward: likewise.
-    """
-
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> Any:
-            out = run(*args)
+            out = op(*args)
             return tuple(out) if isinstance(out, list) else out
 
         @staticmethod
@@ -340,8 +322,13 @@ def _function(name: str, run: Impl, setup: Impl, backward: Impl) -> Any:
         def backward(ctx: Any, *grads: Any) -> Any:
             return backward(ctx, *grads)
 
-    Function.__name__ = Function.__qualname__ = name.replace("::", "_")
-    return Function
+    Function.vmap = staticmethod(vmap)  # type: ignore[method-assign]
+    op.register_vmap(vmap)
+
+    def call(*args: Any) -> Any:
+        return Function.apply(*args) if in_transform() else op(*args)
+
+    return call
 
 
 def _vmap_loop(call: Any, info: Any, in_dims: Sequence[int | None], args: Sequence[Any]) -> Any:

@@ -146,7 +146,7 @@ def threads(work: int) -> int:
     return torch.get_num_threads() if work >= 1 << 16 else 1
 
 
-def direct_reason(*tensors: Tensor | None) -> str | None:
+def direct_reason(*tensors: Tensor | None, but_autograd: bool = False) -> str | None:
     """Returns why kernels may not be called on these tensors directly, past torch's dispatcher, or
     None.
 
@@ -155,5 +155,6 @@ def direct_reason(*tensors: Tensor | None) -> str | None:
 
     Args:
         *tensors: the call's arguments, parameters included; None stands for an absent one.
+        but_autograd: whether autograd does not count, as where the caller takes gradients itself.
     """
-    return seen_by(tensors) or cpu_reason()
+    return seen_by(tensors, but_autograd) or cpu_reason()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import learnt
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
 from longseq.core.ops.cross_scan import composed
@@ -18,8 +19,7 @@ from longseq.core.ops.selective_scan.cpu import saved_size
 
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels do not take a call, or None if they do."""
-    with torch.no_grad():  # gradients are taken by the kernels too
-        why = cpu_calls.direct_reason(*call[:6])
+    why = cpu_calls.direct_reason(*call[:6], but_autograd=True)
     if why is not None:
         return why
     if call.u.dtype not in (torch.float32, torch.float64):
@@ -71,7 +71,7 @@ def _forward(call: Arguments, states: Tensor | None) -> Tensor:
 
 def run(call: Arguments) -> Tensor:
     """Returns y."""
-    if torch.is_grad_enabled() and any(one.requires_grad for one in call[:6]):
+    if learnt(call[:6]):
         y: Tensor = _Learnt.apply(call.ways, *call[:6])
         return y
     return _forward(_dense(call), None)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longseq.core.kernels.custom_op import learnt
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
 from longseq.core.ops.linear.arguments import Arguments
@@ -66,8 +67,7 @@ def reason(call: Arguments) -> str | None:
     for one in call:
         if one is not None and one.dtype != torch.float32:
             return "it takes float32 alone"
-    with torch.no_grad():  # gradients are taken here too
-        why = cpu_calls.direct_reason(x, weight, bias)
+    why = cpu_calls.direct_reason(x, weight, bias, but_autograd=True)
     if why is not None:
         return why
     if not _dense(weight):
@@ -93,7 +93,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def run(call: Arguments) -> Tensor:
     """Returns the map's values (..., N)."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in call):
+    if learnt(call):
         y: Tensor = _Learnt.apply(*call)
         return y
     return product(*call)

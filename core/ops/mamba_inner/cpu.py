@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longseq.core.kernels.custom_op import learnt
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.backends import native
 from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
@@ -47,14 +48,14 @@ def _sizes(call: Arguments) -> tuple[int, int, int, int, int, int]:
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels do not take a call, or None if they do."""
     xz, ways, _ = call
-    learnt = torch.is_grad_enabled()
+    grads = torch.is_grad_enabled()
     for way in ways:
         for layer in (way.x_proj, way.dt_proj):
-            if not (plain_map(layer, ANY_HOOKS) if learnt else plain_map(layer)):
+            if not (plain_map(layer, ANY_HOOKS) if grads else plain_map(layer)):
                 return "a map is more than a matrix"
     weights = [_weights(way) for way in ways]
-    with torch.no_grad():  # gradients are taken by the kernels too
-        why = cpu_calls.direct_reason(xz, *(one for each in weights for one in each))
+    given = (one for each in weights for one in each)
+    why = cpu_calls.direct_reason(xz, *given, but_autograd=True)
     if why is not None:
         return why
     if xz.dtype not in (torch.float32, torch.float64):
@@ -87,10 +88,7 @@ def reason(call: Arguments) -> str | None:
 def run(call: Arguments) -> Tensor:
     """Returns y."""
     weights = [one for way in call.ways for one in _weights(way)]
-    learnt = torch.is_grad_enabled() and any(
-        one is not None and one.requires_grad for one in (call.xz, *weights)
-    )
-    if learnt:
+    if learnt((call.xz, *weights)):
         y: Tensor = _Learnt.apply(call.ways, call.scale, _sizes(call), call.xz, *weights)
         return y
     return _forward(call, _sizes(call), weights, [(None, None)] * len(call.ways))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.backends import native
 from longseq.core.ops.cross_scan import Way, cross_scan
 
 
@@ -77,14 +75,6 @@ def test_equals_the_reference(
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11 * max(1, e.abs().max().item()))
     with torch.no_grad():
         assert torch.equal(cross_scan(*given, ways, backend="cpu"), found[0])
-
-
-@pytest.fixture(params=native().available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = native().isa()
-    native().select_isa(request.param)
-    yield
-    native().select_isa(before)
 
 
 @pytest.mark.usefixtures("isa")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.ops.backends import native
 from longseq.core.ops.gelu import biased_gelu, biased_gelu_reference
 
 
@@ -41,14 +39,6 @@ def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype, bound: float) 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_any_sizes(rows: int, width: int) -> None:
     compare(make(rows, width), 1e-13)
-
-
-@pytest.fixture(params=native().available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = native().isa()
-    native().select_isa(request.param)
-    yield
-    native().select_isa(before)
 
 
 @pytest.mark.usefixtures("isa")

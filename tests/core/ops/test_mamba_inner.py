@@ -4,14 +4,12 @@ with gradients, and what has to see the inside."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from longseq.core import _cpu
 from longseq.core.errors import ArgumentError
 from longseq.core.ops.backends import Backend
 from longseq.core.ops.mamba_inner import Way, cpu, mamba_inner
@@ -55,14 +53,6 @@ SHAPES = [
     {"length": 65, "width": 1600, "states": 1, "rank": 1, "taps": 5},
     {"length": 65, "width": 1600, "states": 2, "rank": 1, "taps": 1, "ways": 3},
 ]
-
-
-@pytest.fixture(params=_cpu.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _cpu.isa()
-    _cpu.select_isa(request.param)
-    yield request.param
-    _cpu.select_isa(before)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,14 +15,6 @@ from longseq.core.ops.slstm.arguments import Arguments, Kept
 # multiplies roundings by factors of at most one: some tens of roundings, relative to the largest
 # value.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-
-
-@pytest.fixture(params=_cpu.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _cpu.isa()
-    _cpu.select_isa(request.param)
-    yield request.param
-    _cpu.select_isa(before)
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ be."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from longseq.core import _cpu
 from longseq.core.errors import ArgumentError
 from longseq.core.mixers.base import Mixer, create_mixer
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -22,14 +20,6 @@ from longseq.core.ops.state_update.arguments import Arguments
 from longseq.core.ops.state_update.cpu import reason
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-@pytest.fixture(params=_cpu.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _cpu.isa()
-    _cpu.select_isa(request.param)
-    yield request.param
-    _cpu.select_isa(before)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
