@@ -38,6 +38,28 @@ def plain_map(
     return plain and not everywhere and not any(getattr(layer, name) for name in hooks)
 
 
+def _own_call(x: Tensor) -> bool:
+    """Returns whether a linear layer has to be called itself: by what traces or compiles it, or
+    because a tool has put a forward of its own into the class."""
+    # torch.fx traces with what is no tensor.
+    foreign = not isinstance(x, Tensor) or torch.compiler.is_compiling()
+    return foreign or nn.Linear.forward is not _FORWARD
+
+
+def plain_weights(x: Tensor, *layers: nn.Module) -> list[Tensor] | None:
+    """Returns every layer's weight and bias for an operator that takes several maps at once, or
+    None where a layer is more than a linear map with a bias.
+
+    Args:
+        x: the first one's input.
+        *layers: the linear layers, or what was put in their places.
+    """
+    if _own_call(x) or not all(plain_map(layer, ANY_HOOKS) for layer in layers):
+        return None
+    found = [one for layer in layers for one in (layer.weight, layer.bias)]
+    return None if any(one is None for one in found) else found
+
+
 def mapped(layer: nn.Module, x: Tensor) -> Tensor:
     """Returns ``layer(x)``, the product being that of ``longseq.core.ops.linear`` where the layer
     is a linear map and no more.
@@ -46,10 +68,7 @@ def mapped(layer: nn.Module, x: Tensor) -> Tensor:
         layer: the linear layer, or what was put in its place.
         x: its input.
     """
-    # torch.fx traces with what is no tensor.
-    own = not isinstance(x, Tensor) or torch.compiler.is_compiling()
-    own = own or nn.Linear.forward is not _FORWARD  # a tool may have put its own there
-    if own or not plain_map(layer, ANY_HOOKS):
+    if _own_call(x) or not plain_map(layer, ANY_HOOKS):
         y: Tensor = layer(x)
         return y
     assert isinstance(layer, nn.Linear)

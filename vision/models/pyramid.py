@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from longseq.core.errors import ConfigError
 from longseq.core.mlp import MLP
 from longseq.core.ops.gelu import biased_gelu
-from longseq.core.ops.linear_maps import mapped, split_bias
+from longseq.core.ops.gelu_mlp import gelu_mlp
+from longseq.core.ops.linear_maps import mapped, plain_weights, split_bias
 from longseq.core.registry import Preset
 from longseq.vision.models.layers import ImageModel
 
@@ -57,11 +58,13 @@ class ExactMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps every position on its own."""
+        weights = plain_weights(x, self.fc1, self.fc2)
+        if weights is not None:
+            return gelu_mlp(x, *weights)
         if torch.compiler.is_compiling():
             return self.fc2(F.gelu(self.fc1(x)))
         hidden, bias = split_bias(self.fc1, x)
-        hidden = F.gelu(hidden) if bias is None else biased_gelu(hidden, bias, overwrite=True)
-        return mapped(self.fc2, hidden)
+        return mapped(self.fc2, F.gelu(hidden) if bias is None else biased_gelu(hidden, bias))
 
 
 def check_stages(dims: Sequence[int], depths: Sequence[int], **others: Sequence[Any]) -> None:

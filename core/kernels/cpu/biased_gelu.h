@@ -52,13 +52,15 @@ template <class R> void biased_gelu_backward_as(const BiasedGelu& p) {
     std::fill(dbias, dbias + p.W, R(0));
     for (int64_t r = block * kNormRows; r < std::min(p.rows, (block + 1) * kNormRows); ++r) {
       const R *x = static_cast<const R*>(p.x) + r * p.W, *dy = static_cast<R*>(p.y) + r * p.W;
-      R* dx = static_cast<R*>(p.dx) + r * p.W;
+      R *dx = static_cast<R*>(p.dx) + r * p.W,
+        *again = p.again ? static_cast<R*>(p.again) + r * p.W : nullptr;
       over_lanes<R>(0, p.W, [&](int64_t c, int n) {
         const Vec<R> t = load_lanes(x + c, n) + load_lanes(bias + c, n);
         Vec<R> density;
         const Vec<R> below = normal(t, &density);
         const Vec<R> d = load_lanes(dy + c, n) * (below + t * density);
         store_lanes(dx + c, d, n);
+        if (again) store_lanes(again + c, t * below, n);
         store_lanes(dbias + c, load_lanes(dbias + c, n) + d, n);
       });
     }

@@ -70,17 +70,24 @@ void bind_blocks(nb::module_& m) {
   });
   m.def("biased_gelu_forward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x,
                                   int64_t bias, int64_t y) {
-    const BiasedGelu p{rows,       W, compute, threads, pointer(x), pointer(bias),
-                       pointer(y), nullptr,    nullptr};
+    const BiasedGelu p{rows,       W,       compute, threads, pointer(x), pointer(bias),
+                       pointer(y), nullptr, nullptr, nullptr};
     nb::gil_scoped_release release;
     current->biased_gelu_forward(p);
   });
   m.def("biased_gelu_backward", [](int64_t rows, int64_t W, int64_t compute, int threads, int64_t x,
-                                   int64_t bias, int64_t dy, int64_t dx, int64_t dbias) {
-    const BiasedGelu p{rows,          W,           compute,     threads,       pointer(x),
-                       pointer(bias), pointer(dy), pointer(dx), pointer(dbias)};
+                                   int64_t bias, int64_t dy, int64_t dx, int64_t dbias,
+                                   int64_t again) {
+    const BiasedGelu p{rows,          W,           compute,     threads,        pointer(x),
+                       pointer(bias), pointer(dy), pointer(dx), pointer(dbias), pointer(again)};
     nb::gil_scoped_release release;
     current->biased_gelu_backward(p);
+  });
+  m.def("turned", [](int64_t rows, int64_t columns, int64_t compute, int threads, int64_t from,
+                     int64_t to) {
+    const Turned p{rows, columns, compute, threads, pointer(from), pointer(to)};
+    nb::gil_scoped_release release;
+    current->turned(p);
   });
   m.def("decay_weights",
         [](std::array<int64_t, 3> sizes, int64_t compute, int threads, int64_t i, int64_t scores,

@@ -49,6 +49,17 @@ template <class R> void cross_scan_as(const CrossScan& p) {
     }
 }
 
+// Calls run(at, turned) with the place of every weight (ways, D, rank) and that in (ways, rank, D),
+// a line of the cache of either at a time.
+template <class F> inline void each_weight(const CrossScan& p, const F& run) {
+  constexpr int64_t some = 16;
+  for (int64_t k = 0; k < p.ways; ++k)
+    for (int64_t first = 0; first < p.D; first += some)
+      for (int64_t r = 0; r < p.rank; ++r)
+        for (int64_t d = first, end = std::min(p.D, first + some); d < end; ++d)
+          run((k * p.D + d) * p.rank + r, (k * p.rank + r) * p.D + d);
+}
+
 // Working memory of a row and a way, and sums over the rows.
 template <class R> struct CrossRow {
   Room<R> ddelta, dB, dC, dA, dskip, dbias;
@@ -56,11 +67,9 @@ template <class R> struct CrossRow {
   explicit CrossRow(const CrossScan& p)
       : ddelta(p.L * p.D), dB(p.L * p.N), dC(p.L * p.N), dA(p.D * p.N), dskip(p.D), dbias(p.D),
         widening(p.ways * p.rank * p.D), dwidening(p.ways * p.rank * p.D, R(0)) {
-    for (int64_t k = 0; k < p.ways; ++k)
-      for (int64_t d = 0; d < p.D; ++d)
-        for (int64_t r = 0; r < p.rank; ++r)
-          widening[(k * p.rank + r) * p.D + d] =
-              static_cast<const R*>(p.weight)[(k * p.D + d) * p.rank + r];
+    each_weight(p, [&](int64_t at, int64_t turned) {
+      widening[turned] = static_cast<const R*>(p.weight)[at];
+    });
   }
 };
 
@@ -112,11 +121,9 @@ template <class R> void cross_scan_backward_as(const CrossScan& p) {
   clear(p.dA, p.ways * p.D * p.N), clear(p.dskip, p.ways * p.D), clear(p.dbias, p.ways * p.D);
   for (int64_t b = 0; b < p.B; ++b)
     for (int64_t k = 0; k < p.ways; ++k) CrossWayBackward<R>(p, k).backward(b, r);
-  for (int64_t k = 0; k < p.ways; ++k)
-    for (int64_t d = 0; d < p.D; ++d)
-      for (int64_t i = 0; i < p.rank; ++i)
-        static_cast<R*>(p.dweight)[(k * p.D + d) * p.rank + i] =
-            r.dwidening[(k * p.rank + i) * p.D + d];
+  each_weight(p, [&](int64_t at, int64_t turned) {
+    static_cast<R*>(p.dweight)[at] = r.dwidening[turned];
+  });
 }
 
 }  // namespace LONGSEQ_ISA

@@ -17,6 +17,7 @@
 #include "rms_norm.h"
 #include "selective_scan_backward.h"
 #include "slstm.h"
+#include "turned.h"
 
 #define LONGSEQ_STRING2(x) #x
 #define LONGSEQ_STRING(x) LONGSEQ_STRING2(x)
@@ -57,6 +58,7 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<GLU, glu_backward_as<float>, glu_backward_as<double>>,
     by_type<BiasedGelu, biased_gelu_forward_as<float>, biased_gelu_forward_as<double>>,
     by_type<BiasedGelu, biased_gelu_backward_as<float>, biased_gelu_backward_as<double>>,
+    by_type<Turned, turned_as<float>, turned_as<double>>,
     by_type<DepthwiseConv, depthwise_conv_forward_as<float>, depthwise_conv_forward_as<double>>,
     by_type<DepthwiseConv, depthwise_conv_backward_as<float>, depthwise_conv_backward_as<double>>,
     by_type<ChunkDecay, decay_weights_as<float>, decay_weights_as<double>>,

@@ -254,7 +254,17 @@ struct BiasedGelu {
   int threads;
   const void *x, *bias;                     // (rows, W), (W,)
   void* y;                                  // (rows, W), may be x; backward: its gradient
-  void *dx, *dbias;                         // (rows, W), (rows / kNormRows, W)
+  void *dx, *dbias;                         // (rows, W), may be y; (rows / kNormRows, W)
+  void* again;                              // the backward pass: what y was, or null
+};
+
+// A matrix turned round.
+struct Turned {
+  int64_t rows, columns;
+  int64_t compute;
+  int threads;
+  const void* from;                         // (rows, columns), dense
+  void* to;                                 // (columns, rows)
 };
 
 // Rows of a map, at most, of a unit of work.
@@ -305,6 +315,7 @@ struct Kernels {
   void (*glu_backward)(const GLU&);
   void (*biased_gelu_forward)(const BiasedGelu&);
   void (*biased_gelu_backward)(const BiasedGelu&);
+  void (*turned)(const Turned&);
   void (*depthwise_conv_forward)(const DepthwiseConv&);
   void (*depthwise_conv_backward)(const DepthwiseConv&);
   void (*decay_weights)(const ChunkDecay&);

@@ -103,8 +103,8 @@ inline void read_rows(const Tensor3& x, int64_t b, int64_t t0, int64_t rows, int
 // second cache. Rows lie a whole (B, L, D) row apart, too far for the hardware to guess; inside a
 // row the lines are asked for in order, so that it runs along.
 struct Ahead {
-  const char* base[5];
-  int64_t stride[5];
+  const char* base[6];
+  int64_t stride[6];
   int count = 0;
   // lines of 64 bytes in a row of the unit; how far it is
   int64_t lines = 1, rows = 0, line = 0, row = 0;
@@ -114,7 +114,7 @@ struct Ahead {
     base[count] = x.ptr + size * (b * x.stride_b + t0 * x.stride_l + offset * x.stride_c);
     stride[count++] = size * (x.stride_c == 1 ? x.stride_l : x.stride_c);
   }
-  void fetch() {
+  __attribute__((always_inline)) void fetch() {
     if (row >= rows) return;
     for (int i = 0; i < count; ++i) __builtin_prefetch(base[i] + row * stride[i] + line * 64, 0, 2);
     if (++line == lines) {

@@ -16,11 +16,11 @@ template <class R> inline bool straight_backward(const SelectiveScan& p) {
 // One state per channel of a whole tile over a chunk whose steps lie in rows `places`; what it
 // gives B and C is added to that of the tiles before it. Low-rank step sizes are in the tile's dt.
 template <class R, class S>
-__attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int64_t i, int64_t T,
-                                             const int64_t* places, const R* A2, bool stream,
-                                             Ahead& ahead, const uint8_t* resets, Tile<R>& x, S& s,
-                                             R* sumB, R* sumC, R* g_io, R* dA, R* dskip,
-                                             R* dbias) {
+__attribute__((noinline)) void straight_tile(const Unit<R>& unit, const Unit<R>& shared, int64_t c,
+                                             int64_t i, int64_t T, const int64_t* places,
+                                             const R* A2, bool stream, Ahead& ahead,
+                                             const uint8_t* resets, Tile<R>& x, S& s, R* sumB,
+                                             R* sumC, R* g_io, R* dA, R* dskip, R* dbias) {
   constexpr int W = kLanes<R>;
   const SelectiveScan& p = unit.p;
   const int64_t at = unit.channel(i);
@@ -31,17 +31,22 @@ __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int
   R *du = place(p.du), *ddelta = place(p.ddelta), *dadd = p.dadd ? place(p.dadd) : nullptr;
   const Vec<R> bias = unit.vector_of(p.delta_bias, i), skip = unit.vector_of(p.skip, i),
                decay = load(&unit.A[i * W]), decay2 = load(A2);
-  const R *Bc = unit.Bc.data(), *Cc = unit.Cc.data();
+  const R *Bc = shared.Bc.data(), *Cc = shared.Cc.data();
+  // Copied: what the loops store might be anything of p, for all that the compiler knows.
+  const bool softplus_of = p.softplus, adds = p.adds, low_rank = p.rank > 0;
+  const int64_t u_apart = p.u.stride_l, dy_apart = p.dy.stride_l, du_apart = p.du.stride_l,
+                delta_apart = p.delta.stride_l, ddelta_apart = p.ddelta.stride_l,
+                dadd_apart = p.dadd.stride_l;
   Vec<R> h = load(unit.state_slot(c, i));
   store(s.h, h);
   for (int64_t t = 0; t < T; ++t) {
     ahead.fetch();
-    const R* const step = p.rank ? x.dt + t * W : delta + places[t] * p.delta.stride_l;
+    const R* const step = low_rank ? x.dt + t * W : delta + places[t] * delta_apart;
     Vec<R> d = load(step) + bias, rise = splat(R(1));
-    if (p.softplus) d = softplus<R>(d, &rise);
+    if (softplus_of) d = softplus<R>(d, &rise);
     const Vec<R> a = exp2_product(d, decay2);
     if (resets && resets[t]) h = Vec<R>{};
-    h = a * h + d * load(u + places[t] * p.u.stride_l) * Bc[t];
+    h = a * h + d * load(u + places[t] * u_apart) * Bc[t];
     store(x.dt + t * W, d);
     store(x.slope + t * W, rise);
     store(s.a + t * W, a);
@@ -49,8 +54,8 @@ __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int
   }
   Vec<R> g = load(g_io), rates = load(dA), skips = load(dskip), biases = load(dbias);
   for (int64_t t = T - 1; t >= 0; --t) {
-    const Vec<R> d = load(x.dt + t * W), ut = load(u + places[t] * p.u.stride_l),
-                 dyt = load(dy + places[t] * p.dy.stride_l);
+    const Vec<R> d = load(x.dt + t * W), ut = load(u + places[t] * u_apart),
+                 dyt = load(dy + places[t] * dy_apart);
     g += dyt * Cc[t];
     const Vec<R> into_C = dyt * load(s.h + (t + 1) * W), into_B = g * (d * ut), ddu = g * Bc[t];
     store(sumC + t * W, i ? load(sumC + t * W) + into_C : into_C);
@@ -67,11 +72,11 @@ __attribute__((noinline)) void straight_tile(const Unit<R>& unit, int64_t c, int
     const Vec<R> rise = ddt * load(x.slope + t * W);
     skips += dyt * ut;
     biases += rise;
-    R* const into = du + places[t] * p.du.stride_l;
+    R* const into = du + places[t] * du_apart;
     const Vec<R> own = ddu * d + dyt * skip;
-    put(into, p.adds ? load(into) + own : own, W, stream && !p.adds);
-    put(ddelta + places[t] * p.ddelta.stride_l, rise, W, stream);
-    if (dadd) put(dadd + places[t] * p.dadd.stride_l, dyt, W, stream);
+    put(into, adds ? load(into) + own : own, W, stream && !adds);
+    put(ddelta + places[t] * ddelta_apart, rise, W, stream);
+    if (dadd) put(dadd + places[t] * dadd_apart, dyt, W, stream);
   }
   store(g_io, g);
   store(dA, rates);

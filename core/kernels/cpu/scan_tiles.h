@@ -49,13 +49,15 @@ template <class R> struct Unit {
   // Of low-rank step sizes: [rank][W] per tile, and the chunk's (kChunk, rank).
   Buffer<R> weight, steps;
   uint8_t flags[kChunk];
-  Unit(const SelectiveScan& p, const Blocks<R>& k, int64_t index)
+  // Without `values` it says where the block's channels are, and no more.
+  Unit(const SelectiveScan& p, const Blocks<R>& k, int64_t index, bool values = true)
       : p(p), channels(k.channels), padded(k.padded), N2(k.N2) {
     const int64_t block = index % k.blocks;
     g = index / k.blocks % p.G;
     b = index / k.blocks / p.G;
     first = block * k.per_block;
     count = std::min(k.tiles - first, k.per_block);
+    if (!values) return;
     A.assign(count * N2 * W, R(0));
     Bc.resize(kChunk * N2);
     Cc.resize(kChunk * N2);
@@ -64,8 +66,8 @@ template <class R> struct Unit {
     weight.assign(count * p.rank * W, R(0));
     steps.resize(kChunk * p.rank);
     for (int64_t i = 0; i < count; ++i)
-      for (int lane = 0; lane < lanes(i); ++lane)
-        for (int64_t r = 0; r < p.rank; ++r)
+      for (int64_t r = 0; r < p.rank; ++r)
+        for (int lane = 0; lane < lanes(i); ++lane)
           weight[(i * p.rank + r) * W + lane] =
               static_cast<const R*>(p.delta_weight)[(channel(i) + lane) * p.rank + r];
   }
@@ -107,6 +109,8 @@ template <class R> struct Unit {
       for (const Strided* x : {&p.u, &p.delta, &p.z, &p.add, &p.dy})
         if (*x && (x->stride_c != 1) == turned && !(x == &p.delta && p.rank))
           next.add(rows_from(*x, row, step), b, 0, channel(0));
+      if (p.adds && (p.du.stride_c != 1) == turned)
+        next.add(rows_from(p.du, row, step), b, 0, channel(0));
     });
     next.rows = turned ? n : rows;
     next.lines = ((turned ? rows : n) * int64_t(sizeof(R)) + 63) / 64;
@@ -123,6 +127,7 @@ template <class R> struct Unit {
     return vector ? static_cast<const R*>(vector)[channel(i) + lane] : R(0);
   }
   Vec<R> vector_of(const void* vector, int64_t i) const {
+    if (vector && lanes(i) == W) return load(static_cast<const R*>(vector) + channel(i));
     R out[W] = {};
     for (int lane = 0; lane < lanes(i); ++lane) out[lane] = at(vector, i, lane);
     return load(out);
@@ -147,8 +152,8 @@ template <class R> struct Tile {
       Vec<R> d = load(dt + t * W) + bias;
       const Vec<R> ut = load(u + t * W);
       if (p.softplus) {
-        Vec<R> rise;
-        d = softplus<R>(d, backward ? &rise : nullptr);
+        Vec<R> rise = {};
+        d = backward ? softplus<R>(d, &rise) : softplus<R>(d);
         if (backward) store(slope + t * W, rise);
       } else if (backward) {
         store(slope + t * W, splat(R(1)));

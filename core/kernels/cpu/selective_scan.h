@@ -153,21 +153,25 @@ __attribute__((noinline)) void forward_straight(const Unit<R>& unit, int64_t i, 
             *add = p.add ? place(p.add) : nullptr;
     const int64_t apart = p.rank ? kLanes<R> : step * p.delta.stride_l;
     R* y = place(p.y);
+    // Copied: what the loop stores might be anything of p, for all that the compiler knows.
+    const bool softplus_of = p.softplus;
+    const int64_t u_apart = step * p.u.stride_l, y_apart = step * p.y.stride_l,
+                  z_apart = step * p.z.stride_l, add_apart = step * p.add.stride_l;
     for (int64_t t = 0; t < rows; ++t) {
       ahead.fetch();
       Vec<R> d = load(delta + t * apart) + bias;
-      if (p.softplus) d = softplus<R>(d);
-      const Vec<R> x = load(u + t * step * p.u.stride_l);
+      if (softplus_of) d = softplus<R>(d);
+      const Vec<R> x = load(u + t * u_apart);
       if (resets && resets[offset + t]) h = Vec<R>{};
       h = exp2_product(d, decay) * h + d * x * Bc[offset + t];
       Vec<R> out = skip * x;
-      if (add) out += load(add + t * step * p.add.stride_l);
+      if (add) out += load(add + t * add_apart);
       out += h * Cc[offset + t];
       if (z) {
-        const Vec<R> gate = load(z + t * step * p.z.stride_l);
+        const Vec<R> gate = load(z + t * z_apart);
         out = out * gate * sigmoid<R>(gate);
       }
-      put(y + t * step * p.y.stride_l, out, kLanes<R>, stream);
+      put(y + t * y_apart, out, kLanes<R>, stream);
     }
   });
   store(h_io, h);

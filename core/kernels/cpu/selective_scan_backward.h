@@ -173,6 +173,7 @@ template <class R> struct BackwardUnit {
   const SelectiveScan& p;
   const bool stream, straight;
   Unit<R> unit;
+  const Unit<R>* shared = &unit;  // whose B, C and step values are read, those of the whole team
   Buffer<R> A2;
   BackwardScratch<R>& scratch;
   BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index,
@@ -200,11 +201,11 @@ template <class R> struct BackwardUnit {
         std::memcpy(s[k].h + j * W, unit.state_slot(c, i + k) + (n + j) * p.G * unit.padded,
                     W * sizeof(R));
     if (p.complex)
-      backward_complex<R>(T, N2, x->dt, x->du, &A2[at], &unit.A[at], &unit.Bc[n], &unit.Cc[n], *s,
-                          x->y, g + at, dA + at, sumB, sumC, resets);
+      backward_complex<R>(T, N2, x->dt, x->du, &A2[at], &unit.A[at], &shared->Bc[n],
+                          &shared->Cc[n], *s, x->y, g + at, dA + at, sumB, sumC, resets);
     else
-      backward_group<R, NT, NU>(T, N2, p.z || p.y, &A2[at], &unit.A[at], N2 * W, &unit.Bc[n],
-                                &unit.Cc[n], x, s, g + at, dA + at, sumB, sumC, resets,
+      backward_group<R, NT, NU>(T, N2, p.z || p.y, &A2[at], &unit.A[at], N2 * W,
+                                &shared->Bc[n], &shared->Cc[n], x, s, g + at, dA + at, sumB, sumC, resets,
                                 n == 0 ? &ahead : nullptr);
     const auto keep = [&](const R* sums, R* part) {
       R total[kChunk * NU];
@@ -246,11 +247,9 @@ template <class R> struct BackwardUnit {
 
   // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one
   // will read. partB, partC: rows of N2.
-  void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias,
-             R* partB, R* partC) {
+  void chunk(int64_t c, Ahead ahead, const R* next_states, const uint8_t* resets, R* g, R* dA,
+             R* dskip, R* dbias, R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
-    unit.read_BC(t0, T);
-    const uint8_t* resets = unit.resets(t0, T);
     int64_t i = 0;
     if (straight) {
       int64_t places[kChunk];
@@ -259,9 +258,9 @@ template <class R> struct BackwardUnit {
       });
       for (; i < unit.count && unit.lanes(i) == W; ++i) {
         if (p.rank)
-          widen_steps<R>(T, p.rank, unit.steps.data(), unit.weight.data() + i * p.rank * W,
+          widen_steps<R>(T, p.rank, shared->steps.data(), unit.weight.data() + i * p.rank * W,
                          scratch.tiles[0].dt);
-        straight_tile<R>(unit, c, i, T, places, &A2[i * W], stream, ahead, resets,
+        straight_tile<R>(unit, *shared, c, i, T, places, &A2[i * W], stream, ahead, resets,
                          scratch.tiles[0], scratch.gradients[0], scratch.sumB.data(),
                          scratch.sumC.data(), g + i * W, dA + i * W, dskip + i * W, dbias + i * W);
       }
@@ -279,7 +278,7 @@ template <class R> struct BackwardUnit {
 
   void start_tile(Tile<R>& x, Gradients<R>& s, int64_t i, int64_t t0, int64_t T) {
     if (p.rank)
-      widen_steps<R>(T, p.rank, unit.steps.data(), unit.weight.data() + i * p.rank * W, x.dt);
+      widen_steps<R>(T, p.rank, shared->steps.data(), unit.weight.data() + i * p.rank * W, x.dt);
     x.read(unit, i, t0, T, true);
     read_steps<R>(p, p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
     std::memset(s.ddt, 0, sizeof s.ddt);
@@ -332,7 +331,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
   Room<R> partB(units * rows), partC(units * rows);
   if (p.dfinal)
     for (int64_t index = 0; index < units; ++index) {
-      Unit<R> unit(p, k, index);
+      const Unit<R> unit(p, k, index, false);
       for (int64_t i = 0; i < unit.count; ++i)
         unit.gather(static_cast<const R*>(p.dfinal) + unit.row_of_channels() * N2, i,
                     g.data() + (index * tiles + i) * per);
@@ -344,6 +343,10 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
       std::vector<BackwardUnit<R>> team;
       team.reserve(count);
       for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);
+      Unit<R>& shared = team[0].unit;
+      for (BackwardUnit<R>& one : team) one.shared = &shared;
+      const uint8_t* resets = nullptr;
+      int64_t held = -1;
       each_block(c1 - c0, count, chunks_together(p),
                  [&](int64_t back, int64_t i, int64_t back_next, int64_t next) {
                    // when, next: what follows this block
@@ -351,7 +354,13 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
                    const Ahead ahead = team[next].unit.ahead(when * kChunk);
                    const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
                    const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
-                   team[i].chunk(c, ahead, soon, g.data() + index * tiles * per,
+                   if (c != held) {
+                     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
+                     shared.read_BC(t0, T);
+                     resets = shared.resets(t0, T);
+                     held = c;
+                   }
+                   team[i].chunk(c, ahead, soon, resets, g.data() + index * tiles * per,
                                  dA.data() + index * tiles * per, &dskip[index * tiles * W],
                                  &dbias[index * tiles * W], partB.data() + at, partC.data() + at);
                  });
@@ -378,7 +387,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
     });
   }
   for (int64_t index = 0; index < units; ++index) {
-    Unit<R> unit(p, k, index);
+    const Unit<R> unit(p, k, index, false);
     for (int64_t i = 0; i < unit.count; ++i) {
       const int64_t at = index * tiles + i;
       unit.scatter(dA.data() + at * per, i, static_cast<R*>(p.dA) + unit.row_of_channels() * N2);

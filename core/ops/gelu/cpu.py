@@ -33,8 +33,10 @@ def forward(y: Tensor, call: Arguments) -> None:
     )
 
 
-def backward(dx: Tensor, dbias: Tensor, dy: Tensor, call: Arguments) -> None:
-    """Fills the gradients of x and of the bias."""
+def backward(
+    dx: Tensor, dbias: Tensor, dy: Tensor, call: Arguments, y: Tensor | None = None
+) -> None:
+    """Fills the gradients of x, which may be dy itself, and of the bias; and y anew, if given."""
     dy, x, bias = dy.contiguous(), call.x.contiguous(), call.bias.contiguous()
     sums = x.new_empty(-(-x.shape[0] // native().NORM_ROWS), x.shape[1])
     native().biased_gelu_backward(
@@ -46,5 +48,6 @@ def backward(dx: Tensor, dbias: Tensor, dy: Tensor, call: Arguments) -> None:
         dy.data_ptr(),
         dx.data_ptr(),
         sums.data_ptr(),
+        cpu_calls.pointer(y),
     )
     torch.sum(sums, 0, out=dbias)

@@ -12,8 +12,9 @@ from torch import Tensor
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.linear import cpu
 from longseq.core.ops.linear.arguments import Arguments
+from longseq.core.ops.linear.cpu import weight_gradient
 
-__all__ = ["linear"]
+__all__ = ["linear", "weight_gradient"]
 
 
 def _example(new: Callable[..., Tensor]) -> Arguments:
