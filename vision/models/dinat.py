@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, add_branch, head, path_rates
 from longseq.vision.models.pyramid import (
     IMAGENET,
     ExactMLP,
@@ -145,9 +145,9 @@ class NeighborBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
         mixed = self.attn(self.norm1(x))
-        x = x + self.drop_path(mixed if self.gamma1 is None else self.gamma1 * mixed)
+        x = add_branch(x, mixed if self.gamma1 is None else self.gamma1 * mixed, self.drop_path)
         mixed = self.mlp(self.norm2(x))
-        return x + self.drop_path(mixed if self.gamma2 is None else self.gamma2 * mixed)
+        return add_branch(x, mixed if self.gamma2 is None else self.gamma2 * mixed, self.drop_path)
 
 
 class Tokenizer(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.vision.models.layers import DropPath, path_rates
+from longseq.vision.models.layers import DropPath, add_branch, path_rates
 from longseq.vision.models.pyramid import (
     IMAGENET,
     ExactMLP,
@@ -122,8 +122,8 @@ class EfficientBlock(nn.Module):
         """x: (B, H, W, D)."""
         u = self.norm(x)
         near = self.conv_branch(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.se(self.op(u)) + self.se(near))
-        return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add_branch(x, self.se(self.op(u)) + self.se(near), self.drop_path)
+        return x if self.mlp is None else add_branch(x, self.mlp(self.norm2(x)), self.drop_path)
 
 
 class Excite(nn.Module):
@@ -172,7 +172,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
-        return x + self.drop_path(self.conv_pw2(self.se(self.conv_dw(self.conv_pw(x)))))
+        return add_branch(x, self.conv_pw2(self.se(self.conv_dw(self.conv_pw(x)))), self.drop_path)
 
 
 class ScanStage(nn.Module):

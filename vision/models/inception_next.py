@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.ops.linear_maps import mapped
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, add_branch, head, path_rates
 from longseq.vision.models.pyramid import IMAGENET, ImagePreset, Pyramid, check_stages
 
 
@@ -99,7 +99,7 @@ class InceptionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
         inner = self.mlp(self.norm(self.token_mixer(x)))
-        return x + self.drop_path(inner * self.gamma.view(1, -1, 1, 1))
+        return add_branch(x, inner * self.gamma.view(1, -1, 1, 1), self.drop_path)
 
 
 class InceptionStage(nn.Module):

@@ -35,10 +35,30 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...)."""
+        factors = self.factors(x)
+        return x if factors is None else x * factors
+
+    def factors(self, x: Tensor) -> Tensor | None:
+        """Returns what every sample's branch is multiplied by, (B, 1, ...); None for nothing."""
         if not self.training or self.p == 0:
-            return x
+            return None
         keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.p
-        return x * (keep.to(x.dtype) / (1 - self.p))
+        return keep.to(x.dtype) / (1 - self.p)
+
+
+def add_branch(x: Tensor, branch: Tensor, drop_path: nn.Module) -> Tensor:
+    """Returns ``x + drop_path(branch)``, in one pass over the map.
+
+    Args:
+        x: what the branch joins.
+        branch: of the same shape.
+        drop_path: stochastic depth, or what was put in its place.
+    """
+    if not plain_map(drop_path, ANY_HOOKS, DropPath) or x.dtype != branch.dtype:
+        return x + drop_path(branch)
+    assert isinstance(drop_path, DropPath)
+    factors = drop_path.factors(branch)
+    return x + branch if factors is None else torch.addcmul(x, branch, factors)
 
 
 def path_rates(rate: float, depth: int) -> list[float]:

@@ -23,7 +23,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.ops.linear_maps import mapped
 from longseq.core.ops.selective_scan import selective_scan
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, add_branch, head, path_rates
 from longseq.vision.models.pyramid import (
     IMAGENET,
     ExactMLP,
@@ -142,9 +142,11 @@ class MixerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, L, D)."""
         mixed = self.mixer(self.norm1(x))
-        x = x + self.drop_path(mixed if self.gamma_1 is None else self.gamma_1 * mixed)
+        x = add_branch(x, mixed if self.gamma_1 is None else self.gamma_1 * mixed, self.drop_path)
         mixed = self.mlp(self.norm2(x))
-        return x + self.drop_path(mixed if self.gamma_2 is None else self.gamma_2 * mixed)
+        return add_branch(
+            x, mixed if self.gamma_2 is None else self.gamma_2 * mixed, self.drop_path
+        )
 
 
 class ConvBlock(nn.Module):
@@ -166,7 +168,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
         inner = F.gelu(self.norm1(self.conv1(x)), approximate="tanh")
-        return x + self.drop_path(self.norm2(self.conv2(inner)))
+        return add_branch(x, self.norm2(self.conv2(inner)), self.drop_path)
 
 
 class Downsample(nn.Module):

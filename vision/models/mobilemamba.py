@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.vision.models.layers import DropPath, head, path_rates
+from longseq.vision.models.layers import DropPath, add_branch, head, path_rates
 from longseq.vision.models.pyramid import IMAGENET, ImagePreset, Pyramid, check_stages
 from longseq.vision.models.vmamba import SS2D
 
@@ -259,7 +259,7 @@ class MobileBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
         inner = self.ffn1(self.dw1(self.mixer(self.ffn0(self.dw0(x)))))
-        return x + self.drop_path(inner)
+        return add_branch(x, inner, self.drop_path)
 
 
 class SqueezeExcite(nn.Module):

@@ -26,7 +26,7 @@ from longseq.core.errors import ArgumentError
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_maps import mapped
 from longseq.core.registry import Preset
-from longseq.vision.models.layers import DropPath, ImageModel, head, path_rates
+from longseq.vision.models.layers import DropPath, ImageModel, add_branch, head, path_rates
 from longseq.vision.models.pyramid import ExactMLP, initialise
 from longseq.vision.models.vim import PatchEmbed
 
@@ -88,8 +88,8 @@ class RetentionBlock(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: (B, L, D); see ``VisionRetention.forward``."""
         y, state = self.ret(self.norm1(x), state)
-        x = x + self.drop_path(y)
-        return x + self.drop_path(self.mlp(self.norm2(x))), state
+        x = add_branch(x, y, self.drop_path)
+        return add_branch(x, self.mlp(self.norm2(x)), self.drop_path), state
 
 
 class ViR(ImageModel):

@@ -25,6 +25,7 @@ from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import (
     DropPath,
+    add_branch,
     before_scan,
     depthwise,
     head,
@@ -246,8 +247,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
-        x = x + self.drop_path(self.op(self.norm(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add_branch(x, self.op(self.norm(x)), self.drop_path)
+        return add_branch(x, self.mlp(self.norm2(x)), self.drop_path)
 
 
 class Stage(nn.Module):
@@ -262,8 +263,7 @@ class Stage(nn.Module):
     def __init__(self, blocks: Sequence[VSSBlock], width: int, out_width: int | None) -> None:
         super().__init__()
         self.blocks, self.out_width = nn.Sequential(*blocks), out_width or 0
-        # The identity in front is there for the published names: the convolution is number 1, its
-        # norm 3.
+        # The identity in front is there for the published names: convolution 1, its norm 3.
         self.downsample = (
             nn.Identity()
             if out_width is None

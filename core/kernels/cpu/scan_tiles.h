@@ -59,12 +59,9 @@ template <class R> struct Unit {
     count = std::min(k.tiles - first, k.per_block);
     if (!values) return;
     A.assign(count * N2 * W, R(0));
-    Bc.resize(kChunk * N2);
-    Cc.resize(kChunk * N2);
     for (int64_t i = 0; i < count; ++i)  // without states there is no A[0] to take the address of
       gather(static_cast<const R*>(p.A) + g * channels * N2, i, A.data() + i * N2 * W);
     weight.assign(count * p.rank * W, R(0));
-    steps.resize(kChunk * p.rank);
     for (int64_t i = 0; i < count; ++i)
       for (int64_t r = 0; r < p.rank; ++r)
         for (int lane = 0; lane < lanes(i); ++lane)
@@ -93,6 +90,8 @@ template <class R> struct Unit {
            (first + i) * W;
   }
   void read_BC(int64_t t0, int64_t T) {
+    // Only the first unit of a team reads them, for all.
+    Bc.resize(kChunk * N2), Cc.resize(kChunk * N2), steps.resize(kChunk * p.rank);
     read_steps<R>(p, p.Bm, b, t0, T, g * N2, N2, N2, Bc.data());
     read_steps<R>(p, p.Cm, b, t0, T, g * N2, N2, N2, Cc.data());
     if (p.rank) read_steps<R>(p, p.delta, b, t0, T, 0, p.rank, p.rank, steps.data());

@@ -29,6 +29,7 @@ from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.gated_norm import gated_rms_norm
 from longseq.core.ops.gelu import biased_gelu
+from longseq.core.ops.gelu_mlp import gelu_mlp
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -81,6 +82,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "rms_norm": lambda backend: rms_norm(rows(1, 9, 6), torch.ones(6), backend=backend),
     "biased_glu": lambda backend: biased_glu(rows(1, 9, 6), rows(6), backend=backend),
     "biased_gelu": lambda backend: biased_gelu(rows(1, 9, 6), rows(6), backend=backend),
+    "gelu_mlp": lambda backend: gelu_mlp(
+        rows(1, 9, 6), rows(8, 6), rows(8), rows(5, 8), rows(5), backend=backend
+    ),
     "depthwise_conv2d": lambda backend: depthwise_conv2d(
         rows(1, 3, 4, 5), rows(5, 1, 3, 3), backend=backend
     ),

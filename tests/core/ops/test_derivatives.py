@@ -21,6 +21,7 @@ from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_conv import gated_conv
 from longseq.core.ops.gated_norm import gated_layer_norm, gated_rms_norm
 from longseq.core.ops.gelu import biased_gelu
+from longseq.core.ops.gelu_mlp import gelu_mlp
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -127,6 +128,7 @@ OPERATORS = {
     ),
     "biased_glu": Operator(biased_glu, [("B", L, 6), (6,)]),
     "biased_gelu": Operator(biased_gelu, [("B", L, 6), (6,)]),
+    "gelu_mlp": Operator(gelu_mlp, [("B", L, 4), (6, 4), (6,), (3, 6), (3,)]),
     "depthwise_conv2d": Operator(
         lambda x, w, b: depthwise_conv2d(x, w, b, silu=True), [("B", 3, 4, 3), (3, 1, 3, 3), (3,)]
     ),

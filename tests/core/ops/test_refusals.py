@@ -20,6 +20,7 @@ from longseq.core.ops.dplr import dplr
 from longseq.core.ops.fft_conv import fft_conv
 from longseq.core.ops.gated_norm import gated_layer_norm, gated_rms_norm
 from longseq.core.ops.gelu import biased_gelu
+from longseq.core.ops.gelu_mlp import gelu_mlp
 from longseq.core.ops.glu import biased_glu
 from longseq.core.ops.linear_attention import linear_attention
 from longseq.core.ops.linear_scan import linear_scan
@@ -57,6 +58,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
     "linear_scan": (linear_scan, {"a": ROWS, "b": ROWS, "initial_state": (B, D)}),
     "biased_glu": (biased_glu, {"x": ROWS, "bias": (D,)}),
     "biased_gelu": (biased_gelu, {"x": ROWS, "bias": (D,)}),
+    "gelu_mlp": (
+        gelu_mlp,
+        {"x": ROWS, "weight1": (7, D), "bias1": (7,), "weight2": (5, 7), "bias2": (5,)},
+    ),
     "depthwise_conv2d": (
         depthwise_conv2d,
         {"x": (B, 9, 5, D), "weight": (D, 1, 3, 3), "bias": (D,)},
@@ -119,6 +124,7 @@ def test_another_shape_is_refused_or_is_a_call_of_its_own(name: str, argument: s
             "causal_conv1d",
             "biased_glu",
             "biased_gelu",
+            "gelu_mlp",
             "depthwise_conv2d",
             "state_update",
         ) or (
