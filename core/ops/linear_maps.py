@@ -61,8 +61,13 @@ def plain_weights(x: Tensor, *layers: nn.Module) -> list[Tensor] | None:
     """
     if _own_call(x) or not all(plain_map(layer, ANY_HOOKS) for layer in layers):
         return None
-    found = [one for layer in layers for one in (layer.weight, layer.bias)]
-    return None if any(one is None for one in found) else found
+    found: list[Tensor] = []
+    for layer in layers:
+        assert isinstance(layer, nn.Linear)
+        if layer.bias is None:
+            return None
+        found += [layer.weight, layer.bias]
+    return found
 
 
 def mapped(layer: nn.Module, x: Tensor) -> Tensor:
