@@ -205,6 +205,8 @@ def seen_by(args: Iterable[Any], but_autograd: bool = False) -> str | None:
             return (
                 f"it runs on plain CPU tensors, and one is a {type(one).__name__} on {one.device}"
             )
+        if several(one):
+            return "autograd takes several gradients at once"
         if grads and one.requires_grad:
             return "autograd has to see the call"
     return None
@@ -290,6 +292,12 @@ def _register_autocast(
 
     for device in ("CPU", "CUDA"):
         op._lib.impl(op._name, rule(device), f"Autocast{device}")
+
+
+def several(dy: Tensor) -> bool:
+    """Returns whether a gradient stands for several at once, as with ``is_grads_batched``: it has
+    no memory to point at, and no transform is on."""
+    return torch._C._functorch.is_legacy_batchedtensor(dy)
 
 
 def in_transform() -> bool:

@@ -90,6 +90,18 @@ def test_second_derivatives(of: int) -> None:
 
 
 @BY_ONEDNN
+def test_several_gradients_at_once() -> None:
+    given = make(512)
+    many = torch.randn(2, *linear(*given).shape)
+    found, wanted = (
+        torch.autograd.grad(f(*given), given, many, is_grads_batched=True)
+        for f in (linear, F.linear)
+    )
+    for a, e in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4 * e.abs().max().item())
+
+
+@BY_ONEDNN
 def test_what_is_left_to_torch() -> None:
     x, weight, bias = make(512)
     assert cpu.reason(Arguments(x, weight, bias)) is None
