@@ -18,6 +18,9 @@ _KINDS: dict[object, str] = {
 }
 Impl = Callable[..., Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
+several: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether a gradient stands for several at once, as with ``is_grads_batched``: it has no memory to
+point at, and no transform is on."""
 
 
 def define(
@@ -292,12 +295,6 @@ def _register_autocast(
 
     for device in ("CPU", "CUDA"):
         op._lib.impl(op._name, rule(device), f"Autocast{device}")
-
-
-def several(dy: Tensor) -> bool:
-    """Returns whether a gradient stands for several at once, as with ``is_grads_batched``: it has
-    no memory to point at, and no transform is on."""
-    return torch._C._functorch.is_legacy_batchedtensor(dy)
 
 
 def in_transform() -> bool:
