@@ -18,6 +18,9 @@ _KINDS: dict[object, str] = {
 }
 Impl = Callable[..., Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
+several: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether a gradient stands for several at once, as with ``is_grads_batched``: it has no memory to
+point at, and no transform is on."""
 
 
 def define(
@@ -205,6 +208,8 @@ def seen_by(args: Iterable[Any], but_autograd: bool = False) -> str | None:
             return (
                 f"it runs on plain CPU tensors, and one is a {type(one).__name__} on {one.device}"
             )
+        if several(one):
+            return "autograd takes several gradients at once"
         if grads and one.requires_grad:
             return "autograd has to see the call"
     return None

@@ -197,7 +197,8 @@ def stored(pixels: Pixels, reading: Reading, where: Where) -> np.ndarray:
     if reading.bands is not None:
         if max(reading.bands) >= array.shape[2]:
             raise where.error(
-                f"has {array.shape[2]} bands, data.bands asks for number {max(reading.bands)}"
+                f"has {array.shape[2]} bands, data.bands asks for number {max(reading.bands)} "
+                "(0 is the first)"
             )
         return array[..., list(reading.bands)]
     if reading.channels not in (1, 3):

@@ -54,7 +54,9 @@ def add_branch(x: Tensor, branch: Tensor, drop_path: nn.Module) -> Tensor:
         branch: of the same shape.
         drop_path: stochastic depth, or what was put in its place.
     """
-    if not plain_map(drop_path, ANY_HOOKS, DropPath) or x.dtype != branch.dtype:
+    # torch.fx traces with what is no tensor.
+    traced = not (isinstance(x, Tensor) and isinstance(branch, Tensor))
+    if traced or not plain_map(drop_path, ANY_HOOKS, DropPath) or x.dtype != branch.dtype:
         return x + drop_path(branch)
     assert isinstance(drop_path, DropPath)
     factors = drop_path.factors(branch)

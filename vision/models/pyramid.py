@@ -61,7 +61,8 @@ class ExactMLP(MLP):
         weights = plain_weights(x, self.fc1, self.fc2)
         if weights is not None:
             return gelu_mlp(x, *weights)
-        if torch.compiler.is_compiling():
+        # torch.fx traces with what is no tensor.
+        if torch.compiler.is_compiling() or not isinstance(x, Tensor):
             return self.fc2(F.gelu(self.fc1(x)))
         hidden, bias = split_bias(self.fc1, x)
         return mapped(self.fc2, F.gelu(hidden) if bias is None else biased_gelu(hidden, bias))

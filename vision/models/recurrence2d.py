@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
-from longseq.core.kernels.custom_op import gradients_of, in_forward_mode, in_transform
+from longseq.core.kernels.custom_op import gradients_of, in_forward_mode, in_transform, several
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.vision.models.scan2d import along, back, scan_order
 
@@ -52,7 +52,8 @@ class _BothWays(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         mixed, parts, states = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to have one itself
+        # The gradient is to have one itself, or cannot be written into memory.
+        if torch.is_grad_enabled() or several(dy):
             (found,) = gradients_of(lambda one: _scans(one[:, None], BOTH)[:, 0], [mixed], [dy])
             return found
         value, *keep = parts.split(parts.shape[2] // 3, dim=2)

@@ -52,10 +52,12 @@ class _Learnt(torch.autograd.Function):
     def forward(ctx: Any, *given: Tensor) -> Tensor:
         x, weight1, bias1, weight2, bias2 = given
         hidden = linear(x, weight1)
-        ctx.save_for_backward(*given, hidden)
+        ctx.save_for_backward(*given[:4], hidden)  # no gradient depends on the last bias
         activated = torch.empty_like(hidden)
         cpu_calls.fresh(activated)
-        return linear(_activated(hidden, bias1, activated), weight2, bias2)
+        y = linear(_activated(hidden, bias1, activated), weight2, bias2)
+        # Of a function that returns a view, autograd lets nobody change the values in place.
+        return y.detach() if y._is_view() else y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -63,9 +65,10 @@ class _Learnt(torch.autograd.Function):
         *given, hidden = ctx.saved_tensors
         # A transform or mode may be around the backward alone.
         if torch.is_grad_enabled() or cpu_calls.direct_reason(dy, *given) is not None:
+            given.append(given[3].new_zeros(dy.shape[-1]))
             found = gradients_of(gelu_mlp_reference, given, [dy])
             return tuple(one if wants else None for one, wants in zip(found, ctx.needs_input_grad))
-        x, weight1, bias1, weight2, _ = given
+        x, weight1, bias1, weight2 = given
         wants_x, wants_1, wants_bias1, wants_2, wants_bias2 = ctx.needs_input_grad
         rows = dy.reshape(-1, dy.shape[-1])
         flat = GeluArguments(hidden.view(-1, hidden.shape[-1]), bias1)

@@ -114,6 +114,27 @@ def test_derivatives_transforms_and_a_compiler() -> None:
     assert low.dtype == torch.bfloat16
 
 
+def test_several_gradients_at_once() -> None:
+    values, many = make(3, 4), torch.randn(5, 3, 4, 5, dtype=torch.float64)
+    found, wanted = (
+        torch.autograd.grad(function(*values), values, many, is_grads_batched=True)
+        for function in (gelu_mlp, gelu_mlp_reference)
+    )
+    for a, e in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+
+
+def test_what_torch_lets_be_changed_in_place() -> None:
+    values = make(3, 4)
+    y, wanted = gelu_mlp(*values), gelu_mlp_reference(*values)
+    with torch.no_grad():
+        values[4].add_(1)  # no gradient depends on it
+    y += 1
+    y.relu_()
+    for a, e in zip(gradients(y, values), gradients((wanted + 1).relu(), values), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+
+
 def test_shapes_that_do_not_fit() -> None:
     x, weight1, bias1, weight2, bias2 = make(3)
     for bad in (

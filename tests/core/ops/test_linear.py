@@ -73,11 +73,12 @@ def test_a_gradient_that_is_one_number_everywhere() -> None:
 
 
 @BY_ONEDNN
-def test_second_derivatives() -> None:
+@pytest.mark.parametrize("of", [0, 1, 2])
+def test_second_derivatives(of: int) -> None:
     given = make(512)
     found, wanted = (
         torch.autograd.grad(
-            torch.autograd.grad(f(*given).square().sum(), given[0], create_graph=True)[0]
+            torch.autograd.grad(f(*given).square().sum(), given[of], create_graph=True)[0]
             .square()
             .sum(),
             given,
@@ -85,6 +86,18 @@ def test_second_derivatives() -> None:
         for f in (linear, F.linear)
     )
     for a, e in zip(found, wanted):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4 * e.abs().max().item())
+
+
+@BY_ONEDNN
+def test_several_gradients_at_once() -> None:
+    given = make(512)
+    many = torch.randn(2, *linear(*given).shape)
+    found, wanted = (
+        torch.autograd.grad(f(*given), given, many, is_grads_batched=True)
+        for f in (linear, F.linear)
+    )
+    for a, e in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4 * e.abs().max().item())
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longseq.vision.models.layers import depthwise, unfolded
+from longseq.vision.models.layers import DropPath, add_branch, depthwise, unfolded
 from longseq.vision.models.pyramid import ExactMLP
 from longseq.vision.models.vmamba import Stage
 
@@ -128,3 +128,16 @@ def test_the_mlp_is_two_maps_with_the_exact_gelu_between(grad: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
         narrow = mlp.float()
         torch.testing.assert_close(narrow(x.float()), narrow.fc2(F.gelu(narrow.fc1(x.float()))))
+
+
+def test_torch_fx_traces_the_mlp_and_a_branch() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp, self.drop_path = ExactMLP(6, 12), DropPath(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return add_branch(x, self.mlp(x), self.drop_path)
+
+    block, x = Block().eval(), torch.randn(2, 5, 6)
+    torch.testing.assert_close(torch.fx.symbolic_trace(block)(x), block(x), rtol=1e-5, atol=1e-6)

@@ -56,6 +56,15 @@ def test_the_loop_over_few_positions_is_the_scans(shape, monkeypatch: pytest.Mon
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+def test_several_gradients_at_once() -> None:
+    layer, x = GatedRecurrence2d(3).double(), torch.randn(1, 3, 2, 3).double().requires_grad_()
+    y, many = layer(x), torch.randn(4, 1, 3, 2, 3).double()
+    (found,) = torch.autograd.grad(y, x, many, is_grads_batched=True, retain_graph=True)
+    for one, dy in zip(found, many):
+        (wanted,) = torch.autograd.grad(y, x, dy, retain_graph=True)
+        torch.testing.assert_close(one, wanted, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("few", [recurrence2d.FEW, 0])
 def test_its_gradient_has_a_gradient_and_a_tangent(few, monkeypatch) -> None:
     monkeypatch.setattr(recurrence2d, "FEW", few)
