@@ -18,9 +18,12 @@ _KINDS: dict[object, str] = {
 }
 Impl = Callable[..., Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
-several: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+several: Callable[[Tensor], bool] = getattr(
+    torch._C._functorch, "is_legacy_batchedtensor", lambda one: False
+)
 """Whether a gradient stands for several at once, as with ``is_grads_batched``: it has no memory to
-point at, and no transform is on."""
+point at, and no transform is on. A version of torch that does not say so raises where a kernel asks
+for the address."""
 
 
 def define(
