@@ -35,9 +35,7 @@ def plain_map(
         hooks: names of the hooks that count.
         kind: the class that it must have.
     """
-    own = (
-        layer.__dict__
-    )  # where a module keeps its hooks: to ask it by name takes three times as long
+    own = layer.__dict__  # a module's own way to find its hooks takes longer
     if type(layer) is not kind or "forward" in own:
         return False
     return not any(own[name] or _EVERYWHERE[name] for name in hooks)

@@ -1,5 +1,6 @@
 // The backward pass of the selective scan with one state per channel, straight from memory.
 #pragma once
+#include "scan_backward_memory.h"
 #include "selective_scan.h"
 
 namespace LONGSEQ_ISA {
@@ -15,12 +16,13 @@ template <class R> inline bool straight_backward(const SelectiveScan& p) {
 
 // One state per channel of a whole tile over a chunk whose steps lie in rows `places`; what it
 // gives B and C is added to that of the tiles before it. Low-rank step sizes are in the tile's dt.
-template <class R, class S>
+template <class R>
 __attribute__((noinline)) void straight_tile(const Unit<R>& unit, const Unit<R>& shared, int64_t c,
                                              int64_t i, int64_t T, const int64_t* places,
                                              const R* A2, bool stream, Ahead& ahead,
-                                             const uint8_t* resets, Tile<R>& x, S& s, R* sumB,
-                                             R* sumC, R* g_io, R* dA, R* dskip, R* dbias) {
+                                             const uint8_t* resets, Tile<R>& x, Gradients<R>& s,
+                                             R* sumB, R* sumC, R* g_io, R* dA, R* dskip,
+                                             R* dbias) {
   constexpr int W = kLanes<R>;
   const SelectiveScan& p = unit.p;
   const int64_t at = unit.channel(i);

@@ -8,17 +8,6 @@ namespace LONGSEQ_ISA {
 // Steps between two reductions of the per-block gradients of B and C: bounds that buffer for any L.
 constexpr int64_t kSpan = 32 * kChunk;
 
-// Tiles and states of each that go through a chunk together: what they give B and C is added in
-// registers.
-constexpr int kTilesAtOnce = kBytes == 64 ? 2 : 1, kStatesAtOnce = kBytes == 64 ? 4 : 2;
-
-// Working memory of one unit, for one tile and one group of states at a time.
-template <class R> struct Gradients {
-  static constexpr int W = kLanes<R>;
-  alignas(64) R dy[kChunk * W], ddt[kChunk * W], ddu[kChunk * W];
-  R a[kChunk * kStatesAtOnce * W], h[(kChunk + 1) * kStatesAtOnce * W];
-};
-
 // NU states of NT tiles over one chunk, first forwards (filling a, h and y), then backwards. Rows
 // of a tile's states in A2, A, g and dA are `apart` from those of the tile before; dB and dC
 // (T, NU) are the sums over tiles.
@@ -158,22 +147,11 @@ __attribute__((noinline)) void backward_complex(int64_t T, int64_t N2, const R* 
   store(dA + W, load(dA + W) + gai);
 }
 
-// Working memory that the blocks of a team share.
-template <class R> struct BackwardScratch {
-  Buffer<R> sumB, sumC;
-  Buffer<Tile<R>> tiles;
-  Buffer<Gradients<R>> gradients;
-  BackwardScratch()
-      : sumB(kChunk * kStatesAtOnce * kLanes<R>), sumC(kChunk * kStatesAtOnce * kLanes<R>),
-        tiles(kTilesAtOnce), gradients(kTilesAtOnce) {}
-};
-
 template <class R> struct BackwardUnit {
   static constexpr int W = kLanes<R>;
   const SelectiveScan& p;
   const bool stream, straight;
   Unit<R> unit;
-  const Unit<R>* shared = &unit;  // whose B, C and step values are read, those of the whole team
   Buffer<R> A2;
   BackwardScratch<R>& scratch;
   BackwardUnit(const SelectiveScan& p, const Blocks<R>& k, int64_t index,
@@ -200,13 +178,13 @@ template <class R> struct BackwardUnit {
       for (int j = 0; j < NU; ++j)
         std::memcpy(s[k].h + j * W, unit.state_slot(c, i + k) + (n + j) * p.G * unit.padded,
                     W * sizeof(R));
+    const R *const Bc = &scratch.shared->Bc[n], *const Cc = &scratch.shared->Cc[n];
     if (p.complex)
-      backward_complex<R>(T, N2, x->dt, x->du, &A2[at], &unit.A[at], &shared->Bc[n],
-                          &shared->Cc[n], *s, x->y, g + at, dA + at, sumB, sumC, resets);
+      backward_complex<R>(T, N2, x->dt, x->du, &A2[at], &unit.A[at], Bc, Cc, *s, x->y, g + at,
+                          dA + at, sumB, sumC, resets);
     else
-      backward_group<R, NT, NU>(T, N2, p.z || p.y, &A2[at], &unit.A[at], N2 * W,
-                                &shared->Bc[n], &shared->Cc[n], x, s, g + at, dA + at, sumB, sumC, resets,
-                                n == 0 ? &ahead : nullptr);
+      backward_group<R, NT, NU>(T, N2, p.z || p.y, &A2[at], &unit.A[at], N2 * W, Bc, Cc, x, s,
+                                g + at, dA + at, sumB, sumC, resets, n == 0 ? &ahead : nullptr);
     const auto keep = [&](const R* sums, R* part) {
       R total[kChunk * NU];
       sum_rows<R>(T * NU, sums, total);
@@ -247,9 +225,12 @@ template <class R> struct BackwardUnit {
 
   // Steps t0 … t0 + T of every tile; `ahead` and `next_states` are what the block after this one
   // will read. partB, partC: rows of N2.
-  void chunk(int64_t c, Ahead ahead, const R* next_states, const uint8_t* resets, R* g, R* dA,
-             R* dskip, R* dbias, R* partB, R* partC) {
+  void chunk(int64_t c, Ahead ahead, const R* next_states, R* g, R* dA, R* dskip, R* dbias,
+             R* partB, R* partC) {
     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
+    scratch.read(c, t0, T);
+    const Unit<R>& shared = *scratch.shared;
+    const uint8_t* const resets = scratch.resets;
     int64_t i = 0;
     if (straight) {
       int64_t places[kChunk];
@@ -258,9 +239,9 @@ template <class R> struct BackwardUnit {
       });
       for (; i < unit.count && unit.lanes(i) == W; ++i) {
         if (p.rank)
-          widen_steps<R>(T, p.rank, shared->steps.data(), unit.weight.data() + i * p.rank * W,
+          widen_steps<R>(T, p.rank, shared.steps.data(), unit.weight.data() + i * p.rank * W,
                          scratch.tiles[0].dt);
-        straight_tile<R>(unit, *shared, c, i, T, places, &A2[i * W], stream, ahead, resets,
+        straight_tile<R>(unit, shared, c, i, T, places, &A2[i * W], stream, ahead, resets,
                          scratch.tiles[0], scratch.gradients[0], scratch.sumB.data(),
                          scratch.sumC.data(), g + i * W, dA + i * W, dskip + i * W, dbias + i * W);
       }
@@ -278,7 +259,8 @@ template <class R> struct BackwardUnit {
 
   void start_tile(Tile<R>& x, Gradients<R>& s, int64_t i, int64_t t0, int64_t T) {
     if (p.rank)
-      widen_steps<R>(T, p.rank, shared->steps.data(), unit.weight.data() + i * p.rank * W, x.dt);
+      widen_steps<R>(T, p.rank, scratch.shared->steps.data(), unit.weight.data() + i * p.rank * W,
+                     x.dt);
     x.read(unit, i, t0, T, true);
     read_steps<R>(p, p.dy, unit.b, t0, T, unit.channel(i), unit.lanes(i), W, s.dy);
     std::memset(s.ddt, 0, sizeof s.ddt);
@@ -343,10 +325,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
       std::vector<BackwardUnit<R>> team;
       team.reserve(count);
       for (int64_t i = 0; i < count; ++i) team.emplace_back(p, k, first + i, scratch);
-      Unit<R>& shared = team[0].unit;
-      for (BackwardUnit<R>& one : team) one.shared = &shared;
-      const uint8_t* resets = nullptr;
-      int64_t held = -1;
+      scratch.shared = &team[0].unit;
       each_block(c1 - c0, count, chunks_together(p),
                  [&](int64_t back, int64_t i, int64_t back_next, int64_t next) {
                    // when, next: what follows this block
@@ -354,13 +333,7 @@ template <class R> void selective_scan_backward_as(const SelectiveScan& p) {
                    const Ahead ahead = team[next].unit.ahead(when * kChunk);
                    const R* soon = when < 0 ? nullptr : team[next].unit.state_slot(when, 0);
                    const int64_t index = first + i, at = index * rows + (c - c0) * kChunk * N2;
-                   if (c != held) {
-                     const int64_t t0 = c * kChunk, T = std::min<int64_t>(kChunk, p.L - t0);
-                     shared.read_BC(t0, T);
-                     resets = shared.resets(t0, T);
-                     held = c;
-                   }
-                   team[i].chunk(c, ahead, soon, resets, g.data() + index * tiles * per,
+                   team[i].chunk(c, ahead, soon, g.data() + index * tiles * per,
                                  dA.data() + index * tiles * per, &dskip[index * tiles * W],
                                  &dbias[index * tiles * W], partB.data() + at, partC.data() + at);
                  });

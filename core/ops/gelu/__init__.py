@@ -24,9 +24,7 @@ def _example(new: Callable[..., Tensor]) -> Arguments:
 _DISPATCH = Dispatch("biased_gelu", {"cpu": cpu.reason}, _example, "composed", announced=False)
 
 
-def biased_gelu(
-    x: Tensor, bias: Tensor, *, overwrite: bool = False, backend: Backend = "auto"
-) -> Tensor:
+def biased_gelu(x: Tensor, bias: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Returns ``t Φ(t)`` of t = x + bias, with Φ the normal distribution: GELU without its
     approximation by tanh (arXiv 1606.08415).
 
@@ -36,7 +34,6 @@ def biased_gelu(
     Args:
         x: (..., W).
         bias: (W,).
-        overwrite: whether the result may take the place of x, where no gradient is asked for.
         backend: see ``longseq.core.ops.backends``.
 
     Returns:
@@ -56,7 +53,5 @@ def biased_gelu(
     call = Arguments(x, bias)
     if _DISPATCH.choose(backend, call) != "cpu":
         return biased_gelu_reference(x, bias)
-    if overwrite and torch_op.in_place(call):
-        return x
     y: Tensor = torch_op.forward(x.reshape(-1, x.shape[-1]), bias)
     return y.view(x.shape)

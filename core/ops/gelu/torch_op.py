@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longseq.core.kernels.custom_op import define, gradients_of, seen_by
+from longseq.core.kernels.custom_op import define, gradients_of
 from longseq.core.ops import cpu_calls
 from longseq.core.ops.gelu import cpu
 from longseq.core.ops.gelu.arguments import Arguments
@@ -69,13 +69,3 @@ forward = define(
     backward=_backward,
     composed=_composed,
 )
-
-
-def in_place(call: Arguments) -> bool:
-    """Puts the result in the place of x, where neither a gradient nor torch has to see the call;
-    returns whether it did."""
-    x, bias = call
-    if seen_by(call) is not None or not x.is_contiguous():
-        return False
-    cpu.forward(x, Arguments(x.view(-1, x.shape[-1]), bias))
-    return True
