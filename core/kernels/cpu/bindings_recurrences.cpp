@@ -153,6 +153,20 @@ void bind_recurrences(nb::module_& m) {
           nb::gil_scoped_release release;
           current->linear_scan_backward(p);
         });
+  m.def("two_way_forward",
+        [](std::array<int64_t, 3> sizes, int64_t compute, int threads, Arg x, Arg y) {
+          const TwoWay p{sizes[0], sizes[1],  sizes[2],  compute, threads,
+                         tensor(x), tensor(y), Tensor3{}, Tensor3{}};
+          nb::gil_scoped_release release;
+          current->two_way_forward(p);
+        });
+  m.def("two_way_backward",
+        [](std::array<int64_t, 3> sizes, int64_t compute, int threads, Arg x, Arg dy, Arg dx) {
+          const TwoWay p{sizes[0], sizes[1],  sizes[2],   compute, threads,
+                         tensor(x), Tensor3{}, tensor(dy), tensor(dx)};
+          nb::gil_scoped_release release;
+          current->two_way_backward(p);
+        });
   // sizes: B, D, N, G, width; flags: softplus, log_decay, scalar, skip_per_head
   m.def("state_update", [](std::array<int64_t, 5> sizes, std::array<bool, 4> flags, double low,
                            double high, int64_t compute, int threads, Arg x, Arg dt, int64_t A,

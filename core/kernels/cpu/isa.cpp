@@ -18,6 +18,7 @@
 #include "selective_scan_backward.h"
 #include "slstm.h"
 #include "turned.h"
+#include "two_way_recurrence.h"
 
 #define LONGSEQ_STRING2(x) #x
 #define LONGSEQ_STRING(x) LONGSEQ_STRING2(x)
@@ -38,6 +39,8 @@ extern const Kernels LONGSEQ_JOIN(kernels_, LONGSEQ_ISA) = {
     by_type<SelectiveScan, selective_scan_backward_as<float>, selective_scan_backward_as<double>>,
     by_type<LinearScan, linear_scan_forward_as<float>, linear_scan_forward_as<double>>,
     by_type<LinearScan, linear_scan_backward_as<float>, linear_scan_backward_as<double>>,
+    by_type<TwoWay, two_way_forward_as<float>, two_way_forward_as<double>>,
+    by_type<TwoWay, two_way_backward_as<float>, two_way_backward_as<double>>,
     by_type<CausalConv, causal_conv_forward_as<float>, causal_conv_forward_as<double>>,
     by_type<CausalConv, causal_conv_backward_as<float>, causal_conv_backward_as<double>>,
     by_type<CausalConv, causal_conv_update_as<float>, causal_conv_update_as<double>>,

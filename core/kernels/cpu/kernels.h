@@ -41,6 +41,13 @@ struct LinearScan {
   void* dinitial;
 };
 
+// Rows x of [v, f, g] (B, L, 3 D), y (B, L, D); backward: dx from dy.
+struct TwoWay {
+  int64_t B, L, D, compute;
+  int threads;
+  Tensor3 x, y, dy, dx;
+};
+
 struct CausalConv {
   int64_t B, L, D, W;
   bool silu;
@@ -295,6 +302,8 @@ struct Kernels {
   void (*selective_scan_backward)(const SelectiveScan&);
   void (*linear_scan_forward)(const LinearScan&);
   void (*linear_scan_backward)(const LinearScan&);
+  void (*two_way_forward)(const TwoWay&);
+  void (*two_way_backward)(const TwoWay&);
   void (*causal_conv_forward)(const CausalConv&);
   void (*causal_conv_backward)(const CausalConv&);
   void (*causal_conv_update)(const CausalConv&);

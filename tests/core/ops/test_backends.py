@@ -38,6 +38,7 @@ from longseq.core.ops.rms_norm import rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import slstm
 from longseq.core.ops.ssd import ssd
+from longseq.core.ops.two_way_recurrence import two_way_recurrence
 
 
 def scan(backend: str) -> Any:
@@ -98,6 +99,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         [Way(False, 0), Way(True, 3)],
         backend=backend,
     ),
+    "two_way_recurrence": lambda backend: two_way_recurrence(rows(1, 9, 6), backend=backend),
     "block_linear": lambda backend: block_linear(rows(1, 9, 6), rows(3, 2, 2), backend=backend),
 }
 FORMS = {name: FALLBACKS[REGISTRY[name].fallback] for name in CALLS}

@@ -31,6 +31,7 @@ from longseq.core.ops.rms_norm import add_rms_norm, rms_norm
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import SLSTMState, slstm
 from longseq.core.ops.ssd import ssd
+from longseq.core.ops.two_way_recurrence import two_way_recurrence
 
 L = 5
 RESETS = torch.tensor([[False, False, True, False, False]])
@@ -132,6 +133,7 @@ OPERATORS = {
     "depthwise_conv2d": Operator(
         lambda x, w, b: depthwise_conv2d(x, w, b, silu=True), [("B", 3, 4, 3), (3, 1, 3, 3), (3,)]
     ),
+    "two_way_recurrence": Operator(two_way_recurrence, [("B", L, 6)]),
     "block_linear": Operator(block_linear, [("B", L, 4), (2, 2, 2), (2, 2, 2)]),
     "rms_norm": Operator(rms_norm, [("B", L, 4), (4,)]),
     "add_rms_norm": Operator(add_rms_norm, [("B", L, 4), ("B", L, 4), (4,)]),

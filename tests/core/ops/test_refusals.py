@@ -30,6 +30,7 @@ from longseq.core.ops.selective_scan import selective_scan
 from longseq.core.ops.slstm import SLSTMState, slstm
 from longseq.core.ops.ssd import ssd
 from longseq.core.ops.state_update import state_update
+from longseq.core.ops.two_way_recurrence import two_way_recurrence
 
 B, L, D, H, N = 2, 300, 8, 2, 4
 
@@ -58,6 +59,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
     "linear_scan": (linear_scan, {"a": ROWS, "b": ROWS, "initial_state": (B, D)}),
     "biased_glu": (biased_glu, {"x": ROWS, "bias": (D,)}),
     "biased_gelu": (biased_gelu, {"x": ROWS, "bias": (D,)}),
+    "two_way_recurrence": (two_way_recurrence, {"mixed": (B, L, 3 * D)}),
     "gelu_mlp": (
         gelu_mlp,
         {"x": ROWS, "weight1": (7, D), "bias1": (7,), "weight2": (5, 7), "bias2": (5,)},
@@ -128,7 +130,13 @@ def test_another_shape_is_refused_or_is_a_call_of_its_own(name: str, argument: s
             "depthwise_conv2d",
             "state_update",
         ) or (
-            (name, argument) in {("slstm", "gates"), ("ssd", "x"), ("rms_norm", "x")}
+            (name, argument)
+            in {
+                ("slstm", "gates"),
+                ("ssd", "x"),
+                ("rms_norm", "x"),
+                ("two_way_recurrence", "mixed"),
+            }
             or argument == "v"
         )
 

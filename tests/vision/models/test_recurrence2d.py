@@ -40,19 +40,18 @@ def test_its_gradient() -> None:
     assert torch.autograd.gradcheck(layer, x)
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (1, 5), (2, 1), (8, 8)])
-def test_the_loop_over_few_positions_is_the_scans(shape, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(3, 4), (1, 1), (1, 5), (2, 1), (8, 8), (11, 9)])
+def test_both_ways_over_the_map_as_it_lies_are_the_scans(shape) -> None:
     torch.manual_seed(0)
     layer = GatedRecurrence2d(5).double()
     x = torch.randn(3, 5, *shape, dtype=torch.float64, requires_grad=True)
-    found = []
-    for few in (recurrence2d.FEW, 0):
-        monkeypatch.setattr(recurrence2d, "FEW", few)
-        y = layer(x)
-        assert ("_BothWays" in names(y.grad_fn)) == (few > 0)
-        dy = torch.arange(y.numel()).view_as(y).double().cos()
-        found.append((y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)))
-    for one, other in zip(*found):
+    mixed = layer.proj(x).permute(0, 2, 3, 1)
+    scans = recurrence2d._scans(mixed, recurrence2d.BOTH).permute(0, 3, 1, 2)
+    dy = torch.arange(scans.numel()).view_as(scans).double().cos()
+    found, wanted = (
+        (y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)) for y in (layer(x), scans)
+    )
+    for one, other in zip(found, wanted):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
@@ -65,11 +64,10 @@ def test_several_gradients_at_once() -> None:
         torch.testing.assert_close(one, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("few", [recurrence2d.FEW, 0])
-def test_its_gradient_has_a_gradient_and_a_tangent(few, monkeypatch) -> None:
-    monkeypatch.setattr(recurrence2d, "FEW", few)
+@pytest.mark.parametrize("orders", [recurrence2d.BOTH, ("column",)])
+def test_its_gradient_has_a_gradient_and_a_tangent(orders) -> None:
     torch.manual_seed(0)
-    layer = GatedRecurrence2d(3).double()
+    layer = GatedRecurrence2d(3, orders).double()
     x = torch.randn(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(layer, x)
     direction = torch.randn_like(x)
@@ -84,11 +82,6 @@ def test_a_trace_takes_other_images() -> None:
     layer, other = GatedRecurrence2d(3), torch.randn(1, 3, 2, 3)
     traced = torch.jit.trace(layer, torch.randn(1, 3, 2, 3))
     torch.testing.assert_close(traced(other), layer(other))
-
-
-def names(node) -> str:
-    """The names of a graph's nodes."""
-    return "" if node is None else node.name() + "".join(names(n) for n, _ in node.next_functions)
 
 
 def test_it_trains_inside_transforms() -> None:
