@@ -151,10 +151,18 @@ _PRESETS = {
         "a ViT of vmamba_pico's size, 28 to 64 px",
     ),
     "resnet8": Preset(ResNet, {}, "a plain ResNet of 8 layers, for 28 to 64 px: the CNN to beat"),
+    "resnet8_slim": Preset(
+        ResNet, {"dims": (32, 64, 128)}, "resnet8, narrower: of hybrid_nano's size, and as quick"
+    ),
     "hybrid_pico": Preset(
         ResNet,
         {"dims": (32, 80, 224), "scans": (2,)},
         "convolutional stages, then a recurrence over the map; 28 to 64 px, to train on a CPU",
+    ),
+    "hybrid_nano": Preset(
+        ResNet,
+        {"dims": (32, 64, 192), "scans": (2,), "averaged": True},
+        "convolutional stages, then a recurrence over the map; the quickest to train on a CPU",
     ),
     "hybrid_micro": Preset(
         ResNet,
@@ -173,7 +181,7 @@ _PRESETS = {
         "one pixel a step through any mixer of the core (mixer=..., n_layers=...)",
     ),
 }
-PLAIN = frozenset({"resnet8", "vit_tiny", "vit_nano", "vit_pico", "unet"}).union(
+PLAIN = frozenset({"resnet8", "resnet8_slim", "vit_tiny", "vit_nano", "vit_pico", "unet"}).union(
     inception_next.PRESETS, dinat.PRESETS, favit.PRESETS
 )
 """Models of others' kinds, convolutions or attention alone: baselines wherever they stand."""

@@ -29,6 +29,17 @@ def _conv(ins: int, outs: int, size: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def _shortcut(ins: int, outs: int, stride: int, averaged: bool) -> nn.Module:
+    """What leads past a block's layers."""
+    if ins == outs and stride == 1:
+        return nn.Identity()
+    if not averaged or stride == 1:
+        return _conv(ins, outs, 1, stride)
+    # A map of odd sides keeps its last row and column, as beside the strided convolution.
+    mean = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(mean, *_conv(ins, outs, 1))
+
+
 class ResidualBlock(nn.Module):
     """Two layers beside a shortcut; (B, C, H, W) to (B, C', H/s, W/s).
 
@@ -39,6 +50,8 @@ class ResidualBlock(nn.Module):
         drop_path: rate of stochastic depth.
         orders: of the recurrence in the place of the second convolution; None for a convolution.
         polarized: form of polarized self-attention before it; None for none.
+        averaged: whether the shortcut takes means of s x s positions (ResNet-D: He et al. 2018,
+            arXiv 1812.01187) in place of every s-th.
     """
 
     def __init__(
@@ -49,6 +62,7 @@ class ResidualBlock(nn.Module):
         drop_path: float = 0.0,
         orders: Sequence[str] | None = None,
         polarized: Form | None = None,
+        averaged: bool = False,
     ) -> None:
         super().__init__()
         self.first = _conv(ins, outs, 3, stride)
@@ -58,8 +72,7 @@ class ResidualBlock(nn.Module):
             if orders is None
             else nn.Sequential(GatedRecurrence2d(outs, orders), nn.BatchNorm2d(outs))
         )
-        same = ins == outs and stride == 1
-        self.shortcut = nn.Identity() if same else _conv(ins, outs, 1, stride)
+        self.shortcut = _shortcut(ins, outs, stride, averaged)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,6 +94,7 @@ class ResNet(Pyramid):
         orders: scan orders of the recurrences.
         drop_path: highest rate of stochastic depth.
         polarized: "parallel" or "sequential" for polarized self-attention in every block.
+        averaged: whether the shortcuts of strided blocks take means of positions.
     """
 
     stem_key = "stem.0.0.weight"
@@ -96,6 +110,7 @@ class ResNet(Pyramid):
         orders: Sequence[str] = ("raster", "raster_reversed"),
         drop_path: float = 0.0,
         polarized: Form | None = None,
+        averaged: bool = False,
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2, 4):
@@ -116,7 +131,8 @@ class ResNet(Pyramid):
             for i in range(check_positive("depths", depth)):
                 stride = 2 if stage and i == 0 else 1
                 own = orders if stage in scans else None
-                blocks.append(ResidualBlock(ins, width, stride, next(rates), own, polarized))
+                block = ResidualBlock(ins, width, stride, next(rates), own, polarized, averaged)
+                blocks.append(block)
                 ins = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
