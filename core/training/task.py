@@ -19,6 +19,7 @@ from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.contents import check_resumable
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.ops.precision import autocast_off
 from longseq.core.parallel.strategy import ContextParallelStrategy
 from longseq.core.training.facts import KEY, take_legacy
 from longseq.core.training.hyper import BaseData, record_hyper_parameters
@@ -234,7 +235,9 @@ class BaseTask(LightningModule):
                 f"{type(self).__name__} gives further metrics no prediction and target"
             )
         if stage != "train" and len(self.metrics[stage]):  # type: ignore[arg-type]
-            self.metrics[stage].update(**out)  # type: ignore[operator]
+            # Some compute by operations that autocast lowers, structural similarity by convolutions.
+            with autocast_off(loss):
+                self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
         return loss
 
@@ -285,6 +288,18 @@ class BaseTask(LightningModule):
             )
         optimizer = self.make_optimizer()
         return {"optimizer": optimizer, "lr_scheduler": recipe.make_schedule(optimizer, int(total))}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.stepped(self.trainer.global_step + 1)  # this one is counted when it returns
+
+    def stepped(self, step: int) -> None:
+        """Takes note that the weights have moved, before callbacks can keep or end the run: what is
+        averaged at the end of a batch is not yet in their checkpoint, and missing when it resumes.
+
+        Args:
+            step: number of the optimiser's steps, this one included.
+        """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._stream.enter()
