@@ -235,7 +235,7 @@ class BaseTask(LightningModule):
                 f"{type(self).__name__} gives further metrics no prediction and target"
             )
         if stage != "train" and len(self.metrics[stage]):  # type: ignore[arg-type]
-            # Some compute by operations that autocast lowers, structural similarity by convolutions.
+            # Autocast would lower what some compute by: SSIM is a difference of convolutions.
             with autocast_off(loss):
                 self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
