@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.training.facts import Fact
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
@@ -280,8 +280,9 @@ def take_mirrored(task: BaseTask, mirrored: str | None, path: str | Path) -> Non
     if mirrored is None:
         return
     if not isinstance(task, ImageClassifier):
+        kind = type(task).__name__
         raise ConfigError(
-            f"--model.mirrored, --flip: is for classes, and {path} is a {type(task).__name__}"
+            f"--model.mirrored, --flip: is for classes, and {path} is {with_article(kind)}"
         )
     task.mirrored = mirrored == "true"
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError
 
 from longseq.core.training.task import BaseTask
@@ -36,5 +37,6 @@ def test_metrics_are_not_computed_in_the_precision_of_the_training() -> None:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", precision="bf16-mixed", **quiet)
     batches = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    (found,) = trainer.validate(MeasuredByProducts(), list(batches), verbose=False)
+    loader = DataLoader(batches, batch_size=None)
+    (found,) = trainer.validate(MeasuredByProducts(), loader, verbose=False)
     assert found["val/error"] == 0
