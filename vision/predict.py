@@ -232,6 +232,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
+    if args.tile is not None:
+        check_positive("--tile", args.tile)
     task = load_classifier(args.ckpt_path, args.model)
     if args.page is not None and isinstance(task, (ImageClassifier, Segmentation, Restoration)):
         if args.page < 0:
