@@ -59,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
         if known is not None and known != (type(task), dict(data.hparams)):
             raise ConfigError(f"{path} and {args.ckpt_path[0]} were not trained on the same data")
         known = type(task), dict(data.hparams)
+        task.look_at(data)
         metric, less = task.headline
         found = score_task(task, data.test_dataloader())
         name, kind = task.shown

@@ -160,11 +160,19 @@ class BaseTask(LightningModule):
         runs."""
         return {}
 
+    _seen: BaseData | None = None
+
     @property
     def data(self) -> BaseData | None:
-        """The data module of the run; None without a run, or one of longseq's kind."""
-        found = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        """The data module of the run, or of ``look_at``; None without one of longseq's kind."""
+        running = self._trainer is not None
+        found = getattr(self.trainer, "datamodule", None) if running else self._seen
         return found if isinstance(found, BaseData) else None
+
+    def look_at(self, data: BaseData) -> None:
+        """Checks data against what was learnt, and has them read alike, where no trainer does."""
+        self._seen = data
+        self.setup("test")
 
     def check_data(self, data: Any) -> None:
         """Checks that model and data fit, before a run begins.

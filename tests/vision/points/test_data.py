@@ -201,6 +201,13 @@ def test_every_shipped_configuration_trains_and_is_scored(name: str, workdir, ca
     assert main(["vision", "score", "--ckpt_path", last]) == 0
     out = capsys.readouterr().out
     assert "random forest" in out and "best baseline" in out and "groups of voxels" in out
+    for name in ("ape", "cone"):  # as many classes, and not the same ones
+        Path("other", name).mkdir(parents=True)
+        for number in range(7):
+            points = make_shape(np.random.default_rng(number), "box", 20, 0.0, 0.0)
+            np.save(Path("other", name, f"{number}.npy"), points)
+    assert main(["vision", "score", "--ckpt_path", last, "--source", "other"]) == 2
+    assert "other: has the classes ['ape', 'cone']" in capsys.readouterr().err
     argv = ["vision", "fit", "--config", "small.yaml", "--model.num_classes=3", "--name=t"]
     assert main(argv) == 2
     assert "has 2 classes" in capsys.readouterr().err
