@@ -38,6 +38,15 @@ class BackendError(LongseqError, RuntimeError):
     """A kernel backend that was asked for by name cannot serve the call."""
 
 
+def with_article(name: str) -> str:
+    """Returns a name behind "a" or "an", by its first letter.
+
+    Args:
+        name: of a class.
+    """
+    return f"an {name}" if name[:1] in "AEIOaeio" else f"a {name}"
+
+
 class DataError(LongseqError, ValueError):
     """An input file that cannot be used.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, with_article
 from longseq.core.training.loading import load_task
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.gene_labels import STATES
@@ -40,7 +40,8 @@ def load_labeller(checkpoint: str | Path, device: str = "cpu") -> GeneLabelling:
     """
     task = load_task(Path(checkpoint), "genomics")
     if not isinstance(task, GeneLabelling):
-        raise ConfigError(f"{checkpoint}: is a {type(task).__name__}, not a GeneLabelling")
+        kind = with_article(type(task).__name__)
+        raise ConfigError(f"{checkpoint}: is {kind}, not a GeneLabelling")
     return task.to(device).eval()
 
 

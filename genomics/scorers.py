@@ -10,7 +10,7 @@ from torch import nn
 
 from longseq.core.checkpoints.safe import check_state_dict, read_weights, save_weights
 from longseq.core.command_line import CommandParser
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.training.hyper import class_path
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
@@ -49,7 +49,8 @@ def load_model(checkpoint: str | Path | None = None, device: str = "cpu") -> Cau
     file = model_file(checkpoint)
     task = read_task(file)
     if not isinstance(task, CausalLanguageModel):
-        raise ConfigError(f"{file}: is a {type(task).__name__}, not a CausalLanguageModel")
+        kind = with_article(type(task).__name__)
+        raise ConfigError(f"{file}: is {kind}, not a CausalLanguageModel")
     return task.to(device)
 
 
@@ -102,7 +103,7 @@ def load_reader(checkpoint: str | Path | None, device: str = "cpu") -> tuple[Rea
         return task.to(device).model, task.window
     if isinstance(task, MaskedLanguageModel):
         return task.to(device).model, int(task.facts.get("length") or 0) or None
-    raise ConfigError(f"{file}: is a {type(task).__name__}, not a language model")
+    raise ConfigError(f"{file}: is {with_article(type(task).__name__)}, not a language model")
 
 
 def load_scorer(

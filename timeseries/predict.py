@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.command_line import CommandParser, add_device
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, with_article
 from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         task = load_task(args.ckpt_path, "timeseries")
         if not isinstance(task, ForecastTask):
             raise ConfigError(
-                f"{args.ckpt_path}: is a {type(task).__name__}, a forecaster is needed"
+                f"{args.ckpt_path}: is {with_article(type(task).__name__)}, a forecaster is needed"
             )
         if task.any_horizon and args.horizon is not None:
             task.horizon = args.horizon

@@ -216,9 +216,8 @@ class ZeroShot(ForecastTask):
         found |= {"forecast": forecast, "target": target, "mask": mask, "quantiles": nine}
         return found | {"pair": (forecast[mask], target[mask])}
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        step = self.global_step
+    def stepped(self, step: int) -> None:
+        """Averages the weights, see ``BaseTask``."""
         decay = min(self.decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.model.parameters()):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.command_line import CommandParser, add_device
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.tables import check_table, write_rows
 from longseq.vision.calibration import tempered
 from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
@@ -232,6 +232,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles (tile / 4)")
     parser.add_argument("--no_overlays", action="store_true", help="masks: write no overlays")
     args = parser.parse_args(argv)
+    if args.tile is not None:
+        check_positive("--tile", args.tile)
     task = load_classifier(args.ckpt_path, args.model)
     if args.page is not None and isinstance(task, (ImageClassifier, Segmentation, Restoration)):
         if args.page < 0:
@@ -255,8 +257,8 @@ def run(argv: Sequence[str]) -> int:
         clip = f"longseq vision matte CLIP --ckpt_path {args.ckpt_path} --out FOLDER"
         hint = _ELSEWHERE.get(kind, clip if kind == "VideoMatting" else "")
         raise ConfigError(
-            f"{args.ckpt_path}: is a {kind}, an ImageClassifier, a Segmentation or a Restoration "
-            f"is needed{f': {hint}' if hint else ''}"
+            f"{args.ckpt_path}: is {with_article(kind)}, an ImageClassifier, a Segmentation or a "
+            f"Restoration is needed{f': {hint}' if hint else ''}"
         )
     take_mirrored(task, args.mirrored, args.ckpt_path)
     check_table(args.out)

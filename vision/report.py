@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from longseq.core.command_line import CommandParser
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.figures import new_figure, save_png
 from longseq.core.tables import write_rows
 from longseq.core.training.loading import load_data, load_task
@@ -202,7 +202,8 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"--occlusion must be at least 0, got {args.occlusion}")
     task = load_task(args.ckpt_path, "vision")
     if not isinstance(task, ImageClassifier) or not task.one_class:
-        raise ConfigError(f"{args.ckpt_path}: is a {type(task).__name__}, no ImageClassifier")
+        kind = type(task).__name__
+        raise ConfigError(f"{args.ckpt_path}: is {with_article(kind)}, no ImageClassifier")
     take_mirrored(task, args.mirrored, args.ckpt_path)
     changes = {"source": args.data} if args.data else {}
     data = load_data(args.ckpt_path, ImageData, **changes)

@@ -208,6 +208,14 @@ def run_restoration(
     images = open_images(source, Reading.of(task.preprocess))
     names = [PurePosixPath(images.name(i)) for i in range(len(images))]
     paths = [target] if alone else [target / _as_written(name, names) for name in names]
+    if isinstance(images, FileImages) and images.root.is_dir():
+        own = {(images.root / name).resolve() for name in images.names}
+        if over := [path for path in paths if path.resolve() in own]:
+            raise DataError(
+                "is one of the images to restore, and would be written over",
+                path=over[0],
+                hint="choose another --out",
+            )
     found = list(restore(task, images, paths, tile, overlap))
     say_errors([error for _, error in found], source)
     bad = sum(path is None for path, _ in found)

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from longseq.core.command_line import CommandParser
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, with_article
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_rows
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loading import load_data, load_task
 from longseq.core.training.task import BaseTask
+
+_ELSEWHERE = {"ImageClassifier": "longseq vision compare scores it beside plain baselines"}
 
 
 def score_task(task: BaseTask, loader: Any) -> dict[str, float]:
@@ -50,14 +52,14 @@ def run(argv: Sequence[str]) -> int:
     for path in args.ckpt_path:
         task = load_task(path, "vision")
         if not hasattr(task, "baselines"):
-            raise ConfigError(
-                f"{path}: is a {type(task).__name__}; longseq vision compare scores classifiers of "
-                "images"
-            )
+            kind = type(task).__name__
+            hint = _ELSEWHERE.get(kind, "longseq vision test --ckpt_path scores it")
+            raise ConfigError(f"{path}: is {with_article(kind)}: {hint}")
         data = load_data(path, BaseData, **changes)
         if known is not None and known != (type(task), dict(data.hparams)):
             raise ConfigError(f"{path} and {args.ckpt_path[0]} were not trained on the same data")
         known = type(task), dict(data.hparams)
+        task.look_at(data)
         metric, less = task.headline
         found = score_task(task, data.test_dataloader())
         name, kind = task.shown

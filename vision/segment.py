@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from torch import Tensor
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ArgumentError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.tables import write_rows
 from longseq.vision.data.images import FileImages, ImageSet
@@ -166,6 +166,9 @@ def segment(
         except DataError as error:
             yield Segmented(str(name), error=str(error))
             continue
+        except ArgumentError as error:  # the encoder's: of an image that it is too small for
+            yield Segmented(str(name), error=str(images.where(index).error(str(error))))
+            continue
         relative = str(path.relative_to(root))
         yield Segmented(str(name), width, height, (counts / counts.sum()).tolist(), relative)
 
@@ -278,6 +281,11 @@ def run_segmentation(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DataError("is a file; of a segmentation, --out is a folder", path=out)
+    masks, inside = folder / "masks", [Path(source).resolve(), *Path(source).resolve().parents]
+    # Masks beside the images may be those that somebody drew; areas.csv says that they are ours.
+    if folder.resolve() in inside and masks.exists() and not (folder / "areas.csv").exists():
+        hint = "choose another --out: they would be written over"
+        raise DataError("lies beside the images and is not of predict", path=masks, hint=hint)
     images = open_images(source, Reading.of(task.preprocess))
     found = []
     for item in segment(task, images, folder, tile, overlap, overlays):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.training.facts import Fact
 from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
@@ -226,17 +226,12 @@ class ImageClassifier(BaseTask):
         if self.ema is not None:
             self.ema.load_state_dict(self.model.state_dict())
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Averages the weights after an optimiser step."""
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        stepped = (
-            batch_idx + 1
-        ) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        if self.ema is None or not stepped:
+    def stepped(self, step: int) -> None:
+        """Averages the weights, see ``BaseTask``."""
+        if self.ema is None:
             return
         # Early on the average forgets faster, or it would keep the random start for 1 / (1 - decay)
         # steps.
-        step = self.trainer.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             pairs = list(zip(self.ema.state_dict().values(), self.model.state_dict().values()))
@@ -285,8 +280,9 @@ def take_mirrored(task: BaseTask, mirrored: str | None, path: str | Path) -> Non
     if mirrored is None:
         return
     if not isinstance(task, ImageClassifier):
+        kind = type(task).__name__
         raise ConfigError(
-            f"--model.mirrored, --flip: is for classes, and {path} is a {type(task).__name__}"
+            f"--model.mirrored, --flip: is for classes, and {path} is {with_article(kind)}"
         )
     task.mirrored = mirrored == "true"
 

@@ -19,6 +19,7 @@ from longseq.core.checkpoints import foreign
 from longseq.core.checkpoints.contents import check_resumable
 from longseq.core.checkpoints.safe import check_state_dict
 from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.ops.precision import autocast_off
 from longseq.core.parallel.strategy import ContextParallelStrategy
 from longseq.core.training.facts import KEY, take_legacy
 from longseq.core.training.hyper import BaseData, record_hyper_parameters
@@ -159,11 +160,19 @@ class BaseTask(LightningModule):
         runs."""
         return {}
 
+    _seen: BaseData | None = None
+
     @property
     def data(self) -> BaseData | None:
-        """The data module of the run; None without a run, or one of longseq's kind."""
-        found = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        """The data module of the run, or of ``look_at``; None without one of longseq's kind."""
+        running = self._trainer is not None
+        found = getattr(self.trainer, "datamodule", None) if running else self._seen
         return found if isinstance(found, BaseData) else None
+
+    def look_at(self, data: BaseData) -> None:
+        """Checks data against what was learnt, and has them read alike, where no trainer does."""
+        self._seen = data
+        self.setup("test")
 
     def check_data(self, data: Any) -> None:
         """Checks that model and data fit, before a run begins.
@@ -234,7 +243,9 @@ class BaseTask(LightningModule):
                 f"{type(self).__name__} gives further metrics no prediction and target"
             )
         if stage != "train" and len(self.metrics[stage]):  # type: ignore[arg-type]
-            self.metrics[stage].update(**out)  # type: ignore[operator]
+            # Autocast would lower what some compute by: SSIM is a difference of convolutions.
+            with autocast_off(loss):
+                self.metrics[stage].update(**out)  # type: ignore[operator]
             self.log_dict(self.metrics[stage], batch_size=count)  # type: ignore[arg-type]
         return loss
 
@@ -285,6 +296,18 @@ class BaseTask(LightningModule):
             )
         optimizer = self.make_optimizer()
         return {"optimizer": optimizer, "lr_scheduler": recipe.make_schedule(optimizer, int(total))}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.stepped(self.trainer.global_step + 1)  # this one is counted when it returns
+
+    def stepped(self, step: int) -> None:
+        """Takes note that the weights have moved, before callbacks can keep or end the run: what is
+        averaged at the end of a batch is not yet in their checkpoint, and missing when it resumes.
+
+        Args:
+            step: number of the optimiser's steps, this one included.
+        """
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._stream.enter()

@@ -124,6 +124,8 @@ def test_files_keep_their_depth_and_tiffs_are_restored_by_bands(
     Path("in/bad.png").write_bytes(b"no")
     Image.fromarray(image).save("in/a.png")
     tifffile.imwrite("in/a.tif", image)
+    assert main([*predict, "in", "--out=./in"]) == 2 and len(list(Path("in").iterdir())) == 3
+    assert "bad.png: is one of the images to restore" in capsys.readouterr().err
     assert main([*predict, "in", "--out=many"]) == 0
     assert "1 could not be read" in capsys.readouterr().out
     assert sorted(path.name for path in Path("many").iterdir()) == ["a.png.png", "a.tif.tif"]

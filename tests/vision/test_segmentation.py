@@ -17,7 +17,7 @@ from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.vision import Segmentation, SegmentationData
 from longseq.vision.commands import DOMAIN
-from longseq.vision.data.images import ArrayImages
+from longseq.vision.data.images import ArrayImages, FileImages
 from longseq.vision.data.masks import IGNORED
 from longseq.vision.data.pixels import Reading
 from longseq.vision.segment import segment
@@ -94,6 +94,27 @@ def test_it_learns_and_writes_masks_with_the_values_of_training(
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 and rows[0]["width"] == "24" and rows[0]["mask"] == "masks/00.png"
     assert sum(float(rows[0][f"share_{v}"]) for v in (0, 7, 200)) == pytest.approx(1, abs=1e-5)
+    assert main(["vision", "predict", images, "--ckpt_path", LAST, "--out=f", "--tile=0"]) == 2
+    assert "--tile must be an integer of at least 1" in capsys.readouterr().err
+    drawn = (folder / "test/masks/00.png").read_bytes()  # the masks of training lie beside images
+    beside = ["vision", "predict", images, "--ckpt_path", LAST, f"--out={folder / 'test'}"]
+    assert main(beside) == 2 and (folder / "test/masks/00.png").read_bytes() == drawn
+    assert "masks: lies beside the images and is not of predict" in capsys.readouterr().err
+    for path in (folder / "test/masks").iterdir():
+        path.unlink()
+    (folder / "test/masks").rmdir()
+    assert main(beside) == main(beside) == 0  # what predict wrote it may write again
+
+
+def test_an_image_too_small_for_the_encoder_is_named_among_others(tmp_path: Path) -> None:
+    task = Segmentation(encoder="unet", encoder_kwargs={"dims": [4, 4]}, num_classes=2).eval()
+    task.facts = {"preprocess": {"tile": 16, "mean": [0.5], "std": [0.5]}, "values": [0, 1]}
+    for name, height in (("a", 1), ("b", 20)):
+        Image.fromarray(np.zeros((height, 20, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    images = FileImages(tmp_path, ["a.png", "b.png"], [0, 0], [], Reading(3))
+    small, fits = segment(task, images, tmp_path / "out")
+    assert "a.png: UNetEncoder" in small.error and "sides of at least 2" in small.error
+    assert not fits.error and (tmp_path / "out/masks/b.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.loading import load_task
@@ -29,7 +29,14 @@ def classifier(**kwargs) -> ImageClassifier:
     return ImageClassifier(**{**defaults, **kwargs})
 
 
-def train(task: ImageClassifier, data: ImageData, steps: int, folder: Path, **kwargs) -> Trainer:
+def train(
+    task: ImageClassifier,
+    data: ImageData,
+    steps: int,
+    folder: Path,
+    ckpt_path: Path | None = None,
+    **kwargs,
+) -> Trainer:
     trainer = Trainer(
         max_steps=steps,
         logger=False,
@@ -42,7 +49,7 @@ def train(task: ImageClassifier, data: ImageData, steps: int, folder: Path, **kw
         limit_val_batches=0,
         **kwargs,
     )
-    trainer.fit(task, data)
+    trainer.fit(task, data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -98,11 +105,9 @@ def test_the_average_follows_its_formula_once_an_optimiser_step(
     task = classifier(ema_decay=0.5)
     expected = [value.clone() for value in task.ema.state_dict().values()]
     seen = []
-    original = task.on_train_batch_end
+    before = [value.clone() for value in expected]
 
     def follow(*args) -> None:
-        before = [value.clone() for value in task.ema.state_dict().values()]
-        original(*args)
         after = list(task.ema.state_dict().values())
         seen.append(any(not torch.equal(a, b) for a, b in zip(before, after)))
         if seen[-1]:
@@ -110,12 +115,34 @@ def test_the_average_follows_its_formula_once_an_optimiser_step(
             decay = min(0.5, (1 + step) / (10 + step))
             for mean, value in zip(expected, task.model.state_dict().values()):
                 mean.lerp_(value, 1 - decay)
+        before[:] = [value.clone() for value in after]
 
     task.on_train_batch_end = follow
     train(task, data, 2, tmp_path, accumulate_grad_batches=2)
     assert seen == [False, True, False, True]
     for mean, value in zip(expected, task.ema.state_dict().values()):
         torch.testing.assert_close(mean, value)
+
+
+class KeepAt(Callback):
+    """Keeps the run after a step as a callback of the command line does."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *args) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def test_the_average_goes_on_where_a_step_was_kept(data: ImageData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole, path = classifier(ema_decay=0.9, lr=1e-2, total_steps=4), tmp_path / "kept.ckpt"
+    train(whole, data, 4, tmp_path, callbacks=[KeepAt(2, path)])
+    resumed = classifier(ema_decay=0.9, lr=1e-2, total_steps=4)
+    train(resumed, data, 4, tmp_path, ckpt_path=path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_mirrored_evaluation(data: ImageData, tmp_path: Path) -> None:

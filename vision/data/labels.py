@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -125,7 +126,23 @@ def _from_table(path: Path) -> Rows:
         else:
             labels = [name for name in classes if _is_true(row, name, path, record)]
         found.setdefault(PART_NAMES[named], {})[name] = labels
+    _check_separators(found, path)
     return found
+
+
+def _check_separators(rows: Rows, path: Path) -> None:
+    """Checks that no label is several others with something else than ; between them."""
+    items = [(name, labels) for part in rows.values() for name, labels in part.items()]
+    known = {label for _, labels in items for label in labels}
+    for label in sorted(known):
+        parts = [one.strip() for one in re.split("[,|]", label)]
+        if len(parts) > 1 and known.issuperset(parts):
+            raise DataError(
+                f"{label!r} would be a label beside {parts[0]!r} and {parts[1]!r}",
+                path=path,
+                record=next(name for name, labels in items if label in labels),
+                hint="put ; between the labels of an image",
+            )
 
 
 def _is_true(row: Mapping[str, str], name: str, path: Path, record: str) -> bool:

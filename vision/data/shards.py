@@ -282,8 +282,8 @@ def _scan(shard: Path, number: int) -> list[_Sample]:
                     file.seek(offset)
                     content = file.read(min(size, _MAX_LABEL))
                     label = _label(content, ending, Where(shard, name))
-                    if label is not None:
-                        labels[key] = label
+                    if label is not None and (ending == "cls" or key not in labels):
+                        labels[key] = label  # the .cls file's, whichever comes first
                 elif is_image(name):
                     if key in samples:
                         raise DataError(

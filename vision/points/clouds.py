@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from longseq.core.errors import DataError
 SUFFIXES = (".npy", ".xyz", ".ply")
 MAX_POINTS = 1 << 24
 """A larger cloud is refused before it is read into memory."""
+_MOST_COLUMNS = 16
+"""Place, normal, colour and what else a scanner says of a point; more are points in columns."""
+_DECIMAL_COMMA = re.compile(r"\d,\d")
 _TYPES = {
     name: kind
     for kind, names in (
@@ -83,6 +87,9 @@ def _columns(array: np.ndarray, file: Path) -> np.ndarray:
             f"holds {array.dtype} of the shape {array.shape}, not numbers of (points, 3 or more)",
             path=file,
         )
+    if array.shape[1] > max(array.shape[0], _MOST_COLUMNS):
+        said = f"holds {array.shape[0]} rows of {array.shape[1]:,} columns: a point is a row"
+        raise DataError(said, path=file, hint="save it transposed, (points, 3 or more)")
     return array[:, :3].astype(np.float64)
 
 
@@ -100,9 +107,14 @@ def _rows(lines: list[str], first: int, file: Path) -> np.ndarray:
     """Returns lines of numbers as an array of their shortest width."""
     found = []
     for number, line in enumerate(lines, first):
-        parts = line.split("#")[0].replace(",", " ").split()
+        bare = line.split("#")[0].strip()
+        parts = bare.replace(",", " ").split()
         if not parts:
             continue
+        if len(bare.split()) > 1 and _DECIMAL_COMMA.search(bare):
+            said = f"line {number} has commas inside of numbers, or two kinds of separators"
+            hint = "write decimal points, and commas or spaces between numbers"
+            raise DataError(said, path=file, record=line[:40], hint=hint)
         try:
             found.append([float(part) for part in parts])
         except ValueError as error:
@@ -123,11 +135,12 @@ def _read_xyz(content: bytes, file: Path) -> np.ndarray:
 
 
 def _read_ply(content: bytes, file: Path) -> np.ndarray:
-    head, end, body = content.partition(b"end_header")
+    # A line of its own: a comment may hold the word, and some programs leave a space behind it.
+    end = re.search(rb"(?:\r\n|\n|\r)end_header[ \t]*(?:\r\n|\n|\r)", content)
+    head, body = (content[: end.start()], content[end.end() :]) if end else (b"", b"")
     lines = head.decode("ascii", "replace").splitlines()
-    if not end or not lines or lines[0].strip() != "ply":
+    if not lines or lines[0].strip() != "ply":
         raise DataError("is not a PLY file, or ends in its header", path=file)
-    body = body[2:] if body[:2] == b"\r\n" else body[1:]
     order, count, names, types = None, None, [], []
     for line in lines[1:]:
         words = line.split()

@@ -209,6 +209,9 @@ class PointClouds(BaseData):
             part = PART_NAMES.get(inside[0].lower(), "")
             if len(inside) < (3 if part else 2):
                 raise DataError("lies in no class folder", path=file)
+            if len(inside) > (3 if part else 2):  # <class>/train/…, or a folder per scan
+                hint = "put its files into <class>/ or train/<class>/"
+                raise DataError("lies in a folder inside its class folder", path=file, hint=hint)
             found.setdefault(part or "train", []).append((inside[-2], file))
         if "train" not in found:
             raise DataError(f"holds no training clouds ({', '.join(SUFFIXES)})", path=root)

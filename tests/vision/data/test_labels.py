@@ -49,6 +49,18 @@ def test_a_table_of_names_and_one_of_columns_say_the_same(table: Path) -> None:
     assert second.valid is not None and second.test is None
 
 
+@pytest.mark.parametrize("sign", [",", "|"])
+def test_another_sign_between_labels_is_named(table: Path, sign: str) -> None:
+    text = table.read_text().replace("cat;dog", f'"cat{sign} dog"')
+    table.write_text(text)
+    with pytest.raises(DataError, match=r"all/0\.png: 'cat. dog' would be a label beside 'cat'"):
+        open_labelled(table, Reading())
+    table.write_text(
+        text.replace("train,dog", "train,bird").replace("test,cat", "test,")
+    )  # then it may be a name
+    assert len(open_labelled(table, Reading()).train.classes) == 2
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("prefix", ["", "train/", "archive/Train/"])
 def test_an_image_in_two_folders_has_both_labels(tmp_path: Path, packed, prefix) -> None:

@@ -67,6 +67,15 @@ def test_classes_and_pixels_are_those_of_the_members(tmp_path: Path, kind: str) 
     assert (again.image(6) == 6).all() and "a-train-001.tar" in str(again.where(6).path)
 
 
+@pytest.mark.parametrize("first", [".cls", ".json"])
+def test_a_class_file_goes_before_json_wherever_it_stands(tmp_path: Path, first: str) -> None:
+    members = shard(0, 4) | {f"{i:04d}.json": b'{"label": "other"}' for i in range(4)}
+    names = sorted(members, key=lambda name: (name[:4], Path(name).suffix != first, name))
+    path = write(tmp_path / "train.tar", {name: members[name] for name in names})
+    source = open_source(str(path), Reading())
+    assert source.train.classes == ["0", "1"] and source.train.labels.tolist() == [0, 1, 0, 1]
+
+
 def test_a_pattern_and_folders_of_parts_name_shards(tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"x-{i:03d}.tar", shard(4 * i, 4))

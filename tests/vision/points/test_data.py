@@ -52,6 +52,17 @@ def test_every_kind_of_file_gives_the_same_points(workdir: Path) -> None:
         np.testing.assert_array_equal(read_cloud(name), points, err_msg=name)
 
 
+def test_a_ply_header_ends_at_its_own_line(workdir: Path) -> None:
+    points = np.arange(9.0).reshape(3, 3)
+    body = b"".join(struct.pack("<Bfff", 7, *row) for row in points.tolist())
+    plain = header("binary_little_endian", 3)
+    spaced = plain.replace(b"end_header\n", b"end_header \n")
+    named = plain.replace(b"made by hand", b"no end_header here")
+    for head in (spaced, named, plain.replace(b"\n", b"\r\n")):
+        Path("a.ply").write_bytes(head + body)
+        np.testing.assert_array_equal(read_cloud("a.ply"), points)
+
+
 def test_bad_files_are_named(workdir: Path) -> None:
     body = struct.pack("<Bfff", 7, 1, 2, 3)
     little = "binary_little_endian"
@@ -63,8 +74,10 @@ def test_bad_files_are_named(workdir: Path) -> None:
         "two.xyz": (b"1 2 3\n1 2\n", "line 2 holds 2 numbers"),
         "word.xyz": (b"1 2 3\n1 b 3\n", "line 2 does not hold numbers"),
         "nan.xyz": (b"1 2 3\n1 nan 3\n", "point 1 is not finite"),
+        "german.xyz": (b"0,5 1,25 3,0\n1,5 2,0 3,0\n", "line 1 has commas inside of numbers"),
         "bytes.xyz": (b"\xff\xfe", "not a text file"),
         "flat.npy": (None, "not numbers of"),
+        "turned.npy": (None, "holds 3 rows of 50 columns: a point is a row"),
         "words.npy": (b"hello", "not an array of numbers"),
         "kind.obj": (b"v 1 2 3", "no known kind"),
         "not.ply": (b"hello", "not a PLY file"),
@@ -78,6 +91,7 @@ def test_bad_files_are_named(workdir: Path) -> None:
     }
     np.save("none.npy", np.empty((0, 3)))
     np.save("flat.npy", np.zeros((4, 2)))
+    np.save("turned.npy", np.zeros((3, 50)))
     for name, (content, said) in cases.items():
         if content is not None:
             Path(name).write_bytes(content)
@@ -157,6 +171,12 @@ def test_bad_folders_and_settings_are_named(workdir: Path) -> None:
     np.save(root / "lost.npy", np.zeros((4, 3)))
     with pytest.raises(DataError, match=r"lost\.npy: lies in no class folder"):
         PointClouds(str(root)).setup()
+    (root / "lost.npy").unlink()
+    deep = root / "test" / "cone" / "scan_1"  # nor are scans classes, nor <class>/train/
+    deep.mkdir()
+    np.save(deep / "0.npy", np.zeros((4, 3)))
+    with pytest.raises(DataError, match=r"0\.npy: lies in a folder inside its class folder"):
+        PointClouds(str(root)).setup()
     Path("void").mkdir()
     with pytest.raises(DataError, match="holds no training clouds"):
         PointClouds("void").setup()
@@ -181,6 +201,13 @@ def test_every_shipped_configuration_trains_and_is_scored(name: str, workdir, ca
     assert main(["vision", "score", "--ckpt_path", last]) == 0
     out = capsys.readouterr().out
     assert "random forest" in out and "best baseline" in out and "groups of voxels" in out
+    for name in ("ape", "cone"):  # as many classes, and not the same ones
+        Path("other", name).mkdir(parents=True)
+        for number in range(7):
+            points = make_shape(np.random.default_rng(number), "box", 20, 0.0, 0.0)
+            np.save(Path("other", name, f"{number}.npy"), points)
+    assert main(["vision", "score", "--ckpt_path", last, "--source", "other"]) == 2
+    assert "other: has the classes ['ape', 'cone']" in capsys.readouterr().err
     argv = ["vision", "fit", "--config", "small.yaml", "--model.num_classes=3", "--name=t"]
     assert main(argv) == 2
     assert "has 2 classes" in capsys.readouterr().err
