@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.vision.models.layers import DropPath, add_branch, depthwise, head, path_rates
+from longseq.vision.models.layers import DropPath, depthwise, head, path_rates, with_branch
 from longseq.vision.models.pyramid import (
     IMAGENET,
     ExactMLP,
@@ -110,8 +110,8 @@ class GroupBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, C)."""
-        x = add_branch(x, self.attn(x), self.drop_path)
-        return add_branch(x, self.mlp(self.norm2(x)), self.drop_path)
+        x = with_branch(x, (self.attn,), self.drop_path)
+        return with_branch(x, (self.norm2, self.mlp), self.drop_path)
 
 
 class PooledBlock(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ArgumentError, ConfigError
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform
 from longseq.core.ops.depthwise_conv2d import depthwise_conv2d
-from longseq.core.ops.linear import linear
 from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 
 
@@ -38,9 +38,13 @@ class DropPath(nn.Module):
         factors = self.factors(x)
         return x if factors is None else x * factors
 
+    def never(self) -> bool:
+        """Returns whether it leaves every branch as it is."""
+        return not self.training or self.p == 0
+
     def factors(self, x: Tensor) -> Tensor | None:
         """Returns what every sample's branch is multiplied by, (B, 1, ...); None for nothing."""
-        if not self.training or self.p == 0:
+        if self.never():
             return None
         keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.p
         return keep.to(x.dtype) / (1 - self.p)
@@ -61,6 +65,76 @@ def add_branch(x: Tensor, branch: Tensor, drop_path: nn.Module) -> Tensor:
     assert isinstance(drop_path, DropPath)
     factors = drop_path.factors(branch)
     return x + branch if factors is None else torch.addcmul(x, branch, factors)
+
+
+def with_branch(x: Tensor, layers: Sequence[nn.Module], drop_path: nn.Module) -> Tensor:
+    """Returns ``x + drop_path(layers(x))``; on a CPU only the samples whose branch is kept are put
+    through it: results and gradients are the same, and what is dropped costs next to nothing.
+
+    Args:
+        x: (B, ...).
+        layers: one after another, none of which mixes samples.
+        drop_path: stochastic depth, or what was put in its place.
+    """
+    if _drops(x, drop_path):
+        assert isinstance(drop_path, DropPath)
+        factors = drop_path.factors(x)
+        assert factors is not None
+        kept = factors.flatten().nonzero().flatten()
+        if len(kept) == len(x) or not _by_sample(layers):
+            branch = _through(layers, x)
+            return (
+                torch.addcmul(x, branch, factors)
+                if branch.dtype == x.dtype
+                else x + branch * factors
+            )
+        if len(kept) == 0:
+            learnt = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+            return _Unmoved.apply(x, *learnt)
+        branch = _through(layers, x[kept])
+        wide = torch.promote_types(x.dtype, branch.dtype)
+        return x.to(wide).index_add(0, kept, branch.to(wide), alpha=1 / (1 - drop_path.p))
+    return add_branch(x, _through(layers, x), drop_path)
+
+
+def _drops(x: Tensor, drop_path: nn.Module) -> bool:
+    """Returns whether samples may be dropped here, and a look at which of them costs nothing."""
+    # torch.fx traces with what is no tensor.
+    if type(x) is not Tensor or not x.is_cpu or torch.compiler.is_compiling():
+        return False
+    if not plain_map(drop_path, ANY_HOOKS, DropPath):
+        return False
+    assert isinstance(drop_path, DropPath)
+    seen = torch.jit.is_tracing() or in_transform() or in_forward_mode()
+    return not (drop_path.never() or seen or torch._C._len_torch_dispatch_stack())
+
+
+def _by_sample(layers: Sequence[nn.Module]) -> bool:
+    """Returns whether nobody asks for the whole batch: no hook, no batch norm."""
+    parts = [part for layer in layers for part in layer.modules()]
+    return all(plain_map(part, ANY_HOOKS, type(part)) for part in parts) and not any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts
+    )
+
+
+def _through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+class _Unmoved(torch.autograd.Function):
+    """x beside a branch that no sample takes: gradients of 0 for its parameters, as an optimiser
+    and a group of processes expect them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *learnt: Tensor) -> Tensor:
+        ctx.save_for_backward(*learnt)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0], *(torch.zeros_like(one) for one in ctx.saved_tensors)
 
 
 def path_rates(rate: float, depth: int) -> list[float]:
@@ -206,34 +280,6 @@ def depthwise(conv: nn.Module, x: Tensor, silu: bool = False) -> Tensor:
             return depthwise_conv2d(x, conv.weight, conv.bias, silu=silu)
     y: Tensor = conv(x.permute(0, 3, 1, 2))
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
-
-
-def unfoldable(conv: nn.Module) -> bool:
-    """Returns whether ``unfolded`` computes what a layer does."""
-    if not plain_map(conv, ANY_HOOKS, nn.Conv2d):
-        return False
-    assert isinstance(conv, nn.Conv2d)
-    zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return zeros and conv.groups == 1 and conv.dilation == (1, 1)
-
-
-def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Returns a convolution of maps channels last as one product with what each position sees.
-
-    Where a map has few positions and many channels, the weights are most of what has to be read;
-    the product takes them as they lie.
-
-    Args:
-        conv: one that ``unfoldable`` takes.
-        x: (B, H, W, C).
-
-    Returns:
-        (B, H', W', C').
-    """
-    (high, wide), (down, right), (top, left) = conv.kernel_size, conv.stride, conv.padding
-    x = F.pad(x, (0, 0, int(left), int(left), int(top), int(top)))
-    seen = x.unfold(1, high, down).unfold(2, wide, right)  # (B, H', W', C, kernel)
-    return linear(seen.flatten(3), conv.weight.flatten(1), conv.bias)
 
 
 class FeatureExtractor(nn.Module):

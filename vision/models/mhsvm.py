@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.registry import Preset
-from longseq.vision.models.layers import DropPath, add_branch, depthwise, head, path_rates
+from longseq.vision.models.layers import DropPath, depthwise, head, path_rates, with_branch
 from longseq.vision.models.pyramid import PatchMerging, Pyramid, check_stages, initialise
 from longseq.vision.models.scan2d import scan2d
 from longseq.vision.models.vmamba import LaneScan, scan_side_by_side
@@ -198,7 +198,7 @@ class RouteBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
-        return add_branch(x, self.self_attention(self.ln_1(x)), self.drop_path)
+        return with_branch(x, (self.ln_1, self.self_attention), self.drop_path)
 
 
 class Patches(nn.Module):

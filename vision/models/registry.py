@@ -161,7 +161,7 @@ _PRESETS = {
     ),
     "hybrid_nano": Preset(
         ResNet,
-        {"dims": (32, 64, 192), "scans": (2,), "averaged": True},
+        {"dims": (32, 64, 160), "scans": (2,), "averaged": True},
         "convolutional stages, then a recurrence over the map; the quickest to train on a CPU",
     ),
     "hybrid_micro": Preset(

@@ -25,17 +25,16 @@ from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.selective_scan import selective_scan
 from longseq.vision.models.layers import (
     DropPath,
-    add_branch,
     before_scan,
     depthwise,
     head,
     path_rates,
     step_size_bias,
-    unfoldable,
-    unfolded,
+    with_branch,
 )
 from longseq.vision.models.pyramid import ExactMLP, LayerNorm2d, Pyramid, check_stages
 from longseq.vision.models.scan2d import CROSS_SCAN, along, back, scan2d, straight_ways
+from longseq.vision.models.unfold import unfoldable, unfolded
 
 BY_LANE = 1 << 19
 """Numbers in all directions' sequences of an image from which they are scanned one at a time."""
@@ -247,8 +246,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, D)."""
-        x = add_branch(x, self.op(self.norm(x)), self.drop_path)
-        return add_branch(x, self.mlp(self.norm2(x)), self.drop_path)
+        x = with_branch(x, (self.norm, self.op), self.drop_path)
+        return with_branch(x, (self.norm2, self.mlp), self.drop_path)
 
 
 class Stage(nn.Module):
@@ -272,7 +271,7 @@ class Stage(nn.Module):
                 nn.Conv2d(width, out_width, 3, stride=2, padding=1),
                 nn.Identity(),
                 LayerNorm2d(out_width),
-            )
+            ).to(memory_format=torch.channels_last)  # as ``unfolded`` reads its weights
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,13 +285,13 @@ class Stage(nn.Module):
         if torch.compiler.is_compiling() or not plain_map(layers, ANY_HOOKS, nn.Sequential):
             return layers(below).permute(0, 2, 3, 1)
         assert isinstance(layers, nn.Sequential)
-        positions, outs = x.shape[0] * (x.shape[1] // 2) * (x.shape[2] // 2), self.out_width
-        # Of a map with fewer positions than channels, the convolution would turn round its weights.
+        # Of few positions, gradients by a convolution take up to three times those of a product.
+        most = self.out_width * (2 if torch.is_grad_enabled() else 1)
+        few = x.shape[0] * (x.shape[1] // 2) * (x.shape[2] // 2) <= most
         own = len(layers) > 1 and plain_map(layers[0], ANY_HOOKS, nn.Identity)
-        if positions * 4 <= outs and own and unfoldable(layers[1]):
+        if few and own and unfoldable(layers[1]):
             below = unfolded(layers[1], x).permute(0, 3, 1, 2)
             return layers[2:](below).permute(0, 2, 3, 1)
-        below = below.contiguous() if positions < outs else below
         return layers(below).permute(0, 2, 3, 1)
 
 

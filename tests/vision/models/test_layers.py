@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longseq.vision.models.layers import DropPath, add_branch, depthwise, unfolded
+from longseq.vision.models.layers import DropPath, add_branch, depthwise
 from longseq.vision.models.pyramid import ExactMLP
 from longseq.vision.models.vmamba import Stage
 
@@ -47,18 +47,6 @@ def test_the_depthwise_convolution_is_what_the_module_gives(conv: nn.Module) -> 
         torch.testing.assert_close(found, wanted)
         for pair in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (found, wanted))):
             torch.testing.assert_close(*pair)
-
-
-@pytest.mark.parametrize("size", [(7, 7), (6, 3), (1, 2)])
-@pytest.mark.parametrize("conv", [nn.Conv2d(6, 10, 3, 2, 1), nn.Conv2d(6, 10, (3, 2), (2, 1), 1)])
-def test_a_convolution_as_one_product(conv: nn.Conv2d, size: tuple[int, int]) -> None:
-    x = torch.randn(2, *size, 6, dtype=torch.float64, requires_grad=True)
-    conv = conv.double()
-    leaves = [x, *conv.parameters()]
-    found, wanted = unfolded(conv, x), conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(found, wanted)
-    for pair in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (found, wanted))):
-        torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 5), (9, 9), (20, 30)])
