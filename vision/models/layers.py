@@ -105,7 +105,7 @@ def _drops(x: Tensor, drop_path: nn.Module) -> bool:
     if not plain_map(drop_path, ANY_HOOKS, DropPath):
         return False
     assert isinstance(drop_path, DropPath)
-    seen = torch.jit.is_tracing() or in_transform() or in_forward_mode()
+    seen = torch._C._is_tracing() or in_transform() or in_forward_mode()
     return not (drop_path.never() or seen or torch._C._len_torch_dispatch_stack())
 
 

@@ -13,7 +13,7 @@ from longseq.core.ops.two_way_recurrence.arguments import Arguments
 
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels do not take a call, or None if they do."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return "a compiler or tracer is to see torch's own operations"
     return cpu_reason(*call)
 
