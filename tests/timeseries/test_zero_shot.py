@@ -274,13 +274,14 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
 @pytest.mark.parametrize(
     "names, shares",
     [
+        ("plain+slstm", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
         ("plain+local", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
         ("recurrent+plain", ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
         ("recurrent+plain+local", ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
     ],
 )
 def test_a_forecaster_of_networks_is_their_weighted_mean(names, shares):
-    all_ = packaged_networks() if names == "plain+local" else mean_of_networks(names)
+    all_ = packaged_networks() if names == "plain+slstm" else mean_of_networks(names)
     all_ = all_.eval()
     x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
     known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])
