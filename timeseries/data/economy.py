@@ -86,6 +86,24 @@ def components(rng: Rng, n: int, length: int, year: int) -> np.ndarray:
     return x
 
 
+def calendar(rng: Rng, months: np.ndarray) -> np.ndarray:
+    """Returns what the days of months add to logarithms (n, T), and a feast in March or April.
+
+    Args:
+        rng: source of randomness.
+        months: of every series and row, counted from January 1900 (n, T), at most 2,399.
+    """
+    n, length = months.shape
+    counts = weekdays()
+    effect = rng.standard_normal((n, 7)) * log_uniform(rng, 0.001, 0.015, (n, 1))
+    effect += log_uniform(rng, 1e-3, 1 / 30, (n, 1)) * (rng.random((n, 1)) < 0.5)
+    days = np.einsum("ntd,nd->nt", counts[months] - counts.mean(0), effect)
+    march = rng.random((n, length)) < 0.25  # the feast of this year, read at its March
+    early = np.where(months % 12 == 2, march, np.roll(march, 1, 1))
+    here = np.where(months % 12 == 2, early, np.where(months % 12 == 3, ~early, False))
+    return days + here * rng.normal(0, 0.05, (n, 1)) * (rng.random((n, 1)) < 0.3)
+
+
 def economy(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns yearly, quarterly and monthly kinds of series (n, T), and rows a year (0 for one)."""
     out, periods = np.empty((n, length)), np.zeros(n, int)
@@ -101,7 +119,9 @@ def economy(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
             x = np.where(rng.random((k, 1)) < 0.5, models, x)
             periods[rows] = year
         if year == 12:
-            x += _calendar(rng, k, length) * (rng.random((k, 1)) < 0.6)
+            first = rng.integers(0, len(weekdays()), (k, 1))
+            months = (first + np.arange(length)) % len(weekdays())
+            x += calendar(rng, months) * (rng.random((k, 1)) < 0.6)
         # A fall or a rise of the level within a few rows, as of a crisis or a new definition.
         at = (rng.random((k, 1)) * length).astype(int)
         fall = np.clip((np.arange(length) - at) / rng.integers(1, 7, (k, 1)), 0, 1)
@@ -121,18 +141,3 @@ def _season(rng: Rng, n: int, year: int) -> np.ndarray:
     wave = np.cos(2 * np.pi * (rows / year - rng.random((n, 1)))) + 0.4 * free
     few = 0.15 * free + (rng.random((n, year)) < 2 / year) * rng.normal(0, 2, (n, year))
     return np.where(kind < 0.4, free, np.where(kind < 0.7, wave, few))
-
-
-def _calendar(rng: Rng, n: int, length: int) -> np.ndarray:
-    """Returns what each month's days add to logarithms (n, T), and a feast in March or April."""
-    counts = weekdays()
-    first = rng.integers(0, len(counts), n)
-    months = (first[:, None] + np.arange(length)) % len(counts)
-    effect = rng.standard_normal((n, 7)) * log_uniform(rng, 0.001, 0.015, (n, 1))
-    effect += log_uniform(rng, 1e-3, 1 / 30, (n, 1)) * (rng.random((n, 1)) < 0.5)
-    days = np.einsum("ntd,nd->nt", counts[months] - counts.mean(0), effect)
-    march = rng.random((n, length)) < 0.25  # the feast of this year, read at its March
-    early = np.where(months % 12 == 2, march, np.roll(march, 1, 1))
-    sign = np.where(months % 12 == 2, early, np.where(months % 12 == 3, ~early, False))
-    feast = sign * rng.normal(0, 0.05, (n, 1)) * (rng.random((n, 1)) < 0.3)
-    return days + feast
