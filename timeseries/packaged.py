@@ -24,7 +24,7 @@ _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
     "recurrent+plain": ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     "recurrent+plain+local": ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
 }
-_READS = {BOTH: 128, "recurrent+plain": 512, "recurrent+plain+local": 256}
+_READS = {BOTH: 64, "recurrent+plain": 512, "recurrent+plain+local": 256}
 EARLIER = tuple(name for name in _SHARES if name != BOTH)
 
 
