@@ -19,7 +19,7 @@ PACKAGED = {
 # more. The card says what chose them. The others are of earlier versions, whose checkpoints
 # forecast as they did. Recurrent layers read so many values.
 _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
-    BOTH: ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),
+    BOTH: ((1 / 4, 1 / 3), (3 / 4, 2 / 3)),
     "plain+local": ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),
     "recurrent+plain": ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     "recurrent+plain+local": ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),

@@ -274,7 +274,7 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
 @pytest.mark.parametrize(
     "names, shares",
     [
-        ("plain+slstm", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
+        ("plain+slstm", ((1 / 3, 2 / 3), (1 / 4, 3 / 4))),
         ("plain+local", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
         ("recurrent+plain", ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
         ("recurrent+plain+local", ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
