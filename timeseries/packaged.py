@@ -8,29 +8,31 @@ from longseq.core.checkpoints.safe import load_weights
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.timeseries.models.zero_shot import MeanOfNetworks, ZeroShot
 
-BOTH = "plain+local"
-# Weights in half precision: of a network without a backbone, and of one that sees local models too.
+BOTH = "plain+slstm"
+# Weights in half precision: of a network without a backbone, and of one with an sLSTM layer that
+# sees local models too.
 PACKAGED = {
     name: Path(__file__).parent / "checkpoints" / f"zero_shot_{name}.safetensors"
     for name in BOTH.split("+")
 }
 # Shares of networks in the mean, where the season found has at most four rows and where it has
-# more. The card says what chose them. Those with recurrent layers are of earlier versions, whose
-# checkpoints forecast as they did; their layers read so many values.
+# more. The card says what chose them. The others are of earlier versions, whose checkpoints
+# forecast as they did. Recurrent layers read so many values.
 _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
-    BOTH: ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),
+    BOTH: ((1 / 4, 1 / 3), (3 / 4, 2 / 3)),
+    "plain+local": ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),
     "recurrent+plain": ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     "recurrent+plain+local": ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
 }
-_READS = {"recurrent+plain": 512, "recurrent+plain+local": 256}
-EARLIER = tuple(_READS)
+_READS = {BOTH: 64, "recurrent+plain": 512, "recurrent+plain+local": 256}
+EARLIER = tuple(name for name in _SHARES if name != BOTH)
 
 
 def mean_of_networks(names: str, recurrent: ZeroShot | None = None) -> MeanOfNetworks:
     """Returns networks and their mean, untrained.
 
     Args:
-        names: "plain+local", or one of ``EARLIER``.
+        names: "plain+slstm", or one of ``EARLIER``.
         recurrent: the network with recurrent layers, of those.
     """
     networks = []
@@ -48,7 +50,7 @@ def packaged_networks(names: str = BOTH) -> ZeroShot | MeanOfNetworks:
     """Returns the packaged forecaster, the weighted mean of its networks, or one of them.
 
     Args:
-        names: "plain+local", "plain" or "local".
+        names: "plain+slstm", "plain" or "slstm".
 
     Raises:
         ConfigError: for another name.
@@ -67,4 +69,6 @@ def packaged_networks(names: str = BOTH) -> ZeroShot | MeanOfNetworks:
 
 
 def _network(name: str) -> ZeroShot:
+    if name == "slstm":
+        return ZeroShot(n_layers=1, reads=_READS[BOTH], local=True)
     return ZeroShot(n_layers=0, local=name == "local")

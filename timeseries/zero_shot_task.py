@@ -40,8 +40,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
-        networks: which of the packaged forecaster's are trained: "plain+local", whose mean
-            forecasts, "plain" or "local". Without ``pretrained`` there is one, of the sizes below.
+        networks: which of the packaged forecaster's are trained: "plain+slstm", whose mean
+            forecasts, "plain" or "slstm". Without ``pretrained`` there is one, of the sizes below.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -113,14 +113,23 @@ class ZeroShot(ForecastTask):
 
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
-        """There was one network at first, then two, or ``second`` was false, then so many of three:
-        the first one had recurrent layers, and its weights are in the checkpoint alone."""
+        """There was one network at first, then two, or ``second`` was false, then so many of three,
+        then two without recurrent layers: weights that are not packaged now are in the checkpoint
+        alone."""
         super().upgrade(content)
         hyper = content.get("hyper_parameters") or {}
-        count = hyper.get("networks", 2 if hyper.pop("second", False) else 1)
-        if isinstance(count, int):
-            means = dict(zip((2, 3), EARLIER)) if hyper.get("pretrained", True) else {}
-            hyper |= {"networks": means.get(count, BOTH), "pretrained": False}
+        names = hyper.get("networks", 2 if hyper.pop("second", False) else 1)
+        pretrained = hyper.get("pretrained", True)
+        if isinstance(names, int):
+            means = dict(zip((2, 3), ("recurrent+plain", "recurrent+plain+local")))
+            found = means.get(names, BOTH) if pretrained else BOTH
+            hyper |= {"networks": found, "pretrained": False}
+        elif names == "plain+local":
+            # Without pretrained weights the name was the default beside a single network.
+            pair = any(key.startswith("average.networks.") for key in content["state_dict"])
+            hyper |= {"networks": names if pair else BOTH, "pretrained": False}
+        elif names == "local" and pretrained:
+            hyper |= {"networks": BOTH, "pretrained": False, "n_layers": 0, "local": True}
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

@@ -81,10 +81,14 @@ def test_one_seven_and_512_at_once(packaged, season):
         one[0] = 1.0
     whole = packaged.forecast(contexts, 10, season, 512)
     width = (whole[..., 8] - whole[..., 0]).mean(1)[:, None, None] + 1e-6
+    # Medians are sums in float32 of forecasts as large as the values, of which [1, 0, 0, 0, 1, …]
+    # has intervals of a thousandth.
+    sizes = np.array([np.nanmax(np.abs(one)) for one in contexts])
+    rounding = 4 * np.finfo(np.float32).eps * sizes[:, None, None]
     assert (np.diff(whole, axis=-1) >= -1e-9).all() and np.isfinite(whole).all()
     for size, some in ((7, slice(0, 512)), (1, slice(0, 60))):
         found = packaged.forecast(contexts[some], 10, season, size)
-        assert (np.abs(found - whole[some]) / width[some]).max() < 1e-4
+        assert (np.abs(found - whole[some]) < 5e-5 * width[some] + rounding[some]).all()
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
@@ -274,13 +278,14 @@ def test_the_network_reads_no_value_after_a_cutoff(layers):
 @pytest.mark.parametrize(
     "names, shares",
     [
+        ("plain+slstm", ((1 / 3, 2 / 3), (1 / 4, 3 / 4))),
         ("plain+local", ((1 / 2, 1 / 2), (1 / 4, 3 / 4))),
         ("recurrent+plain", ((1 / 3, 2 / 3), (2 / 3, 1 / 3))),
         ("recurrent+plain+local", ((1 / 4, 1 / 2, 1 / 4), (1 / 3, 0, 2 / 3))),
     ],
 )
 def test_a_forecaster_of_networks_is_their_weighted_mean(names, shares):
-    all_ = packaged_networks() if names == "plain+local" else mean_of_networks(names)
+    all_ = packaged_networks() if names == "plain+slstm" else mean_of_networks(names)
     all_ = all_.eval()
     x = torch.from_numpy(np.stack([waves(640, 24), np.linspace(0.0, 9.0, 640)])).float()
     known, hint = torch.ones_like(x, dtype=torch.bool), torch.tensor([24, 0])

@@ -55,26 +55,35 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     assert max(float(one.abs().max()) for one in gradients) > 0
 
 
+NOW = "plain+slstm"
+# A packaged network's sizes were not among the hyper-parameters.
+LOCAL = {"pretrained": True, "networks": "local", "n_layers": 3, "local": False}
 EARLIER = {  # what their hyper-parameters say, and what that is today
-    "one": ({"pretrained": True}, "plain+local", "697,676"),
-    "first of two": ({"pretrained": True, "second": False}, "plain+local", "697,676"),
-    "first of three": ({"pretrained": True, "networks": 1}, "plain+local", "697,676"),
-    "pretrained here": ({"pretrained": False, "networks": 3}, "plain+local", "697,676"),
+    "one": ({"pretrained": True}, NOW, "697,676"),
+    "first of two": ({"pretrained": True, "second": False}, NOW, "697,676"),
+    "first of three": ({"pretrained": True, "networks": 1}, NOW, "697,676"),
+    "pretrained here": ({"pretrained": False, "networks": 3}, NOW, "697,676"),
+    "named here": ({"pretrained": False, "networks": "plain+local"}, NOW, "697,676"),
     "two": ({"pretrained": True, "second": True}, "recurrent+plain", "1,094,552"),
     "three": ({"pretrained": True, "networks": 3}, "recurrent+plain+local", "1,534,743"),
+    "pair": ({"pretrained": True, "networks": "plain+local"}, "plain+local", "837,067"),
+    "local": (LOCAL, NOW, "440,191"),
 }
 SHARES = {
     "recurrent+plain": ([[2 / 3, 1 / 3], [1 / 3, 2 / 3]], 512),
     "recurrent+plain+local": ([[1 / 3, 1 / 4], [0, 1 / 2], [2 / 3, 1 / 4]], 256),
+    "plain+local": ([[1 / 4, 1 / 2], [3 / 4, 1 / 2]], 2048),
 }
 
 
 @pytest.mark.parametrize("kind", EARLIER)
-def test_a_checkpoint_with_recurrent_layers_is_still_read(kind, wide_csv, workdir, capsys):
+def test_an_earlier_checkpoint_is_still_read(kind, wide_csv, workdir, capsys):
     said, names, count = EARLIER[kind]
     fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
     fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
     fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1", f"--model.networks={names}"]
+    if kind == "local":
+        fit += ["--model.n_layers=0", "--model.local=true"]
     assert main([*fit, "--model.pretrained=false"]) == 0
     content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
     hyper = content["hyper_parameters"]
@@ -97,8 +106,8 @@ def test_a_checkpoint_with_recurrent_layers_is_still_read(kind, wide_csv, workdi
 
 
 def test_packaged_networks_have_names_and_sizes_of_their_own():
-    assert isinstance(ZeroShot(networks="local").model, Network)
-    for wrong in ("locale", "recurrent+plain"):
+    assert isinstance(ZeroShot(networks="slstm").model, Network)
+    for wrong in ("local", "recurrent+plain", "plain+local"):
         with pytest.raises(ConfigError, match="no packaged networks"):
             ZeroShot(networks=wrong)
     for size in ({"n_layers": 0}, {"local": True}, {"hidden": 128}):

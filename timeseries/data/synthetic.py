@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
+from longseq.timeseries.data.economy import economy
+from longseq.timeseries.data.noise import (
+    Rng,
+    ar_noise,
+    brown,
+    innovations,
+    log_uniform,
+    recursive,
+    unit,
+)
 
-Rng = np.random.Generator
 COMMON = np.array([4, 5, 6, 7, 8, 12, 24, 30, 48, 52, 60, 96, 144, 168, 288, 336])
 WEIGHTS = np.array([9, 2, 2, 10, 1, 14, 14, 2, 5, 3, 1, 4, 1, 3, 1, 1.0])
-
-
-def log_uniform(rng: Rng, low: float, high: float, size: Any = None) -> Any:
-    """Returns numbers whose logarithm is uniform."""
-    return np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
 def draw_periods(rng: Rng, n: int, longest: int) -> np.ndarray:
@@ -24,38 +26,6 @@ def draw_periods(rng: Rng, n: int, longest: int) -> np.ndarray:
     p = rng.choice(COMMON[usual], n, p=WEIGHTS[usual] / WEIGHTS[usual].sum())
     other = np.round(log_uniform(rng, 3, max(longest, 4), n)).astype(int)
     return np.where(rng.random(n) < 0.25, other, p)
-
-
-def innovations(rng: Rng, n: int, length: int) -> np.ndarray:
-    """Returns unit noise (n, T): normal, heavy-tailed, or with calm and storm."""
-    kind = rng.random(n)
-    e = rng.standard_normal((n, length))
-    df = rng.uniform(2.5, 8, (n, 1))
-    tail = rng.standard_normal((n, length)) / np.sqrt(rng.gamma(df / 2, 2 / df, (n, length)))
-    tail = tail / np.sqrt(df / (df - 2))
-    e = np.where((kind < 0.3)[:, None], tail, e)
-    log_vol = brown(rng, n, length) * 0.02 * rng.uniform(0, 3, (n, 1))
-    return np.where((kind > 0.85)[:, None], e * np.exp(np.clip(log_vol, -3, 3)), e)
-
-
-def brown(rng: Rng, n: int, length: int) -> np.ndarray:
-    """Returns random walks of unit steps (n, T)."""
-    return np.cumsum(rng.standard_normal((n, length)), 1)
-
-
-def ar_noise(rng: Rng, n: int, length: int) -> np.ndarray:
-    """Returns noise of unit variance with a first-order autocorrelation, often none (n, T)."""
-    phi = np.where(rng.random(n) < 0.5, 0.0, rng.uniform(-0.5, 0.98, n))
-    return recursive(innovations(rng, n, length) * np.sqrt(1 - phi**2)[:, None], phi[:, None])
-
-
-def recursive(e: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Returns x_t = Σ_k phi_k x_{t-k} + e_t for phi (n, K)."""
-    x, weights = e.T.copy(), phi.T.copy()  # rows of one time lie together
-    for t in range(1, len(x)):
-        for k in range(min(len(weights), t)):
-            x[t] += weights[k] * x[t - k - 1]
-    return np.ascontiguousarray(x.T)
 
 
 def season_shape(
@@ -88,13 +58,8 @@ def season_shape(
     out = np.where((kind < 0.4)[:, None], np.take_along_axis(table, at, 1), out)
     # Humps: sharper peaks of the same shape.
     power = np.where(rng.random(n) < 0.25, rng.uniform(0.3, 1.2, n), 0.0)[:, None]
-    out = np.where(power > 0, np.exp(np.clip(power * _unit(out), -4, 4)), out)
-    return _unit(out)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = x - x.mean(1, keepdims=True)
-    return x / np.maximum(x.std(1, keepdims=True), 1e-6)
+    out = np.where(power > 0, np.exp(np.clip(power * unit(out), -4, 4)), out)
+    return unit(out)
 
 
 def trend(rng: Rng, n: int, length: int) -> np.ndarray:
@@ -112,7 +77,7 @@ def trend(rng: Rng, n: int, length: int) -> np.ndarray:
     smooth = np.cumsum(
         recursive(rng.standard_normal((n, length)), rng.uniform(0.8, 0.995, (n, 1))), 1
     )
-    smooth = _unit(smooth)
+    smooth = unit(smooth)
     table = [np.zeros((n, length)), slope * t, bend, curve, s_curve, walk, walk, smooth]
     return np.choose(kind[:, None], table)
 
@@ -255,7 +220,7 @@ def gaussian_process(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndar
         matern = (1 + (2 * np.pi * freq * scale) ** 2) ** -np.where(kind == 1, 1.0, 2.0)
         density = np.sqrt(np.where(kind == 0, rbf, matern) + 1e-12)
         z = rng.standard_normal((n, len(freq))) + 1j * rng.standard_normal((n, len(freq)))
-        return _unit(np.fft.irfft(z * density, 2 * length)[:, :length])
+        return unit(np.fft.irfft(z * density, 2 * length)[:, :length])
 
     p = draw_periods(rng, n, max(4, min(length // 3, 400)))
     season = season_shape(rng, n, length, p, rng.integers(0, 1000, n))
@@ -344,7 +309,7 @@ def chaotic(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
             start : start + every * length : every,
             rng.integers(bank.shape[2]),
         ][:length]
-    x = _unit(x) + log_uniform(rng, 0.001, 0.2, (n, 1)) * rng.standard_normal((n, length))
+    x = unit(x) + log_uniform(rng, 0.001, 0.2, (n, 1)) * rng.standard_normal((n, length))
     return x, np.zeros(n, int)
 
 
@@ -357,6 +322,7 @@ FAMILIES = {
     local_trend: 0.13,
     counts: 0.05,
     chaotic: 0.03,
+    economy: 0.15,
 }
 
 
