@@ -95,7 +95,7 @@ class ZeroShot(nn.Module):
         reads: last rows that the backbone reads where there is one cutoff; more are read only by
             what follows in closed form.
         local: the network of step 4 sees and weighs six local models too (exponential smoothing and
-            autoregressions, fitted to the last 128 values).
+            autoregressions, fitted to the last 96 or 192 values).
     """
 
     steps: Tensor
