@@ -160,18 +160,18 @@ class BaseTask(LightningModule):
         runs."""
         return {}
 
-    _seen: BaseData | None = None
+    _looked_at: BaseData | None = None
 
     @property
     def data(self) -> BaseData | None:
         """The data module of the run, or of ``look_at``; None without one of longseq's kind."""
         running = self._trainer is not None
-        found = getattr(self.trainer, "datamodule", None) if running else self._seen
+        found = getattr(self.trainer, "datamodule", None) if running else self._looked_at
         return found if isinstance(found, BaseData) else None
 
     def look_at(self, data: BaseData) -> None:
         """Checks data against what was learnt, and has them read alike, where no trainer does."""
-        self._seen = data
+        self._looked_at = data
         self.setup("test")
 
     def check_data(self, data: Any) -> None:

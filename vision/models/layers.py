@@ -134,7 +134,10 @@ class _Unmoved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return grads[0], *(torch.zeros_like(one) for one in ctx.saved_tensors)
+        # What is to be differentiated again must hang on something.
+        again = torch.is_grad_enabled()
+        zeros = (one * 0 if again else torch.zeros_like(one) for one in ctx.saved_tensors)
+        return grads[0], *zeros
 
 
 def path_rates(rate: float, depth: int) -> list[float]:

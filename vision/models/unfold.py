@@ -16,7 +16,8 @@ Pair = tuple[int, int]
 
 def unfoldable(conv: nn.Module) -> bool:
     """Returns whether ``unfolded`` computes what a layer does."""
-    if not plain_map(conv, ANY_HOOKS, nn.Conv2d):
+    # A traced graph could not be saved with a function of Python in it.
+    if torch._C._is_tracing() or not plain_map(conv, ANY_HOOKS, nn.Conv2d):
         return False
     assert isinstance(conv, nn.Conv2d)
     zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

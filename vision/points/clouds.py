@@ -136,7 +136,8 @@ def _read_xyz(content: bytes, file: Path) -> np.ndarray:
 
 def _read_ply(content: bytes, file: Path) -> np.ndarray:
     # A line of its own: a comment may hold the word, and some programs leave a space behind it.
-    end = re.search(rb"(?:\r\n|\n|\r)end_header[ \t]*(?:\r\n|\n|\r)", content)
+    # It ends as the line before: behind a bare \r, \n may be the first byte of a point.
+    end = re.search(rb"(\r\n|\n|\r)end_header[ \t]*(?:\1|\r?\n)", content)
     head, body = (content[: end.start()], content[end.end() :]) if end else (b"", b"")
     lines = head.decode("ascii", "replace").splitlines()
     if not lines or lines[0].strip() != "ply":

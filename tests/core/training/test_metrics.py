@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError
 
+from longseq.core.training.hyper import BaseData
 from longseq.core.training.task import BaseTask
 
 
@@ -40,3 +41,18 @@ def test_metrics_are_not_computed_in_the_precision_of_the_training() -> None:
     loader = DataLoader(batches, batch_size=None)
     (found,) = trainer.validate(MeasuredByProducts(), loader, verbose=False)
     assert found["val/error"] == 0
+
+
+class Collects(MeasuredByProducts):
+    """Keeps what it has seen, as tasks that calibrate do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: list[Tensor] = []
+
+
+def test_data_that_are_looked_at_stay_apart_from_what_a_task_keeps() -> None:
+    task, data = Collects(), BaseData()
+    task.look_at(data)
+    assert task.data is data
+    assert task._seen == []

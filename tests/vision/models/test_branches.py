@@ -88,6 +88,11 @@ def test_a_branch_that_nobody_takes_has_gradients_of_zero() -> None:
     assert layer.weight.grad is not None
     assert not layer.weight.grad.any()
     assert layer.bias.grad is None
+    (again,) = torch.autograd.grad(
+        with_branch(x, (layer,), DropPath(1 - 1e-12)).sum(), layer.weight, create_graph=True
+    )
+    (found,) = torch.autograd.grad(again.square().sum(), layer.weight)
+    assert not found.any()
 
 
 def test_lower_precision_and_transforms() -> None:

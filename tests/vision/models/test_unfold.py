@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from longseq.vision.models.unfold import unfoldable, unfolded
+from longseq.vision.models.vmamba import Stage
 
 CONVS = [
     nn.Conv2d(6, 10, 3, 2, 1),
@@ -60,3 +63,11 @@ def test_what_is_more_than_a_plain_convolution_is_told() -> None:
     hooked = nn.Conv2d(4, 4, 3)
     hooked.register_forward_hook(lambda *_: None)
     assert not unfoldable(hooked)
+
+
+def test_a_trace_of_few_positions_is_saved(tmp_path: Path) -> None:
+    stage, x = Stage((), 4, 8).eval(), torch.randn(1, 4, 4, 4)
+    traced = torch.jit.trace(stage, x)
+    torch.jit.save(traced, tmp_path / "stage.pt")
+    loaded, more = torch.jit.load(tmp_path / "stage.pt"), torch.randn(2, 6, 5, 4)
+    torch.testing.assert_close(loaded(more), stage(more))

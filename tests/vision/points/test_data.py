@@ -63,6 +63,15 @@ def test_a_ply_header_ends_at_its_own_line(workdir: Path) -> None:
         np.testing.assert_array_equal(read_cloud("a.ply"), points)
 
 
+def test_a_ply_header_of_bare_carriage_returns_takes_no_byte_of_a_point(workdir: Path) -> None:
+    points = np.arange(9.0).reshape(3, 3)
+    body = b"".join(struct.pack("<Bfff", ord("\n"), *row) for row in points.tolist())
+    face = ("element face 1", "property list uchar int vertex_indices")
+    head = header("binary_little_endian", 3, *face).replace(b"\n", b"\r")
+    Path("a.ply").write_bytes(head + body + struct.pack("<Biii", 3, 0, 1, 2))
+    np.testing.assert_array_equal(read_cloud("a.ply"), points)
+
+
 def test_bad_files_are_named(workdir: Path) -> None:
     body = struct.pack("<Bfff", 7, 1, 2, 3)
     little = "binary_little_endian"
