@@ -28,7 +28,7 @@ def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Returns a convolution of maps channels last as one product with what each position sees.
 
     Where a map has few positions and many channels, the weights are most of what has to be read;
-    the product takes them as they lie, if they lie in memory as ``torch.channels_last``.
+    the product takes them as they lie.
 
     Args:
         conv: one that ``unfoldable`` takes.
@@ -38,23 +38,24 @@ def unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
         (B, H', W', C').
     """
     down, left = conv.padding
-    seen = _Seen.apply(x, conv.kernel_size, conv.stride, (int(down), int(left)))
-    return linear(seen, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    last = conv.weight.is_contiguous(memory_format=torch.channels_last)
+    seen = _Seen.apply(x, conv.kernel_size, conv.stride, (int(down), int(left)), last)
+    weight = conv.weight.permute(0, 2, 3, 1) if last else conv.weight
+    return linear(seen, weight.flatten(1), conv.bias)
 
 
 class _Seen(torch.autograd.Function):
-    """What each position of the result sees, (B, H, W, C) to (B, H', W', kernel · C): rows of a
-    window lie as in the map, so that they are copied whole; torch's own ``unfold`` moves numbers
-    one by one, and its gradient is slower still."""
+    """What each position of the result sees, (B, H, W, C) to (B, H', W', kernel · C), with the
+    channels or the kernel last; the gradient is a sum over the kernel, not over all windows."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    def forward(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, last: bool) -> Tensor:
         (high, wide), (down, right), (top, left) = kernel, stride, padding
         x = F.pad(x, (0, 0, left, left, top, top))
         windows = x.unfold(1, high, down).unfold(2, wide, right)  # (B, H', W', C, kernel)
-        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+        return (windows.permute(0, 1, 2, 4, 5, 3) if last else windows).flatten(3)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -62,17 +63,20 @@ class _Seen(torch.autograd.Function):
         ctx.shape = x.shape
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (given,), ((high, wide), (down, right), (top, left)) = grads, ctx.form
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (given,), ((high, wide), (down, right), (top, left), last) = grads, ctx.form
         batch, height, width, channels = ctx.shape
         rows, columns = (size - 1 for size in given.shape[1:3])
         dx = given.new_zeros((batch, height + 2 * top, width + 2 * left, channels))
-        given = given.reshape(*given.shape[:3], high, wide, channels)
+        if last:
+            given = given.reshape(*given.shape[:3], high, wide, channels)
+        else:
+            given = given.reshape(*given.shape[:3], channels, high, wide).permute(0, 1, 2, 4, 5, 3)
         for i in range(high):
             for j in range(wide):
                 area = dx[:, i : i + down * rows + 1 : down, j : j + right * columns + 1 : right]
                 area += given[:, :, :, i, j]
-        return dx[:, top : top + height, left : left + width], None, None, None
+        return dx[:, top : top + height, left : left + width], None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:

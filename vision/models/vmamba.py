@@ -271,7 +271,7 @@ class Stage(nn.Module):
                 nn.Conv2d(width, out_width, 3, stride=2, padding=1),
                 nn.Identity(),
                 LayerNorm2d(out_width),
-            ).to(memory_format=torch.channels_last)  # as ``unfolded`` reads its weights
+            )
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,7 +286,7 @@ class Stage(nn.Module):
             return layers(below).permute(0, 2, 3, 1)
         assert isinstance(layers, nn.Sequential)
         # Of few positions, gradients by a convolution take up to three times those of a product.
-        most = self.out_width * (2 if torch.is_grad_enabled() else 1)
+        most = self.out_width // (1 if torch.is_grad_enabled() else 4)
         few = x.shape[0] * (x.shape[1] // 2) * (x.shape[2] // 2) <= most
         own = len(layers) > 1 and plain_map(layers[0], ANY_HOOKS, nn.Identity)
         if few and own and unfoldable(layers[1]):
