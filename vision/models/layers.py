@@ -60,11 +60,16 @@ def add_branch(x: Tensor, branch: Tensor, drop_path: nn.Module) -> Tensor:
     """
     # torch.fx traces with what is no tensor.
     traced = not (isinstance(x, Tensor) and isinstance(branch, Tensor))
-    if traced or not plain_map(drop_path, ANY_HOOKS, DropPath) or x.dtype != branch.dtype:
+    if traced or not plain_map(drop_path, ANY_HOOKS, DropPath):
         return x + drop_path(branch)
     assert isinstance(drop_path, DropPath)
     factors = drop_path.factors(branch)
-    return x + branch if factors is None else torch.addcmul(x, branch, factors)
+    return x + branch if factors is None else _joined(x, branch, factors)
+
+
+def _joined(x: Tensor, branch: Tensor, factors: Tensor) -> Tensor:
+    same = x.dtype == branch.dtype
+    return torch.addcmul(x, branch, factors) if same else x + branch * factors
 
 
 def with_branch(x: Tensor, layers: Sequence[nn.Module], drop_path: nn.Module) -> Tensor:
@@ -82,12 +87,7 @@ def with_branch(x: Tensor, layers: Sequence[nn.Module], drop_path: nn.Module) ->
         assert factors is not None
         kept = factors.flatten().nonzero().flatten()
         if len(kept) == len(x) or not _by_sample(layers):
-            branch = _through(layers, x)
-            return (
-                torch.addcmul(x, branch, factors)
-                if branch.dtype == x.dtype
-                else x + branch * factors
-            )
+            return _joined(x, _through(layers, x), factors)
         if len(kept) == 0:
             learnt = [p for layer in layers for p in layer.parameters() if p.requires_grad]
             return _Unmoved.apply(x, *learnt)
