@@ -14,9 +14,10 @@ from torchmetrics import Metric
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.timeseries.added_layers import adopt, silence
 from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
-from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks
+from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks, Scaled
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.packaged import BOTH, EARLIER, mean_of_networks, packaged_networks
 from longseq.timeseries.quantiles import at_levels, pinball
@@ -24,6 +25,10 @@ from longseq.timeseries.task import ForecastTask
 from longseq.timeseries.zero_shot import LEVELS, LOG_RATIO, Quantiles
 
 _MEDIAN = QUANTILES.index(0.5)
+# The unit of losses goes this share of the way, in logarithms, to the width that local models
+# expect, which counts down to so much of what plain forecasts miss: else a smooth series counts for
+# nothing, however far off a forecast is in view of what can be known.
+_SMOOTH, _LEAST = 0.6, 0.01
 # A value that is nearer to 0 than so many units of float32 z-scores is 0.
 _ROUNDING = 4 * torch.finfo(torch.float32).eps
 
@@ -50,6 +55,10 @@ class ZeroShot(ForecastTask):
         patch: rows of a patch.
         hidden: width of the network that weighs plain forecasts.
         local: it sees and weighs local models' forecasts too.
+        added_layers: so many of the last layers change nothing at first, and may be missing in the
+            weights of ``init_from``; of sLSTM, and not with ``pretrained``.
+        mirrored: in pretraining, learn by the mean of the forecasts of each series and of it upside
+            down, whose widths then are right; fine-tuning always learns by the mean of copies.
         average: decay of the average of the weights, with which forecasts are made.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -81,6 +90,8 @@ class ZeroShot(ForecastTask):
         patch: int = 16,
         hidden: int = 256,
         local: bool = False,
+        added_layers: int = 0,
+        mirrored: bool = False,
         average: float = 0.998,
         **recipe: Any,
     ) -> None:
@@ -96,9 +107,10 @@ class ZeroShot(ForecastTask):
             )
         sizes = (d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
+        self.mirrored, self.added_layers = mirrored, added_layers
         self.model: ZeroShotModel | MeanOfNetworks
         if pretrained:
-            if (*sizes, local) != (128, 3, "slstm", None, 2.0, 16, 256, False):
+            if (*sizes, local, added_layers) != (128, 3, "slstm", None, 2.0, 16, 256, False, 0):
                 raise ConfigError(
                     "the packaged networks have sizes of their own: others (n_layers, hidden, …) "
                     "need --model.pretrained false"
@@ -106,6 +118,7 @@ class ZeroShot(ForecastTask):
             self.model = packaged_networks(networks)
         else:
             self.model = ZeroShotModel(*sizes, local=local)
+            silence(self.model, added_layers)
             if networks in EARLIER:
                 self.model = mean_of_networks(networks, self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -130,6 +143,15 @@ class ZeroShot(ForecastTask):
             hyper |= {"networks": names if pair else BOTH, "pretrained": False}
         elif names == "local" and pretrained:
             hyper |= {"networks": BOTH, "pretrained": False, "n_layers": 0, "local": True}
+
+    def adopt(self, state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
+        """Returns weights that a training begins with, with the layers that are added to them.
+
+        Args:
+            state: the weights.
+            module: that takes them: this task, or its ``model``.
+        """
+        return adopt(state, module, self.added_layers) if self.added_layers else state
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}
@@ -213,7 +235,7 @@ class ZeroShot(ForecastTask):
         evaluation, in which own losses stand beside, the quantiles too."""
         if "cutoffs" in batch:
             model = self.model if self.training else self.average
-            loss, nine, target, mask = generated_loss(model, batch, self.levels)
+            loss, nine, target, mask = generated_loss(model, batch, self.levels, self.mirrored)
             found: dict[str, Any] = {"loss": loss, "count": len(batch["x"])}
         elif self.training:
             return super().compute(batch)
@@ -234,15 +256,17 @@ class ZeroShot(ForecastTask):
 
 
 def generated_loss(
-    model: nn.Module, batch: Mapping[str, Any], levels: Tensor
+    model: nn.Module, batch: Mapping[str, Any], levels: Tensor, mirrored: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the pinball loss after several cutoffs of generated series, in units of what a plain
-    forecast misses inside the context; what exceeds four of these counts by its logarithm.
+    forecast misses inside the context, and less where local models, of a network that has them,
+    expect to miss much less; what exceeds four of these counts by its logarithm.
 
     Args:
         model: a ``models.zero_shot.ZeroShot``.
         batch: of ``data.pretraining``.
         levels: of the quantiles (9,).
+        mirrored: of the mean of two forecasts: of a series, and of it upside down without a hint.
 
     Returns:
         The loss, and after the last cutoff the quantiles (N, 64, 9) in units of the context's
@@ -250,20 +274,39 @@ def generated_loss(
     """
     x, hint, reach, cutoffs = batch["x"], batch["hint"], batch["reach"], batch["cutoffs"]
     known, x = ~x.isnan(), torch.nan_to_num(x)
-    out = model(x[:, : cutoffs[-1]], known[:, : cutoffs[-1]], hint, cutoffs)
+    read, seen = x[:, : cutoffs[-1]], known[:, : cutoffs[-1]]
+    if mirrored:
+        read, seen = torch.cat([read, -read]), torch.cat([seen, seen])
+        out = _mean_of_mirrored(model(read, seen, torch.cat([hint, 0 * hint]), cutoffs))
+    else:
+        out = model(read, seen, hint, cutoffs)
     scaled = ((x - out.level) / out.spread).clamp(-1e4, 1e4)
     ahead = torch.arange(BLOCK, device=x.device)
     total, count = x.new_zeros(()), x.new_zeros(())
-    for quantiles, error, end in zip(out.quantiles, out.error, cutoffs):
+    for k, (quantiles, error, end) in enumerate(zip(out.quantiles, out.error, cutoffs)):
         seen = known[:, :end].sum(1, keepdim=True)
         rows = torch.minimum(reach.unsqueeze(1), (2 * seen).clamp(min=6))
         mask = known[:, end : end + BLOCK] & (ahead < rows) & (seen >= 5)
         counted, target = mask.to(x.dtype), scaled[:, end : end + BLOCK]
+        steps = counted.sum(1).clamp(min=1)
+        if out.expected:
+            width = (out.expected[k] * counted).sum(1) / steps
+            error = error * (width / error).clamp(_LEAST, 1.0) ** _SMOOTH
         loss = pinball(quantiles, target, levels)
-        loss = (loss * counted).sum(1) / counted.sum(1).clamp(min=1) / error
+        loss = (loss * counted).sum(1) / steps / error
         loss = torch.where(loss < 4, loss, 4 + 2 * ((loss - 2).clamp(min=1e-3) / 2).log())
         total, count = total + loss.sum(), count + (counted.sum(1) > 0).sum()
     return total / count.clamp(min=1), quantiles, target, mask
+
+
+def _mean_of_mirrored(out: Scaled) -> Scaled:
+    """Returns the mean of forecasts of series, the first half, and of them upside down."""
+    halves = [one.chunk(2) for one in out.quantiles]
+    return Scaled(
+        [(one - turned.flip(-1)) / 2 for one, turned in halves],
+        *([one.chunk(2)[0] for one in part] for part in (out.error, out.expected)),
+        *(one.chunk(2)[0] for one in (out.level, out.spread)),
+    )
 
 
 def _series(x: Tensor, known: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

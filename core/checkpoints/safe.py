@@ -208,9 +208,12 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
         state, hyper = content["state_dict"], dict(content.get("hyper_parameters") or {})
         if "_extra_state" not in module.state_dict():
             state.pop("_extra_state", None)  # what a run learnt of its data, in earlier versions
-    alone = getattr(module, "model", None)
-    if isinstance(alone, nn.Module) and state.keys() == alone.state_dict().keys():
-        module = alone
+    # A task may begin with weights of a smaller model: it says how.
+    alone, adopt = getattr(module, "model", None), getattr(module, "adopt", None)
+    if isinstance(alone, nn.Module) and not state.keys() & module.state_dict().keys():
+        module = alone if state.keys() & alone.state_dict().keys() else module
+    if adopt is not None:
+        state = dict(adopt(state, module))
     check_state_dict(module, state, path)
     module.load_state_dict(state, strict=True)
     return hyper

@@ -9,12 +9,15 @@ from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
 from longseq.timeseries.data.frames import panel_of
+from longseq.timeseries.data.pretraining import make_batch
 from longseq.timeseries.data.protocols import Part
 from longseq.timeseries.data.windows import Scaler, Windows
 from longseq.timeseries.forecaster import Forecaster
+from longseq.timeseries.models.zero_shot import QUANTILES
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
+from longseq.timeseries.quantiles import pinball
 from longseq.timeseries.zero_shot import Quantiles
-from longseq.timeseries.zero_shot_task import ZeroShot, _series
+from longseq.timeseries.zero_shot_task import ZeroShot, _series, generated_loss
 
 
 def waves(n: int, period: int, seed: int) -> np.ndarray:
@@ -157,3 +160,42 @@ def test_no_end_of_counts_is_negative(workdir):
         least = found.groupby("unique_id")["ZeroShot-lo-99"].min()
         assert least["with_zeros"] == 0 and least["without"] == 0 and least["other"] < -0.5
         assert (found[found.unique_id != "other"][found.columns[4:]] >= 0).all(axis=None)
+
+
+def test_the_loss_of_mirrored_copies_is_that_of_their_mean():
+    torch.manual_seed(0)
+    network = Network(16, 0, hidden=24, local=True)
+    levels, batch = torch.tensor(QUANTILES), make_batch(0, 2, 16)
+    with torch.no_grad():
+        _, found, target, mask = generated_loss(network, batch, levels, mirrored=True)
+        _, one, _, _ = generated_loss(network, batch, levels)
+        turned = batch | {"x": -batch["x"], "hint": 0 * batch["hint"]}
+        _, two, _, _ = generated_loss(network, turned, levels)
+        other, again, _, _ = generated_loss(network, turned, levels, mirrored=True)
+    # Rounding of the mean and deviation of up to 2,048 values, and what the head makes of it.
+    torch.testing.assert_close(found, (one - two.flip(-1)) / 2, rtol=1e-4, atol=1e-4)
+    assert mask.any() and target[mask].isfinite().all() and other.isfinite()
+    if not batch["hint"].any():
+        torch.testing.assert_close(again, -found.flip(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_smooth_series_count_by_what_can_be_known_of_them():
+    """Of a line with little noise a plain forecast misses much, local models next to nothing."""
+    levels, noise = torch.tensor(QUANTILES), np.random.default_rng(0).standard_normal((2, 192))
+    x = torch.from_numpy(np.stack([np.arange(192) + 0.01 * noise[0], noise[1]])).float()
+    known, hint = torch.ones(2, 128, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+    batch = {"x": x, "hint": hint, "cutoffs": [128], "reach": torch.full((2,), 8)}
+    losses = {}
+    for local in (False, True):
+        network = Network(16, 0, hidden=24, local=local).eval()
+        with torch.no_grad():
+            out = network(x[:, :128], known, hint)
+            losses[local] = float(generated_loss(network, batch, levels)[0])
+            _, nine, target, mask = generated_loss(network, batch, levels)
+        assert len(out.expected) == local
+    share = out.expected[0][:, :8].mean(1) / out.error[0]
+    assert share[0] < 0.03 and 0.3 < share[1] < 1
+    each = (pinball(nine, target, levels) * mask).sum(1) / mask.sum(1) / out.error[0]
+    each = each / share.clamp(min=0.01) ** 0.6
+    each = torch.where(each < 4, each, 4 + 2 * ((each - 2).clamp(min=1e-3) / 2).log())
+    assert losses[True] == pytest.approx(float(each.mean()), rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
+from longseq.timeseries.data.cumulative import cumulative
 from longseq.timeseries.data.economy import economy
 from longseq.timeseries.data.noise import (
     Rng,
@@ -323,6 +324,7 @@ FAMILIES = {
     counts: 0.05,
     chaotic: 0.03,
     economy: 0.15,
+    cumulative: 0.10,
 }
 
 

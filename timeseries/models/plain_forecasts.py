@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -87,7 +87,7 @@ def plain_forecasts(history: History, periods: Periods) -> Plain:
     inputs = torch.cat([*relative, tail * seen, seen, *scalars, *slopes], 1)
     scales = torch.stack([errors[0][:, 0], errors[1][:, 0], errors[0][:, 1], spread], 1)
     error = ((errors[0][:, 0] + floor) * (errors[1][:, 0] + floor)).sqrt()
-    more = partial(local_forecasts, history, adjusted, season, unit)
+    more = cache(partial(local_forecasts, history, adjusted, season, unit))  # found once, if asked
     return Plain(candidates, inputs, scales, floor, error, more)
 
 

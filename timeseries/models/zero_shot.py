@@ -36,14 +36,16 @@ class Scaled(NamedTuple):
 
     Attributes:
         quantiles: of every cutoff (N, 64, 9), in units of ``spread`` around ``level``.
-        error: of every cutoff (N,), what a plain forecast misses inside the context: the unit of
-            losses.
+        error: of every cutoff (N,), what a plain forecast misses inside the context.
+        expected: of every cutoff (N, 64), the least width that a local model expects; empty where
+            none is asked.
         level: mean of the first context (N, 1).
         spread: its deviation (N, 1).
     """
 
     quantiles: list[Tensor]
     error: list[Tensor]
+    expected: list[Tensor]
     level: Tensor
     spread: Tensor
 
@@ -152,7 +154,7 @@ class ZeroShot(nn.Module):
                 sets level and spread; the end of x if None.
         """
         contexts = _prepare(x, known, hint, cutoffs)
-        return _scaled(self.read(contexts), contexts)
+        return _scaled(self.read(contexts), contexts, self.local)
 
     def read(self, contexts: _Contexts) -> list[Tensor]:
         """Returns the quantiles after every cutoff (N, 64, 9).
@@ -253,7 +255,8 @@ class MeanOfNetworks(nn.Module):
             for share, one in zip(shares, self.networks)
             if share.any()
         ]
-        return _scaled([torch.stack(every).sum(0) for every in zip(*found)], contexts)
+        mean = [torch.stack(every).sum(0) for every in zip(*found)]
+        return _scaled(mean, contexts, any(one.local for one in self.networks))
 
 
 def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None) -> _Contexts:
@@ -282,6 +285,7 @@ def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | No
     return _Contexts(ends, level, spread, whole, periods.first, unit, plain)
 
 
-def _scaled(quantiles: list[Tensor], contexts: _Contexts) -> Scaled:
+def _scaled(quantiles: list[Tensor], contexts: _Contexts, local: bool) -> Scaled:
     error = [one.error for one in contexts.plain]
-    return Scaled(quantiles, error, contexts.level, contexts.spread)
+    expected = [one.local().widths.amin(2) for one in contexts.plain if local]
+    return Scaled(quantiles, error, expected, contexts.level, contexts.spread)
