@@ -17,7 +17,7 @@ from longseq.core.errors import ConfigError
 from longseq.timeseries.added_layers import adopt, silence
 from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
-from longseq.timeseries.models.zero_shot import QUANTILES, MeanOfNetworks, Scaled
+from longseq.timeseries.models.zero_shot import MAX_CONTEXT, QUANTILES, MeanOfNetworks, Scaled
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.packaged import BOTH, EARLIER, mean_of_networks, packaged_networks
 from longseq.timeseries.quantiles import at_levels, pinball
@@ -55,8 +55,9 @@ class ZeroShot(ForecastTask):
         patch: rows of a patch.
         hidden: width of the network that weighs plain forecasts.
         local: it sees and weighs local models' forecasts too.
+        reads: last rows before a cutoff that the layers read, at most 2,048.
         added_layers: so many of the last layers change nothing at first, and may be missing in the
-            weights of ``init_from``; of sLSTM, and not with ``pretrained``.
+            weights of ``init_from``; of sLSTM.
         mirrored: in pretraining, learn by the mean of the forecasts of each series and of it upside
             down, whose widths then are right; fine-tuning always learns by the mean of copies.
         average: decay of the average of the weights, with which forecasts are made.
@@ -90,6 +91,7 @@ class ZeroShot(ForecastTask):
         patch: int = 16,
         hidden: int = 256,
         local: bool = False,
+        reads: int = MAX_CONTEXT,
         added_layers: int = 0,
         mirrored: bool = False,
         average: float = 0.998,
@@ -110,14 +112,15 @@ class ZeroShot(ForecastTask):
         self.mirrored, self.added_layers = mirrored, added_layers
         self.model: ZeroShotModel | MeanOfNetworks
         if pretrained:
-            if (*sizes, local, added_layers) != (128, 3, "slstm", None, 2.0, 16, 256, False, 0):
+            rest = (local, reads, added_layers)
+            if (*sizes, *rest) != (128, 3, "slstm", None, 2.0, 16, 256, False, MAX_CONTEXT, 0):
                 raise ConfigError(
                     "the packaged networks have sizes of their own: others (n_layers, hidden, …) "
                     "need --model.pretrained false"
                 )
             self.model = packaged_networks(networks)
         else:
-            self.model = ZeroShotModel(*sizes, local=local)
+            self.model = ZeroShotModel(*sizes, reads=reads, local=local)
             silence(self.model, added_layers)
             if networks in EARLIER:
                 self.model = mean_of_networks(networks, self.model)

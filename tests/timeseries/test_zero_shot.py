@@ -320,7 +320,15 @@ def test_the_backbone_reads_the_last_rows_that_it_is_told_to():
     torch.testing.assert_close(found(160), found(2048), rtol=0, atol=0)
     torch.testing.assert_close(found(33), found(48), rtol=0, atol=0)  # whole patches of 16
     assert not torch.allclose(found(48), found(2048), atol=1e-6)
-    torch.testing.assert_close(found(48, [80, 160]), found(2048, [80, 160]), rtol=0, atol=0)
+    # So before every cutoff: one sixteen, a shorter context, and two of a length.
+    ends = [16, 32, 80, 96, 160]
+    network.reads = 48
+    with torch.inference_mode():
+        several = network(x, known, hint, ends)
+        for k, end in enumerate(ends):
+            one = network(x[:, :end], known[:, :end], hint, [16, end] if k else [16])
+            torch.testing.assert_close(several.quantiles[k], one.quantiles[-1])
+    assert not torch.allclose(found(48, ends), found(2048, ends), atol=1e-6)
 
 
 def test_states_of_the_cutoffs_alone_are_those_of_all_patches():

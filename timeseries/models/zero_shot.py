@@ -94,8 +94,8 @@ class ZeroShot(nn.Module):
         mlp_ratio: hidden width of the MLPs as a multiple of D.
         patch: rows of a patch.
         hidden: width of the network of step 4.
-        reads: last rows that the backbone reads where there is one cutoff; more are read only by
-            what follows in closed form.
+        reads: last rows before a cutoff that the backbone reads; more are read only by what follows
+            in closed form.
         local: the network of step 4 sees and weighs six local models too (exponential smoothing and
             autoregressions, fitted to the last 96 or 192 values).
     """
@@ -162,15 +162,32 @@ class ZeroShot(nn.Module):
         Args:
             contexts: normalised, with what follows from them in closed form.
         """
-        places = [end // self.patch - 1 for end in contexts.ends]
-        if self.backbone is None:  # the states at the cutoffs are all that is asked for
-            z = self._encode(contexts, places)
-        else:
-            count = contexts.whole.x.shape[1] // self.patch
-            first = max(0, count - -(-self.reads // self.patch)) if len(places) == 1 else 0
-            every = self._encode(contexts, range(first, count))
-            z = self.backbone(every, keep_states=False)[0][:, [at - first for at in places]]
-        return [self._head(z[:, i], plain) for i, plain in enumerate(contexts.plain)]
+        states = self._states(contexts, [end // self.patch - 1 for end in contexts.ends])
+        return [self._head(z, plain) for z, plain in zip(states, contexts.plain)]
+
+    def _states(self, contexts: _Contexts, places: Sequence[int]) -> list[Tensor]:
+        """Returns what is known after some patches (N, D).
+
+        Args:
+            contexts: N of them.
+            places: the patches, counted from the first, in ascending order.
+        """
+        if self.backbone is None:  # the embedded patches are all that is asked for
+            return list(self._encode(contexts, places).unbind(1))
+        width, stop = -(-self.reads // self.patch), places[-1] + 1
+        if width >= stop:
+            every = self.backbone(self._encode(contexts, range(stop)), keep_states=False)[0]
+            return [every[:, at] for at in places]
+        begins = [max(0, at + 1 - width) for at in places]
+        every = self._encode(contexts, range(begins[0], stop))
+        found: list[Tensor] = []
+        # All places with as many patches before them go through the backbone together.
+        for count in sorted({at - begin for at, begin in zip(places, begins)}):
+            starts = [begin - begins[0] for at, begin in zip(places, begins) if at - begin == count]
+            parts = torch.stack([every[:, one : one + count + 1] for one in starts], 1)
+            z = self.backbone(parts.flatten(0, 1), keep_states=False)[0][:, -1]
+            found += z.unflatten(0, (-1, len(starts))).unbind(1)
+        return found
 
     def _encode(self, contexts: _Contexts, which: Sequence[int]) -> Tensor:
         """Returns embedded patches (N, P, D).
