@@ -22,7 +22,8 @@ from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
 from longseq.timeseries.packaged import BOTH, EARLIER, mean_of_networks, packaged_networks
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
-from longseq.timeseries.zero_shot import LEVELS, LOG_RATIO, Quantiles
+from longseq.timeseries.two_copies import mean_of_copies
+from longseq.timeseries.zero_shot import LEVELS, Quantiles
 
 _MEDIAN = QUANTILES.index(0.5)
 # The unit of losses goes this share of the way, in logarithms, to the width that local models
@@ -58,8 +59,8 @@ class ZeroShot(ForecastTask):
         reads: last rows before a cutoff that the layers read, at most 2,048.
         added_layers: so many of the last layers change nothing at first, and may be missing in the
             weights of ``init_from``; of sLSTM.
-        mirrored: in pretraining, learn by the mean of the forecasts of each series and of it upside
-            down, whose widths then are right; fine-tuning always learns by the mean of copies.
+        both_copies: in pretraining, lower the loss of the mean of both copies' forecasts and
+            not of each alone: intervals of the mean then have the right width.
         average: decay of the average of the weights, with which forecasts are made.
         **recipe: optimiser, schedule, loss and further metrics, see ``BaseTask``.
     """
@@ -93,7 +94,7 @@ class ZeroShot(ForecastTask):
         local: bool = False,
         reads: int = MAX_CONTEXT,
         added_layers: int = 0,
-        mirrored: bool = False,
+        both_copies: bool = False,
         average: float = 0.998,
         **recipe: Any,
     ) -> None:
@@ -109,7 +110,7 @@ class ZeroShot(ForecastTask):
             )
         sizes = (d_model, n_layers, mixer, mixer_kwargs, mlp_ratio, patch, hidden)
         self.context, self.horizon, self.season, self.decay = context, horizon, season, average
-        self.mirrored, self.added_layers = mirrored, added_layers
+        self.both_copies, self.added_layers = both_copies, added_layers
         self.model: ZeroShotModel | MeanOfNetworks
         if pretrained:
             rest = (local, reads, added_layers)
@@ -163,8 +164,8 @@ class ZeroShot(ForecastTask):
         """Returns the network's own medians (B, h, C) after contexts (B, L, C) that are known
         throughout."""
         rows = x.transpose(1, 2).flatten(0, 1)
-        found = self._network(self.average, rows, torch.ones_like(rows, dtype=torch.bool), 0)
-        return _windows(found[:, : self.horizon, _MEDIAN], x)
+        out = self.average(*self._padded(rows, torch.ones_like(rows, dtype=torch.bool), 0))
+        return _windows(_values(out)[:, : self.horizon, _MEDIAN], x)
 
     def predict_windows(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the medians (B, h, C) of windows; what was not observed is not read, as in
@@ -192,41 +193,21 @@ class ZeroShot(ForecastTask):
         found = network.forecast(contexts, self.horizon, self.calendar_season())
         return _windows(torch.from_numpy(found) + zero.cpu().double().unsqueeze(-1), x)
 
-    def _network(
-        self, model: ZeroShotModel | MeanOfNetworks, rows: Tensor, known: Tensor, season: int
-    ) -> Tensor:
-        """Returns a network's quantiles (N, 64, 9) after rows (N, L), in their units."""
-        pad = -rows.shape[1] % self.model.patch
-        rows = nn.functional.pad(rows, (pad, 0))
-        known = nn.functional.pad(known, (pad, 0))
-        hint = rows.new_full((len(rows),), season if season > 1 else 0, dtype=torch.int64)
-        out = model(rows, known, hint)
-        return out.quantiles[-1] * out.spread.unsqueeze(-1) + out.level.unsqueeze(-1)
-
     def _copies(self, rows: Tensor, known: Tensor, zero: Tensor) -> Tensor:
-        """Returns the mean of both copies' quantiles (N, 64, 9), through which gradients go."""
-        # Relative to the mean of training, so that a level of 1e9 leaves something in float32.
-        mean = (-zero).clamp(min=1e-30)
-        values = rows / mean + 1
-        low = values.masked_fill(~known, torch.inf).amin(1, keepdim=True)
-        high = values.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
-        positive = (zero < 0) & (low > 0) & (high <= LOG_RATIO * low)
-        logs = torch.where(known & positive, rows / mean, 0.0).log1p()
-        found = self._network(
-            self.model, torch.where(positive, logs, rows), known, self.calendar_season()
-        )
-        low, high = (torch.where(positive, one, 1.0).unsqueeze(-1) for one in (low, high))
-        least, most = low.log(), high.log()  # as of the packaged one's forecasts
-        reach = (most - least).clamp(min=1.0)
-        positive, mean = positive.unsqueeze(-1), mean.unsqueeze(-1)
-        grown = torch.where(positive, found, 0.0).clamp(least - reach, most + reach)
-        grown = mean * grown.expm1()
-        turned = -self._network(self.model, -rows, known, 0).flip(-1)
-        return (torch.where(positive, grown, found) + turned) / 2
+        """Returns the mean of both copies' quantiles (N, h, 9) in the units of rows (N, L)."""
+        rows, known, hint = self._padded(rows, known, self.calendar_season())
+        out = mean_of_copies(self.model, rows, known, zero, hint)
+        return _values(out)[:, : self.horizon]
+
+    def _padded(self, rows: Tensor, known: Tensor, season: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns whole patches of rows (N, L), what of them is known, and a hint (N,)."""
+        pad = -rows.shape[1] % self.model.patch
+        hint = rows.new_full((len(rows),), season if season > 1 else 0, dtype=torch.int64)
+        return nn.functional.pad(rows, (pad, 0)), nn.functional.pad(known, (pad, 0)), hint
 
     def training_loss(self, batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         """Returns the pinball loss over nine quantiles of windows of single series."""
-        found = self._copies(*_series(batch["x"], batch["x_mask"], batch))[:, : self.horizon]
+        found = self._copies(*_series(batch["x"], batch["x_mask"], batch))
         return self._pinball(_windows(found, batch["x"]), batch["y"], batch["y_mask"])
 
     def _pinball(self, quantiles: Tensor, target: Tensor, seen: Tensor) -> Tensor:
@@ -238,7 +219,7 @@ class ZeroShot(ForecastTask):
         evaluation, in which own losses stand beside, the quantiles too."""
         if "cutoffs" in batch:
             model = self.model if self.training else self.average
-            loss, nine, target, mask = generated_loss(model, batch, self.levels, self.mirrored)
+            loss, nine, target, mask = generated_loss(model, batch, self.levels, self.both_copies)
             found: dict[str, Any] = {"loss": loss, "count": len(batch["x"])}
         elif self.training:
             return super().compute(batch)
@@ -259,7 +240,7 @@ class ZeroShot(ForecastTask):
 
 
 def generated_loss(
-    model: nn.Module, batch: Mapping[str, Any], levels: Tensor, mirrored: bool = False
+    model: nn.Module, batch: Mapping[str, Any], levels: Tensor, both: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the pinball loss after several cutoffs of generated series, in units of what a plain
     forecast misses inside the context, and less where local models, of a network that has them,
@@ -269,7 +250,7 @@ def generated_loss(
         model: a ``models.zero_shot.ZeroShot``.
         batch: of ``data.pretraining``.
         levels: of the quantiles (9,).
-        mirrored: of the mean of two forecasts: of a series, and of it upside down without a hint.
+        both: of the mean of both copies' forecasts, as forecasts are made.
 
     Returns:
         The loss, and after the last cutoff the quantiles (N, 64, 9) in units of the context's
@@ -277,12 +258,13 @@ def generated_loss(
     """
     x, hint, reach, cutoffs = batch["x"], batch["hint"], batch["reach"], batch["cutoffs"]
     known, x = ~x.isnan(), torch.nan_to_num(x)
-    read, seen = x[:, : cutoffs[-1]], known[:, : cutoffs[-1]]
-    if mirrored:
-        read, seen = torch.cat([read, -read]), torch.cat([seen, seen])
-        out = _mean_of_mirrored(model(read, seen, torch.cat([hint, 0 * hint]), cutoffs))
+    seen = known[:, : cutoffs[-1]]
+    if both:
+        mean, deviation = _normal(x[:, : cutoffs[-1]], seen)
+        x = (x - mean) / deviation
+        out = mean_of_copies(model, x[:, : cutoffs[-1]], seen, -mean / deviation, hint, cutoffs)
     else:
-        out = model(read, seen, hint, cutoffs)
+        out = model(x[:, : cutoffs[-1]], seen, hint, cutoffs)
     scaled = ((x - out.level) / out.spread).clamp(-1e4, 1e4)
     ahead = torch.arange(BLOCK, device=x.device)
     total, count = x.new_zeros(()), x.new_zeros(())
@@ -302,14 +284,17 @@ def generated_loss(
     return total / count.clamp(min=1), quantiles, target, mask
 
 
-def _mean_of_mirrored(out: Scaled) -> Scaled:
-    """Returns the mean of forecasts of series, the first half, and of them upside down."""
-    halves = [one.chunk(2) for one in out.quantiles]
-    return Scaled(
-        [(one - turned.flip(-1)) / 2 for one, turned in halves],
-        *([one.chunk(2)[0] for one in part] for part in (out.error, out.expected)),
-        *(one.chunk(2)[0] for one in (out.level, out.spread)),
-    )
+def _normal(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the deviation (N, 1) of what is known of series (N, L)."""
+    count = known.sum(1, keepdim=True).clamp(min=1)
+    mean = (x * known).sum(1, keepdim=True) / count
+    deviation = (((x - mean) * known).square().sum(1, keepdim=True) / count).sqrt()
+    return mean, torch.where(deviation > 1e-6 * mean.abs() + 1e-30, deviation, 1.0 + mean.abs())
+
+
+def _values(out: Scaled) -> Tensor:
+    """Returns the quantiles after the last cutoff (N, 64, 9) in the units of what was read."""
+    return out.quantiles[-1] * out.spread.unsqueeze(-1) + out.level.unsqueeze(-1)
 
 
 def _series(x: Tensor, known: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
