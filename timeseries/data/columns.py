@@ -188,6 +188,8 @@ def resample(
         raise ConfigError(
             f"resample is a step of fixed length like 10s, 1min, 1h or 1D, got {step!r}"
         ) from error
+    if fixed <= pd.Timedelta(0):
+        raise ConfigError(f"resample is a step above 0, got {step!r}")
     # Days begin at the local midnight; shorter steps are cut in instants, which clocks share.
     by_day = fixed >= pd.Timedelta(days=1)
     if by_day:
@@ -211,6 +213,9 @@ def _bins(ds: pd.DatetimeIndex, codes: np.ndarray, step: pd.Timedelta) -> pd.Dat
     """Returns the bin of every row: the step that it lies in, or the one around its phase."""
     width = step.as_unit("ns").value
     time = ds.as_unit("ns").asi8
+    # Steps of hours begin with the day as the first row's clock has it: 6h at 0, 6, 12, 18.
+    ahead = pd.Timedelta(0) if ds.tz is None else ds[0].utcoffset()
+    clock = pd.Timedelta(ahead).as_unit("ns").value
     turn = np.exp(2j * np.pi * (time % width) / width)
     count = np.bincount(codes)
     seen = np.maximum(count, 1)
@@ -221,7 +226,8 @@ def _bins(ds: pd.DatetimeIndex, codes: np.ndarray, step: pd.Timedelta) -> pd.Dat
     # Series sampled much faster than the step have no phase: a minute of seconds begins at :00.
     sharp = (np.abs(mean) > _SHARP) & (count < 1.5 * (span + 1))
     if not sharp.any():
-        return ds.floor(step)
+        floor = (time + clock) // width * width - clock
+        return pd.DatetimeIndex(floor, tz="UTC").tz_convert(ds.tz).as_unit(ds.unit)
     phase = np.where(sharp, np.angle(mean) / (2 * np.pi), 0.0)
     # All series share one axis: a phase is kept to a tenth of the step, and only one of them.
     common = round(float(np.angle(mean[sharp].sum()) / (2 * np.pi)), 1) * width
