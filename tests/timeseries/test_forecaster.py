@@ -95,6 +95,32 @@ def test_a_saved_forecaster_forecasts_the_same(name, tmp_path):
         Forecaster.load(tmp_path)
 
 
+def test_a_saved_forecaster_keeps_all_series_and_their_times(tmp_path):
+    names = ["y", "target", "ds", "unique_id", "item_id", "time", "0", "a/b", "007"]
+    days = pd.date_range("2024-01-01", periods=9)
+    parts = [
+        pd.DataFrame({"unique_id": name, "ds": days, "y": np.arange(9) + 10.0 * i})
+        for i, name in enumerate(names)
+    ]
+    week = pd.DataFrame({"unique_id": "a", "ds": days[:5], "y": np.arange(5.0)})
+    plan = pd.DataFrame({"unique_id": "a", "ds": days[7:9], "y": np.nan})
+    frames = [
+        (pd.concat(parts), {}),
+        # Days, once they were said to be numbers, and numbers that may be dates.
+        (week.assign(ds=range(20240101, 20240106)), {"date_order": "number"}),
+        (week.assign(ds=range(31122024, 31122029)), {"date_order": "number"}),
+        # That these are working days, the rows of the plan alone tell.
+        (pd.concat([week, plan]).assign(promo=[0, 1.0, 0, 1, 0, 1, 0]), {"future": "promo"}),
+    ]
+    for i, (df, options) in enumerate(frames):
+        forecaster = Forecaster("repeat", **options).fit(df)
+        forecaster.save(tmp_path / str(i))
+        again = Forecaster.load(tmp_path / str(i))
+        pd.testing.assert_frame_equal(again.predict(2), forecaster.predict(2))
+        assert again._panel.frequency == forecaster._panel.frequency
+    assert list(again.predict(2)["ds"].dt.day) == [8, 9]
+
+
 def test_refitting_trains_at_every_cutoff():
     df, made = sales(2, ragged=False), Forecaster("mixer_forecaster", **SMALL["mixer_forecaster"])
     once = made.cross_validation(df, 8, windows=2)
