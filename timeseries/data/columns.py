@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -38,6 +39,26 @@ def holds_times(column: pd.Series) -> bool:
     return len(given) > 0 and bool(given.str.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}").all())
 
 
+def named_columns(series: pd.DataFrame, where: Source) -> pd.DataFrame:
+    """Returns the columns of a wide frame that have names, which pandas gives to others.
+
+    Raises:
+        DataError: if one without a name does not count the rows, and holds anything.
+    """
+    for name in [name for name in series.columns if re.fullmatch(r"Unnamed: \d+(\.\d+)?", name)]:
+        place = int(float(name[9:])) + 1
+        value = pd.to_numeric(series[name], errors="coerce").to_numpy(np.float64)
+        if (np.diff(value) == 1).all() and value[0] in (0, 1):
+            where.notes.append(f"column {place} has no name and counts the rows: not used")
+        elif series[name].notna().any():
+            raise where.error(
+                f"column {place} has no name, and is no series without one",
+                hint="name it in the header, take it away, or name the one series by --target",
+            )
+        series = series.drop(columns=name)
+    return series
+
+
 def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> None:
     """Refuses a frame that was taken for a wide one and has a column of names: a long frame whose
     columns are called otherwise.
@@ -59,7 +80,8 @@ def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> Non
     one = series[id_].dropna().iloc[0]
     raise where.error(
         f"the column {id_!r} holds names, like {str(one)!r}, and no numbers",
-        hint=f"a long frame? say which column names the series: --id {id_} --target {target}, in "
+        hint=f"a long frame? say which column names the series: --id {shlex.quote(id_)} "
+        f"--target {shlex.quote(target)}, in "
         "fit --data.id and --data.target, in Python id= and target=; a single series? name its "
         "column: --target, target=",
     )

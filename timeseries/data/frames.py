@@ -15,7 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
-from longseq.timeseries.data.columns import numbers, refuse_names, resample
+from longseq.timeseries.data.columns import named_columns, numbers, refuse_names, resample
 from longseq.timeseries.data.covariates import (
     Covariates,
     check_columns,
@@ -163,8 +163,13 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
             return read_text(file, DELIMITERS[kind], usual), 2
         if kind == ".txt":
             return pd.read_csv(file, header=None, low_memory=False), 1
+    except DataError:  # which is a ValueError, and says it all
+        raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError("the compressed file is truncated or damaged", path=file) from error
+        text = "the compressed file is truncated or damaged"
+        if "Not a gzipped file" in str(error):
+            text = "is not packed by gzip, as its name says: leave .gz out of its name"
+        raise DataError(text, path=file) from error
     except (
         pd.errors.ParserError,
         pd.errors.EmptyDataError,
@@ -225,6 +230,8 @@ def _from_wide(
         ds = parse_times(frame[time], where, told.zone, order=told.date_order)
         series = frame.drop(columns=time)
     series = series.drop(columns=list(told.covariates))
+    if target is None:
+        series = named_columns(series, where)
     if target is None or told.target is None:
         others = series if target is None else series.drop(columns=target)
         refuse_names(others, [name for name in TARGET_NAMES if name in frame], where)

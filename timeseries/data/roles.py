@@ -95,6 +95,8 @@ def find_roles(
         )
     if time is None:
         looks = next((name for name in frame.columns if holds_times(frame[name])), None)
+        if looks == "Unnamed: 0":  # the index of a frame of pandas, written without a name
+            return id_, looks, target
         seems = "" if looks is None else f" ({looks!r} looks like it)"
         raise where.error(
             f"has no time column among {', '.join(frame.columns[:5])}",

@@ -20,6 +20,13 @@ _MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
+_PACKED = {
+    b"\x1f\x8b": "by gzip (call it .csv.gz, or unpack it)",
+    b"PK\x03\x04": "as a zip file, or is a workbook (unpack it, or save its sheet as CSV in UTF-8)",
+    b"\x28\xb5\x2f\xfd": "by zstd (unpack it)",
+    b"\xfd7zXZ": "by xz (unpack it)",
+    b"BZh": "by bzip2 (unpack it)",
+}
 _NAMES = {",": "commas", "\t": "tabs", "|": "bars (|)", ";": "semicolons"}
 
 
@@ -40,7 +47,10 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     """
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         first = stream.readline()
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+    for magic, how_packed in _PACKED.items():
+        if first.startswith(magic):
+            raise DataError(f"is no text, it is packed {how_packed}", path=file)
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in first:
         raise _encoding(file, "UTF-16")
     header = first.decode("utf-8-sig", errors="replace")
     european = ";" in header and "," not in header and delimiter == ","
@@ -59,6 +69,10 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         columns = next(csv.reader(text, delimiter=found, skipinitialspace=True), [])
     except csv.Error as error:
         raise DataError(f"its header cannot be read: {error}", path=file) from error
+    named = [name.strip() for name in columns if name.strip()]
+    twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
+    if twice is not None:  # pandas would call the second one a.1
+        raise DataError(f"two columns have the same name, {twice!r}", path=file)
     texts = [name for name in columns if name.strip().lower() in names]
     if texts:
         how["dtype"] = str if european else dict.fromkeys(texts, str)
@@ -68,6 +82,9 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **how)
     except UnicodeDecodeError as error:
         raise _encoding(file, "another encoding") from error
+    except pd.errors.ParserError:
+        _check_lengths(file, found)  # which names the record and the way out
+        raise
     if not isinstance(frame.index, pd.RangeIndex):
         _check_lengths(file, found)
         raise DataError("has more fields in its records than in its header", path=file)
