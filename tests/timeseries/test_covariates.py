@@ -326,3 +326,28 @@ def test_a_past_covariate_without_a_value_is_named():
     assert any("'temp' has no value for b" in note for note in panel.notes)
     with pytest.raises(DataError, match="past covariate 'temp' has no value"):
         panel_of(parts[1], roles=told, source="m")
+
+
+def test_the_future_may_have_times_in_its_index_or_be_a_file(tmp_path):
+    ds = pd.date_range("2024-01-01", periods=34)
+    promo = (np.arange(34) % 5 == 0).astype(float)
+    df = pd.DataFrame({"y": 3.0 + 2 * promo + np.arange(34) % 2, "promo": promo}, index=ds)
+    df.index.name = "ds"
+    plan = df[["promo"]].iloc[30:]
+    forecaster = Forecaster("repeat", future="promo").fit(df.iloc[:30])
+    expected = forecaster.predict(4, future=plan.reset_index())
+    plan.to_csv(tmp_path / "plan.csv")
+    many = plan.assign(unique_id="y").set_index("unique_id", append=True)
+    for future in (plan, plan.rename_axis(None), many, tmp_path / "plan.csv"):
+        pd.testing.assert_frame_equal(forecaster.predict(4, future=future), expected)
+    with pytest.raises(ConfigError, match=r"plan\.csv"):
+        forecaster.predict(4, future=tmp_path / "plan.csv", out=tmp_path / "plan.csv")
+    assert len((tmp_path / "plan.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("index", [["unique_id"], ["ds"], ["unique_id", "ds"], ["y"]])
+def test_an_index_that_is_a_column_too_is_taken_once(index):
+    ds = pd.date_range("2024-01-01", periods=6)
+    df = pd.DataFrame({"unique_id": "a", "ds": ds, "y": np.arange(6.0)})
+    found = Forecaster("repeat").fit(df.set_index(index, drop=False)).predict(2)
+    pd.testing.assert_frame_equal(found, Forecaster("repeat").fit(df).predict(2))

@@ -26,10 +26,10 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import (
     ID_NAMES,
     TARGET_NAMES,
-    TIME_NAMES,
     Missing,
     Roles,
     find_roles,
+    with_index,
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.source import Source
@@ -94,13 +94,7 @@ def panel_of(
     where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
-    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
-        frame = _with_times(frame, told, where)
-    elif any(
-        str(name).lower() in (*ID_NAMES, *TIME_NAMES, told.id, told.time)
-        for name in frame.index.names
-    ):
-        frame = frame.reset_index()
+    frame = with_index(frame, told, where)
     frame = frame.rename(columns=str)
     if len(set(frame.columns)) < frame.shape[1]:
         raise where.error("two columns have the same name")
@@ -114,20 +108,6 @@ def panel_of(
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
-
-
-def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
-    """Returns a frame whose index holds times with them in a column, which has a name that tells
-    it; without them where a column has them already."""
-    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
-    fold = str.lower if told.time is None else str
-    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
-    if named is not None:
-        where.notes.append(f"the index is not used: the column {named!r} has the times")
-        return frame.reset_index(drop=True)
-    if told.time is None and fold(str(own)) not in usual:
-        own = None  # an index of times tells by itself what it is
-    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
 
 
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError
+from longseq.core.files import require_file
 from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.covariates import check_columns
+from longseq.timeseries.data.frames import read_frame
 from longseq.timeseries.data.panel import Panel
-from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles
+from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles, with_index
 from longseq.timeseries.data.source import Source
 from longseq.timeseries.data.times import ZONE_HINT, parse_times
+from longseq.timeseries.frame_types import to_pandas
+
+
+def known_future(panel: Panel, future: Any, horizon: int, roles: Roles) -> Panel:
+    """Returns a panel that knows the future covariates of a frame or file; see ``with_future``."""
+    if not isinstance(future, (str, Path)):
+        return with_future(panel, to_pandas(future)[0], horizon, roles)
+    file = require_file(future, "frame of the future")
+    table, line = read_frame(file, roles.id)
+    return with_future(panel, table, horizon, roles, file, line)
 
 
 def with_future(
@@ -46,7 +59,7 @@ def with_future(
             "future=['NAME'] in Python"
         )
     where = Source(Path(file), first_line, european=bool(frame.attrs.get("european")))
-    frame = frame.rename(columns=str).reset_index(drop=True)
+    frame = with_index(frame, roles, where).rename(columns=str)
     check_columns(roles.future, frame.columns, where, "future")
     lower = {name.lower(): name for name in reversed(frame.columns)}
     id_ = roles.id or next((lower[name] for name in ID_NAMES if name in lower), None)

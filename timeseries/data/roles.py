@@ -61,6 +61,33 @@ def names_of(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
+def with_index(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame with what its index holds in columns: times, or levels named as roles are."""
+    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
+        return _with_times(frame, told, where)
+    usual = (*ID_NAMES, *TIME_NAMES, told.id, told.time)
+    columns, names = set(map(str, frame.columns)), frame.index.names
+    twice = [i for i, name in enumerate(names) if str(name) in columns]
+    rest = [name for i, name in enumerate(names) if i not in twice and name is not None]
+    if twice:  # set_index(…, drop=False)
+        frame = frame.reset_index(level=twice, drop=True)
+    return frame.reset_index(drop=not any(str(n).lower() in usual or n in usual for n in rest))
+
+
+def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame whose index holds times with them in a column, which has a name that tells
+    it; without them where a column has them already."""
+    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
+    fold = str.lower if told.time is None else str
+    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
+    if named is not None:
+        where.notes.append(f"the index is not used: the column {named!r} has the times")
+        return frame.reset_index(drop=True)
+    if told.time is None and fold(str(own)) not in usual:
+        own = None  # an index of times tells by itself what it is
+    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
+
+
 def find_roles(
     frame: pd.DataFrame, told: Roles, where: Source
 ) -> tuple[str | None, str | None, str | None]:
