@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class Forecaster:
                 "hold rows back in longseq timeseries fit and take predict --ckpt_path --level"
             )
         self.conformal = conformal
-        levels = (levels,) if isinstance(levels, int | float) else tuple(levels)
+        levels = (levels,) if isinstance(levels, Real | str) else tuple(levels)
         future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,8 @@ def to_pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
     table = frame.to_pandas() if polars else frame
     if isinstance(table, pd.Series) and not polars:  # its index holds the times
         table = table.to_frame("y" if table.name is None else table.name)
+    if isinstance(frame, (str, Path)):
+        raise ConfigError(f"a frame is needed here, got the path {str(frame)!r}: read it first")
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(
             f"a pandas or polars frame or a path is needed, got {type(frame).__name__}"

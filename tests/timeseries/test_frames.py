@@ -324,3 +324,12 @@ def test_an_index_that_names_its_roles_is_read() -> None:
         assert np.array_equal(found.values, expected.values)
     odd = long[["ds", "y"]][:4].set_index(pd.Index([3, 1, 4, 1], name="row"))
     assert list(panel_of(odd, source="rows").ids) == ["y"]
+
+
+def test_columns_of_several_names_and_days_that_come_twice_are_named() -> None:
+    ds = pd.date_range("2024-04-01", periods=5)
+    df = pd.DataFrame({"unique_id": "a", "ds": ds, "y": np.arange(5.0)})
+    with pytest.raises(DataError, match="its columns have 2 names each"):
+        panel_of(df.pivot(index="ds", columns="unique_id", values=["y"]), source="a")
+    with pytest.raises(DataError, match=r"is a duplicate \(sort by time"):  # no clock went back
+        panel_of(pd.concat([df, df.tail(1)]), source="a")

@@ -94,6 +94,9 @@ def panel_of(
     where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
+    if frame.columns.nlevels > 1:
+        count = frame.columns.nlevels
+        raise where.error(f"its columns have {count} names each", hint="leave one: droplevel(…)")
     frame = with_index(frame, told, where)
     frame = frame.rename(columns=str)
     if len(set(frame.columns)) < frame.shape[1]:

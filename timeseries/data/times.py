@@ -202,7 +202,13 @@ def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: So
     hint = "sort by time and keep one row a time"
     if isinstance(times, pd.DatetimeIndex) and times.tz is None:
         step_back = previous - time
-        if step_back < pd.Timedelta(hours=1) and time.hour <= 3 and time.month in (4, 9, 10, 11):
+        days = bool((times == times.normalize()).all())
+        if (
+            not days
+            and step_back < pd.Timedelta(hours=1)
+            and time.hour <= 3
+            and time.month in (4, 9, 10, 11)
+        ):
             hint = f"do not sort: it looks like the hour that comes twice; {ZONE_HINT}"
     raise DataError(
         f"the time {time} {what}",
