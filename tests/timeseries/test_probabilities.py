@@ -49,6 +49,24 @@ def test_quantiles_ascend_and_the_loss_is_least_for_what_is_true(name):
         assert (kind.point(out) * 2 + 4 > 0).all()
 
 
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize("mean", [1e7, 1e9, 1e11, 1e14, 1e18])
+def test_quantiles_of_large_counts(name, mean):
+    kind, levels = LIKELIHOODS[name](), np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+    zero = torch.zeros(3, dtype=torch.float64)
+    rest = torch.full((3, 1), 0.5, dtype=torch.float64)
+    out = Outputs(zero, rest, zero + 1, zero + mean, zero + mean / 3)
+    found, middle = kind.ppf(out, levels)[0], float(kind.mean(out)[0])
+    assert np.isfinite(found).all() and (np.diff(found) > 0).all() and (found % 1 == 0).all()
+    if name == "poisson":  # a normal distribution of the same variance, to terms of order 1
+        near = middle + np.sqrt(middle) * stats.norm.ppf(levels)
+        np.testing.assert_allclose(found, near, atol=2, rtol=1e-15)
+    else:
+        size = 1 / float(kind._alpha(out)[0])
+        near = stats.gamma.ppf(levels, size) / size * middle
+        np.testing.assert_allclose(found, near, rtol=1e-6)
+
+
 def test_log_likelihoods_are_those_of_scipy():
     count = np.array([0.0, 1, 7, 30])
     for name in NAMES[1:]:
