@@ -262,11 +262,11 @@ class Forecaster:
         panel = self._fitted() if history is None else self._read(history)[0]
         return score_frame(to_pandas(frame)[0], panel, self.season)
 
-    def plot(self, frame: pd.DataFrame, path: str | Path, series: str | None = None) -> None:
+    def plot(self, frame: Any, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
 
         Args:
-            frame: of ``predict`` or ``cross_validation``, pandas.
+            frame: of ``predict`` or ``cross_validation``.
             path: the file.
             series: its name; the first one if None.
         """
@@ -276,7 +276,7 @@ class Forecaster:
         self._check_out(path, table=False)
         level = next((n for n in self.levels if f"{self.name}-lo-{n}" in frame), None)
         chosen = panel.select([series or panel.ids[0]])
-        plot_forecast(chosen, frame, self.name, path, level)
+        plot_forecast(chosen, to_pandas(frame)[0], self.name, path, level)
 
     def save(self, path: str | Path) -> None:
         """Writes the forecaster with its series and weights to a folder.

@@ -16,7 +16,11 @@ def to_pandas(frame: Any) -> tuple[pd.DataFrame, bool]:
     polars = type(frame).__module__.split(".")[0] == "polars"
     if polars and hasattr(frame, "collect"):  # lazy
         frame = frame.collect()
-    table = frame.to_pandas() if polars else frame
+    try:
+        table = frame.to_pandas() if polars else frame
+    except ValueError as error:  # Arrow has no whole numbers of 128 bits
+        text = f"the frame of polars ({frame.schema}) has no form in pandas: {error}"
+        raise ConfigError(f"{text}; cast the column, to pl.Float64 for one of numbers") from error
     if isinstance(table, pd.Series) and not polars:  # its index holds the times
         table = table.to_frame("y" if table.name is None else table.name)
     if isinstance(frame, (str, Path)):

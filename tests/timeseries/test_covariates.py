@@ -351,3 +351,21 @@ def test_an_index_that_is_a_column_too_is_taken_once(index):
     df = pd.DataFrame({"unique_id": "a", "ds": ds, "y": np.arange(6.0)})
     found = Forecaster("repeat").fit(df.set_index(index, drop=False)).predict(2)
     pd.testing.assert_frame_equal(found, Forecaster("repeat").fit(df).predict(2))
+
+
+@pytest.mark.parametrize("step", ["6h", "D"])
+def test_a_plan_is_averaged_over_the_step_of_the_series(step):
+    hours = pd.date_range("2024-10-20", "2024-11-06", freq="h", tz="Europe/Berlin")
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({"ds": hours, "temp": rng.normal(size=len(hours))})
+    df["y"] = 3 * df["temp"] + rng.normal(size=len(hours)) / 9
+    end = int(np.flatnonzero(hours == pd.Timestamp("2024-11-04", tz="Europe/Berlin"))[0])
+    end -= 1 if step == "6h" else 0  # the first row is of summer time, so winter's is 23:00
+    forecaster = Forecaster("repeat", future="temp", resample=step).fit(df.iloc[:end])
+    horizon = 4 if step == "6h" else 2
+    whole = df.iloc[end : end + 24 if step == "6h" else end + 48]
+    found = forecaster.predict(horizon, future=whole[["ds", "temp"]])
+    both = pd.concat([df.iloc[:end], whole.assign(y=np.nan)])
+    expected = Forecaster("repeat", future="temp", resample=step).fit(both).predict(horizon)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["Repeat"].nunique() == horizon

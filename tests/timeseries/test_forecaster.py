@@ -75,13 +75,19 @@ def test_cross_validation_sees_nothing_after_its_cutoffs(name):
     np.testing.assert_array_equal(merged["y"], merged["y_known"])
 
 
-def test_polars_comes_out_where_polars_went_in():
+def test_polars_comes_out_where_polars_went_in(tmp_path):
     polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
     df = sales(2)
     found = Forecaster("theta").fit(polars.from_pandas(df)).predict(5)
     assert isinstance(found, polars.DataFrame)
     expected = Forecaster("theta").fit(df).predict(5)
     np.testing.assert_allclose(found["Theta"].to_numpy(), expected["Theta"].to_numpy())
+    forecaster = Forecaster("theta").fit(polars.from_pandas(df))
+    forecaster.plot(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    long = polars.from_pandas(df).with_columns(polars.col("y").cast(polars.Int128))
+    with pytest.raises(ConfigError, match=r"Int128.*cast the column"):
+        Forecaster("theta").fit(long)
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "theta", "mixer_forecaster"])

@@ -363,6 +363,9 @@ def test_numbers_with_fractions_are_seconds_since_1970_or_no_times(tmp_path):
     # Of 2019.10 a CSV leaves 2019.1: an October would be a January.
     with pytest.raises(DataError, match=r"line 2: 'ds' is 2019.1, .* 2024-12,"):
         read_panel(write(tmp_path / "c.csv", ["2019.10", "2020.10", "2021.10"]))
-    gap = pd.DataFrame({"ds": [2001.0, np.nan, 2003.0], "y": [1.0, 2.0, 3.0]})
-    with pytest.raises(DataError, match="line 3: 'ds' is nan"):
-        panel_of(gap, source="a.csv")
+    for gap in ([2001.0, np.nan, 2003.0], pd.array([1, None, 3], dtype="Int64")):
+        with pytest.raises(DataError, match=r"line 3: 'ds' is (nan|<NA>)"):
+            panel_of(pd.DataFrame({"ds": gap, "y": [1.0, 2.0, 3.0]}), source="a.csv")
+    large = np.arange(3, dtype=np.uint64) + 2**63  # which would begin below 0
+    with pytest.raises(DataError, match="line 2: 'ds' is 9223372036854775808"):
+        panel_of(pd.DataFrame({"ds": large, "y": [1.0, 2.0, 3.0]}), source="a.csv")

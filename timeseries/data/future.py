@@ -50,7 +50,7 @@ def with_future(
 
     Raises:
         DataError: if a column is not there, times are of another kind than those of the series, or
-            a time lies on no row, or comes twice.
+            a time lies on no row, or comes twice (unless they are averaged over a step).
         ConfigError: if no covariate is to be taken from it.
     """
     if not roles.future:
@@ -80,7 +80,12 @@ def with_future(
         codes = pd.Index(panel.ids).get_indexer(pd.Index(frame[id_].astype(str)))
     ds = parse_times(frame[time], where, roles.zone, codes, roles.date_order)
     _check_kind(ds, longer.ds, panel.source, where)
-    rows, known = longer.ds.get_indexer(ds), codes >= 0
+    known = codes >= 0
+    if roles.resample is None:
+        rows = longer.ds.get_indexer(ds)
+    else:  # averaged, as the series are, over the step that a row begins
+        rows = np.asarray(longer.ds.searchsorted(ds, side="right")) - 1
+        rows[np.asarray(ds >= longer.ds[-1] + panel.freq)] = -1
     off = known & (rows < 0) & np.asarray((ds >= longer.ds[0]) & (ds <= longer.ds[-1]))
     if off.any():
         raise where.error("the time lies on no row of the series", int(np.flatnonzero(off)[0]))
@@ -89,7 +94,7 @@ def with_future(
     known &= rows >= panel.ends[np.maximum(codes, 0)]
     place = np.where(known, rows * len(panel.ids) + codes, -1 - np.arange(len(rows)))
     twice = pd.Index(place).duplicated()
-    if twice.any():
+    if twice.any() and roles.resample is None:
         at = int(np.flatnonzero(twice)[0])
         name = panel.ids[codes[at]]
         raise where.error(f"the time {ds[at]} of {name!r} comes twice in the future", at)
@@ -101,7 +106,8 @@ def with_future(
         panel = replace(panel, notes=(*panel.notes, text))
     future = {name: value.copy() for name, value in longer.covariates.future.items()}
     for name in roles.future:
-        future[name][rows[known], codes[known]] = numbers(frame[name], name, where)[known]
+        value = pd.Series(numbers(frame[name], name, where)[known]).groupby(place[known]).mean()
+        future[name].flat[value.index.to_numpy()] = value.to_numpy()
     return replace(panel, covariates=replace(panel.covariates, future=future))
 
 

@@ -33,6 +33,8 @@ def whole_numbers(column: pd.Series) -> np.ndarray | None:
     """Returns a column of whole numbers, or of texts that are ones, as int64 (N,); seconds since
     1970 with a fraction as microseconds; None for any other column."""
     if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+        if len(column) and column.max() > np.iinfo(np.int64).max:
+            return None
         return column.to_numpy(np.int64)
     if pd.api.types.is_float_dtype(column) and len(column):
         return _whole(column.to_numpy(np.float64, na_value=np.nan))
