@@ -369,3 +369,14 @@ def test_a_plan_is_averaged_over_the_step_of_the_series(step):
     expected = Forecaster("repeat", future="temp", resample=step).fit(both).predict(horizon)
     pd.testing.assert_frame_equal(found, expected)
     assert found["Repeat"].nunique() == horizon
+
+
+def test_a_plan_for_series_of_other_names_says_so():
+    ds = pd.date_range("2024-01-01", periods=20)
+    df = pd.DataFrame({"unique_id": "007", "ds": ds, "y": np.arange(20.0), "promo": ds.day % 3})
+    plan = df.iloc[16:].drop(columns="y")
+    forecaster = Forecaster("repeat", future="promo").fit(df.iloc[:16])
+    with pytest.raises(DataError, match=r"'7' is no series of the frame, .* none called '007'"):
+        forecaster.predict(4, future=plan.assign(unique_id=7))
+    more = pd.concat([plan, plan.assign(unique_id="new")])  # which is noted, and stops nothing
+    assert len(forecaster.predict(4, future=more)) == 4

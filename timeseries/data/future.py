@@ -108,6 +108,11 @@ def with_future(
     for name in roles.future:
         value = pd.Series(numbers(frame[name], name, where)[known]).groupby(place[known]).mean()
         future[name].flat[value.index.to_numpy()] = value.to_numpy()
+        next_ = future[name][np.minimum(panel.ends, len(longer.ds) - 1), np.arange(len(panel.ids))]
+        lacking = np.flatnonzero(np.isnan(next_) & ~np.isin(np.arange(len(panel.ids)), codes))
+        if len(others) and len(lacking):
+            text = f"{others[0]!r} is no series of {panel.source}, and {name!r} is given for none"
+            raise where.error(f"{text} called {panel.ids[int(lacking[0])]!r}")
     return replace(panel, covariates=replace(panel.covariates, future=future))
 
 
