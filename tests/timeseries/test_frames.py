@@ -205,6 +205,13 @@ def test_blanks_around_names_and_values_do_not_count(spaced, separator, tmp_path
         ("a.csv", _ROWS.encode() + b'"a,2024-01-05,5\n', "line 6: 1 of 3 fields"),
         ("a.csv", b"ds,a,a\n2024-01-01,1,2\n", "two columns have the same name, 'a'"),
         ("a.csv", b"ds,a,\n2024-01-01,1,2\n2024-01-02,2,4\n", "column 3 has no name"),
+        ("a.txt", b"1,2\n3\n5,6\n7,8\n", "line 2: 1 of 2 fields.*cut short"),
+        ("a.txt", b"1,2\n3,4\n5,6,7\n7,8\n", "line 3: 3 fields, more in a record than the 2"),
+        (
+            "a.csv",
+            b"Date,Time,kWh\n2024-01-01,00:00,1\n2024-01-01,01:00,2\n",
+            "'Date' holds days and 'Time' times of the day, like 00:00 .join both in one column",
+        ),
         ("a.csv", b"# logger\nds,y\n2024-01-01,1\n", "line 2: 2 fields, more .* lines above it"),
     ],
 )
@@ -333,3 +340,10 @@ def test_columns_of_several_names_and_days_that_come_twice_are_named() -> None:
         panel_of(df.pivot(index="ds", columns="unique_id", values=["y"]), source="a")
     with pytest.raises(DataError, match=r"is a duplicate \(sort by time"):  # no clock went back
         panel_of(pd.concat([df, df.tail(1)]), source="a")
+
+
+def test_suffixes_in_capitals_are_the_same(tmp_path) -> None:
+    (tmp_path / "A.CSV").write_text(_ROWS)
+    (tmp_path / "A.CSV.GZ").write_bytes(gzip.compress(_ROWS.encode()))
+    plain, packed = (read_panel(tmp_path / name) for name in ("A.CSV", "A.CSV.GZ"))
+    np.testing.assert_array_equal(plain.values, packed.values)

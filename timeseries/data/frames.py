@@ -33,7 +33,7 @@ from longseq.timeseries.data.roles import (
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.source import Source
-from longseq.timeseries.data.text import give_back, read_text
+from longseq.timeseries.data.text import give_back, read_numbers, read_text
 from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
@@ -136,7 +136,7 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
             what = type(frame).__name__
             text = f"its reader returned {what}, not a frame of pandas or polars"
             raise DataError(text, path=file) from error
-    suffixes = [text for text in file.suffixes if text != ".gz"]
+    suffixes = [text for text in file.suffixes if text.lower() != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
     try:
         if kind in (".parquet", ".pq"):
@@ -145,7 +145,7 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
             usual = ID_NAMES if id_ is None else (id_.lower(),)
             return read_text(file, DELIMITERS[kind], usual), 2
         if kind == ".txt":
-            return pd.read_csv(file, header=None, low_memory=False), 1
+            return read_numbers(file), 1
     except DataError:  # which is a ValueError, and says it all
         raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -13,6 +13,7 @@ from longseq.timeseries.data.columns import holds_times
 from longseq.timeseries.data.source import Source, say
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
+_CLOCK_NAMES = ("time", "zeit", "uhrzeit", "hour", "stunde")
 ID_NAMES = ("unique_id", "item_id", "series_id")
 TARGET_NAMES = ("y", "target")
 Missing = Literal["ffill", "error"]
@@ -112,6 +113,15 @@ def find_roles(
 
     id_, target = find(told.id, ID_NAMES), find(told.target, TARGET_NAMES)
     time = find(told.time, TIME_NAMES)
+    hours = next((lower[name] for name in _CLOCK_NAMES if name in lower), None)
+    if told.time is None and None not in (time, hours) and hours != time:
+        assert time is not None and hours is not None
+        first = frame[hours].dropna().astype(str).head(20)
+        if len(first) and first.str.fullmatch(r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*").all():
+            raise where.error(
+                f"{time!r} holds days and {hours!r} times of the day, like {first.iloc[0]}",
+                hint="join both in one column: 2024-12-31 10:15",
+            )
     if where.first_line == 1 and told.time is None:
         return None, None, told.target
     if id_ is not None and target is None:

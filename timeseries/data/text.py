@@ -45,7 +45,7 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         DataError: for another encoding or separator, or a record that is not as long as the header.
         ValueError, OSError: as pandas finds a file that is no table.
     """
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
         first = stream.readline()
     for magic, how_packed in _PACKED.items():
         if first.startswith(magic):
@@ -98,6 +98,23 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     return frame
 
 
+def read_numbers(file: Path) -> pd.DataFrame:
+    """Reads numbers between commas, without a header.
+
+    Raises:
+        DataError: for a record that is not as long as the first one.
+        ValueError, OSError: as pandas finds a file that is no table.
+    """
+    try:
+        frame = pd.read_csv(file, header=None, low_memory=False)
+    except pd.errors.ParserError:
+        _check_lengths(file, ",")
+        raise
+    if frame.shape[1] > 1 and frame.iloc[:, -1].isna().any():
+        _check_lengths(file, ",")
+    return frame
+
+
 def give_back() -> None:
     """Returns to the system what reading a file or a frame took: Arrow keeps it, and so does the C
     library of Linux."""
@@ -117,14 +134,14 @@ def _check_lengths(file: Path, delimiter: str) -> None:
     """Checks that no record has fewer fields than the header, which pandas takes as empty, or
     more, of which it makes an index."""
     how: Any = {"mode": "rt", "encoding": "utf-8-sig", "newline": ""}
-    with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as stream:
+    with gzip.open(file, **how) if file.suffix.lower() == ".gz" else file.open(**how) as stream:
         rows = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
         wanted = len(next(rows))
         for row in rows:
             if len(row) > wanted:
                 raise DataError(
                     f"line {rows.line_num}: {len(row)} fields, more in a record than the {wanted} "
-                    "of the header",
+                    "of the first line",
                     path=file,
                     hint="the first line must name every column: take lines above it away, and "
                     "put a name over each",
