@@ -295,8 +295,9 @@ def _conformal_radii(
     assert task.scaler is not None
     end = task.scaler["train_end"]
     trained = pd.Timestamp(end) if panel.dated else int(end)
-    if isinstance(panel.ds, pd.DatetimeIndex) and (trained.tz is None) != (panel.ds.tz is None):
-        which = "no zone" if panel.ds.tz is None else "a zone"
+    own = panel.ds.tz if isinstance(panel.ds, pd.DatetimeIndex) else None
+    if isinstance(trained, pd.Timestamp) and (trained.tz is None) != (own is None):
+        which = "no zone" if own is None else "a zone"
         text = f"its times are on a clock of {which}, those of the training, until {end}, are not"
         raise DataError(text, path=panel.source, hint=f"write both alike, or {ZONE_HINT}")
     first = max(task.least, int(panel.ds.searchsorted(trained, side="right")))

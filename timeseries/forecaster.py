@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,8 @@ class Forecaster:
                 "hold rows back in longseq timeseries fit and take predict --ckpt_path --level"
             )
         self.conformal = conformal
-        levels = (levels,) if isinstance(levels, Real | str) else tuple(levels)
+        many: Any = levels if np.ndim(levels) else (levels,)
+        levels = tuple(many)
         future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):
