@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -17,8 +18,8 @@ def check_levels(levels: Sequence[int]) -> None:
         ConfigError: for one outside 1 to 99.
     """
     for level in levels:
-        if not 1 <= level < 100:
-            raise ConfigError(f"a level is a percentage between 1 and 99, got {level}")
+        if not isinstance(level, Real) or isinstance(level, bool) or not 1 <= level < 100:
+            raise ConfigError(f"a level is a percentage between 1 and 99, got {level!r}")
 
 
 def needed(levels: Sequence[int]) -> int:

@@ -19,8 +19,10 @@ from longseq.timeseries.baselines import Baseline
 from longseq.timeseries.conformal import check_levels, needed, radii
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.data.times import ZONE_HINT
 from longseq.timeseries.data.windows import Scaler, Windows, spread
 from longseq.timeseries.forecast_pairs import forecast_pairs
+from longseq.timeseries.forecast_task import check_frequency
 from longseq.timeseries.likelihoods import Counts, first_not_counts, refuse_no_counts
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.quantiles import floors
@@ -77,13 +79,7 @@ def match_panel(task: ForecastTask, panel: Panel, known: np.ndarray) -> tuple[Pa
         raise ConfigError(
             "the model has no scaler: it was not trained on data of longseq timeseries"
         )
-    frequency = task.facts.get("frequency")
-    if frequency is not None and frequency != panel.frequency:
-        raise DataError(
-            f"has a row every {panel.frequency}, the model was trained on a row every {frequency}",
-            path=panel.source,
-            hint="resample the file, or train on it",
-        )
+    check_frequency(task.facts, panel.frequency, panel.source)
     if not task.channel_independent:
         absent = [name for name in trained.ids if name not in panel.ids]
         if absent:
@@ -299,6 +295,11 @@ def _conformal_radii(
     assert task.scaler is not None
     end = task.scaler["train_end"]
     trained = pd.Timestamp(end) if panel.dated else int(end)
+    own = panel.ds.tz if isinstance(panel.ds, pd.DatetimeIndex) else None
+    if isinstance(trained, pd.Timestamp) and (trained.tz is None) != (own is None):
+        which = "no zone" if own is None else "a zone"
+        text = f"its times are on a clock of {which}, those of the training, until {end}, are not"
+        raise DataError(text, path=panel.source, hint=f"write both alike, or {ZONE_HINT}")
     first = max(task.least, int(panel.ds.searchsorted(trained, side="right")))
     earlier = range(first, cutoff - task.horizon + 1)
     need = needed(levels)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.registry import keywords
 from longseq.core.training.task import BaseTask
 from longseq.timeseries.data.calendar import N_FEATURES, resolution
@@ -33,6 +33,26 @@ def sizes_of(cls: type, panel: Panel) -> dict[str, int]:
     """
     known = {"channels": len(panel.ids), "features": N_FEATURES[resolution(panel.freq)]}
     return {name: value for name, value in known.items() if name in keywords(cls)}
+
+
+def check_frequency(facts: Mapping[str, Any], frequency: str, source: str) -> None:
+    """Checks that rows have the step of a model's training rows.
+
+    Args:
+        facts: of the model; what earlier versions did not record is not compared.
+        frequency: of the rows.
+        source: file, for the message.
+
+    Raises:
+        DataError: if they have not.
+    """
+    trained = facts.get("frequency")
+    if trained is not None and trained != frequency:
+        raise DataError(
+            f"has a row every {frequency}, the model was trained on a row every {trained}",
+            path=source,
+            hint="resample the file, or train on it",
+        )
 
 
 class ForecastTask(BaseTask):
@@ -150,8 +170,12 @@ class ForecastTask(BaseTask):
         self.check_series(data.panel.ids, N_FEATURES[resolution(data.panel.freq)], data.path)
 
     def check_facts(self, known: Mapping[str, Any], found: Mapping[str, Any], stage: str) -> None:
-        """Other training rows would need another scaler; evaluation may be on any."""
-        if stage != "fit" or not isinstance(self.data, ForecastData):
+        """Other training rows would need another scaler; evaluation may be on any of the same
+        step."""
+        if not isinstance(self.data, ForecastData):
+            return
+        if stage != "fit":
+            check_frequency(known, str(found["frequency"]), str(self.data.path))
             return
         # What earlier versions did not record is not compared.
         if any(known[name] != found.get(name) for name in known if name in FACTS):

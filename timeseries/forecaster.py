@@ -21,7 +21,7 @@ from longseq.timeseries.calibrated import conformal_frame
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.covariates import Covariates
 from longseq.timeseries.data.frames import Panel, Roles, panel_of, read_panel
-from longseq.timeseries.data.future import with_future
+from longseq.timeseries.data.future import known_future
 from longseq.timeseries.data.roles import names_of
 from longseq.timeseries.data.text import give_back
 from longseq.timeseries.frame_types import same_type, to_pandas
@@ -119,7 +119,8 @@ class Forecaster:
                 "hold rows back in longseq timeseries fit and take predict --ckpt_path --level"
             )
         self.conformal = conformal
-        levels = (levels,) if isinstance(levels, int | float) else tuple(levels)
+        many: Any = levels if np.ndim(levels) else (levels,)
+        levels = tuple(many)
         future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
         for name, value in (("horizon", horizon), ("context", context), ("season", season)):
@@ -177,8 +178,8 @@ class Forecaster:
             frame: to forecast in place of the fitted one, with no training on it; a long Parquet
                 file that is large, or whose forecasts go to ``out``, is read in pieces (then None
                 is as conformal=0).
-            future: frame of the future covariates after the end of every series, in the columns of
-                the fitted one; not needed where that goes on with an empty target.
+            future: frame, or path, of the future covariates after the end of every series, in the
+                columns of the fitted one; not needed where that goes on with an empty target.
             out: file to write the forecasts to, .csv, .tsv or .parquet.
 
         Returns:
@@ -187,14 +188,13 @@ class Forecaster:
             ``out`` where it is given, which is no file that was read.
         """
         if out is not None:
-            self._check_out(out, frame)
+            self._check_out(out, frame, future)
         if future is None and path_in_pieces(self, frame, out):
             return path_forecasts(self, frame, self._horizon(horizon), out)
         panel, polars = (self._fitted(), self._polars) if frame is None else self._read(frame)
         h = self._horizon(horizon)
         if future is not None:
-            table, _ = to_pandas(future)
-            panel = with_future(panel, table, h, self.roles)
+            panel = known_future(panel, future, h, self.roles)
         found = self._frame(panel, h, None)
         if out is None:
             return same_type(found, polars)
@@ -262,11 +262,11 @@ class Forecaster:
         panel = self._fitted() if history is None else self._read(history)[0]
         return score_frame(to_pandas(frame)[0], panel, self.season)
 
-    def plot(self, frame: pd.DataFrame, path: str | Path, series: str | None = None) -> None:
+    def plot(self, frame: Any, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
 
         Args:
-            frame: of ``predict`` or ``cross_validation``, pandas.
+            frame: of ``predict`` or ``cross_validation``.
             path: the file.
             series: its name; the first one if None.
         """
@@ -276,7 +276,7 @@ class Forecaster:
         self._check_out(path, table=False)
         level = next((n for n in self.levels if f"{self.name}-lo-{n}" in frame), None)
         chosen = panel.select([series or panel.ids[0]])
-        plot_forecast(chosen, frame, self.name, path, level)
+        plot_forecast(chosen, to_pandas(frame)[0], self.name, path, level)
 
     def save(self, path: str | Path) -> None:
         """Writes the forecaster with its series and weights to a folder.
@@ -299,12 +299,12 @@ class Forecaster:
 
         return load(cls, Path(path))
 
-    def _check_out(self, out: str | Path, frame: Any = None, table: bool = True) -> None:
-        """Refuses an output that cannot be written, or was read: the fitted file or ``frame``."""
+    def _check_out(self, out: str | Path, *frames: Any, table: bool = True) -> None:
+        """Refuses an output that cannot be written, or was read: the fitted file or ``frames``."""
         if table:
             check_table(out)
         read = [None if self._panel is None else self._panel.source]
-        refuse_overwriting(out, [*read, *([frame] if isinstance(frame, (str, Path)) else [])])
+        refuse_overwriting(out, [*read, *(one for one in frames if isinstance(one, (str, Path)))])
 
     def _read(self, frame: Any) -> tuple[Panel, bool]:
         if isinstance(frame, (str, Path)):

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError, DataError
-from longseq.core.files import atomic_path, refuse_overwriting
+from longseq.core.files import atomic_path, refuse_overwriting, require_file
 from longseq.timeseries.data.covariates import Covariates
-from longseq.timeseries.data.frames import Roles, read_panel
+from longseq.timeseries.data.frames import Roles, panel_of, read_frame
 from longseq.timeseries.data.panel import Panel
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
         raise ConfigError(f"{folder} is a file, a forecaster is saved to a folder")
     refuse_overwriting(folder / "series.parquet", [panel.source])
     folder.mkdir(parents=True, exist_ok=True)
-    wide = pd.DataFrame(panel.values, columns=list(panel.ids))
-    wide.insert(0, "ds", panel.ds)
+    # Names of series may be those of roles: columns are numbered. Rows that only covariates reach
+    # are written too, as the step was told with them.
+    rows = max([len(panel), *map(len, panel.covariates.future.values())])
+    longer = panel.extended(rows - len(panel)) if rows > len(panel) else panel
+    wide = pd.DataFrame(longer.values, columns=[str(i) for i in range(len(panel.ids))])
+    wide.insert(0, "ds", longer.ds)
     with atomic_path(folder / "series.parquet") as temporary:
         wide.to_parquet(temporary, index=False)
     known = {
@@ -55,6 +59,8 @@ def save(forecaster: Forecaster, folder: Path, panel: Panel) -> None:
         "arguments": forecaster.arguments,
         "polars": forecaster._polars,
         "source": panel.source,
+        "ids": list(panel.ids),
+        "rows": len(panel),
     }
     with atomic_path(folder / "forecaster.json") as temporary:
         temporary.write_text(json.dumps(saved, indent=1), encoding="utf-8")
@@ -70,7 +76,13 @@ def load(cls: type[Forecaster], folder: Path) -> Forecaster:
         made = cls(**saved["forecaster"], **saved["arguments"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"is not a saved forecaster: {error}", path=file) from error
-    panel = read_panel(folder / "series.parquet", roles=Roles(time="ds"))
+    series = folder / "series.parquet"
+    table, _ = read_frame(require_file(series, "saved series"))
+    ids = saved.get("ids", list(table.columns[1:]))  # earlier versions named the columns
+    table.columns = pd.Index(["ds", *map(str, range(len(ids)))])
+    dated = pd.api.types.is_datetime64_any_dtype(table["ds"])
+    roles = Roles(time="ds", date_order=None if dated else "number")
+    panel = panel_of(table, 0, source=series, roles=roles).before(saved.get("rows", len(table)))
     kinds: dict[str, Any] = {kind: {} for kind in _KINDS}
     if (folder / "covariates.npz").is_file():
         with np.load(folder / "covariates.npz", allow_pickle=False) as stored:
@@ -78,7 +90,8 @@ def load(cls: type[Forecaster], folder: Path) -> Forecaster:
                 kind, _, name = key.partition("/")
                 kinds[kind][name] = stored[key]
     covariates = Covariates(**kinds, holidays=made.roles.holidays)
-    made._panel = replace(panel, source=saved["source"], notes=(), covariates=covariates)
+    known = {"source": saved["source"], "notes": (), "covariates": covariates}
+    made._panel = replace(panel, ids=tuple(map(str, ids)), **known)
     made._polars = bool(saved["polars"])
     if made.trained:
         from longseq.core.training.loading import load_task

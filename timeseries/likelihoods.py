@@ -127,6 +127,9 @@ class Counts(Likelihood):
         return (self.ppf(out, levels) - mean) / unit
 
 
+_MANY = 1e8  # counts
+
+
 @LIKELIHOODS.register("poisson")
 class Poisson(Counts):
     """Counts whose variance is their mean."""
@@ -136,9 +139,14 @@ class Poisson(Counts):
         return mean - torch.xlogy(count, mean) + torch.lgamma(count + 1)
 
     def ppf(self, out: Outputs, levels: np.ndarray) -> np.ndarray:
-        from scipy.stats import poisson
+        from scipy.stats import norm, poisson
 
-        return poisson.ppf(levels, self.mean(out).double().cpu().numpy()[..., None])
+        mean = self.mean(out).double().cpu().numpy()[..., None]
+        # scipy has no quantiles of large means. These are within a count of the exact ones
+        # (Cornish and Fisher 1938, to the skewness 1 / sqrt(mean)).
+        z = norm.ppf(levels)
+        near = np.ceil(mean + np.sqrt(mean) * z + (z**2 - 1) / 6)
+        return np.where(mean > _MANY, near, poisson.ppf(levels, np.minimum(mean, _MANY)))
 
 
 @LIKELIHOODS.register("negative_binomial")
@@ -160,11 +168,15 @@ class NegativeBinomial(Counts):
         )
 
     def ppf(self, out: Outputs, levels: np.ndarray) -> np.ndarray:
-        from scipy.stats import nbinom
+        from scipy.stats import gamma, nbinom
 
         size = 1 / self._alpha(out).double().cpu().numpy()[..., None]
         mean = self.mean(out).double().cpu().numpy()[..., None]
-        return nbinom.ppf(levels, size, size / (size + mean))
+        # A Poisson variable whose mean is Gamma distributed: of a large one, that mean. Beyond
+        # 10^15 scipy does not come to an end.
+        few = np.minimum(mean, _MANY**1.5)
+        near = np.rint(gamma.ppf(levels, size) / size * mean)
+        return np.where(mean > few, near, nbinom.ppf(levels, size, size / (size + few)))
 
 
 def is_count(values: np.ndarray) -> bool:

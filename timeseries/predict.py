@@ -13,12 +13,11 @@ import pandas as pd
 
 from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, with_article
-from longseq.core.files import require_file
 from longseq.core.results import Score, print_table, verdict
 from longseq.core.tables import check_table, write_frame
 from longseq.timeseries.calibrated import PANEL
-from longseq.timeseries.data.frames import Panel, read_frame, read_panel
-from longseq.timeseries.data.future import with_future
+from longseq.timeseries.data.frames import Panel, read_panel
+from longseq.timeseries.data.future import known_future
 from longseq.timeseries.long_frame import BASELINE_COLUMN
 from longseq.timeseries.options import add_roles, roles_of
 from longseq.timeseries.regression import regression_frame
@@ -73,9 +72,7 @@ def run(argv: Sequence[str]) -> int:
     panel = read_panel(args.frame, roles=roles_of(args))
     least = 1 if task is None else task.least
     if args.future_frame is not None:
-        future = require_file(args.future_frame, "frame of the future")
-        table, line = read_frame(future, args.id)
-        panel = with_future(panel, table, horizon, roles_of(args), future, line)
+        panel = known_future(panel, args.future_frame, horizon, roles_of(args))
     cutoffs = _cutoffs(args, panel, horizon, least)
     if task is None:
         frame = _zero_shot(args, panel, horizon, cutoffs, levels)

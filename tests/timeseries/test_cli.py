@@ -157,6 +157,18 @@ def test_training_goes_on_from_a_checkpoint(checkpoint: Path, workdir: Path) -> 
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
+def test_a_model_of_hourly_rows_is_not_scored_on_daily_ones(
+    checkpoint: Path, workdir: Path, make_wide, capsys
+) -> None:
+    make_wide(600, freq="D").to_csv("days.csv", index=False)
+    for command in ("test", "validate"):
+        argv = ["timeseries", command, "--ckpt_path", str(checkpoint), "--data.path=days.csv"]
+        assert main([*argv, "--trainer.logger=false"]) == 2
+        assert (
+            "has a row every D, the model was trained on a row every h" in capsys.readouterr().err
+        )
+
+
 def test_resuming_on_other_data_is_refused(
     checkpoint: Path, workdir: Path, make_wide, capsys
 ) -> None:

@@ -326,3 +326,57 @@ def test_a_past_covariate_without_a_value_is_named():
     assert any("'temp' has no value for b" in note for note in panel.notes)
     with pytest.raises(DataError, match="past covariate 'temp' has no value"):
         panel_of(parts[1], roles=told, source="m")
+
+
+def test_the_future_may_have_times_in_its_index_or_be_a_file(tmp_path):
+    ds = pd.date_range("2024-01-01", periods=34)
+    promo = (np.arange(34) % 5 == 0).astype(float)
+    df = pd.DataFrame({"y": 3.0 + 2 * promo + np.arange(34) % 2, "promo": promo}, index=ds)
+    df.index.name = "ds"
+    plan = df[["promo"]].iloc[30:]
+    forecaster = Forecaster("repeat", future="promo").fit(df.iloc[:30])
+    expected = forecaster.predict(4, future=plan.reset_index())
+    plan.to_csv(tmp_path / "plan.csv")
+    many = plan.assign(unique_id="y").set_index("unique_id", append=True)
+    for future in (plan, plan.rename_axis(None), many, tmp_path / "plan.csv"):
+        pd.testing.assert_frame_equal(forecaster.predict(4, future=future), expected)
+    with pytest.raises(ConfigError, match=r"plan\.csv"):
+        forecaster.predict(4, future=tmp_path / "plan.csv", out=tmp_path / "plan.csv")
+    assert len((tmp_path / "plan.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("index", [["unique_id"], ["ds"], ["unique_id", "ds"], ["y"]])
+def test_an_index_that_is_a_column_too_is_taken_once(index):
+    ds = pd.date_range("2024-01-01", periods=6)
+    df = pd.DataFrame({"unique_id": "a", "ds": ds, "y": np.arange(6.0)})
+    found = Forecaster("repeat").fit(df.set_index(index, drop=False)).predict(2)
+    pd.testing.assert_frame_equal(found, Forecaster("repeat").fit(df).predict(2))
+
+
+@pytest.mark.parametrize("step", ["6h", "D"])
+def test_a_plan_is_averaged_over_the_step_of_the_series(step):
+    hours = pd.date_range("2024-10-20", "2024-11-06", freq="h", tz="Europe/Berlin")
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({"ds": hours, "temp": rng.normal(size=len(hours))})
+    df["y"] = 3 * df["temp"] + rng.normal(size=len(hours)) / 9
+    end = int(np.flatnonzero(hours == pd.Timestamp("2024-11-04", tz="Europe/Berlin"))[0])
+    end -= 1 if step == "6h" else 0  # the first row is of summer time, so winter's is 23:00
+    forecaster = Forecaster("repeat", future="temp", resample=step).fit(df.iloc[:end])
+    horizon = 4 if step == "6h" else 2
+    whole = df.iloc[end : end + 24 if step == "6h" else end + 48]
+    found = forecaster.predict(horizon, future=whole[["ds", "temp"]])
+    both = pd.concat([df.iloc[:end], whole.assign(y=np.nan)])
+    expected = Forecaster("repeat", future="temp", resample=step).fit(both).predict(horizon)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["Repeat"].nunique() == horizon
+
+
+def test_a_plan_for_series_of_other_names_says_so():
+    ds = pd.date_range("2024-01-01", periods=20)
+    df = pd.DataFrame({"unique_id": "007", "ds": ds, "y": np.arange(20.0), "promo": ds.day % 3})
+    plan = df.iloc[16:].drop(columns="y")
+    forecaster = Forecaster("repeat", future="promo").fit(df.iloc[:16])
+    with pytest.raises(DataError, match=r"'7' is no series of the frame, .* none called '007'"):
+        forecaster.predict(4, future=plan.assign(unique_id=7))
+    more = pd.concat([plan, plan.assign(unique_id="new")])  # which is noted, and stops nothing
+    assert len(forecaster.predict(4, future=more)) == 4

@@ -75,13 +75,19 @@ def test_cross_validation_sees_nothing_after_its_cutoffs(name):
     np.testing.assert_array_equal(merged["y"], merged["y_known"])
 
 
-def test_polars_comes_out_where_polars_went_in():
+def test_polars_comes_out_where_polars_went_in(tmp_path):
     polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
     df = sales(2)
     found = Forecaster("theta").fit(polars.from_pandas(df)).predict(5)
     assert isinstance(found, polars.DataFrame)
     expected = Forecaster("theta").fit(df).predict(5)
     np.testing.assert_allclose(found["Theta"].to_numpy(), expected["Theta"].to_numpy())
+    forecaster = Forecaster("theta").fit(polars.from_pandas(df))
+    forecaster.plot(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    long = polars.from_pandas(df).with_columns(polars.col("y").cast(polars.Int128))
+    with pytest.raises(ConfigError, match=r"Int128.*cast the column"):
+        Forecaster("theta").fit(long)
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "theta", "mixer_forecaster"])
@@ -93,6 +99,32 @@ def test_a_saved_forecaster_forecasts_the_same(name, tmp_path):
     pd.testing.assert_frame_equal(again, expected, rtol=1e-6)
     with pytest.raises(DataError, match="holds no forecaster"):
         Forecaster.load(tmp_path)
+
+
+def test_a_saved_forecaster_keeps_all_series_and_their_times(tmp_path):
+    names = ["y", "target", "ds", "unique_id", "item_id", "time", "0", "a/b", "007"]
+    days = pd.date_range("2024-01-01", periods=9)
+    parts = [
+        pd.DataFrame({"unique_id": name, "ds": days, "y": np.arange(9) + 10.0 * i})
+        for i, name in enumerate(names)
+    ]
+    week = pd.DataFrame({"unique_id": "a", "ds": days[:5], "y": np.arange(5.0)})
+    plan = pd.DataFrame({"unique_id": "a", "ds": days[7:9], "y": np.nan})
+    frames = [
+        (pd.concat(parts), {}),
+        # Days, once they were said to be numbers, and numbers that may be dates.
+        (week.assign(ds=range(20240101, 20240106)), {"date_order": "number"}),
+        (week.assign(ds=range(31122024, 31122029)), {"date_order": "number"}),
+        # That these are working days, the rows of the plan alone tell.
+        (pd.concat([week, plan]).assign(promo=[0, 1.0, 0, 1, 0, 1, 0]), {"future": "promo"}),
+    ]
+    for i, (df, options) in enumerate(frames):
+        forecaster = Forecaster("repeat", **options).fit(df)
+        forecaster.save(tmp_path / str(i))
+        again = Forecaster.load(tmp_path / str(i))
+        pd.testing.assert_frame_equal(again.predict(2), forecaster.predict(2))
+        assert again._panel.frequency == forecaster._panel.frequency
+    assert list(again.predict(2)["ds"].dt.day) == [8, 9]
 
 
 def test_refitting_trains_at_every_cutoff():

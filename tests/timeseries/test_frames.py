@@ -87,7 +87,7 @@ def bad(name: str, wide: pd.DataFrame) -> tuple[pd.DataFrame | bytes, str]:
     cases: dict[str, tuple[pd.DataFrame | bytes, str]] = {
         "empty": (b"", "is empty"),
         "header": (b"date,a\n", "no rows"),
-        "binary": (bytes(range(128, 256)) * 9, "cannot be read"),
+        "binary": (bytes(range(128, 256)) * 9, "bad.csv: is text in another encoding"),
         "text": (words, "line 5: 's0' is 'oops'"),
         "infinite": (wide.replace({"s0": {wide["s0"][3]: np.inf}}), "line 5: 's0' is inf"),
         "no time": (wide.rename(columns={"date": "when"}), "no time column"),
@@ -196,6 +196,22 @@ def test_blanks_around_names_and_values_do_not_count(spaced, separator, tmp_path
             _ROWS.replace("\na", "\n1,a").encode(),
             "line 2: 4 fields, more in a record than the 3 of",
         ),
+        ("a.csv", _ROWS.encode("utf-16-le"), "is text in UTF-16"),
+        ("a.csv", gzip.compress(_ROWS.encode()), "packed by gzip .call it .csv.gz"),
+        ("a.csv", b"PK\x03\x04" + bytes(9), "packed as a zip file, or is a workbook"),
+        ("a.csv.gz", _ROWS.encode(), "not packed by gzip, as its name says"),
+        ("a.csv", b"Sales\n2024\n\n" + _ROWS.encode(), "line 4: 3 fields, .* lines above it"),
+        ("a.csv", _ROWS.encode() + b"a,2024-01-05,5,6\n", "line 6: 4 fields"),
+        ("a.csv", _ROWS.encode() + b'"a,2024-01-05,5\n', "line 6: 1 of 3 fields"),
+        ("a.csv", b"ds,a,a\n2024-01-01,1,2\n", "two columns have the same name, 'a'"),
+        ("a.csv", b"ds,a,\n2024-01-01,1,2\n2024-01-02,2,4\n", "column 3 has no name"),
+        ("a.txt", b"1,2\n3\n5,6\n7,8\n", "line 2: 1 of 2 fields.*cut short"),
+        ("a.txt", b"1,2\n3,4\n5,6,7\n7,8\n", "line 3: 3 fields, more in a record than the 2"),
+        (
+            "a.csv",
+            b"Date,Time,kWh\n2024-01-01,00:00,1\n2024-01-01,01:00,2\n",
+            "'Date' holds days and 'Time' times of the day, like 00:00 .join both in one column",
+        ),
         ("a.csv", b"# logger\nds,y\n2024-01-01,1\n", "line 2: 2 fields, more .* lines above it"),
     ],
 )
@@ -203,6 +219,27 @@ def test_text_that_would_be_read_as_something_else(name, content, words, tmp_pat
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         read_panel(tmp_path / name)
+
+
+def test_columns_without_a_name_are_times_or_row_numbers_and_no_series(tmp_path) -> None:
+    ds = pd.date_range("2024-01-01", periods=5)
+    wide = pd.DataFrame({"ds": ds, "a": np.arange(5.0) ** 2, "b": 1.5})
+    wide.to_csv(tmp_path / "numbered.csv")  # the index of pandas, 0 to 4, is the first column
+    panel = read_panel(tmp_path / "numbered.csv")
+    assert panel.ids == ("a", "b") and any("column 1 has no name" in one for one in panel.notes)
+    pd.read_csv(tmp_path / "numbered.csv").to_csv(tmp_path / "twice.csv")
+    assert read_panel(tmp_path / "twice.csv").ids == ("a", "b")
+    wide.set_index("ds").rename_axis(None).to_csv(tmp_path / "index.csv")  # and of times
+    panel = read_panel(tmp_path / "index.csv")
+    assert panel.ids == ("a", "b") and (panel.ds == ds).all()
+    (tmp_path / "comma.csv").write_text(wide.to_csv(index=False).replace("\n", ",\n"))
+    assert read_panel(tmp_path / "comma.csv").ids == ("a", "b")
+
+
+def test_the_way_out_can_be_pasted_into_a_shell(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("Sale day,Sales in EUR\n2024-01-01,1\n2024-01-02,2\n")
+    with pytest.raises(DataError, match=r"--time 'Sale day', --data\.time 'Sale day' in fit"):
+        read_panel(tmp_path / "a.csv")
 
 
 def test_empty_fields_and_lines_stay_missing_values(tmp_path) -> None:
@@ -294,3 +331,19 @@ def test_an_index_that_names_its_roles_is_read() -> None:
         assert np.array_equal(found.values, expected.values)
     odd = long[["ds", "y"]][:4].set_index(pd.Index([3, 1, 4, 1], name="row"))
     assert list(panel_of(odd, source="rows").ids) == ["y"]
+
+
+def test_columns_of_several_names_and_days_that_come_twice_are_named() -> None:
+    ds = pd.date_range("2024-04-01", periods=5)
+    df = pd.DataFrame({"unique_id": "a", "ds": ds, "y": np.arange(5.0)})
+    with pytest.raises(DataError, match="its columns have 2 names each"):
+        panel_of(df.pivot(index="ds", columns="unique_id", values=["y"]), source="a")
+    with pytest.raises(DataError, match=r"is a duplicate \(sort by time"):  # no clock went back
+        panel_of(pd.concat([df, df.tail(1)]), source="a")
+
+
+def test_suffixes_in_capitals_are_the_same(tmp_path) -> None:
+    (tmp_path / "A.CSV").write_text(_ROWS)
+    (tmp_path / "A.CSV.GZ").write_bytes(gzip.compress(_ROWS.encode()))
+    plain, packed = (read_panel(tmp_path / name) for name in ("A.CSV", "A.CSV.GZ"))
+    np.testing.assert_array_equal(plain.values, packed.values)

@@ -1,6 +1,8 @@
 """Forecasters: what they must not look at, what they must not depend on, and what the published
 ones do."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from longseq.core.errors import ConfigError
+from longseq.timeseries import Forecaster
 from longseq.timeseries.models.autoformer import Autoformer, decompose
 from longseq.timeseries.models.informer import Informer
 from longseq.timeseries.models.inverted_forecaster import InvertedForecaster
@@ -266,3 +269,12 @@ def test_tpgn_takes_any_context_horizon_and_period(context, horizon, period) -> 
         torch.testing.assert_close(model(other, marks)[..., 0], y[..., 0], rtol=0, atol=0)
     with pytest.raises(ConfigError, match="longer than the period"):
         TPGN(2, 12, 4, 12, F, 4)
+
+
+@pytest.mark.parametrize("name", ["informer", "autoformer"])
+def test_a_context_of_one_row_and_times_without_a_calendar(name: str) -> None:
+    df = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=30), "y": np.arange(30.0) % 7})
+    options = {"max_steps": 1, "horizon": 1, "context": 1, "d_model": 8, "n_heads": 2, "d_ff": 8}
+    assert Forecaster(name, **options).fit(df).predict(2).notna().iloc[:, -2].all()
+    with pytest.raises(ConfigError, match="reads the calendar, and the times are whole numbers"):
+        Forecaster(name, **options).fit(df.assign(ds=range(30)))

@@ -1,6 +1,7 @@
 """Forecast frames: nothing after the cutoff counts, and nothing but the series and the model
 does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,18 @@ def test_series_unknown_to_the_model_and_wrong_cutoffs(wide_csv: Path, panel: Pa
         forecast_frame(task, panel, [601])
     with pytest.raises(DataError, match="has 47 rows before the cutoff"):
         forecast_frame(task, panel, [47])
+
+
+def test_intervals_need_times_of_the_kind_of_the_training(wide_csv: Path, panel: Panel) -> None:
+    task = make("mixer", wide_csv)
+    zoned = replace(panel, ds=panel.ds.tz_localize("UTC"), source="zoned.csv")
+    assert len(forecast_frame(task, zoned)) == 24
+    with pytest.raises(DataError, match=r"zoned\.csv: .*on a clock of a zone.*--zone"):
+        forecast_frame(task, zoned, levels=(80,))
+    task.facts["train_end"] = str(zoned.ds[500])
+    with pytest.raises(DataError, match=r"wide\.csv: .*on a clock of no zone"):
+        forecast_frame(task, panel, levels=(80,))
+    assert len(forecast_frame(task, zoned, levels=(80,))) == 24
 
 
 def test_a_series_too_short_at_a_cutoff_is_left_out_and_named(

@@ -49,6 +49,24 @@ def test_quantiles_ascend_and_the_loss_is_least_for_what_is_true(name):
         assert (kind.point(out) * 2 + 4 > 0).all()
 
 
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+@pytest.mark.parametrize("mean", [1e7, 1e9, 1e11, 1e14, 1e18])
+def test_quantiles_of_large_counts(name, mean):
+    kind, levels = LIKELIHOODS[name](), np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+    zero = torch.zeros(3, dtype=torch.float64)
+    rest = torch.full((3, 1), 0.5, dtype=torch.float64)
+    out = Outputs(zero, rest, zero + 1, zero + mean, zero + mean / 3)
+    found, middle = kind.ppf(out, levels)[0], float(kind.mean(out)[0])
+    assert np.isfinite(found).all() and (np.diff(found) > 0).all() and (found % 1 == 0).all()
+    if name == "poisson":  # a normal distribution of the same variance, to terms of order 1
+        near = middle + np.sqrt(middle) * stats.norm.ppf(levels)
+        np.testing.assert_allclose(found, near, atol=2, rtol=1e-15)
+    else:
+        size = 1 / float(kind._alpha(out)[0])
+        near = stats.gamma.ppf(levels, size) / size * middle
+        np.testing.assert_allclose(found, near, rtol=1e-6)
+
+
 def test_log_likelihoods_are_those_of_scipy():
     count = np.array([0.0, 1, 7, 30])
     for name in NAMES[1:]:
@@ -183,3 +201,38 @@ def test_scores_by_hand():
     assert found.loc["SeasonalNaive", "mase"] == 1.5
     with pytest.raises(DataError, match="no target"):
         score_frame(frame.assign(y=np.nan), made._panel)
+
+
+def test_scores_take_what_is_there_and_name_what_does_not_belong():
+    days = pd.date_range("2024-01-01", periods=40)
+    df = pd.DataFrame({"unique_id": "007", "ds": days, "y": np.arange(40.0) % 7 + days.day / 9})
+    made = Forecaster("zero_shot", levels=[80, 97.5]).fit(df)
+    frame = made.cross_validation(df, 4, windows=2)
+    whole = made.scores(frame).set_index("model")
+    assert list(whole.index) == ["ZeroShot", "SeasonalNaive"]
+    assert {"coverage-80", "coverage-97.5", "pinball"} <= set(whole.columns)
+    # Rows without an interval do not count, and neither do columns of text.
+    ends = [name for name in frame if "-lo-" in name or "-hi-" in name]
+    half = frame.assign(shop="Köln")
+    half.loc[::2, ends] = np.nan
+    found = made.scores(half).set_index("model").loc["ZeroShot"]
+    there = made.scores(frame.iloc[1::2]).set_index("model").loc["ZeroShot"]
+    assert found["coverage-80"] == there["coverage-80"]
+    assert found["pinball"] == pytest.approx(there["pinball"])
+    assert found["mae"] == pytest.approx(whole.loc["ZeroShot", "mae"])
+    # A model is not the best one for the rows that it leaves out.
+    lazy = made.scores(frame.assign(mine=frame["y"].where(frame.index % 2 == 0)))
+    assert lazy["model"].iloc[-1] == "mine" and np.isnan(lazy["mase"].iloc[-1])
+    for wrong, says in (
+        (frame.assign(unique_id=7), "7 is no series of the frame .*as text"),
+        (frame.assign(cutoff=frame["cutoff"] + pd.Timedelta(hours=1)), "is no time of the frame"),
+        (frame.drop(columns="cutoff"), "no column 'cutoff'"),
+    ):
+        with pytest.raises(DataError, match=says):
+            made.scores(wrong)
+    with pytest.raises(ConfigError, match=r"the path 'a\.csv': read it first"):
+        made.scores("a.csv")
+    for levels in ("80", ["80"], True, [None]):
+        with pytest.raises(ConfigError, match="a level is a percentage"):
+            Forecaster("zero_shot", levels=levels)
+    assert Forecaster("zero_shot", levels=np.int64(80)).levels == (80,)

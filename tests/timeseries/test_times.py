@@ -290,3 +290,82 @@ def test_what_is_said_of_whole_numbers_is_refused_of_times(order):
     with pytest.raises(DataError, match=r"'ds' is 0\.5, no whole number"):
         frame = pd.DataFrame({"ds": np.arange(30) + 0.5, "y": 1.0})
         panel_of(frame, source="x", roles=Roles(date_order=order))
+
+
+@pytest.mark.parametrize(
+    ("stamps", "following"),
+    [
+        (["2024-07-01", "2024-08-01", "2024-09-01"], ["2024-10-01", "2024-11-01", "2024-12-01"]),
+        (["2023-07-15", "2023-08-15", "2023-09-15"], ["2023-10-15", "2023-11-15", "2023-12-15"]),
+        (["2023Q3", "2023Q4", "2024Q1"], ["2024-04-01", "2024-07-01", "2024-10-01"]),
+        (["2021-12-31", "2022-12-31", "2023-12-31"], ["2024-12-31", "2025-12-31", "2026-12-31"]),
+        (["2024-02-05", "2024-03-04", "2024-04-01"], ["2024-04-29", "2024-05-27", "2024-06-24"]),
+    ],
+)
+def test_months_and_years_that_happen_to_have_the_same_length_are_months_and_years(
+    stamps, following
+):
+    panel = panel_of(pd.DataFrame({"ds": stamps, "y": [1.0, 2.0, 3.0]}), source="a.csv")
+    assert list(panel.future(3, 3).strftime("%Y-%m-%d")) == following
+
+
+def test_a_year_has_thirteen_periods_of_four_weeks():
+    ds = pd.date_range("2020-01-06", periods=30, freq="28D")
+    assert panel_of(pd.DataFrame({"ds": ds, "y": np.arange(30.0)}), source="a.csv").season() == 13
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "clock"),
+    [
+        ("Africa/Cairo", "2024-04-22", "00:00"),
+        ("America/Santiago", "2024-09-03", "00:00"),
+        ("America/Sao_Paulo", "2018-10-30", "00:00"),
+        ("Europe/Berlin", "2024-03-27", "02:30"),
+        ("Europe/Berlin", "2024-10-23", "02:30"),
+    ],
+)
+def test_days_whose_time_the_clock_skips_or_repeats_go_on(zone, start, clock):
+    local = pd.date_range(f"{start} {clock}", periods=9, freq="D")
+    ds = local.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
+    for rows in (3, 4, 5, 6, 7):  # the change comes within the horizon, on its edges, or before
+        frame = pd.DataFrame({"ds": ds[:rows], "y": np.arange(rows) * 1.0})
+        panel = panel_of(frame, source="a.csv")
+        assert len(panel) == rows and panel.missing == 0 and panel.frequency == "D"
+        assert (panel.future(rows, 9 - rows) == ds[rows:]).all()
+    if clock == "00:00":  # dates in text are their days, and resampling to days finds them
+        roles = Roles(zone=zone)
+        frame = pd.DataFrame({"ds": local.strftime("%Y-%m-%d"), "y": 1.0})
+        assert (panel_of(frame, source="a.csv", roles=roles).ds == ds).all()
+        hours = pd.date_range(ds[0], ds[-1], freq="h", inclusive="left")
+        frame = pd.DataFrame({"ds": hours, "y": 1.0})
+        days = panel_of(frame, source="a.csv", roles=Roles(resample="D"))
+        assert (days.ds == ds[:-1]).all()
+
+
+def test_steps_of_hours_are_cut_in_instants_from_the_first_day_on():
+    hours = pd.date_range("2024-10-25", "2024-10-29", freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"ds": hours, "y": np.arange(len(hours)) * 1.0})
+    panel = panel_of(frame, source="a.csv", roles=Roles(resample="6h"))
+    assert list(panel.ds[:4].hour) == [0, 6, 12, 18] and panel.missing == 0
+    assert set(np.diff(panel.ds.asi8)) == {6 * 3600 * 10**6}  # 23:00 and so on in winter
+    assert panel.values[1, 0] == np.arange(6, 12).mean()
+    for step in ("-1h", "0h"):
+        with pytest.raises(ConfigError, match="above 0"):
+            panel_of(frame, source="a.csv", roles=Roles(resample=step))
+
+
+def test_numbers_with_fractions_are_seconds_since_1970_or_no_times(tmp_path):
+    seconds = 1704067200 + np.arange(20) * 0.25
+    panel = read_panel(write(tmp_path / "a.csv", seconds))
+    assert panel.ds[1] == pd.Timestamp("2024-01-01 00:00:00.25", tz="UTC") and len(panel) == 20
+    years = read_panel(write(tmp_path / "b.csv", np.arange(2000.0, 2010)))
+    assert list(years.ds) == list(range(2000, 2010))
+    # Of 2019.10 a CSV leaves 2019.1: an October would be a January.
+    with pytest.raises(DataError, match=r"line 2: 'ds' is 2019.1, .* 2024-12,"):
+        read_panel(write(tmp_path / "c.csv", ["2019.10", "2020.10", "2021.10"]))
+    for gap in ([2001.0, np.nan, 2003.0], pd.array([1, None, 3], dtype="Int64")):
+        with pytest.raises(DataError, match=r"line 3: 'ds' is (nan|<NA>)"):
+            panel_of(pd.DataFrame({"ds": gap, "y": [1.0, 2.0, 3.0]}), source="a.csv")
+    large = np.arange(3, dtype=np.uint64) + 2**63  # which would begin below 0
+    with pytest.raises(DataError, match="line 2: 'ds' is 9223372036854775808"):
+        panel_of(pd.DataFrame({"ds": large, "y": [1.0, 2.0, 3.0]}), source="a.csv")

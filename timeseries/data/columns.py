@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -38,6 +39,26 @@ def holds_times(column: pd.Series) -> bool:
     return len(given) > 0 and bool(given.str.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}").all())
 
 
+def named_columns(series: pd.DataFrame, where: Source) -> pd.DataFrame:
+    """Returns the columns of a wide frame that have names, which pandas gives to others.
+
+    Raises:
+        DataError: if one without a name does not count the rows, and holds anything.
+    """
+    for name in [name for name in series.columns if re.fullmatch(r"Unnamed: \d+(\.\d+)?", name)]:
+        place = int(float(name[9:])) + 1
+        value = pd.to_numeric(series[name], errors="coerce").to_numpy(np.float64)
+        if (np.diff(value) == 1).all() and value[0] in (0, 1):
+            where.notes.append(f"column {place} has no name and counts the rows: not used")
+        elif series[name].notna().any():
+            raise where.error(
+                f"column {place} has no name, and is no series without one",
+                hint="name it in the header, take it away, or name the one series by --target",
+            )
+        series = series.drop(columns=name)
+    return series
+
+
 def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> None:
     """Refuses a frame that was taken for a wide one and has a column of names: a long frame whose
     columns are called otherwise.
@@ -59,7 +80,8 @@ def refuse_names(series: pd.DataFrame, targets: list[str], where: Source) -> Non
     one = series[id_].dropna().iloc[0]
     raise where.error(
         f"the column {id_!r} holds names, like {str(one)!r}, and no numbers",
-        hint=f"a long frame? say which column names the series: --id {id_} --target {target}, in "
+        hint=f"a long frame? say which column names the series: --id {shlex.quote(id_)} "
+        f"--target {shlex.quote(target)}, in "
         "fit --data.id and --data.target, in Python id= and target=; a single series? name its "
         "column: --target, target=",
     )
@@ -188,6 +210,8 @@ def resample(
         raise ConfigError(
             f"resample is a step of fixed length like 10s, 1min, 1h or 1D, got {step!r}"
         ) from error
+    if fixed <= pd.Timedelta(0):
+        raise ConfigError(f"resample is a step above 0, got {step!r}")
     # Days begin at the local midnight; shorter steps are cut in instants, which clocks share.
     by_day = fixed >= pd.Timedelta(days=1)
     if by_day:
@@ -211,6 +235,9 @@ def _bins(ds: pd.DatetimeIndex, codes: np.ndarray, step: pd.Timedelta) -> pd.Dat
     """Returns the bin of every row: the step that it lies in, or the one around its phase."""
     width = step.as_unit("ns").value
     time = ds.as_unit("ns").asi8
+    # Steps of hours begin with the day as the first row's clock has it: 6h at 0, 6, 12, 18.
+    ahead = pd.Timedelta(0) if ds.tz is None else ds[0].utcoffset()
+    clock = pd.Timedelta(ahead).as_unit("ns").value
     turn = np.exp(2j * np.pi * (time % width) / width)
     count = np.bincount(codes)
     seen = np.maximum(count, 1)
@@ -221,7 +248,8 @@ def _bins(ds: pd.DatetimeIndex, codes: np.ndarray, step: pd.Timedelta) -> pd.Dat
     # Series sampled much faster than the step have no phase: a minute of seconds begins at :00.
     sharp = (np.abs(mean) > _SHARP) & (count < 1.5 * (span + 1))
     if not sharp.any():
-        return ds.floor(step)
+        floor = (time + clock) // width * width - clock
+        return pd.DatetimeIndex(floor, tz="UTC").tz_convert(ds.tz).as_unit(ds.unit)
     phase = np.where(sharp, np.angle(mean) / (2 * np.pi), 0.0)
     # All series share one axis: a phase is kept to a tenth of the step, and only one of them.
     common = round(float(np.angle(mean[sharp].sum()) / (2 * np.pi)), 1) * width

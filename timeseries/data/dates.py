@@ -72,6 +72,11 @@ def parse_dates(
         value = repr(value) if isinstance(value, str) else value
         text = f"{column.name!r} is {value}, no whole number as date_order {order} needs"
         raise source.error(text, 0)
+    if pd.api.types.is_numeric_dtype(column):  # of 2024.10 floats have left 2024.1, January
+        value = column.to_numpy(np.float64, na_value=np.nan)
+        at = int(np.flatnonzero(~(value % 1 == 0))[:1].sum())
+        text = f"{column.name!r} is {column.iloc[at]}, a date and time (or an integer) is needed"
+        raise source.error(text, at, hint=_HINT)
     # A panel repeats its times in every series: each is parsed once.
     codes, unique = pd.factorize(column.astype(str).fillna("nan"))
     given = pd.Series(unique, dtype=str)

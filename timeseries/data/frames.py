@@ -15,7 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import require_file
 from longseq.core.formats import Formats
 from longseq.core.tables import DELIMITERS
-from longseq.timeseries.data.columns import numbers, refuse_names, resample
+from longseq.timeseries.data.columns import named_columns, numbers, refuse_names, resample
 from longseq.timeseries.data.covariates import (
     Covariates,
     check_columns,
@@ -26,14 +26,14 @@ from longseq.timeseries.data.panel import Panel
 from longseq.timeseries.data.roles import (
     ID_NAMES,
     TARGET_NAMES,
-    TIME_NAMES,
     Missing,
     Roles,
     find_roles,
+    with_index,
 )
 from longseq.timeseries.data.samples import SAMPLES
 from longseq.timeseries.data.source import Source
-from longseq.timeseries.data.text import give_back, read_text
+from longseq.timeseries.data.text import give_back, read_numbers, read_text
 from longseq.timeseries.data.times import check_order, parse_times, regular_axis
 from longseq.timeseries.frame_types import to_pandas
 
@@ -94,13 +94,10 @@ def panel_of(
     where.european = bool(frame.attrs.get("european"))  # of a file with semicolons
     if frame.empty:
         raise where.error("has a header but no rows")
-    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
-        frame = _with_times(frame, told, where)
-    elif any(
-        str(name).lower() in (*ID_NAMES, *TIME_NAMES, told.id, told.time)
-        for name in frame.index.names
-    ):
-        frame = frame.reset_index()
+    if frame.columns.nlevels > 1:
+        count = frame.columns.nlevels
+        raise where.error(f"its columns have {count} names each", hint="leave one: droplevel(…)")
+    frame = with_index(frame, told, where)
     frame = frame.rename(columns=str)
     if len(set(frame.columns)) < frame.shape[1]:
         raise where.error("two columns have the same name")
@@ -114,20 +111,6 @@ def panel_of(
     if id_ is not None and target is not None:
         return _from_long(frame, id_, time, target, told, where)
     return _from_wide(frame, time, target, told, where)
-
-
-def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
-    """Returns a frame whose index holds times with them in a column, which has a name that tells
-    it; without them where a column has them already."""
-    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
-    fold = str.lower if told.time is None else str
-    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
-    if named is not None:
-        where.notes.append(f"the index is not used: the column {named!r} has the times")
-        return frame.reset_index(drop=True)
-    if told.time is None and fold(str(own)) not in usual:
-        own = None  # an index of times tells by itself what it is
-    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
 
 
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
@@ -153,7 +136,7 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
             what = type(frame).__name__
             text = f"its reader returned {what}, not a frame of pandas or polars"
             raise DataError(text, path=file) from error
-    suffixes = [text for text in file.suffixes if text != ".gz"]
+    suffixes = [text for text in file.suffixes if text.lower() != ".gz"]
     kind = suffixes[-1].lower() if suffixes else ""
     try:
         if kind in (".parquet", ".pq"):
@@ -162,9 +145,14 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
             usual = ID_NAMES if id_ is None else (id_.lower(),)
             return read_text(file, DELIMITERS[kind], usual), 2
         if kind == ".txt":
-            return pd.read_csv(file, header=None, low_memory=False), 1
+            return read_numbers(file), 1
+    except DataError:  # which is a ValueError, and says it all
+        raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError("the compressed file is truncated or damaged", path=file) from error
+        text = "the compressed file is truncated or damaged"
+        if "Not a gzipped file" in str(error):
+            text = "is not packed by gzip, as its name says: leave .gz out of its name"
+        raise DataError(text, path=file) from error
     except (
         pd.errors.ParserError,
         pd.errors.EmptyDataError,
@@ -225,6 +213,8 @@ def _from_wide(
         ds = parse_times(frame[time], where, told.zone, order=told.date_order)
         series = frame.drop(columns=time)
     series = series.drop(columns=list(told.covariates))
+    if target is None:
+        series = named_columns(series, where)
     if target is None or told.target is None:
         others = series if target is None else series.drop(columns=target)
         refuse_names(others, [name for name in TARGET_NAMES if name in frame], where)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from longseq.core.errors import ConfigError
+from longseq.core.files import require_file
 from longseq.timeseries.data.columns import numbers
 from longseq.timeseries.data.covariates import check_columns
+from longseq.timeseries.data.frames import read_frame
 from longseq.timeseries.data.panel import Panel
-from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles
+from longseq.timeseries.data.roles import ID_NAMES, TIME_NAMES, Roles, with_index
 from longseq.timeseries.data.source import Source
 from longseq.timeseries.data.times import ZONE_HINT, parse_times
+from longseq.timeseries.frame_types import to_pandas
+
+
+def known_future(panel: Panel, future: Any, horizon: int, roles: Roles) -> Panel:
+    """Returns a panel that knows the future covariates of a frame or file; see ``with_future``."""
+    if not isinstance(future, (str, Path)):
+        return with_future(panel, to_pandas(future)[0], horizon, roles)
+    file = require_file(future, "frame of the future")
+    table, line = read_frame(file, roles.id)
+    return with_future(panel, table, horizon, roles, file, line)
 
 
 def with_future(
@@ -37,7 +50,7 @@ def with_future(
 
     Raises:
         DataError: if a column is not there, times are of another kind than those of the series, or
-            a time lies on no row, or comes twice.
+            a time lies on no row, or comes twice (unless they are averaged over a step).
         ConfigError: if no covariate is to be taken from it.
     """
     if not roles.future:
@@ -46,7 +59,7 @@ def with_future(
             "future=['NAME'] in Python"
         )
     where = Source(Path(file), first_line, european=bool(frame.attrs.get("european")))
-    frame = frame.rename(columns=str).reset_index(drop=True)
+    frame = with_index(frame, roles, where).rename(columns=str)
     check_columns(roles.future, frame.columns, where, "future")
     lower = {name.lower(): name for name in reversed(frame.columns)}
     id_ = roles.id or next((lower[name] for name in ID_NAMES if name in lower), None)
@@ -67,7 +80,12 @@ def with_future(
         codes = pd.Index(panel.ids).get_indexer(pd.Index(frame[id_].astype(str)))
     ds = parse_times(frame[time], where, roles.zone, codes, roles.date_order)
     _check_kind(ds, longer.ds, panel.source, where)
-    rows, known = longer.ds.get_indexer(ds), codes >= 0
+    known = codes >= 0
+    if roles.resample is None:
+        rows = longer.ds.get_indexer(ds)
+    else:  # averaged, as the series are, over the step that a row begins
+        rows = np.asarray(longer.ds.searchsorted(ds, side="right")) - 1
+        rows[np.asarray(ds >= longer.ds[-1] + panel.freq)] = -1
     off = known & (rows < 0) & np.asarray((ds >= longer.ds[0]) & (ds <= longer.ds[-1]))
     if off.any():
         raise where.error("the time lies on no row of the series", int(np.flatnonzero(off)[0]))
@@ -76,7 +94,7 @@ def with_future(
     known &= rows >= panel.ends[np.maximum(codes, 0)]
     place = np.where(known, rows * len(panel.ids) + codes, -1 - np.arange(len(rows)))
     twice = pd.Index(place).duplicated()
-    if twice.any():
+    if twice.any() and roles.resample is None:
         at = int(np.flatnonzero(twice)[0])
         name = panel.ids[codes[at]]
         raise where.error(f"the time {ds[at]} of {name!r} comes twice in the future", at)
@@ -88,7 +106,13 @@ def with_future(
         panel = replace(panel, notes=(*panel.notes, text))
     future = {name: value.copy() for name, value in longer.covariates.future.items()}
     for name in roles.future:
-        future[name][rows[known], codes[known]] = numbers(frame[name], name, where)[known]
+        value = pd.Series(numbers(frame[name], name, where)[known]).groupby(place[known]).mean()
+        future[name].flat[value.index.to_numpy()] = value.to_numpy()
+        next_ = future[name][np.minimum(panel.ends, len(longer.ds) - 1), np.arange(len(panel.ids))]
+        lacking = np.flatnonzero(np.isnan(next_) & ~np.isin(np.arange(len(panel.ids)), codes))
+        if len(others) and len(lacking):
+            text = f"{others[0]!r} is no series of {panel.source}, and {name!r} is given for none"
+            raise where.error(f"{text} called {panel.ids[int(lacking[0])]!r}")
     return replace(panel, covariates=replace(panel.covariates, future=future))
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.timeseries.data.covariates import Covariates
+from longseq.timeseries.data.times import times_after
 
 CELLS = 2**18  # values that are worked on at once: a matter of memory, not of the result
 
@@ -106,8 +107,7 @@ class Panel:
         skip = max(0, row - len(self))
         if not self.dated:
             return known.append(pd.Index(self.ds[-1] + self.freq * (1 + skip + np.arange(more))))
-        beyond = pd.date_range(self.ds[-1], periods=more + skip + 1, freq=self.freq)[1 + skip :]
-        return known.append(beyond)
+        return known.append(times_after(self.ds, self.freq, more + skip)[skip:])
 
     def extended(self, horizon: int) -> Panel:
         """Returns the panel with ``horizon`` rows more, of which nothing is observed."""
@@ -178,7 +178,7 @@ class Panel:
             if step < span and span % step == pd.Timedelta(0):
                 return int(span / step)
         days = step / pd.Timedelta(days=1)
-        if days in (7, 14):
-            return 52 if days == 7 else 26
+        if days in (7, 14, 28):  # a year of 52 weeks
+            return int(364 / days)
         months = (n for n in (1, 2, 3, 4, 6) if 30 * n - 2 <= days <= 31 * n)
         return next((12 // n for n in months), 1)

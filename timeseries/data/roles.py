@@ -13,6 +13,7 @@ from longseq.timeseries.data.columns import holds_times
 from longseq.timeseries.data.source import Source, say
 
 TIME_NAMES = ("ds", "date", "datetime", "timestamp", "time", "datum", "zeit")
+_CLOCK_NAMES = ("time", "zeit", "uhrzeit", "hour", "stunde")
 ID_NAMES = ("unique_id", "item_id", "series_id")
 TARGET_NAMES = ("y", "target")
 Missing = Literal["ffill", "error"]
@@ -61,6 +62,33 @@ def names_of(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
+def with_index(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame with what its index holds in columns: times, or levels named as roles are."""
+    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex):
+        return _with_times(frame, told, where)
+    usual = (*ID_NAMES, *TIME_NAMES, told.id, told.time)
+    columns, names = set(map(str, frame.columns)), frame.index.names
+    twice = [i for i, name in enumerate(names) if str(name) in columns]
+    rest = [name for i, name in enumerate(names) if i not in twice and name is not None]
+    if twice:  # set_index(…, drop=False)
+        frame = frame.reset_index(level=twice, drop=True)
+    return frame.reset_index(drop=not any(str(n).lower() in usual or n in usual for n in rest))
+
+
+def _with_times(frame: pd.DataFrame, told: Roles, where: Source) -> pd.DataFrame:
+    """Returns a frame whose index holds times with them in a column, which has a name that tells
+    it; without them where a column has them already."""
+    own, usual = frame.index.name, (*TIME_NAMES,) if told.time is None else (told.time,)
+    fold = str.lower if told.time is None else str
+    named = next((name for name in map(str, frame.columns) if fold(name) in usual), None)
+    if named is not None:
+        where.notes.append(f"the index is not used: the column {named!r} has the times")
+        return frame.reset_index(drop=True)
+    if told.time is None and fold(str(own)) not in usual:
+        own = None  # an index of times tells by itself what it is
+    return frame.reset_index(names=[TIME_NAMES[0] if own is None else own])
+
+
 def find_roles(
     frame: pd.DataFrame, told: Roles, where: Source
 ) -> tuple[str | None, str | None, str | None]:
@@ -85,6 +113,15 @@ def find_roles(
 
     id_, target = find(told.id, ID_NAMES), find(told.target, TARGET_NAMES)
     time = find(told.time, TIME_NAMES)
+    hours = next((lower[name] for name in _CLOCK_NAMES if name in lower), None)
+    if told.time is None and None not in (time, hours) and hours != time:
+        assert time is not None and hours is not None
+        first = frame[hours].dropna().astype(str).head(20)
+        if len(first) and first.str.fullmatch(r"\s*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*").all():
+            raise where.error(
+                f"{time!r} holds days and {hours!r} times of the day, like {first.iloc[0]}",
+                hint="join both in one column: 2024-12-31 10:15",
+            )
     if where.first_line == 1 and told.time is None:
         return None, None, told.target
     if id_ is not None and target is None:
@@ -95,6 +132,8 @@ def find_roles(
         )
     if time is None:
         looks = next((name for name in frame.columns if holds_times(frame[name])), None)
+        if looks == "Unnamed: 0":  # the index of a frame of pandas, written without a name
+            return id_, looks, target
         seems = "" if looks is None else f" ({looks!r} looks like it)"
         raise where.error(
             f"has no time column among {', '.join(frame.columns[:5])}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def say(name: str, value: str) -> str:
         name: of the option, for example "zone".
         value: for example "Europe/Berlin".
     """
-    return f"--{name} {value}, --data.{name} in fit, {name}={value!r} in Python"
+    quoted = shlex.quote(value)
+    return f"--{name} {quoted}, --data.{name} {quoted} in fit, {name}={value!r} in Python"
 
 
 @dataclass

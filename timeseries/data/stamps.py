@@ -30,10 +30,14 @@ _MOST = 0.9  # of a column's numbers are stamps: then the others are mistakes
 
 
 def whole_numbers(column: pd.Series) -> np.ndarray | None:
-    """Returns a column of whole numbers, or of texts that are ones, as int64 (N,); None for any
-    other column."""
+    """Returns a column of whole numbers, or of texts that are ones, as int64 (N,); seconds since
+    1970 with a fraction as microseconds; None for any other column."""
     if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+        if len(column) and column.max() > np.iinfo(np.int64).max:
+            return None
         return column.to_numpy(np.int64)
+    if pd.api.types.is_float_dtype(column) and len(column):
+        return _whole(column.to_numpy(np.float64, na_value=np.nan))
     if not pd.api.types.is_numeric_dtype(column) and len(column):
         text = column.astype(str).fillna("nan")
         if re.fullmatch(r"-?\d{1,19}", text.iloc[0]) and text.str.fullmatch(r"-?\d{1,19}").all():
@@ -41,6 +45,15 @@ def whole_numbers(column: pd.Series) -> np.ndarray | None:
                 return text.astype(np.int64).to_numpy()
             except (OverflowError, ValueError):
                 return None
+    return None
+
+
+def _whole(values: np.ndarray) -> np.ndarray | None:
+    """Returns floats as int64 (N,); None if they have fractions, or too many digits to have any."""
+    if (values == np.rint(values)).all() and (np.abs(values) < 2**53).all():
+        return values.astype(np.int64)
+    if (values >= _FROM).all() and (values < _TO).all():
+        return np.rint(values * _EPOCHS["us"]).astype(np.int64)
     return None
 
 

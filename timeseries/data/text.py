@@ -20,6 +20,13 @@ _MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
+_PACKED = {
+    b"\x1f\x8b": "by gzip (call it .csv.gz, or unpack it)",
+    b"PK\x03\x04": "as a zip file, or is a workbook (unpack it, or save its sheet as CSV in UTF-8)",
+    b"\x28\xb5\x2f\xfd": "by zstd (unpack it)",
+    b"\xfd7zXZ": "by xz (unpack it)",
+    b"BZh": "by bzip2 (unpack it)",
+}
 _NAMES = {",": "commas", "\t": "tabs", "|": "bars (|)", ";": "semicolons"}
 
 
@@ -38,9 +45,12 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         DataError: for another encoding or separator, or a record that is not as long as the header.
         ValueError, OSError: as pandas finds a file that is no table.
     """
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
         first = stream.readline()
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+    for magic, how_packed in _PACKED.items():
+        if first.startswith(magic):
+            raise DataError(f"is no text, it is packed {how_packed}", path=file)
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in first:
         raise _encoding(file, "UTF-16")
     header = first.decode("utf-8-sig", errors="replace")
     european = ";" in header and "," not in header and delimiter == ","
@@ -59,6 +69,10 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         columns = next(csv.reader(text, delimiter=found, skipinitialspace=True), [])
     except csv.Error as error:
         raise DataError(f"its header cannot be read: {error}", path=file) from error
+    named = [name.strip() for name in columns if name.strip()]
+    twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
+    if twice is not None:  # pandas would call the second one a.1
+        raise DataError(f"two columns have the same name, {twice!r}", path=file)
     texts = [name for name in columns if name.strip().lower() in names]
     if texts:
         how["dtype"] = str if european else dict.fromkeys(texts, str)
@@ -68,6 +82,9 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
         frame = pd.read_csv(file, sep=found, encoding="utf-8-sig", skipinitialspace=True, **how)
     except UnicodeDecodeError as error:
         raise _encoding(file, "another encoding") from error
+    except pd.errors.ParserError:
+        _check_lengths(file, found)  # which names the record and the way out
+        raise
     if not isinstance(frame.index, pd.RangeIndex):
         _check_lengths(file, found)
         raise DataError("has more fields in its records than in its header", path=file)
@@ -78,6 +95,23 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     frame = frame.rename(columns=str.strip)
     if european:
         frame.attrs["european"] = True
+    return frame
+
+
+def read_numbers(file: Path) -> pd.DataFrame:
+    """Reads numbers between commas, without a header.
+
+    Raises:
+        DataError: for a record that is not as long as the first one.
+        ValueError, OSError: as pandas finds a file that is no table.
+    """
+    try:
+        frame = pd.read_csv(file, header=None, low_memory=False)
+    except pd.errors.ParserError:
+        _check_lengths(file, ",")
+        raise
+    if frame.shape[1] > 1 and frame.iloc[:, -1].isna().any():
+        _check_lengths(file, ",")
     return frame
 
 
@@ -100,14 +134,14 @@ def _check_lengths(file: Path, delimiter: str) -> None:
     """Checks that no record has fewer fields than the header, which pandas takes as empty, or
     more, of which it makes an index."""
     how: Any = {"mode": "rt", "encoding": "utf-8-sig", "newline": ""}
-    with gzip.open(file, **how) if file.suffix == ".gz" else file.open(**how) as stream:
+    with gzip.open(file, **how) if file.suffix.lower() == ".gz" else file.open(**how) as stream:
         rows = csv.reader(stream, delimiter=delimiter, skipinitialspace=True)
         wanted = len(next(rows))
         for row in rows:
             if len(row) > wanted:
                 raise DataError(
                     f"line {rows.line_num}: {len(row)} fields, more in a record than the {wanted} "
-                    "of the header",
+                    "of the first line",
                     path=file,
                     hint="the first line must name every column: take lines above it away, and "
                     "put a name over each",

@@ -133,11 +133,14 @@ def _localise(
     """Reads a local clock: of an hour that comes twice, the first pass is summer time."""
     key = pd.DataFrame({"time": times, "group": 0 if groups is None else groups})
     first = ~key.duplicated().to_numpy()
+    # Where a day begins at one o'clock, its date is its first instant.
+    dates = len(times) > 0 and bool((times == times.normalize()).all())
     try:
-        return times.tz_localize(zone, ambiguous=first, nonexistent="raise")
+        gone = "shift_forward" if dates else "raise"
+        return times.tz_localize(zone, ambiguous=first, nonexistent=gone)  # type: ignore[arg-type]
     except ValueError as error:
-        gone = times.tz_localize(zone, ambiguous=first, nonexistent="NaT").isna()
-        row = int(np.flatnonzero(gone)[0]) if gone.any() else 0
+        lost = times.tz_localize(zone, ambiguous=first, nonexistent="NaT").isna()
+        row = int(np.flatnonzero(lost)[0]) if lost.any() else 0
         text = f"the time {times[row]} does not exist in {zone}, where clocks go forward"
         raise source.error(text, row, "is it another zone, or standard time all year?") from error
 
@@ -199,7 +202,13 @@ def check_order(times: pd.Index, groups: np.ndarray, names: pd.Index, source: So
     hint = "sort by time and keep one row a time"
     if isinstance(times, pd.DatetimeIndex) and times.tz is None:
         step_back = previous - time
-        if step_back < pd.Timedelta(hours=1) and time.hour <= 3 and time.month in (4, 9, 10, 11):
+        days = bool((times == times.normalize()).all())
+        if (
+            not days
+            and step_back < pd.Timedelta(hours=1)
+            and time.hour <= 3
+            and time.month in (4, 9, 10, 11)
+        ):
             hint = f"do not sort: it looks like the hour that comes twice; {ZONE_HINT}"
     raise DataError(
         f"the time {time} {what}",
@@ -228,14 +237,18 @@ def regular_axis(ds: pd.Index, source: Source) -> tuple[pd.Index, Any]:
     gaps = np.diff(ds.asi8)
     if ds.tz is not None and pd.Timedelta(gaps.min(), ds.unit) >= pd.Timedelta(hours=22):
         # Days of a zone have 23 to 25 hours: its own clock is what is regular.
-        axis, freq = regular_axis(ds.tz_localize(None), source)
+        axis, freq = regular_axis(_clock(ds), source)
         return axis.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward"), freq  # type: ignore[attr-defined]
-    if (gaps == gaps[0]).all():
+    equal = bool((gaps == gaps[0]).all())
+    # Three months in a row may have 31 days each, three years 365: they are months and years.
+    if equal and pd.Timedelta(gaps[0], ds.unit) < pd.Timedelta(days=28):
         return ds, _tick(pd.Timedelta(gaps[0], ds.unit))
     for offset in _calendar_steps(ds):
         axis = pd.date_range(ds[0], ds[-1], freq=offset)
         if len(axis) <= _SPARSE * len(ds) and ds.isin(axis).all():
             return axis, offset
+    if equal:
+        return ds, _tick(pd.Timedelta(gaps[0], ds.unit))
     smallest = gaps.min()
     off = gaps % smallest != 0
     if off.any():
@@ -248,6 +261,31 @@ def regular_axis(ds: pd.Index, source: Source) -> tuple[pd.Index, Any]:
     step = pd.Timedelta(smallest, ds.unit)
     _check_density(len(ds), (ds.asi8[-1] - ds.asi8[0]) // smallest + 1, ds, source)
     return pd.date_range(ds[0], ds[-1], freq=step), _tick(step)
+
+
+def times_after(ds: pd.DatetimeIndex, freq: Any, count: int) -> pd.DatetimeIndex:
+    """Returns the times that follow a regular axis.
+
+    Args:
+        ds: the axis.
+        freq: its step.
+        count: number of times.
+    """
+    if ds.tz is None or isinstance(freq, pd.offsets.Tick):
+        return pd.date_range(ds[-1], periods=count + 1, freq=freq)[1:]
+    # Days, months and years are those of the zone's own clock, which may skip or repeat a time.
+    beyond = pd.date_range(_clock(ds[-3:])[-1], periods=count + 1, freq=freq)[1:]
+    return beyond.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward")  # type: ignore[arg-type]
+
+
+def _clock(ds: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Returns what the zone's clock shows, for days and longer steps: the usual time of the day
+    also where a day did not have it and the time after the change of clocks stands in its place."""
+    local = ds.tz_localize(None)
+    clocks, counts = np.unique(local - local.normalize(), return_counts=True)
+    usual = local.normalize() + clocks[counts.argmax()]
+    moved = usual.tz_localize(ds.tz, ambiguous=True, nonexistent="shift_forward") == ds  # type: ignore[arg-type]
+    return local.where(~moved, usual)
 
 
 def _tick(step: pd.Timedelta) -> Any:

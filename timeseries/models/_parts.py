@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longseq.core.checks import check_divisible
+from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 
 MAX_POSITIONS = 5000
@@ -173,3 +173,17 @@ def check_lengths(context: int, label: int, horizon: int) -> None:
         raise ConfigError(f"label ({label}) must lie between 1 and the context ({context})")
     if max(context, label + horizon) > MAX_POSITIONS:
         raise ConfigError(f"context and label + horizon must not exceed {MAX_POSITIONS} rows")
+
+
+def check_calendar(features: int) -> None:
+    """Checks the number of calendar features of a forecaster that cannot do without them.
+
+    Raises:
+        ConfigError: for none, as of times that are whole numbers.
+    """
+    if features == 0:
+        raise ConfigError(
+            "the model reads the calendar, and the times are whole numbers: give dates, or take a "
+            "model that needs none (mixer_forecaster)"
+        )
+    check_positive("features", features)

@@ -14,6 +14,7 @@ from longseq.timeseries.models._parts import (
     DataEmbedding,
     FeedForward,
     HeadProjections,
+    check_calendar,
     check_lengths,
     conv3,
 )
@@ -216,7 +217,6 @@ class Autoformer(nn.Module):
             ("channels", channels),
             ("context", context),
             ("horizon", horizon),
-            ("features", features),
             ("e_layers", e_layers),
             ("d_layers", d_layers),
             ("factor", factor),
@@ -224,6 +224,7 @@ class Autoformer(nn.Module):
         ):
             check_positive(name, value)
         check_lengths(context, label, horizon)
+        check_calendar(features)
         self.horizon, self.label, self.window = horizon, label, moving_average
 
         def embedding() -> DataEmbedding:

@@ -14,14 +14,15 @@ from longseq.timeseries.models._parts import (
     DataEmbedding,
     FeedForward,
     HeadProjections,
+    check_calendar,
     check_lengths,
     conv3,
 )
 
 
 def _sparse_count(factor: int, length: int) -> int:
-    """Returns min(L, factor · ⌈ln L⌉)."""
-    return min(length, factor * math.ceil(math.log(length)))
+    """Returns min(L, factor · ⌈ln L⌉), of one row that one."""
+    return min(length, max(1, factor * math.ceil(math.log(length))))
 
 
 class ProbAttention(HeadProjections):
@@ -239,13 +240,13 @@ class Informer(nn.Module):
             ("channels", channels),
             ("context", context),
             ("horizon", horizon),
-            ("features", features),
             ("e_layers", e_layers),
             ("d_layers", d_layers),
             ("factor", factor),
         ):
             check_positive(name, value)
         check_lengths(context, label, horizon)
+        check_calendar(features)
         self.horizon, self.label = horizon, label
 
         def embedding() -> DataEmbedding:
