@@ -109,6 +109,22 @@ def test_polars_comes_out_where_polars_went_in():
     np.testing.assert_allclose(found["Theta"].to_numpy(), expected["Theta"].to_numpy())
 
 
+def test_scores_and_pictures_of_polars_are_those_of_pandas(tmp_path):
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    df, scores = sales(2, ragged=False), []
+    for name, frame in (("pandas", df), ("polars", polars.from_pandas(df))):
+        forecaster = Forecaster("theta").fit(frame)
+        found = forecaster.cross_validation(frame, 7, windows=2)
+        forecaster.plot(found, tmp_path / f"{name}.png")
+        plot_lead_error(found, forecaster.name, tmp_path / f"{name}-lead.png")
+        scores.append(forecaster.scores(found))
+    for end in (".png", "-lead.png"):
+        mine, other = ((tmp_path / f"{name}{end}").read_bytes() for name in ("polars", "pandas"))
+        assert mine == other
+    assert isinstance(scores[1], polars.DataFrame)
+    pd.testing.assert_frame_equal(scores[0], scores[1].to_pandas())
+
+
 @pytest.mark.parametrize("name", ["zero_shot", "theta", "mixer_forecaster"])
 def test_a_saved_forecaster_forecasts_the_same(name, tmp_path):
     forecaster = Forecaster(name, **SMALL[name]).fit(sales(2))
