@@ -53,8 +53,7 @@ class Forecaster:
 
     Args:
         model: "zero_shot" (nothing is trained), a local model or baseline ("theta", "auto_ets",
-            "seasonal_naive", "nlinear_ridge", …), or a network that is trained on the frame:
-            "mixer_forecaster", "spacetime", "informer", "autoformer".
+            "nlinear_ridge", …), or a network that is trained on the frame ("mixer_forecaster", …).
         horizon: rows that a network is trained to forecast; longer ones in turn.
         context: known rows L of a network's or a ridge's window; as the frame allows if None.
         season: rows of a season; the calendar's usual one if None.
@@ -252,7 +251,7 @@ class Forecaster:
             self._panel, self._task, self._polars = kept
         return same_type(pd.concat(parts, ignore_index=True), polars)
 
-    def scores(self, frame: Any, history: Any = None) -> pd.DataFrame:
+    def scores(self, frame: Any, history: Any = None) -> Any:
         """Returns MAE, RMSE, MASE, sMAPE, pinball loss and coverage of a back-test.
 
         Args:
@@ -260,13 +259,14 @@ class Forecaster:
             history: the series it forecast; the fitted ones if None.
         """
         panel = self._fitted() if history is None else self._read(history)[0]
-        return score_frame(to_pandas(frame)[0], panel, self.season)
+        table, polars = to_pandas(frame)
+        return same_type(score_frame(table, panel, self.season), polars)
 
     def plot(self, frame: Any, path: str | Path, series: str | None = None) -> None:
         """Draws the forecasts of one series over its last known rows, as PNG.
 
         Args:
-            frame: of ``predict`` or ``cross_validation``.
+            frame: of ``predict`` or ``cross_validation``, pandas or polars.
             path: the file.
             series: its name; the first one if None.
         """
@@ -276,7 +276,7 @@ class Forecaster:
         self._check_out(path, table=False)
         level = next((n for n in self.levels if f"{self.name}-lo-{n}" in frame), None)
         chosen = panel.select([series or panel.ids[0]])
-        plot_forecast(chosen, to_pandas(frame)[0], self.name, path, level)
+        plot_forecast(chosen, frame, self.name, path, level)
 
     def save(self, path: str | Path) -> None:
         """Writes the forecaster with its series and weights to a folder.

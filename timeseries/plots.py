@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from longseq.core.errors import DataError
 from longseq.core.figures import new_figure, save_png
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.frame_types import to_pandas
 from longseq.timeseries.long_frame import BASELINE_COLUMN
 
 
 def plot_forecast(
     panel: Panel,
-    frame: pd.DataFrame,
+    frame: Any,
     model: str,
     path: str | Path,
     level: int | None = None,
@@ -25,13 +26,14 @@ def plot_forecast(
 
     Args:
         panel: the series, its first one is drawn.
-        frame: of ``forecast_frame``, with one or more cutoffs.
+        frame: of ``forecast_frame``, with one or more cutoffs; pandas or polars.
         model: the model's column.
         path: the file.
         level: percentage of the interval to shade; None for none.
         unit: of the values, for the axis.
     """
     name = panel.ids[0]
+    frame, _ = to_pandas(frame)
     rows = frame[frame["unique_id"] == name]
     times = np.asarray(panel.ds)
     first = max(
@@ -61,18 +63,19 @@ def plot_forecast(
     save_png(figure, path)
 
 
-def plot_lead_error(frame: pd.DataFrame, model: str, path: str | Path) -> None:
+def plot_lead_error(frame: Any, model: str, path: str | Path) -> None:
     """Draws the mean absolute error by step ahead beside the seasonal naive forecast's, as PNG, in
     units of what that one misses over all steps.
 
     Args:
-        frame: of a cross-validation, with known ``y``.
+        frame: of a cross-validation, with known ``y``; pandas or polars.
         model: the model's column.
         path: the file.
 
     Raises:
         DataError: if no target is known.
     """
+    frame, _ = to_pandas(frame)
     known = frame[frame["y"].notna()]
     if known.empty:
         raise DataError("no target of the forecasts is known: nothing to compare with")

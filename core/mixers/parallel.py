@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,7 +27,7 @@ class Parallel(Mixer):
         out_scales: constant factors out_i; None for 1.
 
     Raises:
-        ConfigError: if there is no mixer, or not one factor for each.
+        ConfigError: if there is no mixer, one is no such pair, or there is not one factor for each.
     """
 
     finite_state = False  # of some mixers: ``state_size`` tells
@@ -42,6 +42,12 @@ class Parallel(Mixer):
         super().__init__(d_model)
         if not mixers:
             raise ConfigError("mixers is empty: parallel needs at least one")
+        for pair in mixers:
+            if isinstance(pair, str) or len(pair) != 2 or not isinstance(pair[1], Mapping):
+                raise ConfigError(
+                    "mixers holds pairs of a name and its hyper-parameters, as in "
+                    f'[["mamba2", {{}}], ["attention", {{}}]], got {pair!r}'
+                )
         self.mixers = nn.ModuleList(
             create_mixer(name, d_model, **settings) for name, settings in mixers
         )

@@ -84,3 +84,9 @@ def test_a_name_is_a_pattern_of_one() -> None:
 def test_wrong_kinds_are_refused_in_one_line(settings, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Backbone(8, 2, **settings)
+
+
+@pytest.mark.parametrize("pair", ["s5", "mamba", ["mamba"], ["mamba", 3], ["mamba", {}, {}]])
+def test_mixers_side_by_side_are_pairs(pair: Any) -> None:
+    with pytest.raises(ConfigError, match="pairs of a name and its hyper-parameters"):
+        Backbone(16, 1, "parallel", {"mixers": [pair]})

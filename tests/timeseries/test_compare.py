@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from longseq.core.shell.cli import main
-from longseq.timeseries.compare import ForecastComparison
+from longseq.timeseries import ForecastData, make_baseline
+from longseq.timeseries.compare import ForecastComparison, evaluate
 
 
 def test_models_stand_beside_baselines_with_a_verdict(
@@ -50,6 +51,19 @@ def test_models_stand_beside_baselines_with_a_verdict(
     assert trained.groupby("horizon")["mse"].nunique().eq(2).all()  # two seeds, two results
     text = capsys.readouterr().out
     assert text.count("the best baseline") == 2 and "115 test windows" in text
+
+
+def test_five_lines_of_python_give_the_figures_of_the_table(wide_csv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "table.csv"
+    argv = ["timeseries", "compare", f"--data={wide_csv}", "--context=48", "--horizons=12"]
+    assert main([*argv, f"--out={out}"]) == 0
+    table = pd.read_csv(out)
+    assert len(table) == len(ForecastComparison.usual)
+    for row in table.itertuples():
+        data = ForecastData(str(wide_csv), "ratio", context=48, horizon=12)
+        model = make_baseline(row.model, 12, season=24)
+        model.fit(data.windows("train"))
+        assert evaluate(model, data.windows("test")) == pytest.approx((row.mse, row.mae), rel=1e-12)
 
 
 def test_the_same_seed_gives_the_same_result(wide_csv: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries import Forecaster
+from longseq.timeseries.forecaster import _TRAINED
+from longseq.timeseries.local import BASELINES
 from longseq.timeseries.plots import plot_lead_error
 
 SMALL = {
@@ -59,13 +61,36 @@ def test_every_model_forecasts_ragged_series_from_their_own_ends(name):
         np.testing.assert_allclose(alone[column], mine, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["zero_shot", "theta", "nlinear_ridge", "mixer_forecaster"])
+_NETWORK = {"horizon": 8, "context": 24, "max_steps": 2, "d_model": 8}
+_HEADS = {**_NETWORK, "n_heads": 2, "d_ff": 8, "label": 12}
+EVERY = {
+    **{key: {} for key in BASELINES},
+    **SMALL,
+    **{key: {"context": 30} for key in ("dlinear_ridge", "nlinear_gcv", "dlinear_gcv")},
+    # Without a season it has no networks, which take their time; test_baselines.py looks at them.
+    "closed_form": {"context": 28, "season": 1},
+    "spacetime": {**_NETWORK, "d_state": 6},
+    "informer": _HEADS,
+    "autoformer": {**_HEADS, "moving_average": 7},
+    "tpgn": _NETWORK,
+    "inverted_forecaster": {**_NETWORK, "n_layers": 1, "mixer_kwargs": {"n_heads": 2}},
+    "tuned_zero_shot": {"horizon": 8, "context": 24, "max_steps": 2},
+}
+
+
+def test_every_forecaster_is_tried_below():
+    assert set(EVERY) == {*BASELINES, *_TRAINED}
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_cross_validation_sees_nothing_after_its_cutoffs(name):
+    if name.startswith("auto_"):
+        pytest.importorskip("statsforecast", reason="statsforecast is not installed")
     df = sales(2, ragged=False)
     wild = df.copy()
     cut = df["ds"].unique()[110]
     wild.loc[wild["ds"] > cut, "y"] = 1e5
-    made = Forecaster(name, **SMALL[name])
+    made = Forecaster(name, **EVERY[name])
     found, other = (made.cross_validation(one, 8, windows=2, step=9) for one in (df, wild))
     assert found["cutoff"].nunique() == 2 and len(found) == 2 * 2 * 8
     early = (found["cutoff"] <= cut).to_numpy()
@@ -88,6 +113,22 @@ def test_polars_comes_out_where_polars_went_in(tmp_path):
     long = polars.from_pandas(df).with_columns(polars.col("y").cast(polars.Int128))
     with pytest.raises(ConfigError, match=r"Int128.*cast the column"):
         Forecaster("theta").fit(long)
+
+
+def test_scores_and_pictures_of_polars_are_those_of_pandas(tmp_path):
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    df, scores = sales(2, ragged=False), []
+    for name, frame in (("pandas", df), ("polars", polars.from_pandas(df))):
+        forecaster = Forecaster("theta").fit(frame)
+        found = forecaster.cross_validation(frame, 7, windows=2)
+        forecaster.plot(found, tmp_path / f"{name}.png")
+        plot_lead_error(found, forecaster.name, tmp_path / f"{name}-lead.png")
+        scores.append(forecaster.scores(found))
+    for end in (".png", "-lead.png"):
+        mine, other = ((tmp_path / f"{name}{end}").read_bytes() for name in ("polars", "pandas"))
+        assert mine == other
+    assert isinstance(scores[1], polars.DataFrame)
+    pd.testing.assert_frame_equal(scores[0], scores[1].to_pandas())
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "theta", "mixer_forecaster"])

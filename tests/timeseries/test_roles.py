@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.data.frames import Roles, panel_of, read_panel
 
 
@@ -91,3 +91,10 @@ def test_columns_of_other_names_are_recognised_in_the_message(tmp_path):
 def test_a_column_of_empty_texts_or_decimal_commas_holds_no_names():
     frame = pd.DataFrame({"ds": pd.date_range("2020", periods=4), "a": ["1,5", "-", "n/a", ",5"]})
     assert panel_of(frame, source="m").missing == 2
+
+
+@pytest.mark.parametrize("told", ["drop", Roles(zone="Europe/Berlin")])
+def test_a_wrong_word_for_missing_values_and_roles_in_its_place_are_refused(told, tmp_path):
+    ragged({"a": (0, 9)}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ConfigError, match="missing is ffill or error"):
+        read_panel(tmp_path / "a.csv", told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
@@ -90,8 +90,6 @@ class ForecastData(BaseData):
         self.path, self.protocol = path, load_protocol(protocol)
         self.context, self.horizon, self.series = context, horizon, series
         self.missing: Missing = missing
-        if missing not in get_args(Missing):
-            raise ConfigError(f"missing is {' or '.join(get_args(Missing))}, got {missing!r}")
         if min_context is not None and not 1 <= min_context <= context:
             raise ConfigError(
                 f"min_context must lie between 1 and the context ({context}), got {min_context}"

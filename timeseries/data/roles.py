@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
-from longseq.core.errors import did_you_mean
+from longseq.core.errors import ConfigError, did_you_mean
 from longseq.timeseries.data.columns import holds_times
 from longseq.timeseries.data.source import Source, say
 
@@ -37,6 +37,9 @@ class Roles:
         holidays: country whose public holidays are a future covariate: "DE", or "DE-BY".
         date_order: of dates like 01/02/24: "dmy", "mdy" or "ymd"; of whole numbers: "ymd" (stamps
             like 2024010112), "epoch" (time since 1970) or "number"; None: as the column tells.
+
+    Raises:
+        ConfigError: if ``missing`` is none of its two words.
     """
 
     id: str | None = None
@@ -50,6 +53,11 @@ class Roles:
     static: tuple[str, ...] = ()
     holidays: str | None = None
     date_order: str | None = None
+
+    def __post_init__(self) -> None:
+        # A word that is none of these would be taken for "ffill" in silence.
+        if self.missing not in get_args(Missing):
+            raise ConfigError(f"missing is {' or '.join(get_args(Missing))}, got {self.missing!r}")
 
     @property
     def covariates(self) -> tuple[str, ...]:
