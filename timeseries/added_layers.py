@@ -52,6 +52,8 @@ def adopt(state: Mapping[str, Any], module: nn.Module, added: int) -> dict[str, 
         added: number of every network's last layers that may be missing.
     """
     whole = dict(state)
+    if added == 0:
+        return whole
     own = module.state_dict()
     for path, network in module.named_modules():
         if not isinstance(network, ZeroShot) or network.backbone is None:

@@ -19,9 +19,9 @@ Make = Callable[[Panel, int, "int | None"], pd.DataFrame]
 PANEL, _ASKED = 50, 256
 # A series is asked whose known values before the held-back ones are at least so many, and vary.
 _LEAST = 4
-# Of n series, factors count by n / (2 n + _PRIOR): half of what the last horizon says will hold in
-# the next one. The documentation says what chose it.
-_PRIOR = 20.0
+# Of n series, factors count by n / (_SHOCKS n + _PRIOR): of many, two thirds of what the last horizon
+# says will hold in the next one. The packaged network's card says what chose it.
+_SHOCKS, _PRIOR = 1.5, 20.0
 _NARROWEST, _WIDEST = 0.5, 2.0
 
 
@@ -94,7 +94,7 @@ def width_factors(forecasts: np.ndarray, targets: np.ndarray) -> np.ndarray:
         total = np.cumsum(weight[order])
         at = np.searchsorted(total, max(level, 1 - level) * total[-1])
         best = np.clip(ratio[order[min(at, len(order) - 1)]], _NARROWEST, _WIDEST)
-        factors[k] = best ** (len(targets) / (2 * len(targets) + _PRIOR))
+        factors[k] = best ** (len(targets) / (_SHOCKS * len(targets) + _PRIOR))
     return factors
 
 

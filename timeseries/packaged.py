@@ -1,4 +1,4 @@
-"""The packaged zero-shot forecaster's networks: their files, and their shares in its mean."""
+"""The packaged zero-shot forecaster's network, and means of networks that were packaged before."""
 
 from __future__ import annotations
 
@@ -8,67 +8,48 @@ from longseq.core.checkpoints.safe import load_weights
 from longseq.core.errors import ConfigError, did_you_mean
 from longseq.timeseries.models.zero_shot import MeanOfNetworks, ZeroShot
 
-BOTH = "plain+slstm"
-# Weights in half precision: of a network without a backbone, and of one with an sLSTM layer that
-# sees local models too.
-PACKAGED = {
-    name: Path(__file__).parent / "checkpoints" / f"zero_shot_{name}.safetensors"
-    for name in BOTH.split("+")
-}
-# Shares of networks in the mean, where the season found has at most four rows and where it has
-# more. The card says what chose them. The others are of earlier versions, whose checkpoints
-# forecast as they did. Recurrent layers read so many values.
+# Weights in half precision; the card beside them says how they were made.
+PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
+READS = 64
+# Of earlier versions, whose checkpoints forecast as they did: shares of networks in the mean, where
+# the season found has at most four rows and where it has more, and what recurrent layers read.
 _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
-    BOTH: ((1 / 4, 1 / 3), (3 / 4, 2 / 3)),
+    "plain+slstm": ((1 / 4, 1 / 3), (3 / 4, 2 / 3)),
     "plain+local": ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),
     "recurrent+plain": ((2 / 3, 1 / 3), (1 / 3, 2 / 3)),
     "recurrent+plain+local": ((1 / 3, 1 / 4), (0.0, 1 / 2), (2 / 3, 1 / 4)),
 }
-_READS = {BOTH: 64, "recurrent+plain": 512, "recurrent+plain+local": 256}
-EARLIER = tuple(name for name in _SHARES if name != BOTH)
+_READS = {"plain+slstm": 64, "recurrent+plain": 512, "recurrent+plain+local": 256}
+EARLIER = tuple(_SHARES)
+
+
+def packaged_network() -> ZeroShot:
+    """Returns the packaged forecaster's network: two sLSTM layers, and local models."""
+    network = ZeroShot(n_layers=2, reads=READS, local=True)
+    load_weights(PACKAGED, network)
+    return network
 
 
 def mean_of_networks(names: str, recurrent: ZeroShot | None = None) -> MeanOfNetworks:
-    """Returns networks and their mean, untrained.
+    """Returns networks of an earlier version and their mean, untrained.
 
     Args:
-        names: "plain+slstm", or one of ``EARLIER``.
+        names: one of ``EARLIER``.
         recurrent: the network with recurrent layers, of those.
-    """
-    networks = []
-    for name in names.split("+"):
-        if name == "recurrent":
-            first = ZeroShot() if recurrent is None else recurrent
-            first.reads = _READS[names]
-            networks.append(first)
-        else:
-            networks.append(_network(name))
-    return MeanOfNetworks(networks, _SHARES[names])
-
-
-def packaged_networks(names: str = BOTH) -> ZeroShot | MeanOfNetworks:
-    """Returns the packaged forecaster, the weighted mean of its networks, or one of them.
-
-    Args:
-        names: "plain+slstm", "plain" or "slstm".
 
     Raises:
         ConfigError: for another name.
     """
-    known = (BOTH, *PACKAGED)
-    if names not in known:
-        raise ConfigError(f"no packaged networks {names!r}; {did_you_mean(names, known)}")
-    if names != BOTH:
-        single = _network(names)
-        load_weights(PACKAGED[names], single)
-        return single
-    mean = mean_of_networks(BOTH)
-    for path, network in zip(PACKAGED.values(), mean.networks):
-        load_weights(path, network)
-    return mean
-
-
-def _network(name: str) -> ZeroShot:
-    if name == "slstm":
-        return ZeroShot(n_layers=1, reads=_READS[BOTH], local=True)
-    return ZeroShot(n_layers=0, local=name == "local")
+    if names not in EARLIER:
+        raise ConfigError(f"no packaged networks {names!r}; {did_you_mean(names, EARLIER)}")
+    networks = []
+    for name in names.split("+"):
+        if name == "recurrent":
+            one = ZeroShot() if recurrent is None else recurrent
+            one.reads = _READS[names]
+        elif name == "slstm":
+            one = ZeroShot(n_layers=1, reads=_READS[names], local=True)
+        else:
+            one = ZeroShot(n_layers=0, local=name == "local")
+        networks.append(one)
+    return MeanOfNetworks(networks, _SHARES[names])

@@ -23,7 +23,7 @@ from longseq.timeseries.models.zero_shot import (
     MeanOfNetworks,
     ZeroShot,
 )
-from longseq.timeseries.packaged import packaged_networks
+from longseq.timeseries.packaged import packaged_network
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
 from longseq.timeseries.random_walk import as_walks
 
@@ -39,17 +39,17 @@ LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
 # chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
 # values with neighbours, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not
-# from there on, the logarithm of the intervals' width changes by _NARROWED, and by _WIDENED times
+# from there on, the logarithm of the intervals' width changes by _SPREAD, and by _WIDENED times
 # the likeness.
 _PULL, _PULLED = 0.5, (7.0, 8.0)
-_NARROWED, _WIDENED, _SHORT = -0.15, 0.32, (5.0, 8.0)
+_SPREAD, _WIDENED, _SHORT = 0.05, 0.2, (5.0, 8.0)
 
 
 class Quantiles:
     """Quantile forecasts of any number of series by a network, or the mean of several.
 
     Args:
-        model: of ``models.zero_shot``; ``packaged_networks()`` if None.
+        model: of ``models.zero_shot``; ``packaged_network()`` if None.
         copies: forecast two copies of a series and average: one of its logarithms (where all values
             are positive), with the season that the calendar suggests; and one turned upside down,
             whose season the network finds itself. False forecasts the series alone.
@@ -67,7 +67,7 @@ class Quantiles:
         device: str | None = None,
     ) -> None:
         self.calibrated = model is None if calibrated is None else calibrated
-        self.model = (packaged_networks() if model is None else model).eval()
+        self.model = (packaged_network() if model is None else model).eval()
         self.copies = copies
         if device is not None:
             self.model.to(device)
@@ -209,7 +209,7 @@ def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     joined = 1 + np.isfinite(np.diff(series)).sum(1)
     pull = _PULL * walk.likeness * _between(np.log2(joined), _PULLED)
     short = 1.0 - _between(np.log2(seen.sum(1)), _SHORT)
-    share = np.exp(short * (_NARROWED + _WIDENED * walk.likeness))
+    share = np.exp(short * (_SPREAD + _WIDENED * walk.likeness))
     middle = found[..., _MEDIAN : _MEDIAN + 1]
     out = middle + share[:, None, None] * (found - middle)
     # The gap before the forecast belongs to the way that a drift has gone.

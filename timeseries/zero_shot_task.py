@@ -19,7 +19,7 @@ from longseq.timeseries.metrics import Coverage, PinballLoss
 from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.models.zero_shot import MAX_CONTEXT, QUANTILES, MeanOfNetworks, Scaled
 from longseq.timeseries.models.zero_shot import ZeroShot as ZeroShotModel
-from longseq.timeseries.packaged import BOTH, EARLIER, mean_of_networks, packaged_networks
+from longseq.timeseries.packaged import mean_of_networks, packaged_network
 from longseq.timeseries.quantiles import at_levels, pinball
 from longseq.timeseries.task import ForecastTask
 from longseq.timeseries.two_copies import mean_of_copies
@@ -30,6 +30,12 @@ _MEDIAN = QUANTILES.index(0.5)
 # expect, which counts down to so much of what plain forecasts miss: else a smooth series counts for
 # nothing, however far off a forecast is in view of what can be known.
 _SMOOTH, _LEAST = 0.6, 0.01
+# Single networks that were packaged, by their names.
+_EARLIER_SIZES: dict[str, dict[str, Any]] = {
+    "plain": {"n_layers": 0},
+    "local": {"n_layers": 0, "local": True},
+    "slstm": {"n_layers": 1, "local": True, "reads": 64},
+}
 # A value that is nearer to 0 than so many units of float32 z-scores is 0.
 _ROUNDING = 4 * torch.finfo(torch.float32).eps
 
@@ -46,8 +52,8 @@ class ZeroShot(ForecastTask):
         season: rows of a season; the calendar's usual one if None, 0 for none: it is found in the
             series.
         pretrained: begin with the packaged weights.
-        networks: which of the packaged forecaster's are trained: "plain+slstm", whose mean
-            forecasts, "plain" or "slstm". Without ``pretrained`` there is one, of the sizes below.
+        networks: names of the networks whose mean an earlier version packaged, such as
+            "plain+slstm", for its checkpoints; empty for one network.
         d_model: width D.
         n_layers: number of layers; 0 for no backbone.
         mixer: a mixer's name or a pattern of names.
@@ -83,7 +89,7 @@ class ZeroShot(ForecastTask):
         horizon: int = 64,
         season: int | None = None,
         pretrained: bool = True,
-        networks: str = BOTH,
+        networks: str = "",
         d_model: int = 128,
         n_layers: int = 3,
         mixer: str | list[Any] = "slstm",
@@ -113,17 +119,17 @@ class ZeroShot(ForecastTask):
         self.both_copies, self.added_layers = both_copies, added_layers
         self.model: ZeroShotModel | MeanOfNetworks
         if pretrained:
-            rest = (local, reads, added_layers)
-            if (*sizes, *rest) != (128, 3, "slstm", None, 2.0, 16, 256, False, MAX_CONTEXT, 0):
+            rest = (local, reads, added_layers, networks)
+            if (*sizes, *rest) != (128, 3, "slstm", None, 2.0, 16, 256, False, MAX_CONTEXT, 0, ""):
                 raise ConfigError(
-                    "the packaged networks have sizes of their own: others (n_layers, hidden, …) "
+                    "the packaged network has sizes of its own: others (n_layers, hidden, …) "
                     "need --model.pretrained false"
                 )
-            self.model = packaged_networks(networks)
+            self.model = packaged_network()
         else:
             self.model = ZeroShotModel(*sizes, reads=reads, local=local)
             silence(self.model, added_layers)
-            if networks in EARLIER:
+            if networks:
                 self.model = mean_of_networks(networks, self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
@@ -131,31 +137,34 @@ class ZeroShot(ForecastTask):
     @classmethod
     def upgrade(cls, content: dict[str, Any]) -> None:
         """There was one network at first, then two, or ``second`` was false, then so many of three,
-        then two without recurrent layers: weights that are not packaged now are in the checkpoint
-        alone."""
+        then two that had names: weights that are not packaged now are in the checkpoint alone."""
         super().upgrade(content)
         hyper = content.get("hyper_parameters") or {}
         names = hyper.get("networks", 2 if hyper.pop("second", False) else 1)
         pretrained = hyper.get("pretrained", True)
+        if names == "":
+            return
+        hyper |= {"networks": "", "pretrained": False}
         if isinstance(names, int):
             means = dict(zip((2, 3), ("recurrent+plain", "recurrent+plain+local")))
-            found = means.get(names, BOTH) if pretrained else BOTH
-            hyper |= {"networks": found, "pretrained": False}
-        elif names == "plain+local":
-            # Without pretrained weights the name was the default beside a single network.
-            pair = any(key.startswith("average.networks.") for key in content["state_dict"])
-            hyper |= {"networks": names if pair else BOTH, "pretrained": False}
-        elif names == "local" and pretrained:
-            hyper |= {"networks": BOTH, "pretrained": False, "n_layers": 0, "local": True}
+            hyper["networks"] = means.get(names, "") if pretrained else ""
+        elif any(key.startswith("average.networks.") for key in content["state_dict"]):
+            # Without pretrained weights the default name stood beside a single network too.
+            hyper["networks"] = names
+        elif pretrained:
+            hyper |= _EARLIER_SIZES.get(names, {})
 
     def adopt(self, state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
-        """Returns weights that a training begins with, with the layers that are added to them.
+        """Returns weights that a training begins with: what forecasts, the average, in the place of
+        what was trained; and the layers that are added to them.
 
         Args:
             state: the weights.
             module: that takes them: this task, or its ``model``.
         """
-        return adopt(state, module, self.added_layers) if self.added_layers else state
+        averages = {k: v for k, v in state.items() if k.startswith("average.")}
+        trained = {f"model.{key.removeprefix('average.')}": v for key, v in averages.items()}
+        return adopt({**state, **trained}, module, self.added_layers)
 
     def make_metrics(self) -> Mapping[str, Metric]:
         return super().make_metrics() | {"pinball": PinballLoss(), "coverage80": Coverage()}

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from longseq.core.checkpoints.safe import load_weights, save_weights
 from longseq.core.errors import ConfigError
 from longseq.core.shell.cli import main
 from longseq.core.training.loading import load_task
@@ -57,24 +58,36 @@ def test_a_tuned_forecaster_begins_where_the_packaged_one_is(level: float):
     assert max(float(one.abs().max()) for one in gradients) > 0
 
 
-NOW = "plain+slstm"
-# A packaged network's sizes were not among the hyper-parameters.
-LOCAL = {"pretrained": True, "networks": "local", "n_layers": 3, "local": False}
-EARLIER = {  # what their hyper-parameters say, and what that is today
-    "one": ({"pretrained": True}, NOW, "697,676"),
-    "first of two": ({"pretrained": True, "second": False}, NOW, "697,676"),
-    "first of three": ({"pretrained": True, "networks": 1}, NOW, "697,676"),
-    "pretrained here": ({"pretrained": False, "networks": 3}, NOW, "697,676"),
-    "named here": ({"pretrained": False, "networks": "plain+local"}, NOW, "697,676"),
+NAMED = {"pretrained": True, "n_layers": 3, "local": False}  # sizes were not those of the weights
+EARLIER = {  # what their hyper-parameters say, what that is today, and its sizes
+    "one": ({"pretrained": True}, "", "697,676"),
+    "first of two": ({"pretrained": True, "second": False}, "", "697,676"),
+    "first of three": ({"pretrained": True, "networks": 1}, "", "697,676"),
+    "pretrained here": ({"pretrained": False, "networks": 3}, "", "697,676"),
+    "named here": ({"pretrained": False, "networks": "plain+local"}, "", "697,676"),
+    "named later": ({"pretrained": False, "networks": "plain+slstm"}, "", "697,676"),
     "two": ({"pretrained": True, "second": True}, "recurrent+plain", "1,094,552"),
     "three": ({"pretrained": True, "networks": 3}, "recurrent+plain+local", "1,534,743"),
     "pair": ({"pretrained": True, "networks": "plain+local"}, "plain+local", "837,067"),
-    "local": (LOCAL, NOW, "440,191"),
+    "pair with a layer": (
+        {"pretrained": True, "networks": "plain+slstm"},
+        "plain+slstm",
+        "937,419",
+    ),
+    "plain": (NAMED | {"networks": "plain"}, "", "396,876"),
+    "local": (NAMED | {"networks": "local"}, "", "440,191"),
+    "slstm": (NAMED | {"networks": "slstm"}, "", "540,543"),
+}
+SIZES = {  # of the single ones that were packaged
+    "plain": ["--model.n_layers=0"],
+    "local": ["--model.n_layers=0", "--model.local=true"],
+    "slstm": ["--model.n_layers=1", "--model.local=true", "--model.reads=64"],
 }
 SHARES = {
-    "recurrent+plain": ([[2 / 3, 1 / 3], [1 / 3, 2 / 3]], 512),
-    "recurrent+plain+local": ([[1 / 3, 1 / 4], [0, 1 / 2], [2 / 3, 1 / 4]], 256),
-    "plain+local": ([[1 / 4, 1 / 2], [3 / 4, 1 / 2]], 2048),
+    "recurrent+plain": ([[2 / 3, 1 / 3], [1 / 3, 2 / 3]], [512, 2048]),
+    "recurrent+plain+local": ([[1 / 3, 1 / 4], [0, 1 / 2], [2 / 3, 1 / 4]], [256, 2048, 2048]),
+    "plain+local": ([[1 / 4, 1 / 2], [3 / 4, 1 / 2]], [2048, 2048]),
+    "plain+slstm": ([[1 / 4, 1 / 3], [3 / 4, 2 / 3]], [2048, 64]),
 }
 
 
@@ -84,8 +97,7 @@ def test_an_earlier_checkpoint_is_still_read(kind, wide_csv, workdir, capsys):
     fit = ["timeseries", "fit", "--model", "ZeroShot", f"--data.path={wide_csv}", "--name=r"]
     fit += ["--data.context=48", "--data.horizon=8", "--data.batch_size=4"]
     fit += ["--trainer.max_steps=1", "--trainer.val_check_interval=1", f"--model.networks={names}"]
-    if kind == "local":
-        fit += ["--model.n_layers=0", "--model.local=true"]
+    fit += SIZES.get(kind, [])
     assert main([*fit, "--model.pretrained=false"]) == 0
     content = torch.load(next(workdir.rglob("last.ckpt")), weights_only=True)
     hyper = content["hyper_parameters"]
@@ -94,10 +106,11 @@ def test_an_earlier_checkpoint_is_still_read(kind, wide_csv, workdir, capsys):
     torch.save(content, "earlier.ckpt")
     task = load_task("earlier.ckpt", "timeseries")
     assert isinstance(task.model, Network) == (names not in SHARES)
+    assert kind != "slstm" or task.average.reads == 64
     assert task.hparams["networks"] == names and "second" not in task.hparams
     if names in SHARES:  # what they read and their shares stay what they were
         shares, reads = SHARES[names]
-        assert task.average.networks[0].reads == reads
+        assert [one.reads for one in task.average.networks] == reads
         torch.testing.assert_close(task.average.shares, torch.tensor(shares))
     for name, value in task.state_dict().items():
         torch.testing.assert_close(value, content["state_dict"][name])
@@ -107,15 +120,31 @@ def test_an_earlier_checkpoint_is_still_read(kind, wide_csv, workdir, capsys):
     assert f"{count} parameters" in capsys.readouterr().err
 
 
-def test_packaged_networks_have_names_and_sizes_of_their_own():
-    assert isinstance(ZeroShot(networks="slstm").model, Network)
-    for wrong in ("local", "recurrent+plain", "plain+local"):
-        with pytest.raises(ConfigError, match="no packaged networks"):
-            ZeroShot(networks=wrong)
-    for size in ({"n_layers": 0}, {"local": True}, {"hidden": 128}):
-        with pytest.raises(ConfigError, match="sizes of their own"):
+def test_the_packaged_network_has_sizes_of_its_own():
+    task = ZeroShot()
+    assert isinstance(task.model, Network) and len(task.model.backbone.layers) == 2
+    assert task.average.reads == 64
+    for size in ({"n_layers": 0}, {"local": True}, {"hidden": 128}, {"networks": "plain+slstm"}):
+        with pytest.raises(ConfigError, match="sizes of its own"):
             ZeroShot(**size)
-        assert isinstance(ZeroShot(pretrained=False, **size).model, Network)
+        assert ZeroShot(pretrained=False, **size).model is not None
+    with pytest.raises(ConfigError, match=r"no packaged networks 'plain'.*plain\+"):
+        ZeroShot(pretrained=False, networks="plain")
+
+
+def test_a_training_from_weights_begins_with_what_forecasts(tmp_path):
+    torch.manual_seed(0)
+    before = ZeroShot(pretrained=False, d_model=16, n_layers=1, hidden=24)
+    with torch.no_grad():
+        for one in before.average.parameters():
+            one.add_(torch.randn_like(one))
+    path = tmp_path / "before.safetensors"
+    save_weights(path, before, {})
+    after = ZeroShot(pretrained=False, d_model=16, n_layers=1, hidden=24)
+    load_weights(path, after)
+    for name, value in before.average.state_dict().items():
+        assert torch.equal(after.model.state_dict()[name], value)
+        assert torch.equal(after.average.state_dict()[name], value)
 
 
 def test_a_tuned_forecaster_has_quantiles_and_no_other_loss():
