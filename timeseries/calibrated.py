@@ -19,8 +19,8 @@ Make = Callable[[Panel, int, "int | None"], pd.DataFrame]
 PANEL, _ASKED = 50, 256
 # A series is asked whose known values before the held-back ones are at least so many, and vary.
 _LEAST = 4
-# Of n series, factors count by n / (_SHOCKS n + _PRIOR): of many, two thirds of what the last horizon
-# says will hold in the next one. The packaged network's card says what chose it.
+# Of n series, factors count by n / (_SHOCKS n + _PRIOR): of many, two thirds of what the last
+# horizon says will hold in the next one. The packaged network's card says what chose it.
 _SHOCKS, _PRIOR = 1.5, 20.0
 _NARROWEST, _WIDEST = 0.5, 2.0
 

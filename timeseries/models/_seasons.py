@@ -24,6 +24,10 @@ class History(NamedTuple):
     mask: Tensor
     count: Tensor
 
+    def to(self, dtype: torch.dtype) -> History:
+        """Returns it with values in a floating type."""
+        return History(self.x.to(dtype), self.mask.to(dtype), self.count)
+
 
 def fill_forward(x: Tensor, known: Tensor) -> History:
     """Returns the history of values (N, L) of which ``known`` (N, L) were observed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -49,12 +49,13 @@ class Plain(NamedTuple):
     local: Callable[[], Local]
 
 
-def plain_forecasts(history: History, periods: Periods) -> Plain:
+def plain_forecasts(history: History, periods: Periods, dtype: torch.dtype) -> Plain:
     """Returns the plain forecasts of histories, and what else a network is given beside its state.
 
     Args:
         history: N of them.
         periods: theirs.
+        dtype: of what is returned; what is found for all rows of a history has the history's.
     """
     x, mask, count = history
     errors = [
@@ -87,8 +88,14 @@ def plain_forecasts(history: History, periods: Periods) -> Plain:
     inputs = torch.cat([*relative, tail * seen, seen, *scalars, *slopes], 1)
     scales = torch.stack([errors[0][:, 0], errors[1][:, 0], errors[0][:, 1], spread], 1)
     error = ((errors[0][:, 0] + floor) * (errors[1][:, 0] + floor)).sqrt()
-    more = cache(partial(local_forecasts, history, adjusted, season, unit))  # found once, if asked
-    return Plain(candidates, inputs, scales, floor, error, more)
+    found = (one.to(dtype) for one in (candidates, inputs, scales, floor, error))
+
+    @cache  # found once, if a network asks
+    def local() -> Local:
+        own = (one.to(dtype) for one in (adjusted, season, unit))
+        return local_forecasts(history.to(dtype), *own)
+
+    return Plain(*found, local)
 
 
 def _candidates(

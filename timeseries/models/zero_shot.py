@@ -147,13 +147,14 @@ class ZeroShot(nn.Module):
         """Returns the quantiles after one or more cutoffs.
 
         Args:
-            x: values (N, L), L a multiple of the patch; padded on the left.
+            x: values (N, L), L a multiple of the patch; padded on the left. Periods and plain
+                forecasts are found in their type, all else in that of the weights.
             known: where they were observed (N, L), bool.
             hint: period that the calendar suggests, in rows (N,); 0 for none.
             cutoffs: ends of contexts, multiples of the patch in ascending order, of which the first
                 sets level and spread; the end of x if None.
         """
-        contexts = _prepare(x, known, hint, cutoffs)
+        contexts = _prepare(x, known, hint, cutoffs, self.embed.weight.dtype)
         return _scaled(self.read(contexts), contexts, self.local)
 
     def read(self, contexts: _Contexts) -> list[Tensor]:
@@ -264,7 +265,7 @@ class MeanOfNetworks(nn.Module):
         self, x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None = None
     ) -> Scaled:
         """Returns the quantiles after one or more cutoffs, with the arguments of ``ZeroShot``."""
-        contexts = _prepare(x, known, hint, cutoffs)
+        contexts = _prepare(x, known, hint, cutoffs, self.shares.dtype)
         # A share a network and a series; what has none of any series is not asked.
         shares = self.shares[:, (contexts.period > _FEW).long(), None, None]
         found = [
@@ -276,8 +277,14 @@ class MeanOfNetworks(nn.Module):
         return _scaled(mean, contexts, any(one.local for one in self.networks))
 
 
-def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | None) -> _Contexts:
-    """Returns what a network reads of the arguments of ``ZeroShot.forward``."""
+def _prepare(
+    x: Tensor,
+    known: Tensor,
+    hint: Tensor,
+    cutoffs: Sequence[int] | None,
+    dtype: torch.dtype,
+) -> _Contexts:
+    """Returns what a network reads of the arguments of ``ZeroShot.forward``, in a floating type."""
     ends = [x.shape[1]] if cutoffs is None else list(cutoffs)
     x = torch.where(known, x, 0.0)
     first = known[:, : ends[0]].to(x.dtype)
@@ -298,8 +305,9 @@ def _prepare(x: Tensor, known: Tensor, hint: Tensor, cutoffs: Sequence[int] | No
         began = (whole.count - (x.shape[1] - end)).clamp(min=1)
         history = History(whole.x[:, :end], whole.mask[:, :end], began)
         found = periods if same else find_periods(history, hint)
-        plain.append(plain_forecasts(history, found))
-    return _Contexts(ends, level, spread, whole, periods.first, unit, plain)
+        plain.append(plain_forecasts(history, found, dtype))
+    scales = (one.to(dtype) for one in (level, spread))
+    return _Contexts(ends, *scales, whole.to(dtype), periods.first, unit.to(dtype), plain)
 
 
 def _scaled(quantiles: list[Tensor], contexts: _Contexts, local: bool) -> Scaled:
