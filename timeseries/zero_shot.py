@@ -163,7 +163,10 @@ class Quantiles:
             block = np.concatenate(
                 [self._block(recent[one], hint[one], unit[one]) for one in parts]
             )
-            found.append(_grow(block, carried))
+            grown = _grow(block, carried)
+            # Medians that were appended look quiet to the network, so that the spread of a random
+            # walk would stop to grow: the first block, after known values alone, says how it goes.
+            found.append(_at_least(grown, _ahead(found[0], len(found))) if found else grown)
             carried = np.sqrt(carried**2 + _growth(block) ** 2)
             values = np.concatenate([values, block[..., _MEDIAN]], axis=1)
         return np.concatenate(found, axis=1)[:, :horizon] + level[..., None]
@@ -256,13 +259,36 @@ def _padded(length: int, patch: int) -> int:
 
 def _growth(block: np.ndarray) -> np.ndarray:
     """Returns what of the spread at the end of a block is carried on (N, 1, 9): all of it where it
-    grew step by step, nothing where it was the same at the first step; of no quantile less than of
-    one nearer to the median, so that none cross."""
+    grew step by step, nothing where it was the same at the first step."""
     around = block - block[..., _MEDIAN : _MEDIAN + 1]
-    grown = np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0)
-    below = np.maximum.accumulate(grown[..., _MEDIAN::-1], axis=-1)[..., ::-1]
-    above = np.maximum.accumulate(grown[..., _MEDIAN:], axis=-1)
+    return _outwards(np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0))
+
+
+def _ahead(first: np.ndarray, blocks: int) -> np.ndarray:
+    """Returns the least spread of the block after so many (N, 64, 9): its square grows by a power p
+    of the number of steps, 0 to 1, where the largest one of the first block grew by (1 + p) / 2
+    over its second half. Of a random walk p is 1, around a level or a season about 0."""
+    square = np.square(first - first[..., _MEDIAN : _MEDIAN + 1])
+    size = square.shape[1]
+    half, whole = (square[:, :n].max(1, keepdims=True) for n in (size // 2, size))
+    doubled = whole / np.where(half > 0, half, np.where(whole > 0, whole, 1.0))
+    power = np.clip(2 * np.log2(np.where(whole > 0, doubled, 1.0)) - 1, 0.0, 1.0)
+    ahead = blocks + np.arange(1, size + 1)[:, None] / size
+    return _outwards(whole * ahead**power)
+
+
+def _outwards(square: np.ndarray) -> np.ndarray:
+    """Returns the roots of squared spreads (N, h, 9), of no quantile less than of one nearer to the
+    median, so that none cross."""
+    below = np.maximum.accumulate(square[..., _MEDIAN::-1], axis=-1)[..., ::-1]
+    above = np.maximum.accumulate(square[..., _MEDIAN:], axis=-1)
     return np.sqrt(np.concatenate([below[..., :-1], above], axis=-1))
+
+
+def _at_least(block: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Returns a block whose quantiles lie as far from the median as a spread (N, h, 9) at least."""
+    middle = block[..., _MEDIAN : _MEDIAN + 1]
+    return middle + np.sign(LEVELS - 0.5) * np.maximum(np.abs(block - middle), spread)
 
 
 def _grow(block: np.ndarray, carried: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.pretraining import make_batch
 from longseq.timeseries.data.synthetic import FAMILIES, generate, recursive, season_shape
 from longseq.timeseries.models._seasons import fill_forward, find_periods
-from longseq.timeseries.models.zero_shot import MeanOfNetworks
+from longseq.timeseries.models.zero_shot import MeanOfNetworks, _prepare
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
 from longseq.timeseries.packaged import PACKAGED, mean_of_networks
 from longseq.timeseries.quantiles import at_levels, naive_error, pinball, smape
@@ -86,6 +86,35 @@ def test_one_seven_and_512_at_once(packaged, season):
     for size, some in ((7, slice(0, 512)), (1, slice(0, 60))):
         found = packaged.forecast(contexts[some], 10, season, size)
         assert (np.abs(found - whole[some]) < 1e-6 * spread[some]).all()
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_neighbours_change_no_rounding_of_what_follows_in_closed_form(length):
+    rng, t = np.random.default_rng(0), np.arange(length)
+    season = np.round(100 * (1 + np.sin(2 * np.pi * t / 7)))  # exact: its local scale is tiny
+    rows = np.stack([season, np.log(np.exp(0.05 * t) + rng.random(length)), *np.zeros((5, length))])
+    rows[2:] = np.cumsum(rng.standard_normal((5, length)), 1)
+    x = torch.from_numpy(rows / np.abs(rows).max(1, keepdims=True)).float()
+    known, hint = torch.ones_like(x, dtype=torch.bool), torch.zeros(7, dtype=torch.int64)
+    every = _prepare(x, known, hint, None, torch.float64).plain[0]
+    for i in (0, 1):
+        one = slice(i, i + 1)
+        alone = _prepare(x[one], known[one], hint[one], None, torch.float64).plain[0]
+        torch.testing.assert_close(every.inputs[one], alone.inputs, rtol=0, atol=5e-7)
+        torch.testing.assert_close(every.forecasts[one], alone.forecasts, rtol=0, atol=5e-7)
+
+
+def test_the_spread_of_a_walk_goes_on_to_grow_and_that_of_a_season_does_not(packaged):
+    rng = np.random.default_rng(0)
+    contexts = [np.cumsum(rng.standard_normal(800)) for _ in range(16)]
+    contexts += [waves(800, noise=4.0, seed=i) for i in range(4)]
+    found = packaged.forecast(contexts, 1024)
+    assert (np.diff(found, axis=-1) >= -1e-9).all()
+    width = found[..., 8] - found[..., 0]
+    grown = width[:, -1] / width[:, 63]
+    # Of a walk it grows by the root of the steps, fourfold.
+    assert 3 < grown[:16].mean() < 5
+    assert grown[16:].max() < 2
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
