@@ -71,7 +71,9 @@ def _as_walks(series: np.ndarray, season: int) -> Walks:
     line = ~little & (spread <= 1e-9 * biggest)
     plain = little | line
     spread = np.where(plain, 1.0, spread)
-    against, together = _against(cut / spread[:, None], series, count, season)
+    against, together = _against(
+        np.where(plain[:, None], 0.0, cut / spread[:, None]), series, count, season
+    )
     likeness = np.exp(-against - np.maximum(together - _QUIET, 0.0) / _FALL_TOGETHER)
     sure = some * ((middle + centre) / spread) ** 2
     drift = mean * np.maximum(0.0, 1.0 - _DRIFT / np.maximum(sure, 1e-300))
