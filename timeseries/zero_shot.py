@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.logarithms import from_logarithms, logarithms
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.models.zero_shot import (
@@ -35,8 +35,6 @@ _MEDIAN = QUANTILES.index(0.5)
 
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 8192
-# Logarithms are taken of positive series whose largest value is at most so many times the least.
-LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
 # chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
 # values with neighbours, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not
@@ -132,10 +130,10 @@ class Quantiles:
         hint = np.full(len(rows), season if season > 1 else 0)
         if self.copies:
             # Both copies of a series go through the network together.
-            both = np.concatenate([_logarithms(rows), -rows])
+            both = np.concatenate([logarithms(rows), -rows])
             both = self._blocks(both, horizon, np.concatenate([hint, np.zeros_like(hint)]))
-            logarithms, turned = np.split(both, 2)
-            found = (_values(logarithms, rows) - turned[..., ::-1]) / 2
+            own, turned = np.split(both, 2)
+            found = (from_logarithms(own, rows) - turned[..., ::-1]) / 2
         else:
             found = self._blocks(rows, horizon, hint)
         return _calibrate(found, rows, season) if self.calibrated else found
@@ -182,35 +180,10 @@ class Quantiles:
         return quantiles.cpu().double().numpy() * size[..., None]
 
 
-def _logarithms(rows: np.ndarray) -> np.ndarray:
-    """Returns rows (N, L) with logarithms in the place of those where they are of use."""
-    taken, positive = rows.copy(), _positive(rows)[2]
-    taken[positive] = np.log(rows[positive])
-    return taken
-
-
-def _values(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns forecasts (N, h, …) of ``_logarithms(rows)`` as such of the rows: a quantile of
-    logarithms is the logarithm of the quantile."""
-    low, high, positive = _positive(rows)
-    if positive.any():
-        axes = (slice(None), *[None] * (found.ndim - 1))
-        least, most = _bounds(low[positive][axes], high[positive][axes])
-        found[positive] = np.exp(np.clip(found[positive], least, most))
-    return found
-
-
-def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the least and the largest value of every row (N,), and whether logarithms are of
-    use."""
-    low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
-    return low, high, (low > 0) & (high <= LOG_RATIO * np.where(low > 0, low, 1.0))
-
-
 def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     """Returns quantiles (N, h, 9) in view of how much the series (N, L) look like random walks."""
     seen = np.isfinite(rows)
-    series = _logarithms(rows)
+    series = logarithms(rows)
     walk = as_walks(series, season)
     # Values without neighbours have nothing to say against a walk: they do not count.
     joined = 1 + np.isfinite(np.diff(series)).sum(1)
@@ -223,22 +196,9 @@ def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     late = seen[:, ::-1].argmax(1)
     last = series[np.arange(len(rows)), rows.shape[1] - 1 - late]
     ahead = late[:, None] + np.arange(1, found.shape[1] + 1)
-    plain = _values(last[:, None] + walk.drift[:, None] * ahead, rows)
+    plain = from_logarithms(last[:, None] + walk.drift[:, None] * ahead, rows)
     out += (pull[:, None] * (plain - middle[..., 0]))[..., None]
     return out
-
-
-def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
-    """Returns the logarithms of the values beyond which there is no forecast but an overflow:
-    further outside than the whole range.
-
-    Args:
-        low: least values, above 0; an array or a number.
-        high: largest values.
-    """
-    least, most = np.log(low), np.log(high)
-    bound = np.maximum(most - least, 1.0)
-    return least - bound, most + bound
 
 
 def _between(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
@@ -266,8 +226,8 @@ def _growth(block: np.ndarray) -> np.ndarray:
 
 def _ahead(first: np.ndarray, blocks: int) -> np.ndarray:
     """Returns the least spread of the block after so many (N, 64, 9): its square grows by a power p
-    of the number of steps, 0 to 1, where the largest one of the first block grew by (1 + p) / 2
-    over its second half. Of a random walk p is 1, around a level or a season about 0."""
+    of the number of steps, 0 to 1, where the largest one of the first block grew by the power
+    (1 + p) / 2 over its second half. Of a random walk p is 1, around a level about 0."""
     square = np.square(first - first[..., _MEDIAN : _MEDIAN + 1])
     size = square.shape[1]
     half, whole = (square[:, :n].max(1, keepdims=True) for n in (size // 2, size))
