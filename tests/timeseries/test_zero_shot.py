@@ -9,6 +9,7 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
@@ -261,6 +262,31 @@ def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):
     for more, named in (([], "--horizon 28"), (["--horizon", "0"], "at least 1")):
         assert main([*command, *more]) == 2
         assert named in capsys.readouterr().err
+
+
+def test_a_network_of_generated_series_forecasts_short_series(tmp_path, workdir, capsys):
+    fit = ["timeseries", "fit", "--config", "zero_shot", "--trainer.max_steps", "1", "--name", "a"]
+    small = {"n_layers": "0", "d_model": "16", "hidden": "32"}
+    fit += [part for key, value in small.items() for part in (f"--model.{key}", value)]
+    fit += ["--data.batch_size", "8", "--data.valid_batches", "1", "--trainer.val_check_interval"]
+    assert main([*fit, "1"]) == 0
+    capsys.readouterr()
+    days = pd.date_range("2024-01-01", periods=60)
+    frame = pd.DataFrame({"unique_id": "a", "ds": days, "y": waves(60, 7)})
+    frame.to_parquet(tmp_path / "sales.parquet")
+    checkpoint = "outputs/timeseries/a/version_0/checkpoints/last.ckpt"
+    command = ["timeseries", "predict", str(tmp_path / "sales.parquet"), "--ckpt_path", checkpoint]
+    assert main([*command, "--horizon", "9"]) == 0
+    assert "packaged" not in capsys.readouterr().out
+    found = pd.read_csv("forecasts.csv")
+    network = Quantiles(load_task(checkpoint, "timeseries").average, calibrated=True)
+    mine = network.forecast([frame["y"].to_numpy()], 9, 7)[0]
+    np.testing.assert_allclose(found["ZeroShot"], mine[:, 4])
+    np.testing.assert_allclose(found["ZeroShot-lo-80"], mine[:, 0])
+    assert main([*command, "--in_pieces", "yes"]) == 2
+    assert "--in_pieces no" in capsys.readouterr().err
+    assert main(["timeseries", "test", "--ckpt_path", checkpoint]) == 2
+    assert "--cutoffs 3" in capsys.readouterr().err
 
 
 def test_fine_tuning_begins_with_the_packaged_weights(wide_csv: Path, workdir: Path):
