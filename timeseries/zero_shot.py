@@ -106,11 +106,17 @@ class Quantiles:
         for i, one in enumerate(recent):
             if not np.isfinite(one).any():
                 raise ConfigError(f"context {i} holds no number")
-        done = 0
+        # After a gap of a block and more the network would see nothing: what follows the last value
+        # is forecast, through the gap.
+        gaps = [int(np.isfinite(one[::-1]).argmax()) for one in recent]
+        done = sum(gap >= BLOCK for gap in gaps)
+        for i in np.flatnonzero(np.array(gaps) >= BLOCK):
+            before = recent[i][: -gaps[i]]
+            out[i] = self.forecast([before], gaps[i] + horizon, season)[0, gaps[i] :]
         # Series of about one length go together, so that little is padding.
         width = np.array([_padded(len(one), self.model.patch) for one in recent], int)
         for size in np.unique(width):
-            members = np.flatnonzero(width == size)
+            members = np.flatnonzero((width == size) & (np.array(gaps) < BLOCK))
             for start in range(0, len(members), batch_size):
                 chosen = members[start : start + batch_size]
                 rows = np.full((len(chosen), size), np.nan)
@@ -149,6 +155,9 @@ class Quantiles:
         # Differences are taken in float64: a level of 1e9 leaves nothing of them in float32.
         level = np.nanmean(rows, axis=1, keepdims=True)
         values = rows - level
+        # A power of two near the largest, so that squares of spreads neither over- nor underflow.
+        power = np.frexp(np.nanmax(np.abs(values), axis=1, keepdims=True))[1]
+        values = np.ldexp(values, -power)
         # What a series that never changes is measured by: a picofarad is not taken relative to 1.
         unit = np.where(level == 0, 1.0, np.minimum(np.abs(level), 1.0))
         found: list[np.ndarray] = []
@@ -167,7 +176,8 @@ class Quantiles:
             found.append(_at_least(grown, _ahead(found[0], len(found))) if found else grown)
             carried = np.sqrt(carried**2 + _growth(block) ** 2)
             values = np.concatenate([values, block[..., _MEDIAN]], axis=1)
-        return np.concatenate(found, axis=1)[:, :horizon] + level[..., None]
+        whole = np.concatenate(found, axis=1)[:, :horizon]
+        return np.ldexp(whole, power[..., None]) + level[..., None]
 
     @torch.inference_mode()
     def _block(self, values: np.ndarray, hint: np.ndarray, unit: np.ndarray) -> np.ndarray:

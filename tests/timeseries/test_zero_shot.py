@@ -211,6 +211,21 @@ def test_constant_series_gaps_and_counts(packaged):
         packaged.forecast([counts, np.full(9, np.nan)], 3)
 
 
+def test_a_season_goes_on_after_a_long_gap(packaged):
+    y = waves(400)
+    found = packaged.forecast([np.r_[y[:300], np.full(100, np.nan)], y], 24)
+    truth = waves(424, noise=0)[400:]
+    assert np.abs(found[:, :, 4] - truth).mean(1).max() < 1.0
+    whole = packaged.forecast([y[:300]], 124)[0, 100:]
+    np.testing.assert_allclose(found[0], whole)
+
+
+def test_a_walk_of_a_tiny_scale_has_the_intervals_of_one_of_scale_1(packaged):
+    walk = np.cumsum(np.random.default_rng(2).standard_normal(200))
+    one, tiny = packaged.forecast([walk, np.ldexp(walk, -700)], 100)
+    np.testing.assert_allclose(np.ldexp(tiny, 700), one, rtol=1e-6)
+
+
 def test_a_frame_of_ragged_series(packaged):
     days = pd.date_range("2024-01-01", periods=90)
     rows = [(0, 90), (40, 80), (85, 90)]
