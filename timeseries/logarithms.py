@@ -31,10 +31,11 @@ def from_logarithms(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         least, most = _bounds(low[positive], high[positive], length, own.shape[1])
         if own.ndim == 3:
             least, most = least[..., None], most[..., None]
-        # Beyond the bounds go quantiles as far as their median would: an interval keeps a width.
+        # Beyond the bounds go quantiles as far as their median would, by e at most: an interval
+        # keeps a width.
         middle = own if own.ndim == 2 else own[..., _MEDIAN, None]
         over = middle - np.clip(middle, least, most)
-        room = 0.0 if own.ndim == 2 else np.minimum(np.abs(over), most - least)
+        room = 0.0 if own.ndim == 2 else np.minimum(np.abs(over), 1.0)
         found[positive] = np.exp(np.clip(own - over, least - room, most + room))
     return found
 

@@ -138,6 +138,8 @@ def test_an_interval_beyond_the_bounds_keeps_a_width():
     found = from_logarithms(logs[None].copy(), rows)[0]
     np.testing.assert_allclose(found[0], np.exp(logs[0]))
     np.testing.assert_allclose(found[1], 2 * np.e * np.exp(np.linspace(-0.2, 0.2, 9)))
+    wild = np.log(2.0) + 9.0 + np.linspace(-30, 30, 9)
+    assert from_logarithms(wild[None, None], rows).max() == pytest.approx(2 * np.e**2)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
