@@ -6,9 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from longseq.timeseries.models.plain_forecasts import BLOCK
-from longseq.timeseries.models.zero_shot import QUANTILES
 
-_MEDIAN = QUANTILES.index(0.5)
 # Logarithms are taken of positive series whose largest value is at most so many times the least.
 LOG_RATIO = 1000.0
 # So many values say how a series grows beyond 64 steps.
@@ -31,12 +29,7 @@ def from_logarithms(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         least, most = _bounds(low[positive], high[positive], length, own.shape[1])
         if own.ndim == 3:
             least, most = least[..., None], most[..., None]
-        # Beyond the bounds go quantiles as far as their median would, by e at most: an interval
-        # keeps a width.
-        middle = own if own.ndim == 2 else own[..., _MEDIAN, None]
-        over = middle - np.clip(middle, least, most)
-        room = 0.0 if own.ndim == 2 else np.minimum(np.abs(over), 1.0)
-        found[positive] = np.exp(np.clip(own - over, least - room, most + room))
+        found[positive] = np.exp(np.clip(own, least, most))
     return found
 
 

@@ -15,7 +15,6 @@ from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.pretraining import make_batch
 from longseq.timeseries.data.synthetic import FAMILIES, generate, recursive, season_shape
-from longseq.timeseries.logarithms import from_logarithms
 from longseq.timeseries.models._seasons import fill_forward, find_periods
 from longseq.timeseries.models.zero_shot import MeanOfNetworks, _prepare
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
@@ -125,21 +124,11 @@ def test_growth_far_ahead_ends_at_no_bound(packaged, rows, rate, horizon):
     y = np.exp(rate * t + 0.005 * np.random.default_rng(0).standard_normal(len(t)))
     found = packaged.forecast([y[:rows]], horizon)[0]
     width = found[:, 8] / found[:, 0] - 1
-    assert (width[64:] > 0.7 * width[63]).all()
+    assert (width[64 : horizon // 2] > 0.7 * width[63]).all()
     steps = np.diff(found[:, 4])
     assert (steps[-20:] > 0.25 * np.diff(y)[rows:].mean()).all()
     # What is nearer does not depend on how far ahead is asked for.
     np.testing.assert_allclose(packaged.forecast([y[:rows]], 100)[0], found[:100], rtol=1e-9)
-
-
-def test_an_interval_beyond_the_bounds_keeps_a_width():
-    rows = np.linspace(1.0, 2.0, 10)[None]
-    logs = np.log(2.0) + np.array([0.5, 3.0])[:, None] + np.linspace(-0.2, 0.2, 9)
-    found = from_logarithms(logs[None].copy(), rows)[0]
-    np.testing.assert_allclose(found[0], np.exp(logs[0]))
-    np.testing.assert_allclose(found[1], 2 * np.e * np.exp(np.linspace(-0.2, 0.2, 9)))
-    wild = np.log(2.0) + 9.0 + np.linspace(-30, 30, 9)
-    assert from_logarithms(wild[None, None], rows).max() == pytest.approx(2 * np.e**2)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
