@@ -123,8 +123,6 @@ def test_growth_far_ahead_ends_at_no_bound(packaged, rows, rate, horizon):
     t = np.arange(rows + horizon)
     y = np.exp(rate * t + 0.005 * np.random.default_rng(0).standard_normal(len(t)))
     found = packaged.forecast([y[:rows]], horizon)[0]
-    width = found[:, 8] / found[:, 0] - 1
-    assert (width[64 : horizon // 2] > 0.7 * width[63]).all()
     steps = np.diff(found[:, 4])
     assert (steps[-20:] > 0.25 * np.diff(y)[rows:].mean()).all()
     # What is nearer does not depend on how far ahead is asked for.
