@@ -40,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
             "calibrated on the rows after its training"
         )
     task = None
+    network: Quantiles | None = None
     if args.ckpt_path is None:
         if args.horizon is None:
             raise ConfigError("say how many rows to forecast: --horizon 28 (or give --ckpt_path)")
@@ -49,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
         from longseq.core.training.loading import load_task
         from longseq.timeseries.forecast import forecast_frame
         from longseq.timeseries.task import ForecastTask
+        from longseq.timeseries.zero_shot_task import ZeroShot
 
         task = load_task(args.ckpt_path, "timeseries")
         if not isinstance(task, ForecastTask):
@@ -67,7 +69,16 @@ def run(argv: Sequence[str]) -> int:
     levels = sorted(set(args.level)) or ([80] if task is None else [])
     if task is not None:
         task = task.to(args.device)
+        if isinstance(task, ZeroShot) and task.scaler is None:
+            # Trained on generated series alone: it forecasts as the packaged one does.
+            task, network = None, Quantiles(task.average, calibrated=True, device=args.device)
+            levels = sorted(set(args.level)) or [80]
     if _in_pieces(args):
+        if network is not None:
+            raise ConfigError(
+                f"{args.ckpt_path}: was trained on generated series alone, and reads no file in "
+                "pieces: --in_pieces no"
+            )
         return _run_in_pieces(args, task, horizon, levels)
     panel = read_panel(args.frame, roles=roles_of(args))
     least = 1 if task is None else task.least
@@ -75,14 +86,14 @@ def run(argv: Sequence[str]) -> int:
         panel = known_future(panel, args.future_frame, horizon, roles_of(args))
     cutoffs = _cutoffs(args, panel, horizon, least)
     if task is None:
-        frame = _zero_shot(args, panel, horizon, cutoffs, levels)
+        frame = _zero_shot(args, panel, horizon, cutoffs, levels, network)
     else:
         frame = forecast_frame(task, panel, cutoffs, levels, args.batch_size, args.season)
     write_frame(frame, args.out)
     ends = Ends()
     ends.add(panel)
     count = 1 if cutoffs is None else len(cutoffs)
-    _report(args, panel.notes, ends if cutoffs is None else None, task is None)
+    _report(args, panel.notes, ends if cutoffs is None else None, args.ckpt_path is None)
     _report_rows(args, len(frame), frame["unique_id"].nunique(), count, panel.missing)
     if cutoffs is not None:
         _print_scores(frame, NAME if task is None else type(task).__name__, args.frame)
@@ -206,14 +217,16 @@ def _zero_shot(
     horizon: int,
     cutoffs: list[int] | None,
     levels: list[int],
+    network: Quantiles | None,
 ) -> pd.DataFrame:
-    """Returns the packaged forecaster's forecasts, beside the effects of future covariates."""
+    """Returns forecasts of the packaged network or another, beside the effects of future
+    covariates."""
     if panel.covariates.past or panel.covariates.static:
         raise ConfigError(
             "--past and --static are for models trained with them; the packaged forecaster takes "
             "--future and --holidays"
         )
-    network = Quantiles(device=args.device)
+    network = network or Quantiles(device=args.device)
     from rich.console import Console
     from rich.progress import Progress
 

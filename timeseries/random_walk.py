@@ -51,6 +51,9 @@ def as_walks(series: np.ndarray, season: int = 0) -> Walks:
 
 def _as_walks(series: np.ndarray, season: int) -> Walks:
     change = np.diff(series, axis=1)
+    # In units of a power of two near the largest, so that no square over- or underflows.
+    power = np.frexp(np.where(np.isfinite(change), np.abs(change), 0.0).max(1, initial=0.0))[1]
+    change = np.ldexp(change, -power[:, None])
     seen = np.isfinite(change)
     count = seen.sum(1)
     known = np.where(seen, change, 0.0)
@@ -71,11 +74,14 @@ def _as_walks(series: np.ndarray, season: int) -> Walks:
     line = ~little & (spread <= 1e-9 * biggest)
     plain = little | line
     spread = np.where(plain, 1.0, spread)
-    against, together = _against(cut / spread[:, None], series, count, season)
+    against, together = _against(
+        np.where(plain[:, None], 0.0, cut / spread[:, None]), series, count, season
+    )
     likeness = np.exp(-against - np.maximum(together - _QUIET, 0.0) / _FALL_TOGETHER)
     sure = some * ((middle + centre) / spread) ** 2
     drift = mean * np.maximum(0.0, 1.0 - _DRIFT / np.maximum(sure, 1e-300))
-    return Walks(np.where(plain, 1.0, likeness), np.where(little, 0.0, np.where(line, mean, drift)))
+    drift = np.where(little, 0.0, np.where(line, mean, drift))
+    return Walks(np.where(plain, 1.0, likeness), np.ldexp(drift, power))
 
 
 def _median(x: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from longseq.timeseries.logarithms import LOG_RATIO
 from longseq.timeseries.models.zero_shot import Scaled
-from longseq.timeseries.zero_shot import LOG_RATIO
 
 
 def mean_of_copies(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.logarithms import from_logarithms, logarithms
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.plain_forecasts import BLOCK
 from longseq.timeseries.models.zero_shot import (
@@ -35,8 +35,6 @@ _MEDIAN = QUANTILES.index(0.5)
 
 # Patches that go through the network at once: more do not stay in the caches.
 _PATCHES = 8192
-# Logarithms are taken of positive series whose largest value is at most so many times the least.
-LOG_RATIO = 1000.0
 # What the packaged forecaster makes of a series that looks like a random walk; the card says what
 # chose it. Of a long one the median goes by _PULL to the walk's forecast: not at all at 2^7 known
 # values with neighbours, wholly from 2^8 on. Of a short one, wholly to 2^5 values, less to 2^8, not
@@ -108,11 +106,17 @@ class Quantiles:
         for i, one in enumerate(recent):
             if not np.isfinite(one).any():
                 raise ConfigError(f"context {i} holds no number")
-        done = 0
+        # After a gap of a block and more the network would see nothing: what follows the last value
+        # is forecast, through the gap.
+        gaps = [int(np.isfinite(one[::-1]).argmax()) for one in recent]
+        done = sum(gap >= BLOCK for gap in gaps)
+        for i in np.flatnonzero(np.array(gaps) >= BLOCK):
+            before = recent[i][: -gaps[i]]
+            out[i] = self.forecast([before], gaps[i] + horizon, season)[0, gaps[i] :]
         # Series of about one length go together, so that little is padding.
         width = np.array([_padded(len(one), self.model.patch) for one in recent], int)
         for size in np.unique(width):
-            members = np.flatnonzero(width == size)
+            members = np.flatnonzero((width == size) & (np.array(gaps) < BLOCK))
             for start in range(0, len(members), batch_size):
                 chosen = members[start : start + batch_size]
                 rows = np.full((len(chosen), size), np.nan)
@@ -132,10 +136,10 @@ class Quantiles:
         hint = np.full(len(rows), season if season > 1 else 0)
         if self.copies:
             # Both copies of a series go through the network together.
-            both = np.concatenate([_logarithms(rows), -rows])
+            both = np.concatenate([logarithms(rows), -rows])
             both = self._blocks(both, horizon, np.concatenate([hint, np.zeros_like(hint)]))
-            logarithms, turned = np.split(both, 2)
-            found = (_values(logarithms, rows) - turned[..., ::-1]) / 2
+            own, turned = np.split(both, 2)
+            found = (from_logarithms(own, rows) - turned[..., ::-1]) / 2
         else:
             found = self._blocks(rows, horizon, hint)
         return _calibrate(found, rows, season) if self.calibrated else found
@@ -151,6 +155,9 @@ class Quantiles:
         # Differences are taken in float64: a level of 1e9 leaves nothing of them in float32.
         level = np.nanmean(rows, axis=1, keepdims=True)
         values = rows - level
+        # A power of two near the largest, so that squares of spreads neither over- nor underflow.
+        power = np.frexp(np.nanmax(np.abs(values), axis=1, keepdims=True))[1]
+        values = np.ldexp(values, -power)
         # What a series that never changes is measured by: a picofarad is not taken relative to 1.
         unit = np.where(level == 0, 1.0, np.minimum(np.abs(level), 1.0))
         found: list[np.ndarray] = []
@@ -163,10 +170,14 @@ class Quantiles:
             block = np.concatenate(
                 [self._block(recent[one], hint[one], unit[one]) for one in parts]
             )
-            found.append(_grow(block, carried))
+            grown = _grow(block, carried)
+            # Medians that were appended look quiet to the network, so that the spread of a random
+            # walk would stop to grow: the first block, after known values alone, says how it goes.
+            found.append(_at_least(grown, _ahead(found[0], len(found))) if found else grown)
             carried = np.sqrt(carried**2 + _growth(block) ** 2)
             values = np.concatenate([values, block[..., _MEDIAN]], axis=1)
-        return np.concatenate(found, axis=1)[:, :horizon] + level[..., None]
+        whole = np.concatenate(found, axis=1)[:, :horizon]
+        return np.ldexp(whole, power[..., None]) + level[..., None]
 
     @torch.inference_mode()
     def _block(self, values: np.ndarray, hint: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -179,35 +190,10 @@ class Quantiles:
         return quantiles.cpu().double().numpy() * size[..., None]
 
 
-def _logarithms(rows: np.ndarray) -> np.ndarray:
-    """Returns rows (N, L) with logarithms in the place of those where they are of use."""
-    taken, positive = rows.copy(), _positive(rows)[2]
-    taken[positive] = np.log(rows[positive])
-    return taken
-
-
-def _values(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns forecasts (N, h, …) of ``_logarithms(rows)`` as such of the rows: a quantile of
-    logarithms is the logarithm of the quantile."""
-    low, high, positive = _positive(rows)
-    if positive.any():
-        axes = (slice(None), *[None] * (found.ndim - 1))
-        least, most = _bounds(low[positive][axes], high[positive][axes])
-        found[positive] = np.exp(np.clip(found[positive], least, most))
-    return found
-
-
-def _positive(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the least and the largest value of every row (N,), and whether logarithms are of
-    use."""
-    low, high = np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)
-    return low, high, (low > 0) & (high <= LOG_RATIO * np.where(low > 0, low, 1.0))
-
-
 def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     """Returns quantiles (N, h, 9) in view of how much the series (N, L) look like random walks."""
     seen = np.isfinite(rows)
-    series = _logarithms(rows)
+    series = logarithms(rows)
     walk = as_walks(series, season)
     # Values without neighbours have nothing to say against a walk: they do not count.
     joined = 1 + np.isfinite(np.diff(series)).sum(1)
@@ -220,22 +206,9 @@ def _calibrate(found: np.ndarray, rows: np.ndarray, season: int) -> np.ndarray:
     late = seen[:, ::-1].argmax(1)
     last = series[np.arange(len(rows)), rows.shape[1] - 1 - late]
     ahead = late[:, None] + np.arange(1, found.shape[1] + 1)
-    plain = _values(last[:, None] + walk.drift[:, None] * ahead, rows)
+    plain = from_logarithms(last[:, None] + walk.drift[:, None] * ahead, rows)
     out += (pull[:, None] * (plain - middle[..., 0]))[..., None]
     return out
-
-
-def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
-    """Returns the logarithms of the values beyond which there is no forecast but an overflow:
-    further outside than the whole range.
-
-    Args:
-        low: least values, above 0; an array or a number.
-        high: largest values.
-    """
-    least, most = np.log(low), np.log(high)
-    bound = np.maximum(most - least, 1.0)
-    return least - bound, most + bound
 
 
 def _between(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
@@ -256,13 +229,36 @@ def _padded(length: int, patch: int) -> int:
 
 def _growth(block: np.ndarray) -> np.ndarray:
     """Returns what of the spread at the end of a block is carried on (N, 1, 9): all of it where it
-    grew step by step, nothing where it was the same at the first step; of no quantile less than of
-    one nearer to the median, so that none cross."""
+    grew step by step, nothing where it was the same at the first step."""
     around = block - block[..., _MEDIAN : _MEDIAN + 1]
-    grown = np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0)
-    below = np.maximum.accumulate(grown[..., _MEDIAN::-1], axis=-1)[..., ::-1]
-    above = np.maximum.accumulate(grown[..., _MEDIAN:], axis=-1)
+    return _outwards(np.maximum(around[:, -1:] ** 2 - around[:, :1] ** 2, 0.0))
+
+
+def _ahead(first: np.ndarray, blocks: int) -> np.ndarray:
+    """Returns the least spread of the block after so many (N, 64, 9): its square grows by a power p
+    of the number of steps, 0 to 1, where the largest one of the first block grew by the power
+    (1 + p) / 2 over its second half. Of a random walk p is 1, around a level about 0."""
+    square = np.square(first - first[..., _MEDIAN : _MEDIAN + 1])
+    size = square.shape[1]
+    half, whole = (square[:, :n].max(1, keepdims=True) for n in (size // 2, size))
+    doubled = whole / np.where(half > 0, half, np.where(whole > 0, whole, 1.0))
+    power = np.clip(2 * np.log2(np.where(whole > 0, doubled, 1.0)) - 1, 0.0, 1.0)
+    ahead = blocks + np.arange(1, size + 1)[:, None] / size
+    return _outwards(whole * ahead**power)
+
+
+def _outwards(square: np.ndarray) -> np.ndarray:
+    """Returns the roots of squared spreads (N, h, 9), of no quantile less than of one nearer to the
+    median, so that none cross."""
+    below = np.maximum.accumulate(square[..., _MEDIAN::-1], axis=-1)[..., ::-1]
+    above = np.maximum.accumulate(square[..., _MEDIAN:], axis=-1)
     return np.sqrt(np.concatenate([below[..., :-1], above], axis=-1))
+
+
+def _at_least(block: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Returns a block whose quantiles lie as far from the median as a spread (N, h, 9) at least."""
+    middle = block[..., _MEDIAN : _MEDIAN + 1]
+    return middle + np.sign(LEVELS - 0.5) * np.maximum(np.abs(block - middle), spread)
 
 
 def _grow(block: np.ndarray, carried: np.ndarray) -> np.ndarray:

@@ -145,3 +145,10 @@ def test_medians_with_gaps_and_without(count):
     for rows in (x, gaps):
         found = _median(rows, np.isfinite(rows))
         np.testing.assert_array_equal(found, np.median(x, axis=1))
+
+
+@pytest.mark.parametrize("values", [[1e140, 2e140, 1.5e140], [np.nan, 1e140, 3e140, np.nan, 2e140]])
+def test_few_values_of_a_large_scale_overflow_nowhere(values):
+    with np.errstate(all="raise"):
+        found = as_walks(np.array([values]), 12)
+    assert found.likeness.tolist() == [1.0] and found.drift.tolist() == [0.0]

@@ -9,13 +9,14 @@ import torch
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
+from longseq.core.training.loading import load_task
 from longseq.timeseries.compare import _parameters
 from longseq.timeseries.data.chaos import SYSTEMS, simulate
 from longseq.timeseries.data.frames import panel_of
 from longseq.timeseries.data.pretraining import make_batch
 from longseq.timeseries.data.synthetic import FAMILIES, generate, recursive, season_shape
 from longseq.timeseries.models._seasons import fill_forward, find_periods
-from longseq.timeseries.models.zero_shot import MeanOfNetworks
+from longseq.timeseries.models.zero_shot import MeanOfNetworks, _prepare
 from longseq.timeseries.models.zero_shot import ZeroShot as Network
 from longseq.timeseries.packaged import PACKAGED, mean_of_networks
 from longseq.timeseries.quantiles import at_levels, naive_error, pinball, smape
@@ -86,6 +87,46 @@ def test_one_seven_and_512_at_once(packaged, season):
     for size, some in ((7, slice(0, 512)), (1, slice(0, 60))):
         found = packaged.forecast(contexts[some], 10, season, size)
         assert (np.abs(found - whole[some]) < 1e-6 * spread[some]).all()
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_neighbours_change_no_rounding_of_what_follows_in_closed_form(length):
+    rng, t = np.random.default_rng(0), np.arange(length)
+    season = np.round(100 * (1 + np.sin(2 * np.pi * t / 7)))  # exact: its local scale is tiny
+    rows = np.stack([season, np.log(np.exp(0.05 * t) + rng.random(length)), *np.zeros((5, length))])
+    rows[2:] = np.cumsum(rng.standard_normal((5, length)), 1)
+    x = torch.from_numpy(rows / np.abs(rows).max(1, keepdims=True)).float()
+    known, hint = torch.ones_like(x, dtype=torch.bool), torch.zeros(7, dtype=torch.int64)
+    every = _prepare(x, known, hint, None, torch.float64).plain[0]
+    for i in (0, 1):
+        one = slice(i, i + 1)
+        alone = _prepare(x[one], known[one], hint[one], None, torch.float64).plain[0]
+        torch.testing.assert_close(every.inputs[one], alone.inputs, rtol=0, atol=5e-7)
+        torch.testing.assert_close(every.forecasts[one], alone.forecasts, rtol=0, atol=5e-7)
+
+
+def test_the_spread_of_a_walk_goes_on_to_grow_and_that_of_a_season_does_not(packaged):
+    rng = np.random.default_rng(0)
+    contexts = [np.cumsum(rng.standard_normal(800)) for _ in range(16)]
+    contexts += [waves(800, noise=4.0, seed=i) for i in range(4)]
+    found = packaged.forecast(contexts, 1024)
+    assert (np.diff(found, axis=-1) >= -1e-9).all()
+    width = found[..., 8] - found[..., 0]
+    grown = width[:, -1] / width[:, 63]
+    # Of a walk it grows by the root of the steps, fourfold.
+    assert 3 < grown[:16].mean() < 5
+    assert grown[16:].max() < 2
+
+
+@pytest.mark.parametrize(("rows", "rate", "horizon"), [(1800, 0.002, 2000), (60, 0.012, 200)])
+def test_growth_far_ahead_ends_at_no_bound(packaged, rows, rate, horizon):
+    t = np.arange(rows + horizon)
+    y = np.exp(rate * t + 0.005 * np.random.default_rng(0).standard_normal(len(t)))
+    found = packaged.forecast([y[:rows]], horizon)[0]
+    steps = np.diff(found[:, 4])
+    assert (steps[-20:] > 0.25 * np.diff(y)[rows:].mean()).all()
+    # What is nearer does not depend on how far ahead is asked for.
+    np.testing.assert_allclose(packaged.forecast([y[:rows]], 100)[0], found[:100], rtol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
@@ -159,6 +200,21 @@ def test_constant_series_gaps_and_counts(packaged):
         packaged.forecast([counts, np.full(9, np.nan)], 3)
 
 
+def test_a_season_goes_on_after_a_long_gap(packaged):
+    y = waves(400)
+    found = packaged.forecast([np.r_[y[:300], np.full(100, np.nan)], y], 24)
+    truth = waves(424, noise=0)[400:]
+    assert np.abs(found[:, :, 4] - truth).mean(1).max() < 1.0
+    whole = packaged.forecast([y[:300]], 124)[0, 100:]
+    np.testing.assert_allclose(found[0], whole)
+
+
+def test_a_walk_of_a_tiny_scale_has_the_intervals_of_one_of_scale_1(packaged):
+    walk = np.cumsum(np.random.default_rng(2).standard_normal(200))
+    one, tiny = packaged.forecast([walk, np.ldexp(walk, -700)], 100)
+    np.testing.assert_allclose(np.ldexp(tiny, 700), one, rtol=1e-6)
+
+
 def test_a_frame_of_ragged_series(packaged):
     days = pd.date_range("2024-01-01", periods=90)
     rows = [(0, 90), (40, 80), (85, 90)]
@@ -210,6 +266,31 @@ def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):
     for more, named in (([], "--horizon 28"), (["--horizon", "0"], "at least 1")):
         assert main([*command, *more]) == 2
         assert named in capsys.readouterr().err
+
+
+def test_a_network_of_generated_series_forecasts_short_series(tmp_path, workdir, capsys):
+    fit = ["timeseries", "fit", "--config", "zero_shot", "--trainer.max_steps", "1", "--name", "a"]
+    small = {"n_layers": "0", "d_model": "16", "hidden": "32"}
+    fit += [part for key, value in small.items() for part in (f"--model.{key}", value)]
+    fit += ["--data.batch_size", "8", "--data.valid_batches", "1", "--trainer.val_check_interval"]
+    assert main([*fit, "1"]) == 0
+    capsys.readouterr()
+    days = pd.date_range("2024-01-01", periods=60)
+    frame = pd.DataFrame({"unique_id": "a", "ds": days, "y": waves(60, 7)})
+    frame.to_parquet(tmp_path / "sales.parquet")
+    checkpoint = "outputs/timeseries/a/version_0/checkpoints/last.ckpt"
+    command = ["timeseries", "predict", str(tmp_path / "sales.parquet"), "--ckpt_path", checkpoint]
+    assert main([*command, "--horizon", "9"]) == 0
+    assert "packaged" not in capsys.readouterr().out
+    found = pd.read_csv("forecasts.csv")
+    network = Quantiles(load_task(checkpoint, "timeseries").average, calibrated=True)
+    mine = network.forecast([frame["y"].to_numpy()], 9, 7)[0]
+    np.testing.assert_allclose(found["ZeroShot"], mine[:, 4])
+    np.testing.assert_allclose(found["ZeroShot-lo-80"], mine[:, 0])
+    assert main([*command, "--in_pieces", "yes"]) == 2
+    assert "--in_pieces no" in capsys.readouterr().err
+    assert main(["timeseries", "test", "--ckpt_path", checkpoint]) == 2
+    assert "--cutoffs 3" in capsys.readouterr().err
 
 
 def test_fine_tuning_begins_with_the_packaged_weights(wide_csv: Path, workdir: Path):

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from longseq.core.checks import check_positive
+from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.timeseries.data.synthetic import generate
@@ -108,3 +109,10 @@ class GeneratedSeries(BaseData):
         """Returns the validation batches, of a seed that training does not use."""
         size = max(16, self.batch_size // 2)
         return DataLoader(_Batches(2**32 - 1, size, 0, 1, self.valid_batches), batch_size=None)
+
+    def test_dataloader(self) -> Any:
+        """Raises ``ConfigError``: generated series have no test."""
+        raise ConfigError(
+            "generated series have no test: score the checkpoint on your own, longseq timeseries "
+            "predict FILE --ckpt_path … --cutoffs 3"
+        )

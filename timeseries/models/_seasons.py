@@ -198,7 +198,8 @@ def decompose(history: History, period: Tensor, horizon: int) -> tuple[Tensor, T
     weights.scatter_add_(1, phase, weight)
     inside = (torch.arange(size, device=x.device) < p) & (p > 1)
     profile = sums / (weights + 0.3) * inside
-    profile = (profile - profile.sum(1, keepdim=True) / p) * inside
+    # One after the other, so that neighbours with longer periods do not change the rounding.
+    profile = (profile - profile.cumsum(1)[:, -1:] / p) * inside
     coming = torch.arange(horizon, device=x.device) % p
     return x - profile.gather(1, phase), profile.gather(1, coming)
 

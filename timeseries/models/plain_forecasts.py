@@ -68,7 +68,7 @@ def plain_forecasts(history: History, periods: Periods, dtype: torch.dtype) -> P
     floor = 1e-3 * spread + 1e-5
     unit = (torch.minimum(errors[0][:, 0], errors[1][:, 0]) + floor)[:, None]
     adjusted, season = decompose(history, periods.first, BLOCK)
-    candidates, shown, slope = _candidates(history, periods, adjusted, season)
+    candidates, shown, slope = _candidates(history, periods, adjusted, season, dtype)
     last = x[:, -1:]
     tail = torch.asinh((F.pad(x, (_TAIL, 0))[:, -_TAIL:] - last) / unit)
     seen = F.pad(mask, (_TAIL, 0))[:, -_TAIL:]
@@ -99,19 +99,19 @@ def plain_forecasts(history: History, periods: Periods, dtype: torch.dtype) -> P
 
 
 def _candidates(
-    history: History, periods: Periods, adjusted: Tensor, season: Tensor
+    history: History, periods: Periods, adjusted: Tensor, season: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Returns the plain forecasts (N, 64, 17), those that a network sees, and the slopes of the
-    discounted lines (N, 5)."""
+    discounted lines (N, 5), whose sums, of which little is left, are taken in a type."""
     x, _, count = history
     first, second = periods.first, periods.second
     h = torch.arange(1, BLOCK + 1, dtype=x.dtype, device=x.device)
     last = x[:, -1:].expand(-1, BLOCK)
     one, four = copies(history, first, BLOCK, 1), copies(history, first, BLOCK, 4)
     far, far_four = copies(history, second, BLOCK, 1), copies(history, second, BLOCK, 4)
-    mean, level, slope = discounted_lines(
-        history, adjusted, torch.tensor(_DISCOUNTS, dtype=x.dtype, device=x.device)
-    )
+    discounts = torch.tensor(_DISCOUNTS, dtype=dtype, device=x.device)
+    lines = discounted_lines(history.to(dtype), adjusted.to(dtype), discounts)
+    mean, level, slope = (one.to(x.dtype) for one in lines)
     damped = torch.cumsum(0.9**h, 0)
     flat = [mean[:, k : k + 1] + season for k in (0, 1, 2)]
     line = [
