@@ -80,6 +80,8 @@ def test_no_test_is_proposed_where_there_is_nothing_to_test_on(
     run = ["timeseries", "fit", "--config", "zero_shot", *sizes, *model, "--trainer.max_steps=2"]
     assert main(run) == 0
     assert "next:" not in capsys.readouterr().err
+    assert main(["timeseries", "test", "--ckpt_path", "last"]) == 2
+    assert "generated series have no test: score the checkpoint" in capsys.readouterr().err
 
 
 def test_what_is_refused_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

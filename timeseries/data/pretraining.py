@@ -110,9 +110,11 @@ class GeneratedSeries(BaseData):
         size = max(16, self.batch_size // 2)
         return DataLoader(_Batches(2**32 - 1, size, 0, 1, self.valid_batches), batch_size=None)
 
-    def test_dataloader(self) -> Any:
-        """Raises ``ConfigError``: generated series have no test."""
-        raise ConfigError(
-            "generated series have no test: score the checkpoint on your own, longseq timeseries "
-            "predict FILE --ckpt_path … --cutoffs 3"
-        )
+    def setup(self, stage: str) -> None:
+        """Raises ``ConfigError`` for a test: generated series have none."""
+        super().setup(stage)
+        if stage == "test":
+            raise ConfigError(
+                "generated series have no test: score the checkpoint on your own, longseq "
+                "timeseries predict FILE --ckpt_path … --cutoffs 3"
+            )
