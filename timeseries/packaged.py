@@ -11,8 +11,8 @@ from longseq.timeseries.models.zero_shot import MeanOfNetworks, ZeroShot
 # Weights in half precision; the card beside them says how they were made.
 PACKAGED = Path(__file__).parent / "checkpoints" / "zero_shot.safetensors"
 READS = 64
-# Of earlier versions, whose checkpoints forecast as they did: shares of networks in the mean, where
-# the season found has at most four rows and where it has more, and what recurrent layers read.
+# Of earlier versions, for their checkpoints: shares of networks in the mean, where the season found
+# has at most four rows and where it has more, and what recurrent layers read.
 _SHARES: dict[str, tuple[tuple[float, float], ...]] = {
     "plain+slstm": ((1 / 4, 1 / 3), (3 / 4, 2 / 3)),
     "plain+local": ((1 / 4, 1 / 2), (3 / 4, 1 / 2)),

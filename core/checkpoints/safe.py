@@ -193,7 +193,8 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
     Args:
         path: ``.safetensors`` or ``.ckpt``; of the whole module, or of its ``model`` alone, as
             ``export`` writes it.
-        module: takes the weights in place.
+        module: takes the weights in place; if it has a method ``adopt(state, module)``, the weights
+            that this returns, checked then: a task may begin with those of a smaller model.
 
     Returns:
         The file's hyper-parameters.
@@ -208,7 +209,6 @@ def load_weights(path: str | Path, module: nn.Module) -> dict[str, Any]:
         state, hyper = content["state_dict"], dict(content.get("hyper_parameters") or {})
         if "_extra_state" not in module.state_dict():
             state.pop("_extra_state", None)  # what a run learnt of its data, in earlier versions
-    # A task may begin with weights of a smaller model: it says how.
     alone, adopt = getattr(module, "model", None), getattr(module, "adopt", None)
     if isinstance(alone, nn.Module) and not state.keys() & module.state_dict().keys():
         module = alone if state.keys() & alone.state_dict().keys() else module

@@ -67,8 +67,8 @@ def totals(rng: Rng, n: int, length: int, year: np.ndarray) -> np.ndarray:
     mean = log_uniform(rng, 0.3, 300, (n, 1))
     counted = rng.poisson(np.minimum(flow * mean, 1e6)).astype(float)
     flow = np.where(rng.random((n, 1)) < 0.3, counted, flow)
-    begun = rng.random((n, 1)) < 0.5  # the others had a total before
-    return flow.cumsum(1) + np.where(begun, 0, flow.sum(1, keepdims=True)) * rng.gamma(1, 1, (n, 1))
+    new = rng.random((n, 1)) < 0.5  # the others had a total before
+    return flow.cumsum(1) + np.where(new, 0, flow.sum(1, keepdims=True)) * rng.gamma(1, 1, (n, 1))
 
 
 def cumulative(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +82,7 @@ def cumulative(rng: Rng, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seasons(rng: Rng, n: int, length: int, year: np.ndarray) -> np.ndarray:
-    """Returns seasons of unit variance (n, T) of half the series that have one, 0 of the others."""
+    """Returns seasons of unit variance (n, T), 0 of series without one and of three in ten more."""
     rows = int(year.max(initial=1))
     at = np.arange(length) % year[:, None]
     free = rng.standard_normal((n, rows))
