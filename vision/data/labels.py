@@ -154,7 +154,7 @@ def _is_true(row: Mapping[str, str], name: str, path: Path, record: str) -> bool
 
 def _from_folders(root: Path) -> Rows:
     names = [name for name in list_files(root) if is_image(name)]
-    folders, parted = split_names(names)
+    folders, parted = split_names(root, names)
     split = dict(zip(names, folders))
     places: dict[tuple[str, str], list[str]] = {}
     stray = []

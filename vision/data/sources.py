@@ -54,17 +54,47 @@ def part_of(folder: str) -> str | None:
     return PART_NAMES.get(folder.lower())
 
 
-def split_names(names: Sequence[str]) -> tuple[list[list[str]], bool]:
+def split_names(root: Path, names: Sequence[str]) -> tuple[list[list[str]], bool]:
     """Returns paths as folders and name, less a folder in which all lie, and whether the first
-    folder of each is a part.
+    folder of each is a part. Paths <class>/<part>/… are returned as <part>/<class>/….
 
     Args:
-        names: paths inside a folder or zip, with "/".
+        root: folder or zip, for messages.
+        names: paths inside it, with "/".
+
+    Raises:
+        DataError: for an image of a class that lies in no part, where others do.
     """
     split = [name.split("/") for name in names]
     while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
         split = [parts[1:] for parts in split]  # a zip of one folder
-    return split, any(part_of(parts[0]) is not None and len(parts) > 2 for parts in split)
+    if any(part_of(parts[0]) is not None and len(parts) > 2 for parts in split):
+        return split, True
+    if any(_has_inner_part(parts) for parts in split):
+        return _parts_outside(root, names, split), True
+    return split, False
+
+
+def _has_inner_part(parts: Sequence[str]) -> bool:
+    return len(parts) > 2 and part_of(parts[1]) is not None
+
+
+def _parts_outside(root: Path, names: Sequence[str], split: Sequence[list[str]]) -> list[list[str]]:
+    """Returns paths <class>/<part>/… as <part>/<class>/…: images of a test are none to train on.
+
+    Raises:
+        DataError: for an image of a class that lies in no part, where others do.
+    """
+    for name, parts in zip(names, split):
+        if len(parts) > 1 and not _has_inner_part(parts):
+            raise DataError(
+                "lies beside class folders with parts in them, such as "
+                f"{'/'.join(next(filter(_has_inner_part, split))[:2])}",
+                path=root,
+                record=name,
+                hint="sort all images into train/<class>/, valid/<class>/, test/<class>/",
+            )
+    return [[parts[1], parts[0], *parts[2:]] if len(parts) > 1 else parts for parts in split]
 
 
 def say_stray(root: Path, names: Sequence[str], where: str) -> None:
@@ -102,7 +132,7 @@ def open_source(
     - the name of a packaged sample, ``fashion_mnist_sample``;
     - a folder or zip with ``train/``, and perhaps ``valid/`` and ``test/``, of a folder for each
       class;
-    - a folder or zip with a folder for each class;
+    - a folder or zip with a folder for each class, which may have ``train/`` and ``test/`` inside;
     - a folder with IDX files (``train-images-idx3-ubyte.gz``, …);
     - ``torchvision:<Name>``, a data set of ``torchvision.datasets`` with train and test parts;
     - tar shards (WebDataset's layout): a folder of them, or ``train-{000..009}.tar``;
@@ -165,7 +195,7 @@ def _class_folders(root: Path, reading: Reading) -> Source:
         raise DataError(
             "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
         )
-    split, parted = split_names(names)
+    split, parted = split_names(root, names)
     found: dict[str, list[tuple[str, str]]] = {}
     stray = []
     for name, parts in zip(names, split):

@@ -54,6 +54,29 @@ def test_parts_in_capital_letters_are_no_classes(make_folder, make_zip, parts) -
         assert len(found.train) == len(found.valid) == len(found.test) == 6
 
 
+def test_parts_inside_class_folders_are_parts(make_folder) -> None:
+    # They were one class each, and the images of the test were trained on.
+    folder = make_folder(2, ("train", "test"))
+    plain = open_source(str(folder), Reading(1))
+    assert plain.test is not None
+    first = plain.train.image(0), plain.test.image(0)
+    for cls in ("bright", "dark", "stripes"):
+        for part in ("train", "test"):
+            place = folder / cls / part.capitalize()
+            place.parent.mkdir(exist_ok=True)
+            (folder / part / cls).rename(place)
+    for part in ("train", "test"):
+        (folder / part).rmdir()
+    found = open_source(str(folder), Reading(1))
+    assert found.train.classes == plain.train.classes and found.valid is None
+    assert found.test is not None and len(found.train) == len(found.test) == 6
+    assert torch.equal(found.train.image(0), first[0])
+    assert torch.equal(found.test.image(0), first[1])
+    (folder / "dark" / "Train").rename(folder / "dark" / "more")
+    with pytest.raises(DataError, match="beside class folders with parts in them, such as bright/"):
+        open_source(str(folder), Reading(1))
+
+
 def test_a_test_part_without_training_images_is_no_class(make_folder) -> None:
     # With a folder of another name beside it, the two would be classes.
     folder = make_folder(2, ("mine", "Test"))
