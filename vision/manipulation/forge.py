@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from longseq.core.command_line import CommandParser
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.files import atomic_path
 from longseq.core.tables import write_rows
+from longseq.vision.data.photographs import Photographs, as_bytes, image_files
 from longseq.vision.manipulation.forging import as_jpeg, forge
 from longseq.vision.video.moving_shapes import load_photographs, part_of
 
@@ -21,22 +23,39 @@ _ENOUGH = 10
 
 
 def photographs_by_part(
-    photographs: Sequence[np.ndarray], seed: int
-) -> tuple[dict[str, list[np.ndarray]], str]:
+    pictures: Sequence[np.ndarray], seed: int
+) -> tuple[dict[str, Sequence[np.ndarray]], str]:
     """Returns which photographs, or columns of them, a part is made of, and how they were split.
 
     Args:
-        photographs: from 0 to 1, (H, W, 3).
+        pictures: bytes (H, W, 3); ``Photographs`` are not read here if there are ten and more.
         seed: of the split.
     """
-    pictures = [np.rint(255 * one).clip(0, 255).astype(np.uint8) for one in photographs]
     if len(pictures) < _ENOUGH:
         parts = {part: [part_of(one, part) for one in pictures] for part in _SHARES}
-        return parts, "columns of the same photographs"
-    order = np.random.default_rng(seed).permutation(len(pictures))
+        return dict(parts), "columns of the same photographs"
+    order = np.random.default_rng(seed).permutation(len(pictures)).tolist()
     held = max(1, round(_SHARES["valid"] * len(pictures)))
     rows = {"valid": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
-    return {part: [pictures[i] for i in rows[part]] for part in _SHARES}, "photographs of its own"
+    return {part: _Chosen(pictures, rows[part]) for part in _SHARES}, "photographs of its own"
+
+
+class _Chosen(Sequence[np.ndarray]):
+    """Some of the photographs, not copied.
+
+    Args:
+        pictures: all.
+        rows: which of them.
+    """
+
+    def __init__(self, pictures: Sequence[np.ndarray], rows: Sequence[int]) -> None:
+        self.pictures, self.rows = pictures, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.pictures[self.rows[index]]
 
 
 def write_forgeries(
@@ -62,9 +81,18 @@ def write_forgeries(
     for part in _SHARES:
         if (root / part).exists():
             raise DataError("holds a set already", path=root / part, hint="choose another --out")
-    parts, how = photographs_by_part(load_photographs(source), seed)
+    if source == "sklearn":
+        photographs: Sequence[np.ndarray] = [as_bytes(one) for one in load_photographs(source)]
+    else:
+        photographs = Photographs(image_files(source))
+    parts, how = photographs_by_part(photographs, seed)
+    # All are read once, so that a bad one is told before anything is written.
+    read = 0
     for pictures in parts.values():
         for one in pictures:
+            read += 1
+            if sys.stderr.isatty():
+                print(f"\r{read} photographs", end="", file=sys.stderr)
             if min(one.shape[:2]) < side + 8:
                 raise DataError(
                     f"a photograph has {one.shape[1]} × {one.shape[0]} pixels for a part, "
@@ -84,7 +112,7 @@ def write_forgeries(
             numbers = [made.first, made.donor or None, made.last, float(made.mask.mean())]
             rows.append([f"{part}/images/{name}.jpg", made.kind, *numbers])
             if sys.stderr.isatty():
-                print(f"\r{len(rows)} images", end="", file=sys.stderr)
+                print(f"\r{len(rows)} images     ", end="", file=sys.stderr)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     columns = {"file": "", "kind": "", "first_quality": "d", "donor_quality": "d"}

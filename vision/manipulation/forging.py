@@ -8,6 +8,7 @@ region that was replaced, to the pixel.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +112,7 @@ def _cut(random: np.random.Generator, picture: np.ndarray, side: int) -> np.ndar
 
 def forge(
     random: np.random.Generator,
-    photographs: list[np.ndarray],
+    photographs: Sequence[np.ndarray],
     side: int,
     authentic: float = 0.1,
 ) -> Forgery:

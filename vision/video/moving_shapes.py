@@ -7,7 +7,6 @@ like the one that moves, and belong to the background: which is which no single 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from longseq.core.checks import check_positive
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
-from longseq.vision.data.images import FileImages, is_image, list_files
-from longseq.vision.data.pixels import Reading, unit
+from longseq.vision.data.photographs import image_files
+from longseq.vision.data.pixels import unit
 
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise")
 """Classes of clips: how the shape moves."""
@@ -41,14 +40,8 @@ def load_photographs(source: str) -> tuple[np.ndarray, ...]:
         from sklearn.datasets import load_sample_images
 
         return tuple((one / 255).astype(np.float32) for one in load_sample_images().images)
-    root = Path(source)
-    if not root.exists():
-        raise DataError("no such folder or zip of photographs", path=root)
-    names = [name for name in list_files(root) if is_image(name)]
-    if not names:
-        raise DataError("holds no images", path=root)
-    images = FileImages(root, names, [0] * len(names), [], Reading(channels=3))
-    return tuple(unit(images.image(i)).permute(1, 2, 0).numpy() for i in range(len(names)))
+    images = image_files(source)
+    return tuple(unit(images.image(i)).permute(1, 2, 0).numpy() for i in range(len(images)))
 
 
 def part_of(photograph: np.ndarray, part: str) -> np.ndarray:

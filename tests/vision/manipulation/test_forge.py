@@ -124,7 +124,7 @@ def test_the_set_is_seeded_and_its_parts_share_no_photograph(tmp_path: Path) -> 
         found = np.asarray(Image.open(mask))
         assert set(np.unique(found)) <= {0, 255}
         assert (found > 0).mean() == pytest.approx(float(row["share"]), abs=1e-6)
-    parts, _ = photographs_by_part([one / 255 for one in pictures(10)], 3)
+    parts, _ = photographs_by_part(pictures(10), 3)
     keys = [{one.tobytes() for one in parts[part]} for part in ("train", "valid", "test")]
     assert [len(one) for one in keys] == [6, 2, 2] and len(set.union(*keys)) == 10
     with pytest.raises(DataError, match="holds a set already"):
