@@ -1,5 +1,6 @@
 """Tests of the program's end: what a command wrote is whole, and its exit status is kept."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,33 @@ def test_warnings_are_notes_of_one_line_without_places_in_the_source(monkeypatch
     assert "UserWarning: two\n  lines" in said and "FutureWarning: later" in said
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     assert "UserWarning: two\n  lines" in _program(_WARNS).stderr
+
+
+_SHOWS = """
+import os
+
+def main():
+    assert "torch" not in sys.modules  # which would have read the setting by now
+    print(os.environ.get("GOMP_SPINCOUNT"))
+    return 0
+
+program.attended = main
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        ("genomics", {}, "10000"),
+        ("genomics", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("genomics", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("bench", {}, "None"),
+        ("run", {}, "None"),
+    ],
+)
+def test_waiting_threads_sleep_soon_but_where_the_user_says_otherwise(
+    command: str, given: dict[str, str], expected: str
+) -> None:
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = _program(_SHOWS, command, env={**kept, **given})
+    assert done.stdout.split() == [expected], done.stderr
