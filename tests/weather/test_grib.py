@@ -12,7 +12,8 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
 from longseq.weather.data import grib
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import read_field
+from longseq.weather.data.yearly import read_years
 
 pytest.importorskip("cfgrib", reason="GRIB needs the extra grib (cfgrib and ecCodes)")
 

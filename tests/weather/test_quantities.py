@@ -8,7 +8,8 @@ import pytest
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.data import quantities
 from longseq.weather.data import units as unit_library
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import read_field
+from longseq.weather.data.yearly import read_years
 
 
 def made(lab, value: float, units: str, name: str = "tas", **attrs: str):
