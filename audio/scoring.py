@@ -153,7 +153,8 @@ def score_file(detector: Detector, path: str | Path, name: str | None = None) ->
     parts = [(part.start, part.end, calibration.probability(part.logit)) for part in heard.segments]
     verdict = UNCERTAIN if seconds < SHORT else calibration.verdict(probability)
     reason = _reason(calibration, probability, verdict, [p for _, _, p in parts], seconds)
-    if heard.evidence.get("words") and verdict != NO_SIGN:
+    # Of a file that is too short for a verdict, too, only what its score bears out.
+    if heard.evidence.get("words") and calibration.verdict(probability) != NO_SIGN:
         reason = f"{reason}; {heard.evidence['words']}"
     if heard.unlike and verdict != UNCERTAIN:
         verdict, reason = UNCERTAIN, f"{heard.unlike}: {probability:.2f} says little"

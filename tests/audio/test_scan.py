@@ -13,11 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from longseq.audio.calibration import Calibration
+from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.export import export, load_detector
 from longseq.audio.results import ResultLog
-from longseq.audio.scoring import score_file
+from longseq.audio.scoring import Heard, score_file
 from longseq.audio.task import SongDetector
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
@@ -366,3 +366,20 @@ def test_files_of_other_things_are_no_detector(tmp_path: Path) -> None:
     save_weights(tmp_path / "x.safetensors", torch.nn.Linear(2, 2), hyper)
     with pytest.raises(DataError, match="missing"):
         load_detector(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("logit", "told"), [(-4.0, False), (0.0, True), (4.0, True)])
+def test_a_short_file_has_the_words_that_its_score_bears_out(
+    tmp_path: Path, tune, logit: float, told: bool
+) -> None:
+    class Hears:
+        calibration, methods, rate = Calibration(1.0, 0.0, 0.3, 0.7, 10), ["griffin_lim"], None
+
+        def listen(self, stream: AudioStream) -> Heard:
+            list(stream)
+            return Heard([Segment(0.0, 3.0, logit, 3.0)], 0.5, evidence={"words": "lines at 5 Hz"})
+
+    soundfile.write(tmp_path / "a.wav", tune(0, 3.0), RATE)
+    found = score_file(Hears(), tmp_path / "a.wav")
+    assert found.verdict == "uncertain" and "3.0 s are too short for a verdict" in found.reason
+    assert ("lines at 5 Hz" in found.reason) == told
