@@ -69,6 +69,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     soundfile.write(folder / "short.wav", pcm(audio[: 2 * 44100]), 44100, "PCM_16")
     soundfile.write(folder / "silent.wav", np.zeros(6 * 44100, np.int16), 44100, "PCM_16")
     (folder / "text.mp3").write_bytes(b"no music at all, but a text")
+    (folder / "film.ac3").write_bytes(b"\x0b\x77 sound of a kind that is not read")
     (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff picture")
     content = (folder / "a.wav").read_bytes()
     (folder / "cut.wav").write_bytes(content[: len(content) * 6 // 7])
@@ -77,7 +78,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     rows = scan(folder, out, detector)
     captured = capsys.readouterr()
     assert "1 files are no audio" in captured.err and "real time" in captured.out
-    assert len(rows) == 11
+    assert len(rows) == 12
     # The same PCM, whatever the container and name: bit-equal.
     same = {
         rows[name]["probability"] for name in ("a.wav", "album/a.flac", "renamed.txt", "wrong.mp3")
@@ -88,6 +89,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     for name, reason in (
         ("empty.wav", "empty"),
         ("text.mp3", "is not WAV, FLAC, OGG, MP3, Opus"),
+        ("film.ac3", "is not WAV, FLAC, OGG, MP3, Opus"),
     ):
         assert rows[name]["verdict"] == "unreadable" and reason in rows[name]["reason"]
         assert rows[name]["probability"] == ""
