@@ -215,9 +215,17 @@ def _reason(
         return f"{probability:.2f} lies in the uncertain band, {low:.2f} to {high:.2f}"
     loud = sum(p > high for p in parts)
     if verdict == SYNTHETIC:
-        return f"{probability:.2f} > {high:.2f}; {loud} of {len(parts)} segments alone say so"
+        found = _compared(probability, ">", high)
+        return f"{found}; {loud} of {len(parts)} segments alone say so"
     assert verdict == NO_SIGN
-    return (
-        f"{probability:.2f} < {low:.2f}: no sign of the methods it was trained on; "
-        "others may go unseen"
-    )
+    found = _compared(probability, "<", low)
+    return f"{found}: no sign of the methods it was trained on; others may go unseen"
+
+
+def _compared(one: float, sign: str, other: float) -> str:
+    """Returns two numbers with as many digits as tell them apart, from two to six."""
+    for digits in range(2, 7):
+        texts = f"{one:.{digits}f}", f"{other:.{digits}f}"
+        if texts[0] != texts[1]:
+            break
+    return f"{texts[0]} {sign} {texts[1]}"

@@ -385,3 +385,21 @@ def test_a_short_file_has_the_words_that_its_score_bears_out(
     found = score_file(Hears(), tmp_path / "a.wav")
     assert found.verdict == "uncertain" and "3.0 s are too short for a verdict" in found.reason
     assert ("lines at 5 Hz" in found.reason) == told
+
+
+@pytest.mark.parametrize(
+    ("logit", "told"),
+    [(0.85, "0.701 > 0.700; "), (2.0, "0.88 > 0.70; "), (-0.85, "0.299 < 0.300: ")],
+)
+def test_a_reason_has_the_digits_that_tell_a_score_from_its_limit(
+    tmp_path: Path, tune, logit: float, told: str
+) -> None:
+    class Hears:
+        calibration, methods, rate = Calibration(1.0, 0.0, 0.3, 0.7, 10), ["griffin_lim"], None
+
+        def listen(self, stream: AudioStream) -> Heard:
+            list(stream)
+            return Heard([Segment(0.0, 6.0, logit, 6.0)], 0.5)
+
+    soundfile.write(tmp_path / "a.wav", tune(0, 6.0), RATE)
+    assert score_file(Hears(), tmp_path / "a.wav").reason.startswith(told)
