@@ -140,3 +140,28 @@ def test_fiscal_years_are_years(write: Write) -> None:
     data = data.assign(t_b=(("time", "b"), edges))
     data = data.assign_coords(time=("time", edges.mean(1), data.time.attrs))
     assert read_years(write(data)).years.tolist() == [1999, 2000, 2001]
+
+
+@pytest.mark.parametrize(("day", "length"), [(1, 334), (16, 334), (28, 334)])
+def test_intervals_from_the_first_month_to_the_last_are_years(write, day, length) -> None:
+    # As cdo yearmean writes them from months without bounds.
+    data = months((1999, 1), 3)
+    ends = [cftime.datetime(y, m, day, calendar="standard") for y in (1999, 2000) for m in (1, 12)]
+    edges = cftime.date2num(ends, EPOCH, "standard").astype(float).reshape(2, 2)
+    data = data.isel(time=slice(0, 2)).assign(t_b=(("time", "b"), edges))
+    data = data.assign_coords(time=("time", edges.mean(1), data.time.attrs))
+    found = read_years(write(data))
+    assert found.years.tolist() == [1999, 2000]
+    assert f"intervals of {length} days taken for whole years" in found.notes
+
+
+def test_intervals_from_the_first_month_of_a_season_to_its_last_are_seasons(write) -> None:
+    data = months((1999, 1), 2)
+    ends = [cftime.datetime(y, m, 16, calendar="standard") for y in (1999, 2000) for m in (6, 8)]
+    edges = cftime.date2num(ends, EPOCH, "standard").astype(float).reshape(2, 2)
+    data = data.assign(t_b=(("time", "b"), edges))
+    path = write(data.assign_coords(time=("time", edges.mean(1), data.time.attrs)))
+    assert np.allclose(read_years(path, part=SUMMER).values, data.tas.values, atol=2e-5)
+    for part in (Part((6, 7)), Part((7, 8)), Part((6, 7, 8, 9)), Part((7,)), Part()):
+        with pytest.raises(DataError):
+            read_years(path, part=part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -166,12 +167,17 @@ def seasons_of(
 
 
 def _own_seasons(bounds: np.ndarray, calendar: str, part: Part) -> list[Season]:
-    """Returns the seasons of records each of which is the mean of these months; none otherwise."""
+    """Returns the seasons of records each of which is the mean of these months; none otherwise.
+
+    Of months without bounds cdo writes intervals from the first stamp to the last one, so these
+    need only begin and end in the first and the last month.
+    """
     found = []
     for at, (start, end) in enumerate(bounds):
-        span = part.span(start.year, calendar)
-        gaps = [abs((one - two).total_seconds()) for one, two in zip(span, (start, end))]
-        if max(gaps) > 0.5 * 86400:
+        first, after = part.span(start.year, calendar)
+        begins = start.month == first.month
+        ends = after - timedelta(days=28) <= end <= after + timedelta(days=0.5)
+        if not begins or not ends or (len(part.months) == 1 and end - start < timedelta(days=27)):
             return []
         found.append(Season(start.year, np.array([at]), np.ones(1), ""))
     return found
