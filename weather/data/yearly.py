@@ -157,9 +157,12 @@ def read_chain(
         attrs = dict(first.attrs)
         if times.bounds is None and quantities.is_accumulated(first.name, attrs, first.units):
             notes += accumulated(attrs, times)
-        whole = replace(
-            first, array=records, times=times, marks=marks, notes=tuple(dict.fromkeys(notes))
-        )
+        about: dict[str, Any] = {
+            "path": Path(text),
+            "times": times,
+            "notes": tuple(dict.fromkeys(notes)),
+        }
+        whole = replace(first, array=records, marks=marks, **about)
         with records.stack:
             return replace(years_of(whole, text, part), path=text)
 
