@@ -153,7 +153,8 @@ def score_file(detector: Detector, path: str | Path, name: str | None = None) ->
     parts = [(part.start, part.end, calibration.probability(part.logit)) for part in heard.segments]
     verdict = UNCERTAIN if seconds < SHORT else calibration.verdict(probability)
     reason = _reason(calibration, probability, verdict, [p for _, _, p in parts], seconds)
-    if heard.evidence.get("words") and verdict != NO_SIGN:
+    # Of a file that is too short for a verdict, too, only what its score bears out.
+    if heard.evidence.get("words") and calibration.verdict(probability) != NO_SIGN:
         reason = f"{reason}; {heard.evidence['words']}"
     if heard.unlike and verdict != UNCERTAIN:
         verdict, reason = UNCERTAIN, f"{heard.unlike}: {probability:.2f} says little"
@@ -214,9 +215,17 @@ def _reason(
         return f"{probability:.2f} lies in the uncertain band, {low:.2f} to {high:.2f}"
     loud = sum(p > high for p in parts)
     if verdict == SYNTHETIC:
-        return f"{probability:.2f} > {high:.2f}; {loud} of {len(parts)} segments alone say so"
+        found = _compared(probability, ">", high)
+        return f"{found}; {loud} of {len(parts)} segments alone say so"
     assert verdict == NO_SIGN
-    return (
-        f"{probability:.2f} < {low:.2f}: no sign of the methods it was trained on; "
-        "others may go unseen"
-    )
+    found = _compared(probability, "<", low)
+    return f"{found}: no sign of the methods it was trained on; others may go unseen"
+
+
+def _compared(one: float, sign: str, other: float) -> str:
+    """Returns two numbers with as many digits as tell them apart, from two to six."""
+    for digits in range(2, 7):
+        texts = f"{one:.{digits}f}", f"{other:.{digits}f}"
+        if texts[0] != texts[1]:
+            break
+    return f"{texts[0]} {sign} {texts[1]}"

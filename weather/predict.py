@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -320,13 +321,15 @@ def _run_folder(args: argparse.Namespace, folder: Path, command: str) -> int:
     task = load_emulator(args.ckpt_path)
     task.to(args.device)
     errors: list[LongseqError] = []
+    stems = Counter([*files, *(file.with_suffix("") for file in files)])
     for file in files:
         try:
             data = predict_file(task, args, str(file), command)
         except DataError as error:
             errors.append(error)
             continue
-        target = out / f"{file.stem}.nc"
+        # Of two runs that differ in the ending alone, it stays in the name.
+        target = out / f"{file.stem if stems[file.with_suffix('')] == 1 else file.name}.nc"
         write_dataset(data, target)
         print(f"{target}: {data.sizes['time']} years")
     if errors:

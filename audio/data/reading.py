@@ -42,6 +42,8 @@ _ENDINGS = {
     "WavPack": ".wv",
     "Musepack": ".mpc",
 }
+# Endings of audio that is not read here: such a file has a row that says so.
+_OTHERS = ".mp1 .mp2 .mpa .ac3 .eac3 .dts .thd .mlp .tta .tak .ofr .shn .dsf .dff .amr .ra .spx"
 _KINDS = {suffix: kind for kind, endings in _ENDINGS.items() for suffix in endings.split()}
 SUFFIXES = tuple(suffix for suffix, kind in _KINDS.items() if kind not in FOREIGN)
 # Channels whose mean has less than this share of their power cancel each other.
@@ -89,7 +91,9 @@ def sniff(path: str | Path) -> str | None:
 
 def is_audio_name(path: str | Path) -> bool:
     """Returns whether a file's name ends like that of audio, readable here or not."""
-    return Path(path).suffix.lower() in _KINDS or FORMATS.suffix_of(path) is not None
+    suffix = Path(path).suffix.lower()
+    known = suffix in _KINDS or suffix in _OTHERS.split()
+    return known or FORMATS.suffix_of(path) is not None
 
 
 def _layout(path: str | Path) -> tuple[Path, Layout]:

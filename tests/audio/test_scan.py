@@ -13,11 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from longseq.audio.calibration import Calibration
+from longseq.audio.calibration import Calibration, Segment
 from longseq.audio.data.reading import AudioStream, read_audio
 from longseq.audio.export import export, load_detector
 from longseq.audio.results import ResultLog
-from longseq.audio.scoring import score_file
+from longseq.audio.scoring import Heard, score_file
 from longseq.audio.task import SongDetector
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
@@ -69,6 +69,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     soundfile.write(folder / "short.wav", pcm(audio[: 2 * 44100]), 44100, "PCM_16")
     soundfile.write(folder / "silent.wav", np.zeros(6 * 44100, np.int16), 44100, "PCM_16")
     (folder / "text.mp3").write_bytes(b"no music at all, but a text")
+    (folder / "film.ac3").write_bytes(b"\x0b\x77 sound of a kind that is not read")
     (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff picture")
     content = (folder / "a.wav").read_bytes()
     (folder / "cut.wav").write_bytes(content[: len(content) * 6 // 7])
@@ -77,7 +78,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     rows = scan(folder, out, detector)
     captured = capsys.readouterr()
     assert "1 files are no audio" in captured.err and "real time" in captured.out
-    assert len(rows) == 11
+    assert len(rows) == 12
     # The same PCM, whatever the container and name: bit-equal.
     same = {
         rows[name]["probability"] for name in ("a.wav", "album/a.flac", "renamed.txt", "wrong.mp3")
@@ -88,6 +89,7 @@ def test_a_scan_of_good_and_bad_files(tmp_path: Path, detector: Path, tune, caps
     for name, reason in (
         ("empty.wav", "empty"),
         ("text.mp3", "is not WAV, FLAC, OGG, MP3, Opus"),
+        ("film.ac3", "is not WAV, FLAC, OGG, MP3, Opus"),
     ):
         assert rows[name]["verdict"] == "unreadable" and reason in rows[name]["reason"]
         assert rows[name]["probability"] == ""
@@ -366,3 +368,38 @@ def test_files_of_other_things_are_no_detector(tmp_path: Path) -> None:
     save_weights(tmp_path / "x.safetensors", torch.nn.Linear(2, 2), hyper)
     with pytest.raises(DataError, match="missing"):
         load_detector(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("logit", "told"), [(-4.0, False), (0.0, True), (4.0, True)])
+def test_a_short_file_has_the_words_that_its_score_bears_out(
+    tmp_path: Path, tune, logit: float, told: bool
+) -> None:
+    class Hears:
+        calibration, methods, rate = Calibration(1.0, 0.0, 0.3, 0.7, 10), ["griffin_lim"], None
+
+        def listen(self, stream: AudioStream) -> Heard:
+            list(stream)
+            return Heard([Segment(0.0, 3.0, logit, 3.0)], 0.5, evidence={"words": "lines at 5 Hz"})
+
+    soundfile.write(tmp_path / "a.wav", tune(0, 3.0), RATE)
+    found = score_file(Hears(), tmp_path / "a.wav")
+    assert found.verdict == "uncertain" and "3.0 s are too short for a verdict" in found.reason
+    assert ("lines at 5 Hz" in found.reason) == told
+
+
+@pytest.mark.parametrize(
+    ("logit", "told"),
+    [(0.85, "0.701 > 0.700; "), (2.0, "0.88 > 0.70; "), (-0.85, "0.299 < 0.300: ")],
+)
+def test_a_reason_has_the_digits_that_tell_a_score_from_its_limit(
+    tmp_path: Path, tune, logit: float, told: str
+) -> None:
+    class Hears:
+        calibration, methods, rate = Calibration(1.0, 0.0, 0.3, 0.7, 10), ["griffin_lim"], None
+
+        def listen(self, stream: AudioStream) -> Heard:
+            list(stream)
+            return Heard([Segment(0.0, 6.0, logit, 6.0)], 0.5)
+
+    soundfile.write(tmp_path / "a.wav", tune(0, 6.0), RATE)
+    assert score_file(Hears(), tmp_path / "a.wav").reason.startswith(told)

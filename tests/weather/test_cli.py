@@ -18,6 +18,7 @@ from longseq.core.training.loading import load_task
 from longseq.weather.commands import DOMAIN
 from longseq.weather.compare import EmulatorComparison
 from longseq.weather.data.module import ScenarioData
+from longseq.weather.data.source import read_field
 
 QUICK = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
 DIGITS = [
@@ -287,6 +288,20 @@ def test_a_folder_is_done_file_by_file(checkpoint, runs, workdir, capsys) -> Non
     Path("void").mkdir()
     assert main(["weather", "predict", "void", *argv[3:]]) == 2
     assert "holds no .nc files" in capsys.readouterr().err
+
+
+def test_runs_of_a_folder_that_differ_in_the_ending_have_a_file_each(
+    checkpoint, runs, workdir, capsys
+) -> None:
+    Path("in").mkdir()
+    for name, run in (("a.nc", runs[0]), ("a.nc4", runs[1]), ("b.nc", runs[1])):
+        Path("in", name).write_bytes(Path(run).read_bytes())
+    argv = ["weather", "predict", "in", "--ckpt_path", str(checkpoint), "--out", "out"]
+    assert main(argv) == 0 and "out: 3 files" in capsys.readouterr().out
+    made = {path.name: read_field(path, "tas").values for path in Path("out").iterdir()}
+    assert made.keys() == {"a.nc.nc", "a.nc4.nc", "b.nc"}
+    assert np.array_equal(made["a.nc4.nc"], made["b.nc"])
+    assert not np.array_equal(made["a.nc.nc"], made["b.nc"])
 
 
 def test_predict_refuses_what_does_not_fit(

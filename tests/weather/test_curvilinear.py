@@ -9,9 +9,10 @@ import xarray as xr
 from longseq.core.errors import DataError
 from longseq.weather.data.curvilinear import CurvilinearGrid
 from longseq.weather.data.grid import Grid
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import read_field
 from longseq.weather.data.times import year_bounds
 from longseq.weather.data.writer import Variable, to_dataset, write_dataset
+from longseq.weather.data.yearly import read_years
 from longseq.weather.maps import plot_maps
 
 

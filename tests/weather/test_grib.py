@@ -12,7 +12,9 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.core.shell.cli import main
 from longseq.weather.data import grib
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.runs import read_run
+from longseq.weather.data.source import read_field
+from longseq.weather.data.yearly import read_years
 
 pytest.importorskip("cfgrib", reason="GRIB needs the extra grib (cfgrib and ecCodes)")
 
@@ -64,6 +66,15 @@ def test_monthly_means_become_yearly_ones(edition, tmp_path) -> None:
     assert np.allclose(found.values[0], mean, atol=1e-4, equal_nan=True)
     assert found.mask.sum() == 23 and not found.mask[-1, 3]
     assert not list(tmp_path.glob("*.idx"))  # nothing is left beside the file
+
+
+def test_files_of_one_month_each_are_a_run(tmp_path) -> None:
+    whole = read_years(write_grib(tmp_path / "all.grib", months()))
+    for number, message in enumerate(months()):
+        write_grib(tmp_path / f"m_{number:02d}.grib", [message])
+    assert read_field(tmp_path / "m_00.grib").values.shape == (1, 4, 6)
+    found = read_run(f"{tmp_path}/m_*.grib")
+    assert np.array_equal(found.values, whole.values)
 
 
 def test_members_and_several_quantities(tmp_path) -> None:

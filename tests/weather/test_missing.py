@@ -9,7 +9,8 @@ import xarray as xr
 from longseq.core.errors import DataError
 from longseq.weather.data.missing import Marks
 from longseq.weather.data.series import read_series
-from longseq.weather.data.source import open_source, read_field, read_years
+from longseq.weather.data.source import open_source, read_field
+from longseq.weather.data.yearly import read_years
 
 
 def packed(lab, write, attrs: dict, last: int, name: str = "packed.nc", **coding):
@@ -195,3 +196,14 @@ def test_totals_since_the_start_are_refused(lab, write) -> None:
     # Depths may rise for as long as they like, and so may amounts of a few records.
     assert read_field(write(made(np.cumsum(rain, 0), "depth"), "depth.nc")).units == "m"
     assert read_field(write(made(np.cumsum(rain[:11], 0), "tp"), "short.nc")).units == "kg m-2"
+
+
+@pytest.mark.parametrize("mark", [1e20, -999.9, -9.99e33])
+def test_marks_in_double_precision_mark_single_values(lab, write, mark: float) -> None:
+    values = lab.fields()
+    values[:, 0, 0] = mark
+    data = lab.dataset(values)
+    data["tas"].attrs["missing_value"] = np.float64(mark)  # which no 32-bit float equals
+    found = read_field(write(data, format="NETCDF3_CLASSIC", engine="scipy"))
+    assert found.mask is not None and (~found.mask).sum() == 1 and not found.mask[0, 0]
+    assert np.array_equal(found.values[:, found.mask], values[:, found.mask])

@@ -8,7 +8,8 @@ import pytest
 from longseq.core.errors import ConfigError, DataError
 from longseq.weather.data import quantities
 from longseq.weather.data import units as unit_library
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import read_field
+from longseq.weather.data.yearly import read_years
 
 
 def made(lab, value: float, units: str, name: str = "tas", **attrs: str):
@@ -89,6 +90,9 @@ def test_variances_are_squared(lab, write) -> None:
         ("mm w.e.", "kg m-2", 1.0),
         ("deg C/day", "K s-1", 1 / 86400),
         ("C/day", "K s-1", 1 / 86400),
+        ("centigrade/day", "K s-1", 1 / 86400),
+        ("ms-1", "kg m-2 s-1", 1000.0),
+        ("ms**-1", "kg m-2 s-1", 1000.0),
         ("degC^2", "K2", 1.0),
         ("mph", "kg m-2 s-1", 447.04),
         ("MJ m-2", "J m-2", 1e6),

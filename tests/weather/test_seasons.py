@@ -14,7 +14,7 @@ import xarray as xr
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.weather.data.seasons import Part, parse_months
-from longseq.weather.data.source import read_years
+from longseq.weather.data.yearly import read_years
 
 LAT, LON = np.array([-30.0, 0.0, 30.0]), np.array([0.0, 90.0, 180.0, 270.0])
 EPOCH = "days since 2000-01-01"

@@ -9,8 +9,9 @@ import pytest
 from longseq.core.errors import DataError
 from longseq.weather.data.field import annual_means
 from longseq.weather.data.scenario import make_scenario, refuse_leak
-from longseq.weather.data.source import read_field, read_years
+from longseq.weather.data.source import read_field
 from longseq.weather.data.times import decode_time
+from longseq.weather.data.yearly import read_years
 
 EPOCH = "days since 1850-01-01"
 

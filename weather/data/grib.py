@@ -183,6 +183,8 @@ def _opened(file: Path, variable: str | None, cfgrib: Any, eccodes: Any) -> Any:
     except (eccodes.CodesInternalError, EOFError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"the GRIB file is damaged ({error})", path=file) from error
     data = data.drop_vars([name for name in ("surface", "meanSea") if name in data.coords])
+    if "valid_time" in data.coords and data["valid_time"].ndim == 0:  # of a single record
+        data = data.expand_dims("valid_time")
     for name in data.data_vars:
         if data[name].attrs.get("standard_name") == "unknown":
             del data[name].attrs["standard_name"]

@@ -20,6 +20,7 @@ _DEFAULT_FILL = {
     "i4": -2147483647,
     "u4": 4294967295,
 }
+_MARKS = ("_FillValue", "missing_value")
 _SENTINELS = (99.0, 99.9, 99.99, 888.0, 999.0, 999.9, 999.99, 8888.0, 9999.0, 9999.9, 9999.99)
 _LARGE = (32767.0, 32768.0, 99999.0, 999999.0, 9999999.0)
 # The same of 16-bit integers that somebody has unpacked without their mark.
@@ -62,14 +63,15 @@ class Marks:
     Args:
         low: the least valid value, unpacked; -inf for none.
         high: the greatest; inf for none.
-        fill: the netCDF library's own fill value, unpacked; None where the file declares another.
+        fills: the netCDF library's own fill value, unpacked, where the file declares none; marks
+            declared in double precision that the file's own floats cannot equal (-999.9, 1e20).
         slack: half a step of packed integers, within which unpacked values are equal.
         extremes: of packed integers, unpacked, that often stand for missing values.
     """
 
     low: float = -np.inf
     high: float = np.inf
-    fill: float | None = None
+    fills: tuple[float, ...] = ()
     slack: float = 0.0
     extremes: tuple[float, ...] = ()
 
@@ -106,10 +108,15 @@ class Marks:
         high = limit("valid_range", 1) if pair else limit("valid_max", 0)
         if scale < 0 and scaled:
             low, high = high, low
-        declared = "_FillValue" in coding or "missing_value" in coding
-        fill: float | None = None
+        declared = any(key in coding for key in _MARKS)
+        fills: list[float] = []
         if netcdf and not declared and f"{packed.kind}{packed.itemsize}" in _DEFAULT_FILL:
-            fill = _DEFAULT_FILL[f"{packed.kind}{packed.itemsize}"] * scale + offset
+            fills.append(_DEFAULT_FILL[f"{packed.kind}{packed.itemsize}"] * scale + offset)
+        for value in np.concatenate([np.ravel(coding.get(key, ())) for key in _MARKS]):
+            if packed.kind == "f" and isinstance(value, float) and np.isfinite(value):
+                with np.errstate(over="ignore"):
+                    near = float(packed.type(value))
+                fills += [near * scale + offset] if near != value and np.isfinite(near) else []
         extremes: tuple[float, ...] = ()
         if whole:
             ends = np.iinfo(packed)
@@ -117,7 +124,7 @@ class Marks:
         return cls(
             -np.inf if low is None else low,
             np.inf if high is None else high,
-            fill,
+            tuple(fills),
             abs(scale) / 2 if whole else 0.0,
             extremes,
         )
@@ -125,7 +132,7 @@ class Marks:
     def __str__(self) -> str:
         parts = [f"below {self.low:g}"] if np.isfinite(self.low) else []
         parts += [f"above {self.high:g}"] if np.isfinite(self.high) else []
-        parts += [f"of {self.fill:g}"] if self.fill is not None else []
+        parts += [f"of {fill:g}" for fill in self.fills]
         return " or ".join(parts)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
@@ -143,10 +150,10 @@ class Marks:
                 bad = (values < kind(self.low - self.slack)) | (
                     values > kind(self.high + self.slack)
                 )
-        if self.fill is not None:
-            near = max(self.slack, 1e-6 * abs(self.fill))
+        for fill in self.fills:
+            near = max(self.slack, 1e-6 * abs(fill))
             with np.errstate(over="ignore", invalid="ignore"):
-                unwritten = np.abs(values - values.dtype.type(self.fill)) < near
+                unwritten = np.abs(values - values.dtype.type(fill)) < near
             bad = unwritten if bad is None else bad | unwritten
         if bad is not None and bad.any():
             values = np.where(bad, np.nan, values)

@@ -16,8 +16,8 @@ from longseq.weather.data.cf import resolve
 from longseq.weather.data.field import Field, Scalar, is_sum, kind_of_years
 from longseq.weather.data.levels import other_level
 from longseq.weather.data.quantities import other_quantity
-from longseq.weather.data.seasons import WHOLE, Part
-from longseq.weather.data.source import read_years
+from longseq.weather.data.seasons import WHOLE, IncompleteYears, Part
+from longseq.weather.data.yearly import read_chain, read_years
 
 SAME = "if they are the same, give both the same standard_name and cell_methods: ncatted -a"
 
@@ -52,8 +52,8 @@ def read_run(
     difference: bool | None = None,
     part: Part = WHOLE,
 ) -> Field:
-    """Reads the yearly means of a run; its files are joined in time, and those of the same years
-    become members.
+    """Reads the yearly means of a run; its files are joined in time, record by record where they
+    cut years, and those of the same years become members.
 
     Args:
         text: as in ``run_files``.
@@ -66,9 +66,22 @@ def read_run(
         DataError: for files that do not fit together, and as ``read_years`` does.
     """
     files = run_files(text)
-    parts = [read_years(file, variable, units, difference, part) for file in files]
-    if len(parts) == 1:
-        return parts[0]
+    how = (variable, units, difference, part)
+    if len(files) == 1:
+        return read_years(files[0], *how)
+    try:
+        shortened = bool(part.months) or part.whole
+        return _joined(text, [read_years(file, *how) for file in files], shortened)
+    except IncompleteYears:
+        return read_chain(text, files, *how)
+
+
+def _joined(text: str, parts: Sequence[Field], shortened: bool) -> Field:
+    """Returns the years of several files as one field, ``shortened`` where years may be left out.
+
+    Raises:
+        IncompleteYears: where records of one file may complete those of another.
+    """
     for part in parts[1:]:
         check_alike(parts[0], part)
         if part.calendar != parts[0].calendar:
@@ -77,14 +90,18 @@ def read_run(
     spans: dict[tuple[int, int], list[Field]] = {}
     for part in sorted(parts, key=lambda one: (one.years[0], one.years[-1])):
         spans.setdefault((int(part.years[0]), int(part.years[-1])), []).append(part)
-    joined = _in_time([_members(group) for group in spans.values()])
-    return replace(joined, path=text, notes=(*joined.notes, f"{len(files)} files joined"))
+    joined = _in_time([_members(group) for group in spans.values()], shortened)
+    return replace(joined, path=text, notes=(*joined.notes, f"{len(parts)} files joined"))
 
 
 def _members(group: Sequence[Field]) -> Field:
     """Returns files of the same years as members of one field."""
     if len(group) == 1:
         return group[0]
+    # One record a year without intervals may be a month, of which other files hold the others.
+    if any(one.time[0].month != group[0].time[0].month for one in group):
+        text = f"has a record on {group[1].time[0]}, {group[0].path} on {group[0].time[0]}"
+        raise IncompleteYears(text, path=group[1].path)
     parts = [one.values if one.values.ndim == 4 else one.values[None] for one in group]
     for index, part in enumerate(parts):
         for earlier in parts[:index]:
@@ -93,15 +110,16 @@ def _members(group: Sequence[Field]) -> Field:
     return replace(group[0], values=np.concatenate(parts))
 
 
-def _in_time(parts: Sequence[Field]) -> Field:
-    """Returns fields one after the other, checked to leave no gap and not to overlap."""
+def _in_time(parts: Sequence[Field], shortened: bool) -> Field:
+    """Returns fields one after the other, checked to leave no gap and not to overlap; a gap may be
+    a winter or a year that lies in two files."""
     for one, other in itertools.pairwise(parts):
         step = int(other.years[0]) - int(one.years[-1])
         if step != 1:
             what = "overlap" if step < 1 else "leave a gap"
             text = f"its years {other.years[0]}-{other.years[-1]} and {one.years[0]}-"
             text += f"{one.years[-1]} of {one.path} {what}"
-            raise DataError(text, path=other.path)
+            raise (IncompleteYears if shortened and step > 1 else DataError)(text, path=other.path)
     if len(parts) == 1:
         return parts[0]
     members = [one.values.shape[0] if one.values.ndim == 4 else 1 for one in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,10 @@ from longseq.weather.data.times import interval_days
 
 _INITIALS = "JFMAMJJASOND"
 _NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+class IncompleteYears(DataError):
+    """Records that do not fill their years or seasons; with those of the next file they may."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,14 @@ def seasons_of(
     Raises:
         DataError: for records that are longer than a month.
     """
+    if bounds is not None and (own := _own_seasons(bounds, calendar, part)):
+        return own
     lengths = None if bounds is None else interval_days(bounds)
     steps = [(after - one).total_seconds() / 86400 for one, after in pairwise(time)]
     longest = float(lengths.max()) if lengths is not None else float(np.median(steps or [0.0]))
     if longest > 32 or (lengths is None and len(time) == 1):
         text = f"its records cover {longest:g} days: months cannot be taken from them"
-        raise DataError(text, path=path)
+        raise (DataError if longest > 32 else IncompleteYears)(text, path=path)
     chosen = np.array([date.month in part.months for date in time])
     # A season that goes over the turn of the year belongs to the year that it begins in.
     year = np.array(
@@ -156,6 +163,23 @@ def seasons_of(
                 weights = np.array([float(time[at].daysinmonth) for at in records])
             problem = "" if monthly or daily else f"has {len(records)} records in these months"
         found.append(Season(int(number), records, weights / weights.sum(), problem))
+    return found
+
+
+def _own_seasons(bounds: np.ndarray, calendar: str, part: Part) -> list[Season]:
+    """Returns the seasons of records each of which is the mean of these months; none otherwise.
+
+    Of months without bounds cdo writes intervals from the first stamp to the last one, so these
+    need only begin and end in the first and the last month.
+    """
+    found = []
+    for at, (start, end) in enumerate(bounds):
+        first, after = part.span(start.year, calendar)
+        begins = start.month == first.month
+        ends = after - timedelta(days=28) <= end <= after + timedelta(days=0.5)
+        if not begins or not ends or (len(part.months) == 1 and end - start < timedelta(days=27)):
+            return []
+        found.append(Season(start.year, np.array([at]), np.ones(1), ""))
     return found
 
 

@@ -23,19 +23,9 @@ from longseq.weather.data.attributes import (
     units_of,
 )
 from longseq.weather.data.cf import choose, grid_of, is_zarr, kinds_of, open_dataset, resolve
-from longseq.weather.data.field import (
-    Field,
-    Scalar,
-    is_sum,
-    kind_of_years,
-    summed,
-    take_years,
-    year_plan,
-    yearly_axis,
-)
+from longseq.weather.data.field import Field, Scalar
 from longseq.weather.data.grid import Grid
 from longseq.weather.data.missing import Marks, Suspects
-from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.times import Times, decode_time, period_days
 from longseq.weather.data.zarr_store import is_damage
 
@@ -103,13 +93,7 @@ class Source:
             start: the first record.
             stop: after the last.
         """
-        try:
-            values = np.asarray(self.array[..., start:stop, :, :].values)
-        except ValueError as error:
-            if not is_damage(error):
-                raise
-            text = f"cannot be read: {error}"
-            raise DataError(text, path=self.path, record=self.name) from error
+        values = self.raw(start, stop)
         if self.flipped:
             values = values[..., ::-1, :]
         if not np.array_equal(self.order, np.arange(len(self.order))):
@@ -125,6 +109,21 @@ class Source:
             self.least, self.most = min(self.least, least), max(self.most, most)
             self._check_plausible(least, most)
         return values
+
+    def raw(self, start: int, stop: int) -> np.ndarray:
+        """Returns records as they lie in the file.
+
+        Args:
+            start: the first record.
+            stop: after the last.
+        """
+        try:
+            return np.asarray(self.array[..., start:stop, :, :].values)
+        except ValueError as error:
+            if not is_damage(error):
+                raise
+            text = f"cannot be read: {error}"
+            raise DataError(text, path=self.path, record=self.name) from error
 
     def _count(self, values: np.ndarray, start: int) -> None:
         """Counts the finite values of every cell, and notes the first record with a new gap."""
@@ -359,38 +358,3 @@ def read_field(
     """
     with open_source(path, variable, units, difference) as source:
         return source.field(source.read(0, len(source.times.dates)))
-
-
-def read_years(
-    path: str | Path,
-    variable: str | None = None,
-    units: str | None = None,
-    difference: bool | None = None,
-    part: Part = WHOLE,
-) -> Field:
-    """Reads yearly means, a block of records at a time: files may be larger than the memory.
-
-    Args:
-        path: as in ``read_field``.
-        variable: likewise.
-        units: likewise.
-        difference: likewise.
-        part: of every year; all of it by default.
-
-    Raises:
-        DataError: likewise, and for missing or incomplete years.
-    """
-    with open_source(path, variable, units, difference) as source:
-        times = source.times
-        plan, _, notes = year_plan(times.dates, times.calendar, times.bounds, str(path), part)
-        plan = summed(plan) if is_sum(source.attrs) else plan
-        values = take_years(source.read, plan, source.shape)
-        if not part.months and all(year.stop - year.start == 1 for year in plan):
-            kept = slice(plan[0].start, plan[-1].stop)
-            edges = None if times.bounds is None else times.bounds[kept]
-            about = {"time": times.dates[kept], "bounds": edges}
-            return source.field(values, notes=(*source.notes, *notes), **about)
-        axis = yearly_axis(
-            plan, times.calendar, source.notes, notes, part, kind_of_years(source.attrs)
-        )
-        return source.field(values, **axis)

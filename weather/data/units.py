@@ -60,9 +60,14 @@ _WORDS = {
     "wk": "week",
     "celcius": "degC",
 }
+# A centigrade is a hundredth of a right angle's hundredth to UDUNITS.
 _DEGREES = re.compile(
-    r"\bdeg(?:ree)?s?[ _]?(?:(c|celsius|celcius)|(f|fahrenheit)|(k|kelvin))\b", re.I
+    r"\bdeg(?:ree)?s?[ _]?(?:(c|celsius|celcius|centigrades?)|(f|fahrenheit)|(k|kelvin))\b|"
+    r"\b(centigrades?)\b",
+    re.I,
 )
+# "ms-1" is per millisecond to UDUNITS; speeds and accelerations are meant.
+_METRES = re.compile(r"^ms((?:\^|\*\*)?-[12])$")
 # Carbon is no coulomb ("g C m-2"): the mass of one element of a substance.
 _CARBON = re.compile(r"\b(?:[kGTPM]?g|t|[mµu]?mol)[ _]?C\b")
 _UNKNOWN = ("unit", "units", "-")
@@ -91,7 +96,8 @@ def spelled(text: str) -> str:
     plain = re.sub(r"^\ufffd(?= ?[CF]$)", "°", plain)
     if known := _ALIASES.get(plain.lower().replace("_", " ")):
         return known
-    plain = _DEGREES.sub(lambda m: "degC" if m[1] else "degF" if m[2] else "K", plain)
+    plain = _DEGREES.sub(lambda m: "degF" if m[2] else "K" if m[3] else "degC", plain)
+    plain = _METRES.sub(r"m s\1", plain)
     plain = OF_WATER.sub(r"\1", plain)
     plain = re.sub(r"[^\W\d_]+", lambda m: _WORDS.get(m[0].lower(), m[0]), plain)
     if not _CARBON.search(plain):
