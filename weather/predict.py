@@ -30,6 +30,7 @@ from longseq.weather.data.scenario import (
     check_units,
     inside,
     make_scenario,
+    need_years,
     parse_span,
     running_mean,
 )
@@ -106,6 +107,9 @@ def scenario_of(
         )
     anomalies = bool(about.get("anomalies"))
     data = read_run(path, None, about["units"], True if anomalies else None, part_of(task))
+    if not anomalies:
+        hint = "give the run with its history, the checkpoint's climatology is of these years"
+        need_years(data, tuple(about["baseline"]), "baseline", hint)
     run = make_scenario(
         data, tuple(about["baseline"]), about["smooth"], forcing, anomalies, interpolate
     )

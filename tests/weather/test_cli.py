@@ -312,7 +312,7 @@ def test_predict_refuses_what_does_not_fit(
     Path("p.nc").write_text("earlier")
     cases = [
         ("is not the checkpoint's", [str(moved), "--ckpt_path", str(checkpoint)]),
-        ("baseline years", [str(late), "--ckpt_path", str(checkpoint)]),
+        ("give the run with its history", [str(late), "--ckpt_path", str(checkpoint)]),
         (
             "VideoForecaster, not of ClimateEmulator",
             [runs[1], "--ckpt_path", str(video_checkpoint)],

@@ -281,13 +281,14 @@ def check_same_units(paths: Sequence[Path]) -> None:
         check_units(first, read_units(path), str(path), paths[0].name)
 
 
-def need_years(data: Field, span: Span, what: str) -> np.ndarray:
+def need_years(data: Field, span: Span, what: str, hint: str | None = None) -> np.ndarray:
     """Returns which records lie in a span of years.
 
     Args:
         data: yearly field.
         span: first and last year.
         what: "baseline" or "period", for the message.
+        hint: what to do; None where the span is an option of the command.
 
     Raises:
         DataError: if a year is missing.
@@ -295,8 +296,8 @@ def need_years(data: Field, span: Span, what: str) -> np.ndarray:
     years = data.years
     missing = sorted(set(range(span[0], span[1] + 1)) - set(years.tolist()))
     if missing:
-        hint = f"it has {years[0]}-{years[-1]}: give --{what} within these "
-        hint += f"(fit: --data.{what}), or a longer run"
+        option = f"give --{what} within these (fit: --data.{what}), or a longer run"
+        hint = f"it has {years[0]}-{years[-1]}: {hint or option}"
         text = f"lacks {len(missing)} of the {what} years {span[0]}-{span[1]}, first {missing[0]}"
         raise DataError(text, path=data.path, hint=hint)
     return inside(years, span)
