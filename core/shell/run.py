@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
             runpy.run_path(target, run_name="__main__")
     except BrokenPipeError:  # python's own way of it
         raise
-    except Exception:  # in a program of one's own the place matters, for want of memory too
+    except Exception:  # noqa: BLE001 - in a program of one's own the place matters
         traceback.print_exc()
         return 1
     return 0
