@@ -372,3 +372,16 @@ def test_stop_tokens_are_those_of_the_folder(tmp_path: Path) -> None:
     assert read.generate(IDS, 8)[0].tokens == free[: free.index(free[2]) + 1]
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, free[3]]}))
     assert LanguageModel.from_pretrained(tmp_path).stop_tokens == (1, free[3])
+
+
+def test_a_head_stays_tied_when_a_model_of_the_meta_device_gets_memory() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(16, 8, 1)
+    with torch.device("meta"):
+        late = LanguageModel(16, 8, 1)
+    late = late.to_empty(device="cpu")
+    late.load_state_dict(model.state_dict())
+    assert late.lm_head.weight is late.embedding.weight
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(late(ids)[0], model(ids)[0])
+    assert late.double().lm_head.weight is late.embedding.weight
