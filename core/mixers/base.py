@@ -171,7 +171,8 @@ class Mixer(nn.Module, ABC):
     ) -> tuple[torch.device | str, torch.dtype]:
         """Returns device and dtype with the parameters' own in place of None; a quantised mixer may
         have integers among them, or none at all: then torch's defaults."""
-        like = next((p for p in self.parameters() if p.is_floating_point() or p.is_complex()), None)
+        numbers = (p for p in self.parameters() if p.is_floating_point() or p.is_complex())
+        like: Tensor | None = next(numbers, None)
         like = torch.empty(0) if like is None else like
         return (like.device if device is None else device), (like.dtype if dtype is None else dtype)
 
