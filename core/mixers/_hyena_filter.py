@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
-from longseq.core.kernels.custom_op import in_transform
+from longseq.core.ops.arguments import readable
 from longseq.core.ops.fft_conv import work_dtype
 from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 from longseq.core.ops.precision import autocast_off
@@ -205,8 +205,7 @@ class HyenaFilter(nn.Module):
         weights = list(self.parameters())
         tensors = [*weights, *self.buffers()]
         tracked = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
-        untraceable = torch.compiler.is_compiling() or in_transform()
-        untraceable |= any(p.is_inference() for p in tensors)
+        untraceable = not readable(*tensors) or any(p.is_inference() for p in tensors)
         # What was put in a layer's place may change its mind without its parameters changing.
         untraceable |= not all(isinstance(m, _Sine) or plain_map(m) for m in self.implicit_filter)
         if tracked or untraceable or (length * width > _CACHED_VALUES and not stepping):
