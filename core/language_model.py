@@ -99,6 +99,16 @@ class LanguageModel(nn.Module):
         if tie_embeddings:
             self.lm_head.weight = self.embedding.weight
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LanguageModel:
+        # ``to_empty`` makes new parameters, and of a shared one two.
+        maps = (self.lm_head, self.embedding)
+        plain = (type(maps[0]), type(maps[1])) == (nn.Linear, nn.Embedding)
+        tied = plain and self.lm_head.weight is self.embedding.weight
+        super()._apply(fn, recurse)
+        if tied:
+            self.lm_head.weight = self.embedding.weight
+        return self
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Returns token ids (...) as vectors (..., D).
 

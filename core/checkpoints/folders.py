@@ -295,14 +295,15 @@ def save_folder(
     if Path(folder).exists() and not Path(folder).is_dir():
         raise DataError("is not a folder", path=folder)
     check_positive("max_shard_size", max_shard_size)
-    config, layout = _config(settings, published, family)
+    tied = _tied(model)  # its maker may have given the head weights of its own since
+    config, layout = _config({**settings, "tie_embeddings": tied}, published, family)
     dtype = str(model.get_parameter("embedding.weight").dtype).removeprefix("torch.")
     if "dtype" in config or "torch_dtype" not in config:
         config["dtype"] = dtype
     if "torch_dtype" in config:
         config["torch_dtype"] = dtype
     state = dict(model.state_dict())
-    if _tied(model):
+    if tied:
         del state["lm_head.weight"]
     tensors = layout.to_published(state)
     try:
@@ -326,7 +327,11 @@ def _config(
     """Returns the configuration to write and the names."""
     if published is not None and name in (None, model_type(published)):
         kind = FAMILIES[str(model_type(published))]
-        return dict(published), kind.layout(settings)
+        config = dict(published)
+        if kind.read(Published(config))["tie_embeddings"] != settings["tie_embeddings"]:
+            key = "tie_embeddings" if kind.model_type == "mamba_ssm" else "tie_word_embeddings"
+            config[key] = settings["tie_embeddings"]
+        return config, kind.layout(settings)
     if name in (None, OWN_TYPE):
         return {"model_type": OWN_TYPE, "settings": dict(settings)}, _OWN_LAYOUT
     kind_or_none = FAMILIES.get(str(name))

@@ -20,7 +20,7 @@ PREFIX: Final = "longseq.core.compat."
 VARIABLE: Final = "LONGSEQ_COMPAT"
 STAND_INS: Final = {
     "mamba_ssm": ("mamba-ssm", "2.3.2+longseq"),
-    "causal_conv1d": ("causal-conv1d", "1.6.1+longseq"),
+    "causal_conv1d": ("causal-conv1d", "1.7.0+longseq"),
     "accelerated_scan": ("accelerated-scan", "0.3.1+longseq"),
     "selective_scan_cuda": None,
     "selective_scan_cuda_core": None,

@@ -248,7 +248,7 @@ def generate(
     for token in sorted(stops):
         if not 0 <= token < vocab_size:
             raise ConfigError(f"stop_tokens holds {token}, outside the vocabulary of {vocab_size}")
-    was_training = model.training
+    trained = [part for part in model.modules() if part.training]  # a frozen part is not
     model.eval()
     try:
         if num_beams == 1:
@@ -291,7 +291,8 @@ def generate(
                 found.append(Generation(number, tokens, stopped, score))
         return found
     finally:
-        model.train(was_training)
+        for part in trained:
+            part.training = True
 
 
 def _decode(

@@ -181,7 +181,7 @@ def seen_from(memory: Tensor, position: int, base: float) -> Tensor:
         base: see ``rotate``.
     """
     columns = memory.permute(0, 3, 1, 2)  # (B, V, H, K)
-    positions = torch.full((columns.shape[1],), -position, device=memory.device)
+    positions = torch.full((1,), -position, device=memory.device)  # one angle for all columns
     return rotate(columns, positions, base).permute(0, 2, 3, 1)
 
 

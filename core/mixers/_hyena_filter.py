@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
+from longseq.core.ops.arguments import readable
 from longseq.core.ops.fft_conv import work_dtype
-from longseq.core.ops.linear_maps import plain_map
+from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 from longseq.core.ops.precision import autocast_off
 
 # A larger filter is kept between calls only where positions come few at a time.
@@ -68,7 +69,7 @@ class _Modulation(nn.Module):
 
 def _widened(layer: nn.Module, h: Tensor) -> Tensor:
     """Returns a linear map of h, or what was put in its place, computed in h's dtype."""
-    if plain_map(layer):
+    if plain_map(layer, ANY_HOOKS):
         assert isinstance(layer, nn.Linear)
         bias = None if layer.bias is None else layer.bias.to(h.dtype)
         return nn.functional.linear(h, layer.weight.to(h.dtype), bias)
@@ -145,7 +146,7 @@ class HyenaFilter(nn.Module):
         self.ssm_parameters = tuple(
             f"implicit_filter.{n}" for n, _ in self.implicit_filter.named_parameters()
         )
-        self._cache: tuple[tuple[object, ...], Tensor] | None = None
+        self._cache: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
     def features(self, length: int) -> Tensor:
         """Returns what the network's last map takes: (1, length, filter_order), in float32 or
@@ -179,7 +180,7 @@ class HyenaFilter(nn.Module):
         with autocast_off(self.bias):
             t = self.pos_emb.t[:, : features.shape[1]].to(features.dtype)
             last = self.implicit_filter[-1]
-            if plain_map(last):
+            if plain_map(last, ANY_HOOKS):
                 assert isinstance(last, nn.Linear)
                 h = nn.functional.linear(features, last.weight[low:high].to(features.dtype))
             else:
@@ -201,19 +202,25 @@ class HyenaFilter(nn.Module):
             ConfigError: if ``length`` is beyond the table.
         """
         width = self.bias.shape[0]
-        tensors = [*self.parameters(), *self.buffers()]
+        weights = list(self.parameters())
+        tensors = [*weights, *self.buffers()]
         tracked = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
-        untraceable = torch.compiler.is_compiling() or any(p.is_inference() for p in tensors)
+        untraceable = not readable(*tensors) or any(p.is_inference() for p in tensors)
         # What was put in a layer's place may change its mind without its parameters changing.
         untraceable |= not all(isinstance(m, _Sine) or plain_map(m) for m in self.implicit_filter)
         if tracked or untraceable or (length * width > _CACHED_VALUES and not stepping):
             return self.taps(self.features(length), 0, width)
         key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in tensors)
-        if self._cache is None or self._cache[0] != key or self._cache[1].shape[1] < length:
-            # The next power of two: a growing sequence computes it a logarithmic number of times.
-            longest = max(length, min(self.l_max, 1 << (length - 1).bit_length()))
-            self._cache = key, self.taps(self.features(longest), 0, width)
-        return self._cache[1][:, :length]
+        if self._cache is not None:
+            kept, copies, taps = self._cache
+            # A change through ``.data``, as of many averages and optimisers, counts no version.
+            if kept == key and taps.shape[1] >= length and all(map(torch.equal, copies, weights)):
+                return taps[:, :length]
+        # The next power of two: a growing sequence computes it a logarithmic number of times.
+        longest = max(length, min(self.l_max, 1 << (length - 1).bit_length()))
+        copies = [p.detach().clone() for p in weights]
+        self._cache = key, copies, self.taps(self.features(longest), 0, width)
+        return self._cache[2][:, :length]
 
     def __getstate__(self) -> dict[str, object]:
         # A copy has its own tensors, which the key does not name.

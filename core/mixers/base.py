@@ -169,11 +169,12 @@ class Mixer(nn.Module, ABC):
     def _where(
         self, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> tuple[torch.device | str, torch.dtype]:
-        """Returns device and dtype with the parameters' own in place of None."""
-        parameter = next(self.parameters())
-        return (parameter.device if device is None else device), (
-            parameter.dtype if dtype is None else dtype
-        )
+        """Returns device and dtype with the parameters' own in place of None; a quantised mixer may
+        have integers among them, or none at all: then torch's defaults."""
+        numbers = (p for p in self.parameters() if p.is_floating_point() or p.is_complex())
+        like: Tensor | None = next(numbers, None)
+        like = torch.empty(0) if like is None else like
+        return (like.device if device is None else device), (like.dtype if dtype is None else dtype)
 
 
 def fill_left(value: Tensor, length: int) -> Tensor:

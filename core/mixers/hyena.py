@@ -117,7 +117,9 @@ class Hyena(Mixer):
         y = mapped(self.out_proj, v * gates[0])
         after = {
             "conv_state": recent,
-            "conv_history": carry_history(torch.cat(inputs, -1), history, self.l_max, segment_ids),
+            "conv_history": carry_history(
+                torch.cat(inputs, -1), history, self.l_max, segment_ids, own=True
+            ),
         }
         return y, after
 
@@ -177,7 +179,10 @@ class Hyena(Mixer):
         after = {
             "conv_state": recent,
             "conv_history": carry_history(
-                inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1), history, self.l_max
+                inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1),
+                history,
+                self.l_max,
+                own=True,
             ),
         }
         del features, inputs, gates

@@ -18,7 +18,7 @@ from longseq.core.ops.backends import Backend, check_backend, convolution_backen
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.gated_norm import gated_layer_norm
-from longseq.core.ops.linear_maps import mapped, plain_map
+from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.mlstm import mlstm
 from longseq.core.ops.precision import bounded
 
@@ -38,7 +38,7 @@ class _HeadwiseLinear(nn.Module):
 
 def _headwise(x: Tensor, *maps: _HeadwiseLinear) -> list[Tensor]:
     """Applies maps with blocks of one size to the same input."""
-    if not all(plain_map(m, kind=_HeadwiseLinear) for m in maps):
+    if not all(plain_map(m, ANY_HOOKS, _HeadwiseLinear) for m in maps):
         return [m(x) for m in maps]
     outputs = block_linear(x, *[m.weight for m in maps])
     return [y if m.bias is None else y + m.bias for y, m in zip(outputs, maps)]
@@ -225,7 +225,7 @@ def _gates(parts: Sequence[Tensor], *gates: nn.Linear) -> tuple[Tensor, ...]:
 
     The biases, about 5, are added in full precision.
     """
-    if not all(plain_map(gate) for gate in gates):
+    if not all(plain_map(gate, ANY_HOOKS) for gate in gates):
         whole = torch.cat(list(parts), -1)
         return tuple(y.to(recurrent_dtype(y.dtype)) for y in (gate(whole) for gate in gates))
     weight = torch.cat([gate.weight for gate in gates]).split(

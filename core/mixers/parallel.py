@@ -69,7 +69,8 @@ class Parallel(Mixer):
         self, x: Tensor, state: State | None = None, segment_ids: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Mixes a whole sequence or the next chunk of one; see ``Mixer.forward``."""
-        y, after = torch.zeros_like(x), State()
+        y = torch.zeros_like(x)
+        after: State = {}  # a call of the alias is nothing that torch.compile knows
         for i, mixer in enumerate(self._all()):
             own = None if state is None else _part(state, i)
             out, own = mixer(_scaled(x, self.in_scales[i]), own, segment_ids)
@@ -79,7 +80,8 @@ class Parallel(Mixer):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """See ``Mixer.step``."""
-        y_t, after = torch.zeros_like(x_t), State()
+        y_t = torch.zeros_like(x_t)
+        after: State = {}
         for i, mixer in enumerate(self._all()):
             out, own = mixer.step(_scaled(x_t, self.in_scales[i]), _part(state, i))
             y_t = y_t + _scaled(out, self.out_scales[i])
@@ -90,14 +92,14 @@ class Parallel(Mixer):
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """See ``Mixer.init_state``."""
-        after = State()
+        after: State = {}
         for i, mixer in enumerate(self._all()):
             after |= _named(mixer.init_state(batch, device, dtype), i)
         return after
 
     def join_states(self, states: Sequence[State]) -> State:
         """See ``Mixer.join_states``."""
-        after = State()
+        after: State = {}
         for i, mixer in enumerate(self._all()):
             after |= _named(mixer.join_states([_part(state, i) for state in states]), i)
         return after

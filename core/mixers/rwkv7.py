@@ -208,4 +208,4 @@ class RWKV7(Mixer):
         ).view(*o.shape)
         own = (r * k * self.r_k.to(r.dtype)).sum(-1, keepdim=True) * v
         y = (normed.to(own.dtype) + own).flatten(2) * self.g_lora(mixed["g"])
-        return self.o_proj(y), {"shift": x[:, -1], "kv": kv}
+        return self.o_proj(y), {"shift": x[:, -1].clone(), "kv": kv}

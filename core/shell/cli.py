@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return process.CLOSED
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _told(stop.__context__)
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if stop.code is None or isinstance(stop.code, int):
+            return int(stop.code or 0)
+        print(stop.code, file=sys.stderr)  # as python does with sys.exit("reason")
+        return 1
     except process.ClosedOutput:  # longseq ... | head
         return process.CLOSED
     except Exception as error:  # noqa: BLE001 - the last resort, whatever was not foreseen

@@ -81,6 +81,11 @@ class _Stream:
             print(printable(text[self.written :]), end="", flush=True)
             self.written = len(text)
 
+    def finish(self) -> None:
+        """Writes what is left of the text, a broken character at its end included."""
+        rest = "" if self.tokenizer is None else self.tokenizer.decode(self.tokens)[self.written :]
+        print(printable(rest))
+
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
@@ -184,7 +189,7 @@ def run(argv: Sequence[str]) -> int:
     progress = stream if stream is not None else _progress(args, len(prompts))
     found = model.generate(prompts, stop_tokens=stops, callback=progress, **settings)
     if stream is not None:
-        print()
+        stream.finish()
         return 0
     if progress is not None:
         print(file=sys.stderr)

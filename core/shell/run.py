@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longseq.core.compat import install
 from longseq.core.compat._finder import environment
-from longseq.core.errors import ConfigError, LongseqError
+from longseq.core.errors import ConfigError
 from longseq.core.files import require_file
 
 USAGE = """usage: longseq run [--force] script.py [arguments]
@@ -66,7 +66,9 @@ def run(argv: Sequence[str]) -> int:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(target, run_name="__main__")
-    except LongseqError:  # in a program of one's own the place matters
+    except BrokenPipeError:  # python's own way of it
+        raise
+    except Exception:  # noqa: BLE001 - in a program of one's own the place matters
         traceback.print_exc()
         return 1
     return 0

@@ -101,6 +101,16 @@ def _check_form(subject: Subject) -> None:
         )
     if not torch.equal(x, given):
         raise ContractError(f"{name}.forward changes its input in place")
+    kept = {key: value.clone() for key, value in found[1].items()}
+    with torch.no_grad():
+        x.zero_()
+        for key, value in found[1].items():
+            if not torch.equal(value, kept[key]):
+                raise ContractError(
+                    f"{name}.forward keeps its input's memory in the state {key!r}, which changes "
+                    "when the caller writes the next chunk there: copy it"
+                )
+        x.copy_(given)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         again = mixer(x)[0]

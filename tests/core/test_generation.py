@@ -325,6 +325,10 @@ def test_training_mode_and_gradients_are_as_before() -> None:
     model = lm(dropout=0.5).train()
     quiet = model.generate(PROMPTS[0], 6)
     assert model.training and quiet == model.generate(PROMPTS[0], 6)
+    model.backbone.eval()  # frozen inside a training
+    modes = [part.training for part in model.modules()]
+    model.generate(PROMPTS[0], 2)
+    assert modes == [part.training for part in model.modules()] and set(modes) == {True, False}
     model(torch.tensor([PROMPTS[0]]))[0].sum().backward()
 
 

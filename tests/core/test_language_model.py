@@ -337,6 +337,29 @@ def test_files_that_are_missing_or_of_another_model(tmp_path: Path) -> None:
         LanguageModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("family", [None, "mamba", "mamba_ssm"])
+def test_a_head_that_was_given_weights_of_its_own_is_written_so(
+    family: str | None, tmp_path: Path
+) -> None:
+    """As before adapters of a tied head are merged into it."""
+    source = model(mixer_kwargs={"d_state": 4})
+    if family == "mamba_ssm":
+        layout = {"embedding.": "backbone.embedding.", "norm1": "norm"}
+        state = dict(source.state_dict())
+        for ours, theirs in layout.items():
+            state = {key.replace(ours, theirs): value for key, value in state.items()}
+        torch.save(state, tmp_path / "pytorch_model.bin")
+        config = {"d_model": 16, "n_layer": 2, "vocab_size": 21, "ssm_cfg": {"d_state": 4}}
+        written(tmp_path, {**config, "rms_norm": True, "residual_in_fp32": True})
+    else:
+        source.save_pretrained(tmp_path, family)
+    source = LanguageModel.from_pretrained(tmp_path)
+    assert source.lm_head.weight is source.embedding.weight
+    source.lm_head.weight = torch.nn.Parameter(2 * source.embedding.weight.detach())
+    source.save_pretrained(tmp_path / "again")
+    assert same(source, LanguageModel.from_pretrained(tmp_path / "again"))
+
+
 def test_a_head_that_should_be_tied_and_is_not(tmp_path: Path) -> None:
     source = model(tie_embeddings=False, mixer_kwargs={"d_state": 4})
     source.save_pretrained(tmp_path, "mamba")
@@ -372,3 +395,16 @@ def test_stop_tokens_are_those_of_the_folder(tmp_path: Path) -> None:
     assert read.generate(IDS, 8)[0].tokens == free[: free.index(free[2]) + 1]
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, free[3]]}))
     assert LanguageModel.from_pretrained(tmp_path).stop_tokens == (1, free[3])
+
+
+def test_a_head_stays_tied_when_a_model_of_the_meta_device_gets_memory() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(16, 8, 1)
+    with torch.device("meta"):
+        late = LanguageModel(16, 8, 1)
+    late = late.to_empty(device="cpu")
+    late.load_state_dict(model.state_dict())
+    assert late.lm_head.weight is late.embedding.weight
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(late(ids)[0], model(ids)[0])
+    assert late.double().lm_head.weight is late.embedding.weight

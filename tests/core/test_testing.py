@@ -276,9 +276,16 @@ class WritesToItsInput(Sum):
         return super().forward(x.mul_(0.5), state, segment_ids)
 
 
+class KeepsItsInput(Sum):
+    def forward(self, x, state=None, segment_ids=None):
+        y, after = super().forward(x, state, segment_ids)
+        return y, {**after, "last": x[:, -1]}
+
+
 @pytest.mark.parametrize(
     ("mixer", "said"),
     [
+        (KeepsItsInput, "keeps its input's memory in the state 'last'"),
         (Counts, "the state 'n' must be a tensor, batch first, and is int"),
         (OfAll, r"the state 'n' must be a tensor, batch first, and is one of shape \(\)"),
         (Triple, r"must return \(y, state\), and returned a tuple of 3"),

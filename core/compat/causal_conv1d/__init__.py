@@ -9,6 +9,6 @@ from longseq.core.compat.causal_conv1d.causal_conv1d_interface import (
 )
 from longseq.core.compat.causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
 
-__version__ = "1.6.1+longseq"  # the release whose signatures these are
+__version__ = "1.7.0+longseq"  # the release whose signatures these are
 __all__ = ["causal_conv1d_fn", "causal_conv1d_update", "causal_conv1d_varlen_states"]
 __getattr__ = module_getattr(__name__)

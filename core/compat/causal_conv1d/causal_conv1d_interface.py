@@ -55,9 +55,9 @@ def causal_conv1d_fn(
         weight: kernels (D, W), the newest tap last.
         bias: (D,).
         seq_idx: integers (B, L), the sequence of each position: a tap on another sequence counts as
-            zero, and the output is 0 where the index is negative (padding). Not together with
+            zero, and the output is 0 where the index is negative (padding). Not together with final
             states. A string is the activation, whose place this was in causal-conv1d 1.0 and 1.1.
-        initial_states: the W-1 inputs before x, (B, D, W-1).
+        initial_states: the W-1 inputs before x, (B, D, W-1), of the sequence of position 0.
         return_final_states: whether the last W-1 inputs are returned too.
         final_states_out: (B, D, W-1), overwritten with them.
         activation: None, "silu" or its other name "swish".
@@ -82,13 +82,12 @@ def causal_conv1d_fn(
             f"{tuple(initial_states.shape)}"
         )
     rows = x.transpose(1, 2)
-    if seq_idx is not None:
-        if initial_states is not None or return_final_states:
-            raise ArgumentError(
-                f"{name}: seq_idx does not go together with initial or final states"
-            )
-        return like(_conv_of_sequences(name, rows, weight, bias, seq_idx, act).transpose(1, 2), x)
     past = None if initial_states is None else initial_states.transpose(1, 2)
+    if seq_idx is not None:
+        if return_final_states:
+            raise ArgumentError(f"{name}: seq_idx does not go together with final states")
+        y = _conv_of_sequences(name, rows, weight, bias, seq_idx, past, act)
+        return like(y.transpose(1, 2), x)
     y, final = causal_conv1d(rows, weight, bias, past, activation=act)
     out = like(y.transpose(1, 2), x)
     if not return_final_states:
@@ -103,14 +102,26 @@ def _conv_of_sequences(
     weight: Tensor,
     bias: Tensor | None,
     seq_idx: Tensor,
+    past: Tensor | None,
     act: Literal["silu"] | None,
 ) -> Tensor:
-    """The convolution (B, L, D) within sequences."""
+    """The convolution (B, L, D) within sequences; what was before, (B, W-1, D), is of the first."""
     if tuple(seq_idx.shape) != tuple(x.shape[:2]) or seq_idx.is_floating_point():
         raise ArgumentError(
             f"{name}: seq_idx must be integers of shape {tuple(x.shape[:2])} = (batch, length), "
             f"got {seq_idx.dtype} {tuple(seq_idx.shape)}"
         )
+    before = weight.shape[-1] - 1
+    if past is not None and x.shape[1]:
+        wanted = (x.shape[0], before, x.shape[2])
+        if past.shape != wanted:
+            raise ArgumentError(
+                f"{name}: initial_states must be (batch, channels, taps - 1) = "
+                f"{(wanted[0], wanted[2], before)}, got {tuple(past.transpose(1, 2).shape)}"
+            )
+        seq_idx = torch.cat([seq_idx[:, :1].expand(-1, before), seq_idx], 1)
+        x = torch.cat([past.to(x.dtype), x], 1)
+        return _conv_of_sequences(name, x, weight, bias, seq_idx, None, act)[:, before:]
     resets = changes(seq_idx, None)
     if _comes_back(seq_idx, resets, weight.shape[1]):
         y = _sum_over_taps(x, weight, bias, seq_idx)
@@ -234,6 +245,7 @@ def causal_conv1d_ref(
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
     activation: str | None = None,
+    seq_idx: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The convolution by torch's own, in the weight's dtype; arguments as ``causal_conv1d_fn``."""
     act = silu_or_none("causal_conv1d_ref", activation)
@@ -242,7 +254,20 @@ def causal_conv1d_ref(
         seen = F.pad(x, (past, 0))
     else:
         seen = torch.cat([initial_states.to(x.dtype), x], -1)
-    y = F.conv1d(seen.to(weight.dtype), weight.unsqueeze(1), bias, groups=x.shape[1])
+    if seq_idx is None:
+        y = F.conv1d(seen.to(weight.dtype), weight.unsqueeze(1), bias, groups=x.shape[1])
+    else:
+        if return_final_states:
+            raise ArgumentError("causal_conv1d_ref: seq_idx does not go together with final states")
+        first = seq_idx[:, :1].expand(-1, past)
+        index = torch.cat(
+            [torch.full_like(first, -1) if initial_states is None else first, seq_idx], 1
+        )
+        windows, indices = (t.unfold(-1, past + 1, 1) for t in (seen.to(weight.dtype), index))
+        kept = torch.where((indices == seq_idx.unsqueeze(-1)).unsqueeze(1), windows, 0)
+        y = (kept * weight.unsqueeze(1)).sum(-1)
+        y = y if bias is None else y + bias.unsqueeze(-1)
+        y = y.masked_fill((seq_idx < 0).unsqueeze(1), 0)
     y = (F.silu(y) if act else y).to(x.dtype)
     if not return_final_states:
         return y

@@ -62,6 +62,7 @@ def carry_history(
     limit: int,
     segment_ids: Tensor | None = None,
     fixed: bool = False,
+    own: bool = False,
 ) -> Tensor:
     """Returns the inputs that later positions of the same sequence still need.
 
@@ -72,16 +73,22 @@ def carry_history(
         segment_ids: integers (B, L); what lies before a row's last segment becomes zero, and is
             dropped where it is so in every row.
         fixed: pad with zeros on the left to exactly ``limit``.
+        own: whether u is nobody else's, so that a part of it may be kept; else it is copied: a
+            caller may write the next chunk to the same memory.
 
     Returns:
         (B, H', D), H' ≤ limit, oldest first.
     """
-    x = u if history is None or not history.shape[1] else torch.cat([history.to(u.dtype), u], 1)
+    if history is not None and history.shape[1]:
+        x, own = torch.cat([history.to(u.dtype), u], 1), True
+    else:
+        x = u
     total = x.shape[1]
     if is_open(total) and segment_ids is None:  # not every torch takes the minimum of an open size
         if fixed:
             return torch.nn.functional.pad(x, (0, 0, limit, 0))[:, total:]
-        return x[:, -limit:] if limit else x[:, :0]
+        x = x[:, -limit:] if limit else x[:, :0]
+        return x if own else x.clone()
     keep = min(total, limit)
     if segment_ids is not None:
         changed = segment_ids[:, 1:] != segment_ids[:, :-1]
@@ -90,6 +97,8 @@ def carry_history(
         x = torch.where(
             (torch.arange(total, device=u.device) >= begin.unsqueeze(1)).unsqueeze(-1), x, 0.0
         )
-        keep = min(keep, total - int(begin.min()))
+        keep, own = min(keep, total - int(begin.min())), True
     x = x[:, total - keep :]
-    return torch.nn.functional.pad(x, (0, 0, limit - keep, 0)) if fixed else x
+    if fixed:  # always a copy
+        return torch.nn.functional.pad(x, (0, 0, limit - keep, 0))
+    return x if own else x.clone()

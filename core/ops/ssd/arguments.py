@@ -56,7 +56,9 @@ class Arguments(NamedTuple):
             dt = dt + self.dt_bias.to(dt.dtype)
         if self.dt_softplus:
             dt = softplus(dt)
-        return dt if tuple(self.dt_limit) == (0.0, math.inf) else dt.clamp(*self.dt_limit)
+            if tuple(self.dt_limit) == (0.0, math.inf):  # it is never below 0
+                return dt
+        return dt.clamp(*self.dt_limit)
 
 
 def checked(call: Arguments) -> Arguments:

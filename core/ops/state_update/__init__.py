@@ -61,7 +61,7 @@ def state_update(
         z: gate (B, D).
         dt_bias: (D,) or (H,), as dt.
         dt_softplus: whether the softplus is applied.
-        dt_limit: bounds of the step size; (0, inf) is no bound, as in ``ssd``.
+        dt_limit: bounds of the step size; (0, inf) is no bound, unlike in ``ssd``.
         log_decay: whether ``A`` is log(-A).
         backend: see ``longseq.core.ops.backends``; of ``selective_scan`` or ``ssd`` where the
             kernel may not be called directly.

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from longseq.core.compat.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from longseq.core.compat.causal_conv1d.causal_conv1d_interface import causal_conv1d_ref
 from longseq.core.errors import ArgumentError
 
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_CAUSAL_CONV1D")
@@ -47,11 +48,7 @@ def oracle(
             source = t - taps + 1 + w
             part = weight[:, w] * seen[:, :, t + w]
             if seq_idx is not None:
-                same = (
-                    seq_idx[:, source] == seq_idx[:, t]
-                    if source >= 0
-                    else torch.zeros(BATCH, dtype=torch.bool)
-                )
+                same = seq_idx[:, max(source, 0)] == seq_idx[:, t]
                 part = torch.where(same[:, None], part, torch.zeros_like(part))
             total = total + part
         total = silu(total) if act else total
@@ -112,16 +109,26 @@ INDICES = {
 
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("kind", INDICES)
-def test_sequences_in_one_row(kind: str, activation: Any) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_sequences_in_one_row(kind: str, activation: Any, begun: bool) -> None:
+    """The states before are those of the sequence of position 0."""
     given = inputs()
     seq_idx = torch.tensor(INDICES[kind], dtype=torch.int32)
     leaves = [t.requires_grad_() for t in given.values()]
-    zeros = torch.zeros(BATCH, WIDTH, TAPS - 1, dtype=torch.float64)
-    expected = oracle(*given.values(), zeros, seq_idx, activation is not None)
-    y = causal_conv1d_fn(**given, seq_idx=seq_idx, activation=activation)
-    same(y, expected)
-    for actual, wanted in zip(gradients(y, leaves), gradients(expected, leaves)):
-        same(actual, wanted)
+    past = torch.zeros(BATCH, WIDTH, TAPS - 1, dtype=torch.float64)
+    if begun:
+        past = normal(BATCH, WIDTH, TAPS - 1)
+        leaves.append(past.requires_grad_())
+    expected = oracle(*leaves[:3], past, seq_idx, activation is not None)
+    states = {"initial_states": past} if begun else {}
+    for function in (causal_conv1d_fn, causal_conv1d_ref):
+        y = function(**given, **states, seq_idx=seq_idx, activation=activation)
+        assert isinstance(y, Tensor)
+        same(y, expected)
+        for actual, wanted in zip(gradients(y, leaves), gradients(expected, leaves)):
+            same(actual, wanted)
+    nothing = causal_conv1d_fn(given["x"][..., :0], given["weight"], None, seq_idx[:, :0], past)
+    assert isinstance(nothing, Tensor) and nothing.shape == (BATCH, WIDTH, 0)
 
 
 @pytest.mark.parametrize("size", [TAPS - 1, TAPS, 9])
@@ -202,8 +209,8 @@ def test_a_wrong_argument_is_named() -> None:
             causal_conv1d_fn(**{**given, key: value})
     with pytest.raises(ArgumentError, match="seq_idx does not go together"):
         causal_conv1d_fn(**given, seq_idx=seq_idx, return_final_states=True)
-    with pytest.raises(ArgumentError, match="seq_idx does not go together"):
-        causal_conv1d_fn(**given, seq_idx=seq_idx, initial_states=state)
+    with pytest.raises(ArgumentError, match=r"initial_states must be .* = \(2, 5, 3\), got"):
+        causal_conv1d_fn(**given, seq_idx=seq_idx, initial_states=state[..., :2])
     for key, value in (
         ("conv_state", state[..., :2]),
         ("conv_state", state[:1]),

@@ -225,6 +225,26 @@ def test_a_module_runs_and_wrong_usage_is_told(
     assert done.returncode == 1 and "fails.py" in done.stderr  # with the place
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("sys.exit('no such file of mine')", 1, "no such file of mine\n"),
+        ("sys.exit(None)", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("raise MemoryError('mine')", 1, "fails.py"),
+        ("import torch; torch.empty(10**15)", 1, "fails.py"),
+    ],
+)
+def test_a_script_ends_as_it_does_without_us(
+    line: str, status: int, said: str, tmp_path: Path
+) -> None:
+    """What it says at its end is told, and an error with the place."""
+    (tmp_path / "fails.py").write_text(f"import sys\n{line}\n")
+    done = run("run", "fails.py", folder=tmp_path)
+    assert done.returncode == status and said in done.stderr
+    assert said or not done.stderr
+
+
 def test_variables_for_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "here")
     first = environment()

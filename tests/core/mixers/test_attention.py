@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import create_mixer
@@ -185,3 +186,26 @@ def test_equals_upstream_llama() -> None:
         error = ((actual - expected).abs().max() / expected.abs().max()).item()
         print(f"{error:.1e}")
         assert error <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["attention", "local_attention", "forgetting_attention"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_mixer_whose_maps_are_quantised_has_a_start(name: str, kept: bool) -> None:
+    """Maps of torch in eight bits keep no parameters; those of other packages keep integers."""
+    torch.manual_seed(0)
+    mixer = create_mixer(name, 16, **({"n_heads": 2} if name == "attention" else {})).eval()
+    x = torch.randn(2, 9, 16)
+    y, start = mixer(x)[0], mixer.init_state(2)
+    for layer in [one for one in mixer.modules() if isinstance(one, nn.Linear)]:
+        run = partial(nn.functional.linear, weight=layer.weight.detach(), bias=layer.bias)
+        packed = nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
+        layer.weight, layer.bias = packed if kept else None, None  # type: ignore[assignment]
+        layer.forward = run  # type: ignore[method-assign]
+    assert torch.equal(mixer(x)[0], y)
+    for key, value in mixer.init_state(2).items():
+        assert value.dtype == start[key].dtype
+    state, steps = mixer.init_state(2), []
+    for x_t in x.unbind(1):
+        y_t, state = mixer.step(x_t, state)
+        steps.append(y_t)
+    torch.testing.assert_close(torch.stack(steps, 1), y)

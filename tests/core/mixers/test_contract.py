@@ -41,6 +41,15 @@ def test_every_mixer_obeys(
 
 
 @pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [(name, one) for name in list_mixers() for one in SMALL.get(name, [{}])],
+)
+def test_what_every_mixer_returns(name: str, kwargs: dict[str, object]) -> None:
+    """Neither the state nor a later call hangs on the caller's memory."""
+    testing._check_form(testing.Subject(name, kwargs, torch.float32, D_MODEL))
+
+
+@pytest.mark.parametrize(
     ("name", "kwargs"), [(name, one) for name, some in SMALL.items() for one in some]
 )
 def test_parameters_with_a_rate_of_their_own_exist(name: str, kwargs: dict[str, object]) -> None:

@@ -126,6 +126,32 @@ def test_hyena_keeps_its_filter_only_until_a_parameter_changes() -> None:
     assert mixer.filter_fn(10).requires_grad
 
 
+def test_hyena_sees_parameters_that_are_changed_past_autograd() -> None:
+    """Averages of weights, clipping and optimisers of other packages write to ``.data``."""
+    mixer, x = Hyena(8, l_max=32), data(10)
+    with torch.no_grad():
+        mixer(x)
+        for p in mixer.parameters():
+            p.data.mul_(0.5)
+        found, _ = mixer(x)
+        assert torch.equal(found, copy.deepcopy(mixer)(x)[0])
+
+
+def test_hyenas_of_several_weights_at_once() -> None:
+    mixers = [Hyena(8, l_max=32).double() for _ in range(3)]
+    weights, buffers = torch.func.stack_module_state(mixers)  # type: ignore[arg-type]
+    x = data(10, torch.float64)
+    base = copy.deepcopy(mixers[0])  # torch does not put back what a shared module had
+
+    def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        y: Tensor = torch.func.functional_call(base, (weights, buffers), (x,))[0]
+        return y
+
+    with torch.no_grad():
+        found = torch.func.vmap(run)(weights, buffers)
+        torch.testing.assert_close(found, torch.stack([mixer(x)[0] for mixer in mixers]))
+
+
 def test_hyena_filter_is_computed_in_float32_under_autocast() -> None:
     mixer = Hyena(8, l_max=32)
     exact = mixer.filter_fn(32)

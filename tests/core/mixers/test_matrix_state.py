@@ -165,11 +165,12 @@ def test_bfloat16_weights_keep_a_float32_state(name: str) -> None:
     assert (y - exact).abs().max() <= 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "parallel"])
 def test_compiles_without_graph_breaks(name: str) -> None:
     torch.manual_seed(0)
-    options = {"d_state": 4} if name == "mamba2" else {}
-    mixer = create_mixer(name, 16, **options)
+    small = {"d_state": 4}
+    two = {"mixers": [["mamba2", small], ["attention", {"n_heads": 2}]]}
+    mixer = create_mixer(name, 16, **{"mamba2": small, "parallel": two}.get(name, {}))
     x = torch.randn(2, 70, 16)
     compiled = torch.compile(mixer, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x)[0], mixer(x)[0])
@@ -212,3 +213,13 @@ def test_mlstm_starts_with_long_memories() -> None:
     assert bias.tolist() == pytest.approx([3.0, 4.0, 5.0, 6.0])
     assert mixer.mlstm_cell.fgate.weight.abs().max() == 0
     assert mixer.init_state(3)["m"].tolist() == [[-math.inf] * 4] * 3
+
+
+@pytest.mark.parametrize("inner", ["mlstm_cell.igate", "mlstm_cell.fgate", "q_proj", "v_proj"])
+def test_backward_hooks_of_mlstms_maps_are_called(inner: str) -> None:
+    torch.manual_seed(0)
+    mixer = create_mixer("mlstm", 16, n_heads=2)
+    heard: list[int] = []
+    mixer.get_submodule(inner).register_full_backward_hook(lambda *_: heard.append(1))
+    mixer(torch.randn(1, 9, 16, requires_grad=True))[0].sum().backward()
+    assert heard == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,19 @@ def test_skip_per_channel_and_limits() -> None:
     plain, _ = ssd_reference(dt=dt, **tensors)
     expected = (plain + skip * tensors["x"]) * z * torch.sigmoid(z)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "auto"])
+def test_steps_below_the_limits_count_as_the_limit(backend: Any) -> None:
+    """Without softplus too: the published kernel never takes a step below the lower limit, 0."""
+    tensors = inputs(21)
+    signed = (tensors["dt"] + tensors.pop("dt_bias")).requires_grad_()
+    y, state = ssd(**tensors | {"dt": signed}, backend=backend)
+    (gradient,) = torch.autograd.grad(y.sum(), signed)
+    expected = ssd_reference(**tensors | {"dt": signed.detach().clamp_min(0.0)})
+    assert (signed < 0).any()
+    torch.testing.assert_close((y, state), expected, rtol=1e-12, atol=1e-12)
+    assert not gradient[signed < 0].any()
 
 
 def test_large_steps_stay_finite_and_precise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from longseq.core import LanguageModel
 from longseq.core.shell.cli import main
-from longseq.core.shell.generate import printable
+from longseq.core.shell.generate import Tokenizer, _Stream, printable
 
 WORDS = ["<eos>", "a", "b", "c", "d", "e", "f", "g", "<unk>"]
 
@@ -65,6 +66,28 @@ def test_text(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert records[0]["text"].split() == [WORDS[token] for token in expected]
     assert len(records) == 2
+
+
+class _Bytes(Tokenizer):
+    """Token ids are the bytes of the text."""
+
+    def __init__(self) -> None:
+        pass
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_character_that_breaks_off_is_written_at_the_end(
+    whole: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = list("aü".encode())
+    stream = _Stream(_Bytes(), [])
+    for token in tokens[: len(tokens) - 1 + whole]:
+        stream(0, token)
+    stream.finish()
+    assert capsys.readouterr().out == ("aü\n" if whole else "a\N{REPLACEMENT CHARACTER}\n")
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,7 @@ def chunk_cumsum(
         Two tensors (B, H, chunks, T) in float32; steps after the end are zero.
     """
     steps = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
-    steps = F.softplus(steps) if dt_softplus else steps
-    steps = steps if tuple(dt_limit) == (0.0, math.inf) else steps.clamp(*dt_limit)
+    steps = (F.softplus(steps) if dt_softplus else steps).clamp(*dt_limit)
     steps = F.pad(steps, (0, 0, 0, -dt.shape[1] % chunk_size))
     steps = steps.unflatten(1, (-1, chunk_size)).permute(0, 3, 1, 2)
     return (steps * A.float()[:, None, None]).cumsum(-1), steps
