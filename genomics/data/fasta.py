@@ -95,7 +95,6 @@ class Genome:
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
         key += FORMATS.identity(self.path)
         stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        self._cleaned = False
         self._cached = cache_dir("genomics") / stem
         self._sequence_file, self._bgzip = self._prepare()
         self._index = self._read_index()
@@ -328,13 +327,6 @@ class Genome:
             except UnicodeDecodeError:
                 raise DataError("is not a text file, so not FASTA", path=self.path) from None
             except pyfaidx.FastaIndexingError as error:
-                rewritten = self._cached.with_suffix(".fa")
-                if "Line length" in str(error) and not self._cleaned:
-                    self._cleaned = True
-                    self._rewrite("fasta")
-                    self._sequence_file, self._bgzip = rewritten, False
-                    self._build_index(target)
-                    return
                 raise self._index_error(str(error)) from None
             except (*_BGZF_ERRORS, OSError) as error:
                 raise DataError(f"cannot be indexed: {error}", path=self.path) from None
