@@ -120,7 +120,9 @@ class _Lines:
         if end and self._size:
             sizes, bases = np.append(sizes, self._size), np.append(bases, self._size)
             opens = np.append(opens, np.frombuffer(self._opens, np.uint8))
-        kept = bases > 0  # a blank line is looked for elsewhere
+        if (bases[sizes > 1] == 0).any():  # a blank line with a \r, which no index takes
+            return True
+        kept = bases > 0  # other blank lines are looked for elsewhere
         sizes, bases, opens = sizes[kept], bases[kept], opens[kept]
         known = np.array(self._last, np.int64).reshape(-1, 2)
         sizes, bases = np.concatenate([known[:, 0], sizes]), np.concatenate([known[:, 1], bases])
