@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
-from longseq.core.files import atomic_path, cache_dir, is_gzip, open_unzipped, require_file
+from longseq.core.files import atomic_path, cache_dir, is_bgzip, is_gzip, open_unzipped, require_file
 from longseq.genomics.data.formats import FORMATS, Format, format_of, is_irregular, write_fasta
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.tokenizer import (
@@ -31,8 +31,6 @@ from longseq.genomics.data.tokenizer import (
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 # What Bio.bgzf raises on a damaged block; its ValueError and OSError are caught beside these.
 _BGZF_ERRORS = (*_GZIP_ERRORS, RuntimeError, AssertionError, struct.error)
-# The empty block with which every complete bgzip file ends (SAM specification, section 4.1.2).
-_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _CHUNK = 1 << 22
 
 
@@ -244,7 +242,7 @@ class Genome:
             raise DataError(
                 "is named as a gzip file but is not one", path=self.path, hint="rename it"
             )
-        bgzip = zipped and self._is_bgzip()
+        bgzip = is_bgzip(self.path)
         if target.exists():
             self._warn()
             return target, False
@@ -268,18 +266,6 @@ class Genome:
         ):
             shutil.copyfileobj(source, out, 1 << 20)
         return target, False
-
-    def _is_bgzip(self) -> bool:
-        """Returns whether a gzip file is of bgzip's kind, which is read by region."""
-        with self.path.open("rb") as file:
-            head = file.read(14)
-            file.seek(-min(len(_BGZF_EOF), self.path.stat().st_size), os.SEEK_END)
-            tail = file.read()
-        # A bgzip block carries its length in a gzip extra field named BC.
-        bgzip = len(head) == 14 and bool(head[3] & 4) and head[12:14] == b"BC"
-        if bgzip and tail != _BGZF_EOF:
-            raise DataError("truncated bgzip file: its end marker is missing", path=self.path)
-        return bgzip
 
     def _rewrite(self, kind: Format) -> None:
         """Writes the sequences into the cache as FASTA that can be indexed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import stat
 import subprocess
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from Bio import bgzf
 from safetensors.torch import save_file
 
 from longseq.core import files
 from longseq.core.errors import DataError
-from longseq.core.files import atomic_path, check_writable
+from longseq.core.files import atomic_path, check_writable, open_unzipped
 
 
 def write(path: str | Path, text: str = "new") -> None:
@@ -154,6 +156,25 @@ def test_a_folder_without_rights_is_told_before_the_work(tmp_path: Path) -> None
     tmp_path.chmod(0o555)
     with pytest.raises(DataError, match="permission denied"):
         check_writable(tmp_path / "a.csv")
+
+
+def test_blocks_missing_at_the_end_of_a_bgzip_file_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.vcf.gz"
+    with bgzf.BgzfWriter(str(path), "wb") as out:
+        out.write(b"first\n")
+        out.flush()
+        first = path.stat().st_size
+        out.write(b"second\n")
+    with open_unzipped(path) as file:
+        assert file.read() == b"first\nsecond\n"
+    whole = path.read_bytes()
+    for size in (first, len(whole) - 28, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="truncated bgzip"), open_unzipped(path) as file:
+            file.read()
+    path.write_bytes(gzip.compress(b"plain gzip has no such end"))
+    with open_unzipped(path) as file:
+        assert file.read().startswith(b"plain")
 
 
 def test_a_misspelt_sample_is_suggested(tmp_path: Path) -> None:

@@ -280,6 +280,7 @@ def test_scores_of_an_earlier_run_are_taken_away(checkpoint: str, genome: Genome
     ("text", "says"),
     [
         ("hello\n", "line 1 must begin"),
+        ("BCF\x02\x02", "is BCF.*bcftools view"),
         ("##fileformat=VCFv4.2\n", "no line #CHROM"),
         (HEADER + "1\t5\n", "line 6: 2 columns by tabs"),
         (HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n", "line 6: POS 'x'"),
