@@ -17,7 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
-from longseq.core.files import atomic_path, cache_dir, is_bgzip, is_gzip, open_unzipped, require_file
+from longseq.core.files import (
+    atomic_path,
+    cache_dir,
+    is_bgzip,
+    is_gzip,
+    open_unzipped,
+    require_file,
+)
 from longseq.genomics.data.formats import FORMATS, Format, format_of, is_irregular, write_fasta
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.tokenizer import (
