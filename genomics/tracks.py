@@ -62,7 +62,10 @@ def check_track(path: str | Path) -> str:
 
 
 def track_order(
-    intervals: Sequence[Interval], records: Mapping[str, int], path: str | Path
+    intervals: Sequence[Interval],
+    records: Mapping[str, int],
+    path: str | Path,
+    sums: str | Path | None = None,
 ) -> list[Interval]:
     """Returns intervals as a file needs them: tracks are sorted and have one value per position.
 
@@ -70,24 +73,31 @@ def track_order(
         intervals: what is scored.
         records: of the genome, in its order.
         path: the file to write.
+        sums: the table of features to write beside it, in which no base may count twice.
 
     Raises:
-        DataError: if intervals of a track overlap.
+        DataError: if intervals of a track, or of sums, overlap.
     """
-    if Path(path).suffix.lower() in SUFFIXES:
+    table = Path(path).suffix.lower() in SUFFIXES
+    if table and not sums:
         return list(intervals)
     places = {name: i for i, name in enumerate(records)}
     ordered = sorted(intervals, key=lambda one: (places[one.chrom], one.start))
     for one, after in itertools.pairwise(ordered):
         if one.chrom == after.chrom and after.start < one.end:
+            why = "a feature counts a base once" if table else "a track has one value per position"
             raise DataError(
-                f"regions {one.start + 1}-{one.end} and {after.start + 1}-{after.end} overlap: a "
-                "track has one value per position",
-                path=path,
+                f"regions {one.start + 1}-{one.end} and {after.start + 1}-{after.end} overlap: "
+                + (
+                    "a feature counts a base once"
+                    if table
+                    else "a track has one value per position"
+                ),
+                path=sums if table else path,
                 record=one.chrom,
-                hint="merge the regions, or write a .parquet table",
+                hint="merge the regions" + ("" if table else ", or write a .parquet table"),
             )
-    return ordered
+    return list(intervals) if table else ordered
 
 
 def write_scores(

@@ -104,7 +104,7 @@ def read_features(
     path = Path(path)
     if path.name.lower().removesuffix(".gz").endswith(".bed"):
         found = [
-            Feature(one.chrom, one.start, one.end, one.strand, "region", one.name)
+            Feature(one.chrom, one.start, one.end, one.strand, "region", one.name, one.parts)
             for one in read_bed(path, genome)
         ]
     elif format_of(path) in ("genbank", "embl"):

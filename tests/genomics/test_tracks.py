@@ -68,6 +68,11 @@ def test_tracks_are_sorted_and_refuse_overlaps() -> None:
     parts = [Interval("a", 9, 12), Interval("b", 7, 9), Interval("b", 0, 7)]
     assert track_order(parts, SIZES, "x.tsv") == parts
     assert track_order(parts, SIZES, "x.bw") == [parts[2], parts[1], parts[0]]
+    assert track_order(parts, SIZES, "x.tsv", "sums.tsv") == parts
+    twice = [*parts, Interval("a", 11, 12)]
+    assert track_order(twice, SIZES, "x.tsv") == twice
+    with pytest.raises(DataError, match=r"sums\.tsv: a: regions 10-12 and 12-12 overlap: a f"):
+        track_order(twice, SIZES, "x.tsv", "sums.tsv")
     with pytest.raises(DataError, match="overlap"):
         track_order([*parts, Interval("b", 8, 10)], SIZES, "x.bedgraph")
     with pytest.raises(ConfigError, match=r"\.bedgraph or \.bw"):
