@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import SUFFIXES, check_table, write_batches, write_rows
 from longseq.genomics.data.annotation import Feature
+from longseq.genomics.data.regions import apart
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS
 
@@ -78,26 +78,12 @@ def track_order(
     Raises:
         DataError: if intervals of a track, or of sums, overlap.
     """
-    table = Path(path).suffix.lower() in SUFFIXES
-    if table and not sums:
+    if Path(path).suffix.lower() in SUFFIXES:
+        if sums:
+            apart(intervals, records, sums, "a feature counts a base once")
         return list(intervals)
-    places = {name: i for i, name in enumerate(records)}
-    ordered = sorted(intervals, key=lambda one: (places[one.chrom], one.start))
-    for one, after in itertools.pairwise(ordered):
-        if one.chrom == after.chrom and after.start < one.end:
-            why = "a feature counts a base once" if table else "a track has one value per position"
-            raise DataError(
-                f"regions {one.start + 1}-{one.end} and {after.start + 1}-{after.end} overlap: "
-                + (
-                    "a feature counts a base once"
-                    if table
-                    else "a track has one value per position"
-                ),
-                path=sums if table else path,
-                record=one.chrom,
-                hint="merge the regions" + ("" if table else ", or write a .parquet table"),
-            )
-    return list(intervals) if table else ordered
+    hint = "merge the regions, or write a .parquet table"
+    return apart(intervals, records, path, "a track has one value per position", hint)
 
 
 def write_scores(
