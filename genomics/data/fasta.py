@@ -103,6 +103,7 @@ class Genome:
         self._cached = cache_dir("genomics") / stem
         self._sequence_file, self._bgzip = self._prepare()
         self._index = self._read_index()
+        self._records = {name: record.length for name, record in self._index.items()}
         self._blocks = self._read_blocks() if self._bgzip else None
         self._validated = False
         self._handle: tuple[int, Any] | None = None
@@ -116,8 +117,12 @@ class Genome:
 
     @property
     def records(self) -> dict[str, int]:
-        """Length in bases of every record, in the order of the file."""
-        return {name: record.length for name, record in self._index.items()}
+        """Length in bases of every record, in the order of the file; not to be changed.
+
+        It is asked for once per record and variant: a copy each time would take time that grows
+        with the square of the number of records.
+        """
+        return self._records
 
     def resolve(self, name: str) -> str:
         """Returns the record that a chromosome name means (``chr1`` for ``1``, ``chrM`` for ``MT``
