@@ -120,7 +120,7 @@ def test_a_change_has_one_score_however_it_is_written(masked: bool, genome: Geno
     text = decode(genome.fetch("chr1", 0, 730))
     other = "A" if text[300] != "A" else "C"
     torch.manual_seed(0)
-    by = scorer(genome)
+    by: Scorer | MaskedScorer = scorer(genome)
     if masked:
         model = MaskedDNAModel(8, 1, mixer_kwargs={"mixer": "mamba"}).double().eval()
         by = MaskedScorer(model, genome, 21)
