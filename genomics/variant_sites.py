@@ -201,6 +201,22 @@ def leftmost(
     return (start, held, "") if ref else (start, "", held)
 
 
+def shortest(
+    variant: Variant, number: int, chrom: str, genome: Genome | Collection
+) -> tuple[int, str, str]:
+    """Returns position, REF and ALT of one allele as they are scored: without shared bases, an
+    insertion or deletion at its first place.
+
+    Args:
+        variant: with REF as the reference has it.
+        number: of the alternative allele, from 0, of letters.
+        chrom: its record.
+        genome: the reference.
+    """
+    shared, ref, alt = without_shared(variant.ref, variant.alts[number])
+    return leftmost(variant.start + shared, ref, alt, chrom, genome)
+
+
 def sites_of(
     variant: Variant, genome: Genome | Collection, masked: bool = False
 ) -> tuple[str, list[tuple[tuple[int, ...], int, tuple[str, ...]]], list[str]]:
@@ -244,10 +260,9 @@ def sites_of(
     if whole:
         return chrom, [], [whole] * len(variant.alts)
     groups: dict[tuple[int, str], list[tuple[int, str]]] = {}
-    for i, (alt, reason) in enumerate(zip(variant.alts, reasons)):
+    for i, reason in enumerate(reasons):
         if not reason:
-            shared, ref, rest = without_shared(variant.ref, alt)
-            start, ref, rest = leftmost(variant.start + shared, ref, rest, chrom, genome)
+            start, ref, rest = shortest(variant, i, chrom, genome)
             groups.setdefault((start, ref), []).append((i, rest))
     sites = [
         (tuple(i for i, _ in own), start, (ref, *(alt for _, alt in own)))
