@@ -34,6 +34,8 @@ ZIP_ERRORS = (
     *(NotImplementedError, ValueError, LookupError, OverflowError),
 )
 """What Python's ``zipfile`` raises of damaged archives, encrypted ones and unknown packings."""
+# The empty block with which every complete bgzip file ends (SAM specification, section 4.1.2).
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 @contextmanager
@@ -330,6 +332,25 @@ def is_gzip(path: str | Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
+def is_bgzip(path: str | Path) -> bool:
+    """Returns whether a file is compressed by bgzip, whose blocks are gzip files of their own.
+
+    Raises:
+        DataError: if its last block is not there: cut between two blocks, it is sound gzip.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(14)
+        # A bgzip block carries its length in a gzip extra field named BC.
+        found = head[:2] == b"\x1f\x8b" and head[3] & 4 > 0 and head[12:] == b"BC"
+        if found:
+            file.seek(-min(len(_BGZIP_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+            if file.read() != _BGZIP_END:
+                hint = "copy it again; or, if it is whole: gzip -dc old.gz | bgzip > new.gz"
+                said = "truncated bgzip file: its end marker is missing"
+                raise DataError(said, path=path, hint=hint)
+    return found
+
+
 @contextmanager
 def open_unzipped(path: str | Path, what: str = "file") -> Iterator[BinaryIO]:
     """Opens a file that may be compressed by gzip, whatever its name.
@@ -345,6 +366,7 @@ def open_unzipped(path: str | Path, what: str = "file") -> Iterator[BinaryIO]:
         DataError: as ``require_file``, and if the compression turns out to be damaged or cut short.
     """
     path = require_file(path, what)
+    is_bgzip(path)  # raises where blocks are missing at its end, which gzip does not see
     try:
         with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
             yield cast(BinaryIO, file)

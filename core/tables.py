@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,7 @@ def write_batches(
     """
     kind = check_table(path)
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
@@ -137,13 +139,27 @@ def write_batches(
     plain = pa.schema(
         [(field.name, getattr(field.type, "value_type", field.type)) for field in schema]
     )
-    style = pacsv.WriteOptions(delimiter=DELIMITERS[kind], quoting_style="needed")
-    with (
-        atomic_path(path) as temporary,
-        pacsv.CSVWriter(temporary, plain, write_options=style) as writer,
-    ):
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        # Arrow quotes every text or none: as in ``write_rows``, only what must be quoted is.
+        writers = {}
+        for quoting in ("none", "needed"):
+            style = pacsv.WriteOptions(
+                include_header=False, delimiter=DELIMITERS[kind], quoting_style=quoting
+            )
+            writers[quoting] = pacsv.CSVWriter(file, plain, write_options=style)
+        header = io.StringIO()
+        csv.writer(header, delimiter=DELIMITERS[kind], lineterminator="\n").writerow(schema.names)
+        file.write(header.getvalue().encode())
+        special = f'[{DELIMITERS[kind]}"\r\n]'
         for batch in batches:
-            writer.write_table(batch.cast(plain))
+            text = batch.cast(plain)
+            columns = (text.column(i) for i, one in enumerate(plain.types) if one == pa.string())
+            quoted = any(
+                pc.any(pc.match_substring_regex(pc.unique(one), special)).as_py() for one in columns
+            )
+            writers["needed" if quoted else "none"].write_table(text)
+        for writer in writers.values():
+            writer.close()
 
 
 def arrow_column(values: Sequence[str] | np.ndarray) -> pa.Array:

@@ -15,7 +15,7 @@ from longseq.core.tables import arrow_column, check_table, write_batches, write_
 from longseq.genomics.data.annotation import Feature, read_features
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.regions import chosen
+from longseq.genomics.data.regions import apart, chosen
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.embeddings import STRANDS, embed_features, ordered_vectors, windows
@@ -185,6 +185,8 @@ def run(argv: Sequence[str]) -> int:
     model, window = load_reader(args.ckpt_path, args.device)
     intervals = chosen(genome, args.region, args.bed)
     places: list[Feature] | None = None
+    if args.window is not None or args.features is not None:
+        apart(intervals, genome.records, args.out, "a vector is of one reading of its bases")
     if args.window is not None:
         places = windows(intervals, args.window)
     elif args.features is not None:

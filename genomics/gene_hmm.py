@@ -31,7 +31,7 @@ from longseq.genomics.gene_model import (
     words,
 )
 from longseq.genomics.progress import progress_bar
-from longseq.genomics.variant_sites import Scored
+from longseq.genomics.variant_sites import Scored, shortest
 
 FLANK = 250  # bases that are read on both sides of a variant
 _WORDS = 4 ** (ORDER + 1)
@@ -218,7 +218,18 @@ def with_genes(
         found: the scores.
         genome: the reference.
     """
-    ratios = model.ratios(variants, genome, [one.reasons for one in found])
+    ratios = [[float("nan")] * len(one.reasons) for one in found]
+    places = [
+        (i, k) for i, one in enumerate(found) for k, reason in enumerate(one.reasons) if not reason
+    ]
+    single = []  # as the network scores them: each allele alone, however it is written
+    for i, k in places:
+        chrom = genome.resolve(variants[i].chrom)
+        start, ref, alt = shortest(variants[i], k, chrom, genome)
+        single.append(Variant(chrom, start, ".", ref, (alt,)))
+    said = model.ratios(single, genome, [[""]] * len(single))
+    for (i, k), (value,) in zip(places, said, strict=True):
+        ratios[i][k] = value
     return [one._replace(genes=values) for one, values in zip(found, ratios, strict=True)]
 
 

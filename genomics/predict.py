@@ -251,7 +251,8 @@ def run(argv: Sequence[str]) -> int:
         "position": "0-based",
         "strand": args.strand,
     }
-    intervals = track_order(chosen(genome, args.region, args.bed), genome.records, args.out)
+    wanted = chosen(genome, args.region, args.bed)
+    intervals = track_order(wanted, genome.records, args.out, args.gene_table)
     kinds = [one for one in args.kinds.split(",") if one]
     genes = (
         read_features(args.genes, genome, kinds)

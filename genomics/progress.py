@@ -9,11 +9,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yields what takes the count of bases that were done since; nothing is shown elsewhere.
+    """Yields what takes the count of bases (or else) that were done since.
+
+    Nothing is shown off a terminal.
 
     Args:
         what: is being done, for example "embedding".
-        total: bases.
+        total: how many there are.
     """
     from rich.console import Console
     from rich.progress import Progress

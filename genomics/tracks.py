@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from longseq.core.errors import ConfigError, DataError
+from longseq.core.errors import ConfigError
 from longseq.core.files import atomic_path, check_writable
 from longseq.core.tables import SUFFIXES, check_table, write_batches, write_rows
 from longseq.genomics.data.annotation import Feature
+from longseq.genomics.data.regions import apart
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import TOKENS
 
 BEDGRAPH = (".bedgraph", ".bg", ".bdg")
 BIGWIG = (".bigwig", ".bw")
+_ROWS, _PARTS = 65536, 1024  # of a table that is written at once, at least one of them
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ def check_track(path: str | Path) -> str:
 
 
 def track_order(
-    intervals: Sequence[Interval], records: Mapping[str, int], path: str | Path
+    intervals: Sequence[Interval],
+    records: Mapping[str, int],
+    path: str | Path,
+    sums: str | Path | None = None,
 ) -> list[Interval]:
     """Returns intervals as a file needs them: tracks are sorted and have one value per position.
 
@@ -70,24 +74,17 @@ def track_order(
         intervals: what is scored.
         records: of the genome, in its order.
         path: the file to write.
+        sums: the table of features to write beside it, in which no base may count twice.
 
     Raises:
-        DataError: if intervals of a track overlap.
+        DataError: if intervals of a track, or of sums, overlap.
     """
     if Path(path).suffix.lower() in SUFFIXES:
+        if sums:
+            apart(intervals, records, sums, "a feature counts a base once")
         return list(intervals)
-    places = {name: i for i, name in enumerate(records)}
-    ordered = sorted(intervals, key=lambda one: (places[one.chrom], one.start))
-    for one, after in itertools.pairwise(ordered):
-        if one.chrom == after.chrom and after.start < one.end:
-            raise DataError(
-                f"regions {one.start + 1}-{one.end} and {after.start + 1}-{after.end} overlap: a "
-                "track has one value per position",
-                path=path,
-                record=one.chrom,
-                hint="merge the regions, or write a .parquet table",
-            )
-    return ordered
+    hint = "merge the regions, or write a .parquet table"
+    return apart(intervals, records, path, "a track has one value per position", hint)
 
 
 def write_scores(
@@ -148,18 +145,30 @@ def _write_table(chunks: Iterable[ScoredChunk], path: str | Path, metadata: dict
     ]
     schema = pa.schema(fields, metadata=metadata)
 
+    def table(parts: Sequence[ScoredChunk]) -> pa.Table:
+        sizes = [len(part.ids) for part in parts]
+        names = {name: i for i, name in enumerate(dict.fromkeys(part.chrom for part in parts))}
+        which = np.repeat(np.array([names[part.chrom] for part in parts], np.int32), sizes)
+        ids = np.concatenate([part.ids for part in parts]).astype(np.int32)
+        scores = np.concatenate([part.log_likelihood for part in parts])
+        places = [np.arange(part.start, part.start + n) for part, n in zip(parts, sizes)]
+        columns = [
+            pa.DictionaryArray.from_arrays(pa.array(which), pa.array(list(names))),
+            pa.array(np.concatenate(places)),
+            pa.DictionaryArray.from_arrays(pa.array(ids), letters),
+            pa.array(scores, mask=np.isnan(scores)),
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+
     def tables() -> Iterator[pa.Table]:
+        held: list[ScoredChunk] = []  # short records together: each table has a cost of its own
         for part in chunks:
-            n = len(part.ids)
-            columns = [
-                pa.DictionaryArray.from_arrays(
-                    pa.array(np.zeros(n, np.int32)), pa.array([part.chrom])
-                ),
-                pa.array(np.arange(part.start, part.start + n)),
-                pa.DictionaryArray.from_arrays(pa.array(part.ids.astype(np.int32)), letters),
-                pa.array(part.log_likelihood, mask=np.isnan(part.log_likelihood)),
-            ]
-            yield pa.Table.from_arrays(columns, schema=schema)
+            held.append(part)
+            if sum(len(one.ids) for one in held) >= _ROWS or len(held) >= _PARTS:
+                yield table(held)
+                held = []
+        if held:
+            yield table(held)
 
     # Positions by their differences, scores byte by byte: 3.6 bytes per base in place of 11.7.
     encodings = {"position": "DELTA_BINARY_PACKED", "log_likelihood": "BYTE_STREAM_SPLIT"}

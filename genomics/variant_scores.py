@@ -51,7 +51,8 @@ class Site:
     Attributes:
         index: of the variant, for the caller.
         start: of the reference allele, 0-based on the strand.
-        alleles: token ids of the reference allele, then of the others.
+        alleles: token ids of the reference allele, then of the others; one of them may have no
+            base.
     """
 
     index: int

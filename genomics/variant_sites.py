@@ -12,12 +12,13 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.tokenizer import encode, is_base
+from longseq.genomics.data.tokenizer import decode, encode, is_base
 from longseq.genomics.data.vcf import Variant
 from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.variant_scores import WINDOW, Ratio, Scorer, Site, Unit, units
 
 CONTEXT = 8192
+_STEP = 256  # bases before a site that are looked at together
 Combine = Literal["mean", "low"]
 REASONS = {
     "REF_MISMATCH": "REF is not what the reference has there",
@@ -141,19 +142,101 @@ def _combined(a: float, b: float, how: Combine) -> float:
     return b if np.isnan(a) else a if np.isnan(b) else (a + b) / 2
 
 
-def site_of(
-    variant: Variant, index: int, genome: Genome | Collection, masked: bool = False
-) -> tuple[str, Site | None, list[str]]:
+class Place(NamedTuple):
+    """Alleles that change the same bases of the reference.
+
+    Attributes:
+        variant: its index.
+        numbers: of the alternative alleles, from 0.
+    """
+
+    variant: int
+    numbers: tuple[int, ...]
+
+
+def without_shared(ref: str, alt: str) -> tuple[int, str, str]:
+    """Returns how many bases two alleles begin with alike, and what is left of both when these and
+    what they end with alike are left out, the end first; equal alleles stay as they are.
+
+    Args:
+        ref: of the reference.
+        alt: the other.
+    """
+    if ref == alt:
+        return 0, ref, alt
+    least, first, last = min(len(ref), len(alt)), 0, 0
+    while last < least and ref[-1 - last] == alt[-1 - last]:
+        last += 1
+    while first < least - last and ref[first] == alt[first]:
+        first += 1
+    return first, ref[first : len(ref) - last], alt[first : len(alt) - last]
+
+
+def leftmost(
+    start: int, ref: str, alt: str, chrom: str, genome: Genome | Collection
+) -> tuple[int, str, str]:
+    """Returns an insertion or deletion at the first place at which it gives the same sequence, as
+    `bcftools norm` does (Tan et al. 2015, Bioinformatics 31, 2202); others as they are.
+
+    Args:
+        start: first position, 0-based.
+        ref: what is deleted, or "".
+        alt: what is inserted, or "".
+        chrom: the record.
+        genome: the reference.
+    """
+    held = ref or alt
+    while start > 0 and not (ref and alt):
+        before = decode(genome.fetch(chrom, max(0, start - _STEP), start))
+        turns = 0
+        while turns < len(before) and before[-1 - turns] == held[-1 - turns % len(held)]:
+            turns += 1
+        start -= turns
+        turned = -turns % len(held)
+        held = held[turned:] + held[:turned]
+        if turns < len(before):
+            break
+    if ref and alt:
+        return start, ref, alt
+    return (start, held, "") if ref else (start, "", held)
+
+
+def shortest(
+    variant: Variant, number: int, chrom: str, genome: Genome | Collection
+) -> tuple[int, str, str]:
+    """Returns position, REF and ALT of one allele as they are scored: without shared bases, an
+    insertion or deletion at its first place.
+
+    Args:
+        variant: with REF as the reference has it.
+        number: of the alternative allele, from 0, of letters.
+        chrom: its record.
+        genome: the reference.
+    """
+    shared, ref, alt = without_shared(variant.ref, variant.alts[number])
+    return leftmost(variant.start + shared, ref, alt, chrom, genome)
+
+
+def sites_of(
+    variant: Variant, genome: Genome | Collection, masked: bool = False
+) -> tuple[str, list[tuple[tuple[int, ...], int, tuple[str, ...]]], list[str]]:
     """Returns a variant's record, what can be scored of it, and a reason ("" for none) per allele.
+
+    An allele is scored without what it shares with REF, and an insertion or deletion at the first
+    place where it gives the same sequence: a change has one score, however it is written and
+    whatever stands beside it in its record.
 
     Args:
         variant: of a VCF file.
-        index: of it.
         genome: the reference.
         masked: whether by a masked model, which scores no insertions and deletions.
+
+    Returns:
+        The record; for alleles that change the same bases their numbers, the position of the first
+        such base, and its alleles, that of the reference first; the reasons.
     """
     if not variant.alts:
-        return "", None, ["NO_ALT"]
+        return "", [], ["NO_ALT"]
     kinds = [_reason(one) for one in (variant.ref, *variant.alts)]
     reasons = kinds[1:]
     if masked:
@@ -175,12 +258,17 @@ def site_of(
             if not np.array_equal(there, encode(variant.ref)):
                 whole = "REF_MISMATCH" if is_base(there).all() else "UNKNOWN_BASE"
     if whole:
-        return chrom, None, [whole] * len(variant.alts)
-    letters = [one for one, reason in zip(variant.alts, reasons) if not reason]
-    if not letters:
-        return chrom, None, reasons
-    alleles = tuple(encode(one) for one in (variant.ref, *letters))
-    return chrom, Site(index, variant.start, alleles), reasons
+        return chrom, [], [whole] * len(variant.alts)
+    groups: dict[tuple[int, str], list[tuple[int, str]]] = {}
+    for i, reason in enumerate(reasons):
+        if not reason:
+            start, ref, rest = shortest(variant, i, chrom, genome)
+            groups.setdefault((start, ref), []).append((i, rest))
+    sites = [
+        (tuple(i for i, _ in own), start, (ref, *(alt for _, alt in own)))
+        for (start, ref), own in groups.items()
+    ]
+    return chrom, sites, reasons
 
 
 def _reason(allele: str) -> str:
@@ -206,9 +294,10 @@ def score_variants(
     Returns:
         Scores in the order of the variants.
     """
-    work, found = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
+    both = scorer.symmetric and options.strand == "both"
+    work, found, places = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
     for unit in work:
-        put(found, unit.strand, scorer.score(unit), scorer.symmetric and options.strand == "both")
+        put(found, places, unit.strand, scorer.score(unit), both)
     return found
 
 
@@ -218,41 +307,50 @@ def prepare(
     options: Options,
     masked: bool = False,
     symmetric: bool = False,
-) -> tuple[list[Unit], list[Scored]]:
-    """Returns what is to be done, and a place for each variant's scores, with reasons.
+) -> tuple[list[Unit], list[Scored], list[Place]]:
+    """Returns what is to be done, a place for each variant's scores, with reasons, and which
+    alleles the sites of the work are, by their indices.
 
     Args:
         variants: in any order.
         genome: the reference.
         options: how.
-        masked: see ``site_of``.
+        masked: see ``sites_of``.
         symmetric: whether the model says the same on both strands: then one is read.
     """
-    found, sites = [], []
+    found: list[Scored] = []
+    places: list[Place] = []
+    sites = []
     for index, variant in enumerate(variants):
-        chrom, site, reasons = site_of(variant, index, genome, masked)
+        chrom, own, reasons = sites_of(variant, genome, masked)
         nothing = [_NOTHING] * len(reasons)
         found.append(Scored(nothing, list(nothing), reasons))
-        if site is not None:
-            sites.append((chrom, site))
+        for numbers, start, alleles in own:
+            sites.append((chrom, Site(len(places), start, tuple(map(encode, alleles)))))
+            places.append(Place(index, numbers))
     strands = options.strands[0] if symmetric else options.strands
-    return units(sites, genome.records, options.context, strands), found
+    return units(sites, genome.records, options.context, strands), found, places
 
 
 def put(
-    found: Sequence[Scored], strand: str, scores: dict[int, list[Ratio]], both: bool = False
+    found: Sequence[Scored],
+    places: Sequence[Place],
+    strand: str,
+    scores: dict[int, list[Ratio]],
+    both: bool = False,
 ) -> None:
     """Puts the scores of a unit into their places.
 
     Args:
         found: of ``prepare``.
+        places: of ``prepare``.
         strand: of the unit.
         scores: of the scorer.
         both: whether they are those of the other strand too.
     """
     for index, values in scores.items():
-        sides = {"+": found[index].plus, "-": found[index].minus}
-        places = [i for i, reason in enumerate(found[index].reasons) if not reason]
+        variant, numbers = places[index]
+        sides = {"+": found[variant].plus, "-": found[variant].minus}
         for into in sides.values() if both else [sides[strand]]:
-            for place, value in zip(places, values, strict=True):
-                into[place] = value
+            for number, value in zip(numbers, values, strict=True):
+                into[number] = value

@@ -22,6 +22,7 @@ from longseq.genomics.data.vcf import Variant, is_vcf, read_variants
 from longseq.genomics.gene_hmm import gene_model, with_genes
 from longseq.genomics.gene_model import STOPS
 from longseq.genomics.masked_scores import MaskedScorer
+from longseq.genomics.progress import progress_bar
 from longseq.genomics.scorers import CKPT_HELP, load_scorer, model_file
 from longseq.genomics.variant_fields import (
     COMBINED,
@@ -187,7 +188,7 @@ def run(argv: Sequence[str]) -> int:
     genes = gene_model(args.genes_from, scorer.genome, args.code or 11)
     fields = Fields(scorer.masked, args.combine, args.site_weight, genes is not None)
     variants = list(read_variants(args.vcf))
-    work, found = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
+    work, found, places = prepare(variants, scorer.genome, options, scorer.masked, scorer.symmetric)
     both = scorer.symmetric and options.strand == "both"
     key = _key(args, options)
     progress, finished = Progress(args.out, key), False
@@ -195,9 +196,9 @@ def run(argv: Sequence[str]) -> int:
         print(f"going on: {len(progress.done):,} of {len(work):,} blocks are done")
     try:
         for number, scores in progress.done.items():
-            put(found, work[number].strand, scores, both)
+            put(found, places, work[number].strand, scores, both)
         for number, scores in with_bar(run_units(work, progress.done, args, scorer), work):
-            put(found, work[number].strand, scores, both)
+            put(found, places, work[number].strand, scores, both)
             progress.add(number, scores)
         if genes is not None:
             found = with_genes(genes, variants, found, scorer.genome)
@@ -242,17 +243,15 @@ def report(
 
 def with_bar(results: Iterator[Any], work: Sequence[Unit]) -> Iterator[Any]:
     """Passes results on and shows how far they are, on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        results, "scoring", total=len(work), console=Console(stderr=True), transient=True
-    )
+    with progress_bar("scoring", len(work)) as progress:
+        for one in results:
+            yield one
+            progress(1)
 
 
 def _key(args: argparse.Namespace, options: Options) -> str:
     """Returns a checksum of all that the scores depend on."""
-    found = hashlib.sha256(f"two parts, {options!r}".encode())
+    found = hashlib.sha256(f"two parts, without what is shared, {options!r}".encode())
     for path in (args.vcf, args.fasta, model_file(args.ckpt_path)):
         with Path(path).open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())

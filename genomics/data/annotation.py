@@ -88,7 +88,8 @@ def read_features(
     """Returns the features of a file, by record and place.
 
     Lines of one kind and one identifier (GFF3: ``ID``; GTF: ``transcript_id``) are parts of one
-    feature, and so are the two sides of the origin of a circle. A warning names genes of a GenBank
+    feature, and so are the two sides of the origin of a circle, and a CDS of GTF and its
+    ``stop_codon``. A warning names genes of a GenBank
     file that are not whole on their record.
 
     Args:
@@ -104,7 +105,7 @@ def read_features(
     path = Path(path)
     if path.name.lower().removesuffix(".gz").endswith(".bed"):
         found = [
-            Feature(one.chrom, one.start, one.end, one.strand, "region", one.name)
+            Feature(one.chrom, one.start, one.end, one.strand, "region", one.name, one.parts)
             for one in read_bed(path, genome)
         ]
     elif format_of(path) in ("genbank", "embl"):
@@ -209,12 +210,38 @@ def _joined(
         strands.setdefault((chrom, kind, group), set()).add(strand)
     torn = [key for key, own in strands.items() if len(own) > 1]
     _warn(path, [f"{key[0]}: {key[1]} {key[2]} (its parts lie on both strands)" for key in torn])
-    for (chrom, kind, _, group), lines in groups.items():
+    for (chrom, kind, strand, group), lines in groups.items():
+        if kind == "CDS":
+            lines = _with_stop(lines, groups.get((chrom, "stop_codon", strand, group), ()))
         size = genome.records[chrom] if genome is not None and chrom in circles else 0
         for one, where in lines:
             _check_bounds(replace(one, size=size), genome, path, where)
         one = _whole([one for one, _ in lines], size)
         yield replace(one, pseudo=True) if (chrom, kind, group) in torn else one
+
+
+def _with_stop(
+    lines: Sequence[tuple[Feature, str]], stop: Sequence[tuple[Feature, str]]
+) -> list[tuple[Feature, str]]:
+    """Returns the lines of a CDS with those of its stop codon, which GTF leaves out and
+    GFF3, GenBank and gene finders count to it.
+
+    Args:
+        lines: of the CDS.
+        stop: of the stop codon; where the CDS has it already, nothing is added.
+    """
+    found = list(lines)
+    for one, where in stop:
+        if any(one.start < own.end and own.start < one.end for own, _ in lines):
+            continue
+        for i, (own, there) in enumerate(found):
+            if own.end == one.start or own.start == one.end:
+                both = min(own.start, one.start), max(own.end, one.end)
+                found[i] = replace(own, start=both[0], end=both[1]), there
+                break
+        else:
+            found.append((one, where))
+    return found
 
 
 def _feature(columns: Sequence[str], attributes: dict[str, str], path: Path, where: str) -> Feature:

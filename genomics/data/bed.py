@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from longseq.core.errors import DataError
@@ -17,6 +19,7 @@ _SPLITS = {
     "validation": "valid",
     "test": "test",
 }
+_LIST = re.compile(r"\d+(,\d+)*,?")  # of numbers, as UCSC ends it
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Region:
         score: fifth column, or None.
         strand: "+", "-" or ".".
         split: "train", "valid" or "test" where the fourth column says so.
+        parts: (start, end) of its blocks, columns 10 to 12, where there are several: exons.
     """
 
     chrom: str
@@ -40,6 +44,7 @@ class Region:
     score: float | None = None
     strand: str = "."
     split: str | None = None
+    parts: tuple[tuple[int, int], ...] = ()
 
 
 def read_bed(path: str | Path, genome: Genome | Collection | None = None) -> list[Region]:
@@ -103,4 +108,27 @@ def _region(line: str, genome: Genome | Collection | None, lengths: dict[str, in
     strand = columns[5].strip() if len(columns) > 5 else "."
     if strand not in ("+", "-", "."):
         raise DataError(f"strand {strand!r} is not +, - or .")
-    return Region(chrom, start, end, name, score, strand, _SPLITS.get(name.lower()))
+    parts = _blocks(columns, start, end) if len(columns) >= 12 else ()
+    return Region(chrom, start, end, name, score, strand, _SPLITS.get(name.lower()), parts)
+
+
+def _blocks(columns: list[str], start: int, end: int) -> tuple[tuple[int, int], ...]:
+    """Returns the blocks of a line of 12 columns; none where there is one, or where columns 10 to
+    12 are something else, as of tools that put two lines side by side.
+
+    Raises:
+        DataError: if they are not as many as column 10 says, or do not go from start to end.
+    """
+    texts = [one.strip() for one in columns[9:12]]
+    if not texts[0].isdecimal() or not all(_LIST.fullmatch(one) for one in texts[1:]):
+        return ()
+    sizes, begins = ([int(one) for one in text.split(",") if one] for text in texts[1:])
+    whole = len(sizes) == len(begins) == int(texts[0])
+    found = [(start + at, start + at + size) for at, size in zip(begins, sizes)]
+    whole = whole and found[0][0] == start and found[-1][1] == end
+    if not whole or any(a >= b for a, b in found) or any(a[1] > b[0] for a, b in pairwise(found)):
+        raise DataError(
+            f"blocks {', '.join(map(repr, texts))} (their number, sizes and "
+            f"begins, columns 10 to 12) do not lie one after the other from {start} to {end}"
+        )
+    return tuple(found) if len(found) > 1 else ()

@@ -42,8 +42,9 @@ class Collection:
 
     @property
     def records(self) -> dict[str, int]:
-        """Length in bases of every record, ``tag:record``, in the order of the files."""
-        return dict(self._records)
+        """Length in bases of every record, ``tag:record``, in the order of the files; not to be
+        changed."""
+        return self._records
 
     def resolve(self, name: str) -> str:
         """Returns the record that a name means: with its tag, or without where only one has it.

@@ -17,7 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from longseq.core.errors import DataError, did_you_mean
-from longseq.core.files import atomic_path, cache_dir, is_gzip, open_unzipped, require_file
+from longseq.core.files import (
+    atomic_path,
+    cache_dir,
+    is_bgzip,
+    is_gzip,
+    open_unzipped,
+    require_file,
+)
 from longseq.genomics.data.formats import FORMATS, Format, format_of, is_irregular, write_fasta
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.tokenizer import (
@@ -31,8 +38,6 @@ from longseq.genomics.data.tokenizer import (
 _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 # What Bio.bgzf raises on a damaged block; its ValueError and OSError are caught beside these.
 _BGZF_ERRORS = (*_GZIP_ERRORS, RuntimeError, AssertionError, struct.error)
-# The empty block with which every complete bgzip file ends (SAM specification, section 4.1.2).
-_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _CHUNK = 1 << 22
 
 
@@ -95,10 +100,10 @@ class Genome:
         key = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
         key += FORMATS.identity(self.path)
         stem = f"{self.path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        self._cleaned = False
         self._cached = cache_dir("genomics") / stem
         self._sequence_file, self._bgzip = self._prepare()
         self._index = self._read_index()
+        self._records = {name: record.length for name, record in self._index.items()}
         self._blocks = self._read_blocks() if self._bgzip else None
         self._validated = False
         self._handle: tuple[int, Any] | None = None
@@ -112,8 +117,12 @@ class Genome:
 
     @property
     def records(self) -> dict[str, int]:
-        """Length in bases of every record, in the order of the file."""
-        return {name: record.length for name, record in self._index.items()}
+        """Length in bases of every record, in the order of the file; not to be changed.
+
+        It is asked for once per record and variant: a copy each time would take time that grows
+        with the square of the number of records.
+        """
+        return self._records
 
     def resolve(self, name: str) -> str:
         """Returns the record that a chromosome name means (``chr1`` for ``1``, ``chrM`` for ``MT``
@@ -245,7 +254,7 @@ class Genome:
             raise DataError(
                 "is named as a gzip file but is not one", path=self.path, hint="rename it"
             )
-        bgzip = zipped and self._is_bgzip()
+        bgzip = is_bgzip(self.path)
         if target.exists():
             self._warn()
             return target, False
@@ -269,18 +278,6 @@ class Genome:
         ):
             shutil.copyfileobj(source, out, 1 << 20)
         return target, False
-
-    def _is_bgzip(self) -> bool:
-        """Returns whether a gzip file is of bgzip's kind, which is read by region."""
-        with self.path.open("rb") as file:
-            head = file.read(14)
-            file.seek(-min(len(_BGZF_EOF), self.path.stat().st_size), os.SEEK_END)
-            tail = file.read()
-        # A bgzip block carries its length in a gzip extra field named BC.
-        bgzip = len(head) == 14 and bool(head[3] & 4) and head[12:14] == b"BC"
-        if bgzip and tail != _BGZF_EOF:
-            raise DataError("truncated bgzip file: its end marker is missing", path=self.path)
-        return bgzip
 
     def _rewrite(self, kind: Format) -> None:
         """Writes the sequences into the cache as FASTA that can be indexed."""
@@ -328,13 +325,6 @@ class Genome:
             except UnicodeDecodeError:
                 raise DataError("is not a text file, so not FASTA", path=self.path) from None
             except pyfaidx.FastaIndexingError as error:
-                rewritten = self._cached.with_suffix(".fa")
-                if "Line length" in str(error) and not self._cleaned:
-                    self._cleaned = True
-                    self._rewrite("fasta")
-                    self._sequence_file, self._bgzip = rewritten, False
-                    self._build_index(target)
-                    return
                 raise self._index_error(str(error)) from None
             except (*_BGZF_ERRORS, OSError) as error:
                 raise DataError(f"cannot be indexed: {error}", path=self.path) from None

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, Literal, TextIO
 
+import numpy as np
+
 from longseq.core.errors import DataError
 from longseq.core.files import open_unzipped
 from longseq.core.formats import Formats
@@ -51,13 +53,14 @@ def format_of(path: str | Path) -> Format:
 def is_irregular(file: BinaryIO) -> bool:
     """Returns whether a FASTA file has to be cleaned before its lines can be counted.
 
-    Lines of different lengths are not looked for: indexing finds them.
-
     Args:
         file: its content.
     """
     held, in_header, first = b"", False, True  # held: line ends, to be seen with what follows them
+    lines = _Lines()
     while chunk := file.read(_CHUNK):
+        if lines.uneven(chunk):
+            return True
         block = held + chunk
         if first and block.startswith(_BOM):
             return True
@@ -78,7 +81,63 @@ def is_irregular(file: BinaryIO) -> bool:
         body = re.sub(rb"(?m)^>[^\n]*\n?", b"", body).translate(None, NUCLEOTIDE_LETTERS + b"\r\n")
         if any(byte in body for byte in b"-* \t"):
             return True
-    return held.endswith(b"\r")
+    return held.endswith(b"\r") or lines.uneven(b"", end=True)
+
+
+class _Lines:
+    """The lines of a FASTA file as they come, by length: an index computes where a base lies from
+    that of a record's first line, so that all but its last must be as long, and that no longer."""
+
+    def __init__(self) -> None:
+        self._size = 0  # bytes of the line that has no end yet
+        self._opens = self._before = b""  # its first byte, and the last byte that was read
+        self._headed = False
+        self._last: list[tuple[int, int]] = []  # bytes and bases of the record's last two lines
+
+    def uneven(self, chunk: bytes, end: bool = False) -> bool:
+        """Returns whether lines that end in the next bytes, or with the file, are of other lengths.
+
+        Args:
+            chunk: the next bytes.
+            end: whether the file is at its end.
+        """
+        data = np.frombuffer(self._before + chunk, np.uint8)
+        ends = np.flatnonzero(data[len(self._before) :] == ord("\n"))
+        starts = np.concatenate([[0], ends + 1])
+        sizes = np.diff(starts)
+        left = len(chunk) - int(starts[-1])
+        opens = np.frombuffer(chunk, np.uint8)[starts[1:-1]]
+        if len(sizes):
+            sizes[0] += self._size
+            opens = np.concatenate([np.frombuffer(self._opens or chunk[:1], np.uint8), opens])
+            returns = data[ends + len(self._before) - 1] == ord("\r")
+            bases = sizes - 1 - (returns & (sizes > 1))
+            self._size, self._opens = left, chunk[len(chunk) - left :][:1]
+        else:
+            bases = sizes
+            self._size, self._opens = self._size + left, self._opens or chunk[:1]
+        self._before = chunk[-1:] or self._before
+        if end and self._size:
+            sizes, bases = np.append(sizes, self._size), np.append(bases, self._size)
+            opens = np.append(opens, np.frombuffer(self._opens, np.uint8))
+        if (bases[sizes > 1] == 0).any():  # a blank line with a \r, which no index takes
+            return True
+        kept = bases > 0  # other blank lines are looked for elsewhere
+        sizes, bases, opens = sizes[kept], bases[kept], opens[kept]
+        known = np.array(self._last, np.int64).reshape(-1, 2)
+        sizes, bases = np.concatenate([known[:, 0], sizes]), np.concatenate([known[:, 1], bases])
+        title = np.concatenate([np.zeros(len(known), bool), opens == ord(">")])
+        if not self._headed:  # what stands before the first record is none
+            first = int(title.argmax()) if title.any() else len(title)
+            sizes, bases, title = sizes[first:], bases[first:], title[first:]
+            self._headed = len(title) > 0
+        pair = ~title[1:] & ~title[:-1]
+        longer = pair & (bases[1:] > bases[:-1])
+        inner = pair[:-1] & ~title[2:]  # pairs of which the second is not its record's last
+        other = inner & ((sizes[1:-1] != sizes[:-2]) | (bases[1:-1] != bases[:-2]))
+        begin = max(int(np.flatnonzero(title)[-1]) + 1 if title.any() else 0, len(sizes) - 2)
+        self._last = list(zip(sizes[begin:].tolist(), bases[begin:].tolist()))
+        return bool(longer.any() or other.any())
 
 
 def write_clean(lines: Iterable[str], out: TextIO) -> dict[str, int]:

@@ -210,6 +210,7 @@ class LabelledData(BaseData):
             raise ConfigError(f"data.fold={fold} must lie in 0 … {folds - 1}")
         self._read: Labelled | None = None
         self._parts: dict[str, np.ndarray] | None = None
+        self._values: np.ndarray | None = None
 
     @property
     def labelled(self) -> Labelled:
@@ -229,6 +230,12 @@ class LabelledData(BaseData):
         Raises:
             DataError: for a label that is no number, in regression.
         """
+        if self._values is None:  # of all sequences, and every batch asks for its own
+            self._values = self._numbers()
+        return self._values
+
+    def _numbers(self) -> np.ndarray:
+        """See ``values``."""
         if not self.regression:
             number = {name: i for i, name in enumerate(self.classes)}
             return np.array([number[one] for one in self.labelled.labels])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from longseq.core.errors import DataError
@@ -59,3 +61,36 @@ def chosen(
     if bed is not None:
         return [Interval(one.chrom, one.start, one.end) for one in read_bed(bed, genome)]
     return [Interval(name, 0, size) for name, size in genome.records.items()]
+
+
+def apart(
+    intervals: Sequence[Interval],
+    records: Mapping[str, int],
+    path: str | Path,
+    why: str,
+    hint: str = "merge the regions",
+) -> list[Interval]:
+    """Returns intervals in the order of the genome, none of which may overlap another.
+
+    Args:
+        intervals: in any order.
+        records: of the genome, in its order.
+        path: of the output, for the message.
+        why: they may not.
+        hint: what to do.
+
+    Raises:
+        DataError: if two overlap.
+    """
+    places = {name: i for i, name in enumerate(records)}
+    ordered = sorted(intervals, key=lambda one: (places[one.chrom], one.start))
+    for one, after in pairwise(ordered):
+        if one.chrom == after.chrom and after.start < one.end:
+            raise DataError(
+                f"regions {one.start + 1}-{one.end} and {after.start + 1}-{after.end} overlap: "
+                + why,
+                path=path,
+                record=one.chrom,
+                hint=hint,
+            )
+    return ordered

@@ -47,6 +47,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """
     with open_unzipped(path, "VCF file") as file:
         for number, raw in enumerate(file, 1):
+            if number == 1 and raw.startswith(b"BCF"):
+                hint = "write it as VCF: bcftools view in.bcf -Oz -o out.vcf.gz"
+                raise DataError("is BCF, which is not read", path=path, hint=hint)
             try:
                 line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError:
@@ -56,7 +59,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                 line = line.removeprefix("\ufeff")
             if number == 1 and not line.startswith("##fileformat=VCF"):
                 raise DataError(
-                    "is no VCF file: line 1 must begin with ##fileformat=VCF", path=path
+                    "is no VCF file: line 1 must begin with ##fileformat=VCF",
+                    path=path,
+                    hint="bcftools view writes a whole header, where the file has one",
                 )
             yield number, line
 

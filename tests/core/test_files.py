@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import stat
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from safetensors.torch import save_file
 
 from longseq.core import files
 from longseq.core.errors import DataError
-from longseq.core.files import atomic_path, check_writable
+from longseq.core.files import atomic_path, check_writable, open_unzipped
 
 
 def write(path: str | Path, text: str = "new") -> None:
@@ -154,6 +157,29 @@ def test_a_folder_without_rights_is_told_before_the_work(tmp_path: Path) -> None
     tmp_path.chmod(0o555)
     with pytest.raises(DataError, match="permission denied"):
         check_writable(tmp_path / "a.csv")
+
+
+def test_blocks_missing_at_the_end_of_a_bgzip_file_are_told(tmp_path: Path) -> None:
+    def block(data: bytes) -> bytes:  # SAM specification, section 4.1
+        packer = zlib.compressobj(wbits=-15)
+        body = packer.compress(data) + packer.flush()
+        head = bytes.fromhex("1f8b08040000000000ff060042430200")
+        size = struct.pack("<H", len(head) + len(body) + 9)
+        return head + size + body + struct.pack("<II", zlib.crc32(data), len(data))
+
+    path = tmp_path / "x.vcf.gz"
+    first = len(block(b"first\n"))
+    path.write_bytes(block(b"first\n") + block(b"second\n") + block(b""))
+    with open_unzipped(path) as file:
+        assert file.read() == b"first\nsecond\n"
+    whole = path.read_bytes()
+    for size in (first, len(whole) - 28, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="truncated bgzip"), open_unzipped(path) as file:
+            file.read()
+    path.write_bytes(gzip.compress(b"plain gzip has no such end"))
+    with open_unzipped(path) as file:
+        assert file.read().startswith(b"plain")
 
 
 def test_a_misspelt_sample_is_suggested(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 suffix."""
 
 import csv
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import (
+    DELIMITERS,
     SUFFIXES,
     arrow_column,
     check_table,
@@ -74,6 +76,20 @@ def test_batches_are_streamed(suffix: str, tmp_path: Path) -> None:
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
     with pytest.raises(DataError, match="cannot be read as a table with absent"):
         list(read_batches(file, {"absent": pa.string()}))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_text_is_quoted_where_it_must_be(suffix: str, tmp_path: Path) -> None:
+    schema = pa.schema([("name", pa.string()), ("a, b\t", pa.int64())])
+    names = [["chr1", "chr2"], ["x,y", "plain"], ["tab\there", 'quote"'], ["chr3", "two\nlines"]]
+    tables = [pa.Table.from_arrays([pa.array(one), [1, 2]], schema=schema) for one in names]
+    file = tmp_path / f"t{suffix}"
+    write_batches(file, schema, tables)
+    assert [row["name"] for row in read_rows(file)] == [*itertools.chain(*names)]
+    text = file.read_text()
+    end = DELIMITERS[suffix]
+    assert text.startswith(f'name{end}"a, b\t"\nchr1{end}1\nchr2{end}2\n')
+    assert ('"x,y"' in text) == (suffix == ".csv")
 
 
 def test_other_suffixes_are_refused_in_one_line(tmp_path: Path, monkeypatch) -> None:

@@ -65,6 +65,27 @@ def test_gtf_is_grouped_by_transcript_and_gene(genome, tmp_path) -> None:
     assert {one.name for one in found} == {"abc"}
 
 
+def test_a_cds_of_gtf_has_its_stop_codon(genome, tmp_path) -> None:
+    path = tmp_path / "a.gtf"
+    rows = [
+        ("CDS", 1, 27, "+", "a"),
+        ("stop_codon", 28, 30, "+", "a"),
+        ("stop_codon", 31, 33, "-", "b"),
+        ("CDS", 34, 60, "-", "b"),
+        ("CDS", 61, 88, "+", "c"),  # its stop codon lies in two exons
+        ("stop_codon", 89, 90, "+", "c"),
+        ("stop_codon", 95, 95, "+", "c"),
+        ("CDS", 96, 100, "+", "d"),  # as of programs that count it in
+        ("stop_codon", 98, 100, "+", "d"),
+    ]
+    line = 'chr1\tx\t{}\t{}\t{}\t.\t{}\t0\tgene_id "{}"; transcript_id "t";\n'
+    path.write_text("".join(line.format(*row) for row in rows).replace('"t"', '""'))
+    found = read_features(path, genome, ["CDS"])
+    spans = [((0, 30),), ((30, 60),), ((60, 90), (94, 95)), ((95, 100),)]
+    assert [one.spans() for one in found] == spans
+    assert [one.phase for one in found] == [0] * 4
+
+
 def test_bed_and_genbank_are_read_too(genome, tmp_path) -> None:
     (tmp_path / "a.bed").write_text("1\t5\t9\tpeak\t0\t-\n")
     one = read_features(tmp_path / "a.bed", genome)[0]

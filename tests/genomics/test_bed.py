@@ -5,6 +5,7 @@ import gzip
 import pytest
 
 from longseq.core.errors import DataError
+from longseq.genomics.data.annotation import read_features
 from longseq.genomics.data.bed import Region, read_bed
 
 
@@ -27,6 +28,24 @@ def test_columns(bed, tiny):
             Region("tiny2", 5, 2000, "peak", 7.5, "-", None),
         ]
     assert read_bed(bed("anything\t1\t2\tval\n"))[0].split == "valid"
+
+
+def test_blocks_are_parts(bed, tiny):
+    line = "tiny1\t100\t200\tg\t0\t+\t100\t200\t0\t{}\n"
+    blocks = {
+        "2\t10,20,\t0,80,": ((100, 110), (180, 200)),
+        "2\t10,20\t0,80": ((100, 110), (180, 200)),
+        "1\t100,\t0,": (),
+        "name\t7\t+": (),  # six columns beside six
+    }
+    for text, parts in blocks.items():
+        (found,) = read_bed(bed(line.format(text)), tiny)
+        assert (found.start, found.end, found.parts) == (100, 200, parts)
+        (feature,) = read_features(bed(line.format(text)), tiny)
+        assert len(feature) == (30 if parts else 100)
+    for text in ("3\t10,20\t0,80", "2\t10,21\t0,80", "2\t10,20\t1,80", "2\t90,20\t0,80"):
+        with pytest.raises(DataError, match=r"line 1: blocks .* from 100 to 200"):
+            read_bed(bed(line.format(text)))
 
 
 @pytest.mark.parametrize(

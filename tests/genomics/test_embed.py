@@ -98,6 +98,7 @@ def test_the_command(workdir, capsys) -> None:
     (workdir / "g.gff3").write_text(
         "tiny1\t.\tgene\t101\t400\t.\t-\t.\tID=g1\ntiny2\t.\tgene\t1\t60\t.\t+\t.\tID=g2\n"
     )
+    (workdir / "o.bed").write_text("tiny1\t80\t99\ntiny1\t0\t90\n")
     start = ["genomics", "embed", "tiny", "--region", "tiny1:51-650"]
     assert main([*start, "--window", "100", "--out", "w.npy"]) == 0
     assert np.load("w.npy").shape[0] == 6
@@ -109,8 +110,10 @@ def test_the_command(workdir, capsys) -> None:
         (["--out", "x.csv"], ".parquet or .npy"),
         (["--out", "x.npy", "--strand", "own"], "needs --features"),
         (["--out", "x.npy", "--window", "3", "--features", "g.gff3"], "not both"),
+        (["--out", "x.npy", "--window", "3", "--bed", "o.bed"], "regions 1-90 and 81-99 overlap"),
+        (["--out", "x.npy", "--features", "g.gff3", "--bed", "o.bed"], "1-90 and 81-99 overlap"),
     ):
-        assert main([*start, *wrong]) == 2
+        assert main([*(start[:3] if "--bed" in wrong else start), *wrong]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from longseq.core.errors import DataError
 from longseq.genomics.data import fasta
+from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.samples import SAMPLES
 from longseq.genomics.data.splits import Interval
@@ -227,3 +228,13 @@ def test_workers_read_what_one_process_reads(zipped, tiny):
         assert torch.equal(one["input_ids"], two["input_ids"]) and torch.equal(
             one["targets"], two["targets"]
         )
+
+
+def test_the_records_are_listed_once(tiny):
+    # A list made at every request takes time with the square of the number of records.
+    both = Collection({"a": tiny, "b": tiny})
+    for genome in (tiny, both):
+        assert genome.records is genome.records
+    assert both.records == {
+        f"{tag}:{name}": size for tag in "ab" for name, size in tiny.records.items()
+    }

@@ -43,6 +43,11 @@ FILES = {
     "blank_first.fa": f"\n>chr1\n\n{wrap(SEQUENCE)}\n\n",
     "blank_crlf.fa": f">chr1\r\n{SEQUENCE[:480]}\r\n\r\n{SEQUENCE[480:]}\r\n",
     "uneven.fa": UNEVEN,
+    "comment.fa": f";one\n;another\n{FASTA}",
+    "blank_last_crlf.fa": f">chr1\r\n{wrap(SEQUENCE, end=chr(13) + chr(10))}\r\n",
+    "longer_last.fa": f">chr1\n{SEQUENCE[:400]}\n{SEQUENCE[400:]}\n>chr2\nAC\nGTT\n",
+    "mixed_ends.fa": f">chr1\r\n{SEQUENCE[:500]}\n{SEQUENCE[500:990]}\r\n{SEQUENCE[990:]}\n",
+    "growing.fa": f">chr1\n{SEQUENCE[:9]}\n{SEQUENCE[9:10]}\n{SEQUENCE[10:30]}\n{SEQUENCE[30:]}\n",
     "spaces.fa": f">chr1\n{wrap(SEQUENCE).replace('A', 'A ')}",
     "trailing.fa": f">chr1\n{SEQUENCE}  \t\n",
     "star.fa": f">chr1\n{wrap(SEQUENCE)}*\n",
@@ -108,6 +113,6 @@ def test_irregularities_are_seen_across_blocks(monkeypatch: pytest.MonkeyPatch) 
     for size in (5, 64, 10_000):
         monkeypatch.setattr("longseq.genomics.data.formats._CHUNK", size)
         for name, content in FILES.items():
-            if name.endswith(".fa") and name != "uneven.fa":
-                regular = name in ("plain.fa", "crlf.fa", "no_end.fa")
+            if name.endswith(".fa"):
+                regular = name in ("plain.fa", "crlf.fa", "no_end.fa", "comment.fa")
                 assert is_irregular(io.BytesIO(content.encode())) != regular, (name, size)

@@ -13,10 +13,10 @@ from longseq.core.tables import read_rows
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.tokenizer import decode, encode, reverse_complement
 from longseq.genomics.data.vcf import Variant
-from longseq.genomics.gene_hmm import GeneHMM, gene_model
+from longseq.genomics.gene_hmm import GeneHMM, gene_model, with_genes
 from longseq.genomics.gene_model import codon, digits, smoothed, words
 from longseq.genomics.variant_scores import Ratio
-from longseq.genomics.variant_sites import Scored
+from longseq.genomics.variant_sites import Options, Scored, prepare
 
 
 def random_model(code: int = 11, kinds: int = 1) -> GeneHMM:
@@ -116,6 +116,23 @@ def test_the_other_strand_has_the_same_scores(made, tmp_path: Path) -> None:
     assert np.isnan(here[:, 2]).all() and np.isfinite(here[:, :2]).all()
     again = GeneHMM.learn([reverse_complement(encode(text))])
     np.testing.assert_allclose(np.array(again.ratios(there, genome, why))[:, :2], here[:, :2])
+
+
+def test_a_change_has_one_score_however_it_is_written(made) -> None:
+    genome, text, places, model = made
+    at = (places[20][0] + places[20][1]) // 2
+    ref, other = text[at], "A" if text[at] != "A" else "C"
+    before, after = text[at - 40 : at], text[at + 1 : at + 9]
+    ways = [
+        Variant("chr", at, ".", ref, (other,)),
+        Variant("chr", at - 40, ".", text[at - 40 : at + 9], (before + other + after,)),
+        Variant("chr", at, ".", text[at : at + 2], (ref, other + text[at + 1], "*")),
+    ]
+    work, found, _ = prepare(ways, genome, Options())
+    assert work
+    values = [one.genes for one in with_genes(model, ways, found, genome)]
+    assert [values[1][0], values[2][1]] == pytest.approx([values[0][0]] * 2, abs=1e-9)
+    assert np.isfinite(values[2][0]) and np.isnan(values[2][2])
 
 
 def test_nothing_to_learn_from_is_an_error(made) -> None:

@@ -77,6 +77,15 @@ def test_wrong_tables_are_refused(files, tmp_path, text, message) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("regression", [False, True])
+def test_labels_are_read_once_not_for_every_batch(files, regression, monkeypatch) -> None:
+    labels = files[2] if regression else files[1]
+    data = LabelledData(str(files[0]), str(labels), regression=regression)
+    values = data.values()
+    monkeypatch.setattr(LabelledData, "_numbers", lambda self: pytest.fail("read again"))
+    assert data.batch([3, 0])["target"].tolist() == pytest.approx(values[[3, 0]])
+
+
 def test_regions_of_a_reference_are_turned_round(write_fasta, tmp_path) -> None:
     path = write_fasta({"c": "AACCGGGTTA" * 3})
     (tmp_path / "r.bed").write_text("c\t0\t4\tx\t0\t+\nc\t0\t4\ty\t0\t-\n")

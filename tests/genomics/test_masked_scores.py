@@ -19,7 +19,7 @@ from longseq.genomics.masked_task import MaskedLanguageModel
 from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.predict import score_strands
 from longseq.genomics.scorers import export
-from longseq.genomics.variant_sites import Options, score_variants
+from longseq.genomics.variant_sites import Options, score_variants, without_shared
 
 KWARGS = {"mixer": "mamba", "mixer_kwargs": {"d_state": 4}}
 SIZES = (151, 1, 40)
@@ -111,25 +111,24 @@ def test_variants_are_ratios_at_the_hidden_site(genome) -> None:
     given.append(Variant("r1", 0, ".", decode(genome.fetch("r1", 0, 1)), ("A", "T", "AT")))
     found = score_variants(given, scorer, Options(50, window))
     for variant, scored in zip(given, found):
-        size, width = genome.records[variant.chrom], len(variant.ref)
-        side = (window - width) // 2
-        low, high = max(0, variant.start - side), min(size, variant.start + width + side)
-        ids = genome.fetch(variant.chrom, low, high)
-        for strand, values in (("+", scored.forward), ("-", scored.reverse)):
-            turned = strand == "-"
-            window_ids = reverse_complement(ids) if turned else ids
-            at = variant.start - low
-            at = len(ids) - at - width if turned else at
-            hidden = list(range(at, at + width))
-            for alt, value in zip(variant.alts, values):
-                if len(alt) != width:
-                    assert np.isnan(value)
-                    continue
+        for alt, forward, reverse in zip(variant.alts, scored.forward, scored.reverse):
+            if len(alt) != len(variant.ref):
+                assert np.isnan(forward) and np.isnan(reverse)
+                continue
+            shared, ref, rest = without_shared(variant.ref, alt)
+            size, width, start = genome.records[variant.chrom], len(ref), variant.start + shared
+            side = (window - width) // 2
+            low, high = max(0, start - side), min(size, start + width + side)
+            ids = genome.fetch(variant.chrom, low, high)
+            for turned, value in ((False, forward), (True, reverse)):
+                window_ids = reverse_complement(ids) if turned else ids
+                at = len(ids) - (start - low) - width if turned else start - low
+                hidden = list(range(at, at + width))
                 total = 0.0
-                for sign, allele in ((1, alt), (-1, variant.ref)):
-                    put = reverse_complement(encode(allele)) if turned else encode(allele)
+                for sign, allele in ((1, rest), (-1, ref)):
                     told = window_ids.copy()
-                    told[at : at + width] = put
+                    letters = encode(allele)
+                    told[at : at + width] = reverse_complement(letters) if turned else letters
                     total += sign * sum(by_hand(model, told, hidden, i) for i in hidden)
                 assert value == pytest.approx(total, abs=1e-5)
     assert found[-1].reasons == ["", "", "NOT_SUBSTITUTION"]

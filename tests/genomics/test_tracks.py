@@ -64,10 +64,37 @@ def test_bedgraph_reads_back_as_the_table(table, tmp_path) -> None:
     np.testing.assert_array_equal(values, rows["log_likelihood"].to_numpy())
 
 
+def test_short_records_share_a_row_group(tmp_path) -> None:
+    sizes = [1, 3, 1, 40_000, 30_000, 5]
+    parts = [
+        ScoredChunk(
+            f"r{i // 2}", 7 * i, np.full(n, 7 + i % 4, np.uint8), np.full(n, -i, np.float32)
+        )
+        for i, n in enumerate(sizes)
+    ]
+    path = tmp_path / "s.parquet"
+    assert write_scores(iter(parts), path, {}) == sum(sizes)
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [70_005, 5]
+    found = pd.read_parquet(path)
+    assert found["chrom"].tolist() == [p.chrom for p, n in zip(parts, sizes) for _ in range(n)]
+    places = np.concatenate([np.arange(p.start, p.start + n) for p, n in zip(parts, sizes)])
+    np.testing.assert_array_equal(found["position"], places)
+    assert "".join(found["base"][:5]) == "ACCCG"
+    np.testing.assert_array_equal(
+        found["log_likelihood"], np.concatenate([p.log_likelihood for p in parts])
+    )
+
+
 def test_tracks_are_sorted_and_refuse_overlaps() -> None:
     parts = [Interval("a", 9, 12), Interval("b", 7, 9), Interval("b", 0, 7)]
     assert track_order(parts, SIZES, "x.tsv") == parts
     assert track_order(parts, SIZES, "x.bw") == [parts[2], parts[1], parts[0]]
+    assert track_order(parts, SIZES, "x.tsv", "sums.tsv") == parts
+    twice = [*parts, Interval("a", 11, 12)]
+    assert track_order(twice, SIZES, "x.tsv") == twice
+    with pytest.raises(DataError, match=r"sums\.tsv: a: regions 10-12 and 12-12 overlap: a f"):
+        track_order(twice, SIZES, "x.tsv", "sums.tsv")
     with pytest.raises(DataError, match="overlap"):
         track_order([*parts, Interval("b", 8, 10)], SIZES, "x.bedgraph")
     with pytest.raises(ConfigError, match=r"\.bedgraph or \.bw"):

@@ -16,11 +16,19 @@ from longseq.core.tables import read_rows
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.tokenizer import decode, encode, is_base, reverse_complement
 from longseq.genomics.data.vcf import Variant, read_variants
+from longseq.genomics.masked_scores import MaskedScorer
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.scorers import load_scorer
 from longseq.genomics.streaming import Stream, reach
 from longseq.genomics.variant_scores import Scorer
-from longseq.genomics.variant_sites import Options, prepare, score_variants
+from longseq.genomics.variant_sites import (
+    Options,
+    leftmost,
+    prepare,
+    score_variants,
+    without_shared,
+)
 
 MIXERS = {
     "mamba": ({"d_state": 4}, 6),
@@ -99,10 +107,71 @@ def test_scores_are_those_of_two_passes(mixer: str, genome: Genome) -> None:
         assert not any(scored.reasons)
         for i, alt in enumerate(variant.alts):
             for strand, values in (("+", scored.plus), ("-", scored.minus)):
-                where = (variant.chrom, strand, variant.start, variant.ref, alt)
+                shared, ref, rest = without_shared(variant.ref, alt)
+                chrom = genome.resolve(variant.chrom)
+                where = (chrom, strand, *leftmost(variant.start + shared, ref, rest, chrom, genome))
                 got = [*values[i], values[i].whole]
                 assert got == pytest.approx(passes(by, *where), abs=1e-5), where
             assert scored.mean()[i] == (scored.forward[i] + scored.reverse[i]) / 2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_change_has_one_score_however_it_is_written(masked: bool, genome: Genome) -> None:
+    text = decode(genome.fetch("chr1", 0, 730))
+    other = "A" if text[300] != "A" else "C"
+    torch.manual_seed(0)
+    by: Scorer | MaskedScorer = scorer(genome)
+    if masked:
+        model = MaskedDNAModel(8, 1, mixer_kwargs={"mixer": "mamba"}).double().eval()
+        by = MaskedScorer(model, genome, 21)
+    ways = [
+        Variant("chr1", 300, ".", text[300], (other,)),
+        Variant("chr1", 300, ".", text[300:304], (other + text[301:304],)),
+        Variant("chr1", 296, ".", text[296:303], (text[296:300] + other + text[301:303],)),
+        Variant("chr1", 300, ".", text[300:302], (text[300], other + text[301], "*")),
+        Variant("chr1", 299, ".", text[299:301], (text[299] + "GG" + text[300], text[299] + other)),
+    ]
+    numbers = [0, 0, 0, 1, 1]
+    found = score_variants(ways, by, Options(C, W))
+    rows = [
+        [*one.plus[i], *one.minus[i], *one.parts()[i], one.weighed("low", 0.25)[i]]
+        for one, i in zip(found, numbers)
+    ]
+    assert np.isfinite(rows).all()
+    np.testing.assert_allclose(rows, np.tile(rows[0], (5, 1)), atol=1e-5)
+
+
+def test_an_indel_has_one_score_wherever_it_is_put(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    before, after = ("".join(rng.choice(list("ACGT"), n).tolist()) for n in (300, 200))
+    text = before[:-1] + "C" + "AG" * 200 + "T" + after  # longer than what is looked at at once
+    path = tmp_path / "repeat.fa"
+    path.write_text(f">r\n{text}\n>s\n{'AG' * 20}T\n")
+    genome = Genome(path)
+    deleted = [Variant("r", at, ".", text[at : at + 3], (text[at],)) for at in (299, 300, 511, 697)]
+    inserted = [
+        Variant("r", at, ".", text[at], (text[at] + text[at - 1 : at + 1] * 2,))
+        for at in (301, 302, 600)
+    ]
+    inserted.append(Variant("r", 299, ".", "C", ("CAGAG",)))
+    for ways in (deleted, inserted):
+        found = [
+            one.plus + one.minus for one in score_variants(ways, scorer(genome), Options(C, W))
+        ]
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, np.tile(found[-1], (len(found), 1, 1)), atol=1e-5)
+    assert leftmost(30, "", "AG", "s", genome) == (0, "", "AG")
+    assert leftmost(31, "G", "", "s", genome) == (31, "G", "")
+    assert leftmost(31, "GA", "", "s", genome) == (0, "AG", "")
+    assert leftmost(31, "G", "C", "s", genome) == (31, "G", "C")
+
+
+def test_what_alleles_share() -> None:
+    assert without_shared("AG", "GG") == (0, "A", "G")
+    assert without_shared("CAA", "CA") == (1, "A", "")
+    assert without_shared("T", "TA") == (1, "", "A")
+    assert without_shared("ACGT", "ATGT") == (1, "C", "T")
+    assert without_shared("A", "A") == (0, "A", "A")
 
 
 def test_neighbours_change_nothing_and_prefixes_are_shared(genome: Genome) -> None:
@@ -111,7 +180,7 @@ def test_neighbours_change_nothing_and_prefixes_are_shared(genome: Genome) -> No
     alone = [score_variants([one], by, Options(C, W))[0] for one in given]
     for a, b in zip(together, alone):
         np.testing.assert_allclose(a.mean(), b.mean(), atol=1e-6)
-    work, _ = prepare(given, genome, Options(C, W, "+"))
+    work, *_ = prepare(given, genome, Options(C, W, "+"))
     begins = [("chr1", 0), ("chr1", 200), ("chr1", 600), ("chr2", 0)]
     assert {(unit.chrom, unit.begin) for unit in work} == set(begins)
 
@@ -280,6 +349,7 @@ def test_scores_of_an_earlier_run_are_taken_away(checkpoint: str, genome: Genome
     ("text", "says"),
     [
         ("hello\n", "line 1 must begin"),
+        ("BCF\x02\x02", "is BCF.*bcftools view"),
         ("##fileformat=VCFv4.2\n", "no line #CHROM"),
         (HEADER + "1\t5\n", "line 6: 2 columns by tabs"),
         (HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n", "line 6: POS 'x'"),
