@@ -341,7 +341,7 @@ def is_bgzip(path: str | Path) -> bool:
     with Path(path).open("rb") as file:
         head = file.read(14)
         # A bgzip block carries its length in a gzip extra field named BC.
-        found = head[:2] == b"\x1f\x8b" and head[3] & 4 > 0 and head[12:] == b"BC"
+        found = head[:2] == b"\x1f\x8b" and head[12:] == b"BC" and head[3] & 4 > 0
         if found:
             file.seek(-min(len(_BGZIP_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
             if file.read() != _BGZIP_END:

@@ -180,6 +180,10 @@ def test_blocks_missing_at_the_end_of_a_bgzip_file_are_told(tmp_path: Path) -> N
     path.write_bytes(gzip.compress(b"plain gzip has no such end"))
     with open_unzipped(path) as file:
         assert file.read().startswith(b"plain")
+    for size in (2, 3, 10, 13):  # a copy that broke off at once
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="x.vcf.gz"), open_unzipped(path) as file:
+            file.read()
 
 
 def test_a_misspelt_sample_is_suggested(tmp_path: Path) -> None:

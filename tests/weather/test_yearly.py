@@ -168,3 +168,30 @@ def test_intervals_from_the_first_month_of_a_season_to_its_last_are_seasons(writ
     for part in (Part((6, 7)), Part((7, 8)), Part((6, 7, 8, 9)), Part((7,)), Part()):
         with pytest.raises(DataError):
             read_years(path, part=part)
+
+
+def test_a_file_a_month_is_judged_by_its_years_alone(write: Write, tmp_path: Path) -> None:
+    whole = months((2000, 1), 24, bounds=False)
+    ice = np.abs(whole.tas.values - 280) * 20 + 10
+    ice[8] *= 1e-3  # below 1% in one September, as of ice that has melted
+    whole = whole.assign(tas=(whole.tas.dims, ice, {"units": "%"})).rename(tas="siconc")
+    expected = read_years(write(whole, "whole.nc"))
+    found = read_run(pieces(write, whole, list(range(1, 24)), tmp_path))
+    assert np.array_equal(found.values, expected.values)
+
+
+def test_a_file_a_day_is_no_member(write: Write, tmp_path: Path) -> None:
+    day = months((2000, 1), 1, bounds=False)
+    for number in range(5):
+        at = ("time", [18262.5 + number], day.time.attrs)
+        values = (day.tas.dims, day.tas.values + number, day.tas.attrs)
+        write(day.drop_vars("tas").assign_coords(time=at).assign(tas=values), f"d_{number}.nc")
+    with pytest.raises(DataError, match="has 5 records"):
+        read_run(f"{tmp_path}/d_*.nc")
+
+
+def test_a_member_that_is_cut_is_named(write: Write, tmp_path: Path) -> None:
+    write(months((2000, 1), 36), "r1.nc")
+    write(months((2000, 1), 30), "r2.nc")
+    with pytest.raises(DataError, match=r"r2.nc: year 2002: its records cover 181 of 365 days"):
+        read_run(f"{tmp_path}/r*.nc")

@@ -17,6 +17,7 @@ from longseq.weather.data.field import Field, Scalar, is_sum, kind_of_years
 from longseq.weather.data.levels import other_level
 from longseq.weather.data.quantities import other_quantity
 from longseq.weather.data.seasons import WHOLE, IncompleteYears, Part
+from longseq.weather.data.source import open_source
 from longseq.weather.data.yearly import read_chain, read_years
 
 SAME = "if they are the same, give both the same standard_name and cell_methods: ncatted -a"
@@ -70,10 +71,31 @@ def read_run(
     if len(files) == 1:
         return read_years(files[0], *how)
     try:
+        _check_single(files, variable, units, difference)
         shortened = bool(part.months) or part.whole
         return _joined(text, [read_years(file, *how) for file in files], shortened)
-    except IncompleteYears:
-        return read_chain(text, files, *how)
+    except IncompleteYears as error:
+        return read_chain(text, files, *how, why=str(error))
+
+
+def _check_single(files: Sequence[str], *how: Any) -> None:
+    """Checks, before any value is read as one of a whole year, that files of one record each are
+    not of months or days: without an interval a record says nothing of what it covers.
+
+    Raises:
+        IncompleteYears: where some are of other months of one year, or of more than two days.
+    """
+    found: dict[int, set[tuple[int, int]]] = {}
+    for file in files:
+        with open_source(file, *how) as source:
+            if len(source.times.dates) > 1 or source.times.bounds is not None:
+                return
+            date = source.times.dates[0]
+            own = found.setdefault(date.year, set())
+            own.add((date.month, date.day))
+            if len({month for month, _ in own}) > 1 or len(own) > 2:
+                text = f"has one record, on {date}, and other files hold others of its year"
+                raise IncompleteYears(text, path=file)
 
 
 def _joined(text: str, parts: Sequence[Field], shortened: bool) -> Field:

@@ -125,6 +125,7 @@ def read_chain(
     units: str | None = None,
     difference: bool | None = None,
     part: Part = WHOLE,
+    why: str = "",
 ) -> Field:
     """Reads the yearly means of files that follow each other record by record.
 
@@ -135,6 +136,7 @@ def read_chain(
         units: likewise.
         difference: likewise.
         part: likewise.
+        why: the files are joined record by record, for messages.
 
     Raises:
         DataError: for files that overlap or differ, and as ``read_years`` does.
@@ -145,7 +147,7 @@ def read_chain(
         with open_source(file, *how) as source:
             found.append((file, source.times))
     found.sort(key=lambda one: (one[1].dates[0], one[1].dates[-1]))
-    times = _in_order(found)
+    times = _in_order(found, why)
     with open_source(found[0][0], *how) as first:
         for file, _ in found[1:]:
             with open_source(file, *how) as other:
@@ -167,7 +169,7 @@ def read_chain(
             return replace(years_of(whole, text, part), path=text)
 
 
-def _in_order(found: Sequence[tuple[str, Times]]) -> Times:
+def _in_order(found: Sequence[tuple[str, Times]], why: str) -> Times:
     """Returns the times of files one after the other, checked not to overlap."""
     (name, one), calendar = found[0], found[0][1].calendar
     for file, other in found[1:]:
@@ -177,6 +179,7 @@ def _in_order(found: Sequence[tuple[str, Times]]) -> Times:
         if other.dates[0] <= one.dates[-1]:
             text = f"begins on {other.dates[0]}, and {name} ends on {one.dates[-1]}"
             hint = "drop what overlaps; of several members, join each one's files: ncrcat in out"
+            hint += f"; joined record by record, for {why}" if why else ""
             raise DataError(text, path=file, hint=hint)
         name, one = file, other
     edges = [own.bounds for _, own in found]
