@@ -195,3 +195,25 @@ def test_a_member_that_is_cut_is_named(write: Write, tmp_path: Path) -> None:
     write(months((2000, 1), 30), "r2.nc")
     with pytest.raises(DataError, match=r"r2.nc: year 2002: its records cover 181 of 365 days"):
         read_run(f"{tmp_path}/r*.nc")
+
+
+def test_pieces_of_two_calendars_are_refused(write: Write, tmp_path: Path) -> None:
+    whole = months((1999, 1), 24, bounds=False)
+    write(whole.isel(time=slice(0, 7)), "piece_0.nc")
+    rest = whole.isel(time=slice(7, None))
+    about = {"units": EPOCH, "calendar": "noleap"}
+    write(rest.assign_coords(time=("time", rest.time.values, about)), "piece_1.nc")
+    with pytest.raises(DataError, match=r"piece_1.nc: has the calendar 'noleap', .*'standard'"):
+        read_run(f"{tmp_path}/piece_*.nc")
+
+
+@pytest.mark.filterwarnings("ignore:saving variable tas")
+def test_lost_marks_of_a_later_piece_are_told(write: Write, tmp_path: Path) -> None:
+    whole = months((1999, 1), 24)
+    write(whole.isel(time=slice(0, 7)), "piece_0.nc")
+    rest = whole.isel(time=slice(7, None)).copy(deep=True)
+    rest.tas[:, 0, 0] = 280 - 32768 * 3e-4
+    pack = {"dtype": "i2", "scale_factor": 3e-4, "add_offset": 280.0, "_FillValue": None}
+    write(rest, "piece_1.nc", encoding={"tas": pack})
+    with pytest.raises(DataError, match=r"270\.17 occurs 17 times"):
+        read_run(f"{tmp_path}/piece_*.nc")

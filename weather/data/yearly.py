@@ -24,6 +24,7 @@ from longseq.weather.data.field import (
     yearly_axis,
 )
 from longseq.weather.data.levels import other_level
+from longseq.weather.data.missing import Marks
 from longseq.weather.data.seasons import WHOLE, Part
 from longseq.weather.data.source import Source, open_source
 from longseq.weather.data.times import Times
@@ -146,15 +147,19 @@ def read_chain(
     for file in files:
         with open_source(file, *how) as source:
             found.append((file, source.times))
+    _check_calendars(found)
     found.sort(key=lambda one: (one[1].dates[0], one[1].dates[-1]))
     times = _in_order(found, why)
     with open_source(found[0][0], *how) as first:
+        extremes, slack = dict.fromkeys(first.marks.extremes), first.marks.slack
         for file, _ in found[1:]:
             with open_source(file, *how) as other:
                 _check_alike(first, other)
+                extremes |= dict.fromkeys(other.marks.extremes)
+                slack = max(slack, other.marks.slack)
         records = _Records([(file, len(own.dates)) for file, own in found], how, first)
         # Every file's own marks are applied as it is read; those of the first may be packed other.
-        marks = replace(first.marks, low=-np.inf, high=np.inf, fills=())
+        marks = Marks(slack=slack, extremes=tuple(extremes))
         notes = [*first.notes, f"{len(files)} files joined, record by record"]
         attrs = dict(first.attrs)
         if times.bounds is None and quantities.is_accumulated(first.name, attrs, first.units):
@@ -169,13 +174,19 @@ def read_chain(
             return replace(years_of(whole, text, part), path=text)
 
 
+def _check_calendars(found: Sequence[tuple[str, Times]]) -> None:
+    """Checks that files have one calendar: dates of two cannot be put in order."""
+    name, one = found[0]
+    for file, other in found[1:]:
+        if other.calendar != one.calendar:
+            text = f"has the calendar {other.calendar!r}, {name} {one.calendar!r}"
+            raise DataError(text, path=file)
+
+
 def _in_order(found: Sequence[tuple[str, Times]], why: str) -> Times:
     """Returns the times of files one after the other, checked not to overlap."""
-    (name, one), calendar = found[0], found[0][1].calendar
+    name, one = found[0]
     for file, other in found[1:]:
-        if other.calendar != calendar:
-            text = f"has the calendar {other.calendar!r}, {found[0][0]} {calendar!r}"
-            raise DataError(text, path=file)
         if other.dates[0] <= one.dates[-1]:
             text = f"begins on {other.dates[0]}, and {name} ends on {one.dates[-1]}"
             hint = "drop what overlaps; of several members, join each one's files: ncrcat in out"
@@ -186,7 +197,7 @@ def _in_order(found: Sequence[tuple[str, Times]], why: str) -> Times:
     kept = [edge for edge in edges if edge is not None]
     return Times(
         np.concatenate([own.dates for _, own in found]),
-        calendar,
+        one.calendar,
         np.concatenate(kept) if len(kept) == len(edges) else None,
     )
 
