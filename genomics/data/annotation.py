@@ -240,7 +240,9 @@ def _with_stop(
                 found[i] = replace(own, start=both[0], end=both[1]), there
                 break
         else:
-            found.append((one, where))
+            # Of the same kind: the whole is described by its leftmost line.
+            part = replace(lines[0][0], start=one.start, end=one.end, phase=one.phase)
+            found.append((part, where))
     return found
 
 

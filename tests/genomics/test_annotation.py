@@ -277,3 +277,15 @@ def test_genes_that_are_not_whole_are_named_and_count_for_none(tmp_path, place, 
     assert (states[inside] == -1).all() and (states[60:90] > 0).all()
     torn = [one for one in found if one.name == "x0"]
     assert agreement([replace(one, strand="+") for one in torn], found, 120).found == 0
+
+
+def test_a_stop_codon_in_an_exon_of_its_own_leaves_a_cds_of_either_strand(tmp_path: Path) -> None:
+    path = tmp_path / "a.gtf"
+    for strand, stop in (("+", (500, 502)), ("-", (21, 23))):
+        lines = [("CDS", 101, 150), ("CDS", 301, 350), ("stop_codon", *stop)]
+        about = 'gene_id "g"; transcript_id "t";'
+        text = [f"c\tx\t{kind}\t{a}\t{b}\t.\t{strand}\t0\t{about}" for kind, a, b in lines]
+        path.write_text("\n".join(text) + "\n")
+        (found,) = read_features(path, None, ["CDS"])
+        parts = sorted([(100, 150), (300, 350), (stop[0] - 1, stop[1])])
+        assert (found.kind, list(found.parts)) == ("CDS", parts)

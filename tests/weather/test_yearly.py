@@ -212,8 +212,8 @@ def test_lost_marks_of_a_later_piece_are_told(write: Write, tmp_path: Path) -> N
     whole = months((1999, 1), 24)
     write(whole.isel(time=slice(0, 7)), "piece_0.nc")
     rest = whole.isel(time=slice(7, None)).copy(deep=True)
-    rest.tas[:, 0, 0] = 280 - 32768 * 3e-4
-    pack = {"dtype": "i2", "scale_factor": 3e-4, "add_offset": 280.0, "_FillValue": None}
+    rest.tas[:, 0, 0] = 280 - 32768 * 1e-3
+    pack = {"dtype": "i2", "scale_factor": 1e-3, "add_offset": 280.0, "_FillValue": None}
     write(rest, "piece_1.nc", encoding={"tas": pack})
-    with pytest.raises(DataError, match=r"270\.17 occurs 17 times"):
+    with pytest.raises(DataError, match=r"247\.232 occurs 17 times"):
         read_run(f"{tmp_path}/piece_*.nc")
