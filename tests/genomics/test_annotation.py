@@ -279,7 +279,7 @@ def test_genes_that_are_not_whole_are_named_and_count_for_none(tmp_path, place, 
     assert agreement([replace(one, strand="+") for one in torn], found, 120).found == 0
 
 
-def test_a_stop_codon_in_an_exon_of_its_own_leaves_a_cds_of_either_strand(tmp_path: Path) -> None:
+def test_a_stop_codon_in_an_exon_of_its_own_leaves_a_cds_of_either_strand(tmp_path) -> None:
     path = tmp_path / "a.gtf"
     for strand, stop in (("+", (500, 502)), ("-", (21, 23))):
         lines = [("CDS", 101, 150), ("CDS", 301, 350), ("stop_codon", *stop)]
