@@ -34,6 +34,19 @@ def test_files_are_joined_in_time_and_members_put_side_by_side(write, lab, tmp_p
     assert np.allclose(members.mean, (expected.values + lab.fields(7)) / 2, atol=1e-4)
 
 
+@pytest.mark.parametrize("names", [("standard", "gregorian"), ("365_day", "noleap")])
+def test_two_names_of_one_calendar_are_joined(names: tuple[str, str], write, lab) -> None:
+    whole = lab.dataset(lab.fields(), calendar=names[0])
+    files = []
+    for i, (name, years) in enumerate(zip(names, (slice(0, 50), slice(50, None)))):
+        part = whole.isel(time=years)
+        part["time"].attrs["calendar"] = name
+        files.append(str(write(part, f"{i}.nc")))
+    found = read_run("+".join(files))
+    assert found.years.tolist() == lab.YEARS.tolist()
+    assert found.calendar == {"gregorian": "standard"}.get(names[1], names[1])
+
+
 def test_what_does_not_fit_together_is_refused(write, lab, tmp_path) -> None:
     whole = lab.dataset(lab.fields())
     first = write(whole.isel(time=slice(0, 50)), "a.nc")

@@ -24,7 +24,13 @@ CALENDARS = (
     "366_day",
     "360_day",
 )
-_SPELLED = {"360": "360_day"}  # the IRI Data Library's
+# One calendar has one name; 360 is the IRI Data Library's.
+_SPELLED = {
+    "360": "360_day",
+    "gregorian": "standard",
+    "365_day": "noleap",
+    "366_day": "all_leap",
+}
 _YEARS = ("", "year", "years", "1", "common_year")
 _SINCE = re.compile(r"(month|months|mon|year|years|yr|yrs|common_years?)\s+since\s+(.*)", re.I)
 _ABSOLUTE = re.compile(r"(day|month|year) as (%Y(?:%m)?(?:%d)?)(?:\.%f)?", re.I)
