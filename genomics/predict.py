@@ -26,7 +26,7 @@ from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.records import RecordCosts
 from longseq.genomics.scorers import CKPT_HELP, load_reader, model_file
-from longseq.genomics.streaming import DEFAULT_WINDOW, Chunk, stream_log_probs
+from longseq.genomics.streaming import DEFAULT_WINDOW, Chunk, bunches, stream_log_probs
 from longseq.genomics.tracks import (
     FeatureSums,
     ScoredChunk,
@@ -75,8 +75,8 @@ def score_strands(
 ) -> Iterator[ScoredChunk]:
     """Scores intervals on a strand, or on both.
 
-    On the other strand a base is predicted from those after it; a region's scores there are kept
-    until they can be turned round, in 4 bytes per base.
+    On the other strand a base is predicted from those after it; a region's scores there, or those
+    of a bunch of short regions, are kept until they can be turned round, in 4 bytes per base.
 
     Args:
         model: a causal or masked language model, in evaluation mode.
@@ -96,18 +96,21 @@ def score_strands(
     if strand == "+":
         yield from stream_log_likelihood(model, genome, chunk, intervals, window)
         return
-    for one in intervals:
-        back = np.empty(len(one), np.float32)
-        for part in stream_log_probs(model, genome, [one], chunk, window, "-"):
-            scores = _chosen(part)[::-1]
-            back[part.start - one.start : part.start - one.start + len(scores)] = scores
+    for bunch in bunches(intervals, chunk):
+        firsts = np.cumsum([0, *map(len, bunch)])
+        back = np.empty(firsts[-1], np.float32)
+        for i, part in enumerate(stream_log_probs(model, genome, bunch, chunk, window, "-")):
+            which = min(i, len(bunch) - 1)  # only an interval that is alone has several chunks
+            low = int(firsts[which]) + part.start - bunch[which].start
+            back[low : low + len(part.ids)] = _chosen(part)[::-1]
         if strand == "both":
-            forward = stream_log_likelihood(model, genome, chunk, [one], window)
+            forward = stream_log_likelihood(model, genome, chunk, bunch, window)
         else:
-            forward = _unscored(genome, one, chunk)
+            forward = _unscored(genome, bunch, chunk)
+        done = 0
         for piece in forward:
-            low = piece.start - one.start
-            pair = np.stack([piece.log_likelihood, back[low : low + len(piece.ids)]])
+            pair = np.stack([piece.log_likelihood, back[done : done + len(piece.ids)]])
+            done += len(piece.ids)
             known = np.isfinite(pair).sum(0)
             mean = np.where(np.isfinite(pair), pair, 0).sum(0) / np.maximum(known, 1)
             values = np.where(known > 0, mean, np.nan).astype(np.float32)
@@ -135,10 +138,13 @@ def _masked_chunks(
                 start, ids, scores = block.end, [], []
 
 
-def _unscored(genome: Genome | Collection, one: Interval, chunk: int) -> Iterator[ScoredChunk]:
-    for start in range(one.start, one.end, chunk):
-        ids = genome.fetch(one.chrom, start, min(start + chunk, one.end))
-        yield ScoredChunk(one.chrom, start, ids, np.full(len(ids), np.nan, np.float32))
+def _unscored(
+    genome: Genome | Collection, intervals: Sequence[Interval], chunk: int
+) -> Iterator[ScoredChunk]:
+    for one in intervals:
+        for start in range(one.start, one.end, chunk):
+            ids = genome.fetch(one.chrom, start, min(start + chunk, one.end))
+            yield ScoredChunk(one.chrom, start, ids, np.full(len(ids), np.nan, np.float32))
 
 
 def _chosen(part: Chunk) -> np.ndarray:

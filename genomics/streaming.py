@@ -4,6 +4,9 @@ Models whose state is bounded are exact: what they say of a base depends on all 
 others (Hyena beyond its ``l_max``, attention) read windows of their own reach, each of which begins
 half a window later than the one before: every base is predicted from at least half a window, or
 from all there is. Where the cuts between calls fall changes nothing in either case.
+
+Short sequences run side by side, padded at their right, which no causal model sees: alone, a read
+of 150 bases costs more in calls than in arithmetic.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from longseq.core.checks import check_positive
 from longseq.core.mixers import State
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.labelled import pad
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.models.language_model import DNALanguageModel
 
 DEFAULT_WINDOW = 1024
 _BATCH = 8  # windows run at once
+_POSITIONS = 8192  # of short intervals run at once, padding included: more is no faster
+_WAITING = 65536  # bases of short intervals that are sorted by length together
+_PADDING = 256  # positions of a row: so many cost about what a call costs
 
 
 def reach(model: DNALanguageModel, trained: int | None = None) -> int | None:
@@ -170,7 +177,11 @@ def stream_log_probs(
     window = reach(model) if window is None else window
     if intervals is None:
         intervals = [Interval(name, 0, size) for name, size in genome.records.items()]
-    for item in intervals:
+    for bunch in bunches(intervals, chunk):
+        if len(bunch) > 1:
+            yield from _side_by_side(model, genome, bunch, min(chunk, _POSITIONS), window, strand)
+            continue
+        item = bunch[0]
         stream, ahead = Stream(model, window), None  # ahead: ln p of the base that comes next (V,)
         for done in range(0, len(item), chunk):
             count = min(chunk, len(item) - done)
@@ -183,3 +194,69 @@ def stream_log_probs(
                 said = torch.cat([first, logp[:-1]])
                 ahead = logp[-1:].clone()
             yield Chunk(item.chrom, start, ids, said)
+
+
+def bunches(intervals: Sequence[Interval], chunk: int) -> Iterator[list[Interval]]:
+    """Yields intervals in their order: consecutive short ones together, each of which is a single
+    ``Chunk``; a long one alone. Empty ones are left out.
+
+    Args:
+        intervals: what is to be read.
+        chunk: bases read at once; no longer interval is short.
+    """
+    held: list[Interval] = []
+    bases = 0
+    for item in intervals:
+        short = len(item) <= min(chunk, _POSITIONS)
+        if held and (not short or bases + len(item) > _WAITING):
+            yield held
+            held, bases = [], 0
+        if short and len(item):
+            held.append(item)
+            bases += len(item)
+        elif len(item):
+            yield [item]
+    if held:
+        yield held
+
+
+def _side_by_side(
+    model: DNALanguageModel,
+    genome: Genome | Collection,
+    bunch: Sequence[Interval],
+    positions: int,
+    window: int | None,
+    strand: str,
+) -> Iterator[Chunk]:
+    """Yields one chunk for each interval of a bunch, in its order; see ``stream_log_probs``."""
+    device = next(model.parameters()).device
+    ids = [genome.fetch(item.chrom, item.start, item.end, strand) for item in bunch]
+    said: dict[int, Tensor] = {}
+    for rows in alike([len(one) for one in ids], positions):
+        tokens, _ = pad([ids[i] for i in rows])
+        with torch.inference_mode():
+            logits = Stream(model, window).read(tokens.to(device))
+            logp = torch.log_softmax(logits.float(), -1).roll(1, 1)
+            logp[:, 0] = float("nan")
+        said |= {i: row[: len(ids[i])] for i, row in zip(rows, logp)}
+    for i, item in enumerate(bunch):
+        yield Chunk(item.chrom, item.start, ids[i], said[i])
+
+
+def alike(lengths: Sequence[int], positions: int) -> Iterator[list[int]]:
+    """Yields the numbers of sequences of like length that are to run side by side, the longest
+    first.
+
+    Args:
+        lengths: of the sequences.
+        positions: of a batch at most, padding included, but for a longer sequence alone.
+    """
+    rows: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        width = lengths[rows[0]] if rows else 0
+        if rows and ((len(rows) + 1) * width > positions or width - lengths[i] > _PADDING):
+            yield rows
+            rows = []
+        rows.append(i)
+    if rows:
+        yield rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,35 @@ def _groups(sequences: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([seen.setdefault(key, len(seen)) for key in keys])
 
 
+def check_classes(labelled: Labelled, path: str | Path | None) -> None:
+    """Tells numbers that would be trained as classes.
+
+    Integers are classes, unless more than 20 of them stand on little more than a sequence each;
+    numbers with decimals are measurements from five on, unless they recur.
+
+    Args:
+        labelled: the sequences, whose labels are to be classes.
+        path: their file, for messages.
+
+    Raises:
+        DataError: if labels are numbers and more than half as many as sequences. Numbers with
+            decimals that recur are warned of.
+    """
+    try:
+        numbers = {float(text) for text in labelled.labels}
+    except ValueError:
+        return
+    decimals = any(not number.is_integer() for number in numbers)
+    if len(numbers) <= (4 if decimals else 20):
+        return
+    text = f"its labels are {len(numbers):,} different numbers, which would be as many classes"
+    hint = "learn numbers with --data.regression true, in cross_validate with --regression"
+    if 2 * len(numbers) > len(labelled.labels):
+        raise DataError(text, path=path, hint=f"{hint}; name classes by words")
+    if decimals:
+        warnings.warn(f"{path}: {text} ({hint})", stacklevel=2)
+
+
 def fold_of(labelled: Labelled, folds: int, seed: int, stratify: bool) -> np.ndarray:
     """Returns the fold of each sequence, int64 (n,); equal sequences share one.
 
@@ -138,7 +168,8 @@ def fold_of(labelled: Labelled, folds: int, seed: int, stratify: bool) -> np.nda
         if (count := len(set(own))) < needed:
             raise ConfigError(
                 f"class {label!r} has {count} distinct sequences, {folds} folds need {needed}: "
-                "leave it out, take fewer folds, or, if labels are numbers, ask for regression"
+                "leave it out, take fewer folds, or, if labels are numbers, learn them with "
+                "--data.regression true, in cross_validate with --regression"
             )
     maker = StratifiedGroupKFold if stratify else GroupKFold
     splitter = maker(folds, shuffle=True, random_state=seed)
@@ -217,6 +248,8 @@ class LabelledData(BaseData):
         """The sequences."""
         if self._read is None:
             self._read = read_labelled(self.fasta, self.labels, self.bed)
+            if not self.regression:
+                check_classes(self._read, self.labels or self.bed)
         return self._read
 
     @property

@@ -77,6 +77,36 @@ def test_wrong_tables_are_refused(files, tmp_path, text, message) -> None:
     assert message in str(error.value)
 
 
+def test_numbers_are_no_classes(files, tmp_path, capsys, workdir, recwarn) -> None:
+    rng = np.random.default_rng(0)
+
+    def data(values, regression: bool = False) -> LabelledData:
+        rows = [f"s{i},{value}\n" for i, value in enumerate(values)]
+        (tmp_path / "numbers.csv").write_text("name,label\n" + "".join(rows))
+        return LabelledData(str(files[0]), str(tmp_path / "numbers.csv"), regression=regression)
+
+    for values in ([i % 3 for i in range(61)], [0.2 + 0.5 * (i % 2) for i in range(61)]):
+        assert len(data(values).classes) == len(set(values))
+    assert len(data([f"{i % 20}.0" for i in range(61)]).classes) == 20
+    assert not [one for one in recwarn if "different numbers" in str(one.message)]
+    with pytest.warns(UserWarning, match="numbers.csv: its labels are 8 different numbers"):
+        assert len(data([i % 8 / 8 for i in range(61)]).classes) == 8
+    with pytest.raises(DataError, match=r"61 different numbers.*--data\.regression true"):
+        data(range(1000, 1061)).model_arguments()
+    assert data(range(1000, 1061), regression=True).model_arguments() == {"n_classes": 0}
+    values = rng.normal(size=61)
+    with pytest.raises(DataError, match="61 different numbers, which would be as many classes"):
+        data(values).setup()
+    assert data(values, regression=True).values().tolist() == pytest.approx(values)
+    where = f"--data.labels={tmp_path / 'numbers.csv'}"
+    kind = ["--model=SequencePrediction", "--data=LabelledData"]
+    assert main(["genomics", "fit", *kind, f"--data.fasta={files[0]}", where]) == 2
+    argv = ["--fasta", str(files[0]), "--labels", str(tmp_path / "numbers.csv")]
+    capsys.readouterr()
+    assert main(["genomics", "cross_validate", *argv]) == 2
+    assert "numbers.csv: its labels are 61 different numbers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("regression", [False, True])
 def test_labels_are_read_once_not_for_every_batch(files, regression, monkeypatch) -> None:
     labels = files[2] if regression else files[1]
