@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, linear, silu
+from torch.nn.functional import group_norm, linear, logsigmoid, silu
 
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
@@ -16,10 +16,13 @@ from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.block_linear import block_linear
-from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from longseq.core.ops.cpu_calls import direct_reason
 from longseq.core.ops.gated_norm import gated_layer_norm
 from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.mlstm import mlstm
+from longseq.core.ops.mlstm.arguments import EPS
+from longseq.core.ops.mlstm.reference import stepped
 from longseq.core.ops.precision import bounded
 
 
@@ -212,6 +215,26 @@ class MLSTM(Mixer):
             c, n = seen_from(whole, x.shape[1], self.rotary_base).split([self.d_head, 1], -1)
             n = n.squeeze(-1)
         y = mapped(self.proj_down, self.mlstm_cell.outnorm(h, u, self.learnable_skip, z))
+        return y, {"conv": history, "c": c, "n": n, "m": m}
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """See ``Mixer.step``; on a CPU and without gradients past the operators' checks and
+        dispatch, which at one position take longer than the arithmetic."""
+        own = self.rotary_base is None and self.backend in ("auto", "cpu")
+        own = own and x_t.dtype in (torch.float32, torch.float64)
+        if not own or direct_reason(x_t, *state.values(), *self.parameters()) is not None:
+            return super().step(x_t, state)
+        inner, z = mapped(self.proj_up, x_t).chunk(2, -1)
+        taps, bias = conv_weights(self.conv1d["conv"], "conv1d.conv")
+        u, history = causal_conv1d_step(inner, taps, bias, state["conv"], "silu")
+        (q, k), v = _headwise(u, self.q_proj, self.k_proj), self.v_proj(inner)
+        whole, cell = torch.cat([q, k, v], -1), self.mlstm_cell
+        i, f = cell.igate(whole), cell.fgate(whole)
+        q, k, v = (part.unflatten(-1, (self.n_heads, self.d_head)) for part in (q, k, v))
+        memory = (state["c"], state["n"], state["m"])
+        h, (c, n, m) = stepped(q, k, v, i, logsigmoid(f), memory, EPS)
+        h, u, z = (part.unsqueeze(1) for part in (h, u, z))
+        y = mapped(self.proj_down, cell.outnorm(h, u, self.learnable_skip, z)).squeeze(1)
         return y, {"conv": history, "c": c, "n": n, "m": m}
 
 

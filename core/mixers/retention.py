@@ -11,6 +11,8 @@ from longseq.core.mixers._attention import rotate, seen_from
 from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.backends import Backend, check_backend
+from longseq.core.ops.chunk_walk import row_blocks
+from longseq.core.ops.cpu_calls import direct_reason
 from longseq.core.ops.linear_attention import linear_attention
 
 
@@ -93,8 +95,7 @@ class Retention(Mixer):
         )
         dtype = recurrent_dtype(q.dtype)
         positions = torch.arange(length, device=x.device)
-        heads = torch.arange(self.n_heads, device=x.device, dtype=dtype)
-        log_decay = torch.log1p(-torch.exp2(-5.0 - heads))
+        log_decay = self._log_decay(x.device, dtype)
         o, kv = linear_attention(
             rotate(q.to(dtype), positions, self.rotary_base),
             rotate(k.to(dtype), positions, self.rotary_base),
@@ -107,3 +108,66 @@ class Retention(Mixer):
         )
         y = self.g_norm_swish_gate(o, gate).flatten(2)
         return self.o_proj(y), {"kv": seen_from(kv, length, self.rotary_base)}
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """See ``Mixer.step``; without gradients on a CPU the state is gone over once, in the
+        caches."""
+        kv = state["kv"]
+        direct = self.backend in ("auto", "cpu") and direct_reason(x_t, kv, *self.parameters())
+        if direct is not None:
+            return super().step(x_t, state)
+        q, k, v, gate = (
+            projection(x_t).unflatten(-1, (self.n_heads, -1))
+            for projection in (self.q_proj, self.k_proj, self.v_proj, self.g_proj)
+        )
+        # As seen from the next position, which the new state is kept for.
+        back = torch.full((1,), -1, device=x_t.device)
+        q, k = (
+            rotate(part.to(kv.dtype).unsqueeze(1), back, self.rotary_base).squeeze(1)
+            for part in (q, k)
+        )
+        decay = self._log_decay(kv.device, kv.dtype).exp()
+        q = q * self.d_key**-0.5
+        o, kv = _turned_step(q, k, v.to(kv.dtype), kv, decay, self.rotary_base)
+        y = self.g_norm_swish_gate(o.to(v.dtype), gate).flatten(1)
+        return self.o_proj(y), {"kv": kv}
+
+    def _log_decay(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Returns log γ (H,)."""
+        heads = torch.arange(self.n_heads, device=device, dtype=dtype)
+        return torch.log1p(-torch.exp2(-5.0 - heads))
+
+
+def _turned_step(
+    q: Tensor, k: Tensor, v: Tensor, memory: Tensor, decay: Tensor, base: float
+) -> tuple[Tensor, Tensor]:
+    """Takes one step of a memory whose keys are turned back by one position: γ R⁻¹ S + k vᵀ.
+
+    A few rows of the batch at a time: the passes over their memory then find it in the caches.
+
+    Args:
+        q: (B, H, K), scaled, as seen from the next position.
+        k: (B, H, K), as seen from the next position.
+        v: (B, H, V).
+        memory: S (B, H, K, V), as seen from this position.
+        decay: γ (H,).
+        base: see ``rotate``.
+
+    Returns:
+        o (B, H, V) and the new memory.
+    """
+    half = memory.shape[2] // 2
+    unit = torch.ones(1, 1, 1, 2 * half, device=q.device, dtype=q.dtype)
+    unit[..., half:] = 0.0
+    turned = rotate(unit, torch.ones(1, device=q.device, dtype=torch.long), base)
+    along, across = (part[0, 0, 0, :, None] for part in turned.split(half, -1))  # cos, sin
+    scaled = decay[:, None, None]
+    along, across = (scaled * along).repeat(1, 2, 1), scaled * across
+    after, o = torch.empty_like(memory), torch.empty_like(v)
+    for rows in row_blocks(memory.shape[0], memory[0].numel()):
+        was, now = memory[rows], torch.mul(memory[rows], along, out=after[rows])
+        now[:, :, :half].addcmul_(was[:, :, half:], across)
+        now[:, :, half:].addcmul_(was[:, :, :half], across, value=-1)
+        now.addcmul_(k[rows].unsqueeze(-1), v[rows].unsqueeze(-2))
+        torch.matmul(q[rows].unsqueeze(-2), now, out=o[rows].unsqueeze(-2))
+    return o, after

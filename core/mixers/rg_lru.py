@@ -10,7 +10,10 @@ from torch.nn.functional import gelu, softplus
 from longseq.core.checks import check_divisible, check_positive
 from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.arguments import readable
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
+from longseq.core.ops.block_linear import block_linear
+from longseq.core.ops.block_linear.cpu import MAX_BLOCK
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.precision import autocast_off
@@ -39,10 +42,16 @@ class _Cell(nn.Module):
         decay = torch.empty(width).uniform_(0.9**2, 0.999**2).sqrt()
         self.recurrent_param = nn.Parameter(torch.expm1(-decay.log()).log())
 
-    def _gate(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        heads = u.unflatten(-1, bias.shape)
-        mapped = torch.einsum("...hi,hij->...hj", heads, weight.to(u.dtype)) + bias.to(u.dtype)
-        return torch.sigmoid(mapped.flatten(-2))
+    def _gates(self, u: Tensor) -> list[Tensor]:
+        """Returns the recurrent and the input gate (..., W); narrow maps are one pass over u."""
+        weights = self.recurrent_gate_weight.to(u.dtype), self.input_gate_weight.to(u.dtype)
+        biases = self.recurrent_gate_bias.to(u.dtype), self.input_gate_bias.to(u.dtype)
+        if weights[0].shape[-1] <= MAX_BLOCK:
+            maps = block_linear(u, *[weight.transpose(1, 2) for weight in weights])
+            return [torch.sigmoid(one + bias.flatten()) for one, bias in zip(maps, biases)]
+        heads = u.unflatten(-1, biases[0].shape)
+        maps = [torch.einsum("...hi,hij->...hj", heads, weight) for weight in weights]
+        return [torch.sigmoid((one + bias).flatten(-2)) for one, bias in zip(maps, biases)]
 
     def forward(self, u: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the decay a and what is added to the state, both in float32 at least.
@@ -53,17 +62,18 @@ class _Cell(nn.Module):
         """
         with autocast_off(u):
             u = u.to(recurrent_dtype(u.dtype))
-            rate = self._gate(u, self.recurrent_gate_weight, self.recurrent_gate_bias)
-            log_a = -_C * rate * softplus(self.recurrent_param.to(u.dtype))
-            scale = _bounded_sqrt(-torch.expm1(2 * log_a))
-            scale = torch.where(first.unsqueeze(-1), torch.ones_like(scale), scale)
-            entered = u * self._gate(u, self.input_gate_weight, self.input_gate_bias) * scale
+            rate, gate = self._gates(u)
+            log_a = rate * (-_C * softplus(self.recurrent_param.to(u.dtype)))
+            scale = _bounded_sqrt(-torch.expm1(2 * log_a)).masked_fill(first.unsqueeze(-1), 1.0)
+            entered = u * gate * scale
             return log_a.exp(), entered
 
 
 def _bounded_sqrt(x: Tensor) -> Tensor:
     """Returns √x with a derivative of at most ``_STEEP``, as published."""
     low = 0.25 / _STEEP**2
+    if x.device.type == "cpu" and readable(x) and x.numel() and float(x.detach().amin()) >= low:
+        return x.sqrt()  # nowhere that steep, as nearly always
     steep = x.clamp_min(0).sqrt().detach() + (x - x.detach()) * _STEEP
     return torch.where(x < low, steep, x.clamp_min(low).sqrt())
 

@@ -13,8 +13,14 @@ from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.block_linear import block_linear
+from longseq.core.ops.block_linear.cpu import MAX_BLOCK
 from longseq.core.ops.causal_conv1d import causal_conv1d
+from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
+from longseq.core.ops.precision import autocast_dtype
 from longseq.core.ops.slstm import SLSTMState, slstm
+
+_WIDE = 8  # units of a head from which on torch's layer norm is quicker than its group norm
 
 
 class _HeadwiseLinear(nn.Module):
@@ -31,6 +37,16 @@ class _HeadwiseLinear(nn.Module):
         return torch.einsum(
             "...hp,hop->...ho", x.unflatten(-1, (heads, width)), self.weight
         ).flatten(-2)
+
+
+def _headwise(x: Tensor, *maps: nn.Module) -> list[Tensor]:
+    """Applies maps of one width to the same input, narrow ones in one pass over it."""
+    plain = autocast_dtype(x) is None
+    plain = plain and all(plain_map(one, ANY_HOOKS, _HeadwiseLinear) for one in maps)
+    weights = [one.weight for one in maps if plain and isinstance(one, _HeadwiseLinear)]
+    if weights and all(w.dtype == x.dtype and w.shape[-1] <= MAX_BLOCK for w in weights):
+        return block_linear(x, *weights)
+    return [one(x) for one in maps]
 
 
 class _Conv(nn.Module):
@@ -69,7 +85,12 @@ class _HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.flatten(0, 1), self.n_heads, 1.0 + self.weight, eps=1e-5).view_as(x)
+        weight = 1.0 + self.weight
+        heads = x.unflatten(-1, (self.n_heads, -1))
+        if heads.shape[-1] < _WIDE or x.dtype not in (torch.float32, torch.float64):
+            return F.group_norm(x.flatten(0, 1), self.n_heads, weight, eps=1e-5).view_as(x)
+        # The same, in half the time and less.
+        return F.layer_norm(heads, heads.shape[-1:], eps=1e-5).flatten(-2) * weight
 
 
 @register_mixer("slstm")
@@ -151,7 +172,7 @@ class SLSTM(Mixer):
             u, after["conv"] = causal_conv1d(
                 x, weight, bias, state["conv"], resets, activation="silu"
             )
-        maps = [self.fgate(u), self.igate(u), self.zgate(x), self.ogate(x)]
+        maps = [*_headwise(u, self.fgate, self.igate), *_headwise(x, self.zgate, self.ogate)]
         dtype = maps[0].dtype
         # The bias in full precision: it is added to the logarithm of a gate, not to an activation.
         biases = self.slstm_cell._bias_.view(4, self.d_model)

@@ -13,14 +13,15 @@ from longseq.core.ops.backends import cpu_reason, native
 from longseq.core.ops.gated_norm.arguments import Arguments
 
 SMALL = 1 << 12
-"""Up to so many values torch's own operations are as quick, and keep little."""
+"""Up to so many values torch's own operations are as quick, and keep little, where the kernels are
+called through torch's dispatcher."""
 
 
 def reason(call: Arguments) -> str | None:
     """Returns why the kernels do not take a call, or None if they do."""
-    if call.y.numel() <= SMALL:
-        return f"for up to {SMALL} values torch's own operations are as quick"
     given = [t for t in call[:5] if t is not None]
+    if call.y.numel() <= SMALL and cpu_calls.direct_reason(*given) is not None:
+        return f"for up to {SMALL} values torch's own operations are as quick"
     why = cpu_reason(*given)
     if why is not None:
         return why

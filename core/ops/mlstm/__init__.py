@@ -11,7 +11,7 @@ from torch import Tensor
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.exported import exported, is_open
 from longseq.core.ops.mlstm import chunked, cpu, reference, torch_op, triton
-from longseq.core.ops.mlstm.arguments import NAME, Arguments, MLSTMState, checked
+from longseq.core.ops.mlstm.arguments import EPS, NAME, Arguments, MLSTMState, checked
 from longseq.core.ops.mlstm.reference import mlstm_reference
 from longseq.core.ops.precision import compute_dtype
 
@@ -73,7 +73,7 @@ def mlstm(
     initial_state: MLSTMState | None = None,
     resets: Tensor | None = None,
     chunk_size: int = 128,
-    eps: float = 1e-6,
+    eps: float = EPS,
     *,
     backend: Backend = "auto",
 ) -> tuple[Tensor, MLSTMState]:

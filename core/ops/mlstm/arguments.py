@@ -20,6 +20,8 @@ from longseq.core.ops.arguments import (
 from longseq.core.ops.precision import compute_dtype
 
 NAME = "mlstm"
+EPS = 1e-6
+"""Added to the denominator unless said otherwise."""
 MLSTMState = tuple[Tensor, Tensor, Tensor]
 """C (B, H, K, V), n (B, H, K), m (B, H)."""
 
@@ -35,7 +37,7 @@ class Arguments(NamedTuple):
     initial_state: MLSTMState | None = None
     resets: Tensor | None = None
     chunk_size: int = 128
-    eps: float = 1e-6
+    eps: float = EPS
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns what a backend computes with."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longseq.core.ops.mlstm.arguments import Arguments, MLSTMState, checked, prepared
-from longseq.core.ops.mlstm.stabiliser import finite, normalise
+from longseq.core.ops.mlstm.arguments import EPS, Arguments, MLSTMState, checked, prepared
+from longseq.core.ops.mlstm.stabiliser import divided, finite, normalise
 from longseq.core.ops.precision import autocast_off
 
 
@@ -18,7 +18,7 @@ def mlstm_reference(
     f: Tensor,
     initial_state: MLSTMState | None = None,
     resets: Tensor | None = None,
-    eps: float = 1e-6,
+    eps: float = EPS,
 ) -> tuple[Tensor, MLSTMState]:
     """The same as ``mlstm``, one position after the other.
 
@@ -62,20 +62,42 @@ def run(call: Arguments) -> tuple[Tensor, MLSTMState]:
 
 
 def step(call: Arguments) -> tuple[Tensor, MLSTMState]:
-    """Runs a checked call of one position.
+    """Runs a checked call of one position."""
+    v = call.v
+    with autocast_off(v):
+        *inputs, state = prepared(call)
+        q, k, values, i, log_f = (x[:, 0] for x in inputs)
+        h, state = stepped(q, k, values, i, log_f, state, call.eps)
+        return h.unsqueeze(1).to(v.dtype), state
+
+
+def stepped(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, state: MLSTMState, eps: float
+) -> tuple[Tensor, MLSTMState]:
+    """Takes one step, all in one dtype, float32 or float64.
 
     What takes time is going over C, which is read and written as seldom as torch can.
+
+    Args:
+        q: (B, H, K).
+        k: (B, H, K), not yet scaled.
+        v: (B, H, V).
+        i: (B, H).
+        log_f: logarithms of the forget gates (B, H), -inf at resets.
+        state: C (B, H, K, V), n (B, H, K), m (B, H).
+        eps: added to the denominator.
+
+    Returns:
+        The output (B, H, V) and the new (C, n, m).
     """
-    v, eps = call.v, call.eps
-    with autocast_off(v):
-        *inputs, (c, n, m) = prepared(call)
-        q, k, values, i, log_f = (x[:, 0] for x in inputs)
-        last_m = torch.maximum(log_f + m, i)
-        unit = finite(last_m)
-        keep, add = torch.exp(log_f + m - unit).unsqueeze(-1), torch.exp(i - unit).unsqueeze(-1)
-        key = add * (k * k.shape[2] ** -0.5)
-        c = torch.addcmul(keep.unsqueeze(-1) * c, key.unsqueeze(-1), values.unsqueeze(-2))
-        n = keep * n + key
-        y = (q.unsqueeze(-2) @ c).squeeze(-2)
-        h = normalise(torch.cat([y, (q * n).sum(-1, keepdim=True)], -1), last_m, eps)
-        return h.unsqueeze(1).to(v.dtype), (c, n, last_m)
+    c, n, m = state
+    kept = log_f + m
+    m = torch.maximum(kept, i)
+    unit = finite(m)
+    keep, add = torch.exp(kept - unit).unsqueeze(-1), torch.exp(i - unit).unsqueeze(-1)
+    key = add * (k * k.shape[2] ** -0.5)
+    c = torch.addcmul(keep.unsqueeze(-1) * c, key.unsqueeze(-1), v.unsqueeze(-2))
+    n = keep * n + key
+    y = (q.unsqueeze(-2) @ c).squeeze(-2)
+    total = (q * n).sum(-1, keepdim=True)
+    return divided(y, total, m, eps), (c, n, m)

@@ -24,4 +24,9 @@ def floor_of(m: Tensor) -> Tensor:
 def normalise(y: Tensor, m: Tensor, eps: float) -> Tensor:
     """Returns h (..., V) for y (..., V + 1), whose last column is nᵀq, and the stabiliser m
     (...)."""
-    return y[..., :-1] / (torch.maximum(y[..., -1:].abs(), floor_of(m).unsqueeze(-1)) + eps)
+    return divided(y[..., :-1], y[..., -1:], m, eps)
+
+
+def divided(y: Tensor, total: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Returns h (..., V) for y (..., V), nᵀq (..., 1), and the stabiliser m (...)."""
+    return y / (torch.maximum(total.abs(), floor_of(m).unsqueeze(-1)) + eps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from longseq.core.ops.slstm.arguments import Arguments, Kept
 
 MARK = 16
 """Steps between the cells that the kernels save."""
+_VECTOR = 64  # bytes of the widest vector
 
 
 def reason(call: Arguments) -> str | None:
@@ -26,6 +29,28 @@ def _flags(resets: Tensor | None) -> Tensor | None:
     return None if resets is None else resets.to(torch.uint8).contiguous()
 
 
+def _merged(dtype: torch.dtype, heads: int, width: int) -> int:
+    """Returns how many neighbouring heads the kernels take for one, of which a vector is full.
+
+    Their lanes are the units of one head: of narrow heads most lanes would be empty.
+    """
+    lanes = _VECTOR // dtype.itemsize
+    return max(n for n in range(1, max(1, lanes // width) + 1) if heads % n == 0)
+
+
+def _side_by_side(recurrent: Tensor, n: int) -> Tensor:
+    """Returns the weights (H/n, 4nP, nP) of n heads taken for one: zero from one to another."""
+    heads, _, width = recurrent.shape
+    joined = recurrent.new_zeros(heads // n, 4, n, width, n, width)
+    own = joined.diagonal(dim1=2, dim2=4)  # (H/n, 4, P, P, n)
+    own.copy_(recurrent.view(heads // n, n, 4, width, width).permute(0, 2, 3, 4, 1))
+    return joined.view(heads // n, 4 * n * width, n * width)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(math.isfinite(float(x.sum())) for x in tensors)
+
+
 def forward(
     hs: Tensor, last: Tensor, raw: Tensor | None, marks: Tensor | None, call: Arguments
 ) -> None:
@@ -34,10 +59,20 @@ def forward(
     gates, recurrent, first = (x.contiguous() for x in call[:3])
     flags = _flags(call.resets)
     cpu_calls.fresh(hs, *[] if raw is None else [raw])
-    given = (recurrent, flags, raw, marks, gates, first, hs, last)
-    native().slstm_forward(
-        hs.shape, cpu_calls.code(hs.dtype), _threads(hs), *[cpu_calls.pointer(x) for x in given]
-    )
+
+    def run(n: int, weights: Tensor) -> None:
+        batch, length, heads, width = hs.shape
+        given = (weights, flags, raw, marks, gates, first, hs, last)
+        sizes, threads = (batch, length, heads // n, n * width), _threads(hs)
+        pointers = [cpu_calls.pointer(x) for x in given]
+        native().slstm_forward(sizes, cpu_calls.code(hs.dtype), threads, *pointers)
+
+    n = _merged(hs.dtype, *hs.shape[2:])
+    if n > 1:
+        run(n, _side_by_side(recurrent, n))
+        if _finite(hs):  # or zero times what is not finite has passed from head to head
+            return
+    run(1, recurrent)
 
 
 def backward(
@@ -56,10 +91,19 @@ def backward(
     recurrent, grad_hs, grad_last = (x.contiguous() for x in (recurrent, grad_hs, grad_last))
     flags = _flags(resets)
     cpu_calls.fresh(grad_gates)
-    given = (recurrent, flags, saved, marks, grad_hs, grad_last, grad_gates, grad_first)
-    native().slstm_backward(
-        hs.shape, cpu_calls.code(hs.dtype), _threads(hs), *[cpu_calls.pointer(x) for x in given]
-    )
+
+    def run(n: int, weights: Tensor) -> None:
+        batch, length, heads, width = hs.shape
+        given = (weights, flags, saved, marks, grad_hs, grad_last, grad_gates, grad_first)
+        sizes, threads = (batch, length, heads // n, n * width), _threads(hs)
+        pointers = [cpu_calls.pointer(x) for x in given]
+        native().slstm_backward(sizes, cpu_calls.code(hs.dtype), threads, *pointers)
+
+    n = _merged(hs.dtype, *hs.shape[2:])
+    if n > 1:
+        run(n, _side_by_side(recurrent, n))
+    if n == 1 or not _finite(grad_gates, grad_first):
+        run(1, recurrent)
     before = torch.empty_like(hs)
     cpu_calls.fresh(before)
     before[:, 0], before[:, 1:] = first[0], hs[:, :-1]

@@ -223,3 +223,35 @@ def test_backward_hooks_of_mlstms_maps_are_called(inner: str) -> None:
     mixer.get_submodule(inner).register_full_backward_hook(lambda *_: heard.append(1))
     mixer(torch.randn(1, 9, 16, requires_grad=True))[0].sum().backward()
     assert heard == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_retention_steps_past_autograd_as_the_operator_does(dtype: torch.dtype) -> None:
+    mixer = create_mixer("retention", 256, n_heads=2).to(dtype)  # some rows fill a block
+    x, state = torch.randn(9, 256, dtype=dtype), mixer.init_state(9)
+    state = {"kv": torch.randn_like(state["kv"])}
+    before = state["kv"].clone()
+    y, after = mixer.step(x, state)  # with gradients: by the operator
+    with torch.no_grad():
+        direct, turned = mixer.step(x, state)
+    assert torch.equal(state["kv"], before)
+    torch.testing.assert_close(direct, y)
+    torch.testing.assert_close(turned["kv"], after["kv"])
+    assert y.requires_grad and not direct.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [False, True])
+def test_mlstm_steps_past_autograd_as_the_operators_do(dtype: torch.dtype, bias: bool) -> None:
+    mixer = create_mixer("mlstm", 48, bias=bias).to(dtype)
+    x = torch.randn(3, 9, 48, dtype=dtype)
+    state = direct = mixer.init_state(3)
+    for t in range(9):
+        y, state = mixer.step(x[:, t], state)  # with gradients: by the operators
+        with torch.no_grad():
+            found, direct = mixer.step(x[:, t], direct)
+        torch.testing.assert_close(found, y)
+        assert y.requires_grad and not found.requires_grad
+    assert direct.keys() == state.keys()
+    for name, value in direct.items():
+        torch.testing.assert_close(value, state[name])

@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid, rms_norm, silu, softplus
 
 from longseq.core.errors import ConfigError
 from longseq.core.mixers import Mixer, create_mixer
+from longseq.core.mixers.rg_lru import _bounded_sqrt
 from parity import close, differences, fill, waves, with_gradients
 
 CHECKOUT = os.environ.get("LONGSEQ_UPSTREAM_FLA")
@@ -292,3 +293,13 @@ def test_long_sums_do_not_drift(name: str) -> None:
         first, state = mixer(x[:, :2900])
         last, _ = mixer(x[:, 2900:], state)
     close(torch.cat([first, last], 1), whole, "chunks", 1e-5)
+
+
+def test_rg_lru_bounds_the_slope_of_its_root_alike_with_and_without_steep_places() -> None:
+    gentle = torch.tensor([0.25e-6, 1e-3, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    steep = torch.tensor([0.0, 1e-9, 1e-3, 0.5], dtype=torch.float64, requires_grad=True)
+    for x in (gentle, steep):
+        y = _bounded_sqrt(x)
+        torch.testing.assert_close(y, x.detach().sqrt())
+        (slope,) = torch.autograd.grad(y.sum(), [x])
+        torch.testing.assert_close(slope, (0.5 * x.detach().rsqrt()).clamp_max(1000.0))

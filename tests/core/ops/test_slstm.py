@@ -196,6 +196,42 @@ def test_infinite_and_nan_gates_equal_equations(isa: str) -> None:
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "heads", "width", "n"),
+    [
+        (torch.float32, 4, 4, 4),
+        (torch.float32, 6, 5, 3),
+        (torch.float32, 5, 4, 1),
+        (torch.float32, 4, 9, 1),
+        (torch.float64, 4, 4, 2),
+        (torch.float64, 8, 1, 8),
+    ],
+)
+def test_narrow_heads_side_by_side_fill_a_vector(
+    dtype: torch.dtype, heads: int, width: int, n: int
+) -> None:
+    assert cpu._merged(dtype, heads, width) == n
+    compare(dtype, 3, 18, heads, width, state=True, reset=True)
+
+
+def test_a_nan_stays_in_its_head() -> None:
+    gates, recurrent, first = problem(2, 20, 4, 4, torch.float32, state=True)
+    assert first is not None
+    weight = torch.ones(2, 20, 4, 4)
+    weight[1, 9, 2, 3] = torch.nan
+    for given, scale in ((gates.detach().clone(), None), (gates, weight)):
+        if scale is None:
+            given[0, 7, 1, 1, 2] = torch.nan
+        given.requires_grad_()
+        y, _ = slstm(given, recurrent, first)
+        (grad,) = torch.autograd.grad((y if scale is None else y * scale).sum(), [given])
+        bad, rest = ((0, 1), [0, 2, 3]) if scale is None else ((1, 2), [0, 1, 3])
+        for found in (y,) if scale is None else (grad.amax(2),):
+            assert found[bad[0], :, bad[1]].isnan().any()
+            assert found[bad[0]][:, rest].isfinite().all()
+            assert found[1 - bad[0]].isfinite().all()
+
+
 def test_gradcheck_and_operator_rules() -> None:
     gates, recurrent, first = problem(2, 5, 2, 3, torch.float64, state=True)
     resets = torch.zeros(2, 5, dtype=torch.bool)
