@@ -14,10 +14,10 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import rotate, seen_from
 from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.arguments import seen_by_nobody
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
 from longseq.core.ops.block_linear import block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from longseq.core.ops.cpu_calls import direct_reason
 from longseq.core.ops.gated_norm import gated_layer_norm
 from longseq.core.ops.linear_maps import ANY_HOOKS, mapped, plain_map
 from longseq.core.ops.mlstm import mlstm
@@ -222,7 +222,7 @@ class MLSTM(Mixer):
         dispatch, which at one position take longer than the arithmetic."""
         own = self.rotary_base is None and self.backend in ("auto", "cpu")
         own = own and x_t.dtype in (torch.float32, torch.float64)
-        if not own or direct_reason(x_t, *state.values(), *self.parameters()) is not None:
+        if not (own and seen_by_nobody(x_t, *state.values(), *self.parameters())):
             return super().step(x_t, state)
         inner, z = mapped(self.proj_up, x_t).chunk(2, -1)
         taps, bias = conv_weights(self.conv1d["conv"], "conv1d.conv")

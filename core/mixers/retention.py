@@ -10,9 +10,9 @@ from longseq.core.errors import ConfigError
 from longseq.core.mixers._attention import rotate, seen_from
 from longseq.core.mixers._gated_norm import GatedRMSNorm
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
+from longseq.core.ops.arguments import seen_by_nobody
 from longseq.core.ops.backends import Backend, check_backend
 from longseq.core.ops.chunk_walk import row_blocks
-from longseq.core.ops.cpu_calls import direct_reason
 from longseq.core.ops.linear_attention import linear_attention
 
 
@@ -113,8 +113,8 @@ class Retention(Mixer):
         """See ``Mixer.step``; without gradients on a CPU the state is gone over once, in the
         caches."""
         kv = state["kv"]
-        direct = self.backend in ("auto", "cpu") and direct_reason(x_t, kv, *self.parameters())
-        if direct is not None:
+        own = self.backend in ("auto", "cpu") and seen_by_nobody(x_t, kv, *self.parameters())
+        if not own:
             return super().step(x_t, state)
         q, k, v, gate = (
             projection(x_t).unflatten(-1, (self.n_heads, -1))

@@ -12,8 +12,7 @@ from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
 from longseq.core.ops.arguments import readable
 from longseq.core.ops.backends import Backend, check_backend, convolution_backend
-from longseq.core.ops.block_linear import block_linear
-from longseq.core.ops.block_linear.cpu import MAX_BLOCK
+from longseq.core.ops.block_linear import MAX_BLOCK, block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from longseq.core.ops.linear_scan import linear_scan
 from longseq.core.ops.precision import autocast_off

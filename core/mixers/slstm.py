@@ -13,8 +13,7 @@ from longseq.core.checks import check_divisible, check_positive
 from longseq.core.errors import ConfigError
 from longseq.core.mixers._submodules import conv_weights
 from longseq.core.mixers.base import Mixer, State, recurrent_dtype, register_mixer, segment_resets
-from longseq.core.ops.block_linear import block_linear
-from longseq.core.ops.block_linear.cpu import MAX_BLOCK
+from longseq.core.ops.block_linear import MAX_BLOCK, block_linear
 from longseq.core.ops.causal_conv1d import causal_conv1d
 from longseq.core.ops.linear_maps import ANY_HOOKS, plain_map
 from longseq.core.ops.precision import autocast_dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import ArgumentError
-from longseq.core.kernels.custom_op import in_forward_mode, in_transform
+from longseq.core.kernels.custom_op import in_forward_mode, in_transform, seen_by
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -24,6 +24,12 @@ def readable(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or in_transform():
         return False
     return all(type(t) in _PLAIN and t.device.type != "meta" for t in tensors)
+
+
+def seen_by_nobody(*tensors: Tensor | None) -> bool:
+    """Returns whether a call is on plain CPU tensors alone, parameters included, and no autograd,
+    autocast, compiler, tracer, transform or mode has to see it."""
+    return seen_by(tensors) is None
 
 
 def differentiated(transforms: bool) -> bool:

@@ -12,11 +12,11 @@ from longseq.core.errors import ArgumentError
 from longseq.core.ops.arguments import check_device, check_kind, check_shape
 from longseq.core.ops.backends import Backend, Dispatch
 from longseq.core.ops.block_linear import composed, cpu, torch_op
-from longseq.core.ops.block_linear.cpu import Arguments
+from longseq.core.ops.block_linear.cpu import MAX_BLOCK, Arguments
 from longseq.core.ops.block_linear.reference import block_linear_reference
 from longseq.core.ops.precision import autocast_dtype
 
-__all__ = ["block_linear", "block_linear_reference"]
+__all__ = ["MAX_BLOCK", "block_linear", "block_linear_reference"]
 
 
 def _example(new: Callable[..., Tensor]) -> Arguments:
