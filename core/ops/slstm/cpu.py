@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +52,34 @@ def _finite(*tensors: Tensor) -> bool:
     return all(math.isfinite(float(x.sum())) for x in tensors)
 
 
+def _run(
+    kernel: Callable[..., None],
+    hs: Tensor,
+    recurrent: Tensor,
+    given: Sequence[Tensor | None],
+    written: Sequence[Tensor],
+) -> None:
+    """Calls a kernel, with narrow heads side by side where that ends in finite numbers.
+
+    Args:
+        kernel: of the forward or the backward pass.
+        hs: the hidden states (B, L, H, P), for sizes and dtype.
+        recurrent: weights (H, 4P, P).
+        given: the kernel's other tensors.
+        written: those of its results by which a number that is not finite would show.
+    """
+    batch, length, heads, width = hs.shape
+    n = _merged(hs.dtype, heads, width)
+    # Zero times what is not finite passes from head to head: then each by itself, anew.
+    for merged in (n, 1) if n > 1 else (1,):
+        weights = _side_by_side(recurrent, n) if merged > 1 else recurrent
+        pointers = [cpu_calls.pointer(x) for x in (weights, *given)]
+        sizes = (batch, length, heads // merged, merged * width)
+        kernel(sizes, cpu_calls.code(hs.dtype), _threads(hs), *pointers)
+        if merged > 1 and _finite(*written):
+            return
+
+
 def forward(
     hs: Tensor, last: Tensor, raw: Tensor | None, marks: Tensor | None, call: Arguments
 ) -> None:
@@ -60,19 +89,8 @@ def forward(
     flags = _flags(call.resets)
     cpu_calls.fresh(hs, *[] if raw is None else [raw])
 
-    def run(n: int, weights: Tensor) -> None:
-        batch, length, heads, width = hs.shape
-        given = (weights, flags, raw, marks, gates, first, hs, last)
-        sizes, threads = (batch, length, heads // n, n * width), _threads(hs)
-        pointers = [cpu_calls.pointer(x) for x in given]
-        native().slstm_forward(sizes, cpu_calls.code(hs.dtype), threads, *pointers)
-
-    n = _merged(hs.dtype, *hs.shape[2:])
-    if n > 1:
-        run(n, _side_by_side(recurrent, n))
-        if _finite(hs):  # or zero times what is not finite has passed from head to head
-            return
-    run(1, recurrent)
+    given = (flags, raw, marks, gates, first, hs, last)
+    _run(native().slstm_forward, hs, recurrent, given, (hs,))
 
 
 def backward(
@@ -92,18 +110,8 @@ def backward(
     flags = _flags(resets)
     cpu_calls.fresh(grad_gates)
 
-    def run(n: int, weights: Tensor) -> None:
-        batch, length, heads, width = hs.shape
-        given = (weights, flags, saved, marks, grad_hs, grad_last, grad_gates, grad_first)
-        sizes, threads = (batch, length, heads // n, n * width), _threads(hs)
-        pointers = [cpu_calls.pointer(x) for x in given]
-        native().slstm_backward(sizes, cpu_calls.code(hs.dtype), threads, *pointers)
-
-    n = _merged(hs.dtype, *hs.shape[2:])
-    if n > 1:
-        run(n, _side_by_side(recurrent, n))
-    if n == 1 or not _finite(grad_gates, grad_first):
-        run(1, recurrent)
+    given = (flags, saved, marks, grad_hs, grad_last, grad_gates, grad_first)
+    _run(native().slstm_backward, hs, recurrent, given, (grad_gates, grad_first))
     before = torch.empty_like(hs)
     cpu_calls.fresh(before)
     before[:, 0], before[:, 1:] = first[0], hs[:, :-1]
