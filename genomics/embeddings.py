@@ -11,21 +11,25 @@ from typing import IO, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError
 from longseq.genomics.data.annotation import Feature
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
+from longseq.genomics.data.labelled import pad
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import is_base
-from longseq.genomics.masked_scores import blocks
+from longseq.genomics.masked_scores import Block, blocks
 from longseq.genomics.models.language_model import DNALanguageModel
 from longseq.genomics.models.masked_model import MaskedDNAModel
-from longseq.genomics.streaming import DEFAULT_WINDOW, Stream, reach
+from longseq.genomics.streaming import DEFAULT_WINDOW, Stream, alike, bunches, reach
 
 Pool = Literal["mean", "last"]
 STRANDS = ("+", "-", "both", "own")
+_BUNCH = 4  # chunks of short intervals whose vectors are held at once
+_TOGETHER = 8192  # positions of a masked model's windows that run at once
 
 
 @dataclass(frozen=True)
@@ -68,44 +72,98 @@ def stream_vectors(
             read at once.
     """
     check_positive("chunk", chunk)
-    device = next(model.parameters()).device
     if isinstance(model, MaskedDNAModel):
-        for item in intervals:
-            yield from _masked_vectors(model, genome, item, strand, window or DEFAULT_WINDOW)
+        yield from _masked_vectors(model, genome, intervals, strand, window or DEFAULT_WINDOW)
         return
     window = reach(model) if window is None else window
-    for item in intervals:
-        stream = Stream(model, window, hidden=True)
+    for bunch in bunches(intervals, chunk, _BUNCH * chunk):
+        if len(bunch) > 1:
+            yield from _side_by_side(model, genome, bunch, strand, chunk, window)
+            continue
+        item, stream = bunch[0], Stream(model, window, hidden=True)
         for done in range(0, len(item), chunk):
             count = min(chunk, len(item) - done)
             start = item.start + done if strand == "+" else item.end - done - count
             ids = genome.fetch(item.chrom, start, start + count, strand)
-            tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
-            with torch.inference_mode():
-                values = stream.read(tokens.unsqueeze(0))[0].float().cpu().numpy()
-            if strand == "-":
-                values, ids = values[::-1], genome.fetch(item.chrom, start, start + count)
-            yield Vectors(item.chrom, start, ids, values)
+            values = _run(model, stream.read, ids[None])[0]
+            yield _vectors(genome, Interval(item.chrom, start, start + count), values, strand)
+
+
+@torch.inference_mode()
+def _run(
+    model: DNALanguageModel | MaskedDNAModel, read: Callable[[Tensor], Tensor], ids: np.ndarray
+) -> np.ndarray:
+    """Returns the vectors, float32 (B, L, D), of rows of tokens (B, L)."""
+    tokens = torch.from_numpy(ids.astype(np.int64)).to(next(model.parameters()).device)
+    return read(tokens).float().cpu().numpy()
+
+
+def _vectors(
+    genome: Genome | Collection, place: Interval, values: np.ndarray, strand: str
+) -> Vectors:
+    """Returns the vectors of a place, in the order of the genome, of those in the order read."""
+    ids = genome.fetch(place.chrom, place.start, place.end)
+    return Vectors(place.chrom, place.start, ids, values if strand == "+" else values[::-1])
+
+
+def _side_by_side(
+    model: DNALanguageModel,
+    genome: Genome | Collection,
+    bunch: Sequence[Interval],
+    strand: str,
+    chunk: int,
+    window: int | None,
+) -> Iterator[Vectors]:
+    """Yields the vectors of short intervals, in order; see ``stream_vectors``."""
+    ids = [genome.fetch(one.chrom, one.start, one.end, strand) for one in bunch]
+    found: dict[int, np.ndarray] = {}
+    for rows in alike([len(one) for one in ids], chunk):
+        tokens, _ = pad([ids[i] for i in rows])
+        values = _run(model, Stream(model, window, hidden=True).read, tokens.numpy())
+        found |= {i: row[: len(ids[i])] for i, row in zip(rows, values)}
+    for i, one in enumerate(bunch):
+        yield _vectors(genome, one, found[i], strand)
 
 
 def _masked_vectors(
     model: MaskedDNAModel,
     genome: Genome | Collection,
-    item: Interval,
+    intervals: Sequence[Interval],
     strand: str,
     window: int,
 ) -> Iterator[Vectors]:
-    """See ``stream_vectors``; blocks of half a window, with a quarter of one on both sides."""
-    device = next(model.parameters()).device
-    cut = blocks(item, window)
-    for one in cut if strand == "+" else reversed(list(cut)):  # in the order of reading
-        ids = genome.fetch(item.chrom, one.low, one.high, strand)
-        tokens = torch.from_numpy(ids.astype(np.int64)).to(device)
-        with torch.inference_mode():
-            values = model.hidden(tokens.unsqueeze(0))[0].float().cpu().numpy()
-        values = values if strand == "+" else values[::-1]
-        known = genome.fetch(item.chrom, one.start, one.end)
-        yield Vectors(item.chrom, one.start, known, values[one.start - one.low : one.end - one.low])
+    """See ``stream_vectors``; blocks of half a window, with a quarter of one on both sides. Windows
+    of one length, of several intervals too, run together."""
+    waiting: list[tuple[str, Block]] = []
+    bases = 0
+    for item in intervals:
+        cut = blocks(item, window)
+        for one in cut if strand == "+" else reversed(list(cut)):  # in the order of reading
+            waiting.append((item.chrom, one))
+            bases += one.high - one.low
+            if bases >= _TOGETHER:
+                yield from _together(model, genome, waiting, strand)
+                waiting, bases = [], 0
+    yield from _together(model, genome, waiting, strand)
+
+
+def _together(
+    model: MaskedDNAModel,
+    genome: Genome | Collection,
+    waiting: Sequence[tuple[str, Block]],
+    strand: str,
+) -> Iterator[Vectors]:
+    ids = [genome.fetch(chrom, one.low, one.high, strand) for chrom, one in waiting]
+    found: dict[int, np.ndarray] = {}
+    for rows in alike([len(one) for one in ids], _TOGETHER, padding=0):
+        values = _run(model, model.hidden, np.stack([ids[i] for i in rows]))
+        for i, row in zip(rows, values):
+            one = waiting[i][1]
+            # The block, whose place in what is read depends on the strand.
+            before = one.start - one.low if strand == "+" else one.high - one.end
+            found[i] = row[before : before + one.end - one.start]
+    for i, (chrom, one) in enumerate(waiting):
+        yield _vectors(genome, Interval(chrom, one.start, one.end), found[i], strand)
 
 
 def ordered_vectors(
@@ -140,26 +198,31 @@ def ordered_vectors(
             if progress is not None:
                 progress(len(part.ids) * (2 if strand == "both" else 1))
         return
-    for one in intervals:
+    width = model.backbone.d_model
+    for bunch in bunches(intervals, chunk, _BUNCH * chunk):
+        firsts = np.cumsum([0, *map(len, bunch)])
         with tempfile.TemporaryFile(dir=folder) as spool:
-            width = model.backbone.d_model
             if strand != "+":
-                for part in stream_vectors(model, genome, [one], "-", chunk, window):
-                    spool.seek((part.start - one.start) * width * 4)
+                which = 0
+                for part in stream_vectors(model, genome, bunch, "-", chunk, window):
+                    before = int(firsts[which]) + part.start - bunch[which].start
+                    spool.seek(before * width * 4)
                     spool.write(part.values.astype("<f4").tobytes())
+                    which += part.start == bunch[which].start  # it is read from its end
                     if progress is not None:
                         progress(len(part.ids))
                 spool.seek(0)
 
-            def turned(count: int, spool: IO[bytes] = spool, width: int = width) -> np.ndarray:
+            def turned(count: int, spool: IO[bytes] = spool) -> np.ndarray:
                 return np.frombuffer(spool.read(count * width * 4), "<f4").reshape(count, width)
 
             if strand == "-":
-                for low in range(one.start, one.end, chunk):
-                    ids = genome.fetch(one.chrom, low, min(low + chunk, one.end))
-                    yield Vectors(one.chrom, low, ids, turned(len(ids)))
+                for one in bunch:
+                    for low in range(one.start, one.end, chunk):
+                        ids = genome.fetch(one.chrom, low, min(low + chunk, one.end))
+                        yield Vectors(one.chrom, low, ids, turned(len(ids)))
                 continue
-            for part in stream_vectors(model, genome, [one], "+", chunk, window):
+            for part in stream_vectors(model, genome, bunch, "+", chunk, window):
                 values = part.values
                 if strand == "both":
                     values = np.concatenate([values, turned(len(part.ids))], 1)
@@ -254,7 +317,7 @@ def embed_features(
     window: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:
-    """Returns one vector for each feature, in the memory of a chunk and of the result.
+    """Returns one vector for each feature, in the memory of a few chunks and of the result.
 
     Args:
         model: a causal language model, in evaluation mode.

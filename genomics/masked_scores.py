@@ -26,6 +26,8 @@ from longseq.genomics.variant_scores import Ratio, Site, Unit
 
 HIDE_EVERY = 7  # a seventh is near the 15% hidden in training, and no multiple of a codon
 _TOKENS = 1 << 15  # positions run at once
+_POSITIONS = 8192  # of several windows run at once: more is no faster
+_WAITING = 1 << 16  # bases that are read before their windows are run
 
 
 @dataclass(frozen=True)
@@ -92,38 +94,96 @@ def masked_scores(
     window = window or DEFAULT_WINDOW
     if strand == "both":
         strand = "+" if model.symmetric else "+-"
+    waiting: list[_Window] = []
+    bases = 0
     for item in intervals:
         for block in blocks(item, window):
-            ids = genome.fetch(item.chrom, block.low, block.high)
-            step = every or len(ids)
-            inside = np.zeros(len(ids), bool)
-            inside[block.start - block.low : block.end - block.low] = True
-            wanted = np.flatnonzero(inside & is_base(ids))
-            place = np.arange(len(ids)) + (block.low if every else 0)
-            total = np.zeros(len(ids))
-            for one in strand:
-                total += _hidden_scores(model, ids, place % step, wanted, one)
-            known = inside & is_base(ids)
-            said = np.where(known, total / len(strand), np.nan).astype(np.float32)
-            yield block, ids[inside], said[inside]
+            waiting.append(_read(genome, item.chrom, block, every))
+            bases += block.high - block.low
+            if bases >= _WAITING:
+                yield from _scored(model, waiting, strand)
+                waiting, bases = [], 0
+    yield from _scored(model, waiting, strand)
 
 
-def _hidden_scores(
-    model: MaskedDNAModel, ids: np.ndarray, group: np.ndarray, wanted: np.ndarray, strand: str
-) -> np.ndarray:
-    """Returns ln p of the wanted places of a window, 0 elsewhere; those of one group are hidden
-    together."""
-    found = np.zeros(len(ids))
-    groups = np.unique(group[wanted])
-    rows = max(1, _TOKENS // len(ids))
-    for low in range(0, len(groups), rows):
-        hidden = (group == groups[low : low + rows, None]) & is_base(ids)
-        logp = _log_probs(model, np.where(hidden, np.uint8(MASK), ids), strand)
-        row = np.searchsorted(groups, group[wanted]) - low
-        here = (row >= 0) & (row < len(hidden))
-        at = wanted[here]
-        found[at] = logp[row[here], at, ids[at].astype(np.int64)].double().cpu().numpy()
-    return found
+@dataclass(frozen=True)
+class _Window:
+    """What is read for a block.
+
+    Attributes:
+        block: its place.
+        ids: tokens, uint8 (L,).
+        inside: where the block is, bool (L,).
+        group: positions of one number are hidden together, int64 (L,).
+    """
+
+    block: Block
+    ids: np.ndarray
+    inside: np.ndarray
+    group: np.ndarray
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """The places (n,) that are to be scored."""
+        return np.flatnonzero(self.inside & is_base(self.ids))
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The numbers (G,) of the groups that have such a place."""
+        return np.unique(self.group[self.wanted])
+
+
+def _read(genome: Genome | Collection, chrom: str, block: Block, every: int) -> _Window:
+    ids = genome.fetch(chrom, block.low, block.high)
+    place = np.arange(len(ids))
+    inside = (place >= block.start - block.low) & (place < block.end - block.low)
+    group = (place + block.low) % every if every else place
+    return _Window(block, ids, inside, group)
+
+
+def _scored(
+    model: MaskedDNAModel, waiting: Sequence[_Window], strand: str
+) -> Iterator[tuple[Block, np.ndarray, np.ndarray]]:
+    """Yields what ``masked_scores`` does, in order; windows of equal length are run together."""
+    totals = [np.zeros(len(one.ids)) for one in waiting]
+    rows: list[tuple[int, int]] = []  # window, and the group of it that is hidden
+    order = sorted(range(len(waiting)), key=lambda i: len(waiting[i].ids))
+    for i in order:
+        size = len(waiting[i].ids)
+        for number in waiting[i].groups.tolist():
+            most = _TOKENS if rows and rows[0][0] == i else _POSITIONS
+            other = bool(rows) and len(waiting[rows[0][0]].ids) != size
+            if rows and (other or (len(rows) + 1) * size > most):
+                _add_hidden(model, waiting, rows, strand, totals)
+                rows = []
+            rows.append((i, number))
+    if rows:
+        _add_hidden(model, waiting, rows, strand, totals)
+    for one, total in zip(waiting, totals):
+        known = one.inside & is_base(one.ids)
+        said = np.where(known, total / len(strand), np.nan).astype(np.float32)
+        yield one.block, one.ids[one.inside], said[one.inside]
+
+
+def _add_hidden(
+    model: MaskedDNAModel,
+    waiting: Sequence[_Window],
+    rows: Sequence[tuple[int, int]],
+    strand: str,
+    totals: Sequence[np.ndarray],
+) -> None:
+    """Adds ln p of the wanted places of each row's group while the group is hidden."""
+    ids = np.stack([waiting[i].ids for i, _ in rows])
+    hidden = np.stack([waiting[i].group == number for i, number in rows]) & is_base(ids)
+    masked = np.where(hidden, np.uint8(MASK), ids)
+    wanted = hidden & np.stack([waiting[i].inside for i, _ in rows])
+    row, at = np.nonzero(wanted)
+    for one in strand:
+        logp = _log_probs(model, masked, one)
+        found = logp[row, at, ids[row, at].astype(np.int64)].double().cpu().numpy()
+        for number, (i, _) in enumerate(rows):
+            here = row == number
+            totals[i][at[here]] += found[here]
 
 
 @torch.inference_mode()

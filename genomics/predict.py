@@ -128,9 +128,11 @@ def _masked_chunks(
 ) -> Iterator[ScoredChunk]:
     """Yields what a masked model says, several blocks of a window at once."""
     check_positive("chunk", chunk)
+    found = masked_scores(model, genome, intervals, every, window, strand)
     for one in intervals:
         start, ids, scores = one.start, [], []
-        for block, tokens, said in masked_scores(model, genome, [one], every, window, strand):
+        while start < one.end:
+            block, tokens, said = next(found)
             ids.append(tokens)
             scores.append(said)
             if block.end - start >= chunk or block.end == one.end:

@@ -196,19 +196,22 @@ def stream_log_probs(
             yield Chunk(item.chrom, start, ids, said)
 
 
-def bunches(intervals: Sequence[Interval], chunk: int) -> Iterator[list[Interval]]:
+def bunches(
+    intervals: Sequence[Interval], chunk: int, waiting: int = _WAITING
+) -> Iterator[list[Interval]]:
     """Yields intervals in their order: consecutive short ones together, each of which is a single
     ``Chunk``; a long one alone. Empty ones are left out.
 
     Args:
         intervals: what is to be read.
         chunk: bases read at once; no longer interval is short.
+        waiting: bases of a bunch at most.
     """
     held: list[Interval] = []
     bases = 0
     for item in intervals:
         short = len(item) <= min(chunk, _POSITIONS)
-        if held and (not short or bases + len(item) > _WAITING):
+        if held and (not short or bases + len(item) > waiting):
             yield held
             held, bases = [], 0
         if short and len(item):
@@ -243,18 +246,19 @@ def _side_by_side(
         yield Chunk(item.chrom, item.start, ids[i], said[i])
 
 
-def alike(lengths: Sequence[int], positions: int) -> Iterator[list[int]]:
+def alike(lengths: Sequence[int], positions: int, padding: int = _PADDING) -> Iterator[list[int]]:
     """Yields the numbers of sequences of like length that are to run side by side, the longest
     first.
 
     Args:
         lengths: of the sequences.
         positions: of a batch at most, padding included, but for a longer sequence alone.
+        padding: positions of a row at most; 0 for sequences of one length.
     """
     rows: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         width = lengths[rows[0]] if rows else 0
-        if rows and ((len(rows) + 1) * width > positions or width - lengths[i] > _PADDING):
+        if rows and ((len(rows) + 1) * width > positions or width - lengths[i] > padding):
             yield rows
             rows = []
         rows.append(i)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from longseq.genomics import streaming
+from longseq.genomics import embeddings, masked_scores, streaming
 from longseq.genomics.data.fasta import Genome
 from longseq.genomics.data.splits import Interval
+from longseq.genomics.embeddings import Vectors, ordered_vectors
 from longseq.genomics.models.language_model import DNALanguageModel
+from longseq.genomics.models.masked_model import MaskedDNAModel
 from longseq.genomics.predict import score_strands
 from longseq.genomics.streaming import alike, bunches, stream_log_probs
 
@@ -90,6 +92,94 @@ def test_reads_share_calls_and_their_memory_is_bounded(
     shapes.clear()
     assert sum(len(part.ids) for part in stream_log_probs(model, genome, chunk=300)) == sum(sizes)
     assert max(rows * width for rows, width in shapes) <= 300 and len(shapes) < 600
+
+
+def masked(symmetry: str) -> MaskedDNAModel:
+    torch.manual_seed(0)
+    kwargs = {"mixer": "mamba"}
+    return MaskedDNAModel(8, 2, mixer_kwargs=kwargs, symmetry=symmetry).eval()  # type: ignore[arg-type]
+
+
+def counted_tokens(monkeypatch, kind: type, method: str) -> list[int]:
+    """Returns the positions of every call of a model's method from now on."""
+    calls: list[int] = []
+    whole = getattr(kind, method)
+
+    def counted(self, input_ids, *args, **kwargs):
+        calls.append(input_ids.numel())
+        return whole(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(kind, method, counted)
+    return calls
+
+
+@pytest.mark.parametrize("strand", ["+", "both"])
+@pytest.mark.parametrize("every", [0, 7])
+def test_windows_of_a_masked_model_leave_no_trace_in_each_other(
+    genome, strand: str, every: int, monkeypatch
+) -> None:
+    model = masked("none")
+    wanted = [one for one in intervals(genome) if len(one) < 1000]  # without the longest record
+    calls = counted_tokens(monkeypatch, MaskedDNAModel, "forward")
+
+    def read(some: list[Interval]) -> list:
+        return list(score_strands(model, genome, some, strand, 500, 256, every))
+
+    found, together = read(wanted), len(calls)
+    alone = [part for one in wanted for part in read([one])]
+    assert together < len(calls) - together and max(calls) <= 1 << 15
+    monkeypatch.setattr(masked_scores, "_WAITING", 300)
+    for other in (alone, read(wanted)):
+        for part, same in zip(found, other, strict=True):
+            assert (part.chrom, part.start) == (same.chrom, same.start)
+            assert np.array_equal(part.ids, same.ids)
+            np.testing.assert_allclose(part.log_likelihood, same.log_likelihood, rtol=0, atol=1e-5)
+
+
+def joined(parts: list[Vectors], wanted: list[Interval]) -> list[np.ndarray]:
+    """Returns the vectors of every interval that is not empty, whatever its chunks."""
+    found, waiting = [], iter(parts)
+    for one in wanted:
+        values: list[np.ndarray] = []
+        while sum(map(len, values)) < len(one):
+            part = next(waiting)
+            assert part.chrom == one.chrom and part.start == one.start + sum(map(len, values))
+            values.append(part.values)
+        found.append(np.concatenate(values) if values else np.zeros((0, 0), np.float32))
+    assert next(waiting, None) is None
+    return found
+
+
+@pytest.mark.parametrize("strand", ["+", "-", "both"])
+@pytest.mark.parametrize("kind", [*MODELS, "masked", "masked ps"])
+def test_each_is_embedded_as_if_it_were_alone(genome, kind: str, strand: str, monkeypatch) -> None:
+    if kind.startswith("masked"):
+        model = masked("ps" if kind.endswith("ps") else "none")
+    else:
+        model = made(kind)
+    wanted = intervals(genome)
+
+    def read(some: list[Interval], chunk: int) -> list[np.ndarray]:
+        return joined(list(ordered_vectors(model, genome, some, strand, chunk, 64)), some)
+
+    alone = [read([one], 4096)[0] for one in wanted]
+    found = [read(wanted, chunk) for chunk in (4096, 500, 100)]
+    monkeypatch.setattr(embeddings, "_TOGETHER", 130)
+    for several in [*found, read(wanted, 4096)]:
+        for values, other in zip(several, alone, strict=True):
+            np.testing.assert_allclose(values, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DNALanguageModel, MaskedDNAModel])
+def test_embedded_reads_share_calls(
+    kind: type, write_fasta: Callable, random_bases: Callable, monkeypatch
+) -> None:
+    genome = Genome(write_fasta({f"r{i}": random_bases(100 + i % 3, i) for i in range(300)}))
+    model = made("mamba") if kind is DNALanguageModel else masked("none")
+    calls = counted_tokens(monkeypatch, kind, "hidden")
+    reads = [Interval(name, 0, size) for name, size in genome.records.items()]
+    assert sum(len(part.ids) for part in ordered_vectors(model, genome, reads)) == 30_300
+    assert len(calls) < 20 and max(calls) <= 8192
 
 
 def test_bunches_keep_the_order_and_batches_are_of_like_length() -> None:
