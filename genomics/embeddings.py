@@ -18,7 +18,7 @@ from longseq.core.errors import ConfigError
 from longseq.genomics.data.annotation import Feature
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.labelled import pad
+from longseq.genomics.data.padding import pad
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.data.tokenizer import is_base
 from longseq.genomics.masked_scores import Block, blocks

@@ -202,7 +202,7 @@ def predict_rows(task: SequencePrediction, sequences: list[Any], batch_size: int
         sequences: token ids, uint8 (n,) each.
         batch_size: sequences at once, of similar length.
     """
-    from longseq.genomics.data.labelled import pad
+    from longseq.genomics.data.padding import pad
 
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     found = torch.zeros(len(sequences), max(1, task.n_classes))

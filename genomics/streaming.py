@@ -22,7 +22,7 @@ from longseq.core.checks import check_positive
 from longseq.core.mixers import State
 from longseq.genomics.data.collection import Collection
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.labelled import pad
+from longseq.genomics.data.padding import pad
 from longseq.genomics.data.splits import Interval
 from longseq.genomics.models.language_model import DNALanguageModel
 

@@ -4,6 +4,7 @@ left."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pickle import PicklingError
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,7 +96,17 @@ class StepLoader:
             # uses.
             generator=torch.Generator().manual_seed(steps.start),
         )
-        for step, batch in zip(steps, loader, strict=True):
+        try:
+            batches = iter(loader)
+        except (AttributeError, TypeError, PicklingError) as error:
+            if not self.num_workers:
+                raise
+            raise ConfigError(
+                f"worker processes cannot be given what makes the batches "
+                f"({type(self.dataset).__name__}: {error}); set data.num_workers to 0, or use no "
+                "local functions, open files or trainers in it"
+            ) from error
+        for step, batch in zip(steps, batches, strict=True):
             self._position = step + 1
             yield batch
 

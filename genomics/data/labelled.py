@@ -19,7 +19,8 @@ from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import EpochBatches, data_ranks, step_dataloader
 from longseq.genomics.data.bed import read_bed
 from longseq.genomics.data.fasta import Genome
-from longseq.genomics.data.tokenizer import PAD, reverse_complement
+from longseq.genomics.data.padding import LabelledBatches
+from longseq.genomics.data.tokenizer import reverse_complement
 
 _SPLITS = ("train", "valid", "test")
 
@@ -180,19 +181,6 @@ def fold_of(labelled: Labelled, folds: int, seed: int, stratify: bool) -> np.nda
     return found
 
 
-def pad(sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns sequences as one batch, int64 (B, L) padded at the right, and their lengths (B,).
-
-    Args:
-        sequences: token ids, of at least one base each.
-    """
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    batch = np.full((len(sequences), int(lengths.max())), PAD, np.int64)
-    for row, ids in zip(batch, sequences):
-        row[: len(ids)] = ids
-    return torch.from_numpy(batch), lengths
-
-
 class LabelledData(BaseData):
     """Sequences with a class or a number each, split by a column, by share, or into folds.
 
@@ -344,14 +332,7 @@ class LabelledData(BaseData):
         Args:
             rows: which.
         """
-        ids, lengths = pad([self.labelled.sequences[i] for i in rows])
-        target = torch.from_numpy(self.values()[rows])
-        if self.regression:
-            target = target.float()
-        return {"input_ids": ids, "lengths": lengths, "target": target}
-
-    def _training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        return self.batch(rows)
+        return LabelledBatches(self.labelled.sequences, self.values(), self.regression)(rows)
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""
@@ -359,7 +340,7 @@ class LabelledData(BaseData):
             self.parts()["train"],
             self.batch_size,
             self.seed,
-            self._training_batch,
+            LabelledBatches(self.labelled.sequences, self.values(), self.regression),
             data_ranks(self.trainer),
         )
         return step_dataloader(batches, self.trainer, batches.per_epoch, self.num_workers)

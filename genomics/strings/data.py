@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,52 @@ from longseq.genomics.strings.alphabets import (
     whole,
 )
 from longseq.genomics.strings.reading import read_strings
+
+
+@dataclass(frozen=True)
+class TrainingStrings:
+    """Makes training batches of strings; worker processes get it without the trainer and model that
+    a data module knows.
+
+    Args:
+        strings: token ids, uint8 (n,) each.
+        max_length: of what is read of a string.
+        infill: share of strings of which a part is to be filled in.
+        seed: of parts, by string and epoch.
+    """
+
+    strings: Sequence[np.ndarray]
+    max_length: int
+    infill: float
+    seed: int
+
+    def __call__(self, rows: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        """Returns the batch of some strings in an epoch.
+
+        Args:
+            rows: numbers of the strings.
+            epoch: from 0.
+        """
+        return batch([self.string(int(i), epoch) for i in rows])
+
+    def string(self, row: int, epoch: int) -> np.ndarray:
+        """Returns the tokens of a string as an epoch has them, uint8 (n + 2 or n + 4,).
+
+        Args:
+            row: number of the string.
+            epoch: from 0.
+        """
+        ids = self.strings[row]
+        rng = np.random.default_rng([self.seed, epoch, row])
+        at, size = 0, len(ids)
+        if size > self.max_length:
+            at = int(rng.integers(size - self.max_length + 1))
+            ids = ids[at : at + self.max_length]
+        if rng.random() >= self.infill:
+            marked = whole(ids)  # a part has the marks of the ends that it has
+            return marked[at > 0 : len(marked) - (at + len(ids) < size)]
+        start, stop = sorted(rng.integers(0, len(ids) + 1, 2).tolist())
+        return infilled(ids, start, stop)
 
 
 class StringData(BaseData):
@@ -125,27 +172,9 @@ class StringData(BaseData):
                 hint = "change data.valid_fraction and data.test_fraction"
                 raise DataError(text, path=self.file, hint=hint)
 
-    def training_string(self, row: int, epoch: int) -> np.ndarray:
-        """Returns the tokens of a training string as an epoch has them, uint8 (n + 2 or n + 4,).
-
-        Args:
-            row: number of the string.
-            epoch: from 0.
-        """
-        ids = self.strings[row]
-        rng = np.random.default_rng([self.seed, epoch, row])
-        at, size = 0, len(ids)
-        if size > self.max_length:
-            at = int(rng.integers(size - self.max_length + 1))
-            ids = ids[at : at + self.max_length]
-        if rng.random() >= self.infill:
-            marked = whole(ids)  # a part has the marks of the ends that it has
-            return marked[at > 0 : len(marked) - (at + len(ids) < size)]
-        start, stop = sorted(rng.integers(0, len(ids) + 1, 2).tolist())
-        return infilled(ids, start, stop)
-
-    def _training_batch(self, rows: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
-        return batch([self.training_string(int(i), epoch) for i in rows])
+    def training_strings(self) -> TrainingStrings:
+        """Returns what makes training batches of all strings."""
+        return TrainingStrings(self.strings, self.max_length, self.infill, self.seed)
 
     def train_dataloader(self) -> Any:
         """Returns the loader of training batches, which resumes at any step."""
@@ -153,7 +182,7 @@ class StringData(BaseData):
             self.parts()["train"],
             self.batch_size,
             self.seed,
-            self._training_batch,
+            self.training_strings(),
             data_ranks(self.trainer),
         )
         return step_dataloader(batches, self.trainer, batches.per_epoch, self.num_workers)

@@ -10,7 +10,8 @@ import torch
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.genomics.cross_validation import cross_validate, together
-from longseq.genomics.data.labelled import LabelledData, fold_of, pad, read_labelled
+from longseq.genomics.data.labelled import LabelledData, fold_of, read_labelled
+from longseq.genomics.data.padding import pad
 from longseq.genomics.data.tokenizer import encode, reverse_complement
 from longseq.genomics.models.sequence_model import SequenceModel, reverse_complement_rows
 from longseq.genomics.sequence_baselines import kmer_shares, positions

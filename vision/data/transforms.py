@@ -125,6 +125,25 @@ def flip(images: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
+@dataclass(frozen=True)
+class ShiftFlip:
+    """Moves and mirrors every image of a batch by chance.
+
+    Args:
+        pixels: by which they are moved at most; 0 for not at all.
+        mirrored: whether half of them are mirrored.
+    """
+
+    pixels: int
+    mirrored: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns images (B, C, H, W) of the same shape."""
+        if self.pixels:
+            images = shift(images, self.pixels)
+        return flip(images) if self.mirrored else images
+
+
 def training_transform(
     size: int,
     augment: Augment = "shift_flip",
@@ -164,13 +183,9 @@ def training_transform(
             steps.append(v2.RandAugment())
         return Training(None, v2.Compose(steps if erase is None else [*steps, erase]))
 
-    def batch(images: Tensor) -> Tensor:
-        if "shift" in augment:
-            images = shift(images, max(1, size // 8))
-        return flip(images) if "flip" in augment else images
-
     square = resize(size, 1.0, interpolation)
-    return Training(square, erase, None if augment == "none" else batch)
+    moved = ShiftFlip(max(1, size // 8) if "shift" in augment else 0, "flip" in augment)
+    return Training(square, erase, None if augment == "none" else moved)
 
 
 def mixing_transform(mixup: float, cutmix: float, num_classes: int) -> Any:

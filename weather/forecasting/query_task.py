@@ -21,29 +21,55 @@ from longseq.weather.forecasting.task import PARTS, FlowData, FlowWindows
 from longseq.weather.video.task import FrameError
 
 
+def question(window: Tensor, count: int, asked: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Returns values (N, C), where (N, 3), ask (Q, 3) and target (Q, C) of a window.
+
+    Args:
+        window: (T, C, H, W).
+        count: observations N.
+        asked: questions Q.
+        rng: of the draw.
+    """
+    points = count + asked
+    places = torch.from_numpy(rng.random((points, 2), dtype=np.float32))
+    places = places * torch.tensor([float(n > 1) for n in window.shape[-2:]])
+    times = torch.from_numpy(rng.integers(len(window), size=points))
+    found = sample(window, places)[times, :, torch.arange(points)]
+    where = torch.cat([places, times[:, None].float()], 1)
+    return {
+        "values": found[:count],
+        "where": where[:count],
+        "ask": where[count:],
+        "target": found[count:],
+    }
+
+
 class _Questions(Dataset[dict[str, Tensor]]):
     """Observations and questions of windows of a part: batches, or single windows if held."""
 
     def __init__(self, data: QueryData, part: str, count: int | None, held: bool) -> None:
-        self.data, self.part, self.count, self.held = data, part, count, held
+        # Not the module itself, which knows the trainer and model: worker processes get this.
+        self.seed, self.span, self.asked = data.seed, data.span, data.asked
+        self.least, self.most, self.batch_size = data.least, data.most, data.batch_size
+        self.part, self.count, self.held = part, count, held
         self.windows = FlowWindows(data.runs(part), data.span, None, every=data.span)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        data = self.data
-        rng = np.random.default_rng((data.seed, PARTS.index(self.part), index))
+        rng = np.random.default_rng((self.seed, PARTS.index(self.part), index))
         if self.held:
-            return data.question(self.windows[index]["video"], self.count or data.most, rng)
-        runs, count = self.windows.runs, self.count
-        if count is None:  # as many small ones as large ones, by their logarithm
-            count = round(np.exp(rng.uniform(np.log(data.least), np.log(data.most))))
-        made = []
-        for _ in range(data.batch_size):
-            first = rng.integers(runs.shape[1] - data.span + 1)
-            window = runs[rng.integers(len(runs)), first : first + data.span]
-            made.append(data.question(window, count, rng))
+            count = self.count or self.most
+            return question(self.windows[index]["video"], count, self.asked, rng)
+        # As many small ones as large ones, by their logarithm.
+        drawn = np.exp(rng.uniform(np.log(self.least), np.log(self.most)))
+        count = round(drawn) if self.count is None else self.count
+        runs, made = self.windows.runs, []
+        for _ in range(self.batch_size):
+            first = rng.integers(runs.shape[1] - self.span + 1)
+            window = runs[rng.integers(len(runs)), first : first + self.span]
+            made.append(question(window, count, self.asked, rng))
         return {name: torch.stack([one[name] for one in made]) for name in made[0]}
 
 
@@ -112,27 +138,6 @@ class QueryData(FlowData):
         if least > most:
             raise ConfigError(f"data.least ({least}) must not be above data.most ({most})")
         self.span, self.least, self.most, self.asked = span, least, most, questions
-
-    def question(self, window: Tensor, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns values (N, C), where (N, 3), ask (Q, 3) and target (Q, C) of a window.
-
-        Args:
-            window: (T, C, H, W).
-            count: observations N.
-            rng: of the draw.
-        """
-        points = count + self.asked
-        places = torch.from_numpy(rng.random((points, 2), dtype=np.float32))
-        places = places * torch.tensor([float(n > 1) for n in window.shape[-2:]])
-        times = torch.from_numpy(rng.integers(len(window), size=points))
-        found = sample(window, places)[times, :, torch.arange(points)]
-        where = torch.cat([places, times[:, None].float()], 1)
-        return {
-            "values": found[:count],
-            "where": where[:count],
-            "ask": where[count:],
-            "target": found[count:],
-        }
 
     def questions_of(self, part: str, count: int | None = None) -> list[dict[str, Tensor]]:
         """Returns those of the windows of a part, one after the other.

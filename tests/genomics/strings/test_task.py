@@ -40,7 +40,7 @@ def test_long_strings_have_the_marks_of_their_own_ends(tmp_path: Path) -> None:
     path = tmp_path / "one.faa"
     path.write_text(">a\nMKVLAW\n")
     data = StringData(str(path), max_length=4, infill=0.0, valid_fraction=0, test_fraction=0)
-    seen = {tuple(data.training_string(0, epoch).tolist()) for epoch in range(40)}
+    seen = {tuple(data.training_strings().string(0, epoch).tolist()) for epoch in range(40)}
     assert {(row[0] == BEGIN, row[-1] == END) for row in seen} == {
         (True, False),
         (False, False),
@@ -53,7 +53,7 @@ def test_what_no_model_can_know_is_not_scored(tmp_path: Path) -> None:
     path = tmp_path / "one.faa"
     path.write_text(">a\nMKVLAW\n>b\nM\n")
     data = StringData(str(path), infill=1.0, valid_fraction=0, test_fraction=0)
-    found = batch([data.training_string(row, 0) for row in (0, 1)])
+    found = batch([data.training_strings().string(row, 0) for row in (0, 1)])
     ids, targets = found["input_ids"], found["targets"]
     assert (ids[:, 0] == PREFIX).all()
     known = targets[targets != IGNORE_INDEX]
