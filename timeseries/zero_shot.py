@@ -26,7 +26,7 @@ from longseq.timeseries.models.zero_shot import (
 )
 from longseq.timeseries.packaged import packaged_network
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
-from longseq.timeseries.random_walk import as_walks
+from longseq.timeseries.random_walk import after_two, as_walks
 
 LEVELS = np.array(QUANTILES)
 NAME = "ZeroShot"
@@ -86,7 +86,8 @@ class Quantiles:
 
         Steps beyond 64 are forecast in turn from the medians of those before; the spread of a
         forecast that has grown until there is kept and added. A context of counts or of other
-        values that are never negative and sometimes zero has no negative quantile.
+        values that are never negative and sometimes zero has no negative quantile. Calibrated, two
+        known values are followed by a random walk: see ``random_walk.after_two``.
 
         Args:
             contexts: known values of every series (n,), at least one of them a number; the last
@@ -127,6 +128,8 @@ class Quantiles:
                 if progress is not None:
                     progress(done)
         for i, one in enumerate(recent):
+            if self.calibrated and (two := after_two(one, horizon, LEVELS)) is not None:
+                out[i] = two
             if is_never_negative(one):
                 out[i] = np.maximum(out[i], 0.0)
         return out
