@@ -15,6 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.intermittent import reach_of_intermittent
 from longseq.timeseries.logarithms import from_logarithms, logarithms
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.plain_forecasts import BLOCK
@@ -289,7 +290,7 @@ def zero_shot_frame(
         horizon: rows h.
         cutoffs: first unknown rows; where every series ends if None.
         levels: percentages of the intervals; those above 80 and below 20 are extrapolated in the
-            normal deviate.
+            normal deviate, and reach as far up as ``reach_of_intermittent``.
         batch_size: series at once.
         season: rows of a season; the calendar's usual one if None, 1 for none.
         quantiles: the network; the packaged one if None.
@@ -353,6 +354,10 @@ def zero_shot_frame(
         low_high = at_levels(found, LEVELS, tails)
         # Beyond the nine quantiles ends are extrapolated, and those of counts too may fall below 0.
         low_high = np.maximum(low_high, floor[..., None])
+        if tails[1] > LEVELS[-1]:
+            seen = (one[-MAX_CONTEXT:] for one in contexts)
+            least = reach_of_intermittent(seen, float(tails[1]))
+            low_high[..., 1] = np.maximum(low_high[..., 1], least)
         values[f"{NAME}-lo-{level}"], values[f"{NAME}-hi-{level}"] = (
             low_high[..., 0],
             low_high[..., 1],
