@@ -87,7 +87,8 @@ class Quantiles:
 
         Steps beyond 64 are forecast in turn from the medians of those before; the spread of a
         forecast that has grown until there is kept and added. A context of counts or of other
-        values that are never negative and sometimes zero has no negative quantile. Calibrated, two
+        values that are never negative and sometimes zero (or below a thousandth of the largest) has
+        no negative quantile. Calibrated, two
         known values are followed by a random walk: see ``random_walk.after_two``.
 
         Args:
@@ -362,6 +363,24 @@ def zero_shot_frame(
             low_high[..., 0],
             low_high[..., 1],
         )
+    if cutoffs is None:
+        _say_below_zero(contexts, values, [panel.ids[c] for c in series])
     naive = [seasonal_naive(one, usual, horizon) for one in known]
     values[BASELINE_COLUMN] = np.stack(naive)
     return long_frame(panel.extended(horizon), rows, series, values)
+
+
+def _say_below_zero(
+    contexts: Sequence[np.ndarray], values: dict[str, np.ndarray], ids: Sequence[str]
+) -> None:
+    """Names series that were never negative and whose forecasts are: a balance may become so, a
+    weight may not, and values above 0 do not tell which they are."""
+    least = np.min([one.min(axis=1) for one in values.values()], axis=0)
+    found = [i for i in np.flatnonzero(least < 0) if np.nanmin(contexts[i]) >= 0]
+    if found:
+        more = f" and {len(found) - 1} series more" if len(found) > 1 else ""
+        print(
+            f"note: forecasts or lower ends of {ids[found[0]]!r}{more} fall below 0, which the "
+            "known values never did: where there is nothing below 0, take 0",
+            file=sys.stderr,
+        )
