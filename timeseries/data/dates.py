@@ -36,6 +36,8 @@ _HINT = (
     "a date says its year and month: 2024-12-31, 2024-12, 20241231, 31.12.2024, 31 Dec 2024, "
     "2024Q4, 2024-W52; without dates, number the rows 0, 1, 2, …"
 )
+SERIALS = 30_000, 60_000  # days of a spreadsheet from 1982 to 2064
+_SERIAL = "days of a spreadsheet? format the column as dates and times there, and save it anew"
 _FIRST_OF_1900 = 69  # two digits below it are years from 2000 on, as POSIX reads them
 
 
@@ -80,7 +82,8 @@ def parse_dates(
         value = column.to_numpy(np.float64, na_value=np.nan)
         at = int(np.flatnonzero(~(value % 1 == 0))[:1].sum())
         text = f"{column.name!r} is {column.iloc[at]}, a date and time (or an integer) is needed"
-        raise source.error(text, at, hint=_HINT)
+        serial = bool(((value >= SERIALS[0]) & (value < SERIALS[1])).all())
+        raise source.error(text, at, hint=_SERIAL if serial else _HINT)
     # A panel repeats its times in every series: each is parsed once.
     codes, unique = pd.factorize(column.astype(str).fillna("nan"))
     given = pd.Series(unique, dtype=str)
