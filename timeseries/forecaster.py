@@ -103,7 +103,7 @@ class Forecaster:
     ) -> None:
         known = (*BASELINES, *_TRAINED)
         if model not in known:
-            raise ConfigError(f"no forecaster {model!r}; {did_you_mean(model, known)}")
+            raise ConfigError(f"no forecaster {model!r}; {did_you_mean(str(model), known)}")
         if arguments and model not in _TRAINED:
             raise ConfigError(f"{model} takes no argument {next(iter(arguments))!r}")
         if (past or static) and model not in _NATIVE:
@@ -122,9 +122,9 @@ class Forecaster:
         levels = tuple(many)
         future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
-        for name, value in (("horizon", horizon), ("context", context), ("season", season)):
-            if value is not None:
-                check_positive(name, value)
+        sizes = {"horizon": horizon, "context": context, "season": season, "max_steps": max_steps}
+        for name in [name for name, value in sizes.items() if value is not None]:
+            check_positive(name, sizes[name])
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
         self.levels, self.max_steps, self.seed = levels, max_steps, seed
         self.roles = Roles(
