@@ -122,11 +122,15 @@ class Forecaster:
         levels = tuple(many)
         future, past, static = map(names_of, (future, past, static))
         check_levels(levels)
-        sizes = {"horizon": horizon, "context": context, "season": season, "max_steps": max_steps}
-        for name in [name for name, value in sizes.items() if value is not None]:
-            check_positive(name, sizes[name])
+        for name, value in (("horizon", horizon), ("context", context), ("season", season)):
+            if value is not None:
+                check_positive(name, value)
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
-        self.levels, self.max_steps, self.seed = levels, max_steps, seed
+        self.levels, self.max_steps, self.seed = (
+            levels,
+            check_positive("max_steps", max_steps),
+            seed,
+        )
         self.roles = Roles(
             *(id, time, target, zone, resample, "ffill"),
             *(future, past, static, holidays, date_order),

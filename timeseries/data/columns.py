@@ -101,8 +101,10 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     _refuse_kinds(column, name, where)
     text = column
     if column.dtype == object or pd.api.types.is_string_dtype(column):
-        joined = {one: _joined(one) for one in set(column.dropna()) if isinstance(one, str)}
-        column = column.map(lambda one: joined.get(one, one), na_action="ignore")
+        texts = {one for one in set(column.dropna()) if isinstance(one, str)}
+        joined = {one: _joined(one) for one in texts if _joined(one) != one}
+        if joined:
+            column = column.map(lambda one: joined.get(one, one), na_action="ignore")
         mark = _decimal_mark(column, name, where)
         plain = {one: _plain(one, mark) for one in set(column.dropna()) if isinstance(one, str)}
         text = column.map(lambda one: plain.get(one, one), na_action="ignore")
