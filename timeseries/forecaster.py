@@ -126,16 +126,12 @@ class Forecaster:
             if value is not None:
                 check_positive(name, value)
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
-        self.levels, self.max_steps, self.seed = (
-            levels,
-            check_positive("max_steps", max_steps),
-            seed,
-        )
+        self.levels, self.seed, self.arguments = levels, seed, arguments
+        self.max_steps = check_positive("max_steps", max_steps)
         self.roles = Roles(
             *(id, time, target, zone, resample, "ffill"),
             *(future, past, static, holidays, date_order),
         )
-        self.arguments = arguments
         self._panel: Panel | None = None
         self._task: Any = None
         self._polars = False
