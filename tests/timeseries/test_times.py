@@ -378,3 +378,10 @@ def test_fiscal_months_of_weeks_are_told_how_to_go_on():
     for resample in (None, "7D"):  # which does not help
         with pytest.raises(DataError, match=r"months of 4 and 5 weeks.*--season 12"):
             panel_of(frame, source="a.csv", roles=Roles(resample=resample))
+
+
+@pytest.mark.parametrize("days", [(1, 15), (1, 11, 21)])
+def test_parts_of_months_are_told_how_to_go_on(days):
+    times = [pd.Timestamp(2024, month, day) for month in range(1, 13) for day in days]
+    with pytest.raises(DataError, match=f"parts of months.*--season {12 * len(days)}"):
+        panel_of(pd.DataFrame({"ds": times, "y": 1.0}), source="a.csv")
