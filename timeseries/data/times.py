@@ -162,7 +162,8 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
         if set(days.tolist()) == {28.0, 35.0}:
             return "months of 4 and 5 weeks? number the rows 0, 1, 2, …, and say --season 12"
         parts = ds.day.nunique()
-        if parts in (2, 3) and days.min() > 7:  # the 1st and 15th; the 1st, 11th and 21st
+        # The 1st and 15th; the 1st, 11th and 21st.
+        if parts in (2, 3) and days.min() > 7 and days.max() < 18:
             return f"parts of months? number the rows 0, 1, 2, …, and say --season {12 * parts}"
         months = usual / (365.25 / 12 * 86400)
         if months > 0.9 and abs(months - round(months)) < 0.04:
