@@ -155,7 +155,7 @@ def test_few_values_of_a_large_scale_overflow_nowhere(values):
 
 
 def test_two_values_are_followed_by_a_random_walk():
-    # The network alone goes 20 differences away, with an interval of a hundredth of one.
+    # The network alone goes up to 16 differences away, with an interval of a tenth of one.
     network = Quantiles()
     found = network.forecast([np.array([5.0, 6.5])], 4, season=12)[0]
     np.testing.assert_allclose(found[:, 4], 6.5)
