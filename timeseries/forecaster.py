@@ -103,7 +103,7 @@ class Forecaster:
     ) -> None:
         known = (*BASELINES, *_TRAINED)
         if model not in known:
-            raise ConfigError(f"no forecaster {model!r}; {did_you_mean(model, known)}")
+            raise ConfigError(f"no forecaster {model!r}; {did_you_mean(str(model), known)}")
         if arguments and model not in _TRAINED:
             raise ConfigError(f"{model} takes no argument {next(iter(arguments))!r}")
         if (past or static) and model not in _NATIVE:
@@ -126,12 +126,12 @@ class Forecaster:
             if value is not None:
                 check_positive(name, value)
         self.model, self.horizon, self.context, self.season = model, horizon, context, season
-        self.levels, self.max_steps, self.seed = levels, max_steps, seed
+        self.levels, self.seed, self.arguments = levels, seed, arguments
+        self.max_steps = check_positive("max_steps", max_steps)
         self.roles = Roles(
             *(id, time, target, zone, resample, "ffill"),
             *(future, past, static, holidays, date_order),
         )
-        self.arguments = arguments
         self._panel: Panel | None = None
         self._task: Any = None
         self._polars = False

@@ -93,11 +93,23 @@ def run(argv: Sequence[str]) -> int:
     ends = Ends()
     ends.add(panel)
     count = 1 if cutoffs is None else len(cutoffs)
-    _report(args, panel.notes, ends if cutoffs is None else None, args.ckpt_path is None)
+    notes = [*panel.notes, *_new_series(task, panel.ids)]
+    _report(args, notes, ends if cutoffs is None else None, args.ckpt_path is None)
     _report_rows(args, len(frame), frame["unique_id"].nunique(), count, panel.missing)
     if cutoffs is not None:
         _print_scores(frame, NAME if task is None else type(task).__name__, args.frame)
     return 0
+
+
+def _new_series(task: ForecastTask | None, ids: Sequence[str]) -> list[str]:
+    """Returns a note of the series that the training had not: 7 is no 007."""
+    trained = None if task is None else task.get_scaler()
+    known = set() if trained is None else set(trained.ids)
+    new = [name for name in ids if name not in known] if known else []
+    if not new:
+        return []
+    which = new[0] + (f" and {len(new) - 1:,} series more" if len(new) > 1 else "")
+    return [f"the training had no {which}: scaled by own values, not by those of the training"]
 
 
 def _report(

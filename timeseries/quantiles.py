@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# The largest value over one that is as good as zero; up to here logarithms are taken of others.
+_NEAR_ZERO = 1000.0
+
 
 def pinball(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """Returns twice the mean pinball loss over levels, the absolute error where the level is ½ (…).
@@ -74,12 +77,12 @@ def smape(forecast: np.ndarray, target: np.ndarray) -> float:
 
 
 def is_never_negative(values: np.ndarray) -> bool:
-    """Returns whether values are of a kind that has no negatives: none is, and some are zero or all
-    are whole numbers."""
+    """Returns whether values are of a kind that has no negatives: none is, and some are zero (or as
+    good as, below a thousandth of the largest) or all are whole numbers."""
     known = values[np.isfinite(values)]
     if len(known) == 0 or known.min() < 0:
         return False
-    return bool((known == 0).any() or (known == np.round(known)).all())
+    return bool(known.min() <= known.max() / _NEAR_ZERO or (known == np.round(known)).all())
 
 
 def floors(histories: Iterable[np.ndarray]) -> np.ndarray:

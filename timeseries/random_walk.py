@@ -84,6 +84,28 @@ def _as_walks(series: np.ndarray, season: int) -> Walks:
     return Walks(np.where(plain, 1.0, likeness), np.ldexp(drift, power))
 
 
+def after_two(values: np.ndarray, horizon: int, levels: np.ndarray) -> np.ndarray | None:
+    """Returns quantiles (h, Q) after two known values, None after fewer or more.
+
+    One difference d over g rows tells a network nothing of a series' scale. If all differences are
+    independent Gaussian ones without a drift, the value k rows after the last one, less that one,
+    over |d| √(k / g) follows Student's distribution of one degree, at any scale: its quantile at p
+    is tan(π (p - ½)).
+
+    Args:
+        values: (n,), NaN where none was observed.
+        horizon: rows h after them.
+        levels: between 0 and 1 (Q,).
+    """
+    at = np.flatnonzero(np.isfinite(values))
+    if len(at) != 2:
+        return None
+    first, last = values[at]
+    ahead = len(values) - 1 - at[1] + np.arange(1, horizon + 1)
+    spread = abs(last - first) * np.sqrt(ahead / (at[1] - at[0]))
+    return np.asarray(last + spread[:, None] * np.tan(np.pi * (levels - 0.5)))
+
+
 def _median(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Returns the medians of what was seen in each row (N,), 0 where nothing was."""
     count = seen.sum(1)

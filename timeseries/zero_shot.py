@@ -15,6 +15,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.timeseries.calibrated import panel_intervals
 from longseq.timeseries.conformal import check_levels
 from longseq.timeseries.data.panel import Panel
+from longseq.timeseries.intermittent import reach_of_intermittent
 from longseq.timeseries.logarithms import from_logarithms, logarithms
 from longseq.timeseries.long_frame import BASELINE_COLUMN, long_frame
 from longseq.timeseries.models.plain_forecasts import BLOCK
@@ -26,7 +27,7 @@ from longseq.timeseries.models.zero_shot import (
 )
 from longseq.timeseries.packaged import packaged_network
 from longseq.timeseries.quantiles import at_levels, floors, is_never_negative, seasonal_naive
-from longseq.timeseries.random_walk import as_walks
+from longseq.timeseries.random_walk import after_two, as_walks
 
 LEVELS = np.array(QUANTILES)
 NAME = "ZeroShot"
@@ -86,7 +87,9 @@ class Quantiles:
 
         Steps beyond 64 are forecast in turn from the medians of those before; the spread of a
         forecast that has grown until there is kept and added. A context of counts or of other
-        values that are never negative and sometimes zero has no negative quantile.
+        values that are never negative and sometimes zero (or below a thousandth of the largest) has
+        no negative quantile. Calibrated, two
+        known values are followed by a random walk: see ``random_walk.after_two``.
 
         Args:
             contexts: known values of every series (n,), at least one of them a number; the last
@@ -127,6 +130,8 @@ class Quantiles:
                 if progress is not None:
                     progress(done)
         for i, one in enumerate(recent):
+            if self.calibrated and (two := after_two(one, horizon, LEVELS)) is not None:
+                out[i] = two
             if is_never_negative(one):
                 out[i] = np.maximum(out[i], 0.0)
         return out
@@ -286,7 +291,7 @@ def zero_shot_frame(
         horizon: rows h.
         cutoffs: first unknown rows; where every series ends if None.
         levels: percentages of the intervals; those above 80 and below 20 are extrapolated in the
-            normal deviate.
+            normal deviate, and reach as far up as ``reach_of_intermittent``.
         batch_size: series at once.
         season: rows of a season; the calendar's usual one if None, 1 for none.
         quantiles: the network; the packaged one if None.
@@ -350,10 +355,32 @@ def zero_shot_frame(
         low_high = at_levels(found, LEVELS, tails)
         # Beyond the nine quantiles ends are extrapolated, and those of counts too may fall below 0.
         low_high = np.maximum(low_high, floor[..., None])
+        if tails[1] > LEVELS[-1]:
+            seen = (one[-MAX_CONTEXT:] for one in contexts)
+            least = reach_of_intermittent(seen, float(tails[1]))
+            low_high[..., 1] = np.maximum(low_high[..., 1], least)
         values[f"{NAME}-lo-{level}"], values[f"{NAME}-hi-{level}"] = (
             low_high[..., 0],
             low_high[..., 1],
         )
+    if cutoffs is None:
+        _say_below_zero(contexts, values, [panel.ids[c] for c in series])
     naive = [seasonal_naive(one, usual, horizon) for one in known]
     values[BASELINE_COLUMN] = np.stack(naive)
     return long_frame(panel.extended(horizon), rows, series, values)
+
+
+def _say_below_zero(
+    contexts: Sequence[np.ndarray], values: dict[str, np.ndarray], ids: Sequence[str]
+) -> None:
+    """Names series that were never negative and whose forecasts are: a balance may become so, a
+    weight may not, and values above 0 do not tell which they are."""
+    least = np.min([one.min(axis=1) for one in values.values()], axis=0)
+    found = [i for i in np.flatnonzero(least < 0) if np.nanmin(contexts[i]) >= 0]
+    if found:
+        more = f" and {len(found) - 1} series more" if len(found) > 1 else ""
+        print(
+            f"note: forecasts or lower ends of {ids[found[0]]!r}{more} fall below 0, which the "
+            "known values never did: where there is nothing below 0, take 0",
+            file=sys.stderr,
+        )

@@ -42,6 +42,32 @@ def test_a_date_without_its_year_or_month_is_refused(times):
         read(times)
 
 
+@pytest.mark.parametrize("form", ["{}-W{:02}", "{}W{:02}", "{}-W{:02}-1", "{}W{:02}1"])
+def test_weeks(form):
+    mondays = pd.date_range("2020-11-30", periods=12, freq="7D")  # 2020 has 53 weeks
+    weeks = [form.format(*day.isocalendar()[:2]) for day in mondays]
+    panel = read(weeks)
+    assert (panel.ds == mondays).all() and panel.season() == 52
+    with pytest.raises(DataError, match="line 4: 'ds' is '2021-W53'"):
+        read(["2021-W51", "2021-W52", "2021-W53", "2022-W01"])
+
+
+def test_weeks_that_pandas_wrote_as_periods():
+    weeks = pd.period_range("2023-12-04", periods=12, freq="W-SUN")
+    assert (read(weeks.astype(str)).ds == weeks.to_timestamp()).all()
+    with pytest.raises(DataError, match="line 3: 'ds' is '2024-01-08/x'"):
+        read(["2024-01-01/2024-01-07", "2024-01-08/x", "2024-01-15/2024-01-21"])
+
+
+@pytest.mark.parametrize("mark", "-/")
+def test_fiscal_years_are_no_months(mark):
+    years = [f"{year}{mark}{(year + 1) % 100:02}" for year in range(2001, 2011)]
+    with pytest.raises(DataError, match=r"'2001.02' and '2002.03', are years.*2009-04-01"):
+        read(years)
+    months = [f"2001{mark}{month:02}" for month in range(2, 11)]
+    assert len(read(months)) == 9
+
+
 @pytest.mark.parametrize("odd", ["Jan", "1/3", "00:00", "3", "02/03/2024"])
 def test_one_date_that_lacks_something_names_its_row(odd):
     with pytest.raises(DataError, match=f"line 4: 'ds' is '{odd}'"):

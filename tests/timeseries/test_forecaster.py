@@ -183,6 +183,10 @@ def test_wrong_use_is_named():
         Forecaster("zeroshot")
     with pytest.raises(ConfigError, match="theta takes no argument 'd_model'"):
         Forecaster("theta", d_model=3)
+    with pytest.raises(ConfigError, match="no forecaster 3; known"):
+        Forecaster(3)
+    with pytest.raises(ConfigError, match="max_steps must be an integer of at least 1, got -1"):
+        Forecaster("mixer_forecaster", max_steps=-1)  # which would train for a thousand epochs
     with pytest.raises(ConfigError, match="call fit first"):
         Forecaster("theta").predict(3)
     with pytest.raises(ConfigError, match="predict\\(28\\)"):

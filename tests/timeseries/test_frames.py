@@ -347,3 +347,62 @@ def test_suffixes_in_capitals_are_the_same(tmp_path) -> None:
     (tmp_path / "A.CSV.GZ").write_bytes(gzip.compress(_ROWS.encode()))
     plain, packed = (read_panel(tmp_path / name) for name in ("A.CSV", "A.CSV.GZ"))
     np.testing.assert_array_equal(plain.values, packed.values)
+
+
+@pytest.mark.parametrize(
+    "form, header",
+    [
+        ("{:,.2f}", "Ventes;\u202f;,"),  # of French, Swiss and old spreadsheets
+        ("{:,.2f}", "Ventes;\xa0;,"),
+        ("{:,.2f}", "Ventes; ;,"),
+        ("{:,.2f}", "Umsatz;\u2019;."),
+        ("{:,.2f}", "Umsatz;';."),
+    ],
+)
+def test_thousands_between_spaces_and_apostrophes(form, header, tmp_path) -> None:
+    name, thousands, mark = header.split(";")
+    values = np.array([1234567.5, -12345.25, 7.0, 999.5])
+    texts = [form.format(one).replace(",", "#").replace(".", mark) for one in values]
+    texts = [one.replace("#", thousands).replace("-", "\u2212") for one in texts]
+    rows = [f"{day:02}.01.2024;{one}" for day, one in enumerate(texts, 1)]
+    (tmp_path / "a.csv").write_text(f"Datum;{name}\n" + "\n".join(rows), encoding="utf-8")
+    np.testing.assert_allclose(read_panel(tmp_path / "a.csv").values[:, 0], values)
+
+
+@pytest.mark.parametrize("text", ["1 23", "12 3456", "1' 234", "$1,234", "(12.5)", "12 %", "1 2 3"])
+def test_other_numbers_in_texts_are_no_numbers(text) -> None:
+    frame = pd.DataFrame({"ds": range(4), "y": ["1", "2", text, "3"]})
+    with pytest.raises(DataError, match=f"line 4: 'y' is .{re.escape(text)}"):
+        panel_of(frame, source="a.csv")
+    # Nor are they names, of a long frame.
+    with pytest.raises(DataError, match="a finite number is needed"):
+        panel_of(frame.assign(y=[text] * 4), source="a.csv")
+
+
+def test_numbers_that_stand_for_nothing_measured_are_noted() -> None:
+    y = np.array([1.5, 2.0, -999.0, 3.0, -999.0])
+    panel = panel_of(pd.DataFrame({"ds": range(5), "y": y}), source="a.csv")
+    assert "y is -999 in 2 rows, and 1.5 to 3 in all others" in panel.notes[0]
+    plain = [np.abs(y), np.arange(5) * 99.0, -np.abs(y) - 90, np.full(5, -999.0), y + 999]
+    for values in plain[1:]:
+        frame = pd.DataFrame({"ds": range(5), "y": values})
+        assert panel_of(frame, source="a.csv").notes == ()
+    frame = pd.DataFrame({"ds": range(5), "y": plain[0]})
+    assert "y is 999 in 2 rows" in panel_of(frame, source="a.csv").notes[0]
+
+
+def test_feather_is_read_and_other_types_have_a_way_out(make_wide, tmp_path) -> None:
+    wide = make_wide(50, 3)
+    wide.to_feather(tmp_path / "a.feather")
+    np.testing.assert_allclose(read_panel(tmp_path / "a.feather").values, wide.iloc[:, 1:])
+    ways = {"a.xlsx": "read_excel", "a.csv.zip": "unpack it", "a.jsonl": "read_json"}
+    for name, words in ways.items():
+        (tmp_path / name).write_bytes(b"PK")
+        with pytest.raises(DataError, match=f"{name}: is of unknown type .*{words}"):
+            read_panel(tmp_path / name)
+    (tmp_path / "bad.feather").write_bytes(b"ARROW")
+    with pytest.raises(DataError, match=r"bad\.feather: cannot be read as \.feather"):
+        read_panel(tmp_path / "bad.feather")
+    (tmp_path / "s.csv").write_text("sep=;\nDatum;y\n01.01.2024;1,5\n")
+    with pytest.raises(DataError, match=r"s\.csv: line 1: 'sep=;' is for a spreadsheet"):
+        read_panel(tmp_path / "s.csv")

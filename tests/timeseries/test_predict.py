@@ -270,6 +270,21 @@ def test_the_command_writes_both_formats_from_a_checkpoint_alone(
     assert "the best baseline, SeasonalNaive" in said and "3 cutoffs" in said
 
 
+def test_series_that_the_training_had_not_are_named(checkpoint, make_wide, tmp_path, capsys):
+    out, said = tmp_path / "f.csv", []
+    for names in (["s0", "s1"], ["s0", "s01"], ["S0", "S1"]):
+        wide = make_wide(600).set_axis(["date", *names], axis=1)
+        wide.to_csv(tmp_path / "a.csv", index=False)
+        argv = [str(tmp_path / "a.csv"), "--ckpt_path", str(checkpoint), "--out", str(out)]
+        assert main(["timeseries", "predict", *argv]) == 0
+        said.append(
+            [one for one in capsys.readouterr().out.splitlines() if "the training had" in one]
+        )
+    assert said[0] == []
+    assert "the training had no s01: scaled by own values" in said[1][0]
+    assert "the training had no S0 and 1 series more" in said[2][0]
+
+
 def test_bad_input_to_the_command_leaves_earlier_output(
     checkpoint, wide_csv, make_wide, tmp_path, capsys
 ) -> None:

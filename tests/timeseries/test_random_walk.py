@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from longseq.timeseries.random_walk import _median, as_walks
+from longseq.timeseries.random_walk import _median, after_two, as_walks
 from longseq.timeseries.zero_shot import Quantiles
 
 
@@ -152,3 +152,26 @@ def test_few_values_of_a_large_scale_overflow_nowhere(values):
     with np.errstate(all="raise"):
         found = as_walks(np.array([values]), 12)
     assert found.likeness.tolist() == [1.0] and found.drift.tolist() == [0.0]
+
+
+def test_two_values_are_followed_by_a_random_walk():
+    # The network alone goes up to 16 differences away, with an interval of a tenth of one.
+    network = Quantiles()
+    found = network.forecast([np.array([5.0, 6.5])], 4, season=12)[0]
+    np.testing.assert_allclose(found[:, 4], 6.5)
+    reach = 1.5 * np.tan(0.4 * np.pi) * np.sqrt([1, 2, 3, 4])
+    np.testing.assert_allclose(found[:, 8], 6.5 + reach)
+    np.testing.assert_allclose(found[:, 0], 6.5 - reach)
+    # Two rows apart, and one row before the forecast: fewer and later rows, of the same walk.
+    apart = network.forecast([np.array([5.0, np.nan, 6.5, np.nan])], 3)[0]
+    np.testing.assert_allclose(apart[:, 8], 6.5 + (reach / np.sqrt(2))[1:])
+    assert network.forecast([np.array([5.0, 6.0])], 4)[0].min() == 0  # counts
+    assert after_two(np.array([5.0, np.nan]), 1, np.array([0.5])) is None
+
+
+def test_intervals_after_two_values_of_a_walk_hold_what_they_say():
+    steps = np.random.default_rng(0).standard_normal((2000, 8))
+    values = 100 + np.cumsum(steps, 1)
+    found = np.stack([after_two(one[:2], 6, np.array([0.1, 0.9])) for one in values])
+    inside = (values[:, 2:] >= found[..., 0]) & (values[:, 2:] <= found[..., 1])
+    assert abs(inside[:, 0].mean() - 0.8) < 0.03  # three standard errors

@@ -131,3 +131,13 @@ def test_a_file_in_pieces_reads_the_same_stamps(tmp_path):
     pd.DataFrame({"unique_id": ids, "ds": np.tile(numbers, 2), "y": 1.0}).to_parquet(file)
     whole = read_panel(file)
     assert (whole.ds == times).all() and (LongFile(file, Roles()).survey.axis == whole.ds).all()
+
+
+def test_days_of_a_spreadsheet_are_numbers_and_said_to_be_so():
+    panel = read(np.arange(45292, 45352))
+    assert panel.season() == 1 and "45292 is read as a number" in panel.notes[0]
+    assert "day of a spreadsheet, 2024-01-01" in panel.notes[0]
+    assert read(np.arange(60)).notes == () and read(np.arange(2000, 2024)).notes == ()
+    assert read(np.arange(45292, 45352), date_order="number").notes == ()
+    with pytest.raises(DataError, match=r"line 3: 'ds' is 45292\.5.*days of a spreadsheet\?"):
+        read(45292 + np.arange(60) / 2)

@@ -369,3 +369,19 @@ def test_numbers_with_fractions_are_seconds_since_1970_or_no_times(tmp_path):
     large = np.arange(3, dtype=np.uint64) + 2**63  # which would begin below 0
     with pytest.raises(DataError, match="line 2: 'ds' is 9223372036854775808"):
         panel_of(pd.DataFrame({"ds": large, "y": [1.0, 2.0, 3.0]}), source="a.csv")
+
+
+def test_fiscal_months_of_weeks_are_told_how_to_go_on():
+    weeks = np.cumsum([0] + [4, 4, 5] * 8)
+    days = pd.Timestamp("2022-01-02") + pd.to_timedelta(7 * weeks, unit="D")
+    frame = pd.DataFrame({"ds": days, "y": 1.0})
+    for resample in (None, "7D"):  # which does not help
+        with pytest.raises(DataError, match=r"months of 4 and 5 weeks.*--season 12"):
+            panel_of(frame, source="a.csv", roles=Roles(resample=resample))
+
+
+@pytest.mark.parametrize("days", [(1, 15), (1, 11, 21)])
+def test_parts_of_months_are_told_how_to_go_on(days):
+    times = [pd.Timestamp(2024, month, day) for month in range(1, 13) for day in days]
+    with pytest.raises(DataError, match=f"parts of months.*--season {12 * len(days)}"):
+        panel_of(pd.DataFrame({"ds": times, "y": 1.0}), source="a.csv")

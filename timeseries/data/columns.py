@@ -17,6 +17,9 @@ from longseq.timeseries.data.source import Source
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s*[-+]?[1-9]\d{0,2}[.,]\d{3}\s*")  # 1.234: of thousands, or of decimals
 _LARGEST = 1e150  # of which, and of sums of such, squares are finite
+# Between thousands beside points and commas: spaces, no-break and narrow ones, apostrophes.
+_BETWEEN = re.compile(r"(?<=\d)[ \u00a0\u2009\u202f'\u2019](?=\d{3}(?!\d))")
+_FILLED = re.compile(r"-?99+(\.9+)?")  # -999, 9999: what loggers write where they have no value
 _MISSING_TEXT = {"", "na", "n/a", "nan", "null", "none", "-", "#n/a"}
 
 
@@ -26,7 +29,7 @@ def holds_names(column: pd.Series) -> bool:
         return False
     first = column.dropna().astype(str).drop_duplicates().head(1000).str.strip()
     given = first[~first.str.lower().isin(_MISSING_TEXT)]
-    return len(given) > 0 and not given.str.match(r"[-+.,]?[.,]?\d|[-+]?(inf|Inf)").any()
+    return len(given) > 0 and not given.str.match(r"[^\w]{0,4}\d|[-+]?(inf|Inf)").any()
 
 
 def holds_times(column: pd.Series) -> bool:
@@ -98,6 +101,10 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     _refuse_kinds(column, name, where)
     text = column
     if column.dtype == object or pd.api.types.is_string_dtype(column):
+        texts = {one for one in set(column.dropna()) if isinstance(one, str)}
+        joined = {one: _joined(one) for one in texts if _joined(one) != one}
+        if joined:
+            column = column.map(lambda one: joined.get(one, one), na_action="ignore")
         mark = _decimal_mark(column, name, where)
         plain = {one: _plain(one, mark) for one in set(column.dropna()) if isinstance(one, str)}
         text = column.map(lambda one: plain.get(one, one), na_action="ignore")
@@ -119,7 +126,33 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
             hint="leave the field empty where it says that nothing was measured, or divide the "
             "column by a power of ten",
         )
+    _note_filled(values, name, where)
     return values
+
+
+def _joined(text: str) -> str:
+    """Returns a text without what stands between the thousands of a number, and with a plain minus;
+    any other text as it is."""
+    plain = _BETWEEN.sub("", text).replace("\u2212", "-")
+    return plain if _NUMBER.fullmatch(plain) else text
+
+
+def _note_filled(values: np.ndarray, name: str, where: Source) -> None:
+    """Notes a number like -999 that is far outside all others: was anything measured there?"""
+    known = values[~np.isnan(values)]
+    if len(known) == 0:
+        return
+    for one in sorted({float(known.min()), float(known.max())}):
+        rest = known[known != one]
+        if not _FILLED.fullmatch(f"{one:.15g}") or len(rest) == 0:
+            continue
+        if abs(one) >= 10 * np.abs(rest).max() or (one < 0 <= rest.min()):
+            count = len(known) - len(rest)
+            rows = f"{count:,} rows" if count > 1 else "one row"
+            where.notes.append(
+                f"{name} is {one:.15g} in {rows}, and {rest.min():g} to {rest.max():g} in all "
+                "others: if it says that nothing was measured, leave these fields empty"
+            )
 
 
 def _refuse_kinds(column: pd.Series, name: str, where: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import warnings
 
@@ -20,7 +21,10 @@ _END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
 # Every date of a column is of the kind of the first one. None of these lacks a year or a month:
 # what does (Jan, 1/3, 10:00) a parser would fill in from today.
 _KINDS = {
-    "iso": r"\d{4}(?P<mark>[-/. ])(?:0?[1-9]|1[0-2])(?!\d)(?:(?P=mark)\d{1,2}(?!\d))?|\d{8}" + _END,
+    "iso": r"\d{4}(?P<mark>[-/. ])(?:0?[1-9]|1[0-2])(?!\d)(?:(?P=mark)\d{1,2}(?!\d))?+(?!/)|\d{8}"
+    + _END,
+    "span": r"(?P<first>\d{4}-\d\d-\d\d)/\d{4}-\d\d-\d\d$",  # a week, as pandas writes periods
+    "week": r"(?P<year>\d{4})-?W(?P<week>\d\d)(?:-?(?P<day>[1-7]))?$",
     "quarter": r"(?P<year>\d{4})[- ]?Q(?P<q>[1-4])$|Q(?P<q2>[1-4])[- /]?(?P<year2>\d{4})$",
     "numbers": r"(?P<a>\d{1,2})(?P<mark>[-/. ])(?P<b>\d{1,2})(?P=mark)(?P<c>\d{4}|\d{2})" + _END,
     "short": rf"(?P<a>\d{{1,2}})(?P<mark>[-/. ]?)(?P<b>{_NAME})(?P=mark)(?P<c>\d{{2}})" + _END,
@@ -30,8 +34,10 @@ _PATTERNS = {kind: re.compile(rf"\s*(?:{text})", re.IGNORECASE) for kind, text i
 _OFFSET = r"\d{2}:\d{2}.*?(Z|[+-]\d{2}:?\d{2})$"
 _HINT = (
     "a date says its year and month: 2024-12-31, 2024-12, 20241231, 31.12.2024, 31 Dec 2024, "
-    "2024Q4; without dates, number the rows 0, 1, 2, …"
+    "2024Q4, 2024-W52; without dates, number the rows 0, 1, 2, …"
 )
+SERIALS = 30_000, 60_000  # days of a spreadsheet from 1982 to 2064
+_SERIAL = "days of a spreadsheet? format the column as dates and times there, and save it anew"
 _FIRST_OF_1900 = 69  # two digits below it are years from 2000 on, as POSIX reads them
 
 
@@ -76,7 +82,8 @@ def parse_dates(
         value = column.to_numpy(np.float64, na_value=np.nan)
         at = int(np.flatnonzero(~(value % 1 == 0))[:1].sum())
         text = f"{column.name!r} is {column.iloc[at]}, a date and time (or an integer) is needed"
-        raise source.error(text, at, hint=_HINT)
+        serial = bool(((value >= SERIALS[0]) & (value < SERIALS[1])).all())
+        raise source.error(text, at, hint=_SERIAL if serial else _HINT)
     # A panel repeats its times in every series: each is parsed once.
     codes, unique = pd.factorize(column.astype(str).fillna("nan"))
     given = pd.Series(unique, dtype=str)
@@ -107,6 +114,12 @@ def parse_dates(
         parts = given.str.extract(_PATTERNS[kind])
         year, quarter = parts["year"].fillna(parts["year2"]), parts["q"].fillna(parts["q2"])
         plain = year + "-" + (quarter.astype(int) * 3 - 2).astype(str).str.zfill(2)
+    elif kind == "span":
+        plain = given.str.extract(_PATTERNS[kind])["first"]
+    elif kind == "week":
+        plain = given.str.extract(_PATTERNS[kind]).apply(_of_week, axis=1)
+    elif kind == "iso":
+        _refuse_fiscal_years(given, source)
     elif kind in ("numbers", "short"):
         plain = _year_first(given, kind, source, order, codes, groups)
     times = _parsed(plain, source, bool(offsets.notna().any()))
@@ -120,6 +133,34 @@ def parse_dates(
 
 def _kind(text: str) -> str | None:
     return next((kind for kind, pattern in _PATTERNS.items() if pattern.match(text)), None)
+
+
+def _of_week(parts: pd.Series) -> str:
+    """Returns the day of an ISO week, Monday where none is named; "" if there is no such week."""
+    day = 1 if pd.isna(parts["day"]) else int(parts["day"])
+    try:
+        return dt.date.fromisocalendar(int(parts["year"]), int(parts["week"]), day).isoformat()
+    except ValueError:
+        return ""
+
+
+def _refuse_fiscal_years(given: pd.Series, source: Source) -> None:
+    """Refuses 2009/10, 2010/11, …: October 2009 and November 2010 thirteen months later, as such
+    would be read.
+
+    Raises:
+        DataError: if all texts are of two years in a row.
+    """
+    years = given.str.extract(r"^\s*(\d{4})[-/](\d\d)\s*$")
+    if len(given) < 2 or years.isna().any(axis=None):
+        return
+    first, second = (years[i].astype(int) for i in (0, 1))
+    if ((first + 1) % 100 == second).all():
+        raise source.error(
+            f"its dates, like {given.iloc[0]!r} and {given.iloc[1]!r}, are years that begin in one "
+            "calendar year and end in the next, or months thirteen months apart",
+            hint="write the year it begins in, 2009, or a date, 2009-04-01",
+        )
 
 
 def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:

@@ -53,8 +53,8 @@ def read_panel(path: str | Path, missing: Missing = "ffill", roles: Roles | None
       2, …
 
     Args:
-        path: ``.csv``, ``.tsv``, ``.parquet`` or ``.txt``; ``.gz`` may follow text; or the name of
-            a packaged sample, ``electricity_demand``.
+        path: ``.csv``, ``.tsv``, ``.parquet``, ``.feather`` or ``.txt``; ``.gz`` may follow
+            text; or the name of a packaged sample, ``electricity_demand``.
         missing: see ``Roles``, where ``roles`` are not given.
         roles: of the columns.
 
@@ -113,16 +113,25 @@ def panel_of(
     return _from_wide(frame, time, target, told, where)
 
 
+_UNPACK = "unpack it, or pack it by gzip: .csv.gz"
+_SHEET = "save its sheet as CSV in UTF-8; in Python give the frame of pandas.read_excel"
+_LINES = "write it as Parquet: pandas.read_json(…, lines=True, dtype=False).to_parquet(…)"
+_OTHER = {
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".7z"), _UNPACK),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"), _SHEET),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _LINES),
+}
+
 FORMATS: Formats[Callable[[Path], pd.DataFrame]] = Formats("table")
 """Tables of other formats: a reader takes the file and returns a data frame, long or wide."""
 
 
 def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
-    """Returns the table of a file and the line number of its first record (0 for Parquet, which has
-    no lines).
+    """Returns the table of a file and the line number of its first record (0 for Parquet and
+    Feather, which have no lines).
 
     Args:
-        file: CSV, TSV, Parquet, or of a format that is registered.
+        file: CSV, TSV, Parquet, Feather, or of a format that is registered.
         id_: column with the series' names, where it is not called as usual.
 
     Raises:
@@ -141,6 +150,8 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
     try:
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(file), 0
+        if kind in (".feather", ".arrow"):
+            return pd.read_feather(file), 0
         if kind in DELIMITERS:
             usual = ID_NAMES if id_ is None else (id_.lower(),)
             return read_text(file, DELIMITERS[kind], usual), 2
@@ -172,7 +183,9 @@ def read_frame(file: Path, id_: str | None = None) -> tuple[pd.DataFrame, int]:
     raise DataError(
         f"is of unknown type {kind or '(no suffix)'}",
         path=file,
-        hint="give .csv, .tsv, .parquet or .txt; a reader of your own needs --import its_module",
+        hint=_OTHER.get(kind)
+        or "give .csv, .tsv, .parquet, .feather or .txt; a reader of your own needs "
+        "--import its_module",
     )
 
 

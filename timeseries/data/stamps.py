@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from longseq.timeseries.data.dates import check_reading, parse_dates
+from longseq.timeseries.data.dates import SERIALS, check_reading, parse_dates
 from longseq.timeseries.data.source import Source, say
 
 # A unit's smallest value is the year 1980, its largest 2100: no two ranges meet.
@@ -110,6 +110,12 @@ def parse_integers(
     if unit is not None:
         return _epochs(values, unit, name, source)
     _refuse_short(unique, name, source)
+    if _between(unique, *SERIALS):
+        day = pd.Timestamp("1899-12-30") + pd.Timedelta(days=int(values[0]))
+        source.notes.append(
+            f"{name}: {values[0]} is read as a number; if it is the day of a spreadsheet, "
+            f"{day.date()}, format the column as dates there, and save it anew"
+        )
     return pd.Index(values)
 
 

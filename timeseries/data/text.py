@@ -53,6 +53,12 @@ def read_text(file: Path, delimiter: str, names: Collection[str] = ()) -> pd.Dat
     if first.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in first:
         raise _encoding(file, "UTF-16")
     header = first.decode("utf-8-sig", errors="replace")
+    if header.strip().lower().startswith("sep="):
+        raise DataError(
+            f"line 1: {header.strip()!r} is for a spreadsheet, and no header",
+            path=file,
+            hint="take this line away",
+        )
     european = ";" in header and "," not in header and delimiter == ","
     found = ";" if european else delimiter
     if found not in header:

@@ -158,6 +158,13 @@ def _step_hint(ds: pd.DatetimeIndex | pd.Index) -> str:
     step = "1min"
     if isinstance(ds, pd.DatetimeIndex):
         usual = pd.Timedelta(np.median(np.diff(ds.asi8)), ds.unit).total_seconds()
+        days = np.unique(np.diff(ds.asi8)) / (pd.Timedelta(days=1) / pd.Timedelta(1, ds.unit))
+        if set(days.tolist()) == {28.0, 35.0}:
+            return "months of 4 and 5 weeks? number the rows 0, 1, 2, …, and say --season 12"
+        parts = ds.day.nunique()
+        # The 1st and 15th; the 1st, 11th and 21st.
+        if parts in (2, 3) and days.min() > 7 and days.max() < 18:
+            return f"parts of months? number the rows 0, 1, 2, …, and say --season {12 * parts}"
         months = usual / (365.25 / 12 * 86400)
         if months > 0.9 and abs(months - round(months)) < 0.04:
             return "give every row its month (2024-01) in place of a day: months have no fixed step"
