@@ -88,8 +88,8 @@ class Quantiles:
         Steps beyond 64 are forecast in turn from the medians of those before; the spread of a
         forecast that has grown until there is kept and added. A context of counts or of other
         values that are never negative and sometimes zero (or below a thousandth of the largest) has
-        no negative quantile. Calibrated, two
-        known values are followed by a random walk: see ``random_walk.after_two``.
+        no negative quantile. Calibrated, two known values are followed by a random walk: see
+        ``random_walk.after_two``.
 
         Args:
             contexts: known values of every series (n,), at least one of them a number; the last
