@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from tokenize import TokenError
 from typing import Any
 
@@ -23,8 +25,9 @@ from longseq.vision.data.pixels import Pixels, Reading, Where, stored, to_unit
 from longseq.vision.data.tiff import MAGIC, read_tiff
 
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".avif"),
-    *(".heic", ".heif", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif"),
+    *(".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
 )
 
 MAX_BYTES = 1 << 29
@@ -285,12 +288,46 @@ def list_files(root: Path) -> list[str]:
         base = str(root)
         names = sorted(
             "/".join([*where, name])
-            for folder, _, files in os.walk(base)
+            for folder, files in _walk(base)
             for where in [[] if folder == base else os.path.relpath(folder, base).split(os.sep)]
             for name in files
         )
     hidden = (".", "__MACOSX")
     return [name for name in names if not any(part.startswith(hidden) for part in name.split("/"))]
+
+
+def _walk(base: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields folders with their files; links to folders are followed, but not back to where they
+    lie."""
+    for folder, folders, files in os.walk(base, followlinks=True):
+        yield folder, files
+        inside = os.path.relpath(folder, base).split(os.sep)
+        above = [os.path.join(base, *inside[:depth]) for depth in range(len(inside) + 1)]
+        for name in [one for one in folders if os.path.islink(os.path.join(folder, one))]:
+            target = os.path.realpath(os.path.join(folder, name))
+            if any(os.path.commonpath([target, os.path.realpath(one)]) == target for one in above):
+                folders.remove(name)
+
+
+def list_images(root: Path) -> list[str]:
+    """Returns the paths of the images in a folder or zip, as ``list_files``; says on stderr which
+    files are none by name.
+
+    Args:
+        root: folder or zip.
+    """
+    files = list_files(root)
+    names = [name for name in files if is_image(name)]
+    if names and len(files) > len(names):
+        others = sorted(set(files) - set(names))
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+        more = ", …" if len(kinds) > 4 else ""
+        print(
+            f"note: {root}: left out, not images by name: {shown}{more}, such as {others[0]}",
+            file=sys.stderr,
+        )
+    return names
 
 
 def is_image(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import SUFFIXES, read_rows
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.sources import PART_NAMES, Source, part_of, say_stray, split_names
@@ -153,7 +153,7 @@ def _is_true(row: Mapping[str, str], name: str, path: Path, record: str) -> bool
 
 
 def _from_folders(root: Path) -> Rows:
-    names = [name for name in list_files(root) if is_image(name)]
+    names = list_images(root)
     folders, parted = split_names(root, names)
     split = dict(zip(names, folders))
     places: dict[tuple[str, str], list[str]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.pillow import check_stored
 from longseq.vision.data.pixels import Reading, Where, oriented
 from longseq.vision.data.sources import PART_NAMES
@@ -219,9 +219,7 @@ def open_pairs(source: str | Path, reading: Reading) -> dict[str, MaskedImages]:
         raise DataError("is neither a folder nor a zip", path=root)
     images: dict[str, list[str]] = {}
     masks: dict[tuple[str, str], list[str]] = {}
-    for name in list_files(root):
-        if not is_image(name):
-            continue
+    for name in list_images(root):
         parts = [part.lower() for part in PurePosixPath(name).parts[:-1]]
         part = next((PART_NAMES[one] for one in parts if one in PART_NAMES), "train")
         if any(one in _MASKS for one in parts):

@@ -17,7 +17,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.batches import Batch, EvaluationLoader, together
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.parts import Part, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS, Reading, unit
 from longseq.vision.data.sources import PART_NAMES, split_indices
@@ -43,7 +43,7 @@ def open_clean(source: str | Path, reading: Reading) -> dict[str, FileImages]:
     if root.is_file() and root.suffix.lower() != ".zip":
         raise DataError("is neither a folder nor a zip", path=root)
     found: dict[str, list[str]] = {}
-    for name in filter(is_image, list_files(root)):
+    for name in list_images(root):
         parts = [part.lower() for part in PurePosixPath(name).parts[:-1]]
         part = next((PART_NAMES[one] for one in parts if one in PART_NAMES), "train")
         found.setdefault(part, []).append(name)

@@ -4,8 +4,9 @@ torchvision."""
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.samples import Samples
 from longseq.vision.data.canvas import canvas_parts
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
-from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, list_images
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.shards import find_shards, open_shards
 
@@ -54,47 +55,85 @@ def part_of(folder: str) -> str | None:
     return PART_NAMES.get(folder.lower())
 
 
+def _like_part(folder: str) -> str | None:
+    """Returns the part that a word of a folder's name stands for, as in "seg_train", "val2017" or
+    "testA"; None for none."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder)
+    return next(filter(None, map(part_of, words)), None)
+
+
+def check_no_parts(root: Path, folders: Collection[str], would_be: str) -> None:
+    """Refuses folders most of which are parts of a data set by name, though not exactly.
+
+    Args:
+        root: folder or zip, for messages.
+        folders: names of folders.
+        would_be: what they would be taken for.
+
+    Raises:
+        DataError: naming them.
+    """
+    like = sorted(name for name in folders if _like_part(name))
+    found = {_like_part(name) for name in like}
+    flat = len(like) == len(folders) == 1 and part_of(like[0])
+    if flat or ("train" in found and len(found) > 1 and 2 * len(like) > len(folders)):
+        raise DataError(
+            f"{', '.join(like[:4])} would be {would_be}, but are parts of a data set by name",
+            path=root,
+            hint="name them train/, valid/ and test/, with a folder for each class in each; of one "
+            "part alone give its own folder",
+        )
+
+
 def split_names(root: Path, names: Sequence[str]) -> tuple[list[list[str]], bool]:
     """Returns paths as folders and name, less a folder in which all lie, and whether the first
-    folder of each is a part. Paths <class>/<part>/… are returned as <part>/<class>/….
+    folder of each is a part. Paths <class>/…/<part>/… are returned as <part>/<class>/….
 
     Args:
         root: folder or zip, for messages.
         names: paths inside it, with "/".
 
     Raises:
-        DataError: for an image of a class that lies in no part, where others do.
+        DataError: for an image of a class that lies in no part, where others do, and for folders
+            that would be classes and are parts by name.
     """
     split = [name.split("/") for name in names]
     while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
         split = [parts[1:] for parts in split]  # a zip of one folder
     if any(part_of(parts[0]) is not None and len(parts) > 2 for parts in split):
         return split, True
-    if any(_has_inner_part(parts) for parts in split):
+    if any(_inner_part(parts) for parts in split):
         return _parts_outside(root, names, split), True
+    check_no_parts(root, {parts[0] for parts in split if len(parts) > 1}, "classes")
     return split, False
 
 
-def _has_inner_part(parts: Sequence[str]) -> bool:
-    return len(parts) > 2 and part_of(parts[1]) is not None
+def _inner_part(parts: Sequence[str]) -> int:
+    """Returns which folder of a path, below the class, is a part; 0 for none."""
+    return next((i for i in range(1, len(parts) - 1) if part_of(parts[i]) is not None), 0)
 
 
 def _parts_outside(root: Path, names: Sequence[str], split: Sequence[list[str]]) -> list[list[str]]:
-    """Returns paths <class>/<part>/… as <part>/<class>/…: images of a test are none to train on.
+    """Returns paths <class>/…/<part>/… as <part>/<class>/…: images of a test are none to train on.
 
     Raises:
         DataError: for an image of a class that lies in no part, where others do.
     """
     for name, parts in zip(names, split):
-        if len(parts) > 1 and not _has_inner_part(parts):
+        if len(parts) > 1 and not _inner_part(parts):
+            other = next(filter(_inner_part, split))
             raise DataError(
                 "lies beside class folders with parts in them, such as "
-                f"{'/'.join(next(filter(_has_inner_part, split))[:2])}",
+                f"{'/'.join(other[: _inner_part(other) + 1])}",
                 path=root,
                 record=name,
                 hint="sort all images into train/<class>/, valid/<class>/, test/<class>/",
             )
-    return [[parts[1], parts[0], *parts[2:]] if len(parts) > 1 else parts for parts in split]
+    found = []
+    for parts in split:
+        at = _inner_part(parts)
+        found.append([parts[at], *parts[:at], *parts[at + 1 :]] if at else parts)
+    return found
 
 
 def say_stray(root: Path, names: Sequence[str], where: str) -> None:
@@ -190,7 +229,7 @@ def _canvas(source: str, reading: Reading) -> Source:
 
 
 def _class_folders(root: Path, reading: Reading) -> Source:
-    names = [name for name in list_files(root) if is_image(name)]
+    names = list_images(root)
     if not names:
         raise DataError(
             "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"

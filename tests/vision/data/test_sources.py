@@ -77,6 +77,83 @@ def test_parts_inside_class_folders_are_parts(make_folder) -> None:
         open_source(str(folder), Reading(1))
 
 
+def test_parts_two_levels_inside_class_folders_are_parts(make_folder) -> None:
+    # All of them were trained on, those of the test too.
+    folder = make_folder(2, ("train", "test"))
+    for cls in ("bright", "dark", "stripes"):
+        for part in ("train", "test"):
+            place = folder / cls / "scanner" / part
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (folder / part / cls).rename(place)
+    for part in ("train", "test"):
+        (folder / part).rmdir()
+    found = open_source(str(folder), Reading(1))
+    assert found.train.classes == ["bright", "dark", "stripes"]
+    assert found.test is not None and len(found.train) == len(found.test) == 6
+    assert all("/train/" in found.train.name(i) for i in range(6))
+    (folder / "dark/scanner").rename(folder / "dark/other")
+    (folder / "dark/other/train").rename(folder / "dark/other/more")
+    with pytest.raises(DataError, match="in them, such as bright/scanner/test"):
+        open_source(str(folder), Reading(1))
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "test"),
+        ("images/train2017", "images/val2017"),
+        ("seg_pred", "seg_test/x", "seg_train/x"),
+        ("trainA", "testA"),
+        ("data/training_set/cats", "data/test_set/cats"),
+    ],
+)
+def test_parts_without_class_folders_are_no_classes(tmp_path, folders) -> None:
+    # A classifier of "train" and "test" was trained in silence.
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
+    with pytest.raises(DataError, match="would be classes, but are parts of a data set by name"):
+        open_source(str(tmp_path), Reading(1))
+
+
+def test_a_train_may_be_a_class(tmp_path) -> None:
+    for cls in ("bus", "train", "test tube"):
+        (tmp_path / cls).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / cls / "0.png")
+    (tmp_path / "ship").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "ship/0.png")
+    found = open_source(str(tmp_path), Reading(1))
+    assert found.train.classes == ["bus", "ship", "test tube", "train"] and found.test is None
+
+
+def test_links_to_class_folders_are_followed(make_folder, tmp_path) -> None:
+    # Subsets are often made of links: their classes were left out in silence.
+    folder = make_folder(2, ("train",))
+    (tmp_path / "subset").mkdir()
+    (folder / "train/dark").rename(tmp_path / "subset/dark")
+    for cls in ("bright", "stripes"):
+        (tmp_path / "subset" / cls).symlink_to(folder / "train" / cls)
+    (tmp_path / "subset/dark/again").symlink_to(tmp_path / "subset")  # no way back is taken
+    (folder / "train/bright/one").symlink_to(folder / "train/stripes")
+    (folder / "train/stripes/other").symlink_to(folder / "train/bright")
+    found = open_source(str(tmp_path / "subset"), Reading(1))
+    assert found.train.classes == ["bright", "dark", "stripes"]
+    assert np.bincount(found.train.labels).tolist() == [4, 2, 4]
+
+
+def test_files_that_are_no_images_by_name_are_said(make_folder, capsys) -> None:
+    folder = make_folder(2, ("",))
+    open_source(str(folder), Reading(1))
+    assert capsys.readouterr().err == ""
+    (folder / "dark/00.png").rename(folder / "dark/00.exr")
+    (folder / "dark/more.exr").write_bytes(b"x")
+    (folder / "README").write_text("x")
+    found = open_source(str(folder), Reading(1))
+    assert len(found.train) == 5
+    said = capsys.readouterr().err
+    assert "left out, not images by name: 2 .exr, 1 no ending, such as README" in said
+
+
 def test_a_test_part_without_training_images_is_no_class(make_folder) -> None:
     # With a folder of another name beside it, the two would be classes.
     folder = make_folder(2, ("mine", "Test"))
