@@ -18,7 +18,7 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.samples import Samples
 from longseq.vision.data.canvas import canvas_parts
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
-from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, list_images
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, list_files, list_images
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.shards import find_shards, open_shards
 
@@ -231,9 +231,7 @@ def _canvas(source: str, reading: Reading) -> Source:
 def _class_folders(root: Path, reading: Reading) -> Source:
     names = list_images(root)
     if not names:
-        raise DataError(
-            "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
-        )
+        raise _no_images(root)
     split, parted = split_names(root, names)
     found: dict[str, list[tuple[str, str]]] = {}
     stray = []
@@ -267,6 +265,21 @@ def _class_folders(root: Path, reading: Reading) -> Source:
         labels = [number[cls] for _, cls in items]
         sets[part] = FileImages(root, [name for name, _ in items], labels, classes, reading)
     return Source(sets["train"], sets.get("valid"), sets.get("test"))
+
+
+def _no_images(root: Path) -> DataError:
+    """Returns the error for a source without image files, which may be a set of another kind."""
+    hint = "expected train/<class>/*.jpg or <class>/*.jpg"
+    for name in list_files(root):
+        if re.search(r"-idx\d-ubyte", name):
+            said = "holds IDX files under other names, or in a folder inside it"
+            hint = "give the folder of train-images-idx3-ubyte and train-labels-idx1-ubyte"
+            return DataError(said, path=root, record=name, hint=hint)
+        if re.search(r"(^|/)(data_batch_1|batches\.meta|meta)$", name) and root.is_dir():
+            said = "looks like the files of CIFAR"
+            hint = f"give torchvision:CIFAR10 (or CIFAR100), with data.root {root.parent}"
+            return DataError(said, path=root, record=name, hint=hint)
+    return DataError("holds no images", path=root, hint=hint)
 
 
 def _is_cover(split: Sequence[Sequence[str]]) -> bool:
@@ -306,7 +319,10 @@ def _torchvision(name: str, reading: Reading, root: str | None, download: bool) 
             raise DataError(
                 f"torchvision cannot open {name}: {error}", path=root or "data", hint=hint
             ) from error
+        if not hasattr(data, "data") or not hasattr(data, "targets"):
+            raise ConfigError(f"torchvision's {name} gives no class to an image")
         images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
+        labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: the digit, and who wrote it
         classes = [str(text) for text in getattr(data, "classes", range(int(labels.max()) + 1))]
         sets.append(ArrayImages(images, labels, classes, reading))
     return Source(sets[0], None, sets[1])

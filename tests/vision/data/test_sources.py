@@ -189,6 +189,40 @@ def test_torchvision_data_sets(tmp_path, make_idx) -> None:
         open_source("torchvision:CIFAR10", Reading(3), str(tmp_path))
 
 
+def test_of_torchvisions_data_sets_only_classes_are_taken(monkeypatch) -> None:
+    import torchvision
+
+    class Digits(torchvision.datasets.QMNIST):  # a row of eight numbers for each image
+        def __init__(self, root, what=None, compat=True, train=True, **kwargs) -> None:
+            self.data = torch.zeros(3, 4, 4, dtype=torch.uint8)
+            self.targets = torch.tensor([[5, 1], [0, 1], [9, 0]])
+
+    class Boxes(torchvision.datasets.Kitti):
+        def __init__(self, root, train=True, transform=None, download=False) -> None:
+            self.targets: list[int] = []
+
+    monkeypatch.setattr(torchvision.datasets, "QMNIST", Digits)
+    monkeypatch.setattr(torchvision.datasets, "Kitti", Boxes)
+    assert open_source("torchvision:QMNIST", Reading(1)).train.labels.tolist() == [5, 0, 9]
+    with pytest.raises(ConfigError, match="Kitti gives no class to an image"):
+        open_source("torchvision:Kitti", Reading(3))
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("raw/train-images-idx3-ubyte.gz", "give the folder of train-images-idx3-ubyte"),
+        ("emnist-letters-train-images-idx3-ubyte", "IDX files under other names"),
+        ("data_batch_1", "give torchvision:CIFAR10"),
+    ],
+)
+def test_sets_of_another_kind_are_told_how_to_be_opened(tmp_path, inside, message) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).write_bytes(b"x")
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path), Reading(1))
+
+
 def test_bad_sources_are_named(tmp_path, make_folder) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("hello")
