@@ -80,8 +80,8 @@ def check_no_parts(root: Path, folders: Collection[str], would_be: str) -> None:
         raise DataError(
             f"{', '.join(like[:4])} would be {would_be}, but are parts of a data set by name",
             path=root,
-            hint="name them train/, valid/ and test/, with a folder for each class in each; of one "
-            "part alone give its own folder",
+            hint="name them train/, valid/ and test/ (classes are folders in these); of one part "
+            "alone give its own folder",
         )
 
 
@@ -146,6 +146,33 @@ def say_stray(root: Path, names: Sequence[str], where: str) -> None:
     """
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     print(f"note: {root}: left out, not in {where}: {shown}", file=sys.stderr)
+
+
+def by_part(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Returns which files lie in a folder named "train", "valid" or "test", at any depth; without
+    one for training, what lies in none is for training, otherwise it is left out and said.
+
+    Args:
+        root: folder or zip, for messages.
+        names: paths inside it, with "/".
+
+    Raises:
+        DataError: for folders that are parts by name, though not exactly.
+    """
+    found: dict[str, list[str]] = {}
+    folders: set[str] = set()
+    for name in names:
+        inside = name.split("/")[:-1]
+        part = next(filter(None, map(part_of, inside)), "")
+        found.setdefault(part, []).append(name)
+        folders |= set() if part else {one for one in inside if _like_part(one)}
+    check_no_parts(root, folders, "for training")
+    rest = found.pop("", [])
+    if rest and "train" in found:
+        say_stray(root, rest, "train/, valid/ or test/")
+    elif rest:
+        found["train"] = rest
+    return found
 
 
 @dataclass
