@@ -197,9 +197,14 @@ class ImageClassifier(BaseTask):
             and found["classes"] != known.get("classes")
             and isinstance(self.data, ImageData)
         ):
+            ours, theirs = known.get("classes", []), found["classes"]
+            other = [repr(one) for one in theirs if one not in ours][:4]
+            absent = [repr(one) for one in ours if one not in theirs][:4]
             raise DataError(
-                f"has the classes {', '.join(found['classes'][:4])}…, but the checkpoint was "
-                f"trained on {', '.join(known.get('classes', [])[:4])}…",
+                f"has {', '.join(other) or 'no other'} and lacks {', '.join(absent) or 'none'} of "
+                "the classes that the checkpoint was trained on"
+                if other or absent
+                else "has the classes of the checkpoint in another order",
                 path=self.data.source,
             )
         if isinstance(self.data, ImageData) and known.get("preprocess"):

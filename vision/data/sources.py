@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -282,12 +283,23 @@ def _class_folders(root: Path, reading: Reading) -> Source:
     if len(classes) < 2:
         raise DataError(f"holds one class only, {classes[0]!r}", path=root)
     number = {cls: i for i, cls in enumerate(classes)}
+    # Archives of macOS have é as e and an accent (NFD), most others as one letter (NFC).
+    spelt = {unicodedata.normalize("NFC", cls): cls for cls in classes}
+    if len(spelt) < len(classes):
+        twice = next(cls for cls in classes if cls not in spelt.values())
+        said = f"has two class folders of one name, {twice!r}, in two ways of writing it in Unicode"
+        raise DataError(said, path=root, hint="rename them (NFC), or put their images into one")
     sets: dict[str, ImageSet] = {}
     for part, items in found.items():
         for name, cls in items:
             if cls not in number:
+                alike = unicodedata.normalize("NFC", cls) in spelt
+                hint = "train has it in another way of writing it in Unicode (NFC, NFD)"
                 raise DataError(
-                    f"is of class {cls!r}, which train does not have", path=root, record=name
+                    f"is of class {cls!r}, which train does not have",
+                    path=root,
+                    record=name,
+                    hint=hint if alike else None,
                 )
         labels = [number[cls] for _, cls in items]
         sets[part] = FileImages(root, [name for name, _ in items], labels, classes, reading)

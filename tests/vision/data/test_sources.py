@@ -154,6 +154,22 @@ def test_files_that_are_no_images_by_name_are_said(make_folder, capsys) -> None:
     assert "left out, not images by name: 2 .exr, 1 no ending, such as README" in said
 
 
+def test_one_name_in_two_ways_of_unicode_is_said(tmp_path) -> None:
+    # An archive of macOS has é as two characters: one class became two that look alike.
+    one, two = "caf\u00e9", "cafe\u0301"
+
+    def picture(folder: str) -> None:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
+
+    for folder in (f"a/{one}", f"a/{two}", f"b/train/{one}", "b/train/tea", f"b/test/{two}"):
+        picture(folder)
+    with pytest.raises(DataError, match="has two class folders of one name"):
+        open_source(str(tmp_path / "a"), Reading(1))
+    with pytest.raises(DataError, match="train has it in another way of writing it in Unicode"):
+        open_source(str(tmp_path / "b"), Reading(1))
+
+
 def test_a_test_part_without_training_images_is_no_class(make_folder) -> None:
     # With a folder of another name beside it, the two would be classes.
     folder = make_folder(2, ("mine", "Test"))
