@@ -22,6 +22,7 @@ from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.vision import fine_tuning
 from longseq.vision.data.module import ImageData
+from longseq.vision.metrics import MeanRecall
 from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
 from longseq.vision.recompute import recompute_blocks
@@ -146,8 +147,7 @@ class ImageClassifier(BaseTask):
         classes = max(2, int(self.hparams["num_classes"]))
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
-            # Recall's mean: classes that the data have count alike, however few their images.
-            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
+            "balanced_accuracy": MeanRecall(classes),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
         }
