@@ -16,6 +16,7 @@ from longseq.vision.data.batches import (
     TrainingBatches,
     together,
 )
+from longseq.vision.data.doubles import say_doubles
 from longseq.vision.data.images import ImageSet
 from longseq.vision.data.parts import Part, Prepared, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
@@ -216,11 +217,13 @@ class ImageData(BaseData):
             rest = rest[split_indices(labels[rest], [share], self.seed)[0]]
         if not len(rest):
             raise DataError("the splits leave no images for training", path=self.source)
-        return {
+        parts = {
             "train": Part(source.train, rest),
             "valid": Part(source.train, valid) if source.valid is None else _whole(source.valid),
             "test": Part(source.train, test) if source.test is None else _whole(source.test),
         }
+        say_doubles(parts, self.source)
+        return parts
 
     def setup(self, stage: str | None = None) -> None:
         """Opens and checks the images, so that bad input fails before training starts."""

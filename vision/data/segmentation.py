@@ -14,6 +14,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.batches import EvaluationLoader, together
+from longseq.vision.data.doubles import say_doubles
 from longseq.vision.data.masks import Values, find_values, open_pairs
 from longseq.vision.data.parts import SAMPLE, Part, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
@@ -124,6 +125,7 @@ class SegmentationData(BaseData):
             for part in ("valid", "test")
             if part in found
         }
+        say_doubles(parts, self.source)
         if not self._values.binary:
             indices = parts["train"].indices
             few = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]

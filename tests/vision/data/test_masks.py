@@ -128,9 +128,10 @@ def test_images_and_masks_are_paired(tmp_path) -> None:
 
 def _write(root: Path, values: tuple[int, ...] = (0, 1)) -> None:
     mask = np.resize(np.array(values, np.uint8), (8, 8))
-    for kind, array in (("images", np.zeros((8, 8), np.uint8)), ("masks", mask)):
+    for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
         for i in range(4):
+            array = np.full((8, 8), i, np.uint8) if kind == "images" else mask
             Image.fromarray(array).save(root / kind / f"{i}.png")
 
 
