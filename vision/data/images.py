@@ -269,9 +269,15 @@ def open_zip(path: Path) -> list[str]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except ZIP_ERRORS as error:
         raise DataError("is not a zip archive, or is truncated", path=path) from error
+    # Results are written under the names of their images.
+    ways = (name for name in names if name.startswith("/") or ".." in name.split("/"))
+    if outside := next(ways, ""):
+        said = "has a member whose path leads outside of it"
+        raise DataError(said, path=path, record=outside, hint="pack it again by relative paths")
+    return names
 
 
 def list_files(root: Path) -> list[str]:

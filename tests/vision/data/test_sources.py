@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -380,3 +381,13 @@ def test_a_zip_of_a_later_version(make_zip) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match="is not a zip archive"):
         open_zip(path)
+
+
+@pytest.mark.parametrize("name", ["/tmp/a.png", "x/../../a.png"])
+def test_members_that_lead_out_of_a_zip_are_refused(make_zip, name: str) -> None:
+    # Masks are written under the names of their images: outside of --out.
+    path = make_zip(1)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(DataError, match="has a member whose path leads outside of it"):
+        open_source(str(path), Reading(1))
