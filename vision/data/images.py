@@ -315,25 +315,32 @@ def _walk(base: str) -> Iterator[tuple[str, list[str]]]:
                 folders.remove(name)
 
 
-def list_images(root: Path) -> list[str]:
-    """Returns the paths of the images in a folder or zip, as ``list_files``; says on stderr which
-    files are none by name.
+def named(root: Path, suits: Callable[[str], bool], kind: str) -> list[str]:
+    """Returns the files of a folder or zip whose names suit, as ``list_files``; says on stderr
+    which do not, where some do.
 
     Args:
         root: folder or zip.
+        suits: whether a file's name does.
+        kind: what these files are, for the message: "images".
     """
     files = list_files(root)
-    names = [name for name in files if is_image(name)]
-    if names and len(files) > len(names):
-        others = sorted(set(files) - set(names))
+    found = [name for name in files if suits(name)]
+    if found and len(files) > len(found):
+        others = sorted(set(files) - set(found))
         kinds = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
-        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+        shown = ", ".join(f"{count} {ending}" for ending, count in kinds.most_common(4))
         more = ", …" if len(kinds) > 4 else ""
         print(
-            f"note: {root}: left out, not images by name: {shown}{more}, such as {others[0]}",
+            f"note: {root}: left out, not {kind} by name: {shown}{more}, such as {others[0]}",
             file=sys.stderr,
         )
-    return names
+    return found
+
+
+def list_images(root: Path) -> list[str]:
+    """Returns the images of a folder or zip, see ``named``."""
+    return named(root, is_image, "images")
 
 
 def is_image(name: str) -> bool:
