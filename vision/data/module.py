@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
@@ -209,6 +211,10 @@ class ImageData(BaseData):
             self.test_fraction if source.test is None else 0.0,
         ]
         labels = source.train.labels
+        lost = np.setdiff1d(labels, labels[train])
+        if len(lost):
+            said = f"none of the images of the class {source.train.classes[lost[0]]!r} can be read"
+            raise DataError(said, path=self.source, hint="mend them, or take their folder away")
         valid, test, rest = (
             train[piece] for piece in split_indices(labels[train], fractions, self.seed)
         )
