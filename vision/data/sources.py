@@ -377,8 +377,11 @@ def split_indices(labels: np.ndarray, fractions: Sequence[float], seed: int) -> 
         seed: of the draw.
 
     Raises:
-        ConfigError: unless the fractions are not negative and leave something.
+        ConfigError: unless the fractions are not negative and leave something, and for a negative
+            seed.
     """
+    if seed < 0:
+        raise ConfigError(f"data.seed must be at least 0, got {seed}")
     if min(fractions, default=0) < 0 or sum(fractions) >= 1:
         raise ConfigError(
             f"fractions must be at least 0 and sum to less than 1, got {list(fractions)}"

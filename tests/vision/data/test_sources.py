@@ -328,6 +328,8 @@ def test_splits_are_disjoint_whole_and_in_proportion(labels: list[int], a: float
 def test_splits_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="less than 1"):
         split_indices(np.zeros(4), [0.5, 0.5], 0)
+    with pytest.raises(ConfigError, match=r"data\.seed must be at least 0, got -1"):
+        split_indices(np.zeros(4), [0.5], -1)
 
 
 @pytest.mark.skipif(
