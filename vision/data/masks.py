@@ -97,6 +97,10 @@ def _values(content: bytes, where: Where) -> np.ndarray:
                 f"is a {image.format}, whose compression may change a mask's values",
                 "save masks as PNG or TIFF",
             )
+        count = int(getattr(image, "n_frames", 1))
+        if count > 1:
+            said = f"is an animation of {count} frames: a mask has one"
+            raise where.error(said, "save one of them")
         image.load()
         if image.mode in ("LA", "RGBA", "PA"):
             raise where.error(

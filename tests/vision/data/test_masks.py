@@ -109,6 +109,14 @@ def test_stacks_are_no_masks() -> None:
         read_mask(bytes(ring), WHERE)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_animations_are_no_masks(kind: str) -> None:
+    # Their first frame was taken in silence.
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 1, 2)]
+    with pytest.raises(DataError, match="is an animation of 3 frames: a mask has one"):
+        read_mask(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), WHERE)
+
+
 def test_images_and_masks_are_paired(tmp_path) -> None:
     good = encoded(Image.fromarray(VALUES))
     names = ["train/images/a.jpg", "train/masks/a.png", "train/images/b.tif", "train/masks/b.png"]
