@@ -21,7 +21,13 @@ from longseq.vision.task import ImageClassifier
 
 
 class ByLabel(MultilabelAveragePrecision):
-    """The mean average precision; what it has seen gives every label's own scores too."""
+    """The mean average precision of the labels that images have; what it has seen gives every
+    label's own scores too."""
+
+    def compute(self) -> Tensor:
+        """Returns the mean, (); 0 if no image has a label."""
+        found = [score for score, _, images in self.scores() if images]
+        return torch.tensor(sum(found) / max(1, len(found)))
 
     def scores(self) -> list[tuple[float, float, int]]:
         """Returns average precision, F1 at a probability of 0.5, and the images of every label."""

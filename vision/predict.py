@@ -17,7 +17,7 @@ from longseq.core.command_line import CommandParser, add_device
 from longseq.core.errors import ConfigError, DataError, with_article
 from longseq.core.tables import check_table, write_rows
 from longseq.vision.calibration import tempered
-from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_images
 from longseq.vision.data.pixels import NOT_A_NUMBER, Reading
 from longseq.vision.data.transforms import Normalise, resize
 from longseq.vision.restoration import Restoration
@@ -69,13 +69,7 @@ def open_images(path: str | Path, reading: Reading) -> ImageSet:
     elif root.is_file() and root.suffix.lower() != ".zip":
         raise DataError("is neither a folder, a zip nor an image", path=root)
     else:
-        files = list_files(root)
-        names = [name for name in files if is_image(name)]
-        if len(files) > len(names):
-            print(
-                f"note: {len(files) - len(names)} files of {root} are not images by name",
-                file=sys.stderr,
-            )
+        names = list_images(root)
     if not names:
         raise DataError("holds no images", path=root)
     return FileImages(root, names, [0] * len(names), [], reading)

@@ -22,6 +22,7 @@ from longseq.core.training.loading import load_task
 from longseq.core.training.task import BaseTask
 from longseq.vision import fine_tuning
 from longseq.vision.data.module import ImageData
+from longseq.vision.metrics import MeanRecall
 from longseq.vision.models.published import load_published
 from longseq.vision.models.registry import create_model
 from longseq.vision.recompute import recompute_blocks
@@ -146,8 +147,7 @@ class ImageClassifier(BaseTask):
         classes = max(2, int(self.hparams["num_classes"]))
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
-            # Recall's mean: classes that the data have count alike, however few their images.
-            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
+            "balanced_accuracy": MeanRecall(classes),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
             "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
         }
@@ -197,9 +197,14 @@ class ImageClassifier(BaseTask):
             and found["classes"] != known.get("classes")
             and isinstance(self.data, ImageData)
         ):
+            ours, theirs = known.get("classes", []), found["classes"]
+            other = [repr(one) for one in theirs if one not in ours][:4]
+            absent = [repr(one) for one in ours if one not in theirs][:4]
             raise DataError(
-                f"has the classes {', '.join(found['classes'][:4])}…, but the checkpoint was "
-                f"trained on {', '.join(known.get('classes', [])[:4])}…",
+                f"has {', '.join(other) or 'no other'} and lacks {', '.join(absent) or 'none'} of "
+                "the classes that the checkpoint was trained on"
+                if other or absent
+                else "has the classes of the checkpoint in another order",
                 path=self.data.source,
             )
         if isinstance(self.data, ImageData) and known.get("preprocess"):

@@ -103,6 +103,13 @@ class DomainCLI(LightningCLI):
         elif self.checkpoint == "last":
             self.checkpoint = newest_checkpoint(*([given] if given else known_roots(domain.name)))
             args += ["--ckpt_path", self.checkpoint]
+            name = next((value for _, _, value in flag_values(args, "--name")), None)
+            if command == "fit" and name and Path(self.checkpoint).parts[-4:-3] != (name,):
+                print(
+                    f"note: the newest run is not {name}, which becomes a fork of it: "
+                    f"{self.checkpoint}; --ckpt_path auto takes {name}'s own",
+                    file=sys.stderr,
+                )
         if command != "fit" and not asking and self.checkpoint is None:
             raise ConfigError(
                 f"longseq {domain.name} {command} needs --ckpt_path file.ckpt (or last)"

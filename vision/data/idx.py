@@ -105,4 +105,8 @@ def read_idx_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | No
         raise DataError(f"{len(x):,} images but labels of shape {y.shape}", path=labels)
     if len(x) == 0:
         raise DataError("holds no images", path=images)
+    wrong = np.flatnonzero((y < 0) | (y != np.floor(y)))
+    if len(wrong):
+        said = f"label {wrong[0]} is {y[wrong[0]]}: a class is a whole number from 0"
+        raise DataError(said, path=labels)
     return x, y.astype(np.int64)

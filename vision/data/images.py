@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from tokenize import TokenError
 from typing import Any
 
@@ -23,8 +25,9 @@ from longseq.vision.data.pixels import Pixels, Reading, Where, stored, to_unit
 from longseq.vision.data.tiff import MAGIC, read_tiff
 
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".avif"),
-    *(".heic", ".heif", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif"),
+    *(".tif", ".tiff", ".dcm", ".nii", ".nii.gz", ".npy"),
 )
 
 MAX_BYTES = 1 << 29
@@ -266,9 +269,15 @@ def open_zip(path: Path) -> list[str]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except ZIP_ERRORS as error:
         raise DataError("is not a zip archive, or is truncated", path=path) from error
+    # Results are written under the names of their images.
+    ways = (name for name in names if name.startswith("/") or ".." in name.split("/"))
+    if outside := next(ways, ""):
+        said = "has a member whose path leads outside of it"
+        raise DataError(said, path=path, record=outside, hint="pack it again by relative paths")
+    return names
 
 
 def list_files(root: Path) -> list[str]:
@@ -285,12 +294,53 @@ def list_files(root: Path) -> list[str]:
         base = str(root)
         names = sorted(
             "/".join([*where, name])
-            for folder, _, files in os.walk(base)
+            for folder, files in _walk(base)
             for where in [[] if folder == base else os.path.relpath(folder, base).split(os.sep)]
             for name in files
         )
     hidden = (".", "__MACOSX")
     return [name for name in names if not any(part.startswith(hidden) for part in name.split("/"))]
+
+
+def _walk(base: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields folders with their files; links to folders are followed, but not back to where they
+    lie."""
+    for folder, folders, files in os.walk(base, followlinks=True):
+        yield folder, files
+        inside = os.path.relpath(folder, base).split(os.sep)
+        above = [os.path.join(base, *inside[:depth]) for depth in range(len(inside) + 1)]
+        for name in [one for one in folders if os.path.islink(os.path.join(folder, one))]:
+            target = os.path.realpath(os.path.join(folder, name))
+            if any(os.path.commonpath([target, os.path.realpath(one)]) == target for one in above):
+                folders.remove(name)
+
+
+def named(root: Path, suits: Callable[[str], bool], kind: str) -> list[str]:
+    """Returns the files of a folder or zip whose names suit, as ``list_files``; says on stderr
+    which do not, where some do.
+
+    Args:
+        root: folder or zip.
+        suits: whether a file's name does.
+        kind: what these files are, for the message: "images".
+    """
+    files = list_files(root)
+    found = [name for name in files if suits(name)]
+    if found and len(files) > len(found):
+        others = sorted(set(files) - set(found))
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
+        shown = ", ".join(f"{count} {ending}" for ending, count in kinds.most_common(4))
+        more = ", …" if len(kinds) > 4 else ""
+        print(
+            f"note: {root}: left out, not {kind} by name: {shown}{more}, such as {others[0]}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def list_images(root: Path) -> list[str]:
+    """Returns the images of a folder or zip, see ``named``."""
+    return named(root, is_image, "images")
 
 
 def is_image(name: str) -> bool:

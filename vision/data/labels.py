@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ import numpy as np
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.tables import SUFFIXES, read_rows
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.sources import PART_NAMES, Source, part_of, say_stray, split_names
@@ -104,7 +104,8 @@ def _from_table(path: Path) -> Rows:
     if file is None:
         raise DataError(f"has no column {_FILE[0]}; it has {', '.join(columns[:8])}", path=path)
     part = next((name for name in columns if name.lower() in _PART), None)
-    classes = [name for name in columns if name not in (file, part, _LABELS)]
+    named_by = next((name for name in columns if name.lower() == _LABELS), None)
+    classes = [name for name in columns if name not in (file, part)]
     seen = set[str]()
     for row in rows:
         name, record = row[file] or "", f"line {row.line}"
@@ -113,6 +114,7 @@ def _from_table(path: Path) -> Rows:
             raise DataError(f"{name!r} is no path inside its folder", path=path, record=record)
         if not (path.parent / name).is_file():
             raise DataError(f"{name}: no such file", path=path, record=record)
+        name = str(pure)  # ./a.png is a.png
         if name in seen:
             raise DataError(f"{name} stands there twice", path=path, record=record)
         seen.add(name)
@@ -121,8 +123,12 @@ def _from_table(path: Path) -> Rows:
             raise DataError(
                 f"{part} is {row[part or '']!r}: train, valid or test", path=path, record=record
             )
-        if _LABELS in columns:
-            labels = [one.strip() for one in (row[_LABELS] or "").split(";") if one.strip()]
+        if named_by is not None:
+            text = (row[named_by] or "").strip()
+            if text[:1] + text[-1:] in ("[]", "{}"):
+                said = f"{named_by} is {text[:40]!r}: names with ; between them are needed"
+                raise DataError(said, path=path, record=record)
+            labels = [one.strip() for one in text.split(";") if one.strip()]
         else:
             labels = [name for name in classes if _is_true(row, name, path, record)]
         found.setdefault(PART_NAMES[named], {})[name] = labels
@@ -134,26 +140,31 @@ def _check_separators(rows: Rows, path: Path) -> None:
     """Checks that no label is several others with something else than ; between them."""
     items = [(name, labels) for part in rows.values() for name, labels in part.items()]
     known = {label for _, labels in items for label in labels}
-    for label in sorted(known):
-        parts = [one.strip() for one in re.split("[,|]", label)]
-        if len(parts) > 1 and known.issuperset(parts):
-            raise DataError(
-                f"{label!r} would be a label beside {parts[0]!r} and {parts[1]!r}",
-                path=path,
-                record=next(name for name, labels in items if label in labels),
-                hint="put ; between the labels of an image",
-            )
+    for sign in ",|":
+        parts = {label: [one.strip() for one in label.split(sign)] for label in sorted(known)}
+        count = Counter(one for few in parts.values() for one in set(few))
+        for label, few in parts.items():
+            # Every part stands somewhere else, by itself or beside others.
+            if len(few) > 1 and all(count[one] > 1 for one in few):
+                raise DataError(
+                    f"{label!r} would be a label beside {few[0]!r} and {few[1]!r}",
+                    path=path,
+                    record=next(name for name, labels in items if label in labels),
+                    hint="put ; between the labels of an image, or give each a column of 0 and 1",
+                )
 
 
 def _is_true(row: Mapping[str, str], name: str, path: Path, record: str) -> bool:
     text = (row[name] or "").strip().lower()
     if text not in (*_TRUE, *_FALSE):
-        raise DataError(f"{name} is {row[name]!r}: 0 or 1 is needed", path=path, record=record)
+        hint = f"a column {_LABELS} holds names, with ; between them; take out what is no label"
+        said = f"{name} is {row[name]!r}: 0 or 1 is needed"
+        raise DataError(said, path=path, record=record, hint=hint)
     return text in _TRUE
 
 
 def _from_folders(root: Path) -> Rows:
-    names = [name for name in list_files(root) if is_image(name)]
+    names = list_images(root)
     folders, parted = split_names(root, names)
     split = dict(zip(names, folders))
     places: dict[tuple[str, str], list[str]] = {}

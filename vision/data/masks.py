@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.pillow import check_stored
 from longseq.vision.data.pixels import Reading, Where, oriented
-from longseq.vision.data.sources import PART_NAMES
+from longseq.vision.data.sources import by_part
 from longseq.vision.data.tiff import MAGIC, check_directories
 
 IGNORED = -1
@@ -97,6 +97,10 @@ def _values(content: bytes, where: Where) -> np.ndarray:
                 f"is a {image.format}, whose compression may change a mask's values",
                 "save masks as PNG or TIFF",
             )
+        count = int(getattr(image, "n_frames", 1))
+        if count > 1:
+            said = f"is an animation of {count} frames: a mask has one"
+            raise where.error(said, "save one of them")
         image.load()
         if image.mode in ("LA", "RGBA", "PA"):
             raise where.error(
@@ -219,15 +223,13 @@ def open_pairs(source: str | Path, reading: Reading) -> dict[str, MaskedImages]:
         raise DataError("is neither a folder nor a zip", path=root)
     images: dict[str, list[str]] = {}
     masks: dict[tuple[str, str], list[str]] = {}
-    for name in list_files(root):
-        if not is_image(name):
-            continue
-        parts = [part.lower() for part in PurePosixPath(name).parts[:-1]]
-        part = next((PART_NAMES[one] for one in parts if one in PART_NAMES), "train")
-        if any(one in _MASKS for one in parts):
-            masks.setdefault((part, _key(name, _MASKS)), []).append(name)
-        elif any(one in _IMAGES for one in parts):
-            images.setdefault(part, []).append(name)
+    for part, names in by_part(root, list_images(root)).items():
+        for name in names:
+            parts = [part.lower() for part in PurePosixPath(name).parts[:-1]]
+            if any(one in _MASKS for one in parts):
+                masks.setdefault((part, _key(name, _MASKS)), []).append(name)
+            elif any(one in _IMAGES for one in parts):
+                images.setdefault(part, []).append(name)
     if "train" not in images:
         raise DataError(
             "holds no images with masks", path=root, hint="expected images/ and masks/ side by side"

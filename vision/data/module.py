@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
@@ -16,6 +18,7 @@ from longseq.vision.data.batches import (
     TrainingBatches,
     together,
 )
+from longseq.vision.data.doubles import say_doubles
 from longseq.vision.data.images import ImageSet
 from longseq.vision.data.parts import Part, Prepared, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
@@ -208,6 +211,10 @@ class ImageData(BaseData):
             self.test_fraction if source.test is None else 0.0,
         ]
         labels = source.train.labels
+        lost = np.setdiff1d(labels, labels[train])
+        if len(lost):
+            said = f"none of the images of the class {source.train.classes[lost[0]]!r} can be read"
+            raise DataError(said, path=self.source, hint="mend them, or take their folder away")
         valid, test, rest = (
             train[piece] for piece in split_indices(labels[train], fractions, self.seed)
         )
@@ -216,11 +223,13 @@ class ImageData(BaseData):
             rest = rest[split_indices(labels[rest], [share], self.seed)[0]]
         if not len(rest):
             raise DataError("the splits leave no images for training", path=self.source)
-        return {
+        parts = {
             "train": Part(source.train, rest),
             "valid": Part(source.train, valid) if source.valid is None else _whole(source.valid),
             "test": Part(source.train, test) if source.test is None else _whole(source.test),
         }
+        say_doubles(parts, self.source)
+        return parts
 
     def setup(self, stage: str | None = None) -> None:
         """Opens and checks the images, so that bad input fails before training starts."""

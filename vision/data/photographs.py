@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from longseq.core.errors import DataError
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.pixels import Reading, unit
 
 KEPT = 1 << 30
@@ -26,7 +26,7 @@ def image_files(source: str) -> FileImages:
     root = Path(source)
     if not root.exists():
         raise DataError("no such folder or zip of photographs", path=root)
-    names = [name for name in list_files(root) if is_image(name)]
+    names = list_images(root)
     if not names:
         raise DataError("holds no images", path=root)
     return FileImages(root, names, [0] * len(names), [], Reading(channels=3))

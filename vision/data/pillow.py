@@ -134,10 +134,24 @@ def read_pillow(content: bytes, reading: Reading, where: Where) -> Pixels:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise where.error("is not an image of a known format") from error
+        raise where.error(*_unknown(content)) from error
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         keep = None if reading.truncated else "data.truncated keeps what can be read of such files"
         raise where.error("the image is truncated or damaged", keep) from error
+
+
+_FOREIGN = {
+    b"\xff\x0a": ("is a JPEG XL image, which is not read", "save it as PNG"),
+    b"\0\0\0\x0cJXL ": ("is a JPEG XL image, which is not read", "save it as PNG"),
+    b"version https://git-lfs": ("is a pointer of Git LFS, not the image itself", "git lfs pull"),
+    b"<": ("is a text of HTML, SVG or XML, not an image of pixels", "download or convert it again"),
+}
+
+
+def _unknown(content: bytes) -> tuple[str, str | None]:
+    """Returns what is wrong with a file that Pillow does not know, and what to do."""
+    known = (said for start, said in _FOREIGN.items() if content.lstrip().startswith(start))
+    return next(known, ("is not an image of a known format", None))
 
 
 def animated_frames(path: Path, reading: Reading, where: Where) -> Iterator[Pixels]:
@@ -213,7 +227,14 @@ def _maxval(image: Any) -> int:
 
 
 def _sixteen_bits(content: bytes, image: Any, where: Where) -> Pixels | None:
-    """Returns a PNG of 16 bits and more than one band, which Pillow would cut down to bytes."""
+    """Returns a PNG of 16 bits and more than one band, which Pillow would cut down to bytes, as it
+    does JPEG 2000, which is refused."""
+    start = content.find(b"\xff\x4f\xff\x51")  # of JPEG 2000's size marker, which says the bits
+    if image.format == "JPEG2000" and len(image.getbands()) > 1 and start >= 0:
+        bits = 1 + (content[start + 42] & 0x7F)
+        if bits > 8:
+            said = f"holds colours of {bits} bits, which Pillow reads as 8"
+            raise where.error(said, "save it as TIFF")
     if image.format != "PNG" or content[24] != 16 or content[25] not in _WIDE:
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.batches import Batch, EvaluationLoader, together
-from longseq.vision.data.images import FileImages, is_image, list_files
+from longseq.vision.data.images import FileImages, list_images
 from longseq.vision.data.parts import Part, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS, Reading, unit
-from longseq.vision.data.sources import PART_NAMES, split_indices
+from longseq.vision.data.sources import by_part, split_indices
 from longseq.vision.data.tile_batches import Turns
 
 LEAST_SIDE = 11
@@ -42,11 +42,7 @@ def open_clean(source: str | Path, reading: Reading) -> dict[str, FileImages]:
         raise DataError("no such folder or file", path=root, hint="give a folder or a zip")
     if root.is_file() and root.suffix.lower() != ".zip":
         raise DataError("is neither a folder nor a zip", path=root)
-    found: dict[str, list[str]] = {}
-    for name in filter(is_image, list_files(root)):
-        parts = [part.lower() for part in PurePosixPath(name).parts[:-1]]
-        part = next((PART_NAMES[one] for one in parts if one in PART_NAMES), "train")
-        found.setdefault(part, []).append(name)
+    found = by_part(root, list_images(root))
     if "train" not in found:
         raise DataError("holds no images for training", path=root)
     return {

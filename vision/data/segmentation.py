@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
 from longseq.vision.data.batches import EvaluationLoader, together
+from longseq.vision.data.doubles import say_doubles
 from longseq.vision.data.masks import Values, find_values, open_pairs
 from longseq.vision.data.parts import SAMPLE, Part, checked_reading, learn_pixels, readable
 from longseq.vision.data.pixels import MAX_PIXELS
@@ -123,12 +125,14 @@ class SegmentationData(BaseData):
             for part in ("valid", "test")
             if part in found
         }
+        say_doubles(parts, self.source)
         if not self._values.binary:
             indices = parts["train"].indices
             few = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
             masks = [(found["train"].mask(int(i)), found["train"].mask_where(int(i))) for i in few]
             ignored = self._values.ignored
             self._values = Values(find_values(masks, ignored), ignored)
+            self._say_values()
         count = len(self._values.values)
         if self.names is not None and len(self.names) != count:
             raise ConfigError(
@@ -136,6 +140,17 @@ class SegmentationData(BaseData):
                 f"values: {', '.join(map(str, self._values.values))}"
             )
         return {name: Pairs(part, self._values) for name, part in parts.items()}
+
+    def _say_values(self) -> None:
+        """Says which values are classes where they are no plain 0, 1, 2, …: one may be a border."""
+        values = self._values.values
+        if len(values) > 2 and values != tuple(range(len(values))):
+            shown = ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")
+            print(
+                f"note: {self.source}: the masks' values {shown} are {len(values)} classes; "
+                f"data.ignore_value {values[-1]} would leave that one out",
+                file=sys.stderr,
+            )
 
     def _learn(self) -> None:
         """Finds the ranges of pixels and their moments, where they are not given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def find_shards(source: str, part_names: Mapping[str, str]) -> dict[str, list[Pa
         part_names: words in a file's or folder's name → its part.
 
     Raises:
-        DataError: for missing or compressed shards.
+        DataError: for missing or compressed shards, and for one of no part beside training ones.
     """
     path = Path(source)
     if source.lower().endswith(_PACKED):
@@ -124,8 +125,17 @@ def find_shards(source: str, part_names: Mapping[str, str]) -> dict[str, list[Pa
     for file in files:
         inside = file.relative_to(path) if path.is_dir() else Path(file.name)
         words = re.split(r"[^a-z]+", str(inside).lower())
-        part = next((part_names[word] for word in words if word in part_names), "train")
+        part = next((part_names[word] for word in words if word in part_names), "")
         found.setdefault(part, []).append(file)
+    rest = found.pop("", [])
+    if rest and "train" in found:
+        raise DataError(
+            f"is of no part by its name, as {found['train'][0].name} is: train, valid or test",
+            path=rest[0],
+            hint="give it the name of its part, or put it into another folder",
+        )
+    if rest:
+        found["train"] = rest
     if "train" not in found:
         raise DataError("has no shards for training", path=path)
     return found
@@ -276,6 +286,7 @@ def _scan(shard: Path, number: int) -> list[_Sample]:
                 folder, _, base = name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 key = f"{folder}/{stem}"
+                ending = ending.lower()  # as WebDataset does
                 if not stem:  # hidden
                     continue
                 if ending in ("cls", "json"):
@@ -297,6 +308,12 @@ def _scan(shard: Path, number: int) -> list[_Sample]:
             path=shard,
             hint="write or copy it again",
         ) from error
+    if alone := sorted(set(labels) - set(samples)):
+        print(
+            f"note: {shard}: {len(alone)} of its classes have no image of a known ending, such as "
+            f"{alone[0].lstrip('/')}",
+            file=sys.stderr,
+        )
     for key, one in samples.items():
         one.label = labels.get(key, one.label)
     return list(samples.values())

@@ -4,8 +4,10 @@ torchvision."""
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +19,7 @@ from longseq.core.errors import ConfigError, DataError, did_you_mean
 from longseq.core.samples import Samples
 from longseq.vision.data.canvas import canvas_parts
 from longseq.vision.data.idx import PARTS, find_idx, read_idx_pair
-from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, is_image, list_files
+from longseq.vision.data.images import ArrayImages, FileImages, ImageSet, list_files, list_images
 from longseq.vision.data.pixels import Reading
 from longseq.vision.data.shards import find_shards, open_shards
 
@@ -54,47 +56,85 @@ def part_of(folder: str) -> str | None:
     return PART_NAMES.get(folder.lower())
 
 
+def _like_part(folder: str) -> str | None:
+    """Returns the part that a word of a folder's name stands for, as in "seg_train", "val2017" or
+    "testA"; None for none."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder)
+    return next(filter(None, map(part_of, words)), None)
+
+
+def check_no_parts(root: Path, folders: Collection[str], would_be: str) -> None:
+    """Refuses folders most of which are parts of a data set by name, though not exactly.
+
+    Args:
+        root: folder or zip, for messages.
+        folders: names of folders.
+        would_be: what they would be taken for.
+
+    Raises:
+        DataError: naming them.
+    """
+    like = sorted(name for name in folders if _like_part(name))
+    found = {_like_part(name) for name in like}
+    flat = len(like) == len(folders) == 1 and part_of(like[0])
+    if flat or ("train" in found and len(found) > 1 and 2 * len(like) > len(folders)):
+        raise DataError(
+            f"{', '.join(like[:4])} would be {would_be}, but are parts of a data set by name",
+            path=root,
+            hint="name them train/, valid/ and test/ (classes are folders in these); of one part "
+            "alone give its own folder",
+        )
+
+
 def split_names(root: Path, names: Sequence[str]) -> tuple[list[list[str]], bool]:
     """Returns paths as folders and name, less a folder in which all lie, and whether the first
-    folder of each is a part. Paths <class>/<part>/… are returned as <part>/<class>/….
+    folder of each is a part. Paths <class>/…/<part>/… are returned as <part>/<class>/….
 
     Args:
         root: folder or zip, for messages.
         names: paths inside it, with "/".
 
     Raises:
-        DataError: for an image of a class that lies in no part, where others do.
+        DataError: for an image of a class that lies in no part, where others do, and for folders
+            that would be classes and are parts by name.
     """
     split = [name.split("/") for name in names]
     while len({parts[0] for parts in split}) == 1 and len(split[0]) > 1 and _is_cover(split):
         split = [parts[1:] for parts in split]  # a zip of one folder
     if any(part_of(parts[0]) is not None and len(parts) > 2 for parts in split):
         return split, True
-    if any(_has_inner_part(parts) for parts in split):
+    if any(_inner_part(parts) for parts in split):
         return _parts_outside(root, names, split), True
+    check_no_parts(root, {parts[0] for parts in split if len(parts) > 1}, "classes")
     return split, False
 
 
-def _has_inner_part(parts: Sequence[str]) -> bool:
-    return len(parts) > 2 and part_of(parts[1]) is not None
+def _inner_part(parts: Sequence[str]) -> int:
+    """Returns which folder of a path, below the class, is a part; 0 for none."""
+    return next((i for i in range(1, len(parts) - 1) if part_of(parts[i]) is not None), 0)
 
 
 def _parts_outside(root: Path, names: Sequence[str], split: Sequence[list[str]]) -> list[list[str]]:
-    """Returns paths <class>/<part>/… as <part>/<class>/…: images of a test are none to train on.
+    """Returns paths <class>/…/<part>/… as <part>/<class>/…: images of a test are none to train on.
 
     Raises:
         DataError: for an image of a class that lies in no part, where others do.
     """
     for name, parts in zip(names, split):
-        if len(parts) > 1 and not _has_inner_part(parts):
+        if len(parts) > 1 and not _inner_part(parts):
+            other = next(filter(_inner_part, split))
             raise DataError(
                 "lies beside class folders with parts in them, such as "
-                f"{'/'.join(next(filter(_has_inner_part, split))[:2])}",
+                f"{'/'.join(other[: _inner_part(other) + 1])}",
                 path=root,
                 record=name,
                 hint="sort all images into train/<class>/, valid/<class>/, test/<class>/",
             )
-    return [[parts[1], parts[0], *parts[2:]] if len(parts) > 1 else parts for parts in split]
+    found = []
+    for parts in split:
+        at = _inner_part(parts)
+        found.append([parts[at], *parts[:at], *parts[at + 1 :]] if at else parts)
+    return found
 
 
 def say_stray(root: Path, names: Sequence[str], where: str) -> None:
@@ -107,6 +147,33 @@ def say_stray(root: Path, names: Sequence[str], where: str) -> None:
     """
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     print(f"note: {root}: left out, not in {where}: {shown}", file=sys.stderr)
+
+
+def by_part(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Returns which files lie in a folder named "train", "valid" or "test", at any depth; without
+    one for training, what lies in none is for training, otherwise it is left out and said.
+
+    Args:
+        root: folder or zip, for messages.
+        names: paths inside it, with "/".
+
+    Raises:
+        DataError: for folders that are parts by name, though not exactly.
+    """
+    found: dict[str, list[str]] = {}
+    folders: set[str] = set()
+    for name in names:
+        inside = name.split("/")[:-1]
+        part = next(filter(None, map(part_of, inside)), "")
+        found.setdefault(part, []).append(name)
+        folders |= set() if part else {one for one in inside if _like_part(one)}
+    check_no_parts(root, folders, "for training")
+    rest = found.pop("", [])
+    if rest and "train" in found:
+        say_stray(root, rest, "train/, valid/ or test/")
+    elif rest:
+        found["train"] = rest
+    return found
 
 
 @dataclass
@@ -190,11 +257,9 @@ def _canvas(source: str, reading: Reading) -> Source:
 
 
 def _class_folders(root: Path, reading: Reading) -> Source:
-    names = [name for name in list_files(root) if is_image(name)]
+    names = list_images(root)
     if not names:
-        raise DataError(
-            "holds no images", path=root, hint="expected train/<class>/*.jpg or <class>/*.jpg"
-        )
+        raise _no_images(root)
     split, parted = split_names(root, names)
     found: dict[str, list[tuple[str, str]]] = {}
     stray = []
@@ -218,16 +283,42 @@ def _class_folders(root: Path, reading: Reading) -> Source:
     if len(classes) < 2:
         raise DataError(f"holds one class only, {classes[0]!r}", path=root)
     number = {cls: i for i, cls in enumerate(classes)}
+    # Archives of macOS have é as e and an accent (NFD), most others as one letter (NFC).
+    spelt = {unicodedata.normalize("NFC", cls): cls for cls in classes}
+    if len(spelt) < len(classes):
+        twice = next(cls for cls in classes if cls not in spelt.values())
+        said = f"has two class folders of one name, {twice!r}, in two ways of writing it in Unicode"
+        raise DataError(said, path=root, hint="rename them (NFC), or put their images into one")
     sets: dict[str, ImageSet] = {}
     for part, items in found.items():
         for name, cls in items:
             if cls not in number:
+                alike = unicodedata.normalize("NFC", cls) in spelt
+                hint = "train has it in another way of writing it in Unicode (NFC, NFD)"
                 raise DataError(
-                    f"is of class {cls!r}, which train does not have", path=root, record=name
+                    f"is of class {cls!r}, which train does not have",
+                    path=root,
+                    record=name,
+                    hint=hint if alike else None,
                 )
         labels = [number[cls] for _, cls in items]
         sets[part] = FileImages(root, [name for name, _ in items], labels, classes, reading)
     return Source(sets["train"], sets.get("valid"), sets.get("test"))
+
+
+def _no_images(root: Path) -> DataError:
+    """Returns the error for a source without image files, which may be a set of another kind."""
+    hint = "expected train/<class>/*.jpg or <class>/*.jpg"
+    for name in list_files(root):
+        if re.search(r"-idx\d-ubyte", name):
+            said = "holds IDX files under other names, or in a folder inside it"
+            hint = "give the folder of train-images-idx3-ubyte and train-labels-idx1-ubyte"
+            return DataError(said, path=root, record=name, hint=hint)
+        if re.search(r"(^|/)(data_batch_1|batches\.meta|meta)$", name) and root.is_dir():
+            said = "looks like the files of CIFAR"
+            hint = f"give torchvision:CIFAR10 (or CIFAR100), with data.root {root.parent}"
+            return DataError(said, path=root, record=name, hint=hint)
+    return DataError("holds no images", path=root, hint=hint)
 
 
 def _is_cover(split: Sequence[Sequence[str]]) -> bool:
@@ -267,7 +358,10 @@ def _torchvision(name: str, reading: Reading, root: str | None, download: bool) 
             raise DataError(
                 f"torchvision cannot open {name}: {error}", path=root or "data", hint=hint
             ) from error
+        if not hasattr(data, "data") or not hasattr(data, "targets"):
+            raise ConfigError(f"torchvision's {name} gives no class to an image")
         images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
+        labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: the digit, and who wrote it
         classes = [str(text) for text in getattr(data, "classes", range(int(labels.max()) + 1))]
         sets.append(ArrayImages(images, labels, classes, reading))
     return Source(sets[0], None, sets[1])
@@ -283,8 +377,11 @@ def split_indices(labels: np.ndarray, fractions: Sequence[float], seed: int) -> 
         seed: of the draw.
 
     Raises:
-        ConfigError: unless the fractions are not negative and leave something.
+        ConfigError: unless the fractions are not negative and leave something, and for a negative
+            seed.
     """
+    if seed < 0:
+        raise ConfigError(f"data.seed must be at least 0, got {seed}")
     if min(fractions, default=0) < 0 or sum(fractions) >= 1:
         raise ConfigError(
             f"fractions must be at least 0 and sum to less than 1, got {list(fractions)}"

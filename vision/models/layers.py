@@ -227,8 +227,8 @@ class ImageModel(nn.Module):
 
 def head(width: int, num_classes: int) -> nn.Module:
     """Returns the linear classifier, or the identity if there are no classes."""
-    if num_classes < 0:
-        raise ConfigError(f"num_classes must be at least 0, got {num_classes}")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        raise ConfigError(f"num_classes must be an integer of at least 0, got {num_classes!r}")
     if num_classes == 0:
         return nn.Identity()
     layer = nn.Linear(width, num_classes)

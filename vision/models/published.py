@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longseq.core.checkpoints.layouts import read_state_dict
 from longseq.core.checkpoints.safe import check_state_dict
+from longseq.core.errors import ConfigError
 from longseq.vision.models.layers import ImageModel
 
 PREFIXES = (
@@ -116,8 +117,14 @@ def read_published(path: str | Path, model: ImageModel) -> tuple[dict[str, Tenso
         model: that is to take them.
 
     Raises:
+        ConfigError: for True and False, which name no file.
         DataError: if the file is unusable.
     """
+    if isinstance(path, bool):
+        raise ConfigError(
+            f"pretrained is {path}: it is the path of a file of weights, none of which come with "
+            "longseq, or None"
+        )
     state, prefix = without_prefix(read_state_dict(path), model)
     return convert_names(state, model), prefix
 

@@ -15,6 +15,7 @@ from longseq.core.checks import check_positive
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.training.hyper import BaseData
 from longseq.core.training.loader import step_dataloader
+from longseq.vision.data.images import named
 from longseq.vision.data.sources import PART_NAMES, split_indices
 from longseq.vision.points.clouds import SUFFIXES, normalised, read_cloud
 from longseq.vision.points.shapes import SHAPES, make_shape, rotation
@@ -202,10 +203,8 @@ class PointClouds(BaseData):
         if not root.is_dir():
             raise DataError("no such folder", path=root, hint="give shapes, or a folder")
         found: dict[str, list[tuple[str, Path]]] = {}
-        for file in sorted(root.rglob("*")):
-            inside = file.relative_to(root).parts
-            if file.suffix.lower() not in SUFFIXES or any(one.startswith(".") for one in inside):
-                continue
+        for name in named(root, lambda one: one.lower().endswith(SUFFIXES), "clouds"):
+            file, inside = root / name, name.split("/")
             part = PART_NAMES.get(inside[0].lower(), "")
             if len(inside) < (3 if part else 2):
                 raise DataError("lies in no class folder", path=file)

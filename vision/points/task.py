@@ -16,6 +16,7 @@ from longseq.core.registry import check_keywords
 from longseq.core.results import Score
 from longseq.core.training.facts import Fact
 from longseq.core.training.task import BaseTask
+from longseq.vision.metrics import MeanRecall
 from longseq.vision.points.baselines import cloud_baselines
 from longseq.vision.points.data import PointClouds
 from longseq.vision.points.network import GroupPoints, PointNet
@@ -59,7 +60,7 @@ class PointClassifier(BaseTask):
         classes = int(self.hparams["num_classes"])
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
+            "balanced_accuracy": MeanRecall(classes),
         }
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from longseq.core.errors import DataError
-from longseq.vision.data.images import FileImages, is_image, list_files, read_file
+from longseq.vision.data.images import FileImages, list_images, read_file
 from longseq.vision.data.pillow import animated_frames
 from longseq.vision.data.pixels import Pixels, Reading, Where, full_scale, stored
 from longseq.vision.data.tiff import MAGIC, tiff_pages
@@ -45,7 +45,7 @@ def open_clip(path: str | Path) -> Iterator[tuple[str, Tensor]]:
 
 def _frames(root: Path) -> Iterator[tuple[str, Where, Tensor]]:
     if root.is_dir() or root.suffix.lower() == ".zip":
-        names = sorted((name for name in list_files(root) if is_image(name)), key=_natural)
+        names = sorted(list_images(root), key=_natural)
         if not names:
             raise DataError("holds no images", path=root)
         images = FileImages(root, names, [0] * len(names), [], _READING)

@@ -373,3 +373,17 @@ def test_a_broken_run_goes_on_without_flags_to_the_same_end(
     for whole, broken in zip(ends[0]["optimizer_states"], ends[1]["optimizer_states"]):
         torch.testing.assert_close(whole["state"], broken["state"], rtol=0, atol=0)
     torch.testing.assert_close(ends[0]["state_dict"], ends[1]["state_dict"], rtol=0, atol=0)
+
+
+def test_a_name_whose_run_is_not_the_newest_is_said(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A killed run without a last.ckpt was taken to go on: the weights were another run's."""
+    flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_val_batches=1", *QUIET]
+    said = "the newest run is not s, which becomes a fork of it"
+    assert main(["toy", "fit", "--name=r", "--trainer.max_steps=2", *flags]) == 0
+    again = ["toy", "fit", "--name=s", "--ckpt_path=last", *flags]
+    assert main([*again, "--trainer.max_steps=3"]) == 0
+    assert said in capsys.readouterr().err
+    assert main([*again, "--trainer.max_steps=4"]) == 0
+    assert said not in capsys.readouterr().err

@@ -61,3 +61,13 @@ def test_a_pair_must_fit(make_idx) -> None:
         read_idx_pair(folder, "train")
     (folder / "train-images-idx3-ubyte").unlink()
     assert read_idx_pair(folder, "train") is None
+
+
+@pytest.mark.parametrize("label", [-1, 0.5, np.nan])
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path, label: float) -> None:
+    # Halves were cut off to the class before, and -1 was a class of its own.
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((3, 4, 4), np.uint8))
+    kind = np.int8 if label == -1 else np.float32
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 1, label], kind))
+    with pytest.raises(DataError, match=r"label 2 is .*: a class is a whole number from 0"):
+        read_idx_pair(tmp_path, "train")

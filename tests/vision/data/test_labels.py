@@ -124,3 +124,32 @@ def test_batches_carry_rows_of_labels(table: Path) -> None:
             MultiLabelData(str(table), **{name: True if name == "balanced" else 0.5}).setup()
     with pytest.raises(DataError, match="no such file or folder"):
         MultiLabelData("none.csv").setup()
+
+
+def test_labels_that_never_stand_alone_are_seen_to_be_joined(table: Path) -> None:
+    # Every combination was a label of its own.
+    head, *rows = table.read_text().splitlines()
+    joined = ["cat|dog", "dog|owl", "cat|owl", "owl"]
+    lines = [",".join([*row.split(",")[:2], name]) for row, name in zip(rows, joined)]
+    table.write_text("\n".join([head, *lines]))
+    with pytest.raises(DataError, match=r"'cat\|dog' would be a label beside 'cat' and 'dog'"):
+        open_labelled(table, Reading())
+    table.write_text(
+        "file,labels\nall/0.png,Rome | IT\nall/1.png,Pisa | IT\nall/2.png,Rome | IT;Pisa | IT\n"
+    )
+    assert open_labelled(table, Reading()).train.classes == ["Pisa | IT", "Rome | IT"]
+
+
+def test_lists_and_second_names_of_a_file_are_no_labels(table: Path) -> None:
+    text = table.read_text()
+    table.write_text(text.replace("cat;dog", "\"['cat', 'dog']\""))
+    with pytest.raises(DataError, match=r"line 2: labels is .*names with ; between them"):
+        open_labelled(table, Reading())
+    table.write_text(text.replace("labels", "Labels"))
+    assert open_labelled(table, Reading()).train.classes == ["cat", "dog"]
+    table.write_text(text.replace("labels", "tags"))
+    with pytest.raises(DataError, match="a column labels holds names"):
+        open_labelled(table, Reading())
+    table.write_text(text + "./all/0.png,test,dog\n")
+    with pytest.raises(DataError, match=r"line 6: all/0\.png stands there twice"):
+        open_labelled(table, Reading())

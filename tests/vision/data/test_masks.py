@@ -4,6 +4,7 @@ masks."""
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 from longseq.core.errors import DataError
 from longseq.vision.data.masks import IGNORED, Values, find_values, open_pairs, read_mask
 from longseq.vision.data.pixels import Reading, Where
+from longseq.vision.data.restoration import open_clean
+from longseq.vision.data.segmentation import SegmentationData
 
 WHERE = Where("m.png")
 VALUES = np.array([[0, 1, 255], [3, 2, 0]], np.uint8)
@@ -106,6 +109,14 @@ def test_stacks_are_no_masks() -> None:
         read_mask(bytes(ring), WHERE)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_animations_are_no_masks(kind: str) -> None:
+    # Their first frame was taken in silence.
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 1, 2)]
+    with pytest.raises(DataError, match="is an animation of 3 frames: a mask has one"):
+        read_mask(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), WHERE)
+
+
 def test_images_and_masks_are_paired(tmp_path) -> None:
     good = encoded(Image.fromarray(VALUES))
     names = ["train/images/a.jpg", "train/masks/a.png", "train/images/b.tif", "train/masks/b.png"]
@@ -121,3 +132,47 @@ def test_images_and_masks_are_paired(tmp_path) -> None:
     (tmp_path / "train/masks/b.png").unlink()
     with pytest.raises(DataError, match=r"b\.tif: has no mask"):
         open_pairs(tmp_path, Reading(1))
+
+
+def _write(root: Path, values: tuple[int, ...] = (0, 1)) -> None:
+    mask = np.resize(np.array(values, np.uint8), (8, 8))
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        for i in range(4):
+            array = np.full((8, 8), i, np.uint8) if kind == "images" else mask
+            Image.fromarray(array).save(root / kind / f"{i}.png")
+
+
+def test_what_lies_in_no_part_is_not_trained_on_beside_a_training_part(tmp_path, capsys) -> None:
+    # A folder eval/ was trained on in silence.
+    for part in ("train", "eval", "test"):
+        _write(tmp_path / "set" / part)
+    found = open_pairs(tmp_path / "set", Reading())
+    assert {part: len(images) for part, images in found.items()} == {"train": 4, "test": 4}
+    assert "left out, not in train/, valid/ or test/: eval/images/0.png" in capsys.readouterr().err
+    assert set(open_clean(tmp_path / "set", Reading())) == {"train", "test"}
+    _write(tmp_path / "alone")
+    _write(tmp_path / "alone/test")
+    assert {p: len(x) for p, x in open_pairs(tmp_path / "alone", Reading()).items()} == {
+        "train": 4,
+        "test": 4,
+    }
+    for part in ("train2017", "val2017"):
+        _write(tmp_path / "coco" / part)
+    for opened in (open_pairs, open_clean):
+        with pytest.raises(DataError, match="would be for training, but are parts of a data set"):
+            opened(tmp_path / "coco", Reading())
+
+
+def test_values_that_are_no_plain_classes_are_said(tmp_path, capsys) -> None:
+    # The border of VOC's objects, 255, was a class in silence.
+    _write(tmp_path / "void", (0, 1, 2, 255))
+    data = SegmentationData(str(tmp_path / "void"), tile=8)
+    assert data.values == [0, 1, 2, 255]
+    said = capsys.readouterr().err
+    assert "values 0, 1, 2, 255 are 4 classes; data.ignore_value 255 would leave" in said
+    data = SegmentationData(str(tmp_path / "void"), tile=8, ignore_value=255)
+    assert data.values == [0, 1, 2]
+    _write(tmp_path / "two", (0, 255))
+    assert SegmentationData(str(tmp_path / "two"), tile=8).values == [0, 255]
+    assert capsys.readouterr().err == ""

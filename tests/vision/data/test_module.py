@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longseq.core.errors import ConfigError
+from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.batches import TrainingBatches
 from longseq.vision.data.module import ImageData
 from longseq.vision.data.parts import Prepared
@@ -235,3 +235,14 @@ def test_an_image_of_its_size_is_left_alone_by_the_square() -> None:
     assert square(image[:, :9]).shape == square(image[:, :, :9]).shape == (3, 12, 12)
     assert resize(12, 0.5)(image).shape == (3, 12, 12)
     assert not torch.equal(resize(12, 0.5)(image), image)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(make_folder) -> None:
+    # It was a class that no training image had.
+    folder = make_folder(3, ("train",))
+    for file in sorted((folder / "train/dark").glob("*.png"))[1:]:
+        file.write_bytes(b"\xff\x0a")
+    assert len(ImageData(str(folder), valid_fraction=0, test_fraction=0).parts["train"]) == 7
+    next((folder / "train/dark").glob("00.png")).write_bytes(b"\xff\x0a")
+    with pytest.raises(DataError, match="none of the images of the class 'dark' can be read"):
+        _ = ImageData(str(folder), valid_fraction=0, test_fraction=0).parts

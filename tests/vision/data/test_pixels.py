@@ -471,3 +471,30 @@ def test_a_real_heic_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(np.rot90(large).copy()).save(stream, "HEIF", quality=-1, exif=exif.tobytes())
     found, _ = read_file(stream.getvalue(), Reading(3), Where("a.heic"))
     assert found.shape == large.shape and np.abs(found.astype(int) - large).mean() < 20
+
+
+def test_jpeg_2000_is_read_and_its_deep_colours_are_refused(tmp_path) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    grey = np.arange(24 * 16, dtype=np.uint16).reshape(24, 16) * 100
+    content = imagecodecs.jpeg2k_encode(grey)
+    found, _ = read_file(content, Reading(1), Where("a.jp2"))
+    assert is_image("a.JP2") and np.array_equal(found[..., 0], grey)
+    colour = imagecodecs.jpeg2k_encode(np.stack([grey] * 3, -1))
+    for stream in (colour, colour[colour.index(b"\xff\x4f\xff\x51") :]):
+        with pytest.raises(DataError, match="colours of 16 bits, which Pillow reads as 8"):
+            read_file(stream, Reading(3), Where("a.jp2"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\x0a" + bytes(40), "is a JPEG XL image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "is a JPEG XL image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><title>404</title>", "is a text of HTML"),
+        (b"8BPS" + bytes(40), "is not an image of a known format"),
+    ],
+)
+def test_what_is_no_image_is_named(content: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_file(content, Reading(3), Where("a.jpg"))

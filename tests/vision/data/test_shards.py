@@ -201,3 +201,25 @@ def test_a_compressed_shard_among_others_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-1.tar.gz", shard(4, 4), "w:gz")
     with pytest.raises(DataError, match=r"train-1\.tar\.gz: is a compressed shard"):
         open_source(str(tmp_path), Reading())
+
+
+def test_shards_of_no_part_beside_those_of_parts_are_refused(tmp_path: Path) -> None:
+    # Those of an evaluation were trained on in silence.
+    write(tmp_path / "train-000.tar", shard(0, 4))
+    write(tmp_path / "eval-000.tar", shard(4, 4))
+    with pytest.raises(DataError, match=r"eval-000\.tar: is of no part by its name"):
+        open_source(str(tmp_path), Reading())
+    (tmp_path / "train-000.tar").rename(tmp_path / "more-000.tar")
+    assert len(open_source(str(tmp_path), Reading()).train) == 8
+
+
+def test_endings_in_capital_letters_and_classes_without_images(tmp_path: Path, capsys) -> None:
+    members = {name.upper(): content for name, content in shard(0, 4).items()}
+    write(tmp_path / "set/train.tar", members)
+    found = open_source(str(tmp_path / "set"), Reading())
+    assert found.train.labels.tolist() == [0, 1, 0, 1] and capsys.readouterr().err == ""
+    write(tmp_path / "set/train.tar", members | {"0007.exr": b"x", "0007.cls": b"1"})
+    assert len(open_source(str(tmp_path / "set"), Reading()).train) == 4
+    assert "1 of its classes have no image of a known ending, such as 0007" in (
+        capsys.readouterr().err
+    )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -77,6 +78,99 @@ def test_parts_inside_class_folders_are_parts(make_folder) -> None:
         open_source(str(folder), Reading(1))
 
 
+def test_parts_two_levels_inside_class_folders_are_parts(make_folder) -> None:
+    # All of them were trained on, those of the test too.
+    folder = make_folder(2, ("train", "test"))
+    for cls in ("bright", "dark", "stripes"):
+        for part in ("train", "test"):
+            place = folder / cls / "scanner" / part
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (folder / part / cls).rename(place)
+    for part in ("train", "test"):
+        (folder / part).rmdir()
+    found = open_source(str(folder), Reading(1))
+    assert found.train.classes == ["bright", "dark", "stripes"]
+    assert found.test is not None and len(found.train) == len(found.test) == 6
+    assert all("/train/" in found.train.name(i) for i in range(6))
+    (folder / "dark/scanner").rename(folder / "dark/other")
+    (folder / "dark/other/train").rename(folder / "dark/other/more")
+    with pytest.raises(DataError, match="in them, such as bright/scanner/test"):
+        open_source(str(folder), Reading(1))
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "test"),
+        ("images/train2017", "images/val2017"),
+        ("seg_pred", "seg_test/x", "seg_train/x"),
+        ("trainA", "testA"),
+        ("data/training_set/cats", "data/test_set/cats"),
+    ],
+)
+def test_parts_without_class_folders_are_no_classes(tmp_path, folders) -> None:
+    # A classifier of "train" and "test" was trained in silence.
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
+    with pytest.raises(DataError, match="would be classes, but are parts of a data set by name"):
+        open_source(str(tmp_path), Reading(1))
+
+
+def test_a_train_may_be_a_class(tmp_path) -> None:
+    for cls in ("bus", "train", "test tube"):
+        (tmp_path / cls).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / cls / "0.png")
+    (tmp_path / "ship").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "ship/0.png")
+    found = open_source(str(tmp_path), Reading(1))
+    assert found.train.classes == ["bus", "ship", "test tube", "train"] and found.test is None
+
+
+def test_links_to_class_folders_are_followed(make_folder, tmp_path) -> None:
+    # Subsets are often made of links: their classes were left out in silence.
+    folder = make_folder(2, ("train",))
+    (tmp_path / "subset").mkdir()
+    (folder / "train/dark").rename(tmp_path / "subset/dark")
+    for cls in ("bright", "stripes"):
+        (tmp_path / "subset" / cls).symlink_to(folder / "train" / cls)
+    (tmp_path / "subset/dark/again").symlink_to(tmp_path / "subset")  # no way back is taken
+    (folder / "train/bright/one").symlink_to(folder / "train/stripes")
+    (folder / "train/stripes/other").symlink_to(folder / "train/bright")
+    found = open_source(str(tmp_path / "subset"), Reading(1))
+    assert found.train.classes == ["bright", "dark", "stripes"]
+    assert np.bincount(found.train.labels).tolist() == [4, 2, 4]
+
+
+def test_files_that_are_no_images_by_name_are_said(make_folder, capsys) -> None:
+    folder = make_folder(2, ("",))
+    open_source(str(folder), Reading(1))
+    assert capsys.readouterr().err == ""
+    (folder / "dark/00.png").rename(folder / "dark/00.exr")
+    (folder / "dark/more.exr").write_bytes(b"x")
+    (folder / "README").write_text("x")
+    found = open_source(str(folder), Reading(1))
+    assert len(found.train) == 5
+    said = capsys.readouterr().err
+    assert "left out, not images by name: 2 .exr, 1 no ending, such as README" in said
+
+
+def test_one_name_in_two_ways_of_unicode_is_said(tmp_path) -> None:
+    # An archive of macOS has é as two characters: one class became two that look alike.
+    one, two = "caf\u00e9", "cafe\u0301"
+
+    def picture(folder: str) -> None:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / folder / "0.png")
+
+    for folder in (f"a/{one}", f"a/{two}", f"b/train/{one}", "b/train/tea", f"b/test/{two}"):
+        picture(folder)
+    with pytest.raises(DataError, match="has two class folders of one name"):
+        open_source(str(tmp_path / "a"), Reading(1))
+    with pytest.raises(DataError, match="train has it in another way of writing it in Unicode"):
+        open_source(str(tmp_path / "b"), Reading(1))
+
+
 def test_a_test_part_without_training_images_is_no_class(make_folder) -> None:
     # With a folder of another name beside it, the two would be classes.
     folder = make_folder(2, ("mine", "Test"))
@@ -110,6 +204,40 @@ def test_torchvision_data_sets(tmp_path, make_idx) -> None:
         open_source("torchvision:UCF101", Reading(3), str(tmp_path))  # it needs another file too
     with pytest.raises(DataError, match=r"data\.download"):
         open_source("torchvision:CIFAR10", Reading(3), str(tmp_path))
+
+
+def test_of_torchvisions_data_sets_only_classes_are_taken(monkeypatch) -> None:
+    import torchvision
+
+    class Digits(torchvision.datasets.QMNIST):  # a row of eight numbers for each image
+        def __init__(self, root, what=None, compat=True, train=True, **kwargs) -> None:
+            self.data = torch.zeros(3, 4, 4, dtype=torch.uint8)
+            self.targets = torch.tensor([[5, 1], [0, 1], [9, 0]])
+
+    class Boxes(torchvision.datasets.Kitti):
+        def __init__(self, root, train=True, transform=None, download=False) -> None:
+            self.targets: list[int] = []
+
+    monkeypatch.setattr(torchvision.datasets, "QMNIST", Digits)
+    monkeypatch.setattr(torchvision.datasets, "Kitti", Boxes)
+    assert open_source("torchvision:QMNIST", Reading(1)).train.labels.tolist() == [5, 0, 9]
+    with pytest.raises(ConfigError, match="Kitti gives no class to an image"):
+        open_source("torchvision:Kitti", Reading(3))
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("raw/train-images-idx3-ubyte.gz", "give the folder of train-images-idx3-ubyte"),
+        ("emnist-letters-train-images-idx3-ubyte", "IDX files under other names"),
+        ("data_batch_1", "give torchvision:CIFAR10"),
+    ],
+)
+def test_sets_of_another_kind_are_told_how_to_be_opened(tmp_path, inside, message) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).write_bytes(b"x")
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path), Reading(1))
 
 
 def test_bad_sources_are_named(tmp_path, make_folder) -> None:
@@ -200,6 +328,8 @@ def test_splits_are_disjoint_whole_and_in_proportion(labels: list[int], a: float
 def test_splits_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="less than 1"):
         split_indices(np.zeros(4), [0.5, 0.5], 0)
+    with pytest.raises(ConfigError, match=r"data\.seed must be at least 0, got -1"):
+        split_indices(np.zeros(4), [0.5], -1)
 
 
 @pytest.mark.skipif(
@@ -253,3 +383,13 @@ def test_a_zip_of_a_later_version(make_zip) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match="is not a zip archive"):
         open_zip(path)
+
+
+@pytest.mark.parametrize("name", ["/tmp/a.png", "x/../../a.png"])
+def test_members_that_lead_out_of_a_zip_are_refused(make_zip, name: str) -> None:
+    # Masks are written under the names of their images: outside of --out.
+    path = make_zip(1)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(DataError, match="has a member whose path leads outside of it"):
+        open_source(str(path), Reading(1))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.vision import create_model
 from longseq.vision.models.published import fit_stem
 
@@ -181,3 +181,12 @@ def test_both_vmamba_layouts_load(tmp_path: Path) -> None:
         loaded = create_model("vmamba_nano", pretrained=tmp_path / name).eval()
         with torch.no_grad():
             assert torch.equal(loaded(x), source(x))
+
+
+def test_what_others_pass_is_named() -> None:
+    # pretrained=True, as timm has it, and a number as text ended in a TypeError.
+    for value in (True, False):
+        with pytest.raises(ConfigError, match=f"pretrained is {value}: it is the path of a file"):
+            create_model("vim_nano", pretrained=value)
+    with pytest.raises(ConfigError, match="num_classes must be an integer of at least 0, got '5'"):
+        create_model("vim_nano", num_classes="5")

@@ -196,6 +196,19 @@ def test_bad_folders_and_settings_are_named(workdir: Path) -> None:
             PointClouds(**wrong)
 
 
+def test_links_are_followed_and_other_files_are_said(workdir: Path, capsys) -> None:
+    # Classes behind links, and those in files of another kind, were missing in silence.
+    root = folder_of()
+    assert PointClouds(str(root)).classes == ["sphere", "torus"] and not capsys.readouterr().err
+    (root / "torus").rename("elsewhere")
+    (root / "torus").symlink_to(Path("elsewhere").resolve())
+    (root / "cone").mkdir()
+    (root / "cone/0.OFF").write_text("OFF")
+    found = PointClouds(str(root))
+    assert found.classes == ["sphere", "torus"] and len(found.parts["train"].files) == 12
+    assert "left out, not clouds by name: 1 .off, such as cone/0.OFF" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_shipped_configuration_trains_and_is_scored(name: str, workdir, capsys) -> None:
     content = yaml.safe_load(DOMAIN.configs()[name].read_text())
