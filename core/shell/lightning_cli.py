@@ -113,7 +113,10 @@ class DomainCLI(LightningCLI):
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         if self.checkpoint and command == "fit":
             settings = resumed_settings(self.checkpoint, args, configs)
-            known += [f"--trainer.{name}={value}" for name, value in settings.items()]
+            known += [
+                f"--{name}={json.dumps(value) if isinstance(value, list) else value}"
+                for name, value in settings.items()
+            ]
         prog = f"longseq {domain.name}"
         super().__init__(
             import_object(domain.task or ""),
