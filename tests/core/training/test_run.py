@@ -124,6 +124,18 @@ def test_resumed_runs_are_equal_too(run: Run, folder: Path) -> None:
     assert_equal(weights(whole.last), weights(folder / "command/c/version_0/checkpoints/last.ckpt"))
 
 
+def test_a_run_in_float64_goes_on_bit_for_bit(folder: Path) -> None:
+    """Its weights are not rounded to float32 on their way."""
+    double = {**OPTIONS, "precision": "64-true", "limit_val_batches": 0}
+    whole = fit(*make(total_steps=6), out=folder / "double", max_steps=6, **double)
+    half = fit(*make(total_steps=6), out=folder / "halves", max_steps=3, **double)
+    there = fit(
+        *make(total_steps=6), out=folder / "halves", max_steps=6, ckpt_path=half.last, **double
+    )
+    assert {str(value.dtype) for value in weights(whole.last).values()} == {"torch.float64"}
+    assert_equal(weights(whole.last), weights(there.last))
+
+
 def test_weights_to_start_from(run: Run, folder: Path) -> None:
     task, data = make()
     with torch.no_grad():
