@@ -28,7 +28,7 @@ from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.tables import read_rows
-from longseq.core.training.guards import SameCallbacks, StopOnNotFinite, StopOnSignal
+from longseq.core.training.guards import Continuation, StopOnNotFinite, StopOnSignal
 from longseq.core.training.task import BaseTask
 
 
@@ -361,7 +361,7 @@ def default_callbacks(
     bar = sys.stderr.isatty() if bar is None else bar
     return [
         progress_bar() if bar else StepLog(),
-        SameCallbacks(),
+        Continuation(),
         StopOnNotFinite(),
         Throughput(),
         LearningRateMonitor(logging_interval="step"),

@@ -218,10 +218,19 @@ def _averaging(trainer: Trainer) -> list[WeightAveraging]:
     return [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
 
 
-class SameCallbacks(Callback):
-    """Refuses to go on without the callback that averages the weights: the checkpoint has the
-    averages in the place of the weights, and only that callback puts these back. Of others that are
-    left out it is said."""
+class Continuation(Callback):
+    """Lets a run go on as it was.
+
+    Without the callback that averages the weights it is refused: the checkpoint has the averages in
+    the place of the weights, and only that callback puts these back. Of others that are left out it
+    is said. Logs count optimiser steps: Lightning's own count is one too many where a run that had
+    done all its steps goes on.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
