@@ -30,8 +30,8 @@ class StepLoader:
     (``estimated_stepping_batches`` does so before the checkpoint's progress is restored), and
     worker processes fetch ahead. So the n-th batch of a run is ``dataset[n]``, resumed or not,
     whatever the workers, accumulation or ``limit_train_batches``; with ``overfit_batches`` every
-    epoch has the first ones again. With gradient accumulation n counts micro-batches. Under DDP each rank gets all the steps: the data set itself takes its
-    rank's share of a batch.
+    epoch has the first ones again. With gradient accumulation n counts micro-batches. Under DDP
+    each rank gets all the steps: the data set itself takes its rank's share of a batch.
 
     It has ``state_dict``, which tells Lightning that it can resume in the middle of an epoch.
 

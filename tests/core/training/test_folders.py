@@ -103,14 +103,15 @@ def test_a_resumed_run_ends_as_a_whole_one(toy: ModuleType, kill: bool) -> None:
     assert set(two) <= set(one) and (again.folder / "loss_curve.png").is_file()
 
 
-def test_a_finished_run_that_goes_on_counts_its_steps(toy: ModuleType) -> None:
+@pytest.mark.parametrize("steps", [4, 5])
+def test_a_finished_run_that_goes_on_counts_its_steps(toy: ModuleType, steps: int) -> None:
     whole = run(toy, "whole")
-    run(toy, "more", max_steps=4)
+    run(toy, "more", max_steps=steps)
     again = run(toy, "more", ckpt_path="last")
     for name in ("train/loss", "train/lr"):
-        steps = [str(step) for step in range(9)]
+        every = [str(step) for step in range(9)]
         for made in (whole, again):
-            assert [step for step, key in metrics(made.folder) if key == name] == steps
+            assert [step for step, key in metrics(made.folder) if key == name] == every
 
 
 def test_the_best_is_not_forgotten(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
