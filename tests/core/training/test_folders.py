@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_as_a_whole_one(toy: ModuleType, kill: bool) -> None:
     assert set(two) <= set(one) and (again.folder / "loss_curve.png").is_file()
 
 
-@pytest.mark.parametrize("steps", [4, 5])
+@pytest.mark.parametrize("steps", [3, 5])
 def test_a_finished_run_that_goes_on_counts_its_steps(toy: ModuleType, steps: int) -> None:
     whole = run(toy, "whole")
     run(toy, "more", max_steps=steps)
