@@ -47,6 +47,7 @@ from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
     check_contradictions,
+    say_other_data,
     train,
     trainer_options,
     validated_by_steps,
@@ -246,11 +247,7 @@ class DomainCLI(LightningCLI):
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
-            before = self.saved["data"]["init_args"]
-            for name, value in data:
-                if name in before and before[name] != json.loads(json.dumps(value, default=str)):
-                    then = f"where the checkpoint's training had {before[name]}"
-                    print(f"note: --data.{name} {value} {then}", file=sys.stderr)
+            say_other_data(self.saved["data"]["init_args"], dict(data), "--data.")
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "init_from") and self.checkpoint:

@@ -258,7 +258,7 @@ def fit(
     if ckpt_path is not None:
         if str(ckpt_path) == "last":
             ckpt_path = newest_checkpoint(asked["default_root_dir"])
-        _check_resumed(str(ckpt_path), task)
+        _check_resumed(str(ckpt_path), task, data)
     if init_from is not None:
         load_weights(init_from, task)
     with quiet():
@@ -311,9 +311,26 @@ def validated_by_steps(asked: Mapping[str, Any]) -> dict[str, int]:
     return {"val_check_interval": max(1, min(100, steps // 2))}
 
 
-def _check_resumed(path: str, task: BaseTask) -> None:
-    """Checks a task against the checkpoint that it is to go on from."""
-    saved = dict(load_checkpoint(path).get("hyper_parameters") or {})
+def say_other_data(before: Mapping[str, Any], now: Mapping[str, Any], option: str = "") -> None:
+    """Says which arguments of a data module are not those of the checkpoint's training.
+
+    Args:
+        before: the checkpoint's.
+        now: this run's.
+        option: what stands before an argument's name.
+    """
+    for name, value in now.items():
+        if name in before and before[name] != json.loads(json.dumps(value, default=str)):
+            then = f"where the checkpoint's training had {before[name]}"
+            print(f"note: {option}{name} {value} {then}", file=sys.stderr)
+
+
+def _check_resumed(path: str, task: BaseTask, data: LightningDataModule) -> None:
+    """Checks a task against the checkpoint that it is to go on from, and says what has changed of
+    the data."""
+    content = load_checkpoint(path)
+    say_other_data(content.get("datamodule_hyper_parameters") or {}, data.hparams, "data: ")
+    saved = dict(content.get("hyper_parameters") or {})
     before = {"class_path": saved.pop("_class_path", None), "init_args": saved}
     own = {name: value for name, value in task.hparams.items() if name != "_class_path"}
     asked = {"class_path": class_path(type(task)), "init_args": own}

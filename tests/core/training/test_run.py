@@ -124,6 +124,21 @@ def test_resumed_runs_are_equal_too(run: Run, folder: Path) -> None:
     assert_equal(weights(whole.last), weights(folder / "command/c/version_0/checkpoints/last.ckpt"))
 
 
+def test_a_resumed_run_says_what_is_not_as_it_was(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = run.folder / "../copy.ckpt"
+    again.write_bytes(run.last.read_bytes() if run.last is not None else b"")
+    task = CausalLanguageModel(**SMALL)
+    fit(task, GenomeData("tiny", length=64, batch_size=4), "other", 6, ckpt_path=again, **OPTIONS)
+    said = capsys.readouterr().err
+    assert "note: data: batch_size 4 where the checkpoint's training had 2" in said
+    assert said.count("note: data:") == 1
+    assert "note: nothing is trained: 6 steps are done, which is all that was asked for" in said
+    fit(task, GenomeData("tiny", **DATA), "other", 7, ckpt_path=again, **OPTIONS)
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_a_run_in_float64_goes_on_bit_for_bit(folder: Path) -> None:
     """Its weights are not rounded to float32 on their way."""
     double = {**OPTIONS, "precision": "64-true", "limit_val_batches": 0}
