@@ -302,6 +302,27 @@ def test_one_line_of_a_worker_error() -> None:
     assert one_line(error) == "a.fa: record 3: bad base"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("`list` within local rank has zero length. Please", "fewer validation or test samples"),
+        ("[gloo/transport/tcp/pair.cc:561] Connection closed by peer", "another process of this"),
+        ("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer", "another proc"),
+        ("shapes do not match", "Traceback"),
+    ],
+)
+def test_what_goes_wrong_between_processes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: str, said: str
+) -> None:
+    def fail(args: list[str]) -> int:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("longseq.core.shell.cli._dispatch", fail)
+    assert main([]) == (1 if said == "Traceback" else 2)
+    text = capsys.readouterr().err
+    assert said in text and (said == "Traceback" or text.count("\n") == 1)
+
+
 def test_doctor(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["doctor"])
     out = capsys.readouterr()
