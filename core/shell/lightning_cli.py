@@ -46,6 +46,7 @@ from longseq.core.training.quiet import quiet
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
+    begun_from,
     check_contradictions,
     say_other_data,
     train,
@@ -66,10 +67,13 @@ class _SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Writes the file whole or not at all, where Lightning's would write in place."""
-        file = Path(self.folder) / self.config_filename
+        file, config = Path(self.folder) / self.config_filename, self.config.clone()
+        begun = begun_from(file.parent, config.get("ckpt_path"), config.get("init_from"))
+        for name, path in begun.items():
+            config[name] = path
         with atomic_path(file) as temporary:
             self.parser.save(
-                self.config, str(temporary), skip_none=False, overwrite=True, multifile=False
+                config, str(temporary), skip_none=False, overwrite=True, multifile=False
             )
 
 

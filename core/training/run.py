@@ -37,6 +37,7 @@ from longseq.core.training.hyper import class_path
 from longseq.core.training.preemption import stopped_by_us
 from longseq.core.training.quiet import quiet
 from longseq.core.training.task import BaseTask
+from longseq.core.yaml_files import read_yaml
 
 Progress = Literal["auto", "bar", "lines"]
 TRAINER_DEFAULTS = {
@@ -272,7 +273,9 @@ def fit(
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
         if made.loggers and made.is_global_zero:
-            _write_config(Path(made.log_dir or "."), task, data, asked)
+            folder = Path(made.log_dir or ".")
+            begun = begun_from(folder, ckpt_path, init_from)
+            _write_config(folder, task, data, {**begun, "trainer": _plain(asked)})
         return train(made, task, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
 
 
@@ -356,8 +359,27 @@ _UNSEEDED = (
 )
 
 
+def begun_from(
+    folder: Path, ckpt_path: str | Path | None, init_from: str | Path | None
+) -> dict[str, str | None]:
+    """Returns what a run's weights come from, for its ``config.yaml``: one that goes on in its own
+    folder began as that file says.
+
+    Args:
+        folder: of the run.
+        ckpt_path: that it goes on from.
+        init_from: whose weights it starts from.
+    """
+    given: dict[str, Any] = {"init_from": init_from, "ckpt_path": ckpt_path}
+    if ckpt_path is not None and Path(ckpt_path).resolve().parent.parent == folder.resolve():
+        file = folder / "config.yaml"
+        before = read_yaml(file) if file.is_file() else {}
+        given = {name: before.get(name) if isinstance(before, dict) else None for name in given}
+    return {name: None if path is None else str(path) for name, path in given.items()}
+
+
 def _write_config(
-    folder: Path, task: BaseTask, data: LightningDataModule, asked: Mapping[str, Any]
+    folder: Path, task: BaseTask, data: LightningDataModule, more: Mapping[str, Any]
 ) -> None:
     """Writes what ``longseq <domain> fit --config`` needs to train the same; a seed that is not
     known is said to be so."""
@@ -367,7 +389,7 @@ def _write_config(
     for key, module in (("model", task), ("data", data)):
         own = {name: value for name, value in module.hparams.items() if name != "_class_path"}
         content[key] = {"class_path": class_path(type(module)), "init_args": _plain(own)}
-    content["trainer"] = _plain(asked)
+    content |= more
     with atomic_path(folder / "config.yaml") as temporary:
         head = "" if task.seed is not None else _UNSEEDED
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

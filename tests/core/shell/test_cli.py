@@ -433,6 +433,7 @@ def test_a_broken_run_goes_on_without_flags_to_the_same_end(
         found = sorted(tmp_path.glob(f"{name}/r/version_*/checkpoints/last.ckpt"))[-1]
         config = read_yaml(found.parents[1] / "config.yaml")
         assert (config["seed_everything"], config["checkpoint_every"]) == (3, 4)
+        assert config["ckpt_path"] is None  # by which it would not train the same, but go on
         trainer = config["trainer"]
         assert (trainer["max_steps"], trainer["val_check_interval"]) == (11, 3)
         assert (trainer["limit_val_batches"], trainer["gradient_clip_val"]) == (1, 0.5)

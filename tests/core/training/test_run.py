@@ -13,6 +13,7 @@ import torch
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.core.training import Run, fit, load_task, seed_everything
+from longseq.core.yaml_files import read_yaml
 from longseq.genomics import CausalLanguageModel, GenomeData
 from longseq.timeseries import ForecastData, MixerForecaster
 
@@ -137,6 +138,31 @@ def test_a_resumed_run_says_what_is_not_as_it_was(
     assert "note: nothing is trained: 6 steps are done, which is all that was asked for" in said
     fit(task, GenomeData("tiny", **DATA), "other", 7, ckpt_path=again, **OPTIONS)
     assert "note:" not in capsys.readouterr().err
+
+
+def test_a_configuration_says_what_a_run_began_from(run: Run, folder: Path) -> None:
+    """Also after it went on, by Python and by the command line."""
+    first = fit(
+        *make(total_steps=9), out=folder / "from", max_steps=3, init_from=run.last, **OPTIONS
+    )
+    file, begun = first.folder / "config.yaml", {"init_from": str(run.last), "ckpt_path": None}
+
+    def found() -> dict[str, Any]:
+        content = read_yaml(file)
+        assert isinstance(content, dict)
+        return {name: content[name] for name in begun}
+
+    assert found() == begun
+    fit(*make(total_steps=9), out=folder / "from", max_steps=4, ckpt_path="last", **OPTIONS)
+    assert found() == begun
+    argv = ["genomics", "fit", f"--ckpt_path={first.last}", "--trainer.max_steps=5"]
+    assert main([*argv, f"--trainer.default_root_dir={folder / 'from'}"]) == 0
+    assert found() == begun
+    other = fit(
+        *make(total_steps=9), out=folder / "fork", max_steps=4, ckpt_path=first.last, **OPTIONS
+    )
+    file = other.folder / "config.yaml"
+    assert found() == {"init_from": None, "ckpt_path": str(first.last)}
 
 
 def test_a_run_in_float64_goes_on_bit_for_bit(folder: Path) -> None:
