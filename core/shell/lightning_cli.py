@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
@@ -219,6 +220,13 @@ class DomainCLI(LightningCLI):
         cls: type[Comparison] | None = import_object(compare.run, ":") if compare else None
         beside = cls.of_test(model, datamodule) if cls is not None else None
         found = self.trainer.test(model, datamodule=datamodule, verbose=False, **kwargs)
+        # What follows is one process's alone: its metrics would wait for those that have ended, and
+        # baselines must see all samples, not this process's share.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+            if datamodule is not None:
+                datamodule.trainer = None
         if not self.trainer.is_global_zero:
             return
         if beside is None:
