@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -193,10 +194,7 @@ def _callback(entry: Any, file: Path) -> dict[str, Any]:
     arguments = {key: value for key, value in arguments.items() if value is not None}
     for key, value in arguments.items():
         kind = str(parameters[key].annotation) if key in parameters else "Callable"
-        plain = isinstance(value, (bool, int, float)) or (
-            isinstance(value, str) and "Callable" not in kind
-        )
-        if not plain and not _numbers(value):
+        if not _is_plain(value, kind):
             raise ConfigError(
                 f"{file}: the callback {path} had {key} {value!r}, which may stand for code: "
                 f"{way_out}"
@@ -204,13 +202,23 @@ def _callback(entry: Any, file: Path) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
 
 
-def _numbers(value: Any) -> bool:
-    """Returns whether a value is of lists and mappings of numbers alone."""
+def _is_plain(value: Any, kind: str) -> bool:
+    """Returns whether a value cannot name code that the parser would import: a text is one where a
+    text is wanted and no function is, or where it has no dot.
+
+    Args:
+        value: of an argument.
+        kind: the argument's annotation.
+    """
+    if isinstance(value, str):
+        return "Callable" not in kind and (bool(re.search(r"\bstr\b", kind)) or "." not in value)
+    inside = kind if "Callable" in kind else ""
     if isinstance(value, dict):
-        return all(isinstance(one, (str, int)) for one in value) and _numbers([*value.values()])
+        keys = all(isinstance(one, (str, int)) and one != "class_path" for one in value)
+        return keys and all(_is_plain(one, inside) for one in value.values())
     if isinstance(value, list):
-        return all(_numbers(one) for one in value)
-    return isinstance(value, (bool, int, float))
+        return all(_is_plain(one, inside) for one in value)
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:

@@ -379,6 +379,14 @@ def test_a_run_goes_on_with_its_callbacks(tmp_path: Path) -> None:
     checkpoint = _with_callbacks(tmp_path / "run", text)
     own = {"trainer.callbacks": [{"class_path": EMA, "init_args": {"decay": 0.9}}]}
     assert resumed_settings(checkpoint, [], []) == own
+    theme = "{class_path: lightning.pytorch.callbacks.RichProgressBar, "
+    theme += "init_args: {theme: {progress_bar: '#6206E0', metrics: null}}}"
+    stop = "{class_path: lightning.pytorch.callbacks.EarlyStopping, "
+    stop += "init_args: {monitor: val/loss.mean, patience: 3}}"
+    found = resumed_settings(_with_callbacks(tmp_path / "more", f"[{theme}, {stop}]"), [], [])
+    bar, early = (one["init_args"] for one in found["trainer.callbacks"])
+    assert bar == {"theme": {"progress_bar": "#6206E0", "metrics": None}}
+    assert early == {"monitor": "val/loss.mean", "patience": 3}
     other = tmp_path / "other.yaml"
     other.write_text("trainer: {callbacks: null}")
     assert resumed_settings(checkpoint, [], [str(other)]) == {}
@@ -396,6 +404,8 @@ def test_a_run_goes_on_with_its_callbacks(tmp_path: Path) -> None:
          "init_args: {on_fit_start: os.abort}}", "on_fit_start 'os.abort', which may stand for"),
         (f"{{class_path: {EMA}, init_args: {{avg_fn: os.abort}}}}", "avg_fn 'os.abort'"),
         (f"{{class_path: {EMA}, init_args: {{device: {{class_path: os.abort}}}}}}", "device"),
+        (f"{{class_path: {EMA}, init_args: {{decay: my_module.Decay}}}}", "decay"),
+        (f"{{class_path: {EMA}, init_args: {{decay: [my_module.Decay]}}}}", "decay"),
         ("3", "names no class"),
     ],
 )  # fmt: skip
