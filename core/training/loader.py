@@ -81,7 +81,8 @@ class StepLoader:
         done_in_epoch = progress.current.ready
         length = min(self.steps_per_epoch, self.trainer.num_training_batches)
         left = max(1, int(length) - done_in_epoch)
-        if self.trainer.overfit_batches:  # the same few batches in every epoch
+        # The same few batches in every epoch.
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
             done = int(length) - left
         return range(done, done + left)
 
