@@ -109,3 +109,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         words in text for words in ("can't allocate memory", "out of memory", "MemoryError")
     )
+
+
+_OTHERS = {
+    "within local rank has zero length": "there are fewer validation or test samples than "
+    "processes, and this one has none: take fewer processes (--trainer.devices), or hold out more",
+    "Connection closed by peer": "another process of this run has ended; its own message says why",
+    "Connection reset by peer": "another process of this run has ended; its own message says why",
+}
+"""What errors of Lightning and of torch's gloo stand for in a run of several processes."""
+
+
+def of_processes(error: BaseException) -> str | None:
+    """Returns what has gone wrong between the processes of a run, in one line; None if nothing of
+    the kind.
+
+    Args:
+        error: any.
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    return next((line for words, line in _OTHERS.items() if words in str(error)), None)

@@ -3,13 +3,18 @@ Lightning."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from longseq.core.domain import Domain
+from longseq.core.errors import ConfigError
+from longseq.core.plugins import OPTION, is_allowed, package_of
 from longseq.core.yaml_files import read_yaml
 
 _SIDES = ("model", "data")
@@ -111,35 +116,109 @@ _OF_THE_RUN = (
     "deterministic",
 )
 """What a run's trainer was told of the training itself; devices and folders are of the machine."""
+_BESIDE = ("seed_everything", "checkpoint_every")
+_CALLBACKS = "trainer.callbacks"
 
 
 def resumed_settings(
     checkpoint: str, argv: Sequence[str], configs: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the trainer's settings of the run that a checkpoint is of, as its ``config.yaml`` has
-    them, but for those that the arguments or configurations give.
+    """Returns the settings of the run that a checkpoint is of, as its ``config.yaml`` has them, by
+    option ("trainer.max_steps"), but for those that the arguments or configurations give.
 
     Args:
         checkpoint: in the folder ``checkpoints`` of the run.
         argv: the user's arguments.
         configs: configuration files.
+
+    Raises:
+        ConfigError: for a callback that must be named again, see ``_callback``.
     """
     file = Path(checkpoint).resolve().parent.parent / "config.yaml"
     if not file.is_file():
         return {}
-    given = {text.partition("=")[0].removeprefix("--trainer.") for text in argv}
+    given = {text.partition("=")[0].removeprefix("--") for text in argv}
+    if any(name.startswith(_CALLBACKS) for name in given):  # also added to, or changed in part
+        given.add(_CALLBACKS)
     for content in contents(configs):
         own = content.get("trainer")
-        given |= set(own) if isinstance(own, dict) else set()
-    if given & set(_HOW_LONG):  # one of them says it anew
-        given |= set(_HOW_LONG)
-    trainer = next(contents([str(file)])).get("trainer")
-    found = trainer if isinstance(trainer, dict) else {}
-    return {
+        given |= {*content, *(f"trainer.{name}" for name in (own if isinstance(own, dict) else ()))}
+    if given & {f"trainer.{name}" for name in _HOW_LONG}:  # one of them says it anew
+        given |= {f"trainer.{name}" for name in _HOW_LONG}
+    content = next(contents([str(file)]))
+    trainer = content.get("trainer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    found = {f"trainer.{key}": one for key, one in trainer.items()}
+    found |= {name: content.get(name) for name in _BESIDE}
+    settings = {
         name: found[name]
-        for name in _OF_THE_RUN
+        for name in (*_BESIDE, *(f"trainer.{name}" for name in _OF_THE_RUN))
         if name not in given and isinstance(found.get(name), (bool, int, float, str))
     }
+    callbacks = found.get(_CALLBACKS)
+    if callbacks and _CALLBACKS not in given:
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        settings[_CALLBACKS] = [_callback(one, file) for one in callbacks]
+    return settings
+
+
+def _callback(entry: Any, file: Path) -> dict[str, Any]:
+    """Returns a callback of a run's ``config.yaml``, as the run that goes on has it again. A file
+    never decides which code runs: a class of Lightning's, longseq's or a package that the user has
+    named, and no argument that may stand for a function.
+
+    Args:
+        entry: ``class_path`` and ``init_args``.
+        file: that has it.
+
+    Raises:
+        ConfigError: if it is something else, with what to type.
+    """
+    way_out = f"give --{_CALLBACKS} again, or null to go on without"
+    entry = {"class_path": entry} if isinstance(entry, str) else entry
+    path = entry.get("class_path") if isinstance(entry, dict) else None
+    if not isinstance(path, str):
+        raise ConfigError(f"{file}: {_CALLBACKS} names no class: {way_out}")
+    module, _, name = path.rpartition(".")
+    if package_of(module) != "lightning" and not is_allowed(module):
+        raise ConfigError(
+            f"{file}: the run had the callback {path}, and code from outside longseq is imported "
+            f"only where it is named: {OPTION} {module}, or {way_out}"
+        )
+    try:
+        cls = getattr(importlib.import_module(module), name)
+        parameters = inspect.signature(cls).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file}: the callback {path} is not there: {error}: {way_out}") from None
+    arguments = dict(entry.get("init_args") or {})
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    for key, value in arguments.items():
+        kind = str(parameters[key].annotation) if key in parameters else "Callable"
+        if not _is_plain(value, kind):
+            raise ConfigError(
+                f"{file}: the callback {path} had {key} {value!r}, which may stand for code: "
+                f"{way_out}"
+            )
+    return {"class_path": path, "init_args": arguments}
+
+
+def _is_plain(value: Any, kind: str) -> bool:
+    """Returns whether a value cannot name code that the parser would import: a text is one where a
+    text is wanted and no function is, or where it has no dot.
+
+    Args:
+        value: of an argument.
+        kind: the argument's annotation.
+    """
+    if isinstance(value, str):
+        return "Callable" not in kind and (bool(re.search(r"\bstr\b", kind)) or "." not in value)
+    inside = kind if "Callable" in kind else ""
+    if isinstance(value, dict):
+        keys = all(isinstance(one, (str, int)) and one != "class_path" for one in value)
+        return keys and all(_is_plain(one, inside) for one in value.values())
+    if isinstance(value, list):
+        return all(_is_plain(one, inside) for one in value)
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def output_folder(argv: Sequence[str], configs: Sequence[str]) -> str | None:

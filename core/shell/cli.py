@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from longseq.core import __version__, plugins, process
 from longseq.core.domain import TASK_COMMANDS, import_object, list_domains, load_domain
-from longseq.core.errors import ConfigError, LongseqError, did_you_mean, is_out_of_memory, plain
+from longseq.core.errors import (
+    ConfigError,
+    LongseqError,
+    did_you_mean,
+    is_out_of_memory,
+    of_processes,
+    plain,
+)
 from longseq.core.files import full_disk
 
 _FIXED = {
@@ -68,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if full := full_disk(error):  # in a log of Lightning's, a file that a library opened
             print(f"error: {one_line(full)}", file=sys.stderr)
+            return 2
+        if told := of_processes(error):
+            print(f"error: {told}", file=sys.stderr)
             return 2
         traceback.print_exc()
         return 1

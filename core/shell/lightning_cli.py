@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
@@ -46,7 +47,9 @@ from longseq.core.training.quiet import quiet
 from longseq.core.training.run import (
     TRAINER_DEFAULTS,
     Run,
+    begun_from,
     check_contradictions,
+    say_other_data,
     train,
     trainer_options,
     validated_by_steps,
@@ -65,10 +68,13 @@ class _SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Writes the file whole or not at all, where Lightning's would write in place."""
-        file = Path(self.folder) / self.config_filename
+        file, config = Path(self.folder) / self.config_filename, self.config.clone()
+        begun = begun_from(file.parent, config.get("ckpt_path"), config.get("init_from"))
+        for name, path in begun.items():
+            config[name] = path
         with atomic_path(file) as temporary:
             self.parser.save(
-                self.config, str(temporary), skip_none=False, overwrite=True, multifile=False
+                config, str(temporary), skip_none=False, overwrite=True, multifile=False
             )
 
 
@@ -103,11 +109,11 @@ class DomainCLI(LightningCLI):
         elif self.checkpoint == "last":
             self.checkpoint = newest_checkpoint(*([given] if given else known_roots(domain.name)))
             args += ["--ckpt_path", self.checkpoint]
-            name = next((value for _, _, value in flag_values(args, "--name")), None)
-            if command == "fit" and name and Path(self.checkpoint).parts[-4:-3] != (name,):
+            wanted = next((value for _, _, value in flag_values(args, "--name")), None)
+            if command == "fit" and wanted and Path(self.checkpoint).parts[-4:-3] != (wanted,):
                 print(
-                    f"note: the newest run is not {name}, which becomes a fork of it: "
-                    f"{self.checkpoint}; --ckpt_path auto takes {name}'s own",
+                    f"note: the newest run is not {wanted}, which becomes a fork of it: "
+                    f"{self.checkpoint}; --ckpt_path auto takes {wanted}'s own",
                     file=sys.stderr,
                 )
         if command != "fit" and not asking and self.checkpoint is None:
@@ -120,7 +126,10 @@ class DomainCLI(LightningCLI):
         known = [f"--{key}={json.dumps(value)}" for key, value in self.saved.items()]
         if self.checkpoint and command == "fit":
             settings = resumed_settings(self.checkpoint, args, configs)
-            known += [f"--trainer.{name}={value}" for name, value in settings.items()]
+            known += [
+                f"--{name}={json.dumps(value) if isinstance(value, list) else value}"
+                for name, value in settings.items()
+            ]
         prog = f"longseq {domain.name}"
         super().__init__(
             import_object(domain.task or ""),
@@ -218,6 +227,13 @@ class DomainCLI(LightningCLI):
         cls: type[Comparison] | None = import_object(compare.run, ":") if compare else None
         beside = cls.of_test(model, datamodule) if cls is not None else None
         found = self.trainer.test(model, datamodule=datamodule, verbose=False, **kwargs)
+        # What follows is one process's alone: its metrics would wait for those that have ended, and
+        # baselines must see all samples, not this process's share.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+            if datamodule is not None:
+                datamodule.trainer = None
         if not self.trainer.is_global_zero:
             return
         if beside is None:
@@ -250,11 +266,7 @@ class DomainCLI(LightningCLI):
             check_contradictions(self.checkpoint, self.saved["model"], asked, way_out)
         if self.command == "fit" and "data" in self.saved:
             data = (self.config[self.command].data.as_dict().get("init_args") or {}).items()
-            before = self.saved["data"]["init_args"]
-            for name, value in data:
-                if name in before and before[name] != json.loads(json.dumps(value, default=str)):
-                    then = f"where the checkpoint's training had {before[name]}"
-                    print(f"note: --data.{name} {value} {then}", file=sys.stderr)
+            say_other_data(self.saved["data"]["init_args"], dict(data), "--data.")
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "init_from") and self.checkpoint:

@@ -28,7 +28,7 @@ from longseq.core.checkpoints.safe import load_checkpoint
 from longseq.core.figures import new_figure, save_png
 from longseq.core.files import atomic_path
 from longseq.core.tables import read_rows
-from longseq.core.training.guards import StopOnNotFinite, StopOnSignal
+from longseq.core.training.guards import Continuation, StopOnNotFinite, StopOnSignal
 from longseq.core.training.task import BaseTask
 
 
@@ -184,7 +184,10 @@ class Screen(Callback):
     """
 
     def __init__(self, command: str | None = None) -> None:
-        self.command = command
+        self.command, self._trains = command, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trains = True  # where there is something left to do
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -206,6 +209,12 @@ class Screen(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if not self._trains:
+            print(
+                f"note: nothing is trained: {trainer.global_step} steps are done, which is all "
+                "that was asked for (trainer.max_steps, max_epochs)",
+                file=sys.stderr,
+            )
         rows = [
             (n, float(v))
             for n, v in sorted(trainer.callback_metrics.items())
@@ -361,6 +370,7 @@ def default_callbacks(
     bar = sys.stderr.isatty() if bar is None else bar
     return [
         progress_bar() if bar else StepLog(),
+        Continuation(),
         StopOnNotFinite(),
         Throughput(),
         LearningRateMonitor(logging_interval="step"),

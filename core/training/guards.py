@@ -6,14 +6,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -94,7 +95,8 @@ class StopOnSignal(Callback):
             return  # of many ranks one may be told, and all must write
         if self._kept != trainer.global_step and not trainer.fit_loop._should_accumulate():
             self._kept = trainer.global_step
-            _keep(trainer)
+            with _trained_weights(trainer):
+                _keep(trainer)
 
     def _restore(self) -> None:
         while self._before:
@@ -198,6 +200,62 @@ def _keep(trainer: Trainer) -> str:
     return path
 
 
+@contextmanager
+def _trained_weights(trainer: Trainer) -> Iterator[None]:
+    """Puts the trained weights back while the block runs: a validation has their averages in their
+    place, where there are such, and a checkpoint would hold each as the other."""
+    averages = [one for one in _averaging(trainer) if one._average_model is not None]
+    for one in averages:
+        one._swap_models(trainer.lightning_module)
+    try:
+        yield
+    finally:
+        for one in averages:
+            one._swap_models(trainer.lightning_module)
+
+
+def _averaging(trainer: Trainer) -> list[WeightAveraging]:
+    return [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
+
+
+class Continuation(Callback):
+    """Lets a run go on as it was.
+
+    Without the callback that averages the weights it is refused: the checkpoint has the averages in
+    the place of the weights, and only that callback puts these back. Of others that are left out it
+    is said. Logs count optimiser steps: Lightning's own count is one too many where a run that had
+    done all its steps goes on.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != "fit":
+            return
+        # A state's key is the class's name and, of some, arguments that may have changed.
+        had = {str(key).partition("{")[0] for key in checkpoint.get("callbacks") or {}}
+        have = {type(one).__qualname__ for one in trainer.callbacks}  # type: ignore[attr-defined]
+        have |= {one.state_key.partition("{")[0] for one in trainer.callbacks}  # type: ignore[attr-defined]
+        again = "give it again (--trainer.callbacks, or callbacks=[…] of fit)"
+        if "current_model_state" in checkpoint and not _averaging(trainer):
+            raise ConfigError(
+                "the checkpoint's weights are averages, and its run goes on from others that only "
+                f"the callback of that run takes up, {_LIGHTNING}EMAWeightAveraging or a relative: "
+                f"{again}; --init_from starts a new training from the averages"
+            )
+        for name in sorted(had - have - _OURS) if trainer.is_global_zero else ():
+            say(f"note: the checkpoint's run had the callback {name}, this one has not: {again}")
+
+
+_LIGHTNING = "lightning.pytorch.callbacks."
+_OURS = {"BestCheckpoint", "StepCheckpoint"}
+
+
 class NotFinite(LongseqError):
     """A loss, gradient or score that is not a finite number."""
 
@@ -238,12 +296,20 @@ class StopOnNotFinite(Callback):
             )
             self._norms.append(torch.stack([n.float() for n in norms]).sum())
         wait = self.every if pl_module.device.type == "cuda" else 1
-        if len(self._norms) < wait:
-            return
+        if len(self._norms) >= wait:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: Trainer, module: LightningModule) -> None:
         bad = ~torch.isfinite(torch.stack(self._norms))
         self._norms.clear()
         if bool(bad.any()):
-            raise NotFinite(self._words(trainer, pl_module))
+            raise NotFinite(self._words(trainer, module))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._norms:  # of steps that have not been looked at: the last file is a finite one
+            self._look(trainer, pl_module)
 
     def _words(self, trainer: Trainer, module: LightningModule) -> str:
         where = first_not_finite(module, self._batch) or _first_gradient(module)
@@ -265,6 +331,8 @@ class StopOnNotFinite(Callback):
             raise NotFinite(f"{when}: the validation loss is {float(loss)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._norms:
+            self._look(trainer, pl_module)
         self._batch = None
 
 

@@ -30,9 +30,9 @@ class StepLoader:
     for, not when the iterator is made: Lightning makes the iterator early
     (``estimated_stepping_batches`` does so before the checkpoint's progress is restored), and
     worker processes fetch ahead. So the n-th batch of a run is ``dataset[n]``, resumed or not,
-    whatever the workers, accumulation or ``limit_train_batches``. With gradient accumulation n
-    counts micro-batches. Under DDP each rank gets all the steps: the data set itself takes its
-    rank's share of a batch.
+    whatever the workers, accumulation or ``limit_train_batches``; with ``overfit_batches`` every
+    epoch has the first ones again. With gradient accumulation n counts micro-batches. Under DDP
+    each rank gets all the steps: the data set itself takes its rank's share of a batch.
 
     It has ``state_dict``, which tells Lightning that it can resume in the middle of an epoch.
 
@@ -81,7 +81,11 @@ class StepLoader:
         done: int = progress.total.processed  # type: ignore[attr-defined]
         done_in_epoch = progress.current.ready
         length = min(self.steps_per_epoch, self.trainer.num_training_batches)
-        return range(done, done + max(1, int(length) - done_in_epoch))
+        left = max(1, int(length) - done_in_epoch)
+        # The same few batches in every epoch.
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            done = int(length) - left
+        return range(done, done + left)
 
     def __iter__(self) -> Iterator[Any]:
         steps = self._steps()

@@ -37,6 +37,13 @@ class _Named(_CheckpointConnector):
     def _hpc_resume_path(self) -> None:
         return None
 
+    def restore_model(self) -> None:
+        """Restores weights into a model of their own kind: Lightning makes it one of float64
+        (``precision="64-true"``) after they are there, rounded to float32."""
+        if self._loaded_checkpoint:
+            self.trainer.precision_plugin.convert_module(self.trainer.lightning_module)
+        super().restore_model()
+
 
 def stopped_by_us(trainer: Trainer) -> Trainer:
     """Returns a trainer that has not run yet, which neither takes signals by itself nor resumes

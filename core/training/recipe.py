@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, S
 from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
 
-from longseq.core.errors import ConfigError, did_you_mean
+from longseq.core.errors import ConfigError, LongseqError, did_you_mean, is_out_of_memory
 from longseq.core.plugins import OPTION, TRUSTED, package_of
 from longseq.core.training.muon import MuonAdamW
 from longseq.core.training.optim import parameter_groups
@@ -218,8 +218,22 @@ class PairMetric(WrapperMetric):
 
         Args:
             pair: prediction and target, in shapes that the metric takes.
+
+        Raises:
+            ConfigError: if it does not take them.
         """
-        self.metric.update(*pair)
+        # Some metrics view them in another shape, which slices do not allow.
+        pair = (pair[0].contiguous(), pair[1].contiguous())
+        try:
+            self.metric.update(*pair)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, LongseqError) or is_out_of_memory(error):
+                raise
+            shapes = " and ".join(f"{tuple(one.shape)} of {one.dtype}" for one in pair)
+            raise ConfigError(
+                f"metric {type(self.metric).__name__}: {error}; it is given a prediction and a "
+                f"target of {shapes}"
+            ) from error
 
     def compute(self) -> Any:
         return self.metric.compute()

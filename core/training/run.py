@@ -37,6 +37,7 @@ from longseq.core.training.hyper import class_path
 from longseq.core.training.preemption import stopped_by_us
 from longseq.core.training.quiet import quiet
 from longseq.core.training.task import BaseTask
+from longseq.core.yaml_files import read_yaml
 
 Progress = Literal["auto", "bar", "lines"]
 TRAINER_DEFAULTS = {
@@ -258,7 +259,7 @@ def fit(
     if ckpt_path is not None:
         if str(ckpt_path) == "last":
             ckpt_path = newest_checkpoint(asked["default_root_dir"])
-        _check_resumed(str(ckpt_path), task)
+        _check_resumed(str(ckpt_path), task, data)
     if init_from is not None:
         load_weights(init_from, task)
     with quiet():
@@ -272,7 +273,9 @@ def fit(
         except (ValueError, MisconfigurationException) as error:
             raise ConfigError(str(error)) from error
         if made.loggers and made.is_global_zero:
-            _write_config(Path(made.log_dir or "."), task, data, asked)
+            folder = Path(made.log_dir or ".")
+            begun = begun_from(folder, ckpt_path, init_from)
+            _write_config(folder, task, data, {**begun, "trainer": _plain(asked)})
         return train(made, task, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
 
 
@@ -311,9 +314,26 @@ def validated_by_steps(asked: Mapping[str, Any]) -> dict[str, int]:
     return {"val_check_interval": max(1, min(100, steps // 2))}
 
 
-def _check_resumed(path: str, task: BaseTask) -> None:
-    """Checks a task against the checkpoint that it is to go on from."""
-    saved = dict(load_checkpoint(path).get("hyper_parameters") or {})
+def say_other_data(before: Mapping[str, Any], now: Mapping[str, Any], option: str = "") -> None:
+    """Says which arguments of a data module are not those of the checkpoint's training.
+
+    Args:
+        before: the checkpoint's.
+        now: this run's.
+        option: what stands before an argument's name.
+    """
+    for name, value in now.items():
+        if name in before and before[name] != json.loads(json.dumps(value, default=str)):
+            then = f"where the checkpoint's training had {before[name]}"
+            print(f"note: {option}{name} {value} {then}", file=sys.stderr)
+
+
+def _check_resumed(path: str, task: BaseTask, data: LightningDataModule) -> None:
+    """Checks a task against the checkpoint that it is to go on from, and says what has changed of
+    the data."""
+    content = load_checkpoint(path)
+    say_other_data(content.get("datamodule_hyper_parameters") or {}, data.hparams, "data: ")
+    saved = dict(content.get("hyper_parameters") or {})
     before = {"class_path": saved.pop("_class_path", None), "init_args": saved}
     own = {name: value for name, value in task.hparams.items() if name != "_class_path"}
     asked = {"class_path": class_path(type(task)), "init_args": own}
@@ -339,8 +359,27 @@ _UNSEEDED = (
 )
 
 
+def begun_from(
+    folder: Path, ckpt_path: str | Path | None, init_from: str | Path | None
+) -> dict[str, str | None]:
+    """Returns what a run's weights come from, for its ``config.yaml``: one that goes on in its own
+    folder began as that file says.
+
+    Args:
+        folder: of the run.
+        ckpt_path: that it goes on from.
+        init_from: whose weights it starts from.
+    """
+    given: dict[str, Any] = {"init_from": init_from, "ckpt_path": ckpt_path}
+    if ckpt_path is not None and Path(ckpt_path).resolve().parent.parent == folder.resolve():
+        file = folder / "config.yaml"
+        before = read_yaml(file) if file.is_file() else {}
+        given = {name: before.get(name) if isinstance(before, dict) else None for name in given}
+    return {name: None if path is None else str(path) for name, path in given.items()}
+
+
 def _write_config(
-    folder: Path, task: BaseTask, data: LightningDataModule, asked: Mapping[str, Any]
+    folder: Path, task: BaseTask, data: LightningDataModule, more: Mapping[str, Any]
 ) -> None:
     """Writes what ``longseq <domain> fit --config`` needs to train the same; a seed that is not
     known is said to be so."""
@@ -350,7 +389,7 @@ def _write_config(
     for key, module in (("model", task), ("data", data)):
         own = {name: value for name, value in module.hparams.items() if name != "_class_path"}
         content[key] = {"class_path": class_path(type(module)), "init_args": _plain(own)}
-    content["trainer"] = _plain(asked)
+    content |= more
     with atomic_path(folder / "config.yaml") as temporary:
         head = "" if task.seed is not None else _UNSEEDED
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -2,6 +2,7 @@
 input."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,21 @@ def test_validate_and_test_need_only_the_checkpoint_and_no_batch_size_changes_th
     said = capsys.readouterr()
     assert "nlinear_ridge" in said.out and "the best baseline" in said.out
     assert said.err.splitlines()[-1].startswith("next: longseq timeseries predict /")
+
+
+def test_the_baselines_of_a_test_by_several_processes_are_those_of_one(
+    checkpoint: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process makes them, of all samples; the others have ended."""
+    seen: list[tuple[bool, object]] = []
+
+    def look(trainer: Any, *args: Any) -> None:
+        seen.append((torch.distributed.is_initialized(), trainer.datamodule.trainer))
+
+    monkeypatch.setattr("longseq.core.shell.lightning_cli.show_test", look)
+    argv = ["timeseries", "test", "--ckpt_path", str(checkpoint), "--trainer.accelerator=cpu"]
+    assert main([*argv, "--trainer.strategy=ddp", "--trainer.devices=1"]) == 0
+    assert seen == [(False, None)]
 
 
 @pytest.mark.parametrize("limit", ["limit_test_batches=1", "fast_dev_run=true"])

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from longseq.core import domain as domains
-from longseq.core.errors import DataError
+from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.arguments import output_folder, resumed_settings
 from longseq.core.shell.cli import main, one_line
 from longseq.core.yaml_files import read_yaml
@@ -302,6 +302,27 @@ def test_one_line_of_a_worker_error() -> None:
     assert one_line(error) == "a.fa: record 3: bad base"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("`list` within local rank has zero length. Please", "fewer validation or test samples"),
+        ("[gloo/transport/tcp/pair.cc:561] Connection closed by peer", "another process of this"),
+        ("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer", "another proc"),
+        ("shapes do not match", "Traceback"),
+    ],
+)
+def test_what_goes_wrong_between_processes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: str, said: str
+) -> None:
+    def fail(args: list[str]) -> int:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("longseq.core.shell.cli._dispatch", fail)
+    assert main([]) == (1 if said == "Traceback" else 2)
+    text = capsys.readouterr().err
+    assert said in text and (said == "Traceback" or text.count("\n") == 1)
+
+
 def test_doctor(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["doctor"])
     out = capsys.readouterr()
@@ -330,14 +351,67 @@ def test_a_run_goes_on_with_its_trainer_settings(tmp_path: Path) -> None:
     checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")
     assert resumed_settings(checkpoint, [], []) == {}
     own = "trainer: {max_steps: 60, val_check_interval: 20, precision: bf16-mixed, devices: 4, "
+    own += "max_epochs: null, max_time: {minutes: 3}"
     file, other = tmp_path / "run/config.yaml", tmp_path / "other.yaml"
     file.parent.mkdir()
-    file.write_text(own + "max_epochs: null, callbacks: [x.Y], max_time: {minutes: 3}}")
-    before = {"max_steps": 60, "val_check_interval": 20, "precision": "bf16-mixed"}
+    file.write_text(f"seed_everything: 7\ncheckpoint_every: 50\n{own}}}")
+    before = {"seed_everything": 7, "checkpoint_every": 50, "trainer.max_steps": 60}
+    before |= {"trainer.val_check_interval": 20, "trainer.precision": "bf16-mixed"}
     assert resumed_settings(checkpoint, [], []) == before
-    other.write_text("trainer: {precision: 32-true}")
-    typed = ["--trainer.max_epochs=2"]
-    assert resumed_settings(checkpoint, typed, [str(other)]) == {"val_check_interval": 20}
+    other.write_text("trainer: {precision: 32-true}\nseed_everything: 1")
+    typed = ["--trainer.max_epochs=2", "--checkpoint_every", "5"]
+    assert resumed_settings(checkpoint, typed, [str(other)]) == {"trainer.val_check_interval": 20}
+
+
+EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
+
+
+def _with_callbacks(folder: Path, text: str) -> str:
+    """Returns the checkpoint of a run whose trainer had these callbacks; it is not written."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"trainer: {{callbacks: {text}}}")
+    return str(folder / "checkpoints/last.ckpt")
+
+
+def test_a_run_goes_on_with_its_callbacks(tmp_path: Path) -> None:
+    """Those that are typed or configured anew hold instead."""
+    text = f"[{{class_path: {EMA}, init_args: {{decay: 0.9, device: null}}}}]"
+    checkpoint = _with_callbacks(tmp_path / "run", text)
+    own = {"trainer.callbacks": [{"class_path": EMA, "init_args": {"decay": 0.9}}]}
+    assert resumed_settings(checkpoint, [], []) == own
+    theme = "{class_path: lightning.pytorch.callbacks.RichProgressBar, "
+    theme += "init_args: {theme: {progress_bar: '#6206E0', metrics: null}}}"
+    stop = "{class_path: lightning.pytorch.callbacks.EarlyStopping, "
+    stop += "init_args: {monitor: val/loss.mean, patience: 3}}"
+    found = resumed_settings(_with_callbacks(tmp_path / "more", f"[{theme}, {stop}]"), [], [])
+    bar, early = (one["init_args"] for one in found["trainer.callbacks"])
+    assert bar == {"theme": {"progress_bar": "#6206E0", "metrics": None}}
+    assert early == {"monitor": "val/loss.mean", "patience": 3}
+    other = tmp_path / "other.yaml"
+    other.write_text("trainer: {callbacks: null}")
+    assert resumed_settings(checkpoint, [], [str(other)]) == {}
+    for typed in ("--trainer.callbacks+=x.Y", "--trainer.callbacks.decay=1"):
+        assert resumed_settings(checkpoint, [typed], []) == {}
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        ("my_module.Mine", "--import my_module, or give --trainer.callbacks again"),
+        ("os.path.Mine", "code from outside longseq"),
+        ("lightning.pytorch.callbacks.Nothing", "is not there"),
+        ("{class_path: lightning.pytorch.callbacks.LambdaCallback, "
+         "init_args: {on_fit_start: os.abort}}", "on_fit_start 'os.abort', which may stand for"),
+        (f"{{class_path: {EMA}, init_args: {{avg_fn: os.abort}}}}", "avg_fn 'os.abort'"),
+        (f"{{class_path: {EMA}, init_args: {{device: {{class_path: os.abort}}}}}}", "device"),
+        (f"{{class_path: {EMA}, init_args: {{decay: my_module.Decay}}}}", "decay"),
+        (f"{{class_path: {EMA}, init_args: {{decay: [my_module.Decay]}}}}", "decay"),
+        ("3", "names no class"),
+    ],
+)  # fmt: skip
+def test_a_file_never_decides_which_callback_runs(tmp_path: Path, callback: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        resumed_settings(_with_callbacks(tmp_path / "run", f"[{callback}]"), [], [])
 
 
 def test_a_broken_run_goes_on_without_flags_to_the_same_end(
@@ -346,6 +420,9 @@ def test_a_broken_run_goes_on_without_flags_to_the_same_end(
     """What was typed under --trainer is that of the run's config.yaml: the end is bit-equal."""
     flags = ["--trainer.max_steps=11", "--trainer.val_check_interval=3", "--checkpoint_every=4"]
     flags += ["--trainer.limit_val_batches=1", "--trainer.gradient_clip_val=0.5", *QUIET]
+    flags += ["--seed_everything=3", f"--trainer.callbacks+={EMA}", "--trainer.callbacks.decay=0.5"]
+    flags += ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"]
+    flags += ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.patience=9"]
     root = "--trainer.default_root_dir"
     assert main(["toy", "fit", f"{root}={tmp_path / 'whole'}", "--name=r", *flags]) == 0
 
@@ -364,7 +441,10 @@ def test_a_broken_run_goes_on_without_flags_to_the_same_end(
     ends = []
     for name in ("whole", "broken"):
         found = sorted(tmp_path.glob(f"{name}/r/version_*/checkpoints/last.ckpt"))[-1]
-        trainer = read_yaml(found.parents[1] / "config.yaml")["trainer"]
+        config = read_yaml(found.parents[1] / "config.yaml")
+        assert (config["seed_everything"], config["checkpoint_every"]) == (3, 4)
+        assert config["ckpt_path"] is None  # by which it would not train the same, but go on
+        trainer = config["trainer"]
         assert (trainer["max_steps"], trainer["val_check_interval"]) == (11, 3)
         assert (trainer["limit_val_batches"], trainer["gradient_clip_val"]) == (1, 0.5)
         ends.append(torch.load(found, weights_only=True))
@@ -372,7 +452,10 @@ def test_a_broken_run_goes_on_without_flags_to_the_same_end(
     assert ends[0]["lr_schedulers"] == ends[1]["lr_schedulers"]
     for whole, broken in zip(ends[0]["optimizer_states"], ends[1]["optimizer_states"]):
         torch.testing.assert_close(whole["state"], broken["state"], rtol=0, atol=0)
-    torch.testing.assert_close(ends[0]["state_dict"], ends[1]["state_dict"], rtol=0, atol=0)
+    for one in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(ends[0][one], ends[1][one], rtol=0, atol=0)
+    stops = [[v for k, v in one["callbacks"].items() if "EarlyStopping" in k] for one in ends]
+    assert len(stops[0]) == 1 and stops[0] == stops[1]
 
 
 def test_a_name_whose_run_is_not_the_newest_is_said(

@@ -62,7 +62,8 @@ class Stop(Callback):
 def run(toy: ModuleType, out: str, **options: Any) -> Any:
     torch.manual_seed(3)
     options = {"val_check_interval": 3, "log_every_n_steps": 1, **options}
-    return fit(toy.ToyTask(), toy.ToyData(), out, 9, progress="lines", **options)
+    steps = options.pop("max_steps", 9)
+    return fit(toy.ToyTask(), toy.ToyData(), out, steps, progress="lines", **options)
 
 
 def metrics(folder: str | Path) -> dict[tuple[str, str], str]:
@@ -100,6 +101,17 @@ def test_a_resumed_run_ends_as_a_whole_one(toy: ModuleType, kill: bool) -> None:
     # A killed run loses what its last step before the checkpoint would have logged, no more.
     assert {step for step, _ in set(one) - set(two)} <= ({"3", "5"} if kill else set())
     assert set(two) <= set(one) and (again.folder / "loss_curve.png").is_file()
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_finished_run_that_goes_on_counts_its_steps(toy: ModuleType, steps: int) -> None:
+    whole = run(toy, "whole")
+    run(toy, "more", max_steps=steps)
+    again = run(toy, "more", ckpt_path="last")
+    for name in ("train/loss", "train/lr"):
+        every = [str(step) for step in range(9)]
+        for made in (whole, again):
+            assert [step for step, key in metrics(made.folder) if key == name] == every
 
 
 def test_the_best_is_not_forgotten(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,3 +305,13 @@ def test_a_log_on_a_full_disk_is_one_line(
     assert main(argv) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: ") and "/a/version_0: cannot be written: no space is" in told
+
+
+def test_overfitting_has_the_same_batches_in_every_epoch(toy: ModuleType) -> None:
+    """Resumed in the middle of an epoch, too."""
+    for steps, more in ((5, {}), (7, {"ckpt_path": "last"})):
+        torch.manual_seed(0)
+        task = toy.ToyTask()
+        few: dict[str, Any] = {"overfit_batches": 2, "val_check_interval": 2, **more}
+        fit(task, toy.ToyData(), "few", steps, progress="lines", **few)
+        assert task.trained == ([1, 0] if more else [0, 1, 0, 1, 0])

@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -262,6 +262,26 @@ def test_numbers_that_are_not_finite_reach_no_weight(
     assert stop.value.status == 2 and "last.ckpt" in str(stop.value)
     content = load_checkpoint("out/fit/version_0/checkpoints/last.ckpt")
     assert content["global_step"] == 4
+    assert all(bool(value.isfinite().all()) for value in content["state_dict"].values())
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_was_not_looked_at_yet_is_before_it_is_kept(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """On a GPU gradients are looked at every few steps; a checkpoint may be due in between."""
+
+    class Later(StopOnNotFinite):
+        def on_before_optimizer_step(self, trainer: Any, task: Any, optimizer: Any) -> None:
+            there = SimpleNamespace(device=SimpleNamespace(type="cuda"), parameters=task.parameters)
+            super().on_before_optimizer_step(trainer, there, optimizer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("longseq.core.training.callbacks.StopOnNotFinite", Later)
+    poison = Poison(8 if last else 4, gradient=True)
+    with pytest.raises(LongseqError, match="not a finite number"):
+        run(toy, "out", callbacks=[poison], checkpoint_every=4, limit_val_batches=0)
+    content = load_checkpoint("out/fit/version_0/checkpoints/last.ckpt")
+    assert content["global_step"] == poison.step
     assert all(bool(value.isfinite().all()) for value in content["state_dict"].values())
 
 

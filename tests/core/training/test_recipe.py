@@ -415,3 +415,15 @@ def test_a_named_class_takes_none_of_the_default_ones_values(
     }
     own = json.loads(json.dumps({**{k: v for k, v in own.items() if k != "self"}, "context": 96}))
     assert found["init_args"] == own
+
+
+def test_a_metric_gets_pairs_of_slices_and_says_what_it_does_not_take() -> None:
+    made = Recipe(metrics=["torchmetrics.MeanAbsoluteError", "torchmetrics.R2Score"]).make_metrics()
+    values = torch.arange(24.0).view(2, 3, 4)
+    made["mean_absolute_error"].update((values[:, 1:], values[:, :-1]))
+    assert float(made["mean_absolute_error"].compute()) == 4
+    said = (
+        r"metric R2Score: .*; it is given a prediction and a target of \(2, 3, 4\) of torch.float32"
+    )
+    with pytest.raises(ConfigError, match=said):
+        made["r2_score"].update((values, values))

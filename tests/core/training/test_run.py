@@ -13,6 +13,7 @@ import torch
 from longseq.core.errors import ConfigError, DataError
 from longseq.core.shell.cli import main
 from longseq.core.training import Run, fit, load_task, seed_everything
+from longseq.core.yaml_files import read_yaml
 from longseq.genomics import CausalLanguageModel, GenomeData
 from longseq.timeseries import ForecastData, MixerForecaster
 
@@ -122,6 +123,58 @@ def test_resumed_runs_are_equal_too(run: Run, folder: Path) -> None:
         main([*argv, "--trainer.val_check_interval=3", "--trainer.default_root_dir=command"]) == 0
     )
     assert_equal(weights(whole.last), weights(folder / "command/c/version_0/checkpoints/last.ckpt"))
+
+
+def test_a_resumed_run_says_what_is_not_as_it_was(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = run.folder / "../copy.ckpt"
+    again.write_bytes(run.last.read_bytes() if run.last is not None else b"")
+    task = CausalLanguageModel(**SMALL)
+    fit(task, GenomeData("tiny", length=64, batch_size=4), "other", 6, ckpt_path=again, **OPTIONS)
+    said = capsys.readouterr().err
+    assert "note: data: batch_size 4 where the checkpoint's training had 2" in said
+    assert said.count("note: data:") == 1
+    assert "note: nothing is trained: 6 steps are done, which is all that was asked for" in said
+    fit(task, GenomeData("tiny", **DATA), "other", 7, ckpt_path=again, **OPTIONS)
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_a_configuration_says_what_a_run_began_from(run: Run, folder: Path) -> None:
+    """Also after it went on, by Python and by the command line."""
+    first = fit(
+        *make(total_steps=9), out=folder / "from", max_steps=3, init_from=run.last, **OPTIONS
+    )
+    file, begun = first.folder / "config.yaml", {"init_from": str(run.last), "ckpt_path": None}
+
+    def found() -> dict[str, Any]:
+        content = read_yaml(file)
+        assert isinstance(content, dict)
+        return {name: content[name] for name in begun}
+
+    assert found() == begun
+    fit(*make(total_steps=9), out=folder / "from", max_steps=4, ckpt_path="last", **OPTIONS)
+    assert found() == begun
+    argv = ["genomics", "fit", f"--ckpt_path={first.last}", "--trainer.max_steps=5"]
+    assert main([*argv, f"--trainer.default_root_dir={folder / 'from'}"]) == 0
+    assert found() == begun
+    other = fit(
+        *make(total_steps=9), out=folder / "fork", max_steps=4, ckpt_path=first.last, **OPTIONS
+    )
+    file = other.folder / "config.yaml"
+    assert found() == {"init_from": None, "ckpt_path": str(first.last)}
+
+
+def test_a_run_in_float64_goes_on_bit_for_bit(folder: Path) -> None:
+    """Its weights are not rounded to float32 on their way."""
+    double = {**OPTIONS, "precision": "64-true", "limit_val_batches": 0}
+    whole = fit(*make(total_steps=6), out=folder / "double", max_steps=6, **double)
+    half = fit(*make(total_steps=6), out=folder / "halves", max_steps=3, **double)
+    there = fit(
+        *make(total_steps=6), out=folder / "halves", max_steps=6, ckpt_path=half.last, **double
+    )
+    assert {str(value.dtype) for value in weights(whole.last).values()} == {"torch.float64"}
+    assert_equal(weights(whole.last), weights(there.last))
 
 
 def test_weights_to_start_from(run: Run, folder: Path) -> None:
