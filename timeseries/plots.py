@@ -38,7 +38,7 @@ def plot_forecast(
     times = np.asarray(panel.ds)
     first = max(
         0,
-        int(np.searchsorted(times, np.asarray(rows["ds"].min())))
+        int(np.searchsorted(times, np.asarray(rows["ds"]).min()))
         - 3 * len(rows["ds"].unique()) // 4,
     )
     figure = new_figure(10, 3.6)

@@ -15,6 +15,8 @@ from longseq.timeseries.data.source import Source, say
 ORDERS = ("dmy", "mdy", "ymd")
 COUNTED = ("epoch", "number")  # of whole numbers
 READINGS = (*ORDERS, *COUNTED)
+# A time of day and the name of a zone behind it.
+_ZONE = r"\d:\d\d\S* +(?!(?:AM|PM|UTC|GMT|Z)$)[A-Z]{1,5}$"
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAME = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
@@ -177,7 +179,10 @@ def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:
                 )
         except ValueError as error:  # of two zones in one column
             raise source.error(f"its times cannot be read: {error}") from error
-    return times
+    if times.isna().all():
+        return times
+    # pandas before 3 leaves out the names of zones that it does not know, CET among them.
+    return times.where(~text.str.contains(_ZONE, na=False).to_numpy(bool))
 
 
 def _year_first(
