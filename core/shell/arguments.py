@@ -193,6 +193,11 @@ def _callback(entry: Any, file: Path) -> dict[str, Any]:
     arguments = dict(entry.get("init_args") or {})
     arguments = {key: value for key, value in arguments.items() if value is not None}
     for key, value in arguments.items():
+        if isinstance(value, str) and (Path(value).is_absolute() or ".." in Path(value).parts):
+            raise ConfigError(
+                f"{file}: the callback {path} had {key} {value!r}, a place outside the run's "
+                f"folder: {way_out}"
+            )
         kind = str(parameters[key].annotation) if key in parameters else "Callable"
         if not _is_plain(value, kind):
             raise ConfigError(

@@ -402,6 +402,10 @@ def test_a_run_goes_on_with_its_callbacks(tmp_path: Path) -> None:
         ("lightning.pytorch.callbacks.Nothing", "is not there"),
         ("{class_path: lightning.pytorch.callbacks.LambdaCallback, "
          "init_args: {on_fit_start: os.abort}}", "on_fit_start 'os.abort', which may stand for"),
+        ("{class_path: lightning.pytorch.callbacks.ModelCheckpoint, "
+         "init_args: {dirpath: /home/other}}", "dirpath '/home/other', a place outside"),
+        ("{class_path: lightning.pytorch.callbacks.ModelCheckpoint, "
+         "init_args: {filename: a/../../b}}", "filename 'a/../../b', a place outside"),
         (f"{{class_path: {EMA}, init_args: {{avg_fn: os.abort}}}}", "avg_fn 'os.abort'"),
         (f"{{class_path: {EMA}, init_args: {{device: {{class_path: os.abort}}}}}}", "device"),
         (f"{{class_path: {EMA}, init_args: {{decay: my_module.Decay}}}}", "decay"),
