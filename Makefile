@@ -11,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard core/kernels
 BENCH ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test test-gpu lint types unit fuzz sanitize wheels mutants interrupt docs bench install update clean
+.PHONY: help demo test test-gpu lint types unit fuzz sanitize wheels lowest mutants interrupt docs bench install update clean
 help:
 	@echo "make demo   small models on real data in five sciences, beside baselines, with an HTML report (under 10 minutes; the first run also installs)"
 	@echo "make test   lint, types and all tests (the first run also installs); TORCH=2.11.0 for that version of torch"
@@ -21,6 +21,7 @@ help:
 	@echo "make wheels  build the wheel, install it into an empty environment, run it outside with one extra at a time (6 minutes)"
 	@echo "make mutants   which small faults the tests would not notice: a sample of 200 (over an hour)"
 	@echo "make interrupt commands stopped and killed at random moments, 40 times each: is anything lost? (half an hour)"
+	@echo "make lowest  all tests with the lowest versions of everything that pyproject.toml asks for, in an environment of its own (an hour)"
 	@echo "make docs   the documentation as a site in build/site; a broken link or name is an error"
 	@echo "make bench  measure kernels and models against their peers (BENCH=--quick for a few minutes)"
 	@echo "make update install the newest release of everything and write constraints.txt from it"
@@ -58,6 +59,18 @@ update: $(BIN)/python
 	  grep -Ev '^(nvidia|cuda|triton|pip|longseq)\b' | LC_ALL=C sort; } > constraints.tmp && mv constraints.tmp constraints.txt
 	@touch $(VENV)/.all $(VENV)/.demo
 	@echo "constraints.txt is written; keep it if make test passes."
+
+# Only what the package itself asks for is lowest: the tests' own tools (dev), and what these packages bring, are the newest.
+LOWEST := .venv-lowest/bin
+lowest: $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+	@mkdir -p build
+	$(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip compile --quiet --python $(LOWEST)/python --resolution lowest-direct --extra all pyproject.toml --output-file build/lowest.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --requirement build/lowest.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --constraint build/lowest.txt wheel scikit-build-core nanobind cmake ninja setuptools pytest pytest-xdist hypothesis polars nbclient ipykernel cosmic-ray
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --no-deps --no-build-isolation --editable .
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n $(JOBS)
 
 demo: $(VENV)/.demo
 	$(BIN)/longseq demo
