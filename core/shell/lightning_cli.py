@@ -62,9 +62,12 @@ class _SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` beside the logs of ``fit``."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit" and trainer.loggers:
+        """Writes nothing yet: a run that is refused when its checkpoint is loaded keeps its own."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.loggers:
             self.folder = trainer.log_dir or "."  # on every rank: it is broadcast
-            super().setup(trainer, pl_module, stage)
+            super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Writes the file whole or not at all, where Lightning's would write in place."""

@@ -31,6 +31,7 @@ def read(times, **roles):
         ["Jan-24", "Feb-24", "Mar-24", "Apr-24"],
         ["now", "today", "tomorrow", "later"],
         ["2024-01-01T10:00:00 CET", "2024-01-01T11:00:00 CET", "2024-01-01T12:00:00 CET"],
+        ["2024-01-01 10:00 CET+01:00", "2024-01-01 11:00 CET+01:00", "2024-01-01 12:00 CET+01:00"],
         [dt.time(hour) for hour in range(4)],
         [0.5, 1.5, 2.5, 3.5],
         [None, "2024-01-01", "2024-01-02"],
@@ -40,6 +41,15 @@ def read(times, **roles):
 def test_a_date_without_its_year_or_month_is_refused(times):
     with pytest.raises(DataError, match=r"a\.csv: line 2: 'ds' is .*(is needed).*year and month"):
         read(times)
+
+
+@pytest.mark.parametrize("date", ["2024-01-05", "05.01.2024", "5 Jan 2024"])
+@pytest.mark.parametrize("zone", ["+01:00", " UTC+1", " UTC+01:00", "GMT+0100", " gmt+01"])
+def test_utc_and_an_offset_is_east_of_it(date, zone):
+    # pandas takes it for POSIX's UTC+1, which is west: 10:00 became 12:00.
+    roles = {"date_order": "dmy"} if date[2] == "." else {}
+    hours = pd.date_range("2024-01-05 10:00", periods=3, freq="h", tz="+01:00")
+    assert (read([f"{date} {hour}:00{zone}" for hour in (10, 11, 12)], **roles).ds == hours).all()
 
 
 @pytest.mark.parametrize("form", ["{}-W{:02}", "{}W{:02}", "{}-W{:02}-1", "{}W{:02}1"])

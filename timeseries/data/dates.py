@@ -17,6 +17,9 @@ COUNTED = ("epoch", "number")  # of whole numbers
 READINGS = (*ORDERS, *COUNTED)
 # A time of day and the name of a zone behind it.
 _ZONE = r"\d:\d\d\S* +(?!(?:AM|PM|UTC|GMT|Z)$)[A-Z]{1,5}$"
+# The same before an offset, which pandas subtracts there: as a rule of POSIX, UTC+1 is west.
+_AHEAD = r"(?i)(?<=\d)\s*(?:UTC|GMT)(?=[+-]\d{1,2}(?::?\d\d)?$)"
+_ZONE_AHEAD = r"\d:\d\d[\d:.,]*\s*(?!AM|PM|am|pm)[A-Za-z]{1,5}[+-]\d"
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAME = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _END = r"(?=[T\s,]|$)"  # of the date: a time or nothing follows
@@ -167,6 +170,7 @@ def _refuse_fiscal_years(given: pd.Series, source: Source) -> None:
 
 def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:
     """Returns texts that begin with the year, or name the month, as times; NaT for what is none."""
+    text = text.str.replace(_AHEAD, "", regex=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a format is slow or its zone unknown: it is NaT then
         try:
@@ -182,7 +186,7 @@ def _parsed(text: pd.Series, source: Source, utc: bool) -> pd.DatetimeIndex:
     if times.isna().all():
         return times
     # pandas before 3 leaves out the names of zones that it does not know, CET among them.
-    return times.where(~text.str.contains(_ZONE, na=False).to_numpy(bool))
+    return times.where(~text.str.contains(f"{_ZONE}|{_ZONE_AHEAD}", na=False).to_numpy(bool))
 
 
 def _year_first(

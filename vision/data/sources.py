@@ -64,26 +64,27 @@ def _like_part(folder: str) -> str | None:
 
 
 def check_no_parts(root: Path, folders: Collection[str], would_be: str) -> None:
-    """Refuses folders most of which are parts of a data set by name, though not exactly.
+    """Refuses folders most of which are parts of a set by name, though not exactly; says fewer.
 
     Args:
         root: folder or zip, for messages.
-        folders: names of folders.
+        folders: names of the folders that lie in one.
         would_be: what they would be taken for.
 
     Raises:
         DataError: naming them.
     """
-    like = sorted(name for name in folders if _like_part(name))
-    found = {_like_part(name) for name in like}
+    like = sorted(filter(_like_part, folders))
+    found = set(map(_like_part, like))
     flat = len(like) == len(folders) == 1 and part_of(like[0])
-    if flat or ("train" in found and len(found) > 1 and 2 * len(like) > len(folders)):
-        raise DataError(
-            f"{', '.join(like[:4])} would be {would_be}, but are parts of a data set by name",
-            path=root,
-            hint="name them train/, valid/ and test/ (classes are folders in these); of one part "
-            "alone give its own folder",
-        )
+    if not flat and ("train" not in found or len(found) < 2):
+        return
+    shown = ", ".join(like[:4])
+    if 2 * len(like) > len(folders):
+        said = f"{shown} would be {would_be}, but are parts of a data set by name"
+        hint = "name them train/, valid/ and test/ (classes are folders in these); of one part "
+        raise DataError(said, path=root, hint=f"{hint}alone give its own folder")
+    print(f"note: {root}: {shown} are {would_be}, and no parts of the set", file=sys.stderr)
 
 
 def split_names(root: Path, names: Sequence[str]) -> tuple[list[list[str]], bool]:
@@ -161,17 +162,19 @@ def by_part(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
         DataError: for folders that are parts by name, though not exactly.
     """
     found: dict[str, list[str]] = {}
-    folders: set[str] = set()
+    folders: dict[str, set[str]] = {}  # in each folder, of what is of no part
     for name in names:
         inside = name.split("/")[:-1]
         part = next(filter(None, map(part_of, inside)), "")
         found.setdefault(part, []).append(name)
-        folders |= set() if part else {one for one in inside if _like_part(one)}
-    check_no_parts(root, folders, "for training")
+        for depth, one in enumerate([] if part else inside):
+            folders.setdefault("/".join(inside[:depth]), set()).add(one)
     rest = found.pop("", [])
     if rest and "train" in found:
         say_stray(root, rest, "train/, valid/ or test/")
     elif rest:
+        for beside in folders.values():
+            check_no_parts(root, beside, "for training")
         found["train"] = rest
     return found
 

@@ -17,7 +17,7 @@ from longseq.core.errors import ConfigError, DataError
 from longseq.vision.data.images import ArrayImages, FileImages, decode
 from longseq.vision.data.parts import readable
 from longseq.vision.data.pixels import Reading
-from longseq.vision.data.sources import FASHION, open_source, split_indices
+from longseq.vision.data.sources import FASHION, by_part, open_source, split_indices
 
 CIFAR = Path(
     os.environ.get("LONGSEQ_CIFAR10_SUBSET")
@@ -125,6 +125,18 @@ def test_a_train_may_be_a_class(tmp_path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "ship/0.png")
     found = open_source(str(tmp_path), Reading(1))
     assert found.train.classes == ["bus", "ship", "test tube", "train"] and found.test is None
+
+
+@pytest.mark.parametrize("nested", ["", "london/"])
+def test_scenes_named_like_parts_are_for_training_unless_most_are(tmp_path, capsys, nested) -> None:
+    # Two of four scenes were enough to refuse the set.
+    names = [f"{nested}{one}/0.png" for one in ("park", "river", "test tube", "train station")]
+    assert by_part(tmp_path, names) == {"train": names}
+    assert f"{tmp_path}: test tube, train station are for training" in capsys.readouterr().err
+    with pytest.raises(DataError, match="test tube, train station would be for training"):
+        by_part(tmp_path, names[1:])
+    beside = ["train/0.png", *names[1:]]  # left out
+    assert by_part(tmp_path, beside) == {"train": beside[:1]}
 
 
 def test_links_to_class_folders_are_followed(make_folder, tmp_path) -> None:
