@@ -179,6 +179,7 @@ def _callback(entry: Any, file: Path) -> dict[str, Any]:
     path = entry.get("class_path") if isinstance(entry, dict) else None
     if not isinstance(path, str):
         raise ConfigError(f"{file}: {_CALLBACKS} names no class: {way_out}")
+    path = path if "." in path else f"lightning.pytorch.callbacks.{path}"  # as Lightning takes it
     module, _, name = path.rpartition(".")
     if package_of(module) != "lightning" and not is_allowed(module):
         raise ConfigError(

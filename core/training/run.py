@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 
 from longseq.core.checkpoints.foreign import check_reloadable
 from longseq.core.checkpoints.safe import load_checkpoint, load_weights
@@ -275,7 +275,11 @@ def fit(
         if made.loggers and made.is_global_zero:
             folder = Path(made.log_dir or ".")
             begun = begun_from(folder, ckpt_path, init_from)
-            _write_config(folder, task, data, {**begun, "trainer": _plain(asked)})
+            more = {**begun, "trainer": _plain(asked)}
+            # Once a checkpoint is taken up: one that is refused leaves its run's file as it is.
+            made.callbacks.append(  # type: ignore[attr-defined]
+                LambdaCallback(on_fit_start=lambda *_: _write_config(folder, task, data, more))
+            )
         return train(made, task, data, ckpt_path=None if ckpt_path is None else str(ckpt_path))
 
 

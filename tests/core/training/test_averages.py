@@ -95,8 +95,12 @@ def test_a_run_with_averages_does_not_go_on_without_them(
 ) -> None:
     """Its checkpoint has the averages where others have the weights."""
     ended = _trained(toy, 5)
+    assert ended.last is not None
+    file = Path(ended.last).parents[1] / "config.yaml"
+    before = file.read_text()
     with pytest.raises(ConfigError, match=r"its run goes on from others.*EMAWeightAveraging"):
-        _trained(toy, 9, averaged=False, ckpt_path=ended.last)
+        _trained(toy, 9, averaged=False, out="run5True", ckpt_path=ended.last)
+    assert file.read_text() == before  # what is refused changes nothing
     assert _trained(toy, 9, averaged=False, init_from=ended.last).last is not None
     stop = EarlyStopping("val/loss", patience=9)
     ended = _trained(toy, 5, averaged=False, beside=(stop,), out="stop")
