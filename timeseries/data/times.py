@@ -135,14 +135,14 @@ def _localise(
     first = ~key.duplicated().to_numpy()
     # Where a day begins at one o'clock, its date is its first instant.
     dates = len(times) > 0 and bool((times == times.normalize()).all())
-    try:
-        gone = "shift_forward" if dates else "raise"
-        return times.tz_localize(zone, ambiguous=first, nonexistent=gone)  # type: ignore[arg-type]
-    except ValueError as error:
-        lost = times.tz_localize(zone, ambiguous=first, nonexistent="NaT").isna()
-        row = int(np.flatnonzero(lost)[0]) if lost.any() else 0
-        text = f"the time {times[row]} does not exist in {zone}, where clocks go forward"
-        raise source.error(text, row, "is it another zone, or standard time all year?") from error
+    gone = "shift_forward" if dates else "NaT"
+    found = times.tz_localize(zone, ambiguous=first, nonexistent=gone)  # type: ignore[arg-type]
+    lost = np.flatnonzero(found.isna() & times.notna())
+    if len(lost):
+        text = f"the time {times[lost[0]]} does not exist in {zone}, where clocks go forward"
+        hint = "is it another zone, or standard time all year?"
+        raise source.error(text, int(lost[0]), hint)
+    return found
 
 
 # Steps that people sample at, in seconds; what a jittered sensor was meant to have is one of them.
@@ -278,7 +278,9 @@ def times_after(ds: pd.DatetimeIndex, freq: Any, count: int) -> pd.DatetimeIndex
         freq: its step.
         count: number of times.
     """
-    if ds.tz is None or isinstance(freq, pd.offsets.Tick):
+    # Before pandas 3 a day is a Tick too, of 24 hours.
+    fixed = isinstance(freq, pd.offsets.Tick) and not isinstance(freq, pd.offsets.Day)
+    if ds.tz is None or fixed:
         return pd.date_range(ds[-1], periods=count + 1, freq=freq)[1:]
     # Days, months and years are those of the zone's own clock, which may skip or repeat a time.
     beyond = pd.date_range(_clock(ds[-3:])[-1], periods=count + 1, freq=freq)[1:]
