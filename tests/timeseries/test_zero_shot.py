@@ -253,30 +253,6 @@ def test_a_single_value_gives_no_interval_to_rely_on(packaged, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_came_close_to_zero_stays_above_it(packaged):
-    t = np.arange(120)
-    decays = [100 * np.exp(-t / 15), 1000 * np.exp(-(((t - 40) / 20) ** 2)) + 0.01]
-    assert packaged.forecast(decays, 24).min() >= 0
-    assert packaged.forecast([decays[0] - 1], 24).min() < 0
-
-
-def test_series_that_fall_below_zero_for_the_first_time_are_named(packaged, capsys):
-    t, days = np.arange(120), pd.date_range("2024-01-01", periods=120)
-    columns = {"charge": 100 - 0.82 * t, "balance": 50 - 0.82 * t, "high": 1000.5 + waves(120, 7)}
-    panel = panel_of(pd.DataFrame(columns, index=days), source="m")
-    found = zero_shot_frame(panel, 24, quantiles=packaged).set_index("unique_id")
-    assert found.loc["charge", "ZeroShot"].min() < 0
-    said = capsys.readouterr().err
-    assert "of 'charge' fall below 0, which the known values never did" in said
-    assert "balance" not in said and "high" not in said
-    panel = panel_of(pd.DataFrame(columns | {"more": columns["charge"]}, index=days), source="m")
-    zero_shot_frame(panel, 24, levels=(), quantiles=packaged)
-    assert "of 'charge' and 1 series more fall" in capsys.readouterr().err
-    zero_shot_frame(panel, 24, [100], quantiles=packaged)  # a back-test
-    zero_shot_frame(panel.select(["balance", "high"]), 24, quantiles=packaged)
-    assert capsys.readouterr().err == ""
-
-
 def test_predict_needs_no_checkpoint(tmp_path, workdir, capsys):
     days = pd.date_range("2024-01-01", periods=90)
     pd.DataFrame({"ds": days, "y": waves(90, 7)}).to_csv(tmp_path / "sales.csv", index=False)

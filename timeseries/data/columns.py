@@ -102,7 +102,7 @@ def numbers(column: pd.Series, name: str, where: Source) -> np.ndarray:
     text = column
     if column.dtype == object or pd.api.types.is_string_dtype(column):
         texts = {one for one in set(column.dropna()) if isinstance(one, str)}
-        joined = {one: _joined(one) for one in texts if _joined(one) != one}
+        joined = {one: plain for one in texts if (plain := _joined(one)) != one}
         if joined:
             column = column.map(lambda one: joined.get(one, one), na_action="ignore")
         mark = _decimal_mark(column, name, where)
